@@ -1,0 +1,128 @@
+//! The one error type of the library.
+//!
+//! Every variant answers three questions for the person who reads it: what was wrong, where, and
+//! what to do about it. The program maps a variant to its exit code with [`Error::exit_code`].
+
+use std::path::{Path, PathBuf};
+
+/// Result of every fallible call of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// All that can go wrong, by the kind of remedy it needs.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A request that can't be carried out as stated: a bad option, an unknown layer, weights that
+    /// are all zero. The message names the cause and the remedy.
+    #[error("{0}")]
+    Usage(String),
+
+    /// A file that the user named can't be used: missing, truncated, of an unknown format.
+    #[error("{path}: {problem}. {remedy}", path = .path.display())]
+    File {
+        /// The file as the user named it.
+        path: PathBuf,
+        /// What is wrong with it, without a closing full stop.
+        problem: String,
+        /// What to do about it, as a sentence.
+        remedy: String,
+    },
+
+    /// No adapter (graphics device) can run the kernels.
+    #[error("{0}")]
+    NoAdapter(String),
+
+    /// The device has not enough memory, or refused an allocation.
+    #[error("out of device memory: {what} ({needed}). {remedy}", needed = mebibytes(*.needed))]
+    OutOfMemory {
+        /// What was being allocated.
+        what: String,
+        /// Bytes asked for.
+        needed: u64,
+        /// What to do about it, as a sentence.
+        remedy: String,
+    },
+
+    /// The device disappeared: driver reset, unplugged, or the machine slept.
+    #[error(
+        "the graphics device was lost: {0}. The work up to the last snapshot is on disk; start again, with a smaller --size if this repeats"
+    )]
+    DeviceLost(String),
+
+    /// The device gave no answer in time.
+    #[error(
+        "the graphics device gave no answer within {seconds} s while {doing}. It may be hung or far too slow for this size; try a smaller --size or another --adapter"
+    )]
+    Timeout {
+        /// What was being waited for.
+        doing: String,
+        /// The limit that ran out, in seconds.
+        seconds: u64,
+    },
+
+    /// A kernel or a resource was refused by the graphics API: a fault of this program or the driver.
+    #[error("the graphics API refused {what}: {message}")]
+    Gpu {
+        /// The labelled object or step.
+        what: String,
+        /// The API's own words.
+        message: String,
+    },
+
+    /// The optimisation produced NaN or infinite values.
+    #[error(
+        "the picture became non-finite at iteration {iteration}: {count} values. Lower --learning-rate or the weights; the last finite picture was saved"
+    )]
+    NonFinite {
+        /// The iteration at which it was seen.
+        iteration: u32,
+        /// How many values are NaN or infinite.
+        count: u64,
+    },
+
+    /// Reading or writing failed in the operating system.
+    #[error("{path}: {action} failed: {source}", path = .path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was tried, e.g. "writing".
+        action: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+
+    /// A download failed. The message holds the address, so that a person can fetch it by hand.
+    #[error("{0}")]
+    Download(String),
+}
+
+impl Error {
+    /// A [`Error::File`] with its three parts.
+    pub fn file(path: &Path, problem: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::File { path: path.to_owned(), problem: problem.into(), remedy: remedy.into() }
+    }
+
+    /// A [`Error::Io`] for use with `map_err`.
+    pub fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { path: path.to_owned(), action, source }
+    }
+
+    /// A [`Error::Usage`].
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::Usage(message.into())
+    }
+
+    /// The program's exit code: 2 for what the user can mend in the request or its files, 1 for a
+    /// failure while working.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) | Self::File { .. } | Self::NoAdapter(_) => 2,
+            _ => 1,
+        }
+    }
+}
+
+/// Bytes as mebibytes, for messages.
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}

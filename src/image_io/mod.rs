@@ -1,0 +1,1 @@
+//! Reading the pictures that people have, and writing the ones they keep.

@@ -1,0 +1,9 @@
+//! neural-mirage: re-imagines a photograph through a VGG network, on any Vulkan, Metal or DX12
+//! device, with hand-written WGSL compute kernels.
+#![warn(missing_docs)]
+
+pub mod error;
+pub mod image_io;
+pub mod vgg;
+
+pub use error::{Error, Result};

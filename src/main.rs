@@ -1,0 +1,2 @@
+//! The `mirage` program: a thin client of the library.
+fn main() {}
