@@ -3,7 +3,11 @@
 #![warn(missing_docs)]
 
 pub mod error;
+pub mod gpu;
+pub mod graph;
 pub mod image_io;
+pub mod ops;
+pub mod shader;
 pub mod vgg;
 
 pub use error::{Error, Result};

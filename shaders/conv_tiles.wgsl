@@ -1,0 +1,106 @@
+// Matrix product over channels and taps, fed from storage textures: 3x3 convolution (nine taps), and with
+// one tap the product of a matrix with a map. The texture family's kernel for software drivers: storage
+// textures are the one kind of memory that they load for all lanes at once inside a loop.
+//
+// Maps are bordered quads (see src/ops/shape.rs), so a tap is a constant distance in a linear run. Each
+// invocation holds VECTORS x CHANNELS sums: the lanes of a subgroup are consecutive positions, weights
+// are loaded one channel per lane and handed round by shuffles with a constant lane.
+//
+// Weights: texel ((block * in_quads + in_quad) * TAPS + tap) * CHANNELS + channel of the block, each a
+// vec4 over four input channels; a block is CHANNELS output channels.
+
+const LANES: u32 = 8u;          // the device's subgroup size
+const VECTORS: u32 = 8u;        // runs of LANES positions per invocation
+const CHANNELS: u32 = 16u;      // output channels per invocation
+const WEIGHT_VECTORS: u32 = 2u; // loads of LANES weights per block: CHANNELS / LANES, at least 1
+const QUADS: u32 = CHANNELS / 4u;
+const SUMS: u32 = VECTORS * CHANNELS;
+const TAPS: u32 = 9u;           // 9 or 1
+const RELU: u32 = 0u;
+const GROUP: u32 = 32u;         // invocations per workgroup, a multiple of LANES
+
+struct Params {
+    in_quads: u32,
+    out_quads: u32,
+    pitch: u32, // texels per row
+    plane: u32, // texels per quad
+}
+
+@group(0) @binding(0) var input: texture_storage_2d<rgba32float, read>;
+@group(0) @binding(1) var weights: texture_storage_2d<rgba32float, read>;
+@group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> output: array<vec4<f32>>;
+@group(0) @binding(4) var<uniform> params: Params;
+
+@compute @workgroup_size(GROUP)
+fn forward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+    @builtin(subgroup_invocation_id) lane: u32,
+) {
+    let run = ((group.y * groups.x + group.x) * GROUP + local) / LANES;
+    let first = run * (VECTORS * LANES) + lane;
+    let block = group.z;
+    let pitch = params.pitch;
+    let plane = params.plane;
+
+    var sums: array<f32, SUMS>;
+    for (var c = 0u; c < params.in_quads; c++) {
+        for (var tap = 0u; tap < TAPS; tap++) {
+            var start = first + c * plane;
+            if (TAPS == 9u) {
+                // Before the first texel this wraps to a row beyond the texture, which reads as zero;
+                // only border positions, whose sums are dropped, ever do.
+                start += (tap / 3u) * pitch + tap % 3u - pitch - 1u;
+            }
+            var pixels: array<vec4<f32>, VECTORS>;
+            // unroll
+            for (var v = 0u; v < VECTORS; v++) {
+                let n = start + v * LANES;
+                pixels[v] = textureLoad(input, vec2<u32>(n & 8191u, n >> 13u));
+            }
+            let weight_start = ((block * params.in_quads + c) * TAPS + tap) * CHANNELS + lane;
+            var lane_weights: array<vec4<f32>, WEIGHT_VECTORS>;
+            // unroll
+            for (var g = 0u; g < WEIGHT_VECTORS; g++) {
+                let n = weight_start + g * LANES;
+                lane_weights[g] = textureLoad(weights, vec2<u32>(n & 8191u, n >> 13u));
+            }
+            // unroll
+            for (var o = 0u; o < CHANNELS; o++) {
+                // unroll
+                for (var k = 0u; k < 4u; k++) {
+                    let w = subgroupShuffle(lane_weights[o / LANES][k], o % LANES);
+                    // unroll
+                    for (var v = 0u; v < VECTORS; v++) {
+                        sums[o * VECTORS + v] += pixels[v][k] * w;
+                    }
+                }
+            }
+        }
+    }
+
+    // unroll
+    for (var v = 0u; v < VECTORS; v++) {
+        let n = first + v * LANES;
+        let inside = n < plane && n >= pitch && n % pitch != 0u;
+        // unroll
+        for (var q = 0u; q < QUADS; q++) {
+            let quad = block * QUADS + q;
+            // The closing border follows the last quad's plane.
+            let end = select(plane, plane + pitch + 1u, quad + 1u == params.out_quads);
+            if (quad < params.out_quads && n < end) {
+                var sum = bias[quad] + vec4<f32>(
+                    sums[(q * 4u) * VECTORS + v],
+                    sums[(q * 4u + 1u) * VECTORS + v],
+                    sums[(q * 4u + 2u) * VECTORS + v],
+                    sums[(q * 4u + 3u) * VECTORS + v]);
+                if (RELU == 1u) {
+                    sum = max(sum, vec4<f32>(0.0));
+                }
+                output[quad * plane + n] = select(vec4<f32>(0.0), sum, inside);
+            }
+        }
+    }
+}

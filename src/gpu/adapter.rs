@@ -1,0 +1,126 @@
+//! Finding the adapters of this machine and picking one of them.
+
+use crate::error::{Error, Result};
+
+/// Which adapter a run uses.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum AdapterChoice {
+    /// The most capable kind of device: discrete before integrated, virtual, then software.
+    #[default]
+    Best,
+    /// The n-th of the list that `mirage devices` prints.
+    Index(usize),
+    /// The first whose name contains this text, case ignored.
+    Name(String),
+}
+
+impl std::str::FromStr for AdapterChoice {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text.parse() {
+            Ok(index) => Self::Index(index),
+            Err(_) => Self::Name(text.to_owned()),
+        })
+    }
+}
+
+/// What a person wants to know of an adapter before choosing it.
+#[derive(Debug, Clone)]
+pub struct AdapterSummary {
+    /// Position in the list, usable as [`AdapterChoice::Index`].
+    pub index: usize,
+    /// wgpu's description: name, vendor, kind, driver, backend, subgroup sizes.
+    pub info: wgpu::AdapterInfo,
+    /// The largest values the adapter offers.
+    pub limits: wgpu::Limits,
+    /// All features the adapter offers.
+    pub features: wgpu::Features,
+}
+
+/// One line that names an adapter with its backend and driver.
+pub(super) fn describe(info: &wgpu::AdapterInfo) -> String {
+    let driver = format!("{} {}", info.driver, info.driver_info);
+    format!("{} ({}, {:?}, {})", info.name, info.backend, info.device_type, driver.trim())
+}
+
+fn instance() -> wgpu::Instance {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = wgpu::Backends::PRIMARY.with_env();
+    descriptor.flags = wgpu::InstanceFlags::empty().with_env();
+    wgpu::Instance::new(descriptor)
+}
+
+/// Lower is better. Software comes last, but it does come: it is a full adapter.
+fn rank(kind: wgpu::DeviceType) -> u8 {
+    match kind {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    }
+}
+
+fn enumerate() -> Vec<wgpu::Adapter> {
+    let mut found = pollster::block_on(instance().enumerate_adapters(wgpu::Backends::PRIMARY));
+    found.retain(|adapter| adapter.get_info().backend != wgpu::Backend::Noop);
+    found.sort_by_key(|adapter| rank(adapter.get_info().device_type));
+    found
+}
+
+/// All adapters of this machine, best first.
+pub fn adapters() -> Vec<AdapterSummary> {
+    enumerate()
+        .into_iter()
+        .enumerate()
+        .map(|(index, adapter)| AdapterSummary {
+            index,
+            info: adapter.get_info(),
+            limits: adapter.limits(),
+            features: adapter.features(),
+        })
+        .collect()
+}
+
+/// The adapter of this choice.
+pub(super) fn pick(choice: &AdapterChoice) -> Result<wgpu::Adapter> {
+    let found = enumerate();
+    if found.is_empty() {
+        return Err(Error::NoAdapter(no_adapter_message()));
+    }
+    let names: Vec<String> = found.iter().map(|adapter| describe(&adapter.get_info())).collect();
+    let position = match choice {
+        AdapterChoice::Best => Some(0),
+        AdapterChoice::Index(index) => (*index < found.len()).then_some(*index),
+        AdapterChoice::Name(name) => {
+            let wanted = name.to_lowercase();
+            names.iter().position(|candidate| candidate.to_lowercase().contains(&wanted))
+        }
+    };
+    position.and_then(|position| found.into_iter().nth(position)).ok_or_else(|| {
+        let wanted = match choice {
+            AdapterChoice::Best => "best".to_owned(),
+            AdapterChoice::Index(index) => index.to_string(),
+            AdapterChoice::Name(name) => format!("'{name}'"),
+        };
+        let list: Vec<String> =
+            names.iter().enumerate().map(|(index, name)| format!("  {index}: {name}")).collect();
+        Error::usage(format!(
+            "no adapter matches {wanted}. Give --adapter a number or part of a name from this list:\n{}",
+            list.join("\n")
+        ))
+    })
+}
+
+fn no_adapter_message() -> String {
+    let remedy = if cfg!(target_os = "linux") {
+        "Install a Vulkan driver: `apt-get install mesa-vulkan-drivers` on Debian and Ubuntu (it has a software \
+         driver too, which needs no GPU), `dnf install mesa-vulkan-drivers` on Fedora, or your GPU maker's driver"
+    } else if cfg!(target_os = "windows") {
+        "Update the graphics driver; Windows 10 and later bring a software device (WARP) with DirectX 12"
+    } else {
+        "Metal needs macOS 10.15 or later"
+    };
+    format!("no Vulkan, Metal or DirectX 12 adapter was found. {remedy}")
+}

@@ -1,0 +1,155 @@
+//! Device memory: allocation with typed errors, uploads in pieces, reading back.
+
+use super::Context;
+use crate::error::{Error, Result};
+use std::sync::mpsc;
+
+/// Uploads go in pieces of this size: handing 256 MB to the queue at once peaked at three times that in
+/// host memory.
+pub const UPLOAD_CHUNK: usize = 8 << 20;
+
+/// Buffer usages of every tensor: kernels read and write it, copies move it.
+const TENSOR_USAGE: wgpu::BufferUsages =
+    wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_DST).union(wgpu::BufferUsages::COPY_SRC);
+
+impl Context {
+    /// A zero-filled storage buffer of at least `bytes` (rounded up to 16).
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if it is larger than the device allows or has.
+    pub fn storage_buffer(&self, label: &str, bytes: u64) -> Result<wgpu::Buffer> {
+        let size = bytes.max(16).next_multiple_of(16);
+        if size > self.profile().max_buffer {
+            return Err(Error::OutOfMemory {
+                what: format!(
+                    "{label}: this adapter's largest buffer is {} MiB",
+                    self.profile().max_buffer >> 20
+                ),
+                needed: size,
+                remedy: "Use a smaller --size or another --adapter".to_owned(),
+            });
+        }
+        let buffer = self.device().create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size,
+            usage: TENSOR_USAGE,
+            mapped_at_creation: false,
+        });
+        self.check_allocation(label, size)?;
+        Ok(buffer)
+    }
+
+    /// A uniform buffer holding `bytes`.
+    ///
+    /// # Errors
+    /// As [`Context::check`].
+    pub fn uniform_buffer(&self, label: &str, bytes: &[u8]) -> Result<wgpu::Buffer> {
+        let buffer = self.device().create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size: (bytes.len() as u64).max(16).next_multiple_of(16),
+            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        self.check_allocation(label, bytes.len() as u64)?;
+        self.upload(&buffer, 0, bytes)?;
+        Ok(buffer)
+    }
+
+    /// Writes `bytes` (a multiple of 4 long) at `offset`, in pieces.
+    ///
+    /// # Errors
+    /// As [`Context::check`].
+    pub fn upload(&self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) -> Result<()> {
+        for (index, chunk) in bytes.chunks(UPLOAD_CHUNK).enumerate() {
+            self.queue().write_buffer(buffer, offset + (index * UPLOAD_CHUNK) as u64, chunk);
+            if bytes.len() > UPLOAD_CHUNK {
+                // Flush, so that the staging memory of this piece is free before the next one needs it.
+                let submission = self.queue().submit([]);
+                self.wait(&submission, "uploading")?;
+            }
+        }
+        self.check("uploading")
+    }
+
+    /// A texture of four-component f32 texels that kernels read: `rows` rows of `width` texels.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if the device has not enough memory.
+    pub fn storage_texture(&self, label: &str, width: u32, rows: u32) -> Result<wgpu::Texture> {
+        let texture = self.device().create_texture(&wgpu::TextureDescriptor {
+            label: Some(label),
+            size: wgpu::Extent3d { width, height: rows, depth_or_array_layers: 1 },
+            mip_level_count: 1,
+            sample_count: 1,
+            dimension: wgpu::TextureDimension::D2,
+            format: wgpu::TextureFormat::Rgba32Float,
+            usage: wgpu::TextureUsages::STORAGE_BINDING | wgpu::TextureUsages::COPY_DST,
+            view_formats: &[],
+        });
+        self.check_allocation(label, u64::from(width) * u64::from(rows) * 16)?;
+        Ok(texture)
+    }
+
+    /// Starts reading `bytes` from the start of `buffer`; the copy is queued after all work submitted so far
+    /// and nothing waits until [`ReadBack::finish`].
+    ///
+    /// # Errors
+    /// As [`Context::check`].
+    pub fn read_back(&self, buffer: &wgpu::Buffer, bytes: u64, label: &str) -> Result<ReadBack> {
+        let size = bytes.max(16).next_multiple_of(16).min(buffer.size());
+        let staging = self.device().create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size,
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        self.check_allocation(label, size)?;
+        let mut encoder =
+            self.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(label) });
+        encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, size);
+        let submission = self.submit(encoder, label)?;
+        let (sender, receiver) = mpsc::channel();
+        staging.slice(..).map_async(wgpu::MapMode::Read, move |outcome| {
+            // The receiver is gone only if the read-back was dropped: then nobody wants the answer.
+            drop(sender.send(outcome));
+        });
+        Ok(ReadBack { staging, bytes: bytes as usize, submission, receiver, label: label.to_owned() })
+    }
+
+    /// Reads `count` f32 values from the start of `buffer`, waiting for them.
+    ///
+    /// # Errors
+    /// As [`ReadBack::finish`].
+    pub fn read_f32(&self, buffer: &wgpu::Buffer, count: usize, label: &str) -> Result<Vec<f32>> {
+        self.read_back(buffer, count as u64 * 4, label)?.finish(self)
+    }
+}
+
+/// Values on their way from the device.
+#[derive(Debug)]
+pub struct ReadBack {
+    staging: wgpu::Buffer,
+    bytes: usize,
+    submission: wgpu::SubmissionIndex,
+    receiver: mpsc::Receiver<Result<(), wgpu::BufferAsyncError>>,
+    label: String,
+}
+
+impl ReadBack {
+    /// Waits for the copy and returns the values.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`], [`Error::DeviceLost`] or [`Error::Gpu`].
+    pub fn finish(self, context: &Context) -> Result<Vec<f32>> {
+        context.wait(&self.submission, &self.label)?;
+        let refused = |message: String| Error::Gpu { what: self.label.clone(), message };
+        match self.receiver.try_recv() {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(refused(error.to_string())),
+            Err(error) => return Err(refused(format!("the mapping did not complete: {error}"))),
+        }
+        let view = self.staging.slice(..).get_mapped_range().map_err(|error| refused(error.to_string()))?;
+        let bytes = view.get(..self.bytes).ok_or_else(|| refused("short read".to_owned()))?;
+        Ok(bytemuck::pod_collect_to_vec(bytes))
+    }
+}

@@ -1,0 +1,265 @@
+//! One opened device, with the rules that every use of it follows: errors are caught and typed, every
+//! wait has a timeout, every object has a label.
+
+use super::adapter::{self, AdapterChoice};
+use crate::error::{Error, Result};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long one wait may take before the device counts as hung. A software driver may need a minute for
+/// one iteration on a large picture; a GPU's own watchdog acts within seconds.
+const WAIT_LIMIT: Duration = Duration::from_secs(600);
+/// One poll waits at most this long, so that a lost device is noticed.
+const POLL_SLICE: Duration = Duration::from_secs(2);
+
+/// Which family of kernels a run uses where an op has several.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Family {
+    /// Chosen per adapter.
+    #[default]
+    Auto,
+    /// Register tiles fed from storage textures and subgroup shuffles: software and some mobile drivers.
+    Texture,
+    /// Shared-memory tiles fed from storage buffers: discrete and integrated GPUs.
+    Buffer,
+    /// The reference kernels.
+    Naive,
+}
+
+/// What kernels may choose by. Nothing else about the device reaches them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Profile {
+    /// Kernel family asked for; [`Family::Auto`] resolves by `software`.
+    pub family: Family,
+    /// True if the device runs on the CPU.
+    pub software: bool,
+    /// Subgroup size if the device supports subgroups and has just one size.
+    pub lanes: Option<u32>,
+    /// Largest side of a 2-D texture, in texels.
+    pub max_texture_side: u32,
+    /// Largest range of a storage buffer that one binding may cover, in bytes.
+    pub max_binding: u64,
+    /// Largest buffer, in bytes.
+    pub max_buffer: u64,
+    /// Largest number of workgroups along one axis of a dispatch.
+    pub max_groups: u32,
+    /// Workgroup (shared) memory, in bytes.
+    pub max_workgroup_storage: u32,
+    /// Largest number of invocations in one workgroup.
+    pub max_invocations: u32,
+}
+
+impl Profile {
+    /// True if kernels of this family should be preferred.
+    pub fn prefers(&self, family: Family) -> bool {
+        match self.family {
+            Family::Auto => family == if self.software { Family::Texture } else { Family::Buffer },
+            chosen => chosen == family,
+        }
+    }
+}
+
+/// How to open a device.
+#[derive(Debug, Clone, Default)]
+pub struct DeviceOptions {
+    /// Which adapter.
+    pub adapter: AdapterChoice,
+    /// Which kernels.
+    pub family: Family,
+    /// Request no optional feature and only WebGPU's default limits, to run as on a minimal device.
+    pub minimal: bool,
+}
+
+#[derive(Default)]
+struct Faults {
+    lost: Option<String>,
+    error: Option<wgpu::Error>,
+}
+
+/// An opened device with its queue. Cheap to share by reference; all methods take `&self`.
+pub struct Context {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    info: wgpu::AdapterInfo,
+    profile: Profile,
+    faults: Arc<Mutex<Faults>>,
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context").field("info", &self.info).field("profile", &self.profile).finish()
+    }
+}
+
+impl Context {
+    /// Opens a device.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] if the machine has none, [`Error::Usage`] if none matches the choice,
+    /// [`Error::Gpu`] if the driver refuses the device.
+    pub fn open(options: &DeviceOptions) -> Result<Self> {
+        let adapter = adapter::pick(&options.adapter)?;
+        let info = adapter.get_info();
+        let features =
+            if options.minimal { wgpu::Features::empty() } else { adapter.features() & wanted_features() };
+        let limits = requested_limits(&adapter.limits(), options.minimal);
+        let request = adapter.request_device(&wgpu::DeviceDescriptor {
+            label: Some("neural-mirage"),
+            required_features: features,
+            required_limits: limits.clone(),
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            ..Default::default()
+        });
+        let (device, queue) = pollster::block_on(request).map_err(|error| Error::Gpu {
+            what: format!("opening {}", adapter::describe(&info)),
+            message: error.to_string(),
+        })?;
+        let faults = Arc::new(Mutex::new(Faults::default()));
+        let sink = faults.clone();
+        device.on_uncaptured_error(Arc::new(move |error| {
+            let mut faults = sink.lock().unwrap_or_else(PoisonError::into_inner);
+            // The first error is the cause; what follows is usually its echo.
+            faults.error.get_or_insert(error);
+        }));
+        let sink = faults.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                let mut faults = sink.lock().unwrap_or_else(PoisonError::into_inner);
+                faults.lost.get_or_insert(message);
+            }
+        });
+        let fixed = info.subgroup_min_size == info.subgroup_max_size;
+        let profile = Profile {
+            family: options.family,
+            software: info.device_type == wgpu::DeviceType::Cpu,
+            lanes: (features.contains(wgpu::Features::SUBGROUP) && fixed).then_some(info.subgroup_min_size),
+            max_texture_side: limits.max_texture_dimension_2d,
+            max_binding: limits.max_storage_buffer_binding_size,
+            max_buffer: limits.max_buffer_size,
+            max_groups: limits.max_compute_workgroups_per_dimension,
+            max_workgroup_storage: limits.max_compute_workgroup_storage_size,
+            max_invocations: limits.max_compute_invocations_per_workgroup,
+        };
+        Ok(Self { device, queue, info, profile, faults })
+    }
+
+    /// wgpu's device, for the modules that create objects on it.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.device
+    }
+
+    /// wgpu's queue.
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.queue
+    }
+
+    /// The adapter's own description.
+    pub fn info(&self) -> &wgpu::AdapterInfo {
+        &self.info
+    }
+
+    /// What kernels choose by.
+    pub fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    /// The same device with another kernel family; used by tests and benches.
+    pub fn set_family(&mut self, family: Family) {
+        self.profile.family = family;
+    }
+
+    /// One line that names adapter, backend and driver.
+    pub fn describe(&self) -> String {
+        adapter::describe(&self.info)
+    }
+
+    /// Turns whatever the device reported since the last call into a typed error.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`], [`Error::OutOfMemory`] or [`Error::Gpu`]; `what` names the step.
+    pub fn check(&self, what: &str) -> Result<()> {
+        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(message) = &faults.lost {
+            return Err(Error::DeviceLost(format!("{message}, while {what}")));
+        }
+        match faults.error.take() {
+            None => Ok(()),
+            Some(wgpu::Error::OutOfMemory { .. }) => Err(out_of_memory(what, 0)),
+            Some(error) => Err(Error::Gpu { what: what.to_owned(), message: error.to_string() }),
+        }
+    }
+
+    /// Like [`Context::check`], after an allocation of `bytes`.
+    pub(super) fn check_allocation(&self, what: &str, bytes: u64) -> Result<()> {
+        match self.check(what) {
+            Err(Error::OutOfMemory { .. }) => Err(out_of_memory(what, bytes)),
+            other => other,
+        }
+    }
+
+    /// Submits recorded commands and reports what went wrong in them.
+    ///
+    /// # Errors
+    /// As [`Context::check`].
+    pub fn submit(&self, encoder: wgpu::CommandEncoder, what: &str) -> Result<wgpu::SubmissionIndex> {
+        let index = self.queue.submit([encoder.finish()]);
+        self.check(what)?;
+        Ok(index)
+    }
+
+    /// Waits until this submission is done.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] after ten minutes, else as [`Context::check`].
+    pub fn wait(&self, submission: &wgpu::SubmissionIndex, what: &str) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let poll = wgpu::PollType::Wait {
+                submission_index: Some(submission.clone()),
+                timeout: Some(POLL_SLICE),
+            };
+            let outcome = self.device.poll(poll);
+            self.check(what)?;
+            match outcome {
+                Ok(_) => return Ok(()),
+                Err(wgpu::PollError::Timeout) if start.elapsed() < WAIT_LIMIT => {}
+                Err(wgpu::PollError::Timeout) => {
+                    return Err(Error::Timeout { doing: what.to_owned(), seconds: WAIT_LIMIT.as_secs() });
+                }
+                Err(error) => {
+                    return Err(Error::Gpu { what: what.to_owned(), message: error.to_string() });
+                }
+            }
+        }
+    }
+}
+
+fn out_of_memory(what: &str, needed: u64) -> Error {
+    Error::OutOfMemory {
+        what: what.to_owned(),
+        needed,
+        remedy: "Use a smaller --size, or close other programs that use the device".to_owned(),
+    }
+}
+
+fn wanted_features() -> wgpu::Features {
+    wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY
+}
+
+/// WebGPU's default limits, raised to what the adapter has where the kernels can use more.
+fn requested_limits(available: &wgpu::Limits, minimal: bool) -> wgpu::Limits {
+    let defaults = wgpu::Limits::default();
+    if minimal {
+        return defaults;
+    }
+    wgpu::Limits {
+        max_buffer_size: available.max_buffer_size,
+        max_storage_buffer_binding_size: available.max_storage_buffer_binding_size,
+        max_texture_dimension_2d: available.max_texture_dimension_2d,
+        max_compute_workgroup_storage_size: available.max_compute_workgroup_storage_size,
+        max_compute_invocations_per_workgroup: available.max_compute_invocations_per_workgroup,
+        max_compute_workgroup_size_x: available.max_compute_workgroup_size_x,
+        ..defaults
+    }
+    .or_worse_values_from(available)
+}

@@ -1,0 +1,12 @@
+//! The device: choosing an adapter, memory, pipelines, waiting. The only module that talks to wgpu's
+//! instance and adapter; everything above works through [`Context`].
+
+mod adapter;
+mod buffer;
+mod context;
+mod pipeline;
+
+pub use adapter::{AdapterChoice, AdapterSummary, adapters};
+pub use buffer::{ReadBack, UPLOAD_CHUNK};
+pub use context::{Context, DeviceOptions, Family, Profile};
+pub use pipeline::{Pipeline, PipelineCache, PipelineKey};

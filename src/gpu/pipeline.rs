@@ -1,0 +1,126 @@
+//! Compute pipelines, created once each and in parallel.
+
+use super::Context;
+use crate::error::{Error, Result};
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// All that makes a pipeline what it is.
+#[derive(Debug, Clone)]
+pub struct PipelineKey {
+    /// Name for labels and messages, e.g. `conv_tiles/forward 8x16`.
+    pub label: String,
+    /// Final WGSL.
+    pub source: Arc<str>,
+    /// Entry point.
+    pub entry: &'static str,
+    /// What is bound where, as reflected from the source.
+    pub layout: Vec<wgpu::BindGroupLayoutEntry>,
+}
+
+impl PipelineKey {
+    /// Hash of what decides the machine code: source and entry point.
+    fn hash(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (&self.source, self.entry).hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+/// A compiled pipeline and the layout of its only bind group.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// wgpu's pipeline.
+    pub compute: wgpu::ComputePipeline,
+    /// Layout of bind group 0.
+    pub layout: wgpu::BindGroupLayout,
+}
+
+/// Pipelines by content: graphs that are rebuilt (another size, another scale) find theirs again.
+#[derive(Debug, Default)]
+pub struct PipelineCache {
+    compiled: Mutex<HashMap<u64, Arc<Pipeline>>>,
+}
+
+impl PipelineCache {
+    /// The pipelines of these keys, in order; those not yet there are compiled on all cores.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] if the API refuses a shader or a pipeline.
+    pub fn get(&self, context: &Context, keys: &[PipelineKey]) -> Result<Vec<Arc<Pipeline>>> {
+        let mut missing: Vec<&PipelineKey> = Vec::new();
+        {
+            let compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+            for key in keys {
+                let hash = key.hash();
+                if !compiled.contains_key(&hash) && !missing.iter().any(|other| other.hash() == hash) {
+                    missing.push(key);
+                }
+            }
+        }
+        let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        std::thread::scope(|scope| {
+            for worker in 0..threads.min(missing.len()) {
+                let share = missing.iter().skip(worker).step_by(threads);
+                scope.spawn(move || {
+                    for key in share {
+                        let pipeline = Arc::new(create(context, key));
+                        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+                        compiled.insert(key.hash(), pipeline);
+                    }
+                });
+            }
+        });
+        context.check("compiling the kernels")?;
+        let compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.iter()
+            .map(|key| {
+                compiled.get(&key.hash()).cloned().ok_or_else(|| Error::Gpu {
+                    what: key.label.clone(),
+                    message: "the pipeline was not created".to_owned(),
+                })
+            })
+            .collect()
+    }
+
+    /// How many pipelines were compiled so far.
+    pub fn len(&self) -> usize {
+        self.compiled.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// True if none was compiled yet.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+fn create(context: &Context, key: &PipelineKey) -> Pipeline {
+    let device = context.device();
+    let label = Some(key.label.as_str());
+    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+        label,
+        source: wgpu::ShaderSource::Wgsl(key.source.as_ref().into()),
+    });
+    let layout =
+        device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &key.layout });
+    let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+        label,
+        bind_group_layouts: &[Some(&layout)],
+        immediate_size: 0,
+    });
+    let compute = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label,
+        layout: Some(&pipeline_layout),
+        module: &module,
+        entry_point: Some(key.entry),
+        compilation_options: wgpu::PipelineCompilationOptions {
+            // Every kernel that has workgroup memory writes it before it reads it; tests poison it.
+            zero_initialize_workgroup_memory: false,
+            ..Default::default()
+        },
+        cache: None,
+    });
+    Pipeline { compute, layout }
+}

@@ -1,0 +1,149 @@
+//! What programs on one device share: pipelines, packed weights, memory.
+
+use crate::error::Result;
+use crate::gpu::{Context, DeviceOptions, PipelineCache};
+use crate::ops::{Constant, Shape, Storage, TEXTURE_WIDTH};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A device with its pipelines and constants.
+#[derive(Debug)]
+pub struct Engine {
+    /// The device.
+    pub context: Context,
+    /// Compiled pipelines.
+    pub pipelines: PipelineCache,
+    constants: Mutex<HashMap<(String, Storage), Memory>>,
+}
+
+/// A buffer or a texture on the device.
+#[derive(Debug, Clone)]
+pub(super) enum Memory {
+    Buffer(wgpu::Buffer),
+    Texture(wgpu::Texture),
+}
+
+impl Engine {
+    /// Opens a device.
+    ///
+    /// # Errors
+    /// As [`Context::open`].
+    pub fn open(options: &DeviceOptions) -> Result<Arc<Self>> {
+        Ok(Self::new(Context::open(options)?))
+    }
+
+    /// An engine on an opened device.
+    pub fn new(context: Context) -> Arc<Self> {
+        Arc::new(Self { context, pipelines: PipelineCache::default(), constants: Mutex::default() })
+    }
+
+    /// Device memory for a tensor, zero-filled.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`].
+    pub fn tensor(&self, label: &str, shape: Shape) -> Result<wgpu::Buffer> {
+        self.context.storage_buffer(label, shape.bytes())
+    }
+
+    /// Device memory for a tensor with these values, given in logical order.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`].
+    pub fn tensor_with(&self, label: &str, shape: Shape, values: &[f32]) -> Result<wgpu::Buffer> {
+        let buffer = self.tensor(label, shape)?;
+        self.write(&buffer, shape, values)?;
+        Ok(buffer)
+    }
+
+    /// Overwrites a tensor with values in logical order.
+    ///
+    /// # Errors
+    /// As [`Context::upload`].
+    pub fn write(&self, buffer: &wgpu::Buffer, shape: Shape, values: &[f32]) -> Result<()> {
+        self.context.upload(buffer, 0, bytemuck::cast_slice(&shape.pack(values)))
+    }
+
+    /// Reads a tensor's values in logical order, waiting for all work before it.
+    ///
+    /// # Errors
+    /// As [`crate::gpu::ReadBack::finish`].
+    pub fn read(&self, buffer: &wgpu::Buffer, shape: Shape, label: &str) -> Result<Vec<f32>> {
+        let stored = self.context.read_f32(buffer, shape.stored(), label)?;
+        Ok(shape.unpack(&stored))
+    }
+
+    /// The constant on the device, uploaded on first use.
+    pub(super) fn constant(&self, constant: &Constant) -> Result<Memory> {
+        let key = (constant.key.clone(), constant.storage);
+        if let Some(memory) = self.constants.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Ok(memory.clone());
+        }
+        let bytes = (constant.make)()?;
+        let memory = match constant.storage {
+            Storage::Buffer => {
+                let buffer = self.context.storage_buffer(&constant.key, bytes.len() as u64)?;
+                self.context.upload(&buffer, 0, &bytes)?;
+                Memory::Buffer(buffer)
+            }
+            Storage::Texture => {
+                let texels = (bytes.len() / 16) as u64;
+                let texture = self.staging_texture(&constant.key, texels)?;
+                // Through a buffer, in the same way as activations.
+                let buffer = self.context.storage_buffer(&constant.key, bytes.len() as u64)?;
+                self.context.upload(&buffer, 0, &bytes)?;
+                let mut encoder =
+                    self.context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor {
+                        label: Some("upload constant"),
+                    });
+                copy_to_texture(&mut encoder, &buffer, &texture, texels);
+                let submission = self.context.submit(encoder, "uploading weights")?;
+                self.context.wait(&submission, "uploading weights")?;
+                Memory::Texture(texture)
+            }
+        };
+        let mut constants = self.constants.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(constants.entry(key).or_insert(memory).clone())
+    }
+
+    /// A linear texture for so many texels.
+    pub(super) fn staging_texture(&self, label: &str, texels: u64) -> Result<wgpu::Texture> {
+        let rows = texels.div_ceil(u64::from(TEXTURE_WIDTH)).max(1) as u32;
+        self.context.storage_texture(label, TEXTURE_WIDTH, rows)
+    }
+}
+
+/// Copies the first `texels` of a buffer into a linear texture: whole rows, then what is left.
+pub(super) fn copy_to_texture(
+    encoder: &mut wgpu::CommandEncoder,
+    buffer: &wgpu::Buffer,
+    texture: &wgpu::Texture,
+    texels: u64,
+) {
+    let width = u64::from(TEXTURE_WIDTH);
+    let (rows, rest) = (texels / width, texels % width);
+    let mut copy = |first_row: u64, size: wgpu::Extent3d| {
+        encoder.copy_buffer_to_texture(
+            wgpu::TexelCopyBufferInfo {
+                buffer,
+                layout: wgpu::TexelCopyBufferLayout {
+                    offset: first_row * width * 16,
+                    bytes_per_row: Some(TEXTURE_WIDTH * 16),
+                    rows_per_image: None,
+                },
+            },
+            wgpu::TexelCopyTextureInfo {
+                texture,
+                mip_level: 0,
+                origin: wgpu::Origin3d { x: 0, y: first_row as u32, z: 0 },
+                aspect: wgpu::TextureAspect::All,
+            },
+            size,
+        );
+    };
+    if rows > 0 {
+        copy(0, wgpu::Extent3d { width: TEXTURE_WIDTH, height: rows as u32, depth_or_array_layers: 1 });
+    }
+    if rest > 0 {
+        copy(rows, wgpu::Extent3d { width: rest as u32, height: 1, depth_or_array_layers: 1 });
+    }
+}

@@ -1,0 +1,455 @@
+//! Prepared replay: a graph turned into pipelines, bind groups and copies, recorded again and again.
+
+use super::engine::{Engine, Memory, copy_to_texture};
+use super::ir::{Graph, TensorId};
+use super::plan::{MemoryUse, Plan};
+use crate::error::{Error, Result};
+use crate::gpu::{Pipeline, PipelineKey};
+use crate::ops::{Constant, Dispatch, Kernel, Operand, Storage, Value};
+use crate::shader::{Interface, ResourceKind, ScalarKind, Shader};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+/// Buffers of the tensors that are not planned: those from outside, and those somebody wants to read.
+pub type Bindings = HashMap<TensorId, wgpu::Buffer>;
+
+/// A set of goals of a program; a replay runs the nodes that the chosen sections need.
+pub type Sections = u32;
+
+/// Uniform offsets are aligned to this, WebGPU's default (and largest allowed) alignment.
+const UNIFORM_ALIGNMENT: usize = 256;
+
+/// A graph, ready to run.
+#[derive(Debug)]
+pub struct Program {
+    engine: Arc<Engine>,
+    steps: Vec<Step>,
+    memory: MemoryUse,
+    /// Variant chosen for each node, for reports.
+    variants: Vec<(String, &'static str)>,
+}
+
+#[derive(Debug)]
+struct Step {
+    sections: Sections,
+    label: String,
+    action: Action,
+}
+
+#[derive(Debug)]
+enum Action {
+    Dispatch { pipeline: Arc<Pipeline>, bind_group: wgpu::BindGroup, groups: [u32; 3] },
+    Stage { buffer: wgpu::Buffer, texture: wgpu::Texture, texels: u64 },
+}
+
+impl Program {
+    /// Prepares a graph. Section `k` (bit `1 << k`) is what `goals[k]` depend on; nodes that no goal needs
+    /// are left out. `pick` chooses among a node's kernels, usually the first.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if the plan exceeds a limit of the device or the device's memory,
+    /// [`Error::Gpu`] if a kernel and its call do not fit together.
+    pub fn prepare(
+        engine: &Arc<Engine>,
+        graph: &Graph,
+        bound: &Bindings,
+        goals: &[Vec<TensorId>],
+        pick: impl Fn(&[Kernel]) -> usize,
+    ) -> Result<Self> {
+        let profile = engine.context.profile();
+        let mut sections = vec![0; graph.nodes().len()];
+        for (index, goals) in goals.iter().enumerate() {
+            for (section, needed) in sections.iter_mut().zip(graph.needed_for(goals)) {
+                *section |= u32::from(needed) << index;
+            }
+        }
+        let pruned = prune(graph, &sections);
+        sections.retain(|section| *section != 0);
+        let mut kernels = Vec::new();
+        for node in pruned.nodes() {
+            let mut candidates = node.op.kernels(&pruned.signature(node), profile)?;
+            kernels.push(candidates.swap_remove(pick(&candidates).min(candidates.len() - 1)));
+        }
+        let plan = Plan::new(&pruned, |tensor| bound.contains_key(&tensor), &kernels, true);
+        let mut builder =
+            Builder { engine, graph: &pruned, bound, plan: &plan, slots: Vec::new(), staging: Vec::new() };
+        let memory = builder.account(&kernels)?;
+        builder.allocate()?;
+        let steps = builder.steps(&kernels, &sections)?;
+        let variants = pruned
+            .nodes()
+            .iter()
+            .zip(&kernels)
+            .map(|(node, kernel)| (pruned.tensor(node.output).label.clone(), kernel.variant))
+            .collect();
+        Ok(Self { engine: engine.clone(), steps, memory, variants })
+    }
+
+    /// Records all steps of these sections.
+    pub fn record(&self, encoder: &mut wgpu::CommandEncoder, sections: Sections) {
+        let mut steps = self.steps.iter().filter(|step| step.sections & sections != 0).peekable();
+        while let Some(step) = steps.peek() {
+            if let Action::Stage { buffer, texture, texels } = &step.action {
+                copy_to_texture(encoder, buffer, texture, *texels);
+                steps.next();
+                continue;
+            }
+            // One pass for all dispatches up to the next copy.
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                label: Some(&step.label),
+                timestamp_writes: None,
+            });
+            while let Some(Step { action: Action::Dispatch { pipeline, bind_group, groups }, .. }) =
+                steps.peek()
+            {
+                pass.set_pipeline(&pipeline.compute);
+                pass.set_bind_group(0, bind_group, &[]);
+                let [x, y, z] = *groups;
+                pass.dispatch_workgroups(x, y, z);
+                steps.next();
+            }
+        }
+    }
+
+    /// Runs these sections once: records and submits, without waiting.
+    ///
+    /// # Errors
+    /// As [`crate::gpu::Context::submit`].
+    pub fn run(&self, sections: Sections, label: &str) -> Result<wgpu::SubmissionIndex> {
+        let context = &self.engine.context;
+        let mut encoder =
+            context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(label) });
+        self.record(&mut encoder, sections);
+        context.submit(encoder, label)
+    }
+
+    /// Device memory in use.
+    pub fn memory(&self) -> MemoryUse {
+        self.memory
+    }
+
+    /// Output label and chosen kernel variant of each node.
+    pub fn variants(&self) -> &[(String, &'static str)] {
+        &self.variants
+    }
+
+    /// Runs the steps one by one, waiting for each, and returns label and seconds; for reports, not for work.
+    ///
+    /// # Errors
+    /// As [`Program::run`].
+    pub fn time_steps(&self, sections: Sections) -> Result<Vec<(String, f64)>> {
+        let context = &self.engine.context;
+        let mut times = Vec::new();
+        for step in self.steps.iter().filter(|step| step.sections & sections != 0) {
+            let start = std::time::Instant::now();
+            let mut encoder = context
+                .device()
+                .create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(&step.label) });
+            match &step.action {
+                Action::Stage { buffer, texture, texels } => {
+                    copy_to_texture(&mut encoder, buffer, texture, *texels);
+                }
+                Action::Dispatch { pipeline, bind_group, groups } => {
+                    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                        label: Some(&step.label),
+                        timestamp_writes: None,
+                    });
+                    pass.set_pipeline(&pipeline.compute);
+                    pass.set_bind_group(0, bind_group, &[]);
+                    let [x, y, z] = *groups;
+                    pass.dispatch_workgroups(x, y, z);
+                }
+            }
+            let submission = context.submit(encoder, &step.label)?;
+            context.wait(&submission, &step.label)?;
+            times.push((step.label.clone(), start.elapsed().as_secs_f64()));
+        }
+        Ok(times)
+    }
+}
+
+/// The graph without the nodes that no section needs; tensor ids stay.
+fn prune(graph: &Graph, sections: &[Sections]) -> Graph {
+    let mut pruned = graph.clone();
+    let mut index = 0;
+    pruned.retain_nodes(|_| {
+        index += 1;
+        sections[index - 1] != 0
+    });
+    pruned
+}
+
+struct Builder<'a> {
+    engine: &'a Arc<Engine>,
+    graph: &'a Graph,
+    bound: &'a Bindings,
+    plan: &'a Plan,
+    slots: Vec<wgpu::Buffer>,
+    /// Staging textures by position within a dispatch, each as large as its largest use.
+    staging: Vec<(u64, Option<wgpu::Texture>)>,
+}
+
+impl Builder<'_> {
+    /// Sums up the memory and sizes the staging textures, before anything is allocated.
+    fn account(&mut self, kernels: &[Kernel]) -> Result<MemoryUse> {
+        let limit = self.engine.context.profile().max_binding;
+        let mut memory = MemoryUse { planned: self.plan.bytes(), ..Default::default() };
+        let mut constants = HashSet::new();
+        for (node, kernel) in self.graph.nodes().iter().zip(kernels) {
+            memory.unshared += self.graph.shape(node.output).bytes() + kernel.scratch.iter().sum::<u64>();
+            let bytes = self.graph.shape(node.output).bytes();
+            if bytes > limit {
+                return Err(Error::OutOfMemory {
+                    what: format!(
+                        "{} ({}): this adapter binds at most {} MiB at once",
+                        self.graph.tensor(node.output).label,
+                        self.graph.shape(node.output),
+                        limit >> 20
+                    ),
+                    needed: bytes,
+                    remedy: "Use a smaller --size or another --adapter".to_owned(),
+                });
+            }
+            for dispatch in &kernel.dispatches {
+                let mut position = 0;
+                for (_, operand) in &dispatch.bindings {
+                    if let Operand::Constant(constant) = operand
+                        && constants.insert((constant.key.clone(), constant.storage))
+                    {
+                        memory.constants += constant.bytes;
+                    }
+                    if let Operand::Staged(inner) = operand {
+                        let texels = self.bytes(node, kernel, inner) / 16;
+                        match self.staging.get_mut(position) {
+                            Some((largest, _)) => *largest = texels.max(*largest),
+                            None => self.staging.push((texels, None)),
+                        }
+                        position += 1;
+                    }
+                }
+            }
+        }
+        memory.bound = self.bound.values().map(wgpu::Buffer::size).sum();
+        memory.staging = self.staging.iter().map(|(texels, _)| texels * 16).sum();
+        Ok(memory)
+    }
+
+    fn allocate(&mut self) -> Result<()> {
+        for (index, slot) in self.plan.slots.iter().enumerate() {
+            self.slots.push(self.engine.context.storage_buffer(&format!("slot {index}"), slot.bytes)?);
+        }
+        for (index, (texels, texture)) in self.staging.iter_mut().enumerate() {
+            *texture = Some(self.engine.staging_texture(&format!("staging {index}"), *texels)?);
+        }
+        Ok(())
+    }
+
+    fn steps(&self, kernels: &[Kernel], sections: &[Sections]) -> Result<Vec<Step>> {
+        let mut shaders = Vec::new();
+        let mut uniforms: Vec<u8> = Vec::new();
+        let mut keys = Vec::new();
+        for dispatch in kernels.iter().flat_map(|kernel| &kernel.dispatches) {
+            let shader = Shader::load(dispatch.shader, &dispatch.consts)?;
+            let (resources, size) = shader.interface.entry(dispatch.entry)?;
+            self.check_groups(dispatch, size)?;
+            keys.push(PipelineKey {
+                label: format!("{}/{}", dispatch.shader, dispatch.entry),
+                source: shader.source.clone(),
+                entry: dispatch.entry,
+                layout: resources.iter().map(|resource| resource.layout_entry()).collect(),
+            });
+            let start = uniforms.len().next_multiple_of(UNIFORM_ALIGNMENT);
+            uniforms.resize(start, 0);
+            uniforms.extend(params(dispatch, &shader.interface)?);
+            shaders.push((shader, start));
+        }
+        let pipelines = self.engine.pipelines.get(&self.engine.context, &keys)?;
+        // A binding may reach past the last struct, up to its size rounded to 16.
+        uniforms.resize(uniforms.len() + UNIFORM_ALIGNMENT, 0);
+        let uniform_buffer = self.engine.context.uniform_buffer("parameters", &uniforms)?;
+
+        let mut steps = Vec::new();
+        let mut next = pipelines.into_iter().zip(shaders);
+        for ((index, kernel), section) in kernels.iter().enumerate().zip(sections) {
+            let label = &self.graph.tensor(self.graph.nodes()[index].output).label;
+            for dispatch in &kernel.dispatches {
+                let Some((pipeline, (shader, offset))) = next.next() else { break };
+                let (resources, _) = shader.interface.entry(dispatch.entry)?;
+                let mut staged = 0;
+                let mut held = Vec::new();
+                for resource in &resources {
+                    if let ResourceKind::Uniform { size } = resource.kind {
+                        held.push((resource.binding, Held::Uniform(offset as u64, u64::from(size))));
+                        continue;
+                    }
+                    let operand = find(dispatch, &resource.name)?;
+                    if let Operand::Staged(inner) = operand {
+                        let texels = self.bytes(&self.graph.nodes()[index], kernel, inner) / 16;
+                        let Some(texture) = self.staging[staged].1.clone() else { continue };
+                        staged += 1;
+                        let (buffer, _) = self.buffer(index, kernel, inner)?;
+                        let action = Action::Stage { buffer, texture: texture.clone(), texels };
+                        steps.push(Step { sections: *section, label: format!("{label} (stage)"), action });
+                        held.push((resource.binding, Held::View(view(&texture))));
+                    } else {
+                        held.push((resource.binding, self.hold(index, kernel, operand)?));
+                    }
+                }
+                let entries: Vec<wgpu::BindGroupEntry<'_>> = held
+                    .iter()
+                    .map(|(binding, held)| wgpu::BindGroupEntry {
+                        binding: *binding,
+                        resource: held.resource(&uniform_buffer),
+                    })
+                    .collect();
+                let step_label =
+                    format!("{label}: {}/{} {}", dispatch.shader, dispatch.entry, kernel.variant);
+                let bind_group = self.engine.context.device().create_bind_group(&wgpu::BindGroupDescriptor {
+                    label: Some(&step_label),
+                    layout: &pipeline.layout,
+                    entries: &entries,
+                });
+                self.engine.context.check(&step_label)?;
+                let action = Action::Dispatch { pipeline, bind_group, groups: dispatch.groups };
+                steps.push(Step { sections: *section, label: step_label, action });
+            }
+        }
+        Ok(steps)
+    }
+
+    fn check_groups(&self, dispatch: &Dispatch, size: [u32; 3]) -> Result<()> {
+        let profile = self.engine.context.profile();
+        let invocations: u32 = size.iter().product();
+        if dispatch.groups.iter().all(|count| *count <= profile.max_groups)
+            && invocations <= profile.max_invocations
+        {
+            return Ok(());
+        }
+        Err(Error::Gpu {
+            what: format!("{}/{}", dispatch.shader, dispatch.entry),
+            message: format!("{:?} groups of {size:?} exceed the device's limits", dispatch.groups),
+        })
+    }
+
+    /// Exact size in bytes of an operand's data.
+    fn bytes(&self, node: &super::ir::Node, kernel: &Kernel, operand: &Operand) -> u64 {
+        match operand {
+            Operand::Input(input) => self.graph.shape(node.inputs[*input]).bytes(),
+            Operand::Output => self.graph.shape(node.output).bytes(),
+            Operand::Scratch(scratch) => kernel.scratch[*scratch],
+            Operand::Constant(constant) => constant.bytes,
+            Operand::Staged(inner) => self.bytes(node, kernel, inner),
+        }
+    }
+
+    /// Buffer and exact size of an operand that is a buffer.
+    fn buffer(&self, index: usize, kernel: &Kernel, operand: &Operand) -> Result<(wgpu::Buffer, u64)> {
+        let node = &self.graph.nodes()[index];
+        let bytes = self.bytes(node, kernel, operand);
+        let buffer = match operand {
+            Operand::Input(input) => self.tensor(node.inputs[*input])?,
+            Operand::Output => self.tensor(node.output)?,
+            Operand::Scratch(scratch) => self.slots[self.plan.scratch[index][*scratch]].clone(),
+            Operand::Constant(constant) => match self.engine.constant(constant)? {
+                Memory::Buffer(buffer) => buffer,
+                Memory::Texture(_) => return Err(fault(&constant.key, "a texture can't be staged")),
+            },
+            Operand::Staged(_) => return Err(fault("a staged operand", "can't be staged again")),
+        };
+        Ok((buffer, bytes))
+    }
+
+    fn tensor(&self, tensor: TensorId) -> Result<wgpu::Buffer> {
+        if let Some(buffer) = self.bound.get(&tensor) {
+            return Ok(buffer.clone());
+        }
+        let slot = self.plan.tensors.get(&tensor);
+        slot.map(|slot| self.slots[*slot].clone()).ok_or_else(|| {
+            fault(&self.graph.tensor(tensor).label, "the tensor is neither made by a node nor bound")
+        })
+    }
+
+    fn hold(&self, index: usize, kernel: &Kernel, operand: &Operand) -> Result<Held> {
+        if let Operand::Constant(constant @ Constant { storage: Storage::Texture, .. }) = operand
+            && let Memory::Texture(texture) = self.engine.constant(constant)?
+        {
+            return Ok(Held::View(view(&texture)));
+        }
+        let (buffer, bytes) = self.buffer(index, kernel, operand)?;
+        Ok(Held::Buffer(buffer, bytes))
+    }
+}
+
+/// A bound resource, kept alive while its bind group is made.
+enum Held {
+    Buffer(wgpu::Buffer, u64),
+    Uniform(u64, u64),
+    View(wgpu::TextureView),
+}
+
+impl Held {
+    fn resource<'a>(&'a self, uniforms: &'a wgpu::Buffer) -> wgpu::BindingResource<'a> {
+        let part = |buffer: &'a wgpu::Buffer, offset, bytes| {
+            wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                buffer,
+                offset,
+                size: std::num::NonZeroU64::new(bytes),
+            })
+        };
+        match self {
+            Self::Buffer(buffer, bytes) => part(buffer, 0, *bytes),
+            Self::Uniform(offset, bytes) => part(uniforms, *offset, *bytes),
+            Self::View(view) => wgpu::BindingResource::TextureView(view),
+        }
+    }
+}
+
+fn view(texture: &wgpu::Texture) -> wgpu::TextureView {
+    texture.create_view(&wgpu::TextureViewDescriptor::default())
+}
+
+fn fault(what: &str, message: &str) -> Error {
+    Error::Gpu { what: what.to_owned(), message: message.to_owned() }
+}
+
+fn find<'a>(dispatch: &'a Dispatch, name: &str) -> Result<&'a Operand> {
+    dispatch.bindings.iter().find(|(candidate, _)| *candidate == name).map(|(_, operand)| operand).ok_or_else(
+        || {
+            fault(
+                &format!("{}/{}", dispatch.shader, dispatch.entry),
+                &format!("nothing is bound to `{name}`"),
+            )
+        },
+    )
+}
+
+/// The uniform struct's bytes; every member must be given, with its type, and nothing else.
+fn params(dispatch: &Dispatch, interface: &Interface) -> Result<Vec<u8>> {
+    let name = format!("{}/{}", dispatch.shader, dispatch.entry);
+    let size = interface.resources.iter().find_map(|resource| match resource.kind {
+        ResourceKind::Uniform { size } => Some(size as usize),
+        _ => None,
+    });
+    let mut bytes = vec![0; size.unwrap_or(0)];
+    for (param, _) in &dispatch.params {
+        if !interface.params.iter().any(|member| member.name == *param) {
+            return Err(fault(&name, &format!("the shader has no parameter `{param}`")));
+        }
+    }
+    for member in &interface.params {
+        let value = dispatch.params.iter().find(|(param, _)| *param == member.name).map(|(_, value)| *value);
+        let word = match (value, member.kind) {
+            (Some(Value::U32(value)), ScalarKind::U32 | ScalarKind::I32) => value.to_le_bytes(),
+            (Some(Value::F32(value)), ScalarKind::F32) => value.to_le_bytes(),
+            _ => {
+                return Err(fault(
+                    &name,
+                    &format!("parameter `{}` is missing or of another type", member.name),
+                ));
+            }
+        };
+        let start = member.offset as usize;
+        bytes[start..start + 4].copy_from_slice(&word);
+    }
+    Ok(bytes)
+}

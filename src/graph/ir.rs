@@ -1,0 +1,147 @@
+//! The graph as data: tensors and the nodes that make them, in an order that can be run.
+
+use crate::error::Result;
+use crate::ops::{Op, Shape, Signature};
+use std::sync::Arc;
+
+/// Index of a tensor in its graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TensorId(pub(super) usize);
+
+/// A tensor: what it is called and its shape.
+#[derive(Debug, Clone)]
+pub struct Tensor {
+    /// Name for labels and dumps, e.g. `relu4_2` or `d relu4_2`.
+    pub label: String,
+    /// Its shape.
+    pub shape: Shape,
+    /// The node that makes it; `None` for tensors that come from outside.
+    pub producer: Option<usize>,
+}
+
+/// One use of an op.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// What is done.
+    pub op: Arc<dyn Op>,
+    /// Tensors read (and, where the op says so, changed in place).
+    pub inputs: Vec<TensorId>,
+    /// Tensor made.
+    pub output: TensorId,
+}
+
+/// Tensors and nodes. Nodes only read tensors made before them, so their order is a valid schedule.
+#[derive(Debug, Clone, Default)]
+pub struct Graph {
+    tensors: Vec<Tensor>,
+    nodes: Vec<Node>,
+}
+
+impl Graph {
+    /// An empty graph.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a tensor that comes from outside: the picture, a target, a loss weight, optimiser state.
+    pub fn external(&mut self, label: impl Into<String>, shape: Shape) -> TensorId {
+        self.tensors.push(Tensor { label: label.into(), shape, producer: None });
+        TensorId(self.tensors.len() - 1)
+    }
+
+    /// Adds a node and returns its output.
+    ///
+    /// # Errors
+    /// If the op does not take inputs of these shapes.
+    pub fn apply(
+        &mut self,
+        op: impl Op + 'static,
+        inputs: &[TensorId],
+        label: impl Into<String>,
+    ) -> Result<TensorId> {
+        self.apply_shared(Arc::new(op), inputs, label)
+    }
+
+    /// As [`Graph::apply`] with a shared op.
+    ///
+    /// # Errors
+    /// As [`Graph::apply`].
+    pub fn apply_shared(
+        &mut self,
+        op: Arc<dyn Op>,
+        inputs: &[TensorId],
+        label: impl Into<String>,
+    ) -> Result<TensorId> {
+        let shape = op.output(&self.shapes(inputs))?;
+        self.tensors.push(Tensor { label: label.into(), shape, producer: Some(self.nodes.len()) });
+        let output = TensorId(self.tensors.len() - 1);
+        self.nodes.push(Node { op, inputs: inputs.to_vec(), output });
+        Ok(output)
+    }
+
+    /// All nodes in running order.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// All tensors.
+    pub fn tensors(&self) -> &[Tensor] {
+        &self.tensors
+    }
+
+    /// One tensor.
+    pub fn tensor(&self, id: TensorId) -> &Tensor {
+        &self.tensors[id.0]
+    }
+
+    /// Shape of one tensor.
+    pub fn shape(&self, id: TensorId) -> Shape {
+        self.tensors[id.0].shape
+    }
+
+    /// Shapes of several tensors.
+    pub fn shapes(&self, ids: &[TensorId]) -> Vec<Shape> {
+        ids.iter().map(|id| self.shape(*id)).collect()
+    }
+
+    /// Shapes of one node.
+    pub fn signature(&self, node: &Node) -> Signature {
+        Signature { inputs: self.shapes(&node.inputs), output: self.shape(node.output) }
+    }
+
+    /// For each node, whether any of `goals` depends on it (a mutated tensor counts as made by each node
+    /// that mutates it).
+    pub fn needed_for(&self, goals: &[TensorId]) -> Vec<bool> {
+        let mut wanted = vec![false; self.tensors.len()];
+        goals.iter().for_each(|goal| wanted[goal.0] = true);
+        let mut needed = vec![false; self.nodes.len()];
+        for (index, node) in self.nodes.iter().enumerate().rev() {
+            if wanted[node.output.0] {
+                needed[index] = true;
+                node.inputs.iter().for_each(|input| wanted[input.0] = true);
+            }
+        }
+        needed
+    }
+
+    /// Drops the nodes for which `keep` is false; tensor ids stay valid.
+    pub(super) fn retain_nodes(&mut self, keep: impl FnMut(&Node) -> bool) {
+        self.nodes.retain(keep);
+        self.tensors.iter_mut().for_each(|tensor| tensor.producer = None);
+        for (index, node) in self.nodes.iter().enumerate() {
+            self.tensors[node.output.0].producer = Some(index);
+        }
+    }
+
+    /// One line per node, for people: `relu1_1 16x32x32 = conv(picture)`.
+    pub fn dump(&self) -> String {
+        let mut text = String::new();
+        for node in &self.nodes {
+            let inputs: Vec<&str> = node.inputs.iter().map(|id| self.tensor(*id).label.as_str()).collect();
+            let output = self.tensor(node.output);
+            text +=
+                &format!("{} {} = {}({})\n", output.label, output.shape, node.op.name(), inputs.join(", "));
+        }
+        text
+    }
+}

@@ -1,0 +1,16 @@
+//! Graphs of ops: description ([`Graph`]), gradients, memory plan ([`Plan`]) and prepared replay
+//! ([`Program`]).
+
+mod backward;
+mod engine;
+mod exec;
+mod ir;
+mod plan;
+mod single;
+
+pub use backward::gradient;
+pub use engine::Engine;
+pub use exec::{Bindings, Program, Sections};
+pub use ir::{Graph, Node, Tensor, TensorId};
+pub use plan::{MemoryUse, Plan, Slot};
+pub use single::{Outcome, SingleOp};

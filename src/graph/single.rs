@@ -1,0 +1,113 @@
+//! One op on its own: how kernels are tested, timed and tried out.
+
+use super::engine::Engine;
+use super::exec::{Bindings, Program};
+use super::ir::Graph;
+use crate::error::Result;
+use crate::ops::{Op, Shape, Signature};
+use std::sync::Arc;
+
+/// Floats after the output that a kernel must leave alone.
+const GUARD: usize = 64;
+
+/// An op with bound inputs, ready to run with any of its kernels.
+#[derive(Debug)]
+pub struct SingleOp {
+    engine: Arc<Engine>,
+    op: Arc<dyn Op>,
+    signature: Signature,
+}
+
+/// What one run of one kernel left behind.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The output in logical order; for ops that change inputs in place, those inputs one after another.
+    pub values: Vec<f32>,
+    /// The output as stored, padding included.
+    pub stored: Vec<f32>,
+    /// True if nothing was written behind the output.
+    pub guard_intact: bool,
+}
+
+impl SingleOp {
+    /// An op on inputs of these shapes.
+    ///
+    /// # Errors
+    /// If the op does not take them.
+    pub fn new(engine: &Arc<Engine>, op: Arc<dyn Op>, shapes: &[Shape]) -> Result<Self> {
+        let signature = Signature::of(op.as_ref(), shapes)?;
+        Ok(Self { engine: engine.clone(), op, signature })
+    }
+
+    /// Names of the kernels that this device can run, the preferred first.
+    ///
+    /// # Errors
+    /// As [`Op::kernels`].
+    pub fn variants(&self) -> Result<Vec<&'static str>> {
+        let kernels = self.op.kernels(&self.signature, self.engine.context.profile())?;
+        Ok(kernels.iter().map(|kernel| kernel.variant).collect())
+    }
+
+    /// Shapes of inputs and output.
+    pub fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    /// Runs the `variant`-th kernel on these inputs (logical order). The output memory, and a guard zone
+    /// behind it, are filled with NaN first.
+    ///
+    /// # Errors
+    /// As [`Program::prepare`] and [`crate::gpu::ReadBack::finish`].
+    pub fn run(&self, variant: usize, inputs: &[Vec<f32>]) -> Result<Outcome> {
+        let context = &self.engine.context;
+        let mut graph = Graph::new();
+        let mut bound = Bindings::new();
+        let mut ids = Vec::new();
+        for (index, (shape, values)) in self.signature.inputs.iter().zip(inputs).enumerate() {
+            let label = format!("input {index}");
+            let id = graph.external(label.clone(), *shape);
+            bound.insert(id, self.engine.tensor_with(&label, *shape, values)?);
+            ids.push(id);
+        }
+        let output = graph.apply_shared(self.op.clone(), &ids, self.op.name())?;
+        let stored = self.signature.output.stored();
+        let buffer = context.storage_buffer("output", (stored + GUARD) as u64 * 4)?;
+        context.upload(&buffer, 0, bytemuck::cast_slice(&vec![f32::NAN; stored + GUARD]))?;
+        bound.insert(output, buffer.clone());
+        let program = Program::prepare(&self.engine, &graph, &bound, &[vec![output]], |_| variant)?;
+        let submission = program.run(1, self.op.name())?;
+        context.wait(&submission, self.op.name())?;
+        let mut all = context.read_f32(&buffer, stored + GUARD, "output")?;
+        let guard = all.split_off(stored);
+        let mut values = self.signature.output.unpack(&all);
+        if !self.op.mutates().is_empty() {
+            values.clear();
+            for input in self.op.mutates() {
+                values.extend(self.engine.read(
+                    &bound[&ids[*input]],
+                    self.signature.inputs[*input],
+                    "mutated",
+                )?);
+            }
+        }
+        Ok(Outcome { values, stored: all, guard_intact: guard.iter().all(|value| value.is_nan()) })
+    }
+
+    /// Prepares the `variant`-th kernel for timing, on inputs that stay as they are.
+    ///
+    /// # Errors
+    /// As [`Program::prepare`].
+    pub fn prepare(&self, variant: usize, inputs: &[Vec<f32>]) -> Result<Program> {
+        let mut graph = Graph::new();
+        let mut bound = Bindings::new();
+        let mut ids = Vec::new();
+        for (index, (shape, values)) in self.signature.inputs.iter().zip(inputs).enumerate() {
+            let id = graph.external(format!("input {index}"), *shape);
+            bound.insert(id, self.engine.tensor_with("input", *shape, values)?);
+            ids.push(id);
+        }
+        let output = graph.apply_shared(self.op.clone(), &ids, self.op.name())?;
+        bound.insert(output, self.engine.tensor("output", self.signature.output)?);
+        Program::prepare(&self.engine, &graph, &bound, &[vec![output]], |_| variant)
+    }
+}

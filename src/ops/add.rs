@@ -1,0 +1,47 @@
+//! Sum of two tensors of one shape: where gradients of several consumers meet.
+
+use super::shape::mismatch;
+use super::{Case, Dispatch, Kernel, Op, Operand, Shape, Signature};
+use crate::error::Result;
+use crate::gpu::Profile;
+
+/// `y = a + b`; inputs a, b. Stands in gradients only, so it has no adjoint itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Add;
+
+impl Op for Add {
+    fn name(&self) -> &'static str {
+        "add"
+    }
+
+    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
+        if inputs[0] != inputs[1] {
+            return Err(mismatch("add", &format!("{} and {} differ", inputs[0], inputs[1])));
+        }
+        Ok(inputs[0])
+    }
+
+    fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
+        let quads = signature.output.stored() / 4;
+        let dispatch = Dispatch::new("add", "forward")
+            .bind("a", Operand::Input(0))
+            .bind("b", Operand::Input(1))
+            .bind("output", Operand::Output)
+            .size("count", quads)
+            .linear(quads, 64, device);
+        Ok(vec![Kernel::single("naive", dispatch)])
+    }
+
+    fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
+        inputs[0].iter().zip(inputs[1]).map(|(a, b)| a + b).collect()
+    }
+}
+
+/// One rounding.
+const TOLERANCE: f64 = 1e-7;
+
+pub(super) fn cases() -> Vec<Case> {
+    [Shape::map(3, 1, 1), Shape::map(5, 7, 3), Shape::Vector(13)]
+        .map(|shape| Case::normal(Add, &[shape, shape], TOLERANCE))
+        .into()
+}

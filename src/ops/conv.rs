@@ -1,0 +1,458 @@
+//! Convolution with constant weights, bias and optional ReLU, and its adjoint with respect to the input.
+//!
+//! As PyTorch's `conv2d` (cross-correlation): `y[o, i, j] = b[o] + sum w[o, c, u, v] x[c, i*s + u - p, j*s + v - p]`.
+
+use super::shape::{MapLayout, mismatch};
+use super::tiles::{self, Tiles};
+use super::{
+    Adjoint, Case, CaseInput, Constant, Dispatch, Kernel, Op, Operand, ReluBackward, Shape, Signature,
+    Source, Storage,
+};
+use crate::error::Result;
+use crate::gpu::Profile;
+use std::sync::Arc;
+
+/// Weights of a convolution; read from their file when a kernel wants them, not before.
+#[derive(Clone)]
+pub struct Filter {
+    /// Identity: the same id means the same weights.
+    pub id: String,
+    /// Output channels.
+    pub out_channels: usize,
+    /// Input channels.
+    pub in_channels: usize,
+    /// Kernel height and width.
+    pub kernel: [usize; 2],
+    /// Reads the weights, `[out, in, height, width]` in row-major order.
+    pub weights: Loader,
+    /// Reads the biases, one per output channel.
+    pub bias: Loader,
+}
+
+/// Reads values on demand.
+pub type Loader = Arc<dyn Fn() -> Result<Vec<f32>> + Send + Sync>;
+
+impl std::fmt::Debug for Filter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [height, width] = self.kernel;
+        write!(f, "Filter({}: {}x{}x{height}x{width})", self.id, self.out_channels, self.in_channels)
+    }
+}
+
+/// What lies beyond the edge of a map.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Padding {
+    /// Zeros.
+    #[default]
+    Zeros,
+    /// The edge pixel, repeated.
+    Replicate,
+}
+
+/// `y = conv(x) + b`, rectified if `relu`. Input: x, a map.
+#[derive(Debug, Clone)]
+pub struct Conv {
+    /// Weights and biases.
+    pub filter: Arc<Filter>,
+    /// Vertical and horizontal step.
+    pub stride: [usize; 2],
+    /// Rows above and below, columns left and right.
+    pub padding: [usize; 2],
+    /// What the padding holds.
+    pub mode: Padding,
+    /// True to rectify the result.
+    pub relu: bool,
+}
+
+/// Adjoint of [`Conv`] with respect to x. Inputs: y (used only with ReLU), dy. The input's size is an
+/// attribute, since several sizes can give the same output.
+#[derive(Debug, Clone)]
+pub struct ConvBackward {
+    /// The forward op.
+    pub conv: Conv,
+    /// Height and width of x.
+    pub size: [usize; 2],
+}
+
+impl Filter {
+    /// Packs the weights for a kernel that computes `block` output channels at once: texel
+    /// `((block * in_quads + in_quad) * taps + tap) * block_size + channel`, each four input channels.
+    /// `adjoint` swaps inputs with outputs and turns the kernel by 180 degrees.
+    fn pack(&self, weights: &[f32], block: usize, adjoint: bool) -> Vec<f32> {
+        let [height, width] = self.kernel;
+        let taps = height * width;
+        let (outs, ins) = if adjoint {
+            (self.in_channels, self.out_channels)
+        } else {
+            (self.out_channels, self.in_channels)
+        };
+        let quads = ins.div_ceil(4);
+        let mut packed = vec![0.0; outs.div_ceil(block) * quads * taps * block * 4];
+        for o in 0..outs {
+            for i in 0..ins {
+                for tap in 0..taps {
+                    let from = if adjoint {
+                        (i * self.in_channels + o) * taps + (taps - 1 - tap)
+                    } else {
+                        (o * self.in_channels + i) * taps + tap
+                    };
+                    let texel = ((o / block * quads + i / 4) * taps + tap) * block + o % block;
+                    packed[texel * 4 + i % 4] = weights[from];
+                }
+            }
+        }
+        packed
+    }
+
+    /// The packed weights as a constant.
+    pub(super) fn constant(self: &Arc<Self>, block: usize, adjoint: bool, storage: Storage) -> Operand {
+        let filter = self.clone();
+        let (outs, ins) = if adjoint {
+            (self.in_channels, self.out_channels)
+        } else {
+            (self.out_channels, self.in_channels)
+        };
+        let taps = self.kernel[0] * self.kernel[1];
+        let texels = outs.div_ceil(block) * ins.div_ceil(4) * taps * block;
+        let direction = if adjoint { "adjoint" } else { "forward" };
+        Operand::Constant(Constant {
+            key: format!("{} {direction} blocks of {block}", self.id),
+            storage,
+            bytes: texels as u64 * 16,
+            make: Arc::new(move || {
+                let weights = (filter.weights)()?;
+                Ok(bytemuck::cast_slice(&filter.pack(&weights, block, adjoint)).to_vec())
+            }),
+        })
+    }
+
+    /// The biases, padded to whole quads.
+    pub(super) fn bias_constant(&self) -> Operand {
+        let load = self.bias.clone();
+        let padded = self.out_channels.next_multiple_of(4);
+        Operand::Constant(Constant {
+            key: format!("{} bias", self.id),
+            storage: Storage::Buffer,
+            bytes: padded as u64 * 4,
+            make: Arc::new(move || {
+                let mut bias = load()?;
+                bias.resize(padded, 0.0);
+                Ok(bytemuck::cast_slice(&bias).to_vec())
+            }),
+        })
+    }
+}
+
+impl Conv {
+    /// A 3x3 convolution that keeps the size: padding 1, stride 1.
+    pub fn same(filter: Arc<Filter>, relu: bool) -> Self {
+        let padding = [filter.kernel[0] / 2, filter.kernel[1] / 2];
+        Self { filter, stride: [1, 1], padding, mode: Padding::Zeros, relu }
+    }
+
+    fn output_size(&self, input: MapLayout) -> Result<[usize; 2]> {
+        let mut size = [input.height, input.width];
+        for axis in 0..2 {
+            let padded = size[axis] + 2 * self.padding[axis];
+            let kernel = self.filter.kernel[axis];
+            if padded < kernel {
+                return Err(mismatch(
+                    "conv",
+                    &format!("the map {input:?} is smaller than the kernel {kernel}"),
+                ));
+            }
+            size[axis] = (padded - kernel) / self.stride[axis] + 1;
+        }
+        Ok(size)
+    }
+
+    /// True for 3x3 kernels that keep the size: what the tuned kernels do.
+    fn is_same_3x3(&self) -> bool {
+        self.filter.kernel == [3, 3]
+            && self.stride == [1, 1]
+            && self.padding == [1, 1]
+            && self.mode == Padding::Zeros
+    }
+
+    fn naive(&self, entry: &'static str, input: MapLayout, output: MapLayout) -> Dispatch {
+        Dispatch::new("conv", entry)
+            .consts(&[
+                ("RELU", u32::from(self.relu)),
+                ("REPLICATE", u32::from(self.mode == Padding::Replicate)),
+            ])
+            .bind("weights", self.filter.constant(4, false, Storage::Buffer))
+            .size("in_height", input.height)
+            .size("in_width", input.width)
+            .size("in_quads", input.quads())
+            .size("out_height", output.height)
+            .size("out_width", output.width)
+            .size("out_quads", output.quads())
+            .size("kernel_height", self.filter.kernel[0])
+            .size("kernel_width", self.filter.kernel[1])
+            .size("stride_y", self.stride[0])
+            .size("stride_x", self.stride[1])
+            .size("pad_y", self.padding[0])
+            .size("pad_x", self.padding[1])
+    }
+
+    /// Source row or column of a tap, or `None` where the border is zero.
+    fn source(&self, axis: usize, position: usize, tap: usize, size: usize) -> Option<usize> {
+        let at = (position * self.stride[axis] + tap) as isize - self.padding[axis] as isize;
+        match self.mode {
+            Padding::Replicate => Some(at.clamp(0, size as isize - 1) as usize),
+            Padding::Zeros => (0..size as isize).contains(&at).then_some(at as usize),
+        }
+    }
+
+    /// Calls `visit(output index, input index, weight index)` for every product of the convolution.
+    fn for_each_product(
+        &self,
+        input: MapLayout,
+        output: [usize; 2],
+        mut visit: impl FnMut(usize, usize, usize),
+    ) {
+        let [kh, kw] = self.filter.kernel;
+        for o in 0..self.filter.out_channels {
+            for y in 0..output[0] {
+                for x in 0..output[1] {
+                    for c in 0..input.channels {
+                        for ky in 0..kh {
+                            let Some(sy) = self.source(0, y, ky, input.height) else { continue };
+                            for kx in 0..kw {
+                                let Some(sx) = self.source(1, x, kx, input.width) else { continue };
+                                visit(
+                                    (o * output[0] + y) * output[1] + x,
+                                    (c * input.height + sy) * input.width + sx,
+                                    ((o * input.channels + c) * kh + ky) * kw + kx,
+                                );
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Op for Conv {
+    fn name(&self) -> &'static str {
+        "conv"
+    }
+
+    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
+        let input = inputs[0].expect_map("conv")?;
+        if input.channels != self.filter.in_channels {
+            let message = format!("{:?} does not take {} channels", self.filter, input.channels);
+            return Err(mismatch("conv", &message));
+        }
+        let [height, width] = self.output_size(input)?;
+        Ok(Shape::map(self.filter.out_channels, height, width))
+    }
+
+    fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
+        let input = signature.inputs[0].expect_map("conv")?;
+        let output = signature.output.expect_map("conv")?;
+        let naive = self
+            .naive("forward", input, output)
+            .bind("input", Operand::Input(0))
+            .bind("bias", self.filter.bias_constant())
+            .bind("output", Operand::Output)
+            .linear(output.texels(), 64, device);
+        let mut kernels = Vec::new();
+        if self.is_same_3x3()
+            && let Some(tiles) = Tiles::choose(output, input.texels(), device)
+        {
+            let dispatch = tiles.dispatch(
+                input,
+                output,
+                tiles::Matrix {
+                    input: Operand::Input(0),
+                    weights: self.filter.constant(tiles.channels, false, Storage::Texture),
+                    bias: self.filter.bias_constant(),
+                    taps: 9,
+                    relu: self.relu,
+                },
+                device,
+            );
+            kernels.push(Kernel::single("texture", dispatch));
+        }
+        kernels.push(Kernel::single("naive", naive));
+        Ok(kernels)
+    }
+
+    fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
+        let input = shapes[0].layout().expect("a map");
+        let size = self.output_size(input).expect("a valid size");
+        let (weights, bias) =
+            ((self.filter.weights)().expect("weights"), (self.filter.bias)().expect("bias"));
+        let pixels = size[0] * size[1];
+        let mut y: Vec<f64> = bias.iter().flat_map(|b| std::iter::repeat_n(f64::from(*b), pixels)).collect();
+        self.for_each_product(input, size, |to, from, weight| {
+            y[to] += inputs[0][from] * f64::from(weights[weight])
+        });
+        if self.relu {
+            y.iter_mut().for_each(|value| *value = value.max(0.0));
+        }
+        y
+    }
+
+    fn adjoint(&self, _input: usize, shapes: &[Shape]) -> Option<Adjoint> {
+        let input = shapes[0].layout()?;
+        let op = ConvBackward { conv: self.clone(), size: [input.height, input.width] };
+        Adjoint::new(op, &[Source::Output, Source::Upstream])
+    }
+
+    fn flops(&self, signature: &Signature) -> u64 {
+        let [kh, kw] = self.filter.kernel;
+        2 * (signature.output.elements() * self.filter.in_channels * kh * kw) as u64
+    }
+}
+
+impl ConvBackward {
+    fn input(&self) -> Shape {
+        Shape::map(self.conv.filter.in_channels, self.size[0], self.size[1])
+    }
+}
+
+impl Op for ConvBackward {
+    fn name(&self) -> &'static str {
+        "conv_backward"
+    }
+
+    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
+        let expected = self.conv.output(&[self.input()])?;
+        if inputs[1] != expected || inputs[0] != expected {
+            let message = format!("upstream is {}, the forward output is {expected}", inputs[1]);
+            return Err(mismatch("conv_backward", &message));
+        }
+        Ok(self.input())
+    }
+
+    fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
+        let output = signature.inputs[1].expect_map("conv_backward")?;
+        let input = signature.output.expect_map("conv_backward")?;
+        let naive = self
+            .conv
+            .naive("backward", input, output)
+            .bind("activation", Operand::Input(0))
+            .bind("upstream", Operand::Input(1))
+            .bind("output", Operand::Output)
+            .linear(input.texels(), 64, device);
+        let mut kernels = Vec::new();
+        if self.conv.is_same_3x3()
+            && let Some(tiles) = Tiles::choose(input, output.texels(), device)
+        {
+            let masked = self.conv.relu;
+            let matrix = tiles::Matrix {
+                input: if masked { Operand::Scratch(0) } else { Operand::Input(1) },
+                weights: self.conv.filter.constant(tiles.channels, true, Storage::Texture),
+                bias: tiles::no_bias(input.quads()),
+                taps: 9,
+                relu: false,
+            };
+            let mut dispatches = Vec::new();
+            let mut scratch = Vec::new();
+            if masked {
+                let mask = ReluBackward::dispatch(signature.inputs[1], device)
+                    .bind("input", Operand::Input(0))
+                    .bind("upstream", Operand::Input(1))
+                    .bind("output", Operand::Scratch(0));
+                dispatches.push(mask);
+                scratch.push(signature.inputs[1].bytes());
+            }
+            dispatches.push(tiles.dispatch(output, input, matrix, device));
+            kernels.push(Kernel { variant: "texture", dispatches, scratch });
+        }
+        kernels.push(Kernel::single("naive", naive));
+        Ok(kernels)
+    }
+
+    fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
+        let input = self.input().layout().expect("a map");
+        let size = self.conv.output_size(input).expect("a valid size");
+        let weights = (self.conv.filter.weights)().expect("weights");
+        let mut dx = vec![0.0; input.channels * input.pixels()];
+        self.conv.for_each_product(input, size, |to, from, weight| {
+            if !self.conv.relu || inputs[0][to] > 0.0 {
+                dx[from] += inputs[1][to] * f64::from(weights[weight]);
+            }
+        });
+        dx
+    }
+
+    fn flops(&self, signature: &Signature) -> u64 {
+        let [kh, kw] = self.conv.filter.kernel;
+        2 * (signature.inputs[1].elements() * self.conv.filter.in_channels * kh * kw) as u64
+    }
+}
+
+/// f32 sums of up to a few thousand products of normal values: rounding grows with the square root of
+/// their number, 6e-8 * sqrt(5000) = 4e-6 of the result's scale; twice that is allowed.
+const TOLERANCE: f64 = 1e-5;
+
+/// A filter with random weights (He-initialised) from a fixed sequence.
+fn sample(out_channels: usize, in_channels: usize, kernel: [usize; 2]) -> Arc<Filter> {
+    let fan_in = in_channels * kernel[0] * kernel[1];
+    let scale = (2.0 / fan_in as f32).sqrt();
+    // A plain linear congruential sequence: test data only has to be irregular.
+    let values = move |count: usize, seed: u32| -> Vec<f32> {
+        let mut state = seed;
+        let mut next = move || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        (0..count).map(|_| next() * scale * 1.7).collect()
+    };
+    let (weights, biases) = (values(out_channels * fan_in, 7), values(out_channels, 11));
+    Arc::new(Filter {
+        id: format!("sample {out_channels}x{in_channels}x{kernel:?}"),
+        out_channels,
+        in_channels,
+        kernel,
+        weights: Arc::new(move || Ok(weights.clone())),
+        bias: Arc::new(move || Ok(biases.clone())),
+    })
+}
+
+/// Each convolution with the map it is tested on.
+fn samples() -> Vec<(Conv, Shape)> {
+    let same = |outs, ins, relu, height, width| {
+        (Conv::same(sample(outs, ins, [3, 3]), relu), Shape::map(ins, height, width))
+    };
+    let general = |kernel, stride, padding, mode, relu, shape: (usize, usize, usize)| {
+        let conv = Conv { filter: sample(6, shape.0, kernel), stride, padding, mode, relu };
+        (conv, Shape::map(shape.0, shape.1, shape.2))
+    };
+    vec![
+        same(5, 3, false, 1, 1),
+        same(3, 5, true, 7, 5),
+        same(16, 4, true, 13, 2),
+        same(17, 21, false, 3, 29),
+        same(64, 3, true, 23, 19),
+        same(3, 64, false, 19, 31),
+        same(32, 48, true, 17, 37),
+        general([3, 3], [1, 1], [1, 1], Padding::Replicate, true, (3, 5, 7)),
+        general([3, 3], [1, 1], [1, 1], Padding::Replicate, false, (5, 1, 1)),
+        general([1, 1], [1, 1], [0, 0], Padding::Zeros, true, (9, 4, 6)),
+        general([5, 5], [1, 1], [2, 2], Padding::Zeros, false, (4, 6, 11)),
+        general([7, 3], [1, 1], [3, 1], Padding::Replicate, false, (4, 9, 5)),
+        general([11, 11], [4, 4], [2, 2], Padding::Zeros, true, (3, 35, 29)),
+        general([3, 3], [2, 2], [1, 1], Padding::Zeros, false, (4, 8, 7)),
+        general([2, 2], [1, 2], [0, 0], Padding::Zeros, false, (4, 5, 6)),
+        general([3, 3], [1, 1], [0, 0], Padding::Zeros, true, (2, 6, 5)),
+    ]
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    samples().into_iter().map(|(conv, shape)| Case::normal(conv, &[shape], TOLERANCE)).collect()
+}
+
+pub(super) fn backward_cases() -> Vec<Case> {
+    let case = |(conv, shape): (Conv, Shape)| {
+        let layout = shape.layout()?;
+        let output = conv.output(&[shape]).ok()?;
+        let op = ConvBackward { conv, size: [layout.height, layout.width] };
+        Some(Case::drawn(op, &[(output, CaseInput::Rectified), (output, CaseInput::Normal)], TOLERANCE))
+    };
+    samples().into_iter().filter_map(case).collect()
+}

@@ -1,0 +1,19 @@
+//! The kernels: one file per op with its shape rule, kernels, adjoint, reference and test cases; the
+//! shader of the same name is under `shaders/`.
+
+mod add;
+mod case;
+mod conv;
+mod op;
+mod registry;
+mod relu;
+mod shape;
+mod tiles;
+
+pub use add::Add;
+pub use case::{Case, CaseInput};
+pub use conv::{Conv, ConvBackward, Filter, Loader, Padding};
+pub use op::{Adjoint, Constant, Dispatch, Kernel, Op, Operand, Signature, Source, Storage, Value};
+pub use registry::{Entry, REGISTRY};
+pub use relu::{Relu, ReluBackward};
+pub use shape::{MapLayout, Shape, TEXTURE_WIDTH};

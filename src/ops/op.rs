@@ -1,0 +1,242 @@
+//! What an op is: shape rule, kernels, adjoint, and an f64 reference, all in one place.
+
+use super::shape::Shape;
+use crate::error::Result;
+use crate::gpu::Profile;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// A node's function in a graph: from input tensors to one output tensor.
+///
+/// Ops are immutable values; whatever may change between iterations (loss weights, the learning rate)
+/// is an input tensor.
+pub trait Op: Debug + Send + Sync {
+    /// Name of the op, e.g. `conv`. The registry lists each once.
+    fn name(&self) -> &'static str;
+
+    /// Shape of the output.
+    ///
+    /// # Errors
+    /// [`crate::Error::Gpu`] if the inputs have shapes that the op does not take.
+    fn output(&self, inputs: &[Shape]) -> Result<Shape>;
+
+    /// The kernels that can do this on such a device, the preferred first and the naive one always last.
+    ///
+    /// # Errors
+    /// As [`Op::output`].
+    fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>>;
+
+    /// The same in f64 on the CPU, on values in logical order. Written for clarity: it is what kernels
+    /// are tested against. For ops that change inputs in place (see [`Op::mutates`]) this returns the new
+    /// values of the mutated inputs, one after the other, in place of an output.
+    fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64>;
+
+    /// How the gradient flows back to one input, given the shapes of all inputs; `None` if this input gets
+    /// none (targets, weights).
+    fn adjoint(&self, _input: usize, _shapes: &[Shape]) -> Option<Adjoint> {
+        None
+    }
+
+    /// Inputs that the op changes in place. Only persistent tensors may be mutated.
+    fn mutates(&self) -> &'static [usize] {
+        &[]
+    }
+
+    /// Floating-point operations (a multiply-add counts two).
+    fn flops(&self, signature: &Signature) -> u64 {
+        signature.output.elements() as u64
+    }
+}
+
+/// The op that carries an upstream gradient back to an input, and what it reads.
+#[derive(Debug, Clone)]
+pub struct Adjoint {
+    /// Op whose output is the gradient.
+    pub op: Arc<dyn Op>,
+    /// Its inputs in order.
+    pub operands: Vec<Source>,
+}
+
+/// Where an adjoint's input comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// An input of the forward op.
+    Input(usize),
+    /// The forward op's output.
+    Output,
+    /// The gradient with respect to the forward op's output.
+    Upstream,
+}
+
+impl Adjoint {
+    /// An adjoint op with its operands.
+    pub fn new(op: impl Op + 'static, operands: &[Source]) -> Option<Self> {
+        Some(Self { op: Arc::new(op), operands: operands.to_vec() })
+    }
+}
+
+/// Shapes of one use of an op.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signature {
+    /// Shapes of the inputs.
+    pub inputs: Vec<Shape>,
+    /// Shape of the output.
+    pub output: Shape,
+}
+
+impl Signature {
+    /// The signature of an op on these inputs.
+    ///
+    /// # Errors
+    /// As [`Op::output`].
+    pub fn of(op: &dyn Op, inputs: &[Shape]) -> Result<Self> {
+        Ok(Self { inputs: inputs.to_vec(), output: op.output(inputs)? })
+    }
+}
+
+/// One way to compute an op: dispatches in order, and the scratch memory between them.
+#[derive(Debug, Clone)]
+pub struct Kernel {
+    /// Name of the variant: `naive`, `texture`, `buffer`, ...
+    pub variant: &'static str,
+    /// What is run, in order.
+    pub dispatches: Vec<Dispatch>,
+    /// Bytes of each scratch buffer that the dispatches name by [`Operand::Scratch`].
+    pub scratch: Vec<u64>,
+}
+
+impl Kernel {
+    /// A kernel of a single dispatch without scratch memory.
+    pub fn single(variant: &'static str, dispatch: Dispatch) -> Self {
+        Self { variant, dispatches: vec![dispatch], scratch: Vec::new() }
+    }
+}
+
+/// One dispatch of one entry point.
+#[derive(Debug, Clone)]
+pub struct Dispatch {
+    /// Shader file, without folder and ending.
+    pub shader: &'static str,
+    /// Entry point in it.
+    pub entry: &'static str,
+    /// Values of `const` lines that differ from the file's.
+    pub consts: Vec<(&'static str, u32)>,
+    /// What is bound to each variable that the entry point uses, by the variable's name in the shader.
+    pub bindings: Vec<(&'static str, Operand)>,
+    /// Value of each member of the shader's `Params` struct, by name.
+    pub params: Vec<(&'static str, Value)>,
+    /// Number of workgroups along each axis.
+    pub groups: [u32; 3],
+}
+
+impl Dispatch {
+    /// A dispatch of `entry` in `shader`, to be filled by the builder methods.
+    pub fn new(shader: &'static str, entry: &'static str) -> Self {
+        Self {
+            shader,
+            entry,
+            consts: Vec::new(),
+            bindings: Vec::new(),
+            params: Vec::new(),
+            groups: [1, 1, 1],
+        }
+    }
+
+    /// Sets constants.
+    pub fn consts(mut self, consts: &[(&'static str, u32)]) -> Self {
+        self.consts.extend_from_slice(consts);
+        self
+    }
+
+    /// Binds an operand to a variable.
+    pub fn bind(mut self, name: &'static str, operand: Operand) -> Self {
+        self.bindings.push((name, operand));
+        self
+    }
+
+    /// Sets an unsigned parameter. Sizes above `u32::MAX` do not occur: no buffer is that large.
+    pub fn size(mut self, name: &'static str, value: usize) -> Self {
+        self.params.push((name, Value::U32(u32::try_from(value).unwrap_or(u32::MAX))));
+        self
+    }
+
+    /// Sets a float parameter.
+    pub fn float(mut self, name: &'static str, value: f32) -> Self {
+        self.params.push((name, Value::F32(value)));
+        self
+    }
+
+    /// Sets the number of workgroups along each axis.
+    pub fn groups(mut self, groups: [usize; 3]) -> Self {
+        self.groups = groups.map(|count| u32::try_from(count).unwrap_or(u32::MAX));
+        self
+    }
+
+    /// Enough workgroups of `size` invocations for `invocations`, folded into rows where the device
+    /// allows fewer than that along one axis. The shader numbers its groups
+    /// `workgroup_id.y * num_workgroups.x + workgroup_id.x` and checks the end.
+    pub fn linear(self, invocations: usize, size: usize, device: &Profile) -> Self {
+        let count = invocations.div_ceil(size).max(1);
+        let columns = count.min(device.max_groups as usize);
+        self.groups([columns, count.div_ceil(columns), 1])
+    }
+}
+
+/// A scalar parameter.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Value {
+    /// `u32`
+    U32(u32),
+    /// `f32`
+    F32(f32),
+}
+
+/// Memory bound to a shader variable.
+#[derive(Debug, Clone)]
+pub enum Operand {
+    /// The n-th input tensor.
+    Input(usize),
+    /// The output tensor.
+    Output,
+    /// The n-th scratch buffer of the kernel.
+    Scratch(usize),
+    /// Weights and other data that never change.
+    Constant(Constant),
+    /// One of the above, copied into a linear texture (see [`super::TEXTURE_WIDTH`]) before the dispatch.
+    Staged(Box<Operand>),
+}
+
+impl Operand {
+    /// The operand, read through a texture.
+    pub fn staged(self) -> Self {
+        Self::Staged(Box::new(self))
+    }
+}
+
+/// Where a constant lives on the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Storage {
+    /// A storage buffer.
+    Buffer,
+    /// A linear texture of `vec4<f32>`.
+    Texture,
+}
+
+/// Data that never changes while the device is open, e.g. packed weights. Uploaded once per key.
+#[derive(Clone)]
+pub struct Constant {
+    /// Identity: the same key means the same bytes. Holds the source's id and the packing's name.
+    pub key: String,
+    /// Buffer or texture.
+    pub storage: Storage,
+    /// Its size in bytes, known before it is made.
+    pub bytes: u64,
+    /// Makes the bytes.
+    pub make: Arc<dyn Fn() -> Result<Vec<u8>> + Send + Sync>,
+}
+
+impl Debug for Constant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Constant({}, {:?}, {} bytes)", self.key, self.storage, self.bytes)
+    }
+}

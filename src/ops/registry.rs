@@ -1,0 +1,21 @@
+//! The list of all ops. Tests, benches and the kernel commands iterate over it.
+
+use super::Case;
+
+/// One op of the registry.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    /// Its name, as [`super::Op::name`] gives it.
+    pub name: &'static str,
+    /// Its test cases: odd, tiny and prime shapes, and each branch of its kernels.
+    pub cases: fn() -> Vec<Case>,
+}
+
+/// All ops.
+pub const REGISTRY: &[Entry] = &[
+    Entry { name: "add", cases: super::add::cases },
+    Entry { name: "conv", cases: super::conv::cases },
+    Entry { name: "conv_backward", cases: super::conv::backward_cases },
+    Entry { name: "relu", cases: super::relu::cases },
+    Entry { name: "relu_backward", cases: super::relu::backward_cases },
+];

@@ -1,0 +1,91 @@
+//! Rectifier: `y = max(x, 0)`, elementwise on any shape.
+
+use super::{Adjoint, Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature, Source};
+use crate::error::Result;
+use crate::gpu::Profile;
+
+/// Invocations per workgroup; matches the shader.
+const GROUP: usize = 64;
+
+/// `y = max(x, 0)`.
+#[derive(Debug, Clone, Copy)]
+pub struct Relu;
+
+/// `dx = dy where y > 0, else 0`; inputs: y (the forward output), dy. Like PyTorch, 0 at `x = 0`.
+#[derive(Debug, Clone, Copy)]
+pub struct ReluBackward;
+
+fn elementwise(dispatch: Dispatch, shape: Shape, device: &Profile) -> Dispatch {
+    let quads = shape.stored() / 4;
+    dispatch.size("count", quads).linear(quads, GROUP, device)
+}
+
+impl Op for Relu {
+    fn name(&self) -> &'static str {
+        "relu"
+    }
+
+    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
+        Ok(inputs[0])
+    }
+
+    fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
+        let dispatch =
+            Dispatch::new("relu", "forward").bind("input", Operand::Input(0)).bind("output", Operand::Output);
+        Ok(vec![Kernel::single("naive", elementwise(dispatch, signature.output, device))])
+    }
+
+    fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
+        inputs[0].iter().map(|x| x.max(0.0)).collect()
+    }
+
+    fn adjoint(&self, _input: usize, _shapes: &[Shape]) -> Option<Adjoint> {
+        Adjoint::new(ReluBackward, &[Source::Output, Source::Upstream])
+    }
+}
+
+impl ReluBackward {
+    /// The mask as a step of other kernels; `input` (y), `upstream` and `output` are to be bound.
+    pub(super) fn dispatch(shape: Shape, device: &Profile) -> Dispatch {
+        elementwise(Dispatch::new("relu", "backward"), shape, device)
+    }
+}
+
+impl Op for ReluBackward {
+    fn name(&self) -> &'static str {
+        "relu_backward"
+    }
+
+    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
+        Ok(inputs[1])
+    }
+
+    fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
+        let dispatch = Self::dispatch(signature.output, device)
+            .bind("input", Operand::Input(0))
+            .bind("upstream", Operand::Input(1))
+            .bind("output", Operand::Output);
+        Ok(vec![Kernel::single("naive", dispatch)])
+    }
+
+    fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
+        inputs[0].iter().zip(inputs[1]).map(|(y, dy)| if *y > 0.0 { *dy } else { 0.0 }).collect()
+    }
+}
+
+/// Exact: no arithmetic is done.
+const TOLERANCE: f64 = 0.0;
+
+pub(super) fn cases() -> Vec<Case> {
+    [Shape::map(3, 1, 1), Shape::map(5, 7, 3), Shape::Vector(13), Shape::map(8, 130, 67)]
+        .map(|shape| Case::normal(Relu, &[shape], TOLERANCE))
+        .into()
+}
+
+pub(super) fn backward_cases() -> Vec<Case> {
+    [Shape::map(3, 1, 1), Shape::map(5, 7, 3), Shape::Vector(13)]
+        .map(|shape| {
+            Case::drawn(ReluBackward, &[(shape, CaseInput::Rectified), (shape, CaseInput::Normal)], TOLERANCE)
+        })
+        .into()
+}

@@ -1,0 +1,232 @@
+//! Shapes of tensors and how they lie in device memory.
+//!
+//! | shape | logical order | in memory |
+//! | --- | --- | --- |
+//! | [`Shape::Map`] | channel, row, column | *bordered quads*, see below |
+//! | [`Shape::Vector`] | index | f32 each, padded with zeros to a multiple of 4 |
+//! | [`Shape::Matrix`] | row, column | row by row, each row padded with zeros to a multiple of 4 |
+//!
+//! **Bordered quads.** Four channels share a `vec4<f32>`. A quad's plane has `height + 1` rows of
+//! `width + 1` texels; its first row and the first column of each row are zero, and one more zero row and
+//! texel follow the last plane. So every pixel has a zero on all eight sides, and a 3x3 neighbour is a
+//! constant distance away: `n + dy * pitch + dx`. No kernel checks borders, and the whole map is one
+//! linear run of texels that copies into a texture as it is. Kernels write the *whole* run, zeros
+//! included: buffers are reused, so nothing else keeps the borders zero.
+
+use crate::error::{Error, Result};
+
+/// Shape of a tensor; sizes are logical, without padding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Shape {
+    /// Feature map or picture.
+    Map {
+        /// Number of channels.
+        channels: usize,
+        /// Rows.
+        height: usize,
+        /// Columns.
+        width: usize,
+    },
+    /// Activations of a fully connected layer, or a list of numbers.
+    Vector(usize),
+    /// Gram matrix or the like.
+    Matrix {
+        /// Rows.
+        rows: usize,
+        /// Columns.
+        columns: usize,
+    },
+}
+
+/// Texels of one row of a linear texture; texel `i` of a run is at column `i % 8192`, row `i / 8192`.
+pub const TEXTURE_WIDTH: u32 = 8192;
+
+impl Shape {
+    /// A map of these sizes.
+    pub fn map(channels: usize, height: usize, width: usize) -> Self {
+        Self::Map { channels, height, width }
+    }
+
+    /// Number of logical elements.
+    pub fn elements(&self) -> usize {
+        match *self {
+            Self::Map { channels, height, width } => channels * height * width,
+            Self::Vector(length) => length,
+            Self::Matrix { rows, columns } => rows * columns,
+        }
+    }
+
+    /// Number of f32 in memory, padding included; always a multiple of 4.
+    pub fn stored(&self) -> usize {
+        match *self {
+            Self::Map { .. } => self.layout().map_or(0, |layout| layout.texels() * 4),
+            Self::Vector(length) => length.next_multiple_of(4).max(4),
+            Self::Matrix { rows, columns } => (rows * columns.next_multiple_of(4)).max(4),
+        }
+    }
+
+    /// Bytes in memory.
+    pub fn bytes(&self) -> u64 {
+        self.stored() as u64 * 4
+    }
+
+    /// Memory layout if this is a map.
+    pub fn layout(&self) -> Option<MapLayout> {
+        match *self {
+            Self::Map { channels, height, width } => Some(MapLayout { channels, height, width }),
+            _ => None,
+        }
+    }
+
+    /// Memory layout of a map.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] if this is not a map, which is a fault of the caller; `op` names it.
+    pub fn expect_map(&self, op: &str) -> Result<MapLayout> {
+        self.layout().ok_or_else(|| mismatch(op, &format!("wants a feature map, got {self}")))
+    }
+
+    /// Length of a vector.
+    ///
+    /// # Errors
+    /// As [`Shape::expect_map`].
+    pub fn expect_vector(&self, op: &str) -> Result<usize> {
+        match *self {
+            Self::Vector(length) => Ok(length),
+            _ => Err(mismatch(op, &format!("wants a vector, got {self}"))),
+        }
+    }
+
+    /// From logical order to memory order.
+    pub fn pack(&self, values: &[f32]) -> Vec<f32> {
+        let mut stored = vec![0.0; self.stored()];
+        for (value, position) in values.iter().zip(self.positions()) {
+            stored[position] = *value;
+        }
+        stored
+    }
+
+    /// From memory order to logical order.
+    pub fn unpack(&self, stored: &[f32]) -> Vec<f32> {
+        self.positions().map(|position| stored[position]).collect()
+    }
+
+    /// Position in memory, in f32, of each logical element in order.
+    pub fn positions(&self) -> Box<dyn Iterator<Item = usize>> {
+        match *self {
+            Self::Map { channels, height, width } => {
+                let layout = MapLayout { channels, height, width };
+                Box::new((0..channels).flat_map(move |c| {
+                    (0..height)
+                        .flat_map(move |y| (0..width).map(move |x| layout.texel(c / 4, y, x) * 4 + c % 4))
+                }))
+            }
+            Self::Vector(length) => Box::new(0..length),
+            Self::Matrix { rows, columns } => {
+                let stride = columns.next_multiple_of(4);
+                Box::new((0..rows).flat_map(move |r| (0..columns).map(move |c| r * stride + c)))
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Map { channels, height, width } => write!(f, "{channels}x{height}x{width}"),
+            Self::Vector(length) => write!(f, "{length}"),
+            Self::Matrix { rows, columns } => write!(f, "[{rows}, {columns}]"),
+        }
+    }
+}
+
+/// An [`Error::Gpu`] that says that an op was given the wrong shapes.
+pub(crate) fn mismatch(op: &str, message: &str) -> Error {
+    Error::Gpu { what: format!("building the graph: {op}"), message: message.to_owned() }
+}
+
+/// Sizes of a map in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MapLayout {
+    /// Number of channels.
+    pub channels: usize,
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+}
+
+impl MapLayout {
+    /// Number of groups of four channels.
+    pub fn quads(&self) -> usize {
+        self.channels.div_ceil(4)
+    }
+
+    /// Texels from one row to the next.
+    pub fn pitch(&self) -> usize {
+        self.width + 1
+    }
+
+    /// Texels from one quad's plane to the next.
+    pub fn plane(&self) -> usize {
+        (self.height + 1) * self.pitch()
+    }
+
+    /// Texels of the whole run, closing border included.
+    pub fn texels(&self) -> usize {
+        self.quads() * self.plane() + self.pitch() + 1
+    }
+
+    /// Texel of a pixel.
+    pub fn texel(&self, quad: usize, y: usize, x: usize) -> usize {
+        quad * self.plane() + (y + 1) * self.pitch() + x + 1
+    }
+
+    /// Pixels of one channel.
+    pub fn pixels(&self) -> usize {
+        self.height * self.width
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packing_keeps_every_element_and_zeros_between() {
+        for shape in [
+            Shape::map(5, 3, 7),
+            Shape::map(1, 1, 1),
+            Shape::Vector(7),
+            Shape::Matrix { rows: 3, columns: 5 },
+        ] {
+            let values: Vec<f32> = (1..=shape.elements()).map(|v| v as f32).collect();
+            let stored = shape.pack(&values);
+            assert_eq!(stored.len() * 4, shape.bytes() as usize);
+            assert_eq!(stored.iter().filter(|v| **v != 0.0).count(), values.len());
+            assert_eq!(shape.unpack(&stored), values);
+        }
+    }
+
+    #[test]
+    fn every_neighbour_of_every_pixel_is_inside_and_right() {
+        let layout = MapLayout { channels: 8, height: 3, width: 2 };
+        let shape = Shape::map(8, 3, 2);
+        let stored = shape.pack(&vec![1.0; shape.elements()]);
+        for quad in 0..2 {
+            for y in 0..3isize {
+                for x in 0..2isize {
+                    for dy in -1..=1 {
+                        for dx in -1..=1 {
+                            let texel = layout.texel(quad, y as usize, x as usize) as isize
+                                + dy * layout.pitch() as isize
+                                + dx;
+                            let inside = (0..3).contains(&(y + dy)) && (0..2).contains(&(x + dx));
+                            assert_eq!(stored[texel as usize * 4], f32::from(u8::from(inside)));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The texture family's matrix product (`shaders/conv_tiles.wgsl`): where it runs and how it is called.
+//! Convolutions and the Gram matrix's adjoint use it.
+
+use super::shape::MapLayout;
+use super::{Constant, Dispatch, Operand, Storage, TEXTURE_WIDTH};
+use crate::gpu::{Family, Profile};
+use std::sync::Arc;
+
+/// Runs of positions per invocation; as in the shader.
+const VECTORS: usize = 8;
+/// Invocations per workgroup.
+const GROUP: usize = 32;
+
+/// A choice of tile sizes for one device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tiles {
+    lanes: usize,
+    /// Output channels per invocation: the block size in which weights are packed.
+    pub channels: usize,
+}
+
+/// The operands of a product.
+pub(super) struct Matrix {
+    /// The map.
+    pub input: Operand,
+    /// Weights in blocks of [`Tiles::channels`].
+    pub weights: Operand,
+    /// One value per output channel.
+    pub bias: Operand,
+    /// 9 or 1.
+    pub taps: u32,
+    /// Rectify the result.
+    pub relu: bool,
+}
+
+impl Tiles {
+    /// The tiles for an output map, if this device prefers the texture family, has one known subgroup
+    /// size that the tiles fit, and textures large enough for the input.
+    pub fn choose(output: MapLayout, input_texels: usize, device: &Profile) -> Option<Self> {
+        let lanes = device.lanes? as usize;
+        let fits = lanes.is_power_of_two() && (4..=GROUP).contains(&lanes);
+        let rows = input_texels.div_ceil(TEXTURE_WIDTH as usize);
+        let large = TEXTURE_WIDTH <= device.max_texture_side && rows <= device.max_texture_side as usize;
+        let channels = if output.channels <= 4 { 4 } else { 16 };
+        (device.prefers(Family::Texture) && fits && large).then_some(Self { lanes, channels })
+    }
+
+    /// The dispatch of `output = matrix * input` (or 3x3 convolution), everything bound.
+    pub fn dispatch(self, input: MapLayout, output: MapLayout, matrix: Matrix, device: &Profile) -> Dispatch {
+        let Self { lanes, channels } = self;
+        let positions = output.plane() + output.pitch() + 1;
+        let mut dispatch = Dispatch::new("conv_tiles", "forward")
+            .consts(&[
+                ("LANES", lanes as u32),
+                ("CHANNELS", channels as u32),
+                ("WEIGHT_VECTORS", channels.div_ceil(lanes) as u32),
+                ("TAPS", matrix.taps),
+                ("RELU", u32::from(matrix.relu)),
+            ])
+            .bind("input", matrix.input.staged())
+            .bind("weights", matrix.weights)
+            .bind("bias", matrix.bias)
+            .bind("output", Operand::Output)
+            .size("in_quads", input.quads())
+            .size("out_quads", output.quads())
+            .size("pitch", output.pitch())
+            .size("plane", output.plane())
+            .linear(positions, VECTORS * GROUP, device);
+        dispatch.groups[2] = output.channels.div_ceil(channels) as u32;
+        dispatch
+    }
+}
+
+/// A bias of zeros for so many quads.
+pub(super) fn no_bias(quads: usize) -> Operand {
+    Operand::Constant(Constant {
+        key: format!("{quads} zero quads"),
+        storage: Storage::Buffer,
+        bytes: quads as u64 * 16,
+        make: Arc::new(move || Ok(vec![0; quads * 16])),
+    })
+}

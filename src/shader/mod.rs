@@ -1,0 +1,15 @@
+//! Shader sources and what is derived from them: variants, unrolled text, reflected bindings.
+//!
+//! A file under `shaders/` is complete, valid WGSL. A variant is data: other values for whole
+//! `const NAME: u32 = value;` lines. Loops that follow an `// unroll` comment are written out before
+//! the driver sees them, because drivers keep an array that a loop variable indexes in memory.
+
+mod reflect;
+mod source;
+mod unroll;
+mod variant;
+
+pub use reflect::{Interface, Member, Resource, ResourceKind, ScalarKind};
+pub use source::{SOURCES, source};
+pub use unroll::unroll;
+pub use variant::{Shader, set_const};

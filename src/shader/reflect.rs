@@ -1,0 +1,171 @@
+//! What a shader binds and takes, read from its own text by naga: nobody types a binding twice.
+
+use crate::error::{Error, Result};
+use std::num::NonZeroU64;
+
+/// How a resource is bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResourceKind {
+    /// `var<storage, read>` or `var<storage, read_write>`.
+    Storage {
+        /// True for `read`.
+        read_only: bool,
+    },
+    /// `var<uniform>`: the parameter struct.
+    Uniform {
+        /// Its size in bytes.
+        size: u32,
+    },
+    /// `texture_storage_2d<rgba32float, read>`.
+    Texture,
+}
+
+/// One bound resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resource {
+    /// Name of the variable.
+    pub name: String,
+    /// Its binding number in group 0.
+    pub binding: u32,
+    /// What it is.
+    pub kind: ResourceKind,
+}
+
+/// Type of a parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScalarKind {
+    /// `u32`
+    U32,
+    /// `i32`
+    I32,
+    /// `f32`
+    F32,
+}
+
+/// One member of the parameter struct.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its name.
+    pub name: String,
+    /// Byte offset.
+    pub offset: u32,
+    /// Its type.
+    pub kind: ScalarKind,
+}
+
+/// Everything outside code needs to know to call a shader.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Interface {
+    /// All bound resources of group 0.
+    pub resources: Vec<Resource>,
+    /// Members of the uniform parameter struct, if there is one.
+    pub params: Vec<Member>,
+    /// Entry points with their workgroup sizes.
+    pub entries: Vec<(String, [u32; 3])>,
+    /// For each entry point the names of the resources that it uses.
+    pub uses: Vec<Vec<String>>,
+    /// Bytes of workgroup memory of all variables together.
+    pub workgroup_bytes: u32,
+}
+
+impl Interface {
+    /// Reads the interface of a WGSL text.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] with naga's message if the text is not valid, or binds what kernels here don't use.
+    pub fn reflect(name: &str, text: &str) -> Result<Self> {
+        let refuse = |message: String| Error::Gpu { what: format!("shader {name}"), message };
+        let module =
+            naga::front::wgsl::parse_str(text).map_err(|error| refuse(error.emit_to_string(text)))?;
+        let capabilities = naga::valid::Capabilities::SUBGROUP;
+        let info = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities)
+            .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+            .subgroup_operations(naga::valid::SubgroupOperationSet::all())
+            .validate(&module)
+            .map_err(|error| refuse(error.emit_to_string(text)))?;
+        let mut found = Self::default();
+        for (_, variable) in module.global_variables.iter() {
+            let inner = &module.types[variable.ty].inner;
+            if variable.space == naga::AddressSpace::WorkGroup {
+                found.workgroup_bytes += inner.size(module.to_ctx());
+                continue;
+            }
+            let (Some(binding), Some(label)) = (&variable.binding, &variable.name) else { continue };
+            let kind = match (variable.space, inner) {
+                (naga::AddressSpace::Storage { access }, _) => {
+                    ResourceKind::Storage { read_only: !access.contains(naga::StorageAccess::STORE) }
+                }
+                (naga::AddressSpace::Uniform, naga::TypeInner::Struct { members, span }) => {
+                    for member in members {
+                        found.params.push(scalar_member(&module, member).map_err(refuse)?);
+                    }
+                    ResourceKind::Uniform { size: *span }
+                }
+                (naga::AddressSpace::Handle, naga::TypeInner::Image { .. }) => ResourceKind::Texture,
+                (space, _) => return Err(refuse(format!("`{label}` in {space:?} is not supported"))),
+            };
+            found.resources.push(Resource { name: label.clone(), binding: binding.binding, kind });
+        }
+        for (index, entry) in module.entry_points.iter().enumerate() {
+            found.entries.push((entry.name.clone(), entry.workgroup_size));
+            let usage = info.get_entry_point(index);
+            let used = module
+                .global_variables
+                .iter()
+                .filter(|(handle, variable)| variable.binding.is_some() && !usage[*handle].is_empty());
+            found.uses.push(used.filter_map(|(_, variable)| variable.name.clone()).collect());
+        }
+        Ok(found)
+    }
+
+    /// The resources that one entry point uses, and its workgroup size.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] if there is no such entry point.
+    pub fn entry(&self, entry: &str) -> Result<(Vec<&Resource>, [u32; 3])> {
+        let index = self.entries.iter().position(|(name, _)| name == entry).ok_or_else(|| Error::Gpu {
+            what: format!("entry point {entry}"),
+            message: "the shader has no such entry point".to_owned(),
+        })?;
+        let used = &self.uses[index];
+        let resources = self.resources.iter().filter(|resource| used.contains(&resource.name)).collect();
+        Ok((resources, self.entries[index].1))
+    }
+}
+
+impl Resource {
+    /// The bind group layout entry of this resource.
+    pub fn layout_entry(&self) -> wgpu::BindGroupLayoutEntry {
+        let buffer = |ty, size| wgpu::BindingType::Buffer {
+            ty,
+            has_dynamic_offset: false,
+            min_binding_size: NonZeroU64::new(size),
+        };
+        let ty = match self.kind {
+            ResourceKind::Storage { read_only } => buffer(wgpu::BufferBindingType::Storage { read_only }, 0),
+            ResourceKind::Uniform { size } => buffer(wgpu::BufferBindingType::Uniform, u64::from(size)),
+            ResourceKind::Texture => wgpu::BindingType::StorageTexture {
+                access: wgpu::StorageTextureAccess::ReadOnly,
+                format: wgpu::TextureFormat::Rgba32Float,
+                view_dimension: wgpu::TextureViewDimension::D2,
+            },
+        };
+        wgpu::BindGroupLayoutEntry {
+            binding: self.binding,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty,
+            count: None,
+        }
+    }
+}
+
+fn scalar_member(module: &naga::Module, member: &naga::StructMember) -> Result<Member, String> {
+    let name = member.name.clone().unwrap_or_default();
+    let kind = match module.types[member.ty].inner {
+        naga::TypeInner::Scalar(naga::Scalar::U32) => ScalarKind::U32,
+        naga::TypeInner::Scalar(naga::Scalar::I32) => ScalarKind::I32,
+        naga::TypeInner::Scalar(naga::Scalar::F32) => ScalarKind::F32,
+        _ => return Err(format!("parameter `{name}` is not a u32, i32 or f32")),
+    };
+    Ok(Member { name, offset: member.offset, kind })
+}

@@ -1,0 +1,190 @@
+//! Writes marked loops out.
+//!
+//! A loop is marked by a line `// unroll` directly above it and has the form
+//! `for (var i = 0u; i < LIMIT; i++) {`, where `LIMIT` is a number or the name of a
+//! `const LIMIT: u32 = n;` of the file. Its body is repeated with `i` replaced by `0u`, `1u`, ...;
+//! marked loops inside it follow. The marked file and its unrolled form mean the same.
+
+use std::collections::HashMap;
+
+/// The text with every marked loop written out.
+///
+/// # Errors
+/// A message naming the line whose loop has another form, or whose braces do not match.
+pub fn unroll(text: &str) -> Result<String, String> {
+    let consts = constants(text);
+    expand(text, &consts)
+}
+
+fn constants(text: &str) -> HashMap<String, u32> {
+    let mut consts: HashMap<String, u32> = HashMap::new();
+    for line in text.lines() {
+        let Some((name, value)) = line
+            .strip_prefix("const ")
+            .and_then(|rest| rest.split_once(": u32 = "))
+            .and_then(|(name, rest)| {
+                let (value, _) = rest.split_once(';')?;
+                Some((name, value))
+            })
+        else {
+            continue;
+        };
+        if let Some(value) = evaluate(value, &consts) {
+            consts.insert(name.to_owned(), value);
+        }
+    }
+    consts
+}
+
+/// A number, a known name, or a product or quotient of the two.
+fn evaluate(expression: &str, consts: &HashMap<String, u32>) -> Option<u32> {
+    let expression = expression.trim();
+    for (symbol, apply) in
+        [('*', u32::checked_mul as fn(u32, u32) -> Option<u32>), ('/', u32::checked_div as _)]
+    {
+        if let Some((left, right)) = expression.rsplit_once(symbol) {
+            return apply(evaluate(left, consts)?, evaluate(right, consts)?);
+        }
+    }
+    let digits = expression.strip_suffix('u').unwrap_or(expression);
+    digits.parse().ok().or_else(|| consts.get(expression).copied())
+}
+
+fn expand(text: &str, consts: &HashMap<String, u32>) -> Result<String, String> {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(marker) = find_marker(rest) {
+        let (before, from_marker) = rest.split_at(marker);
+        out.push_str(before);
+        let after_marker = from_marker.split_once('\n').map_or("", |(_, tail)| tail);
+        let (header, after_header) = after_marker
+            .split_once('{')
+            .ok_or_else(|| format!("no loop after `// unroll` at: {}", first_line(after_marker)))?;
+        let (name, limit) = parse_header(header, consts)
+            .ok_or_else(|| format!("this loop can't be unrolled: {}", header.trim()))?;
+        let end =
+            closing_brace(after_header).ok_or_else(|| format!("no closing brace for: {}", header.trim()))?;
+        let (body, tail) = after_header.split_at(end);
+        for step in 0..limit {
+            out.push('{');
+            out.push_str(&expand(&replace_name(body, &name, step), consts)?);
+            out.push_str("}\n");
+        }
+        rest = tail.get(1..).unwrap_or("");
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or("").trim()
+}
+
+/// Byte position of the next line that is just `// unroll`.
+fn find_marker(text: &str) -> Option<usize> {
+    let mut position = 0;
+    for line in text.split_inclusive('\n') {
+        if line.trim() == "// unroll" {
+            return Some(position);
+        }
+        position += line.len();
+    }
+    None
+}
+
+/// `for (var i = 0u; i < LIMIT; i++)` as its name and limit.
+fn parse_header(header: &str, consts: &HashMap<String, u32>) -> Option<(String, u32)> {
+    let inner = header.trim().strip_prefix("for")?.trim().strip_prefix('(')?.strip_suffix(')')?;
+    let mut parts = inner.split(';').map(str::trim);
+    let (name, start) = parts.next()?.strip_prefix("var ")?.split_once('=')?;
+    let (left, limit) = parts.next()?.split_once('<')?;
+    let step = parts.next()?;
+    let name = name.trim();
+    let plain =
+        start.trim() == "0u" && left.trim() == name && step == format!("{name}++") && parts.next().is_none();
+    plain.then_some(())?;
+    Some((name.to_owned(), evaluate(limit, consts)?))
+}
+
+fn closing_brace(text: &str) -> Option<usize> {
+    let mut depth = 0usize;
+    let mut in_comment = false;
+    let bytes = text.as_bytes();
+    for (position, byte) in bytes.iter().enumerate() {
+        match byte {
+            b'\n' => in_comment = false,
+            b'/' if bytes.get(position + 1) == Some(&b'/') => in_comment = true,
+            b'{' if !in_comment => depth += 1,
+            b'}' if !in_comment && depth == 0 => return Some(position),
+            b'}' if !in_comment => depth -= 1,
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Replaces the identifier `name` by a literal, leaving longer identifiers and members alone.
+fn replace_name(body: &str, name: &str, value: u32) -> String {
+    let mut out = String::with_capacity(body.len());
+    let mut word = String::new();
+    let mut before_word = ' ';
+    let mut previous = ' ';
+    for character in body.chars().chain(['\0']) {
+        if character.is_alphanumeric() || character == '_' {
+            if word.is_empty() {
+                before_word = previous;
+            }
+            word.push(character);
+        } else {
+            if word == name && before_word != '.' {
+                out.push_str(&format!("{value}u"));
+            } else {
+                out.push_str(&word);
+            }
+            word.clear();
+            if character != '\0' {
+                out.push(character);
+            }
+        }
+        previous = character;
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn squeeze(text: &str) -> String {
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn nested_loops_are_written_out() {
+        let text = "const N: u32 = 2u;\nconst M: u32 = N * 4u / 8u;\nfn f() {\n// unroll\nfor (var i = 0u; i < N; i++) {\n a[i] = b.i + ii;\n // unroll\n for (var j = 0u; j < M; j++) { c[i*2u+j] = 1; }\n}\n}\n";
+        let flat = squeeze(&unroll(text).unwrap());
+        assert!(flat.contains("{ a[0u] = b.i + ii; { c[0u*2u+0u] = 1; } }"), "{flat}");
+        assert!(flat.contains("{ a[1u] = b.i + ii; { c[1u*2u+0u] = 1; } }"), "{flat}");
+        assert!(!flat.contains("for"), "{flat}");
+    }
+
+    #[test]
+    fn text_without_markers_stays_as_it_is() {
+        let text = "fn f() { for (var i = 0u; i < 4u; i++) { } }\n";
+        assert_eq!(unroll(text).unwrap(), text);
+    }
+
+    #[test]
+    fn braces_in_comments_do_not_count() {
+        let text = "// unroll\nfor (var i = 0u; i < 1u; i++) {\n // }\n x();\n}\ny();\n";
+        assert_eq!(squeeze(&unroll(text).unwrap()), "{ // } x(); } y();");
+    }
+
+    #[test]
+    fn other_loops_are_refused_when_marked() {
+        for header in ["for (var i = 1u; i < 4u; i++)", "for (var i = 0u; i < n; i++)", "while (true)"] {
+            assert!(unroll(&format!("// unroll\n{header} {{ }}\n")).is_err(), "{header}");
+        }
+        assert!(unroll("// unroll\nfor (var i = 0u; i < 4u; i++) { {\n").is_err());
+    }
+}

@@ -1,0 +1,95 @@
+//! From a file and its constants to the final source.
+
+use super::reflect::Interface;
+use super::{source, unroll};
+use crate::error::{Error, Result};
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+/// A final shader: the text that the driver gets, and what it binds.
+#[derive(Debug)]
+pub struct Shader {
+    /// Final WGSL.
+    pub source: Arc<str>,
+    /// Bindings, parameters and entry points, reflected from that text.
+    pub interface: Interface,
+}
+
+type Key = (&'static str, Vec<(&'static str, u32)>);
+static FINAL: LazyLock<Mutex<HashMap<Key, Arc<Shader>>>> = LazyLock::new(Mutex::default);
+
+impl Shader {
+    /// The shader `name` with these constants, unrolled and reflected. Each is made once a process.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] if the file, a constant, or the resulting text is not valid.
+    pub fn load(name: &'static str, consts: &[(&'static str, u32)]) -> Result<Arc<Self>> {
+        let key = (name, consts.to_vec());
+        if let Some(shader) = FINAL.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Ok(shader.clone());
+        }
+        let shader = Arc::new(Self::build(name, source(name)?, consts)?);
+        FINAL.lock().unwrap_or_else(PoisonError::into_inner).insert(key, shader.clone());
+        Ok(shader)
+    }
+
+    /// As [`Shader::load`], from any text.
+    ///
+    /// # Errors
+    /// As [`Shader::load`].
+    pub fn build(name: &str, text: &str, consts: &[(&str, u32)]) -> Result<Self> {
+        let mut text = text.to_owned();
+        for (constant, value) in consts {
+            text = set_const(name, &text, constant, *value)?;
+        }
+        let text = unroll(&text)
+            .map_err(|message| Error::Gpu { what: format!("unrolling shader {name}"), message })?;
+        let interface = Interface::reflect(name, &text)?;
+        Ok(Self { source: text.into(), interface })
+    }
+}
+
+/// Rewrites the one line `const NAME: u32 = value;`.
+///
+/// # Errors
+/// [`Error::Gpu`] unless there is exactly one such line.
+pub fn set_const(shader: &str, text: &str, name: &str, value: u32) -> Result<String> {
+    let start = format!("const {name}: u32 = ");
+    let mut hits = 0;
+    let lines: Vec<String> = text
+        .lines()
+        .map(|line| match line.strip_prefix(&start).and_then(|rest| rest.split_once(';')) {
+            Some((_, tail)) => {
+                hits += 1;
+                format!("{start}{value}u;{tail}")
+            }
+            None => line.to_owned(),
+        })
+        .collect();
+    if hits == 1 {
+        return Ok(lines.join("\n") + "\n");
+    }
+    Err(Error::Gpu {
+        what: format!("shader {shader}"),
+        message: format!("{hits} lines `{start}...;` found, exactly one was expected"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "const A: u32 = 1u; // first\nconst AB: u32 = 2u;\nfn f() {}\n";
+
+    #[test]
+    fn a_const_line_is_rewritten_whole() {
+        let text = set_const("t", TEXT, "A", 7).unwrap();
+        assert_eq!(text, "const A: u32 = 7u; // first\nconst AB: u32 = 2u;\nfn f() {}\n");
+    }
+
+    #[test]
+    fn a_missing_or_doubled_const_is_refused() {
+        assert!(set_const("t", TEXT, "C", 7).is_err());
+        assert!(set_const("t", &format!("{TEXT}{TEXT}"), "A", 7).is_err());
+    }
+}
