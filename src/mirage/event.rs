@@ -1,0 +1,90 @@
+//! What a session tells its listeners: terminal, files, and whatever else wants to follow.
+
+use super::request::FactorKind;
+use crate::graph::MemoryUse;
+use crate::image_io::Picture;
+
+/// Something happened.
+#[derive(Debug, Clone)]
+pub enum Event<'a> {
+    /// All is prepared; the first iteration follows.
+    Started(&'a Started),
+    /// Raw weights were set from the shares of a balance: factor, weight, measured gradient norm (mean
+    /// absolute gradient at weight 1).
+    Balanced {
+        /// After this many iterations.
+        iteration: u32,
+        /// Factor, raw weight, mean absolute gradient per unit of weight.
+        weights: &'a [(FactorKind, f32, f32)],
+    },
+    /// An iteration was submitted; comes for every one, costs nothing.
+    Progress {
+        /// Iterations submitted so far.
+        iteration: u32,
+        /// Seconds since the first began.
+        seconds: f64,
+    },
+    /// Losses, shares and classes were measured.
+    Report(&'a Report),
+    /// A snapshot that was asked for.
+    Snapshot {
+        /// The picture after this many iterations.
+        iteration: u32,
+        /// The picture.
+        picture: &'a Picture,
+    },
+}
+
+/// What a run starts with.
+#[derive(Debug, Clone)]
+pub struct Started {
+    /// Adapter, backend and driver.
+    pub device: String,
+    /// Device memory of the run.
+    pub memory: MemoryUse,
+    /// Output height and width.
+    pub size: [usize; 2],
+    /// Seconds from the session's creation to here: targets captured, kernels compiled.
+    pub prepared_in: f64,
+    /// Top classes of the photo: class index and probability; empty without fc layers.
+    pub photo_classes: Vec<(usize, f32)>,
+    /// Notes for the user, e.g. what can't move yet.
+    pub notes: Vec<String>,
+    /// Label and chosen kernel variant of each node of the objective.
+    pub variants: Vec<(String, &'static str)>,
+}
+
+/// One weighted loss.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TermLoss {
+    /// Its factor.
+    pub factor: FactorKind,
+    /// Its layer; `picture` for the total variation.
+    pub layer: String,
+    /// Weighted loss.
+    pub loss: f64,
+}
+
+/// State of the run after some iterations.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Iterations done: 0 is the start picture.
+    pub iteration: u32,
+    /// Seconds since the first iteration began.
+    pub seconds: f64,
+    /// Sum of all weighted losses.
+    pub total: f64,
+    /// Each weighted loss.
+    pub terms: Vec<TermLoss>,
+    /// Each active factor's share of the sum of mean absolute gradients, in [0, 1].
+    pub gradient_shares: Vec<(FactorKind, f32)>,
+    /// Top classes of the picture: class index and probability; empty without fc layers.
+    pub classes: Vec<(usize, f32)>,
+}
+
+impl Report {
+    /// Sum of the weighted losses of one factor.
+    pub fn factor_loss(&self, kind: FactorKind) -> f64 {
+        self.terms.iter().filter(|term| term.factor == kind).map(|term| term.loss).sum()
+    }
+}

@@ -1,0 +1,16 @@
+//! The method: three factors steer a picture. [`Request`] says what is wanted, [`Session`] runs it and
+//! reports [`Event`]s.
+
+mod balance;
+mod capture;
+mod event;
+mod network_graph;
+mod objective;
+mod readout;
+mod request;
+mod session;
+
+pub use event::{Event, Report, Started, TermLoss};
+pub use readout::classify;
+pub use request::{AdamOptions, Balance, Factor, FactorKind, Init, LayerWeight, Request, Schedule};
+pub use session::{Ending, Outcome, Session};
