@@ -15,7 +15,7 @@ use crate::{Error, Result};
 
 /// The command that downloads a network, as messages call it.
 pub const FETCH_COMMAND: &str = "mirage fetch";
-/// The environment variable that replaces [`HUB`], for tests and mirrors.
+/// The environment variable that replaces the Hugging Face hub by another address, for tests and mirrors.
 pub const BASE_VARIABLE: &str = "MIRAGE_FETCH_BASE";
 /// The Hugging Face hub.
 const HUB: &str = "https://huggingface.co";
