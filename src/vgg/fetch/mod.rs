@@ -1,0 +1,400 @@
+//! Downloading the published full-size networks, with resumption and a checked hash.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use ureq::http::{Response, StatusCode, header};
+use ureq::{Agent, Body};
+
+use super::locate::data_dir;
+use super::network::hex;
+use crate::{Error, Result};
+
+/// The command that downloads a network, as messages call it.
+pub const FETCH_COMMAND: &str = "mirage fetch";
+/// The environment variable that replaces the Hugging Face hub by another address, for tests and mirrors.
+pub const BASE_VARIABLE: &str = "MIRAGE_FETCH_BASE";
+/// The Hugging Face hub.
+const HUB: &str = "https://huggingface.co";
+/// Short name and repository of each network that can be downloaded.
+const NETWORKS: [(&str, &str); 2] = [("vgg16", "timm/vgg16.tv_in1k"), ("vgg19", "timm/vgg19.tv_in1k")];
+/// The weights file in each repository.
+const REMOTE_FILE: &str = "model.safetensors";
+/// How often a broken download is taken up again in a row without a single new byte.
+const FRUITLESS_ATTEMPTS: u32 = 2;
+/// How often a broken download is taken up again at all.
+const ATTEMPTS: u32 = 20;
+/// Bytes read at a time, and the step of progress reports.
+const CHUNK: usize = 256 << 10;
+/// An LFS pointer has about 130 bytes; a page that is much longer is something else.
+const POINTER_LIMIT: u64 = 4096;
+
+/// What a download brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetched {
+    /// The checked file.
+    pub path: PathBuf,
+    /// Whether it was there before, so that nothing was downloaded.
+    pub already_present: bool,
+    /// Its SHA-256 in hexadecimal digits, the one published by the host.
+    pub sha256: String,
+}
+
+/// The host's record of a file: its length in bytes and its hash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Pointer {
+    sha256: String,
+    size: u64,
+}
+
+/// The short names of the networks that can be downloaded.
+pub fn names() -> Vec<&'static str> {
+    NETWORKS.iter().map(|(name, _)| *name).collect()
+}
+
+/// Whether `name` is one of [`names`].
+pub(super) fn is_known(name: &str) -> bool {
+    NETWORKS.iter().any(|(known, _)| *known == name)
+}
+
+/// What the downloaded network `name` is called on disk.
+pub(super) fn file_name(name: &str) -> String {
+    format!("{name}.safetensors")
+}
+
+/// Downloads the published network `name` (`vgg16` or `vgg19`) from the Hugging Face hub, or from
+/// the address in the environment variable `MIRAGE_FETCH_BASE`, into `dir` or else the user's
+/// [data folder](data_dir), and returns the file's path.
+///
+/// A broken download is taken up where it stopped, now or at the next call. The file gets its name
+/// only once its SHA-256 is the one that the host publishes. `progress` is called with the bytes
+/// there so far and the bytes in all. [`fetch_from`] also tells whether the file was there already.
+///
+/// # Errors
+/// [`Error::Usage`] for an unknown name or without a data folder; [`Error::Download`] if the host
+/// can't be reached, refuses, or sends something else than it published; [`Error::Io`] if the file
+/// can't be written.
+pub fn fetch(name: &str, dir: Option<&Path>, progress: &mut dyn FnMut(u64, u64)) -> Result<PathBuf> {
+    fetch_from(&base(), name, dir, progress).map(|fetched| fetched.path)
+}
+
+/// The address that [`fetch`] downloads from: `MIRAGE_FETCH_BASE`, or the Hugging Face hub.
+pub fn base() -> String {
+    std::env::var(BASE_VARIABLE).ok().filter(|base| !base.trim().is_empty()).unwrap_or_else(|| HUB.to_owned())
+}
+
+/// [`fetch`] from a given base address, such as `https://huggingface.co`.
+///
+/// # Errors
+/// As for [`fetch`].
+pub fn fetch_from(
+    base: &str,
+    name: &str,
+    dir: Option<&Path>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Fetched> {
+    let Some((_, repository)) = NETWORKS.iter().find(|(known, _)| *known == name) else {
+        return Err(Error::usage(format!(
+            "there is no network '{name}' to download. There are: {}",
+            names().join(", ")
+        )));
+    };
+    let folder = match dir {
+        Some(dir) => dir.to_owned(),
+        None => data_dir().ok_or_else(|| {
+            Error::usage(
+                "the environment names no home folder to download to. Give a folder, or set XDG_DATA_HOME",
+            )
+        })?,
+    };
+    let base = base.trim().trim_end_matches('/');
+    let download = Download {
+        agent: agent(base),
+        file_url: format!("{base}/{repository}/resolve/main/{REMOTE_FILE}"),
+        pointer_url: format!("{base}/{repository}/raw/main/{REMOTE_FILE}"),
+        target: folder.join(file_name(name)),
+    };
+    std::fs::create_dir_all(&folder).map_err(Error::io(&folder, "creating the folder"))?;
+    download.run(progress)
+}
+
+/// The HTTP client: it never waits for ever, and asks no proxy for the computer itself.
+fn agent(base: &str) -> Agent {
+    const CONNECT: Duration = Duration::from_secs(30);
+    const SILENCE: Duration = Duration::from_secs(60);
+    let local =
+        ["http://127.0.0.1", "http://localhost", "http://[::1]"].iter().any(|host| base.starts_with(host));
+    let mut config = Agent::config_builder()
+        .timeout_connect(Some(CONNECT))
+        .timeout_recv_response(Some(SILENCE))
+        .timeout_per_read(Some(SILENCE))
+        .http_status_as_error(false)
+        // A compressed answer would have other lengths and ranges than the file.
+        .accept_encoding("identity")
+        .user_agent(concat!("neural-mirage/", env!("CARGO_PKG_VERSION")));
+    if local {
+        config = config.proxy(None);
+    }
+    config.build().new_agent()
+}
+
+/// One file to download.
+struct Download {
+    agent: Agent,
+    file_url: String,
+    pointer_url: String,
+    target: PathBuf,
+}
+
+/// How one request for the rest of the file ended.
+enum Outcome {
+    Complete,
+    /// The connection broke; the reason, for the case that it keeps breaking.
+    Broken(String),
+}
+
+impl Download {
+    fn run(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Fetched> {
+        let done = |already_present, sha256| Fetched { path: self.target.clone(), already_present, sha256 };
+        if let Some(sha256) = self.recorded_hash()
+            && self.target.is_file()
+            && sha256_of(&self.target)? == sha256
+        {
+            return Ok(done(true, sha256));
+        }
+        let pointer = self.pointer()?;
+        if self.target.is_file() && sha256_of(&self.target)? == pointer.sha256 {
+            self.record_hash(&pointer)?;
+            return Ok(done(true, pointer.sha256));
+        }
+
+        let part = self.beside("part");
+        let mut options = OpenOptions::new();
+        // Not truncated: what an earlier run downloaded is the point of the file.
+        let options = options.read(true).write(true).create(true).truncate(false);
+        let mut file = options.open(&part).map_err(Error::io(&part, "opening"))?;
+        if let Err(std::fs::TryLockError::WouldBlock) = file.try_lock() {
+            return Err(Error::Download(format!(
+                "{} is being downloaded by another run of this program. Wait for it, or end it",
+                self.target.display()
+            )));
+        }
+        self.fill(&mut file, &part, &pointer, progress)?;
+        file.sync_all().map_err(Error::io(&part, "writing"))?;
+        // Windows lets nobody read a locked file through another handle, not even its own process.
+        file.seek(SeekFrom::Start(0)).map_err(Error::io(&part, "reading"))?;
+        let found = sha256_from_here(&mut file, &part)?;
+        // Windows renames no file that is open.
+        drop(file);
+        if found != pointer.sha256 {
+            std::fs::remove_file(&part).map_err(Error::io(&part, "removing"))?;
+            return Err(Error::Download(format!(
+                "the file from {} is damaged: its SHA-256 is {found}, but {} is published. It was removed; try again, or \
+                 {}",
+                self.file_url,
+                pointer.sha256,
+                self.by_hand()
+            )));
+        }
+        std::fs::rename(&part, &self.target).map_err(Error::io(&self.target, "renaming the download to"))?;
+        self.record_hash(&pointer)?;
+        Ok(done(false, pointer.sha256))
+    }
+
+    /// Downloads until the part file has its full length.
+    fn fill(
+        &self,
+        file: &mut File,
+        part: &Path,
+        pointer: &Pointer,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<()> {
+        let mut have = file.metadata().map_err(Error::io(part, "reading"))?.len();
+        if have > pointer.size {
+            file.set_len(0).map_err(Error::io(part, "emptying"))?;
+            have = 0;
+        }
+        let mut fruitless = 0;
+        for _ in 0..ATTEMPTS {
+            progress(have, pointer.size);
+            if have == pointer.size {
+                return Ok(());
+            }
+            let before = have;
+            let broken = match self.continue_at(file, part, &mut have, pointer.size, progress)? {
+                Outcome::Complete => continue,
+                Outcome::Broken(reason) => reason,
+            };
+            fruitless = if have > before { 0 } else { fruitless + 1 };
+            if fruitless > FRUITLESS_ATTEMPTS {
+                return Err(self.stopped(have, pointer, &broken));
+            }
+        }
+        if have == pointer.size {
+            return Ok(());
+        }
+        Err(self.stopped(have, pointer, "the connection kept breaking"))
+    }
+
+    /// Requests the file from byte `have` on and appends what comes.
+    fn continue_at(
+        &self,
+        file: &mut File,
+        part: &Path,
+        have: &mut u64,
+        size: u64,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Outcome> {
+        let mut request = self.agent.get(&self.file_url);
+        if *have > 0 {
+            request = request.header(header::RANGE, format!("bytes={have}-"));
+        }
+        let response = match request.call() {
+            Ok(response) => response,
+            Err(error) => return Ok(Outcome::Broken(error.to_string())),
+        };
+        match response.status() {
+            StatusCode::PARTIAL_CONTENT if starts_at(&response, *have) => {}
+            // A server that ignores the range, or another one than was asked for: start again.
+            StatusCode::OK => *have = 0,
+            StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
+                *have = 0;
+                file.set_len(0).map_err(Error::io(part, "emptying"))?;
+                return Ok(Outcome::Broken("the server refused to continue the download".to_owned()));
+            }
+            status if status.is_server_error() => {
+                return Ok(Outcome::Broken(format!("the server answered {status}")));
+            }
+            status => {
+                return Err(Error::Download(format!(
+                    "{} answered {status}. If the file has moved, {}",
+                    self.file_url,
+                    self.by_hand()
+                )));
+            }
+        }
+        file.set_len(*have).map_err(Error::io(part, "writing"))?;
+        file.seek(SeekFrom::Start(*have)).map_err(Error::io(part, "writing"))?;
+        let mut body = response.into_body().into_reader();
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            let count = match body.read(&mut chunk) {
+                Ok(0) if *have < size => {
+                    return Ok(Outcome::Broken("the connection was closed early".to_owned()));
+                }
+                Ok(0) => return Ok(Outcome::Complete),
+                Ok(count) => count,
+                Err(error) => return Ok(Outcome::Broken(error.to_string())),
+            };
+            if *have + count as u64 > size {
+                file.set_len(0).map_err(Error::io(part, "emptying"))?;
+                return Err(Error::Download(format!(
+                    "{} sends more than the {size} bytes that are published. Try again later, or {}",
+                    self.file_url,
+                    self.by_hand()
+                )));
+            }
+            file.write_all(&chunk[..count]).map_err(Error::io(part, "writing"))?;
+            *have += count as u64;
+            progress(*have, size);
+        }
+    }
+
+    /// Asks the host for the file's published length and hash.
+    fn pointer(&self) -> Result<Pointer> {
+        let failed = |reason: String| {
+            Error::Download(format!(
+                "{} can't be downloaded: {reason}. Check the connection, or {}",
+                self.file_url,
+                self.by_hand()
+            ))
+        };
+        let mut response =
+            self.agent.get(&self.pointer_url).call().map_err(|error| failed(error.to_string()))?;
+        if !response.status().is_success() {
+            return Err(failed(format!("{} answered {}", self.pointer_url, response.status())));
+        }
+        let text = response.body_mut().with_config().limit(POINTER_LIMIT).read_to_string();
+        let text = text.map_err(|error| failed(format!("{}: {error}", self.pointer_url)))?;
+        parse_pointer(&text).ok_or_else(|| failed(format!("{} states no SHA-256 and size", self.pointer_url)))
+    }
+
+    fn stopped(&self, have: u64, pointer: &Pointer, reason: &str) -> Error {
+        Error::Download(format!(
+            "the download of {} stopped at {have} of {} bytes: {reason}. Start it again to continue, or {}",
+            self.file_url,
+            pointer.size,
+            self.by_hand()
+        ))
+    }
+
+    /// How a person gets the file without this program; ends a sentence.
+    fn by_hand(&self) -> String {
+        format!("download {} by hand and save it as {}", self.file_url, self.target.display())
+    }
+
+    /// The path of a file that belongs to the target.
+    fn beside(&self, extension: &str) -> PathBuf {
+        let mut name = self.target.clone().into_os_string();
+        name.push(".");
+        name.push(extension);
+        name.into()
+    }
+
+    /// The hash noted at an earlier download, so that checking again needs no network.
+    fn recorded_hash(&self) -> Option<String> {
+        let text = std::fs::read_to_string(self.beside("sha256")).ok()?;
+        text.split_whitespace().next().filter(|hash| is_sha256(hash)).map(str::to_owned)
+    }
+
+    /// Notes the hash in the form that `sha256sum -c` reads.
+    fn record_hash(&self, pointer: &Pointer) -> Result<()> {
+        let path = self.beside("sha256");
+        let name = self.target.file_name().unwrap_or_default().to_string_lossy();
+        std::fs::write(&path, format!("{}  {name}\n", pointer.sha256)).map_err(Error::io(&path, "writing"))
+    }
+}
+
+/// Whether a partial answer begins at byte `start`.
+fn starts_at(response: &Response<Body>, start: u64) -> bool {
+    let range = response.headers().get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
+    let first = range.and_then(|range| range.strip_prefix("bytes ")?.split('-').next()?.trim().parse().ok());
+    first == Some(start)
+}
+
+/// Reads a Git LFS pointer file.
+fn parse_pointer(text: &str) -> Option<Pointer> {
+    let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+    let sha256 = value("oid sha256:").filter(|hash| is_sha256(hash))?.to_ascii_lowercase();
+    let size = value("size ")?.parse().ok()?;
+    Some(Pointer { sha256, size })
+}
+
+fn is_sha256(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// SHA-256 of a file, in lower-case hexadecimal digits.
+fn sha256_of(path: &Path) -> Result<String> {
+    let mut file = File::open(path).map_err(Error::io(path, "opening"))?;
+    sha256_from_here(&mut file, path)
+}
+
+/// SHA-256 of the rest of an open file.
+fn sha256_from_here(file: &mut File, path: &Path) -> Result<String> {
+    let mut hash = Sha256::new();
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        let count = file.read(&mut chunk).map_err(Error::io(path, "reading"))?;
+        if count == 0 {
+            return Ok(hex(&hash.finalize()));
+        }
+        hash.update(&chunk[..count]);
+    }
+}
+
+#[cfg(test)]
+mod tests;

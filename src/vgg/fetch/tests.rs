@@ -1,0 +1,242 @@
+//! Downloads from a small HTTP server on this computer.
+
+use std::io::{BufRead, BufReader};
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc;
+
+use super::*;
+
+/// How the server treats requests for the file, one entry per request; then [`Serve::Whole`].
+#[derive(Clone, Copy)]
+enum Serve {
+    /// As asked, ranges included.
+    Whole,
+    /// The range is ignored: everything, with status 200.
+    NoRange,
+    /// Closes the connection after this many bytes of the answer.
+    Break(usize),
+    /// An HTTP status and nothing else.
+    Status(&'static str),
+}
+
+/// A server for one file; it ends with the test process.
+struct Server {
+    base: String,
+    /// The `Range` header of each request for the file.
+    ranges: mpsc::Receiver<Option<String>>,
+}
+
+fn serve(content: &[u8], published: &[u8], plan: &[Serve]) -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let (sender, ranges) = mpsc::channel();
+    let (content, mut plan) = (content.to_vec(), plan.to_vec());
+    plan.reverse();
+    let pointer = format!(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize {}\n",
+        hex(&Sha256::digest(published)),
+        published.len()
+    );
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let (path, range) = read_request(&stream);
+            if path == "/timm/vgg19.tv_in1k/raw/main/model.safetensors" {
+                respond(&mut stream, "200 OK", "", pointer.as_bytes(), usize::MAX);
+                continue;
+            }
+            assert_eq!(path, "/timm/vgg19.tv_in1k/resolve/main/model.safetensors");
+            let how = plan.pop().unwrap_or(Serve::Whole);
+            let start =
+                range.as_ref().and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+            let _ = sender.send(range.clone());
+            let (limit, start) = match how {
+                Serve::Status(status) => {
+                    respond(&mut stream, status, "", b"", 0);
+                    continue;
+                }
+                Serve::NoRange => (usize::MAX, None),
+                Serve::Break(limit) => (limit, start),
+                Serve::Whole => (usize::MAX, start),
+            };
+            match start {
+                None => respond(&mut stream, "200 OK", "", &content, limit),
+                Some(start) => {
+                    let header =
+                        format!("Content-Range: bytes {start}-{}/{}\r\n", content.len() - 1, content.len());
+                    respond(&mut stream, "206 Partial Content", &header, &content[start..], limit);
+                }
+            }
+        }
+    });
+    Server { base, ranges }
+}
+
+fn read_request(stream: &TcpStream) -> (String, Option<String>) {
+    let mut lines =
+        BufReader::new(stream).lines().map_while(|line| line.ok()).take_while(|line| !line.is_empty());
+    let path = lines.next().unwrap_or_default().split(' ').nth(1).unwrap_or_default().to_owned();
+    let range =
+        lines.filter_map(|line| line.split_once(": ").map(|(k, v)| (k.to_ascii_lowercase(), v.to_owned())));
+    (path, range.filter(|(key, _)| key == "range").map(|(_, value)| value).last())
+}
+
+fn respond(stream: &mut TcpStream, status: &str, headers: &str, body: &[u8], limit: usize) {
+    let head =
+        format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n{headers}\r\n", body.len());
+    let _ = stream.write_all(head.as_bytes());
+    let _ = stream.write_all(&body[..limit.min(body.len())]);
+}
+
+fn content() -> Vec<u8> {
+    (0..700_001u32).map(|i| (i * 31 % 251) as u8).collect()
+}
+
+fn run(server: &Server, folder: &Path) -> Result<Fetched> {
+    fetch_from(&server.base, "vgg19", Some(folder), &mut |_, _| {})
+}
+
+#[test]
+fn a_whole_file_arrives_checked_and_is_not_fetched_twice() {
+    let (content, folder) = (content(), tempfile::tempdir().unwrap());
+    let server = serve(&content, &content, &[]);
+    let mut reports = Vec::new();
+    let fetched =
+        fetch_from(&server.base, "vgg19", Some(folder.path()), &mut |have, all| reports.push((have, all)))
+            .unwrap();
+    assert_eq!(fetched.path, folder.path().join("vgg19.safetensors"));
+    assert_eq!(std::fs::read(&fetched.path).unwrap(), content);
+    assert!(!fetched.already_present);
+    assert!(reports.is_sorted() && reports[0].0 == 0, "{reports:?}");
+    assert_eq!(reports.last(), Some(&(content.len() as u64, content.len() as u64)));
+    assert!(!folder.path().join("vgg19.safetensors.part").exists());
+    assert_eq!(server.ranges.try_iter().collect::<Vec<_>>(), [None]);
+
+    // The second time neither the file nor the network is needed.
+    let again = fetch_from("http://127.0.0.1:9", "vgg19", Some(folder.path()), &mut |_, _| {}).unwrap();
+    assert!(again.already_present && again.path == fetched.path && again.sha256 == fetched.sha256);
+    // A file put there by hand is recognised by the published hash.
+    std::fs::remove_file(folder.path().join("vgg19.safetensors.sha256")).unwrap();
+    assert!(run(&server, folder.path()).unwrap().already_present);
+    assert_eq!(server.ranges.try_iter().count(), 0);
+}
+
+#[test]
+fn a_damaged_file_in_its_place_is_replaced() {
+    let (content, folder) = (content(), tempfile::tempdir().unwrap());
+    let server = serve(&content, &content, &[]);
+    let path = run(&server, folder.path()).unwrap().path;
+    std::fs::write(&path, "garbage").unwrap();
+    assert!(!run(&server, folder.path()).unwrap().already_present);
+    assert_eq!(std::fs::read(&path).unwrap(), content);
+}
+
+#[test]
+fn a_broken_download_is_continued_where_it_stopped() {
+    let (content, folder) = (content(), tempfile::tempdir().unwrap());
+    let server =
+        serve(&content, &content, &[Serve::Break(300_000), Serve::Status("503 Busy"), Serve::Break(100_000)]);
+    let path = run(&server, folder.path()).unwrap().path;
+    assert_eq!(std::fs::read(path).unwrap(), content);
+    let ranges: Vec<_> = server.ranges.try_iter().collect();
+    assert_eq!(
+        ranges,
+        [None, Some("bytes=300000-".into()), Some("bytes=300000-".into()), Some("bytes=400000-".into())]
+    );
+}
+
+#[test]
+fn a_part_left_by_an_earlier_run_is_continued() {
+    let (content, folder) = (content(), tempfile::tempdir().unwrap());
+    std::fs::write(folder.path().join("vgg19.safetensors.part"), &content[..123_456]).unwrap();
+    let server = serve(&content, &content, &[]);
+    let path = run(&server, folder.path()).unwrap().path;
+    assert_eq!(std::fs::read(path).unwrap(), content);
+    assert_eq!(server.ranges.try_iter().collect::<Vec<_>>(), [Some("bytes=123456-".into())]);
+}
+
+#[test]
+fn servers_without_ranges_and_overlong_parts_mean_starting_again() {
+    let content = content();
+    for (part, how) in [
+        (content[..5000].to_vec(), Serve::NoRange),
+        (content[..5000].to_vec(), Serve::Status("416 Range Not Satisfiable")),
+        (vec![0; content.len() + 1], Serve::Whole),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("vgg19.safetensors.part"), part).unwrap();
+        let server = serve(&content, &content, &[how]);
+        let path = run(&server, folder.path()).unwrap().path;
+        assert_eq!(std::fs::read(path).unwrap(), content);
+    }
+}
+
+#[test]
+fn a_wrong_hash_is_refused_and_the_file_removed() {
+    let (content, folder) = (content(), tempfile::tempdir().unwrap());
+    let mut sent = content.clone();
+    sent[345_678] ^= 1;
+    let server = serve(&sent, &content, &[]);
+    let error = run(&server, folder.path()).unwrap_err();
+    assert!(matches!(&error, Error::Download(text) if text.contains("SHA-256")), "{error}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn too_many_bytes_are_refused() {
+    let (content, folder) = (content(), tempfile::tempdir().unwrap());
+    let server = serve(&content, &content[..600_000], &[]);
+    let error = run(&server, folder.path()).unwrap_err();
+    assert!(error.to_string().contains("600000 bytes"), "{error}");
+    assert!(!folder.path().join("vgg19.safetensors").exists());
+}
+
+#[test]
+fn a_connection_that_keeps_breaking_is_given_up_with_the_part_kept() {
+    let (content, folder) = (content(), tempfile::tempdir().unwrap());
+    let server = serve(&content, &content, &[&[Serve::Break(1000)][..], &[Serve::Break(0); 9]].concat());
+    let error = run(&server, folder.path()).unwrap_err();
+    assert!(error.to_string().contains("1000 of 700001"), "{error}");
+    assert_eq!(std::fs::read(folder.path().join("vgg19.safetensors.part")).unwrap(), content[..1000]);
+}
+
+#[test]
+fn without_a_network_the_address_and_the_place_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    // A port that was free a moment ago, and that nobody listens on.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let base = format!("http://127.0.0.1:{port}");
+    let error = fetch_from(&base, "vgg19", Some(folder.path()), &mut |_, _| {}).unwrap_err();
+    let text = error.to_string();
+    assert!(matches!(error, Error::Download(_)));
+    assert!(text.contains(&format!("{base}/timm/vgg19.tv_in1k/resolve/main/model.safetensors")), "{text}");
+    assert!(text.contains(&*folder.path().join("vgg19.safetensors").to_string_lossy()), "{text}");
+}
+
+#[test]
+fn a_missing_file_and_a_page_instead_of_a_pointer_are_told() {
+    let (content, folder) = (content(), tempfile::tempdir().unwrap());
+    let server = serve(&content, &content, &[Serve::Status("404 Not Found")]);
+    let error = run(&server, folder.path()).unwrap_err();
+    assert!(error.to_string().contains("404"), "{error}");
+    for page in ["<html>", "oid sha256:123\nsize 5", "size 5", ""] {
+        assert_eq!(parse_pointer(page), None, "{page}");
+    }
+}
+
+#[test]
+fn unknown_names_are_refused_with_the_known_ones() {
+    let error = fetch_from("http://127.0.0.1:9", "resnet", None, &mut |_, _| {}).unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    assert!(error.to_string().contains("vgg16, vgg19"), "{error}");
+}
+
+#[test]
+fn two_downloads_of_one_file_do_not_mix() {
+    let (content, folder) = (content(), tempfile::tempdir().unwrap());
+    let server = serve(&content, &content, &[]);
+    let part = File::create(folder.path().join("vgg19.safetensors.part")).unwrap();
+    part.lock().unwrap();
+    let error = run(&server, folder.path()).unwrap_err();
+    assert!(error.to_string().contains("another run"), "{error}");
+}

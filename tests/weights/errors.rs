@@ -1,0 +1,318 @@
+//! Files that can't be used: what is said about them.
+
+use std::path::Path;
+
+use neural_mirage::Error;
+use neural_mirage::vgg::{Matrix, Network, Preprocessing};
+use proptest::prelude::*;
+
+use super::synthetic::{FileBuilder, Net};
+
+/// The message for a file that must be refused as [`Error::File`], with its three parts.
+fn refused(path: &Path) -> String {
+    let error = Network::open(path, None).expect_err("must be refused");
+    let Error::File { path: named, problem, remedy } = &error else { panic!("{error:?}") };
+    assert_eq!(named, path);
+    assert!(!problem.is_empty() && !remedy.is_empty() && !remedy.ends_with('.'), "{error}");
+    assert_eq!(error.exit_code(), 2);
+    error.to_string()
+}
+
+fn refused_bytes(bytes: &[u8]) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("net.safetensors");
+    std::fs::write(&path, bytes).unwrap();
+    refused(&path)
+}
+
+fn assert_says(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "'{part}' is not in: {text}");
+    }
+}
+
+#[test]
+fn paths_that_are_no_files() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_says(
+        &refused(&folder.path().join("missing.safetensors")),
+        &["missing.safetensors", "can't be opened"],
+    );
+    assert_says(&refused(folder.path()), &["folder"]);
+    assert_says(&refused_bytes(b""), &["0 bytes"]);
+    #[cfg(unix)]
+    assert_says(&refused(Path::new("/dev/null")), &["not a regular file"]);
+}
+
+#[test]
+fn files_of_other_kinds() {
+    assert_says(&refused_bytes(b"PK\x03\x04"), &["not a safetensors file", "convert_weights"]);
+    assert_says(&refused_bytes(b"\x89PNG\r\n\x1a\n0000IHDR0000000"), &["not a safetensors file"]);
+    assert_says(&refused_bytes(&[0; 100]), &["not a safetensors file"]);
+    let json = b"{\"a\": 1}";
+    let damaged = [&(json.len() as u64).to_le_bytes()[..], json].concat();
+    assert_says(&refused_bytes(&damaged), &["header is damaged"]);
+    let endless = [&u64::MAX.to_le_bytes()[..], json].concat();
+    assert_says(&refused_bytes(&endless), &["truncated"]);
+}
+
+#[test]
+fn lengths_that_overflow() {
+    // Consistent in themselves: tensors that together fill all memory but a few bytes.
+    let each = (1u64 << 61) - 1;
+    let tensor = |i: u64| {
+        format!(
+            r#""conv1_{i}.weight":{{"dtype":"U8","shape":[{each}],"data_offsets":[{},{}]}}"#,
+            i * each,
+            (i + 1) * each
+        )
+    };
+    let header = format!("{{{}}}", (0..8).map(tensor).collect::<Vec<_>>().join(","));
+    let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+    assert_says(&refused_bytes(&bytes), &["truncated"]);
+}
+
+#[test]
+fn truncated_and_overlong_files() {
+    let bytes = Net::small().caffe().bytes();
+    assert_says(&refused_bytes(&bytes[..bytes.len() - 1]), &["truncated", "again"]);
+    assert_says(&refused_bytes(&bytes[..100]), &["truncated"]);
+    assert_says(&refused_bytes(&[&bytes[..], b"x"].concat()), &["1 bytes follow"]);
+}
+
+#[test]
+fn networks_of_other_kinds() {
+    let with = |keys: &[&str]| {
+        let mut file = FileBuilder::default();
+        for key in keys {
+            file.add(key, &[2, 3, 1, 1], &[0.0; 6]);
+        }
+        refused_bytes(&file.bytes())
+    };
+    let resnet = with(&[
+        "conv1.weight",
+        "layer1.0.conv1.weight",
+        "layer1.0.conv2.weight",
+        "layer2.0.conv1.weight",
+        "z",
+    ]);
+    assert_says(&resnet, &["conv1.weight", "and 1 more", "torchvision", "timm", "Caffe", "Keras"]);
+    assert_says(&with(&["features.0.0.weight"]), &["not named like"]);
+    assert_says(&with(&["features.0.weight", "features.3.squeeze.weight"]), &["features.3.squeeze.weight"]);
+    assert_says(&refused_bytes(&FileBuilder::default().bytes()), &["no tensors"]);
+    // AlexNet has the keys of a VGG, but a filter that only makes sense with a stride.
+    let mut alexnet = FileBuilder::default();
+    alexnet.add("features.0.weight", &[2, 3, 11, 11], &[0.0; 726]).add("features.0.bias", &[2], &[0.0; 2]);
+    assert_says(&refused_bytes(&alexnet.bytes()), &["11x11"]);
+}
+
+/// Every single tensor of every layout: without it the file is refused, and the error names it.
+#[test]
+fn missing_tensors_are_named() {
+    let net = Net::small();
+    let layouts = [net.torchvision(), net.timm(), net.caffe(), net.keras("*/kernel", "*/bias")];
+    for file in layouts.iter().chain([&Net::new(&[&[4, 5], &[6]], 2, &[3], true).caffe()]) {
+        for key in file.tensors.keys() {
+            // Without its last convolution's only key pair a trunk is simply shorter, so only one
+            // of each pair is taken away here; a batch norm makes its convolution's bias optional.
+            if key.starts_with("conv") && key.ends_with("bias") && file.tensors.contains_key("bn1_1.bias") {
+                continue;
+            }
+            let text = refused_bytes(&file.clone().remove(key).bytes());
+            let owner = key.rsplit_once(['.', '/']).unwrap().0;
+            assert_says(&text, &["missing", owner]);
+        }
+    }
+}
+
+#[test]
+fn gaps_in_the_numbering_are_told() {
+    let without = |file: &FileBuilder, owner: &str| {
+        let mut file = file.clone();
+        file.tensors.retain(|key, _| !key.starts_with(owner));
+        refused_bytes(&file.bytes())
+    };
+    let net = Net::new(&[&[4, 4, 4], &[4], &[4]], 1, &[4, 4, 4], false);
+    assert_says(&without(&net.caffe(), "conv1_1"), &["conv1_1 are missing", "conv1_2 is there"]);
+    assert_says(&without(&net.caffe(), "conv1_2"), &["conv1_2 are missing"]);
+    assert_says(&without(&net.caffe(), "conv2_"), &["conv2_1 are missing"]);
+    assert_says(&without(&net.caffe(), "fc6"), &["fc6 are missing", "fc7 is there"]);
+    assert_says(&without(&net.keras("*/kernel", "*/bias"), "block2_"), &["block2_conv1 are missing"]);
+    assert_says(&without(&net.keras("*/kernel", "*/bias"), "fc1"), &["fc1 are missing"]);
+    assert_says(&without(&net.timm(), "head."), &["head.fc.weight is missing"]);
+    assert_says(&without(&net.timm(), "pre_logits.fc1"), &["pre_logits.fc1 are missing"]);
+    assert_says(&without(&net.torchvision(), "features.0."), &["features.0.weight"]);
+    assert_says(&without(&net.torchvision(), "features.2."), &["features.0 and features.4", "differ by 4"]);
+}
+
+#[test]
+fn misshaped_tensors_are_named() {
+    let net = Net::small();
+    let caffe = |name: &str, shape: &[usize]| refused_bytes(&net.caffe().reshape(name, shape).bytes());
+    assert_says(&caffe("conv1_2.bias", &[1, 5]), &["conv1_2.bias", "[1, 5]", "[5]"]);
+    assert_says(&caffe("conv1_2.weight", &[5, 4, 9]), &["conv1_2.weight", "4 dimensions"]);
+    assert_says(&caffe("conv1_2.weight", &[4, 5, 3, 3]), &["conv1_2.weight", "takes 5 channels", "gives 4"]);
+    assert_says(&caffe("conv1_2.weight", &[5, 4, 1, 9]), &["1x9"]);
+    assert_says(&caffe("conv2_1.weight", &[3, 5, 6, 3]), &["6x3"]);
+    assert_says(&caffe("fc6.weight", &[192]), &["fc6.weight", "2 dimensions"]);
+    assert_says(&caffe("fc7.weight", &[8, 7]), &["fc7.weight", "takes 7 features", "gives 8"]);
+    assert_says(&caffe("fc6.weight", &[16, 12]), &["fc6.weight", "no square map", "6 channels"]);
+    assert_says(&caffe("fc6.weight", &[64, 3]), &["fc6.weight", "no square map"]);
+    let timm = |name: &str, shape: &[usize]| refused_bytes(&net.timm().reshape(name, shape).bytes());
+    assert_says(&timm("pre_logits.fc1.weight", &[8, 6, 1, 4]), &["pre_logits.fc1.weight", "[_, 6, N, N]"]);
+    assert_says(&timm("pre_logits.fc2.weight", &[7, 2, 2, 2]), &["pre_logits.fc2.weight", "[_, 8, 1, 1]"]);
+    let keras = net.keras("*/kernel", "*/bias").reshape("fc1/kernel", &[2, 2, 6, 8]).bytes();
+    assert_says(&refused_bytes(&keras), &["fc1/kernel", "2 dimensions"]);
+}
+
+#[test]
+fn images_of_other_channel_counts_and_long_heads_are_refused() {
+    let mut net = Net::new(&[&[4]], 1, &[3], false);
+    net.blocks[0][0].input = 1;
+    net.blocks[0][0].filter.truncate(4 * 9);
+    assert_says(&refused_bytes(&net.caffe().bytes()), &["takes 1 channels", "gives 3"]);
+    let net = Net::new(&[&[4]], 1, &[3, 3, 3, 3], false);
+    assert_says(&refused_bytes(&net.torchvision().bytes()), &["4 fully connected"]);
+}
+
+#[test]
+fn other_number_formats_empty_tensors_and_doubled_keys_are_refused() {
+    let net = Net::small();
+    let f64 = net.caffe().convert("F64", |key| key == "conv1_1.bias").bytes();
+    assert_says(&refused_bytes(&f64), &["conv1_1.bias", "F64"]);
+    let mut empty = net.caffe();
+    empty.add("conv2_1.weight", &[0, 5, 3, 3], &[]);
+    assert_says(&refused_bytes(&empty.bytes()), &["conv2_1.weight", "empty"]);
+    let mut doubled = net.keras("*/kernel", "*/bias");
+    doubled.add("fc1/kernel:0", &[1, 1], &[0.0]);
+    assert_says(&refused_bytes(&doubled.bytes()), &["fc1/kernel", "fc1/kernel:0", "twice"]);
+}
+
+#[test]
+fn senseless_metadata_are_refused() {
+    for (key, value) in [("preprocessing", "resnet"), ("batch_norm_eps", "-1"), ("batch_norm_eps", "NaN")] {
+        let mut file = Net::small().caffe();
+        file.metadata.insert(key.into(), value.into());
+        assert_says(&refused_bytes(&file.bytes()), &[value]);
+    }
+    // The option makes a senseless statement harmless.
+    let folder = tempfile::tempdir().unwrap();
+    let mut file = Net::small().caffe();
+    file.metadata.insert("preprocessing".into(), "resnet".into());
+    Network::open(&file.write(folder.path()), Some(Preprocessing::Caffe)).unwrap();
+}
+
+#[test]
+fn values_that_are_not_finite_name_their_tensor() {
+    for (dtype, bad) in [
+        ("F32", f32::NAN.to_le_bytes().to_vec()),
+        ("F32", f32::NEG_INFINITY.to_le_bytes().to_vec()),
+        ("F16", half::f16::INFINITY.to_le_bytes().to_vec()),
+        ("BF16", half::bf16::NAN.to_le_bytes().to_vec()),
+    ] {
+        for key in ["conv1_2.weight", "conv1_2.bias", "fc7.weight", "fc7.bias"] {
+            let mut file = Net::small().caffe();
+            if dtype != "F32" {
+                file.convert(dtype, |_| true);
+            }
+            let bytes = &mut file.tensors.get_mut(key).unwrap().bytes;
+            let end = bytes.len();
+            bytes[end - bad.len()..].copy_from_slice(&bad);
+            let folder = tempfile::tempdir().unwrap();
+            let network = Network::open(&file.write(folder.path()), None).unwrap();
+            let conv = network.convs().nth(1).unwrap();
+            let linear = network.linears().nth(1).unwrap();
+            let read = match key {
+                "conv1_2.weight" => conv.filter().err(),
+                "conv1_2.bias" => conv.bias().err(),
+                "fc7.weight" => linear.matrix().err(),
+                _ => linear.bias().err(),
+            };
+            for error in [read, network.check_finite().err()] {
+                let error = error.expect("must be refused");
+                assert!(matches!(error, Error::File { .. }));
+                assert_says(&error.to_string(), &[key, "net.safetensors", "NaN or infinite"]);
+            }
+        }
+    }
+}
+
+#[test]
+fn negative_variances_are_refused() {
+    let mut file = Net::new(&[&[2]], 1, &[], true).caffe();
+    file.add("bn1_1.running_var", &[2], &[1.0, -1.0]);
+    let folder = tempfile::tempdir().unwrap();
+    let network = Network::open(&file.write(folder.path()), None).unwrap();
+    let error = network.convs().next().unwrap().filter().unwrap_err();
+    assert_says(&error.to_string(), &["bn1_1.running_var", "negative variance"]);
+}
+
+/// Opens a file and reads all that it holds; any outcome but a panic will do.
+fn exercise(path: &Path) {
+    let Ok(network) = Network::open(path, None) else { return };
+    let _ = (network.check_finite(), network.summary(), network.index_of("x"), network.classes());
+    for conv in network.convs() {
+        if let (Ok(filter), Ok(bias)) = (conv.filter(), conv.bias()) {
+            assert_eq!(filter.len(), conv.out_channels * conv.in_channels * conv.kernel[0] * conv.kernel[1]);
+            assert_eq!(bias.len(), conv.out_channels);
+        }
+    }
+    for linear in network.linears() {
+        let length = match linear.matrix() {
+            Ok(Matrix::F32(values)) => values.len(),
+            Ok(Matrix::F16(bits)) => bits.len(),
+            Err(_) => continue,
+        };
+        assert_eq!(length, linear.in_features * linear.out_features);
+    }
+}
+
+fn any_layout() -> impl Strategy<Value = Vec<u8>> {
+    let net = Net::new(&[&[2], &[3]], 2, &[3, 2], true);
+    let files = [net.torchvision(), net.timm(), net.caffe(), net.keras("*/kernel", "*/bias")];
+    prop::sample::select(files.map(|file| file.bytes()).to_vec())
+}
+
+proptest! {
+    #[test]
+    fn truncation_anywhere_is_refused(bytes in any_layout(), at in any::<prop::sample::Index>()) {
+        refused_bytes(&bytes[..at.index(bytes.len())]);
+    }
+
+    #[test]
+    fn corrupted_bytes_never_panic(
+        mut bytes in any_layout(),
+        // Most of the damage goes to the header, where it does most harm.
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), prop::bool::weighted(0.8)), 1..12),
+    ) {
+        let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        for (at, value, in_header) in damage {
+            let length = if in_header { header } else { bytes.len() };
+            bytes[at.index(length)] = value;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("net.safetensors");
+        std::fs::write(&path, &bytes).unwrap();
+        exercise(&path);
+    }
+
+    /// Numbers in the header are replaced by other numbers: the JSON stays whole.
+    #[test]
+    fn wrong_numbers_in_the_header_never_panic(
+        bytes in any_layout(),
+        at in any::<prop::sample::Index>(),
+        number in prop_oneof![Just(0u64), Just(1), 0..100u64, Just(u64::MAX), any::<u64>()],
+    ) {
+        let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let header = String::from_utf8(bytes[8..8 + length].to_vec()).unwrap();
+        let digits: Vec<_> = header.char_indices().filter(|(_, c)| c.is_ascii_digit()).map(|(i, _)| i).collect();
+        let start = digits[at.index(digits.len())];
+        let end = header[start..].find(|c: char| !c.is_ascii_digit()).map_or(header.len(), |n| start + n);
+        let header = format!("{}{number}{}", &header[..start], &header[end..]);
+        let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &bytes[8 + length..]].concat();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("net.safetensors");
+        std::fs::write(&path, bytes).unwrap();
+        exercise(&path);
+    }
+}
