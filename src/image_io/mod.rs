@@ -2,7 +2,7 @@
 //!
 //! [`read`] accepts PNG, JPEG, WebP, TIFF and BMP, recognised by content and not by file name, and
 //! answers with one kind of picture whatever the file held: upright, opaque, three channels of
-//! `f32`, sRGB. What it had to do to get there is told in [`Decoded::notes`]. [`write`] makes a file
+//! `f32`, sRGB. What it had to do to get there is told in [`Decoded::notes`]. [`write()`] makes a file
 //! appear whole or not at all, with text [metadata](WriteOptions::metadata) inside, which
 //! [`read_metadata`] gives back.
 //!
