@@ -1,1 +1,100 @@
 //! Reading the pictures that people have, and writing the ones they keep.
+//!
+//! [`read`] accepts PNG, JPEG, WebP, TIFF and BMP, recognised by content and not by file name, and
+//! answers with one kind of picture whatever the file held: upright, opaque, three channels of
+//! `f32`, sRGB. What it had to do to get there is told in [`Decoded::notes`]. [`write()`] makes a file
+//! appear whole or not at all, with text [metadata](WriteOptions::metadata) inside, which
+//! [`read_metadata`] gives back.
+//!
+//! # Values
+//! All values are *sRGB-encoded*, as in the files, not linear light: the networks were trained on
+//! encoded values. [`resize`] works on encoded values too, as PIL, torchvision and the other style
+//! transfer programs do; that is not photometrically exact, but it is what the weights expect.
+#![warn(missing_docs)]
+
+mod color;
+mod decode;
+mod encode;
+mod metadata;
+mod resize;
+mod structure;
+
+use crate::{Error, Result};
+
+pub use decode::{read, read_metadata};
+pub use encode::{BitDepth, WriteOptions, check_writable, write};
+pub use resize::{fit, resize};
+
+/// The longest side, in pixels, of a picture that is read, written or made by [`resize`].
+pub const MAX_SIDE: usize = 32_768;
+
+/// The most pixels of a picture that is read, written or made by [`resize`]: 256 Mi, more than any
+/// phone or medium format camera delivers, and 3 GiB as `f32`.
+pub const MAX_PIXELS: usize = 1 << 28;
+
+/// An RGB picture: interleaved `f32`, row-major, 3 values per pixel, sRGB-encoded, nominal range
+/// [0, 1]. Values may lie outside of the range: resampling overshoots at sharp edges, and so does
+/// optimisation. [`write()`] clamps.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Picture {
+    /// Pixels per row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// `width * height * 3` values: red, green, blue of the top left pixel, then of the next to the
+    /// right.
+    pub rgb: Vec<f32>,
+}
+
+impl Picture {
+    /// A picture from its values.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if a side is 0 or beyond the limits, or `rgb` doesn't hold
+    /// `width * height * 3` values.
+    pub fn new(width: usize, height: usize, rgb: Vec<f32>) -> Result<Self> {
+        let picture = Self { width, height, rgb };
+        picture.check()?;
+        Ok(picture)
+    }
+
+    /// Whether the sides are within the limits and the values match them (the fields are public, so
+    /// anybody may have changed one).
+    pub(crate) fn check(&self) -> Result<()> {
+        check_size(self.width, self.height).map_err(Error::Usage)?;
+        let expected = self.width * self.height * 3;
+        if self.rgb.len() != expected {
+            return Err(Error::usage(format!(
+                "a picture of {}x{} pixels needs {expected} values but has {}. This is a mistake in the calling code",
+                self.width,
+                self.height,
+                self.rgb.len()
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// A picture as [`read`] found it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decoded {
+    /// The picture: upright, opaque, sRGB.
+    pub picture: Picture,
+    /// What was done to the file's content on the way, for people to read, such as
+    /// "EXIF orientation 6 applied" or "alpha composited on white". Empty for a plain photo.
+    pub notes: Vec<String>,
+}
+
+/// Whether a picture of this size is within the limits; else a sentence that says why not, without
+/// its full stop.
+pub(crate) fn check_size(width: usize, height: usize) -> Result<(), String> {
+    if width == 0 || height == 0 {
+        return Err(format!("the picture has no pixels: {width}x{height}"));
+    }
+    if width > MAX_SIDE || height > MAX_SIDE || width.saturating_mul(height) > MAX_PIXELS {
+        return Err(format!(
+            "the picture is too large: {width}x{height} pixels; the limits are {MAX_SIDE} pixels a side and {MAX_PIXELS} in all"
+        ));
+    }
+    Ok(())
+}

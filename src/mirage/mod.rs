@@ -9,8 +9,9 @@ mod objective;
 mod readout;
 mod request;
 mod session;
+mod start;
 
 pub use event::{Event, Report, Started, TermLoss};
 pub use readout::classify;
 pub use request::{AdamOptions, Balance, Factor, FactorKind, Init, LayerWeight, Request, Schedule};
-pub use session::{Ending, Outcome, Session};
+pub use session::{Ending, Listener, Outcome, Session, check_request};

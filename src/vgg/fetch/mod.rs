@@ -14,7 +14,7 @@ use super::network::hex;
 use crate::{Error, Result};
 
 /// The command that downloads a network, as messages call it.
-pub const FETCH_COMMAND: &str = "mirage fetch";
+pub const FETCH_COMMAND: &str = "mirage weights --fetch";
 /// The environment variable that replaces the Hugging Face hub by another address, for tests and mirrors.
 pub const BASE_VARIABLE: &str = "MIRAGE_FETCH_BASE";
 /// The Hugging Face hub.

@@ -1,0 +1,327 @@
+//! Writing pictures: whole or not at all.
+
+use std::fs::File;
+use std::io::{Cursor, Error as IoError, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use image::ExtendedColorType;
+use image::codecs::jpeg::JpegEncoder;
+use tempfile::NamedTempFile;
+use tiff::encoder::{Compression, Predictor, TiffEncoder, colortype};
+
+use super::{Picture, metadata};
+use crate::{Error, Result};
+
+/// Bits per channel in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BitDepth {
+    /// 8 bits: all formats.
+    #[default]
+    Eight,
+    /// 16 bits: PNG and TIFF.
+    Sixteen,
+}
+
+/// How [`write()`] writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// Bits per channel.
+    pub bit_depth: BitDepth,
+    /// Texts to embed: keys and values. Keys are 1 to 79 printable ASCII characters such as
+    /// "neural-mirage:options", without outer or double spaces; values are any Unicode, of any sensible
+    /// length. PNG holds them as iTXt chunks, the other formats as XMP.
+    pub metadata: Vec<(String, String)>,
+    /// Replace a file that exists.
+    pub overwrite: bool,
+    /// Quality of JPEG files, 1 to 100; colour isn't subsampled. PNG, WebP and TIFF are lossless.
+    pub jpeg_quality: u8,
+}
+
+impl Default for WriteOptions {
+    fn default() -> Self {
+        Self { bit_depth: BitDepth::Eight, metadata: Vec::new(), overwrite: false, jpeg_quality: 95 }
+    }
+}
+
+/// Formats that are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Png,
+    Jpeg,
+    WebP,
+    Tiff,
+}
+
+impl Format {
+    /// The format that a file name asks for.
+    fn of(path: &Path) -> Result<Self> {
+        const REMEDY: &str = "End the name in .png, .jpg, .jpeg, .webp, .tif or .tiff";
+        let Some(extension) = path.extension() else {
+            return Err(Error::file(path, "the name has no extension to tell the format by", REMEDY));
+        };
+        match extension.to_string_lossy().to_ascii_lowercase().as_str() {
+            "png" => Ok(Self::Png),
+            "jpg" | "jpeg" => Ok(Self::Jpeg),
+            "webp" => Ok(Self::WebP),
+            "tif" | "tiff" => Ok(Self::Tiff),
+            other => Err(Error::file(path, format!("pictures can't be written as .{other}"), REMEDY)),
+        }
+    }
+
+    /// Name and longest side in pixels that the format can hold.
+    fn limit(self) -> (&'static str, usize) {
+        match self {
+            Self::Png => ("PNG", super::MAX_SIDE),
+            Self::Jpeg => ("JPEG", super::MAX_SIDE),
+            // What libwebp allows; 14 bits could say one more, which decoders take for 0.
+            Self::WebP => ("WebP", 16_383),
+            Self::Tiff => ("TIFF", super::MAX_SIDE),
+        }
+    }
+}
+
+/// Finds out, before any work is done, whether [`write()`] will be able to write here: the extension is
+/// known and can hold the bit depth, the folder exists and a file can be made in it (one is, and removed
+/// again), the name is no folder, and an existing file may be replaced. The one thing that can't be
+/// known yet is the picture's size: WebP ends at 16,383 pixels a side.
+///
+/// # Errors
+/// [`Error::File`] for what is wrong with the path, [`Error::Usage`] for what is wrong with the options.
+pub fn check_writable(path: &Path, options: &WriteOptions) -> Result<()> {
+    let (_, target) = check(path, options)?;
+    temporary(path, &target).map(drop)
+}
+
+/// Writes a picture: `path`'s extension says the format (`png`, `jpg`, `jpeg`, `webp` lossless, `tif`,
+/// `tiff`).
+///
+/// The file is encoded in memory, written under a temporary name in the same folder, flushed to the
+/// disk and then renamed, so that a reader, or a crash, sees the old file or the new one but never half
+/// of one. It gets the permissions of any new file; if `path` is a symbolic link, the file that it
+/// points to is replaced. Values are clamped to [0, 1] and rounded to the nearest level.
+///
+/// # Errors
+/// All of [`check_writable`]'s; [`Error::Usage`] if the picture is malformed; [`Error::File`] if it is
+/// too large for the format; [`Error::Io`] if it holds NaN or infinite values, or the system fails,
+/// e.g. when the disk is full. No temporary file stays behind.
+pub fn write(path: &Path, picture: &Picture, options: &WriteOptions) -> Result<()> {
+    let (format, target) = check(path, options)?;
+    picture.check()?;
+    let (name, longest) = format.limit();
+    if picture.width.max(picture.height) > longest {
+        return Err(Error::file(
+            path,
+            format!(
+                "{}x{} pixels are too many for {name}, which ends at {longest} a side",
+                picture.width, picture.height
+            ),
+            "Write a PNG or TIFF instead",
+        ));
+    }
+    if let Some(at) = picture.rgb.iter().position(|v| !v.is_finite()) {
+        let (x, y) = (at / 3 % picture.width, at / 3 / picture.width);
+        let count = picture.rgb.iter().filter(|v| !v.is_finite()).count();
+        let reason =
+            format!("the picture holds {count} values that are NaN or infinite, the first at {x},{y}");
+        return Err(Error::io(path, "writing")(IoError::new(ErrorKind::InvalidData, reason)));
+    }
+    let bytes = encode(format, picture, options)
+        .map_err(|reason| Error::io(path, "encoding")(IoError::other(reason)))?;
+
+    let mut file = temporary(path, &target)?;
+    file.write_all(&bytes).map_err(Error::io(path, "writing"))?;
+    file.as_file().sync_all().map_err(Error::io(path, "writing to the disk"))?;
+    publish(file, &target, options.overwrite).map_err(|e| match e.kind() {
+        ErrorKind::AlreadyExists => exists(path),
+        _ => Error::io(path, "renaming the finished file")(e),
+    })?;
+    // The rename is safe from a power cut once its folder is on the disk. Not every system can do this
+    // (Windows can't open folders), and the picture itself is written: so a failure is no error.
+    if let Ok(folder) = File::open(parent(&target)) {
+        let _ = folder.sync_all();
+    }
+    Ok(())
+}
+
+/// All checks that leave the disk alone: the format, and the path to write to, symbolic links resolved.
+fn check(path: &Path, options: &WriteOptions) -> Result<(Format, PathBuf)> {
+    if !(1..=100).contains(&options.jpeg_quality) {
+        return Err(Error::usage(format!(
+            "JPEG quality {} is out of range: choose 1 to 100",
+            options.jpeg_quality
+        )));
+    }
+    for (key, _) in &options.metadata {
+        metadata::check_key(key).map_err(Error::Usage)?;
+    }
+    if path.is_dir() {
+        return Err(Error::file(path, "it is a folder", "Add a file name to the path, such as result.png"));
+    }
+    let format = Format::of(path)?;
+    if options.bit_depth == BitDepth::Sixteen && !matches!(format, Format::Png | Format::Tiff) {
+        return Err(Error::file(
+            path,
+            format!("{} can't hold 16 bits per channel", format.limit().0),
+            "Choose .png or .tiff, or write 8 bits",
+        ));
+    }
+    let folder = parent(path);
+    match folder.metadata() {
+        Ok(found) if !found.is_dir() => {
+            return Err(Error::file(
+                path,
+                format!("{} is a file, not a folder", folder.display()),
+                "Choose another place",
+            ));
+        }
+        Ok(_) => {}
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            let problem = format!("the folder {} doesn't exist", folder.display());
+            return Err(Error::file(path, problem, "Create it first, or choose another place"));
+        }
+        Err(e) => {
+            let problem = format!("the folder {} can't be used ({e})", folder.display());
+            return Err(Error::file(path, problem, "Choose another place"));
+        }
+    }
+    // Not `exists`: that follows links, and a dangling link is something that would be replaced too.
+    let Ok(found) = path.symlink_metadata() else { return Ok((format, path.to_owned())) };
+    if !options.overwrite {
+        return Err(exists(path));
+    }
+    let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let kind = target.metadata().unwrap_or(found).file_type();
+    if !kind.is_file() && !kind.is_symlink() {
+        return Err(Error::file(path, "it exists and is no ordinary file", "Choose another name"));
+    }
+    Ok((format, target))
+}
+
+/// The error for a file that would be replaced without leave.
+fn exists(path: &Path) -> Error {
+    Error::file(path, "the file exists already", "Choose another name, or allow overwriting it")
+}
+
+/// The folder that a file is in.
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// A temporary file beside the target. It removes itself unless it is published.
+fn temporary(path: &Path, target: &Path) -> Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".mirage-").suffix(".tmp");
+    // tempfile's own choice is for the owner only; this is what the system's umask makes of any new file.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(parent(target)).map_err(|e| {
+        let problem = format!("no file can be made in its folder ({})", e.kind());
+        Error::file(path, problem, "Choose a folder that you may write to, on a disk with room")
+    })
+}
+
+/// Gives a finished file its name.
+fn publish(file: NamedTempFile, target: &Path, overwrite: bool) -> std::io::Result<()> {
+    if overwrite {
+        return file.persist(target).map(drop).map_err(|e| e.error);
+    }
+    // Some file systems can't rename without replacing. There it is look first, then rename: better than
+    // to lose a finished picture.
+    match file.persist_noclobber(target) {
+        Ok(_) => Ok(()),
+        Err(e) if e.error.kind() == ErrorKind::AlreadyExists || target.symlink_metadata().is_ok() => {
+            Err(ErrorKind::AlreadyExists.into())
+        }
+        Err(e) => e.file.persist(target).map(drop).map_err(|e| e.error),
+    }
+}
+
+/// The bytes of the file, or why there are none.
+fn encode(
+    format: Format,
+    picture: &Picture,
+    options: &WriteOptions,
+) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+    // check_size has seen these: both fit.
+    let (width, height) = (picture.width as u32, picture.height as u32);
+    let pairs = &options.metadata;
+    let mut out = Vec::new();
+    match format {
+        Format::Png => {
+            let mut encoder = png::Encoder::new(&mut out, width, height);
+            encoder.set_color(png::ColorType::Rgb);
+            encoder.set_source_srgb(png::SrgbRenderingIntent::Perceptual);
+            for (key, value) in pairs {
+                encoder.add_itxt_chunk(key.clone(), value.clone())?;
+            }
+            let samples = match options.bit_depth {
+                BitDepth::Eight => levels8(picture),
+                BitDepth::Sixteen => {
+                    encoder.set_depth(png::BitDepth::Sixteen);
+                    levels16(picture).into_iter().flat_map(u16::to_be_bytes).collect()
+                }
+            };
+            let mut writer = encoder.write_header()?;
+            writer.write_image_data(&samples)?;
+            writer.finish()?;
+        }
+        Format::Jpeg => {
+            JpegEncoder::new_with_quality(&mut out, options.jpeg_quality).encode(
+                &levels8(picture),
+                width,
+                height,
+                ExtendedColorType::Rgb8,
+            )?;
+            if !pairs.is_empty() {
+                // After the start marker and the JFIF segment, which must come first.
+                let jfif = usize::from(u16::from_be_bytes([out[4], out[5]]));
+                let at = if out[2..4] == [0xff, 0xe0] { 4 + jfif } else { 2 };
+                out.splice(at..at, metadata::jpeg_segments(pairs));
+            }
+        }
+        Format::WebP => {
+            let mut encoder = image_webp::WebPEncoder::new(&mut out);
+            if !pairs.is_empty() {
+                encoder.set_xmp_metadata(metadata::packet(pairs).into_bytes());
+            }
+            encoder.encode(&levels8(picture), width, height, image_webp::ColorType::Rgb8)?;
+        }
+        Format::Tiff => {
+            let mut encoder = TiffEncoder::new(Cursor::new(&mut out))?
+                .with_compression(Compression::Lzw)
+                .with_predictor(Predictor::Horizontal);
+            let xmp = metadata::packet(pairs);
+            let tag = tiff::tags::Tag::Unknown(metadata::TIFF_XMP);
+            match options.bit_depth {
+                BitDepth::Eight => {
+                    let mut image = encoder.new_image::<colortype::RGB8>(width, height)?;
+                    if !pairs.is_empty() {
+                        image.encoder().write_tag(tag, xmp.as_bytes())?;
+                    }
+                    image.write_data(&levels8(picture))?;
+                }
+                BitDepth::Sixteen => {
+                    let mut image = encoder.new_image::<colortype::RGB16>(width, height)?;
+                    if !pairs.is_empty() {
+                        image.encoder().write_tag(tag, xmp.as_bytes())?;
+                    }
+                    image.write_data(&levels16(picture))?;
+                }
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// Values as levels of 0 to 255. They are finite here.
+fn levels8(picture: &Picture) -> Vec<u8> {
+    picture.rgb.iter().map(|v| (v.clamp(0.0, 1.0) * 255.0).round() as u8).collect()
+}
+
+/// Values as levels of 0 to 65535.
+fn levels16(picture: &Picture) -> Vec<u16> {
+    picture.rgb.iter().map(|v| (v.clamp(0.0, 1.0) * 65535.0).round() as u16).collect()
+}

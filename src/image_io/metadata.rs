@@ -1,0 +1,250 @@
+//! Text inside picture files.
+//!
+//! PNG has a chunk for exactly this (iTXt: keyword and UTF-8 text), which every PNG tool shows. The
+//! other formats carry one XMP packet with one property, `mirage:record`, whose value is the list of
+//! pairs as JSON: JSON can hold what XML 1.0 can't (control characters), and order and repeated keys
+//! survive.
+
+use std::io::Cursor;
+
+use image::ImageFormat;
+use md5::{Digest, Md5};
+
+use super::structure;
+
+/// Namespace of the one property.
+const NAMESPACE: &str = "https://docs.rs/neural-mirage/xmp/1.0/";
+const OPEN: &str = "<mirage:record>";
+const CLOSE: &str = "</mirage:record>";
+
+/// What opens a JPEG segment with XMP, and one with a part of XMP that is too long for a segment.
+const STANDARD: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
+const EXTENSION: &[u8] = b"http://ns.adobe.com/xmp/extension/\0";
+
+/// Longest content of a JPEG segment in bytes: a 16 bit length that counts itself.
+const SEGMENT: usize = 65_533;
+
+/// The TIFF tag for XMP.
+pub(super) const TIFF_XMP: u16 = 700;
+
+/// Why a key can't be used, if so. PNG keywords are the narrowest of all formats, and a key that works
+/// in one format should work in all.
+pub(super) fn check_key(key: &str) -> Result<(), String> {
+    let printable = key.bytes().all(|b| (0x20..0x7f).contains(&b));
+    if !(1..=79).contains(&key.len()) || !printable || key.trim() != key || key.contains("  ") {
+        return Err(format!(
+            "the metadata key {key:?} can't be stored: keys are 1 to 79 ASCII characters without outer or double spaces"
+        ));
+    }
+    Ok(())
+}
+
+/// The XMP packet for some pairs.
+pub(super) fn packet(pairs: &[(String, String)]) -> String {
+    wrap(&format!("{OPEN}{}{CLOSE}", escape(&json(pairs))), "")
+}
+
+/// The JPEG segments, markers included, that hold some pairs: one with the packet, or, as the XMP
+/// specification says for more than 64 KiB, a stub that names the MD5 of the real one, which follows in
+/// parts.
+pub(super) fn jpeg_segments(pairs: &[(String, String)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut segment = |parts: &[&[u8]]| {
+        let length = 2 + parts.iter().map(|p| p.len()).sum::<usize>();
+        // Callers keep to SEGMENT, so the length fits.
+        out.extend([0xff, 0xe1, (length >> 8) as u8, length as u8]);
+        parts.iter().for_each(|p| out.extend(*p));
+    };
+    let whole = packet(pairs);
+    if STANDARD.len() + whole.len() <= SEGMENT {
+        segment(&[STANDARD, whole.as_bytes()]);
+        return out;
+    }
+    let digest: String = Md5::digest(&whole).iter().map(|b| format!("{b:02X}")).collect();
+    let stub = wrap(
+        "",
+        &format!(r#" xmlns:xmpNote="http://ns.adobe.com/xmp/note/" xmpNote:HasExtendedXMP="{digest}""#),
+    );
+    segment(&[STANDARD, stub.as_bytes()]);
+    // 32 bits are what the format has; memory ends far below.
+    let total = (whole.len() as u32).to_be_bytes();
+    let step = SEGMENT - EXTENSION.len() - digest.len() - 8;
+    for (index, part) in whole.as_bytes().chunks(step).enumerate() {
+        let offset = ((index * step) as u32).to_be_bytes();
+        segment(&[EXTENSION, digest.as_bytes(), &total, &offset, part]);
+    }
+    out
+}
+
+/// The pairs in a file, or what is wrong with them.
+pub(super) fn extract(bytes: &[u8], format: ImageFormat) -> Result<Vec<(String, String)>, String> {
+    let damaged = |what: &str| format!("its metadata is damaged ({what})");
+    let xmp = match format {
+        ImageFormat::Png => {
+            let limits = png::Limits { bytes: 1 << 28 };
+            let reader = png::Decoder::new_with_limits(Cursor::new(bytes), limits)
+                .read_info()
+                .map_err(|e| damaged(&e.to_string()))?;
+            let texts = reader.info().utf8_text.iter();
+            return texts
+                .filter(|chunk| chunk.keyword != "XML:com.adobe.xmp")
+                .map(|chunk| {
+                    let text = chunk.get_text().map_err(|e| damaged(&e.to_string()))?;
+                    Ok((chunk.keyword.clone(), text))
+                })
+                .collect();
+        }
+        ImageFormat::Jpeg => {
+            let jpeg = structure::jpeg(bytes).map_err(|_| damaged("the file is cut short"))?;
+            jpeg_xmp(&jpeg.app1).map_err(damaged)?
+        }
+        ImageFormat::WebP => image_webp::WebPDecoder::new(Cursor::new(bytes))
+            .and_then(|mut decoder| decoder.xmp_metadata())
+            .map_err(|e| damaged(&e.to_string()))?,
+        ImageFormat::Tiff => {
+            let mut decoder =
+                tiff::decoder::Decoder::new(Cursor::new(bytes)).map_err(|e| damaged(&e.to_string()))?;
+            decoder.get_tag_u8_vec(tiff::tags::Tag::Unknown(TIFF_XMP)).ok()
+        }
+        _ => None,
+    };
+    let Some(xmp) = xmp else { return Ok(Vec::new()) };
+    let text = std::str::from_utf8(&xmp).map_err(|_| damaged("it isn't UTF-8"))?;
+    unwrap_record(text).map_err(damaged)
+}
+
+/// The XMP of a JPEG, put together if it is extended.
+fn jpeg_xmp(segments: &[&[u8]]) -> Result<Option<Vec<u8>>, &'static str> {
+    let Some(standard) = segments.iter().find_map(|s| s.strip_prefix(STANDARD)) else { return Ok(None) };
+    let mut parts: Vec<(u32, &[u8])> = Vec::new();
+    for segment in segments.iter().filter_map(|s| s.strip_prefix(EXTENSION)) {
+        let (Some((digest, rest)), true) = (segment.split_at_checked(32), segment.len() >= 40) else {
+            return Err("an extended XMP segment is too short");
+        };
+        // Parts of something else than what the standard packet names don't count.
+        if standard.windows(32).any(|w| w == digest) {
+            parts.push((u32::from_be_bytes([rest[4], rest[5], rest[6], rest[7]]), &rest[8..]));
+        }
+    }
+    if parts.is_empty() {
+        return Ok(Some(standard.to_vec()));
+    }
+    parts.sort_by_key(|(offset, _)| *offset);
+    let mut whole = Vec::new();
+    for (offset, part) in parts {
+        if offset as usize != whole.len() {
+            return Err("a part of it is missing");
+        }
+        whole.extend(part);
+    }
+    let digest: String = Md5::digest(&whole).iter().map(|b| format!("{b:02X}")).collect();
+    if !standard.windows(32).any(|w| w == digest.as_bytes()) {
+        return Err("its checksum doesn't match");
+    }
+    Ok(Some(whole))
+}
+
+/// A packet around some properties and attributes of the one description.
+fn wrap(properties: &str, attributes: &str) -> String {
+    format!(
+        "<?xpacket begin=\"\u{feff}\" id=\"W5M0MpCehiHzreSzNTczkc9d\"?>\
+         <x:xmpmeta xmlns:x=\"adobe:ns:meta/\">\
+         <rdf:RDF xmlns:rdf=\"http://www.w3.org/1999/02/22-rdf-syntax-ns#\">\
+         <rdf:Description rdf:about=\"\" xmlns:mirage=\"{NAMESPACE}\" \
+         xmlns:xmp=\"http://ns.adobe.com/xap/1.0/\" xmp:CreatorTool=\"neural-mirage {version}\"{attributes}>\
+         {properties}</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end=\"r\"?>",
+        version = env!("CARGO_PKG_VERSION"),
+    )
+}
+
+/// The pairs in a packet; none if it isn't one of ours.
+fn unwrap_record(xmp: &str) -> Result<Vec<(String, String)>, &'static str> {
+    let Some((_, rest)) = xmp.split_once(OPEN) else { return Ok(Vec::new()) };
+    let (record, _) = rest.split_once(CLOSE).ok_or("the record isn't closed")?;
+    serde_json::from_str(&unescape(record)).map_err(|_| "the record isn't valid JSON")
+}
+
+/// Pairs as a JSON list of lists, with no character that XML 1.0 can't hold: serde_json escapes those
+/// below U+0020, which leaves the two non-characters at the end of the first plane.
+fn json(pairs: &[(String, String)]) -> String {
+    let list = pairs.iter().map(|(k, v)| serde_json::json!([k, v])).collect::<serde_json::Value>();
+    list.to_string().replace('\u{fffe}', "\\ufffe").replace('\u{ffff}', "\\uffff")
+}
+
+/// Text for the inside of an XML element.
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+/// What [`escape`] took, and the other predefined entities, should a tool have rewritten the packet.
+fn unescape(text: &str) -> String {
+    text.replace("&lt;", "<")
+        .replace("&gt;", ">")
+        .replace("&quot;", "\"")
+        .replace("&apos;", "'")
+        .replace("&amp;", "&")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(key: &str, value: &str) -> Vec<(String, String)> {
+        vec![(key.to_owned(), value.to_owned())]
+    }
+
+    #[test]
+    fn packets_survive_everything() {
+        let everything: String =
+            (0..=0x0010_ffff).step_by(7).chain(0..0x300).filter_map(char::from_u32).collect();
+        for value in [
+            "",
+            "plain",
+            "<mirage:record>]]></mirage:record>&amp;&lt;",
+            "a\0b\r\n\t\u{1b}\u{7f}\u{85}\u{fffe}\u{ffff}\u{feff}",
+            "\"quoted\" \\ud800 \\",
+            &everything,
+        ] {
+            let pairs = [pairs("k", value), pairs("k", value)].concat();
+            let packet = packet(&pairs);
+            assert_eq!(unwrap_record(&packet).unwrap(), pairs);
+            let forbidden = |c: char| c < ' ' || matches!(c, '\u{fffe}' | '\u{ffff}');
+            assert!(!packet.contains(forbidden), "not XML 1.0");
+        }
+    }
+
+    #[test]
+    fn long_packets_are_split_and_checked() {
+        let pairs = pairs("k", &"0123456789é".repeat(20_000));
+        let jpeg = [&b"\xff\xd8"[..], &jpeg_segments(&pairs), b"\xff\xd9"].concat();
+        assert_eq!(extract(&jpeg, ImageFormat::Jpeg).unwrap(), pairs);
+        let app1 = structure::jpeg(&jpeg).unwrap().app1;
+        assert!(app1.len() > 3);
+        assert!(jpeg_xmp(&[&app1[..2], &app1[3..]].concat()).is_err(), "a part is missing");
+        let mut shuffled = app1.clone();
+        shuffled[1..].reverse();
+        assert!(jpeg_xmp(&shuffled).unwrap().is_some(), "order is no matter");
+        let mut altered = app1[2].to_vec();
+        *altered.last_mut().unwrap() ^= 1;
+        let mut with_altered = app1.clone();
+        with_altered[2] = &altered;
+        assert!(jpeg_xmp(&with_altered).is_err(), "altered");
+    }
+
+    #[test]
+    fn foreign_xmp_is_no_record() {
+        assert_eq!(unwrap_record("<x:xmpmeta/>").unwrap(), []);
+        assert!(unwrap_record("<mirage:record>[").is_err());
+        assert!(unwrap_record("<mirage:record>[1]</mirage:record>").is_err());
+    }
+
+    #[test]
+    fn keys() {
+        for good in ["neural-mirage:options", "a", "Creation Time", &"k".repeat(79)] {
+            assert!(check_key(good).is_ok(), "{good}");
+        }
+        for bad in ["", " a", "a ", "a  b", "é", "a\nb", "a\0", &"k".repeat(80)] {
+            assert!(check_key(bad).is_err(), "{bad:?}");
+        }
+    }
+}

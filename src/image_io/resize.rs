@@ -1,0 +1,219 @@
+//! Changing the size of a picture.
+
+use fast_image_resize as fir;
+use fir::images::{Image, ImageRef};
+
+use super::{Picture, check_size};
+use crate::{Error, Result};
+
+/// The picture at another size: Lanczos3 along a side that shrinks, Catmull-Rom along one that
+/// grows, the picture itself along one that stays. Filters are widened when shrinking (no aliasing)
+/// and renormalised at the border, so a constant picture stays constant.
+///
+/// It works on the sRGB-encoded values (see the [module](super)), and values may overshoot [0, 1] by
+/// a little next to sharp edges; nothing is clamped, so that a picture in the middle of an
+/// optimisation keeps what it has.
+///
+/// `width` and `height` are in pixels; the aspect isn't kept by itself, see [`fit`].
+///
+/// # Errors
+/// [`Error::Usage`] if a side is 0 or beyond [`MAX_SIDE`](super::MAX_SIDE) and
+/// [`MAX_PIXELS`](super::MAX_PIXELS), if `picture` is malformed, or if memory runs out.
+pub fn resize(picture: &Picture, width: usize, height: usize) -> Result<Picture> {
+    picture.check()?;
+    check_size(width, height)
+        .map_err(|problem| Error::usage(format!("can't resize to {width}x{height}: {problem}")))?;
+    let (across, down) = (filter(picture.width, width), filter(picture.height, height));
+    match (across, down) {
+        (None, None) => Ok(picture.clone()),
+        (Some(filter), None) | (None, Some(filter)) => pass(picture, width, height, filter),
+        (Some(a), Some(b)) if a == b => pass(picture, width, height, a),
+        // One side grows and the other shrinks: first the one that shrinks, it makes less work.
+        (Some(a), Some(b)) if width < picture.width => {
+            pass(&pass(picture, width, picture.height, a)?, width, height, b)
+        }
+        (Some(a), Some(b)) => pass(&pass(picture, picture.width, height, b)?, width, height, a),
+    }
+}
+
+/// The size of a picture of `width` x `height` pixels scaled, up or down, so that its longest side
+/// is `longest`: the aspect kept, rounded to the nearest pixel, each side at least 1.
+pub fn fit(width: usize, height: usize, longest: usize) -> (usize, usize) {
+    let (width, height, longest) = (width.max(1), height.max(1), longest.max(1));
+    let long = width.max(height) as u128;
+    // Half up, in integers: no surprise from floating point at exact halves.
+    let scale = |side: usize| {
+        let scaled = (side as u128 * longest as u128 + long / 2) / long;
+        usize::try_from(scaled).unwrap_or(usize::MAX).max(1)
+    };
+    (scale(width), scale(height))
+}
+
+/// The filter for a side going from one length to another.
+fn filter(from: usize, to: usize) -> Option<fir::FilterType> {
+    match to.cmp(&from) {
+        std::cmp::Ordering::Less => Some(fir::FilterType::Lanczos3),
+        std::cmp::Ordering::Equal => None,
+        std::cmp::Ordering::Greater => Some(fir::FilterType::CatmullRom),
+    }
+}
+
+/// One convolution pass with one filter.
+fn pass(picture: &Picture, width: usize, height: usize, filter: fir::FilterType) -> Result<Picture> {
+    let failed = |reason: String| {
+        Error::usage(format!(
+            "can't resize {}x{} to {width}x{height} pixels: {reason}. Choose a smaller size",
+            picture.width, picture.height
+        ))
+    };
+    let mut rgb = zeros(width * height * 3).map_err(failed)?;
+    let source = ImageRef::new(
+        side(picture.width),
+        side(picture.height),
+        bytemuck::cast_slice(&picture.rgb),
+        fir::PixelType::F32x3,
+    )
+    .map_err(|e| failed(e.to_string()))?;
+    let mut target = Image::from_slice_u8(
+        side(width),
+        side(height),
+        bytemuck::cast_slice_mut(&mut rgb),
+        fir::PixelType::F32x3,
+    )
+    .map_err(|e| failed(e.to_string()))?;
+    let options = fir::ResizeOptions::new().resize_alg(fir::ResizeAlg::Convolution(filter));
+    fir::Resizer::new().resize(&source, &mut target, &options).map_err(|e| failed(e.to_string()))?;
+    Ok(Picture { width, height, rgb })
+}
+
+/// A side as the crate wants it. Sides are at most [`MAX_SIDE`](super::MAX_SIDE) here.
+fn side(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
+}
+
+/// A vector of zeros, or why there is none: the process isn't taken down by a picture too many.
+pub(super) fn zeros<T: bytemuck::Zeroable + Clone>(count: usize) -> Result<Vec<T>, String> {
+    let mut values = Vec::new();
+    values.try_reserve_exact(count).map_err(|_| {
+        let mebibytes = count.saturating_mul(size_of::<T>()) >> 20;
+        format!("there is not enough memory for {mebibytes} MiB more")
+    })?;
+    values.resize(count, T::zeroed());
+    Ok(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gradient(width: usize, height: usize) -> Picture {
+        let rgb = (0..width * height)
+            .flat_map(|i| {
+                let x = (i % width) as f32 / width as f32;
+                let y = (i / width) as f32 / height as f32;
+                [x, y, (x * 7.0 + y * 3.0).sin() * 0.5 + 0.5]
+            })
+            .collect();
+        Picture { width, height, rgb }
+    }
+
+    #[test]
+    fn the_same_size_is_the_same_picture() {
+        let picture = gradient(17, 5);
+        assert_eq!(resize(&picture, 17, 5).unwrap(), picture);
+    }
+
+    #[test]
+    fn a_constant_stays_constant() {
+        for (w, h) in [(1, 1), (1, 9), (9, 1), (2, 2), (13, 7), (64, 48)] {
+            let picture = Picture { width: w, height: h, rgb: [0.25, 0.5, 0.999].repeat(w * h) };
+            for (tw, th) in [(1, 1), (3, 1), (1, 3), (5, 11), (31, 2), (100, 77), (640, 3)] {
+                let resized = resize(&picture, tw, th).unwrap();
+                assert_eq!((resized.width, resized.height, resized.rgb.len()), (tw, th, tw * th * 3));
+                for pixel in resized.rgb.chunks_exact(3) {
+                    for (value, expected) in pixel.iter().zip([0.25f32, 0.5, 0.999]) {
+                        assert!((value - expected).abs() < 2e-6, "{w}x{h} -> {tw}x{th}: {value}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_mirrored_picture_gives_a_mirrored_result() {
+        let mirror = |p: &Picture| Picture {
+            width: p.width,
+            height: p.height,
+            rgb: p
+                .rgb
+                .chunks_exact(p.width * 3)
+                .flat_map(|row| row.chunks_exact(3).rev().flatten().copied().collect::<Vec<_>>())
+                .collect(),
+        };
+        let picture = gradient(23, 15);
+        for (w, h) in [(7, 5), (11, 40), (46, 30), (101, 3), (1, 1)] {
+            let a = mirror(&resize(&picture, w, h).unwrap());
+            let b = resize(&mirror(&picture), w, h).unwrap();
+            for (a, b) in a.rgb.iter().zip(&b.rgb) {
+                assert!((a - b).abs() < 1e-5, "{w}x{h}: {a} {b}");
+            }
+        }
+    }
+
+    /// Catmull-Rom doubled: by hand the taps are (-3, 29, 111, -9)/128 for even pixels, mirrored for odd.
+    #[test]
+    fn doubling_an_edge_gives_the_catmull_rom_values() {
+        let values = [0.0f32, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0];
+        let picture = Picture { width: 8, height: 1, rgb: values.iter().flat_map(|v| [*v; 3]).collect() };
+        let resized = resize(&picture, 16, 1).unwrap();
+        let expected = [0.0f32, -3.0, -9.0, 26.0, 102.0, 137.0, 131.0, 128.0];
+        for (pixel, expected) in resized.rgb.chunks_exact(3).skip(4).zip(expected) {
+            for value in pixel {
+                assert!((value - expected / 128.0).abs() < 1e-6, "{value} for {expected}/128");
+            }
+        }
+    }
+
+    #[test]
+    fn halving_keeps_the_mean_and_a_slow_ramp() {
+        let picture = gradient(64, 64);
+        let resized = resize(&picture, 32, 32).unwrap();
+        let mean = |p: &Picture, c: usize| {
+            p.rgb.iter().skip(c).step_by(3).map(|v| f64::from(*v)).sum::<f64>() / (p.width * p.height) as f64
+        };
+        for channel in 0..3 {
+            assert!((mean(&picture, channel) - mean(&resized, channel)).abs() < 2e-3);
+        }
+        // Away from the border a linear ramp is reproduced: pixel x of 32 sits at 2x + 0.5 of 64.
+        for x in 4..28 {
+            let value = resized.rgb[(16 * 32 + x) * 3];
+            assert!((value - (2.0 * x as f32 + 0.5) / 64.0).abs() < 1e-3, "{x}: {value}");
+        }
+    }
+
+    #[test]
+    fn impossible_sizes_are_refused() {
+        let picture = gradient(4, 4);
+        for (w, h) in [(0, 4), (4, 0), (super::super::MAX_SIDE + 1, 1), (usize::MAX, usize::MAX)] {
+            let error = resize(&picture, w, h).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{error}");
+        }
+        let torn = Picture { width: 4, height: 4, rgb: vec![0.0; 47] };
+        assert!(resize(&torn, 2, 2).is_err());
+    }
+
+    #[test]
+    fn fitting() {
+        assert_eq!(fit(4000, 3000, 512), (512, 384));
+        assert_eq!(fit(3000, 4000, 512), (384, 512));
+        assert_eq!(fit(100, 100, 7), (7, 7));
+        assert_eq!(fit(10_000, 1, 512), (512, 1));
+        assert_eq!(fit(1, 1, 512), (512, 512));
+        assert_eq!(fit(3, 2, 100), (100, 67));
+        assert_eq!(fit(4, 1, 2), (2, 1), "exactly half goes up");
+        assert_eq!(fit(8, 3, 4), (4, 2), "1.5 goes up");
+        assert_eq!(fit(512, 384, 512), (512, 384));
+        assert_eq!(fit(0, 0, 0), (1, 1));
+        assert_eq!(fit(usize::MAX, 1, usize::MAX), (usize::MAX, 1));
+    }
+}

@@ -1,0 +1,199 @@
+//! What can be told from the outer structure of a file without decoding it: chiefly whether it is
+//! complete. Decoders are lenient (a JPEG cut in half decodes to a photo with a gray lower half), and
+//! a photo that is half gray would only be noticed after the whole computation.
+
+/// Why a file can't be complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct CutShort;
+
+/// What a PNG says of itself before its pixels.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Png {
+    /// Width and height in pixels, unless the header is missing.
+    pub(super) size: Option<(u32, u32)>,
+    /// Colours are indices into a palette.
+    pub(super) palette: bool,
+    /// A `cICP` chunk other than plain sRGB.
+    pub(super) cicp: bool,
+}
+
+/// What a JPEG says of itself before its pixels.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Jpeg<'a> {
+    /// Width and height in pixels, unless there is no frame header.
+    pub(super) size: Option<(u32, u32)>,
+    /// Colour components: 1 gray, 3 colour, 4 CMYK.
+    pub(super) components: u8,
+    /// Contents of the application segments (APP1) in order.
+    pub(super) app1: Vec<&'a [u8]>,
+}
+
+/// Big-endian number at a place, if it is there.
+fn be<const N: usize>(bytes: &[u8], at: usize) -> Option<u32> {
+    let field: [u8; N] = bytes.get(at..at.checked_add(N)?)?.try_into().ok()?;
+    Some(field.iter().fold(0, |n, b| n << 8 | u32::from(*b)))
+}
+
+/// Walks the chunks of a PNG up to its `IEND`.
+pub(super) fn png(bytes: &[u8]) -> Result<Png, CutShort> {
+    let mut found = Png::default();
+    let mut at = 8;
+    loop {
+        let length = be::<4>(bytes, at).ok_or(CutShort)? as usize;
+        let kind = bytes.get(at + 4..at + 8).ok_or(CutShort)?;
+        let end = length.checked_add(at + 12).ok_or(CutShort)?;
+        // The checksum of the last chunk counts too: without it the file isn't whole.
+        if end > bytes.len() {
+            return Err(CutShort);
+        }
+        let data = &bytes[at + 8..end - 4];
+        match kind {
+            b"IHDR" => {
+                found.size = be::<4>(data, 0).zip(be::<4>(data, 4));
+                found.palette = data.get(9) == Some(&3);
+            }
+            b"cICP" => found.cicp = data != [1, 13, 0, 1],
+            b"IEND" => return Ok(found),
+            _ => {}
+        }
+        at = end;
+    }
+}
+
+/// Walks the markers of a JPEG up to its end-of-image marker.
+pub(super) fn jpeg(bytes: &[u8]) -> Result<Jpeg<'_>, CutShort> {
+    let mut found = Jpeg::default();
+    let mut at = 2;
+    loop {
+        // To the next marker: past entropy-coded data with its stuffed zeros, restart markers and
+        // fill bytes, and past stray bytes between segments, which some cameras write.
+        let marker = loop {
+            let to = bytes.get(at..).and_then(|rest| rest.iter().position(|b| *b == 0xff)).ok_or(CutShort)?;
+            at += to + 1;
+            match bytes.get(at).ok_or(CutShort)? {
+                0x00 | 0x01 | 0xd0..=0xd8 => at += 1,
+                0xff => {}
+                marker => break *marker,
+            }
+        };
+        at += 1;
+        if marker == 0xd9 {
+            return Ok(found);
+        }
+        let length = be::<2>(bytes, at).ok_or(CutShort)? as usize;
+        let data = bytes.get(at + 2..at + length.max(2)).ok_or(CutShort)?;
+        match marker {
+            0xe1 => found.app1.push(data),
+            // Frame headers are C0 to CF without DHT, JPG and DAC.
+            0xc0..=0xcf if ![0xc4, 0xc8, 0xcc].contains(&marker) && found.size.is_none() => {
+                found.size = be::<2>(data, 3).zip(be::<2>(data, 1));
+                found.components = data.get(5).copied().unwrap_or(0);
+            }
+            _ => {}
+        }
+        at += length.max(2);
+    }
+}
+
+/// Compares the length a WebP states with the one it has.
+pub(super) fn webp(bytes: &[u8]) -> Result<(), CutShort> {
+    let stated: [u8; 4] = bytes.get(4..8).and_then(|b| b.try_into().ok()).ok_or(CutShort)?;
+    if (u32::from_le_bytes(stated) as usize).saturating_add(8) > bytes.len() { Err(CutShort) } else { Ok(()) }
+}
+
+/// What a file that is no picture we read seems to be, and what to do about it.
+pub(super) fn guess(bytes: &[u8]) -> (&'static str, &'static str) {
+    const CONVERT: &str = "Convert it to PNG or JPEG and try again";
+    let start = &bytes[..bytes.len().min(512)];
+    let brand = start.get(4..12).unwrap_or_default();
+    match start {
+        [b'G', b'I', b'F', b'8', ..] => ("it is a GIF, which isn't read", CONVERT),
+        [b'%', b'P', b'D', b'F', ..] => ("it is a PDF, not a picture", CONVERT),
+        [b'P', b'K', 3, 4, ..] => {
+            ("it is a ZIP archive, not a picture", "Unpack it and name a picture inside")
+        }
+        [b'8', b'B', b'P', b'S', ..] => ("it is a Photoshop document, which isn't read", CONVERT),
+        [0x1f, 0x8b, ..] => ("it is gzip data, not a picture", "Unpack it first"),
+        [0xff, 0x0a, ..] | [0, 0, 0, 0x0c, b'J', b'X', b'L', ..] => {
+            ("it is a JPEG XL picture, which isn't read", CONVERT)
+        }
+        [0, 0, 0, 0x0c, b'j', b'P', ..] => ("it is a JPEG 2000 picture, which isn't read", CONVERT),
+        _ if brand.starts_with(b"ftypavi") => ("it is an AVIF picture, which isn't read", CONVERT),
+        _ if [&b"ftyphei"[..], b"ftyphev", b"ftypmif", b"ftypmsf"].iter().any(|b| brand.starts_with(b)) => {
+            ("it is a HEIC picture, which isn't read", CONVERT)
+        }
+        _ if brand.starts_with(b"ftyp") => ("it is a video, not a picture", "Take a still from it first"),
+        _ if start.len() > 8 && is_html(start) => (
+            "it holds a web page, not a picture",
+            "The download probably fetched the page around the picture; fetch the picture itself",
+        ),
+        _ if start.windows(4).any(|w| w == b"<svg") => ("it is an SVG drawing, which isn't read", CONVERT),
+        _ if is_text(start) => ("it holds text, not a picture", "Name a PNG, JPEG, WebP, TIFF or BMP file"),
+        _ => (
+            "it isn't a picture of a kind that is read",
+            "Name a PNG, JPEG, WebP, TIFF or BMP file; the content decides, not the ending of the name",
+        ),
+    }
+}
+
+/// Whether the start of a file looks like HTML.
+fn is_html(start: &[u8]) -> bool {
+    let lower = start.to_ascii_lowercase();
+    [&b"<!doctype html"[..], b"<html"].iter().any(|tag| lower.windows(tag.len()).any(|w| w == *tag))
+}
+
+/// Whether the start of a file is UTF-8 without control characters.
+fn is_text(start: &[u8]) -> bool {
+    let whole = match std::str::from_utf8(start) {
+        Ok(text) => text,
+        // A character cut at the end of the sample is fine.
+        Err(e) if e.error_len().is_none() => std::str::from_utf8(&start[..e.valid_up_to()]).unwrap_or("\0"),
+        Err(_) => return false,
+    };
+    whole.chars().all(|c| !c.is_control() || matches!(c, '\n' | '\r' | '\t'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_prefix_of_anything_panics() {
+        let png_like = [
+            &b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\0\x02\0\0\0\x03\x08\x03\0\0\0crc."[..],
+            b"\0\0\0\0IENDcrc.",
+        ]
+        .concat();
+        let jpeg_like =
+            b"\xff\xd8\xff\xe1\0\x05abc\xff\xc0\0\x09\x08\0\x03\0\x02\x04x\xff\xda\0\x02\x12\xff\0\xff\xd0\x01\xff\xd9";
+        for length in 0..png_like.len() {
+            assert_eq!(png(&png_like[..length]), Err(CutShort), "{length}");
+        }
+        for length in 0..jpeg_like.len() {
+            assert_eq!(jpeg(&jpeg_like[..length]), Err(CutShort), "{length}");
+        }
+        let found = png(&png_like).unwrap();
+        assert_eq!((found.size, found.palette, found.cicp), (Some((2, 3)), true, false));
+        let found = jpeg(jpeg_like).unwrap();
+        assert_eq!((found.size, found.components), (Some((2, 3)), 4));
+        assert_eq!(found.app1, [b"abc"]);
+        assert_eq!(jpeg(b"\xff\xd8\xff\xe1\0\0\xff\xd9").unwrap().app1, [b""], "a length below 2");
+    }
+
+    #[test]
+    fn a_jpeg_thumbnail_is_no_end() {
+        assert_eq!(jpeg(b"\xff\xd8\xff\xe1\0\x04\xff\xd9"), Err(CutShort));
+        assert!(jpeg(b"\xff\xd8\xff\xe1\0\x04\xff\xd9\xff\xd9 and trailing data").is_ok());
+    }
+
+    #[test]
+    fn guesses() {
+        assert!(guess(b"hello, world\n").0.contains("text"));
+        assert!(guess("grüße".as_bytes()).0.contains("text"));
+        assert!(guess(b"\n<!DOCTYPE HTML><html>").0.contains("web page"));
+        assert!(guess(b"\0\0\0\x18ftypheic\0\0").0.contains("HEIC"));
+        assert!(guess(b"GIF89a").0.contains("GIF"));
+        assert!(guess(&[0, 159, 146, 150]).0.contains("isn't a picture"));
+        assert!(guess(b"").0.contains("text"));
+    }
+}

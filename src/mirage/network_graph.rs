@@ -1,0 +1,121 @@
+//! A network as graph nodes: the one place where layers become ops.
+
+use crate::error::{Error, Result};
+use crate::graph::{Graph, TensorId};
+use crate::ops::{
+    AdaptivePool, Affine, Conv, Filter, Flatten, Linear, Matrix, MatrixValues, Padding, Pool, PoolKind, Relu,
+    Softmax,
+};
+use crate::vgg::{self, LayerKind, Network};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Appends the preprocessing and the layers up to the deepest of `wanted` (indices into
+/// `network.layers`) to a graph, and returns the tensor of each wanted layer.
+///
+/// A conv (or fully connected) layer and its ReLU become one node unless the layer itself is wanted.
+/// Dropout is the identity. Before the first fully connected layer stands an adaptive max pool, whatever
+/// `pooling` is (Töyrylä 2016), so that pictures of any size fit.
+///
+/// # Errors
+/// If the picture is too small for the deepest layer.
+pub(super) fn forward(
+    graph: &mut Graph,
+    network: &Network,
+    picture: TensorId,
+    wanted: &[usize],
+    pooling: PoolKind,
+) -> Result<HashMap<usize, TensorId>> {
+    let mut found = HashMap::new();
+    let Some(&deepest) = wanted.iter().max() else { return Ok(found) };
+    let affine = network.preprocessing.affine();
+    let preprocess = Affine { order: affine.order, scale: affine.scale, bias: affine.bias };
+    let mut current = graph.apply(preprocess, &[picture], "preprocessed")?;
+    let mut index = 0;
+    while index <= deepest {
+        let layer = &network.layers[index];
+        let rectified = matches!(network.layers.get(index + 1).map(|next| &next.kind), Some(LayerKind::Relu))
+            && index < deepest
+            && !wanted.contains(&index);
+        let label = &network.layers[index + usize::from(rectified)].name;
+        current = match &layer.kind {
+            LayerKind::Conv(conv) => {
+                let op = Conv {
+                    filter: Arc::new(filter(network, &layer.name, conv)),
+                    stride: conv.stride,
+                    padding: conv.padding,
+                    mode: Padding::Zeros,
+                    relu: rectified,
+                };
+                graph.apply(op, &[current], label)?
+            }
+            LayerKind::Relu => graph.apply(Relu, &[current], label)?,
+            LayerKind::Pool { size, stride } => {
+                let op = Pool {
+                    kind: pooling,
+                    kernel: [*size; 2],
+                    stride: [*stride; 2],
+                    padding: [0, 0],
+                    ceil: false,
+                };
+                graph.apply(op, &[current], label)?
+            }
+            LayerKind::AdaptivePool { height, width } => {
+                let op = AdaptivePool { kind: PoolKind::Max, size: [*height, *width] };
+                graph.apply(op, &[current], label)?
+            }
+            LayerKind::Linear(linear) => {
+                if graph.shape(current).layout().is_some() {
+                    current = graph.apply(Flatten, &[current], format!("{} input", layer.name))?;
+                }
+                let op = Linear { matrix: Arc::new(matrix(network, &layer.name, linear)), relu: rectified };
+                graph.apply(op, &[current], label)?
+            }
+            LayerKind::Softmax => graph.apply(Softmax, &[current], label)?,
+        };
+        index += usize::from(rectified);
+        if wanted.contains(&index) {
+            found.insert(index, current);
+        }
+        index += 1;
+    }
+    Ok(found)
+}
+
+fn filter(network: &Network, name: &str, conv: &vgg::Conv) -> Filter {
+    let (weights, bias) = (conv.clone(), conv.clone());
+    Filter {
+        id: format!("{} {name}", network.path.display()),
+        out_channels: conv.out_channels,
+        in_channels: conv.in_channels,
+        kernel: conv.kernel,
+        weights: Arc::new(move || weights.filter()),
+        bias: Arc::new(move || bias.bias()),
+    }
+}
+
+/// Checks that a picture of this size reaches layer `deepest`.
+///
+/// # Errors
+/// [`Error::Usage`] naming the layer and the smallest size for it.
+pub(super) fn check_size(network: &Network, deepest: usize, height: usize, width: usize) -> Result<()> {
+    let reaches = |mut side: usize| {
+        network.layers[..=deepest].iter().all(|layer| {
+            match layer.kind {
+                LayerKind::Pool { size, stride } => side = if side < size { 0 } else { (side - size) / stride + 1 },
+                LayerKind::AdaptivePool { .. } | LayerKind::Linear(_) => side = side.max(1).min(side),
+                _ => {}
+            }
+            side > 0
+        })
+    };
+    let shorter = height.min(width);
+    if reaches(shorter) {
+        return Ok(());
+    }
+    let smallest = (shorter..=4096).find(|side| reaches(*side)).unwrap_or(4096);
+    Err(Error::usage(format!(
+        "a picture of {width}x{height} pixels is too small for layer {}: its shorter side must have at least {smallest} pixels. Use a larger picture or --size, or layers before it",
+        network.layers[deepest].name
+    )))
+}

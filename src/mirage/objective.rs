@@ -1,0 +1,399 @@
+//! The objective: losses, their gradient with respect to the picture, and the optimiser's step, as one
+//! prepared program.
+//!
+//! Definitions (neural-style, Johnson 2015, and neural-mirage, Töyrylä 2016), with `F` the activations
+//! of a layer, `T` those of the photo, `N` pixels, `C` channels:
+//! - spatial and abstract: `weight * factor * mean((F - T)^2)`;
+//! - style: `weight * factor * mean over C^2 of (G - A)^2`, `G = F F^T / (C N)`;
+//! - total variation: `weight / 2 * sum(dx^2 + dy^2)` of the RGB picture in [0, 1].
+
+use super::capture::{Target, Wanted, capture, planar};
+use super::network_graph;
+use super::readout::probability_layer;
+use super::request::{FactorKind, Request};
+use crate::error::{Error, Result};
+use crate::gpu::ReadBack;
+use crate::graph::{Bindings, Engine, Graph, Program, Sections, TensorId, gradient};
+use crate::image_io::Picture;
+use crate::ops::{Adam, Gram, Interleave, MeanSquaredError, Reduce, ReduceKind, Shape, TotalVariation};
+use crate::vgg::Network;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Section of the program that computes losses, classes and the count of non-finite values.
+pub(super) const LOSSES: Sections = 1 << 0;
+/// Section that computes the gradient and its norm.
+pub(super) const GRADIENT: Sections = 1 << 1;
+/// Section that makes one step of the optimiser; includes the gradient.
+pub(super) const STEP: Sections = 1 << 2;
+/// Section that copies the picture into the snapshot tensor.
+pub(super) const SNAPSHOT: Sections = 1 << 3;
+
+/// One loss.
+#[derive(Debug, Clone)]
+pub(super) struct Term {
+    pub kind: FactorKind,
+    /// Name of the layer; `picture` for the total variation.
+    pub layer: String,
+    /// The layer's own factor.
+    pub factor: f32,
+}
+
+/// Values on the device that the loop reads or writes.
+#[derive(Debug)]
+pub(super) struct Objective {
+    engine: Arc<Engine>,
+    pub program: Program,
+    pub terms: Vec<Term>,
+    pub shape: Shape,
+    pub picture: wgpu::Buffer,
+    pub gradient: wgpu::Buffer,
+    /// Optimiser state besides the picture: first moment, second moment, counters.
+    pub moments: [wgpu::Buffer; 3],
+    weights: Vec<wgpu::Buffer>,
+    control: wgpu::Buffer,
+    snapshot: wgpu::Buffer,
+    /// All numbers of a report side by side: what is copied where.
+    report: wgpu::Buffer,
+    report_parts: Vec<(wgpu::Buffer, u64, u64)>,
+    norm: wgpu::Buffer,
+    classes: usize,
+    /// Class probabilities of the photo.
+    pub photo_probabilities: Vec<f32>,
+}
+
+/// Numbers of one report.
+#[derive(Debug, Clone)]
+pub(super) struct Numbers {
+    /// Unweighted loss of each term.
+    pub losses: Vec<f32>,
+    /// Number of NaN and infinite values in the picture.
+    pub non_finite: f32,
+    /// Class probabilities; empty without fc layers.
+    pub probabilities: Vec<f32>,
+}
+
+/// The layers of a request, with what to capture of them, checked against a network.
+///
+/// # Errors
+/// [`Error::Usage`] for an unknown layer, an abstract layer that holds layout, a spatial or style layer
+/// that holds none.
+pub(super) fn terms(network: &Network, request: &Request) -> Result<Vec<(Term, Wanted)>> {
+    let mut terms = Vec::new();
+    for kind in FactorKind::THREE {
+        if !request.is_active(kind) {
+            continue;
+        }
+        let Some(factor) = request.factor(kind) else { continue };
+        for item in factor.layers.iter().filter(|item| item.factor > 0.0) {
+            if kind == FactorKind::Abstract && !network.has_head() {
+                return Err(Error::usage(format!(
+                    "the abstract factor needs fully connected layers, and {} has none: use --abstract none, or a weights file with fc layers",
+                    network.path.display()
+                )));
+            }
+            let layer = network.index_of(&item.layer)?;
+            let connected = network.layers[..=layer]
+                .iter()
+                .any(|layer| matches!(layer.kind, crate::vgg::LayerKind::Linear(_)));
+            if connected != (kind == FactorKind::Abstract) {
+                let wanted = if kind == FactorKind::Abstract { "fully connected layers, such as fc8" } else { "layers of the conv part, such as relu4_2" };
+                return Err(Error::usage(format!("the {kind} factor takes {wanted}; `{}` is not one", item.layer)));
+            }
+            let term = Term { kind, layer: item.layer.clone(), factor: item.factor };
+            terms.push((term, Wanted { layer, gram: kind == FactorKind::Style }));
+        }
+    }
+    Ok(terms)
+}
+
+/// Target of each term: of the photo, or for style terms the blend of the style images.
+fn targets(
+    engine: &Arc<Engine>,
+    network: &Network,
+    request: &Request,
+    terms: &[(Term, Wanted)],
+) -> Result<(Vec<Target>, Vec<f32>)> {
+    let own_style = request.style_images.is_empty();
+    let of_photo = |term: &Term| own_style || term.kind != FactorKind::Style;
+    let mut wanted: Vec<Wanted> =
+        terms.iter().filter(|(term, _)| of_photo(term)).map(|(_, wanted)| *wanted).collect();
+    let classes = probability_layer(network).filter(|layer| {
+        request.top_classes > 0
+            && network_graph::check_size(network, *layer, request.photo.height, request.photo.width).is_ok()
+    });
+    wanted.extend(classes.map(|layer| Wanted { layer, gram: false }));
+    let mut captured = capture(engine, network, &request.photo, request.pooling, &wanted)?;
+    let mut probabilities = Vec::new();
+    if classes.is_some()
+        && let Some(target) = captured.pop()
+    {
+        probabilities = engine.read(&target.buffer, target.shape, "classes of the photo")?;
+    }
+    let style: Vec<Wanted> =
+        terms.iter().filter(|(term, _)| !of_photo(term)).map(|(_, wanted)| *wanted).collect();
+    let mut blended = blend(engine, network, request, &style)?.into_iter();
+    let mut captured = captured.into_iter();
+    let next = |(term, _): &(Term, Wanted)| if of_photo(term) { captured.next() } else { blended.next() };
+    Ok((terms.iter().filter_map(next).collect(), probabilities))
+}
+
+/// Gram matrices of several images, blended linearly with weights that sum to 1.
+fn blend(engine: &Arc<Engine>, network: &Network, request: &Request, wanted: &[Wanted]) -> Result<Vec<Target>> {
+    let total: f32 = request.style_images.iter().map(|(_, weight)| weight).sum();
+    let mut sums: Vec<(Shape, Vec<f32>)> = Vec::new();
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    for (picture, weight) in &request.style_images {
+        for (index, target) in
+            capture(engine, network, picture, request.pooling, wanted)?.into_iter().enumerate()
+        {
+            let values = engine.read(&target.buffer, target.shape, "Gram matrix of a style image")?;
+            if sums.len() <= index {
+                sums.push((target.shape, vec![0.0; values.len()]));
+            }
+            for (sum, value) in sums[index].1.iter_mut().zip(values) {
+                *sum += value * weight / total;
+            }
+        }
+    }
+    sums.into_iter()
+        .map(|(shape, values)| {
+            let buffer = engine.tensor_with("blended style target", shape, &values)?;
+            Ok(Target { shape, buffer })
+        })
+        .collect()
+}
+
+impl Objective {
+    /// Captures the targets of a request and prepares the program that follows them.
+    ///
+    /// # Errors
+    /// As [`terms`], and if the device fails or has too little memory.
+    pub fn new(engine: &Arc<Engine>, network: &Network, request: &Request) -> Result<Self> {
+        let layers = terms(network, request)?;
+        let (targets, photo_probabilities) = targets(engine, network, request, &layers)?;
+        let shape = Shape::map(3, request.photo.height, request.photo.width);
+        let mut build = Build { engine, graph: Graph::new(), bound: Bindings::new() };
+
+        let (picture, picture_buffer) = build.external("picture", shape)?;
+        let class_layer = probability_layer(network).filter(|_| !photo_probabilities.is_empty());
+        let mut wanted: Vec<usize> = layers.iter().map(|(_, wanted)| wanted.layer).collect();
+        wanted.extend(class_layer);
+        let activations = network_graph::forward(&mut build.graph, network, picture, &wanted, request.pooling)?;
+
+        let mut terms = Vec::new();
+        let mut seeds = Vec::new();
+        let mut weights = Vec::new();
+        let mut parts = Vec::new();
+        let mut grams: HashMap<usize, TensorId> = HashMap::new();
+        for ((term, wanted), target) in layers.into_iter().zip(targets) {
+            let mut value = activations[&wanted.layer];
+            if wanted.gram {
+                value = match grams.get(&wanted.layer) {
+                    Some(gram) => *gram,
+                    None => build.graph.apply(Gram, &[value], format!("Gram {}", term.layer))?,
+                };
+                grams.insert(wanted.layer, value);
+            }
+            let goal = build.graph.external(format!("target {}", term.layer), target.shape);
+            build.bound.insert(goal, target.buffer);
+            let loss = build.graph.apply(MeanSquaredError, &[value, goal], format!("{} loss {}", term.kind, term.layer))?;
+            build.term(term, loss, &mut terms, &mut seeds, &mut weights, &mut parts)?;
+        }
+        if request.tv_weight > 0.0 {
+            let loss = build.graph.apply(TotalVariation, &[picture], "total variation")?;
+            let term = Term { kind: FactorKind::Smooth, layer: "picture".to_owned(), factor: 1.0 };
+            build.term(term, loss, &mut terms, &mut seeds, &mut weights, &mut parts)?;
+        }
+        let mut report_goals: Vec<TensorId> = seeds.iter().map(|(loss, _)| *loss).collect();
+        let non_finite =
+            build.graph.apply(Reduce { kind: ReduceKind::NonFinite }, &[picture], "non-finite values")?;
+        parts.push((build.keep(non_finite)?, 1));
+        report_goals.push(non_finite);
+        if let Some(layer) = class_layer {
+            let tensor = activations[&layer];
+            parts.push((build.keep(tensor)?, photo_probabilities.len() as u64));
+            report_goals.push(tensor);
+        }
+
+        let slope = gradient(&mut build.graph, &seeds, picture)?.ok_or_else(|| Error::Gpu {
+            what: "building the gradient".to_owned(),
+            message: "no loss depends on the picture".to_owned(),
+        })?;
+        let gradient = build.keep(slope)?;
+        let norm = build.graph.apply(Reduce { kind: ReduceKind::L1 }, &[slope], "gradient norm")?;
+        let norm_buffer = build.keep(norm)?;
+        let (first, first_buffer) = build.external("first moment", shape)?;
+        let (second, second_buffer) = build.external("second moment", shape)?;
+        let (state, state_buffer) = build.external("optimiser state", Shape::Vector(4))?;
+        let (control, control_buffer) = build.external("control", Shape::Vector(4))?;
+        let adam = Adam {
+            beta1: request.adam.beta1,
+            beta2: request.adam.beta2,
+            epsilon: request.adam.epsilon,
+            clamp: request.clamp,
+        };
+        let step = build.graph.apply(adam, &[picture, slope, first, second, state, control], "step")?;
+        let interleaved = build.graph.apply(Interleave { clamp: request.clamp }, &[picture], "snapshot")?;
+        let snapshot = build.keep(interleaved)?;
+
+        // The snapshot reads the picture before the step of the same submission changes it.
+        let goals = [report_goals, vec![norm], vec![step], vec![interleaved]];
+        let program = Program::prepare(engine, &build.graph, &build.bound, &goals, |_| 0)?;
+
+        let mut report_parts = Vec::new();
+        let mut offset = 0;
+        for (buffer, count) in parts {
+            report_parts.push((buffer, offset, count * 4));
+            offset += count * 4;
+        }
+        let report = engine.context.storage_buffer("report", offset)?;
+        let objective = Self {
+            engine: engine.clone(),
+            program,
+            terms,
+            shape,
+            picture: picture_buffer,
+            gradient,
+            moments: [first_buffer, second_buffer, state_buffer],
+            weights,
+            control: control_buffer,
+            snapshot,
+            report,
+            report_parts,
+            norm: norm_buffer,
+            classes: photo_probabilities.len(),
+            photo_probabilities,
+        };
+        objective.set_learning_rate(request.adam.learning_rate)?;
+        Ok(objective)
+    }
+
+    /// Sets the picture.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn set_picture(&self, picture: &Picture) -> Result<()> {
+        self.engine.write(&self.picture, self.shape, &planar(picture))
+    }
+
+    /// Sets the learning rate of the steps to come.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn set_learning_rate(&self, rate: f32) -> Result<()> {
+        self.engine.write(&self.control, Shape::Vector(4), &[rate, 0.0, 0.0, 0.0])
+    }
+
+    /// Sets each term's weight in the gradient: the factor's weight times the layer's factor.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn set_weights(&self, weight: impl Fn(FactorKind) -> f32) -> Result<()> {
+        for (term, buffer) in self.terms.iter().zip(&self.weights) {
+            self.engine.write(buffer, Shape::Vector(1), &[weight(term.kind) * term.factor])?;
+        }
+        Ok(())
+    }
+
+    /// Mean absolute gradient of one factor at weight 1, at the present picture. Leaves that factor's
+    /// weights set: the caller sets them anew.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn gradient_norm(&self, kind: FactorKind, weight: f32) -> Result<f32> {
+        self.set_weights(|other| if other == kind { weight } else { 0.0 })?;
+        self.program.run(GRADIENT, "measuring a factor's gradient")?;
+        let sum = self.engine.context.read_f32(&self.norm, 1, "gradient norm")?;
+        Ok(sum.first().copied().unwrap_or(f32::NAN) / self.shape.elements() as f32)
+    }
+
+    /// Runs sections; with [`LOSSES`] the report's numbers are gathered too.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn run(&self, sections: Sections) -> Result<wgpu::SubmissionIndex> {
+        let context = &self.engine.context;
+        let mut encoder =
+            context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("iteration") });
+        self.program.record(&mut encoder, sections);
+        if sections & LOSSES != 0 {
+            for (buffer, offset, bytes) in &self.report_parts {
+                encoder.copy_buffer_to_buffer(buffer, 0, &self.report, *offset, *bytes);
+            }
+        }
+        context.submit(encoder, "iteration")
+    }
+
+    /// Starts reading the numbers of the last report.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn read_report(&self) -> Result<ReadBack> {
+        let bytes = self.report_parts.last().map_or(0, |(_, offset, bytes)| offset + bytes);
+        self.engine.context.read_back(&self.report, bytes, "report")
+    }
+
+    /// The numbers of a report that was read.
+    pub fn numbers(&self, values: &[f32]) -> Numbers {
+        let (losses, rest) = values.split_at(self.terms.len().min(values.len()));
+        Numbers {
+            losses: losses.to_vec(),
+            non_finite: rest.first().copied().unwrap_or(f32::NAN),
+            probabilities: rest.iter().skip(1).take(self.classes).copied().collect(),
+        }
+    }
+
+    /// Starts reading the last snapshot.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn read_snapshot(&self) -> Result<ReadBack> {
+        self.engine.context.read_back(&self.snapshot, self.shape.elements() as u64 * 4, "snapshot")
+    }
+}
+
+/// The graph under construction with the buffers of its outer tensors.
+struct Build<'a> {
+    engine: &'a Arc<Engine>,
+    graph: Graph,
+    bound: Bindings,
+}
+
+impl Build<'_> {
+    fn external(&mut self, label: &str, shape: Shape) -> Result<(TensorId, wgpu::Buffer)> {
+        let tensor = self.graph.external(label, shape);
+        Ok((tensor, self.keep(tensor)?))
+    }
+
+    /// Gives a tensor a buffer of its own.
+    fn keep(&mut self, tensor: TensorId) -> Result<wgpu::Buffer> {
+        if let Some(buffer) = self.bound.get(&tensor) {
+            return Ok(buffer.clone());
+        }
+        let described = self.graph.tensor(tensor);
+        let buffer = self.engine.tensor(&described.label, described.shape)?;
+        self.bound.insert(tensor, buffer.clone());
+        Ok(buffer)
+    }
+
+    /// Registers a loss with its weight, as data on the device.
+    fn term(
+        &mut self,
+        term: Term,
+        loss: TensorId,
+        terms: &mut Vec<Term>,
+        seeds: &mut Vec<(TensorId, TensorId)>,
+        weights: &mut Vec<wgpu::Buffer>,
+        parts: &mut Vec<(wgpu::Buffer, u64)>,
+    ) -> Result<()> {
+        let (weight, buffer) = self.external(&format!("weight {}", term.layer), Shape::Vector(1))?;
+        parts.push((self.keep(loss)?, 1));
+        seeds.push((loss, weight));
+        weights.push(buffer);
+        terms.push(term);
+        Ok(())
+    }
+}

@@ -1,0 +1,41 @@
+//! What the network sees: class probabilities of a picture.
+
+use super::capture::{Wanted, capture};
+use crate::error::{Error, Result};
+use crate::graph::Engine;
+use crate::image_io::Picture;
+use crate::ops::PoolKind;
+use crate::vgg::labels::top_k;
+use crate::vgg::{LayerKind, Network};
+use std::sync::Arc;
+
+/// Index of the layer that holds the class probabilities.
+pub(super) fn probability_layer(network: &Network) -> Option<usize> {
+    network.layers.iter().position(|layer| matches!(layer.kind, LayerKind::Softmax))
+}
+
+/// The `top` most probable classes of a picture: class index and probability, most probable first.
+///
+/// # Errors
+/// [`Error::Usage`] if the network has no fully connected layers or the picture is too small; else if the
+/// device fails.
+pub fn classify(
+    engine: &Arc<Engine>,
+    network: &Network,
+    picture: &Picture,
+    pooling: PoolKind,
+    top: usize,
+) -> Result<Vec<(usize, f32)>> {
+    let layer = probability_layer(network).ok_or_else(|| {
+        Error::usage(format!(
+            "{} has no fully connected layers, so it names no classes: use a weights file that has them",
+            network.path.display()
+        ))
+    })?;
+    let targets = capture(engine, network, picture, pooling, &[Wanted { layer, gram: false }])?;
+    let mut best = Vec::new();
+    for target in targets {
+        best = top_k(&engine.read(&target.buffer, target.shape, "class probabilities")?, top);
+    }
+    Ok(best)
+}

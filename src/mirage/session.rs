@@ -1,0 +1,276 @@
+//! The loop: start picture, steps, reports, snapshots, and an orderly end.
+
+use super::balance::Weights;
+use super::event::{Event, Report, Started, TermLoss};
+use super::objective::{GRADIENT, LOSSES, Objective, SNAPSHOT, STEP, terms};
+use super::request::{Init, Request};
+use super::{network_graph, start};
+use crate::error::{Error, Result};
+use crate::gpu::ReadBack;
+use crate::graph::Engine;
+use crate::image_io::Picture;
+use crate::vgg::Network;
+use crate::vgg::labels::top_k;
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Iterations submitted ahead of the device. Enough to keep it busy; few enough that a stop is prompt.
+const AHEAD: usize = 2;
+/// After so many iterations the balance is measured once more: by then every loss is alive, and the
+/// start's grain, which looks like nothing to the network, no longer decides the weights.
+const REBALANCE_AT: u32 = 10;
+
+/// What a listener answers: go on, or finish this iteration and stop.
+pub type Listener<'a> = dyn FnMut(Event<'_>) -> Result<ControlFlow<()>> + 'a;
+
+/// Why a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// All iterations were done.
+    Finished,
+    /// The listener asked to stop.
+    Stopped,
+}
+
+/// The result of a run.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The picture.
+    pub picture: Picture,
+    /// Iterations done.
+    pub iterations: u32,
+    /// Why it ended.
+    pub ending: Ending,
+    /// Seconds from the first iteration to the last.
+    pub seconds: f64,
+}
+
+/// Checks layers and sizes of a request against a network; needs no device.
+///
+/// # Errors
+/// [`Error::Usage`]: an unknown layer, an abstract layer without fc layers, a picture too small, a number
+/// out of range.
+pub fn check_request(network: &Network, request: &Request) -> Result<()> {
+    request.check()?;
+    let terms = terms(network, request)?;
+    let deepest = |style_only: bool| {
+        let layers = terms.iter().filter(|(_, wanted)| wanted.gram || !style_only).map(|(_, wanted)| wanted.layer);
+        layers.max()
+    };
+    if let Some(deepest) = deepest(false) {
+        network_graph::check_size(network, deepest, request.photo.height, request.photo.width)?;
+    }
+    for (style, _) in &request.style_images {
+        if let Some(deepest) = deepest(true) {
+            network_graph::check_size(network, deepest, style.height, style.width)?;
+        }
+    }
+    Ok(())
+}
+
+/// A run from start picture to result.
+#[derive(Debug)]
+pub struct Session {
+    engine: Arc<Engine>,
+    request: Request,
+    objective: Objective,
+    started: Started,
+    weights: Weights,
+    last_good: Option<(u32, Picture)>,
+    clock: Option<Instant>,
+}
+
+impl Session {
+    /// Captures the targets and prepares everything.
+    ///
+    /// # Errors
+    /// As [`check_request`], and if the device fails or has too little memory.
+    pub fn new(engine: &Arc<Engine>, network: &Network, request: Request) -> Result<Self> {
+        let begin = Instant::now();
+        check_request(network, &request)?;
+        let objective = Objective::new(engine, network, &request)?;
+        let mut notes = Vec::new();
+        if request.init == Init::Photo && request.style_images.is_empty() {
+            notes.push(
+                "the photo already meets its own targets, so a start from it has no gradient to follow: use --init noise or a --style-image".to_owned(),
+            );
+        }
+        let started = Started {
+            device: engine.context.describe(),
+            memory: objective.program.memory(),
+            size: [request.photo.height, request.photo.width],
+            prepared_in: begin.elapsed().as_secs_f64(),
+            photo_classes: top_k(&objective.photo_probabilities, request.top_classes),
+            notes,
+            variants: objective.program.variants().to_vec(),
+        };
+        let weights = Weights::given(&request);
+        let engine = engine.clone();
+        Ok(Self { engine, request, objective, started, weights, last_good: None, clock: None })
+    }
+
+    /// The newest finite picture that was read back, with its iteration; worth saving if
+    /// [`Session::run`] fails.
+    pub fn last_good(&self) -> Option<(u32, &Picture)> {
+        self.last_good.as_ref().map(|(iteration, picture)| (*iteration, picture))
+    }
+
+    /// Device memory of the run.
+    pub fn memory(&self) -> crate::graph::MemoryUse {
+        self.objective.program.memory()
+    }
+
+    /// Seconds of each step of one iteration, run one by one; for reports on where time goes.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn profile(&self) -> Result<Vec<(String, f64)>> {
+        self.objective.program.time_steps(GRADIENT)
+    }
+
+    /// Losses and gradient at one picture with the given raw weights, without any step; for checks against
+    /// other implementations. Returns each weighted loss and the gradient in channel, row, column order.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn evaluate(&mut self, picture: &Picture) -> Result<(Vec<TermLoss>, Vec<f32>)> {
+        self.objective.set_picture(picture)?;
+        self.weights = Weights::given(&self.request);
+        self.weights.apply(&self.objective)?;
+        self.objective.run(LOSSES | GRADIENT)?;
+        let values = self.objective.read_report()?.finish(&self.engine.context)?;
+        let losses = self.weighted(&self.objective.numbers(&values).losses);
+        let gradient = self.engine.read(&self.objective.gradient, self.objective.shape, "gradient")?;
+        Ok((losses, gradient))
+    }
+
+    /// Runs to the end, telling `listener` what happens.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] if the picture blows up, a listener's own error, or if the device fails; see
+    /// [`Session::last_good`].
+    pub fn run(&mut self, listener: &mut Listener<'_>) -> Result<Outcome> {
+        let begin = Instant::now();
+        self.clock = Some(begin);
+        self.objective.set_picture(&start::picture(&self.request)?)?;
+        let mut stop = listener(Event::Started(&self.started))?.is_break();
+        let mut in_flight = VecDeque::new();
+        let last = self.request.iterations;
+        let mut iteration = 0;
+        loop {
+            if self.rebalances(iteration) {
+                stop |= self.rebalance(iteration, listener)?.is_break();
+            }
+            let report = self.request.schedule.reports(iteration, last) || stop;
+            let snapshot = self.request.schedule.snapshots(iteration) && !stop;
+            let end = stop || iteration == last;
+            let shares = if report && !end { Some(self.weights.shares(&self.objective)?) } else { None };
+            let shares = match shares {
+                None if report && !stop => Some(self.weights.shares(&self.objective)?),
+                other => other,
+            };
+            // Losses and snapshot are of the picture before the step of the same submission.
+            let mut sections = 0;
+            sections |= if report { LOSSES } else { 0 };
+            sections |= if report || snapshot { SNAPSHOT } else { 0 };
+            if sections != 0 {
+                self.objective.run(sections)?;
+            }
+            let numbers = if report { Some(self.objective.read_report()?) } else { None };
+            let copy = if report || snapshot { Some(self.objective.read_snapshot()?) } else { None };
+            if !end {
+                in_flight.push_back(self.objective.run(STEP)?);
+            }
+            stop |= self.tell(iteration, numbers, copy, snapshot, shares, listener)?.is_break();
+            if end {
+                break;
+            }
+            if in_flight.len() > AHEAD
+                && let Some(oldest) = in_flight.pop_front()
+            {
+                self.engine.context.wait(&oldest, "waiting for an iteration")?;
+            }
+            iteration += 1;
+            let seconds = begin.elapsed().as_secs_f64();
+            stop |= listener(Event::Progress { iteration, seconds })?.is_break();
+        }
+        let ending = if iteration == last { Ending::Finished } else { Ending::Stopped };
+        let Some((_, picture)) = &self.last_good else {
+            return Err(Error::NonFinite { iteration, count: 0 });
+        };
+        Ok(Outcome { picture: picture.clone(), iterations: iteration, ending, seconds: begin.elapsed().as_secs_f64() })
+    }
+
+    fn rebalances(&self, iteration: u32) -> bool {
+        self.request.balance.is_some()
+            && (iteration == 0 || (iteration == REBALANCE_AT && iteration < self.request.iterations))
+    }
+
+    fn rebalance(&mut self, iteration: u32, listener: &mut Listener<'_>) -> Result<ControlFlow<()>> {
+        let Some(balance) = self.request.balance else { return Ok(ControlFlow::Continue(())) };
+        self.weights = Weights::balanced(&self.objective, &self.request, balance, &self.weights)?;
+        listener(Event::Balanced { iteration, weights: &self.weights.measured })
+    }
+
+    /// Finishes the read-backs of one iteration and reports them.
+    fn tell(
+        &mut self,
+        iteration: u32,
+        numbers: Option<ReadBack>,
+        copy: Option<ReadBack>,
+        snapshot: bool,
+        shares: Option<Vec<(super::FactorKind, f32)>>,
+        listener: &mut Listener<'_>,
+    ) -> Result<ControlFlow<()>> {
+        let context = &self.engine.context;
+        let mut flow = ControlFlow::Continue(());
+        let mut note = |answer: ControlFlow<()>| {
+            if answer.is_break() {
+                flow = answer;
+            }
+        };
+        let numbers = match numbers {
+            Some(pending) => Some(self.objective.numbers(&pending.finish(context)?)),
+            None => None,
+        };
+        if let Some(numbers) = &numbers
+            && !(numbers.non_finite == 0.0)
+        {
+            return Err(Error::NonFinite { iteration, count: numbers.non_finite as u64 });
+        }
+        if let Some(pending) = copy {
+            let [height, width] = self.started.size;
+            let picture = Picture { width, height, rgb: pending.finish(context)? };
+            if snapshot {
+                note(listener(Event::Snapshot { iteration, picture: &picture })?);
+            }
+            if numbers.is_some() {
+                self.last_good = Some((iteration, picture));
+            }
+        }
+        if let Some(numbers) = numbers {
+            let terms = self.weighted(&numbers.losses);
+            let report = Report {
+                iteration,
+                seconds: self.clock.map_or(0.0, |clock| clock.elapsed().as_secs_f64()),
+                total: terms.iter().map(|term| term.loss).sum(),
+                terms,
+                gradient_shares: shares.unwrap_or_default(),
+                classes: top_k(&numbers.probabilities, self.request.top_classes),
+            };
+            note(listener(Event::Report(&report))?);
+        }
+        Ok(flow)
+    }
+
+    fn weighted(&self, losses: &[f32]) -> Vec<TermLoss> {
+        let weigh = |(term, loss): (&super::objective::Term, &f32)| TermLoss {
+            factor: term.kind,
+            layer: term.layer.clone(),
+            loss: f64::from(*loss) * f64::from(self.weights.of(term.kind)) * f64::from(term.factor),
+        };
+        self.objective.terms.iter().zip(losses).map(weigh).collect()
+    }
+}
