@@ -1,0 +1,232 @@
+//! What a person sees while a run goes on, all of it on stderr: a bar on a terminal, plain lines elsewhere.
+
+use super::args::WatchingArgs;
+use super::devices::bytes;
+use super::names::{Names, percent};
+use crate::mirage::{FactorKind, Report, Started};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::collections::BTreeMap;
+use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
+
+/// How often the spinner of the preparations turns.
+const TICK: Duration = Duration::from_millis(120);
+
+/// The narrator of a run.
+#[derive(Debug)]
+pub(super) struct Console {
+    quiet: bool,
+    pub verbose: bool,
+    iterations: u32,
+    bar: Option<ProgressBar>,
+    losses: String,
+}
+
+impl Console {
+    /// For a run of so many iterations.
+    pub(super) fn new(args: &WatchingArgs, iterations: u32) -> Self {
+        let bar = (!args.quiet && std::io::stderr().is_terminal()).then(ProgressBar::new_spinner);
+        Self { quiet: args.quiet, verbose: args.verbose, iterations, bar, losses: String::new() }
+    }
+
+    /// Tells a line, above the bar if there is one.
+    pub(super) fn say(&self, text: &str) {
+        if self.quiet {
+            return;
+        }
+        match &self.bar {
+            Some(bar) if !bar.is_finished() => bar.println(text),
+            // A closed stderr is nobody's concern.
+            _ => drop(writeln!(std::io::stderr(), "{text}")),
+        }
+    }
+
+    /// Tells something that the user should know.
+    pub(super) fn note(&self, text: &str) {
+        self.say(&format!("note: {text}"));
+    }
+
+    /// The device is being opened, targets captured, kernels compiled.
+    pub(super) fn preparing(&self) {
+        if let Some(bar) = &self.bar {
+            bar.set_message("Preparing the device and the network");
+            bar.enable_steady_tick(TICK);
+        }
+    }
+
+    /// All is prepared.
+    pub(super) fn started(&mut self, started: &Started, names: &Names) {
+        let [height, width] = started.size;
+        self.say(&format!("Painting {width}x{height} pixels on {}", started.device));
+        if !started.photo_classes.is_empty() {
+            self.say(&format!("The photo, to the network: {}", names.line(&started.photo_classes)));
+        }
+        for note in &started.notes {
+            self.note(note);
+        }
+        if self.verbose {
+            let memory = &started.memory;
+            self.say(&format!("prepared in {:.2} s", started.prepared_in));
+            self.say(&format!(
+                "device memory {}: activations and gradients {} ({} without sharing), pictures and targets {}, \
+                 weights {}, staging {}",
+                bytes(memory.total()),
+                bytes(memory.planned),
+                bytes(memory.unshared),
+                bytes(memory.bound),
+                bytes(memory.constants),
+                bytes(memory.staging)
+            ));
+            self.say(&format!("kernels: {}", tally(&started.variants)));
+        }
+        if let Some(bar) = &self.bar {
+            bar.disable_steady_tick();
+            bar.set_length(self.iterations.into());
+            bar.set_position(0);
+            bar.set_message("");
+            // The template is a constant with known keys.
+            if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len}  {wide_msg}") {
+                bar.set_style(style);
+            }
+        }
+    }
+
+    /// The weights that a balance came to.
+    pub(super) fn balanced(&self, iteration: u32, weights: &[(FactorKind, f32, f32)]) {
+        let weight =
+            |(kind, weight, _): &(FactorKind, f32, f32)| format!("{kind} {}", number((*weight).into()));
+        let list: Vec<String> = weights.iter().map(weight).collect();
+        self.say(&format!("Weights set after iteration {iteration}: {}", list.join(", ")));
+    }
+
+    /// An iteration went by.
+    pub(super) fn progress(&self, iteration: u32, seconds: f64) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(iteration.into());
+            bar.set_message(format!("{}{}", self.pace(iteration, seconds), self.losses));
+        }
+    }
+
+    /// Losses, shares and classes.
+    pub(super) fn report(&mut self, report: &Report, names: &Names) {
+        let mut factors: Vec<FactorKind> = report.terms.iter().map(|term| term.factor).collect();
+        factors.sort_unstable();
+        factors.dedup();
+        let mut line = format!(
+            "{:>width$}/{}  loss {}",
+            report.iteration,
+            self.iterations,
+            number(report.total),
+            width = self.iterations.to_string().len()
+        );
+        self.losses.clear();
+        for kind in factors {
+            let loss = number(report.factor_loss(kind));
+            let share = report.gradient_shares.iter().find(|(factor, _)| *factor == kind);
+            let share = share.map(|(_, share)| format!(" ({}%)", percent(*share))).unwrap_or_default();
+            line += &format!("  {kind} {loss}{share}");
+            self.losses += &format!("  {kind} {loss}");
+        }
+        let pace = self.pace(report.iteration, report.seconds);
+        if self.bar.is_none() && !pace.is_empty() {
+            line += &format!("  {pace}");
+        }
+        self.say(&line);
+        if !report.classes.is_empty() {
+            let indent = " ".repeat(2 * self.iterations.to_string().len() + 3);
+            self.say(&format!("{indent}{}", names.line(&report.classes)));
+        }
+    }
+
+    fn pace(&self, iteration: u32, seconds: f64) -> String {
+        if iteration == 0 || seconds <= 0.0 {
+            return String::new();
+        }
+        let rate = f64::from(iteration) / seconds;
+        let left = f64::from(self.iterations.saturating_sub(iteration)) / rate;
+        format!("{}/s, {} left", number(rate), duration(left))
+    }
+
+    /// Takes the bar away.
+    pub(super) fn close(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// How many nodes use each variant, e.g. `12 conv/texture, 5 pool`.
+fn tally(variants: &[(String, &'static str)]) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for (_, variant) in variants {
+        *counts.entry(variant).or_default() += 1;
+    }
+    counts.iter().map(|(variant, count)| format!("{count} {variant}")).collect::<Vec<_>>().join(", ")
+}
+
+/// A number of any size in few digits.
+pub(super) fn number(value: f64) -> String {
+    let size = value.abs();
+    if !value.is_finite() {
+        value.to_string()
+    } else if size == 0.0 {
+        "0".to_owned()
+    } else if (0.001..99_999.5).contains(&size) {
+        // Four digits that count.
+        let digits = (3 - size.log10().floor() as i32).clamp(0, 6) as usize;
+        format!("{value:.digits$}")
+    } else {
+        format!("{value:.3e}")
+    }
+}
+
+/// A time as people say it.
+pub(super) fn duration(seconds: f64) -> String {
+    if seconds < 9.95 {
+        return format!("{:.1} s", seconds.max(0.0));
+    }
+    let whole = seconds.max(0.0).round() as u64;
+    match (whole / 3600, whole / 60 % 60, whole % 60) {
+        (0, 0, seconds) => format!("{seconds} s"),
+        (0, minutes, seconds) => format!("{minutes} min {seconds} s"),
+        (hours, minutes, _) => format!("{hours} h {minutes} min"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_times_read_well() {
+        for (value, text) in [
+            (0.0, "0"),
+            (1.0, "1.000"),
+            (0.012_345, "0.01235"),
+            (1234.56, "1235"),
+            (-12.345, "-12.35"),
+            (1.0e9, "1.000e9"),
+            (2.5e-7, "2.500e-7"),
+            (f64::NAN, "NaN"),
+        ] {
+            assert_eq!(number(value), text);
+        }
+        for (seconds, text) in
+            [(0.2, "0.2 s"), (12.4, "12 s"), (59.6, "1 min 0 s"), (3725.0, "1 h 2 min"), (-1.0, "0.0 s")]
+        {
+            assert_eq!(duration(seconds), text);
+        }
+    }
+
+    #[test]
+    fn variants_are_counted() {
+        let variants = [("a".into(), "texture"), ("b".into(), "naive"), ("c".into(), "texture")];
+        assert_eq!(tally(&variants), "1 naive, 2 texture");
+    }
+}

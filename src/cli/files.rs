@@ -1,0 +1,212 @@
+//! Pictures on disk: reading what goes in, checking and writing what comes out.
+
+use super::args::FileArgs;
+use crate::error::{Error, Result};
+use crate::image_io::{self, Picture, WriteOptions};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// A photo with a shorter side than this, in pixels, has nothing to re-imagine.
+const SMALLEST_PHOTO: usize = 16;
+/// Snapshots have at least so many digits, so that runs of usual length sort together.
+const DIGITS: usize = 4;
+
+/// Reads a photo and fits it to the size of the run. `notes` gains what was done to it.
+pub(super) fn load(path: &Path, longest: usize, notes: &mut Vec<String>) -> Result<Picture> {
+    let picture = read(path, notes)?;
+    let (width, height) = (picture.width, picture.height);
+    if width.min(height) < SMALLEST_PHOTO {
+        return Err(Error::file(
+            path,
+            format!("the picture is only {width}x{height} pixels"),
+            format!("Use one with at least {SMALLEST_PHOTO} pixels a side"),
+        ));
+    }
+    let (width, height) = image_io::fit(width, height, longest);
+    image_io::resize(&picture, width, height)
+}
+
+/// Reads a picture to start from and gives it the size of the run; one of that size stays as it is.
+pub(super) fn load_start(
+    path: &Path,
+    width: usize,
+    height: usize,
+    notes: &mut Vec<String>,
+) -> Result<Picture> {
+    let picture = read(path, notes)?;
+    if (picture.width, picture.height) == (width, height) {
+        return Ok(picture);
+    }
+    notes.push(format!(
+        "{}: resized from {}x{} to {width}x{height}",
+        path.display(),
+        picture.width,
+        picture.height
+    ));
+    image_io::resize(&picture, width, height)
+}
+
+fn read(path: &Path, notes: &mut Vec<String>) -> Result<Picture> {
+    let decoded = image_io::read(path)?;
+    notes.extend(decoded.notes.iter().map(|note| format!("{}: {note}", path.display())));
+    Ok(decoded.picture)
+}
+
+/// Where a run writes.
+#[derive(Debug)]
+pub(super) struct Files {
+    /// The finished picture.
+    pub output: PathBuf,
+    digits: usize,
+    options: WriteOptions,
+}
+
+impl Files {
+    /// Names from the arguments; nothing is touched.
+    pub(super) fn new(args: &FileArgs, photo: &Path, iterations: u32) -> Self {
+        let output = args.output.clone().unwrap_or_else(|| {
+            let mut name = photo.file_stem().map_or_else(|| OsString::from("photo"), ToOwned::to_owned);
+            name.push("-mirage.png");
+            name.into()
+        });
+        let options = WriteOptions {
+            bit_depth: args.bit_depth.bits(),
+            overwrite: args.overwrite,
+            ..WriteOptions::default()
+        };
+        Self { output, digits: iterations.to_string().len().max(DIGITS), options }
+    }
+
+    /// The snapshot of an iteration: the picture's name with a number, e.g. `out-0010.png`.
+    pub(super) fn snapshot(&self, iteration: u32) -> PathBuf {
+        let mut name = self.output.file_stem().unwrap_or_default().to_owned();
+        name.push(format!("-{iteration:0width$}", width = self.digits));
+        if let Some(extension) = self.output.extension() {
+            name.push(".");
+            name.push(extension);
+        }
+        self.output.with_file_name(name)
+    }
+
+    /// Makes sure that all pictures can be written, and that none replaces what the run reads.
+    ///
+    /// # Errors
+    /// [`Error::File`] for the first that can't.
+    pub(super) fn check(&self, snapshots: impl Iterator<Item = u32>, inputs: &[&Path]) -> Result<()> {
+        self.check_name(&self.output, inputs)?;
+        image_io::check_writable(&self.output, &self.options)?;
+        for iteration in snapshots {
+            // Same folder, ending and depth: only the name is new.
+            self.check_name(&self.snapshot(iteration), inputs)?;
+        }
+        Ok(())
+    }
+
+    fn check_name(&self, path: &Path, inputs: &[&Path]) -> Result<()> {
+        if let Some(input) = inputs.iter().find(|input| is_same(input, path)) {
+            return Err(Error::file(
+                path,
+                format!("this would replace {}, which the run reads", input.display()),
+                "Choose another name with -o",
+            ));
+        }
+        check_free(path, self.options.overwrite, "-o")
+    }
+
+    /// Writes a picture with its record inside.
+    pub(super) fn write(&self, path: &Path, picture: &Picture, record: Vec<(String, String)>) -> Result<()> {
+        image_io::write(path, picture, &WriteOptions { metadata: record, ..self.options.clone() })
+    }
+
+    /// Writes the finished picture; if that fails (somebody removed the folder, the disk is full), tries
+    /// the system's folder for temporary files, so that no hour of work is lost.
+    ///
+    /// # Errors
+    /// The reason of the failure, with the place of the rescued picture if there is one.
+    pub(super) fn write_output(&self, picture: &Picture, record: Vec<(String, String)>) -> Result<()> {
+        let Err(error) = self.write(&self.output, picture, record.clone()) else { return Ok(()) };
+        let mut name = OsString::from(format!("{}-", std::process::id()));
+        name.push(self.output.file_name().unwrap_or_default());
+        let rescue = std::env::temp_dir().join(name);
+        match self.write(&rescue, picture, record) {
+            Ok(()) => {
+                let reason =
+                    std::io::Error::other(format!("{error}; the picture is in {}", rescue.display()));
+                Err(Error::io(&self.output, "saving")(reason))
+            }
+            Err(_) => Err(error),
+        }
+    }
+}
+
+/// An error if there is something of this name and it may not be replaced.
+pub(super) fn check_free(path: &Path, overwrite: bool, option: &str) -> Result<()> {
+    // Not `exists`: that follows links, and a dangling link is something too.
+    let found = path.symlink_metadata().is_ok_and(|found| !found.is_dir());
+    if overwrite || !found {
+        return Ok(());
+    }
+    Err(Error::file(
+        path,
+        "the file exists already",
+        format!("Choose another name with {option}, or allow replacing it with --overwrite"),
+    ))
+}
+
+/// True if both names lead to the same file.
+pub(super) fn is_same(a: &Path, b: &Path) -> bool {
+    a == b || matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args::Depth;
+
+    fn files(output: Option<&str>, iterations: u32) -> Files {
+        let args = FileArgs {
+            output: output.map(PathBuf::from),
+            size: 64,
+            bit_depth: Depth::Eight,
+            overwrite: false,
+        };
+        Files::new(&args, Path::new("holidays/my photo.v2.jpeg"), iterations)
+    }
+
+    #[test]
+    fn names_of_pictures() {
+        assert_eq!(files(None, 150).output, Path::new("my photo.v2-mirage.png"));
+        assert_eq!(files(Some("a/b.tiff"), 150).snapshot(10), Path::new("a/b-0010.tiff"));
+        assert_eq!(files(Some("ü.x.png"), 20_000).snapshot(10), Path::new("ü.x-00010.png"));
+        assert_eq!(files(Some("out.png"), 1_234_567).snapshot(1_234_567), Path::new("out-1234567.png"));
+    }
+
+    #[test]
+    fn a_file_that_the_run_reads_is_never_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let photo = folder.path().join("photo.png");
+        std::fs::write(&photo, "x").unwrap();
+        let detour = folder.path().join("../").join(folder.path().file_name().unwrap()).join("photo.png");
+        let mut files = files(detour.to_str(), 10);
+        files.options.overwrite = true;
+        let error = files.check(std::iter::empty(), &[&photo]).unwrap_err();
+        assert!(error.to_string().contains("which the run reads"), "{error}");
+    }
+
+    #[test]
+    fn existing_pictures_and_snapshots_are_found_before_the_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("out.png");
+        let snapshot = folder.path().join("out-0002.png");
+        let mut files = files(output.to_str(), 10);
+        files.check([1, 2].into_iter(), &[]).unwrap();
+        std::fs::write(&snapshot, "x").unwrap();
+        let error = files.check([1, 2].into_iter(), &[]).unwrap_err().to_string();
+        assert!(error.contains("out-0002.png") && error.contains("--overwrite"), "{error}");
+        std::fs::write(&output, "x").unwrap();
+        let error = files.check(std::iter::empty(), &[]).unwrap_err().to_string();
+        assert!(error.contains("out.png") && error.contains("--overwrite"), "{error}");
+        files.options.overwrite = true;
+        files.check([1, 2].into_iter(), &[]).unwrap();
+    }
+}

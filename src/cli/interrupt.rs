@@ -1,0 +1,90 @@
+//! Ctrl-C: once to stop with the picture saved, twice to quit at once.
+
+use super::INTERRUPTED;
+use std::io::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+/// Whether somebody asked to stop. SIGTERM and SIGHUP count like Ctrl-C.
+#[derive(Debug, Default)]
+pub(super) struct Interrupt(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// True while there is something to finish and save.
+    armed: AtomicBool,
+    signals: AtomicU32,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Reaction {
+    Finish,
+    Quit,
+}
+
+impl State {
+    fn signal(&self) -> Reaction {
+        let earlier = self.signals.fetch_add(1, Ordering::SeqCst);
+        if earlier == 0 && self.armed.load(Ordering::SeqCst) { Reaction::Finish } else { Reaction::Quit }
+    }
+}
+
+impl Interrupt {
+    /// Takes over the signals of this process; until [`Interrupt::arm`] they quit at once.
+    pub(super) fn install() -> Self {
+        let interrupt = Self::default();
+        let state = interrupt.0.clone();
+        // Without a handler the system's own reaction stays, which is to end the program: good enough.
+        let _ = ctrlc::set_handler(move || match state.signal() {
+            Reaction::Quit => quit(),
+            Reaction::Finish => {
+                let mut stderr = std::io::stderr();
+                let _ = writeln!(
+                    stderr,
+                    "\nStopping after this iteration; the picture will be saved. Ctrl-C again quits at once."
+                );
+            }
+        });
+        interrupt
+    }
+
+    /// From now on the first signal asks to stop and only the second quits.
+    pub(super) fn arm(&self) {
+        self.0.armed.store(true, Ordering::SeqCst);
+    }
+
+    /// True once somebody asked to stop.
+    pub(super) fn requested(&self) -> bool {
+        self.0.signals.load(Ordering::SeqCst) > 0
+    }
+}
+
+/// Ends the process without running exit handlers: a graphics driver's may wait for its threads.
+#[cfg(unix)]
+fn quit() -> ! {
+    // SAFETY: _exit takes any status, touches no memory of this process and doesn't return.
+    unsafe { libc::_exit(i32::from(INTERRUPTED)) }
+}
+
+#[cfg(not(unix))]
+fn quit() -> ! {
+    std::process::exit(i32::from(INTERRUPTED))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_signal_finishes_and_the_second_quits() {
+        let state = State::default();
+        state.armed.store(true, Ordering::SeqCst);
+        assert_eq!(state.signal(), Reaction::Finish);
+        assert_eq!(state.signal(), Reaction::Quit);
+    }
+
+    #[test]
+    fn before_anything_can_be_saved_the_first_signal_quits() {
+        assert_eq!(State::default().signal(), Reaction::Quit);
+    }
+}

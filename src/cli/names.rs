@@ -1,0 +1,73 @@
+//! Names of classes, as the terminal and the log show them.
+
+use crate::error::{Error, Result};
+use crate::vgg::Network;
+use crate::vgg::labels::Labels;
+use serde::Serialize;
+use std::path::Path;
+
+/// How many classes ImageNet's networks have; their labels come with the program.
+const IMAGENET: usize = 1000;
+
+/// The class names of one network; numbers where there are none.
+#[derive(Debug)]
+pub(super) struct Names(Option<Labels>);
+
+/// One class of a readout.
+#[derive(Debug, Serialize)]
+pub(super) struct Class {
+    index: usize,
+    label: String,
+    probability: f32,
+}
+
+impl Names {
+    /// The labels of `file`, or those that come with the program where they fit the network.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the file can't be used, or has another number of names than the network classes.
+    pub(super) fn of(network: &Network, file: Option<&Path>) -> Result<Self> {
+        let classes = network.classes();
+        let Some(file) = file else {
+            return Ok(Self((classes == Some(IMAGENET)).then(Labels::imagenet)));
+        };
+        let labels = Labels::load(file)?;
+        match classes {
+            Some(classes) if labels.len() != classes => Err(Error::file(
+                file,
+                format!(
+                    "it has {} labels, but {} has {classes} classes",
+                    labels.len(),
+                    network.path.display()
+                ),
+                "Give the labels of this network, one a line, in the order of its classes",
+            )),
+            _ => Ok(Self(Some(labels))),
+        }
+    }
+
+    /// Name of a class.
+    pub(super) fn name(&self, index: usize) -> String {
+        let label = self.0.as_ref().and_then(|labels| labels.get(index)).filter(|label| !label.is_empty());
+        label.map_or_else(|| format!("class {index}"), str::to_owned)
+    }
+
+    /// A readout for the log.
+    pub(super) fn classes(&self, found: &[(usize, f32)]) -> Vec<Class> {
+        let class = |&(index, probability)| Class { index, label: self.name(index), probability };
+        found.iter().map(class).collect()
+    }
+
+    /// A readout as one line, such as `tabby 43%, tiger cat 21%`.
+    pub(super) fn line(&self, found: &[(usize, f32)]) -> String {
+        let class =
+            |&(index, probability): &(usize, f32)| format!("{} {}%", self.name(index), percent(probability));
+        found.iter().map(class).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// A share of 1 in percent, with a decimal only where it is small.
+pub(super) fn percent(share: f32) -> String {
+    let percent = share * 100.0;
+    if percent < 9.95 { format!("{percent:.1}") } else { format!("{percent:.0}") }
+}
