@@ -1,2 +1,7 @@
 //! The `mirage` program: a thin client of the library.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    neural_mirage::cli::main()
+}

@@ -1,0 +1,394 @@
+//! The options of `mirage render`, grouped as `--help` shows them.
+
+use crate::error::Result;
+use crate::gpu::{AdapterChoice, DeviceOptions, Family};
+use crate::image_io::BitDepth;
+use crate::mirage::Balance;
+use crate::ops::PoolKind;
+use crate::vgg::{Network, Preprocessing, locate};
+use clap::{Args, ValueEnum};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+/// The environment variable in place of `--weights`.
+pub(super) const WEIGHTS_VARIABLE: &str = "MIRAGE_WEIGHTS";
+/// Sides of a picture, in pixels.
+pub(super) const SIDES: RangeInclusive<i64> = 1..=crate::image_io::MAX_SIDE as i64;
+
+/// Options of `mirage render`.
+#[derive(Debug, Args)]
+pub(super) struct RenderArgs {
+    /// The photograph to re-imagine: PNG, JPEG, WebP, TIFF or BMP
+    #[arg(value_name = "PHOTO")]
+    pub photo: PathBuf,
+    #[command(flatten)]
+    pub files: FileArgs,
+    #[command(flatten)]
+    pub factors: FactorArgs,
+    #[command(flatten)]
+    pub balance: BalanceArgs,
+    #[command(flatten)]
+    pub network: NetworkArgs,
+    #[command(flatten)]
+    pub optimisation: OptimisationArgs,
+    #[command(flatten)]
+    pub watching: WatchingArgs,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Input and output")]
+pub(super) struct FileArgs {
+    /// The picture to paint; its ending is its format: .png, .jpg, .webp or .tiff [default: the photo's name
+    /// with -mirage.png, in the current folder]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Longest side of the picture in pixels: a larger one has finer detail and takes longer
+    #[arg(long, value_name = "PIXELS", default_value_t = 384, value_parser = clap::value_parser!(u32).range(SIDES))]
+    pub size: u32,
+    /// Bits per colour channel: 16 (PNG and TIFF) leaves more room for editing afterwards
+    #[arg(long, value_name = "BITS", default_value = "8")]
+    pub bit_depth: Depth,
+    /// Replace files that exist [default: refuse to]
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Factors")]
+pub(super) struct FactorArgs {
+    /// Layers that hold the photo's layout, e.g. relu3_1:0.5,relu4_2; early ones hold every edge, deep ones
+    /// only what stands where; none lets the layout go [default: relu4_2]
+    #[arg(long, value_name = "LAYERS")]
+    pub spatial: Option<String>,
+    /// Layers that hold what the photo is of, wherever it ends up: fc6, fc7, fc8 or prob; none lets the
+    /// meaning go [default: fc8]
+    #[arg(long, value_name = "LAYERS")]
+    pub r#abstract: Option<String>,
+    /// Layers that hold colours and textures, fine ones early, large ones deep; none lets the style go
+    /// [default: relu1_1,relu2_1,relu3_1,relu4_1,relu5_1]
+    #[arg(long, value_name = "LAYERS")]
+    pub style: Option<String>,
+    /// Pictures to take the style from, one or several [default: the photo itself]
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub style_image: Vec<PathBuf>,
+    /// How much each style picture counts, e.g. 1,2 [default: all the same]
+    #[arg(
+        long,
+        value_name = "NUMBERS",
+        value_delimiter = ',',
+        requires = "style_image",
+        allow_negative_numbers = true
+    )]
+    pub style_blend: Vec<f32>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Balance")]
+pub(super) struct BalanceArgs {
+    /// How strongly each factor pulls, in shares: the weights are measured for you [default:
+    /// spatial=20,abstract=40,style=40, unless a weight below is given]
+    #[arg(long, value_name = "SHARES", conflicts_with_all = ["spatial_weight", "abstract_weight", "style_weight"])]
+    pub balance: Option<Balance>,
+    /// Raw weight of the layout, in place of a share [default: 1 if another raw weight is given]
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub spatial_weight: Option<f32>,
+    /// Raw weight of the meaning, in place of a share [default: 1 if another raw weight is given]
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub abstract_weight: Option<f32>,
+    /// Raw weight of the style, in place of a share [default: 1 if another raw weight is given]
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub style_weight: Option<f32>,
+    /// Smoothness: above 0 it irons out grain and speckles (total variation)
+    #[arg(long, value_name = "NUMBER", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub tv_weight: f32,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Network")]
+pub(super) struct NetworkArgs {
+    /// The network to look through: a safetensors file, or vgg16 or vgg19 once fetched with `mirage weights
+    /// --fetch` [default: the one that comes with the program]
+    #[arg(long, value_name = "FILE", env = WEIGHTS_VARIABLE, hide_env_values = true)]
+    pub weights: Option<PathBuf>,
+    /// Colours the network was trained on: caffe or torchvision [default: what its file says]
+    #[arg(long, value_name = "NAME")]
+    pub preprocessing: Option<Preprocessing>,
+    /// How the network shrinks its view: max is crisp, avg is softer
+    #[arg(long, value_name = "KIND", default_value = "max")]
+    pub pooling: Pooling,
+    /// Names of the network's classes, one a line [default: ImageNet's, where they fit]
+    #[arg(long, value_name = "FILE")]
+    pub labels: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Optimisation")]
+pub(super) struct OptimisationArgs {
+    /// How many times the picture is worked over
+    #[arg(long, value_name = "N", default_value_t = 150, value_parser = clap::value_parser!(u32).range(1..))]
+    pub iterations: u32,
+    /// What to paint over: noise, photo, gray, or a picture file
+    #[arg(long, value_name = "START", default_value = "noise")]
+    pub init: Start,
+    /// Another number gives another picture; the same number the same one
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    pub seed: u64,
+    /// How far a colour may move in one iteration, where black to white is 1
+    #[arg(long, value_name = "NUMBER", default_value_t = 0.02, allow_negative_numbers = true)]
+    pub learning_rate: f32,
+    /// Adam's memory of direction: higher is smoother
+    #[arg(long, value_name = "NUMBER", default_value_t = 0.9, allow_negative_numbers = true)]
+    pub beta1: f64,
+    /// Adam's memory of size: higher is steadier
+    #[arg(long, value_name = "NUMBER", default_value_t = 0.999, allow_negative_numbers = true)]
+    pub beta2: f64,
+    /// Adam's guard against division by zero
+    #[arg(long, value_name = "NUMBER", default_value = "1e-8", allow_negative_numbers = true)]
+    pub epsilon: f64,
+    /// Keep colours between black and white after each iteration [default: on]
+    #[arg(long, overrides_with = "no_clamp")]
+    pub clamp: bool,
+    /// Let colours run beyond black and white; they are cut off only in the file
+    #[arg(long, overrides_with = "clamp")]
+    pub no_clamp: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Watching")]
+pub(super) struct WatchingArgs {
+    /// Tell losses, shares and classes every so many iterations; 0 only at the start and the end
+    #[arg(long, value_name = "N", default_value_t = 25)]
+    pub print_every: u32,
+    /// Save a snapshot every so many iterations, beside the picture and numbered; 0 for none
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub save_every: u32,
+    /// Save snapshots after these iterations too, e.g. 1,2,5,10,20,50; the early ones are often the loveliest
+    /// [default: none]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub save_at: Vec<u32>,
+    /// Write a log, one JSON object a line; - is standard output [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+    /// How many classes to tell; 0 for none
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub top: usize,
+    /// Tell more: timings, memory, kernels [default: off]
+    #[arg(short, long, conflicts_with = "quiet")]
+    pub verbose: bool,
+    /// Tell nothing but errors [default: off]
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Device")]
+pub(super) struct DeviceArgs {
+    /// Graphics device by number or part of its name, from `mirage devices` [default: the most capable]
+    #[arg(long, value_name = "NAME|INDEX")]
+    pub adapter: Option<String>,
+    /// Kind of kernels: texture suits software drivers, buffer suits GPUs, naive is the slow reference
+    #[arg(long, value_name = "KIND", default_value = "auto")]
+    pub kernels: Kernels,
+}
+
+/// `--bit-depth`.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Depth {
+    #[value(name = "8")]
+    Eight,
+    #[value(name = "16")]
+    Sixteen,
+}
+
+/// `--pooling`.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Pooling {
+    Max,
+    Avg,
+}
+
+/// `--kernels`.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Kernels {
+    Auto,
+    Texture,
+    Buffer,
+    Naive,
+}
+
+/// `--init`.
+#[derive(Debug, Clone)]
+pub(super) enum Start {
+    Noise,
+    Photo,
+    Gray,
+    File(PathBuf),
+}
+
+impl From<&std::ffi::OsStr> for Start {
+    fn from(text: &std::ffi::OsStr) -> Self {
+        match text.to_str() {
+            Some("noise") => Self::Noise,
+            Some("photo") => Self::Photo,
+            Some("gray" | "grey") => Self::Gray,
+            _ => Self::File(text.into()),
+        }
+    }
+}
+
+impl From<std::ffi::OsString> for Start {
+    fn from(text: std::ffi::OsString) -> Self {
+        Self::from(text.as_os_str())
+    }
+}
+
+impl Start {
+    /// As on the command line.
+    pub(super) fn text(&self) -> String {
+        match self {
+            Self::Noise => "noise".to_owned(),
+            Self::Photo => "photo".to_owned(),
+            Self::Gray => "gray".to_owned(),
+            Self::File(path) => path.to_string_lossy().into_owned(),
+        }
+    }
+}
+
+impl Depth {
+    pub(super) fn bits(self) -> BitDepth {
+        match self {
+            Self::Eight => BitDepth::Eight,
+            Self::Sixteen => BitDepth::Sixteen,
+        }
+    }
+}
+
+impl Pooling {
+    pub(super) fn kind(self) -> PoolKind {
+        match self {
+            Self::Max => PoolKind::Max,
+            Self::Avg => PoolKind::Average,
+        }
+    }
+}
+
+impl NetworkArgs {
+    /// Opens the network; milliseconds, whatever its size.
+    pub(super) fn open(&self) -> Result<Network> {
+        Network::open(&locate::find_weights(self.weights.as_deref())?, self.preprocessing)
+    }
+}
+
+impl DeviceArgs {
+    /// How to open the device.
+    pub(super) fn options(&self) -> DeviceOptions {
+        let family = match self.kernels {
+            Kernels::Auto => Family::Auto,
+            Kernels::Texture => Family::Texture,
+            Kernels::Buffer => Family::Buffer,
+            Kernels::Naive => Family::Naive,
+        };
+        // Parsing can't fail: what is no number is part of a name.
+        let adapter = self.adapter.as_ref().and_then(|text| text.parse::<AdapterChoice>().ok());
+        DeviceOptions { adapter: adapter.unwrap_or_default(), family, minimal: false }
+    }
+}
+
+impl OptimisationArgs {
+    /// Whether to clamp after each step: the last of the two flags counts.
+    pub(super) fn clamps(&self) -> bool {
+        !self.no_clamp
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image_io::Picture;
+    use crate::mirage::Request;
+    use clap::{CommandFactory as _, Parser};
+
+    #[derive(Debug, Parser)]
+    struct Only {
+        #[command(flatten)]
+        render: RenderArgs,
+    }
+
+    fn parse(words: &[&str]) -> Result<RenderArgs, clap::Error> {
+        Only::try_parse_from(["mirage"].iter().chain(words)).map(|only| only.render)
+    }
+
+    #[test]
+    fn the_definitions_are_sound() {
+        Only::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_the_librarys() {
+        let args = parse(&["photo.png"]).unwrap();
+        let request = Request::new(Picture { width: 1, height: 1, rgb: vec![0.0; 3] });
+        assert_eq!(args.optimisation.iterations, request.iterations);
+        assert_eq!(args.optimisation.learning_rate, request.adam.learning_rate);
+        assert_eq!(args.optimisation.beta1, request.adam.beta1);
+        assert_eq!(args.optimisation.beta2, request.adam.beta2);
+        assert_eq!(args.optimisation.epsilon, request.adam.epsilon);
+        assert_eq!(args.optimisation.seed, request.seed);
+        assert_eq!(args.optimisation.clamps(), request.clamp);
+        assert_eq!(args.balance.tv_weight, request.tv_weight);
+        assert_eq!(args.watching.print_every, request.schedule.report_every);
+        assert_eq!(args.watching.top, request.top_classes);
+        assert!(matches!(args.optimisation.init, Start::Noise));
+        // And what --help says of those that are worked out later.
+        let help = Only::command().render_long_help().to_string().replace('\n', " ");
+        let words: Vec<&str> = help.split_whitespace().collect();
+        let help = words.join(" ");
+        let layers = |factor: &crate::mirage::Factor| {
+            factor.layers.iter().map(|layer| layer.layer.clone()).collect::<Vec<_>>().join(",")
+        };
+        for default in [
+            layers(&request.spatial),
+            layers(&request.abstracted),
+            layers(&request.style),
+            request.balance.unwrap().to_string(),
+        ] {
+            assert!(help.contains(&format!("[default: {default}")), "{default}: {help}");
+        }
+    }
+
+    #[test]
+    fn clamping_follows_the_last_flag() {
+        for (words, clamps) in [
+            (&["p"][..], true),
+            (&["p", "--no-clamp"], false),
+            (&["p", "--no-clamp", "--clamp"], true),
+            (&["p", "--clamp", "--no-clamp"], false),
+        ] {
+            assert_eq!(parse(words).unwrap().optimisation.clamps(), clamps, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn shares_and_weights_exclude_each_other() {
+        for weight in ["--spatial-weight", "--abstract-weight", "--style-weight"] {
+            let error = parse(&["p", "--balance", "style=1", weight, "2"]).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+        }
+        assert!(parse(&["p", "--balance", "style=1", "--tv-weight", "2"]).is_ok());
+    }
+
+    #[test]
+    fn every_option_has_a_heading_and_a_default() {
+        for argument in Only::command().get_arguments().filter(|a| !a.is_positional()) {
+            let name = argument.get_id();
+            if name == "help" || name == "version" {
+                continue;
+            }
+            assert!(argument.get_help_heading().is_some(), "{name}");
+            let help = argument.get_help().unwrap().to_string();
+            let known = help.contains("[default: ") || !argument.get_default_values().is_empty();
+            assert!(known || name == "no_clamp", "{name} tells no default");
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! `mirage classify`: what the network sees.
+
+use super::args::{DeviceArgs, NetworkArgs, SIDES};
+use super::files::load;
+use super::names::{Names, percent};
+use super::stdout;
+use crate::error::{Error, Result};
+use crate::graph::Engine;
+use crate::mirage;
+use crate::vgg::Network;
+use clap::Args;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::PathBuf;
+
+/// Options of `mirage classify`.
+#[derive(Debug, Args)]
+pub(super) struct ClassifyArgs {
+    /// The pictures: PNG, JPEG, WebP, TIFF or BMP
+    #[arg(value_name = "IMAGE", required = true)]
+    images: Vec<PathBuf>,
+    /// How many classes to name
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    top: u32,
+    /// Longest side at which the network looks at a picture, in pixels
+    #[arg(long, value_name = "PIXELS", default_value_t = 320, value_parser = clap::value_parser!(u32).range(SIDES))]
+    size: u32,
+    #[command(flatten)]
+    network: NetworkArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// Names the classes of each picture.
+pub(super) fn run(args: &ClassifyArgs) -> Result<()> {
+    let mut pictures = Vec::new();
+    for path in &args.images {
+        let mut notes = Vec::new();
+        pictures.push(load(path, args.size as usize, &mut notes)?);
+        for note in notes {
+            let _ = writeln!(std::io::stderr(), "note: {note}");
+        }
+    }
+    let network = args.network.open()?;
+    if !network.has_head() {
+        return Err(no_classes(&network));
+    }
+    let names = Names::of(&network, args.network.labels.as_deref())?;
+    network.check_finite()?;
+
+    let engine = Engine::open(&args.device.options())?;
+    for (index, (path, picture)) in args.images.iter().zip(&pictures).enumerate() {
+        let pooling = args.network.pooling.kind();
+        let found = mirage::classify(&engine, &network, picture, pooling, args.top as usize)?;
+        let mut text = if index > 0 { "\n".to_owned() } else { String::new() };
+        text += &path.display().to_string();
+        for (class, probability) in found {
+            // Writing to a String can't fail.
+            let _ = write!(text, "\n  {:>5}%  {}", percent(probability), names.name(class));
+        }
+        stdout::print(&text)?;
+    }
+    Ok(())
+}
+
+fn no_classes(network: &Network) -> Error {
+    Error::file(
+        &network.path,
+        "this network has no fully connected layers, so it knows no classes",
+        "Use weights with fc6, fc7 and fc8, such as the default network",
+    )
+}

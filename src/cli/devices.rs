@@ -1,0 +1,92 @@
+//! `mirage devices`: what can do the work.
+
+use super::stdout;
+use crate::error::Result;
+use crate::gpu::{AdapterSummary, Context, DeviceOptions, adapters};
+use std::fmt::Write as _;
+
+/// Lists the adapters, best first.
+pub(super) fn run() -> Result<()> {
+    let found = adapters();
+    if found.is_empty() {
+        // Opening one is what fails in the words that help.
+        return Context::open(&DeviceOptions::default()).map(drop);
+    }
+    let texts: Vec<String> = found.iter().map(describe).collect();
+    stdout::print(&texts.join("\n\n"))?;
+    stdout::print("\nChoose one with --adapter NUMBER or --adapter PART-OF-ITS-NAME.")
+}
+
+fn describe(adapter: &AdapterSummary) -> String {
+    let AdapterSummary { index, info, limits, features } = adapter;
+    let kind = match info.device_type {
+        wgpu::DeviceType::DiscreteGpu => "discrete GPU",
+        wgpu::DeviceType::IntegratedGpu => "integrated GPU",
+        wgpu::DeviceType::VirtualGpu => "virtual GPU",
+        wgpu::DeviceType::Cpu => "software, runs on the CPU",
+        wgpu::DeviceType::Other => "other",
+    };
+    let subgroups = match (info.subgroup_min_size, info.subgroup_max_size) {
+        (low, high) if low == high => low.to_string(),
+        (low, high) => format!("{low} to {high}"),
+    };
+    let has = |feature| if features.contains(feature) { "yes" } else { "no" };
+    let driver = format!("{} {}", info.driver, info.driver_info);
+    let default = if *index == 0 { "  [default]" } else { "" };
+    let mut text = format!("{index}: {}{default}", info.name);
+    let mut line = |what: &str, value: String| {
+        // Writing to a String can't fail.
+        let _ = write!(text, "\n   {what:<18} {value}");
+    };
+    line("backend", info.backend.to_string());
+    line("type", kind.to_owned());
+    line("driver", driver.trim().to_owned());
+    line("largest buffer", bytes(limits.max_buffer_size));
+    line("largest binding", bytes(limits.max_storage_buffer_binding_size));
+    line("largest texture", format!("{0} x {0}", limits.max_texture_dimension_2d));
+    line("workgroup memory", bytes(limits.max_compute_workgroup_storage_size.into()));
+    line("invocations", format!("{} a workgroup", limits.max_compute_invocations_per_workgroup));
+    line("subgroup size", subgroups);
+    line(
+        "features",
+        format!(
+            "f16 {}, subgroups {}, timestamps {}",
+            has(wgpu::Features::SHADER_F16),
+            has(wgpu::Features::SUBGROUP),
+            has(wgpu::Features::TIMESTAMP_QUERY)
+        ),
+    );
+    text
+}
+
+/// A size in the largest unit that leaves it at least 1.
+pub(super) fn bytes(count: u64) -> String {
+    let units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let number = format!("{value:.1}");
+    format!("{} {}", number.strip_suffix(".0").unwrap_or(&number), units[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bytes;
+
+    #[test]
+    fn sizes_read_well() {
+        for (count, text) in [
+            (0, "0 bytes"),
+            (1023, "1023 bytes"),
+            (32 << 10, "32 KiB"),
+            (128 << 20, "128 MiB"),
+            (1_610_612_736, "1.5 GiB"),
+            (u64::from(u32::MAX), "4 GiB"),
+        ] {
+            assert_eq!(bytes(count), text);
+        }
+    }
+}

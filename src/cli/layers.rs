@@ -1,0 +1,59 @@
+//! Default layers for networks that aren't the usual VGG.
+
+use crate::mirage::{FactorKind, LayerWeight, Request};
+use crate::vgg::{LayerKind, Network};
+
+/// Fits the layers of the factors that the user left at their defaults to the network, and says what it
+/// changed.
+pub(super) fn adapt(
+    request: &mut Request,
+    network: &Network,
+    is_default: impl Fn(FactorKind) -> bool,
+) -> Vec<String> {
+    let mut notes = Vec::new();
+    let exists = |layer: &LayerWeight| network.layers.iter().any(|l| l.name == layer.layer);
+    let relus = relus(network);
+    let mut fit = |kind: FactorKind, layers: &mut Vec<LayerWeight>, better: Vec<String>| {
+        if !is_default(kind) || layers.iter().all(exists) {
+            return;
+        }
+        let chosen = if better.is_empty() { "none".to_owned() } else { better.join(",") };
+        notes.push(format!("the network lacks a default layer, so this run uses --{kind} {chosen}"));
+        *layers = better.into_iter().map(|layer| LayerWeight { layer, factor: 1.0 }).collect();
+    };
+
+    // Layout: the last ReLU of the last block but one, as relu4_2 is near the end of the fourth of five.
+    let spatial = relus.iter().rev().nth(1).or(relus.last()).and_then(|block| block.last());
+    fit(FactorKind::Spatial, &mut request.spatial.layers, spatial.into_iter().cloned().collect());
+    // Style: the first ReLU of each block.
+    let style = relus.iter().filter_map(|block| block.first()).cloned().collect();
+    fit(FactorKind::Style, &mut request.style.layers, style);
+    if network.has_head() {
+        let last = network.layers.iter().rev().find(|layer| matches!(layer.kind, LayerKind::Linear(_)));
+        let last = last.map(|layer| layer.name.clone()).into_iter().collect();
+        fit(FactorKind::Abstract, &mut request.abstracted.layers, last);
+    } else if is_default(FactorKind::Abstract) && !request.abstracted.layers.is_empty() {
+        request.abstracted.layers.clear();
+        notes.push(
+            "the network has no fully connected layers, so the abstract factor is left out; the default network has them"
+                .to_owned(),
+        );
+    }
+    notes
+}
+
+/// Names of the ReLUs, block by block; blocks without any are left out.
+fn relus(network: &Network) -> Vec<Vec<String>> {
+    let mut blocks = vec![Vec::new()];
+    for layer in &network.layers {
+        match (&layer.kind, blocks.last_mut()) {
+            (LayerKind::Relu, Some(block)) => block.push(layer.name.clone()),
+            (LayerKind::Pool { .. }, _) => blocks.push(Vec::new()),
+            // What follows belongs to the head.
+            (LayerKind::AdaptivePool { .. } | LayerKind::Linear(_), _) => break,
+            _ => {}
+        }
+    }
+    blocks.retain(|block| !block.is_empty());
+    blocks
+}

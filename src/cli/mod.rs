@@ -1,0 +1,96 @@
+//! The `mirage` program: arguments, the terminal, files. All work is the library's.
+//!
+//! Exit codes: 0 for success, 2 for what the user can mend in the request or its files, 1 for a failure
+//! while working, 130 after Ctrl-C.
+
+mod args;
+mod classify;
+mod console;
+mod devices;
+mod files;
+mod interrupt;
+mod layers;
+mod log;
+mod names;
+mod plan;
+mod record;
+mod render;
+mod stdout;
+mod weights;
+
+use crate::error::Error;
+use clap::{Parser, Subcommand};
+use std::io::Write as _;
+use std::process::ExitCode;
+
+/// Exit code of a run that Ctrl-C ended, as shells expect it: 128 + SIGINT.
+const INTERRUPTED: u8 = 130;
+
+const EXAMPLES: &str = "\
+Examples:
+  mirage render holiday.jpg                         the default mirage, holiday-mirage.png
+  mirage render holiday.jpg --spatial none          let the layout go: the scene is built anew
+  mirage render holiday.jpg --style-image starry-night.jpg
+  mirage render holiday.jpg --save-at 1,2,5,10,20,50
+  mirage classify holiday.jpg                       what the network sees in it
+  mirage weights --fetch vgg19                      get the real VGG-19";
+
+/// Re-imagines a photograph through a neural network: the layout is the photo's, the sense is the
+/// network's, the brush is the style's.
+#[derive(Debug, Parser)]
+#[command(name = "mirage", version, after_help = EXAMPLES, subcommand_required = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Paint the mirage of a photo
+    Render(Box<args::RenderArgs>),
+    /// Name what the network sees in pictures
+    Classify(classify::ClassifyArgs),
+    /// List the graphics devices that can do the work
+    Devices,
+    /// Describe a weights file, or download a full-size network
+    Weights(weights::WeightsArgs),
+}
+
+/// Runs the program on the process's arguments.
+pub fn main() -> ExitCode {
+    hush_device_selection();
+    let done = match Cli::parse().command {
+        Command::Render(args) => render::run(&args),
+        Command::Classify(args) => classify::run(&args).map(|()| 0),
+        Command::Devices => devices::run().map(|()| 0),
+        Command::Weights(args) => weights::run(&args).map(|()| 0),
+    };
+    let code = match done {
+        Ok(code) => code,
+        // Whoever read the output has seen enough, as `mirage devices | head -1` has.
+        Err(error) if stdout::is_closed(&error) => 0,
+        Err(error) => {
+            complain(&error);
+            error.exit_code()
+        }
+    };
+    ExitCode::from(code)
+}
+
+/// Keeps Mesa's device selection layer, which orders GPUs by what the desktop uses, from complaining on
+/// stderr that there is no desktop: on a server every run would begin with lines that look like errors.
+#[cfg(target_os = "linux")]
+fn hush_device_selection() {
+    if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        // SAFETY: the first thing that the program does; no other thread runs yet.
+        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn hush_device_selection() {}
+
+/// Tells an error. A closed stderr is nobody's concern.
+fn complain(error: &Error) {
+    let _ = writeln!(std::io::stderr(), "mirage: {error}");
+}

@@ -1,0 +1,186 @@
+//! `mirage render`: the run, with its listeners.
+
+use super::INTERRUPTED;
+use super::args::RenderArgs;
+use super::console::{Console, duration};
+use super::files::Files;
+use super::interrupt::Interrupt;
+use super::log::{Line, Log, NetworkLine, Size};
+use super::names::Names;
+use super::plan::Plan;
+use super::record::{Options, VERSION};
+use crate::error::Result;
+use crate::gpu::DeviceOptions;
+use crate::graph::Engine;
+use crate::image_io::Picture;
+use crate::mirage::{Ending, Event, Outcome, Request, Session, Started};
+use crate::vgg::Network;
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+/// Paints; the answer is the exit code.
+pub(super) fn run(args: &RenderArgs) -> Result<u8> {
+    let begun = Instant::now();
+    let interrupt = Interrupt::install();
+    let Plan { request, network, names, files, options, notes } = Plan::new(args)?;
+    let console = Console::new(&args.watching, request.iterations);
+    for note in &notes {
+        console.note(note);
+    }
+    let log = Log::open(args.watching.log.as_deref())?;
+    let mut run = Run {
+        begun,
+        interrupt,
+        names,
+        files,
+        options,
+        notes,
+        console,
+        log,
+        device: String::new(),
+        sha256: String::new(),
+        rescued: None,
+        reported: false,
+    };
+    let done = run.paint(request, &network, &args.device.options());
+    run.console.close();
+    if let Err(error) = &done {
+        let (iteration, output) = run.rescued.take().unzip();
+        let line =
+            Line::Error { message: error.to_string(), exit_code: error.exit_code(), iteration, output };
+        // The error itself is what counts, not that the log can't be told.
+        let _ = run.log.write(&line);
+    }
+    done
+}
+
+/// A run and all who listen to it.
+struct Run {
+    begun: Instant,
+    interrupt: Interrupt,
+    names: Names,
+    files: Files,
+    options: Options,
+    notes: Vec<String>,
+    console: Console,
+    log: Log,
+    device: String,
+    sha256: String,
+    /// Iteration and place of a picture that was saved although the run failed.
+    rescued: Option<(u32, String)>,
+    /// True once a report came.
+    reported: bool,
+}
+
+impl Run {
+    fn paint(&mut self, request: Request, network: &Network, device: &DeviceOptions) -> Result<u8> {
+        self.console.preparing();
+        // Hashing a full-size network takes a second or two: meanwhile the device gets ready.
+        let (mut session, sha256) = std::thread::scope(|scope| {
+            let hash = scope.spawn(|| network.sha256());
+            let session = Engine::open(device).and_then(|engine| Session::new(&engine, network, request))?;
+            let sha256 = hash.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            Ok::<_, crate::Error>((session, sha256))
+        })?;
+        self.sha256 = sha256;
+        match session.run(&mut |event| self.hear(event, network)) {
+            Ok(outcome) => self.finish(&outcome),
+            Err(error) => {
+                if let Some((iteration, picture)) = session.last_good() {
+                    self.rescue(iteration, picture);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn hear(&mut self, event: Event<'_>, network: &Network) -> Result<ControlFlow<()>> {
+        match event {
+            Event::Started(started) => self.start(started, network)?,
+            Event::Balanced { iteration, weights } => {
+                self.console.balanced(iteration, weights);
+                self.log.write(&Line::balance(iteration, weights))?;
+            }
+            Event::Progress { iteration, seconds } => self.console.progress(iteration, seconds),
+            Event::Report(report) => {
+                if self.console.verbose && !self.reported {
+                    let seconds = self.begun.elapsed().as_secs_f64();
+                    self.console.say(&format!("time to first iteration {seconds:.2} s"));
+                }
+                self.reported = true;
+                self.console.report(report, &self.names);
+                self.log.write(&Line::report(report, &self.names))?;
+            }
+            Event::Snapshot { iteration, picture } => {
+                let path = self.files.snapshot(iteration);
+                self.files.write(&path, picture, self.record(iteration))?;
+                self.console.say(&format!("Saved {}", path.display()));
+                self.log.write(&Line::Snapshot { iteration, path: path.to_string_lossy().into_owned() })?;
+            }
+        }
+        Ok(if self.interrupt.requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    }
+
+    fn start(&mut self, started: &Started, network: &Network) -> Result<()> {
+        self.device.clone_from(&started.device);
+        self.console.started(started, &self.names);
+        let [height, width] = started.size;
+        let notes = [self.notes.as_slice(), started.notes.as_slice()].concat();
+        self.log.write(&Line::Start {
+            version: VERSION,
+            device: &started.device,
+            size: Size { width, height },
+            network: NetworkLine {
+                path: network.path.to_string_lossy().into_owned(),
+                sha256: &self.sha256,
+                topology: network.topology(),
+                preprocessing: network.preprocessing.to_string(),
+            },
+            options: &self.options,
+            prepared_in: started.prepared_in,
+            device_memory: started.memory.total(),
+            photo_classes: self.names.classes(&started.photo_classes),
+            notes: &notes,
+        })?;
+        self.interrupt.arm();
+        Ok(())
+    }
+
+    fn finish(&mut self, outcome: &Outcome) -> Result<u8> {
+        self.files.write_output(&outcome.picture, self.record(outcome.iterations))?;
+        self.console.close();
+        let output = self.files.output.display();
+        let (ending, code, word) = match outcome.ending {
+            Ending::Finished => ("finished", 0, "Done"),
+            Ending::Stopped => ("stopped", INTERRUPTED, "Stopped"),
+        };
+        self.console.say(&format!(
+            "{word} after {} iterations in {}: {output}",
+            outcome.iterations,
+            duration(outcome.seconds)
+        ));
+        self.log.write(&Line::End {
+            ending,
+            iterations: outcome.iterations,
+            seconds: outcome.seconds,
+            output: self.files.output.to_string_lossy().into_owned(),
+        })?;
+        Ok(code)
+    }
+
+    /// Saves what a failed run leaves.
+    fn rescue(&mut self, iteration: u32, picture: &Picture) {
+        let output = self.files.output.display().to_string();
+        match self.files.write_output(picture, self.record(iteration)) {
+            Ok(()) => {
+                self.console.note(&format!("the picture after iteration {iteration} is saved as {output}"));
+                self.rescued = Some((iteration, output));
+            }
+            Err(error) => self.console.note(&error.to_string()),
+        }
+    }
+
+    fn record(&self, iterations: u32) -> Vec<(String, String)> {
+        self.options.embed(&self.device, &self.sha256, iterations)
+    }
+}

@@ -1,0 +1,69 @@
+//! `mirage weights`: what a weights file holds, and getting the full-size ones.
+
+use super::stdout;
+use crate::error::{Error, Result};
+use crate::vgg::{Network, Preprocessing, fetch, locate};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::path::{Path, PathBuf};
+
+/// Options of `mirage weights`.
+#[derive(Debug, Args)]
+pub(super) struct WeightsArgs {
+    /// The safetensors file to describe, or vgg16 or vgg19 once fetched [default: the network that a run
+    /// uses: MIRAGE_WEIGHTS, or the one that comes with the program]
+    #[arg(value_name = "FILE", conflicts_with = "fetch")]
+    file: Option<PathBuf>,
+    /// Download the published full-size network of this name, vgg16 or vgg19; a broken download is resumed
+    #[arg(long, value_name = "NAME")]
+    fetch: Option<String>,
+    /// Folder to download to [default: the program's own, which --weights vgg19 looks in]
+    #[arg(long, value_name = "FOLDER", requires = "fetch")]
+    dir: Option<PathBuf>,
+    /// Describe the file as if it wanted these colours: caffe or torchvision [default: what the file says]
+    #[arg(long, value_name = "NAME")]
+    preprocessing: Option<Preprocessing>,
+}
+
+/// Describes or downloads.
+pub(super) fn run(args: &WeightsArgs) -> Result<()> {
+    if let Some(name) = &args.fetch {
+        return download(name, args.dir.as_deref());
+    }
+    let named = args.file.clone().or_else(|| std::env::var_os(super::args::WEIGHTS_VARIABLE).map(Into::into));
+    let path = locate::find_weights(named.as_deref())?;
+    let network = Network::open(&path, args.preprocessing)?;
+    stdout::print(&network.summary()?)?;
+    // After the summary, which may tell how the file came to be broken.
+    network.check_finite()
+}
+
+fn download(name: &str, folder: Option<&Path>) -> Result<()> {
+    let bar = ProgressBar::new(0);
+    // The template is a constant with known keys.
+    if let Ok(style) =
+        ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left")
+    {
+        bar.set_style(style);
+    }
+    let fetched = fetch::fetch_from(&fetch::base(), name, folder, &mut |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    let fetched = fetched?;
+    let state = if fetched.already_present { "is there already" } else { "downloaded and checked" };
+    stdout::print(&format!("{name} {state}: {}\nSHA-256 {}", fetched.path.display(), fetched.sha256))?;
+    let option = match folder {
+        Some(_) => quoted(&fetched.path)?,
+        None => name.to_owned(),
+    };
+    stdout::print(&format!("Use it with --weights {option}, or set MIRAGE_WEIGHTS={option}"))
+}
+
+/// A path as a person would type it into a shell.
+fn quoted(path: &Path) -> Result<String> {
+    let text =
+        path.to_str().ok_or_else(|| Error::file(path, "the path is not UTF-8", "Use another --dir"))?;
+    Ok(if text.contains(' ') { format!("'{text}'") } else { text.to_owned() })
+}
