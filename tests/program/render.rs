@@ -1,0 +1,253 @@
+//! Runs that succeed, or fail with something to show for it.
+
+use crate::support::{Place, jpeg, network, scene};
+use image::{DynamicImage, GenericImageView as _};
+use neural_mirage::image_io;
+use serde_json::Value;
+use std::path::Path;
+
+fn log(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap();
+    assert!(text.ends_with('\n'));
+    text.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
+}
+
+fn events<'a>(log: &'a [Value], name: &str) -> Vec<&'a Value> {
+    log.iter().filter(|line| line["event"] == name).collect()
+}
+
+#[test]
+fn a_run_leaves_picture_snapshots_and_a_log_of_the_stated_form() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 96, 64);
+    let output = place
+        .render_for(&photo, "12")
+        .args(["--print-every", "5", "--save-every", "6", "--save-at", "1,2,99"])
+        .args(["--log", "run.jsonl", "--seed", "7", "--top", "3", "-v"])
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    assert!(output.stdout.is_empty());
+    assert!(told.contains("time to first iteration") && told.contains("kernels: "), "{told}");
+    assert!(told.contains("no snapshot after iteration 99"), "{told}");
+    assert!(told.contains("Weights set after iteration 0"), "{told}");
+    assert!(told.contains("12/12  loss ") && told.contains("%)"), "{told}");
+    assert!(!told.contains('\u{1b}'), "no bar where there is no terminal: {told}");
+
+    let log = log(&place.path("run.jsonl"));
+    let start = &log[0];
+    assert_eq!(start["event"], "start");
+    assert_eq!(start["size"]["width"], 48);
+    assert_eq!(start["size"]["height"], 32);
+    assert_eq!(start["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(start["network"]["sha256"].as_str().unwrap().len(), 64);
+    assert!(!start["device"].as_str().unwrap().is_empty());
+    assert_eq!(start["options"]["balance"], "spatial=20,abstract=40,style=40");
+    assert_eq!(start["options"]["learning_rate"], 0.02);
+    assert_eq!(start["photo_classes"].as_array().unwrap().len(), 3);
+    let balances = events(&log, "balance");
+    assert_eq!(balances[0]["iteration"], 0);
+    assert_eq!(balances[0]["weights"].as_array().unwrap().len(), 3);
+
+    let iterations = events(&log, "iteration");
+    let numbers: Vec<u64> = iterations.iter().map(|line| line["iteration"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, [0, 5, 10, 12]);
+    for line in iterations {
+        let terms = line["terms"].as_array().unwrap();
+        let layers: Vec<&str> = terms.iter().map(|term| term["layer"].as_str().unwrap()).collect();
+        assert_eq!(layers, ["relu4_2", "fc8", "relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"]);
+        let sum: f64 = terms.iter().map(|term| term["loss"].as_f64().unwrap()).sum();
+        let total = line["total"].as_f64().unwrap();
+        assert!((sum - total).abs() <= 1e-6 * total.abs(), "{line}");
+        let shares: f64 =
+            line["shares"].as_object().unwrap().values().map(|share| share.as_f64().unwrap()).sum();
+        assert!((shares - 1.0).abs() < 1e-3, "{line}");
+        assert!(line["seconds"].as_f64().unwrap() >= 0.0);
+        for class in line["classes"].as_array().unwrap() {
+            assert!(class["index"].is_u64() && class["label"].is_string() && class["probability"].is_f64());
+        }
+    }
+    let snapshots: Vec<&str> =
+        events(&log, "snapshot").iter().map(|line| line["path"].as_str().unwrap()).collect();
+    assert_eq!(snapshots, ["out-0001.png", "out-0002.png", "out-0006.png", "out-0012.png"]);
+    for snapshot in snapshots {
+        assert_eq!(image::open(place.path(snapshot)).unwrap().dimensions(), (48, 32));
+    }
+    let end = log.last().unwrap();
+    assert_eq!(
+        (&end["event"], &end["ending"], &end["iterations"]),
+        (&"end".into(), &"finished".into(), &12.into())
+    );
+
+    assert_eq!(image::open(place.path("out.png")).unwrap().dimensions(), (48, 32));
+    let record = image_io::read_metadata(&place.path("out.png")).unwrap();
+    let text = |key: &str| &record.iter().find(|(k, _)| k == key).unwrap_or_else(|| panic!("{key}")).1;
+    assert_eq!(text("neural-mirage:seed"), "7");
+    assert_eq!(text("neural-mirage:iterations"), "12");
+    assert_eq!(text("neural-mirage:adapter"), start["device"].as_str().unwrap());
+    assert_eq!(text("neural-mirage:network-sha256"), start["network"]["sha256"].as_str().unwrap());
+    assert_eq!(serde_json::from_str::<Value>(text("neural-mirage:options")).unwrap(), start["options"]);
+    let record = image_io::read_metadata(&place.path("out-0006.png")).unwrap();
+    assert!(record.contains(&("neural-mirage:iterations".into(), "6".into())));
+}
+
+#[test]
+fn without_options_the_picture_is_named_after_the_photo() {
+    let place = Place::new();
+    place.photo("my holiday.jpg", 64, 48);
+    let mut command = place.mirage();
+    command.args(["render", "my holiday.jpg", "--iterations", "1", "--size", "32", "--quiet"]);
+    command.env("MIRAGE_WEIGHTS", place.network());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(place.entries(), ["my holiday-mirage.png", "my holiday.jpg", "net.safetensors"]);
+    // Again it would be replaced.
+    command.assert().code(2);
+    command.arg("--overwrite").assert().success();
+}
+
+#[test]
+fn the_log_can_go_to_standard_output() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    let output = place.render(&photo).args(["--log", "-", "--quiet"]).output().unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&lines[0]["event"], &lines.last().unwrap()["event"]), (&"start".into(), &"end".into()));
+}
+
+#[test]
+fn names_with_spaces_and_other_scripts_work() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("Möwe über Ω")).unwrap();
+    let photo = place.photo("Möwe über Ω/фото 写真.png", 64, 48);
+    let output = place.path("Möwe über Ω/картина 絵.tiff");
+    let mut command = place.mirage();
+    command.arg("render").arg(&photo).arg("-o").arg(&output).arg("--weights").arg(place.network());
+    command.args(["--size", "48", "--iterations", "2", "--save-at", "1", "--log", "журнал.jsonl"]);
+    command.assert().success();
+    assert!(output.is_file() && place.path("Möwe über Ω/картина 絵-0001.tiff").is_file());
+    assert_eq!(log(&place.path("журнал.jsonl")).last().unwrap()["output"], output.to_str().unwrap());
+}
+
+#[test]
+fn turned_transparent_and_deep_pictures_are_understood() {
+    let place = Place::new();
+    // Orientation 6, in an EXIF segment right after the start marker.
+    let exif = b"\xff\xe1\x00\x22Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+    let plain = jpeg(96, 64);
+    let turned = place.file("turned.jpg", &[&plain[..2], exif, &plain[2..]].concat());
+    let clear = place.path("clear.png");
+    let mut picture = DynamicImage::ImageRgb8(scene(96, 64)).to_rgba8();
+    picture.pixels_mut().for_each(|pixel| pixel.0[3] = 100);
+    picture.save(&clear).unwrap();
+    let deep = place.path("deep.png");
+    DynamicImage::ImageRgb8(scene(96, 64)).to_rgb16().save(&deep).unwrap();
+    let gray = place.path("gray.bmp");
+    DynamicImage::ImageRgb8(scene(96, 64)).to_luma8().save(&gray).unwrap();
+    for (photo, size, note) in [
+        (turned, (32, 48), "orientation"),
+        (clear, (48, 32), "alpha"),
+        (deep, (48, 32), ""),
+        (gray, (48, 32), ""),
+    ] {
+        let output = place.render(&photo).arg("--overwrite").output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{told}");
+        assert!(told.contains(note), "{told}");
+        assert_eq!(image::open(place.path("out.png")).unwrap().dimensions(), size, "{}", photo.display());
+    }
+    let output = place.path("out16.png");
+    let mut command = place.mirage();
+    command.args(["render", "deep.png", "-o", "out16.png", "--bit-depth", "16", "--size", "48"]);
+    command.args(["--iterations", "1", "--weights"]).arg(place.network()).assert().success();
+    assert!(matches!(image::open(output).unwrap(), DynamicImage::ImageRgb16(_)));
+}
+
+#[test]
+fn networks_that_lack_default_layers_get_others_with_a_note() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    let headless = place.file("headless.safetensors", &network(&[]).bytes());
+    let shallow = crate::synthetic::Net::small().caffe().write(&place.path(""));
+    for (weights, note, abstract_layers, spatial) in [
+        (headless, "abstract factor is left out", "none", "relu4_2"),
+        (shallow, "--style relu1_1,relu2_1", "fc8", "relu1_2"),
+    ] {
+        let mut command = place.mirage();
+        command.arg("render").arg(&photo).args(["-o", "out.png", "--overwrite", "--size", "48"]);
+        command.args(["--iterations", "2", "--log", "run.jsonl", "--weights"]).arg(&weights);
+        let output = command.output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && told.contains(note), "{told}");
+        let options = &log(&place.path("run.jsonl"))[0]["options"];
+        assert_eq!((&options["abstract"], &options["spatial"]), (&abstract_layers.into(), &spatial.into()));
+    }
+}
+
+#[test]
+fn raw_weights_style_images_and_other_starts_run() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    place.photo("style.jpg", 80, 80);
+    place.photo("start.webp", 40, 40);
+    let output = place
+        .render(&photo)
+        .args(["--spatial-weight", "5", "--abstract", "none", "--style", "relu1_1:0.5,relu3_1"])
+        .args(["--style-image", "style.jpg", "photo.png", "--style-blend", "1,3", "--tv-weight", "0.1"])
+        .args(["--init", "start.webp", "--pooling", "avg", "--no-clamp", "--log", "run.jsonl"])
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    assert!(told.contains("start.webp: resized from 40x40 to 48x36"), "{told}");
+    let log = log(&place.path("run.jsonl"));
+    let options = &log[0]["options"];
+    assert!(options["balance"].is_null() && events(&log, "balance").is_empty());
+    assert_eq!((&options["spatial_weight"], &options["style_weight"]), (&5.0.into(), &1.0.into()));
+    assert_eq!(options["style"], "relu1_1:0.5,relu3_1");
+    assert_eq!(options["style_blend"], serde_json::json!([1.0, 3.0]));
+    let last = *events(&log, "iteration").last().unwrap();
+    let layers: Vec<&str> =
+        last["terms"].as_array().unwrap().iter().map(|term| term["layer"].as_str().unwrap()).collect();
+    assert_eq!(layers, ["relu4_2", "relu1_1", "relu3_1", "picture"]);
+}
+
+#[test]
+fn the_same_seed_paints_the_same_picture() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    let paint = |seed: &str| {
+        place.render(&photo).args(["--seed", seed, "--overwrite", "--quiet"]).assert().success();
+        image::open(place.path("out.png")).unwrap().to_rgb8()
+    };
+    let first = paint("1");
+    // Not assert_eq: it would print every pixel.
+    assert!(first == paint("1"), "the same seed paints another picture");
+    assert!(first != paint("2"), "another seed paints the same picture");
+}
+
+#[test]
+fn a_run_that_blows_up_fails_and_saves_the_last_good_picture() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    let output = place
+        .render_for(&photo, "30")
+        .args(["--learning-rate", "1e38", "--no-clamp", "--print-every", "1"])
+        .args(["--log", "run.jsonl"])
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("--learning-rate") && told.contains("is saved as out.png"), "{told}");
+    assert_eq!(image::open(place.path("out.png")).unwrap().dimensions(), (48, 36));
+    let log = log(&place.path("run.jsonl"));
+    let last = log.last().unwrap();
+    assert_eq!(
+        (&last["event"], &last["exit_code"], &last["output"]),
+        (&"error".into(), &1.into(), &"out.png".into())
+    );
+    assert!(last["message"].as_str().unwrap().contains("non-finite"));
+}

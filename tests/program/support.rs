@@ -1,0 +1,132 @@
+//! A folder of its own for each test, with small pictures and a small network in it.
+
+use crate::synthetic::{FileBuilder, Net};
+use assert_cmd::Command;
+use image::{ImageFormat, RgbImage};
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+
+/// A new empty folder; gone with the test.
+pub struct Place(tempfile::TempDir);
+
+impl Place {
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Names of what is there, sorted.
+    pub fn entries(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.0.path()).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    /// The program, started in this folder.
+    pub fn mirage(&self) -> Command {
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("mirage"));
+        command.current_dir(self.0.path()).env_remove("MIRAGE_WEIGHTS");
+        command
+    }
+
+    /// The program where it finds no device.
+    pub fn deviceless(&self) -> Command {
+        let mut command = self.mirage();
+        command.env("VK_ICD_FILENAMES", "/nonexistent").env("VK_DRIVER_FILES", "/nonexistent");
+        command
+    }
+
+    /// A short run on the small network: `render PHOTO -o out.png`.
+    pub fn render(&self, photo: &Path) -> Command {
+        self.render_for(photo, "3")
+    }
+
+    /// [`Place::render`] of so many iterations.
+    pub fn render_for(&self, photo: &Path, iterations: &str) -> Command {
+        let mut command = self.mirage();
+        command.args(render_words(photo, &self.network())).args(["--iterations", iterations]);
+        command
+    }
+
+    /// [`Place::render`] where there is no device.
+    pub fn deviceless_render(&self, photo: &Path) -> Command {
+        let mut command = self.deviceless();
+        command.args(render_words(photo, &self.network()));
+        command
+    }
+
+    /// Starts a command with all its output in pipes.
+    pub fn spawn(&self, command: &Command) -> Child {
+        let mut child = std::process::Command::new(command.get_program());
+        child.args(command.get_args()).current_dir(self.0.path());
+        for (key, value) in command.get_envs() {
+            match value {
+                Some(value) => child.env(key, value),
+                None => child.env_remove(key),
+            };
+        }
+        child.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    pub fn file(&self, name: &str, content: &[u8]) -> PathBuf {
+        let path = self.path(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// A photo in the format of its name.
+    pub fn photo(&self, name: &str, width: u32, height: u32) -> PathBuf {
+        let path = self.path(name);
+        scene(width, height).save(&path).unwrap();
+        path
+    }
+
+    /// The small network, with fully connected layers.
+    pub fn network(&self) -> PathBuf {
+        network(&[8, 7, 9]).write(self.0.path())
+    }
+}
+
+fn render_words<'a>(photo: &'a Path, weights: &'a Path) -> Vec<&'a OsStr> {
+    let mut words: Vec<&OsStr> =
+        vec!["render".as_ref(), photo.as_os_str(), "--weights".as_ref(), weights.as_os_str()];
+    words.extend(["--size", "48", "-o", "out.png"].map(AsRef::<OsStr>::as_ref));
+    words
+}
+
+/// Five blocks with the layers that the defaults name; `fc` are widths, none for no head.
+pub fn network(fc: &[usize]) -> FileBuilder {
+    let mut net = Net::new(&[&[4], &[4], &[5], &[6, 6], &[6]], 2, fc, false);
+    // Small enough that values neither grow nor fade on the way through.
+    for conv in net.blocks.iter_mut().flatten() {
+        conv.filter.iter_mut().for_each(|value| *value *= 0.1);
+        conv.bias.iter_mut().for_each(|value| *value *= 0.1);
+    }
+    for linear in &mut net.linears {
+        linear.matrix.iter_mut().for_each(|value| *value *= 0.25);
+    }
+    net.caffe()
+}
+
+/// Something to look at: a bright disc over a gradient.
+pub fn scene(width: u32, height: u32) -> RgbImage {
+    RgbImage::from_fn(width, height, |x, y| {
+        let (u, v) = (x as f32 / width as f32, y as f32 / height as f32);
+        let disc = (u - 0.4).hypot(v - 0.5) < 0.25;
+        let red = if disc { 230.0 } else { 60.0 + 60.0 * u };
+        image::Rgb([red as u8, (200.0 * v) as u8, (220.0 - 150.0 * u * v) as u8])
+    })
+}
+
+/// The scene as a JPEG.
+pub fn jpeg(width: u32, height: u32) -> Vec<u8> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    scene(width, height).write_to(&mut bytes, ImageFormat::Jpeg).unwrap();
+    bytes.into_inner()
+}
