@@ -16,6 +16,8 @@ pub const REGISTRY: &[Entry] = &[
     Entry { name: "add", cases: super::add::cases },
     Entry { name: "conv", cases: super::conv::cases },
     Entry { name: "conv_backward", cases: super::conv::backward_cases },
+    Entry { name: "pool", cases: super::pool::cases },
+    Entry { name: "pool_backward", cases: super::pool::backward_cases },
     Entry { name: "relu", cases: super::relu::cases },
     Entry { name: "relu_backward", cases: super::relu::backward_cases },
 ];
