@@ -1,6 +1,7 @@
 //! The kernels: one file per op with its shape rule, kernels, adjoint, reference and test cases; the
 //! shader of the same name is under `shaders/`.
 
+mod adaptive_pool;
 mod add;
 mod case;
 mod conv;
@@ -11,6 +12,7 @@ mod relu;
 mod shape;
 mod tiles;
 
+pub use adaptive_pool::{AdaptivePool, AdaptivePoolBackward};
 pub use add::Add;
 pub use case::{Case, CaseInput};
 pub use conv::{Conv, ConvBackward, Filter, Loader, Padding};

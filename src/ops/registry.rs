@@ -13,6 +13,8 @@ pub struct Entry {
 
 /// All ops.
 pub const REGISTRY: &[Entry] = &[
+    Entry { name: "adaptive_pool", cases: super::adaptive_pool::cases },
+    Entry { name: "adaptive_pool_backward", cases: super::adaptive_pool::backward_cases },
     Entry { name: "add", cases: super::add::cases },
     Entry { name: "conv", cases: super::conv::cases },
     Entry { name: "conv_backward", cases: super::conv::backward_cases },
