@@ -9,6 +9,7 @@ mod op;
 mod pool;
 mod registry;
 mod relu;
+mod resize;
 mod shape;
 mod tiles;
 
@@ -20,4 +21,5 @@ pub use op::{Adjoint, Constant, Dispatch, Kernel, Op, Operand, Signature, Source
 pub use pool::{Pool, PoolBackward, PoolKind};
 pub use registry::{Entry, REGISTRY};
 pub use relu::{Relu, ReluBackward};
+pub use resize::{Resize, ResizeBackward, ResizeMode};
 pub use shape::{MapLayout, Shape, TEXTURE_WIDTH};

@@ -22,4 +22,6 @@ pub const REGISTRY: &[Entry] = &[
     Entry { name: "pool_backward", cases: super::pool::backward_cases },
     Entry { name: "relu", cases: super::relu::cases },
     Entry { name: "relu_backward", cases: super::relu::backward_cases },
+    Entry { name: "resize", cases: super::resize::cases },
+    Entry { name: "resize_backward", cases: super::resize::backward_cases },
 ];
