@@ -10,7 +10,7 @@ macro_rules! sources {
     };
 }
 
-sources!["adaptive_pool", "add", "conv", "conv_tiles", "pool", "relu", "resize",];
+sources!["adaptive_pool", "add", "conv", "conv_tiles", "picture", "pool", "relu", "resize",];
 
 /// The text of one shader file.
 ///
