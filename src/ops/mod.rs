@@ -1,19 +1,27 @@
 //! The kernels: one file per op with its shape rule, kernels, adjoint, reference and test cases; the
 //! shader of the same name is under `shaders/`.
 
+mod adaptive_pool;
 mod add;
 mod case;
 mod conv;
 mod op;
+mod picture;
+mod pool;
 mod registry;
 mod relu;
+mod resize;
 mod shape;
 mod tiles;
 
+pub use adaptive_pool::{AdaptivePool, AdaptivePoolBackward};
 pub use add::Add;
 pub use case::{Case, CaseInput};
 pub use conv::{Conv, ConvBackward, Filter, Loader, Padding};
 pub use op::{Adjoint, Constant, Dispatch, Kernel, Op, Operand, Signature, Source, Storage, Value};
+pub use picture::{Affine, AffineBackward, Deinterleave, Interleave};
+pub use pool::{Pool, PoolBackward, PoolKind};
 pub use registry::{Entry, REGISTRY};
 pub use relu::{Relu, ReluBackward};
+pub use resize::{Resize, ResizeBackward, ResizeMode};
 pub use shape::{MapLayout, Shape, TEXTURE_WIDTH};

@@ -13,9 +13,19 @@ pub struct Entry {
 
 /// All ops.
 pub const REGISTRY: &[Entry] = &[
+    Entry { name: "adaptive_pool", cases: super::adaptive_pool::cases },
+    Entry { name: "adaptive_pool_backward", cases: super::adaptive_pool::backward_cases },
     Entry { name: "add", cases: super::add::cases },
     Entry { name: "conv", cases: super::conv::cases },
     Entry { name: "conv_backward", cases: super::conv::backward_cases },
+    Entry { name: "deinterleave", cases: super::picture::deinterleave_cases },
+    Entry { name: "interleave", cases: super::picture::interleave_cases },
+    Entry { name: "pool", cases: super::pool::cases },
+    Entry { name: "pool_backward", cases: super::pool::backward_cases },
+    Entry { name: "preprocess", cases: super::picture::cases },
+    Entry { name: "preprocess_backward", cases: super::picture::backward_cases },
     Entry { name: "relu", cases: super::relu::cases },
     Entry { name: "relu_backward", cases: super::relu::backward_cases },
+    Entry { name: "resize", cases: super::resize::cases },
+    Entry { name: "resize_backward", cases: super::resize::backward_cases },
 ];

@@ -10,7 +10,7 @@ macro_rules! sources {
     };
 }
 
-sources!["add", "conv", "conv_tiles", "relu",];
+sources!["adaptive_pool", "add", "conv", "conv_tiles", "picture", "pool", "relu", "resize",];
 
 /// The text of one shader file.
 ///
