@@ -4,16 +4,23 @@
 mod add;
 mod case;
 mod conv;
+mod gram;
+mod mse;
 mod op;
 mod registry;
 mod relu;
 mod shape;
+mod sum;
 mod tiles;
+mod total_variation;
 
 pub use add::Add;
 pub use case::{Case, CaseInput};
 pub use conv::{Conv, ConvBackward, Filter, Loader, Padding};
+pub use gram::{Gram, GramBackward};
+pub use mse::{MeanSquaredError, MseBackward};
 pub use op::{Adjoint, Constant, Dispatch, Kernel, Op, Operand, Signature, Source, Storage, Value};
 pub use registry::{Entry, REGISTRY};
 pub use relu::{Relu, ReluBackward};
 pub use shape::{MapLayout, Shape, TEXTURE_WIDTH};
+pub use total_variation::{TotalVariation, TotalVariationBackward};

@@ -10,7 +10,19 @@ macro_rules! sources {
     };
 }
 
-sources!["add", "conv", "conv_tiles", "relu",];
+sources![
+    "add",
+    "conv",
+    "conv_tiles",
+    "gram",
+    "gram_blocks",
+    "gram_sum",
+    "gram_tiles",
+    "mse",
+    "relu",
+    "sum",
+    "total_variation",
+];
 
 /// The text of one shader file.
 ///
