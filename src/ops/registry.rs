@@ -28,4 +28,12 @@ pub const REGISTRY: &[Entry] = &[
     Entry { name: "relu_backward", cases: super::relu::backward_cases },
     Entry { name: "resize", cases: super::resize::cases },
     Entry { name: "resize_backward", cases: super::resize::backward_cases },
+    Entry { name: "gram", cases: super::gram::cases },
+    Entry { name: "gram_backward", cases: super::gram::backward_cases },
+    Entry { name: "mse", cases: super::mse::cases },
+    Entry { name: "mse_backward", cases: super::mse::backward_cases },
+    Entry { name: "relu", cases: super::relu::cases },
+    Entry { name: "relu_backward", cases: super::relu::backward_cases },
+    Entry { name: "total_variation", cases: super::total_variation::cases },
+    Entry { name: "total_variation_backward", cases: super::total_variation::backward_cases },
 ];

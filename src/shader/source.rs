@@ -11,6 +11,19 @@ macro_rules! sources {
 }
 
 sources!["adaptive_pool", "add", "conv", "conv_tiles", "picture", "pool", "relu", "resize",];
+sources![
+    "add",
+    "conv",
+    "conv_tiles",
+    "gram",
+    "gram_blocks",
+    "gram_sum",
+    "gram_tiles",
+    "mse",
+    "relu",
+    "sum",
+    "total_variation",
+];
 
 /// The text of one shader file.
 ///
