@@ -2,6 +2,7 @@
 //! shader of the same name is under `shaders/`.
 
 mod add;
+mod blocks;
 mod case;
 mod conv;
 mod op;
