@@ -3,6 +3,7 @@
 
 mod add;
 mod blocks;
+mod call;
 mod case;
 mod conv;
 mod op;
