@@ -47,7 +47,11 @@ impl Shader {
         Ok(shader)
     }
 
-    fn build(name: &str, text: &str, consts: &[(&str, u32)], unrolled: bool) -> Result<Self> {
+    /// As [`Shader::load_form`], from any text.
+    ///
+    /// # Errors
+    /// As [`Shader::load`].
+    pub fn build(name: &str, text: &str, consts: &[(&str, u32)], unrolled: bool) -> Result<Self> {
         let mut text = text.to_owned();
         for (constant, value) in consts {
             text = set_const(name, &text, constant, *value)?;
