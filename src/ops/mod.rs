@@ -3,6 +3,8 @@
 
 mod adaptive_pool;
 mod add;
+mod blocks;
+mod call;
 mod case;
 mod conv;
 mod gram;

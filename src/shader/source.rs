@@ -24,6 +24,7 @@ sources![
     "sum",
     "total_variation",
 ];
+sources!["add", "conv", "conv_blocks", "conv_tiles", "relu",];
 
 /// The text of one shader file.
 ///
