@@ -4,6 +4,8 @@
 mod add;
 mod case;
 mod conv;
+mod flatten;
+mod linear;
 mod op;
 mod registry;
 mod relu;
@@ -13,6 +15,8 @@ mod tiles;
 pub use add::Add;
 pub use case::{Case, CaseInput};
 pub use conv::{Conv, ConvBackward, Filter, Loader, Padding};
+pub use flatten::{Flatten, Unflatten};
+pub use linear::{Linear, LinearBackward, Matrix, MatrixValues, RowLoader};
 pub use op::{Adjoint, Constant, Dispatch, Kernel, Op, Operand, Signature, Source, Storage, Value};
 pub use registry::{Entry, REGISTRY};
 pub use relu::{Relu, ReluBackward};

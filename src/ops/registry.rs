@@ -16,6 +16,10 @@ pub const REGISTRY: &[Entry] = &[
     Entry { name: "add", cases: super::add::cases },
     Entry { name: "conv", cases: super::conv::cases },
     Entry { name: "conv_backward", cases: super::conv::backward_cases },
+    Entry { name: "flatten", cases: super::flatten::cases },
+    Entry { name: "linear", cases: super::linear::cases },
+    Entry { name: "linear_backward", cases: super::linear::backward_cases },
     Entry { name: "relu", cases: super::relu::cases },
     Entry { name: "relu_backward", cases: super::relu::backward_cases },
+    Entry { name: "unflatten", cases: super::flatten::unflatten_cases },
 ];

@@ -10,7 +10,7 @@ macro_rules! sources {
     };
 }
 
-sources!["add", "conv", "conv_tiles", "relu",];
+sources!["add", "conv", "conv_tiles", "flatten", "linear", "relu",];
 
 /// The text of one shader file.
 ///
