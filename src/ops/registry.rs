@@ -36,4 +36,10 @@ pub const REGISTRY: &[Entry] = &[
     Entry { name: "relu_backward", cases: super::relu::backward_cases },
     Entry { name: "total_variation", cases: super::total_variation::cases },
     Entry { name: "total_variation_backward", cases: super::total_variation::backward_cases },
+    Entry { name: "flatten", cases: super::flatten::cases },
+    Entry { name: "linear", cases: super::linear::cases },
+    Entry { name: "linear_backward", cases: super::linear::backward_cases },
+    Entry { name: "relu", cases: super::relu::cases },
+    Entry { name: "relu_backward", cases: super::relu::backward_cases },
+    Entry { name: "unflatten", cases: super::flatten::unflatten_cases },
 ];

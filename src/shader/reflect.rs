@@ -77,7 +77,9 @@ impl Interface {
         let refuse = |message: String| Error::Gpu { what: format!("shader {name}"), message };
         let module =
             naga::front::wgsl::parse_str(text).map_err(|error| refuse(error.emit_to_string(text)))?;
-        let capabilities = naga::valid::Capabilities::SUBGROUP;
+        // `unpack2x16float` (f16 storage, f32 arithmetic) is core WGSL; only old OpenGL lacks it.
+        let capabilities =
+            naga::valid::Capabilities::SUBGROUP | naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32;
         let info = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities)
             .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
             .subgroup_operations(naga::valid::SubgroupOperationSet::all())

@@ -25,6 +25,7 @@ sources![
     "total_variation",
 ];
 sources!["add", "conv", "conv_blocks", "conv_tiles", "relu",];
+sources!["add", "conv", "conv_tiles", "flatten", "linear", "relu",];
 
 /// The text of one shader file.
 ///
