@@ -35,7 +35,7 @@
 //! [`error`].
 #![warn(missing_docs)]
 
-pub mod cli;
+
 pub mod error;
 pub mod gpu;
 pub mod graph;

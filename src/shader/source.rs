@@ -10,22 +10,26 @@ macro_rules! sources {
     };
 }
 
-sources!["adaptive_pool", "add", "conv", "conv_tiles", "picture", "pool", "relu", "resize",];
 sources![
+    "adaptive_pool",
     "add",
     "conv",
+    "conv_blocks",
     "conv_tiles",
+    "flatten",
     "gram",
     "gram_blocks",
     "gram_sum",
     "gram_tiles",
+    "linear",
     "mse",
+    "picture",
+    "pool",
     "relu",
+    "resize",
     "sum",
     "total_variation",
 ];
-sources!["add", "conv", "conv_blocks", "conv_tiles", "relu",];
-sources!["add", "conv", "conv_tiles", "flatten", "linear", "relu",];
 
 /// The text of one shader file.
 ///
