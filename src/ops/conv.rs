@@ -153,8 +153,8 @@ impl Conv {
 
     fn output_size(&self, input: MapLayout) -> Result<[usize; 2]> {
         let mut size = [input.height, input.width];
-        for axis in 0..2 {
-            let padded = size[axis] + 2 * self.padding[axis];
+        for (axis, size) in size.iter_mut().enumerate() {
+            let padded = *size + 2 * self.padding[axis];
             let kernel = self.filter.kernel[axis];
             if padded < kernel {
                 return Err(mismatch(
@@ -162,7 +162,7 @@ impl Conv {
                     &format!("the map {input:?} is smaller than the kernel {kernel}"),
                 ));
             }
-            size[axis] = (padded - kernel) / self.stride[axis] + 1;
+            *size = (padded - kernel) / self.stride[axis] + 1;
         }
         Ok(size)
     }
@@ -470,6 +470,7 @@ fn samples() -> Vec<(Conv, Shape)> {
         general([3, 3], [1, 1], [1, 1], Padding::Replicate, false, (5, 1, 1)),
         general([1, 1], [1, 1], [0, 0], Padding::Zeros, true, (9, 4, 6)),
         general([1, 1], [1, 1], [0, 0], Padding::Zeros, false, (33, 12, 13)),
+        (Conv::same(sample(10, 3, [1, 1]), true), Shape::map(3, 9, 17)),
         general([5, 5], [1, 1], [2, 2], Padding::Zeros, false, (4, 6, 11)),
         general([7, 3], [1, 1], [3, 1], Padding::Replicate, false, (4, 9, 5)),
         general([11, 11], [4, 4], [2, 2], Padding::Zeros, true, (3, 35, 29)),

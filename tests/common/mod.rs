@@ -56,7 +56,7 @@ pub fn distance(actual: &[f32], expected: &[f64]) -> f64 {
     let mut scale = 1e-30f64;
     for (a, e) in actual.iter().zip(expected) {
         let difference = (f64::from(*a) - e).abs();
-        if !(difference <= f64::MAX) {
+        if !difference.is_finite() {
             return f64::INFINITY;
         }
         largest = largest.max(difference);
@@ -68,7 +68,8 @@ pub fn distance(actual: &[f32], expected: &[f64]) -> f64 {
 /// Fails unless `actual` is within `tolerance` of `expected`, in the sense of [`distance`].
 pub fn assert_close(what: &str, actual: &[f32], expected: &[f64], tolerance: f64) {
     let distance = distance(actual, expected);
-    if !(distance <= tolerance) {
+    let close = distance <= tolerance; // false for NaN
+    if !close {
         let worst = actual.iter().zip(expected).enumerate().max_by(|(_, (a, e)), (_, (b, f))| {
             (f64::from(**a) - **e).abs().total_cmp(&(f64::from(**b) - **f).abs())
         });
