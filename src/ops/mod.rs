@@ -1,6 +1,7 @@
 //! The kernels: one file per op with its shape rule, kernels, adjoint, reference and test cases; the
 //! shader of the same name is under `shaders/`.
 
+mod adam;
 mod add;
 mod case;
 mod conv;
@@ -14,6 +15,7 @@ mod shape;
 mod softmax;
 mod tiles;
 
+pub use adam::Adam;
 pub use add::Add;
 pub use case::{Case, CaseInput};
 pub use conv::{Conv, ConvBackward, Filter, Loader, Padding};

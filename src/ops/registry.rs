@@ -13,6 +13,7 @@ pub struct Entry {
 
 /// All ops.
 pub const REGISTRY: &[Entry] = &[
+    Entry { name: "adam", cases: super::adam::cases },
     Entry { name: "add", cases: super::add::cases },
     Entry { name: "conv", cases: super::conv::cases },
     Entry { name: "conv_backward", cases: super::conv::backward_cases },

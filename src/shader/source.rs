@@ -10,7 +10,7 @@ macro_rules! sources {
     };
 }
 
-sources!["add", "conv", "conv_tiles", "flatten", "linear", "reduce", "relu", "softmax",];
+sources!["adam", "add", "conv", "conv_tiles", "flatten", "linear", "reduce", "relu", "softmax",];
 
 /// The text of one shader file.
 ///
