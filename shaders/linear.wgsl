@@ -12,7 +12,8 @@ const GROUP: u32 = 64u; // invocations per workgroup
 const ROWS: u32 = 8u;   // forward: rows per workgroup; chunks start at multiples of it
 const QUADS: u32 = ROWS / 4u;
 const SLICES: u32 = 4u; // backward: parts of the rows that a workgroup sums at the same time, a power of 2
-const COLUMNS: u32 = GROUP / SLICES; // backward: words of columns per workgroup
+const COLUMNS: u32 = GROUP / SLICES; // backward: invocations along the columns
+const WORDS: u32 = 1u;  // backward: words of columns per invocation
 const PARTIALS: u32 = GROUP * 2u;    // two quads per invocation: of rows forward, of columns backward
 
 struct Params {
@@ -103,57 +104,69 @@ fn forward(
     }
 }
 
-// Each invocation owns one word of columns and walks down the rows; SLICES invocations share the rows of
-// one word and add up what they have.
+// Each invocation owns WORDS words of columns and walks down the rows; SLICES invocations share the rows
+// of the same words and add up what they have.
 @compute @workgroup_size(GROUP)
 fn backward(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let word = (group.y * groups.x + group.x) * COLUMNS + local % COLUMNS;
-    var sum_low = vec4<f32>(0.0);
-    var sum_high = vec4<f32>(0.0);
-    if (word < params.words) {
-        for (var q = local / COLUMNS; q * 4u < params.rows; q += SLICES) {
-            var d = upstream[params.first / 4u + q];
-            if (RELU == 1u) {
-                d = select(vec4<f32>(0.0), d, activation[params.first / 4u + q] > vec4<f32>(0.0));
-            }
+    let first_word = (group.y * groups.x + group.x) * (COLUMNS * WORDS) + local % COLUMNS;
+    // A surplus workgroup has nothing to sum, but may not leave: barriers follow.
+    let rows = select(0u, params.rows, first_word - local % COLUMNS < params.words);
+    var sums_low: array<vec4<f32>, WORDS>;
+    var sums_high: array<vec4<f32>, WORDS>;
+    for (var q = local / COLUMNS; q * 4u < rows; q += SLICES) {
+        var d = upstream[params.first / 4u + q];
+        if (RELU == 1u) {
+            d = select(vec4<f32>(0.0), d, activation[params.first / 4u + q] > vec4<f32>(0.0));
+        }
+        // unroll
+        for (var k = 0u; k < 4u; k++) {
+            // Past the last row d is zero padding; any weights do.
+            let row = min(q * 4u + k, params.rows - 1u) * params.words;
             // unroll
-            for (var k = 0u; k < 4u; k++) {
-                // Past the last row d is zero padding; any weights do.
-                let weight = weights[min(q * 4u + k, params.rows - 1u) * params.words + word];
-                sum_low += d[k] * low(weight);
+            for (var w = 0u; w < WORDS; w++) {
+                // Words past the last repeat it; their sums are dropped.
+                let word = weights[row + min(first_word + w * COLUMNS, params.words - 1u)];
+                sums_low[w] += d[k] * low(word);
                 if (HALF == 1u) {
-                    sum_high += d[k] * high(weight);
+                    sums_high[w] += d[k] * high(word);
                 }
             }
         }
     }
-    partial[local] = sum_low;
-    partial[GROUP + local] = sum_high;
-    for (var stride = GROUP / 2u; stride >= COLUMNS; stride /= 2u) {
-        workgroupBarrier();
-        if (local < stride) {
-            partial[local] += partial[local + stride];
-            partial[GROUP + local] += partial[GROUP + local + stride];
+    // unroll
+    for (var w = 0u; w < WORDS; w++) {
+        workgroupBarrier(); // the word before has been read
+        partial[local] = sums_low[w];
+        partial[GROUP + local] = sums_high[w];
+        for (var stride = GROUP / 2u; stride >= COLUMNS; stride /= 2u) {
+            workgroupBarrier();
+            if (local < stride) {
+                partial[local] += partial[local + stride];
+                partial[GROUP + local] += partial[GROUP + local + stride];
+            }
+        }
+        // From here on each reads and writes only what is its own, and so needs no barrier.
+        let word = first_word + w * COLUMNS;
+        if (local < COLUMNS && word < params.words) {
+            let quad = select(word, word * 2u, HALF == 1u);
+            add(quad, partial[local]);
+            if (HALF == 1u && quad + 1u < params.column_quads) {
+                add(quad + 1u, partial[GROUP + local]);
+            }
         }
     }
-    // After the tree each of these reads only what it wrote itself.
-    if (local < COLUMNS && word < params.words) {
-        let quad = select(word, word * 2u, HALF == 1u);
-        var dx = partial[local];
-        if (params.first > 0u) {
-            dx += output[quad];
-        }
-        output[quad] = dx;
-        if (HALF == 1u && quad + 1u < params.column_quads) {
-            dx = partial[GROUP + local];
-            if (params.first > 0u) {
-                dx += output[quad + 1u];
-            }
-            output[quad + 1u] = dx;
-        }
+}
+
+// Adds to a quad of dx what this chunk has for it.
+fn add(quad: u32, value: vec4<f32>) {
+    // The first chunk finds whatever the memory held before.
+    if (params.first == 0u) {
+        output[quad] = value;
+    } else {
+        output[quad] += value;
     }
 }

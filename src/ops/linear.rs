@@ -14,8 +14,6 @@ use half::f16;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Invocations per workgroup; as in the shader.
-const GROUP: usize = 64;
 /// Rows per workgroup forward; as in the shader. Chunks start at multiples of it.
 const ROWS: usize = 8;
 /// Bytes of the unit in which the shader reads a row.
@@ -77,6 +75,34 @@ pub struct Linear {
 pub struct LinearBackward {
     /// The forward op.
     pub linear: Linear,
+}
+
+/// Workgroup sizes for one kind of device.
+#[derive(Debug, Clone, Copy)]
+struct Tuning {
+    /// Invocations per workgroup.
+    group: usize,
+    /// Backward: parts of the rows that a workgroup sums at the same time.
+    slices: usize,
+    /// Backward: words of columns per invocation.
+    columns: usize,
+}
+
+impl Tuning {
+    /// A software driver runs the subgroups of a workgroup one after the other, each over the whole
+    /// length of the rows, so that more than one re-reads memory that the caches have lost by then:
+    /// measured on lavapipe, 64 invocations take four times as long as 8. Backward it walks across the
+    /// rows; wide strips keep that from missing the caches at every step: one word per invocation takes
+    /// three times as long as four. A GPU wants larger groups, and backward more invocations than there
+    /// are words in a row.
+    fn choose(device: &Profile) -> Self {
+        if device.prefers(Family::Texture) {
+            let lanes = device.lanes.filter(|lanes| lanes.is_power_of_two()).unwrap_or(8);
+            Self { group: lanes.clamp(4, 64) as usize, slices: 1, columns: 4 }
+        } else {
+            Self { group: 64, slices: 8, columns: 1 }
+        }
+    }
 }
 
 impl Matrix {
@@ -183,9 +209,10 @@ impl Linear {
         finish: impl Fn(Dispatch, Range<usize>) -> Dispatch,
     ) -> Result<Kernel> {
         let matrix = &self.matrix;
+        let group = Tuning::choose(device).group as u32;
         let dispatch = |rows: Range<usize>| {
             let dispatch = Dispatch::new("linear", entry)
-                .consts(&[("HALF", u32::from(matrix.half)), ("RELU", u32::from(self.relu))])
+                .consts(&[("HALF", u32::from(matrix.half)), ("RELU", u32::from(self.relu)), ("GROUP", group)])
                 .bind("weights", matrix.constant(rows.clone()))
                 .bind("output", Operand::Output)
                 .size("rows", rows.len())
@@ -257,16 +284,14 @@ impl Op for LinearBackward {
     }
 
     fn kernels(&self, _signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
-        // A software driver has few threads, which rather walk down wide strips of the matrix; a GPU
-        // needs more invocations than there are words in a row.
-        let slices = if device.prefers(Family::Texture) { SOFTWARE_SLICES } else { GPU_SLICES };
+        let Tuning { group, slices, columns } = Tuning::choose(device);
         let words = self.linear.matrix.words();
         let kernel = self.linear.dispatches("backward", device, |dispatch, _| {
             dispatch
-                .consts(&[("SLICES", slices as u32)])
+                .consts(&[("SLICES", slices as u32), ("WORDS", columns as u32)])
                 .bind("activation", Operand::Input(0))
                 .bind("upstream", Operand::Input(1))
-                .linear(words, GROUP / slices, device)
+                .linear(words, group / slices * columns, device)
         })?;
         Ok(vec![kernel])
     }
@@ -286,11 +311,6 @@ impl Op for LinearBackward {
         self.linear.flops(signature)
     }
 }
-
-/// Parts of the rows that a workgroup of the backward kernel sums at once; see its shader.
-const SOFTWARE_SLICES: usize = 1;
-/// The same for GPUs.
-const GPU_SLICES: usize = 8;
 
 /// One invocation sums at most a thousand products before the tree over the workgroup: rounding of
 /// 6e-8 * sqrt(1000) = 2e-6 of the result's scale; more than twice that is allowed.

@@ -2,6 +2,7 @@
 //! shader of the same name is under `shaders/`.
 
 mod adaptive_pool;
+mod adam;
 mod add;
 mod blocks;
 mod call;
@@ -14,15 +15,18 @@ mod mse;
 mod op;
 mod picture;
 mod pool;
+mod reduce;
 mod registry;
 mod relu;
 mod resize;
 mod shape;
 mod sum;
+mod softmax;
 mod tiles;
 mod total_variation;
 
 pub use adaptive_pool::{AdaptivePool, AdaptivePoolBackward};
+pub use adam::Adam;
 pub use add::Add;
 pub use case::{Case, CaseInput};
 pub use conv::{Conv, ConvBackward, Filter, Loader, Padding};
@@ -33,8 +37,10 @@ pub use mse::{MeanSquaredError, MseBackward};
 pub use op::{Adjoint, Constant, Dispatch, Kernel, Op, Operand, Signature, Source, Storage, Value};
 pub use picture::{Affine, AffineBackward, Deinterleave, Interleave};
 pub use pool::{Pool, PoolBackward, PoolKind};
+pub use reduce::{Dot, Reduce, ReduceKind};
 pub use registry::{Entry, REGISTRY};
 pub use relu::{Relu, ReluBackward};
 pub use resize::{Resize, ResizeBackward, ResizeMode};
 pub use shape::{MapLayout, Shape, TEXTURE_WIDTH};
 pub use total_variation::{TotalVariation, TotalVariationBackward};
+pub use softmax::{Softmax, SoftmaxBackward};

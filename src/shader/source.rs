@@ -30,6 +30,7 @@ sources![
     "sum",
     "total_variation",
 ];
+sources!["adam", "add", "conv", "conv_tiles", "flatten", "linear", "reduce", "relu", "softmax",];
 
 /// The text of one shader file.
 ///

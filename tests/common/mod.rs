@@ -95,7 +95,7 @@ pub fn relative_l2(actual: &[f32], expected: &[f64]) -> f64 {
 /// Random values of one kind.
 pub fn draw(shape: Shape, kind: CaseInput, random: &mut impl Rng) -> Vec<f32> {
     (0..shape.elements())
-        .map(|_| match kind {
+        .map(|index| match kind {
             CaseInput::Normal => StandardNormal.sample(random),
             CaseInput::Rectified => {
                 let value: f32 = StandardNormal.sample(random);
@@ -103,6 +103,17 @@ pub fn draw(shape: Shape, kind: CaseInput, random: &mut impl Rng) -> Vec<f32> {
             }
             CaseInput::Picture | CaseInput::Positive => random.random::<f32>(),
             CaseInput::Exactly(value) => value,
+            CaseInput::Values(values) => values[index % values.len()],
+            CaseInput::Scaled(deviation) => {
+                let value: f32 = StandardNormal.sample(random);
+                value * deviation
+            }
+            CaseInput::NonFinite => match random.random_range(0..15) {
+                0 => f32::NAN,
+                1 => f32::INFINITY,
+                2 => f32::NEG_INFINITY,
+                _ => StandardNormal.sample(random),
+            },
         })
         .collect()
 }
