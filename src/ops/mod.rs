@@ -1,8 +1,8 @@
 //! The kernels: one file per op with its shape rule, kernels, adjoint, reference and test cases; the
 //! shader of the same name is under `shaders/`.
 
-mod adaptive_pool;
 mod adam;
+mod adaptive_pool;
 mod add;
 mod blocks;
 mod call;
@@ -20,13 +20,13 @@ mod registry;
 mod relu;
 mod resize;
 mod shape;
-mod sum;
 mod softmax;
+mod sum;
 mod tiles;
 mod total_variation;
 
-pub use adaptive_pool::{AdaptivePool, AdaptivePoolBackward};
 pub use adam::Adam;
+pub use adaptive_pool::{AdaptivePool, AdaptivePoolBackward};
 pub use add::Add;
 pub use case::{Case, CaseInput};
 pub use conv::{Conv, ConvBackward, Filter, Loader, Padding};
@@ -42,5 +42,5 @@ pub use registry::{Entry, REGISTRY};
 pub use relu::{Relu, ReluBackward};
 pub use resize::{Resize, ResizeBackward, ResizeMode};
 pub use shape::{MapLayout, Shape, TEXTURE_WIDTH};
-pub use total_variation::{TotalVariation, TotalVariationBackward};
 pub use softmax::{Softmax, SoftmaxBackward};
+pub use total_variation::{TotalVariation, TotalVariationBackward};

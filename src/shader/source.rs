@@ -11,6 +11,7 @@ macro_rules! sources {
 }
 
 sources![
+    "adam",
     "adaptive_pool",
     "add",
     "conv",
@@ -25,12 +26,13 @@ sources![
     "mse",
     "picture",
     "pool",
+    "reduce",
     "relu",
     "resize",
+    "softmax",
     "sum",
     "total_variation",
 ];
-sources!["adam", "add", "conv", "conv_tiles", "flatten", "linear", "reduce", "relu", "softmax",];
 
 /// The text of one shader file.
 ///
