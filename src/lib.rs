@@ -1,5 +1,38 @@
 //! neural-mirage: re-imagines a photograph through a VGG network, on any Vulkan, Metal or DX12
 //! device, with hand-written WGSL compute kernels.
+//!
+//! Three weighted factors steer the new picture (Töyrylä 2016, after Gatys et al. 2015): the *spatial*
+//! factor keeps the photo's layout, the *abstract* factor what the network thinks it sees, the *style*
+//! factor textures and colours.
+//!
+//! ```no_run
+//! use neural_mirage::{gpu, graph, image_io, mirage, vgg};
+//! use std::{ops::ControlFlow, path::Path};
+//!
+//! fn main() -> neural_mirage::Result<()> {
+//!     let network = vgg::Network::open(&vgg::locate::find_weights(None)?, None)?;
+//!     let photo = image_io::read(Path::new("photo.jpg"))?.picture;
+//!     let (width, height) = image_io::fit(photo.width, photo.height, 384);
+//!     let mut request = mirage::Request::new(image_io::resize(&photo, width, height)?);
+//!     request.iterations = 100;
+//!     request.schedule.snapshot_at = vec![5, 10, 20];
+//!
+//!     let engine = graph::Engine::open(&gpu::DeviceOptions::default())?;
+//!     let mut session = mirage::Session::new(&engine, &network, request)?;
+//!     let outcome = session.run(&mut |event| {
+//!         if let mirage::Event::Report(report) = event {
+//!             println!("{:4} {:.4}", report.iteration, report.total);
+//!         }
+//!         Ok(ControlFlow::Continue(())) // Break would stop after this iteration
+//!     })?;
+//!     image_io::write(Path::new("mirage.png"), &outcome.picture, &image_io::WriteOptions::default())
+//! }
+//! ```
+//!
+//! The way of the data: [`cli`] (the program) → [`mirage`] (session, objective) → [`graph`] (nodes,
+//! gradient, memory plan, replay) → [`ops`] (kernels) → [`shader`] (WGSL, variants) → [`gpu`] (device).
+//! [`vgg`] reads networks, [`image_io`] pictures. A module uses only those to its right, and
+//! [`error`].
 #![warn(missing_docs)]
 
 pub mod cli;

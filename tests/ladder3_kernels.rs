@@ -1,39 +1,68 @@
 //! Rung 3: every variant of every op against its f64 reference, at odd, tiny and prime shapes, on outputs
 //! full of NaN with a guard zone behind them.
+//!
+//! `KERNEL=conv cargo test --test ladder3_kernels` tests the ops whose names contain `conv`.
 
 mod common;
 
-use common::{assert_close, engine, inputs, turn, widen};
-use neural_mirage::gpu::Family;
-use neural_mirage::graph::{Engine, SingleOp};
-use neural_mirage::ops::{REGISTRY, Shape};
+use common::{assert_close, engine, engine_with, filter, inputs, turn, widen};
+use neural_mirage::Error;
+use neural_mirage::gpu::{DeviceOptions, Family};
+use neural_mirage::graph::{Engine, Options, SingleOp};
+use neural_mirage::ops::{Add, Case, Conv, ConvBackward, Kernel, Op, REGISTRY, Relu, Shape};
+use neural_mirage::shader::Shader;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Tests each kernel that a device with this family offers; returns the variants seen.
-fn check_all(engine: &Arc<Engine>, filter: impl Fn(&str) -> bool) -> BTreeSet<(String, &'static str)> {
+/// The cases of the ops that the environment asks for, each with the seed of its inputs.
+fn cases() -> Vec<(Case, u64)> {
+    let filter = std::env::var("KERNEL").unwrap_or_default();
+    let chosen = REGISTRY.iter().filter(|entry| entry.name.contains(&filter));
+    chosen.flat_map(|entry| (entry.cases)().into_iter().zip(1..)).collect()
+}
+
+fn reference(case: &Case, values: &[Vec<f32>]) -> Vec<f64> {
+    let shapes: Vec<Shape> = case.inputs.iter().map(|(shape, _)| *shape).collect();
+    let wide: Vec<Vec<f64>> = values.iter().map(|values| widen(values)).collect();
+    let wide: Vec<&[f64]> = wide.iter().map(Vec::as_slice).collect();
+    case.op.reference(&wide, &shapes)
+}
+
+fn single(engine: &Arc<Engine>, case: &Case) -> SingleOp {
+    let shapes: Vec<Shape> = case.inputs.iter().map(|(shape, _)| *shape).collect();
+    SingleOp::new(engine, case.op.clone(), &shapes).unwrap()
+}
+
+fn kernels(engine: &Engine, op: &dyn Op, single: &SingleOp) -> Vec<Kernel> {
+    op.kernels(single.signature(), engine.context.profile()).unwrap()
+}
+
+/// Tests each kernel that this device offers; returns the variants seen. On a device whose limits were
+/// lowered a kernel may refuse to run, but must not be wrong; without `refusals` it must run.
+fn check(
+    engine: &Arc<Engine>,
+    case: &Case,
+    seed: u64,
+    refusals: bool,
+) -> BTreeSet<(&'static str, &'static str)> {
+    let values = inputs(case, seed);
+    let expected = reference(case, &values);
+    let single = single(engine, case);
     let mut seen = BTreeSet::new();
-    for entry in REGISTRY.iter().filter(|entry| filter(entry.name)) {
-        for (index, case) in (entry.cases)().iter().enumerate() {
-            assert_eq!(case.op.name(), entry.name, "the registry line and the op disagree");
-            let values = inputs(case, index as u64 + 1);
-            let shapes: Vec<Shape> = case.inputs.iter().map(|(shape, _)| *shape).collect();
-            let wide: Vec<Vec<f64>> = values.iter().map(|values| widen(values)).collect();
-            let wide: Vec<&[f64]> = wide.iter().map(Vec::as_slice).collect();
-            let expected = case.op.reference(&wide, &shapes);
-            let single = SingleOp::new(engine, case.op.clone(), &shapes).unwrap();
-            for (variant, name) in single.variants().unwrap().into_iter().enumerate() {
-                let what = format!("{}/{name} on {shapes:?} ({:?})", entry.name, case.op);
-                let outcome = single.run(variant, &values).unwrap_or_else(|error| panic!("{what}: {error}"));
-                assert_close(&what, &outcome.values, &expected, case.tolerance);
-                assert!(outcome.guard_intact, "{what}: wrote behind its output");
-                if case.op.mutates().is_empty() {
-                    let clean = single.signature().output.pack(&outcome.values);
-                    assert_eq!(outcome.stored, clean, "{what}: padding is not zero");
-                }
-                seen.insert((entry.name.to_owned(), name));
-            }
+    for (variant, name) in single.variants().unwrap().into_iter().enumerate() {
+        let what = format!("{:?}/{name} on {:?}", case.op, case.inputs);
+        let outcome = match single.run(variant, &values) {
+            Ok(outcome) => outcome,
+            Err(Error::Gpu { message, .. }) if refusals && message.contains("exceed") => continue,
+            Err(error) => panic!("{what}: {error}"),
+        };
+        assert_close(&what, &outcome.values, &expected, case.tolerance);
+        assert!(outcome.guard_intact, "{what}: wrote behind its output");
+        if case.op.mutates().is_empty() {
+            let clean = single.signature().output.pack(&outcome.values);
+            assert_eq!(outcome.stored, clean, "{what}: padding is not zero");
         }
+        seen.insert((case.op.name(), name));
     }
     seen
 }
@@ -41,10 +70,98 @@ fn check_all(engine: &Arc<Engine>, filter: impl Fn(&str) -> bool) -> BTreeSet<(S
 #[test]
 fn every_kernel_of_every_family_matches_its_reference() {
     let _turn = turn();
-    let filter = std::env::var("KERNEL").unwrap_or_default();
     let mut seen = BTreeSet::new();
     for family in [Family::Texture, Family::Buffer] {
-        seen.extend(check_all(&engine(family), |name| name.contains(&filter)));
+        let engine = engine(family);
+        cases().iter().for_each(|(case, seed)| seen.extend(check(&engine, case, *seed, false)));
     }
     println!("{seen:?}");
+}
+
+#[test]
+fn every_kernel_runs_on_a_minimal_device() {
+    let _turn = turn();
+    for family in [Family::Texture, Family::Buffer] {
+        let options = DeviceOptions { family, minimal: true, ..Default::default() };
+        let engine = engine_with(&options, |_| {});
+        assert_eq!(engine.context.profile().lanes, None);
+        for (case, seed) in cases() {
+            check(&engine, &case, seed, false);
+        }
+    }
+}
+
+#[test]
+fn no_kernel_is_wrong_where_few_workgroups_fit_side_by_side() {
+    let _turn = turn();
+    for family in [Family::Texture, Family::Buffer] {
+        let options = DeviceOptions { family, ..Default::default() };
+        let engine = engine_with(&options, |profile| profile.max_groups = 16);
+        for (case, seed) in cases() {
+            check(&engine, &case, seed, true);
+        }
+    }
+}
+
+#[test]
+fn dispatches_wider_than_the_device_wrap() {
+    let _turn = turn();
+    let conv = Conv::same(filter(5, 4, [3, 3]), true);
+    let single_tap = Conv { padding: [0, 0], ..Conv::same(filter(6, 3, [1, 1]), false) };
+    let backward = ConvBackward { conv: conv.clone(), size: [61, 83] };
+    let (input, output) = (Shape::map(4, 61, 83), Shape::map(5, 61, 83));
+    let cases = [
+        Case::normal(Add, &[Shape::Vector(6001); 2], 1e-7),
+        Case::normal(Relu, &[Shape::Vector(6001)], 0.0),
+        // As the registry's tolerance for convolutions.
+        Case::normal(conv, &[input], 1e-5),
+        Case::normal(backward, &[output, output], 1e-5),
+        Case::normal(single_tap, &[Shape::map(3, 61, 83)], 1e-5),
+    ];
+    for family in [Family::Texture, Family::Buffer] {
+        let options = DeviceOptions { family, ..Default::default() };
+        let engine = engine_with(&options, |profile| profile.max_groups = 13);
+        for case in &cases {
+            check(&engine, case, 1, false);
+            for kernel in kernels(&engine, case.op.as_ref(), &single(&engine, case)) {
+                let wraps = kernel.dispatches.iter().all(|dispatch| dispatch.groups[1] > 1);
+                assert!(wraps, "{:?}/{} does not wrap, so this tests nothing", case.op, kernel.variant);
+            }
+        }
+    }
+}
+
+#[test]
+fn unrolled_and_plain_loops_compute_the_same() {
+    let _turn = turn();
+    let mut tested = BTreeSet::new();
+    for family in [Family::Texture, Family::Buffer] {
+        let engine = engine(family);
+        for (case, seed) in cases() {
+            let unrolled = single(&engine, &case);
+            let plain = single(&engine, &case).with(Options { unroll: false, ..Default::default() });
+            for (variant, kernel) in kernels(&engine, case.op.as_ref(), &unrolled).iter().enumerate() {
+                // One case for each set of shaders with marked loops.
+                let marked: Vec<_> = kernel
+                    .dispatches
+                    .iter()
+                    .filter(|dispatch| {
+                        let shader = Shader::load_form(dispatch.shader, &dispatch.consts, false).unwrap();
+                        shader.source.contains("// unroll")
+                    })
+                    .map(|dispatch| (dispatch.shader, dispatch.consts.clone(), dispatch.entry))
+                    .collect();
+                if marked.is_empty() || !tested.insert(marked) {
+                    continue;
+                }
+                let what = format!("{:?}/{} plain against unrolled", case.op, kernel.variant);
+                let values = inputs(&case, seed);
+                let one = unrolled.run(variant, &values).unwrap().values;
+                let other = plain.run(variant, &values).unwrap().values;
+                // A driver may contract a product and a sum in one form and not in the other.
+                assert_close(&what, &other, &widen(&one), case.tolerance);
+            }
+        }
+    }
+    println!("{} shader variants with marked loops", tested.len());
 }

@@ -168,6 +168,12 @@ impl Context {
         self.profile.family = family;
     }
 
+    /// Makes the device look smaller than it is: `change` may lower the limits of the profile, which
+    /// everything above the device goes by. For tests of what happens at a limit.
+    pub fn restrict(&mut self, change: impl FnOnce(&mut Profile)) {
+        change(&mut self.profile);
+    }
+
     /// One line that names adapter, backend and driver.
     pub fn describe(&self) -> String {
         adapter::describe(&self.info)

@@ -1,12 +1,12 @@
 //! Prepared replay: a graph turned into pipelines, bind groups and copies, recorded again and again.
 
 use super::engine::{Engine, Memory, copy_to_texture};
-use super::ir::{Graph, TensorId};
+use super::ir::{Graph, Node, TensorId};
 use super::plan::{MemoryUse, Plan};
 use crate::error::{Error, Result};
 use crate::gpu::{Pipeline, PipelineKey};
-use crate::ops::{Constant, Dispatch, Kernel, Operand, Storage, Value};
-use crate::shader::{Interface, ResourceKind, ScalarKind, Shader};
+use crate::ops::{Constant, Dispatch, Kernel, Operand, Storage};
+use crate::shader::{ResourceKind, Shader};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -18,6 +18,21 @@ pub type Sections = u32;
 
 /// Uniform offsets are aligned to this, WebGPU's default (and largest allowed) alignment.
 const UNIFORM_ALIGNMENT: usize = 256;
+
+/// How a graph is prepared. The default is right for all work; tests compare the other ways with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Tensors that are not alive at the same time share memory.
+    pub share: bool,
+    /// Marked loops of the shaders are written out.
+    pub unroll: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { share: true, unroll: true }
+    }
+}
 
 /// A graph, ready to run.
 #[derive(Debug)]
@@ -56,6 +71,21 @@ impl Program {
         goals: &[Vec<TensorId>],
         pick: impl Fn(&[Kernel]) -> usize,
     ) -> Result<Self> {
+        Self::prepare_with(engine, graph, bound, goals, pick, Options::default())
+    }
+
+    /// As [`Program::prepare`], in another way than usual.
+    ///
+    /// # Errors
+    /// As [`Program::prepare`].
+    pub fn prepare_with(
+        engine: &Arc<Engine>,
+        graph: &Graph,
+        bound: &Bindings,
+        goals: &[Vec<TensorId>],
+        pick: impl Fn(&[Kernel]) -> usize,
+        options: Options,
+    ) -> Result<Self> {
         let profile = engine.context.profile();
         let mut sections = vec![0; graph.nodes().len()];
         for (index, goals) in goals.iter().enumerate() {
@@ -70,9 +100,16 @@ impl Program {
             let mut candidates = node.op.kernels(&pruned.signature(node), profile)?;
             kernels.push(candidates.swap_remove(pick(&candidates).min(candidates.len() - 1)));
         }
-        let plan = Plan::new(&pruned, |tensor| bound.contains_key(&tensor), &kernels, true);
-        let mut builder =
-            Builder { engine, graph: &pruned, bound, plan: &plan, slots: Vec::new(), staging: Vec::new() };
+        let plan = Plan::new(&pruned, |tensor| bound.contains_key(&tensor), &kernels, options.share);
+        let mut builder = Builder {
+            engine,
+            graph: &pruned,
+            bound,
+            plan: &plan,
+            unroll: options.unroll,
+            slots: Vec::new(),
+            staging: Vec::new(),
+        };
         let memory = builder.account(&kernels)?;
         builder.allocate()?;
         let steps = builder.steps(&kernels, &sections)?;
@@ -184,6 +221,7 @@ struct Builder<'a> {
     graph: &'a Graph,
     bound: &'a Bindings,
     plan: &'a Plan,
+    unroll: bool,
     slots: Vec<wgpu::Buffer>,
     /// Staging textures by position within a dispatch, each as large as its largest use.
     staging: Vec<(u64, Option<wgpu::Texture>)>,
@@ -192,39 +230,30 @@ struct Builder<'a> {
 impl Builder<'_> {
     /// Sums up the memory and sizes the staging textures, before anything is allocated.
     fn account(&mut self, kernels: &[Kernel]) -> Result<MemoryUse> {
-        let limit = self.engine.context.profile().max_binding;
         let mut memory = MemoryUse { planned: self.plan.bytes(), ..Default::default() };
         let mut constants = HashSet::new();
         for (node, kernel) in self.graph.nodes().iter().zip(kernels) {
             memory.unshared += self.graph.shape(node.output).bytes() + kernel.scratch.iter().sum::<u64>();
-            let bytes = self.graph.shape(node.output).bytes();
-            if bytes > limit {
-                return Err(Error::OutOfMemory {
-                    what: format!(
-                        "{} ({}): this adapter binds at most {} MiB at once",
-                        self.graph.tensor(node.output).label,
-                        self.graph.shape(node.output),
-                        limit >> 20
-                    ),
-                    needed: bytes,
-                    remedy: "Use a smaller --size or another --adapter".to_owned(),
-                });
-            }
             for dispatch in &kernel.dispatches {
-                let mut position = 0;
-                for (_, operand) in &dispatch.bindings {
+                for (name, operand) in &dispatch.bindings {
                     if let Operand::Constant(constant) = operand
                         && constants.insert((constant.key.clone(), constant.storage))
                     {
                         memory.constants += constant.bytes;
                     }
-                    if let Operand::Staged(inner) = operand {
-                        let texels = self.bytes(node, kernel, inner) / 16;
-                        match self.staging.get_mut(position) {
-                            Some((largest, _)) => *largest = texels.max(*largest),
-                            None => self.staging.push((texels, None)),
-                        }
-                        position += 1;
+                    let texture = match operand {
+                        Operand::Constant(constant) => constant.storage == Storage::Texture,
+                        other => matches!(other, Operand::Staged(_)),
+                    };
+                    if !texture {
+                        self.check_binding(node, name, operand, self.bytes(node, kernel, operand))?;
+                    }
+                }
+                for (position, (_, inner)) in staged(dispatch).enumerate() {
+                    let texels = self.bytes(node, kernel, inner) / 16;
+                    match self.staging.get_mut(position) {
+                        Some((largest, _)) => *largest = texels.max(*largest),
+                        None => self.staging.push((texels, None)),
                     }
                 }
             }
@@ -232,6 +261,28 @@ impl Builder<'_> {
         memory.bound = self.bound.values().map(wgpu::Buffer::size).sum();
         memory.staging = self.staging.iter().map(|(texels, _)| texels * 16).sum();
         Ok(memory)
+    }
+
+    /// Refuses what the adapter can't bind at once.
+    fn check_binding(&self, node: &Node, name: &str, operand: &Operand, bytes: u64) -> Result<()> {
+        let limit = self.engine.context.profile().max_binding;
+        if bytes <= limit {
+            return Ok(());
+        }
+        let label = &self.graph.tensor(node.output).label;
+        let what = match operand {
+            Operand::Output => format!("{label} ({})", self.graph.shape(node.output)),
+            Operand::Input(input) => {
+                let tensor = self.graph.tensor(node.inputs[*input]);
+                format!("{} ({})", tensor.label, tensor.shape)
+            }
+            _ => format!("{name} of {label}"),
+        };
+        Err(Error::OutOfMemory {
+            what: format!("{what}: this adapter binds at most {} MiB at once", limit >> 20),
+            needed: bytes,
+            remedy: "Use a smaller --size or another --adapter".to_owned(),
+        })
     }
 
     fn allocate(&mut self) -> Result<()> {
@@ -249,9 +300,10 @@ impl Builder<'_> {
         let mut uniforms: Vec<u8> = Vec::new();
         let mut keys = Vec::new();
         for dispatch in kernels.iter().flat_map(|kernel| &kernel.dispatches) {
-            let shader = Shader::load(dispatch.shader, &dispatch.consts)?;
-            let (resources, size) = shader.interface.entry(dispatch.entry)?;
-            self.check_groups(dispatch, size)?;
+            let shader = Shader::load_form(dispatch.shader, &dispatch.consts, self.unroll)?;
+            dispatch.check(&shader.interface)?;
+            self.check_groups(dispatch, &shader)?;
+            let (resources, _) = shader.interface.entry(dispatch.entry)?;
             keys.push(PipelineKey {
                 label: format!("{}/{}", dispatch.shader, dispatch.entry),
                 source: shader.source.clone(),
@@ -260,7 +312,7 @@ impl Builder<'_> {
             });
             let start = uniforms.len().next_multiple_of(UNIFORM_ALIGNMENT);
             uniforms.resize(start, 0);
-            uniforms.extend(params(dispatch, &shader.interface)?);
+            uniforms.extend(dispatch.uniform(&shader.interface)?);
             shaders.push((shader, start));
         }
         let pipelines = self.engine.pipelines.get(&self.engine.context, &keys)?;
@@ -275,18 +327,19 @@ impl Builder<'_> {
             for dispatch in &kernel.dispatches {
                 let Some((pipeline, (shader, offset))) = next.next() else { break };
                 let (resources, _) = shader.interface.entry(dispatch.entry)?;
-                let mut staged = 0;
                 let mut held = Vec::new();
                 for resource in &resources {
                     if let ResourceKind::Uniform { size } = resource.kind {
                         held.push((resource.binding, Held::Uniform(offset as u64, u64::from(size))));
                         continue;
                     }
-                    let operand = find(dispatch, &resource.name)?;
+                    let operand = dispatch.operand(&resource.name)?;
                     if let Operand::Staged(inner) = operand {
                         let texels = self.bytes(&self.graph.nodes()[index], kernel, inner) / 16;
-                        let Some(texture) = self.staging[staged].1.clone() else { continue };
-                        staged += 1;
+                        let position = staged(dispatch).position(|(name, _)| name == resource.name);
+                        let texture = position.and_then(|position| self.staging[position].1.clone());
+                        let texture =
+                            texture.ok_or_else(|| fault(&resource.name, "nothing is staged for it"))?;
                         let (buffer, _) = self.buffer(index, kernel, inner)?;
                         let action = Action::Stage { buffer, texture: texture.clone(), texels };
                         steps.push(Step { sections: *section, label: format!("{label} (stage)"), action });
@@ -317,22 +370,26 @@ impl Builder<'_> {
         Ok(steps)
     }
 
-    fn check_groups(&self, dispatch: &Dispatch, size: [u32; 3]) -> Result<()> {
+    fn check_groups(&self, dispatch: &Dispatch, shader: &Shader) -> Result<()> {
         let profile = self.engine.context.profile();
+        let (_, size) = shader.interface.entry(dispatch.entry)?;
+        let shared = shader.interface.workgroup_bytes(dispatch.entry)?;
         let invocations: u32 = size.iter().product();
         if dispatch.groups.iter().all(|count| *count <= profile.max_groups)
             && invocations <= profile.max_invocations
+            && shared <= profile.max_workgroup_storage
         {
             return Ok(());
         }
-        Err(Error::Gpu {
-            what: format!("{}/{}", dispatch.shader, dispatch.entry),
-            message: format!("{:?} groups of {size:?} exceed the device's limits", dispatch.groups),
-        })
+        let groups = dispatch.groups;
+        Err(fault(
+            &format!("{}/{}", dispatch.shader, dispatch.entry),
+            &format!("{groups:?} groups of {size:?} with {shared} B exceed the device's limits"),
+        ))
     }
 
     /// Exact size in bytes of an operand's data.
-    fn bytes(&self, node: &super::ir::Node, kernel: &Kernel, operand: &Operand) -> u64 {
+    fn bytes(&self, node: &Node, kernel: &Kernel, operand: &Operand) -> u64 {
         match operand {
             Operand::Input(input) => self.graph.shape(node.inputs[*input]).bytes(),
             Operand::Output => self.graph.shape(node.output).bytes(),
@@ -412,44 +469,10 @@ fn fault(what: &str, message: &str) -> Error {
     Error::Gpu { what: what.to_owned(), message: message.to_owned() }
 }
 
-fn find<'a>(dispatch: &'a Dispatch, name: &str) -> Result<&'a Operand> {
-    dispatch.bindings.iter().find(|(candidate, _)| *candidate == name).map(|(_, operand)| operand).ok_or_else(
-        || {
-            fault(
-                &format!("{}/{}", dispatch.shader, dispatch.entry),
-                &format!("nothing is bound to `{name}`"),
-            )
-        },
-    )
-}
-
-/// The uniform struct's bytes; every member must be given, with its type, and nothing else.
-fn params(dispatch: &Dispatch, interface: &Interface) -> Result<Vec<u8>> {
-    let name = format!("{}/{}", dispatch.shader, dispatch.entry);
-    let size = interface.resources.iter().find_map(|resource| match resource.kind {
-        ResourceKind::Uniform { size } => Some(size as usize),
+/// The operands that a dispatch reads through textures, in the order that numbers the textures.
+fn staged(dispatch: &Dispatch) -> impl Iterator<Item = (&'static str, &Operand)> {
+    dispatch.bindings.iter().filter_map(|(name, operand)| match operand {
+        Operand::Staged(inner) => Some((*name, inner.as_ref())),
         _ => None,
-    });
-    let mut bytes = vec![0; size.unwrap_or(0)];
-    for (param, _) in &dispatch.params {
-        if !interface.params.iter().any(|member| member.name == *param) {
-            return Err(fault(&name, &format!("the shader has no parameter `{param}`")));
-        }
-    }
-    for member in &interface.params {
-        let value = dispatch.params.iter().find(|(param, _)| *param == member.name).map(|(_, value)| *value);
-        let word = match (value, member.kind) {
-            (Some(Value::U32(value)), ScalarKind::U32 | ScalarKind::I32) => value.to_le_bytes(),
-            (Some(Value::F32(value)), ScalarKind::F32) => value.to_le_bytes(),
-            _ => {
-                return Err(fault(
-                    &name,
-                    &format!("parameter `{}` is missing or of another type", member.name),
-                ));
-            }
-        };
-        let start = member.offset as usize;
-        bytes[start..start + 4].copy_from_slice(&word);
-    }
-    Ok(bytes)
+    })
 }

@@ -10,7 +10,7 @@ mod single;
 
 pub use backward::gradient;
 pub use engine::Engine;
-pub use exec::{Bindings, Program, Sections};
+pub use exec::{Bindings, Options, Program, Sections};
 pub use ir::{Graph, Node, Tensor, TensorId};
 pub use plan::{MemoryUse, Plan, Slot};
 pub use single::{Outcome, SingleOp};

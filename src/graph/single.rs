@@ -1,10 +1,10 @@
 //! One op on its own: how kernels are tested, timed and tried out.
 
 use super::engine::Engine;
-use super::exec::{Bindings, Program};
+use super::exec::{Bindings, Options, Program};
 use super::ir::Graph;
 use crate::error::Result;
-use crate::ops::{Op, Shape, Signature};
+use crate::ops::{Kernel, Op, Shape, Signature};
 use std::sync::Arc;
 
 /// Floats after the output that a kernel must leave alone.
@@ -16,6 +16,7 @@ pub struct SingleOp {
     engine: Arc<Engine>,
     op: Arc<dyn Op>,
     signature: Signature,
+    options: Options,
 }
 
 /// What one run of one kernel left behind.
@@ -36,7 +37,13 @@ impl SingleOp {
     /// If the op does not take them.
     pub fn new(engine: &Arc<Engine>, op: Arc<dyn Op>, shapes: &[Shape]) -> Result<Self> {
         let signature = Signature::of(op.as_ref(), shapes)?;
-        Ok(Self { engine: engine.clone(), op, signature })
+        Ok(Self { engine: engine.clone(), op, signature, options: Options::default() })
+    }
+
+    /// The same, prepared in another way.
+    pub fn with(mut self, options: Options) -> Self {
+        self.options = options;
+        self
     }
 
     /// Names of the kernels that this device can run, the preferred first.
@@ -74,7 +81,9 @@ impl SingleOp {
         let buffer = context.storage_buffer("output", (stored + GUARD) as u64 * 4)?;
         context.upload(&buffer, 0, bytemuck::cast_slice(&vec![f32::NAN; stored + GUARD]))?;
         bound.insert(output, buffer.clone());
-        let program = Program::prepare(&self.engine, &graph, &bound, &[vec![output]], |_| variant)?;
+        let pick = |_: &[Kernel]| variant;
+        let program =
+            Program::prepare_with(&self.engine, &graph, &bound, &[vec![output]], pick, self.options)?;
         let submission = program.run(1, self.op.name())?;
         context.wait(&submission, self.op.name())?;
         let mut all = context.read_f32(&buffer, stored + GUARD, "output")?;

@@ -12,6 +12,6 @@ mod session;
 mod start;
 
 pub use event::{Event, Report, Started, TermLoss};
-pub use readout::classify;
+pub use readout::{activations, classify};
 pub use request::{AdamOptions, Balance, Factor, FactorKind, Init, LayerWeight, Request, Schedule};
 pub use session::{Ending, Listener, Outcome, Session, check_request};

@@ -6,7 +6,7 @@ use crate::ops::{
     AdaptivePool, Affine, Conv, Filter, Flatten, Linear, Matrix, MatrixValues, Padding, Pool, PoolKind, Relu,
     Softmax,
 };
-use crate::vgg::{self, LayerKind, Network};
+use crate::vgg::{self, DType, LayerKind, Network};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -90,6 +90,23 @@ fn filter(network: &Network, name: &str, conv: &vgg::Conv) -> Filter {
         in_channels: conv.in_channels,
         kernel: conv.kernel,
         weights: Arc::new(move || weights.filter()),
+        bias: Arc::new(move || bias.bias()),
+    }
+}
+
+fn matrix(network: &Network, name: &str, linear: &vgg::Linear) -> Matrix {
+    let (weights, bias) = (linear.clone(), linear.clone());
+    Matrix {
+        id: format!("{} {name}", network.path.display()),
+        rows: linear.out_features,
+        columns: linear.in_features,
+        half: linear.weight.dtype() == DType::F16,
+        values: Arc::new(move |rows| {
+            Ok(match weights.rows(rows)? {
+                vgg::Matrix::F32(values) => MatrixValues::F32(values),
+                vgg::Matrix::F16(bits) => MatrixValues::F16(bits),
+            })
+        }),
         bias: Arc::new(move || bias.bias()),
     }
 }

@@ -4,7 +4,7 @@ use super::capture::{Wanted, capture};
 use crate::error::{Error, Result};
 use crate::graph::Engine;
 use crate::image_io::Picture;
-use crate::ops::PoolKind;
+use crate::ops::{PoolKind, Shape};
 use crate::vgg::labels::top_k;
 use crate::vgg::{LayerKind, Network};
 use std::sync::Arc;
@@ -38,4 +38,27 @@ pub fn classify(
         best = top_k(&engine.read(&target.buffer, target.shape, "class probabilities")?, top);
     }
     Ok(best)
+}
+
+/// Activations of a picture at the named layers, in the order of `layers`: shape and values in logical
+/// order (channel, row, column).
+///
+/// # Errors
+/// [`Error::Usage`] for an unknown layer or a picture that is too small; else if the device fails.
+pub fn activations(
+    engine: &Arc<Engine>,
+    network: &Network,
+    picture: &Picture,
+    pooling: PoolKind,
+    layers: &[&str],
+) -> Result<Vec<(Shape, Vec<f32>)>> {
+    let wanted: Vec<Wanted> = layers
+        .iter()
+        .map(|layer| Ok(Wanted { layer: network.index_of(layer)?, gram: false }))
+        .collect::<Result<_>>()?;
+    let targets = capture(engine, network, picture, pooling, &wanted)?;
+    targets
+        .into_iter()
+        .map(|target| Ok((target.shape, engine.read(&target.buffer, target.shape, "activations")?)))
+        .collect()
 }

@@ -17,6 +17,12 @@ pub enum CaseInput {
     Positive,
     /// Always this value.
     Exactly(f32),
+    /// These values in order, from the start again when they are used up.
+    Values(&'static [f32]),
+    /// Normal with mean 0 and this standard deviation.
+    Scaled(f32),
+    /// Normal, but about one value in five is NaN, infinite or minus infinite.
+    NonFinite,
 }
 
 /// One op at one choice of shapes.

@@ -2,6 +2,7 @@
 //!
 //! As PyTorch's `conv2d` (cross-correlation): `y[o, i, j] = b[o] + sum w[o, c, u, v] x[c, i*s + u - p, j*s + v - p]`.
 
+use super::blocks::Blocks;
 use super::shape::{MapLayout, mismatch};
 use super::tiles::{self, Tiles};
 use super::{
@@ -152,8 +153,8 @@ impl Conv {
 
     fn output_size(&self, input: MapLayout) -> Result<[usize; 2]> {
         let mut size = [input.height, input.width];
-        for axis in 0..2 {
-            let padded = size[axis] + 2 * self.padding[axis];
+        for (axis, size) in size.iter_mut().enumerate() {
+            let padded = *size + 2 * self.padding[axis];
             let kernel = self.filter.kernel[axis];
             if padded < kernel {
                 return Err(mismatch(
@@ -161,17 +162,18 @@ impl Conv {
                     &format!("the map {input:?} is smaller than the kernel {kernel}"),
                 ));
             }
-            size[axis] = (padded - kernel) / self.stride[axis] + 1;
+            *size = (padded - kernel) / self.stride[axis] + 1;
         }
         Ok(size)
     }
 
-    /// True for 3x3 kernels that keep the size: what the tuned kernels do.
-    fn is_same_3x3(&self) -> bool {
-        self.filter.kernel == [3, 3]
-            && self.stride == [1, 1]
-            && self.padding == [1, 1]
-            && self.mode == Padding::Zeros
+    /// Taps if this is what the tuned kernels do: 9 for 3x3 kernels that keep the size, 1 for 1x1 kernels.
+    fn tuned_taps(&self) -> Option<u32> {
+        match (self.filter.kernel, self.stride, self.padding) {
+            ([3, 3], [1, 1], [1, 1]) if self.mode == Padding::Zeros => Some(9),
+            ([1, 1], [1, 1], [0, 0]) => Some(1),
+            _ => None,
+        }
     }
 
     fn naive(&self, entry: &'static str, input: MapLayout, output: MapLayout) -> Dispatch {
@@ -234,6 +236,12 @@ impl Conv {
     }
 }
 
+/// The buffer family's tiles for a result of this layout.
+fn tuned_blocks(taps: Option<u32>, result: MapLayout, device: &Profile) -> Vec<(Blocks, u32)> {
+    let choices = |taps| Blocks::choices(result, device).into_iter().map(move |blocks| (blocks, taps));
+    taps.into_iter().flat_map(choices).collect()
+}
+
 impl Op for Conv {
     fn name(&self) -> &'static str {
         "conv"
@@ -259,7 +267,8 @@ impl Op for Conv {
             .bind("output", Operand::Output)
             .linear(output.texels(), 64, device);
         let mut kernels = Vec::new();
-        if self.is_same_3x3()
+        let taps = self.tuned_taps();
+        if let Some(taps) = taps
             && let Some(tiles) = Tiles::choose(output, input.texels(), device)
         {
             let dispatch = tiles.dispatch(
@@ -269,12 +278,23 @@ impl Op for Conv {
                     input: Operand::Input(0),
                     weights: self.filter.constant(tiles.channels, false, Storage::Texture),
                     bias: self.filter.bias_constant(),
-                    taps: 9,
+                    taps,
                     relu: self.relu,
                 },
                 device,
             );
             kernels.push(Kernel::single("texture", dispatch));
+        }
+        for (blocks, taps) in tuned_blocks(taps, output, device) {
+            let matrix = tiles::Matrix {
+                input: Operand::Input(0),
+                weights: self.filter.constant(blocks.channels, false, Storage::Buffer),
+                bias: self.filter.bias_constant(),
+                taps,
+                relu: self.relu,
+            };
+            let dispatch = blocks.dispatch(input, output, matrix, None, device);
+            kernels.push(Kernel::single(blocks.variant, dispatch));
         }
         kernels.push(Kernel::single("naive", naive));
         Ok(kernels)
@@ -339,7 +359,8 @@ impl Op for ConvBackward {
             .bind("output", Operand::Output)
             .linear(input.texels(), 64, device);
         let mut kernels = Vec::new();
-        if self.conv.is_same_3x3()
+        let taps = self.conv.tuned_taps();
+        if let Some(taps) = taps
             && let Some(tiles) = Tiles::choose(input, output.texels(), device)
         {
             let masked = self.conv.relu;
@@ -347,7 +368,7 @@ impl Op for ConvBackward {
                 input: if masked { Operand::Scratch(0) } else { Operand::Input(1) },
                 weights: self.conv.filter.constant(tiles.channels, true, Storage::Texture),
                 bias: tiles::no_bias(input.quads()),
-                taps: 9,
+                taps,
                 relu: false,
             };
             let mut dispatches = Vec::new();
@@ -362,6 +383,18 @@ impl Op for ConvBackward {
             }
             dispatches.push(tiles.dispatch(output, input, matrix, device));
             kernels.push(Kernel { variant: "texture", dispatches, scratch });
+        }
+        for (blocks, taps) in tuned_blocks(taps, input, device) {
+            let matrix = tiles::Matrix {
+                input: Operand::Input(1),
+                weights: self.conv.filter.constant(blocks.channels, true, Storage::Buffer),
+                bias: tiles::no_bias(input.quads()),
+                taps,
+                relu: false,
+            };
+            let mask = self.conv.relu.then_some(Operand::Input(0));
+            let dispatch = blocks.dispatch(output, input, matrix, mask, device);
+            kernels.push(Kernel::single(blocks.variant, dispatch));
         }
         kernels.push(Kernel::single("naive", naive));
         Ok(kernels)
@@ -431,9 +464,13 @@ fn samples() -> Vec<(Conv, Shape)> {
         same(64, 3, true, 23, 19),
         same(3, 64, false, 19, 31),
         same(32, 48, true, 17, 37),
+        same(70, 9, true, 11, 13),
+        same(130, 33, false, 5, 3),
         general([3, 3], [1, 1], [1, 1], Padding::Replicate, true, (3, 5, 7)),
         general([3, 3], [1, 1], [1, 1], Padding::Replicate, false, (5, 1, 1)),
         general([1, 1], [1, 1], [0, 0], Padding::Zeros, true, (9, 4, 6)),
+        general([1, 1], [1, 1], [0, 0], Padding::Zeros, false, (33, 12, 13)),
+        (Conv::same(sample(10, 3, [1, 1]), true), Shape::map(3, 9, 17)),
         general([5, 5], [1, 1], [2, 2], Padding::Zeros, false, (4, 6, 11)),
         general([7, 3], [1, 1], [3, 1], Padding::Replicate, false, (4, 9, 5)),
         general([11, 11], [4, 4], [2, 2], Padding::Zeros, true, (3, 35, 29)),

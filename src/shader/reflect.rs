@@ -64,8 +64,8 @@ pub struct Interface {
     pub entries: Vec<(String, [u32; 3])>,
     /// For each entry point the names of the resources that it uses.
     pub uses: Vec<Vec<String>>,
-    /// Bytes of workgroup memory of all variables together.
-    pub workgroup_bytes: u32,
+    /// For each entry point the bytes of workgroup memory that it uses.
+    pub workgroup_bytes: Vec<u32>,
 }
 
 impl Interface {
@@ -77,7 +77,9 @@ impl Interface {
         let refuse = |message: String| Error::Gpu { what: format!("shader {name}"), message };
         let module =
             naga::front::wgsl::parse_str(text).map_err(|error| refuse(error.emit_to_string(text)))?;
-        let capabilities = naga::valid::Capabilities::SUBGROUP;
+        // `unpack2x16float` (f16 storage, f32 arithmetic) is core WGSL; only old OpenGL lacks it.
+        let capabilities =
+            naga::valid::Capabilities::SUBGROUP | naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32;
         let info = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities)
             .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
             .subgroup_operations(naga::valid::SubgroupOperationSet::all())
@@ -87,7 +89,6 @@ impl Interface {
         for (_, variable) in module.global_variables.iter() {
             let inner = &module.types[variable.ty].inner;
             if variable.space == naga::AddressSpace::WorkGroup {
-                found.workgroup_bytes += inner.size(module.to_ctx());
                 continue;
             }
             let (Some(binding), Some(label)) = (&variable.binding, &variable.name) else { continue };
@@ -109,13 +110,30 @@ impl Interface {
         for (index, entry) in module.entry_points.iter().enumerate() {
             found.entries.push((entry.name.clone(), entry.workgroup_size));
             let usage = info.get_entry_point(index);
-            let used = module
-                .global_variables
-                .iter()
-                .filter(|(handle, variable)| variable.binding.is_some() && !usage[*handle].is_empty());
-            found.uses.push(used.filter_map(|(_, variable)| variable.name.clone()).collect());
+            let used = || module.global_variables.iter().filter(|(handle, _)| !usage[*handle].is_empty());
+            let bound = used().filter(|(_, variable)| variable.binding.is_some());
+            found.uses.push(bound.filter_map(|(_, variable)| variable.name.clone()).collect());
+            let shared = used().filter(|(_, variable)| variable.space == naga::AddressSpace::WorkGroup);
+            // Drivers may round each variable up.
+            let sizes = shared.map(|(_, variable)| module.types[variable.ty].inner.size(module.to_ctx()));
+            found.workgroup_bytes.push(sizes.map(|size| size.next_multiple_of(16)).sum());
         }
         Ok(found)
+    }
+
+    /// Bytes of workgroup memory that one entry point uses.
+    ///
+    /// # Errors
+    /// As [`Interface::entry`].
+    pub fn workgroup_bytes(&self, entry: &str) -> Result<u32> {
+        Ok(self.workgroup_bytes[self.index(entry)?])
+    }
+
+    fn index(&self, entry: &str) -> Result<usize> {
+        self.entries.iter().position(|(name, _)| name == entry).ok_or_else(|| Error::Gpu {
+            what: format!("entry point {entry}"),
+            message: "the shader has no such entry point".to_owned(),
+        })
     }
 
     /// The resources that one entry point uses, and its workgroup size.
@@ -123,10 +141,7 @@ impl Interface {
     /// # Errors
     /// [`Error::Gpu`] if there is no such entry point.
     pub fn entry(&self, entry: &str) -> Result<(Vec<&Resource>, [u32; 3])> {
-        let index = self.entries.iter().position(|(name, _)| name == entry).ok_or_else(|| Error::Gpu {
-            what: format!("entry point {entry}"),
-            message: "the shader has no such entry point".to_owned(),
-        })?;
+        let index = self.index(entry)?;
         let used = &self.uses[index];
         let resources = self.resources.iter().filter(|resource| used.contains(&resource.name)).collect();
         Ok((resources, self.entries[index].1))

@@ -10,7 +10,29 @@ macro_rules! sources {
     };
 }
 
-sources!["add", "conv", "conv_tiles", "relu",];
+sources![
+    "adam",
+    "adaptive_pool",
+    "add",
+    "conv",
+    "conv_blocks",
+    "conv_tiles",
+    "flatten",
+    "gram",
+    "gram_blocks",
+    "gram_sum",
+    "gram_tiles",
+    "linear",
+    "mse",
+    "picture",
+    "pool",
+    "reduce",
+    "relu",
+    "resize",
+    "softmax",
+    "sum",
+    "total_variation",
+];
 
 /// The text of one shader file.
 ///

@@ -36,15 +36,17 @@ fn constants(text: &str) -> HashMap<String, u32> {
     consts
 }
 
-/// A number, a known name, or a product or quotient of the two.
+/// A number, a known name, or products and quotients of such, from left to right as WGSL has it.
 fn evaluate(expression: &str, consts: &HashMap<String, u32>) -> Option<u32> {
     let expression = expression.trim();
-    for (symbol, apply) in
-        [('*', u32::checked_mul as fn(u32, u32) -> Option<u32>), ('/', u32::checked_div as _)]
-    {
-        if let Some((left, right)) = expression.rsplit_once(symbol) {
-            return apply(evaluate(left, consts)?, evaluate(right, consts)?);
-        }
+    if let Some(last) = expression.rfind(['*', '/']) {
+        let (left, right) =
+            (evaluate(&expression[..last], consts)?, evaluate(&expression[last + 1..], consts)?);
+        return if expression[last..].starts_with('*') {
+            left.checked_mul(right)
+        } else {
+            left.checked_div(right)
+        };
     }
     let digits = expression.strip_suffix('u').unwrap_or(expression);
     digits.parse().ok().or_else(|| consts.get(expression).copied())
@@ -65,6 +67,10 @@ fn expand(text: &str, consts: &HashMap<String, u32>) -> Result<String, String> {
         let end =
             closing_brace(after_header).ok_or_else(|| format!("no closing brace for: {}", header.trim()))?;
         let (body, tail) = after_header.split_at(end);
+        if has_jump(body) {
+            // It would leave or repeat another loop once this one is written out.
+            return Err(format!("`break` or `continue` inside: {}", header.trim()));
+        }
         for step in 0..limit {
             out.push('{');
             out.push_str(&expand(&replace_name(body, &name, step), consts)?);
@@ -121,6 +127,13 @@ fn closing_brace(text: &str) -> Option<usize> {
         }
     }
     None
+}
+
+/// True if code (not a comment) says `break` or `continue`.
+fn has_jump(body: &str) -> bool {
+    let code = body.lines().map(|line| line.split("//").next().unwrap_or(""));
+    code.flat_map(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_'))
+        .any(|word| word == "break" || word == "continue")
 }
 
 /// Replaces the identifier `name` by a literal, leaving longer identifiers and members alone.
@@ -186,5 +199,24 @@ mod tests {
             assert!(unroll(&format!("// unroll\n{header} {{ }}\n")).is_err(), "{header}");
         }
         assert!(unroll("// unroll\nfor (var i = 0u; i < 4u; i++) { {\n").is_err());
+    }
+
+    #[test]
+    fn jumps_out_of_a_marked_loop_are_refused() {
+        for body in ["break;", "if (a) { continue; }"] {
+            assert!(unroll(&format!("// unroll\nfor (var i = 0u; i < 2u; i++) {{ {body} }}\n")).is_err());
+        }
+        assert!(unroll("// unroll\nfor (var i = 0u; i < 2u; i++) { breaks(); // break\n }\n").is_ok());
+    }
+
+    #[test]
+    fn products_and_quotients_go_from_left_to_right() {
+        let consts = HashMap::from([("A".to_owned(), 6)]);
+        for (text, value) in [("A * 4u / 8u", 3), ("A / 4u * 8u", 8), ("A / 2u / 3u", 1), ("A", 6)] {
+            assert_eq!(evaluate(text, &consts), Some(value), "{text}");
+        }
+        for unknown in ["A + 1u", "B", "A / 0u", "A * 1u - 1u", ""] {
+            assert_eq!(evaluate(unknown, &consts), None, "{unknown}");
+        }
     }
 }

@@ -15,7 +15,8 @@ pub struct Shader {
     pub interface: Interface,
 }
 
-type Key = (&'static str, Vec<(&'static str, u32)>);
+/// File, constants, and whether loops are written out.
+type Key = (&'static str, Vec<(&'static str, u32)>, bool);
 static FINAL: LazyLock<Mutex<HashMap<Key, Arc<Shader>>>> = LazyLock::new(Mutex::default);
 
 impl Shader {
@@ -24,26 +25,41 @@ impl Shader {
     /// # Errors
     /// [`Error::Gpu`] if the file, a constant, or the resulting text is not valid.
     pub fn load(name: &'static str, consts: &[(&'static str, u32)]) -> Result<Arc<Self>> {
-        let key = (name, consts.to_vec());
+        Self::load_form(name, consts, true)
+    }
+
+    /// As [`Shader::load`]; with `unrolled` off the marked loops stay, which computes the same, slowly.
+    /// For tests of the unrolling.
+    ///
+    /// # Errors
+    /// As [`Shader::load`].
+    pub fn load_form(
+        name: &'static str,
+        consts: &[(&'static str, u32)],
+        unrolled: bool,
+    ) -> Result<Arc<Self>> {
+        let key = (name, consts.to_vec(), unrolled);
         if let Some(shader) = FINAL.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Ok(shader.clone());
         }
-        let shader = Arc::new(Self::build(name, source(name)?, consts)?);
+        let shader = Arc::new(Self::build(name, source(name)?, consts, unrolled)?);
         FINAL.lock().unwrap_or_else(PoisonError::into_inner).insert(key, shader.clone());
         Ok(shader)
     }
 
-    /// As [`Shader::load`], from any text.
+    /// As [`Shader::load_form`], from any text.
     ///
     /// # Errors
     /// As [`Shader::load`].
-    pub fn build(name: &str, text: &str, consts: &[(&str, u32)]) -> Result<Self> {
+    pub fn build(name: &str, text: &str, consts: &[(&str, u32)], unrolled: bool) -> Result<Self> {
         let mut text = text.to_owned();
         for (constant, value) in consts {
             text = set_const(name, &text, constant, *value)?;
         }
-        let text = unroll(&text)
-            .map_err(|message| Error::Gpu { what: format!("unrolling shader {name}"), message })?;
+        if unrolled {
+            text = unroll(&text)
+                .map_err(|message| Error::Gpu { what: format!("unrolling shader {name}"), message })?;
+        }
         let interface = Interface::reflect(name, &text)?;
         Ok(Self { source: text.into(), interface })
     }

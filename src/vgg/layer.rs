@@ -1,6 +1,7 @@
 //! The layers of a network, and reading their weights in one form whatever the file's layout.
 
 use super::tensor::Tensor;
+use std::ops::Range;
 use crate::Result;
 
 /// One named step of the sequence.
@@ -203,6 +204,21 @@ impl Linear {
         Ok(match self.weight.to_f16_bits()? {
             Some(bits) => Matrix::F16(self.in_order(bits)),
             None => Matrix::F32(self.in_order(self.weight.to_f32()?)),
+        })
+    }
+
+    /// Rows `rows` of the matrix. Where the file has them in order, only they are read.
+    ///
+    /// # Errors
+    /// As [`Linear::matrix`].
+    pub fn rows(&self, rows: Range<usize>) -> Result<Matrix> {
+        if self.order == MatrixOrder::OutIn {
+            return Self { weight: self.weight.rows(rows), ..self.clone() }.matrix();
+        }
+        let cells = rows.start * self.in_features..rows.end * self.in_features;
+        Ok(match self.matrix()? {
+            Matrix::F32(all) => Matrix::F32(all[cells].to_vec()),
+            Matrix::F16(all) => Matrix::F16(all[cells].to_vec()),
         })
     }
 

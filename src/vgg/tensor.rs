@@ -105,6 +105,19 @@ impl Tensor {
         self.range.len() / self.dtype.size()
     }
 
+    /// Rows `rows` of the tensor (entries of its first dimension), clipped to those it has.
+    pub(super) fn rows(&self, rows: Range<usize>) -> Self {
+        let count = self.shape.first().copied().unwrap_or(1).max(1);
+        let row = self.range.len() / count;
+        let (start, end) = (rows.start.min(count), rows.end.min(count));
+        let mut part = self.clone();
+        part.range = self.range.start + start * row..self.range.start + end.max(start) * row;
+        if let Some(first) = part.shape.first_mut() {
+            *first = end.max(start) - start;
+        }
+        part
+    }
+
     /// Bytes that the tensor takes in the file.
     pub fn byte_len(&self) -> usize {
         self.range.len()

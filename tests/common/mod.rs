@@ -1,9 +1,9 @@
 //! Shared by the test files: the device, the comparator, random inputs.
 #![allow(dead_code, reason = "each test file uses a part of these helpers")]
 
-use neural_mirage::gpu::{Context, DeviceOptions, Family};
+use neural_mirage::gpu::{Context, DeviceOptions, Family, Profile};
 use neural_mirage::graph::Engine;
-use neural_mirage::ops::{Case, CaseInput, Shape};
+use neural_mirage::ops::{Case, CaseInput, Filter, Shape};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
@@ -11,8 +11,33 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Opens a device with this kernel family. A machine without an adapter fails the test: nothing is skipped.
 pub fn engine(family: Family) -> Arc<Engine> {
-    let options = DeviceOptions { family, ..Default::default() };
-    Engine::new(Context::open(&options).expect("the tests need an adapter: install mesa-vulkan-drivers"))
+    engine_with(&DeviceOptions { family, ..Default::default() }, |_| {})
+}
+
+/// Opens a device and makes it look smaller.
+pub fn engine_with(options: &DeviceOptions, restrict: impl FnOnce(&mut Profile)) -> Arc<Engine> {
+    let opened = Context::open(options);
+    let mut context = opened.expect("the tests need an adapter: install mesa-vulkan-drivers");
+    context.restrict(restrict);
+    Engine::new(context)
+}
+
+/// A convolution's filter with random weights, He-scaled; the same for the same sizes.
+pub fn filter(out_channels: usize, in_channels: usize, kernel: [usize; 2]) -> Arc<Filter> {
+    let fan_in = in_channels * kernel[0] * kernel[1];
+    let values = move |count: usize, seed: u64| -> Vec<f32> {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let values = draw(Shape::Vector(count), CaseInput::Normal, &mut random);
+        values.iter().map(|value| value * (2.0 / fan_in as f32).sqrt()).collect()
+    };
+    Arc::new(Filter {
+        id: format!("test {out_channels}x{in_channels}x{kernel:?}"),
+        out_channels,
+        in_channels,
+        kernel,
+        weights: Arc::new(move || Ok(values(out_channels * fan_in, 7))),
+        bias: Arc::new(move || Ok(values(out_channels, 11))),
+    })
 }
 
 /// Two cores: tests that load the device heavily take turns.
@@ -31,7 +56,7 @@ pub fn distance(actual: &[f32], expected: &[f64]) -> f64 {
     let mut scale = 1e-30f64;
     for (a, e) in actual.iter().zip(expected) {
         let difference = (f64::from(*a) - e).abs();
-        if !(difference <= f64::MAX) {
+        if !difference.is_finite() {
             return f64::INFINITY;
         }
         largest = largest.max(difference);
@@ -43,7 +68,8 @@ pub fn distance(actual: &[f32], expected: &[f64]) -> f64 {
 /// Fails unless `actual` is within `tolerance` of `expected`, in the sense of [`distance`].
 pub fn assert_close(what: &str, actual: &[f32], expected: &[f64], tolerance: f64) {
     let distance = distance(actual, expected);
-    if !(distance <= tolerance) {
+    let close = distance <= tolerance; // false for NaN
+    if !close {
         let worst = actual.iter().zip(expected).enumerate().max_by(|(_, (a, e)), (_, (b, f))| {
             (f64::from(**a) - **e).abs().total_cmp(&(f64::from(**b) - **f).abs())
         });
@@ -69,7 +95,7 @@ pub fn relative_l2(actual: &[f32], expected: &[f64]) -> f64 {
 /// Random values of one kind.
 pub fn draw(shape: Shape, kind: CaseInput, random: &mut impl Rng) -> Vec<f32> {
     (0..shape.elements())
-        .map(|_| match kind {
+        .map(|index| match kind {
             CaseInput::Normal => StandardNormal.sample(random),
             CaseInput::Rectified => {
                 let value: f32 = StandardNormal.sample(random);
@@ -77,6 +103,17 @@ pub fn draw(shape: Shape, kind: CaseInput, random: &mut impl Rng) -> Vec<f32> {
             }
             CaseInput::Picture | CaseInput::Positive => random.random::<f32>(),
             CaseInput::Exactly(value) => value,
+            CaseInput::Values(values) => values[index % values.len()],
+            CaseInput::Scaled(deviation) => {
+                let value: f32 = StandardNormal.sample(random);
+                value * deviation
+            }
+            CaseInput::NonFinite => match random.random_range(0..15) {
+                0 => f32::NAN,
+                1 => f32::INFINITY,
+                2 => f32::NEG_INFINITY,
+                _ => StandardNormal.sample(random),
+            },
         })
         .collect()
 }
@@ -90,4 +127,42 @@ pub fn inputs(case: &Case, seed: u64) -> Vec<Vec<f32>> {
 /// The same values in f64, for references.
 pub fn widen(values: &[f32]) -> Vec<f64> {
     values.iter().map(|value| f64::from(*value)).collect()
+}
+
+/// Invented devices: each kernel family, each usual subgroup size, and WebGPU's smallest limits.
+pub fn profiles() -> Vec<(String, Profile)> {
+    // WebGPU's default limits, which every device has.
+    let minimal = Profile {
+        family: Family::Auto,
+        software: false,
+        lanes: None,
+        max_texture_side: 8192,
+        max_binding: 128 << 20,
+        max_buffer: 256 << 20,
+        max_groups: 65_535,
+        max_workgroup_storage: 16 << 10,
+        max_invocations: 256,
+    };
+    let large = Profile {
+        max_texture_side: 32_768,
+        max_binding: 2 << 30,
+        max_buffer: 4 << 30,
+        max_workgroup_storage: 48 << 10,
+        max_invocations: 1024,
+        ..minimal.clone()
+    };
+    let mut profiles = Vec::new();
+    for lanes in [4, 8, 16, 32, 64] {
+        let profile =
+            Profile { family: Family::Texture, software: true, lanes: Some(lanes), ..large.clone() };
+        profiles.push((format!("texture {lanes}"), profile));
+    }
+    profiles
+        .push(("buffer".to_owned(), Profile { family: Family::Buffer, lanes: Some(32), ..large.clone() }));
+    profiles
+        .push(("buffer without subgroups".to_owned(), Profile { family: Family::Buffer, ..minimal.clone() }));
+    profiles.push(("naive".to_owned(), Profile { family: Family::Naive, ..large }));
+    profiles.push(("minimal".to_owned(), minimal.clone()));
+    profiles.push(("minimal software".to_owned(), Profile { software: true, ..minimal }));
+    profiles
 }

@@ -1,0 +1,77 @@
+//! Dumps activations, losses and the image gradient of one objective, for `tools/check_fullsize.py` to
+//! compare with PyTorch.
+//!
+//! `cargo run --release --example fullsize -- --weights W --photo P --start S --out OURS.safetensors`
+
+use clap::Parser;
+use neural_mirage::gpu::DeviceOptions;
+use neural_mirage::graph::Engine;
+use neural_mirage::image_io;
+use neural_mirage::mirage::{Factor, Request, Session, activations};
+use neural_mirage::ops::{PoolKind, Shape};
+use neural_mirage::vgg::Network;
+use safetensors::tensor::{Dtype, TensorView};
+use std::path::PathBuf;
+
+#[derive(Parser)]
+struct Arguments {
+    #[arg(long)]
+    weights: PathBuf,
+    #[arg(long)]
+    photo: PathBuf,
+    #[arg(long)]
+    start: PathBuf,
+    #[arg(long)]
+    out: PathBuf,
+    // Weighted layers; the defaults are REQUEST of tools/check_fullsize.py.
+    #[arg(long, default_value = "relu4_2:2000")]
+    spatial: String,
+    #[arg(long, default_value = "fc8:2300")]
+    r#abstract: String,
+    #[arg(long, default_value = "relu1_1:2.6e7,relu2_1:5.8e7,relu3_1:2.3e8,relu4_1:1.8e9,relu5_1:1.5e9")]
+    style: String,
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments = Arguments::parse();
+    let engine = Engine::open(&DeviceOptions::default())?;
+    let network = Network::open(&arguments.weights, None)?;
+    let photo = image_io::read(&arguments.photo)?.picture;
+    let start = image_io::read(&arguments.start)?.picture;
+
+    let mut dump: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
+    for (prefix, picture) in [("", &photo), ("start/", &start)] {
+        let layers = ["relu5_1", "fc6", "fc8"];
+        let found = activations(&engine, &network, picture, PoolKind::Max, &layers)?;
+        for (layer, (shape, values)) in layers.iter().zip(found) {
+            let sizes = match shape {
+                Shape::Map { channels, height, width } => vec![channels, height, width],
+                other => vec![other.elements()],
+            };
+            dump.push((format!("{prefix}{layer}"), sizes, values));
+        }
+    }
+    let mut request = Request::new(photo);
+    request.balance = None;
+    request.spatial = Factor::new(&arguments.spatial, 1.0)?;
+    request.abstracted = Factor::new(&arguments.r#abstract, 1.0)?;
+    request.style = Factor::new(&arguments.style, 1.0)?;
+    let size = [3, request.photo.height, request.photo.width];
+    let mut session = Session::new(&engine, &network, request)?;
+    let (losses, gradient) = session.evaluate(&start)?;
+    for loss in &losses {
+        println!("{:>8} {:<8} {:.6e}", loss.factor.to_string(), loss.layer, loss.loss);
+    }
+    let losses: Vec<f32> = losses.iter().map(|loss| loss.loss as f32).collect();
+    dump.push(("losses".to_owned(), vec![losses.len()], losses));
+    dump.push(("gradient".to_owned(), size.to_vec(), gradient));
+    let views: Vec<(&str, TensorView<'_>)> = dump
+        .iter()
+        .map(|(name, sizes, values)| {
+            Ok((name.as_str(), TensorView::new(Dtype::F32, sizes.clone(), bytemuck::cast_slice(values))?))
+        })
+        .collect::<Result<_, safetensors::SafeTensorError>>()?;
+    safetensors::serialize_to_file(views, None, &arguments.out)?;
+    println!("{} on {}", arguments.out.display(), engine.context.describe());
+    Ok(())
+}

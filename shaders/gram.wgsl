@@ -1,0 +1,128 @@
+// Gram matrix of a map, G = F F^T * scale, and its adjoint, in their plainest form. F has one row per
+// channel and one column per pixel; scale is 1 / (channels * pixels). Maps are bordered quads and matrix
+// rows are padded to whole quads (see src/ops/shape.rs), so a row of G has `quads` vec4 values.
+
+struct Params {
+    channels: u32,
+    quads: u32,  // of the map, and of a row of the matrix
+    plane: u32,  // texels per quad of the map
+    texels: u32, // of the whole map, closing border included
+    blocks: u32, // forward: quads
+    pairs: u32,  // forward: quads * (quads + 1) / 2
+    splits: u32, // forward: chunks of the run
+    chunk: u32,  // forward: texels of a chunk
+    block: u32,  // symmetrise: rows that are packed together
+    scale: f32,  // backward
+}
+
+@group(0) @binding(0) var<storage, read> input: array<vec4<f32>>;    // F
+@group(0) @binding(1) var<storage, read> upstream: array<vec4<f32>>; // dG
+@group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>; // forward: partials
+@group(0) @binding(3) var<uniform> params: Params;
+
+fn index(group: vec3<u32>, groups: vec3<u32>, local: u32) -> u32 {
+    return (group.y * groups.x + group.x) * 64u + local;
+}
+
+// One invocation sums one chunk of the run of texels for one pair of quads of channels, row quad <= column
+// quad, and leaves a partial matrix for gram_sum.wgsl. Chunks keep digits, which a single sum over
+// millions of pixels would lose, and stay below the 65535 loop iterations after which Mesa's software
+// driver silently ends an invocation's loops.
+@compute @workgroup_size(64)
+fn forward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let unit = index(group, groups, local);
+    let split = unit / params.pairs;
+    if (split >= params.splits) {
+        return;
+    }
+    // Pairs are numbered along the rows of the upper triangle.
+    var row = 0u;
+    var column = unit - split * params.pairs;
+    while (column >= params.blocks - row) {
+        column -= params.blocks - row;
+        row++;
+    }
+    column += row;
+    // Borders are zero and add nothing.
+    var sums: array<vec4<f32>, 4>;
+    let end = min((split + 1u) * params.chunk, params.plane);
+    for (var n = split * params.chunk; n < end; n++) {
+        let left = input[row * params.plane + n];
+        let right = input[column * params.plane + n];
+        // unroll
+        for (var c = 0u; c < 4u; c++) {
+            sums[c] += left[c] * right;
+        }
+    }
+    // unroll
+    for (var c = 0u; c < 4u; c++) {
+        output[unit * 4u + c] = sums[c];
+    }
+}
+
+// S = (dG + dG^T) * scale in row `row`, columns 4 * quad to 4 * quad + 3. Padding columns are zero.
+fn symmetric(row: u32, quad: u32) -> vec4<f32> {
+    var mirrored = vec4<f32>(0.0);
+    for (var k = 0u; k < 4u; k++) {
+        let other = quad * 4u + k;
+        if (other < params.channels) {
+            mirrored[k] = upstream[other * params.quads + row / 4u][row % 4u];
+        }
+    }
+    return (upstream[row * params.quads + quad] + mirrored) * params.scale;
+}
+
+// dF = S F. One invocation computes one texel.
+@compute @workgroup_size(64)
+fn backward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = index(group, groups, local);
+    if (i >= params.texels) {
+        return;
+    }
+    // The closing border counts to the last quad.
+    let out_quad = min(i / params.plane, params.quads - 1u);
+    let n = i - out_quad * params.plane;
+    // F is zero on borders in all channels, so borders become zero without being told apart.
+    var sum = vec4<f32>(0.0);
+    for (var quad = 0u; quad < params.quads; quad++) {
+        let pixel = input[quad * params.plane + n];
+        for (var k = 0u; k < 4u; k++) {
+            let channel = out_quad * 4u + k;
+            if (channel < params.channels) {
+                sum[k] += dot(symmetric(channel, quad), pixel);
+            }
+        }
+    }
+    output[i] = sum;
+}
+
+// S for the products of other kernels, in the packing of conv_tiles.wgsl with one tap: texel
+// (row / block * quads + quad) * block + row % block. With blocks of 1 that is row after row.
+@compute @workgroup_size(64)
+fn symmetrise(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = index(group, groups, local);
+    let block = params.block;
+    let rows = (params.channels + block - 1u) / block * block;
+    if (i >= rows * params.quads) {
+        return;
+    }
+    let quad = i / block % params.quads;
+    let row = i / (block * params.quads) * block + i % block;
+    var value = vec4<f32>(0.0);
+    if (row < params.channels) {
+        value = symmetric(row, quad);
+    }
+    output[i] = value;
+}

@@ -1,0 +1,172 @@
+// Fully connected layer y = W x + b, and the gradient W^T dy, for a chunk of consecutive rows of W.
+//
+// W lies row by row, each row padded with zeros to whole 16-byte words. A word holds four columns in f32,
+// or eight in f16 (two per u32, the lower half first); arithmetic is f32 in both. The vectors are f32,
+// padded with zeros to whole quads. Large matrices come in chunks, one dispatch each, because a device
+// binds only so many bytes at once; forward each chunk writes rows of its own, backward each adds to what
+// the chunks before it wrote.
+
+const HALF: u32 = 0u;   // 1: weights are f16
+const RELU: u32 = 0u;   // forward: rectify the result; backward: mask the upstream gradient by y > 0
+const GROUP: u32 = 64u; // invocations per workgroup
+const ROWS: u32 = 8u;   // forward: rows per workgroup; chunks start at multiples of it
+const QUADS: u32 = ROWS / 4u;
+const SLICES: u32 = 4u; // backward: parts of the rows that a workgroup sums at the same time, a power of 2
+const COLUMNS: u32 = GROUP / SLICES; // backward: invocations along the columns
+const WORDS: u32 = 1u;  // backward: words of columns per invocation
+const PARTIALS: u32 = GROUP * 2u;    // two quads per invocation: of rows forward, of columns backward
+
+struct Params {
+    rows: u32,         // of this chunk
+    first: u32,        // row of W with which this chunk begins
+    words: u32,        // per row
+    column_quads: u32, // vec4 values of x or dx
+}
+
+@group(0) @binding(0) var<storage, read> input: array<vec4<f32>>; // x
+@group(0) @binding(1) var<storage, read> weights: array<vec4<u32>>;
+@group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> activation: array<vec4<f32>>; // y
+@group(0) @binding(4) var<storage, read> upstream: array<vec4<f32>>;   // dy
+@group(0) @binding(5) var<storage, read_write> output: array<vec4<f32>>;
+@group(0) @binding(6) var<uniform> params: Params;
+
+var<workgroup> partial: array<vec4<f32>, PARTIALS>;
+
+// The first four columns of a word: all that an f32 word has.
+fn low(word: vec4<u32>) -> vec4<f32> {
+    if (HALF == 1u) {
+        return vec4<f32>(unpack2x16float(word.x), unpack2x16float(word.y));
+    }
+    return bitcast<vec4<f32>>(word);
+}
+
+// The second four columns of an f16 word.
+fn high(word: vec4<u32>) -> vec4<f32> {
+    return vec4<f32>(unpack2x16float(word.z), unpack2x16float(word.w));
+}
+
+// Each workgroup computes ROWS rows: its invocations stride over the columns, so that one row's words are
+// read side by side and one read of x serves all rows, and then add up what they have.
+@compute @workgroup_size(GROUP)
+fn forward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let row = (group.y * groups.x + group.x) * ROWS;
+    // A surplus workgroup has nothing to sum, but may not leave: barriers follow.
+    let words = select(0u, params.words, row < params.rows);
+    var sums: array<f32, ROWS>;
+    for (var i = local; i < words; i += GROUP) {
+        var x = array<vec4<f32>, 2>();
+        if (HALF == 1u) {
+            x[0] = input[i * 2u];
+            // The last word may reach past x by one quad, where its weights are zero.
+            x[1] = input[min(i * 2u + 1u, params.column_quads - 1u)];
+        } else {
+            x[0] = input[i];
+        }
+        // unroll
+        for (var r = 0u; r < ROWS; r++) {
+            // Rows past the end repeat the last; their sums are dropped.
+            let word = weights[min(row + r, params.rows - 1u) * params.words + i];
+            sums[r] += dot(low(word), x[0]);
+            if (HALF == 1u) {
+                sums[r] += dot(high(word), x[1]);
+            }
+        }
+    }
+    // unroll
+    for (var q = 0u; q < QUADS; q++) {
+        partial[q * GROUP + local] = vec4<f32>(sums[q * 4u], sums[q * 4u + 1u], sums[q * 4u + 2u], sums[q * 4u + 3u]);
+    }
+    for (var stride = GROUP / 2u; stride > 0u; stride /= 2u) {
+        workgroupBarrier();
+        if (local < stride) {
+            // unroll
+            for (var q = 0u; q < QUADS; q++) {
+                partial[q * GROUP + local] += partial[q * GROUP + local + stride];
+            }
+        }
+    }
+    workgroupBarrier();
+    let first = row + local * 4u;
+    if (local < QUADS && first < params.rows) {
+        let quad = (params.first + first) / 4u;
+        var y = partial[local * GROUP] + bias[quad];
+        if (RELU == 1u) {
+            y = max(y, vec4<f32>(0.0));
+        }
+        // Only the matrix's last chunk ends within a quad; what follows there is padding.
+        let rows = vec4<u32>(first) + vec4<u32>(0u, 1u, 2u, 3u);
+        output[quad] = select(vec4<f32>(0.0), y, rows < vec4<u32>(params.rows));
+    }
+}
+
+// Each invocation owns WORDS words of columns and walks down the rows; SLICES invocations share the rows
+// of the same words and add up what they have.
+@compute @workgroup_size(GROUP)
+fn backward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let first_word = (group.y * groups.x + group.x) * (COLUMNS * WORDS) + local % COLUMNS;
+    // A surplus workgroup has nothing to sum, but may not leave: barriers follow.
+    let rows = select(0u, params.rows, first_word - local % COLUMNS < params.words);
+    var sums_low: array<vec4<f32>, WORDS>;
+    var sums_high: array<vec4<f32>, WORDS>;
+    for (var q = local / COLUMNS; q * 4u < rows; q += SLICES) {
+        var d = upstream[params.first / 4u + q];
+        if (RELU == 1u) {
+            d = select(vec4<f32>(0.0), d, activation[params.first / 4u + q] > vec4<f32>(0.0));
+        }
+        // unroll
+        for (var k = 0u; k < 4u; k++) {
+            // Past the last row d is zero padding; any weights do.
+            let row = min(q * 4u + k, params.rows - 1u) * params.words;
+            // unroll
+            for (var w = 0u; w < WORDS; w++) {
+                // Words past the last repeat it; their sums are dropped.
+                let word = weights[row + min(first_word + w * COLUMNS, params.words - 1u)];
+                sums_low[w] += d[k] * low(word);
+                if (HALF == 1u) {
+                    sums_high[w] += d[k] * high(word);
+                }
+            }
+        }
+    }
+    // unroll
+    for (var w = 0u; w < WORDS; w++) {
+        workgroupBarrier(); // the word before has been read
+        partial[local] = sums_low[w];
+        partial[GROUP + local] = sums_high[w];
+        for (var stride = GROUP / 2u; stride >= COLUMNS; stride /= 2u) {
+            workgroupBarrier();
+            if (local < stride) {
+                partial[local] += partial[local + stride];
+                partial[GROUP + local] += partial[GROUP + local + stride];
+            }
+        }
+        // From here on each reads and writes only what is its own, and so needs no barrier.
+        let word = first_word + w * COLUMNS;
+        if (local < COLUMNS && word < params.words) {
+            let quad = select(word, word * 2u, HALF == 1u);
+            add(quad, partial[local]);
+            if (HALF == 1u && quad + 1u < params.column_quads) {
+                add(quad + 1u, partial[GROUP + local]);
+            }
+        }
+    }
+}
+
+// Adds to a quad of dx what this chunk has for it.
+fn add(quad: u32, value: vec4<f32>) {
+    // The first chunk finds whatever the memory held before.
+    if (params.first == 0u) {
+        output[quad] = value;
+    } else {
+        output[quad] += value;
+    }
+}

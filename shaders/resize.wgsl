@@ -1,0 +1,166 @@
+// Bilinear and bicubic resizing and their adjoints; see src/ops/resize.rs.
+// Maps are bordered quads (see src/ops/shape.rs). One invocation computes one output texel.
+//
+// Positions are computed with integers: as floats, (p + 0.5) * in / out - 0.5 would lose digits that the
+// taps' weights need on wide pictures. The host guarantees that 2 * (in + 3) * out fits an i32.
+
+const TAPS: u32 = 2u; // pixels along each axis that make one: 2 bilinear, 4 bicubic
+
+struct Params {
+    in_height: u32,
+    in_width: u32,
+    out_height: u32,
+    out_width: u32,
+    quads: u32, // the same in both maps
+}
+
+@group(0) @binding(0) var<storage, read> input: array<vec4<f32>>;    // x
+@group(0) @binding(1) var<storage, read> upstream: array<vec4<f32>>; // dy
+@group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>;
+@group(0) @binding(3) var<uniform> params: Params;
+
+// Texel of pixel (y, x) of a quad in a map of this size.
+fn texel(quad: u32, y: u32, x: u32, height: u32, width: u32) -> u32 {
+    return (quad * (height + 1u) + y + 1u) * (width + 1u) + x + 1u;
+}
+
+struct Place {
+    quad: u32,
+    y: u32,
+    x: u32,
+    inside: bool, // a pixel, not border
+    valid: bool,  // within the run of texels at all
+}
+
+fn place(i: u32, height: u32, width: u32, quads: u32) -> Place {
+    let pitch = width + 1u;
+    let plane = (height + 1u) * pitch;
+    let quad = i / plane;
+    let n = i - quad * plane;
+    let row = n / pitch;
+    let column = n - row * pitch;
+    return Place(quad, row - 1u, column - 1u, quad < quads && row > 0u && column > 0u, i < quads * plane + pitch + 1u);
+}
+
+// Cubic convolution kernel (Keys) with A = -0.75. Weights of the pixel at distance d and, beyond it, of the
+// one at distance 1 + d, for d in 0 .. 1. The second is A x^3 - 5A x^2 + 8A x - 4A at x = 1 + d, as a product:
+// written out, its terms are a hundred times larger than what is left of them.
+fn near(d: f32) -> f32 {
+    return (1.25 * d - 2.25) * d * d + 1.0;
+}
+
+fn far(d: f32) -> f32 {
+    return -0.75 * d * (1.0 - d) * (1.0 - d);
+}
+
+// What pixel p of a line of `out_size` is made of: the weights of the pixels first, first + 1, ... of the
+// line of `in_size`. Indices beyond the line's ends mean its end pixels.
+struct Taps {
+    first: i32,
+    weights: vec4<f32>, // TAPS of them
+}
+
+fn taps(p: u32, out_size: u32, in_size: u32) -> Taps {
+    // Source position: (p + 0.5) * in / out - 0.5 = ((2p + 1) * in - out) / (2 * out). It is above -1, so
+    // one is added to stay with unsigned numbers.
+    let whole = 2u * out_size;
+    let shifted = (2u * p + 1u) * in_size + out_size;
+    let at = shifted / whole; // floor(position) + 1
+    let t = f32(shifted - at * whole) / f32(whole);
+    let first = i32(at) - i32(TAPS / 2u);
+    if (TAPS == 2u) {
+        return Taps(first, vec4<f32>(1.0 - t, t, 0.0, 0.0));
+    }
+    return Taps(first, vec4<f32>(far(t), near(t), near(1.0 - t), far(1.0 - t)));
+}
+
+fn inside_line(i: i32, size: u32) -> u32 {
+    return u32(clamp(i, 0, i32(size) - 1));
+}
+
+@compute @workgroup_size(64)
+fn forward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = (group.y * groups.x + group.x) * 64u + local;
+    let at = place(i, params.out_height, params.out_width, params.quads);
+    if (!at.valid) {
+        return;
+    }
+    if (!at.inside) {
+        output[i] = vec4<f32>(0.0);
+        return;
+    }
+    let rows = taps(at.y, params.out_height, params.in_height);
+    let columns = taps(at.x, params.out_width, params.in_width);
+    var sum = vec4<f32>(0.0);
+    // unroll
+    for (var ky = 0u; ky < TAPS; ky++) {
+        let y = inside_line(rows.first + i32(ky), params.in_height);
+        var line = vec4<f32>(0.0);
+        // unroll
+        for (var kx = 0u; kx < TAPS; kx++) {
+            let x = inside_line(columns.first + i32(kx), params.in_width);
+            line += columns.weights[kx] * input[texel(at.quad, y, x, params.in_height, params.in_width)];
+        }
+        sum += rows.weights[ky] * line;
+    }
+    output[i] = sum;
+}
+
+// The pixels of the output line that may be made of pixel p are .x .. .y - 1: those whose source position is
+// less than TAPS / 2 away. (A few more do no harm, they have no share.) The ends of the line need nothing
+// special: positions lie within half a pixel of it, so whatever is clamped to an end is near that end.
+fn reached(p: u32, out_size: u32, in_size: u32) -> vec2<i32> {
+    let size = i32(in_size);
+    let outs = i32(out_size);
+    let low = 2 * (i32(p) - i32(TAPS / 2u)) + 1;
+    let high = 2 * (i32(p) + i32(TAPS / 2u)) + 1;
+    return vec2<i32>(
+        max((outs * low - size) / (2 * size), 0),
+        min((outs * high - size) / (2 * size), outs - 1) + 1);
+}
+
+// Weight of pixel p among these taps; at the line's ends several taps may be the same pixel.
+fn share(p: u32, line: Taps, in_size: u32) -> f32 {
+    var sum = 0.0;
+    // unroll
+    for (var k = 0u; k < TAPS; k++) {
+        sum += select(0.0, line.weights[k], inside_line(line.first + i32(k), in_size) == p);
+    }
+    return sum;
+}
+
+// Adjoint: gathers per input pixel from all output pixels that it has a share in.
+@compute @workgroup_size(64)
+fn backward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = (group.y * groups.x + group.x) * 64u + local;
+    let at = place(i, params.in_height, params.in_width, params.quads);
+    if (!at.valid) {
+        return;
+    }
+    var sum = vec4<f32>(0.0);
+    if (at.inside) {
+        let rows = reached(at.y, params.out_height, params.in_height);
+        let columns = reached(at.x, params.out_width, params.in_width);
+        for (var y = rows.x; y < rows.y; y++) {
+            let down = share(at.y, taps(u32(y), params.out_height, params.in_height), params.in_height);
+            if (down == 0.0) {
+                continue;
+            }
+            var line = vec4<f32>(0.0);
+            for (var x = columns.x; x < columns.y; x++) {
+                let across = share(at.x, taps(u32(x), params.out_width, params.in_width), params.in_width);
+                line += across * upstream[texel(at.quad, u32(y), u32(x), params.out_height, params.out_width)];
+            }
+            sum += down * line;
+        }
+    }
+    output[i] = sum;
+}

@@ -1,0 +1,58 @@
+// Sum of a list of numbers in a fixed order, in levels: the end of every op whose output is one number.
+// Lists have a multiple of four numbers.
+
+const TERMS: u32 = 16u; // vec4 values that an invocation of `fold` adds up
+
+struct Params {
+    count: u32,   // vec4 values in the list
+    outputs: u32, // fold: numbers to write, a multiple of 4
+    scale: f32,   // finish: factor of the sum
+}
+
+@group(0) @binding(0) var<storage, read> partials: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> sums: array<f32>;
+@group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>;
+@group(0) @binding(3) var<uniform> params: Params;
+
+// Makes a long list into one about 64 times shorter.
+@compute @workgroup_size(64)
+fn fold(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = (group.y * groups.x + group.x) * 64u + local;
+    if (i >= params.outputs) {
+        return;
+    }
+    var sum = vec4<f32>(0.0);
+    // unroll
+    for (var k = 0u; k < TERMS; k++) {
+        let n = k * params.outputs + i;
+        sum += select(vec4<f32>(0.0), partials[min(n, params.count - 1u)], n < params.count);
+    }
+    sums[i] = (sum.x + sum.y) + (sum.z + sum.w);
+}
+
+var<workgroup> shared_sums: array<vec4<f32>, 256>;
+
+// One workgroup adds up what is left and writes a vector of length one, with its padding.
+@compute @workgroup_size(256)
+fn finish(@builtin(local_invocation_index) local: u32) {
+    var sum = vec4<f32>(0.0);
+    for (var n = local; n < params.count; n += 256u) {
+        sum += partials[n];
+    }
+    shared_sums[local] = sum;
+    workgroupBarrier();
+    for (var half = 128u; half > 0u; half = half / 2u) {
+        if (local < half) {
+            shared_sums[local] += shared_sums[local + half];
+        }
+        workgroupBarrier();
+    }
+    if (local == 0u) {
+        let all = shared_sums[0];
+        output[0] = vec4<f32>(((all.x + all.y) + (all.z + all.w)) * params.scale, 0.0, 0.0, 0.0);
+    }
+}

@@ -1,0 +1,158 @@
+//! The buffer family's matrix product (`shaders/conv_blocks.wgsl`): where it runs and how it is called.
+//! Convolutions and the Gram matrix's adjoint use it.
+
+use super::shape::MapLayout;
+use super::tiles::Matrix;
+use super::{Dispatch, Operand};
+use crate::gpu::{Family, Profile};
+
+/// Sizes of a workgroup's tile. Few combinations, so that few pipelines serve all layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Blocks {
+    /// Name of the kernel variant that uses these sizes.
+    pub variant: &'static str,
+    positions: usize,
+    /// Output channels per workgroup: the block size in which weights are packed.
+    pub channels: usize,
+    /// Positions and channels of one invocation.
+    each: [usize; 2],
+    /// Halves of the shared memory that take turns.
+    buffers: usize,
+    /// Quads per step with one tap. (With nine a step is one quad, three rows of it.)
+    quads: usize,
+}
+
+/// 64 sums an invocation, 15.1 KiB: as much reuse as WebGPU's default 16 KiB allow, one buffer.
+const LARGE: Blocks =
+    Blocks { variant: "buffer", positions: 128, channels: 64, each: [8, 8], buffers: 1, quads: 4 };
+/// Four times as many workgroups, two buffers: for small maps, which would leave cores idle.
+const SMALL: Blocks =
+    Blocks { variant: "buffer_small", positions: 64, channels: 32, each: [8, 4], buffers: 2, quads: 4 };
+/// For the gradient of the picture and other maps of up to four channels.
+const FEW: Blocks =
+    Blocks { variant: "buffer_few", positions: 128, channels: 4, each: [2, 4], buffers: 2, quads: 2 };
+
+/// Fewer large workgroups than this leave cores of a discrete GPU idle (they have 20 to 150).
+const ENOUGH: usize = 128;
+
+impl Blocks {
+    /// The tiles for an output map, the preferred first; none if this device does not prefer the buffer
+    /// family. Each has its own packing of the weights.
+    pub fn choices(output: MapLayout, device: &Profile) -> Vec<Self> {
+        let positions = output.plane() + output.pitch() + 1;
+        let groups = positions.div_ceil(LARGE.positions) * output.channels.div_ceil(LARGE.channels);
+        let candidates: &[Self] = match output.channels {
+            0..=4 => &[FEW],
+            5..=32 => &[SMALL, LARGE],
+            _ if groups < ENOUGH => &[SMALL, LARGE],
+            _ => &[LARGE, SMALL],
+        };
+        let fits = |blocks: &&Self| {
+            device.prefers(Family::Buffer)
+                && blocks.invocations() <= device.max_invocations as usize
+                && blocks.workgroup_bytes() <= device.max_workgroup_storage as usize
+        };
+        candidates.iter().filter(fits).copied().collect()
+    }
+
+    /// The preferred of [`Blocks::choices`].
+    #[allow(dead_code, reason = "for ops that offer one buffer kernel; convolutions offer all choices")]
+    pub fn choose(output: MapLayout, device: &Profile) -> Option<Self> {
+        Self::choices(output, device).first().copied()
+    }
+
+    fn invocations(self) -> usize {
+        self.positions / self.each[0] * (self.channels / self.each[1])
+    }
+
+    /// Shared memory with nine taps, or with one if that is more.
+    fn workgroup_bytes(self) -> usize {
+        let nine = 3 * (self.positions + 2) + 9 * self.channels;
+        let one = self.quads * (self.positions + self.channels);
+        nine.max(one) * self.buffers * 16
+    }
+
+    /// The dispatch of `output = matrix * input` (or 3x3 convolution), everything bound. With a `mask`, a
+    /// map like the input, the input counts as zero where the mask is not positive: the adjoint of a ReLU
+    /// at no extra pass.
+    pub fn dispatch(
+        self,
+        input: MapLayout,
+        output: MapLayout,
+        matrix: Matrix,
+        mask: Option<Operand>,
+        device: &Profile,
+    ) -> Dispatch {
+        let positions = output.plane() + output.pitch() + 1;
+        let [rows, columns] = if matrix.taps == 9 { [3, 3] } else { [self.quads, 1] };
+        let mut dispatch = Dispatch::new("conv_blocks", "forward")
+            .consts(&[
+                ("POSITIONS", self.positions as u32),
+                ("CHANNELS", self.channels as u32),
+                ("PIXELS", self.each[0] as u32),
+                ("OUTS", self.each[1] as u32),
+                ("ROWS", rows as u32),
+                ("COLUMNS", columns as u32),
+                ("BUFFERS", self.buffers as u32),
+                ("RELU", u32::from(matrix.relu)),
+                ("MASK", u32::from(mask.is_some())),
+            ])
+            .bind("activation", mask.unwrap_or_else(|| matrix.input.clone()))
+            .bind("input", matrix.input)
+            .bind("weights", matrix.weights)
+            .bind("bias", matrix.bias)
+            .bind("output", Operand::Output)
+            .size("in_quads", input.quads())
+            .size("in_texels", input.texels())
+            .size("out_quads", output.quads())
+            .size("pitch", output.pitch())
+            .size("plane", output.plane())
+            .linear(positions, self.positions, device);
+        dispatch.groups[2] = output.channels.div_ceil(self.channels) as u32;
+        dispatch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn profile(family: Family) -> Profile {
+        Profile {
+            family,
+            software: false,
+            lanes: None,
+            max_texture_side: 8192,
+            max_binding: 128 << 20,
+            max_buffer: 256 << 20,
+            max_groups: 65_535,
+            max_workgroup_storage: 16 << 10,
+            max_invocations: 256,
+        }
+    }
+
+    fn first(channels: usize, side: usize) -> Option<&'static str> {
+        let output = MapLayout { channels, height: side, width: side };
+        Blocks::choose(output, &profile(Family::Auto)).map(|blocks| blocks.variant)
+    }
+
+    #[test]
+    fn the_default_limits_hold_every_tile() {
+        for blocks in [LARGE, SMALL, FEW] {
+            assert!(blocks.workgroup_bytes() <= 16 << 10, "{blocks:?}");
+            assert!(blocks.invocations() <= 256 && blocks.invocations().is_multiple_of(32), "{blocks:?}");
+        }
+    }
+
+    #[test]
+    fn the_tile_follows_the_output() {
+        assert_eq!(first(3, 512), Some("buffer_few"));
+        assert_eq!(first(32, 512), Some("buffer_small"));
+        assert_eq!(first(64, 512), Some("buffer"));
+        assert_eq!(first(512, 16), Some("buffer_small"));
+        let output = MapLayout { channels: 64, height: 9, width: 9 };
+        assert_eq!(Blocks::choose(output, &profile(Family::Texture)), None);
+        let small = Profile { max_workgroup_storage: 8 << 10, ..profile(Family::Buffer) };
+        assert_eq!(Blocks::choose(output, &small), None);
+    }
+}

@@ -1,0 +1,150 @@
+//! Whether a dispatch fits the entry point that it calls: names, kinds and types, against what naga
+//! reflects from the shader.
+
+use super::{Constant, Dispatch, Operand, Storage, Value};
+use crate::error::{Error, Result};
+use crate::shader::{Interface, ResourceKind, ScalarKind};
+
+impl Dispatch {
+    /// Checks that exactly what the entry point uses is bound and given: each resource once, by a
+    /// texture or a buffer as declared, no constant where the shader writes; each parameter once, with its
+    /// type; nothing else.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] naming what does not fit, which is a fault of the op.
+    pub fn check(&self, interface: &Interface) -> Result<()> {
+        let (resources, _) = interface.entry(self.entry)?;
+        for (index, (name, _)) in self.bindings.iter().enumerate() {
+            if self.bindings[..index].iter().any(|(earlier, _)| earlier == name) {
+                return Err(self.fault(format!("`{name}` is bound twice")));
+            }
+            let used = |resource: &&crate::shader::Resource| resource.name == *name;
+            if !resources.iter().any(used) {
+                return Err(self.fault(format!("`{name}` is bound, but the entry point does not use it")));
+            }
+        }
+        for resource in &resources {
+            if let ResourceKind::Uniform { .. } = resource.kind {
+                continue;
+            }
+            let operand = self.operand(&resource.name)?;
+            let texture = matches!(
+                operand,
+                Operand::Staged(_) | Operand::Constant(Constant { storage: Storage::Texture, .. })
+            );
+            if texture != (resource.kind == ResourceKind::Texture) {
+                return Err(self.fault(format!("`{}` is bound to the wrong kind of memory", resource.name)));
+            }
+            let written = resource.kind == ResourceKind::Storage { read_only: false };
+            if written && matches!(operand, Operand::Constant(_)) {
+                return Err(self.fault(format!("`{}` is written, but bound to a constant", resource.name)));
+            }
+        }
+        self.uniform(interface).map(drop)
+    }
+
+    /// What is bound to a variable.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] if nothing is.
+    pub(crate) fn operand(&self, name: &str) -> Result<&Operand> {
+        let found = self.bindings.iter().find(|(candidate, _)| *candidate == name);
+        found.map(|(_, operand)| operand).ok_or_else(|| self.fault(format!("nothing is bound to `{name}`")))
+    }
+
+    /// The uniform struct's bytes; every member must be given once, with its type, and nothing else.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] naming the parameter.
+    pub(crate) fn uniform(&self, interface: &Interface) -> Result<Vec<u8>> {
+        let size = interface.resources.iter().find_map(|resource| match resource.kind {
+            ResourceKind::Uniform { size } => Some(size as usize),
+            _ => None,
+        });
+        let mut bytes = vec![0; size.unwrap_or(0)];
+        for (index, (param, _)) in self.params.iter().enumerate() {
+            if !interface.params.iter().any(|member| member.name == *param) {
+                return Err(self.fault(format!("the shader has no parameter `{param}`")));
+            }
+            if self.params[..index].iter().any(|(earlier, _)| earlier == param) {
+                return Err(self.fault(format!("parameter `{param}` is given twice")));
+            }
+        }
+        for member in &interface.params {
+            let value = self.params.iter().find(|(param, _)| *param == member.name).map(|(_, value)| *value);
+            let word = match (value, member.kind) {
+                (Some(Value::U32(value)), ScalarKind::U32 | ScalarKind::I32) => value.to_le_bytes(),
+                (Some(Value::F32(value)), ScalarKind::F32) => value.to_le_bytes(),
+                _ => {
+                    let message = format!("parameter `{}` is missing or of another type", member.name);
+                    return Err(self.fault(message));
+                }
+            };
+            let start = member.offset as usize;
+            bytes[start..start + 4].copy_from_slice(&word);
+        }
+        Ok(bytes)
+    }
+
+    fn fault(&self, message: String) -> Error {
+        Error::Gpu { what: format!("{}/{}", self.shader, self.entry), message }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    const TEXT: &str = "
+        struct Params { count: u32, scale: f32 }
+        @group(0) @binding(0) var<storage, read> input: array<f32>;
+        @group(0) @binding(1) var<storage, read> unused: array<f32>;
+        @group(0) @binding(2) var<storage, read_write> output: array<f32>;
+        @group(0) @binding(3) var<uniform> params: Params;
+        @compute @workgroup_size(1) fn main() { output[params.count] = input[0] * params.scale; }
+    ";
+
+    fn constant(storage: Storage) -> Operand {
+        let make = Arc::new(|| Ok(vec![0; 16]));
+        Operand::Constant(Constant { key: "k".to_owned(), storage, bytes: 16, make })
+    }
+
+    fn good() -> Dispatch {
+        let dispatch = Dispatch::new("t", "main").size("count", 1).float("scale", 0.5);
+        dispatch.bind("input", Operand::Input(0)).bind("output", Operand::Output)
+    }
+
+    #[test]
+    fn only_an_exact_call_is_accepted() {
+        let interface = Interface::reflect("t", TEXT).unwrap();
+        good().check(&interface).unwrap();
+        assert_eq!(good().uniform(&interface).unwrap(), [1, 0, 0, 0, 0, 0, 0, 0x3f]);
+        let without = |name: &str| {
+            let mut dispatch = good();
+            dispatch.bindings.retain(|(bound, _)| *bound != name);
+            dispatch.params.retain(|(param, _)| *param != name);
+            dispatch
+        };
+        let wrong = [
+            without("input"),
+            without("output"),
+            without("count"),
+            without("scale"),
+            without("input").bind("input", Operand::Input(0).staged()),
+            without("input").bind("input", constant(Storage::Texture)),
+            without("output").bind("output", constant(Storage::Buffer)),
+            without("scale").size("scale", 1),
+            without("count").float("count", 1.0),
+            good().bind("unused", Operand::Input(0)),
+            good().bind("input", Operand::Input(1)),
+            good().bind("nothing", Operand::Input(0)),
+            good().size("count", 2),
+            good().size("nothing", 1),
+            Dispatch { entry: "other", ..good() },
+        ];
+        for dispatch in wrong {
+            assert!(dispatch.check(&interface).is_err(), "{dispatch:?}");
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Between the convolutions and the fully connected layers: a map as a vector, and back.
+
+use super::shape::{MapLayout, mismatch};
+use super::{Adjoint, Case, Dispatch, Kernel, Op, Operand, Shape, Signature, Source};
+use crate::error::Result;
+use crate::gpu::Profile;
+
+/// Map `[channels, height, width]` to a vector in channel, row, column order, as PyTorch's `flatten`.
+#[derive(Debug, Clone, Copy)]
+pub struct Flatten;
+
+/// Vector to a map of these sizes, as PyTorch's `reshape`; the adjoint (and inverse) of [`Flatten`].
+#[derive(Debug, Clone, Copy)]
+pub struct Unflatten {
+    /// Channels of the map.
+    pub channels: usize,
+    /// Rows of the map.
+    pub height: usize,
+    /// Columns of the map.
+    pub width: usize,
+}
+
+fn kernel(entry: &'static str, map: MapLayout, output: Shape, device: &Profile) -> Kernel {
+    let quads = output.stored() / 4;
+    let dispatch = Dispatch::new("flatten", entry)
+        .bind("input", Operand::Input(0))
+        .bind("output", Operand::Output)
+        .size("channels", map.channels)
+        .size("height", map.height)
+        .size("width", map.width)
+        .size("count", quads)
+        .linear(quads, 64, device);
+    Kernel::single("naive", dispatch)
+}
+
+impl Op for Flatten {
+    fn name(&self) -> &'static str {
+        "flatten"
+    }
+
+    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
+        inputs[0].expect_map("flatten")?;
+        Ok(Shape::Vector(inputs[0].elements()))
+    }
+
+    fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
+        let map = signature.inputs[0].expect_map("flatten")?;
+        Ok(vec![kernel("flatten", map, signature.output, device)])
+    }
+
+    fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
+        // Logical order is already channel, row, column; only the memory differs.
+        inputs[0].to_vec()
+    }
+
+    fn adjoint(&self, _input: usize, shapes: &[Shape]) -> Option<Adjoint> {
+        let MapLayout { channels, height, width } = shapes[0].layout()?;
+        Adjoint::new(Unflatten { channels, height, width }, &[Source::Upstream])
+    }
+}
+
+impl Unflatten {
+    fn map(self) -> Shape {
+        Shape::map(self.channels, self.height, self.width)
+    }
+}
+
+impl Op for Unflatten {
+    fn name(&self) -> &'static str {
+        "unflatten"
+    }
+
+    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
+        if inputs[0].expect_vector("unflatten")? != self.map().elements() {
+            let message = format!("{} values do not fill a map of {}", inputs[0], self.map());
+            return Err(mismatch("unflatten", &message));
+        }
+        Ok(self.map())
+    }
+
+    fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
+        let map = signature.output.expect_map("unflatten")?;
+        Ok(vec![kernel("unflatten", map, signature.output, device)])
+    }
+
+    fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
+        inputs[0].to_vec()
+    }
+
+    fn adjoint(&self, _input: usize, _shapes: &[Shape]) -> Option<Adjoint> {
+        Adjoint::new(Flatten, &[Source::Upstream])
+    }
+}
+
+/// Exact: values only move.
+const TOLERANCE: f64 = 0.0;
+
+/// Channels, height, width.
+const SIZES: [(usize, usize, usize); 6] =
+    [(1, 1, 1), (3, 1, 1), (5, 7, 3), (4, 1, 9), (13, 5, 1), (64, 7, 7)];
+
+pub(super) fn cases() -> Vec<Case> {
+    SIZES.map(|(c, h, w)| Case::normal(Flatten, &[Shape::map(c, h, w)], TOLERANCE)).into()
+}
+
+pub(super) fn unflatten_cases() -> Vec<Case> {
+    SIZES
+        .map(|(channels, height, width)| {
+            let op = Unflatten { channels, height, width };
+            Case::normal(op, &[Shape::Vector(channels * height * width)], TOLERANCE)
+        })
+        .into()
+}

@@ -1,0 +1,321 @@
+//! Gram matrix of a feature map, and its adjoint.
+//!
+//! With F the map as a matrix of C channels by N pixels: `G = F F^T / (C * N)`, neural-style's definition.
+
+use super::shape::{MapLayout, mismatch};
+use super::tiles::{self, Tiles};
+use super::{Adjoint, Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature, Source};
+use crate::error::Result;
+use crate::gpu::{Family, Profile};
+
+/// Channels of a block in `gram_tiles.wgsl`.
+const TILE_SIDE: usize = 16;
+/// Runs of lanes per step in `gram_tiles.wgsl`.
+const TILE_VECTORS: usize = 1;
+/// Channels (and texels) of a block in `gram_blocks.wgsl`.
+const BLOCK_SIDE: usize = 64;
+/// Texels per step in `gram_blocks.wgsl`.
+const BLOCK_DEPTH: usize = 16;
+/// Partial matrices that `gram_sum.wgsl` makes into one at a time.
+const FOLD: usize = 32;
+
+/// `G = F F^T / (C * N)`, shape `[C, C]`. Input: F, a map of C channels and N pixels.
+#[derive(Debug, Clone, Copy)]
+pub struct Gram;
+
+/// `dF = (dG + dG^T) F / (C * N)`. Inputs: F, dG (any matrix `[C, C]`, symmetric or not).
+#[derive(Debug, Clone, Copy)]
+pub struct GramBackward;
+
+fn scale(map: MapLayout) -> f64 {
+    1.0 / (map.channels * map.pixels()) as f64
+}
+
+/// How a Gram matrix is cut up: pairs of channel blocks times chunks of the run of texels.
+struct Work {
+    /// Channel blocks.
+    blocks: usize,
+    /// Pairs of them with row block <= column block.
+    pairs: usize,
+    /// Chunks of the run.
+    splits: usize,
+    /// Texels of a chunk.
+    chunk: usize,
+}
+
+impl Work {
+    /// Cuts the run into chunks of whole `step`s: enough for `units` pieces of work in all, but chunks no
+    /// shorter than the first and no longer than the second of `steps`. Short chunks cost partial
+    /// matrices; long ones cost digits, since an invocation adds up its chunk in one f32.
+    fn split(map: MapLayout, side: usize, step: usize, steps: [usize; 2], units: usize) -> Self {
+        let blocks = map.channels.div_ceil(side);
+        let pairs = blocks * (blocks + 1) / 2;
+        let total = map.plane().div_ceil(step);
+        let splits = units.div_ceil(pairs).min(total.div_ceil(steps[0])).max(total.div_ceil(steps[1]));
+        let chunk = total.div_ceil(splits);
+        Self { blocks, pairs, splits: total.div_ceil(chunk), chunk: chunk * step }
+    }
+
+    /// Not cut at all: for kernels that only need the number of channel blocks.
+    fn whole(map: MapLayout, side: usize) -> Self {
+        Self::split(map, side, map.plane(), [1, 1], 1)
+    }
+
+    /// The parameters that all families' kernels share.
+    fn params(&self, dispatch: Dispatch, map: MapLayout) -> Dispatch {
+        dispatch
+            .size("quads", map.quads())
+            .size("plane", map.plane())
+            .size("blocks", self.blocks)
+            .size("pairs", self.pairs)
+            .size("splits", self.splits)
+            .size("chunk", self.chunk)
+    }
+
+    /// A kernel of `partials`, which leaves `splits` partial matrices in the first scratch buffer, and the
+    /// dispatches that add these up.
+    fn finish(
+        &self,
+        variant: &'static str,
+        partials: Dispatch,
+        map: MapLayout,
+        side: usize,
+        device: &Profile,
+    ) -> Kernel {
+        let quads = map.quads();
+        let count = self.pairs * side * side / 4;
+        let sum = |entry, splits| {
+            Dispatch::new("gram_sum", entry)
+                .consts(&[("QUADS", (side / 4) as u32), ("FOLD", FOLD as u32)])
+                .size("channels", map.channels)
+                .size("quads", quads)
+                .size("blocks", self.blocks)
+                .size("splits", splits)
+                .size("count", count)
+                .float("scale", scale(map) as f32)
+        };
+        let mut splits = self.splits;
+        let mut dispatches = vec![partials];
+        let mut scratch = vec![(splits * count) as u64 * 16];
+        while splits > FOLD {
+            let folded = splits.div_ceil(FOLD);
+            let dispatch = sum("fold", splits)
+                .bind("partials", Operand::Scratch(scratch.len() - 1))
+                .bind("output", Operand::Scratch(scratch.len()))
+                .linear(folded * count, 64, device);
+            dispatches.push(dispatch);
+            scratch.push((folded * count) as u64 * 16);
+            splits = folded;
+        }
+        let last = sum("finish", splits)
+            .bind("partials", Operand::Scratch(scratch.len() - 1))
+            .bind("output", Operand::Output)
+            .linear(quads * quads, 64, device);
+        dispatches.push(last);
+        Kernel { variant, dispatches, scratch }
+    }
+}
+
+/// The texture family's kernel; `lanes` is the subgroup size.
+fn texture(map: MapLayout, lanes: usize, device: &Profile) -> Kernel {
+    let work = Work::split(map, TILE_SIDE, lanes * TILE_VECTORS, [64, 256], 128);
+    let dispatch = Dispatch::new("gram_tiles", "forward")
+        .consts(&[
+            ("LANES", lanes as u32),
+            ("STORES", TILE_SIDE.div_ceil(lanes) as u32),
+            ("VECTORS", TILE_VECTORS as u32),
+        ])
+        .bind("input", Operand::Input(0).staged())
+        .bind("partials", Operand::Scratch(0))
+        .linear(work.pairs * work.splits, 1, device);
+    work.finish("texture", work.params(dispatch, map), map, TILE_SIDE, device)
+}
+
+/// A dispatch of `gram_blocks.wgsl`.
+fn blocks(entry: &'static str, map: MapLayout, work: &Work) -> Dispatch {
+    let dispatch = Dispatch::new("gram_blocks", entry)
+        .bind("input", Operand::Input(0))
+        .size("channels", map.channels)
+        .size("extent", map.plane() + map.pitch() + 1);
+    work.params(dispatch, map)
+}
+
+/// A dispatch of `gram.wgsl`; `block` is the packing of `symmetrise`.
+fn plain(entry: &'static str, map: MapLayout, work: &Work, block: usize) -> Dispatch {
+    let dispatch = Dispatch::new("gram", entry)
+        .size("channels", map.channels)
+        .size("texels", map.texels())
+        .size("block", block)
+        .float("scale", scale(map) as f32);
+    work.params(dispatch, map)
+}
+
+impl Op for Gram {
+    fn name(&self) -> &'static str {
+        "gram"
+    }
+
+    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
+        let channels = inputs[0].expect_map("gram")?.channels;
+        Ok(Shape::Matrix { rows: channels, columns: channels })
+    }
+
+    fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
+        let map = signature.inputs[0].expect_map("gram")?;
+        let mut kernels = Vec::new();
+        if let Some(lanes) = device.lanes
+            && Tiles::choose(map, map.texels(), device).is_some()
+        {
+            kernels.push(texture(map, lanes as usize, device));
+        }
+        if device.prefers(Family::Buffer) {
+            // 512 workgroups of 256 invocations fill large GPUs.
+            let work = Work::split(map, BLOCK_SIDE, BLOCK_DEPTH, [16, 128], 512);
+            let dispatch = blocks("forward", map, &work).bind("output", Operand::Scratch(0)).linear(
+                work.pairs * work.splits,
+                1,
+                device,
+            );
+            kernels.push(work.finish("buffer", dispatch, map, BLOCK_SIDE, device));
+        }
+        let work = Work::split(map, 4, 1, [256, 2048], 1024);
+        let naive = plain("forward", map, &work, 1)
+            .bind("input", Operand::Input(0))
+            .bind("output", Operand::Scratch(0))
+            .linear(work.pairs * work.splits, 64, device);
+        kernels.push(work.finish("naive", naive, map, 4, device));
+        Ok(kernels)
+    }
+
+    fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
+        let map = shapes[0].layout().expect("a map");
+        let channel = |c: usize| &inputs[0][c * map.pixels()..(c + 1) * map.pixels()];
+        let mut gram = Vec::new();
+        for row in 0..map.channels {
+            for column in 0..map.channels {
+                let sum: f64 = channel(row).iter().zip(channel(column)).map(|(a, b)| a * b).sum();
+                gram.push(sum * scale(map));
+            }
+        }
+        gram
+    }
+
+    fn adjoint(&self, _input: usize, _shapes: &[Shape]) -> Option<Adjoint> {
+        Adjoint::new(GramBackward, &[Source::Input(0), Source::Upstream])
+    }
+
+    fn flops(&self, signature: &Signature) -> u64 {
+        let channels = signature.inputs[0].layout().map_or(0, |map| map.channels);
+        2 * (signature.inputs[0].elements() * channels) as u64
+    }
+}
+
+impl Op for GramBackward {
+    fn name(&self) -> &'static str {
+        "gram_backward"
+    }
+
+    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
+        let expected = Gram.output(&inputs[..1])?;
+        if inputs[1] != expected {
+            let message = format!("upstream is {}, the Gram matrix is {expected}", inputs[1]);
+            return Err(mismatch("gram_backward", &message));
+        }
+        Ok(inputs[0])
+    }
+
+    fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
+        let map = signature.inputs[0].expect_map("gram_backward")?;
+        let work = Work::whole(map, BLOCK_SIDE);
+        let mut kernels = Vec::new();
+        // Writes (dG + dG^T) / (C * N), packed in blocks of so many rows, into the first scratch buffer.
+        let symmetrise = |block: usize| {
+            let count = map.channels.next_multiple_of(block) * map.quads();
+            let dispatch = plain("symmetrise", map, &work, block)
+                .bind("upstream", Operand::Input(1))
+                .bind("output", Operand::Scratch(0))
+                .linear(count, 64, device);
+            (dispatch, vec![count as u64 * 16])
+        };
+        if let Some(tiles) = Tiles::choose(map, map.texels(), device) {
+            let (packing, scratch) = symmetrise(tiles.channels);
+            let matrix = tiles::Matrix {
+                input: Operand::Input(0),
+                weights: Operand::Scratch(0).staged(),
+                bias: tiles::no_bias(map.quads()),
+                taps: 1,
+                relu: false,
+            };
+            let product = tiles.dispatch(map, map, matrix, device);
+            kernels.push(Kernel { variant: "texture", dispatches: vec![packing, product], scratch });
+        }
+        if device.prefers(Family::Buffer) {
+            let (packing, scratch) = symmetrise(1);
+            let mut product = blocks("backward", map, &work)
+                .bind("weights", Operand::Scratch(0))
+                .bind("output", Operand::Output)
+                .linear(map.plane() + map.pitch() + 1, BLOCK_SIDE, device);
+            product.groups[2] = work.blocks as u32;
+            kernels.push(Kernel { variant: "buffer", dispatches: vec![packing, product], scratch });
+        }
+        let naive = plain("backward", map, &work, 1)
+            .bind("input", Operand::Input(0))
+            .bind("upstream", Operand::Input(1))
+            .bind("output", Operand::Output)
+            .linear(map.texels(), 64, device);
+        kernels.push(Kernel::single("naive", naive));
+        Ok(kernels)
+    }
+
+    fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
+        let map = shapes[0].layout().expect("a map");
+        let (channels, pixels) = (map.channels, map.pixels());
+        let upstream = |row: usize, column: usize| inputs[1][row * channels + column];
+        let mut gradient = vec![0.0; channels * pixels];
+        for row in 0..channels {
+            for other in 0..channels {
+                let weight = (upstream(row, other) + upstream(other, row)) * scale(map);
+                for pixel in 0..pixels {
+                    gradient[row * pixels + pixel] += weight * inputs[0][other * pixels + pixel];
+                }
+            }
+        }
+        gradient
+    }
+
+    fn flops(&self, signature: &Signature) -> u64 {
+        Gram.flops(signature)
+    }
+}
+
+/// f32 sums in pieces of at most 2048 products, then at most 32 (or some hundred, naive) pieces at a time:
+/// rounding grows with the square root of a piece's length, about 3e-8 * sqrt(2048) = 1.4e-6 of the
+/// largest element. Twice that is allowed.
+const TOLERANCE: f64 = 3e-6;
+
+/// f32 sums of up to 64 products per pixel, 6e-8 * sqrt(64) = 5e-7 of the largest value; four times that
+/// is allowed, since the largest value is an outlier of many and the sums of the naive kernel are serial.
+const BACKWARD_TOLERANCE: f64 = 2e-6;
+
+/// Odd, tiny and prime sizes; more channels than one block of each family; chunks; folded chunks.
+fn samples() -> Vec<Shape> {
+    [(1, 1, 1), (3, 1, 7), (5, 200, 3), (17, 5, 1), (20, 130, 71), (64, 61, 67), (130, 6, 11), (67, 2, 2)]
+        .map(|(channels, height, width)| Shape::map(channels, height, width))
+        .into()
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut cases: Vec<Case> =
+        samples().into_iter().map(|shape| Case::normal(Gram, &[shape], TOLERANCE)).collect();
+    // Long enough that partial matrices are folded; values of one sign, as after a ReLU, lose most digits.
+    cases.push(Case::drawn(Gram, &[(Shape::map(3, 331, 331), CaseInput::Rectified)], TOLERANCE));
+    cases
+}
+
+pub(super) fn backward_cases() -> Vec<Case> {
+    let case = |shape: Shape| {
+        let gram = Gram.output(&[shape]).ok()?;
+        Some(Case::normal(GramBackward, &[shape, gram], BACKWARD_TOLERANCE))
+    };
+    samples().into_iter().filter_map(case).collect()
+}

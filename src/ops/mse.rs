@@ -1,0 +1,144 @@
+//! Mean squared error against a target: `mean((F - T)^2)` over all elements, neural-style's loss for
+//! content (F a map) and style (F a Gram matrix).
+
+use super::shape::mismatch;
+use super::sum;
+use super::{Adjoint, Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature, Source};
+use crate::error::Result;
+use crate::gpu::Profile;
+
+/// Invocations per workgroup; matches the shader.
+const GROUP: usize = 64;
+/// Quads that one invocation adds up; matches the shader's `TERMS`.
+const TERMS: usize = 16;
+
+/// `mean((F - T)^2)`, a vector of length one. Inputs: F, T of one shape (map, vector or matrix). The
+/// target T gets no gradient.
+#[derive(Debug, Clone, Copy)]
+pub struct MeanSquaredError;
+
+/// `dF = 2 / n * (F - T) * w` with n elements. Inputs: F, T, and w, the upstream gradient: a vector of
+/// length one, usually the loss weight.
+#[derive(Debug, Clone, Copy)]
+pub struct MseBackward;
+
+fn same(op: &str, inputs: &[Shape]) -> Result<()> {
+    if inputs[0] == inputs[1] {
+        return Ok(());
+    }
+    Err(mismatch(op, &format!("{} and its target {} differ", inputs[0], inputs[1])))
+}
+
+fn dispatch(entry: &'static str, shape: Shape, partials: usize) -> Dispatch {
+    Dispatch::new("mse", entry)
+        .bind("input", Operand::Input(0))
+        .bind("wanted", Operand::Input(1))
+        .size("count", shape.stored() / 4)
+        .size("partials", partials)
+        .float("scale", 2.0 / shape.elements() as f32)
+}
+
+impl Op for MeanSquaredError {
+    fn name(&self) -> &'static str {
+        "mse"
+    }
+
+    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
+        same("mse", inputs)?;
+        Ok(Shape::Vector(1))
+    }
+
+    fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
+        let shape = signature.inputs[0];
+        let partials = (shape.stored() / 4).div_ceil(TERMS).next_multiple_of(4);
+        let first = dispatch("forward", shape, partials)
+            .bind("sums", Operand::Scratch(0))
+            .linear(partials, GROUP, device);
+        Ok(vec![sum::total(first, partials, 1.0 / shape.elements() as f64, device)])
+    }
+
+    fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
+        let squares = inputs[0].iter().zip(inputs[1]).map(|(f, t)| (f - t).powi(2));
+        vec![squares.sum::<f64>() / inputs[0].len() as f64]
+    }
+
+    fn adjoint(&self, input: usize, _shapes: &[Shape]) -> Option<Adjoint> {
+        if input != 0 {
+            return None;
+        }
+        Adjoint::new(MseBackward, &[Source::Input(0), Source::Input(1), Source::Upstream])
+    }
+
+    fn flops(&self, signature: &Signature) -> u64 {
+        3 * signature.inputs[0].elements() as u64
+    }
+}
+
+impl Op for MseBackward {
+    fn name(&self) -> &'static str {
+        "mse_backward"
+    }
+
+    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
+        same("mse_backward", inputs)?;
+        sum::expect_number("mse_backward", inputs[2])?;
+        Ok(inputs[0])
+    }
+
+    fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
+        let shape = signature.output;
+        let kernel = dispatch("backward", shape, 0)
+            .bind("upstream", Operand::Input(2))
+            .bind("output", Operand::Output)
+            .linear(shape.stored() / 4, GROUP, device);
+        Ok(vec![Kernel::single("naive", kernel)])
+    }
+
+    fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
+        let factor = 2.0 / inputs[0].len() as f64 * inputs[2][0];
+        inputs[0].iter().zip(inputs[1]).map(|(f, t)| factor * (f - t)).collect()
+    }
+
+    fn flops(&self, signature: &Signature) -> u64 {
+        2 * signature.output.elements() as u64
+    }
+}
+
+/// f32 sums of squares, at most 64 at a time and at most 64 such sums in a row: 6e-8 * sqrt(64) = 5e-7
+/// of the result; twice that is allowed.
+const TOLERANCE: f64 = 1e-6;
+
+/// Four roundings of 6e-8 each.
+const BACKWARD_TOLERANCE: f64 = 2.4e-7;
+
+/// Every kind of shape, fewer and more values than one workgroup takes.
+fn samples() -> Vec<Shape> {
+    vec![
+        Shape::map(3, 1, 1),
+        Shape::map(5, 7, 3),
+        Shape::map(21, 37, 29),
+        Shape::Vector(1),
+        Shape::Vector(1003),
+        Shape::Matrix { rows: 7, columns: 7 },
+        Shape::Matrix { rows: 67, columns: 67 },
+    ]
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut cases: Vec<Case> = samples()
+        .into_iter()
+        .map(|shape| Case::normal(MeanSquaredError, &[shape, shape], TOLERANCE))
+        .collect();
+    // Enough partial sums that they are folded once before the last workgroup.
+    let large = Shape::map(4, 521, 523);
+    let inputs = [(large, CaseInput::Rectified), (large, CaseInput::Positive)];
+    cases.push(Case::drawn(MeanSquaredError, &inputs, TOLERANCE));
+    cases
+}
+
+pub(super) fn backward_cases() -> Vec<Case> {
+    samples()
+        .into_iter()
+        .map(|shape| Case::normal(MseBackward, &[shape, shape, Shape::Vector(1)], BACKWARD_TOLERANCE))
+        .collect()
+}

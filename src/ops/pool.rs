@@ -1,0 +1,396 @@
+//! Max and average pooling over windows of a fixed size, and their adjoints.
+//!
+//! As PyTorch's `max_pool2d` and `avg_pool2d` (dilation 1, `count_include_pad` true). Along each axis
+//! window `o` starts at pixel `o*stride - padding` and is `kernel` long; there are
+//! `floor((size + 2*padding - kernel) / stride) + 1` of them. `ceil` rounds up instead, but drops a last
+//! window that would start behind the input and its left padding. Padding is minus infinity for max and
+//! zero for average; an average divides by the window's length within the padded input.
+
+use super::shape::{MapLayout, mismatch};
+use super::{Adjoint, Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature, Source};
+use crate::error::Result;
+use crate::gpu::Profile;
+
+/// Invocations per workgroup; matches the shader.
+const GROUP: usize = 64;
+
+/// What a window is reduced to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PoolKind {
+    /// Its largest value. The gradient goes to the first maximum in row-major order.
+    Max,
+    /// Its mean.
+    Average,
+}
+
+/// `y[c, i, j] = max or mean of x[c]` over window (i, j). Input: x, a map of any number of channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pool {
+    /// Max or average.
+    pub kind: PoolKind,
+    /// Height and width of a window.
+    pub kernel: [usize; 2],
+    /// Vertical and horizontal step.
+    pub stride: [usize; 2],
+    /// Rows above and below, columns left and right; at most half of the kernel.
+    pub padding: [usize; 2],
+    /// True to keep a last window that is not full.
+    pub ceil: bool,
+}
+
+/// Adjoint of [`Pool`]. Inputs: x, dy for max; dy alone for average. Output: a map of x's size, which is an
+/// attribute since several sizes can give the same output. `dx[p]` is the sum over the windows that hold
+/// p of dy where p is the window's first maximum, or of dy over the window's divisor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolBackward {
+    /// The forward op.
+    pub pool: Pool,
+    /// Height and width of x.
+    pub size: [usize; 2],
+}
+
+/// One axis of a window: its pixels `start..end`, and by how many positions an average divides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Window {
+    pub start: usize,
+    pub end: usize,
+    pub count: usize,
+}
+
+impl PoolKind {
+    /// What the adjoint reads: max searches x again for its maxima.
+    pub(super) fn operands(self) -> &'static [Source] {
+        match self {
+            Self::Max => &[Source::Input(0), Source::Upstream],
+            Self::Average => &[Source::Upstream],
+        }
+    }
+
+    /// Binds an adjoint's inputs.
+    pub(super) fn bind_backward(self, dispatch: Dispatch) -> Dispatch {
+        let dispatch = match self {
+            Self::Max => dispatch.bind("input", Operand::Input(0)).bind("upstream", Operand::Input(1)),
+            Self::Average => dispatch.bind("upstream", Operand::Input(0)),
+        };
+        dispatch.bind("output", Operand::Output)
+    }
+
+    /// Pools in f64 over the windows along each axis.
+    pub(super) fn reference(self, x: &[f64], input: MapLayout, axes: &[Vec<Window>; 2]) -> Vec<f64> {
+        each_window(input, axes)
+            .map(|(pixels, divisor)| match self {
+                Self::Max => x[first_maximum(x, &pixels)],
+                Self::Average => pixels.iter().map(|p| x[*p]).sum::<f64>() / divisor,
+            })
+            .collect()
+    }
+
+    /// The adjoint in f64, on the adjoint's inputs: every window hands its gradient down to its pixels.
+    pub(super) fn reference_backward(
+        self,
+        inputs: &[&[f64]],
+        input: MapLayout,
+        axes: &[Vec<Window>; 2],
+    ) -> Vec<f64> {
+        let mut dx = vec![0.0; input.channels * input.pixels()];
+        match self {
+            Self::Max => {
+                let (x, dy) = (inputs[0], inputs[1]);
+                for ((pixels, _), d) in each_window(input, axes).zip(dy) {
+                    dx[first_maximum(x, &pixels)] += d;
+                }
+            }
+            Self::Average => {
+                for ((pixels, divisor), d) in each_window(input, axes).zip(inputs[0]) {
+                    pixels.iter().for_each(|p| dx[*p] += d / divisor);
+                }
+            }
+        }
+        dx
+    }
+}
+
+/// For each output element in logical order: its pixels in row-major order, and the average's divisor.
+fn each_window(input: MapLayout, axes: &[Vec<Window>; 2]) -> impl Iterator<Item = (Vec<usize>, f64)> {
+    let MapLayout { channels, height, width } = input;
+    let [rows, columns] = axes;
+    (0..channels).flat_map(move |c| {
+        rows.iter().flat_map(move |row| {
+            columns.iter().map(move |column| {
+                let pixels = (row.start..row.end)
+                    .flat_map(|y| (column.start..column.end).map(move |x| (c * height + y) * width + x));
+                (pixels.collect(), (row.count * column.count) as f64)
+            })
+        })
+    })
+}
+
+fn first_maximum(x: &[f64], pixels: &[usize]) -> usize {
+    pixels.iter().fold(pixels[0], |best, p| if x[*p] > x[best] { *p } else { best })
+}
+
+/// Shape of the x that `forward` maps to the shape of `upstream`, for adjoints that know x's size; `name` is
+/// the adjoint's.
+pub(super) fn shape_before(name: &str, forward: &dyn Op, size: [usize; 2], upstream: Shape) -> Result<Shape> {
+    let input = Shape::map(upstream.expect_map(name)?.channels, size[0], size[1]);
+    let expected = forward.output(&[input])?;
+    if upstream != expected {
+        let message = format!("upstream is {upstream}, but {input} gives {expected}");
+        return Err(mismatch(name, &message));
+    }
+    Ok(input)
+}
+
+impl Pool {
+    /// Windows of 2x2 side by side; an odd last row or column is dropped.
+    pub fn halve(kind: PoolKind) -> Self {
+        Self { kind, kernel: [2, 2], stride: [2, 2], padding: [0, 0], ceil: false }
+    }
+
+    /// Number of windows along an axis of an input of this size.
+    fn windows(&self, axis: usize, input: MapLayout) -> Result<usize> {
+        let size = [input.height, input.width][axis];
+        let (kernel, stride, padding) = (self.kernel[axis], self.stride[axis], self.padding[axis]);
+        if kernel == 0 || stride == 0 || padding * 2 > kernel {
+            let message = format!(
+                "kernel {kernel}, stride {stride}, padding {padding}: kernel and stride must be positive and the padding at most half of the kernel"
+            );
+            return Err(mismatch("pool", &message));
+        }
+        let slack = if self.ceil { stride - 1 } else { 0 };
+        let Some(room) = (size + 2 * padding + slack).checked_sub(kernel).filter(|_| size > 0) else {
+            let message = format!(
+                "a map of {}x{} is too small for windows of {}x{} with padding {:?}; use a larger picture or an earlier layer",
+                input.height, input.width, self.kernel[0], self.kernel[1], self.padding
+            );
+            return Err(mismatch("pool", &message));
+        };
+        let last = room / stride;
+        let dropped = self.ceil && last * stride >= size + padding;
+        Ok(if dropped { last } else { last + 1 })
+    }
+
+    /// The windows along both axes, for the reference.
+    fn axes(&self, input: MapLayout) -> Result<[Vec<Window>; 2]> {
+        let along = |axis: usize| -> Result<Vec<Window>> {
+            let size = [input.height, input.width][axis];
+            let (kernel, padding) = (self.kernel[axis], self.padding[axis]);
+            let windows = (0..self.windows(axis, input)?).map(|o| {
+                let padded = o * self.stride[axis];
+                Window {
+                    start: padded.saturating_sub(padding),
+                    end: (padded + kernel - padding).min(size),
+                    count: (padded + kernel).min(size + 2 * padding) - padded,
+                }
+            });
+            Ok(windows.collect())
+        };
+        Ok([along(0)?, along(1)?])
+    }
+
+    /// True if the 2x2 kernels do this.
+    fn is_halving(&self, input: MapLayout, output: MapLayout) -> bool {
+        // With `ceil` an odd size has a last window of its own.
+        *self == (Self { ceil: self.ceil, ..Self::halve(self.kind) })
+            && [output.height, output.width] == [input.height / 2, input.width / 2]
+    }
+
+    fn dispatch(&self, entry: &'static str, input: MapLayout, output: MapLayout) -> Dispatch {
+        Dispatch::new("pool", entry)
+            .size("in_height", input.height)
+            .size("in_width", input.width)
+            .size("out_height", output.height)
+            .size("out_width", output.width)
+            .size("quads", input.quads())
+            .size("kernel_height", self.kernel[0])
+            .size("kernel_width", self.kernel[1])
+            .size("stride_y", self.stride[0])
+            .size("stride_x", self.stride[1])
+            .size("pad_y", self.padding[0])
+            .size("pad_x", self.padding[1])
+    }
+}
+
+impl Op for Pool {
+    fn name(&self) -> &'static str {
+        "pool"
+    }
+
+    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
+        let input = inputs[0].expect_map("pool")?;
+        Ok(Shape::map(input.channels, self.windows(0, input)?, self.windows(1, input)?))
+    }
+
+    fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
+        let input = signature.inputs[0].expect_map("pool")?;
+        let output = signature.output.expect_map("pool")?;
+        let (halve, naive) = match self.kind {
+            PoolKind::Max => ("halve_max_forward", "max_forward"),
+            PoolKind::Average => ("halve_average_forward", "average_forward"),
+        };
+        let kernel = |variant, entry| {
+            let dispatch = self
+                .dispatch(entry, input, output)
+                .bind("input", Operand::Input(0))
+                .bind("output", Operand::Output)
+                .linear(output.texels(), GROUP, device);
+            Kernel::single(variant, dispatch)
+        };
+        let mut kernels = Vec::new();
+        if self.is_halving(input, output) {
+            kernels.push(kernel("halve", halve));
+        }
+        kernels.push(kernel("naive", naive));
+        Ok(kernels)
+    }
+
+    fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
+        let input = shapes[0].layout().expect("a map");
+        self.kind.reference(inputs[0], input, &self.axes(input).expect("a valid size"))
+    }
+
+    fn adjoint(&self, _input: usize, shapes: &[Shape]) -> Option<Adjoint> {
+        let input = shapes[0].layout()?;
+        let op = PoolBackward { pool: *self, size: [input.height, input.width] };
+        Adjoint::new(op, self.kind.operands())
+    }
+
+    fn flops(&self, signature: &Signature) -> u64 {
+        (signature.output.elements() * self.kernel[0] * self.kernel[1]) as u64
+    }
+}
+
+impl Op for PoolBackward {
+    fn name(&self) -> &'static str {
+        "pool_backward"
+    }
+
+    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
+        let upstream = inputs[self.pool.kind.operands().len() - 1];
+        let input = shape_before("pool_backward", &self.pool, self.size, upstream)?;
+        if self.pool.kind == PoolKind::Max && inputs[0] != input {
+            return Err(mismatch("pool_backward", &format!("x is {}, not {input}", inputs[0])));
+        }
+        Ok(input)
+    }
+
+    fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
+        let pool = &self.pool;
+        let input = signature.output.expect_map("pool_backward")?;
+        let output = pool.output(&[signature.output])?.expect_map("pool_backward")?;
+        let (halve, naive) = match pool.kind {
+            PoolKind::Max => ("halve_max_backward", "max_backward"),
+            PoolKind::Average => ("halve_average_backward", "average_backward"),
+        };
+        let kernel = |variant, entry, invocations| {
+            let dispatch = pool.kind.bind_backward(pool.dispatch(entry, input, output));
+            Kernel::single(variant, dispatch.linear(invocations, GROUP, device))
+        };
+        let mut kernels = Vec::new();
+        if pool.is_halving(input, output) {
+            // Blocks of 2x2 texels, see the shader; the closing border lies in two more rows of blocks.
+            let [down, across] = [input.height, input.width].map(|size| (size + 3) / 2);
+            kernels.push(kernel("halve", halve, (input.quads() * down + 2) * across));
+        }
+        kernels.push(kernel("naive", naive, input.texels()));
+        Ok(kernels)
+    }
+
+    fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
+        let input = self.output(shapes).expect("valid shapes").layout().expect("a map");
+        self.pool.kind.reference_backward(inputs, input, &self.pool.axes(input).expect("a valid size"))
+    }
+
+    fn flops(&self, signature: &Signature) -> u64 {
+        self.pool.flops(&Signature { inputs: vec![signature.output], output: signature.inputs[0] })
+    }
+}
+
+/// A maximum is picked, not computed.
+const EXACT: f64 = 0.0;
+/// Sums of up to 35 terms (windows, or windows that overlap) with one division each: 35 roundings of 6e-8
+/// would give 2e-6 if all pointed the same way; divisions may be 2.5 units in the last place off.
+const TOLERANCE: f64 = 2e-6;
+
+/// Each pooling with the map it is tested on.
+fn samples() -> Vec<(Pool, Shape)> {
+    let mut samples = Vec::new();
+    for kind in [PoolKind::Max, PoolKind::Average] {
+        let halve = Pool::halve(kind);
+        let general = |kernel, stride, padding, ceil| Pool { kind, kernel, stride, padding, ceil };
+        samples.extend([
+            (halve, Shape::map(3, 2, 2)),
+            (halve, Shape::map(5, 7, 13)),
+            (halve, Shape::map(8, 6, 3)),
+            (halve, Shape::map(17, 31, 64)),
+            (Pool { ceil: true, ..halve }, Shape::map(4, 4, 6)), // as without ceil
+            (Pool { ceil: true, ..halve }, Shape::map(5, 5, 8)), // windows of one row
+            (Pool { ceil: true, ..halve }, Shape::map(2, 1, 1)), // smaller than the kernel
+            (general([3, 3], [2, 2], [1, 1], false), Shape::map(6, 11, 7)),
+            (general([3, 3], [2, 2], [0, 0], true), Shape::map(3, 13, 10)),
+            (general([2, 2], [1, 1], [1, 1], false), Shape::map(1, 1, 1)),
+            (general([2, 2], [2, 2], [1, 1], true), Shape::map(5, 5, 4)), // a last window is dropped
+            (general([3, 2], [5, 3], [1, 0], true), Shape::map(4, 11, 17)), // gaps between windows
+            (general([5, 7], [1, 2], [2, 3], true), Shape::map(7, 9, 12)), // ceil overhangs the padding
+            (general([1, 1], [3, 1], [0, 0], false), Shape::map(4, 7, 2)),
+        ]);
+    }
+    samples
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let case = |(pool, shape): (Pool, Shape)| match pool.kind {
+        // Normal values: with padding, all of a window may be negative.
+        PoolKind::Max => Case::normal(pool, &[shape], EXACT),
+        PoolKind::Average => Case::normal(pool, &[shape], TOLERANCE),
+    };
+    samples().into_iter().map(case).collect()
+}
+
+pub(super) fn backward_cases() -> Vec<Case> {
+    let case = |(pool, shape): (Pool, Shape)| {
+        let (layout, output) = (shape.layout()?, pool.output(&[shape]).ok()?);
+        let op = PoolBackward { pool, size: [layout.height, layout.width] };
+        let upstream = (output, CaseInput::Normal);
+        Some(match pool.kind {
+            PoolKind::Max => Case::drawn(op, &[(shape, CaseInput::Rectified), upstream], TOLERANCE),
+            PoolKind::Average => Case::drawn(op, &[upstream], TOLERANCE),
+        })
+    };
+    samples().into_iter().filter_map(case).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size(pool: Pool, height: usize, width: usize) -> Result<Shape> {
+        pool.output(&[Shape::map(3, height, width)])
+    }
+
+    #[test]
+    fn a_map_without_room_for_a_window_is_refused_with_its_size() {
+        let error = size(Pool::halve(PoolKind::Max), 1, 9).unwrap_err().to_string();
+        assert!(error.contains("1x9") && error.contains("2x2"), "{error}");
+        assert!(size(Pool { kernel: [4, 4], ceil: true, ..Pool::halve(PoolKind::Max) }, 2, 9).is_err());
+    }
+
+    #[test]
+    fn windows_that_could_hold_no_pixel_are_refused() {
+        for pool in [
+            Pool { padding: [2, 0], ..Pool::halve(PoolKind::Average) },
+            Pool { stride: [1, 0], ..Pool::halve(PoolKind::Max) },
+            Pool { kernel: [0, 2], ..Pool::halve(PoolKind::Max) },
+        ] {
+            assert!(size(pool, 9, 9).is_err(), "{pool:?}");
+        }
+    }
+
+    #[test]
+    fn an_adjoint_refuses_gradients_of_another_size() {
+        let op = PoolBackward { pool: Pool::halve(PoolKind::Max), size: [5, 5] };
+        let [x, dy, other] = [Shape::map(3, 5, 5), Shape::map(3, 2, 2), Shape::map(3, 4, 5)];
+        assert_eq!(op.output(&[x, dy]).unwrap(), x);
+        assert!(op.output(&[other, dy]).is_err() && op.output(&[x, other]).is_err());
+    }
+}

@@ -1,0 +1,196 @@
+//! A tensor to one number: sums, norms, extrema, the count of values that are not finite, dot products.
+//!
+//! The order of summation is fixed, so a result repeats bit for bit on the same device.
+
+use super::shape::mismatch;
+use super::{Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature};
+use crate::error::Result;
+use crate::gpu::Profile;
+
+/// What is computed of all elements x_i.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReduceKind {
+    /// `sum x_i`
+    Sum,
+    /// `sum |x_i|`
+    L1,
+    /// `sqrt(sum x_i^2)`
+    L2,
+    /// `min x_i`; unspecified if any is NaN.
+    Min,
+    /// `max x_i`; unspecified if any is NaN.
+    Max,
+    /// How many are NaN or infinite. As an f32, so exact up to 2^24 and within a millionth above.
+    NonFinite,
+}
+
+/// One number of a tensor of any shape, as a vector of length 1. It reports on tensors and has no
+/// adjoint; losses are ops of their own.
+#[derive(Debug, Clone, Copy)]
+pub struct Reduce {
+    /// Which number.
+    pub kind: ReduceKind,
+}
+
+/// `sum_i a_i b_i` of two tensors of one shape, as a vector of length 1. For optimisers, so without an
+/// adjoint.
+#[derive(Debug, Clone, Copy)]
+pub struct Dot;
+
+/// Invocations per workgroup; as in the shader.
+const GROUP: usize = 64;
+/// Workgroups of the first stage at most: enough to fill a large GPU, few enough that the second stage
+/// costs nothing.
+const LARGEST: usize = 512;
+/// Quads per invocation of the first stage at least. Less work than this is not worth a further
+/// workgroup, and all of a short vector is done by one.
+const SMALLEST: usize = 16;
+
+/// First stage, and if it leaves several numbers, the second.
+fn kernel(first: Dispatch, kind: ReduceKind, shape: Shape, device: &Profile) -> Kernel {
+    let quads = shape.stored() / 4;
+    let (map, [pitch, plane, limit]) = match shape {
+        Shape::Map { channels, height, width } => (1, [width + 1, (height + 1) * (width + 1), channels]),
+        Shape::Vector(length) => (0, [quads, quads, length]),
+        Shape::Matrix { columns, .. } => (0, [columns.div_ceil(4), quads, columns]),
+    };
+    let groups = quads.div_ceil(GROUP * SMALLEST).clamp(1, LARGEST.min(device.max_groups as usize));
+    let fill = |dispatch: Dispatch, count: usize, groups: usize| {
+        dispatch
+            .consts(&[("KIND", kind as u32), ("MAP", map)])
+            .size("count", count)
+            .size("stride", groups * GROUP)
+            .size("pitch", pitch.max(1))
+            .size("plane", plane.max(1))
+            .size("limit", limit)
+            .groups([groups, 1, 1])
+    };
+    if groups == 1 {
+        return Kernel::single("naive", fill(first.bind("output", Operand::Output), quads, 1));
+    }
+    let first = fill(first.bind("output", Operand::Scratch(0)), quads, groups);
+    let second =
+        Dispatch::new("reduce", "finish").bind("input", Operand::Scratch(0)).bind("output", Operand::Output);
+    let dispatches = vec![first, fill(second, groups, 1)];
+    Kernel { variant: "naive", dispatches, scratch: vec![groups as u64 * 16] }
+}
+
+impl Op for Reduce {
+    fn name(&self) -> &'static str {
+        "reduce"
+    }
+
+    fn output(&self, _inputs: &[Shape]) -> Result<Shape> {
+        Ok(Shape::Vector(1))
+    }
+
+    fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
+        let first = Dispatch::new("reduce", "partial").bind("input", Operand::Input(0));
+        Ok(vec![kernel(first, self.kind, signature.inputs[0], device)])
+    }
+
+    fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
+        let values = inputs[0].iter().copied();
+        vec![match self.kind {
+            ReduceKind::Sum => values.sum(),
+            ReduceKind::L1 => values.map(f64::abs).sum(),
+            ReduceKind::L2 => values.map(|x| x * x).sum::<f64>().sqrt(),
+            ReduceKind::Min => values.fold(f64::INFINITY, f64::min),
+            ReduceKind::Max => values.fold(f64::NEG_INFINITY, f64::max),
+            ReduceKind::NonFinite => values.filter(|x| !x.is_finite()).count() as f64,
+        }]
+    }
+
+    fn flops(&self, signature: &Signature) -> u64 {
+        signature.inputs[0].elements() as u64
+    }
+}
+
+impl Op for Dot {
+    fn name(&self) -> &'static str {
+        "dot"
+    }
+
+    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
+        if inputs[0] != inputs[1] {
+            return Err(mismatch("dot", &format!("{} and {} differ", inputs[0], inputs[1])));
+        }
+        Ok(Shape::Vector(1))
+    }
+
+    fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
+        let first = Dispatch::new("reduce", "partial_dot")
+            .bind("input", Operand::Input(0))
+            .bind("other", Operand::Input(1));
+        Ok(vec![kernel(first, ReduceKind::Sum, signature.inputs[0], device)])
+    }
+
+    fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
+        vec![inputs[0].iter().zip(inputs[1]).map(|(a, b)| a * b).sum()]
+    }
+
+    fn flops(&self, signature: &Signature) -> u64 {
+        2 * signature.inputs[0].elements() as u64
+    }
+}
+
+/// Sums of positive terms: a component of an invocation adds up a few dozen terms before the trees, so
+/// rounding stays at a few units of the last place, 6e-8 each.
+const TOLERANCE: f64 = 1e-6;
+
+/// Sums of terms of both signs: the same rounding, but of a result that is smaller than the sum of the
+/// terms' sizes by the square root of their number, up to 400 here, and smaller still by chance.
+const SIGNED_TOLERANCE: f64 = 1e-4;
+
+/// Tiny, prime, padded in each way; one workgroup, several, and the last ones more than the second
+/// stage has invocations.
+fn shapes() -> [Shape; 10] {
+    [
+        Shape::Vector(1),
+        Shape::Vector(7),
+        Shape::Vector(1021),
+        Shape::Vector(50_021),
+        Shape::map(1, 1, 1),
+        Shape::map(5, 7, 3),
+        Shape::map(3, 97, 101),
+        Shape::map(18, 127, 131),
+        Shape::Matrix { rows: 3, columns: 5 },
+        Shape::Matrix { rows: 131, columns: 129 },
+    ]
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for shape in shapes() {
+        let mut push = |kind, input, tolerance| {
+            cases.push(Case::drawn(Reduce { kind }, &[(shape, input)], tolerance));
+        };
+        push(ReduceKind::Sum, CaseInput::Picture, TOLERANCE);
+        push(ReduceKind::Sum, CaseInput::Normal, SIGNED_TOLERANCE);
+        push(ReduceKind::L1, CaseInput::Normal, TOLERANCE);
+        push(ReduceKind::L2, CaseInput::Normal, TOLERANCE);
+        // Exact; all of one sign, on the far side of the padding's zero.
+        push(ReduceKind::Min, CaseInput::Picture, 0.0);
+        push(ReduceKind::Min, CaseInput::Normal, 0.0);
+        push(ReduceKind::Max, CaseInput::Exactly(-2.5), 0.0);
+        push(ReduceKind::Max, CaseInput::Normal, 0.0);
+        push(ReduceKind::NonFinite, CaseInput::NonFinite, 0.0);
+        push(ReduceKind::NonFinite, CaseInput::Normal, 0.0);
+    }
+    cases.push(Case::drawn(
+        Reduce { kind: ReduceKind::Sum },
+        &[(Shape::map(64, 97, 89), CaseInput::Picture)],
+        TOLERANCE,
+    ));
+    cases
+}
+
+pub(super) fn dot_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for shape in shapes() {
+        let both = |input| [(shape, input), (shape, input)];
+        cases.push(Case::drawn(Dot, &both(CaseInput::Positive), TOLERANCE));
+        cases.push(Case::drawn(Dot, &both(CaseInput::Normal), SIGNED_TOLERANCE));
+    }
+    cases
+}

@@ -1,0 +1,112 @@
+//! Softmax of a vector, and its adjoint.
+
+use super::shape::mismatch;
+use super::{Adjoint, Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature, Source};
+use crate::error::Result;
+use crate::gpu::Profile;
+
+/// `y_i = exp(x_i - max x) / sum_j exp(x_j - max x)`, as PyTorch's `softmax`; input: x, a vector of any
+/// length. Finite x of any size give finite y.
+#[derive(Debug, Clone, Copy)]
+pub struct Softmax;
+
+/// Adjoint of [`Softmax`]: `dx_i = y_i (dy_i - sum_j y_j dy_j)`; inputs: y (the forward output), dy.
+#[derive(Debug, Clone, Copy)]
+pub struct SoftmaxBackward;
+
+fn kernel(dispatch: Dispatch, shape: Shape) -> Kernel {
+    let dispatch = dispatch
+        .bind("input", Operand::Input(0))
+        .bind("output", Operand::Output)
+        .size("length", shape.elements())
+        .size("stored", shape.stored());
+    Kernel::single("naive", dispatch)
+}
+
+impl Op for Softmax {
+    fn name(&self) -> &'static str {
+        "softmax"
+    }
+
+    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
+        inputs[0].expect_vector("softmax")?;
+        Ok(inputs[0])
+    }
+
+    fn kernels(&self, signature: &Signature, _device: &Profile) -> Result<Vec<Kernel>> {
+        Ok(vec![kernel(Dispatch::new("softmax", "forward"), signature.output)])
+    }
+
+    fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
+        let largest = inputs[0].iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let powers: Vec<f64> = inputs[0].iter().map(|x| (x - largest).exp()).collect();
+        let sum: f64 = powers.iter().sum();
+        powers.iter().map(|power| power / sum).collect()
+    }
+
+    fn adjoint(&self, _input: usize, _shapes: &[Shape]) -> Option<Adjoint> {
+        Adjoint::new(SoftmaxBackward, &[Source::Output, Source::Upstream])
+    }
+
+    fn flops(&self, signature: &Signature) -> u64 {
+        // The maximum; difference, power and sum; and the quotient.
+        5 * signature.output.elements() as u64
+    }
+}
+
+impl Op for SoftmaxBackward {
+    fn name(&self) -> &'static str {
+        "softmax_backward"
+    }
+
+    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
+        inputs[0].expect_vector("softmax_backward")?;
+        if inputs[0] != inputs[1] {
+            return Err(mismatch("softmax_backward", &format!("{} and {} differ", inputs[0], inputs[1])));
+        }
+        Ok(inputs[0])
+    }
+
+    fn kernels(&self, signature: &Signature, _device: &Profile) -> Result<Vec<Kernel>> {
+        let dispatch = Dispatch::new("softmax", "backward").bind("upstream", Operand::Input(1));
+        Ok(vec![kernel(dispatch, signature.output)])
+    }
+
+    fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
+        let sum: f64 = inputs[0].iter().zip(inputs[1]).map(|(y, dy)| y * dy).sum();
+        inputs[0].iter().zip(inputs[1]).map(|(y, dy)| y * (dy - sum)).collect()
+    }
+
+    fn flops(&self, signature: &Signature) -> u64 {
+        4 * signature.output.elements() as u64
+    }
+}
+
+/// Vulkan lets exp(x) be off by 3 + 2|x| units of the last place, which for the terms that matter (x near
+/// 0) and their quotient by the sum stays below ten units, 6e-7.
+const TOLERANCE: f64 = 1e-6;
+
+/// The sum of a few thousand products of one scale in f32, in a tree: 6e-8 times a few units of the last
+/// place; the difference that follows may cancel a part of it.
+const BACKWARD_TOLERANCE: f64 = 3e-6;
+
+const LENGTHS: [usize; 7] = [1, 2, 7, 255, 257, 1000, 4099];
+
+pub(super) fn cases() -> Vec<Case> {
+    // Standard deviation 80: exp overflows without the maximum; 1e30: even a difference of exponents does
+    // not fit into anything.
+    let inputs =
+        [CaseInput::Normal, CaseInput::Scaled(80.0), CaseInput::Exactly(-80.0), CaseInput::Scaled(1e30)];
+    let case = |(length, input)| Case::drawn(Softmax, &[(Shape::Vector(length), input)], TOLERANCE);
+    LENGTHS.into_iter().flat_map(|length| inputs.map(|input| (length, input))).map(case).collect()
+}
+
+pub(super) fn backward_cases() -> Vec<Case> {
+    LENGTHS
+        .map(Shape::Vector)
+        .map(|shape| {
+            let inputs = [(shape, CaseInput::Positive), (shape, CaseInput::Normal)];
+            Case::drawn(SoftmaxBackward, &inputs, BACKWARD_TOLERANCE)
+        })
+        .into()
+}

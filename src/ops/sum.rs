@@ -1,0 +1,49 @@
+//! The end of every op whose output is one number (`shaders/sum.wgsl`): many partial sums become one, in a
+//! fixed order, so that the same inputs give the same bits.
+
+use super::shape::mismatch;
+use super::{Dispatch, Kernel, Operand, Shape};
+use crate::error::Result;
+use crate::gpu::Profile;
+
+/// Partial sums that the last dispatch, a single workgroup, adds up on its own.
+const LAST: usize = 16 * 1024;
+/// Numbers that become one at a time in the levels before; 4 times the shader's `TERMS`.
+const FOLD: usize = 64;
+
+/// A kernel of `first`, which writes `count` partial sums to the first scratch buffer, and the dispatches
+/// that add these up and multiply the sum by `scale`. `count` has to be a multiple of 4.
+pub(super) fn total(first: Dispatch, count: usize, scale: f64, device: &Profile) -> Kernel {
+    let mut count = count;
+    let mut dispatches = vec![first];
+    let mut scratch = vec![count as u64 * 4];
+    while count > LAST {
+        let outputs = count.div_ceil(FOLD).next_multiple_of(4);
+        let fold = Dispatch::new("sum", "fold")
+            .bind("partials", Operand::Scratch(scratch.len() - 1))
+            .bind("sums", Operand::Scratch(scratch.len()))
+            .size("count", count / 4)
+            .size("outputs", outputs)
+            .float("scale", 1.0)
+            .linear(outputs, 64, device);
+        dispatches.push(fold);
+        scratch.push(outputs as u64 * 4);
+        count = outputs;
+    }
+    let finish = Dispatch::new("sum", "finish")
+        .bind("partials", Operand::Scratch(scratch.len() - 1))
+        .bind("output", Operand::Output)
+        .size("count", count / 4)
+        .size("outputs", 1)
+        .float("scale", scale as f32);
+    dispatches.push(finish);
+    Kernel { variant: "naive", dispatches, scratch }
+}
+
+/// Refuses an upstream gradient that is not a single number.
+pub(super) fn expect_number(op: &str, shape: Shape) -> Result<()> {
+    match shape {
+        Shape::Vector(1) => Ok(()),
+        _ => Err(mismatch(op, &format!("the upstream gradient of one number is not {shape}"))),
+    }
+}

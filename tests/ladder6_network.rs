@@ -1,0 +1,93 @@
+//! Rung 6: a small VGG against PyTorch: every activation, every loss, the image gradient, all factors.
+
+mod common;
+#[path = "common/golden.rs"]
+mod golden;
+#[path = "common/objective.rs"]
+mod objective;
+
+use common::{assert_close, engine, relative_l2, turn, widen};
+use golden::{Golden, path, text};
+use neural_mirage::gpu::Family;
+use neural_mirage::graph::Engine;
+use neural_mirage::mirage::{Session, activations};
+use neural_mirage::ops::PoolKind;
+use neural_mirage::vgg::Network;
+use objective::{picture, pooling, request};
+use std::sync::Arc;
+
+/// Twelve layers of f32 sums: per-layer rounding of about 1e-6, measured 3e-5 with random noise of that
+/// size in PyTorch (docs/accuracy.md).
+const ACTIVATIONS: f64 = 1e-5;
+/// Losses are means of squares: relative errors of the activations, doubled.
+const LOSSES: f64 = 2e-5;
+/// Gradients react to single ReLU and pooling decisions; per-conv noise of 1e-6 moves them by up to 4e-5.
+const GRADIENT: f64 = 2e-4;
+
+fn check_requests(engine: &Arc<Engine>, names: &[&str]) {
+    let golden = Golden::open("objective.safetensors");
+    let network = Network::open(&path("tiny_vgg.safetensors"), None).expect("the tiny network");
+    for described in golden.cases["requests"].as_array().expect("a list") {
+        let name = text(&described["name"]);
+        if !names.is_empty() && !names.contains(&name) {
+            continue;
+        }
+        let mut session = Session::new(engine, &network, request(&golden, described)).expect(name);
+        let start = picture(&golden, text(&described["start"]));
+        let (losses, gradient) = session.evaluate(&start).expect(name);
+        let expected = &described["expected"];
+        let mut wanted: Vec<f64> =
+            expected["losses"].as_array().expect("a list").iter().map(|v| v.as_f64().expect("a number")).collect();
+        if described["tv_weight"].as_f64() > Some(0.0) {
+            wanted.push(expected["tv_loss"].as_f64().expect("a number"));
+        }
+        assert_eq!(losses.len(), wanted.len(), "{name}");
+        for (actual, wanted) in losses.iter().zip(&wanted) {
+            let error = (actual.loss - wanted).abs() / wanted.abs().max(1e-12);
+            assert!(error <= LOSSES, "{name} {}: {} against {wanted}", actual.layer, actual.loss);
+        }
+        let expected = widen(&golden.tensor(text(&expected["gradient"])).1);
+        let error = relative_l2(&gradient, &expected);
+        println!("{name}: gradient {error:.2e}");
+        assert!(error <= GRADIENT, "{name}: gradient off by {error:.3e} (relative L2)");
+    }
+}
+
+#[test]
+fn activations_match_pytorch_at_every_layer() {
+    let _turn = turn();
+    let engine = engine(Family::Auto);
+    let golden = Golden::open("objective.safetensors");
+    let network = Network::open(&path("tiny_vgg.safetensors"), None).expect("the tiny network");
+    let described = golden.cases["activations"].as_array().expect("a list");
+    assert!(described.len() > 40);
+    for case in described {
+        let (layer, image) = (text(&case["layer"]), text(&case["image"]));
+        let kind = pooling(&case["pooling"]);
+        let input = picture(&golden, image);
+        let found = activations(&engine, &network, &input, kind, &[layer]).expect(layer);
+        let expected = widen(&golden.tensor(text(&case["key"])).1);
+        assert_close(&format!("{image} {layer} {kind:?}"), &found[0].1, &expected, ACTIVATIONS);
+    }
+    // All at once gives the same: fusing a ReLU into its conv must not depend on who asks.
+    let layers = network.layer_names();
+    let input = picture(&golden, "start");
+    let together = activations(&engine, &network, &input, PoolKind::Max, &layers).expect("all layers");
+    for (layer, (_, values)) in layers.iter().zip(together) {
+        let alone = activations(&engine, &network, &input, PoolKind::Max, &[layer]).expect(layer);
+        assert_close(layer, &values, &widen(&alone[0].1), 1e-6);
+    }
+}
+
+#[test]
+fn losses_and_gradients_match_pytorch() {
+    let _turn = turn();
+    check_requests(&engine(Family::Auto), &[]);
+}
+
+#[test]
+fn losses_and_gradients_match_pytorch_with_the_other_families() {
+    let _turn = turn();
+    check_requests(&engine(Family::Buffer), &["all", "large"]);
+    check_requests(&engine(Family::Naive), &["all", "average_pooling"]);
+}

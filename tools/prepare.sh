@@ -1,0 +1,54 @@
+# Sourced by tools/test and tools/demo: checks that Rust is there, and after a build that an adapter is.
+# Installs Mesa's software Vulkan driver when no adapter is found and this system is Debian's kind.
+
+say() { printf '%s\n' "== $*"; }
+
+fail() {
+  printf '%s\n' "$*" >&2
+  exit 2
+}
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then
+    "$@"
+  elif command -v sudo >/dev/null 2>&1; then
+    sudo "$@"
+  else
+    fail "This needs root rights: $*. Run it as root, then start again."
+  fi
+}
+
+install_packages() {
+  command -v apt-get >/dev/null 2>&1 || fail "Please install: $* (or what your system calls them), then start again."
+  say "installing $*"
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+# Rust cannot come from Debian 12: its rustc (1.63) is too old for wgpu.
+need_rust() {
+  if [ -f "$HOME/.cargo/env" ] && ! command -v cargo >/dev/null 2>&1; then
+    . "$HOME/.cargo/env"
+  fi
+  command -v cargo >/dev/null 2>&1 ||
+    fail "Rust is missing. Install it with rustup (https://rustup.rs), then start again."
+  have=$(rustc --version | cut -d' ' -f2 | cut -d- -f1)
+  want=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+  [ "$(printf '%s\n' "$want" "$have" | sort -V | head -n 1)" = "$want" ] ||
+    fail "Rust $have is too old: $want or newer is needed. Run 'rustup update', then start again."
+  command -v cc >/dev/null 2>&1 || install_packages gcc libc6-dev
+}
+
+# $1: the built program.
+need_adapter() {
+  # Mesa's Wayland part complains on machines without a session.
+  if [ -z "${XDG_RUNTIME_DIR:-}" ]; then
+    XDG_RUNTIME_DIR=$(mktemp -d)
+    export XDG_RUNTIME_DIR
+  fi
+  if ! "$1" devices >/dev/null 2>&1; then
+    install_packages mesa-vulkan-drivers
+    "$1" devices >/dev/null || fail "No graphics adapter can be used, see above."
+  fi
+  "$1" devices
+}
