@@ -57,9 +57,7 @@ fn build(case: &Value, inputs: &[(Vec<usize>, Vec<f32>)]) -> (Arc<dyn Op>, usize
             let ceil = attrs["ceil"].as_bool().expect("a bool");
             (Arc::new(Pool { kind: pool_kind(attrs), kernel, stride, padding, ceil }), 1)
         }
-        "adaptive_pool" => {
-            (Arc::new(AdaptivePool { kind: pool_kind(attrs), size: pair(&attrs["size"]) }), 1)
-        }
+        "adaptive_pool" => (Arc::new(AdaptivePool { kind: pool_kind(attrs), size: pair(&attrs["size"]) }), 1),
         "linear" => {
             let (sizes, weights) = inputs[1].clone();
             let columns = sizes[1];

@@ -36,8 +36,12 @@ fn check_requests(engine: &Arc<Engine>, names: &[&str]) {
         let start = picture(&golden, text(&described["start"]));
         let (losses, gradient) = session.evaluate(&start).expect(name);
         let expected = &described["expected"];
-        let mut wanted: Vec<f64> =
-            expected["losses"].as_array().expect("a list").iter().map(|v| v.as_f64().expect("a number")).collect();
+        let mut wanted: Vec<f64> = expected["losses"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|v| v.as_f64().expect("a number"))
+            .collect();
         if described["tv_weight"].as_f64() > Some(0.0) {
             wanted.push(expected["tv_loss"].as_f64().expect("a number"));
         }

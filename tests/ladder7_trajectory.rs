@@ -27,7 +27,11 @@ fn planar(picture: &Picture) -> Vec<f32> {
     (0..3).flat_map(|channel| picture.rgb.iter().skip(channel).step_by(3).copied()).collect()
 }
 
-fn run(engine: &Arc<Engine>, network: &Network, request: Request) -> (Outcome, Vec<f64>, Vec<(u32, Picture)>) {
+fn run(
+    engine: &Arc<Engine>,
+    network: &Network,
+    request: Request,
+) -> (Outcome, Vec<f64>, Vec<(u32, Picture)>) {
     let mut totals = Vec::new();
     let mut snapshots = Vec::new();
     let mut session = Session::new(engine, network, request).expect("a session");

@@ -34,15 +34,17 @@ impl Weights {
     ///
     /// # Errors
     /// If the device fails.
-    pub fn balanced(objective: &Objective, request: &Request, balance: Balance, earlier: &Self) -> Result<Self> {
+    pub fn balanced(
+        objective: &Objective,
+        request: &Request,
+        balance: Balance,
+        earlier: &Self,
+    ) -> Result<Self> {
         let mut weights = Self::default();
         for kind in FactorKind::THREE.into_iter().filter(|kind| request.is_active(*kind)) {
             let norm = objective.gradient_norm(kind, 1.0)?;
-            let weight = if norm > 0.0 && norm.is_finite() {
-                balance.share(kind) / norm
-            } else {
-                earlier.of(kind)
-            };
+            let weight =
+                if norm > 0.0 && norm.is_finite() { balance.share(kind) / norm } else { earlier.of(kind) };
             weights.raw.push((kind, weight));
             weights.measured.push((kind, weight, norm));
         }

@@ -119,7 +119,9 @@ pub(super) fn check_size(network: &Network, deepest: usize, height: usize, width
     let reaches = |mut side: usize| {
         network.layers[..=deepest].iter().all(|layer| {
             match layer.kind {
-                LayerKind::Pool { size, stride } => side = if side < size { 0 } else { (side - size) / stride + 1 },
+                LayerKind::Pool { size, stride } => {
+                    side = if side < size { 0 } else { (side - size) / stride + 1 }
+                }
                 LayerKind::AdaptivePool { .. } | LayerKind::Linear(_) => side = side.max(1).min(side),
                 _ => {}
             }

@@ -48,8 +48,6 @@ pub(super) struct Objective {
     pub shape: Shape,
     pub picture: wgpu::Buffer,
     pub gradient: wgpu::Buffer,
-    /// Optimiser state besides the picture: first moment, second moment, counters.
-    pub moments: [wgpu::Buffer; 3],
     weights: Vec<wgpu::Buffer>,
     control: wgpu::Buffer,
     snapshot: wgpu::Buffer,
@@ -97,8 +95,15 @@ pub(super) fn terms(network: &Network, request: &Request) -> Result<Vec<(Term, W
                 .iter()
                 .any(|layer| matches!(layer.kind, crate::vgg::LayerKind::Linear(_)));
             if connected != (kind == FactorKind::Abstract) {
-                let wanted = if kind == FactorKind::Abstract { "fully connected layers, such as fc8" } else { "layers of the conv part, such as relu4_2" };
-                return Err(Error::usage(format!("the {kind} factor takes {wanted}; `{}` is not one", item.layer)));
+                let wanted = if kind == FactorKind::Abstract {
+                    "fully connected layers, such as fc8"
+                } else {
+                    "layers of the conv part, such as relu4_2"
+                };
+                return Err(Error::usage(format!(
+                    "the {kind} factor takes {wanted}; `{}` is not one",
+                    item.layer
+                )));
             }
             let term = Term { kind, layer: item.layer.clone(), factor: item.factor };
             terms.push((term, Wanted { layer, gram: kind == FactorKind::Style }));
@@ -139,7 +144,12 @@ fn targets(
 }
 
 /// Gram matrices of several images, blended linearly with weights that sum to 1.
-fn blend(engine: &Arc<Engine>, network: &Network, request: &Request, wanted: &[Wanted]) -> Result<Vec<Target>> {
+fn blend(
+    engine: &Arc<Engine>,
+    network: &Network,
+    request: &Request,
+    wanted: &[Wanted],
+) -> Result<Vec<Target>> {
     let total: f32 = request.style_images.iter().map(|(_, weight)| weight).sum();
     let mut sums: Vec<(Shape, Vec<f32>)> = Vec::new();
     if wanted.is_empty() {
@@ -181,7 +191,8 @@ impl Objective {
         let class_layer = probability_layer(network).filter(|_| !photo_probabilities.is_empty());
         let mut wanted: Vec<usize> = layers.iter().map(|(_, wanted)| wanted.layer).collect();
         wanted.extend(class_layer);
-        let activations = network_graph::forward(&mut build.graph, network, picture, &wanted, request.pooling)?;
+        let activations =
+            network_graph::forward(&mut build.graph, network, picture, &wanted, request.pooling)?;
 
         let mut terms = Vec::new();
         let mut seeds = Vec::new();
@@ -199,7 +210,11 @@ impl Objective {
             }
             let goal = build.graph.external(format!("target {}", term.layer), target.shape);
             build.bound.insert(goal, target.buffer);
-            let loss = build.graph.apply(MeanSquaredError, &[value, goal], format!("{} loss {}", term.kind, term.layer))?;
+            let loss = build.graph.apply(
+                MeanSquaredError,
+                &[value, goal],
+                format!("{} loss {}", term.kind, term.layer),
+            )?;
             build.term(term, loss, &mut terms, &mut seeds, &mut weights, &mut parts)?;
         }
         if request.tv_weight > 0.0 {
@@ -225,9 +240,9 @@ impl Objective {
         let gradient = build.keep(slope)?;
         let norm = build.graph.apply(Reduce { kind: ReduceKind::L1 }, &[slope], "gradient norm")?;
         let norm_buffer = build.keep(norm)?;
-        let (first, first_buffer) = build.external("first moment", shape)?;
-        let (second, second_buffer) = build.external("second moment", shape)?;
-        let (state, state_buffer) = build.external("optimiser state", Shape::Vector(4))?;
+        let (first, _) = build.external("first moment", shape)?;
+        let (second, _) = build.external("second moment", shape)?;
+        let (state, _) = build.external("optimiser state", Shape::Vector(4))?;
         let (control, control_buffer) = build.external("control", Shape::Vector(4))?;
         let adam = Adam {
             beta1: request.adam.beta1,
@@ -257,7 +272,6 @@ impl Objective {
             shape,
             picture: picture_buffer,
             gradient,
-            moments: [first_buffer, second_buffer, state_buffer],
             weights,
             control: control_buffer,
             snapshot,
@@ -316,8 +330,9 @@ impl Objective {
     /// If the device fails.
     pub fn run(&self, sections: Sections) -> Result<wgpu::SubmissionIndex> {
         let context = &self.engine.context;
-        let mut encoder =
-            context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("iteration") });
+        let mut encoder = context
+            .device()
+            .create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("iteration") });
         self.program.record(&mut encoder, sections);
         if sections & LOSSES != 0 {
             for (buffer, offset, bytes) in &self.report_parts {

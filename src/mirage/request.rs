@@ -51,9 +51,12 @@ impl FromStr for LayerWeight {
         let (layer, factor) = match text.split_once(':') {
             None => (text, 1.0),
             Some((layer, number)) => {
-                let factor = number.trim().parse().ok().filter(|factor: &f32| factor.is_finite() && *factor >= 0.0);
+                let factor =
+                    number.trim().parse().ok().filter(|factor: &f32| factor.is_finite() && *factor >= 0.0);
                 let factor = factor.ok_or_else(|| {
-                    Error::usage(format!("`{number}` in `{text}` is no factor: write LAYER:NUMBER with a number >= 0"))
+                    Error::usage(format!(
+                        "`{number}` in `{text}` is no factor: write LAYER:NUMBER with a number >= 0"
+                    ))
                 })?;
                 (layer, factor)
             }
@@ -300,7 +303,9 @@ impl Request {
         }
         if !(self.adam.learning_rate > 0.0 && self.adam.learning_rate.is_finite()) {
             let rate = self.adam.learning_rate;
-            return Err(Error::usage(format!("--learning-rate is {rate}: it must be above 0; 0.02 is usual")));
+            return Err(Error::usage(format!(
+                "--learning-rate is {rate}: it must be above 0; 0.02 is usual"
+            )));
         }
         for (name, beta) in [("--beta1", self.adam.beta1), ("--beta2", self.adam.beta2)] {
             if !(0.0..1.0).contains(&beta) {
@@ -313,7 +318,9 @@ impl Request {
         }
         let blends: f32 = self.style_images.iter().map(|(_, blend)| blend).sum();
         if !self.style_images.is_empty() && blends <= 0.0 {
-            return Err(Error::usage("all style blend weights are zero: give at least one image a weight above 0"));
+            return Err(Error::usage(
+                "all style blend weights are zero: give at least one image a weight above 0",
+            ));
         }
         let active = FactorKind::THREE.iter().any(|kind| self.is_active(*kind));
         if active || self.tv_weight > 0.0 {

@@ -56,7 +56,8 @@ pub fn check_request(network: &Network, request: &Request) -> Result<()> {
     request.check()?;
     let terms = terms(network, request)?;
     let deepest = |style_only: bool| {
-        let layers = terms.iter().filter(|(_, wanted)| wanted.gram || !style_only).map(|(_, wanted)| wanted.layer);
+        let layers =
+            terms.iter().filter(|(_, wanted)| wanted.gram || !style_only).map(|(_, wanted)| wanted.layer);
         layers.max()
     };
     if let Some(deepest) = deepest(false) {
@@ -200,12 +201,20 @@ impl Session {
         let Some((_, picture)) = &self.last_good else {
             return Err(Error::NonFinite { iteration, count: 0 });
         };
-        Ok(Outcome { picture: picture.clone(), iterations: iteration, ending, seconds: begin.elapsed().as_secs_f64() })
+        Ok(Outcome {
+            picture: picture.clone(),
+            iterations: iteration,
+            ending,
+            seconds: begin.elapsed().as_secs_f64(),
+        })
     }
 
     fn rebalances(&self, iteration: u32) -> bool {
-        self.request.balance.is_some()
-            && (iteration == 0 || (iteration == REBALANCE_AT && iteration < self.request.iterations))
+        // A loss at its minimum has no gradient to measure: try again until it has one.
+        let due = iteration == 0
+            || iteration == REBALANCE_AT
+            || (iteration < REBALANCE_AT && self.weights.incomplete());
+        self.request.balance.is_some() && due && (iteration == 0 || iteration < self.request.iterations)
     }
 
     fn rebalance(&mut self, iteration: u32, listener: &mut Listener<'_>) -> Result<ControlFlow<()>> {

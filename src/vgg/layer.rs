@@ -1,8 +1,8 @@
 //! The layers of a network, and reading their weights in one form whatever the file's layout.
 
 use super::tensor::Tensor;
-use std::ops::Range;
 use crate::Result;
+use std::ops::Range;
 
 /// One named step of the sequence.
 #[derive(Debug, Clone)]

@@ -11,7 +11,8 @@ pub fn picture(golden: &Golden, key: &str) -> Picture {
     let (sizes, planes) = golden.tensor(key);
     let (height, width) = (sizes[1], sizes[2]);
     let pixels = height * width;
-    let rgb = (0..pixels).flat_map(|pixel| [0, 1, 2].map(|channel| planes[channel * pixels + pixel])).collect();
+    let rgb =
+        (0..pixels).flat_map(|pixel| [0, 1, 2].map(|channel| planes[channel * pixels + pixel])).collect();
     Picture { width, height, rgb }
 }
 
