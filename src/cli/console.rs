@@ -85,7 +85,7 @@ impl Console {
             bar.set_position(0);
             bar.set_message("");
             // The template is a constant with known keys.
-            if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len}  {wide_msg}") {
+            if let Ok(style) = ProgressStyle::with_template("{bar:16} {pos}/{len}  {wide_msg}") {
                 bar.set_style(style);
             }
         }
@@ -143,8 +143,10 @@ impl Console {
             return String::new();
         }
         let rate = f64::from(iteration) / seconds;
-        let left = f64::from(self.iterations.saturating_sub(iteration)) / rate;
-        format!("{}/s, {} left", number(rate), duration(left))
+        match self.iterations.saturating_sub(iteration) {
+            0 => format!("{}/s", number(rate)),
+            left => format!("{}/s, {} left", number(rate), duration(f64::from(left) / rate)),
+        }
     }
 
     /// Takes the bar away.

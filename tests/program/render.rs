@@ -97,7 +97,7 @@ fn without_options_the_picture_is_named_after_the_photo() {
     let place = Place::new();
     place.photo("my holiday.jpg", 64, 48);
     let mut command = place.mirage();
-    command.args(["render", "my holiday.jpg", "--iterations", "1", "--size", "32", "--quiet"]);
+    command.args(["render", "my holiday.jpg", "--iterations", "1", "--size", "48", "--quiet"]);
     command.env("MIRAGE_WEIGHTS", place.network());
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
