@@ -46,36 +46,38 @@ fn forward(
     let plane = params.plane;
 
     var sums: array<f32, SUMS>;
-    for (var c = 0u; c < params.in_quads; c++) {
-        for (var tap = 0u; tap < TAPS; tap++) {
-            var start = first + c * plane;
-            if (TAPS == 9u) {
-                // Before the first texel this wraps to a row beyond the texture, which reads as zero;
-                // only border positions, whose sums are dropped, ever do.
-                start += (tap / 3u) * pitch + tap % 3u - pitch - 1u;
-            }
-            var pixels: array<vec4<f32>, VECTORS>;
+    // One loop over channels and taps: a software driver copies all sums at the head of each loop, so an
+    // inner loop of few turns costs as much as its products.
+    for (var step = 0u; step < params.in_quads * TAPS; step++) {
+        let c = step / TAPS;
+        let tap = step % TAPS;
+        var start = first + c * plane;
+        if (TAPS == 9u) {
+            // Before the first texel this wraps to a row beyond the texture, which reads as zero;
+            // only border positions, whose sums are dropped, ever do.
+            start += (tap / 3u) * pitch + tap % 3u - pitch - 1u;
+        }
+        var pixels: array<vec4<f32>, VECTORS>;
+        // unroll
+        for (var v = 0u; v < VECTORS; v++) {
+            let n = start + v * LANES;
+            pixels[v] = textureLoad(input, vec2<u32>(n & 8191u, n >> 13u));
+        }
+        let weight_start = ((block * params.in_quads + c) * TAPS + tap) * CHANNELS + lane;
+        var lane_weights: array<vec4<f32>, WEIGHT_VECTORS>;
+        // unroll
+        for (var g = 0u; g < WEIGHT_VECTORS; g++) {
+            let n = weight_start + g * LANES;
+            lane_weights[g] = textureLoad(weights, vec2<u32>(n & 8191u, n >> 13u));
+        }
+        // unroll
+        for (var o = 0u; o < CHANNELS; o++) {
             // unroll
-            for (var v = 0u; v < VECTORS; v++) {
-                let n = start + v * LANES;
-                pixels[v] = textureLoad(input, vec2<u32>(n & 8191u, n >> 13u));
-            }
-            let weight_start = ((block * params.in_quads + c) * TAPS + tap) * CHANNELS + lane;
-            var lane_weights: array<vec4<f32>, WEIGHT_VECTORS>;
-            // unroll
-            for (var g = 0u; g < WEIGHT_VECTORS; g++) {
-                let n = weight_start + g * LANES;
-                lane_weights[g] = textureLoad(weights, vec2<u32>(n & 8191u, n >> 13u));
-            }
-            // unroll
-            for (var o = 0u; o < CHANNELS; o++) {
+            for (var k = 0u; k < 4u; k++) {
+                let w = subgroupShuffle(lane_weights[o / LANES][k], o % LANES);
                 // unroll
-                for (var k = 0u; k < 4u; k++) {
-                    let w = subgroupShuffle(lane_weights[o / LANES][k], o % LANES);
-                    // unroll
-                    for (var v = 0u; v < VECTORS; v++) {
-                        sums[o * VECTORS + v] += pixels[v][k] * w;
-                    }
+                for (var v = 0u; v < VECTORS; v++) {
+                    sums[o * VECTORS + v] += pixels[v][k] * w;
                 }
             }
         }

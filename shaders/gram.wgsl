@@ -105,7 +105,8 @@ fn backward(
 }
 
 // S for the products of other kernels, in the packing of conv_tiles.wgsl with one tap: texel
-// (row / block * quads + quad) * block + row % block. With blocks of 1 that is row after row.
+// (row / block * quads + quad) * block + row % block. With blocks of 1 that is row after row. One
+// invocation writes 4 x 4 elements: it reads the mirrored ones as rows too, and turns them.
 @compute @workgroup_size(64)
 fn symmetrise(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -113,16 +114,29 @@ fn symmetrise(
     @builtin(local_invocation_index) local: u32,
 ) {
     let i = index(group, groups, local);
-    let block = params.block;
-    let rows = (params.channels + block - 1u) / block * block;
-    if (i >= rows * params.quads) {
-        return;
+    let quads = params.quads;
+    let row_quad = i / quads;
+    let quad = i - row_quad * quads;
+    let rows = (params.channels + params.block - 1u) / params.block * params.block;
+    var mirrored: array<vec4<f32>, 4>;
+    // unroll
+    for (var k = 0u; k < 4u; k++) {
+        let other = quad * 4u + k;
+        if (other < params.channels && row_quad < quads) {
+            mirrored[k] = upstream[other * quads + row_quad];
+        }
     }
-    let quad = i / block % params.quads;
-    let row = i / (block * params.quads) * block + i % block;
-    var value = vec4<f32>(0.0);
-    if (row < params.channels) {
-        value = symmetric(row, quad);
+    // unroll
+    for (var k = 0u; k < 4u; k++) {
+        let row = row_quad * 4u + k;
+        if (row < rows) {
+            // Rows that only fill up the last block are zero.
+            var value = vec4<f32>(0.0);
+            if (row < params.channels) {
+                value = upstream[row * quads + quad];
+                value += vec4<f32>(mirrored[0][k], mirrored[1][k], mirrored[2][k], mirrored[3][k]);
+            }
+            output[(row / params.block * quads + quad) * params.block + row % params.block] = value * params.scale;
+        }
     }
-    output[i] = value;
 }

@@ -5,7 +5,7 @@ const TERMS: u32 = 16u; // vec4 values that an invocation of `forward` adds up
 
 struct Params {
     count: u32,    // vec4 values of a tensor
-    partials: u32, // forward: invocations, and numbers written; a multiple of 4
+    partials: u32, // forward: numbers written, a multiple of the workgroup size
     scale: f32,    // backward: 2 / elements
 }
 
@@ -32,11 +32,12 @@ fn forward(
         return;
     }
     var sum = vec4<f32>(0.0);
-    // Neighbouring invocations read neighbouring values. What lies behind the end is read as the last
-    // value and not counted: straight code is faster than a loop on software drivers.
+    // A workgroup reads one stretch, neighbouring invocations neighbouring values. What lies behind the end
+    // is read as the last value and not counted: straight code is faster than a loop on software drivers.
+    let start = (i - local) * TERMS + local;
     // unroll
     for (var k = 0u; k < TERMS; k++) {
-        let n = k * params.partials + i;
+        let n = start + k * 64u;
         let at = min(n, params.count - 1u);
         let difference = input[at] - wanted[at];
         sum += select(vec4<f32>(0.0), difference * difference, n < params.count);

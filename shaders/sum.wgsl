@@ -5,7 +5,7 @@ const TERMS: u32 = 16u; // vec4 values that an invocation of `fold` adds up
 
 struct Params {
     count: u32,   // vec4 values in the list
-    outputs: u32, // fold: numbers to write, a multiple of 4
+    outputs: u32, // fold: numbers to write, a multiple of the workgroup size
     scale: f32,   // finish: factor of the sum
 }
 
@@ -26,9 +26,11 @@ fn fold(
         return;
     }
     var sum = vec4<f32>(0.0);
+    // A workgroup reads one stretch, neighbouring invocations neighbouring values.
+    let start = (i - local) * TERMS + local;
     // unroll
     for (var k = 0u; k < TERMS; k++) {
-        let n = k * params.outputs + i;
+        let n = start + k * 64u;
         sum += select(vec4<f32>(0.0), partials[min(n, params.count - 1u)], n < params.count);
     }
     sums[i] = (sum.x + sum.y) + (sum.z + sum.w);

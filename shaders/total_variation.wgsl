@@ -9,7 +9,7 @@ struct Params {
     width: u32,
     quads: u32,
     texels: u32,   // of the whole map, closing border included
-    partials: u32, // forward: invocations, and numbers written; a multiple of 4
+    partials: u32, // forward: numbers written, a multiple of the workgroup size
 }
 
 @group(0) @binding(0) var<storage, read> input: array<vec4<f32>>;
@@ -43,8 +43,10 @@ fn forward(
         return;
     }
     var sum = vec4<f32>(0.0);
+    // A workgroup reads one stretch, neighbouring invocations neighbouring texels.
+    let start = (i - local) * TERMS + local;
     for (var k = 0u; k < TERMS; k++) {
-        let n = k * params.partials + i;
+        let n = start + k * 64u;
         let at = place(n);
         if (n < params.texels && at.row > 0u && at.row < params.height && at.column > 0u && at.column < params.width) {
             let here = input[n];

@@ -50,7 +50,7 @@ impl Op for MeanSquaredError {
 
     fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
         let shape = signature.inputs[0];
-        let partials = (shape.stored() / 4).div_ceil(TERMS).next_multiple_of(4);
+        let partials = (shape.stored() / 4).div_ceil(TERMS).next_multiple_of(GROUP);
         let first = dispatch("forward", shape, partials)
             .bind("sums", Operand::Scratch(0))
             .linear(partials, GROUP, device);

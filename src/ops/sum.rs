@@ -8,7 +8,9 @@ use crate::gpu::Profile;
 
 /// Partial sums that the last dispatch, a single workgroup, adds up on its own.
 const LAST: usize = 16 * 1024;
-/// Numbers that become one at a time in the levels before; 4 times the shader's `TERMS`.
+/// Invocations per workgroup of the levels before; matches the shader.
+const GROUP: usize = 64;
+/// Numbers that become one at a time in those levels; 4 times the shader's `TERMS`.
 const FOLD: usize = 64;
 
 /// A kernel of `first`, which writes `count` partial sums to the first scratch buffer, and the dispatches
@@ -18,14 +20,14 @@ pub(super) fn total(first: Dispatch, count: usize, scale: f64, device: &Profile)
     let mut dispatches = vec![first];
     let mut scratch = vec![count as u64 * 4];
     while count > LAST {
-        let outputs = count.div_ceil(FOLD).next_multiple_of(4);
+        let outputs = count.div_ceil(FOLD).next_multiple_of(GROUP);
         let fold = Dispatch::new("sum", "fold")
             .bind("partials", Operand::Scratch(scratch.len() - 1))
             .bind("sums", Operand::Scratch(scratch.len()))
             .size("count", count / 4)
             .size("outputs", outputs)
             .float("scale", 1.0)
-            .linear(outputs, 64, device);
+            .linear(outputs, GROUP, device);
         dispatches.push(fold);
         scratch.push(outputs as u64 * 4);
         count = outputs;

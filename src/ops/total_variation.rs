@@ -58,7 +58,7 @@ impl Op for TotalVariation {
 
     fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
         let map = signature.inputs[0].expect_map("total_variation")?;
-        let partials = map.texels().div_ceil(TERMS).next_multiple_of(4);
+        let partials = map.texels().div_ceil(TERMS).next_multiple_of(GROUP);
         let first = dispatch("forward", map, partials)
             .bind("sums", Operand::Scratch(0))
             .linear(partials, GROUP, device);
