@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 /// Standard deviation of the grain of [`Init::Noise`], in the picture's unit.
-const GRAIN: f32 = 0.1;
+const GRAIN: f32 = 0.01;
 
 /// The start picture of a request, at the photo's size.
 ///
