@@ -24,6 +24,7 @@ struct Params {
     out_quads: u32,
     pitch: u32, // texels per row
     plane: u32, // texels per quad
+    first_block: u32, // block of weights and biases that goes with the output's first quad
 }
 
 @group(0) @binding(0) var input: texture_storage_2d<rgba32float, read>;
@@ -41,7 +42,8 @@ fn forward(
 ) {
     let run = ((group.y * groups.x + group.x) * GROUP + local) / LANES;
     let first = run * (VECTORS * LANES) + lane;
-    let block = group.z;
+    let block = group.z; // of the output
+    let weight_block = params.first_block + block;
     let pitch = params.pitch;
     let plane = params.plane;
 
@@ -63,7 +65,7 @@ fn forward(
             let n = start + v * LANES;
             pixels[v] = textureLoad(input, vec2<u32>(n & 8191u, n >> 13u));
         }
-        let weight_start = ((block * params.in_quads + c) * TAPS + tap) * CHANNELS + lane;
+        let weight_start = ((weight_block * params.in_quads + c) * TAPS + tap) * CHANNELS + lane;
         var lane_weights: array<vec4<f32>, WEIGHT_VECTORS>;
         // unroll
         for (var g = 0u; g < WEIGHT_VECTORS; g++) {
@@ -93,7 +95,7 @@ fn forward(
             // The closing border follows the last quad's plane.
             let end = select(plane, plane + pitch + 1u, quad + 1u == params.out_quads);
             if (quad < params.out_quads && n < end) {
-                var sum = bias[quad] + vec4<f32>(
+                var sum = bias[params.first_block * QUADS + quad] + vec4<f32>(
                     sums[(q * 4u) * VECTORS + v],
                     sums[(q * 4u + 1u) * VECTORS + v],
                     sums[(q * 4u + 2u) * VECTORS + v],

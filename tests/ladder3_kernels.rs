@@ -9,7 +9,10 @@ use common::{assert_close, engine, engine_with, filter, inputs, turn, widen};
 use neural_mirage::Error;
 use neural_mirage::gpu::{DeviceOptions, Family};
 use neural_mirage::graph::{Engine, Options, SingleOp};
-use neural_mirage::ops::{Add, Case, Conv, ConvBackward, Kernel, Op, REGISTRY, Relu, Shape};
+use neural_mirage::ops::{
+    Add, Case, Conv, ConvBackward, GramBackward, Kernel, MeanSquaredError, MseBackward, Op, Operand, Pool,
+    PoolBackward, PoolKind, REGISTRY, Relu, ReluBackward, Shape,
+};
 use neural_mirage::shader::Shader;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -127,6 +130,60 @@ fn dispatches_wider_than_the_device_wrap() {
                 let wraps = kernel.dispatches.iter().all(|dispatch| dispatch.groups[1] > 1);
                 assert!(wraps, "{:?}/{} does not wrap, so this tests nothing", case.op, kernel.variant);
             }
+        }
+    }
+}
+
+/// A full-size VGG at 1024 pixels has maps of 256 MiB; some adapters bind 128 MiB at once. Here both are a
+/// thousand times smaller.
+#[test]
+fn maps_larger_than_a_binding_run_in_windows() {
+    let _turn = turn();
+    let conv = Conv::same(filter(70, 36, [3, 3]), true);
+    let backward = ConvBackward { conv: conv.clone(), size: [21, 33] };
+    let (input, output) = (Shape::map(36, 21, 33), Shape::map(70, 21, 33));
+    let halve = Pool::halve(PoolKind::Max);
+    let pool_backward = PoolBackward { pool: halve, size: [21, 33] };
+    let average = Pool::halve(PoolKind::Average);
+    let average_backward = PoolBackward { pool: average, size: [21, 33] };
+    let halved = Shape::map(70, 10, 16);
+    let gram = Shape::Matrix { rows: 70, columns: 70 };
+    // Tolerances as in the registry.
+    let cases = [
+        Case::normal(Add, &[output; 2], 1e-7),
+        Case::normal(Relu, &[output], 0.0),
+        Case::normal(ReluBackward, &[output; 2], 0.0),
+        Case::normal(conv, &[input], 1e-5),
+        Case::normal(backward, &[output, output], 1e-5),
+        Case::normal(halve, &[output], 0.0),
+        Case::normal(pool_backward, &[output, halved], 2e-6),
+        Case::normal(average, &[output], 2e-6),
+        Case::normal(average_backward, &[halved], 2e-6),
+        Case::normal(MeanSquaredError, &[output; 2], 1e-6),
+        Case::normal(MseBackward, &[output, output, Shape::Vector(1)], 2.4e-7),
+        Case::normal(GramBackward, &[output, gram], 1e-6),
+    ];
+    for alignment in [16, 64] {
+        let engine = engine_with(&DeviceOptions::default(), |profile| {
+            profile.family = Family::Texture;
+            profile.max_binding = 96 << 10;
+            profile.binding_alignment = profile.binding_alignment.max(alignment);
+        });
+        for case in &cases {
+            let single = single(&engine, case);
+            let values = inputs(case, 3);
+            let outcome = single.run(0, &values).unwrap_or_else(|error| panic!("{:?}: {error}", case.op));
+            let wide: Vec<Vec<f64>> = values.iter().map(|values| widen(values)).collect();
+            let wide: Vec<&[f64]> = wide.iter().map(Vec::as_slice).collect();
+            let expected = case.op.reference(&wide, &single.signature().inputs);
+            assert_close(&format!("{:?}", case.op), &outcome.values, &expected, case.tolerance);
+            let clean = single.signature().output.pack(&outcome.values);
+            assert_eq!(outcome.stored, clean, "{:?}: padding is not zero", case.op);
+            assert!(outcome.guard_intact, "{:?}: wrote behind its output", case.op);
+            let kernel = kernels(&engine, case.op.as_ref(), &single).swap_remove(0);
+            let windows = kernel.dispatches.iter().flat_map(|dispatch| &dispatch.bindings);
+            let windows = windows.filter(|(_, operand)| matches!(operand, Operand::Window { .. })).count();
+            assert!(windows > 1, "{:?} runs in one piece, so this tests nothing", case.op);
         }
     }
 }

@@ -39,6 +39,8 @@ pub struct Profile {
     pub max_texture_side: u32,
     /// Largest range of a storage buffer that one binding may cover, in bytes.
     pub max_binding: u64,
+    /// Where bindings may start: multiples of so many bytes, a power of two.
+    pub binding_alignment: u64,
     /// Largest buffer, in bytes.
     pub max_buffer: u64,
     /// Largest number of workgroups along one axis of a dispatch.
@@ -135,6 +137,7 @@ impl Context {
             lanes: (features.contains(wgpu::Features::SUBGROUP) && fixed).then_some(info.subgroup_min_size),
             max_texture_side: limits.max_texture_dimension_2d,
             max_binding: limits.max_storage_buffer_binding_size,
+            binding_alignment: u64::from(limits.min_storage_buffer_offset_alignment),
             max_buffer: limits.max_buffer_size,
             max_groups: limits.max_compute_workgroups_per_dimension,
             max_workgroup_storage: limits.max_compute_workgroup_storage_size,
@@ -265,6 +268,7 @@ fn requested_limits(available: &wgpu::Limits, minimal: bool) -> wgpu::Limits {
         max_compute_workgroup_storage_size: available.max_compute_workgroup_storage_size,
         max_compute_invocations_per_workgroup: available.max_compute_invocations_per_workgroup,
         max_compute_workgroup_size_x: available.max_compute_workgroup_size_x,
+        min_storage_buffer_offset_alignment: available.min_storage_buffer_offset_alignment,
         ..defaults
     }
     .or_worse_values_from(available)

@@ -340,7 +340,7 @@ impl Builder<'_> {
                         let texture = position.and_then(|position| self.staging[position].1.clone());
                         let texture =
                             texture.ok_or_else(|| fault(&resource.name, "nothing is staged for it"))?;
-                        let (buffer, _) = self.buffer(index, kernel, inner)?;
+                        let buffer = self.buffer(index, kernel, inner)?;
                         let action = Action::Stage { buffer, texture: texture.clone(), texels };
                         steps.push(Step { sections: *section, label: format!("{label} (stage)"), action });
                         held.push((resource.binding, Held::View(view(&texture))));
@@ -395,15 +395,15 @@ impl Builder<'_> {
             Operand::Output => self.graph.shape(node.output).bytes(),
             Operand::Scratch(scratch) => kernel.scratch[*scratch],
             Operand::Constant(constant) => constant.bytes,
+            Operand::Window { bytes, .. } => *bytes,
             Operand::Staged(inner) => self.bytes(node, kernel, inner),
         }
     }
 
-    /// Buffer and exact size of an operand that is a buffer.
-    fn buffer(&self, index: usize, kernel: &Kernel, operand: &Operand) -> Result<(wgpu::Buffer, u64)> {
+    /// Buffer of an operand that is one, or a part of one.
+    fn buffer(&self, index: usize, kernel: &Kernel, operand: &Operand) -> Result<wgpu::Buffer> {
         let node = &self.graph.nodes()[index];
-        let bytes = self.bytes(node, kernel, operand);
-        let buffer = match operand {
+        Ok(match operand {
             Operand::Input(input) => self.tensor(node.inputs[*input])?,
             Operand::Output => self.tensor(node.output)?,
             Operand::Scratch(scratch) => self.slots[self.plan.scratch[index][*scratch]].clone(),
@@ -411,9 +411,9 @@ impl Builder<'_> {
                 Memory::Buffer(buffer) => buffer,
                 Memory::Texture(_) => return Err(fault(&constant.key, "a texture can't be staged")),
             },
+            Operand::Window { inner, .. } => self.buffer(index, kernel, inner)?,
             Operand::Staged(_) => return Err(fault("a staged operand", "can't be staged again")),
-        };
-        Ok((buffer, bytes))
+        })
     }
 
     fn tensor(&self, tensor: TensorId) -> Result<wgpu::Buffer> {
@@ -432,14 +432,17 @@ impl Builder<'_> {
         {
             return Ok(Held::View(view(&texture)));
         }
-        let (buffer, bytes) = self.buffer(index, kernel, operand)?;
-        Ok(Held::Buffer(buffer, bytes))
+        let offset = if let Operand::Window { offset, .. } = operand { *offset } else { 0 };
+        let bytes = self.bytes(&self.graph.nodes()[index], kernel, operand);
+        Ok(Held::Buffer(self.buffer(index, kernel, operand)?, offset, bytes))
     }
 }
 
 /// A bound resource, kept alive while its bind group is made.
 enum Held {
-    Buffer(wgpu::Buffer, u64),
+    /// Buffer, offset, size.
+    Buffer(wgpu::Buffer, u64, u64),
+    /// Offset and size in the parameter buffer.
     Uniform(u64, u64),
     View(wgpu::TextureView),
 }
@@ -454,7 +457,7 @@ impl Held {
             })
         };
         match self {
-            Self::Buffer(buffer, bytes) => part(buffer, 0, *bytes),
+            Self::Buffer(buffer, offset, bytes) => part(buffer, *offset, *bytes),
             Self::Uniform(offset, bytes) => part(uniforms, *offset, *bytes),
             Self::View(view) => wgpu::BindingResource::TextureView(view),
         }

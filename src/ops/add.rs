@@ -1,6 +1,7 @@
 //! Sum of two tensors of one shape: where gradients of several consumers meet.
 
 use super::shape::mismatch;
+use super::window;
 use super::{Case, Dispatch, Kernel, Op, Operand, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
@@ -26,10 +27,9 @@ impl Op for Add {
         let dispatch = Dispatch::new("add", "forward")
             .bind("a", Operand::Input(0))
             .bind("b", Operand::Input(1))
-            .bind("output", Operand::Output)
-            .size("count", quads)
-            .linear(quads, 64, device);
-        Ok(vec![Kernel::single("naive", dispatch)])
+            .bind("output", Operand::Output);
+        let dispatches = window::elementwise(&dispatch, &["a", "b", "output"], quads, device);
+        Ok(vec![Kernel { variant: "naive", dispatches, scratch: Vec::new() }])
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {

@@ -123,6 +123,7 @@ mod tests {
             software: false,
             lanes: None,
             max_texture_side: 8192,
+            binding_alignment: 256,
             max_binding: 128 << 20,
             max_buffer: 256 << 20,
             max_groups: 65_535,

@@ -271,19 +271,15 @@ impl Op for Conv {
         if let Some(taps) = taps
             && let Some(tiles) = Tiles::choose(output, input.texels(), device)
         {
-            let dispatch = tiles.dispatch(
-                input,
-                output,
-                tiles::Matrix {
-                    input: Operand::Input(0),
-                    weights: self.filter.constant(tiles.channels, false, Storage::Texture),
-                    bias: self.filter.bias_constant(),
-                    taps,
-                    relu: self.relu,
-                },
-                device,
-            );
-            kernels.push(Kernel::single("texture", dispatch));
+            let matrix = tiles::Matrix {
+                input: Operand::Input(0),
+                weights: self.filter.constant(tiles.channels, false, Storage::Texture),
+                bias: self.filter.bias_constant(),
+                taps,
+                relu: self.relu,
+            };
+            let dispatches = tiles.dispatches(input, output, &matrix, device);
+            kernels.push(Kernel { variant: "texture", dispatches, scratch: Vec::new() });
         }
         for (blocks, taps) in tuned_blocks(taps, output, device) {
             let matrix = tiles::Matrix {
@@ -374,14 +370,10 @@ impl Op for ConvBackward {
             let mut dispatches = Vec::new();
             let mut scratch = Vec::new();
             if masked {
-                let mask = ReluBackward::dispatch(signature.inputs[1], device)
-                    .bind("input", Operand::Input(0))
-                    .bind("upstream", Operand::Input(1))
-                    .bind("output", Operand::Scratch(0));
-                dispatches.push(mask);
+                dispatches.extend(ReluBackward::dispatches(signature.inputs[1], Operand::Scratch(0), device));
                 scratch.push(signature.inputs[1].bytes());
             }
-            dispatches.push(tiles.dispatch(output, input, matrix, device));
+            dispatches.extend(tiles.dispatches(output, input, &matrix, device));
             kernels.push(Kernel { variant: "texture", dispatches, scratch });
         }
         for (blocks, taps) in tuned_blocks(taps, input, device) {

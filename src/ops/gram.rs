@@ -247,8 +247,9 @@ impl Op for GramBackward {
                 taps: 1,
                 relu: false,
             };
-            let product = tiles.dispatch(map, map, matrix, device);
-            kernels.push(Kernel { variant: "texture", dispatches: vec![packing, product], scratch });
+            let mut dispatches = vec![packing];
+            dispatches.extend(tiles.dispatches(map, map, &matrix, device));
+            kernels.push(Kernel { variant: "texture", dispatches, scratch });
         }
         if device.prefers(Family::Buffer) {
             let (packing, scratch) = symmetrise(1);

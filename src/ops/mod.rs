@@ -24,6 +24,7 @@ mod softmax;
 mod sum;
 mod tiles;
 mod total_variation;
+mod window;
 
 pub use adam::Adam;
 pub use adaptive_pool::{AdaptivePool, AdaptivePoolBackward};

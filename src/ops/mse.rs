@@ -2,8 +2,8 @@
 //! content (F a map) and style (F a Gram matrix).
 
 use super::shape::mismatch;
-use super::sum;
 use super::{Adjoint, Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature, Source};
+use super::{sum, window};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -29,12 +29,10 @@ fn same(op: &str, inputs: &[Shape]) -> Result<()> {
     Err(mismatch(op, &format!("{} and its target {} differ", inputs[0], inputs[1])))
 }
 
-fn dispatch(entry: &'static str, shape: Shape, partials: usize) -> Dispatch {
+fn dispatch(entry: &'static str, shape: Shape) -> Dispatch {
     Dispatch::new("mse", entry)
         .bind("input", Operand::Input(0))
         .bind("wanted", Operand::Input(1))
-        .size("count", shape.stored() / 4)
-        .size("partials", partials)
         .float("scale", 2.0 / shape.elements() as f32)
 }
 
@@ -50,11 +48,26 @@ impl Op for MeanSquaredError {
 
     fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
         let shape = signature.inputs[0];
-        let partials = (shape.stored() / 4).div_ceil(TERMS).next_multiple_of(GROUP);
-        let first = dispatch("forward", shape, partials)
-            .bind("sums", Operand::Scratch(0))
-            .linear(partials, GROUP, device);
-        Ok(vec![sum::total(first, partials, 1.0 / shape.elements() as f64, device)])
+        let count = shape.stored() / 4;
+        let windows = window::texels(count, device);
+        let partials = |texels: usize| texels.div_ceil(TERMS).next_multiple_of(GROUP);
+        let all: usize = windows.iter().map(|window| partials(window.len())).sum();
+        let mut before = 0;
+        let mut first = Vec::new();
+        for texels in windows {
+            let own = partials(texels.len());
+            let sums = before / 4..(before + own) / 4;
+            before += own;
+            let part = dispatch("forward", shape)
+                .bind("sums", Operand::Scratch(0))
+                .size("count", texels.len())
+                .size("partials", own)
+                .linear(own, GROUP, device)
+                .narrow_run(&["input", "wanted"], &texels, count)
+                .narrow_run(&["sums"], &sums, all / 4);
+            first.push(part);
+        }
+        Ok(vec![sum::total(first, all, 1.0 / shape.elements() as f64, device)])
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
@@ -87,11 +100,13 @@ impl Op for MseBackward {
 
     fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
         let shape = signature.output;
-        let kernel = dispatch("backward", shape, 0)
+        let kernel = dispatch("backward", shape)
             .bind("upstream", Operand::Input(2))
             .bind("output", Operand::Output)
-            .linear(shape.stored() / 4, GROUP, device);
-        Ok(vec![Kernel::single("naive", kernel)])
+            .size("partials", 0);
+        let names = ["input", "wanted", "output"];
+        let dispatches = window::elementwise(&kernel, &names, shape.stored() / 4, device);
+        Ok(vec![Kernel { variant: "naive", dispatches, scratch: Vec::new() }])
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {

@@ -202,6 +202,15 @@ pub enum Operand {
     Scratch(usize),
     /// Weights and other data that never change.
     Constant(Constant),
+    /// A part of one of the above.
+    Window {
+        /// Of what.
+        inner: Box<Operand>,
+        /// Where it starts, in bytes; a multiple of the device's binding alignment.
+        offset: u64,
+        /// How long it is, in bytes.
+        bytes: u64,
+    },
     /// One of the above, copied into a linear texture (see [`super::TEXTURE_WIDTH`]) before the dispatch.
     Staged(Box<Operand>),
 }

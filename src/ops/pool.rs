@@ -7,9 +7,11 @@
 //! zero for average; an average divides by the window's length within the padded input.
 
 use super::shape::{MapLayout, mismatch};
+use super::window;
 use super::{Adjoint, Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature, Source};
 use crate::error::Result;
 use crate::gpu::Profile;
+use std::ops::Range;
 
 /// Invocations per workgroup; matches the shader.
 const GROUP: usize = 64;
@@ -229,12 +231,15 @@ impl Op for Pool {
             PoolKind::Average => ("halve_average_forward", "average_forward"),
         };
         let kernel = |variant, entry| {
-            let dispatch = self
-                .dispatch(entry, input, output)
-                .bind("input", Operand::Input(0))
-                .bind("output", Operand::Output)
-                .linear(output.texels(), GROUP, device);
-            Kernel::single(variant, dispatch)
+            let part = |quads: Range<usize>| {
+                self.dispatch(entry, input.part(&quads), output.part(&quads))
+                    .bind("input", Operand::Input(0))
+                    .bind("output", Operand::Output)
+                    .linear(output.part(&quads).texels(), GROUP, device)
+                    .narrow(&[("input", input), ("output", output)], &quads)
+            };
+            let dispatches = window::quads(&[input, output], 1, device).into_iter().map(part).collect();
+            Kernel { variant, dispatches, scratch: Vec::new() }
         };
         let mut kernels = Vec::new();
         if self.is_halving(input, output) {
@@ -282,17 +287,25 @@ impl Op for PoolBackward {
             PoolKind::Max => ("halve_max_backward", "max_backward"),
             PoolKind::Average => ("halve_average_backward", "average_backward"),
         };
-        let kernel = |variant, entry, invocations| {
-            let dispatch = pool.kind.bind_backward(pool.dispatch(entry, input, output));
-            Kernel::single(variant, dispatch.linear(invocations, GROUP, device))
+        let kernel = |variant, entry, invocations: &dyn Fn(MapLayout) -> usize| {
+            let part = |quads: Range<usize>| {
+                let layout = input.part(&quads);
+                let dispatch = pool.dispatch(entry, layout, output.part(&quads));
+                pool.kind
+                    .bind_backward(dispatch)
+                    .linear(invocations(layout), GROUP, device)
+                    .narrow(&[("input", input), ("upstream", output), ("output", input)], &quads)
+            };
+            let dispatches = window::quads(&[input, output], 1, device).into_iter().map(part).collect();
+            Kernel { variant, dispatches, scratch: Vec::new() }
         };
         let mut kernels = Vec::new();
         if pool.is_halving(input, output) {
             // Blocks of 2x2 texels, see the shader; the closing border lies in two more rows of blocks.
             let [down, across] = [input.height, input.width].map(|size| (size + 3) / 2);
-            kernels.push(kernel("halve", halve, (input.quads() * down + 2) * across));
+            kernels.push(kernel("halve", halve, &|layout| (layout.quads() * down + 2) * across));
         }
-        kernels.push(kernel("naive", naive, input.texels()));
+        kernels.push(kernel("naive", naive, &|layout| layout.texels()));
         Ok(kernels)
     }
 

@@ -1,11 +1,9 @@
 //! Rectifier: `y = max(x, 0)`, elementwise on any shape.
 
+use super::window;
 use super::{Adjoint, Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature, Source};
 use crate::error::Result;
 use crate::gpu::Profile;
-
-/// Invocations per workgroup; matches the shader.
-const GROUP: usize = 64;
 
 /// `y = max(x, 0)`.
 #[derive(Debug, Clone, Copy)]
@@ -14,11 +12,6 @@ pub struct Relu;
 /// `dx = dy where y > 0, else 0`; inputs: y (the forward output), dy. Like PyTorch, 0 at `x = 0`.
 #[derive(Debug, Clone, Copy)]
 pub struct ReluBackward;
-
-fn elementwise(dispatch: Dispatch, shape: Shape, device: &Profile) -> Dispatch {
-    let quads = shape.stored() / 4;
-    dispatch.size("count", quads).linear(quads, GROUP, device)
-}
 
 impl Op for Relu {
     fn name(&self) -> &'static str {
@@ -32,7 +25,9 @@ impl Op for Relu {
     fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
         let dispatch =
             Dispatch::new("relu", "forward").bind("input", Operand::Input(0)).bind("output", Operand::Output);
-        Ok(vec![Kernel::single("naive", elementwise(dispatch, signature.output, device))])
+        let quads = signature.output.stored() / 4;
+        let dispatches = window::elementwise(&dispatch, &["input", "output"], quads, device);
+        Ok(vec![Kernel { variant: "naive", dispatches, scratch: Vec::new() }])
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
@@ -45,9 +40,13 @@ impl Op for Relu {
 }
 
 impl ReluBackward {
-    /// The mask as a step of other kernels; `input` (y), `upstream` and `output` are to be bound.
-    pub(super) fn dispatch(shape: Shape, device: &Profile) -> Dispatch {
-        elementwise(Dispatch::new("relu", "backward"), shape, device)
+    /// The mask, also as a step of other kernels: inputs 0 (y) and 1 (dy) of this shape, to `output`.
+    pub(super) fn dispatches(shape: Shape, output: Operand, device: &Profile) -> Vec<Dispatch> {
+        let dispatch = Dispatch::new("relu", "backward")
+            .bind("input", Operand::Input(0))
+            .bind("upstream", Operand::Input(1))
+            .bind("output", output);
+        window::elementwise(&dispatch, &["input", "upstream", "output"], shape.stored() / 4, device)
     }
 }
 
@@ -61,11 +60,8 @@ impl Op for ReluBackward {
     }
 
     fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
-        let dispatch = Self::dispatch(signature.output, device)
-            .bind("input", Operand::Input(0))
-            .bind("upstream", Operand::Input(1))
-            .bind("output", Operand::Output);
-        Ok(vec![Kernel::single("naive", dispatch)])
+        let dispatches = Self::dispatches(signature.output, Operand::Output, device);
+        Ok(vec![Kernel { variant: "naive", dispatches, scratch: Vec::new() }])
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {

@@ -13,11 +13,11 @@ const GROUP: usize = 64;
 /// Numbers that become one at a time in those levels; 4 times the shader's `TERMS`.
 const FOLD: usize = 64;
 
-/// A kernel of `first`, which writes `count` partial sums to the first scratch buffer, and the dispatches
+/// A kernel of `first`, which write `count` partial sums to the first scratch buffer, and the dispatches
 /// that add these up and multiply the sum by `scale`. `count` has to be a multiple of 4.
-pub(super) fn total(first: Dispatch, count: usize, scale: f64, device: &Profile) -> Kernel {
+pub(super) fn total(first: Vec<Dispatch>, count: usize, scale: f64, device: &Profile) -> Kernel {
     let mut count = count;
-    let mut dispatches = vec![first];
+    let mut dispatches = first;
     let mut scratch = vec![count as u64 * 4];
     while count > LAST {
         let outputs = count.div_ceil(FOLD).next_multiple_of(GROUP);

@@ -2,8 +2,9 @@
 //! Convolutions and the Gram matrix's adjoint use it.
 
 use super::shape::MapLayout;
-use super::{Constant, Dispatch, Operand, Storage, TEXTURE_WIDTH};
+use super::{Constant, Dispatch, Operand, Storage, TEXTURE_WIDTH, window};
 use crate::gpu::{Family, Profile};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Runs of positions per invocation; as in the shader.
@@ -45,8 +46,25 @@ impl Tiles {
         (device.prefers(Family::Texture) && fits && large).then_some(Self { lanes, channels })
     }
 
-    /// The dispatch of `output = matrix * input` (or 3x3 convolution), everything bound.
-    pub fn dispatch(self, input: MapLayout, output: MapLayout, matrix: Matrix, device: &Profile) -> Dispatch {
+    /// The dispatches of `output = matrix * input` (or 3x3 convolution), everything bound: one, or one for
+    /// each window of an output larger than a binding. (The input is read through a texture.)
+    pub fn dispatches(
+        self,
+        input: MapLayout,
+        output: MapLayout,
+        matrix: &Matrix,
+        device: &Profile,
+    ) -> Vec<Dispatch> {
+        let part = |quads: Range<usize>| {
+            let dispatch = self.dispatch(input, output.part(&quads), matrix, device);
+            dispatch
+                .size("first_block", quads.start * 4 / self.channels)
+                .narrow(&[("output", output)], &quads)
+        };
+        window::quads(&[output], self.channels / 4, device).into_iter().map(part).collect()
+    }
+
+    fn dispatch(self, input: MapLayout, output: MapLayout, matrix: &Matrix, device: &Profile) -> Dispatch {
         let Self { lanes, channels } = self;
         let positions = output.plane() + output.pitch() + 1;
         let mut dispatch = Dispatch::new("conv_tiles", "forward")
@@ -57,9 +75,9 @@ impl Tiles {
                 ("TAPS", matrix.taps),
                 ("RELU", u32::from(matrix.relu)),
             ])
-            .bind("input", matrix.input.staged())
-            .bind("weights", matrix.weights)
-            .bind("bias", matrix.bias)
+            .bind("input", matrix.input.clone().staged())
+            .bind("weights", matrix.weights.clone())
+            .bind("bias", matrix.bias.clone())
             .bind("output", Operand::Output)
             .size("in_quads", input.quads())
             .size("out_quads", output.quads())

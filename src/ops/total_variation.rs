@@ -62,7 +62,7 @@ impl Op for TotalVariation {
         let first = dispatch("forward", map, partials)
             .bind("sums", Operand::Scratch(0))
             .linear(partials, GROUP, device);
-        Ok(vec![sum::total(first, partials, 0.5, device)])
+        Ok(vec![sum::total(vec![first], partials, 0.5, device)])
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {

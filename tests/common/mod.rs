@@ -137,6 +137,7 @@ pub fn profiles() -> Vec<(String, Profile)> {
         software: false,
         lanes: None,
         max_texture_side: 8192,
+        binding_alignment: 256,
         max_binding: 128 << 20,
         max_buffer: 256 << 20,
         max_groups: 65_535,
@@ -145,6 +146,7 @@ pub fn profiles() -> Vec<(String, Profile)> {
     };
     let large = Profile {
         max_texture_side: 32_768,
+        binding_alignment: 16,
         max_binding: 2 << 30,
         max_buffer: 4 << 30,
         max_workgroup_storage: 48 << 10,
