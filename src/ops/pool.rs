@@ -9,7 +9,7 @@
 use super::shape::{MapLayout, mismatch};
 use super::{Adjoint, Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature, Source};
 use crate::error::Result;
-use crate::gpu::Profile;
+use crate::gpu::{Family, Profile};
 
 /// Invocations per workgroup; matches the shader.
 const GROUP: usize = 64;
@@ -237,7 +237,7 @@ impl Op for Pool {
             Kernel::single(variant, dispatch)
         };
         let mut kernels = Vec::new();
-        if self.is_halving(input, output) {
+        if self.is_halving(input, output) && !device.prefers(Family::Naive) {
             kernels.push(kernel("halve", halve));
         }
         kernels.push(kernel("naive", naive));
@@ -287,7 +287,7 @@ impl Op for PoolBackward {
             Kernel::single(variant, dispatch.linear(invocations, GROUP, device))
         };
         let mut kernels = Vec::new();
-        if pool.is_halving(input, output) {
+        if pool.is_halving(input, output) && !device.prefers(Family::Naive) {
             // Blocks of 2x2 texels, see the shader; the closing border lies in two more rows of blocks.
             let [down, across] = [input.height, input.width].map(|size| (size + 3) / 2);
             kernels.push(kernel("halve", halve, (input.quads() * down + 2) * across));
