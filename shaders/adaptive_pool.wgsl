@@ -1,5 +1,9 @@
 // Adaptive max and average pooling and their adjoints; see src/ops/adaptive_pool.rs.
 // Maps are bordered quads (see src/ops/shape.rs). One invocation computes one output texel.
+//
+// Mesa's software driver silently ends all loops of an invocation after 65535 iterations in total: a window
+// must have fewer pixels than that, a quarter where windows overlap and `max_backward` searches four. (7x7
+// windows of the last map of a network whose pools halve five times: pictures of 28000 pixels a side.)
 
 struct Params {
     in_height: u32,

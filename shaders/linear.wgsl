@@ -5,6 +5,9 @@
 // padded with zeros to whole quads. Large matrices come in chunks, one dispatch each, because a device
 // binds only so many bytes at once; forward each chunk writes rows of its own, backward each adds to what
 // the chunks before it wrote.
+//
+// Mesa's software driver silently ends all loops of an invocation after 65535 iterations in total. The
+// naive kernels come nearest: words of a row forward, rows of a chunk (see src/ops/linear.rs) backward.
 
 const HALF: u32 = 0u;   // 1: weights are f16
 const RELU: u32 = 0u;   // forward: rectify the result; backward: mask the upstream gradient by y > 0
@@ -168,5 +171,76 @@ fn add(quad: u32, value: vec4<f32>) {
         output[quad] = value;
     } else {
         output[quad] += value;
+    }
+}
+
+// The plainest form, the reference of the kernels above: one invocation computes one quad of rows. (Of one
+// row it can't: writing one component of a quad may touch the others.)
+@compute @workgroup_size(64)
+fn naive_forward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let row = ((group.y * groups.x + group.x) * 64u + local) * 4u;
+    if (row >= params.rows) {
+        return;
+    }
+    var sum = bias[(params.first + row) / 4u];
+    for (var i = 0u; i < params.words; i++) {
+        // unroll
+        for (var r = 0u; r < 4u; r++) {
+            if (row + r < params.rows) {
+                let word = weights[(row + r) * params.words + i];
+                if (HALF == 1u) {
+                    sum[r] += dot(low(word), input[i * 2u]);
+                    if (i * 2u + 1u < params.column_quads) {
+                        sum[r] += dot(high(word), input[i * 2u + 1u]);
+                    }
+                } else {
+                    sum[r] += dot(low(word), input[i]);
+                }
+            }
+        }
+    }
+    if (RELU == 1u) {
+        sum = max(sum, vec4<f32>(0.0));
+    }
+    // What follows the last row is padding: its bias is zero, and nothing was added.
+    output[(params.first + row) / 4u] = sum;
+}
+
+// The same for the gradient: one invocation computes one word of columns.
+@compute @workgroup_size(64)
+fn naive_backward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = (group.y * groups.x + group.x) * 64u + local;
+    if (i >= params.words) {
+        return;
+    }
+    var sum_low = vec4<f32>(0.0);
+    var sum_high = vec4<f32>(0.0);
+    for (var r = 0u; r < params.rows; r++) {
+        let row = params.first + r;
+        var d = upstream[row / 4u][row % 4u];
+        if (RELU == 1u && !(activation[row / 4u][row % 4u] > 0.0)) {
+            d = 0.0;
+        }
+        let word = weights[r * params.words + i];
+        sum_low += d * low(word);
+        if (HALF == 1u) {
+            sum_high += d * high(word);
+        }
+    }
+    if (HALF == 1u) {
+        add(i * 2u, sum_low);
+        if (i * 2u + 1u < params.column_quads) {
+            add(i * 2u + 1u, sum_high);
+        }
+    } else {
+        add(i, sum_low);
     }
 }

@@ -3,6 +3,10 @@
 // 2x2 windows that touch but don't overlap, without loops; the others do everything.
 //
 // The host guarantees that every window holds at least one pixel (padding <= kernel / 2).
+//
+// Mesa's software driver silently ends all loops of an invocation after 65535 iterations in total: a window's
+// pixels, backward times the windows that share a pixel, must stay below that (15x15 windows at every pixel
+// make 54240 with the loops over rows).
 
 struct Params {
     in_height: u32,

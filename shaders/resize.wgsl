@@ -134,6 +134,8 @@ fn share(p: u32, line: Taps, in_size: u32) -> f32 {
 }
 
 // Adjoint: gathers per input pixel from all output pixels that it has a share in.
+// Mesa's software driver silently ends all loops of an invocation after 65535 iterations in total: what is
+// gathered must stay below that, TAPS * out / in squared, so a factor of 127 bilinear, of 63 bicubic.
 @compute @workgroup_size(64)
 fn backward(
     @builtin(workgroup_id) group: vec3<u32>,

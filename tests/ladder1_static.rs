@@ -5,10 +5,10 @@
 mod common;
 
 use common::profiles;
-use naga::valid::{Capabilities, ModuleInfo, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
-use neural_mirage::gpu::Profile;
+use naga::valid::ModuleInfo;
+use neural_mirage::gpu::{Family, Profile};
 use neural_mirage::ops::{Case, Dispatch, REGISTRY, Shape, Signature};
-use neural_mirage::shader::{SOURCES, Shader};
+use neural_mirage::shader::{SOURCES, Shader, validator};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What makes a variant: file, constants, entry point.
@@ -24,6 +24,9 @@ fn for_each_dispatch(mut visit: impl FnMut(&str, &Case, &Profile, &Dispatch)) {
                 let kernels = case.op.kernels(&signature, &profile).unwrap();
                 let last = kernels.last().map(|kernel| kernel.variant);
                 assert_eq!(last, Some("naive"), "{} on {device}: the naive kernel comes last", entry.name);
+                if profile.family == Family::Naive {
+                    assert_eq!(kernels.len(), 1, "{} on {device}: nothing but the naive kernel", entry.name);
+                }
                 for kernel in &kernels {
                     let what = format!("{}/{} on {device} {shapes:?}", entry.name, kernel.variant);
                     kernel.dispatches.iter().for_each(|dispatch| visit(&what, &case, &profile, dispatch));
@@ -48,21 +51,11 @@ fn needs_subgroups(text: &str) -> bool {
     text.lines().any(|line| line.split("//").next().unwrap_or("").contains("subgroup"))
 }
 
-/// Parses, and validates with only the capabilities that the text shows it needs.
+/// Parses, and validates without subgroups unless the text shows that it needs them.
 fn validate(what: &str, text: &str) -> (naga::Module, ModuleInfo) {
     let module = naga::front::wgsl::parse_str(text)
         .unwrap_or_else(|error| panic!("{what}: {}", error.emit_to_string(text)));
-    let mut capabilities = Capabilities::empty();
-    let mut operations = SubgroupOperationSet::empty();
-    let mut stages = ShaderStages::empty();
-    if needs_subgroups(text) {
-        capabilities = Capabilities::SUBGROUP;
-        operations = SubgroupOperationSet::all();
-        stages = ShaderStages::COMPUTE;
-    }
-    let info = Validator::new(ValidationFlags::all(), capabilities)
-        .subgroup_stages(stages)
-        .subgroup_operations(operations)
+    let info = validator(needs_subgroups(text))
         .validate(&module)
         .unwrap_or_else(|error| panic!("{what}: {}", error.emit_to_string(text)));
     (module, info)

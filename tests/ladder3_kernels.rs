@@ -7,7 +7,7 @@ mod common;
 
 use common::{assert_close, engine, engine_with, filter, inputs, turn, widen};
 use neural_mirage::Error;
-use neural_mirage::gpu::{DeviceOptions, Family};
+use neural_mirage::gpu::{DeviceOptions, Family, PipelineCache, PipelineKey};
 use neural_mirage::graph::{Engine, Options, SingleOp};
 use neural_mirage::ops::{
     Add, Case, Conv, ConvBackward, GramBackward, Kernel, MeanSquaredError, MseBackward, Op, Operand, Pool,
@@ -221,4 +221,25 @@ fn unrolled_and_plain_loops_compute_the_same() {
         }
     }
     println!("{} shader variants with marked loops", tested.len());
+}
+
+#[test]
+fn a_refused_pipeline_is_not_kept() {
+    let context = &engine(Family::Auto).context;
+    let key = |source: &str| PipelineKey {
+        label: "test".to_owned(),
+        source: source.into(),
+        entry: "main",
+        layout: Vec::new(),
+    };
+    let good = key("@compute @workgroup_size(1) fn main() {}");
+    let bad = key("@compute @workgroup_size(1) fn main() { nothing(); }");
+    let cache = PipelineCache::default();
+    for _ in 0..2 {
+        let error = cache.get(context, &[good.clone(), bad.clone()]).unwrap_err();
+        assert!(matches!(error, Error::Gpu { .. }), "{error}");
+        assert!(cache.is_empty());
+    }
+    assert_eq!(cache.get(context, &[good.clone(), good]).unwrap().len(), 2);
+    assert_eq!(cache.len(), 1);
 }

@@ -54,7 +54,7 @@ fn weights(op: &dyn Op, inputs: &[Shape], device: &Profile) -> Vec<(String, u64)
     constants.collect()
 }
 
-/// Runs an op against its reference on random inputs (the same for all of them).
+/// Runs an op's kernels against its reference on random inputs (the same for all of them).
 fn check(engine: &Arc<Engine>, op: Arc<dyn Op>, inputs: &[Shape], tolerance: f64) {
     let mut random = ChaCha8Rng::seed_from_u64(5);
     let draw = |shape: &Shape| common::draw(*shape, neural_mirage::ops::CaseInput::Normal, &mut random);
@@ -62,9 +62,13 @@ fn check(engine: &Arc<Engine>, op: Arc<dyn Op>, inputs: &[Shape], tolerance: f64
     let wide: Vec<Vec<f64>> = values.iter().map(|values| widen(values)).collect();
     let expected = op.reference(&wide.iter().map(Vec::as_slice).collect::<Vec<_>>(), inputs);
     let what = format!("{op:?}");
-    let outcome = SingleOp::new(engine, op, inputs).unwrap().run(0, &values).unwrap();
-    assert_close(&what, &outcome.values, &expected, tolerance);
-    assert!(outcome.guard_intact, "{what}: wrote behind its output");
+    let single = SingleOp::new(engine, op, inputs).unwrap();
+    for (variant, name) in single.variants().unwrap().into_iter().enumerate() {
+        let what = format!("{what}/{name}");
+        let outcome = single.run(variant, &values).unwrap();
+        assert_close(&what, &outcome.values, &expected, tolerance);
+        assert!(outcome.guard_intact, "{what}: wrote behind its output");
+    }
 }
 
 #[test]

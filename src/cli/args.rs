@@ -100,8 +100,8 @@ pub(super) struct BalanceArgs {
     /// Raw weight of the style, in place of a share [default: 1 if another raw weight is given]
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     pub style_weight: Option<f32>,
-    /// Smoothness: above 0 it irons out grain and speckles (total variation)
-    #[arg(long, value_name = "NUMBER", default_value_t = 0.0, allow_negative_numbers = true)]
+    /// Smoothness: irons out grain and speckles (total variation); 0 leaves them
+    #[arg(long, value_name = "NUMBER", default_value_t = 0.1, allow_negative_numbers = true)]
     pub tv_weight: f32,
 }
 
@@ -136,7 +136,7 @@ pub(super) struct OptimisationArgs {
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     pub seed: u64,
     /// How far a colour may move in one iteration, where black to white is 1
-    #[arg(long, value_name = "NUMBER", default_value_t = 0.02, allow_negative_numbers = true)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 0.03, allow_negative_numbers = true)]
     pub learning_rate: f32,
     /// Adam's memory of direction: higher is smoother
     #[arg(long, value_name = "NUMBER", default_value_t = 0.9, allow_negative_numbers = true)]

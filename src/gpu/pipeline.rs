@@ -61,20 +61,23 @@ impl PipelineCache {
             }
         }
         let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let fresh = Mutex::new(Vec::with_capacity(missing.len()));
         std::thread::scope(|scope| {
             for worker in 0..threads.min(missing.len()) {
                 let share = missing.iter().skip(worker).step_by(threads);
+                let fresh = &fresh;
                 scope.spawn(move || {
                     for key in share {
                         let pipeline = Arc::new(create(context, key));
-                        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-                        compiled.insert(key.hash(), pipeline);
+                        fresh.lock().unwrap_or_else(PoisonError::into_inner).push((key.hash(), pipeline));
                     }
                 });
             }
         });
+        // wgpu hands out a pipeline even where it reports an error: none of these is kept then.
         context.check("compiling the kernels")?;
-        let compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        compiled.extend(fresh.into_inner().unwrap_or_else(PoisonError::into_inner));
         keys.iter()
             .map(|key| {
                 compiled.get(&key.hash()).cloned().ok_or_else(|| Error::Gpu {

@@ -109,8 +109,8 @@ impl Graph {
         Signature { inputs: self.shapes(&node.inputs), output: self.shape(node.output) }
     }
 
-    /// For each node, whether any of `goals` depends on it (a mutated tensor counts as made by each node
-    /// that mutates it).
+    /// For each node, whether any of `goals` is its output or depends on that. To change a tensor in place
+    /// is not to make it: a node that does so is needed only for its own output (as the optimiser's step is).
     pub fn needed_for(&self, goals: &[TensorId]) -> Vec<bool> {
         let mut wanted = vec![false; self.tensors.len()];
         goals.iter().for_each(|goal| wanted[goal.0] = true);

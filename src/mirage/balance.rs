@@ -43,8 +43,7 @@ impl Weights {
         let mut weights = Self::default();
         for kind in FactorKind::THREE.into_iter().filter(|kind| request.is_active(*kind)) {
             let norm = objective.gradient_norm(kind, 1.0)?;
-            let weight =
-                if norm > 0.0 && norm.is_finite() { balance.share(kind) / norm } else { earlier.of(kind) };
+            let weight = if is_gradient(norm) { balance.share(kind) / norm } else { earlier.of(kind) };
             weights.raw.push((kind, weight));
             weights.measured.push((kind, weight, norm));
         }
@@ -84,6 +83,11 @@ impl Weights {
 
     /// True if some active factor had no gradient when the weights were measured.
     pub fn incomplete(&self) -> bool {
-        self.measured.iter().any(|(_, _, norm)| !(*norm > 0.0))
+        self.measured.iter().any(|(_, _, norm)| !is_gradient(*norm))
     }
+}
+
+/// True for a norm that weights can be computed from: neither zero nor infinite nor NaN.
+fn is_gradient(norm: f32) -> bool {
+    norm.is_finite() && norm > 0.0
 }

@@ -21,6 +21,11 @@ const WORD: usize = 16;
 /// Chunks are not larger than this even where the device would take more: packing one costs host memory
 /// of twice its size. WebGPU's default limit of a binding, so most devices see the same chunks.
 const LARGEST_CHUNK: u64 = 128 << 20;
+/// Rows of a chunk at most, whatever their length: backward an invocation may walk down all of them, and
+/// Mesa's software driver silently ends its loops after 65535 iterations.
+const MOST_ROWS: usize = 32 << 10;
+/// Invocations per workgroup of the naive kernels; as in the shader.
+const NAIVE_GROUP: usize = 64;
 
 /// Values of some rows of a matrix, row by row without padding.
 #[derive(Debug, Clone, PartialEq)]
@@ -115,7 +120,7 @@ impl Matrix {
     fn chunks(&self, device: &Profile) -> Result<Vec<Range<usize>>> {
         let limit = LARGEST_CHUNK.min(device.max_binding).min(device.max_buffer);
         let row = (self.words() * WORD) as u64;
-        let rows = (limit / row.max(1)) as usize / ROWS * ROWS;
+        let rows = MOST_ROWS.min((limit / row.max(1)) as usize / ROWS * ROWS);
         if rows == 0 {
             return Err(Error::OutOfMemory {
                 what: format!("{self:?}: this adapter binds at most {limit} bytes at once"),
@@ -201,18 +206,18 @@ impl Matrix {
 }
 
 impl Linear {
-    /// What the dispatches of both directions have in common, for each chunk.
-    fn dispatches(
+    /// A kernel of one dispatch per chunk, which `finish` completes; here is what all have in common.
+    fn kernel(
         &self,
+        variant: &'static str,
         entry: &'static str,
         device: &Profile,
         finish: impl Fn(Dispatch, Range<usize>) -> Dispatch,
     ) -> Result<Kernel> {
         let matrix = &self.matrix;
-        let group = Tuning::choose(device).group as u32;
         let dispatch = |rows: Range<usize>| {
             let dispatch = Dispatch::new("linear", entry)
-                .consts(&[("HALF", u32::from(matrix.half)), ("RELU", u32::from(self.relu)), ("GROUP", group)])
+                .consts(&[("HALF", u32::from(matrix.half)), ("RELU", u32::from(self.relu))])
                 .bind("weights", matrix.constant(rows.clone()))
                 .bind("output", Operand::Output)
                 .size("rows", rows.len())
@@ -222,7 +227,12 @@ impl Linear {
             finish(dispatch, rows)
         };
         let dispatches = matrix.chunks(device)?.into_iter().map(dispatch).collect();
-        Ok(Kernel { variant: "buffer", dispatches, scratch: Vec::new() })
+        Ok(Kernel { variant, dispatches, scratch: Vec::new() })
+    }
+
+    /// The tuned kernel and the naive one; only that if it was asked for.
+    fn choices(device: &Profile, tuned: Kernel, naive: Kernel) -> Vec<Kernel> {
+        if device.prefers(Family::Naive) { vec![naive] } else { vec![tuned, naive] }
     }
 }
 
@@ -239,14 +249,17 @@ impl Op for Linear {
     }
 
     fn kernels(&self, _signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
-        let kernel = self.dispatches("forward", device, |dispatch, rows| {
-            dispatch.bind("input", Operand::Input(0)).bind("bias", self.matrix.bias_constant()).linear(
-                rows.len(),
-                ROWS,
-                device,
-            )
+        let bind = |dispatch: Dispatch| {
+            dispatch.bind("input", Operand::Input(0)).bind("bias", self.matrix.bias_constant())
+        };
+        let group = Tuning::choose(device).group as u32;
+        let tuned = self.kernel("buffer", "forward", device, |dispatch, rows| {
+            bind(dispatch).consts(&[("GROUP", group)]).linear(rows.len(), ROWS, device)
         })?;
-        Ok(vec![kernel])
+        let naive = self.kernel("naive", "naive_forward", device, |dispatch, rows| {
+            bind(dispatch).linear(rows.len().div_ceil(4), NAIVE_GROUP, device)
+        })?;
+        Ok(Self::choices(device, tuned, naive))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
@@ -286,14 +299,18 @@ impl Op for LinearBackward {
     fn kernels(&self, _signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
         let Tuning { group, slices, columns } = Tuning::choose(device);
         let words = self.linear.matrix.words();
-        let kernel = self.linear.dispatches("backward", device, |dispatch, _| {
-            dispatch
-                .consts(&[("SLICES", slices as u32), ("WORDS", columns as u32)])
-                .bind("activation", Operand::Input(0))
-                .bind("upstream", Operand::Input(1))
+        let bind = |dispatch: Dispatch| {
+            dispatch.bind("activation", Operand::Input(0)).bind("upstream", Operand::Input(1))
+        };
+        let tuned = self.linear.kernel("buffer", "backward", device, |dispatch, _| {
+            bind(dispatch)
+                .consts(&[("GROUP", group as u32), ("SLICES", slices as u32), ("WORDS", columns as u32)])
                 .linear(words, group / slices * columns, device)
         })?;
-        Ok(vec![kernel])
+        let naive = self.linear.kernel("naive", "naive_backward", device, |dispatch, _| {
+            bind(dispatch).linear(words, NAIVE_GROUP, device)
+        })?;
+        Ok(Linear::choices(device, tuned, naive))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
@@ -313,7 +330,8 @@ impl Op for LinearBackward {
 }
 
 /// One invocation sums at most a thousand products before the tree over the workgroup: rounding of
-/// 6e-8 * sqrt(1000) = 2e-6 of the result's scale; more than twice that is allowed.
+/// 6e-8 * sqrt(1000) = 2e-6 of the result's scale. The naive kernel sums up to 6272 words one after the
+/// other: 6e-8 * sqrt(6272) = 4.8e-6.
 const TOLERANCE: f64 = 5e-6;
 
 impl Matrix {

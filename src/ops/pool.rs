@@ -10,7 +10,7 @@ use super::shape::{MapLayout, mismatch};
 use super::window;
 use super::{Adjoint, Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature, Source};
 use crate::error::Result;
-use crate::gpu::Profile;
+use crate::gpu::{Family, Profile};
 use std::ops::Range;
 
 /// Invocations per workgroup; matches the shader.
@@ -242,7 +242,7 @@ impl Op for Pool {
             Kernel { variant, dispatches, scratch: Vec::new() }
         };
         let mut kernels = Vec::new();
-        if self.is_halving(input, output) {
+        if self.is_halving(input, output) && !device.prefers(Family::Naive) {
             kernels.push(kernel("halve", halve));
         }
         kernels.push(kernel("naive", naive));
@@ -300,7 +300,7 @@ impl Op for PoolBackward {
             Kernel { variant, dispatches, scratch: Vec::new() }
         };
         let mut kernels = Vec::new();
-        if pool.is_halving(input, output) {
+        if pool.is_halving(input, output) && !device.prefers(Family::Naive) {
             // Blocks of 2x2 texels, see the shader; the closing border lies in two more rows of blocks.
             let [down, across] = [input.height, input.width].map(|size| (size + 3) / 2);
             kernels.push(kernel("halve", halve, &|layout| (layout.quads() * down + 2) * across));

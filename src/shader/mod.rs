@@ -9,7 +9,7 @@ mod source;
 mod unroll;
 mod variant;
 
-pub use reflect::{Interface, Member, Resource, ResourceKind, ScalarKind};
+pub use reflect::{Interface, Member, Resource, ResourceKind, ScalarKind, validator};
 pub use source::{SOURCES, source};
 pub use unroll::unroll;
 pub use variant::{Shader, set_const};

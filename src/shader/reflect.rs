@@ -1,6 +1,7 @@
 //! What a shader binds and takes, read from its own text by naga: nobody types a binding twice.
 
 use crate::error::{Error, Result};
+use naga::valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
 use std::num::NonZeroU64;
 
 /// How a resource is bound.
@@ -68,6 +69,20 @@ pub struct Interface {
     pub workgroup_bytes: Vec<u32>,
 }
 
+/// A validator that knows what shaders here may use, and the only one who knows: WGSL without any
+/// extension, and subgroup operations where the device has them.
+#[must_use]
+pub fn validator(subgroups: bool) -> Validator {
+    // `unpack2x16float` (f16 storage, f32 arithmetic) is core WGSL; only old OpenGL lacks it.
+    let core = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    if !subgroups {
+        return Validator::new(ValidationFlags::all(), core);
+    }
+    let mut validator = Validator::new(ValidationFlags::all(), core | Capabilities::SUBGROUP);
+    validator.subgroup_stages(ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());
+    validator
+}
+
 impl Interface {
     /// Reads the interface of a WGSL text.
     ///
@@ -77,14 +92,7 @@ impl Interface {
         let refuse = |message: String| Error::Gpu { what: format!("shader {name}"), message };
         let module =
             naga::front::wgsl::parse_str(text).map_err(|error| refuse(error.emit_to_string(text)))?;
-        // `unpack2x16float` (f16 storage, f32 arithmetic) is core WGSL; only old OpenGL lacks it.
-        let capabilities =
-            naga::valid::Capabilities::SUBGROUP | naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32;
-        let info = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities)
-            .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
-            .subgroup_operations(naga::valid::SubgroupOperationSet::all())
-            .validate(&module)
-            .map_err(|error| refuse(error.emit_to_string(text)))?;
+        let info = validator(true).validate(&module).map_err(|error| refuse(error.emit_to_string(text)))?;
         let mut found = Self::default();
         for (_, variable) in module.global_variables.iter() {
             let inner = &module.types[variable.ty].inner;

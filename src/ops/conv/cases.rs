@@ -1,0 +1,80 @@
+//! The convolutions on which kernels are tested.
+
+use super::{Conv, ConvBackward, Filter, Padding};
+use crate::ops::{Case, CaseInput, Op as _, Shape};
+use std::sync::Arc;
+
+/// f32 sums of up to a few thousand products of normal values: rounding grows with the square root of
+/// their number, 6e-8 * sqrt(5000) = 4e-6 of the result's scale; twice that is allowed.
+const TOLERANCE: f64 = 1e-5;
+
+/// A filter with random weights (He-initialised) from a fixed sequence.
+fn sample(out_channels: usize, in_channels: usize, kernel: [usize; 2]) -> Arc<Filter> {
+    let fan_in = in_channels * kernel[0] * kernel[1];
+    let scale = (2.0 / fan_in as f32).sqrt();
+    // A plain linear congruential sequence: test data only has to be irregular.
+    let values = move |count: usize, seed: u32| -> Vec<f32> {
+        let mut state = seed;
+        let mut next = move || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        (0..count).map(|_| next() * scale * 1.7).collect()
+    };
+    let (weights, biases) = (values(out_channels * fan_in, 7), values(out_channels, 11));
+    Arc::new(Filter {
+        id: format!("sample {out_channels}x{in_channels}x{kernel:?}"),
+        out_channels,
+        in_channels,
+        kernel,
+        weights: Arc::new(move || Ok(weights.clone())),
+        bias: Arc::new(move || Ok(biases.clone())),
+    })
+}
+
+/// Each convolution with the map it is tested on.
+fn samples() -> Vec<(Conv, Shape)> {
+    let same = |outs, ins, relu, height, width| {
+        (Conv::same(sample(outs, ins, [3, 3]), relu), Shape::map(ins, height, width))
+    };
+    let general = |kernel, stride, padding, mode, relu, shape: (usize, usize, usize)| {
+        let conv = Conv { filter: sample(6, shape.0, kernel), stride, padding, mode, relu };
+        (conv, Shape::map(shape.0, shape.1, shape.2))
+    };
+    vec![
+        same(5, 3, false, 1, 1),
+        same(3, 5, true, 7, 5),
+        same(16, 4, true, 13, 2),
+        same(17, 21, false, 3, 29),
+        same(64, 3, true, 23, 19),
+        same(3, 64, false, 19, 31),
+        same(32, 48, true, 17, 37),
+        same(70, 9, true, 11, 13),
+        same(130, 33, false, 5, 3),
+        general([3, 3], [1, 1], [1, 1], Padding::Replicate, true, (3, 5, 7)),
+        general([3, 3], [1, 1], [1, 1], Padding::Replicate, false, (5, 1, 1)),
+        general([1, 1], [1, 1], [0, 0], Padding::Zeros, true, (9, 4, 6)),
+        general([1, 1], [1, 1], [0, 0], Padding::Zeros, false, (33, 12, 13)),
+        (Conv::same(sample(10, 3, [1, 1]), true), Shape::map(3, 9, 17)),
+        general([5, 5], [1, 1], [2, 2], Padding::Zeros, false, (4, 6, 11)),
+        general([7, 3], [1, 1], [3, 1], Padding::Replicate, false, (4, 9, 5)),
+        general([11, 11], [4, 4], [2, 2], Padding::Zeros, true, (3, 35, 29)),
+        general([3, 3], [2, 2], [1, 1], Padding::Zeros, false, (4, 8, 7)),
+        general([2, 2], [1, 2], [0, 0], Padding::Zeros, false, (4, 5, 6)),
+        general([3, 3], [1, 1], [0, 0], Padding::Zeros, true, (2, 6, 5)),
+    ]
+}
+
+pub(in crate::ops) fn cases() -> Vec<Case> {
+    samples().into_iter().map(|(conv, shape)| Case::normal(conv, &[shape], TOLERANCE)).collect()
+}
+
+pub(in crate::ops) fn backward_cases() -> Vec<Case> {
+    let case = |(conv, shape): (Conv, Shape)| {
+        let layout = shape.layout()?;
+        let output = conv.output(&[shape]).ok()?;
+        let op = ConvBackward { conv, size: [layout.height, layout.width] };
+        Some(Case::drawn(op, &[(output, CaseInput::Rectified), (output, CaseInput::Normal)], TOLERANCE))
+    };
+    samples().into_iter().filter_map(case).collect()
+}
