@@ -45,7 +45,7 @@ pub(super) struct FileArgs {
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Longest side of the picture in pixels: a larger one has finer detail and takes longer
-    #[arg(long, value_name = "PIXELS", default_value_t = 384, value_parser = clap::value_parser!(u32).range(SIDES))]
+    #[arg(long, value_name = "PIXELS", default_value_t = 320, value_parser = clap::value_parser!(u32).range(SIDES))]
     pub size: u32,
     /// Bits per colour channel: 16 (PNG and TIFF) leaves more room for editing afterwards
     #[arg(long, value_name = "BITS", default_value = "8")]

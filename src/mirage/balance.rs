@@ -67,16 +67,22 @@ impl Weights {
         objective.set_weights(|kind| self.of(kind))
     }
 
-    /// Share of each active factor in the sum of the weighted gradient norms at the present picture.
+    /// Share of each of the three factors, as far as active, in the sum of their weighted gradient norms.
+    /// Norms that were measured at the present picture are taken as they are; else each costs about an
+    /// iteration.
     ///
     /// # Errors
     /// If the device fails.
-    pub fn shares(&self, objective: &Objective) -> Result<Vec<(FactorKind, f32)>> {
+    pub fn shares(&self, objective: &Objective, measured_here: bool) -> Result<Vec<(FactorKind, f32)>> {
         let mut norms = Vec::new();
-        for (kind, weight) in &self.raw {
-            norms.push((*kind, objective.gradient_norm(*kind, *weight)?));
+        if measured_here {
+            norms.extend(self.measured.iter().map(|(kind, weight, norm)| (*kind, weight * norm)));
+        } else {
+            for (kind, weight) in self.raw.iter().filter(|(kind, _)| *kind != FactorKind::Smooth) {
+                norms.push((*kind, objective.gradient_norm(*kind, *weight)?));
+            }
+            self.apply(objective)?;
         }
-        self.apply(objective)?;
         let sum: f32 = norms.iter().map(|(_, norm)| norm).sum();
         Ok(norms.into_iter().map(|(kind, norm)| (kind, if sum > 0.0 { norm / sum } else { 0.0 })).collect())
     }

@@ -76,7 +76,8 @@ pub struct Report {
     pub total: f64,
     /// Each weighted loss.
     pub terms: Vec<TermLoss>,
-    /// Each active factor's share of the sum of mean absolute gradients, in [0, 1].
+    /// Share of each of the three factors, as far as active, in the sum of their mean absolute gradients, in
+    /// [0, 1]; empty in the report of a stopped run.
     pub gradient_shares: Vec<(FactorKind, f32)>,
     /// Top classes of the picture: class index and probability; empty without fc layers.
     pub classes: Vec<(usize, f32)>,

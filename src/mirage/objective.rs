@@ -244,6 +244,9 @@ impl Objective {
         let (second, _) = build.external("second moment", shape)?;
         let (state, _) = build.external("optimiser state", Shape::Vector(4))?;
         let (control, control_buffer) = build.external("control", Shape::Vector(4))?;
+        // Before the step: the snapshot of a submission is of the picture that its losses are of.
+        let interleaved = build.graph.apply(Interleave { clamp: request.clamp }, &[picture], "snapshot")?;
+        let snapshot = build.keep(interleaved)?;
         let adam = Adam {
             beta1: request.adam.beta1,
             beta2: request.adam.beta2,
@@ -251,10 +254,7 @@ impl Objective {
             clamp: request.clamp,
         };
         let step = build.graph.apply(adam, &[picture, slope, first, second, state, control], "step")?;
-        let interleaved = build.graph.apply(Interleave { clamp: request.clamp }, &[picture], "snapshot")?;
-        let snapshot = build.keep(interleaved)?;
 
-        // The snapshot reads the picture before the step of the same submission changes it.
         let goals = [report_goals, vec![norm], vec![step], vec![interleaved]];
         let program = Program::prepare(engine, &build.graph, &build.bound, &goals, |_| 0)?;
 

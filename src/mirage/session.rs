@@ -161,29 +161,24 @@ impl Session {
         let last = self.request.iterations;
         let mut iteration = 0;
         loop {
-            if self.rebalances(iteration) {
+            let balanced = self.rebalances(iteration);
+            if balanced {
                 stop |= self.rebalance(iteration, listener)?.is_break();
             }
             let report = self.request.schedule.reports(iteration, last) || stop;
             let snapshot = self.request.schedule.snapshots(iteration) && !stop;
             let end = stop || iteration == last;
-            let shares = if report && !end { Some(self.weights.shares(&self.objective)?) } else { None };
-            let shares = match shares {
-                None if report && !stop => Some(self.weights.shares(&self.objective)?),
-                other => other,
-            };
+            // A stop should be prompt, so it goes without the shares.
+            let shares =
+                if report && !stop { self.weights.shares(&self.objective, balanced)? } else { Vec::new() };
             // Losses and snapshot are of the picture before the step of the same submission.
             let mut sections = 0;
             sections |= if report { LOSSES } else { 0 };
             sections |= if report || snapshot { SNAPSHOT } else { 0 };
-            if sections != 0 {
-                self.objective.run(sections)?;
-            }
+            sections |= if end { 0 } else { STEP };
+            in_flight.push_back(self.objective.run(sections)?);
             let numbers = if report { Some(self.objective.read_report()?) } else { None };
             let copy = if report || snapshot { Some(self.objective.read_snapshot()?) } else { None };
-            if !end {
-                in_flight.push_back(self.objective.run(STEP)?);
-            }
             stop |= self.tell(iteration, numbers, copy, snapshot, shares, listener)?.is_break();
             if end {
                 break;
@@ -230,7 +225,7 @@ impl Session {
         numbers: Option<ReadBack>,
         copy: Option<ReadBack>,
         snapshot: bool,
-        shares: Option<Vec<(super::FactorKind, f32)>>,
+        shares: Vec<(super::FactorKind, f32)>,
         listener: &mut Listener<'_>,
     ) -> Result<ControlFlow<()>> {
         let context = &self.engine.context;
@@ -255,7 +250,7 @@ impl Session {
             if snapshot {
                 note(listener(Event::Snapshot { iteration, picture: &picture })?);
             }
-            if numbers.is_some() {
+            if picture.rgb.iter().all(|value| value.is_finite()) {
                 self.last_good = Some((iteration, picture));
             }
         }
@@ -266,7 +261,7 @@ impl Session {
                 seconds: self.clock.map_or(0.0, |clock| clock.elapsed().as_secs_f64()),
                 total: terms.iter().map(|term| term.loss).sum(),
                 terms,
-                gradient_shares: shares.unwrap_or_default(),
+                gradient_shares: shares,
                 classes: top_k(&numbers.probabilities, self.request.top_classes),
             };
             note(listener(Event::Report(&report))?);
