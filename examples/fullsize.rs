@@ -53,6 +53,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let mut request = Request::new(photo);
     request.balance = None;
+    request.tv_weight = 0.0;
     request.spatial = Factor::new(&arguments.spatial, 1.0)?;
     request.abstracted = Factor::new(&arguments.r#abstract, 1.0)?;
     request.style = Factor::new(&arguments.style, 1.0)?;
