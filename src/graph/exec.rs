@@ -340,7 +340,7 @@ impl Builder<'_> {
                         let texture = position.and_then(|position| self.staging[position].1.clone());
                         let texture =
                             texture.ok_or_else(|| fault(&resource.name, "nothing is staged for it"))?;
-                        let buffer = self.buffer(index, kernel, inner)?;
+                        let buffer = self.buffer(index, inner)?;
                         let action = Action::Stage { buffer, texture: texture.clone(), texels };
                         steps.push(Step { sections: *section, label: format!("{label} (stage)"), action });
                         held.push((resource.binding, Held::View(view(&texture))));
@@ -401,7 +401,7 @@ impl Builder<'_> {
     }
 
     /// Buffer of an operand that is one, or a part of one.
-    fn buffer(&self, index: usize, kernel: &Kernel, operand: &Operand) -> Result<wgpu::Buffer> {
+    fn buffer(&self, index: usize, operand: &Operand) -> Result<wgpu::Buffer> {
         let node = &self.graph.nodes()[index];
         Ok(match operand {
             Operand::Input(input) => self.tensor(node.inputs[*input])?,
@@ -411,7 +411,7 @@ impl Builder<'_> {
                 Memory::Buffer(buffer) => buffer,
                 Memory::Texture(_) => return Err(fault(&constant.key, "a texture can't be staged")),
             },
-            Operand::Window { inner, .. } => self.buffer(index, kernel, inner)?,
+            Operand::Window { inner, .. } => self.buffer(index, inner)?,
             Operand::Staged(_) => return Err(fault("a staged operand", "can't be staged again")),
         })
     }
@@ -434,7 +434,7 @@ impl Builder<'_> {
         }
         let offset = if let Operand::Window { offset, .. } = operand { *offset } else { 0 };
         let bytes = self.bytes(&self.graph.nodes()[index], kernel, operand);
-        Ok(Held::Buffer(self.buffer(index, kernel, operand)?, offset, bytes))
+        Ok(Held::Buffer(self.buffer(index, operand)?, offset, bytes))
     }
 }
 
