@@ -30,7 +30,7 @@ fn help_tells_every_option_by_purpose_with_its_default() {
     assert!(places.is_sorted(), "{places:?}");
     for (option, default) in [
         ("--output", "the photo's name with -mirage.png, in the current folder"),
-        ("--size", "384"),
+        ("--size", "320"),
         ("--bit-depth", "8"),
         ("--overwrite", "refuse to"),
         ("--spatial", "relu4_2"),
@@ -42,7 +42,7 @@ fn help_tells_every_option_by_purpose_with_its_default() {
         ("--spatial-weight", "1 if"),
         ("--abstract-weight", "1 if"),
         ("--style-weight", "1 if"),
-        ("--tv-weight", "0"),
+        ("--tv-weight", "0.1"),
         ("--weights", "the one that comes with the program"),
         ("--preprocessing", "what its file says"),
         ("--pooling", "max"),
@@ -50,7 +50,7 @@ fn help_tells_every_option_by_purpose_with_its_default() {
         ("--iterations", "150"),
         ("--init", "noise"),
         ("--seed", "0"),
-        ("--learning-rate", "0.02"),
+        ("--learning-rate", "0.03"),
         ("--beta1", "0.9"),
         ("--beta2", "0.999"),
         ("--epsilon", "1e-8"),

@@ -200,7 +200,7 @@ fn unusable_numbers() {
         (&["--balance", "spatial=-1"], &["spatial=-1"]),
         (&["--balance", "colour=1"], &["colour", "abstract"]),
         (&["--balance", "style=1", "--style-weight", "2"], &["--balance", "--style-weight"]),
-        (&["--learning-rate", "0"], &["--learning-rate", "0.02"]),
+        (&["--learning-rate", "0"], &["--learning-rate", "0.03"]),
         (&["--learning-rate", "-1"], &["--learning-rate", "-1"]),
         (&["--beta1", "1"], &["--beta1"]),
         (&["--beta2", "-0.1"], &["--beta2"]),
