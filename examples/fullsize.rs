@@ -2,6 +2,9 @@
 //! compare with PyTorch.
 //!
 //! `cargo run --release --example fullsize -- --weights W --photo P --start S --out OURS.safetensors`
+//!
+//! `--decisions FILE` adds the start picture's activations at every ReLU and at the adaptive pool's input:
+//! from them the checker reads which way each ReLU and max pool decided.
 
 use clap::Parser;
 use neural_mirage::gpu::DeviceOptions;
@@ -11,7 +14,7 @@ use neural_mirage::mirage::{Factor, Request, Session, activations};
 use neural_mirage::ops::{PoolKind, Shape};
 use neural_mirage::vgg::Network;
 use safetensors::tensor::{Dtype, TensorView};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Parser)]
 struct Arguments {
@@ -23,6 +26,8 @@ struct Arguments {
     start: PathBuf,
     #[arg(long)]
     out: PathBuf,
+    #[arg(long)]
+    decisions: Option<PathBuf>,
     // Weighted layers; the defaults are REQUEST of tools/check_fullsize.py.
     #[arg(long, default_value = "relu4_2:2000")]
     spatial: String,
@@ -32,6 +37,25 @@ struct Arguments {
     style: String,
 }
 
+type Dump = Vec<(String, Vec<usize>, Vec<f32>)>;
+
+fn sizes(shape: Shape) -> Vec<usize> {
+    match shape {
+        Shape::Map { channels, height, width } => vec![channels, height, width],
+        other => vec![other.elements()],
+    }
+}
+
+fn write(dump: &Dump, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let views: Vec<(&str, TensorView<'_>)> = dump
+        .iter()
+        .map(|(name, sizes, values)| {
+            Ok((name.as_str(), TensorView::new(Dtype::F32, sizes.clone(), bytemuck::cast_slice(values))?))
+        })
+        .collect::<Result<_, safetensors::SafeTensorError>>()?;
+    Ok(safetensors::serialize_to_file(views, None, path)?)
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments = Arguments::parse();
     let engine = Engine::open(&DeviceOptions::default())?;
@@ -39,17 +63,25 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let photo = image_io::read(&arguments.photo)?.picture;
     let start = image_io::read(&arguments.start)?.picture;
 
-    let mut dump: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
+    let mut dump = Dump::new();
     for (prefix, picture) in [("", &photo), ("start/", &start)] {
         let layers = ["relu5_1", "fc6", "fc8"];
         let found = activations(&engine, &network, picture, PoolKind::Max, &layers)?;
         for (layer, (shape, values)) in layers.iter().zip(found) {
-            let sizes = match shape {
-                Shape::Map { channels, height, width } => vec![channels, height, width],
-                other => vec![other.elements()],
-            };
-            dump.push((format!("{prefix}{layer}"), sizes, values));
+            dump.push((format!("{prefix}{layer}"), sizes(shape), values));
         }
+    }
+    if let Some(path) = &arguments.decisions {
+        // Only what the objective keeps too: a conv that is wanted itself would not be fused with its ReLU.
+        let names = network.layer_names();
+        let layers: Vec<&str> =
+            names.into_iter().filter(|name| name.starts_with("relu") || *name == "pool5").collect();
+        let found = activations(&engine, &network, &start, PoolKind::Max, &layers)?;
+        let named = layers.iter().zip(found);
+        write(
+            &named.map(|(layer, (shape, values))| (layer.to_string(), sizes(shape), values)).collect(),
+            path,
+        )?;
     }
     let mut request = Request::new(photo);
     request.balance = None;
@@ -66,13 +98,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let losses: Vec<f32> = losses.iter().map(|loss| loss.loss as f32).collect();
     dump.push(("losses".to_owned(), vec![losses.len()], losses));
     dump.push(("gradient".to_owned(), size.to_vec(), gradient));
-    let views: Vec<(&str, TensorView<'_>)> = dump
-        .iter()
-        .map(|(name, sizes, values)| {
-            Ok((name.as_str(), TensorView::new(Dtype::F32, sizes.clone(), bytemuck::cast_slice(values))?))
-        })
-        .collect::<Result<_, safetensors::SafeTensorError>>()?;
-    safetensors::serialize_to_file(views, None, &arguments.out)?;
+    write(&dump, &arguments.out)?;
     println!("{} on {}", arguments.out.display(), engine.context.describe());
     Ok(())
 }
