@@ -95,7 +95,7 @@ impl Session {
         let mut notes = Vec::new();
         if request.init == Init::Photo && request.style_images.is_empty() {
             notes.push(
-                "the photo already meets its own targets, so a start from it has no gradient to follow: use --init noise or a --style-image".to_owned(),
+                "the photo already meets its own targets, so a start from it has next to nothing to follow: use --init noise or a --style-image".to_owned(),
             );
         }
         let started = Started {
