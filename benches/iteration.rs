@@ -1,8 +1,8 @@
 //! Times whole iterations of the default mirage with the default network: `cargo bench --bench iteration
-//! [-- SIDE...]`.
+//! [-- SIDE... --layers]`.
 //!
 //! Wall clock of ten iterations after ten that warm up (kernels are compiled, the balance is measured), no
-//! reports between.
+//! reports between. With `--layers` the steps of one iteration follow, run one by one.
 
 use neural_mirage::gpu::DeviceOptions;
 use neural_mirage::graph::Engine;
@@ -17,6 +17,7 @@ const TIMED: u32 = 10;
 
 fn main() -> neural_mirage::Result<()> {
     let mut sides: Vec<usize> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
+    let layers = std::env::args().any(|argument| argument == "--layers");
     if sides.is_empty() {
         sides = vec![128, 256];
     }
@@ -44,6 +45,11 @@ fn main() -> neural_mirage::Result<()> {
         let each = (last - first) / f64::from(TIMED);
         let memory = session.memory().total() >> 20;
         println!("{side:5} px  {each:8.3} s an iteration  {memory} MiB of device memory");
+        if layers {
+            for (step, seconds) in session.profile()? {
+                println!("{:10.2} ms  {step}", seconds * 1e3);
+            }
+        }
     }
     Ok(())
 }

@@ -55,12 +55,6 @@ impl Blocks {
         candidates.iter().filter(fits).copied().collect()
     }
 
-    /// The preferred of [`Blocks::choices`].
-    #[allow(dead_code, reason = "for ops that offer one buffer kernel; convolutions offer all choices")]
-    pub fn choose(output: MapLayout, device: &Profile) -> Option<Self> {
-        Self::choices(output, device).first().copied()
-    }
-
     fn invocations(self) -> usize {
         self.positions / self.each[0] * (self.channels / self.each[1])
     }
