@@ -142,11 +142,11 @@ def make_weights(path, seed):
     print(f"{path}: {parameters:,} parameters, {path.stat().st_size / 1e6:.0f} MB")
 
 
-def make_pictures(photo, directory):
+def make_pictures(photo, directory, seed):
     with Image.open(photo) as image:
         resized = image.convert("RGB").resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
     resized.save(directory / "photo.png")
-    noise = np.random.default_rng(20).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    noise = np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     Image.fromarray(noise).save(directory / "start.png")
 
 
@@ -328,6 +328,7 @@ def main():
             command.add_argument("--seed", type=int, default=19)
         if name == "reference":
             command.add_argument("--photo", type=Path, default=root / "docs/photos/summer-palace.jpg")
+            command.add_argument("--start-seed", type=int, default=20, help="of the start picture's noise")
             command.add_argument("--dtype", choices=["float64", "float32"], default="float64")
             command.add_argument("--adaptive", choices=["max", "avg"], default="max")
             command.add_argument("--out", type=Path, help="default: reference.safetensors in --dir")
@@ -342,7 +343,7 @@ def main():
     if args.command == "weights":
         make_weights(args.dir / "vgg19.safetensors", args.seed)
     elif args.command == "reference":
-        make_pictures(args.photo, args.dir)
+        make_pictures(args.photo, args.dir, args.start_seed)
         began = time.monotonic()
         tensors = compute(args.dir, getattr(torch, args.dtype), args.adaptive)
         out = args.out or args.dir / "reference.safetensors"
