@@ -124,28 +124,7 @@ impl Program {
 
     /// Records all steps of these sections.
     pub fn record(&self, encoder: &mut wgpu::CommandEncoder, sections: Sections) {
-        let mut steps = self.steps.iter().filter(|step| step.sections & sections != 0).peekable();
-        while let Some(step) = steps.peek() {
-            if let Action::Stage { buffer, texture, texels } = &step.action {
-                copy_to_texture(encoder, buffer, texture, *texels);
-                steps.next();
-                continue;
-            }
-            // One pass for all dispatches up to the next copy.
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-                label: Some(&step.label),
-                timestamp_writes: None,
-            });
-            while let Some(Step { action: Action::Dispatch { pipeline, bind_group, groups }, .. }) =
-                steps.peek()
-            {
-                pass.set_pipeline(&pipeline.compute);
-                pass.set_bind_group(0, bind_group, &[]);
-                let [x, y, z] = *groups;
-                pass.dispatch_workgroups(x, y, z);
-                steps.next();
-            }
-        }
+        record(encoder, self.steps.iter().filter(|step| step.sections & sections != 0));
     }
 
     /// Runs these sections once: records and submits, without waiting.
@@ -182,26 +161,37 @@ impl Program {
             let mut encoder = context
                 .device()
                 .create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(&step.label) });
-            match &step.action {
-                Action::Stage { buffer, texture, texels } => {
-                    copy_to_texture(&mut encoder, buffer, texture, *texels);
-                }
-                Action::Dispatch { pipeline, bind_group, groups } => {
-                    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-                        label: Some(&step.label),
-                        timestamp_writes: None,
-                    });
-                    pass.set_pipeline(&pipeline.compute);
-                    pass.set_bind_group(0, bind_group, &[]);
-                    let [x, y, z] = *groups;
-                    pass.dispatch_workgroups(x, y, z);
-                }
-            }
+            record(&mut encoder, std::iter::once(step));
             let submission = context.submit(encoder, &step.label)?;
             context.wait(&submission, &step.label)?;
             times.push((step.label.clone(), start.elapsed().as_secs_f64()));
         }
         Ok(times)
+    }
+}
+
+/// Records steps in order.
+fn record<'a>(encoder: &mut wgpu::CommandEncoder, steps: impl Iterator<Item = &'a Step>) {
+    let mut steps = steps.peekable();
+    while let Some(step) = steps.peek() {
+        if let Action::Stage { buffer, texture, texels } = &step.action {
+            copy_to_texture(encoder, buffer, texture, *texels);
+            steps.next();
+            continue;
+        }
+        // One pass for all dispatches up to the next copy.
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+            label: Some(&step.label),
+            timestamp_writes: None,
+        });
+        while let Some(Step { action: Action::Dispatch { pipeline, bind_group, groups }, .. }) = steps.peek()
+        {
+            pass.set_pipeline(&pipeline.compute);
+            pass.set_bind_group(0, bind_group, &[]);
+            let [x, y, z] = *groups;
+            pass.dispatch_workgroups(x, y, z);
+            steps.next();
+        }
     }
 }
 

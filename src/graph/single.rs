@@ -67,23 +67,10 @@ impl SingleOp {
     /// As [`Program::prepare`] and [`crate::gpu::ReadBack::finish`].
     pub fn run(&self, variant: usize, inputs: &[Vec<f32>]) -> Result<Outcome> {
         let context = &self.engine.context;
-        let mut graph = Graph::new();
-        let mut bound = Bindings::new();
-        let mut ids = Vec::new();
-        for (index, (shape, values)) in self.signature.inputs.iter().zip(inputs).enumerate() {
-            let label = format!("input {index}");
-            let id = graph.external(label.clone(), *shape);
-            bound.insert(id, self.engine.tensor_with(&label, *shape, values)?);
-            ids.push(id);
-        }
-        let output = graph.apply_shared(self.op.clone(), &ids, self.op.name())?;
         let stored = self.signature.output.stored();
         let buffer = context.storage_buffer("output", (stored + GUARD) as u64 * 4)?;
         context.upload(&buffer, 0, bytemuck::cast_slice(&vec![f32::NAN; stored + GUARD]))?;
-        bound.insert(output, buffer.clone());
-        let pick = |_: &[Kernel]| variant;
-        let program =
-            Program::prepare_with(&self.engine, &graph, &bound, &[vec![output]], pick, self.options)?;
+        let (program, inputs) = self.program(variant, inputs, buffer.clone())?;
         let submission = program.run(1, self.op.name())?;
         context.wait(&submission, self.op.name())?;
         let mut all = context.read_f32(&buffer, stored + GUARD, "output")?;
@@ -92,11 +79,7 @@ impl SingleOp {
         if !self.op.mutates().is_empty() {
             values.clear();
             for input in self.op.mutates() {
-                values.extend(self.engine.read(
-                    &bound[&ids[*input]],
-                    self.signature.inputs[*input],
-                    "mutated",
-                )?);
+                values.extend(self.engine.read(&inputs[*input], self.signature.inputs[*input], "mutated")?);
             }
         }
         Ok(Outcome { values, stored: all, guard_intact: guard.iter().all(|value| value.is_nan()) })
@@ -107,16 +90,34 @@ impl SingleOp {
     /// # Errors
     /// As [`Program::prepare`].
     pub fn prepare(&self, variant: usize, inputs: &[Vec<f32>]) -> Result<Program> {
+        let output = self.engine.tensor("output", self.signature.output)?;
+        Ok(self.program(variant, inputs, output)?.0)
+    }
+
+    /// The program of the `variant`-th kernel into this output, and the buffers of the inputs.
+    fn program(
+        &self,
+        variant: usize,
+        inputs: &[Vec<f32>],
+        output: wgpu::Buffer,
+    ) -> Result<(Program, Vec<wgpu::Buffer>)> {
         let mut graph = Graph::new();
         let mut bound = Bindings::new();
         let mut ids = Vec::new();
+        let mut buffers = Vec::new();
         for (index, (shape, values)) in self.signature.inputs.iter().zip(inputs).enumerate() {
-            let id = graph.external(format!("input {index}"), *shape);
-            bound.insert(id, self.engine.tensor_with("input", *shape, values)?);
+            let label = format!("input {index}");
+            let buffer = self.engine.tensor_with(&label, *shape, values)?;
+            let id = graph.external(label, *shape);
+            bound.insert(id, buffer.clone());
             ids.push(id);
+            buffers.push(buffer);
         }
-        let output = graph.apply_shared(self.op.clone(), &ids, self.op.name())?;
-        bound.insert(output, self.engine.tensor("output", self.signature.output)?);
-        Program::prepare(&self.engine, &graph, &bound, &[vec![output]], |_| variant)
+        let result = graph.apply_shared(self.op.clone(), &ids, self.op.name())?;
+        bound.insert(result, output);
+        let pick = |_: &[Kernel]| variant;
+        let program =
+            Program::prepare_with(&self.engine, &graph, &bound, &[vec![result]], pick, self.options)?;
+        Ok((program, buffers))
     }
 }

@@ -78,7 +78,7 @@ impl Op for Adam {
             .bind("v", Operand::Input(3))
             .bind("control", Operand::Input(5))
             .linear(quads, 64, device);
-        Ok(vec![Kernel { variant: "naive", dispatches: vec![advance, step], scratch: Vec::new() }])
+        Ok(vec![Kernel::of("naive", vec![advance, step])])
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {

@@ -29,7 +29,7 @@ impl Op for Add {
             .bind("b", Operand::Input(1))
             .bind("output", Operand::Output);
         let dispatches = window::elementwise(&dispatch, &["a", "b", "output"], quads, device);
-        Ok(vec![Kernel { variant: "naive", dispatches, scratch: Vec::new() }])
+        Ok(vec![Kernel::of("naive", dispatches)])
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {

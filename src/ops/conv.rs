@@ -282,7 +282,7 @@ impl Op for Conv {
                 relu: self.relu,
             };
             let dispatches = tiles.dispatches(input, output, &matrix, device);
-            kernels.push(Kernel { variant: "texture", dispatches, scratch: Vec::new() });
+            kernels.push(Kernel::of("texture", dispatches));
         }
         for (blocks, taps) in tuned_blocks(taps, output, device) {
             let matrix = tiles::Matrix {

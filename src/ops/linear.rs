@@ -227,7 +227,7 @@ impl Linear {
             finish(dispatch, rows)
         };
         let dispatches = matrix.chunks(device)?.into_iter().map(dispatch).collect();
-        Ok(Kernel { variant, dispatches, scratch: Vec::new() })
+        Ok(Kernel::of(variant, dispatches))
     }
 
     /// The tuned kernel and the naive one; only that if it was asked for.

@@ -106,7 +106,7 @@ impl Op for MseBackward {
             .size("partials", 0);
         let names = ["input", "wanted", "output"];
         let dispatches = window::elementwise(&kernel, &names, shape.stored() / 4, device);
-        Ok(vec![Kernel { variant: "naive", dispatches, scratch: Vec::new() }])
+        Ok(vec![Kernel::of("naive", dispatches)])
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {

@@ -108,7 +108,12 @@ pub struct Kernel {
 impl Kernel {
     /// A kernel of a single dispatch without scratch memory.
     pub fn single(variant: &'static str, dispatch: Dispatch) -> Self {
-        Self { variant, dispatches: vec![dispatch], scratch: Vec::new() }
+        Self::of(variant, vec![dispatch])
+    }
+
+    /// A kernel of several dispatches without scratch memory.
+    pub fn of(variant: &'static str, dispatches: Vec<Dispatch>) -> Self {
+        Self { variant, dispatches, scratch: Vec::new() }
     }
 }
 

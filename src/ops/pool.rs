@@ -239,7 +239,7 @@ impl Op for Pool {
                     .narrow(&[("input", input), ("output", output)], &quads)
             };
             let dispatches = window::quads(&[input, output], 1, device).into_iter().map(part).collect();
-            Kernel { variant, dispatches, scratch: Vec::new() }
+            Kernel::of(variant, dispatches)
         };
         let mut kernels = Vec::new();
         if self.is_halving(input, output) && !device.prefers(Family::Naive) {
@@ -297,7 +297,7 @@ impl Op for PoolBackward {
                     .narrow(&[("input", input), ("upstream", output), ("output", input)], &quads)
             };
             let dispatches = window::quads(&[input, output], 1, device).into_iter().map(part).collect();
-            Kernel { variant, dispatches, scratch: Vec::new() }
+            Kernel::of(variant, dispatches)
         };
         let mut kernels = Vec::new();
         if pool.is_halving(input, output) && !device.prefers(Family::Naive) {

@@ -27,7 +27,7 @@ impl Op for Relu {
             Dispatch::new("relu", "forward").bind("input", Operand::Input(0)).bind("output", Operand::Output);
         let quads = signature.output.stored() / 4;
         let dispatches = window::elementwise(&dispatch, &["input", "output"], quads, device);
-        Ok(vec![Kernel { variant: "naive", dispatches, scratch: Vec::new() }])
+        Ok(vec![Kernel::of("naive", dispatches)])
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
@@ -61,7 +61,7 @@ impl Op for ReluBackward {
 
     fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
         let dispatches = Self::dispatches(signature.output, Operand::Output, device);
-        Ok(vec![Kernel { variant: "naive", dispatches, scratch: Vec::new() }])
+        Ok(vec![Kernel::of("naive", dispatches)])
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
