@@ -39,7 +39,7 @@ fn cases() -> Vec<(String, Arc<dyn Op>, Vec<Shape>)> {
     for (ins, outs, side) in convs {
         let conv = Conv::same(filter(outs, ins), true);
         let (input, output) = (Shape::map(ins, side, side), Shape::map(outs, side, side));
-        let backward = ConvBackward { conv: conv.clone(), size: [side, side] };
+        let backward = ConvBackward { conv: conv.clone(), size: [side, side], then: Default::default() };
         cases.push((format!("conv {ins}->{outs}@{side}"), Arc::new(conv), vec![input]));
         cases.push((format!("conv_backward {ins}->{outs}@{side}"), Arc::new(backward), vec![output, output]));
     }

@@ -8,6 +8,8 @@
 // pixels, backward times the windows that share a pixel, must stay below that (15x15 windows at every pixel
 // make 54240 with the loops over rows).
 
+const RECTIFIED: u32 = 0u; // backward, max: no gradient where x is not positive
+
 struct Params {
     in_height: u32,
     in_width: u32,
@@ -316,6 +318,9 @@ fn halve_max_backward(
         let v2 = input[below];
         let v3 = input[below + 1u];
         d = block_upstream(b);
+        if (RECTIFIED == 1u) {
+            d = select(vec4<f32>(0.0), d, max(max(v0, v1), max(v2, v3)) > vec4<f32>(0.0));
+        }
         // Larger than all before, not smaller than any behind.
         wins[0] = (v0 >= v1) & (v0 >= v2) & (v0 >= v3);
         wins[1] = (v1 > v0) & (v1 >= v2) & (v1 >= v3);

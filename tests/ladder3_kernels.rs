@@ -11,7 +11,7 @@ use neural_mirage::gpu::{DeviceOptions, Family, PipelineCache, PipelineKey};
 use neural_mirage::graph::{Engine, Options, SingleOp};
 use neural_mirage::ops::{
     Add, Case, Conv, ConvBackward, GramBackward, Kernel, MeanSquaredError, MseBackward, Op, Operand, Pool,
-    PoolBackward, PoolKind, REGISTRY, Relu, ReluBackward, Shape,
+    PoolBackward, PoolKind, REGISTRY, Relu, ReluBackward, Shape, Then,
 };
 use neural_mirage::shader::Shader;
 use std::collections::BTreeSet;
@@ -111,7 +111,7 @@ fn dispatches_wider_than_the_device_wrap() {
     let _turn = turn();
     let conv = Conv::same(filter(5, 4, [3, 3]), true);
     let single_tap = Conv { padding: [0, 0], ..Conv::same(filter(6, 3, [1, 1]), false) };
-    let backward = ConvBackward { conv: conv.clone(), size: [61, 83] };
+    let backward = ConvBackward { conv: conv.clone(), size: [61, 83], then: Then::default() };
     let (input, output) = (Shape::map(4, 61, 83), Shape::map(5, 61, 83));
     let cases = [
         Case::normal(Add, &[Shape::Vector(6001); 2], 1e-7),
@@ -140,12 +140,12 @@ fn dispatches_wider_than_the_device_wrap() {
 fn maps_larger_than_a_binding_run_in_windows() {
     let _turn = turn();
     let conv = Conv::same(filter(70, 36, [3, 3]), true);
-    let backward = ConvBackward { conv: conv.clone(), size: [21, 33] };
+    let backward = ConvBackward { conv: conv.clone(), size: [21, 33], then: Then::default() };
     let (input, output) = (Shape::map(36, 21, 33), Shape::map(70, 21, 33));
     let halve = Pool::halve(PoolKind::Max);
-    let pool_backward = PoolBackward { pool: halve, size: [21, 33] };
+    let pool_backward = PoolBackward { pool: halve, size: [21, 33], rectified: false };
     let average = Pool::halve(PoolKind::Average);
-    let average_backward = PoolBackward { pool: average, size: [21, 33] };
+    let average_backward = PoolBackward { pool: average, size: [21, 33], rectified: false };
     let halved = Shape::map(70, 10, 16);
     let gram = Shape::Matrix { rows: 70, columns: 70 };
     // Tolerances as in the registry.

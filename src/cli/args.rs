@@ -191,6 +191,9 @@ pub(super) struct DeviceArgs {
     /// Kind of kernels: texture suits software drivers, buffer suits GPUs, naive is the slow reference
     #[arg(long, value_name = "KIND", default_value = "auto")]
     pub kernels: Kernels,
+    /// Convolve directly, without Winograd's method: slower, half the rounding error [default: off]
+    #[arg(long)]
+    pub exact: bool,
 }
 
 /// `--bit-depth`.
@@ -292,7 +295,7 @@ impl DeviceArgs {
         };
         // Parsing can't fail: what is no number is part of a name.
         let adapter = self.adapter.as_ref().and_then(|text| text.parse::<AdapterChoice>().ok());
-        DeviceOptions { adapter: adapter.unwrap_or_default(), family, minimal: false }
+        DeviceOptions { adapter: adapter.unwrap_or_default(), family, exact: self.exact, minimal: false }
     }
 }
 

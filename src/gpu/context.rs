@@ -29,6 +29,8 @@ pub enum Family {
 /// What kernels may choose by. Nothing else about the device reaches them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Profile {
+    /// True to use no kernel that trades accuracy for speed (Winograd convolution).
+    pub exact: bool,
     /// Kernel family asked for; [`Family::Auto`] resolves by `software`.
     pub family: Family,
     /// True if the device runs on the CPU.
@@ -68,6 +70,8 @@ pub struct DeviceOptions {
     pub adapter: AdapterChoice,
     /// Which kernels.
     pub family: Family,
+    /// No kernels that trade accuracy for speed (Winograd convolution).
+    pub exact: bool,
     /// Request no optional feature and only WebGPU's default limits, to run as on a minimal device.
     pub minimal: bool,
 }
@@ -132,6 +136,7 @@ impl Context {
         });
         let fixed = info.subgroup_min_size == info.subgroup_max_size;
         let profile = Profile {
+            exact: options.exact,
             family: options.family,
             software: info.device_type == wgpu::DeviceType::Cpu,
             lanes: (features.contains(wgpu::Features::SUBGROUP) && fixed).then_some(info.subgroup_min_size),

@@ -1,8 +1,10 @@
 //! What programs on one device share: pipelines, packed weights, memory.
 
+use super::exec::{Bindings, Program};
+use super::ir::Graph;
 use crate::error::Result;
 use crate::gpu::{Context, DeviceOptions, PipelineCache};
-use crate::ops::{Constant, Shape, Storage, TEXTURE_WIDTH};
+use crate::ops::{Constant, Making, Op, Shape, Storage, TEXTURE_WIDTH};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -73,24 +75,26 @@ impl Engine {
     }
 
     /// The constant on the device, uploaded on first use.
-    pub(super) fn constant(&self, constant: &Constant) -> Result<Memory> {
+    pub(super) fn constant(self: &Arc<Self>, constant: &Constant) -> Result<Memory> {
         let key = (constant.key.clone(), constant.storage);
         if let Some(memory) = self.constants.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Ok(memory.clone());
         }
-        let bytes = (constant.make)()?;
-        let memory = match constant.storage {
-            Storage::Buffer => {
+        let buffer = match &constant.make {
+            Making::Host(make) => {
+                let bytes = make()?;
                 let buffer = self.context.storage_buffer(&constant.key, bytes.len() as u64)?;
                 self.context.upload(&buffer, 0, &bytes)?;
-                Memory::Buffer(buffer)
+                buffer
             }
+            Making::Device { op, values } => self.compute(&constant.key, op, &values()?)?,
+        };
+        let memory = match constant.storage {
+            Storage::Buffer => Memory::Buffer(buffer),
             Storage::Texture => {
-                let texels = (bytes.len() / 16) as u64;
-                let texture = self.staging_texture(&constant.key, texels)?;
                 // Through a buffer, in the same way as activations.
-                let buffer = self.context.storage_buffer(&constant.key, bytes.len() as u64)?;
-                self.context.upload(&buffer, 0, &bytes)?;
+                let texels = constant.bytes / 16;
+                let texture = self.staging_texture(&constant.key, texels)?;
                 let mut encoder =
                     self.context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor {
                         label: Some("upload constant"),
@@ -103,6 +107,19 @@ impl Engine {
         };
         let mut constants = self.constants.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(constants.entry(key).or_insert(memory).clone())
+    }
+
+    /// The output of an op on one vector.
+    fn compute(self: &Arc<Self>, label: &str, op: &Arc<dyn Op>, values: &[f32]) -> Result<wgpu::Buffer> {
+        let mut graph = Graph::new();
+        let shape = Shape::Vector(values.len());
+        let input = graph.external(label, shape);
+        let output = graph.apply_shared(op.clone(), &[input], label)?;
+        let buffer = self.tensor(label, graph.shape(output))?;
+        let values = self.tensor_with(label, shape, values)?;
+        let bound = Bindings::from([(input, values), (output, buffer.clone())]);
+        Program::prepare(self, &graph, &bound, &[vec![output]], |_| 0)?.run(1, label)?;
+        Ok(buffer)
     }
 
     /// A linear texture for so many texels.

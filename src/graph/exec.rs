@@ -233,17 +233,19 @@ impl Builder<'_> {
                     }
                     let texture = match operand {
                         Operand::Constant(constant) => constant.storage == Storage::Texture,
-                        other => matches!(other, Operand::Staged(_)),
+                        other => matches!(other, Operand::Staged { .. }),
                     };
                     if !texture {
                         self.check_binding(node, name, operand, self.bytes(node, kernel, operand))?;
                     }
                 }
-                for (position, (_, inner)) in staged(dispatch).enumerate() {
-                    let texels = self.bytes(node, kernel, inner) / 16;
-                    match self.staging.get_mut(position) {
-                        Some((largest, _)) => *largest = texels.max(*largest),
-                        None => self.staging.push((texels, None)),
+                for (_, operand) in &dispatch.bindings {
+                    if let Operand::Staged { inner, slot, .. } = operand {
+                        let texels = self.bytes(node, kernel, inner) / 16;
+                        if self.staging.len() <= *slot {
+                            self.staging.resize(slot + 1, (0, None));
+                        }
+                        self.staging[*slot].0 = texels.max(self.staging[*slot].0);
                     }
                 }
             }
@@ -324,15 +326,17 @@ impl Builder<'_> {
                         continue;
                     }
                     let operand = dispatch.operand(&resource.name)?;
-                    if let Operand::Staged(inner) = operand {
-                        let texels = self.bytes(&self.graph.nodes()[index], kernel, inner) / 16;
-                        let position = staged(dispatch).position(|(name, _)| name == resource.name);
-                        let texture = position.and_then(|position| self.staging[position].1.clone());
+                    if let Operand::Staged { inner, slot, copy } = operand {
+                        let texture = self.staging[*slot].1.clone();
                         let texture =
                             texture.ok_or_else(|| fault(&resource.name, "nothing is staged for it"))?;
-                        let buffer = self.buffer(index, inner)?;
-                        let action = Action::Stage { buffer, texture: texture.clone(), texels };
-                        steps.push(Step { sections: *section, label: format!("{label} (stage)"), action });
+                        if *copy {
+                            let texels = self.bytes(&self.graph.nodes()[index], kernel, inner) / 16;
+                            let buffer = self.buffer(index, inner)?;
+                            let action = Action::Stage { buffer, texture: texture.clone(), texels };
+                            let label = format!("{label} (stage)");
+                            steps.push(Step { sections: *section, label, action });
+                        }
                         held.push((resource.binding, Held::View(view(&texture))));
                     } else {
                         held.push((resource.binding, self.hold(index, kernel, operand)?));
@@ -386,7 +390,7 @@ impl Builder<'_> {
             Operand::Scratch(scratch) => kernel.scratch[*scratch],
             Operand::Constant(constant) => constant.bytes,
             Operand::Window { bytes, .. } => *bytes,
-            Operand::Staged(inner) => self.bytes(node, kernel, inner),
+            Operand::Staged { inner, .. } => self.bytes(node, kernel, inner),
         }
     }
 
@@ -402,7 +406,7 @@ impl Builder<'_> {
                 Memory::Texture(_) => return Err(fault(&constant.key, "a texture can't be staged")),
             },
             Operand::Window { inner, .. } => self.buffer(index, inner)?,
-            Operand::Staged(_) => return Err(fault("a staged operand", "can't be staged again")),
+            Operand::Staged { .. } => return Err(fault("a staged operand", "can't be staged again")),
         })
     }
 
@@ -460,12 +464,4 @@ fn view(texture: &wgpu::Texture) -> wgpu::TextureView {
 
 fn fault(what: &str, message: &str) -> Error {
     Error::Gpu { what: what.to_owned(), message: message.to_owned() }
-}
-
-/// The operands that a dispatch reads through textures, in the order that numbers the textures.
-fn staged(dispatch: &Dispatch) -> impl Iterator<Item = (&'static str, &Operand)> {
-    dispatch.bindings.iter().filter_map(|(name, operand)| match operand {
-        Operand::Staged(inner) => Some((*name, inner.as_ref())),
-        _ => None,
-    })
 }

@@ -133,6 +133,18 @@ impl Graph {
         }
     }
 
+    /// Puts a node in the place of another.
+    pub(super) fn replace(&mut self, index: usize, node: Node) {
+        self.nodes[index] = node;
+        self.retain_nodes(|_| true);
+    }
+
+    /// Drops a node.
+    pub(super) fn remove(&mut self, index: usize) {
+        self.nodes.remove(index);
+        self.retain_nodes(|_| true);
+    }
+
     /// One line per node, for people: `relu1_1 16x32x32 = conv(picture)`.
     pub fn dump(&self) -> String {
         let mut text = String::new();

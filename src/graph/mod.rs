@@ -4,6 +4,7 @@
 mod backward;
 mod engine;
 mod exec;
+mod fuse;
 mod ir;
 mod plan;
 mod single;

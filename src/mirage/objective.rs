@@ -255,6 +255,9 @@ impl Objective {
         };
         let step = build.graph.apply(adam, &[picture, slope, first, second, state, control], "step")?;
 
+        // What somebody reads, or what comes from outside, must keep its meaning.
+        let kept = build.bound.keys().copied().collect();
+        build.graph.fuse(&kept);
         let goals = [report_goals, vec![norm], vec![step], vec![interleaved]];
         let program = Program::prepare(engine, &build.graph, &build.bound, &goals, |_| 0)?;
 

@@ -113,6 +113,7 @@ mod tests {
 
     fn profile(family: Family) -> Profile {
         Profile {
+            exact: false,
             family,
             software: false,
             lanes: None,

@@ -30,7 +30,7 @@ impl Dispatch {
             let operand = self.operand(&resource.name)?;
             let texture = matches!(
                 operand,
-                Operand::Staged(_) | Operand::Constant(Constant { storage: Storage::Texture, .. })
+                Operand::Staged { .. } | Operand::Constant(Constant { storage: Storage::Texture, .. })
             );
             if texture != (resource.kind == ResourceKind::Texture) {
                 return Err(self.fault(format!("`{}` is bound to the wrong kind of memory", resource.name)));
@@ -94,7 +94,7 @@ impl Dispatch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
+    use crate::ops::Making;
 
     const TEXT: &str = "
         struct Params { count: u32, scale: f32 }
@@ -106,7 +106,7 @@ mod tests {
     ";
 
     fn constant(storage: Storage) -> Operand {
-        let make = Arc::new(|| Ok(vec![0; 16]));
+        let make = Making::host(|| Ok(vec![0; 16]));
         Operand::Constant(Constant { key: "k".to_owned(), storage, bytes: 16, make })
     }
 

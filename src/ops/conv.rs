@@ -5,10 +5,13 @@
 mod cases;
 
 use super::blocks::Blocks;
+use super::finish;
 use super::shape::{MapLayout, mismatch};
 use super::tiles::{self, Tiles};
+use super::winograd::{self, Winograd};
 use super::{
-    Adjoint, Constant, Dispatch, Kernel, Op, Operand, ReluBackward, Shape, Signature, Source, Storage,
+    Absorbed, Adjoint, Constant, Dispatch, Kernel, LastStep, Making, Op, Operand, ReluBackward, Shape,
+    Signature, Source, Storage,
 };
 use crate::error::Result;
 use crate::gpu::Profile;
@@ -76,6 +79,17 @@ pub struct ConvBackward {
     pub conv: Conv,
     /// Height and width of x.
     pub size: [usize; 2],
+    /// Last steps, done where dx is written.
+    pub then: Then,
+}
+
+/// Last steps of [`ConvBackward`]: each takes one more input like dx, in this order.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Then {
+    /// Add another gradient.
+    pub add: bool,
+    /// Zero where the input is not positive: the adjoint of the ReLU before x.
+    pub mask: bool,
 }
 
 impl Filter {
@@ -123,7 +137,7 @@ impl Filter {
             key: format!("{} {direction} blocks of {block}", self.id),
             storage,
             bytes: texels as u64 * 16,
-            make: Arc::new(move || {
+            make: Making::host(move || {
                 let weights = (filter.weights)()?;
                 Ok(bytemuck::cast_slice(&filter.pack(&weights, block, adjoint)).to_vec())
             }),
@@ -138,7 +152,7 @@ impl Filter {
             key: format!("{} bias", self.id),
             storage: Storage::Buffer,
             bytes: padded as u64 * 4,
-            make: Arc::new(move || {
+            make: Making::host(move || {
                 let mut bias = load()?;
                 bias.resize(padded, 0.0);
                 Ok(bytemuck::cast_slice(&bias).to_vec())
@@ -271,6 +285,16 @@ impl Op for Conv {
             .linear(output.texels(), 64, device);
         let mut kernels = Vec::new();
         let taps = self.tuned_taps();
+        if taps == Some(9) {
+            let finish = winograd::Finish {
+                bias: Some(self.filter.bias_constant()),
+                relu: self.relu,
+                ..Default::default()
+            };
+            kernels.extend(Winograd::choices(input, output, device).into_iter().map(|winograd| {
+                winograd.kernel(&self.filter, (Operand::Input(0), input), output, false, &finish, device)
+            }));
+        }
         if let Some(taps) = taps
             && let Some(tiles) = Tiles::choose(output, input.texels(), device)
         {
@@ -317,7 +341,8 @@ impl Op for Conv {
 
     fn adjoint(&self, _input: usize, shapes: &[Shape]) -> Option<Adjoint> {
         let input = shapes[0].layout()?;
-        let op = ConvBackward { conv: self.clone(), size: [input.height, input.width] };
+        let size = [input.height, input.width];
+        let op = ConvBackward { conv: self.clone(), size, then: Then::default() };
         Adjoint::new(op, &[Source::Output, Source::Upstream])
     }
 
@@ -328,6 +353,28 @@ impl Op for Conv {
 }
 
 impl ConvBackward {
+    /// The Winograd kernel between these layouts, with the upstream gradient masked first if y was rectified.
+    fn winograd(
+        &self,
+        winograd: Winograd,
+        signature: &Signature,
+        (from, to): (MapLayout, MapLayout),
+        finish: &winograd::Finish,
+        device: &Profile,
+    ) -> Kernel {
+        let masked = self.conv.relu;
+        // The kernel itself has two scratch buffers.
+        let operand = if masked { Operand::Scratch(2) } else { Operand::Input(1) };
+        let mut kernel = winograd.kernel(&self.conv.filter, (operand, from), to, true, finish, device);
+        if masked {
+            let mut mask = ReluBackward::dispatches(signature.inputs[1], Operand::Scratch(2), device);
+            mask.append(&mut kernel.dispatches);
+            kernel.dispatches = mask;
+            kernel.scratch.push(signature.inputs[1].bytes());
+        }
+        kernel
+    }
+
     fn input(&self) -> Shape {
         Shape::map(self.conv.filter.in_channels, self.size[0], self.size[1])
     }
@@ -344,6 +391,12 @@ impl Op for ConvBackward {
             let message = format!("upstream is {}, the forward output is {expected}", inputs[1]);
             return Err(mismatch("conv_backward", &message));
         }
+        let more = &inputs[2..];
+        let wanted = usize::from(self.then.add) + usize::from(self.then.mask);
+        if more.len() != wanted || more.iter().any(|shape| *shape != self.input()) {
+            let message = format!("the last steps take {wanted} maps of {}, not {more:?}", self.input());
+            return Err(mismatch("conv_backward", &message));
+        }
         Ok(self.input())
     }
 
@@ -358,7 +411,17 @@ impl Op for ConvBackward {
             .bind("output", Operand::Output)
             .linear(input.texels(), 64, device);
         let mut kernels = Vec::new();
+        let add = self.then.add.then_some(Operand::Input(2));
+        let mask = self.then.mask.then_some(Operand::Input(2 + usize::from(self.then.add)));
+        let last = finish::dispatches(signature.output, add.as_ref(), mask.as_ref(), device);
         let taps = self.conv.tuned_taps();
+        if taps == Some(9) {
+            let finish = winograd::Finish { add, mask, ..Default::default() };
+            for winograd in Winograd::choices(output, input, device) {
+                kernels.push(self.winograd(winograd, signature, (output, input), &finish, device));
+            }
+        }
+        let steps = kernels.len();
         if let Some(taps) = taps
             && let Some(tiles) = Tiles::choose(input, output.texels(), device)
         {
@@ -392,7 +455,22 @@ impl Op for ConvBackward {
             kernels.push(Kernel::single(blocks.variant, dispatch));
         }
         kernels.push(Kernel::single("naive", naive));
+        kernels[steps..].iter_mut().for_each(|kernel| kernel.dispatches.extend(last.iter().cloned()));
         Ok(kernels)
+    }
+
+    fn absorb(&self, step: LastStep, _same_as: Option<usize>) -> Option<Absorbed> {
+        let then = match step {
+            LastStep::Add if self.then == Then::default() => Then { add: true, mask: false },
+            LastStep::Mask if !self.then.mask => Then { mask: true, ..self.then },
+            _ => return None,
+        };
+        Some(Absorbed { op: Arc::new(Self { then, ..self.clone() }), takes_operand: true })
+    }
+
+    fn unmasked(&self) -> Option<Arc<dyn Op>> {
+        let conv = Conv { relu: false, ..self.conv.clone() };
+        self.conv.relu.then(|| Arc::new(Self { conv, ..self.clone() }) as Arc<dyn Op>)
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
@@ -405,6 +483,17 @@ impl Op for ConvBackward {
                 dx[from] += inputs[1][to] * f64::from(weights[weight]);
             }
         });
+        let mut more = inputs[2..].iter();
+        if self.then.add
+            && let Some(addend) = more.next()
+        {
+            dx.iter_mut().zip(*addend).for_each(|(value, add)| *value += add);
+        }
+        if self.then.mask
+            && let Some(mask) = more.next()
+        {
+            dx.iter_mut().zip(*mask).filter(|(_, y)| !(**y > 0.0)).for_each(|(value, _)| *value = 0.0);
+        }
         dx
     }
 

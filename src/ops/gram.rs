@@ -242,7 +242,7 @@ impl Op for GramBackward {
             let (packing, scratch) = symmetrise(tiles.channels);
             let matrix = tiles::Matrix {
                 input: Operand::Input(0),
-                weights: Operand::Scratch(0).staged(),
+                weights: Operand::Scratch(0).staged_in(1),
                 bias: tiles::no_bias(map.quads()),
                 taps: 1,
                 relu: false,

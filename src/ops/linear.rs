@@ -5,8 +5,8 @@
 
 use super::shape::mismatch;
 use super::{
-    Adjoint, Case, CaseInput, Constant, Dispatch, Kernel, Loader, Op, Operand, Shape, Signature, Source,
-    Storage,
+    Adjoint, Case, CaseInput, Constant, Dispatch, Kernel, Loader, Making, Op, Operand, Shape, Signature,
+    Source, Storage,
 };
 use crate::error::{Error, Result};
 use crate::gpu::{Family, Profile};
@@ -176,7 +176,7 @@ impl Matrix {
             key: format!("{} rows {} to {} in {precision}", self.id, rows.start, rows.end),
             storage: Storage::Buffer,
             bytes: (rows.len() * self.words() * WORD) as u64,
-            make: Arc::new(move || matrix.pack(rows.clone())),
+            make: Making::host(move || matrix.pack(rows.clone())),
         })
     }
 
@@ -188,7 +188,7 @@ impl Matrix {
             key: format!("{} bias", self.id),
             storage: Storage::Buffer,
             bytes: padded as u64 * 4,
-            make: Arc::new(move || {
+            make: Making::host(move || {
                 let mut bias = load()?;
                 bias.resize(padded, 0.0);
                 Ok(bytemuck::cast_slice(&bias).to_vec())

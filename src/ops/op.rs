@@ -1,6 +1,7 @@
 //! What an op is: shape rule, kernels, adjoint, and an f64 reference, all in one place.
 
 use super::shape::Shape;
+use super::{Absorbed, LastStep, Loader};
 use crate::error::Result;
 use crate::gpu::Profile;
 use std::fmt::Debug;
@@ -34,6 +35,18 @@ pub trait Op: Debug + Send + Sync {
     /// How the gradient flows back to one input, given the shapes of all inputs; `None` if this input gets
     /// none (targets, weights).
     fn adjoint(&self, _input: usize, _shapes: &[Shape]) -> Option<Adjoint> {
+        None
+    }
+
+    /// This op with one more step done where it writes its result, if it can. `same_as` is the input that
+    /// is the step's operand, if one is.
+    fn absorb(&self, _step: LastStep, _same_as: Option<usize>) -> Option<Absorbed> {
+        None
+    }
+
+    /// For an adjoint that masks its upstream gradient (input 1) where its input 0 is not positive: the
+    /// same without the mask, which reads input 0 no more. `None` for all others.
+    fn unmasked(&self) -> Option<Arc<dyn Op>> {
         None
     }
 
@@ -216,14 +229,32 @@ pub enum Operand {
         /// How long it is, in bytes.
         bytes: u64,
     },
-    /// One of the above, copied into a linear texture (see [`super::TEXTURE_WIDTH`]) before the dispatch.
-    Staged(Box<Operand>),
+    /// One of the above, read through a linear texture (see [`super::TEXTURE_WIDTH`]).
+    Staged {
+        /// Of what.
+        inner: Box<Operand>,
+        /// Which of the program's staging textures; those of one dispatch differ.
+        slot: usize,
+        /// True to copy it before the dispatch; false if an earlier dispatch of the same kernel has copied
+        /// it to this slot and none has used the slot for anything else.
+        copy: bool,
+    },
 }
 
 impl Operand {
-    /// The operand, read through a texture.
+    /// The operand, read through the first staging texture.
     pub fn staged(self) -> Self {
-        Self::Staged(Box::new(self))
+        self.staged_in(0)
+    }
+
+    /// The operand, read through this staging texture.
+    pub fn staged_in(self, slot: usize) -> Self {
+        Self::Staged { inner: Box::new(self), slot, copy: true }
+    }
+
+    /// The operand, read through this staging texture, where an earlier dispatch of the kernel has put it.
+    pub fn staged_before(self, slot: usize) -> Self {
+        Self::Staged { inner: Box::new(self), slot, copy: false }
     }
 }
 
@@ -245,8 +276,29 @@ pub struct Constant {
     pub storage: Storage,
     /// Its size in bytes, known before it is made.
     pub bytes: u64,
-    /// Makes the bytes.
-    pub make: Arc<dyn Fn() -> Result<Vec<u8>> + Send + Sync>,
+    /// Where the bytes come from.
+    pub make: Making,
+}
+
+/// How a constant is made.
+#[derive(Clone)]
+pub enum Making {
+    /// By the CPU, ready to be uploaded.
+    Host(Arc<dyn Fn() -> Result<Vec<u8>> + Send + Sync>),
+    /// By the device: the output of an op on one vector of values.
+    Device {
+        /// The op.
+        op: Arc<dyn Op>,
+        /// Reads the values.
+        values: Loader,
+    },
+}
+
+impl Making {
+    /// Made by the CPU.
+    pub fn host(make: impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static) -> Self {
+        Self::Host(Arc::new(make))
+    }
 }
 
 impl Debug for Constant {

@@ -6,12 +6,16 @@
 //! window that would start behind the input and its left padding. Padding is minus infinity for max and
 //! zero for average; an average divides by the window's length within the padded input.
 
+use super::finish;
 use super::shape::{MapLayout, mismatch};
 use super::window;
-use super::{Adjoint, Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature, Source};
+use super::{
+    Absorbed, Adjoint, Case, CaseInput, Dispatch, Kernel, LastStep, Op, Operand, Shape, Signature, Source,
+};
 use crate::error::Result;
 use crate::gpu::{Family, Profile};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Invocations per workgroup; matches the shader.
 const GROUP: usize = 64;
@@ -49,6 +53,8 @@ pub struct PoolBackward {
     pub pool: Pool,
     /// Height and width of x.
     pub size: [usize; 2],
+    /// True if the gradient is zero where x is not positive: with max, the adjoint of a ReLU before x too.
+    pub rectified: bool,
 }
 
 /// One axis of a window: its pixels `start..end`, and by how many positions an average divides.
@@ -256,7 +262,7 @@ impl Op for Pool {
 
     fn adjoint(&self, _input: usize, shapes: &[Shape]) -> Option<Adjoint> {
         let input = shapes[0].layout()?;
-        let op = PoolBackward { pool: *self, size: [input.height, input.width] };
+        let op = PoolBackward { pool: *self, size: [input.height, input.width], rectified: false };
         Adjoint::new(op, self.kind.operands())
     }
 
@@ -296,7 +302,16 @@ impl Op for PoolBackward {
                     .linear(invocations(layout), GROUP, device)
                     .narrow(&[("input", input), ("upstream", output), ("output", input)], &quads)
             };
-            let dispatches = window::quads(&[input, output], 1, device).into_iter().map(part).collect();
+            let mut dispatches: Vec<Dispatch> =
+                window::quads(&[input, output], 1, device).into_iter().map(part).collect();
+            if self.rectified {
+                if variant == "halve" {
+                    dispatches = dispatches.into_iter().map(|d| d.consts(&[("RECTIFIED", 1)])).collect();
+                } else {
+                    let mask = Operand::Input(0);
+                    dispatches.extend(finish::dispatches(signature.output, None, Some(&mask), device));
+                }
+            }
             Kernel::of(variant, dispatches)
         };
         let mut kernels = Vec::new();
@@ -311,7 +326,18 @@ impl Op for PoolBackward {
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
         let input = self.output(shapes).expect("valid shapes").layout().expect("a map");
-        self.pool.kind.reference_backward(inputs, input, &self.pool.axes(input).expect("a valid size"))
+        let axes = self.pool.axes(input).expect("a valid size");
+        let mut dx = self.pool.kind.reference_backward(inputs, input, &axes);
+        if self.rectified {
+            dx.iter_mut().zip(inputs[0]).filter(|(_, x)| !(**x > 0.0)).for_each(|(value, _)| *value = 0.0);
+        }
+        dx
+    }
+
+    fn absorb(&self, step: LastStep, same_as: Option<usize>) -> Option<Absorbed> {
+        let fits = self.pool.kind == PoolKind::Max && same_as == Some(0);
+        (fits && step == LastStep::Mask)
+            .then(|| Absorbed { op: Arc::new(Self { rectified: true, ..*self }), takes_operand: false })
     }
 
     fn flops(&self, signature: &Signature) -> u64 {
@@ -363,8 +389,10 @@ pub(super) fn cases() -> Vec<Case> {
 pub(super) fn backward_cases() -> Vec<Case> {
     let case = |(pool, shape): (Pool, Shape)| {
         let (layout, output) = (shape.layout()?, pool.output(&[shape]).ok()?);
-        let op = PoolBackward { pool, size: [layout.height, layout.width] };
         let upstream = (output, CaseInput::Normal);
+        // Every other one as after a ReLU.
+        let rectified = pool.kind == PoolKind::Max && layout.channels % 2 == 1;
+        let op = PoolBackward { pool, size: [layout.height, layout.width], rectified };
         Some(match pool.kind {
             PoolKind::Max => Case::drawn(op, &[(shape, CaseInput::Rectified), upstream], TOLERANCE),
             PoolKind::Average => Case::drawn(op, &[upstream], TOLERANCE),
@@ -401,7 +429,7 @@ mod tests {
 
     #[test]
     fn an_adjoint_refuses_gradients_of_another_size() {
-        let op = PoolBackward { pool: Pool::halve(PoolKind::Max), size: [5, 5] };
+        let op = PoolBackward { pool: Pool::halve(PoolKind::Max), size: [5, 5], rectified: false };
         let [x, dy, other] = [Shape::map(3, 5, 5), Shape::map(3, 2, 2), Shape::map(3, 4, 5)];
         assert_eq!(op.output(&[x, dy]).unwrap(), x);
         assert!(op.output(&[other, dy]).is_err() && op.output(&[x, other]).is_err());

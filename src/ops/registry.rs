@@ -43,4 +43,5 @@ pub const REGISTRY: &[Entry] = &[
     Entry { name: "total_variation", cases: super::total_variation::cases },
     Entry { name: "total_variation_backward", cases: super::total_variation::backward_cases },
     Entry { name: "unflatten", cases: super::flatten::unflatten_cases },
+    Entry { name: "winograd_weights", cases: super::winograd::cases },
 ];

@@ -2,10 +2,9 @@
 //! Convolutions and the Gram matrix's adjoint use it.
 
 use super::shape::MapLayout;
-use super::{Constant, Dispatch, Operand, Storage, TEXTURE_WIDTH, window};
+use super::{Constant, Dispatch, Making, Operand, Storage, TEXTURE_WIDTH, window};
 use crate::gpu::{Family, Profile};
 use std::ops::Range;
-use std::sync::Arc;
 
 /// Runs of positions per invocation; as in the shader.
 const VECTORS: usize = 8;
@@ -103,6 +102,6 @@ pub(super) fn no_bias(quads: usize) -> Operand {
         key: format!("{quads} zero quads"),
         storage: Storage::Buffer,
         bytes: quads as u64 * 16,
-        make: Arc::new(move || Ok(vec![0; quads * 16])),
+        make: Making::host(move || Ok(vec![0; quads * 16])),
     })
 }

@@ -125,6 +125,7 @@ mod tests {
 
     fn device(max_binding: u64, binding_alignment: u64) -> Profile {
         Profile {
+            exact: false,
             family: Family::Auto,
             software: true,
             lanes: None,

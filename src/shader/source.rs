@@ -17,6 +17,7 @@ sources![
     "conv",
     "conv_blocks",
     "conv_tiles",
+    "finish",
     "flatten",
     "gram",
     "gram_blocks",
@@ -32,6 +33,8 @@ sources![
     "softmax",
     "sum",
     "total_variation",
+    "winograd",
+    "winograd_tiles",
 ];
 
 /// The text of one shader file.

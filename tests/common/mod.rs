@@ -133,6 +133,7 @@ pub fn widen(values: &[f32]) -> Vec<f64> {
 pub fn profiles() -> Vec<(String, Profile)> {
     // WebGPU's default limits, which every device has.
     let minimal = Profile {
+        exact: false,
         family: Family::Auto,
         software: false,
         lanes: None,

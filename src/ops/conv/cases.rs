@@ -1,6 +1,6 @@
 //! The convolutions on which kernels are tested.
 
-use super::{Conv, ConvBackward, Filter, Padding};
+use super::{Conv, ConvBackward, Filter, Padding, Then};
 use crate::ops::{Case, CaseInput, Op as _, Shape};
 use std::sync::Arc;
 
@@ -73,8 +73,25 @@ pub(in crate::ops) fn backward_cases() -> Vec<Case> {
     let case = |(conv, shape): (Conv, Shape)| {
         let layout = shape.layout()?;
         let output = conv.output(&[shape]).ok()?;
-        let op = ConvBackward { conv, size: [layout.height, layout.width] };
-        Some(Case::drawn(op, &[(output, CaseInput::Rectified), (output, CaseInput::Normal)], TOLERANCE))
+        let op = ConvBackward { conv, size: [layout.height, layout.width], then: Then::default() };
+        let inputs = vec![(output, CaseInput::Rectified), (output, CaseInput::Normal)];
+        Some((op, inputs, shape))
     };
-    samples().into_iter().filter_map(case).collect()
+    let plain: Vec<_> = samples().into_iter().filter_map(case).collect();
+    let last_steps =
+        [Then { add: true, mask: false }, Then { add: false, mask: true }, Then { add: true, mask: true }];
+    // Every third with each of the last steps.
+    let with_last = plain.iter().enumerate().map(|(index, (op, inputs, shape))| {
+        let then = last_steps[index % 3];
+        let mut inputs = inputs.clone();
+        if then.add {
+            inputs.push((*shape, CaseInput::Normal));
+        }
+        if then.mask {
+            inputs.push((*shape, CaseInput::Rectified));
+        }
+        (ConvBackward { then, ..op.clone() }, inputs, *shape)
+    });
+    let all: Vec<_> = plain.iter().cloned().chain(with_last).collect();
+    all.into_iter().map(|(op, inputs, _)| Case::drawn(op, &inputs, TOLERANCE)).collect()
 }

@@ -1,0 +1,337 @@
+// Winograd convolution, the parts around the products: 3x3 kernels, border 1, step 1 (Lavin and Gray 2015).
+//
+// An output tile of TILE x TILE pixels follows from SIDE x SIDE inputs (SIDE = TILE + 2) by SIDE * SIDE
+// products in place of 9 * TILE * TILE. `weights` transforms the filter, once; `input_texture` or
+// `input_buffer` transform the input tiles; a matrix product for each of the SIDE * SIDE positions follows
+// (winograd_tiles.wgsl, winograd_blocks.wgsl); `output` transforms back. `border` writes the zeros around.
+//
+// Interpolation points are 0, infinity, +-A and +-B. 3/4 and 3/2 in place of the usual 1 and 2 halve the
+// rounding error (measured: docs/accuracy.md), and all their products are exact in f32.
+//
+// The adjoint is the convolution with the filter turned by 180 degrees. Turning the input tile and the
+// output tile in place of the filter gives the same, so one set of transformed weights serves both.
+//
+// Maps are bordered quads (see src/ops/shape.rs). Work goes in chunks of `chunk` tiles. Transformed values:
+// - weights: texel ((position * blocks of 32 out channels + out / 32) * in_quads + in_quad) * 32 + out % 32,
+//   each a vec4 over four input channels;
+// - input: texel position * stride + (tile / RUN * in_quads + in_quad) * RUN + tile % RUN;
+// - products: texel position * stride + out_quad * chunk + tile.
+
+const TILE: u32 = 4u;      // 4 or 2
+const SIDE: u32 = 6u;      // TILE + 2
+const TURNED: u32 = 0u;    // 1: the adjoint
+const RELU: u32 = 0u;      // rectify the result
+const MASK: u32 = 0u;      // zero the result where `activation` is not positive
+const ADD: u32 = 0u;       // add `addend` to the result, before the mask
+const STRIDE: u32 = 6u;    // of the arrays below
+const BLOCK: u32 = 32u;
+const A: f32 = 0.75;
+const B: f32 = 1.5;
+const A2: f32 = A * A;
+const B2: f32 = B * B;
+
+struct Params {
+    height: u32, // of input and output alike
+    width: u32,
+    quads: u32,  // of the input, or of the output's window
+    first_quad: u32, // of that window
+    tiles: u32,  // of the whole map
+    tiles_across: u32,
+    first_tile: u32, // of this chunk
+    chunk: u32,      // tiles of this chunk, whole RUNs
+    run: u32,
+    stride: u32,     // texels from one position to the next
+    texels: u32,     // of the whole input
+}
+
+
+@group(0) @binding(0) var input_map: texture_storage_2d<rgba32float, read>;
+@group(0) @binding(1) var<storage, read> input: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> products: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> activation: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read> addend: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read> filters: array<f32>; // [out, in, 3, 3]
+@group(0) @binding(7) var<storage, read_write> output: array<vec4<f32>>;
+@group(0) @binding(8) var<uniform> params: Params;
+
+alias Line = array<vec4<f32>, 6>;
+
+var<private> tile: array<vec4<f32>, 36>;
+
+fn index(group: vec3<u32>, groups: vec3<u32>, local: u32) -> u32 {
+    return (group.y * groups.x + group.x) * 64u + local;
+}
+
+// G of F(TILE, 3): the filter's polynomial at each point, over the product of the differences of the points.
+fn filter_line(g0: vec4<f32>, g1: vec4<f32>, g2: vec4<f32>) -> Line {
+    if (TILE == 2u) {
+        let even = 0.5 * (g0 + g2);
+        let odd = 0.5 * g1;
+        return Line(g0, even + odd, even - odd, g2, g0, g0);
+    }
+    let scale_a = 1.0 / (2.0 * A2 * (A2 - B2));
+    let scale_b = 1.0 / (2.0 * B2 * (B2 - A2));
+    let even_a = scale_a * (g0 + A2 * g2);
+    let odd_a = (scale_a * A) * g1;
+    let even_b = scale_b * (g0 + B2 * g2);
+    let odd_b = (scale_b * B) * g1;
+    return Line((1.0 / (A2 * B2)) * g0, even_a + odd_a, even_a - odd_a, even_b + odd_b, even_b - odd_b, g2);
+}
+
+// B^T of F(TILE, 3).
+fn input_line(d: Line) -> Line {
+    if (TILE == 2u) {
+        return Line(d[0] - d[2], d[1] + d[2], d[2] - d[1], d[3] - d[1], d[0], d[0]);
+    }
+    let even_a = d[4] - B2 * d[2];
+    let odd_a = A * (d[3] - B2 * d[1]);
+    let even_b = d[4] - A2 * d[2];
+    let odd_b = B * (d[3] - A2 * d[1]);
+    return Line(
+        (A2 * B2) * d[0] - (A2 + B2) * d[2] + d[4],
+        even_a + odd_a,
+        even_a - odd_a,
+        even_b + odd_b,
+        even_b - odd_b,
+        (A2 * B2) * d[1] - (A2 + B2) * d[3] + d[5]);
+}
+
+// A^T of F(TILE, 3); the first TILE values count.
+fn output_line(m: Line) -> Line {
+    if (TILE == 2u) {
+        return Line(m[0] + m[1] + m[2], m[1] - m[2] + m[3], m[0], m[0], m[0], m[0]);
+    }
+    let even_a = m[1] + m[2];
+    let odd_a = m[1] - m[2];
+    let even_b = m[3] + m[4];
+    let odd_b = m[3] - m[4];
+    return Line(
+        m[0] + even_a + even_b,
+        A * odd_a + B * odd_b,
+        A2 * even_a + B2 * even_b,
+        (A2 * A) * odd_a + (B2 * B) * odd_b + m[5],
+        m[0], m[0]);
+}
+
+// Weights of output channel o, four input channels, one tap; zero beyond the channels.
+fn tap(o: u32, quad: u32, at: u32) -> vec4<f32> {
+    var values = vec4<f32>(0.0);
+    for (var k = 0u; k < 4u; k++) {
+        let i = quad * 4u + k;
+        // In this entry point height is the number of output channels, width that of input channels.
+        if (o < params.height && i < params.width) {
+            values[k] = filters[(o * params.width + i) * 9u + at];
+        }
+    }
+    return values;
+}
+
+@compute @workgroup_size(64)
+fn weights(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = index(group, groups, local);
+    let in_quads = params.quads;
+    let channels = (params.height + BLOCK - 1u) / BLOCK * BLOCK;
+    let o = i % channels;
+    let quad = i / channels;
+    if (quad >= in_quads) {
+        return;
+    }
+    // unroll
+    for (var c = 0u; c < 3u; c++) {
+        let line = filter_line(tap(o, quad, c), tap(o, quad, 3u + c), tap(o, quad, 6u + c));
+        // unroll
+        for (var r = 0u; r < SIDE; r++) {
+            tile[r * STRIDE + c] = line[r];
+        }
+    }
+    // unroll
+    for (var r = 0u; r < SIDE; r++) {
+        let line = filter_line(tile[r * STRIDE], tile[r * STRIDE + 1u], tile[r * STRIDE + 2u]);
+        // unroll
+        for (var c = 0u; c < SIDE; c++) {
+            let position = r * SIDE + c;
+            output[((position * (channels / BLOCK) + o / BLOCK) * in_quads + quad) * BLOCK + o % BLOCK] = line[c];
+        }
+    }
+}
+
+// Transforms `tile` and writes it.
+fn put_input(t: u32, quad: u32) {
+    // unroll
+    for (var c = 0u; c < SIDE; c++) {
+        var column: Line;
+        // unroll
+        for (var r = 0u; r < SIDE; r++) {
+            column[r] = tile[r * STRIDE + c];
+        }
+        let line = input_line(column);
+        // unroll
+        for (var r = 0u; r < SIDE; r++) {
+            tile[r * STRIDE + c] = line[r];
+        }
+    }
+    let run = params.run;
+    let start = (t / run * params.quads + quad) * run + t % run;
+    let step = params.stride;
+    // unroll
+    for (var r = 0u; r < SIDE; r++) {
+        var row: Line;
+        // unroll
+        for (var c = 0u; c < SIDE; c++) {
+            row[c] = tile[r * STRIDE + c];
+        }
+        let line = input_line(row);
+        // unroll
+        for (var c = 0u; c < SIDE; c++) {
+            output[start + (r * SIDE + c) * step] = line[c];
+        }
+    }
+}
+
+// First texel of a tile's input: one row above and one column left of its output. Before the first texel
+// this is no number below the run's length; what it would read enters only through zeros.
+fn corner(t: u32, quad: u32) -> u32 {
+    // Tiles beyond the last repeat it; nobody reads what comes of them.
+    let at = min(params.first_tile + t, params.tiles - 1u);
+    let row = at / params.tiles_across * TILE;
+    let column = at % params.tiles_across * TILE;
+    let pitch = params.width + 1u;
+    return quad * (params.height + 1u) * pitch + row * pitch + column;
+}
+
+@compute @workgroup_size(64)
+fn input_texture(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = index(group, groups, local);
+    let t = i % params.chunk;
+    let quad = i / params.chunk;
+    if (quad >= params.quads) {
+        return;
+    }
+    let first = corner(t, quad);
+    let last = params.texels - 1u; // border, so zero
+    // unroll
+    for (var r = 0u; r < SIDE; r++) {
+        // unroll
+        for (var c = 0u; c < SIDE; c++) {
+            let n = min(first + r * (params.width + 1u) + c, last);
+            let value = textureLoad(input_map, vec2<u32>(n & 8191u, n >> 13u));
+            tile[select(r * STRIDE + c, (SIDE - 1u - r) * STRIDE + (SIDE - 1u - c), TURNED == 1u)] = value;
+        }
+    }
+    put_input(t, quad);
+}
+
+@compute @workgroup_size(64)
+fn input_buffer(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = index(group, groups, local);
+    let t = i % params.chunk;
+    let quad = i / params.chunk;
+    if (quad >= params.quads) {
+        return;
+    }
+    let first = corner(t, quad);
+    let last = params.texels - 1u; // border, so zero
+    // unroll
+    for (var r = 0u; r < SIDE; r++) {
+        // unroll
+        for (var c = 0u; c < SIDE; c++) {
+            let n = min(first + r * (params.width + 1u) + c, last);
+            tile[select(r * STRIDE + c, (SIDE - 1u - r) * STRIDE + (SIDE - 1u - c), TURNED == 1u)] = input[n];
+        }
+    }
+    put_input(t, quad);
+}
+
+@compute @workgroup_size(64)
+fn output_tiles(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = index(group, groups, local);
+    let t = i % params.chunk;
+    let quad = i / params.chunk;
+    let at = params.first_tile + t;
+    if (quad >= params.quads || at >= params.tiles) {
+        return;
+    }
+    let step = params.stride;
+    let start = (params.first_quad + quad) * params.chunk + t;
+    // unroll
+    for (var c = 0u; c < SIDE; c++) {
+        var column: Line;
+        // unroll
+        for (var r = 0u; r < SIDE; r++) {
+            column[r] = products[start + (r * SIDE + c) * step];
+        }
+        let line = output_line(column);
+        // unroll
+        for (var r = 0u; r < TILE; r++) {
+            tile[r * STRIDE + c] = line[r];
+        }
+    }
+    let pitch = params.width + 1u;
+    let row = at / params.tiles_across * TILE;
+    let column = at % params.tiles_across * TILE;
+    let first = (quad * (params.height + 1u) + row + 1u) * pitch + column + 1u;
+    // unroll
+    for (var r = 0u; r < TILE; r++) {
+        let source = select(r, TILE - 1u - r, TURNED == 1u);
+        var values: Line;
+        // unroll
+        for (var c = 0u; c < SIDE; c++) {
+            values[c] = tile[source * STRIDE + c];
+        }
+        let line = output_line(values);
+        // unroll
+        for (var c = 0u; c < TILE; c++) {
+            let n = first + r * pitch + c;
+            if (row + r < params.height && column + c < params.width) {
+                var value = line[select(c, TILE - 1u - c, TURNED == 1u)] + bias[params.first_quad + quad];
+                if (RELU == 1u) {
+                    value = max(value, vec4<f32>(0.0));
+                }
+                if (ADD == 1u) {
+                    value += addend[n];
+                }
+                if (MASK == 1u) {
+                    value = select(vec4<f32>(0.0), value, activation[n] > vec4<f32>(0.0));
+                }
+                output[n] = value;
+            }
+        }
+    }
+}
+
+// The zeros around each plane: its first row and its first column, and the closing border.
+@compute @workgroup_size(64)
+fn border(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = index(group, groups, local);
+    let pitch = params.width + 1u;
+    let plane = (params.height + 1u) * pitch;
+    let each = pitch + params.height;
+    let quad = i / each;
+    let at = i % each;
+    let n = select((at - pitch + 1u) * pitch, at, at < pitch);
+    // Behind the last plane comes a row and one texel more.
+    if (quad < params.quads || (quad == params.quads && at <= pitch)) {
+        output[quad * plane + n] = vec4<f32>(0.0);
+    }
+}

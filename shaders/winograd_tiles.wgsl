@@ -1,0 +1,90 @@
+// The products of a Winograd convolution, fed from storage textures: for each position p of the transformed
+// tile, out[p] = weights[p] * input[p]. The texture family's kernel for software drivers; the inner loop is
+// that of conv_tiles.wgsl. See winograd.wgsl for the layouts.
+
+const LANES: u32 = 8u;          // the device's subgroup size
+const VECTORS: u32 = 8u;        // runs of LANES tiles per invocation
+const CHANNELS: u32 = 32u;      // output channels per invocation, 4 to 32
+const WEIGHT_VECTORS: u32 = 4u; // loads of LANES weight texels per step: CHANNELS / LANES, at least 1
+const QUADS: u32 = CHANNELS / 4u;
+const SUMS: u32 = VECTORS * CHANNELS;
+const ADJOINT: u32 = 0u;        // 1: the weights' inputs and outputs change places
+const BLOCK: u32 = 32u;
+
+struct Params {
+    in_quads: u32,
+    out_quads: u32,
+    chunk: u32,         // tiles
+    input_stride: u32,  // texels from one position to the next
+    output_stride: u32,
+    weight_blocks: u32, // groups of BLOCK output channels of the filter
+    weight_quads: u32,  // quads of its input channels
+}
+
+@group(0) @binding(0) var input: texture_storage_2d<rgba32float, read>;
+@group(0) @binding(1) var weights: texture_storage_2d<rgba32float, read>;
+@group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>;
+@group(0) @binding(3) var<uniform> params: Params;
+
+@compute @workgroup_size(LANES)
+fn forward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(subgroup_invocation_id) lane: u32,
+) {
+    let position = group.z;
+    let first_quad = group.y * QUADS; // of the output
+    let run = group.x;
+    let input_start = position * params.input_stride + run * params.in_quads * (VECTORS * LANES) + lane;
+    let plane = position * params.weight_blocks;
+
+    var sums: array<f32, SUMS>;
+    for (var step = 0u; step < params.in_quads; step++) {
+        let start = input_start + step * (VECTORS * LANES);
+        var tiles: array<vec4<f32>, VECTORS>;
+        // unroll
+        for (var v = 0u; v < VECTORS; v++) {
+            let n = start + v * LANES;
+            tiles[v] = textureLoad(input, vec2<u32>(n & 8191u, n >> 13u));
+        }
+        var lane_weights: array<vec4<f32>, WEIGHT_VECTORS>;
+        // unroll
+        for (var g = 0u; g < WEIGHT_VECTORS; g++) {
+            let i = g * LANES + lane;
+            // Forward: four inputs of output channel i. Adjoint: four outputs' texels, each of the QUADS
+            // quads of inputs.
+            let o = select(first_quad * 4u + i, step * 4u + i / QUADS, ADJOINT == 1u);
+            let quad = select(step, first_quad + i % QUADS, ADJOINT == 1u);
+            let n = ((plane + o / BLOCK) * params.weight_quads + quad) * BLOCK + o % BLOCK;
+            lane_weights[g] = textureLoad(weights, vec2<u32>(n & 8191u, n >> 13u));
+        }
+        // unroll
+        for (var o = 0u; o < CHANNELS; o++) {
+            // unroll
+            for (var k = 0u; k < 4u; k++) {
+                let at = select(o, k * QUADS + o / 4u, ADJOINT == 1u);
+                let part = select(k, o % 4u, ADJOINT == 1u);
+                let w = subgroupShuffle(lane_weights[at / LANES][part], at % LANES);
+                // unroll
+                for (var v = 0u; v < VECTORS; v++) {
+                    sums[o * VECTORS + v] += tiles[v][k] * w;
+                }
+            }
+        }
+    }
+
+    // unroll
+    for (var v = 0u; v < VECTORS; v++) {
+        let n = (run * VECTORS + v) * LANES + lane;
+        // unroll
+        for (var q = 0u; q < QUADS; q++) {
+            let quad = first_quad + q;
+            if (quad < params.out_quads) {
+                output[position * params.output_stride + quad * params.chunk + n] = vec4<f32>(
+                    sums[(q * 4u) * VECTORS + v],
+                    sums[(q * 4u + 1u) * VECTORS + v],
+                    sums[(q * 4u + 2u) * VECTORS + v],
+                    sums[(q * 4u + 3u) * VECTORS + v]);
+            }
+        }
+    }
+}
