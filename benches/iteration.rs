@@ -1,51 +1,134 @@
-//! Times whole iterations of the default mirage with the default network: `cargo bench --bench iteration
-//! [-- SIDE... --layers]`.
+//! Times whole iterations: `cargo bench --bench iteration [-- SIDE... --objective three|style --weights FILE
+//! --iterations N --json --layers --first --exact --kernels auto|texture|buffer|naive]`.
 //!
-//! Wall clock of ten iterations after ten that warm up (kernels are compiled, the balance is measured), no
-//! reports between. With `--layers` the steps of one iteration follow, run one by one.
+//! The default network at 128 and 256 px with all three factors if nothing else is said. `style` is
+//! neural-style's objective: style at relu1_1 to relu5_1, content at relu4_2. Every iteration is forward, the
+//! gradient of the picture and a step of Adam, with given weights (no balance), no report between. The picture
+//! is square. Reported are the median and minimum of single iterations, each waited for, after two that warm
+//! up; the device's memory; the largest resident memory of the process where the system tells it (Linux).
+//!
+//! `--first` in place of that: seconds from the start of the process to the end of the first iteration, as
+//! `mirage render` would do it, balance included. For a cold start give an empty shader cache
+//! (`MESA_SHADER_CACHE_DIR`), which `tools/compare_peers.py` does.
 
-use neural_mirage::gpu::DeviceOptions;
+use clap::{Parser, ValueEnum};
+use neural_mirage::gpu::{DeviceOptions, Family};
 use neural_mirage::graph::Engine;
 use neural_mirage::image_io::Picture;
-use neural_mirage::mirage::{Event, Request, Schedule, Session};
+use neural_mirage::mirage::{Event, Factor, Request, Schedule, Session};
 use neural_mirage::vgg::{Network, locate};
 use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Instant;
 
-/// Iterations that are not counted; the balance is measured for the last time after these.
-const WARM: u32 = 11;
-const TIMED: u32 = 10;
+#[derive(Clone, Copy, ValueEnum)]
+enum Objective {
+    Three,
+    Style,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Kernels {
+    Auto,
+    Texture,
+    Buffer,
+    Naive,
+}
+
+#[derive(Parser)]
+struct Arguments {
+    sides: Vec<usize>,
+    #[arg(long, default_value = "three")]
+    objective: Objective,
+    #[arg(long)]
+    weights: Option<PathBuf>,
+    #[arg(long, default_value_t = 7)]
+    iterations: usize,
+    #[arg(long, default_value = "auto")]
+    kernels: Kernels,
+    #[arg(long)]
+    exact: bool,
+    /// One line of JSON for each side.
+    #[arg(long)]
+    json: bool,
+    /// The steps of one iteration, run one by one.
+    #[arg(long)]
+    layers: bool,
+    #[arg(long)]
+    first: bool,
+    /// Cargo passes this.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// Iterations that are not counted: kernels are compiled, memory is touched.
+const WARM: usize = 2;
+
+fn request(side: usize, objective: Objective) -> neural_mirage::Result<Request> {
+    let value = |index: usize| (index * 37 % 101) as f32 * 0.01;
+    let photo = Picture { width: side, height: side, rgb: (0..side * side * 3).map(value).collect() };
+    let mut request = Request::new(photo);
+    request.schedule = Schedule::default();
+    request.iterations = 1;
+    if let Objective::Style = objective {
+        request.abstracted = Factor::new("none", 0.0)?;
+        request.top_classes = 0;
+        request.tv_weight = 0.0;
+    }
+    Ok(request)
+}
+
+/// Largest resident memory of this process so far, in MiB; 0 where the system does not tell.
+fn peak_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib: Option<u64> = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    kib.unwrap_or(0) / 1024
+}
 
 fn main() -> neural_mirage::Result<()> {
-    let mut sides: Vec<usize> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
-    let layers = std::env::args().any(|argument| argument == "--layers");
-    if sides.is_empty() {
-        sides = vec![128, 256];
+    let start = Instant::now();
+    let mut arguments = Arguments::parse();
+    if arguments.sides.is_empty() {
+        arguments.sides = vec![128, 256];
     }
-    let engine = Engine::open(&DeviceOptions::default())?;
-    let network = Network::open(&locate::find_weights(None)?, None)?;
-    println!("{}", engine.context.describe());
-    for side in sides {
-        let value = |index: usize| (index * 37 % 101) as f32 * 0.01;
-        let photo = Picture { width: side, height: side, rgb: (0..side * side * 3).map(value).collect() };
-        let mut request = Request::new(photo);
-        request.iterations = WARM + TIMED;
-        request.schedule = Schedule::default();
+    let family = match arguments.kernels {
+        Kernels::Auto => Family::Auto,
+        Kernels::Texture => Family::Texture,
+        Kernels::Buffer => Family::Buffer,
+        Kernels::Naive => Family::Naive,
+    };
+    let engine = Engine::open(&DeviceOptions { family, exact: arguments.exact, ..Default::default() })?;
+    let network = Network::open(&locate::find_weights(arguments.weights.as_deref())?, None)?;
+    if !arguments.json {
+        println!("{}", engine.context.describe());
+    }
+    for side in arguments.sides {
+        let mut request = request(side, arguments.objective)?;
+        if arguments.first {
+            let mut session = Session::new(&engine, &network, request)?;
+            session.run(&mut |_: Event<'_>| Ok(ControlFlow::Continue(())))?;
+            let seconds = start.elapsed().as_secs_f64();
+            println!("{{\"side\": {side}, \"first\": {seconds:.3}, \"peak_mib\": {}}}", peak_mib());
+            continue;
+        }
+        request.balance = None;
         let mut session = Session::new(&engine, &network, request)?;
-        let mut first = 0.0;
-        let mut last = 0.0;
-        session.run(&mut |event| {
-            match event {
-                // Two iterations are in flight at most, so both marks are off by the same.
-                Event::Progress { iteration, seconds } if iteration == WARM => first = seconds,
-                Event::Progress { iteration, seconds } if iteration == WARM + TIMED => last = seconds,
-                _ => {}
-            }
-            Ok(ControlFlow::Continue(()))
-        })?;
-        let each = (last - first) / f64::from(TIMED);
-        let memory = session.memory().total() >> 20;
-        println!("{side:5} px  {each:8.3} s an iteration  {memory} MiB of device memory");
-        if layers {
+        let times = session.time_iterations(WARM + arguments.iterations)?;
+        let mut times = times[WARM..].to_vec();
+        times.sort_by(f64::total_cmp);
+        let (least, median) = (times[0], times[times.len() / 2]);
+        let (device, peak) = (session.memory().total() >> 20, peak_mib());
+        if arguments.json {
+            println!(
+                "{{\"side\": {side}, \"min\": {least:.5}, \"median\": {median:.5}, \"device_mib\": {device}, \"peak_mib\": {peak}}}"
+            );
+        } else {
+            println!(
+                "{side:5} px  median {median:8.3} s  min {least:8.3} s an iteration  {device} MiB on the device, {peak} MiB resident at most"
+            );
+        }
+        if arguments.layers {
             for (step, seconds) in session.profile()? {
                 println!("{:10.2} ms  {step}", seconds * 1e3);
             }

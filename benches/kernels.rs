@@ -1,4 +1,5 @@
-//! Times the heavy kernels at VGG's shapes on this machine's adapter: `cargo bench --bench kernels [-- FILTER]`.
+//! Times the heavy kernels at VGG's shapes on this machine's adapter: `cargo bench --bench kernels [-- FILTER
+//! --steps]`, with `--steps` each dispatch too.
 //!
 //! Wall clock of a submission and the wait for it, staging included: minimum and median of ten runs after one
 //! that warms up. GFLOP/s count a multiply-add as two and are those of the minimum.
@@ -54,6 +55,20 @@ fn cases() -> Vec<(String, Arc<dyn Op>, Vec<Shape>)> {
     cases
 }
 
+/// The least time of each kind of step, run one by one, summed over its dispatches.
+fn steps(program: &neural_mirage::graph::Program) -> neural_mirage::Result<()> {
+    let runs = (0..RUNS).map(|_| program.time_steps(1)).collect::<Result<Vec<_>, _>>()?;
+    let mut sums = std::collections::BTreeMap::<&str, f64>::new();
+    for (index, (label, _)) in runs[0].iter().enumerate() {
+        let least = runs.iter().map(|run| run[index].1).fold(f64::INFINITY, f64::min);
+        *sums.entry(label).or_default() += least;
+    }
+    for (label, seconds) in sums {
+        println!("{:10.2} ms  {label}", seconds * 1e3);
+    }
+    Ok(())
+}
+
 fn main() -> neural_mirage::Result<()> {
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
     for family in [Family::Texture, Family::Buffer] {
@@ -75,6 +90,9 @@ fn main() -> neural_mirage::Result<()> {
             }
             times.remove(0);
             times.sort_by(f64::total_cmp);
+            if std::env::args().any(|argument| argument == "--steps") {
+                steps(&program)?;
+            }
             let flops = op.flops(single.signature()) as f64;
             let variant = single.variants()?.first().copied().unwrap_or_default();
             println!(

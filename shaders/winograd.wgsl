@@ -1,9 +1,9 @@
 // Winograd convolution, the parts around the products: 3x3 kernels, border 1, step 1 (Lavin and Gray 2015).
 //
 // An output tile of TILE x TILE pixels follows from SIDE x SIDE inputs (SIDE = TILE + 2) by SIDE * SIDE
-// products in place of 9 * TILE * TILE. `weights` transforms the filter, once; `input_texture` or
-// `input_buffer` transform the input tiles; a matrix product for each of the SIDE * SIDE positions follows
-// (winograd_tiles.wgsl, winograd_blocks.wgsl); `output` transforms back. `border` writes the zeros around.
+// products in place of 9 * TILE * TILE. `weights` transforms the filter, once; `input_tiles` the input; a
+// matrix product for each of the SIDE * SIDE positions follows (winograd_tiles.wgsl); `output_tiles`
+// transforms back. `border` writes the zeros around.
 //
 // Interpolation points are 0, infinity, +-A and +-B. 3/4 and 3/2 in place of the usual 1 and 2 halve the
 // rounding error (measured: docs/accuracy.md), and all their products are exact in f32.
@@ -46,14 +46,13 @@ struct Params {
 
 
 @group(0) @binding(0) var input_map: texture_storage_2d<rgba32float, read>;
-@group(0) @binding(1) var<storage, read> input: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> products: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read> activation: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read> addend: array<vec4<f32>>;
-@group(0) @binding(6) var<storage, read> filters: array<f32>; // [out, in, 3, 3]
-@group(0) @binding(7) var<storage, read_write> output: array<vec4<f32>>;
-@group(0) @binding(8) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> products: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> activation: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> addend: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read> filters: array<f32>; // [out, in, 3, 3]
+@group(0) @binding(6) var<storage, read_write> output: array<vec4<f32>>;
+@group(0) @binding(7) var<uniform> params: Params;
 
 alias Line = array<vec4<f32>, 6>;
 
@@ -205,7 +204,7 @@ fn corner(t: u32, quad: u32) -> u32 {
 }
 
 @compute @workgroup_size(64)
-fn input_texture(
+fn input_tiles(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
@@ -225,31 +224,6 @@ fn input_texture(
             let n = min(first + r * (params.width + 1u) + c, last);
             let value = textureLoad(input_map, vec2<u32>(n & 8191u, n >> 13u));
             tile[select(r * STRIDE + c, (SIDE - 1u - r) * STRIDE + (SIDE - 1u - c), TURNED == 1u)] = value;
-        }
-    }
-    put_input(t, quad);
-}
-
-@compute @workgroup_size(64)
-fn input_buffer(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let i = index(group, groups, local);
-    let t = i % params.chunk;
-    let quad = i / params.chunk;
-    if (quad >= params.quads) {
-        return;
-    }
-    let first = corner(t, quad);
-    let last = params.texels - 1u; // border, so zero
-    // unroll
-    for (var r = 0u; r < SIDE; r++) {
-        // unroll
-        for (var c = 0u; c < SIDE; c++) {
-            let n = min(first + r * (params.width + 1u) + c, last);
-            tile[select(r * STRIDE + c, (SIDE - 1u - r) * STRIDE + (SIDE - 1u - c), TURNED == 1u)] = input[n];
         }
     }
     put_input(t, quad);

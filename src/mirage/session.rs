@@ -131,6 +131,24 @@ impl Session {
         self.objective.program.time_steps(GRADIENT)
     }
 
+    /// Seconds of each of `count` iterations (gradient and step), each waited for, from the start picture with
+    /// the given raw weights; for benches.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn time_iterations(&mut self, count: usize) -> Result<Vec<f64>> {
+        self.objective.set_picture(&start::picture(&self.request)?)?;
+        self.weights.apply(&self.objective)?;
+        let mut times = Vec::new();
+        for _ in 0..count {
+            let begin = Instant::now();
+            let submission = self.objective.run(STEP)?;
+            self.engine.context.wait(&submission, "timing an iteration")?;
+            times.push(begin.elapsed().as_secs_f64());
+        }
+        Ok(times)
+    }
+
     /// Losses and gradient at one picture with the given raw weights, without any step; for checks against
     /// other implementations. Returns each weighted loss and the gradient in channel, row, column order.
     ///

@@ -38,3 +38,8 @@ pub(super) fn dispatches(
         .bind("output", Operand::Output);
     window::elementwise(&dispatch, &["addend", "activation", "output"], shape.stored() / 4, device)
 }
+
+/// The mask for the references: zeroes values where `by` is not positive.
+pub(super) fn mask(values: &mut [f64], by: &[f64]) {
+    values.iter_mut().zip(by).for_each(|(value, y)| *value = if *y > 0.0 { *value } else { 0.0 });
+}

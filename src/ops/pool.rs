@@ -329,7 +329,7 @@ impl Op for PoolBackward {
         let axes = self.pool.axes(input).expect("a valid size");
         let mut dx = self.pool.kind.reference_backward(inputs, input, &axes);
         if self.rectified {
-            dx.iter_mut().zip(inputs[0]).filter(|(_, x)| !(**x > 0.0)).for_each(|(value, _)| *value = 0.0);
+            finish::mask(&mut dx, inputs[0]);
         }
         dx
     }

@@ -213,7 +213,7 @@ impl Winograd {
         let quads = input.quads().max(output.quads());
         let bytes = |chunk: usize| tile.positions() * (quads * chunk + STRIDE_PADDING) * TEXEL;
         let rows = |chunk: usize| bytes(chunk) / TEXEL / TEXTURE_WIDTH as usize;
-        let most = (CHUNK_BYTES / bytes(run)).max(1);
+        let most = (CHUNK_BYTES.min(device.max_binding as usize) / bytes(run)).max(1);
         let fits = rows(run) < device.max_texture_side as usize
             && bytes(run) as u64 <= device.max_binding
             && tile.positions() <= device.max_groups as usize;
@@ -277,7 +277,7 @@ impl Winograd {
         let bias = finish.bias.clone().unwrap_or_else(|| super::tiles::no_bias(output.quads()));
         let mut dispatches = Vec::new();
         for first in (0..count).step_by(self.chunk) {
-            let mut load = part("input_texture", input, &everything, first)
+            let mut load = part("input_tiles", input, &everything, first)
                 .consts(&turned)
                 .bind("output", Operand::Scratch(0))
                 .linear(self.chunk * input.quads(), GROUP, device);
