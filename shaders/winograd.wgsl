@@ -192,8 +192,9 @@ fn put_input(t: u32, quad: u32) {
     }
 }
 
-// First texel of a tile's input: one row above and one column left of its output. Before the first texel
-// this is no number below the run's length; what it would read enters only through zeros.
+// First texel of a tile's input: one row above and one column left of its output, so that of the first tile
+// is the map's first texel. Tiles at the far edges reach into the next row or plane: what they read there
+// enters only into outputs that are not stored.
 fn corner(t: u32, quad: u32) -> u32 {
     // Tiles beyond the last repeat it; nobody reads what comes of them.
     let at = min(params.first_tile + t, params.tiles - 1u);
