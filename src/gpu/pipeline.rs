@@ -50,13 +50,14 @@ impl PipelineCache {
     /// # Errors
     /// [`Error::Gpu`] if the API refuses a shader or a pipeline.
     pub fn get(&self, context: &Context, keys: &[PipelineKey]) -> Result<Vec<Arc<Pipeline>>> {
-        let mut missing: Vec<&PipelineKey> = Vec::new();
+        // Sources are long and a plan has hundreds of dispatches: each key is hashed once.
+        let hashes: Vec<u64> = keys.iter().map(PipelineKey::hash).collect();
+        let mut missing: Vec<(u64, &PipelineKey)> = Vec::new();
         {
             let compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-            for key in keys {
-                let hash = key.hash();
-                if !compiled.contains_key(&hash) && !missing.iter().any(|other| other.hash() == hash) {
-                    missing.push(key);
+            for (hash, key) in hashes.iter().zip(keys) {
+                if !compiled.contains_key(hash) && !missing.iter().any(|(other, _)| other == hash) {
+                    missing.push((*hash, key));
                 }
             }
         }
@@ -67,9 +68,9 @@ impl PipelineCache {
                 let share = missing.iter().skip(worker).step_by(threads);
                 let fresh = &fresh;
                 scope.spawn(move || {
-                    for key in share {
+                    for (hash, key) in share {
                         let pipeline = Arc::new(create(context, key));
-                        fresh.lock().unwrap_or_else(PoisonError::into_inner).push((key.hash(), pipeline));
+                        fresh.lock().unwrap_or_else(PoisonError::into_inner).push((*hash, pipeline));
                     }
                 });
             }
@@ -78,9 +79,11 @@ impl PipelineCache {
         context.check("compiling the kernels")?;
         let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
         compiled.extend(fresh.into_inner().unwrap_or_else(PoisonError::into_inner));
-        keys.iter()
-            .map(|key| {
-                compiled.get(&key.hash()).cloned().ok_or_else(|| Error::Gpu {
+        hashes
+            .iter()
+            .zip(keys)
+            .map(|(hash, key)| {
+                compiled.get(hash).cloned().ok_or_else(|| Error::Gpu {
                     what: key.label.clone(),
                     message: "the pipeline was not created".to_owned(),
                 })
