@@ -324,7 +324,7 @@ impl Op for TwoStaged {
         let lanes = device.lanes.unwrap_or(8);
         let dispatch = Dispatch::new("conv_tiles", "forward")
             .consts(&[("LANES", lanes), ("CHANNELS", 4), ("WEIGHT_VECTORS", 1), ("TAPS", 1)])
-            .bind("weights", Operand::Input(1).staged())
+            .bind("weights", Operand::Input(1).staged_in(1))
             .bind("bias", Operand::Input(2))
             .bind("output", Operand::Output)
             .bind("input", Operand::Input(0).staged())

@@ -7,8 +7,8 @@ use crate::shader::{Interface, ResourceKind, ScalarKind};
 
 impl Dispatch {
     /// Checks that exactly what the entry point uses is bound and given: each resource once, by a
-    /// texture or a buffer as declared, no constant where the shader writes; each parameter once, with its
-    /// type; nothing else.
+    /// texture or a buffer as declared, no constant where the shader writes, no two in one staging texture;
+    /// each parameter once, with its type; nothing else.
     ///
     /// # Errors
     /// [`Error::Gpu`] naming what does not fit, which is a fault of the op.
@@ -21,6 +21,15 @@ impl Dispatch {
             let used = |resource: &&crate::shader::Resource| resource.name == *name;
             if !resources.iter().any(used) {
                 return Err(self.fault(format!("`{name}` is bound, but the entry point does not use it")));
+            }
+        }
+        let mut slots = Vec::new();
+        for (name, operand) in &self.bindings {
+            if let Operand::Staged { slot, .. } = operand {
+                if slots.contains(slot) {
+                    return Err(self.fault(format!("`{name}` is staged where another operand is")));
+                }
+                slots.push(*slot);
             }
         }
         for resource in &resources {
@@ -113,6 +122,26 @@ mod tests {
     fn good() -> Dispatch {
         let dispatch = Dispatch::new("t", "main").size("count", 1).float("scale", 0.5);
         dispatch.bind("input", Operand::Input(0)).bind("output", Operand::Output)
+    }
+
+    #[test]
+    fn two_operands_in_one_staging_texture_are_refused() {
+        let text = "
+            @group(0) @binding(0) var a: texture_storage_2d<rgba32float, read>;
+            @group(0) @binding(1) var b: texture_storage_2d<rgba32float, read>;
+            @group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>;
+            @compute @workgroup_size(1) fn main() {
+                output[0] = textureLoad(a, vec2<u32>(0u, 0u)) + textureLoad(b, vec2<u32>(0u, 0u));
+            }
+        ";
+        let interface = Interface::reflect("t", text).unwrap();
+        let with = |second: Operand| {
+            let dispatch = Dispatch::new("t", "main").bind("a", Operand::Input(0).staged());
+            dispatch.bind("b", second).bind("output", Operand::Output)
+        };
+        with(Operand::Input(1).staged_in(1)).check(&interface).unwrap();
+        assert!(with(Operand::Input(1).staged()).check(&interface).is_err());
+        assert!(with(Operand::Input(1).staged_before(0)).check(&interface).is_err());
     }
 
     #[test]
