@@ -1,7 +1,6 @@
 //! What programs on one device share: pipelines, packed weights, memory.
 
-use super::exec::{Bindings, Program};
-use super::ir::Graph;
+use super::single::SingleOp;
 use crate::error::Result;
 use crate::gpu::{Context, DeviceOptions, PipelineCache};
 use crate::ops::{Constant, Making, Op, Shape, Storage, TEXTURE_WIDTH};
@@ -87,7 +86,7 @@ impl Engine {
                 self.context.upload(&buffer, 0, &bytes)?;
                 buffer
             }
-            Making::Device { op, values } => self.compute(&constant.key, op, &values()?)?,
+            Making::Device { op, values } => self.compute(&constant.key, op, values()?)?,
         };
         let memory = match constant.storage {
             Storage::Buffer => Memory::Buffer(buffer),
@@ -110,15 +109,11 @@ impl Engine {
     }
 
     /// The output of an op on one vector.
-    fn compute(self: &Arc<Self>, label: &str, op: &Arc<dyn Op>, values: &[f32]) -> Result<wgpu::Buffer> {
-        let mut graph = Graph::new();
-        let shape = Shape::Vector(values.len());
-        let input = graph.external(label, shape);
-        let output = graph.apply_shared(op.clone(), &[input], label)?;
-        let buffer = self.tensor(label, graph.shape(output))?;
-        let values = self.tensor_with(label, shape, values)?;
-        let bound = Bindings::from([(input, values), (output, buffer.clone())]);
-        Program::prepare(self, &graph, &bound, &[vec![output]], |_| 0)?.run(1, label)?;
+    fn compute(self: &Arc<Self>, label: &str, op: &Arc<dyn Op>, values: Vec<f32>) -> Result<wgpu::Buffer> {
+        let single = SingleOp::new(self, op.clone(), &[Shape::Vector(values.len())])?;
+        let buffer = self.tensor(label, single.signature().output)?;
+        let (program, _) = single.program(0, &[values], buffer.clone())?;
+        program.run(1, label)?;
         Ok(buffer)
     }
 

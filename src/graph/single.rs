@@ -1,4 +1,4 @@
-//! One op on its own: how kernels are tested, timed and tried out.
+//! One op on its own: how kernels are tested, timed and tried out, and how the device makes constants.
 
 use super::engine::Engine;
 use super::exec::{Bindings, Options, Program};
@@ -95,7 +95,7 @@ impl SingleOp {
     }
 
     /// The program of the `variant`-th kernel into this output, and the buffers of the inputs.
-    fn program(
+    pub(super) fn program(
         &self,
         variant: usize,
         inputs: &[Vec<f32>],
