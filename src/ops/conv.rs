@@ -359,24 +359,19 @@ impl Op for Conv {
 }
 
 impl ConvBackward {
-    /// The Winograd kernel between these layouts, with the upstream gradient masked first if y was rectified.
-    fn winograd(
-        &self,
-        winograd: Winograd,
-        signature: &Signature,
-        (from, to): (MapLayout, MapLayout),
-        finish: &winograd::Finish,
-        device: &Profile,
-    ) -> Kernel {
-        let masked = self.conv.relu;
-        // The kernel itself has two scratch buffers.
-        let operand = if masked { Operand::Scratch(2) } else { Operand::Input(1) };
-        let mut kernel = winograd.kernel(&self.conv.filter, (operand, from), to, true, finish, device);
-        if masked {
-            let mut mask = ReluBackward::dispatches(signature.inputs[1], Operand::Scratch(2), device);
-            mask.append(&mut kernel.dispatches);
-            kernel.dispatches = mask;
-            kernel.scratch.push(signature.inputs[1].bytes());
+    /// What a kernel that has no mask of its own reads as the upstream gradient: dy, or where y was rectified
+    /// the scratch buffer that [`Self::masked`] adds to the `scratch` ones that the kernel has.
+    fn upstream(&self, scratch: usize) -> Operand {
+        if self.conv.relu { Operand::Scratch(scratch) } else { Operand::Input(1) }
+    }
+
+    /// The kernel with the mask before it, where y was rectified.
+    fn masked(&self, mut kernel: Kernel, signature: &Signature, device: &Profile) -> Kernel {
+        if self.conv.relu {
+            let upstream = signature.inputs[1];
+            let scratch = self.upstream(kernel.scratch.len());
+            kernel.dispatches.splice(0..0, ReluBackward::dispatches(upstream, scratch, device));
+            kernel.scratch.push(upstream.bytes());
         }
         kernel
     }
@@ -423,30 +418,25 @@ impl Op for ConvBackward {
         let taps = self.conv.tuned_taps();
         if taps == Some(9) {
             let finish = winograd::Finish { add, mask, ..Default::default() };
-            for winograd in Winograd::choices(output, input, device) {
-                kernels.push(self.winograd(winograd, signature, (output, input), &finish, device));
-            }
+            kernels.extend(Winograd::choices(output, input, device).into_iter().map(|winograd| {
+                let upstream = (self.upstream(winograd::SCRATCH), output);
+                let kernel = winograd.kernel(&self.conv.filter, upstream, input, true, &finish, device);
+                self.masked(kernel, signature, device)
+            }));
         }
         let steps = kernels.len();
         if let Some(taps) = taps
             && let Some(tiles) = Tiles::choose(input, output.texels(), device)
         {
-            let masked = self.conv.relu;
             let matrix = tiles::Matrix {
-                input: if masked { Operand::Scratch(0) } else { Operand::Input(1) },
+                input: self.upstream(0),
                 weights: self.conv.filter.constant(tiles.channels, true, Storage::Texture),
                 bias: tiles::no_bias(input.quads()),
                 taps,
                 relu: false,
             };
-            let mut dispatches = Vec::new();
-            let mut scratch = Vec::new();
-            if masked {
-                dispatches.extend(ReluBackward::dispatches(signature.inputs[1], Operand::Scratch(0), device));
-                scratch.push(signature.inputs[1].bytes());
-            }
-            dispatches.extend(tiles.dispatches(output, input, &matrix, device));
-            kernels.push(Kernel { variant: "texture", dispatches, scratch });
+            let kernel = Kernel::of("texture", tiles.dispatches(output, input, &matrix, device));
+            kernels.push(self.masked(kernel, signature, device));
         }
         for (blocks, taps) in tuned_blocks(taps, input, device) {
             let matrix = tiles::Matrix {

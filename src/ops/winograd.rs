@@ -21,6 +21,8 @@ const GROUP: usize = 64;
 /// Transformed values of one chunk of tiles, in bytes, where the chunk is not the smallest there is. Small
 /// enough for the caches of a CPU (a chunk is written, copied to a texture, and read a few times).
 const CHUNK_BYTES: usize = 8 << 20;
+/// Scratch buffers of the kernel: transformed tiles, products.
+pub(super) const SCRATCH: usize = 2;
 /// Texels between the positions of the transformed tiles.
 const STRIDE_PADDING: usize = 16;
 
