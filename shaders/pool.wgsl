@@ -191,6 +191,9 @@ fn max_backward(
                 sum += select(vec4<f32>(0.0), d, wins);
             }
         }
+        if (RECTIFIED == 1u) {
+            sum = select(vec4<f32>(0.0), sum, input[i] > vec4<f32>(0.0));
+        }
     }
     output[i] = sum;
 }

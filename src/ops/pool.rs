@@ -296,22 +296,15 @@ impl Op for PoolBackward {
         let kernel = |variant, entry, invocations: &dyn Fn(MapLayout) -> usize| {
             let part = |quads: Range<usize>| {
                 let layout = input.part(&quads);
-                let dispatch = pool.dispatch(entry, layout, output.part(&quads));
+                let dispatch = pool
+                    .dispatch(entry, layout, output.part(&quads))
+                    .consts(&[("RECTIFIED", u32::from(self.rectified))]);
                 pool.kind
                     .bind_backward(dispatch)
                     .linear(invocations(layout), GROUP, device)
                     .narrow(&[("input", input), ("upstream", output), ("output", input)], &quads)
             };
-            let mut dispatches: Vec<Dispatch> =
-                window::quads(&[input, output], 1, device).into_iter().map(part).collect();
-            if self.rectified {
-                if variant == "halve" {
-                    dispatches = dispatches.into_iter().map(|d| d.consts(&[("RECTIFIED", 1)])).collect();
-                } else {
-                    let mask = Operand::Input(0);
-                    dispatches.extend(finish::dispatches(signature.output, None, Some(&mask), device));
-                }
-            }
+            let dispatches = window::quads(&[input, output], 1, device).into_iter().map(part).collect();
             Kernel::of(variant, dispatches)
         };
         let mut kernels = Vec::new();
