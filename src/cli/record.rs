@@ -45,6 +45,7 @@ pub(super) struct Options {
     top: usize,
     adapter: Option<String>,
     kernels: String,
+    exact: bool,
 }
 
 impl Options {
@@ -99,6 +100,7 @@ impl Options {
             top: request.top_classes,
             adapter: args.device.adapter.clone(),
             kernels: name(args.device.kernels.to_possible_value()),
+            exact: args.device.exact,
         }
     }
 
