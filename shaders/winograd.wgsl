@@ -44,7 +44,6 @@ struct Params {
     texels: u32,     // of the whole input
 }
 
-
 @group(0) @binding(0) var input_map: texture_storage_2d<rgba32float, read>;
 @group(0) @binding(1) var<storage, read> products: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>;
@@ -159,16 +158,18 @@ fn weights(
     }
 }
 
+// Six values of `tile`, `step` apart. With TILE 2 the last two are not used.
+fn line_of_tile(start: u32, step: u32) -> Line {
+    return Line(
+        tile[start], tile[start + step], tile[start + 2u * step],
+        tile[start + 3u * step], tile[start + 4u * step], tile[start + 5u * step]);
+}
+
 // Transforms `tile` and writes it.
 fn put_input(t: u32, quad: u32) {
     // unroll
     for (var c = 0u; c < SIDE; c++) {
-        var column: Line;
-        // unroll
-        for (var r = 0u; r < SIDE; r++) {
-            column[r] = tile[r * STRIDE + c];
-        }
-        let line = input_line(column);
+        let line = input_line(line_of_tile(c, STRIDE));
         // unroll
         for (var r = 0u; r < SIDE; r++) {
             tile[r * STRIDE + c] = line[r];
@@ -179,12 +180,7 @@ fn put_input(t: u32, quad: u32) {
     let step = params.stride;
     // unroll
     for (var r = 0u; r < SIDE; r++) {
-        var row: Line;
-        // unroll
-        for (var c = 0u; c < SIDE; c++) {
-            row[c] = tile[r * STRIDE + c];
-        }
-        let line = input_line(row);
+        let line = input_line(line_of_tile(r * STRIDE, 1u));
         // unroll
         for (var c = 0u; c < SIDE; c++) {
             output[start + (r * SIDE + c) * step] = line[c];
@@ -265,12 +261,7 @@ fn output_tiles(
     // unroll
     for (var r = 0u; r < TILE; r++) {
         let source = select(r, TILE - 1u - r, TURNED == 1u);
-        var values: Line;
-        // unroll
-        for (var c = 0u; c < SIDE; c++) {
-            values[c] = tile[source * STRIDE + c];
-        }
-        let line = output_line(values);
+        let line = output_line(line_of_tile(source * STRIDE, 1u));
         // unroll
         for (var c = 0u; c < TILE; c++) {
             let n = first + r * pitch + c;
