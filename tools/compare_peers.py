@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times this program against PyTorch on the same machine, and prints a Markdown table.
 
-    python3 tools/compare_peers.py [--rounds 7] [--sides 256 512] [--dir DIR] [--quick]
+    python3 tools/compare_peers.py [--rounds 7] [--sides 256 512] [--dir DIR] [--starts 5]
 
 Installs the newest torch, numpy and safetensors into a virtual environment of its own (tools/.venv-peers, or
 PEERS_PYTHON names a Python that has them), builds `benches/iteration.rs`, then runs in turn: ours, PyTorch, ours,
@@ -12,6 +12,7 @@ with channels_last tensors; the faster one of the two counts.
 The objective is the same on both sides: forward, gradient of the picture, a step of Adam.
     style   VGG-19 up to relu5_1 (random weights): Gram losses at relu1_1 relu2_1 relu3_1 relu4_1 relu5_1, MSE at relu4_2
     three   the network in weights/: the same style and spatial layers, MSE at fc8; total variation
+PyTorch optimises the preprocessed picture itself, so it is spared the preprocessing, its adjoint and the clamp.
 
 Cold and warm start are ours alone: seconds from process start to the end of the first iteration, balance included.
 Results and how to read them: docs/performance.md.
