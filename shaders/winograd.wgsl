@@ -11,7 +11,7 @@
 // The adjoint is the convolution with the filter turned by 180 degrees. Turning the input tile and the
 // output tile in place of the filter gives the same, so one set of transformed weights serves both.
 //
-// Maps are bordered quads (see src/ops/shape.rs). Work goes in chunks of `chunk` tiles. Transformed values:
+// Maps are bordered quads (see src/ops/shape.rs). Work goes in chunks of `chunk` tiles. Transformed values, in textures of 8192 columns:
 // - weights: texel ((position * blocks of 32 out channels + out / 32) * in_quads + in_quad) * 32 + out % 32,
 //   each a vec4 over four input channels;
 // - input: texel position * stride + (tile / RUN * in_quads + in_quad) * RUN + tile % RUN;
@@ -45,13 +45,14 @@ struct Params {
 }
 
 @group(0) @binding(0) var input_map: texture_storage_2d<rgba32float, read>;
-@group(0) @binding(1) var<storage, read> products: array<vec4<f32>>;
+@group(0) @binding(1) var products: texture_storage_2d<rgba32float, read>;
 @group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> activation: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> addend: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read> filters: array<f32>; // [out, in, 3, 3]
 @group(0) @binding(6) var<storage, read_write> output: array<vec4<f32>>;
 @group(0) @binding(7) var<uniform> params: Params;
+@group(0) @binding(8) var transformed: texture_storage_2d<rgba32float, write>;
 
 alias Line = array<vec4<f32>, 6>;
 
@@ -183,7 +184,8 @@ fn put_input(t: u32, quad: u32) {
         let line = input_line(line_of_tile(r * STRIDE, 1u));
         // unroll
         for (var c = 0u; c < SIDE; c++) {
-            output[start + (r * SIDE + c) * step] = line[c];
+            let n = start + (r * SIDE + c) * step;
+            textureStore(transformed, vec2<u32>(n & 8191u, n >> 13u), line[c]);
         }
     }
 }
@@ -246,7 +248,8 @@ fn output_tiles(
         var column: Line;
         // unroll
         for (var r = 0u; r < SIDE; r++) {
-            column[r] = products[start + (r * SIDE + c) * step];
+            let n = start + (r * SIDE + c) * step;
+            column[r] = textureLoad(products, vec2<u32>(n & 8191u, n >> 13u));
         }
         let line = output_line(column);
         // unroll

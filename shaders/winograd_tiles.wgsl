@@ -23,7 +23,7 @@ struct Params {
 
 @group(0) @binding(0) var input: texture_storage_2d<rgba32float, read>;
 @group(0) @binding(1) var weights: texture_storage_2d<rgba32float, read>;
-@group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>;
+@group(0) @binding(2) var output: texture_storage_2d<rgba32float, write>;
 @group(0) @binding(3) var<uniform> params: Params;
 
 @compute @workgroup_size(LANES)
@@ -79,11 +79,12 @@ fn forward(
         for (var q = 0u; q < QUADS; q++) {
             let quad = first_quad + q;
             if (quad < params.out_quads) {
-                output[position * params.output_stride + quad * params.chunk + n] = vec4<f32>(
+                let to = position * params.output_stride + quad * params.chunk + n;
+                textureStore(output, vec2<u32>(to & 8191u, to >> 13u), vec4<f32>(
                     sums[(q * 4u) * VECTORS + v],
                     sums[(q * 4u + 1u) * VECTORS + v],
                     sums[(q * 4u + 2u) * VECTORS + v],
-                    sums[(q * 4u + 3u) * VECTORS + v]);
+                    sums[(q * 4u + 3u) * VECTORS + v]));
             }
         }
     }

@@ -233,19 +233,19 @@ impl Builder<'_> {
                     }
                     let texture = match operand {
                         Operand::Constant(constant) => constant.storage == Storage::Texture,
-                        other => matches!(other, Operand::Staged { .. }),
+                        other => other.slot().is_some(),
                     };
                     if !texture {
                         self.check_binding(node, name, operand, self.bytes(node, kernel, operand))?;
                     }
                 }
                 for (_, operand) in &dispatch.bindings {
-                    if let Operand::Staged { inner, slot, .. } = operand {
-                        let texels = self.bytes(node, kernel, inner) / 16;
-                        if self.staging.len() <= *slot {
+                    if let Some(slot) = operand.slot() {
+                        let texels = self.bytes(node, kernel, operand) / 16;
+                        if self.staging.len() <= slot {
                             self.staging.resize(slot + 1, (0, None));
                         }
-                        self.staging[*slot].0 = texels.max(self.staging[*slot].0);
+                        self.staging[slot].0 = texels.max(self.staging[slot].0);
                     }
                 }
             }
@@ -326,11 +326,11 @@ impl Builder<'_> {
                         continue;
                     }
                     let operand = dispatch.operand(&resource.name)?;
-                    if let Operand::Staged { inner, slot, copy } = operand {
-                        let texture = self.staging[*slot].1.clone();
+                    if let Some(slot) = operand.slot() {
+                        let texture = self.staging[slot].1.clone();
                         let texture =
                             texture.ok_or_else(|| fault(&resource.name, "nothing is staged for it"))?;
-                        if *copy {
+                        if let Operand::Staged { inner, .. } = operand {
                             let texels = self.bytes(&self.graph.nodes()[index], kernel, inner) / 16;
                             let buffer = self.buffer(index, inner)?;
                             let action = Action::Stage { buffer, texture: texture.clone(), texels };
@@ -389,7 +389,7 @@ impl Builder<'_> {
             Operand::Output => self.graph.shape(node.output).bytes(),
             Operand::Scratch(scratch) => kernel.scratch[*scratch],
             Operand::Constant(constant) => constant.bytes,
-            Operand::Window { bytes, .. } => *bytes,
+            Operand::Window { bytes, .. } | Operand::Texture { bytes, .. } => *bytes,
             Operand::Staged { inner, .. } => self.bytes(node, kernel, inner),
         }
     }
@@ -406,7 +406,9 @@ impl Builder<'_> {
                 Memory::Texture(_) => return Err(fault(&constant.key, "a texture can't be staged")),
             },
             Operand::Window { inner, .. } => self.buffer(index, inner)?,
-            Operand::Staged { .. } => return Err(fault("a staged operand", "can't be staged again")),
+            Operand::Staged { .. } | Operand::Texture { .. } => {
+                return Err(fault("a texture", "can't be bound as a buffer or staged"));
+            }
         })
     }
 

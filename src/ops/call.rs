@@ -25,11 +25,11 @@ impl Dispatch {
         }
         let mut slots = Vec::new();
         for (name, operand) in &self.bindings {
-            if let Operand::Staged { slot, .. } = operand {
-                if slots.contains(slot) {
+            if let Some(slot) = operand.slot() {
+                if slots.contains(&slot) {
                     return Err(self.fault(format!("`{name}` is staged where another operand is")));
                 }
-                slots.push(*slot);
+                slots.push(slot);
             }
         }
         for resource in &resources {
@@ -37,16 +37,19 @@ impl Dispatch {
                 continue;
             }
             let operand = self.operand(&resource.name)?;
-            let texture = matches!(
-                operand,
-                Operand::Staged { .. } | Operand::Constant(Constant { storage: Storage::Texture, .. })
-            );
-            if texture != (resource.kind == ResourceKind::Texture) {
+            let texture = operand.slot().is_some()
+                || matches!(operand, Operand::Constant(Constant { storage: Storage::Texture, .. }));
+            if texture != matches!(resource.kind, ResourceKind::Texture { .. }) {
                 return Err(self.fault(format!("`{}` is bound to the wrong kind of memory", resource.name)));
             }
-            let written = resource.kind == ResourceKind::Storage { read_only: false };
-            if written && matches!(operand, Operand::Constant(_)) {
-                return Err(self.fault(format!("`{}` is written, but bound to a constant", resource.name)));
+            let (ResourceKind::Storage { read_only } | ResourceKind::Texture { read_only }) = resource.kind
+            else {
+                continue;
+            };
+            let fixed = matches!(operand, Operand::Constant(_) | Operand::Staged { .. });
+            if !read_only && fixed {
+                let message = format!("`{}` is written, but bound to what must not change", resource.name);
+                return Err(self.fault(message));
             }
         }
         self.uniform(interface).map(drop)
@@ -141,7 +144,8 @@ mod tests {
         };
         with(Operand::Input(1).staged_in(1)).check(&interface).unwrap();
         assert!(with(Operand::Input(1).staged()).check(&interface).is_err());
-        assert!(with(Operand::Input(1).staged_before(0)).check(&interface).is_err());
+        with(Operand::Texture { slot: 1, bytes: 16 }).check(&interface).unwrap();
+        assert!(with(Operand::Texture { slot: 0, bytes: 16 }).check(&interface).is_err());
     }
 
     #[test]

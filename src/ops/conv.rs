@@ -419,7 +419,7 @@ impl Op for ConvBackward {
         if taps == Some(9) {
             let finish = winograd::Finish { add, mask, ..Default::default() };
             kernels.extend(Winograd::choices(output, input, device).into_iter().map(|winograd| {
-                let upstream = (self.upstream(winograd::SCRATCH), output);
+                let upstream = (self.upstream(0), output);
                 let kernel = winograd.kernel(&self.conv.filter, upstream, input, true, &finish, device);
                 self.masked(kernel, signature, device)
             }));

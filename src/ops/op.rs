@@ -235,9 +235,14 @@ pub enum Operand {
         inner: Box<Operand>,
         /// Which of the program's staging textures; those of one dispatch differ.
         slot: usize,
-        /// True to copy it before the dispatch; false if an earlier dispatch of the same kernel has copied
-        /// it to this slot and none has used the slot for anything else.
-        copy: bool,
+    },
+    /// A staging texture by itself: an earlier dispatch of the same kernel has written it, or has staged
+    /// something there, or this one writes it.
+    Texture {
+        /// Which of the program's staging textures.
+        slot: usize,
+        /// How much of it, in bytes.
+        bytes: u64,
     },
 }
 
@@ -249,12 +254,15 @@ impl Operand {
 
     /// The operand, read through this staging texture.
     pub fn staged_in(self, slot: usize) -> Self {
-        Self::Staged { inner: Box::new(self), slot, copy: true }
+        Self::Staged { inner: Box::new(self), slot }
     }
 
-    /// The operand, read through this staging texture, where an earlier dispatch of the kernel has put it.
-    pub fn staged_before(self, slot: usize) -> Self {
-        Self::Staged { inner: Box::new(self), slot, copy: false }
+    /// The staging texture that the operand is bound through, if it is.
+    pub(crate) fn slot(&self) -> Option<usize> {
+        match self {
+            Self::Staged { slot, .. } | Self::Texture { slot, .. } => Some(*slot),
+            _ => None,
+        }
     }
 }
 

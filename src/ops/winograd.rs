@@ -19,10 +19,12 @@ const TEXEL: usize = 16;
 /// Invocations per workgroup of the transforms; as in the shader.
 const GROUP: usize = 64;
 /// Transformed values of one chunk of tiles, in bytes, where the chunk is not the smallest there is. Small
-/// enough for the caches of a CPU (a chunk is written, copied to a texture, and read a few times).
+/// enough for the caches of a CPU (a chunk is written once and read a few times).
 const CHUNK_BYTES: usize = 8 << 20;
-/// Scratch buffers of the kernel: transformed tiles, products.
-pub(super) const SCRATCH: usize = 2;
+/// Staging textures of the kernel: the input map, its transformed tiles, their products.
+const MAP: usize = 0;
+const TRANSFORMED: usize = 1;
+const PRODUCTS: usize = 2;
 /// Texels between the positions of the transformed tiles.
 const STRIDE_PADDING: usize = 16;
 
@@ -252,9 +254,6 @@ impl Winograd {
     ) -> Kernel {
         let (operand, input) = input;
         let count = self.tiles[0] * self.tiles[1];
-        let positions = self.tile.positions();
-        let [transformed, products] =
-            [input, output].map(|map| (positions * self.stride(map.quads()) * TEXEL) as u64);
         let part = |entry, map: MapLayout, quads: &Range<usize>, first: usize| {
             let all = map.quads();
             let map = map.part(quads);
@@ -281,10 +280,14 @@ impl Winograd {
         for first in (0..count).step_by(self.chunk) {
             let mut load = part("input_tiles", input, &everything, first)
                 .consts(&turned)
-                .bind("output", Operand::Scratch(0))
+                .bind("transformed", self.texture(TRANSFORMED, input))
                 .linear(self.chunk * input.quads(), GROUP, device);
             // The map goes to its texture once; the later chunks find it there.
-            let map = if first == 0 { operand.clone().staged() } else { operand.clone().staged_before(0) };
+            let map = if first == 0 {
+                operand.clone().staged_in(MAP)
+            } else {
+                Operand::Texture { slot: MAP, bytes: (input.texels() * TEXEL) as u64 }
+            };
             load = load.bind("input_map", map);
             dispatches.push(load);
             dispatches.push(self.products(filter, input, output, adjoint));
@@ -300,7 +303,7 @@ impl Winograd {
                         ("MASK", u32::from(finish.mask.is_some())),
                         ("ADD", u32::from(finish.add.is_some())),
                     ])
-                    .bind("products", Operand::Scratch(1))
+                    .bind("products", self.texture(PRODUCTS, output))
                     .bind("output", Operand::Output)
                     // What is not used is still part of the entry point: any readable memory will do.
                     .bind("activation", finish.mask.clone().unwrap_or_else(|| bias.clone()))
@@ -317,7 +320,13 @@ impl Winograd {
                 .linear(texels, GROUP, device)
                 .narrow(&[("output", output)], quads)
         }));
-        Kernel { variant: self.variant(), dispatches, scratch: vec![transformed, products] }
+        Kernel { variant: self.variant(), dispatches, scratch: Vec::new() }
+    }
+
+    /// The texture of a map's transformed tiles or products, of one chunk.
+    fn texture(&self, slot: usize, map: MapLayout) -> Operand {
+        let texels = self.tile.positions() * self.stride(map.quads());
+        Operand::Texture { slot, bytes: (texels * TEXEL) as u64 }
     }
 
     fn products(&self, filter: &Arc<Filter>, input: MapLayout, output: MapLayout, adjoint: bool) -> Dispatch {
@@ -329,9 +338,9 @@ impl Winograd {
                 ("WEIGHT_VECTORS", self.channels.div_ceil(self.lanes) as u32),
                 ("ADJOINT", u32::from(adjoint)),
             ])
-            .bind("input", Operand::Scratch(0).staged_in(1))
+            .bind("input", self.texture(TRANSFORMED, input))
             .bind("weights", self.weights(filter))
-            .bind("output", Operand::Scratch(1))
+            .bind("output", self.texture(PRODUCTS, output))
             .size("in_quads", input.quads())
             .size("out_quads", output.quads())
             .size("chunk", self.chunk)

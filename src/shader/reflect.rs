@@ -17,8 +17,11 @@ pub enum ResourceKind {
         /// Its size in bytes.
         size: u32,
     },
-    /// `texture_storage_2d<rgba32float, read>`.
-    Texture,
+    /// `texture_storage_2d<rgba32float, read>` or `write`.
+    Texture {
+        /// True for `read`.
+        read_only: bool,
+    },
 }
 
 /// One bound resource.
@@ -110,7 +113,10 @@ impl Interface {
                     }
                     ResourceKind::Uniform { size: *span }
                 }
-                (naga::AddressSpace::Handle, naga::TypeInner::Image { .. }) => ResourceKind::Texture,
+                (
+                    naga::AddressSpace::Handle,
+                    naga::TypeInner::Image { class: naga::ImageClass::Storage { access, .. }, .. },
+                ) => ResourceKind::Texture { read_only: !access.contains(naga::StorageAccess::STORE) },
                 (space, _) => return Err(refuse(format!("`{label}` in {space:?} is not supported"))),
             };
             found.resources.push(Resource { name: label.clone(), binding: binding.binding, kind });
@@ -167,8 +173,12 @@ impl Resource {
         let ty = match self.kind {
             ResourceKind::Storage { read_only } => buffer(wgpu::BufferBindingType::Storage { read_only }, 0),
             ResourceKind::Uniform { size } => buffer(wgpu::BufferBindingType::Uniform, u64::from(size)),
-            ResourceKind::Texture => wgpu::BindingType::StorageTexture {
-                access: wgpu::StorageTextureAccess::ReadOnly,
+            ResourceKind::Texture { read_only } => wgpu::BindingType::StorageTexture {
+                access: if read_only {
+                    wgpu::StorageTextureAccess::ReadOnly
+                } else {
+                    wgpu::StorageTextureAccess::WriteOnly
+                },
                 format: wgpu::TextureFormat::Rgba32Float,
                 view_dimension: wgpu::TextureViewDimension::D2,
             },
