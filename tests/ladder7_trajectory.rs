@@ -11,7 +11,7 @@ use golden::{Golden, path, text};
 use neural_mirage::gpu::Family;
 use neural_mirage::graph::Engine;
 use neural_mirage::image_io::Picture;
-use neural_mirage::mirage::{AdamOptions, Event, Init, Outcome, Request, Session};
+use neural_mirage::mirage::{AdamOptions, Ending, Event, Init, Outcome, Request, Session};
 use neural_mirage::vgg::Network;
 use objective::{picture, request};
 use std::ops::ControlFlow;
@@ -131,4 +131,118 @@ fn reports_and_snapshots_do_not_change_the_run() {
     let mut short = small_request(&golden);
     short.iterations = 3;
     assert_eq!(run(&engine, &network, short).0.picture, snapshots[0].1);
+}
+
+/// A request without a balance, whose measurement waits.
+fn request_with_weights(golden: &Golden) -> Request {
+    let mut request = small_request(golden);
+    request.balance = None;
+    request.iterations = 9;
+    request.schedule = Default::default();
+    request
+}
+
+/// Runs ahead of the device by two iterations, whatever is read meanwhile; then waits for the oldest.
+#[test]
+fn the_loop_waits_only_when_it_is_two_iterations_ahead() {
+    let _turn = turn();
+    let engine = engine(Family::Auto);
+    let golden = Golden::open("objective.safetensors");
+    let network = Network::open(&path("tiny_vgg.safetensors"), None).expect("the tiny network");
+    for every in [0, 1] {
+        let mut request = request_with_weights(&golden);
+        request.schedule.report_every = every;
+        request.schedule.snapshot_every = every;
+        let mut session = Session::new(&engine, &network, request).expect("a session");
+        // A second run finds the staging buffers of the first.
+        for _ in 0..2 {
+            let (mut before, mut heard) = (0, Vec::new());
+            let outcome = session.run(&mut |event| {
+                match event {
+                    Event::Started(_) => before = engine.context.waits(),
+                    Event::Balanced { .. } => heard.push("balance".to_owned()),
+                    Event::Progress { iteration, .. } => heard.push(format!("done {iteration}")),
+                    Event::Snapshot { iteration, .. } => heard.push(format!("snapshot {iteration}")),
+                    Event::Report(report) => {
+                        let shares: f32 = report.gradient_shares.iter().map(|(_, share)| share).sum();
+                        assert!((shares - 1.0).abs() < 1e-5, "shares sum to {shares}");
+                        heard.push(format!("report {}", report.iteration));
+                    }
+                }
+                Ok(ControlFlow::Continue(()))
+            });
+            assert_eq!(outcome.expect("a run").iterations, 9);
+            // Ten submissions (the last is the report at the end), each waited for once at most: a fast device
+            // has the numbers ready.
+            let waits = engine.context.waits() - before;
+            assert!(waits <= 10, "{waits} waits with a report every {every}");
+            let (most, staging) = session.in_flight();
+            assert_eq!(most, 3, "a report every {every}");
+            assert!(staging <= 6, "{staging} staging buffers");
+            let mut expected = Vec::new();
+            for iteration in 0..=9 {
+                if every == 1 && iteration > 0 {
+                    expected.push(format!("snapshot {iteration}"));
+                }
+                if every == 1 || iteration == 0 || iteration == 9 {
+                    expected.push(format!("report {iteration}"));
+                }
+                if iteration < 9 {
+                    expected.push(format!("done {}", iteration + 1));
+                }
+            }
+            assert_eq!(heard, expected);
+        }
+    }
+}
+
+#[test]
+fn a_stop_tells_all_that_was_submitted_and_is_prompt() {
+    let _turn = turn();
+    let engine = engine(Family::Auto);
+    let golden = Golden::open("objective.safetensors");
+    let network = Network::open(&path("tiny_vgg.safetensors"), None).expect("the tiny network");
+    let mut request = request_with_weights(&golden);
+    request.schedule.report_every = 1;
+    let mut session = Session::new(&engine, &network, request.clone()).expect("a session");
+    let mut reports = Vec::new();
+    let outcome = session.run(&mut |event| {
+        if let Event::Report(report) = event {
+            reports.push(report.iteration);
+        }
+        Ok(if reports.last() == Some(&3) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    });
+    let outcome = outcome.expect("a run");
+    assert_eq!((outcome.ending, outcome.iterations), (Ending::Stopped, 6));
+    assert_eq!(reports, [0, 1, 2, 3, 4, 5, 6]);
+    request.iterations = 6;
+    assert_eq!(run(&engine, &network, request).0.picture, outcome.picture);
+}
+
+#[test]
+fn a_blown_up_picture_ends_the_run_with_the_last_good_one() {
+    let _turn = turn();
+    let engine = engine(Family::Auto);
+    let golden = Golden::open("objective.safetensors");
+    let network = Network::open(&path("tiny_vgg.safetensors"), None).expect("the tiny network");
+    let mut request = request_with_weights(&golden);
+    request.schedule.report_every = 1;
+    request.clamp = false;
+    // The first step already leaves the range of f32's squares.
+    request.adam.learning_rate = 1e30;
+    let mut session = Session::new(&engine, &network, request).expect("a session");
+    let mut reports = Vec::new();
+    let error = session.run(&mut |event| {
+        if let Event::Report(report) = event {
+            reports.push(report.iteration);
+        }
+        Ok(ControlFlow::Continue(()))
+    });
+    let Err(neural_mirage::Error::NonFinite { iteration, count }) = error else { panic!("{error:?}") };
+    assert!(count > 0);
+    // Told in order up to the one before, although later iterations were on their way.
+    assert_eq!(reports, (0..iteration).collect::<Vec<_>>());
+    let (good, picture) = session.last_good().expect("a picture");
+    assert_eq!(good + 1, iteration);
+    assert!(picture.rgb.iter().all(|value| value.is_finite()));
 }

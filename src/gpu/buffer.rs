@@ -1,8 +1,7 @@
-//! Device memory: allocation with typed errors, uploads in pieces, reading back.
+//! Device memory: allocation with typed errors, uploads in pieces.
 
 use super::Context;
 use crate::error::{Error, Result};
-use std::sync::mpsc;
 
 /// Uploads go in pieces of this size: handing 256 MB to the queue at once peaked at three times that in
 /// host memory.
@@ -88,68 +87,5 @@ impl Context {
         });
         self.check_allocation(label, u64::from(width) * u64::from(rows) * 16)?;
         Ok(texture)
-    }
-
-    /// Starts reading `bytes` from the start of `buffer`; the copy is queued after all work submitted so far
-    /// and nothing waits until [`ReadBack::finish`].
-    ///
-    /// # Errors
-    /// As [`Context::check`].
-    pub fn read_back(&self, buffer: &wgpu::Buffer, bytes: u64, label: &str) -> Result<ReadBack> {
-        let size = bytes.max(16).next_multiple_of(16).min(buffer.size());
-        let staging = self.device().create_buffer(&wgpu::BufferDescriptor {
-            label: Some(label),
-            size,
-            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
-        self.check_allocation(label, size)?;
-        let mut encoder =
-            self.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(label) });
-        encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, size);
-        let submission = self.submit(encoder, label)?;
-        let (sender, receiver) = mpsc::channel();
-        staging.slice(..).map_async(wgpu::MapMode::Read, move |outcome| {
-            // The receiver is gone only if the read-back was dropped: then nobody wants the answer.
-            drop(sender.send(outcome));
-        });
-        Ok(ReadBack { staging, bytes: bytes as usize, submission, receiver, label: label.to_owned() })
-    }
-
-    /// Reads `count` f32 values from the start of `buffer`, waiting for them.
-    ///
-    /// # Errors
-    /// As [`ReadBack::finish`].
-    pub fn read_f32(&self, buffer: &wgpu::Buffer, count: usize, label: &str) -> Result<Vec<f32>> {
-        self.read_back(buffer, count as u64 * 4, label)?.finish(self)
-    }
-}
-
-/// Values on their way from the device.
-#[derive(Debug)]
-pub struct ReadBack {
-    staging: wgpu::Buffer,
-    bytes: usize,
-    submission: wgpu::SubmissionIndex,
-    receiver: mpsc::Receiver<Result<(), wgpu::BufferAsyncError>>,
-    label: String,
-}
-
-impl ReadBack {
-    /// Waits for the copy and returns the values.
-    ///
-    /// # Errors
-    /// [`Error::Timeout`], [`Error::DeviceLost`] or [`Error::Gpu`].
-    pub fn finish(self, context: &Context) -> Result<Vec<f32>> {
-        context.wait(&self.submission, &self.label)?;
-        let refused = |message: String| Error::Gpu { what: self.label.clone(), message };
-        match self.receiver.try_recv() {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(refused(error.to_string())),
-            Err(error) => return Err(refused(format!("the mapping did not complete: {error}"))),
-        }
-        let view = self.staging.slice(..).get_mapped_range().map_err(|error| refused(error.to_string()))?;
-        let bytes = view.get(..self.bytes).ok_or_else(|| refused("short read".to_owned()))?;
-        Ok(bytemuck::pod_collect_to_vec(bytes))
     }
 }

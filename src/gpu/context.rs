@@ -3,6 +3,7 @@
 
 use super::adapter::{self, AdapterChoice};
 use crate::error::{Error, Result};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -89,6 +90,7 @@ pub struct Context {
     info: wgpu::AdapterInfo,
     profile: Profile,
     faults: Arc<Mutex<Faults>>,
+    waits: AtomicU64,
 }
 
 impl std::fmt::Debug for Context {
@@ -148,7 +150,7 @@ impl Context {
             max_workgroup_storage: limits.max_compute_workgroup_storage_size,
             max_invocations: limits.max_compute_invocations_per_workgroup,
         };
-        Ok(Self { device, queue, info, profile, faults })
+        Ok(Self { device, queue, info, profile, faults, waits: AtomicU64::new(0) })
     }
 
     /// wgpu's device, for the modules that create objects on it.
@@ -221,11 +223,17 @@ impl Context {
         Ok(index)
     }
 
+    /// How often the host has waited for the device so far; for tests of what should not wait.
+    pub fn waits(&self) -> u64 {
+        self.waits.load(Ordering::Relaxed)
+    }
+
     /// Waits until this submission is done.
     ///
     /// # Errors
     /// [`Error::Timeout`] after ten minutes, else as [`Context::check`].
     pub fn wait(&self, submission: &wgpu::SubmissionIndex, what: &str) -> Result<()> {
+        self.waits.fetch_add(1, Ordering::Relaxed);
         let start = Instant::now();
         loop {
             let poll = wgpu::PollType::Wait {

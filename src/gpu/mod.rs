@@ -5,8 +5,10 @@ mod adapter;
 mod buffer;
 mod context;
 mod pipeline;
+mod read_back;
 
 pub use adapter::{AdapterChoice, AdapterSummary, adapters};
-pub use buffer::{ReadBack, UPLOAD_CHUNK};
+pub use buffer::UPLOAD_CHUNK;
 pub use context::{Context, DeviceOptions, Family, Profile};
 pub use pipeline::{Pipeline, PipelineCache, PipelineKey};
+pub use read_back::{Copy, ReadBack, StagingPool};

@@ -4,7 +4,7 @@
 //! factor's raw weight is its share divided by that norm, so that the factors' gradients stand in the
 //! proportion of the shares (as in crowsonkb/style_transfer, which scales each gradient to mean 1).
 
-use super::objective::Objective;
+use super::objective::{Numbers, Objective};
 use super::request::{Balance, FactorKind, Request};
 use crate::error::Result;
 
@@ -67,29 +67,52 @@ impl Weights {
         objective.set_weights(|kind| self.of(kind))
     }
 
-    /// Share of each of the three factors, as far as active, in the sum of their weighted gradient norms.
-    /// Norms that were measured at the present picture are taken as they are; else each costs about an
-    /// iteration.
+    /// Weighted gradient norm of each of the three factors, as far as active. Norms that were measured at the
+    /// present picture are taken as they are; else each costs the device about an iteration, and the host
+    /// no wait.
     ///
     /// # Errors
     /// If the device fails.
-    pub fn shares(&self, objective: &Objective, measured_here: bool) -> Result<Vec<(FactorKind, f32)>> {
-        let mut norms = Vec::new();
+    pub fn norms(&self, objective: &Objective, measured_here: bool) -> Result<Norms> {
         if measured_here {
-            norms.extend(self.measured.iter().map(|(kind, weight, norm)| (*kind, weight * norm)));
-        } else {
-            for (kind, weight) in self.raw.iter().filter(|(kind, _)| *kind != FactorKind::Smooth) {
-                norms.push((*kind, objective.gradient_norm(*kind, *weight)?));
-            }
-            self.apply(objective)?;
+            let weighted = |(kind, weight, norm): &(FactorKind, f32, f32)| (*kind, weight * norm);
+            return Ok(Norms::Known(self.measured.iter().map(weighted).collect()));
         }
-        let sum: f32 = norms.iter().map(|(_, norm)| norm).sum();
-        Ok(norms.into_iter().map(|(kind, norm)| (kind, if sum > 0.0 { norm / sum } else { 0.0 })).collect())
+        let mut coming = Vec::new();
+        for (index, kind) in FactorKind::THREE.into_iter().enumerate() {
+            if self.raw.iter().any(|(active, _)| *active == kind) {
+                objective.submit_norm(index, self.of(kind))?;
+                coming.push((kind, index));
+            }
+        }
+        self.apply(objective)?;
+        Ok(Norms::Coming(coming))
     }
 
     /// True if some active factor had no gradient when the weights were measured.
     pub fn incomplete(&self) -> bool {
         self.measured.iter().any(|(_, _, norm)| !is_gradient(*norm))
+    }
+}
+
+/// Weighted gradient norms of factors.
+#[derive(Debug)]
+pub(super) enum Norms {
+    /// Here they are.
+    Known(Vec<(FactorKind, f32)>),
+    /// They come with the report; each factor's position in [`Numbers::norms`].
+    Coming(Vec<(FactorKind, usize)>),
+}
+
+impl Norms {
+    /// Share of each factor in their sum.
+    pub fn shares(&self, numbers: &Numbers) -> Vec<(FactorKind, f32)> {
+        let norms: Vec<(FactorKind, f32)> = match self {
+            Self::Known(norms) => norms.clone(),
+            Self::Coming(places) => places.iter().map(|(kind, at)| (*kind, numbers.norms[*at])).collect(),
+        };
+        let sum: f32 = norms.iter().map(|(_, norm)| norm).sum();
+        norms.into_iter().map(|(kind, norm)| (kind, if sum > 0.0 { norm / sum } else { 0.0 })).collect()
     }
 }
 

@@ -17,9 +17,9 @@ pub enum Event<'a> {
         /// Factor, raw weight, mean absolute gradient per unit of weight.
         weights: &'a [(FactorKind, f32, f32)],
     },
-    /// An iteration was submitted; comes for every one, costs nothing.
+    /// An iteration is done; comes for every one, after what else it has to tell.
     Progress {
-        /// Iterations submitted so far.
+        /// Iterations done so far.
         iteration: u32,
         /// Seconds since the first began.
         seconds: f64,
@@ -70,7 +70,7 @@ pub struct TermLoss {
 pub struct Report {
     /// Iterations done: 0 is the start picture.
     pub iteration: u32,
-    /// Seconds since the first iteration began.
+    /// Seconds from the start of the first iteration until these numbers were there.
     pub seconds: f64,
     /// Sum of all weighted losses.
     pub total: f64,

@@ -12,7 +12,7 @@ use super::network_graph;
 use super::readout::probability_layer;
 use super::request::{FactorKind, Request};
 use crate::error::{Error, Result};
-use crate::gpu::ReadBack;
+use crate::gpu::{ReadBack, StagingPool};
 use crate::graph::{Bindings, Engine, Graph, Program, Sections, TensorId, gradient};
 use crate::image_io::Picture;
 use crate::ops::{Adam, Gram, Interleave, MeanSquaredError, Reduce, ReduceKind, Shape, TotalVariation};
@@ -54,6 +54,10 @@ pub(super) struct Objective {
     /// All numbers of a report side by side: what is copied where.
     report: wgpu::Buffer,
     report_parts: Vec<(wgpu::Buffer, u64, u64)>,
+    /// Where the gradient norms of the factors begin in it, in bytes.
+    report_norms: u64,
+    report_staging: StagingPool,
+    snapshot_staging: StagingPool,
     norm: wgpu::Buffer,
     classes: usize,
     /// Class probabilities of the photo.
@@ -69,7 +73,24 @@ pub(super) struct Numbers {
     pub non_finite: f32,
     /// Class probabilities; empty without fc layers.
     pub probabilities: Vec<f32>,
+    /// Mean absolute gradient of each of the three factors, as far as [`Objective::submit_norm`] was asked
+    /// for it before.
+    pub norms: [f32; 3],
 }
+
+/// Sections on their way through the device.
+#[derive(Debug)]
+pub(super) struct Submitted {
+    pub submission: wgpu::SubmissionIndex,
+    /// Numbers of the report, with [`LOSSES`].
+    pub report: Option<ReadBack>,
+    /// The picture, with [`SNAPSHOT`].
+    pub snapshot: Option<ReadBack>,
+}
+
+/// Read-backs of one kind that may be on their way at once: as many as the loop has iterations in flight,
+/// with that about to be submitted.
+const READ_BACKS: usize = super::session::AHEAD + 1;
 
 /// The layers of a request, with what to capture of them, checked against a network.
 ///
@@ -267,7 +288,9 @@ impl Objective {
             report_parts.push((buffer, offset, count * 4));
             offset += count * 4;
         }
-        let report = engine.context.storage_buffer("report", offset)?;
+        let report_norms = offset;
+        let report_bytes = offset + FactorKind::THREE.len() as u64 * 4;
+        let report = engine.context.storage_buffer("report", report_bytes)?;
         let objective = Self {
             engine: engine.clone(),
             program,
@@ -280,6 +303,9 @@ impl Objective {
             snapshot,
             report,
             report_parts,
+            report_norms,
+            report_staging: StagingPool::new("report", report_bytes, READ_BACKS),
+            snapshot_staging: StagingPool::new("snapshot", shape.elements() as u64 * 4, READ_BACKS),
             norm: norm_buffer,
             classes: photo_probabilities.len(),
             photo_probabilities,
@@ -327,49 +353,71 @@ impl Objective {
         Ok(sum.first().copied().unwrap_or(f32::NAN) / self.shape.elements() as f32)
     }
 
-    /// Runs sections; with [`LOSSES`] the report's numbers are gathered too.
+    /// Has the gradient norm of the `index`-th of the three factors measured at the present picture, for the
+    /// next report. Waits for nothing. Leaves that factor's weights set: the caller sets them anew.
     ///
     /// # Errors
     /// If the device fails.
-    pub fn run(&self, sections: Sections) -> Result<wgpu::SubmissionIndex> {
+    pub fn submit_norm(&self, index: usize, weight: f32) -> Result<()> {
+        let kind = FactorKind::THREE[index];
+        self.set_weights(|other| if other == kind { weight } else { 0.0 })?;
+        let mut encoder = self.encoder("a factor's gradient");
+        self.program.record(&mut encoder, GRADIENT);
+        encoder.copy_buffer_to_buffer(&self.norm, 0, &self.report, self.report_norms + index as u64 * 4, 4);
+        self.engine.context.submit(encoder, "measuring a factor's gradient").map(drop)
+    }
+
+    /// Submits sections, and with [`LOSSES`] and [`SNAPSHOT`] starts reading what they make. Waits for
+    /// nothing.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn run(&self, sections: Sections) -> Result<Submitted> {
         let context = &self.engine.context;
-        let mut encoder = context
-            .device()
-            .create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("iteration") });
+        let mut encoder = self.encoder("iteration");
         self.program.record(&mut encoder, sections);
+        let mut report = None;
         if sections & LOSSES != 0 {
             for (buffer, offset, bytes) in &self.report_parts {
                 encoder.copy_buffer_to_buffer(buffer, 0, &self.report, *offset, *bytes);
             }
+            report = Some(self.report_staging.copy(context, &mut encoder, &self.report)?);
         }
-        context.submit(encoder, "iteration")
+        let mut snapshot = None;
+        if sections & SNAPSHOT != 0 {
+            snapshot = Some(self.snapshot_staging.copy(context, &mut encoder, &self.snapshot)?);
+        }
+        let submission = context.submit(encoder, "iteration")?;
+        Ok(Submitted {
+            report: report.map(|copy| copy.read(&submission)),
+            snapshot: snapshot.map(|copy| copy.read(&submission)),
+            submission,
+        })
     }
 
-    /// Starts reading the numbers of the last report.
-    ///
-    /// # Errors
-    /// If the device fails.
-    pub fn read_report(&self) -> Result<ReadBack> {
-        let bytes = self.report_parts.last().map_or(0, |(_, offset, bytes)| offset + bytes);
-        self.engine.context.read_back(&self.report, bytes, "report")
+    fn encoder(&self, label: &str) -> wgpu::CommandEncoder {
+        let device = self.engine.context.device();
+        device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(label) })
     }
 
     /// The numbers of a report that was read.
     pub fn numbers(&self, values: &[f32]) -> Numbers {
         let (losses, rest) = values.split_at(self.terms.len().min(values.len()));
+        let norm = |index| {
+            let sum = rest.get(1 + self.classes + index).copied().unwrap_or(f32::NAN);
+            sum / self.shape.elements() as f32
+        };
         Numbers {
             losses: losses.to_vec(),
             non_finite: rest.first().copied().unwrap_or(f32::NAN),
             probabilities: rest.iter().skip(1).take(self.classes).copied().collect(),
+            norms: [norm(0), norm(1), norm(2)],
         }
     }
 
-    /// Starts reading the last snapshot.
-    ///
-    /// # Errors
-    /// If the device fails.
-    pub fn read_snapshot(&self) -> Result<ReadBack> {
-        self.engine.context.read_back(&self.snapshot, self.shape.elements() as u64 * 4, "snapshot")
+    /// Staging buffers made for reports and snapshots.
+    pub fn staging_buffers(&self) -> usize {
+        self.report_staging.made() + self.snapshot_staging.made()
     }
 }
 

@@ -1,12 +1,11 @@
 //! The loop: start picture, steps, reports, snapshots, and an orderly end.
 
-use super::balance::Weights;
+use super::balance::{Norms, Weights};
 use super::event::{Event, Report, Started, TermLoss};
-use super::objective::{GRADIENT, LOSSES, Objective, SNAPSHOT, STEP, terms};
+use super::objective::{GRADIENT, LOSSES, Objective, SNAPSHOT, STEP, Submitted, terms};
 use super::request::{Init, Request};
 use super::{network_graph, start};
 use crate::error::{Error, Result};
-use crate::gpu::ReadBack;
 use crate::graph::Engine;
 use crate::image_io::Picture;
 use crate::vgg::Network;
@@ -17,12 +16,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// Iterations submitted ahead of the device. Enough to keep it busy; few enough that a stop is prompt.
-const AHEAD: usize = 2;
+pub(super) const AHEAD: usize = 2;
 /// After so many iterations the balance is measured once more: by then every loss is alive, and the
 /// start's grain, which looks like nothing to the network, no longer decides the weights.
 const REBALANCE_AT: u32 = 10;
 
-/// What a listener answers: go on, or finish this iteration and stop.
+/// What a listener answers: go on, or stop after the iterations that were submitted (two at most).
 pub type Listener<'a> = dyn FnMut(Event<'_>) -> Result<ControlFlow<()>> + 'a;
 
 /// Why a run ended.
@@ -81,6 +80,7 @@ pub struct Session {
     weights: Weights,
     last_good: Option<(u32, Picture)>,
     clock: Option<Instant>,
+    most_in_flight: usize,
 }
 
 impl Session {
@@ -109,7 +109,16 @@ impl Session {
         };
         let weights = Weights::given(&request);
         let engine = engine.clone();
-        Ok(Self { engine, request, objective, started, weights, last_good: None, clock: None })
+        Ok(Self {
+            engine,
+            request,
+            objective,
+            started,
+            weights,
+            last_good: None,
+            clock: None,
+            most_in_flight: 0,
+        })
     }
 
     /// The newest finite picture that was read back, with its iteration; worth saving if
@@ -142,8 +151,8 @@ impl Session {
         let mut times = Vec::new();
         for _ in 0..count {
             let begin = Instant::now();
-            let submission = self.objective.run(STEP)?;
-            self.engine.context.wait(&submission, "timing an iteration")?;
+            let submitted = self.objective.run(STEP)?;
+            self.engine.context.wait(&submitted.submission, "timing an iteration")?;
             times.push(begin.elapsed().as_secs_f64());
         }
         Ok(times)
@@ -158,14 +167,20 @@ impl Session {
         self.objective.set_picture(picture)?;
         self.weights = Weights::given(&self.request);
         self.weights.apply(&self.objective)?;
-        self.objective.run(LOSSES | GRADIENT)?;
-        let values = self.objective.read_report()?.finish(&self.engine.context)?;
-        let losses = self.weighted(&self.objective.numbers(&values).losses);
+        let mut losses = Vec::new();
+        if let Some(report) = self.objective.run(LOSSES | GRADIENT)?.report {
+            let values = report.finish(&self.engine.context)?;
+            losses = self.weighted(&self.objective.numbers(&values).losses, &self.weights);
+        }
         let gradient = self.engine.read(&self.objective.gradient, self.objective.shape, "gradient")?;
         Ok((losses, gradient))
     }
 
     /// Runs to the end, telling `listener` what happens.
+    ///
+    /// Iterations are submitted ahead of the device, and what a report or a snapshot needs is read while later
+    /// ones run: the host waits for the oldest of them only, when there are more than it may be ahead, and
+    /// where the balance is measured.
     ///
     /// # Errors
     /// [`Error::NonFinite`] if the picture blows up, a listener's own error, or if the device fails; see
@@ -173,43 +188,33 @@ impl Session {
     pub fn run(&mut self, listener: &mut Listener<'_>) -> Result<Outcome> {
         let begin = Instant::now();
         self.clock = Some(begin);
+        self.most_in_flight = 0;
         self.objective.set_picture(&start::picture(&self.request)?)?;
         let mut stop = listener(Event::Started(&self.started))?.is_break();
         let mut in_flight = VecDeque::new();
         let last = self.request.iterations;
         let mut iteration = 0;
         loop {
-            let balanced = self.rebalances(iteration);
+            let mut balanced = self.rebalances(iteration);
+            if balanced {
+                // Measuring waits for all that is in flight, so that is told first: events stay in order.
+                stop |= self.tell_all(&mut in_flight, 0, listener)?.is_break();
+                // Without any weights there would be no losses to tell.
+                balanced = !stop || iteration == 0;
+            }
             if balanced {
                 stop |= self.rebalance(iteration, listener)?.is_break();
             }
-            let report = self.request.schedule.reports(iteration, last) || stop;
-            let snapshot = self.request.schedule.snapshots(iteration) && !stop;
-            let end = stop || iteration == last;
-            // A stop should be prompt, so it goes without the shares.
-            let shares =
-                if report && !stop { self.weights.shares(&self.objective, balanced)? } else { Vec::new() };
-            // Losses and snapshot are of the picture before the step of the same submission.
-            let mut sections = 0;
-            sections |= if report { LOSSES } else { 0 };
-            sections |= if report || snapshot { SNAPSHOT } else { 0 };
-            sections |= if end { 0 } else { STEP };
-            in_flight.push_back(self.objective.run(sections)?);
-            let numbers = if report { Some(self.objective.read_report()?) } else { None };
-            let copy = if report || snapshot { Some(self.objective.read_snapshot()?) } else { None };
-            stop |= self.tell(iteration, numbers, copy, snapshot, shares, listener)?.is_break();
-            if end {
+            in_flight.push_back(self.submit(iteration, stop, balanced)?);
+            self.most_in_flight = self.most_in_flight.max(in_flight.len());
+            if stop || iteration == last {
                 break;
             }
-            if in_flight.len() > AHEAD
-                && let Some(oldest) = in_flight.pop_front()
-            {
-                self.engine.context.wait(&oldest, "waiting for an iteration")?;
-            }
+            stop |= self.tell_all(&mut in_flight, AHEAD, listener)?.is_break();
             iteration += 1;
-            let seconds = begin.elapsed().as_secs_f64();
-            stop |= listener(Event::Progress { iteration, seconds })?.is_break();
         }
+        // It ends here whatever the listener still answers.
+        let _ = self.tell_all(&mut in_flight, 0, listener)?;
         let ending = if iteration == last { Ending::Finished } else { Ending::Stopped };
         let Some((_, picture)) = &self.last_good else {
             return Err(Error::NonFinite { iteration, count: 0 });
@@ -220,6 +225,48 @@ impl Session {
             ending,
             seconds: begin.elapsed().as_secs_f64(),
         })
+    }
+
+    /// Largest number of iterations that were in flight at once in the last run, and how many staging buffers
+    /// the session has made for reports and snapshots.
+    pub fn in_flight(&self) -> (usize, usize) {
+        (self.most_in_flight, self.objective.staging_buffers())
+    }
+
+    /// Submits what iteration `iteration` takes, its report and snapshot included. With `stop` it is the
+    /// last: a report in place of a step.
+    fn submit(&self, iteration: u32, stop: bool, balanced: bool) -> Result<InFlight> {
+        let last = self.request.iterations;
+        let report = self.request.schedule.reports(iteration, last) || stop;
+        let snapshot = self.request.schedule.snapshots(iteration) && !stop;
+        let step = !stop && iteration < last;
+        // A stop should be prompt, so it goes without the shares.
+        let norms = if report && !stop { Some(self.weights.norms(&self.objective, balanced)?) } else { None };
+        // Losses and snapshot are of the picture before the step of the same submission.
+        let mut sections = 0;
+        sections |= if report { LOSSES } else { 0 };
+        sections |= if report || snapshot { SNAPSHOT } else { 0 };
+        sections |= if step { STEP } else { 0 };
+        let submitted = self.objective.run(sections)?;
+        Ok(InFlight { iteration, submitted, norms, weights: self.weights.clone(), snapshot, step })
+    }
+
+    /// Waits for the oldest iterations until no more than `left` are in flight, and tells of them in order.
+    fn tell_all(
+        &mut self,
+        in_flight: &mut VecDeque<InFlight>,
+        left: usize,
+        listener: &mut Listener<'_>,
+    ) -> Result<ControlFlow<()>> {
+        let mut flow = ControlFlow::Continue(());
+        while in_flight.len() > left
+            && let Some(oldest) = in_flight.pop_front()
+        {
+            if self.tell(oldest, listener)?.is_break() {
+                flow = ControlFlow::Break(());
+            }
+        }
+        Ok(flow)
     }
 
     fn rebalances(&self, iteration: u32) -> bool {
@@ -236,16 +283,9 @@ impl Session {
         listener(Event::Balanced { iteration, weights: &self.weights.measured })
     }
 
-    /// Finishes the read-backs of one iteration and reports them.
-    fn tell(
-        &mut self,
-        iteration: u32,
-        numbers: Option<ReadBack>,
-        copy: Option<ReadBack>,
-        snapshot: bool,
-        shares: Vec<(super::FactorKind, f32)>,
-        listener: &mut Listener<'_>,
-    ) -> Result<ControlFlow<()>> {
+    /// Waits for one iteration and tells of it.
+    fn tell(&mut self, done: InFlight, listener: &mut Listener<'_>) -> Result<ControlFlow<()>> {
+        let InFlight { iteration, submitted, norms, weights, snapshot, step } = done;
         let context = &self.engine.context;
         let mut flow = ControlFlow::Continue(());
         let mut note = |answer: ControlFlow<()>| {
@@ -253,7 +293,10 @@ impl Session {
                 flow = answer;
             }
         };
-        let numbers = match numbers {
+        if submitted.report.is_none() && submitted.snapshot.is_none() {
+            context.wait(&submitted.submission, "waiting for an iteration")?;
+        }
+        let numbers = match submitted.report {
             Some(pending) => Some(self.objective.numbers(&pending.finish(context)?)),
             None => None,
         };
@@ -262,7 +305,7 @@ impl Session {
         {
             return Err(Error::NonFinite { iteration, count: numbers.non_finite as u64 });
         }
-        if let Some(pending) = copy {
+        if let Some(pending) = submitted.snapshot {
             let [height, width] = self.started.size;
             let picture = Picture { width, height, rgb: pending.finish(context)? };
             if snapshot {
@@ -272,27 +315,47 @@ impl Session {
                 self.last_good = Some((iteration, picture));
             }
         }
+        let seconds = self.clock.map_or(0.0, |clock| clock.elapsed().as_secs_f64());
         if let Some(numbers) = numbers {
-            let terms = self.weighted(&numbers.losses);
+            let terms = self.weighted(&numbers.losses, &weights);
             let report = Report {
                 iteration,
-                seconds: self.clock.map_or(0.0, |clock| clock.elapsed().as_secs_f64()),
+                seconds,
                 total: terms.iter().map(|term| term.loss).sum(),
                 terms,
-                gradient_shares: shares,
+                gradient_shares: norms.map_or_else(Vec::new, |norms| norms.shares(&numbers)),
                 classes: top_k(&numbers.probabilities, self.request.top_classes),
             };
             note(listener(Event::Report(&report))?);
         }
+        if step {
+            note(listener(Event::Progress { iteration: iteration + 1, seconds })?);
+        }
         Ok(flow)
     }
 
-    fn weighted(&self, losses: &[f32]) -> Vec<TermLoss> {
+    fn weighted(&self, losses: &[f32], weights: &Weights) -> Vec<TermLoss> {
         let weigh = |(term, loss): (&super::objective::Term, &f32)| TermLoss {
             factor: term.kind,
             layer: term.layer.clone(),
-            loss: f64::from(*loss) * f64::from(self.weights.of(term.kind)) * f64::from(term.factor),
+            loss: f64::from(*loss) * f64::from(weights.of(term.kind)) * f64::from(term.factor),
         };
         self.objective.terms.iter().zip(losses).map(weigh).collect()
     }
+}
+
+/// An iteration that was submitted and not yet told of.
+#[derive(Debug)]
+struct InFlight {
+    /// Iterations before it.
+    iteration: u32,
+    submitted: Submitted,
+    /// For the shares of the report.
+    norms: Option<Norms>,
+    /// The weights it runs with.
+    weights: Weights,
+    /// True if the snapshot is to be told of, not only kept.
+    snapshot: bool,
+    /// True if it makes a step.
+    step: bool,
 }
