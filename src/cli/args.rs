@@ -174,7 +174,8 @@ pub(super) struct WatchingArgs {
     /// How many classes to tell; 0 for none
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub top: usize,
-    /// Tell more: timings, memory, kernels [default: off]
+    /// Tell more: memory, and each layer's kernel and time, which takes three iterations to measure
+    /// [default: off]
     #[arg(short, long, conflicts_with = "quiet")]
     pub verbose: bool,
     /// Tell nothing but errors [default: off]

@@ -3,7 +3,7 @@
 use super::args::WatchingArgs;
 use super::devices::bytes;
 use super::names::{Names, percent};
-use crate::mirage::{FactorKind, Report, Started};
+use crate::mirage::{FactorKind, LayerTime, PartTime, Report, Started};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
@@ -55,7 +55,7 @@ impl Console {
     }
 
     /// All is prepared.
-    pub(super) fn started(&mut self, started: &Started, names: &Names) {
+    pub(super) fn started(&mut self, started: &Started, names: &Names, layers: &(Vec<LayerTime>, f64)) {
         let [height, width] = started.size;
         self.say(&format!("Painting {width}x{height} pixels on {}", started.device));
         if !started.photo_classes.is_empty() {
@@ -78,6 +78,11 @@ impl Console {
                 bytes(memory.staging)
             ));
             self.say(&format!("kernels: {}", tally(&started.variants)));
+            let (layers, seconds) = layers;
+            self.say(&format!(
+                "time of each layer by itself, without the optimiser's step ({seconds:.1} s to measure):"
+            ));
+            self.say(&table(layers));
         }
         if let Some(bar) = &self.bar {
             bar.disable_steady_tick();
@@ -172,6 +177,40 @@ fn tally(variants: &[(String, &'static str)]) -> String {
     counts.iter().map(|(variant, count)| format!("{count} {variant}")).collect::<Vec<_>>().join(", ")
 }
 
+/// Milliseconds and kernels of each layer, forward and backward, aligned, with a line of sums.
+fn table(layers: &[LayerTime]) -> String {
+    let sum = |part: fn(&LayerTime) -> Option<&PartTime>| -> f64 {
+        layers.iter().filter_map(part).map(|part| part.seconds).sum()
+    };
+    let [forward, backward] = [sum(|layer| layer.forward.as_ref()), sum(|layer| layer.backward.as_ref())];
+    let total = (forward + backward).max(f64::MIN_POSITIVE);
+    let cells = |part: &Option<PartTime>| match part {
+        Some(part) => (format!("{:.2}", part.seconds * 1e3), part.variants.join("+")),
+        None => (String::new(), String::new()),
+    };
+    let milliseconds = |seconds: f64| (format!("{:.2}", seconds * 1e3), String::new());
+    let share = |seconds: f64| format!("{:.1}%", 100.0 * seconds / total);
+    let mut rows = vec![(
+        "layer".to_owned(),
+        ("ms".to_owned(), "forward".to_owned()),
+        ("ms".to_owned(), "backward".to_owned()),
+        "share".to_owned(),
+    )];
+    rows.extend(layers.iter().map(|layer| {
+        (layer.layer.clone(), cells(&layer.forward), cells(&layer.backward), share(layer.seconds()))
+    }));
+    rows.push(("all".to_owned(), milliseconds(forward), milliseconds(backward), share(total)));
+    let width = |cell: fn(&Row) -> &str| rows.iter().map(|row| cell(row).chars().count()).max().unwrap_or(0);
+    let (name, one, two) = (width(|row| &row.0), width(|row| &row.1.1), width(|row| &row.2.1));
+    let line = |(layer, (ahead, kernel), (back, adjoint), share): &Row| {
+        format!("  {layer:name$} {ahead:>8} {kernel:one$} {back:>8} {adjoint:two$} {share:>6}")
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Layer; milliseconds and kernels forward; the same backward; share.
+type Row = (String, (String, String), (String, String), String);
+
 /// A number of any size in few digits.
 pub(super) fn number(value: f64) -> String {
     let size = value.abs();
@@ -224,6 +263,29 @@ mod tests {
         {
             assert_eq!(duration(seconds), text);
         }
+    }
+
+    #[test]
+    fn the_layers_are_aligned_and_summed() {
+        let part =
+            |variants: &[&'static str], seconds| Some(PartTime { variants: variants.to_vec(), seconds });
+        let layers = [
+            LayerTime { layer: "relu1_1".into(), forward: part(&["texture"], 0.001), backward: None },
+            LayerTime {
+                layer: "pool1".into(),
+                forward: part(&["halve"], 0.012),
+                backward: part(&["halve", "naive"], 0.003),
+            },
+        ];
+        assert_eq!(
+            table(&layers).lines().collect::<Vec<_>>(),
+            [
+                "  layer         ms forward       ms backward     share",
+                "  relu1_1     1.00 texture                        6.2%",
+                "  pool1      12.00 halve       3.00 halve+naive  93.8%",
+                "  all        13.00             3.00             100.0%",
+            ]
+        );
     }
 
     #[test]

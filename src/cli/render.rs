@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::gpu::DeviceOptions;
 use crate::graph::Engine;
 use crate::image_io::Picture;
-use crate::mirage::{Ending, Event, Outcome, Request, Session, Started};
+use crate::mirage::{Ending, Event, LayerTime, Outcome, Request, Session, Started};
 use crate::vgg::Network;
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -41,6 +41,7 @@ pub(super) fn run(args: &RenderArgs) -> Result<u8> {
         sha256: String::new(),
         rescued: None,
         reported: false,
+        layers: (Vec::new(), 0.0),
     };
     let done = run.paint(request, &network, &args.device.options());
     run.console.close();
@@ -70,6 +71,8 @@ struct Run {
     rescued: Option<(u32, String)>,
     /// True once a report came.
     reported: bool,
+    /// With --verbose: what each layer takes, and the seconds that it took to find out.
+    layers: (Vec<LayerTime>, f64),
 }
 
 impl Run {
@@ -83,6 +86,11 @@ impl Run {
             Ok::<_, crate::Error>((session, sha256))
         })?;
         self.sha256 = sha256;
+        if self.console.verbose {
+            let timing = Instant::now();
+            let layers = session.layer_times()?;
+            self.layers = (layers, timing.elapsed().as_secs_f64());
+        }
         match session.run(&mut |event| self.hear(event, network)) {
             Ok(outcome) => self.finish(&outcome),
             Err(error) => {
@@ -104,7 +112,7 @@ impl Run {
             Event::Progress { iteration, seconds } => self.console.progress(iteration, seconds),
             Event::Report(report) => {
                 if self.console.verbose && !self.reported {
-                    let seconds = self.begun.elapsed().as_secs_f64();
+                    let seconds = self.begun.elapsed().as_secs_f64() - self.layers.1;
                     self.console.say(&format!("time to first iteration {seconds:.2} s"));
                 }
                 self.reported = true;
@@ -123,7 +131,7 @@ impl Run {
 
     fn start(&mut self, started: &Started, network: &Network) -> Result<()> {
         self.device.clone_from(&started.device);
-        self.console.started(started, &self.names);
+        self.console.started(started, &self.names, &self.layers);
         let [height, width] = started.size;
         let notes = [self.notes.as_slice(), started.notes.as_slice()].concat();
         self.log.write(&Line::Start {

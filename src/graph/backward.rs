@@ -45,6 +45,7 @@ pub fn gradient(
                 .collect();
             let label = format!("d {} by {}", graph.tensor(*input).label, graph.tensor(node.output).label);
             let contribution = graph.apply_shared(adjoint.op, &operands, label)?;
+            graph.mark_adjoint(contribution, node.output);
             accumulate(graph, &mut upstream, *input, contribution)?;
         }
     }
@@ -73,7 +74,9 @@ fn accumulate(
         None => contribution,
         Some(&earlier) => {
             let label = format!("d {}", graph.tensor(tensor).label);
-            graph.apply(Add, &[earlier, contribution], label)?
+            let sum = graph.apply(Add, &[earlier, contribution], label)?;
+            graph.mark_adjoint(sum, tensor);
+            sum
         }
     };
     upstream.insert(tensor, sum);

@@ -3,6 +3,7 @@
 use super::engine::{Engine, Memory, copy_to_texture};
 use super::ir::{Graph, Node, TensorId};
 use super::plan::{MemoryUse, Plan};
+use super::profile::PreparedNode;
 use crate::error::{Error, Result};
 use crate::gpu::{Pipeline, PipelineKey};
 use crate::ops::{Constant, Dispatch, Kernel, Operand, Storage};
@@ -37,16 +38,17 @@ impl Default for Options {
 /// A graph, ready to run.
 #[derive(Debug)]
 pub struct Program {
-    engine: Arc<Engine>,
-    steps: Vec<Step>,
+    pub(super) engine: Arc<Engine>,
+    pub(super) steps: Vec<Step>,
     memory: MemoryUse,
-    /// Variant chosen for each node, for reports.
-    variants: Vec<(String, &'static str)>,
+    pub(super) nodes: Vec<PreparedNode>,
 }
 
 #[derive(Debug)]
-struct Step {
-    sections: Sections,
+pub(super) struct Step {
+    pub sections: Sections,
+    /// The node that it is of.
+    pub node: usize,
     label: String,
     action: Action,
 }
@@ -113,13 +115,16 @@ impl Program {
         let memory = builder.account(&kernels)?;
         builder.allocate()?;
         let steps = builder.steps(&kernels, &sections)?;
-        let variants = pruned
-            .nodes()
-            .iter()
-            .zip(&kernels)
-            .map(|(node, kernel)| (pruned.tensor(node.output).label.clone(), kernel.variant))
-            .collect();
-        Ok(Self { engine: engine.clone(), steps, memory, variants })
+        let label = |tensor| pruned.tensor(tensor).label.clone();
+        let prepared = |(node, kernel): (&Node, &Kernel)| PreparedNode {
+            label: label(node.output),
+            adjoint_of: node.adjoint_of.map(label),
+            op: node.op.clone(),
+            signature: pruned.signature(node),
+            variant: kernel.variant,
+        };
+        let nodes = pruned.nodes().iter().zip(&kernels).map(prepared).collect();
+        Ok(Self { engine: engine.clone(), steps, memory, nodes })
     }
 
     /// Records all steps of these sections.
@@ -144,9 +149,9 @@ impl Program {
         self.memory
     }
 
-    /// Output label and chosen kernel variant of each node.
-    pub fn variants(&self) -> &[(String, &'static str)] {
-        &self.variants
+    /// The nodes in running order, each with the kernel chosen for it.
+    pub fn nodes(&self) -> &[PreparedNode] {
+        &self.nodes
     }
 
     /// Runs the steps one by one, waiting for each, and returns label and seconds; for reports, not for work.
@@ -171,7 +176,7 @@ impl Program {
 }
 
 /// Records steps in order.
-fn record<'a>(encoder: &mut wgpu::CommandEncoder, steps: impl Iterator<Item = &'a Step>) {
+pub(super) fn record<'a>(encoder: &mut wgpu::CommandEncoder, steps: impl Iterator<Item = &'a Step>) {
     let mut steps = steps.peekable();
     while let Some(step) = steps.peek() {
         if let Action::Stage { buffer, texture, texels } = &step.action {
@@ -335,7 +340,7 @@ impl Builder<'_> {
                             let buffer = self.buffer(index, inner)?;
                             let action = Action::Stage { buffer, texture: texture.clone(), texels };
                             let label = format!("{label} (stage)");
-                            steps.push(Step { sections: *section, label, action });
+                            steps.push(Step { sections: *section, node: index, label, action });
                         }
                         held.push((resource.binding, Held::View(view(&texture))));
                     } else {
@@ -358,7 +363,7 @@ impl Builder<'_> {
                 });
                 self.engine.context.check(&step_label)?;
                 let action = Action::Dispatch { pipeline, bind_group, groups: dispatch.groups };
-                steps.push(Step { sections: *section, label: step_label, action });
+                steps.push(Step { sections: *section, node: index, label: step_label, action });
             }
         }
         Ok(steps)

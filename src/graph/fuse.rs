@@ -44,7 +44,7 @@ impl Graph {
             let Some(maker) = self.sole_maker(upstream, kept) else { continue };
             if self.absorb(maker, LastStep::Mask, mask, upstream) {
                 let inputs = [&[upstream], &node.inputs[1..]].concat();
-                self.replace(at, Node { op, inputs, output: node.output });
+                self.replace(at, Node { op, inputs, ..node });
                 return true;
             }
         }
@@ -66,7 +66,8 @@ impl Graph {
         if absorbed.takes_operand {
             inputs.push(operand);
         }
-        self.replace(maker, Node { op: absorbed.op, inputs, output });
+        let adjoint_of = node.adjoint_of;
+        self.replace(maker, Node { op: absorbed.op, inputs, output, adjoint_of });
         true
     }
 }

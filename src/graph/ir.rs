@@ -28,6 +28,8 @@ pub struct Node {
     pub inputs: Vec<TensorId>,
     /// Tensor made.
     pub output: TensorId,
+    /// For a node of the gradient: the output of the forward node that it belongs to.
+    pub adjoint_of: Option<TensorId>,
 }
 
 /// Tensors and nodes. Nodes only read tensors made before them, so their order is a valid schedule.
@@ -75,7 +77,7 @@ impl Graph {
         let shape = op.output(&self.shapes(inputs))?;
         self.tensors.push(Tensor { label: label.into(), shape, producer: Some(self.nodes.len()) });
         let output = TensorId(self.tensors.len() - 1);
-        self.nodes.push(Node { op, inputs: inputs.to_vec(), output });
+        self.nodes.push(Node { op, inputs: inputs.to_vec(), output, adjoint_of: None });
         Ok(output)
     }
 
@@ -130,6 +132,13 @@ impl Graph {
         self.tensors.iter_mut().for_each(|tensor| tensor.producer = None);
         for (index, node) in self.nodes.iter().enumerate() {
             self.tensors[node.output.0].producer = Some(index);
+        }
+    }
+
+    /// Notes that the node that made `tensor` belongs to the way back through the one that made `forward`.
+    pub(super) fn mark_adjoint(&mut self, tensor: TensorId, forward: TensorId) {
+        if let Some(node) = self.tensor(tensor).producer {
+            self.nodes[node].adjoint_of = Some(forward);
         }
     }
 

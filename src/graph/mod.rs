@@ -7,6 +7,7 @@ mod exec;
 mod fuse;
 mod ir;
 mod plan;
+mod profile;
 mod single;
 
 pub use backward::gradient;
@@ -14,4 +15,5 @@ pub use engine::Engine;
 pub use exec::{Bindings, Options, Program, Sections};
 pub use ir::{Graph, Node, Tensor, TensorId};
 pub use plan::{MemoryUse, Plan, Slot};
+pub use profile::PreparedNode;
 pub use single::{Outcome, SingleOp};

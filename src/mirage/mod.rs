@@ -4,6 +4,7 @@
 mod balance;
 mod capture;
 mod event;
+mod layer_times;
 mod network_graph;
 mod objective;
 mod readout;
@@ -12,6 +13,7 @@ mod session;
 mod start;
 
 pub use event::{Event, Report, Started, TermLoss};
+pub use layer_times::{LayerTime, PartTime};
 pub use readout::{activations, classify};
 pub use request::{AdamOptions, Balance, Factor, FactorKind, Init, LayerWeight, Request, Schedule};
 pub use session::{Ending, Listener, Outcome, Session, check_request};

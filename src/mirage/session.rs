@@ -2,6 +2,7 @@
 
 use super::balance::{Norms, Weights};
 use super::event::{Event, Report, Started, TermLoss};
+use super::layer_times::{LayerTime, by_layer};
 use super::objective::{GRADIENT, LOSSES, Objective, SNAPSHOT, STEP, Submitted, terms};
 use super::request::{Init, Request};
 use super::{network_graph, start};
@@ -105,7 +106,12 @@ impl Session {
             prepared_in: begin.elapsed().as_secs_f64(),
             photo_classes: top_k(&objective.photo_probabilities, request.top_classes),
             notes,
-            variants: objective.program.variants().to_vec(),
+            variants: objective
+                .program
+                .nodes()
+                .iter()
+                .map(|node| (node.label.clone(), node.variant))
+                .collect(),
         };
         let weights = Weights::given(&request);
         let engine = engine.clone();
@@ -138,6 +144,20 @@ impl Session {
     /// If the device fails.
     pub fn profile(&self) -> Result<Vec<(String, f64)>> {
         self.objective.program.time_steps(GRADIENT)
+    }
+
+    /// What each layer takes in an iteration: its nodes run one by one, the least time of two after one that
+    /// warms up, so about three iterations in all. The optimiser's step and what only reports need are left
+    /// out.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn layer_times(&self) -> Result<Vec<LayerTime>> {
+        let program = &self.objective.program;
+        program.time_nodes(GRADIENT)?;
+        let first = program.time_nodes(GRADIENT)?;
+        let second = program.time_nodes(GRADIENT)?;
+        Ok(by_layer(first.into_iter().zip(second).map(|((node, one), (_, other))| (node, one.min(other)))))
     }
 
     /// Seconds of each of `count` iterations (gradient and step), each waited for, from the start picture with

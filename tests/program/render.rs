@@ -30,6 +30,8 @@ fn a_run_leaves_picture_snapshots_and_a_log_of_the_stated_form() {
     assert!(output.status.success(), "{told}");
     assert!(output.stdout.is_empty());
     assert!(told.contains("time to first iteration") && told.contains("kernels: "), "{told}");
+    let layer = told.lines().find(|line| line.starts_with("  relu4_2 "));
+    assert!(layer.is_some_and(|line| line.ends_with('%') && line.contains("texture")), "{told}");
     assert!(told.contains("no snapshot after iteration 99"), "{told}");
     assert!(told.contains("Weights set after iteration 0"), "{told}");
     assert!(told.contains("12/12  loss ") && told.contains("%)"), "{told}");
