@@ -29,10 +29,10 @@
 //! }
 //! ```
 //!
-//! The way of the data: [`cli`] (the program) → [`mirage`] (session, objective) → [`graph`] (nodes,
-//! gradient, memory plan, replay) → [`ops`] (kernels) → [`shader`] (WGSL, variants) → [`gpu`] (device).
-//! [`vgg`] reads networks, [`image_io`] pictures. A module uses only those to its right, and
-//! [`error`].
+//! The way of the data: [`cli`] (the program) → [`mirage`] (session, objective) → [`tune`] (autotuning) →
+//! [`graph`] (nodes, gradient, memory plan, replay) → [`ops`] (kernels) → [`shader`] (WGSL, variants) →
+//! [`gpu`] (device). [`vgg`] reads networks, [`image_io`] pictures. A module uses only those to its right,
+//! and [`error`].
 #![warn(missing_docs)]
 
 pub mod cli;
@@ -43,6 +43,7 @@ pub mod image_io;
 pub mod mirage;
 pub mod ops;
 pub mod shader;
+pub mod tune;
 pub mod vgg;
 
 pub use error::{Error, Result};

@@ -14,6 +14,8 @@ mod support;
 #[allow(dead_code, reason = "shared with the tests of the weights, which use all of it")]
 #[path = "weights/synthetic.rs"]
 mod synthetic;
+#[path = "program/tune.rs"]
+mod tune;
 
 use predicates::prelude::*;
 use support::Place;
@@ -64,6 +66,8 @@ fn help_tells_every_option_by_purpose_with_its_default() {
         ("--quiet", "off"),
         ("--adapter", "the most capable"),
         ("--kernels", "auto"),
+        ("--tuning-cache", "tuning.json in"),
+        ("--no-tuning-cache", "use it"),
     ] {
         let line = help.lines().find(|line| {
             line.trim_start().trim_start_matches(|c: char| c != '-').contains(&format!("{option} "))

@@ -2,9 +2,11 @@
 
 use crate::error::Result;
 use crate::gpu::{AdapterChoice, DeviceOptions, Family};
+use crate::graph::Engine;
 use crate::image_io::BitDepth;
 use crate::mirage::Balance;
 use crate::ops::PoolKind;
+use crate::tune::{Adapter, Cache};
 use crate::vgg::{Network, Preprocessing, locate};
 use clap::{Args, ValueEnum};
 use std::ops::RangeInclusive;
@@ -195,6 +197,20 @@ pub(super) struct DeviceArgs {
     /// Convolve directly, without Winograd's method: slower, half the rounding error [default: off]
     #[arg(long)]
     pub exact: bool,
+    #[command(flatten)]
+    pub tuning: TuningArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Device")]
+pub(super) struct TuningArgs {
+    /// File with what `mirage tune` measured; used with --kernels auto [default: tuning.json in the user's
+    /// folder for caches]
+    #[arg(long, value_name = "FILE")]
+    pub tuning_cache: Option<PathBuf>,
+    /// Choose kernels without the tuning cache [default: use it where there is one]
+    #[arg(long, conflicts_with = "tuning_cache")]
+    pub no_tuning_cache: bool,
 }
 
 /// `--bit-depth`.
@@ -297,6 +313,24 @@ impl DeviceArgs {
         // Parsing can't fail: what is no number is part of a name.
         let adapter = self.adapter.as_ref().and_then(|text| text.parse::<AdapterChoice>().ok());
         DeviceOptions { adapter: adapter.unwrap_or_default(), family, exact: self.exact, minimal: false }
+    }
+}
+
+impl TuningArgs {
+    /// Lets a device use what was measured for it; the answer is a note on a cache that can't be used.
+    pub(super) fn apply(&self, engine: &Engine) -> Option<String> {
+        let path = self.tuning_cache.clone().or_else(Cache::default_path)?;
+        let profile = engine.context.profile();
+        if self.no_tuning_cache || profile.family != Family::Auto {
+            return None;
+        }
+        if self.tuning_cache.is_some() && !path.exists() {
+            return Some(format!("there is no tuning cache {}: `mirage tune` makes one", path.display()));
+        }
+        let (cache, damaged) = Cache::load(&path);
+        let (choices, foreign) = cache.choices(&Adapter::of(&engine.context), profile.exact);
+        engine.use_choices(choices);
+        damaged.or(foreign)
     }
 }
 

@@ -49,6 +49,9 @@ pub(super) fn run(args: &ClassifyArgs) -> Result<()> {
     network.check_finite()?;
 
     let engine = Engine::open(&args.device.options())?;
+    if let Some(note) = args.device.tuning.apply(&engine) {
+        let _ = writeln!(std::io::stderr(), "note: {note}");
+    }
     for (index, (path, picture)) in args.images.iter().zip(&pictures).enumerate() {
         let pooling = args.network.pooling.kind();
         let found = mirage::classify(&engine, &network, picture, pooling, args.top as usize)?;

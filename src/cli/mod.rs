@@ -16,6 +16,7 @@ mod plan;
 mod record;
 mod render;
 mod stdout;
+mod tune;
 mod weights;
 
 use crate::error::Error;
@@ -52,6 +53,8 @@ enum Command {
     Classify(classify::ClassifyArgs),
     /// List the graphics devices that can do the work
     Devices,
+    /// Measure which kernels are the fastest on this device, once, for all later runs
+    Tune(tune::TuneArgs),
     /// Describe a weights file, or download a full-size network
     Weights(weights::WeightsArgs),
 }
@@ -63,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Render(args) => render::run(&args),
         Command::Classify(args) => classify::run(&args).map(|()| 0),
         Command::Devices => devices::run().map(|()| 0),
+        Command::Tune(args) => tune::run(&args).map(|()| 0),
         Command::Weights(args) => weights::run(&args).map(|()| 0),
     };
     let code = match done {

@@ -1,7 +1,7 @@
 //! `mirage render`: the run, with its listeners.
 
 use super::INTERRUPTED;
-use super::args::RenderArgs;
+use super::args::{DeviceArgs, RenderArgs};
 use super::console::{Console, duration};
 use super::files::Files;
 use super::interrupt::Interrupt;
@@ -10,7 +10,6 @@ use super::names::Names;
 use super::plan::Plan;
 use super::record::{Options, VERSION};
 use crate::error::Result;
-use crate::gpu::DeviceOptions;
 use crate::graph::Engine;
 use crate::image_io::Picture;
 use crate::mirage::{Ending, Event, LayerTime, Outcome, Request, Session, Started};
@@ -43,7 +42,7 @@ pub(super) fn run(args: &RenderArgs) -> Result<u8> {
         reported: false,
         layers: (Vec::new(), 0.0),
     };
-    let done = run.paint(request, &network, &args.device.options());
+    let done = run.paint(request, &network, &args.device);
     run.console.close();
     if let Err(error) = &done {
         let (iteration, output) = run.rescued.take().unzip();
@@ -76,12 +75,17 @@ struct Run {
 }
 
 impl Run {
-    fn paint(&mut self, request: Request, network: &Network, device: &DeviceOptions) -> Result<u8> {
+    fn paint(&mut self, request: Request, network: &Network, device: &DeviceArgs) -> Result<u8> {
         self.console.preparing();
         // Hashing a full-size network takes a second or two: meanwhile the device gets ready.
         let (mut session, sha256) = std::thread::scope(|scope| {
             let hash = scope.spawn(|| network.sha256());
-            let session = Engine::open(device).and_then(|engine| Session::new(&engine, network, request))?;
+            let engine = Engine::open(&device.options())?;
+            if let Some(note) = device.tuning.apply(&engine) {
+                self.console.note(&note);
+                self.notes.push(note);
+            }
+            let session = Session::new(&engine, network, request)?;
             let sha256 = hash.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             Ok::<_, crate::Error>((session, sha256))
         })?;

@@ -1,11 +1,13 @@
 //! What programs on one device share: pipelines, packed weights, memory.
 
+use super::choices::{Choices, Verdict, look_up};
 use super::single::SingleOp;
 use crate::error::Result;
 use crate::gpu::{Context, DeviceOptions, PipelineCache};
-use crate::ops::{Constant, Making, Op, Shape, Storage, TEXTURE_WIDTH};
+use crate::ops::{Constant, Kernel, Making, Op, Shape, Signature, Storage, TEXTURE_WIDTH};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// A device with its pipelines and constants.
 #[derive(Debug)]
@@ -15,6 +17,8 @@ pub struct Engine {
     /// Compiled pipelines.
     pub pipelines: PipelineCache,
     constants: Mutex<HashMap<(String, Storage), Memory>>,
+    choices: OnceLock<Choices>,
+    outdated: AtomicUsize,
 }
 
 /// A buffer or a texture on the device.
@@ -35,7 +39,41 @@ impl Engine {
 
     /// An engine on an opened device.
     pub fn new(context: Context) -> Arc<Self> {
-        Arc::new(Self { context, pipelines: PipelineCache::default(), constants: Mutex::default() })
+        Arc::new(Self {
+            context,
+            pipelines: PipelineCache::default(),
+            constants: Mutex::default(),
+            choices: OnceLock::new(),
+            outdated: AtomicUsize::new(0),
+        })
+    }
+
+    /// From now on programs use these kernels, where they say something of a use, in place of the ops' own
+    /// preference. The first call counts.
+    pub fn use_choices(&self, choices: Choices) {
+        // A second one has no effect, as documented.
+        let _ = self.choices.set(choices);
+    }
+
+    /// How many choices were found to be of other kernels than there are now, and so were not used.
+    pub fn outdated_choices(&self) -> usize {
+        self.outdated.load(Ordering::Relaxed)
+    }
+
+    /// The kernel that measurement chose for this use, if any.
+    pub(super) fn chosen(&self, op: &dyn Op, signature: &Signature) -> Result<Option<Kernel>> {
+        let Some(choices) = self.choices.get() else { return Ok(None) };
+        match look_up(choices, op, signature, self.context.profile())? {
+            Verdict::Chosen(kernel) => return Ok(Some(kernel)),
+            Verdict::Outdated => drop(self.outdated.fetch_add(1, Ordering::Relaxed)),
+            Verdict::Unknown => {}
+        }
+        Ok(None)
+    }
+
+    /// Lets go of packed weights that no program uses; they are made anew when needed.
+    pub fn forget_constants(&self) {
+        self.constants.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Device memory for a tensor, zero-filled.

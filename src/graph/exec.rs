@@ -2,6 +2,7 @@
 
 use super::engine::{Engine, Memory, copy_to_texture};
 use super::ir::{Graph, Node, TensorId};
+use super::options::Options;
 use super::plan::{MemoryUse, Plan};
 use super::profile::PreparedNode;
 use crate::error::{Error, Result};
@@ -19,21 +20,6 @@ pub type Sections = u32;
 
 /// Uniform offsets are aligned to this, WebGPU's default (and largest allowed) alignment.
 const UNIFORM_ALIGNMENT: usize = 256;
-
-/// How a graph is prepared. The default is right for all work; tests compare the other ways with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
-    /// Tensors that are not alive at the same time share memory.
-    pub share: bool,
-    /// Marked loops of the shaders are written out.
-    pub unroll: bool,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { share: true, unroll: true }
-    }
-}
 
 /// A graph, ready to run.
 #[derive(Debug)]
@@ -88,6 +74,27 @@ impl Program {
         pick: impl Fn(&[Kernel]) -> usize,
         options: Options,
     ) -> Result<Self> {
+        let mut tuned = false;
+        match Self::attempt(engine, graph, bound, goals, &pick, options, &mut tuned) {
+            // What was measured at one size may not fit at another one in the same bucket.
+            Err(Error::Gpu { .. } | Error::OutOfMemory { .. }) if tuned => {
+                let options = Options { tuned: false, ..options };
+                Self::attempt(engine, graph, bound, goals, &pick, options, &mut tuned)
+            }
+            done => done,
+        }
+    }
+
+    /// Prepares a graph; `tuned` becomes true if a choice by measurement was used.
+    fn attempt(
+        engine: &Arc<Engine>,
+        graph: &Graph,
+        bound: &Bindings,
+        goals: &[Vec<TensorId>],
+        pick: &impl Fn(&[Kernel]) -> usize,
+        options: Options,
+        tuned: &mut bool,
+    ) -> Result<Self> {
         let profile = engine.context.profile();
         let mut sections = vec![0; graph.nodes().len()];
         for (index, goals) in goals.iter().enumerate() {
@@ -99,7 +106,15 @@ impl Program {
         sections.retain(|section| *section != 0);
         let mut kernels = Vec::new();
         for node in pruned.nodes() {
-            let mut candidates = node.op.kernels(&pruned.signature(node), profile)?;
+            let (op, signature) = (node.op.as_ref(), pruned.signature(node));
+            if options.tuned
+                && let Some(kernel) = engine.chosen(op, &signature)?
+            {
+                *tuned = true;
+                kernels.push(kernel);
+                continue;
+            }
+            let mut candidates = options.candidates(op, &signature, profile)?;
             kernels.push(candidates.swap_remove(pick(&candidates).min(candidates.len() - 1)));
         }
         let plan = Plan::new(&pruned, |tensor| bound.contains_key(&tensor), &kernels, options.share);

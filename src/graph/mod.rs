@@ -2,18 +2,22 @@
 //! ([`Program`]).
 
 mod backward;
+mod choices;
 mod engine;
 mod exec;
 mod fuse;
 mod ir;
+mod options;
 mod plan;
 mod profile;
 mod single;
 
 pub use backward::gradient;
+pub use choices::{Choice, Choices, Use, candidates, content};
 pub use engine::Engine;
-pub use exec::{Bindings, Options, Program, Sections};
+pub use exec::{Bindings, Program, Sections};
 pub use ir::{Graph, Node, Tensor, TensorId};
+pub use options::Options;
 pub use plan::{MemoryUse, Plan, Slot};
 pub use profile::PreparedNode;
 pub use single::{Outcome, SingleOp};

@@ -1,8 +1,9 @@
 //! One op on its own: how kernels are tested, timed and tried out, and how the device makes constants.
 
 use super::engine::Engine;
-use super::exec::{Bindings, Options, Program};
+use super::exec::{Bindings, Program};
 use super::ir::Graph;
+use super::options::Options;
 use crate::error::Result;
 use crate::ops::{Kernel, Op, Shape, Signature};
 use std::sync::Arc;
@@ -51,7 +52,8 @@ impl SingleOp {
     /// # Errors
     /// As [`Op::kernels`].
     pub fn variants(&self) -> Result<Vec<&'static str>> {
-        let kernels = self.op.kernels(&self.signature, self.engine.context.profile())?;
+        let profile = self.engine.context.profile();
+        let kernels = self.options.candidates(self.op.as_ref(), &self.signature, profile)?;
         Ok(kernels.iter().map(|kernel| kernel.variant).collect())
     }
 
@@ -116,8 +118,8 @@ impl SingleOp {
         let result = graph.apply_shared(self.op.clone(), &ids, self.op.name())?;
         bound.insert(result, output);
         let pick = |_: &[Kernel]| variant;
-        let program =
-            Program::prepare_with(&self.engine, &graph, &bound, &[vec![result]], pick, self.options)?;
+        let options = Options { tuned: false, ..self.options };
+        let program = Program::prepare_with(&self.engine, &graph, &bound, &[vec![result]], pick, options)?;
         Ok((program, buffers))
     }
 }

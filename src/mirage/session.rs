@@ -7,7 +7,7 @@ use super::objective::{GRADIENT, LOSSES, Objective, SNAPSHOT, STEP, Submitted, t
 use super::request::{Init, Request};
 use super::{network_graph, start};
 use crate::error::{Error, Result};
-use crate::graph::Engine;
+use crate::graph::{Engine, PreparedNode};
 use crate::image_io::Picture;
 use crate::vgg::Network;
 use crate::vgg::labels::top_k;
@@ -99,6 +99,12 @@ impl Session {
                 "the photo already meets its own targets, so a start from it has next to nothing to follow: use --init noise or a --style-image".to_owned(),
             );
         }
+        let outdated = engine.outdated_choices();
+        if outdated > 0 {
+            notes.push(format!(
+                "the kernels have changed since {outdated} entries of the tuning cache were measured, which are ignored: `mirage tune` measures anew"
+            ));
+        }
         let started = Started {
             device: engine.context.describe(),
             memory: objective.program.memory(),
@@ -144,6 +150,11 @@ impl Session {
     /// If the device fails.
     pub fn profile(&self) -> Result<Vec<(String, f64)>> {
         self.objective.program.time_steps(GRADIENT)
+    }
+
+    /// The nodes of one iteration and its reports, for tuning.
+    pub fn nodes(&self) -> &[PreparedNode] {
+        self.objective.program.nodes()
     }
 
     /// What each layer takes in an iteration: its nodes run one by one, the least time of two after one that

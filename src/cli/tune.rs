@@ -1,0 +1,110 @@
+//! `mirage tune`: measures kernels and keeps what is fastest.
+
+use super::args::{NetworkArgs, SIDES};
+use super::stdout;
+use crate::error::{Error, Result};
+use crate::gpu::{AdapterChoice, DeviceOptions};
+use crate::graph::Engine;
+use crate::image_io::Picture;
+use crate::mirage::{Request, Session};
+use crate::tune::{Cache, Contest, Found, tune, uses};
+use clap::Args;
+use std::io::Write as _;
+use std::path::PathBuf;
+
+/// Options of `mirage tune`.
+#[derive(Debug, Args)]
+pub(super) struct TuneArgs {
+    #[command(flatten)]
+    network: NetworkArgs,
+    /// Longest side of the pictures to tune for, in pixels, at 3 to 2; holds for sizes near it
+    #[arg(long, value_name = "PIXELS", default_value_t = 320, value_parser = clap::value_parser!(u32).range(SIDES))]
+    size: u32,
+    /// Graphics device by number or part of its name, from `mirage devices` [default: the most capable]
+    #[arg(long, value_name = "NAME|INDEX", help_heading = "Device")]
+    adapter: Option<AdapterChoice>,
+    /// For runs with --exact [default: off]
+    #[arg(long, help_heading = "Device")]
+    exact: bool,
+    /// Where to keep the measurements [default: tuning.json in the user's folder for caches]
+    #[arg(long, value_name = "FILE", help_heading = "Device")]
+    tuning_cache: Option<PathBuf>,
+}
+
+/// Tunes, and saves after each op: what was measured is kept if the rest is broken off.
+pub(super) fn run(args: &TuneArgs) -> Result<()> {
+    let path = args.tuning_cache.clone().or_else(Cache::default_path).ok_or_else(|| {
+        Error::usage(
+            "the environment names no home folder for the tuning cache: give a file with --tuning-cache",
+        )
+    })?;
+    let network = args.network.open()?;
+    let width = args.size as usize;
+    let height = (width * 2 / 3).max(1);
+    // What it shows makes no difference to the time; not all the same, so that no loss is zero.
+    let value = |index: usize| (index * 37 % 101) as f32 * 0.01;
+    let photo = Picture { width, height, rgb: (0..width * height * 3).map(value).collect() };
+    let mut request = Request::new(photo);
+    request.pooling = args.network.pooling.kind();
+    if !network.has_head() {
+        request.abstracted.layers.clear();
+    }
+
+    let (mut cache, note) = Cache::load(&path);
+    if let Some(note) = note {
+        let _ = writeln!(std::io::stderr(), "note: {note}");
+    }
+    let options = DeviceOptions {
+        adapter: args.adapter.clone().unwrap_or_default(),
+        exact: args.exact,
+        ..DeviceOptions::default()
+    };
+    let engine = Engine::open(&options)?;
+    let uses = {
+        let session = Session::new(&engine, &network, request)?;
+        uses(&engine, session.nodes())?
+    };
+    stdout::print(&format!(
+        "Tuning {} uses of kernels for {width}x{height} pixels on {}",
+        uses.len(),
+        engine.context.describe()
+    ))?;
+    let mut changed = 0;
+    for (op, signature) in &uses {
+        engine.forget_constants();
+        let found = tune(&engine, op, signature, &Contest::default(), &mut cache)?;
+        changed += usize::from(found.selection.as_ref().is_some_and(|selection| selection.winner > 0));
+        let shapes: Vec<String> = signature.inputs.iter().map(ToString::to_string).collect();
+        stdout::print(&format!(
+            "{} {} -> {}: {}",
+            op.name(),
+            shapes.join(", "),
+            signature.output,
+            line(&found)
+        ))?;
+        cache.save(&path)?;
+    }
+    stdout::print(&format!(
+        "{changed} of {} now use another kernel than by default. Kept in {}",
+        uses.len(),
+        path.display()
+    ))
+}
+
+/// `texture 1.25 ms, winograd 0.90 ms: winograd`, with those that were refused.
+fn line(found: &Found) -> String {
+    let Some(selection) = &found.selection else {
+        return format!("nothing to choose from ({})", refusals(found));
+    };
+    let times = found.variants.iter().zip(&selection.seconds);
+    let times: Vec<String> =
+        times.filter_map(|(name, time)| time.map(|time| format!("{name} {:.3} ms", time * 1e3))).collect();
+    let refused = if found.refused.is_empty() { String::new() } else { format!(" ({})", refusals(found)) };
+    format!("{}: {}{refused}", times.join(", "), found.variants[selection.winner])
+}
+
+fn refusals(found: &Found) -> String {
+    let reasons: Vec<String> =
+        found.refused.iter().map(|(variant, reason)| format!("{variant} left out: {reason}")).collect();
+    reasons.join("; ")
+}

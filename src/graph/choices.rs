@@ -1,0 +1,248 @@
+//! Kernels that were chosen by measurement, in place of an op's own preference.
+
+use crate::error::Result;
+use crate::gpu::{Family, Profile};
+use crate::ops::{Kernel, Op, Operand, Shape, Signature};
+use crate::shader::source;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+/// What a choice is made for: an op, its exact channels, and about its size.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Use {
+    /// Name of the op.
+    pub op: String,
+    /// Of each input and the output: channels of a map, length of a vector, rows and columns of a matrix.
+    pub channels: Vec<[usize; 2]>,
+    /// Of each input and the output: binary logarithm of a map's pixels, rounded up; 0 for others.
+    pub sizes: Vec<u32>,
+}
+
+impl Use {
+    /// The use of an op on these shapes.
+    pub fn of(op: &dyn Op, signature: &Signature) -> Self {
+        let shapes = || signature.inputs.iter().chain([&signature.output]);
+        let channels = |shape: &Shape| match *shape {
+            Shape::Map { channels, .. } => [channels, 0],
+            Shape::Vector(length) => [length, 0],
+            Shape::Matrix { rows, columns } => [rows, columns],
+        };
+        let size = |shape: &Shape| match *shape {
+            Shape::Map { height, width, .. } => (height * width).max(1).next_power_of_two().ilog2(),
+            _ => 0,
+        };
+        Self {
+            op: op.name().to_owned(),
+            channels: shapes().map(channels).collect(),
+            sizes: shapes().map(size).collect(),
+        }
+    }
+}
+
+/// A choice: the variant, and what it was chosen from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// Name of the variant.
+    pub variant: String,
+    /// [`content`] of the candidates.
+    pub content: String,
+}
+
+/// All choices for one device.
+pub type Choices = HashMap<Use, Choice>;
+
+/// All kernels that can do this on a device, of every family if the device's own is not forced: the
+/// preferred first, the naive one last, each variant once.
+///
+/// # Errors
+/// As [`Op::kernels`].
+pub fn candidates(op: &dyn Op, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
+    let mut all = op.kernels(signature, device)?;
+    if device.family == Family::Auto {
+        for family in [Family::Texture, Family::Buffer] {
+            all.extend(op.kernels(signature, &Profile { family, ..device.clone() })?);
+        }
+    }
+    let mut kernels: Vec<Kernel> = Vec::new();
+    let mut naive = None;
+    for kernel in all {
+        if kernel.variant == "naive" {
+            naive.get_or_insert(kernel);
+        } else if !kernels.iter().any(|earlier| earlier.variant == kernel.variant) {
+            kernels.push(kernel);
+        }
+    }
+    kernels.extend(naive);
+    Ok(kernels)
+}
+
+/// Hash of what the candidates are: their shaders' text, constants, packed weights' sizes. A choice holds as
+/// long as this stays the same.
+///
+/// # Errors
+/// [`crate::Error::Gpu`] if a kernel names a shader that is not there.
+pub fn content(kernels: &[Kernel]) -> Result<String> {
+    let mut hash = Sha256::new();
+    for kernel in kernels {
+        // How often a dispatch is repeated depends on the size, what it runs does not.
+        let mut parts = BTreeSet::new();
+        for dispatch in &kernel.dispatches {
+            parts.insert(format!("{} {} {:?}", dispatch.shader, dispatch.entry, dispatch.consts));
+            parts.insert(digest(dispatch.shader)?);
+            for (name, operand) in &dispatch.bindings {
+                if let Operand::Constant(constant) = operand {
+                    parts.insert(format!("{name} {:?} {}", constant.storage, constant.bytes));
+                }
+            }
+        }
+        hash.update(format!("{}\n{}\n", kernel.variant, parts.len()));
+        parts.iter().for_each(|part| hash.update(format!("{}\n{part}\n", part.len())));
+    }
+    Ok(hexadecimal(&hash.finalize()))
+}
+
+/// Hash of a shader file, made once a process: every node asks for some.
+fn digest(shader: &'static str) -> Result<String> {
+    static DIGESTS: LazyLock<Mutex<HashMap<&'static str, String>>> = LazyLock::new(Mutex::default);
+    let text = source(shader)?;
+    let mut digests = DIGESTS.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(digests.entry(shader).or_insert_with(|| hexadecimal(&Sha256::digest(text))).clone())
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What the choices say of one use.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    /// Nothing.
+    Unknown,
+    /// This kernel.
+    Chosen(Kernel),
+    /// Something, but of other kernels than these.
+    Outdated,
+}
+
+/// Looks up a use.
+pub(super) fn look_up(
+    choices: &Choices,
+    op: &dyn Op,
+    signature: &Signature,
+    device: &Profile,
+) -> Result<Verdict> {
+    if device.family != Family::Auto {
+        return Ok(Verdict::Unknown);
+    }
+    let Some(choice) = choices.get(&Use::of(op, signature)) else { return Ok(Verdict::Unknown) };
+    let kernels = candidates(op, signature, device)?;
+    if content(&kernels)? != choice.content {
+        return Ok(Verdict::Outdated);
+    }
+    let chosen = kernels.into_iter().find(|kernel| kernel.variant == choice.variant);
+    Ok(chosen.map_or(Verdict::Outdated, Verdict::Chosen))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::{Pool, PoolKind};
+
+    fn device() -> Profile {
+        // WebGPU's default limits.
+        Profile {
+            exact: false,
+            family: Family::Auto,
+            software: true,
+            lanes: Some(8),
+            max_texture_side: 8192,
+            max_binding: 128 << 20,
+            binding_alignment: 256,
+            max_buffer: 256 << 20,
+            max_groups: 65_535,
+            max_workgroup_storage: 16 << 10,
+            max_invocations: 256,
+        }
+    }
+
+    fn pool(channels: usize, height: usize, width: usize) -> (Pool, Signature) {
+        let pool = Pool::halve(PoolKind::Max);
+        let signature = Signature::of(&pool, &[Shape::map(channels, height, width)]).unwrap();
+        (pool, signature)
+    }
+
+    #[test]
+    fn a_use_has_exact_channels_and_a_size_bucket() {
+        let of = |channels, height, width| {
+            let (pool, signature) = pool(channels, height, width);
+            Use::of(&pool, &signature)
+        };
+        assert_eq!(of(8, 20, 30).channels, [[8, 0], [8, 0]]);
+        // 600 pixels, and 150 after the pool.
+        assert_eq!(of(8, 20, 30).sizes, [10, 8]);
+        assert_eq!(of(8, 20, 30), of(8, 30, 20));
+        assert_eq!(of(8, 20, 30), of(8, 24, 36));
+        assert_ne!(of(8, 20, 30), of(9, 20, 30));
+        assert_ne!(of(8, 20, 30), of(8, 40, 60));
+    }
+
+    #[test]
+    fn every_variant_is_a_candidate_once_and_the_naive_one_the_last() {
+        let gram = Signature::of(&crate::ops::Gram, &[Shape::map(64, 20, 30)]).unwrap();
+        let names = |device: &Profile| -> Vec<&str> {
+            let kernels = candidates(&crate::ops::Gram, &gram, device).unwrap();
+            kernels.iter().map(|kernel| kernel.variant).collect()
+        };
+        assert_eq!(names(&device()), ["texture", "buffer", "naive"]);
+        assert_eq!(names(&Profile { software: false, ..device() }), ["buffer", "texture", "naive"]);
+        // A forced family is not left.
+        assert_eq!(names(&Profile { family: Family::Texture, ..device() }), ["texture", "naive"]);
+        assert_eq!(names(&Profile { family: Family::Naive, ..device() }), ["naive"]);
+    }
+
+    #[test]
+    fn the_content_changes_with_the_kernels_and_not_with_the_size() {
+        let of = |height: usize, change: fn(&mut Vec<Kernel>)| {
+            let (pool, signature) = pool(8, height, 30);
+            let mut kernels = candidates(&pool, &signature, &device()).unwrap();
+            change(&mut kernels);
+            content(&kernels).unwrap()
+        };
+        let same = of(20, |_| {});
+        assert_eq!(same, of(400, |_| {}));
+        let changes: [fn(&mut Vec<Kernel>); 4] = [
+            |kernels| drop(kernels.pop()),
+            |kernels| kernels[0].variant = "another",
+            |kernels| kernels[0].dispatches[0].entry = "another",
+            |kernels| kernels[0].dispatches[0].consts.push(("ANOTHER", 1)),
+        ];
+        for change in changes {
+            assert_ne!(same, of(20, change));
+        }
+        assert!(
+            content(&[Kernel::of("x", vec![crate::ops::Dispatch::new("no such file", "main")])]).is_err()
+        );
+    }
+
+    #[test]
+    fn a_choice_holds_for_the_kernels_that_it_was_made_from() {
+        let (pool, signature) = pool(8, 20, 30);
+        let kernels = candidates(&pool, &signature, &device()).unwrap();
+        assert_eq!(kernels.len(), 2);
+        let right = Choice { variant: "naive".into(), content: content(&kernels).unwrap() };
+        let with = |choice: &Choice, device: &Profile| {
+            let choices = Choices::from([(Use::of(&pool, &signature), choice.clone())]);
+            look_up(&choices, &pool, &signature, device).unwrap()
+        };
+        assert!(matches!(with(&right, &device()), Verdict::Chosen(kernel) if kernel.variant == "naive"));
+        let stale = Choice { content: "of other shaders".into(), ..right.clone() };
+        assert!(matches!(with(&stale, &device()), Verdict::Outdated));
+        let gone = Choice { variant: "gone".into(), ..right.clone() };
+        assert!(matches!(with(&gone, &device()), Verdict::Outdated));
+        let forced = Profile { family: Family::Buffer, ..device() };
+        assert!(matches!(with(&right, &forced), Verdict::Unknown));
+        assert!(matches!(look_up(&Choices::new(), &pool, &signature, &device()), Ok(Verdict::Unknown)));
+    }
+}

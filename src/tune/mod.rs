@@ -1,0 +1,195 @@
+//! Autotuning: which kernel of an op is the fastest on this device, by measurement.
+//!
+//! For each use of an op in a network: all candidates that the device can run are checked against the naive
+//! kernel first, then run against each other ([`Contest`]). What won is kept in a [`Cache`], from which
+//! [`crate::graph::Engine::use_choices`] takes it.
+
+mod cache;
+mod select;
+
+pub use cache::{Adapter, Cache, Entry};
+pub use select::{Contest, Selection};
+
+use crate::error::{Error, Result};
+use crate::graph::{Engine, Options, PreparedNode, Program, SingleOp, Use, candidates, content};
+use crate::ops::{Op, Shape, Signature};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Largest difference between a candidate and the naive kernel, relative to the largest value: ten times the
+/// tolerance of the least accurate kernel (Winograd F(4x4, 3x3), 1e-5), because the naive kernel is no exact
+/// reference at full size. A wrong kernel is off by far more.
+const TOLERANCE: f32 = 1e-4;
+/// One timed submission takes about this many seconds, so that submitting and waiting do not count much.
+const SAMPLE: f64 = 0.005;
+/// Runs in one submission, at most.
+const MOST_RUNS: usize = 32;
+
+/// What was found for one use.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The use.
+    pub of: Use,
+    /// Names of the candidates, the default first.
+    pub variants: Vec<&'static str>,
+    /// Candidates that did not take part, and why.
+    pub refused: Vec<(&'static str, String)>,
+    /// How the contest ended; `None` if nobody took part, and the default stays untested.
+    pub selection: Option<Selection>,
+}
+
+/// The uses of a program's nodes that leave a choice, each once.
+///
+/// # Errors
+/// As [`candidates`].
+pub fn uses(engine: &Engine, nodes: &[PreparedNode]) -> Result<Vec<(Arc<dyn Op>, Signature)>> {
+    let mut found: Vec<(Use, Arc<dyn Op>, Signature)> = Vec::new();
+    for node in nodes {
+        // Ops that change their inputs can't be run again and again on them.
+        if !node.op.mutates().is_empty() {
+            continue;
+        }
+        let of = Use::of(node.op.as_ref(), &node.signature);
+        if candidates(node.op.as_ref(), &node.signature, engine.context.profile())?.len() > 1
+            && !found.iter().any(|(earlier, ..)| *earlier == of)
+        {
+            found.push((of, node.op.clone(), node.signature.clone()));
+        }
+    }
+    Ok(found.into_iter().map(|(_, op, signature)| (op, signature)).collect())
+}
+
+/// Finds the fastest kernel for one use, and enters it into the cache.
+///
+/// # Errors
+/// If the device fails. A candidate that it refuses, or that computes something else than the naive
+/// kernel, is left out.
+pub fn tune(
+    engine: &Arc<Engine>,
+    op: &Arc<dyn Op>,
+    signature: &Signature,
+    contest: &Contest,
+    cache: &mut Cache,
+) -> Result<Found> {
+    let kernels = candidates(op.as_ref(), signature, engine.context.profile())?;
+    let variants: Vec<&'static str> = kernels.iter().map(|kernel| kernel.variant).collect();
+    let options = Options { all_families: true, ..Options::default() };
+    let single = SingleOp::new(engine, op.clone(), &signature.inputs)?.with(options);
+    let inputs = inputs(&signature.inputs);
+
+    let mut refused = Vec::new();
+    let mut entered = Vec::new();
+    let mut programs: Vec<Option<(Program, usize)>> = Vec::new();
+    programs.resize_with(kernels.len(), || None);
+    let expected = single.run(kernels.len() - 1, &inputs)?.values;
+    for (index, variant) in variants.iter().enumerate() {
+        match enter(engine, &single, index, &inputs, &expected) {
+            Ok(Ok(program)) => {
+                programs[index] = Some(program);
+                entered.push(index);
+            }
+            Ok(Err(reason)) => refused.push((*variant, reason)),
+            Err(error @ (Error::Gpu { .. } | Error::OutOfMemory { .. })) => {
+                refused.push((*variant, error.to_string()));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let selection = contest.select(kernels.len(), &entered, |index| match &programs[index] {
+        Some((program, runs)) => seconds(engine, program, *runs),
+        None => Ok(f64::INFINITY),
+    })?;
+    let of = Use::of(op.as_ref(), signature);
+    if let Some(selection) = &selection {
+        let measured = variants.iter().zip(&selection.seconds);
+        cache.insert(Entry {
+            adapter: Adapter::of(&engine.context),
+            exact: engine.context.profile().exact,
+            of: of.clone(),
+            content: content(&kernels)?,
+            variant: variants[selection.winner].to_owned(),
+            seconds: measured
+                .filter_map(|(name, time)| time.map(|time| ((*name).to_owned(), time)))
+                .collect(),
+        });
+    }
+    Ok(Found { of, variants, refused, selection })
+}
+
+/// Checks one candidate and prepares it, warm, with the number of runs that makes a sample; or says why it
+/// can't take part.
+fn enter(
+    engine: &Arc<Engine>,
+    single: &SingleOp,
+    index: usize,
+    inputs: &[Vec<f32>],
+    expected: &[f32],
+) -> Result<Result<(Program, usize), String>> {
+    let outcome = single.run(index, inputs)?;
+    let off = difference(&outcome.values, expected);
+    let right = off <= TOLERANCE; // false for NaN
+    if !right {
+        return Ok(Err(format!("differs from the naive kernel by {off:.1e}")));
+    }
+    if !outcome.guard_intact {
+        return Ok(Err("writes behind its output".to_owned()));
+    }
+    let program = single.prepare(index, inputs)?;
+    let once = seconds(engine, &program, 1)?;
+    Ok(Ok((program, ((SAMPLE / once.max(1e-9)) as usize).clamp(1, MOST_RUNS))))
+}
+
+/// Largest difference relative to the largest expected value; infinite for NaN or another length.
+fn difference(actual: &[f32], expected: &[f32]) -> f32 {
+    let scale = expected.iter().fold(1e-30f32, |scale, value| scale.max(value.abs()));
+    let mut largest = if actual.len() == expected.len() { 0.0f32 } else { f32::INFINITY };
+    for (a, e) in actual.iter().zip(expected) {
+        let off = (a - e).abs() / scale;
+        largest = if off <= largest {
+            largest
+        } else if off.is_nan() {
+            f32::INFINITY
+        } else {
+            off
+        };
+    }
+    largest
+}
+
+/// Seconds of one run, from a submission of several.
+fn seconds(engine: &Engine, program: &Program, runs: usize) -> Result<f64> {
+    let device = engine.context.device();
+    let begin = Instant::now();
+    let mut encoder =
+        device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("tuning") });
+    (0..runs).for_each(|_| program.record(&mut encoder, 1));
+    let submission = engine.context.submit(encoder, "tuning")?;
+    engine.context.wait(&submission, "tuning")?;
+    Ok(begin.elapsed().as_secs_f64() / runs as f64)
+}
+
+/// Normally distributed values, the same for the same shapes.
+fn inputs(shapes: &[Shape]) -> Vec<Vec<f32>> {
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    let mut draw =
+        |shape: &Shape| (0..shape.elements()).map(|_| StandardNormal.sample(&mut random)).collect();
+    shapes.iter().map(&mut draw).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::difference;
+
+    #[test]
+    fn wrong_results_are_seen() {
+        assert_eq!(difference(&[1.0, -2.0], &[1.0, -2.0]), 0.0);
+        assert_eq!(difference(&[1.0, -2.0], &[2.0, -2.0]), 0.5);
+        assert_eq!(difference(&[f32::NAN, -2.0], &[1.0, -2.0]), f32::INFINITY);
+        assert_eq!(difference(&[1.0, f32::NAN, 1.0], &[1.0, 2.0, 1.0]), f32::INFINITY);
+        assert_eq!(difference(&[1.0], &[1.0, -2.0]), f32::INFINITY);
+        assert_eq!(difference(&[f32::INFINITY], &[f32::INFINITY]), f32::INFINITY);
+    }
+}

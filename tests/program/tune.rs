@@ -1,0 +1,91 @@
+//! `mirage tune` and the runs that use what it measured.
+
+use crate::support::Place;
+use predicates::prelude::*;
+use std::path::Path;
+
+/// What a verbose run tells.
+fn told(place: &Place, photo: &Path, words: &[&str]) -> String {
+    let output = place.render_for(photo, "1").args(["--top", "0", "-v"]).args(words).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{told}");
+    told
+}
+
+/// The line that counts the kernels.
+fn kernels(told: &str) -> &str {
+    told.lines().find(|line| line.starts_with("kernels: ")).unwrap_or_else(|| panic!("{told}"))
+}
+
+/// Rewrites the cache.
+fn change(path: &Path, change: impl Fn(&mut serde_json::Value)) {
+    let mut cache = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    change(&mut cache);
+    std::fs::write(path, cache.to_string()).unwrap();
+}
+
+#[test]
+fn what_was_tuned_is_used_until_it_is_outdated() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 48, 32);
+    let cache = place.path("caches/tuning.json");
+    let mut tune = place.mirage();
+    tune.args(["tune", "--size", "48", "--tuning-cache", "caches/tuning.json", "--weights"]);
+    tune.arg(place.network());
+    tune.assert().success().stdout(predicate::str::contains("conv ").and(predicate::str::contains("naive ")));
+
+    // Whatever was the fastest: now it is the naive kernel everywhere.
+    change(&cache, |cache| {
+        for entry in cache["entries"].as_array_mut().unwrap() {
+            entry["variant"] = "naive".into();
+        }
+    });
+    let with = ["--tuning-cache", "caches/tuning.json"];
+    let without = told(&place, &photo, &["--no-tuning-cache"]);
+    assert!(kernels(&without).contains("texture"), "{without}");
+    let naive = told(&place, &photo, &[with[0], with[1], "--overwrite"]);
+    assert!(!kernels(&naive).contains("texture") && !naive.contains("note: "), "{naive}");
+    // A forced family is not left.
+    let forced = told(&place, &photo, &[with[0], with[1], "--overwrite", "--kernels", "texture"]);
+    assert_eq!(kernels(&forced), kernels(&without));
+
+    change(&cache, |cache| {
+        for entry in cache["entries"].as_array_mut().unwrap() {
+            entry["content"] = "of other shaders".into();
+        }
+    });
+    let outdated = told(&place, &photo, &[with[0], with[1], "--overwrite"]);
+    assert!(outdated.contains("note: the kernels have changed"), "{outdated}");
+    assert_eq!(kernels(&outdated), kernels(&without));
+
+    change(&cache, |cache| {
+        for entry in cache["entries"].as_array_mut().unwrap() {
+            entry["adapter"]["driver"] = "another".into();
+        }
+    });
+    let foreign = told(&place, &photo, &[with[0], with[1], "--overwrite"]);
+    assert!(foreign.contains("another device or driver"), "{foreign}");
+    assert_eq!(kernels(&foreign), kernels(&without));
+
+    std::fs::write(&cache, "{\"format\": 1, \"ent").unwrap();
+    let damaged = told(&place, &photo, &[with[0], with[1], "--overwrite"]);
+    assert!(damaged.contains("is damaged"), "{damaged}");
+    assert_eq!(kernels(&damaged), kernels(&without));
+}
+
+#[test]
+fn a_tuning_cache_that_was_asked_for_and_is_not_there_is_noted() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 48, 32);
+    let told = told(&place, &photo, &["--tuning-cache", "none.json"]);
+    assert!(told.contains("note: there is no tuning cache none.json"), "{told}");
+}
+
+#[test]
+fn tuning_without_a_device_leaves_nothing_behind() {
+    let place = Place::new();
+    let mut tune = place.deviceless();
+    tune.args(["tune", "--tuning-cache", "caches/tuning.json", "--weights"]).arg(place.network());
+    tune.assert().code(2);
+    assert_eq!(place.entries(), ["net.safetensors"]);
+}
