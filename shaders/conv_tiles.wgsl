@@ -74,13 +74,10 @@ fn forward(
         }
         // unroll
         for (var o = 0u; o < CHANNELS; o++) {
+            let w = subgroupShuffle(lane_weights[o / LANES], o % LANES);
             // unroll
-            for (var k = 0u; k < 4u; k++) {
-                let w = subgroupShuffle(lane_weights[o / LANES][k], o % LANES);
-                // unroll
-                for (var v = 0u; v < VECTORS; v++) {
-                    sums[o * VECTORS + v] += pixels[v][k] * w;
-                }
+            for (var v = 0u; v < VECTORS; v++) {
+                sums[o * VECTORS + v] += dot(pixels[v], w);
             }
         }
     }

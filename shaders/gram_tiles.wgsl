@@ -10,6 +10,7 @@ const VECTORS: u32 = 1u; // runs of LANES texels per step
 const QUADS: u32 = 4u;   // quads of a channel block
 const SIDE: u32 = 16u;   // channels of a channel block
 const SUMS: u32 = SIDE * SIDE;
+const VECTOR_SUMS: u32 = SIDE * QUADS; // four sums each
 const PIXELS: u32 = VECTORS * QUADS;
 
 struct Params {
@@ -49,7 +50,7 @@ fn forward(
     let start = split * params.chunk;
     let end = min(start + params.chunk, params.plane);
     let last = params.quads - 1u;
-    var sums: array<f32, SUMS>;
+    var sums: array<vec4<f32>, VECTOR_SUMS>;
     for (var at = start; at < end; at += LANES * VECTORS) {
         var left: array<vec4<f32>, PIXELS>;
         var right: array<vec4<f32>, PIXELS>;
@@ -70,10 +71,10 @@ fn forward(
         // unroll
         for (var i = 0u; i < SIDE; i++) {
             // unroll
-            for (var j = 0u; j < SIDE; j++) {
+            for (var q = 0u; q < QUADS; q++) {
                 // unroll
                 for (var v = 0u; v < VECTORS; v++) {
-                    sums[i * SIDE + j] += left[v * QUADS + i / 4u][i % 4u] * right[v * QUADS + j / 4u][j % 4u];
+                    sums[i * QUADS + q] += left[v * QUADS + i / 4u][i % 4u] * right[v * QUADS + q];
                 }
             }
         }
@@ -90,37 +91,37 @@ fn forward(
     for (var i = 0u; i < SIDE; i++) {
         // unroll
         for (var q = 0u; q < 8u; q++) {
-            let a = sums[i * SIDE + 2u * q];
-            let b = sums[i * SIDE + 2u * q + 1u];
-            sums[i * SIDE + q] = select(a, b, odd) + subgroupShuffleXor(select(b, a, odd), 1u);
+            let a = sums[i * QUADS + q / 2u][2u * q % 4u];
+            let b = sums[i * QUADS + q / 2u][2u * q % 4u + 1u];
+            sums[i * QUADS + q / 4u][q % 4u] = select(a, b, odd) + subgroupShuffleXor(select(b, a, odd), 1u);
         }
         // unroll
         for (var q = 0u; q < 4u; q++) {
-            let a = sums[i * SIDE + 2u * q];
-            let b = sums[i * SIDE + 2u * q + 1u];
-            sums[i * SIDE + q] = select(a, b, odd2) + subgroupShuffleXor(select(b, a, odd2), 2u);
+            let a = sums[i * QUADS + q / 2u][2u * q % 4u];
+            let b = sums[i * QUADS + q / 2u][2u * q % 4u + 1u];
+            sums[i * QUADS + q / 4u][q % 4u] = select(a, b, odd2) + subgroupShuffleXor(select(b, a, odd2), 2u);
         }
         if (LANES >= 8u) {
             // unroll
             for (var q = 0u; q < 2u; q++) {
-                let a = sums[i * SIDE + 2u * q];
-                let b = sums[i * SIDE + 2u * q + 1u];
-                sums[i * SIDE + q] = select(a, b, odd4) + subgroupShuffleXor(select(b, a, odd4), 4u);
+                let a = sums[i * QUADS + q / 2u][2u * q % 4u];
+                let b = sums[i * QUADS + q / 2u][2u * q % 4u + 1u];
+                sums[i * QUADS + q / 4u][q % 4u] = select(a, b, odd4) + subgroupShuffleXor(select(b, a, odd4), 4u);
             }
         }
         if (LANES >= 16u) {
-            let a = sums[i * SIDE];
-            let b = sums[i * SIDE + 1u];
-            sums[i * SIDE] = select(a, b, odd8) + subgroupShuffleXor(select(b, a, odd8), 8u);
+            let a = sums[i * QUADS][0];
+            let b = sums[i * QUADS][1];
+            sums[i * QUADS][0] = select(a, b, odd8) + subgroupShuffleXor(select(b, a, odd8), 8u);
         }
         if (LANES == 32u) {
             // More lanes than columns: the upper half has the same columns as the lower.
-            sums[i * SIDE] += subgroupShuffleXor(sums[i * SIDE], 16u);
+            sums[i * QUADS][0] += subgroupShuffleXor(sums[i * QUADS][0], 16u);
         }
         if (lane < SIDE) {
             // unroll
             for (var q = 0u; q < STORES; q++) {
-                partials[base + i * SIDE + q * LANES] = sums[i * SIDE + q];
+                partials[base + i * SIDE + q * LANES] = sums[i * QUADS + q / 4u][q % 4u];
             }
         }
     }

@@ -59,15 +59,16 @@ fn forward(
         }
         // unroll
         for (var o = 0u; o < CHANNELS; o++) {
+            var w: vec4<f32>;
             // unroll
             for (var k = 0u; k < 4u; k++) {
                 let at = select(o, k * QUADS + o / 4u, ADJOINT == 1u);
                 let part = select(k, o % 4u, ADJOINT == 1u);
-                let w = subgroupShuffle(lane_weights[at / LANES][part], at % LANES);
-                // unroll
-                for (var v = 0u; v < VECTORS; v++) {
-                    sums[o * VECTORS + v] += tiles[v][k] * w;
-                }
+                w[k] = subgroupShuffle(lane_weights[at / LANES][part], at % LANES);
+            }
+            // unroll
+            for (var v = 0u; v < VECTORS; v++) {
+                sums[o * VECTORS + v] += dot(tiles[v], w);
             }
         }
     }

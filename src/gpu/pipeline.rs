@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// All that makes a pipeline what it is.
@@ -61,14 +62,15 @@ impl PipelineCache {
                 }
             }
         }
+        // The longest first, each thread taking the next: so that none is left with the longest at the end.
+        missing.sort_by_key(|(_, key)| std::cmp::Reverse(key.source.len()));
         let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let fresh = Mutex::new(Vec::with_capacity(missing.len()));
+        let next = AtomicUsize::new(0);
         std::thread::scope(|scope| {
-            for worker in 0..threads.min(missing.len()) {
-                let share = missing.iter().skip(worker).step_by(threads);
-                let fresh = &fresh;
-                scope.spawn(move || {
-                    for (hash, key) in share {
+            for _ in 0..threads.min(missing.len()) {
+                scope.spawn(|| {
+                    while let Some((hash, key)) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
                         let pipeline = Arc::new(create(context, key));
                         fresh.lock().unwrap_or_else(PoisonError::into_inner).push((*hash, pipeline));
                     }

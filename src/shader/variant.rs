@@ -11,7 +11,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 pub struct Shader {
     /// Final WGSL.
     pub source: Arc<str>,
-    /// Bindings, parameters and entry points, reflected from that text.
+    /// Bindings, parameters and entry points, reflected from the text before loops are written out.
     pub interface: Interface,
 }
 
@@ -20,7 +20,7 @@ type Key = (&'static str, Vec<(&'static str, u32)>, bool);
 static FINAL: LazyLock<Mutex<HashMap<Key, Arc<Shader>>>> = LazyLock::new(Mutex::default);
 
 impl Shader {
-    /// The shader `name` with these constants, unrolled and reflected. Each is made once a process.
+    /// The shader `name` with these constants, reflected and unrolled. Each is made once a process.
     ///
     /// # Errors
     /// [`Error::Gpu`] if the file, a constant, or the resulting text is not valid.
@@ -56,11 +56,13 @@ impl Shader {
         for (constant, value) in consts {
             text = set_const(name, &text, constant, *value)?;
         }
+        // The marked loops bind nothing of their own (rung 1 compares), and written out the text takes a tenth
+        // of a second to parse.
+        let interface = Interface::reflect(name, &text)?;
         if unrolled {
             text = unroll(&text)
                 .map_err(|message| Error::Gpu { what: format!("unrolling shader {name}"), message })?;
         }
-        let interface = Interface::reflect(name, &text)?;
         Ok(Self { source: text.into(), interface })
     }
 }
