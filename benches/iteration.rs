@@ -8,16 +8,16 @@
 //! up; the device's memory; the largest resident memory of the process where the system tells it (Linux).
 //!
 //! `--first` in place of that: seconds from the start of the process to the end of the first iteration, as
-//! `mirage render` would do it, balance included. For a cold start give an empty shader cache
+//! `mirage render` would do it, balance and first report included (the last report, which measures the shares
+//! once more, is not). For a cold start give an empty shader cache
 //! (`MESA_SHADER_CACHE_DIR`), which `tools/compare_peers.py` does.
 
 use clap::{Parser, ValueEnum};
 use neural_mirage::gpu::{DeviceOptions, Family};
 use neural_mirage::graph::Engine;
 use neural_mirage::image_io::Picture;
-use neural_mirage::mirage::{Event, Factor, Request, Schedule, Session};
+use neural_mirage::mirage::{Factor, Request, Schedule, Session};
 use neural_mirage::vgg::{Network, locate};
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -107,7 +107,7 @@ fn main() -> neural_mirage::Result<()> {
         let mut request = request(side, arguments.objective)?;
         if arguments.first {
             let mut session = Session::new(&engine, &network, request)?;
-            session.run(&mut |_: Event<'_>| Ok(ControlFlow::Continue(())))?;
+            session.first_iteration()?;
             let seconds = start.elapsed().as_secs_f64();
             println!("{{\"side\": {side}, \"first\": {seconds:.3}, \"peak_mib\": {}}}", peak_mib());
             continue;

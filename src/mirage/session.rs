@@ -189,6 +189,23 @@ impl Session {
         Ok(times)
     }
 
+    /// The start picture, its balance, and the first iteration with its report and picture, waited for; for
+    /// benches of what a user waits until then.
+    ///
+    /// # Errors
+    /// As [`Session::run`].
+    pub fn first_iteration(&mut self) -> Result<()> {
+        let ignore: &mut Listener<'_> = &mut |_| Ok(ControlFlow::Continue(()));
+        self.objective.set_picture(&start::picture(&self.request)?)?;
+        let balanced = self.rebalances(0);
+        if balanced {
+            let _ = self.rebalance(0, ignore)?;
+        }
+        let submitted = self.submit(0, false, balanced)?;
+        let _ = self.tell(submitted, ignore)?;
+        Ok(())
+    }
+
     /// Losses and gradient at one picture with the given raw weights, without any step; for checks against
     /// other implementations. Returns each weighted loss and the gradient in channel, row, column order.
     ///
