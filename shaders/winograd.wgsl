@@ -11,7 +11,8 @@
 // The adjoint is the convolution with the filter turned by 180 degrees. Turning the input tile and the
 // output tile in place of the filter gives the same, so one set of transformed weights serves both.
 //
-// Maps are bordered quads (see src/ops/shape.rs). Work goes in chunks of `chunk` tiles. Transformed values, in textures of 8192 columns:
+// Maps are bordered quads (see src/ops/shape.rs). Work goes in chunks of `chunk` tiles. Transformed values,
+// in textures of 8192 columns:
 // - weights: texel ((position * blocks of 32 out channels + out / 32) * in_quads + in_quad) * 32 + out % 32,
 //   each a vec4 over four input channels;
 // - input: texel position * stride + (tile / RUN * in_quads + in_quad) * RUN + tile % RUN;
