@@ -22,6 +22,10 @@ const ACTIVATIONS: f64 = 1e-5;
 /// With Winograd's method each layer adds two to three times as much, and the softmax turns what is a few 1e-6
 /// of logits in the tens into as many 1e-5 of the probabilities (measured: 4.3e-5).
 const WINOGRAD_ACTIVATIONS: f64 = 1e-4;
+/// Logits of up to 12.8 (fc8 of `start_large`), each off by ACTIVATIONS of that, move the largest probability by
+/// half of 1.3e-4; rounding is far from adding up so. Measured: 1.04e-5; below 1e-5 with
+/// another order of the same sums.
+const PROBABILITIES: f64 = 3e-5;
 /// Losses are means of squares: relative errors of the activations, doubled.
 const LOSSES: f64 = 2e-5;
 /// Gradients react to single ReLU and pooling decisions; per-conv noise of 1e-6 moves them by up to 4e-5.
@@ -79,7 +83,8 @@ fn check_activations(engine: &Arc<Engine>, limit: f64) {
         let input = picture(&golden, image);
         let found = activations(engine, &network, &input, kind, &[layer]).expect(layer);
         let expected = widen(&golden.tensor(text(&case["key"])).1);
-        assert_close(&format!("{image} {layer} {kind:?}"), &found[0].1, &expected, limit);
+        let allowed = if layer == "prob" { limit.max(PROBABILITIES) } else { limit };
+        assert_close(&format!("{image} {layer} {kind:?}"), &found[0].1, &expected, allowed);
     }
     // All at once gives the same: fusing a ReLU into its conv must not depend on who asks.
     let layers = network.layer_names();

@@ -85,6 +85,9 @@ pub fn candidates(op: &dyn Op, signature: &Signature, device: &Profile) -> Resul
 /// [`crate::Error::Gpu`] if a kernel names a shader that is not there.
 pub fn content(kernels: &[Kernel]) -> Result<String> {
     let mut hash = Sha256::new();
+    // Which of them is preferred depends on the size too.
+    let mut kernels: Vec<&Kernel> = kernels.iter().collect();
+    kernels.sort_by_key(|kernel| kernel.variant);
     for kernel in kernels {
         // How often a dispatch is repeated depends on the size, what it runs does not.
         let mut parts = BTreeSet::new();

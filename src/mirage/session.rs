@@ -102,7 +102,7 @@ impl Session {
         let outdated = engine.outdated_choices();
         if outdated > 0 {
             notes.push(format!(
-                "the kernels have changed since {outdated} entries of the tuning cache were measured, which are ignored: `mirage tune` measures anew"
+                "{outdated} entries of the tuning cache were measured with other kernels than this run has, and are ignored: `mirage tune` measures anew"
             ));
         }
         let started = Started {
