@@ -11,11 +11,12 @@
 // The adjoint is the convolution with the filter turned by 180 degrees. Turning the input tile and the
 // output tile in place of the filter gives the same, so one set of transformed weights serves both.
 //
-// Maps are bordered quads (see src/ops/shape.rs). Work goes in chunks of `chunk` tiles. Transformed values,
-// in textures of 8192 columns:
+// Maps are bordered quads (see src/ops/shape.rs). Work goes in chunks of `chunk` tiles. Transformed values lie
+// in textures of 8192 columns (entry points without ending) or in buffers (those that end in `_buffer`):
 // - weights: texel ((position * blocks of 32 out channels + out / 32) * in_quads + in_quad) * 32 + out % 32,
 //   each a vec4 over four input channels;
-// - input: texel position * stride + (tile / RUN * in_quads + in_quad) * RUN + tile % RUN;
+// - input: texel position * stride + (tile / run * in_quads + in_quad) * run + tile % run, where a run is as
+//   many tiles as an invocation of winograd_tiles.wgsl takes, or for winograd_blocks.wgsl all of the chunk;
 // - products: texel position * stride + out_quad * chunk + tile.
 
 const TILE: u32 = 4u;      // 4 or 2
@@ -39,7 +40,7 @@ struct Params {
     tiles: u32,  // of the whole map
     tiles_across: u32,
     first_tile: u32, // of this chunk
-    chunk: u32,      // tiles of this chunk, whole RUNs
+    chunk: u32,      // tiles of this chunk, whole runs
     run: u32,
     stride: u32,     // texels from one position to the next
     texels: u32,     // of the whole input
@@ -54,6 +55,10 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> output: array<vec4<f32>>;
 @group(0) @binding(7) var<uniform> params: Params;
 @group(0) @binding(8) var transformed: texture_storage_2d<rgba32float, write>;
+// The same three in buffers.
+@group(0) @binding(9) var<storage, read> input_values: array<vec4<f32>>;
+@group(0) @binding(10) var<storage, read_write> transformed_values: array<vec4<f32>>;
+@group(0) @binding(11) var<storage, read> product_values: array<vec4<f32>>;
 
 alias Line = array<vec4<f32>, 6>;
 
@@ -167,8 +172,13 @@ fn line_of_tile(start: u32, step: u32) -> Line {
         tile[start + 3u * step], tile[start + 4u * step], tile[start + 5u * step]);
 }
 
-// Transforms `tile` and writes it.
-fn put_input(t: u32, quad: u32) {
+// Place in `tile` of an input pixel.
+fn place(r: u32, c: u32) -> u32 {
+    return select(r * STRIDE + c, (SIDE - 1u - r) * STRIDE + (SIDE - 1u - c), TURNED == 1u);
+}
+
+// First half of the input's transform: the columns of `tile`, in place.
+fn transform_columns() {
     // unroll
     for (var c = 0u; c < SIDE; c++) {
         let line = input_line(line_of_tile(c, STRIDE));
@@ -177,18 +187,12 @@ fn put_input(t: u32, quad: u32) {
             tile[r * STRIDE + c] = line[r];
         }
     }
+}
+
+// Where a transformed tile's first value goes. (A window of the input's quads has but one run.)
+fn first_transformed(t: u32, quad: u32) -> u32 {
     let run = params.run;
-    let start = (t / run * params.quads + quad) * run + t % run;
-    let step = params.stride;
-    // unroll
-    for (var r = 0u; r < SIDE; r++) {
-        let line = input_line(line_of_tile(r * STRIDE, 1u));
-        // unroll
-        for (var c = 0u; c < SIDE; c++) {
-            let n = start + (r * SIDE + c) * step;
-            textureStore(transformed, vec2<u32>(n & 8191u, n >> 13u), line[c]);
-        }
-    }
+    return (t / run * params.quads + params.first_quad + quad) * run + t % run;
 }
 
 // First texel of a tile's input: one row above and one column left of its output, so that of the first tile
@@ -222,11 +226,85 @@ fn input_tiles(
         // unroll
         for (var c = 0u; c < SIDE; c++) {
             let n = min(first + r * (params.width + 1u) + c, last);
-            let value = textureLoad(input_map, vec2<u32>(n & 8191u, n >> 13u));
-            tile[select(r * STRIDE + c, (SIDE - 1u - r) * STRIDE + (SIDE - 1u - c), TURNED == 1u)] = value;
+            tile[place(r, c)] = textureLoad(input_map, vec2<u32>(n & 8191u, n >> 13u));
         }
     }
-    put_input(t, quad);
+    transform_columns();
+    let start = first_transformed(t, quad);
+    let step = params.stride;
+    // unroll
+    for (var r = 0u; r < SIDE; r++) {
+        let line = input_line(line_of_tile(r * STRIDE, 1u));
+        // unroll
+        for (var c = 0u; c < SIDE; c++) {
+            let n = start + (r * SIDE + c) * step;
+            textureStore(transformed, vec2<u32>(n & 8191u, n >> 13u), line[c]);
+        }
+    }
+}
+
+@compute @workgroup_size(64)
+fn input_tiles_buffer(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = index(group, groups, local);
+    let t = i % params.chunk;
+    let quad = i / params.chunk;
+    if (quad >= params.quads) {
+        return;
+    }
+    let first = corner(t, quad);
+    let last = params.texels - 1u; // border, so zero
+    // unroll
+    for (var r = 0u; r < SIDE; r++) {
+        // unroll
+        for (var c = 0u; c < SIDE; c++) {
+            tile[place(r, c)] = input_values[min(first + r * (params.width + 1u) + c, last)];
+        }
+    }
+    transform_columns();
+    let start = first_transformed(t, quad);
+    let step = params.stride;
+    // unroll
+    for (var r = 0u; r < SIDE; r++) {
+        let line = input_line(line_of_tile(r * STRIDE, 1u));
+        // unroll
+        for (var c = 0u; c < SIDE; c++) {
+            transformed_values[start + (r * SIDE + c) * step] = line[c];
+        }
+    }
+}
+
+// Transforms the rows of `tile`, whose columns are transformed, and stores the output's pixels.
+fn put_output(at: u32, quad: u32) {
+    let pitch = params.width + 1u;
+    let row = at / params.tiles_across * TILE;
+    let column = at % params.tiles_across * TILE;
+    let first = (quad * (params.height + 1u) + row + 1u) * pitch + column + 1u;
+    // unroll
+    for (var r = 0u; r < TILE; r++) {
+        let source = select(r, TILE - 1u - r, TURNED == 1u);
+        let line = output_line(line_of_tile(source * STRIDE, 1u));
+        // unroll
+        for (var c = 0u; c < TILE; c++) {
+            let n = first + r * pitch + c;
+            if (row + r < params.height && column + c < params.width) {
+                var value = line[select(c, TILE - 1u - c, TURNED == 1u)] + bias[params.first_quad + quad];
+                if (RELU == 1u) {
+                    value = max(value, vec4<f32>(0.0));
+                }
+                if (ADD == 1u) {
+                    value += addend[n];
+                }
+                if (MASK == 1u) {
+                    value = select(vec4<f32>(0.0), value, activation[n] > vec4<f32>(0.0));
+                }
+                output[n] = value;
+            }
+        }
+    }
 }
 
 @compute @workgroup_size(64)
@@ -258,32 +336,39 @@ fn output_tiles(
             tile[r * STRIDE + c] = line[r];
         }
     }
-    let pitch = params.width + 1u;
-    let row = at / params.tiles_across * TILE;
-    let column = at % params.tiles_across * TILE;
-    let first = (quad * (params.height + 1u) + row + 1u) * pitch + column + 1u;
+    put_output(at, quad);
+}
+
+@compute @workgroup_size(64)
+fn output_tiles_buffer(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = index(group, groups, local);
+    let t = i % params.chunk;
+    let quad = i / params.chunk;
+    let at = params.first_tile + t;
+    if (quad >= params.quads || at >= params.tiles) {
+        return;
+    }
+    let step = params.stride;
+    let start = (params.first_quad + quad) * params.chunk + t;
     // unroll
-    for (var r = 0u; r < TILE; r++) {
-        let source = select(r, TILE - 1u - r, TURNED == 1u);
-        let line = output_line(line_of_tile(source * STRIDE, 1u));
+    for (var c = 0u; c < SIDE; c++) {
+        var column: Line;
         // unroll
-        for (var c = 0u; c < TILE; c++) {
-            let n = first + r * pitch + c;
-            if (row + r < params.height && column + c < params.width) {
-                var value = line[select(c, TILE - 1u - c, TURNED == 1u)] + bias[params.first_quad + quad];
-                if (RELU == 1u) {
-                    value = max(value, vec4<f32>(0.0));
-                }
-                if (ADD == 1u) {
-                    value += addend[n];
-                }
-                if (MASK == 1u) {
-                    value = select(vec4<f32>(0.0), value, activation[n] > vec4<f32>(0.0));
-                }
-                output[n] = value;
-            }
+        for (var r = 0u; r < SIDE; r++) {
+            let n = start + (r * SIDE + c) * step;
+            column[r] = product_values[n];
+        }
+        let line = output_line(column);
+        // unroll
+        for (var r = 0u; r < TILE; r++) {
+            tile[r * STRIDE + c] = line[r];
         }
     }
+    put_output(at, quad);
 }
 
 // The zeros around each plane: its first row and its first column, and the closing border.

@@ -79,6 +79,24 @@ fn every_kernel_of_every_family_matches_its_reference() {
         cases().iter().for_each(|(case, seed)| seen.extend(check(&engine, case, *seed, false)));
     }
     println!("{seen:?}");
+    // What a change of the choice could silently leave out.
+    for variant in [
+        "texture_winograd4",
+        "texture_winograd2",
+        "texture",
+        "buffer_winograd4",
+        "buffer_winograd2",
+        "buffer",
+        "buffer_double",
+        "buffer_small",
+        "buffer_few",
+        "naive",
+    ] {
+        let ops = ["conv", "conv_backward"];
+        let asked = |op: &str| cases().iter().any(|(case, _)| case.op.name() == op);
+        let missing = ops.iter().find(|op| asked(op) && !seen.contains(&(**op, variant)));
+        assert_eq!(missing, None, "did not run as {variant}");
+    }
 }
 
 #[test]
@@ -163,29 +181,53 @@ fn maps_larger_than_a_binding_run_in_windows() {
         Case::normal(MseBackward, &[output, output, Shape::Vector(1)], 2.4e-7),
         Case::normal(GramBackward, &[output, gram], 1e-6),
     ];
+    for case in &cases {
+        check_windows(case, Family::Texture, 96 << 10);
+    }
+}
+
+/// The buffer family's Winograd kernels read their input in windows too. The transformed weights and values
+/// have to fit a binding, so the map is large and the channels are few.
+#[test]
+fn winograd_in_buffers_runs_in_windows() {
+    let _turn = turn();
+    let conv = Conv::same(filter(40, 36, [3, 3]), true);
+    let then = Then { add: true, mask: true };
+    let backward = ConvBackward { conv: Conv { relu: false, ..conv.clone() }, size: [61, 83], then };
+    let (input, output) = (Shape::map(36, 61, 83), Shape::map(40, 61, 83));
+    let cases = [
+        Case::normal(conv, &[input], 1e-5),
+        // As the registry's tolerance for convolutions.
+        Case::normal(backward, &[output, output, input, input], 1e-5),
+    ];
+    for case in &cases {
+        let variant = check_windows(case, Family::Buffer, 400 << 10);
+        assert_eq!(variant, "buffer_winograd4");
+    }
+}
+
+/// Tests the preferred kernel where bindings are small, and that it then comes in windows. Returns its name.
+fn check_windows(case: &Case, family: Family, max_binding: u64) -> &'static str {
+    let mut variant = "";
     for alignment in [16, 64] {
-        let engine = engine_with(&DeviceOptions::default(), |profile| {
-            profile.family = Family::Texture;
-            profile.max_binding = 96 << 10;
+        let engine = engine_with(&DeviceOptions { family, ..Default::default() }, |profile| {
+            profile.max_binding = max_binding;
             profile.binding_alignment = profile.binding_alignment.max(alignment);
         });
-        for case in &cases {
-            let single = single(&engine, case);
-            let values = inputs(case, 3);
-            let outcome = single.run(0, &values).unwrap_or_else(|error| panic!("{:?}: {error}", case.op));
-            let wide: Vec<Vec<f64>> = values.iter().map(|values| widen(values)).collect();
-            let wide: Vec<&[f64]> = wide.iter().map(Vec::as_slice).collect();
-            let expected = case.op.reference(&wide, &single.signature().inputs);
-            assert_close(&format!("{:?}", case.op), &outcome.values, &expected, case.tolerance);
-            let clean = single.signature().output.pack(&outcome.values);
-            assert_eq!(outcome.stored, clean, "{:?}: padding is not zero", case.op);
-            assert!(outcome.guard_intact, "{:?}: wrote behind its output", case.op);
-            let kernel = kernels(&engine, case.op.as_ref(), &single).swap_remove(0);
-            let windows = kernel.dispatches.iter().flat_map(|dispatch| &dispatch.bindings);
-            let windows = windows.filter(|(_, operand)| matches!(operand, Operand::Window { .. })).count();
-            assert!(windows > 1, "{:?} runs in one piece, so this tests nothing", case.op);
-        }
+        let single = single(&engine, case);
+        let values = inputs(case, 3);
+        let outcome = single.run(0, &values).unwrap_or_else(|error| panic!("{:?}: {error}", case.op));
+        assert_close(&format!("{:?}", case.op), &outcome.values, &reference(case, &values), case.tolerance);
+        let clean = single.signature().output.pack(&outcome.values);
+        assert_eq!(outcome.stored, clean, "{:?}: padding is not zero", case.op);
+        assert!(outcome.guard_intact, "{:?}: wrote behind its output", case.op);
+        let kernel = kernels(&engine, case.op.as_ref(), &single).swap_remove(0);
+        let windows = kernel.dispatches.iter().flat_map(|dispatch| &dispatch.bindings);
+        let windows = windows.filter(|(_, operand)| matches!(operand, Operand::Window { .. })).count();
+        assert!(windows > 1, "{:?} runs in one piece, so this tests nothing", case.op);
+        variant = kernel.variant;
     }
+    variant
 }
 
 #[test]

@@ -283,7 +283,7 @@ impl Op for Conv {
             .bind("bias", self.filter.bias_constant())
             .bind("output", Operand::Output)
             .linear(output.texels(), 64, device);
-        let mut kernels = Vec::new();
+        let (mut kernels, mut after) = (Vec::new(), Vec::new());
         let taps = self.tuned_taps();
         if taps == Some(9) {
             let finish = winograd::Finish {
@@ -291,11 +291,13 @@ impl Op for Conv {
                 relu: self.relu,
                 ..Default::default()
             };
-            kernels.extend(Winograd::choices(input, output, device).into_iter().map(|winograd| {
-                winograd.kernel(&self.filter, (Operand::Input(0), input), output, false, &finish, device)
-            }));
+            for winograd in Winograd::choices(&self.filter, input, output, device) {
+                let operand = (Operand::Input(0), input);
+                let kernel = winograd.kernel(&self.filter, operand, output, false, &finish, device);
+                let late = winograd.after_direct(input, output);
+                if late { &mut after } else { &mut kernels }.push(kernel);
+            }
         }
-        let winograds = kernels.len();
         if let Some(taps) = taps
             && let Some(tiles) = Tiles::choose(output, input.texels(), device)
         {
@@ -308,11 +310,6 @@ impl Op for Conv {
             };
             let dispatches = tiles.dispatches(input, output, &matrix, device);
             kernels.push(Kernel::of("texture", dispatches));
-            // One quad of input is too little work between the transforms (lavapipe, 3 to 64 channels at
-            // 256 x 256: 21 ms with Winograd, 8 ms without).
-            if input.quads() == 1 {
-                kernels.rotate_left(winograds);
-            }
         }
         for (blocks, taps) in tuned_blocks(taps, output, device) {
             let matrix = tiles::Matrix {
@@ -325,6 +322,7 @@ impl Op for Conv {
             let dispatch = blocks.dispatch(input, output, matrix, None, device);
             kernels.push(Kernel::single(blocks.variant, dispatch));
         }
+        kernels.append(&mut after);
         kernels.push(Kernel::single("naive", naive));
         Ok(kernels)
     }
@@ -411,20 +409,20 @@ impl Op for ConvBackward {
             .bind("upstream", Operand::Input(1))
             .bind("output", Operand::Output)
             .linear(input.texels(), 64, device);
-        let mut kernels = Vec::new();
+        let (mut kernels, mut direct, mut after) = (Vec::new(), Vec::new(), Vec::new());
         let add = self.then.add.then_some(Operand::Input(2));
         let mask = self.then.mask.then_some(Operand::Input(2 + usize::from(self.then.add)));
         let last = finish::dispatches(signature.output, add.as_ref(), mask.as_ref(), device);
         let taps = self.conv.tuned_taps();
         if taps == Some(9) {
             let finish = winograd::Finish { add, mask, ..Default::default() };
-            kernels.extend(Winograd::choices(output, input, device).into_iter().map(|winograd| {
-                let upstream = (self.upstream(0), output);
+            for winograd in Winograd::choices(&self.conv.filter, output, input, device) {
+                let upstream = (self.upstream(winograd.scratch()), output);
                 let kernel = winograd.kernel(&self.conv.filter, upstream, input, true, &finish, device);
-                self.masked(kernel, signature, device)
-            }));
+                let late = winograd.after_direct(output, input);
+                if late { &mut after } else { &mut kernels }.push(self.masked(kernel, signature, device));
+            }
         }
-        let steps = kernels.len();
         if let Some(taps) = taps
             && let Some(tiles) = Tiles::choose(input, output.texels(), device)
         {
@@ -436,7 +434,7 @@ impl Op for ConvBackward {
                 relu: false,
             };
             let kernel = Kernel::of("texture", tiles.dispatches(output, input, &matrix, device));
-            kernels.push(self.masked(kernel, signature, device));
+            direct.push(self.masked(kernel, signature, device));
         }
         for (blocks, taps) in tuned_blocks(taps, input, device) {
             let matrix = tiles::Matrix {
@@ -448,10 +446,17 @@ impl Op for ConvBackward {
             };
             let mask = self.conv.relu.then_some(Operand::Input(0));
             let dispatch = blocks.dispatch(output, input, matrix, mask, device);
-            kernels.push(Kernel::single(blocks.variant, dispatch));
+            direct.push(Kernel::single(blocks.variant, dispatch));
         }
-        kernels.push(Kernel::single("naive", naive));
-        kernels[steps..].iter_mut().for_each(|kernel| kernel.dispatches.extend(last.iter().cloned()));
+        let naive = Kernel::single("naive", naive);
+        // Winograd's last pass does the last steps itself.
+        let finished = |mut kernel: Kernel| {
+            kernel.dispatches.extend(last.iter().cloned());
+            kernel
+        };
+        kernels.extend(direct.into_iter().map(finished));
+        kernels.append(&mut after);
+        kernels.push(finished(naive));
         Ok(kernels)
     }
 

@@ -34,6 +34,7 @@ sources![
     "sum",
     "total_variation",
     "winograd",
+    "winograd_blocks",
     "winograd_tiles",
 ];
 

@@ -51,6 +51,7 @@ fn samples() -> Vec<(Conv, Shape)> {
         same(32, 48, true, 17, 37),
         same(70, 9, true, 11, 13),
         same(130, 33, false, 5, 3),
+        same(40, 37, true, 39, 43),
         general([3, 3], [1, 1], [1, 1], Padding::Replicate, true, (3, 5, 7)),
         general([3, 3], [1, 1], [1, 1], Padding::Replicate, false, (5, 1, 1)),
         general([1, 1], [1, 1], [0, 0], Padding::Zeros, true, (9, 4, 6)),

@@ -1,0 +1,134 @@
+// The products of a Winograd convolution, in shared-memory blocks: for each position p of the transformed
+// tile, out[p] = weights[p] * input[p]. The buffer family's kernel for discrete and integrated GPUs. See
+// winograd.wgsl for the layouts; a run is the whole chunk here.
+//
+// A workgroup computes TILES tiles x CHANNELS output channels of one position, in steps of STEP input
+// quads; an invocation adds up a register block of EACH tiles x QUADS quads of channels. With two BUFFERS a
+// step fills one half of the shared memory while the other is still read. Nothing depends on the size of a
+// subgroup. The sizes fit WebGPU's default limits.
+
+const TILES: u32 = 128u;
+const CHANNELS: u32 = 64u;
+const EACH: u32 = 8u;      // tiles of an invocation
+const QUADS: u32 = 2u;     // its quads of output channels
+const STEP: u32 = 2u;      // input quads per step
+const BUFFERS: u32 = 2u;
+const ADJOINT: u32 = 0u;   // 1: the weights' inputs and outputs change places
+const BLOCK: u32 = 32u;    // output channels per block of the transformed weights
+
+const SUMS: u32 = EACH * QUADS;
+const LANES: u32 = TILES / EACH;             // invocations side by side along the tiles
+const TEAMS: u32 = CHANNELS / 4u / QUADS;    // and along the channels
+const THREADS: u32 = LANES * TEAMS;
+const VALUES: u32 = STEP * TILES;
+const WEIGHTS: u32 = STEP * CHANNELS;
+
+struct Params {
+    in_quads: u32,
+    out_quads: u32,
+    chunk: u32,         // tiles
+    input_stride: u32,  // texels from one position to the next
+    output_stride: u32,
+    weight_blocks: u32, // groups of BLOCK output channels of the filter
+    weight_quads: u32,  // quads of its input channels
+}
+
+@group(0) @binding(0) var<storage, read> input: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> weights: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>;
+@group(0) @binding(3) var<uniform> params: Params;
+
+var<workgroup> values: array<vec4<f32>, BUFFERS * VALUES>;
+var<workgroup> filters: array<vec4<f32>, BUFFERS * WEIGHTS>;
+
+// Fills one buffer. Every element is written: workgroup memory starts with arbitrary contents, and zeros
+// stand for what lies beyond the quads, channels and tiles.
+fn fill(step: u32, position: u32, first: u32, block: u32, local: u32) {
+    let half = step % BUFFERS;
+    for (var i = local; i < VALUES; i += THREADS) {
+        let quad = step * STEP + i / TILES;
+        let t = first + i % TILES;
+        var value = vec4<f32>(0.0);
+        if (quad < params.in_quads && t < params.chunk) {
+            value = input[position * params.input_stride + quad * params.chunk + t];
+        }
+        values[half * VALUES + i] = value;
+    }
+    for (var i = local; i < WEIGHTS; i += THREADS) {
+        let slice = step * STEP + i / CHANNELS;
+        let channel = i % CHANNELS;
+        // Forward: four inputs of an output channel. Adjoint: four outputs, which are the filter's inputs,
+        // of each of the four inputs.
+        let o = select(block * CHANNELS + channel, slice * 4u + channel % 4u, ADJOINT == 1u);
+        let quad = select(slice, block * (CHANNELS / 4u) + channel / 4u, ADJOINT == 1u);
+        var value = vec4<f32>(0.0);
+        if (o < params.weight_blocks * BLOCK && quad < params.weight_quads) {
+            let row = position * params.weight_blocks + o / BLOCK;
+            value = weights[(row * params.weight_quads + quad) * BLOCK + o % BLOCK];
+        }
+        filters[half * WEIGHTS + i] = value;
+    }
+}
+
+@compute @workgroup_size(THREADS)
+fn forward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let position = group.z;
+    let first = group.x * TILES;
+    let block = group.y;
+    // Neighbours in a subgroup take neighbouring tiles, so that loads and stores coalesce; they share their
+    // weights, which shared memory hands to all of them at once.
+    let lane = local % LANES;
+    let team = local / LANES;
+
+    var sums: array<vec4<f32>, SUMS>;
+    for (var step = 0u; step * STEP < params.in_quads; step++) {
+        fill(step, position, first, block, local);
+        workgroupBarrier();
+        let half = step % BUFFERS;
+        for (var slice = 0u; slice < STEP; slice++) {
+            let start = half * VALUES + slice * TILES + lane;
+            var tiles: array<vec4<f32>, EACH>;
+            // unroll
+            for (var t = 0u; t < EACH; t++) {
+                tiles[t] = values[start + t * LANES];
+            }
+            let row = half * WEIGHTS + slice * CHANNELS + team * 4u;
+            // unroll
+            for (var q = 0u; q < QUADS; q++) {
+                // Quads are dealt to the teams in turn: their weights lie next to each other.
+                let at = row + q * (TEAMS * 4u);
+                // Column k: the weights of input k for the four outputs.
+                var w = mat4x4<f32>(filters[at], filters[at + 1u], filters[at + 2u], filters[at + 3u]);
+                if (ADJOINT == 0u) {
+                    w = transpose(w);
+                }
+                // unroll
+                for (var t = 0u; t < EACH; t++) {
+                    let x = tiles[t];
+                    // Written out, so that drivers take multiply-adds.
+                    let sum = fma(w[0], vec4<f32>(x.x), sums[q * EACH + t]);
+                    sums[q * EACH + t] = fma(w[3], vec4<f32>(x.w), fma(w[2], vec4<f32>(x.z), fma(w[1], vec4<f32>(x.y), sum)));
+                }
+            }
+        }
+        // With two buffers the next step fills the half that everybody has left since the last barrier.
+        if (BUFFERS == 1u) {
+            workgroupBarrier();
+        }
+    }
+
+    // unroll
+    for (var t = 0u; t < EACH; t++) {
+        let n = first + lane + t * LANES;
+        // unroll
+        for (var q = 0u; q < QUADS; q++) {
+            let quad = block * (CHANNELS / 4u) + q * TEAMS + team;
+            if (quad < params.out_quads && n < params.chunk) {
+                output[position * params.output_stride + quad * params.chunk + n] = sums[q * EACH + t];
+            }
+        }
+    }
+}

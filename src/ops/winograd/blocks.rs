@@ -1,0 +1,137 @@
+//! The products in shared-memory blocks fed from buffers (`winograd_blocks.wgsl`): the buffer family.
+
+use super::passes::{Memory, Passes};
+use super::{BLOCK, WinogradTile, WinogradWeights, weights};
+use crate::gpu::{Family, Profile};
+use crate::ops::conv::Filter;
+use crate::ops::shape::MapLayout;
+use crate::ops::{Dispatch, Storage};
+use std::sync::Arc;
+
+/// Transformed values of one chunk of tiles, in bytes. On a GPU each dispatch should fill it: with 32 MiB the
+/// products come as about a thousand workgroups at any number of channels. More would only take more memory,
+/// twice this much (input and output).
+const CHUNK_BYTES: usize = 32 << 20;
+/// The same on a CPU: as in the texture family.
+const SOFTWARE_CHUNK_BYTES: usize = 8 << 20;
+/// A chunk is a multiple of so many tiles.
+const UNIT: usize = 16;
+/// With fewer tiles the direct convolution comes first. Each transformed weight is then used so few times
+/// that reading them (four times as many bytes as the filter has) takes longer than the products that
+/// Winograd's method saves: at 20 to 30 operations per byte, as GPUs have, both are level at 16 to 24 tiles.
+/// Calculated, not measured: no GPU was at hand.
+const ENOUGH_TILES: usize = 24;
+
+/// Scratch buffers of the kernel.
+pub(super) const MEMORY: Memory = Memory::Buffers;
+
+/// Sizes of a workgroup's block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Blocks {
+    tiles: usize,
+    channels: usize,
+    /// Tiles and quads of channels of an invocation.
+    each: [usize; 2],
+    /// Input quads per step.
+    step: usize,
+}
+
+/// 64 sums an invocation, 12 KiB with two buffers.
+const LARGE: Blocks = Blocks { tiles: 128, channels: 64, each: [8, 2], step: 2 };
+/// For maps of few tiles or channels.
+const SMALL: Blocks = Blocks { tiles: 64, channels: 32, each: [8, 1], step: 4 };
+/// For the deepest maps: hundreds of channels, a handful of tiles.
+const FLAT: Blocks = Blocks { tiles: 16, channels: 128, each: [2, 2], step: 2 };
+/// Halves of the shared memory that take turns.
+const BUFFERS: usize = 2;
+
+impl Blocks {
+    pub fn choose(
+        tile: WinogradTile,
+        filter: &Filter,
+        input: MapLayout,
+        output: MapLayout,
+        device: &Profile,
+    ) -> Option<(Self, Passes)> {
+        if !device.prefers(Family::Buffer) {
+            return None;
+        }
+        let blocks = match (Passes::count(tile, output), output.channels) {
+            (0..=32, 65..) => FLAT,
+            (0..=64, _) | (_, 0..=32) => SMALL,
+            _ => LARGE,
+        };
+        let quads = input.quads().max(output.quads());
+        let most = if device.software { SOFTWARE_CHUNK_BYTES } else { CHUNK_BYTES };
+        let passes = Passes::cut(tile, output, quads, (UNIT, false), most, device)?;
+        let op = WinogradWeights { tile, out_channels: filter.out_channels, in_channels: filter.in_channels };
+        let groups = passes.chunk.div_ceil(blocks.tiles).max(output.channels.div_ceil(blocks.channels));
+        let fits = op.bytes() <= device.max_binding
+            && groups <= device.max_groups as usize
+            && blocks.invocations() <= device.max_invocations as usize
+            && blocks.workgroup_bytes() <= device.max_workgroup_storage as usize;
+        fits.then_some((blocks, passes))
+    }
+
+    /// One quad of input or output is too little work between the transforms, and see [`ENOUGH_TILES`].
+    pub fn after_direct(passes: &Passes, input: MapLayout, output: MapLayout) -> bool {
+        input.quads().min(output.quads()) == 1 || Passes::count(passes.tile, output) < ENOUGH_TILES
+    }
+
+    fn invocations(self) -> usize {
+        self.tiles / self.each[0] * (self.channels / 4 / self.each[1])
+    }
+
+    fn workgroup_bytes(self) -> usize {
+        BUFFERS * self.step * (self.tiles + self.channels) * super::TEXEL
+    }
+
+    /// The products of a chunk; `maps` are input and output.
+    pub fn products(
+        &self,
+        passes: &Passes,
+        filter: &Arc<Filter>,
+        maps: [MapLayout; 2],
+        adjoint: bool,
+    ) -> Dispatch {
+        let [input, output] = maps;
+        Dispatch::new("winograd_blocks", "forward")
+            .consts(&[
+                ("TILES", self.tiles as u32),
+                ("CHANNELS", self.channels as u32),
+                ("EACH", self.each[0] as u32),
+                ("QUADS", self.each[1] as u32),
+                ("STEP", self.step as u32),
+                ("BUFFERS", BUFFERS as u32),
+                ("ADJOINT", u32::from(adjoint)),
+            ])
+            .bind("input", MEMORY.transformed(passes.bytes(input)))
+            .bind("weights", weights(passes.tile, filter, Storage::Buffer))
+            .bind("output", MEMORY.products(passes.bytes(output)))
+            .size("in_quads", input.quads())
+            .size("out_quads", output.quads())
+            .size("chunk", passes.chunk)
+            .size("input_stride", passes.stride(input.quads()))
+            .size("output_stride", passes.stride(output.quads()))
+            .size("weight_blocks", filter.out_channels.div_ceil(BLOCK))
+            .size("weight_quads", filter.in_channels.div_ceil(4))
+            .groups([
+                passes.chunk.div_ceil(self.tiles),
+                output.channels.div_ceil(self.channels),
+                passes.tile.positions(),
+            ])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_limits_hold_every_block() {
+        for blocks in [LARGE, SMALL, FLAT] {
+            assert!(blocks.workgroup_bytes() <= 16 << 10, "{blocks:?}");
+            assert!(blocks.invocations() <= 256 && blocks.invocations().is_multiple_of(32), "{blocks:?}");
+        }
+    }
+}

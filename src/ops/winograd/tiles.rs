@@ -1,0 +1,88 @@
+//! The products in register tiles fed from textures (`winograd_tiles.wgsl`): the texture family.
+
+use super::passes::{Memory, Passes};
+use super::{BLOCK, TEXEL, WinogradTile, weights};
+use crate::gpu::Profile;
+use crate::ops::conv::Filter;
+use crate::ops::shape::MapLayout;
+use crate::ops::{Dispatch, Storage, TEXTURE_WIDTH, tiles};
+use std::sync::Arc;
+
+/// Transformed values of one chunk of tiles, in bytes, where the chunk is not the smallest there is. Small
+/// enough for the caches of a CPU (a chunk is written once and read a few times).
+const CHUNK_BYTES: usize = 8 << 20;
+
+/// Staging textures of the kernel.
+pub(super) const MEMORY: Memory = Memory::Textures { map: 0, transformed: 1, products: 2 };
+
+/// Sizes for one map on one device.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tiles {
+    lanes: usize,
+    /// Runs of lanes per invocation.
+    vectors: usize,
+    channels: usize,
+}
+
+impl Tiles {
+    pub fn choose(
+        tile: WinogradTile,
+        input: MapLayout,
+        output: MapLayout,
+        device: &Profile,
+    ) -> Option<(Self, Passes)> {
+        tiles::Tiles::choose(output, input.texels(), device)?;
+        let lanes = device.lanes? as usize;
+        // Few tiles: fewer a run, so that none idle.
+        let vectors = match Passes::count(tile, output).div_ceil(lanes) {
+            0..=2 => 2,
+            3..=4 => 4,
+            _ => 8,
+        };
+        let quads = input.quads().max(output.quads());
+        let passes = Passes::cut(tile, output, quads, (vectors * lanes, true), CHUNK_BYTES, device)?;
+        let rows = passes.bytes(input).max(passes.bytes(output)) / (TEXEL as u64 * u64::from(TEXTURE_WIDTH));
+        let channels = if output.channels <= 4 { 4 } else { 32 };
+        (rows < u64::from(device.max_texture_side)).then_some((Self { lanes, vectors, channels }, passes))
+    }
+
+    /// One quad of input is too little work between the transforms (lavapipe, 3 to 64 channels at 256 x 256:
+    /// 21 ms with Winograd, 8 ms without).
+    pub fn after_direct(input: MapLayout) -> bool {
+        input.quads() == 1
+    }
+
+    /// The products of a chunk; `maps` are input and output.
+    pub fn products(
+        &self,
+        passes: &Passes,
+        filter: &Arc<Filter>,
+        maps: [MapLayout; 2],
+        adjoint: bool,
+    ) -> Dispatch {
+        let [input, output] = maps;
+        Dispatch::new("winograd_tiles", "forward")
+            .consts(&[
+                ("LANES", self.lanes as u32),
+                ("VECTORS", self.vectors as u32),
+                ("CHANNELS", self.channels as u32),
+                ("WEIGHT_VECTORS", self.channels.div_ceil(self.lanes) as u32),
+                ("ADJOINT", u32::from(adjoint)),
+            ])
+            .bind("input", MEMORY.transformed(passes.bytes(input)))
+            .bind("weights", weights(passes.tile, filter, Storage::Texture))
+            .bind("output", MEMORY.products(passes.bytes(output)))
+            .size("in_quads", input.quads())
+            .size("out_quads", output.quads())
+            .size("chunk", passes.chunk)
+            .size("input_stride", passes.stride(input.quads()))
+            .size("output_stride", passes.stride(output.quads()))
+            .size("weight_blocks", filter.out_channels.div_ceil(BLOCK))
+            .size("weight_quads", filter.in_channels.div_ceil(4))
+            .groups([
+                passes.chunk / (self.vectors * self.lanes),
+                output.channels.div_ceil(self.channels),
+                passes.tile.positions(),
+            ])
+    }
+}
