@@ -7,8 +7,9 @@
 // the texels around its positions and the weights of its channels; each invocation then adds up a register
 // tile of PIXELS x OUTS. Nothing depends on the size of a subgroup. The sizes fit WebGPU's default limits.
 //
-// Weights: texel ((block * in_quads + in_quad) * taps + tap) * CHANNELS + channel of the block, each a
-// vec4 over four input channels; a block is CHANNELS output channels.
+// Weights: texel ((block * in_quads + in_quad) * taps + tap) * CHANNELS + channel of the block, each four
+// values over four input channels; a block is CHANNELS output channels. A word holds one texel in f32, or two
+// in f16 (two values per u32, the lower half first); arithmetic is f32 in both.
 
 const POSITIONS: u32 = 128u; // positions of a workgroup
 const CHANNELS: u32 = 64u;   // its output channels
@@ -19,6 +20,7 @@ const COLUMNS: u32 = 3u;     // horizontal taps: 3, or 1 with one tap
 const BUFFERS: u32 = 1u;     // 2: a step fills one half of the shared memory while the other is still read
 const RELU: u32 = 0u;        // rectify the result
 const MASK: u32 = 0u;        // read the input as zero where `activation` is not positive
+const HALF: u32 = 0u;        // 1: weights are f16
 
 const QUADS: u32 = OUTS / 4u;
 const SUMS: u32 = PIXELS * OUTS;
@@ -40,7 +42,7 @@ struct Params {
 
 @group(0) @binding(0) var<storage, read> input: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> activation: array<vec4<f32>>; // the input again where MASK is 0
-@group(0) @binding(2) var<storage, read> weights: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> weights: array<vec4<u32>>;
 @group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read_write> output: array<vec4<f32>>;
 @group(0) @binding(5) var<uniform> params: Params;
@@ -59,6 +61,15 @@ fn load(n: u32) -> vec4<f32> {
         }
     }
     return value;
+}
+
+fn weight(n: u32) -> vec4<f32> {
+    if (HALF == 1u) {
+        let word = weights[n / 2u];
+        let pairs = select(word.xy, word.zw, n % 2u == 1u);
+        return vec4<f32>(unpack2x16float(pairs.x), unpack2x16float(pairs.y));
+    }
+    return bitcast<vec4<f32>>(weights[n]);
 }
 
 // Fills one buffer. Every element is written: workgroup memory starts with arbitrary contents.
@@ -82,7 +93,7 @@ fn fill(step: u32, first: u32, block: u32, local: u32) {
         let slice = step * SLICES + i / CHANNELS;
         var value = vec4<f32>(0.0);
         if (slice < slices) {
-            value = weights[(block * slices + step * SLICES) * CHANNELS + i];
+            value = weight((block * slices + step * SLICES) * CHANNELS + i);
         }
         filters[half * WEIGHTS + i] = value;
     }

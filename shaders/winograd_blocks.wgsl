@@ -14,6 +14,7 @@ const QUADS: u32 = 2u;     // its quads of output channels
 const STEP: u32 = 2u;      // input quads per step
 const BUFFERS: u32 = 2u;
 const ADJOINT: u32 = 0u;   // 1: the weights' inputs and outputs change places
+const HALF: u32 = 0u;      // 1: weights are f16
 const BLOCK: u32 = 32u;    // output channels per block of the transformed weights
 
 const SUMS: u32 = EACH * QUADS;
@@ -34,12 +35,23 @@ struct Params {
 }
 
 @group(0) @binding(0) var<storage, read> input: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> weights: array<vec4<f32>>;
+// A word holds one texel in f32, or two in f16 (two values per u32, the lower half first); arithmetic is f32
+// in both.
+@group(0) @binding(1) var<storage, read> weights: array<vec4<u32>>;
 @group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>;
 @group(0) @binding(3) var<uniform> params: Params;
 
 var<workgroup> values: array<vec4<f32>, BUFFERS * VALUES>;
 var<workgroup> filters: array<vec4<f32>, BUFFERS * WEIGHTS>;
+
+fn weight(n: u32) -> vec4<f32> {
+    if (HALF == 1u) {
+        let word = weights[n / 2u];
+        let pairs = select(word.xy, word.zw, n % 2u == 1u);
+        return vec4<f32>(unpack2x16float(pairs.x), unpack2x16float(pairs.y));
+    }
+    return bitcast<vec4<f32>>(weights[n]);
+}
 
 // Fills one buffer. Every element is written: workgroup memory starts with arbitrary contents, and zeros
 // stand for what lies beyond the quads, channels and tiles.
@@ -64,7 +76,7 @@ fn fill(step: u32, position: u32, first: u32, block: u32, local: u32) {
         var value = vec4<f32>(0.0);
         if (o < params.weight_blocks * BLOCK && quad < params.weight_quads) {
             let row = position * params.weight_blocks + o / BLOCK;
-            value = weights[(row * params.weight_quads + quad) * BLOCK + o % BLOCK];
+            value = weight((row * params.weight_quads + quad) * BLOCK + o % BLOCK);
         }
         filters[half * WEIGHTS + i] = value;
     }

@@ -197,6 +197,10 @@ pub(super) struct DeviceArgs {
     /// Convolve directly, without Winograd's method: slower, half the rounding error [default: off]
     #[arg(long)]
     pub exact: bool,
+    /// Keep weights in half precision in the device's memory: half the memory for the fully connected layers,
+    /// and for the convolutions of --kernels buffer [default: off]
+    #[arg(long)]
+    pub half_weights: bool,
     #[command(flatten)]
     pub tuning: TuningArgs,
 }
@@ -312,7 +316,13 @@ impl DeviceArgs {
         };
         // Parsing can't fail: what is no number is part of a name.
         let adapter = self.adapter.as_ref().and_then(|text| text.parse::<AdapterChoice>().ok());
-        DeviceOptions { adapter: adapter.unwrap_or_default(), family, exact: self.exact, minimal: false }
+        DeviceOptions {
+            adapter: adapter.unwrap_or_default(),
+            family,
+            exact: self.exact,
+            half_weights: self.half_weights,
+            minimal: false,
+        }
     }
 }
 

@@ -46,6 +46,7 @@ pub(super) struct Options {
     adapter: Option<String>,
     kernels: String,
     exact: bool,
+    half_weights: bool,
 }
 
 impl Options {
@@ -101,6 +102,7 @@ impl Options {
             adapter: args.device.adapter.clone(),
             kernels: name(args.device.kernels.to_possible_value()),
             exact: args.device.exact,
+            half_weights: args.device.half_weights,
         }
     }
 

@@ -26,6 +26,9 @@ pub(super) struct TuneArgs {
     /// For runs with --exact [default: off]
     #[arg(long, help_heading = "Device")]
     exact: bool,
+    /// For runs with --half-weights [default: off]
+    #[arg(long, help_heading = "Device")]
+    half_weights: bool,
     /// Where to keep the measurements [default: tuning.json in the user's folder for caches]
     #[arg(long, value_name = "FILE", help_heading = "Device")]
     tuning_cache: Option<PathBuf>,
@@ -57,6 +60,7 @@ pub(super) fn run(args: &TuneArgs) -> Result<()> {
     let options = DeviceOptions {
         adapter: args.adapter.clone().unwrap_or_default(),
         exact: args.exact,
+        half_weights: args.half_weights,
         ..DeviceOptions::default()
     };
     let engine = Engine::open(&options)?;

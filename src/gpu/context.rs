@@ -32,6 +32,8 @@ pub enum Family {
 pub struct Profile {
     /// True to use no kernel that trades accuracy for speed (Winograd convolution).
     pub exact: bool,
+    /// True to keep weights in f16 in memory where the kernels can; all arithmetic is f32.
+    pub half_weights: bool,
     /// Kernel family asked for; [`Family::Auto`] resolves by `software`.
     pub family: Family,
     /// True if the device runs on the CPU.
@@ -73,6 +75,9 @@ pub struct DeviceOptions {
     pub family: Family,
     /// No kernels that trade accuracy for speed (Winograd convolution).
     pub exact: bool,
+    /// Weights in f16 in the device's memory where the kernels can (fully connected layers; convolutions of
+    /// the buffer family): half the memory and traffic, for rounding of 2^-11. Arithmetic is f32.
+    pub half_weights: bool,
     /// Request no optional feature and only WebGPU's default limits, to run as on a minimal device.
     pub minimal: bool,
 }
@@ -139,6 +144,7 @@ impl Context {
         let fixed = info.subgroup_min_size == info.subgroup_max_size;
         let profile = Profile {
             exact: options.exact,
+            half_weights: options.half_weights,
             family: options.family,
             software: info.device_type == wgpu::DeviceType::Cpu,
             lanes: (features.contains(wgpu::Features::SUBGROUP) && fixed).then_some(info.subgroup_min_size),

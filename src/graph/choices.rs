@@ -157,6 +157,7 @@ mod tests {
         // WebGPU's default limits.
         Profile {
             exact: false,
+            half_weights: false,
             family: Family::Auto,
             software: true,
             lanes: Some(8),

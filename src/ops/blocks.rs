@@ -93,6 +93,7 @@ impl Blocks {
                 ("BUFFERS", self.buffers as u32),
                 ("RELU", u32::from(matrix.relu)),
                 ("MASK", u32::from(mask.is_some())),
+                ("HALF", u32::from(matrix.half)),
             ])
             .bind("activation", mask.unwrap_or_else(|| matrix.input.clone()))
             .bind("input", matrix.input)
@@ -117,6 +118,7 @@ mod tests {
     fn profile(family: Family) -> Profile {
         Profile {
             exact: false,
+            half_weights: false,
             family,
             software: false,
             lanes: None,

@@ -3,6 +3,7 @@
 //! As PyTorch's `conv2d` (cross-correlation): `y[o, i, j] = b[o] + sum w[o, c, u, v] x[c, i*s + u - p, j*s + v - p]`.
 
 mod cases;
+mod filter;
 
 use super::blocks::Blocks;
 use super::finish;
@@ -10,41 +11,15 @@ use super::shape::{MapLayout, mismatch};
 use super::tiles::{self, Tiles};
 use super::winograd::{self, Winograd};
 use super::{
-    Absorbed, Adjoint, Constant, Dispatch, Kernel, LastStep, Making, Op, Operand, ReluBackward, Shape,
-    Signature, Source, Storage,
+    Absorbed, Adjoint, Dispatch, Kernel, LastStep, Op, Operand, ReluBackward, Shape, Signature, Source,
 };
 use crate::error::Result;
 use crate::gpu::Profile;
 use std::sync::Arc;
 
 pub(super) use cases::{backward_cases, cases};
-
-/// Weights of a convolution; read from their file when a kernel wants them, not before.
-#[derive(Clone)]
-pub struct Filter {
-    /// Identity: the same id means the same weights.
-    pub id: String,
-    /// Output channels.
-    pub out_channels: usize,
-    /// Input channels.
-    pub in_channels: usize,
-    /// Kernel height and width.
-    pub kernel: [usize; 2],
-    /// Reads the weights, `[out, in, height, width]` in row-major order.
-    pub weights: Loader,
-    /// Reads the biases, one per output channel.
-    pub bias: Loader,
-}
-
-/// Reads values on demand.
-pub type Loader = Arc<dyn Fn() -> Result<Vec<f32>> + Send + Sync>;
-
-impl std::fmt::Debug for Filter {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let [height, width] = self.kernel;
-        write!(f, "Filter({}: {}x{}x{height}x{width})", self.id, self.out_channels, self.in_channels)
-    }
-}
+pub(super) use filter::Packing;
+pub use filter::{Filter, Loader};
 
 /// What lies beyond the edge of a map.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -92,75 +67,6 @@ pub struct Then {
     pub mask: bool,
 }
 
-impl Filter {
-    /// Packs the weights for a kernel that computes `block` output channels at once: texel
-    /// `((block * in_quads + in_quad) * taps + tap) * block_size + channel`, each four input channels.
-    /// `adjoint` swaps inputs with outputs and turns the kernel by 180 degrees.
-    fn pack(&self, weights: &[f32], block: usize, adjoint: bool) -> Vec<f32> {
-        let [height, width] = self.kernel;
-        let taps = height * width;
-        let (outs, ins) = if adjoint {
-            (self.in_channels, self.out_channels)
-        } else {
-            (self.out_channels, self.in_channels)
-        };
-        let quads = ins.div_ceil(4);
-        let mut packed = vec![0.0; outs.div_ceil(block) * quads * taps * block * 4];
-        for o in 0..outs {
-            for i in 0..ins {
-                for tap in 0..taps {
-                    let from = if adjoint {
-                        (i * self.in_channels + o) * taps + (taps - 1 - tap)
-                    } else {
-                        (o * self.in_channels + i) * taps + tap
-                    };
-                    let texel = ((o / block * quads + i / 4) * taps + tap) * block + o % block;
-                    packed[texel * 4 + i % 4] = weights[from];
-                }
-            }
-        }
-        packed
-    }
-
-    /// The packed weights as a constant.
-    pub(super) fn constant(self: &Arc<Self>, block: usize, adjoint: bool, storage: Storage) -> Operand {
-        let filter = self.clone();
-        let (outs, ins) = if adjoint {
-            (self.in_channels, self.out_channels)
-        } else {
-            (self.out_channels, self.in_channels)
-        };
-        let taps = self.kernel[0] * self.kernel[1];
-        let texels = outs.div_ceil(block) * ins.div_ceil(4) * taps * block;
-        let direction = if adjoint { "adjoint" } else { "forward" };
-        Operand::Constant(Constant {
-            key: format!("{} {direction} blocks of {block}", self.id),
-            storage,
-            bytes: texels as u64 * 16,
-            make: Making::host(move || {
-                let weights = (filter.weights)()?;
-                Ok(bytemuck::cast_slice(&filter.pack(&weights, block, adjoint)).to_vec())
-            }),
-        })
-    }
-
-    /// The biases, padded to whole quads.
-    pub(super) fn bias_constant(&self) -> Operand {
-        let load = self.bias.clone();
-        let padded = self.out_channels.next_multiple_of(4);
-        Operand::Constant(Constant {
-            key: format!("{} bias", self.id),
-            storage: Storage::Buffer,
-            bytes: padded as u64 * 4,
-            make: Making::host(move || {
-                let mut bias = load()?;
-                bias.resize(padded, 0.0);
-                Ok(bytemuck::cast_slice(&bias).to_vec())
-            }),
-        })
-    }
-}
-
 impl Conv {
     /// A 3x3 convolution that keeps the size: padding 1, stride 1.
     pub fn same(filter: Arc<Filter>, relu: bool) -> Self {
@@ -199,7 +105,7 @@ impl Conv {
                 ("RELU", u32::from(self.relu)),
                 ("REPLICATE", u32::from(self.mode == Padding::Replicate)),
             ])
-            .bind("weights", self.filter.constant(4, false, Storage::Buffer))
+            .bind("weights", self.filter.constant(4, false, Packing::Buffer))
             .size("in_height", input.height)
             .size("in_width", input.width)
             .size("in_quads", input.quads())
@@ -303,7 +209,8 @@ impl Op for Conv {
         {
             let matrix = tiles::Matrix {
                 input: Operand::Input(0),
-                weights: self.filter.constant(tiles.channels, false, Storage::Texture),
+                weights: self.filter.constant(tiles.channels, false, Packing::Texture),
+                half: false,
                 bias: self.filter.bias_constant(),
                 taps,
                 relu: self.relu,
@@ -314,7 +221,8 @@ impl Op for Conv {
         for (blocks, taps) in tuned_blocks(taps, output, device) {
             let matrix = tiles::Matrix {
                 input: Operand::Input(0),
-                weights: self.filter.constant(blocks.channels, false, Storage::Buffer),
+                weights: self.filter.constant(blocks.channels, false, Packing::buffer(device)),
+                half: device.half_weights,
                 bias: self.filter.bias_constant(),
                 taps,
                 relu: self.relu,
@@ -428,7 +336,8 @@ impl Op for ConvBackward {
         {
             let matrix = tiles::Matrix {
                 input: self.upstream(0),
-                weights: self.conv.filter.constant(tiles.channels, true, Storage::Texture),
+                weights: self.conv.filter.constant(tiles.channels, true, Packing::Texture),
+                half: false,
                 bias: tiles::no_bias(input.quads()),
                 taps,
                 relu: false,
@@ -439,7 +348,8 @@ impl Op for ConvBackward {
         for (blocks, taps) in tuned_blocks(taps, input, device) {
             let matrix = tiles::Matrix {
                 input: Operand::Input(1),
-                weights: self.conv.filter.constant(blocks.channels, true, Storage::Buffer),
+                weights: self.conv.filter.constant(blocks.channels, true, Packing::buffer(device)),
+                half: device.half_weights,
                 bias: tiles::no_bias(input.quads()),
                 taps,
                 relu: false,

@@ -243,6 +243,7 @@ impl Op for GramBackward {
             let matrix = tiles::Matrix {
                 input: Operand::Input(0),
                 weights: Operand::Scratch(0).staged_in(1),
+                half: false,
                 bias: tiles::no_bias(map.quads()),
                 taps: 1,
                 relu: false,

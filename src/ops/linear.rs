@@ -111,6 +111,14 @@ impl Tuning {
 }
 
 impl Matrix {
+    /// The matrix as this device keeps it.
+    fn on(self: &Arc<Self>, device: &Profile) -> Arc<Self> {
+        if !device.half_weights || self.half {
+            return self.clone();
+        }
+        Arc::new(Self { half: true, ..Self::clone(self) })
+    }
+
     /// Words in a row.
     fn words(&self) -> usize {
         self.columns.div_ceil(if self.half { 8 } else { 4 })
@@ -214,7 +222,7 @@ impl Linear {
         device: &Profile,
         finish: impl Fn(Dispatch, Range<usize>) -> Dispatch,
     ) -> Result<Kernel> {
-        let matrix = &self.matrix;
+        let matrix = self.matrix.on(device);
         let dispatch = |rows: Range<usize>| {
             let dispatch = Dispatch::new("linear", entry)
                 .consts(&[("HALF", u32::from(matrix.half)), ("RELU", u32::from(self.relu))])
@@ -298,7 +306,7 @@ impl Op for LinearBackward {
 
     fn kernels(&self, _signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
         let Tuning { group, slices, columns } = Tuning::choose(device);
-        let words = self.linear.matrix.words();
+        let words = self.linear.matrix.on(device).words();
         let bind = |dispatch: Dispatch| {
             dispatch.bind("activation", Operand::Input(0)).bind("upstream", Operand::Input(1))
         };

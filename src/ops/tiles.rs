@@ -26,6 +26,8 @@ pub(super) struct Matrix {
     pub input: Operand,
     /// Weights in blocks of [`Tiles::channels`].
     pub weights: Operand,
+    /// True if they are f16; only in the buffer family.
+    pub half: bool,
     /// One value per output channel.
     pub bias: Operand,
     /// 9 or 1.

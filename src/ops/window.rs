@@ -126,6 +126,7 @@ mod tests {
     fn device(max_binding: u64, binding_alignment: u64) -> Profile {
         Profile {
             exact: false,
+            half_weights: false,
             family: Family::Auto,
             software: true,
             lanes: None,

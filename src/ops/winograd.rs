@@ -9,9 +9,9 @@ mod blocks;
 mod passes;
 mod tiles;
 
-use super::conv::Filter;
+use super::conv::{Filter, Packing};
 use super::shape::{MapLayout, mismatch};
-use super::{Case, Constant, Dispatch, Kernel, Making, Op, Operand, Shape, Signature, Storage};
+use super::{Case, Constant, Dispatch, Kernel, Making, Op, Operand, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
 use blocks::Blocks;
@@ -72,8 +72,25 @@ impl WinogradWeights {
         self.tile.positions() * self.padded() * self.in_channels.div_ceil(4)
     }
 
-    fn bytes(&self) -> u64 {
-        (self.texels() * TEXEL) as u64
+    /// The transform in f64: columns, then rows.
+    fn transform(&self, weights: &[f64]) -> Vec<f64> {
+        let matrix = filter_matrix(self.tile);
+        let side = matrix.len();
+        let (blocks, quads) = (self.padded() / BLOCK, self.in_channels.div_ceil(4));
+        let mut packed = vec![0.0; self.texels() * 4];
+        for (index, filter) in weights.chunks_exact(9).enumerate() {
+            let (o, i) = (index / self.in_channels, index % self.in_channels);
+            for (row, g) in matrix.iter().enumerate() {
+                let line: [f64; 3] = std::array::from_fn(|c| (0..3).map(|r| g[r] * filter[r * 3 + c]).sum());
+                for (column, g) in matrix.iter().enumerate() {
+                    let position = row * side + column;
+                    let block = position * blocks + o / BLOCK;
+                    let value = line[0] * g[0] + line[1] * g[1] + line[2] * g[2];
+                    packed[((block * quads + i / 4) * BLOCK + o % BLOCK) * 4 + i % 4] = value;
+                }
+            }
+        }
+        packed
     }
 
     fn padded(&self) -> usize {
@@ -137,26 +154,7 @@ impl Op for WinogradWeights {
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
-        let matrix = filter_matrix(self.tile);
-        let side = matrix.len();
-        let (blocks, quads) = (self.padded() / BLOCK, self.in_channels.div_ceil(4));
-        let mut packed = vec![0.0; self.texels() * 4];
-        for o in 0..self.out_channels {
-            for i in 0..self.in_channels {
-                let filter = &inputs[0][(o * self.in_channels + i) * 9..][..9];
-                for row in 0..side {
-                    for column in 0..side {
-                        let value: f64 = (0..9)
-                            .map(|tap| matrix[row][tap / 3] * matrix[column][tap % 3] * filter[tap])
-                            .sum();
-                        let position = row * side + column;
-                        let block = position * blocks + o / BLOCK;
-                        packed[((block * quads + i / 4) * BLOCK + o % BLOCK) * 4 + i % 4] = value;
-                    }
-                }
-            }
-        }
-        packed
+        self.transform(inputs[0])
     }
 }
 
@@ -232,7 +230,7 @@ impl Winograd {
                     WinogradTile::Four => "buffer_winograd4",
                     WinogradTile::Two => "buffer_winograd2",
                 };
-                (variant, blocks::MEMORY, blocks.products(passes, filter, maps, adjoint))
+                (variant, blocks::MEMORY, blocks.products(passes, filter, maps, adjoint, device))
             }
         };
         let scratch =
@@ -242,14 +240,22 @@ impl Winograd {
     }
 }
 
-/// The filter's transformed weights.
-fn weights(tile: WinogradTile, filter: &Arc<Filter>, storage: Storage) -> Operand {
+/// The filter's transformed weights: made on the device in f32, on the host in f16.
+fn weights(tile: WinogradTile, filter: &Arc<Filter>, packing: Packing) -> Operand {
     let op = WinogradWeights { tile, out_channels: filter.out_channels, in_channels: filter.in_channels };
+    let values = filter.weights.clone();
     Operand::Constant(Constant {
-        key: format!("{} Winograd {}", filter.id, tile.side()),
-        storage,
-        bytes: op.bytes(),
-        make: Making::Device { op: Arc::new(op), values: filter.weights.clone() },
+        key: format!("{} Winograd {}{}", filter.id, tile.side(), packing.key()),
+        storage: packing.storage(),
+        bytes: packing.bytes(op.texels()),
+        make: match packing {
+            Packing::Half => Making::host(move || {
+                let values: Vec<f64> = values()?.iter().map(|value| f64::from(*value)).collect();
+                let transformed: Vec<f32> = op.transform(&values).iter().map(|value| *value as f32).collect();
+                Ok(packing.pack(&transformed))
+            }),
+            _ => Making::Device { op: Arc::new(op), values },
+        },
     })
 }
 

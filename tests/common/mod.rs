@@ -134,6 +134,7 @@ pub fn profiles() -> Vec<(String, Profile)> {
     // WebGPU's default limits, which every device has.
     let minimal = Profile {
         exact: false,
+        half_weights: false,
         family: Family::Auto,
         software: false,
         lanes: None,
@@ -164,6 +165,8 @@ pub fn profiles() -> Vec<(String, Profile)> {
         .push(("buffer".to_owned(), Profile { family: Family::Buffer, lanes: Some(32), ..large.clone() }));
     profiles
         .push(("buffer without subgroups".to_owned(), Profile { family: Family::Buffer, ..minimal.clone() }));
+    let half = Profile { family: Family::Buffer, half_weights: true, ..minimal.clone() };
+    profiles.push(("buffer with weights in f16".to_owned(), half));
     profiles.push(("naive".to_owned(), Profile { family: Family::Naive, ..large }));
     profiles.push(("minimal".to_owned(), minimal.clone()));
     profiles.push(("minimal software".to_owned(), Profile { software: true, ..minimal }));

@@ -3,9 +3,9 @@
 use super::passes::{Memory, Passes};
 use super::{BLOCK, WinogradTile, WinogradWeights, weights};
 use crate::gpu::{Family, Profile};
-use crate::ops::conv::Filter;
+use crate::ops::Dispatch;
+use crate::ops::conv::{Filter, Packing};
 use crate::ops::shape::MapLayout;
-use crate::ops::{Dispatch, Storage};
 use std::sync::Arc;
 
 /// Transformed values of one chunk of tiles, in bytes. On a GPU each dispatch should fill it: with 32 MiB the
@@ -66,7 +66,7 @@ impl Blocks {
         let passes = Passes::cut(tile, output, quads, (UNIT, false), most, device)?;
         let op = WinogradWeights { tile, out_channels: filter.out_channels, in_channels: filter.in_channels };
         let groups = passes.chunk.div_ceil(blocks.tiles).max(output.channels.div_ceil(blocks.channels));
-        let fits = op.bytes() <= device.max_binding
+        let fits = Packing::buffer(device).bytes(op.texels()) <= device.max_binding
             && groups <= device.max_groups as usize
             && blocks.invocations() <= device.max_invocations as usize
             && blocks.workgroup_bytes() <= device.max_workgroup_storage as usize;
@@ -93,6 +93,7 @@ impl Blocks {
         filter: &Arc<Filter>,
         maps: [MapLayout; 2],
         adjoint: bool,
+        device: &Profile,
     ) -> Dispatch {
         let [input, output] = maps;
         Dispatch::new("winograd_blocks", "forward")
@@ -104,9 +105,10 @@ impl Blocks {
                 ("STEP", self.step as u32),
                 ("BUFFERS", BUFFERS as u32),
                 ("ADJOINT", u32::from(adjoint)),
+                ("HALF", u32::from(device.half_weights)),
             ])
             .bind("input", MEMORY.transformed(passes.bytes(input)))
-            .bind("weights", weights(passes.tile, filter, Storage::Buffer))
+            .bind("weights", weights(passes.tile, filter, Packing::buffer(device)))
             .bind("output", MEMORY.products(passes.bytes(output)))
             .size("in_quads", input.quads())
             .size("out_quads", output.quads())

@@ -3,9 +3,9 @@
 use super::passes::{Memory, Passes};
 use super::{BLOCK, TEXEL, WinogradTile, weights};
 use crate::gpu::Profile;
-use crate::ops::conv::Filter;
+use crate::ops::conv::{Filter, Packing};
 use crate::ops::shape::MapLayout;
-use crate::ops::{Dispatch, Storage, TEXTURE_WIDTH, tiles};
+use crate::ops::{Dispatch, TEXTURE_WIDTH, tiles};
 use std::sync::Arc;
 
 /// Transformed values of one chunk of tiles, in bytes, where the chunk is not the smallest there is. Small
@@ -70,7 +70,7 @@ impl Tiles {
                 ("ADJOINT", u32::from(adjoint)),
             ])
             .bind("input", MEMORY.transformed(passes.bytes(input)))
-            .bind("weights", weights(passes.tile, filter, Storage::Texture))
+            .bind("weights", weights(passes.tile, filter, Packing::Texture))
             .bind("output", MEMORY.products(passes.bytes(output)))
             .size("in_quads", input.quads())
             .size("out_quads", output.quads())

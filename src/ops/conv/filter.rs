@@ -1,0 +1,149 @@
+//! Weights of a convolution, and how kernels get them.
+
+use crate::error::Result;
+use crate::gpu::Profile;
+use crate::ops::{Constant, Making, Operand, Storage};
+use half::f16;
+use std::sync::Arc;
+
+/// Weights of a convolution; read from their file when a kernel wants them, not before.
+#[derive(Clone)]
+pub struct Filter {
+    /// Identity: the same id means the same weights.
+    pub id: String,
+    /// Output channels.
+    pub out_channels: usize,
+    /// Input channels.
+    pub in_channels: usize,
+    /// Kernel height and width.
+    pub kernel: [usize; 2],
+    /// Reads the weights, `[out, in, height, width]` in row-major order.
+    pub weights: Loader,
+    /// Reads the biases, one per output channel.
+    pub bias: Loader,
+}
+
+/// Reads values on demand.
+pub type Loader = Arc<dyn Fn() -> Result<Vec<f32>> + Send + Sync>;
+
+impl std::fmt::Debug for Filter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [height, width] = self.kernel;
+        write!(f, "Filter({}: {}x{}x{height}x{width})", self.id, self.out_channels, self.in_channels)
+    }
+}
+
+/// How packed weights lie on the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::ops) enum Packing {
+    /// f32 in a buffer.
+    Buffer,
+    /// f32 in a texture.
+    Texture,
+    /// f16 in a buffer, two texels in 16 bytes.
+    Half,
+}
+
+impl Packing {
+    /// In a buffer, in the precision that the device asks for.
+    pub fn buffer(device: &Profile) -> Self {
+        if device.half_weights { Self::Half } else { Self::Buffer }
+    }
+
+    pub fn storage(self) -> Storage {
+        if self == Self::Texture { Storage::Texture } else { Storage::Buffer }
+    }
+
+    /// End of a constant's key.
+    pub fn key(self) -> &'static str {
+        if self == Self::Half { " in f16" } else { "" }
+    }
+
+    /// Bytes of so many texels, an even number.
+    pub fn bytes(self, texels: usize) -> u64 {
+        texels as u64 * if self == Self::Half { 8 } else { 16 }
+    }
+
+    /// The bytes of packed values.
+    pub fn pack(self, values: &[f32]) -> Vec<u8> {
+        if self == Self::Half {
+            let values: Vec<f16> = values.iter().map(|value| f16::from_f32(*value)).collect();
+            return bytemuck::cast_slice(&values).to_vec();
+        }
+        bytemuck::cast_slice(values).to_vec()
+    }
+}
+
+impl Filter {
+    /// Packs the weights for a kernel that computes `block` output channels at once: texel
+    /// `((block * in_quads + in_quad) * taps + tap) * block_size + channel`, each four input channels.
+    /// `adjoint` swaps inputs with outputs and turns the kernel by 180 degrees.
+    fn pack(&self, weights: &[f32], block: usize, adjoint: bool) -> Vec<f32> {
+        let [height, width] = self.kernel;
+        let taps = height * width;
+        let (outs, ins) = if adjoint {
+            (self.in_channels, self.out_channels)
+        } else {
+            (self.out_channels, self.in_channels)
+        };
+        let quads = ins.div_ceil(4);
+        let mut packed = vec![0.0; outs.div_ceil(block) * quads * taps * block * 4];
+        for o in 0..outs {
+            for i in 0..ins {
+                for tap in 0..taps {
+                    let from = if adjoint {
+                        (i * self.in_channels + o) * taps + (taps - 1 - tap)
+                    } else {
+                        (o * self.in_channels + i) * taps + tap
+                    };
+                    let texel = ((o / block * quads + i / 4) * taps + tap) * block + o % block;
+                    packed[texel * 4 + i % 4] = weights[from];
+                }
+            }
+        }
+        packed
+    }
+
+    /// The packed weights as a constant: f32 in a buffer or a texture, or f16 in a buffer.
+    pub(in crate::ops) fn constant(
+        self: &Arc<Self>,
+        block: usize,
+        adjoint: bool,
+        packing: Packing,
+    ) -> Operand {
+        let filter = self.clone();
+        let (outs, ins) = if adjoint {
+            (self.in_channels, self.out_channels)
+        } else {
+            (self.out_channels, self.in_channels)
+        };
+        let taps = self.kernel[0] * self.kernel[1];
+        let texels = outs.div_ceil(block) * ins.div_ceil(4) * taps * block;
+        let direction = if adjoint { "adjoint" } else { "forward" };
+        Operand::Constant(Constant {
+            key: format!("{} {direction} blocks of {block}{}", self.id, packing.key()),
+            storage: packing.storage(),
+            bytes: packing.bytes(texels),
+            make: Making::host(move || {
+                let weights = (filter.weights)()?;
+                Ok(packing.pack(&filter.pack(&weights, block, adjoint)))
+            }),
+        })
+    }
+
+    /// The biases, padded to whole quads.
+    pub(in crate::ops) fn bias_constant(&self) -> Operand {
+        let load = self.bias.clone();
+        let padded = self.out_channels.next_multiple_of(4);
+        Operand::Constant(Constant {
+            key: format!("{} bias", self.id),
+            storage: Storage::Buffer,
+            bytes: padded as u64 * 4,
+            make: Making::host(move || {
+                let mut bias = load()?;
+                bias.resize(padded, 0.0);
+                Ok(bytemuck::cast_slice(&bias).to_vec())
+            }),
+        })
+    }
+}
