@@ -29,6 +29,7 @@ pub const REGISTRY: &[Entry] = &[
     Entry { name: "linear_backward", cases: super::linear::backward_cases },
     Entry { name: "mse", cases: super::mse::cases },
     Entry { name: "mse_backward", cases: super::mse::backward_cases },
+    Entry { name: "multiply_add", cases: super::peaks::multiply_add_cases },
     Entry { name: "pool", cases: super::pool::cases },
     Entry { name: "pool_backward", cases: super::pool::backward_cases },
     Entry { name: "preprocess", cases: super::picture::cases },
@@ -42,6 +43,7 @@ pub const REGISTRY: &[Entry] = &[
     Entry { name: "softmax_backward", cases: super::softmax::backward_cases },
     Entry { name: "total_variation", cases: super::total_variation::cases },
     Entry { name: "total_variation_backward", cases: super::total_variation::backward_cases },
+    Entry { name: "triad", cases: super::peaks::triad_cases },
     Entry { name: "unflatten", cases: super::flatten::unflatten_cases },
     Entry { name: "winograd_weights", cases: super::winograd::cases },
 ];

@@ -25,6 +25,7 @@ sources![
     "gram_tiles",
     "linear",
     "mse",
+    "peaks",
     "picture",
     "pool",
     "reduce",

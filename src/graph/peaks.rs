@@ -1,0 +1,136 @@
+//! What the device can do at most, measured: what benches hold kernels against.
+
+use super::engine::Engine;
+use super::exec::Program;
+use super::single::SingleOp;
+use crate::error::Result;
+use crate::ops::{MultiplyAdd, Op, Shape, Triad};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Values of the vector whose multiply-adds are timed: enough invocations for any GPU.
+const CHAIN_VALUES: usize = 1 << 20;
+/// A measurement should take so many seconds at least, so that starting it does not count.
+const LONG_ENOUGH: f64 = 0.03;
+/// Largest number of steps: see [`MultiplyAdd::steps`].
+const MOST_STEPS: usize = 4096;
+/// Bytes of each vector of the stream: beyond the caches of all but a few devices.
+const STREAM_BYTES: u64 = 128 << 20;
+/// Each measurement is the best of so many.
+const ROUNDS: usize = 5;
+
+/// Measured peaks of a device.
+#[derive(Debug, Clone, Copy)]
+pub struct Peaks {
+    /// Floating-point operations per second in f32, a multiply-add counted as two.
+    pub flops: f64,
+    /// Bytes per second through memory, read and written: the better of a shader's triad and the device's own
+    /// copy.
+    pub bandwidth: f64,
+}
+
+impl Peaks {
+    /// Measures; takes a second or two.
+    ///
+    /// # Errors
+    /// If the device fails or has no room for three vectors of 128 MiB (or of its largest binding).
+    pub fn measure(engine: &Arc<Engine>) -> Result<Self> {
+        Ok(Self { flops: flops(engine)?, bandwidth: triad(engine)?.max(copy(engine)?) })
+    }
+
+    /// The least time, in seconds, that the device could take for so many operations and bytes (the roofline
+    /// model, Williams et al. 2009), and true if the operations take it.
+    pub fn bound(&self, flops: f64, bytes: f64) -> (f64, bool) {
+        let (compute, memory) = (flops / self.flops, bytes / self.bandwidth);
+        (compute.max(memory), compute >= memory)
+    }
+}
+
+fn seconds(engine: &Engine, program: &Program, runs: usize) -> Result<f64> {
+    let begin = Instant::now();
+    let mut last = None;
+    for _ in 0..runs {
+        last = Some(program.run(1, "a peak")?);
+    }
+    if let Some(submission) = last {
+        engine.context.wait(&submission, "measuring a peak")?;
+    }
+    Ok(begin.elapsed().as_secs_f64() / runs as f64)
+}
+
+fn least(engine: &Engine, program: &Program, runs: usize) -> Result<f64> {
+    let mut least = f64::INFINITY;
+    for _ in 0..ROUNDS {
+        least = least.min(seconds(engine, program, runs)?);
+    }
+    Ok(least)
+}
+
+fn flops(engine: &Arc<Engine>) -> Result<f64> {
+    let shape = Shape::Vector(CHAIN_VALUES);
+    let input = vec![0.5; CHAIN_VALUES];
+    let mut best: f64 = 0.0;
+    for variant in 0..SingleOp::new(engine, Arc::new(MultiplyAdd { steps: 1 }), &[shape])?.variants()?.len() {
+        let mut steps = 1;
+        loop {
+            let op = MultiplyAdd { steps };
+            let single = SingleOp::new(engine, Arc::new(op), &[shape])?;
+            let program = single.prepare(variant, std::slice::from_ref(&input))?;
+            seconds(engine, &program, 1)?; // compiles and warms up
+            let enough = seconds(engine, &program, 1)? >= LONG_ENOUGH || steps >= MOST_STEPS;
+            if enough {
+                best = best.max(op.flops(single.signature()) as f64 / least(engine, &program, 1)?);
+                break;
+            }
+            steps *= 4;
+        }
+    }
+    Ok(best)
+}
+
+/// Values of each vector of the stream.
+fn stream(engine: &Engine) -> usize {
+    let profile = engine.context.profile();
+    (STREAM_BYTES.min(profile.max_binding).min(profile.max_buffer) / 4) as usize
+}
+
+/// Runs in one measurement, such that it takes long enough.
+fn runs(once: f64) -> usize {
+    (LONG_ENOUGH / once.max(1e-5)).ceil().clamp(1.0, 100.0) as usize
+}
+
+fn triad(engine: &Arc<Engine>) -> Result<f64> {
+    let length = stream(engine);
+    let shapes = [Shape::Vector(length); 2];
+    let single = SingleOp::new(engine, Arc::new(Triad), &shapes)?;
+    let input = vec![0.5; length];
+    let program = single.prepare(0, &[input.clone(), input])?;
+    seconds(engine, &program, 1)?;
+    let once = seconds(engine, &program, 1)?;
+    Ok((3 * length * 4) as f64 / least(engine, &program, runs(once))?)
+}
+
+fn copy(engine: &Engine) -> Result<f64> {
+    let context = &engine.context;
+    let bytes = stream(engine) as u64 * 4;
+    let buffers = [context.storage_buffer("copied", bytes)?, context.storage_buffer("copy", bytes)?];
+    let seconds = |runs: usize| -> Result<f64> {
+        let label = "copying";
+        let mut encoder =
+            context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(label) });
+        for _ in 0..runs {
+            encoder.copy_buffer_to_buffer(&buffers[0], 0, &buffers[1], 0, bytes);
+        }
+        let begin = Instant::now();
+        let submission = context.submit(encoder, label)?;
+        context.wait(&submission, label)?;
+        Ok(begin.elapsed().as_secs_f64() / runs as f64)
+    };
+    seconds(1)?;
+    let runs = runs(seconds(1)?);
+    let mut least = f64::INFINITY;
+    for _ in 0..ROUNDS {
+        least = least.min(seconds(runs)?);
+    }
+    Ok(2.0 * bytes as f64 / least)
+}

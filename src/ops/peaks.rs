@@ -1,0 +1,113 @@
+//! Yardsticks: an op that does nothing but multiply-adds, and one that does nothing but move memory. What the
+//! device reaches in them is what kernels are measured against (`graph/peaks.rs`).
+
+use super::shape::mismatch;
+use super::{Case, Dispatch, Kernel, Op, Operand, Shape, Signature, window};
+use crate::error::Result;
+use crate::gpu::Profile;
+
+/// Chains per texel and multiply-adds of each per step; as in the shader.
+const CHAINS: usize = 12;
+const REPEAT: usize = 16;
+const FACTOR: f64 = 0.9921875;
+const SUMMAND: f64 = 0.0625;
+
+/// For each value x of a vector the sum of twelve chains: chain k starts with `x + k / 4` and goes on with
+/// `v = v * 127/128 + 1/16`, sixteen times a step.
+#[derive(Debug, Clone, Copy)]
+pub struct MultiplyAdd {
+    /// Steps; at most 5000, because Mesa's software driver silently ends an invocation's loops after 65535
+    /// iterations.
+    pub steps: usize,
+}
+
+impl Op for MultiplyAdd {
+    fn name(&self) -> &'static str {
+        "multiply_add"
+    }
+
+    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
+        inputs[0].expect_vector("multiply_add").map(Shape::Vector)
+    }
+
+    fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
+        let quads = signature.output.stored() / 4;
+        // How many chains at a time fill the pipeline without spilling depends on the device.
+        let kernel = |(variant, vectors)| {
+            let dispatch = Dispatch::new("peaks", "multiply_add")
+                .consts(&[("VECTORS", vectors)])
+                .bind("input", Operand::Input(0))
+                .bind("output", Operand::Output)
+                .size("count", quads)
+                .size("steps", self.steps)
+                .linear(quads, 64, device);
+            Kernel::single(variant, dispatch)
+        };
+        Ok([("chains4", 4), ("chains3", 3), ("chains2", 2), ("naive", 1)].map(kernel).into())
+    }
+
+    fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
+        let chain = |mut value: f64| {
+            for _ in 0..self.steps * REPEAT {
+                value = value * FACTOR + SUMMAND;
+            }
+            value
+        };
+        inputs[0].iter().map(|x| (0..CHAINS).map(|k| chain(x + k as f64 * 0.25)).sum()).collect()
+    }
+
+    fn flops(&self, signature: &Signature) -> u64 {
+        (signature.output.elements() * CHAINS * REPEAT * self.steps * 2) as u64
+    }
+}
+
+/// `y = a + 127/128 b`: three vectors' worth of memory traffic (McCalpin's STREAM triad).
+#[derive(Debug, Clone, Copy)]
+pub struct Triad;
+
+impl Op for Triad {
+    fn name(&self) -> &'static str {
+        "triad"
+    }
+
+    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
+        if inputs[0] != inputs[1] {
+            return Err(mismatch("triad", &format!("{} and {} differ", inputs[0], inputs[1])));
+        }
+        inputs[0].expect_vector("triad").map(Shape::Vector)
+    }
+
+    fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
+        let dispatch = Dispatch::new("peaks", "triad")
+            .bind("input", Operand::Input(0))
+            .bind("addend", Operand::Input(1))
+            .bind("output", Operand::Output)
+            .size("steps", 0);
+        let quads = signature.output.stored() / 4;
+        let dispatches = window::elementwise(&dispatch, &["input", "addend", "output"], quads, device);
+        Ok(vec![Kernel::of("naive", dispatches)])
+    }
+
+    fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
+        inputs[0].iter().zip(inputs[1]).map(|(a, b)| a + FACTOR * b).collect()
+    }
+
+    fn flops(&self, signature: &Signature) -> u64 {
+        2 * signature.output.elements() as u64
+    }
+}
+
+/// Forty-eight steps of two roundings each, 2 * 48 * 6e-8; the sum of the chains is in their scale.
+const CHAIN_TOLERANCE: f64 = 6e-6;
+/// A product and a sum.
+const TRIAD_TOLERANCE: f64 = 1.2e-7;
+
+pub(super) fn multiply_add_cases() -> Vec<Case> {
+    [(1, 1), (3, 259)]
+        .map(|(steps, length)| Case::normal(MultiplyAdd { steps }, &[Shape::Vector(length)], CHAIN_TOLERANCE))
+        .into()
+}
+
+pub(super) fn triad_cases() -> Vec<Case> {
+    [1, 4, 1031].map(|length| Case::normal(Triad, &[Shape::Vector(length); 2], TRIAD_TOLERANCE)).into()
+}
