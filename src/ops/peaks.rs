@@ -4,7 +4,7 @@
 use super::shape::mismatch;
 use super::{Case, Dispatch, Kernel, Op, Operand, Shape, Signature, window};
 use crate::error::Result;
-use crate::gpu::Profile;
+use crate::gpu::{Family, Profile};
 
 /// Chains per texel and multiply-adds of each per step; as in the shader.
 const CHAINS: usize = 12;
@@ -43,7 +43,9 @@ impl Op for MultiplyAdd {
                 .linear(quads, 64, device);
             Kernel::single(variant, dispatch)
         };
-        Ok([("chains4", 4), ("chains3", 3), ("chains2", 2), ("naive", 1)].map(kernel).into())
+        let all = [("chains4", 4), ("chains3", 3), ("chains2", 2), ("naive", 1)];
+        let first = if device.prefers(Family::Naive) { all.len() - 1 } else { 0 };
+        Ok(all[first..].iter().copied().map(kernel).collect())
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
