@@ -8,7 +8,8 @@ const FACTOR: f32 = 0.9921875;
 const SUMMAND: f32 = 0.0625;
 
 struct Params {
-    count: u32, // texels
+    count: u32,  // texels
+    length: u32, // values; what follows in the last texel is padding
     steps: u32,
 }
 
@@ -49,7 +50,8 @@ fn multiply_add(
             total += values[v];
         }
     }
-    output[i] = total;
+    let at = vec4<u32>(i * 4u) + vec4<u32>(0u, 1u, 2u, 3u);
+    output[i] = select(vec4<f32>(0.0), total, at < vec4<u32>(params.length));
 }
 
 @compute @workgroup_size(64)

@@ -39,6 +39,7 @@ impl Op for MultiplyAdd {
                 .bind("input", Operand::Input(0))
                 .bind("output", Operand::Output)
                 .size("count", quads)
+                .size("length", signature.output.elements())
                 .size("steps", self.steps)
                 .linear(quads, 64, device);
             Kernel::single(variant, dispatch)
@@ -84,6 +85,7 @@ impl Op for Triad {
             .bind("input", Operand::Input(0))
             .bind("addend", Operand::Input(1))
             .bind("output", Operand::Output)
+            .size("length", signature.output.elements())
             .size("steps", 0);
         let quads = signature.output.stored() / 4;
         let dispatches = window::elementwise(&dispatch, &["input", "addend", "output"], quads, device);
