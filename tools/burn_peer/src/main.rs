@@ -9,7 +9,8 @@ use std::time::Instant;
 
 fn main() {
     let device = Device::wgpu(DeviceKind::DefaultDevice);
-    for (ins, outs, side) in [(64, 64, 256), (128, 128, 128), (256, 256, 64), (512, 512, 32), (512, 512, 16)] {
+    for (ins, outs, side) in [(64, 64, 256), (128, 128, 128), (256, 256, 64), (512, 512, 32), (512, 512, 16)]
+    {
         let x = Tensor::<4>::random([1, ins, side, side], Distribution::Default, &device);
         let weights = Tensor::<4>::random([outs, ins, 3, 3], Distribution::Default, &device);
         let mut least = f64::INFINITY;
