@@ -6,8 +6,11 @@ use crate::error::Result;
 use crate::gpu::{Context, DeviceOptions, PipelineCache};
 use crate::ops::{Constant, Kernel, Making, Op, Shape, Signature, Storage, TEXTURE_WIDTH};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+/// Constants are made ahead of the device until their inputs and copies take so many bytes.
+const CONSTANTS_AHEAD: u64 = 32 << 20;
 
 /// A device with its pipelines and constants.
 #[derive(Debug)]
@@ -17,6 +20,8 @@ pub struct Engine {
     /// Compiled pipelines.
     pub pipelines: PipelineCache,
     constants: Mutex<HashMap<(String, Storage), Memory>>,
+    /// Bytes of inputs and copies that the device may still need.
+    constants_ahead: AtomicU64,
     choices: OnceLock<Choices>,
     outdated: AtomicUsize,
 }
@@ -43,6 +48,7 @@ impl Engine {
             context,
             pipelines: PipelineCache::default(),
             constants: Mutex::default(),
+            constants_ahead: AtomicU64::new(0),
             choices: OnceLock::new(),
             outdated: AtomicUsize::new(0),
         })
@@ -138,7 +144,13 @@ impl Engine {
                     });
                 copy_to_texture(&mut encoder, &buffer, &texture, texels);
                 let submission = self.context.submit(encoder, "uploading weights")?;
-                self.context.wait(&submission, "uploading weights")?;
+                // The buffer lives until the device has copied it. Only so much of that at once: the peak of
+                // memory should be that of the run, not of its start.
+                let ahead = self.constants_ahead.fetch_add(constant.bytes, Ordering::Relaxed);
+                if ahead + constant.bytes > CONSTANTS_AHEAD {
+                    self.context.wait(&submission, "uploading weights")?;
+                    self.constants_ahead.store(0, Ordering::Relaxed);
+                }
                 Memory::Texture(texture)
             }
         };

@@ -2,11 +2,12 @@
 
 use super::engine::{Engine, Memory, copy_to_texture};
 use super::ir::{Graph, Node, TensorId};
+use super::kernels::{choose, shaders};
 use super::options::Options;
 use super::plan::{MemoryUse, Plan};
 use super::profile::PreparedNode;
 use crate::error::{Error, Result};
-use crate::gpu::{Pipeline, PipelineKey};
+use crate::gpu::Pipeline;
 use crate::ops::{Constant, Dispatch, Kernel, Operand, Storage};
 use crate::shader::{ResourceKind, Shader};
 use std::collections::{HashMap, HashSet};
@@ -85,6 +86,21 @@ impl Program {
         }
     }
 
+    /// Compiles what [`Program::prepare`] will need, and allocates nothing: for host time while the device is
+    /// busy with something else.
+    ///
+    /// # Errors
+    /// As [`Program::prepare`].
+    pub fn compile(engine: &Arc<Engine>, graph: &Graph, goals: &[Vec<TensorId>]) -> Result<()> {
+        let needed = graph.needed_for(&goals.concat());
+        let mut kernels = Vec::new();
+        for (node, _) in graph.nodes().iter().zip(needed).filter(|(_, needed)| *needed) {
+            kernels.push(choose(engine, node, &graph.signature(node), &|_| 0, Options::default())?.0);
+        }
+        let (keys, _) = shaders(&kernels, Options::default().unroll)?;
+        engine.pipelines.get(&engine.context, &keys).map(drop)
+    }
+
     /// Prepares a graph; `tuned` becomes true if a choice by measurement was used.
     fn attempt(
         engine: &Arc<Engine>,
@@ -95,7 +111,6 @@ impl Program {
         options: Options,
         tuned: &mut bool,
     ) -> Result<Self> {
-        let profile = engine.context.profile();
         let mut sections = vec![0; graph.nodes().len()];
         for (index, goals) in goals.iter().enumerate() {
             for (section, needed) in sections.iter_mut().zip(graph.needed_for(goals)) {
@@ -106,16 +121,9 @@ impl Program {
         sections.retain(|section| *section != 0);
         let mut kernels = Vec::new();
         for node in pruned.nodes() {
-            let (op, signature) = (node.op.as_ref(), pruned.signature(node));
-            if options.tuned
-                && let Some(kernel) = engine.chosen(op, &signature)?
-            {
-                *tuned = true;
-                kernels.push(kernel);
-                continue;
-            }
-            let mut candidates = options.candidates(op, &signature, profile)?;
-            kernels.push(candidates.swap_remove(pick(&candidates).min(candidates.len() - 1)));
+            let (kernel, measured) = choose(engine, node, &pruned.signature(node), pick, options)?;
+            *tuned |= measured;
+            kernels.push(kernel);
         }
         let plan = Plan::new(&pruned, |tensor| bound.contains_key(&tensor), &kernels, options.share);
         let mut builder = Builder {
@@ -308,24 +316,15 @@ impl Builder<'_> {
     }
 
     fn steps(&self, kernels: &[Kernel], sections: &[Sections]) -> Result<Vec<Step>> {
-        let mut shaders = Vec::new();
+        let (keys, shaders) = shaders(kernels, self.unroll)?;
         let mut uniforms: Vec<u8> = Vec::new();
-        let mut keys = Vec::new();
-        for dispatch in kernels.iter().flat_map(|kernel| &kernel.dispatches) {
-            let shader = Shader::load_form(dispatch.shader, &dispatch.consts, self.unroll)?;
-            dispatch.check(&shader.interface)?;
-            self.check_groups(dispatch, &shader)?;
-            let (resources, _) = shader.interface.entry(dispatch.entry)?;
-            keys.push(PipelineKey {
-                label: format!("{}/{}", dispatch.shader, dispatch.entry),
-                source: shader.source.clone(),
-                entry: dispatch.entry,
-                layout: resources.iter().map(|resource| resource.layout_entry()).collect(),
-            });
+        let mut offsets = Vec::new();
+        for (dispatch, shader) in kernels.iter().flat_map(|kernel| &kernel.dispatches).zip(&shaders) {
+            self.check_groups(dispatch, shader)?;
             let start = uniforms.len().next_multiple_of(UNIFORM_ALIGNMENT);
             uniforms.resize(start, 0);
             uniforms.extend(dispatch.uniform(&shader.interface)?);
-            shaders.push((shader, start));
+            offsets.push(start);
         }
         let pipelines = self.engine.pipelines.get(&self.engine.context, &keys)?;
         // A binding may reach past the last struct, up to its size rounded to 16.
@@ -333,7 +332,7 @@ impl Builder<'_> {
         let uniform_buffer = self.engine.context.uniform_buffer("parameters", &uniforms)?;
 
         let mut steps = Vec::new();
-        let mut next = pipelines.into_iter().zip(shaders);
+        let mut next = pipelines.into_iter().zip(shaders.into_iter().zip(offsets));
         for ((index, kernel), section) in kernels.iter().enumerate().zip(sections) {
             let label = &self.graph.tensor(self.graph.nodes()[index].output).label;
             for dispatch in &kernel.dispatches {

@@ -7,6 +7,7 @@ mod engine;
 mod exec;
 mod fuse;
 mod ir;
+mod kernels;
 mod options;
 mod peaks;
 mod plan;

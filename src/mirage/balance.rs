@@ -40,9 +40,15 @@ impl Weights {
         balance: Balance,
         earlier: &Self,
     ) -> Result<Self> {
+        let active =
+            || FactorKind::THREE.into_iter().enumerate().filter(|(_, kind)| request.is_active(*kind));
+        for (index, _) in active() {
+            objective.submit_norm(index, 1.0)?;
+        }
+        let norms = objective.measured_norms()?;
         let mut weights = Self::default();
-        for kind in FactorKind::THREE.into_iter().filter(|kind| request.is_active(*kind)) {
-            let norm = objective.gradient_norm(kind, 1.0)?;
+        for (index, kind) in active() {
+            let norm = norms[index];
             let weight = if is_gradient(norm) { balance.share(kind) / norm } else { earlier.of(kind) };
             weights.raw.push((kind, weight));
             weights.measured.push((kind, weight, norm));

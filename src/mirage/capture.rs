@@ -29,7 +29,8 @@ pub(super) fn planar(picture: &Picture) -> Vec<f32> {
     (0..3).flat_map(|channel| picture.rgb.iter().skip(channel).step_by(3).copied()).collect()
 }
 
-/// Runs a picture through the network once and keeps what is wanted, in that order.
+/// Has a picture run through the network once and keeps what is wanted, in that order. Waits for nothing: the
+/// targets are there for whatever is submitted later, and the memory in use until the submission is done.
 ///
 /// # Errors
 /// If the picture is too small, or the device fails.
@@ -39,7 +40,7 @@ pub(super) fn capture(
     picture: &Picture,
     pooling: PoolKind,
     wanted: &[Wanted],
-) -> Result<Vec<Target>> {
+) -> Result<(Vec<Target>, wgpu::SubmissionIndex)> {
     let mut graph = Graph::new();
     let mut bound = Bindings::new();
     let shape = Shape::map(3, picture.height, picture.width);
@@ -69,6 +70,5 @@ pub(super) fn capture(
     }
     let program = Program::prepare(engine, &graph, &bound, &[goals], |_| 0)?;
     let submission = program.run(1, "capturing targets")?;
-    engine.context.wait(&submission, "capturing targets")?;
-    Ok(targets)
+    Ok((targets, submission))
 }

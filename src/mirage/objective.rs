@@ -133,13 +133,24 @@ pub(super) fn terms(network: &Network, request: &Request) -> Result<Vec<(Term, W
     Ok(terms)
 }
 
-/// Target of each term: of the photo, or for style terms the blend of the style images.
+/// What the terms are compared with.
+struct Targets {
+    /// Of each term.
+    terms: Vec<Target>,
+    /// Class probabilities of the photo, where they are wanted and the network has them.
+    classes: Option<Target>,
+    /// The device's last work on them.
+    submission: wgpu::SubmissionIndex,
+}
+
+/// Target of each term: of the photo, or for style terms the blend of the style images. The device may still be
+/// at work on them.
 fn targets(
     engine: &Arc<Engine>,
     network: &Network,
     request: &Request,
     terms: &[(Term, Wanted)],
-) -> Result<(Vec<Target>, Vec<f32>)> {
+) -> Result<Targets> {
     let own_style = request.style_images.is_empty();
     let of_photo = |term: &Term| own_style || term.kind != FactorKind::Style;
     let mut wanted: Vec<Wanted> =
@@ -149,19 +160,14 @@ fn targets(
             && network_graph::check_size(network, *layer, request.photo.height, request.photo.width).is_ok()
     });
     wanted.extend(classes.map(|layer| Wanted { layer, gram: false }));
-    let mut captured = capture(engine, network, &request.photo, request.pooling, &wanted)?;
-    let mut probabilities = Vec::new();
-    if classes.is_some()
-        && let Some(target) = captured.pop()
-    {
-        probabilities = engine.read(&target.buffer, target.shape, "classes of the photo")?;
-    }
+    let (mut captured, submission) = capture(engine, network, &request.photo, request.pooling, &wanted)?;
+    let classes = classes.and_then(|_| captured.pop());
     let style: Vec<Wanted> =
         terms.iter().filter(|(term, _)| !of_photo(term)).map(|(_, wanted)| *wanted).collect();
     let mut blended = blend(engine, network, request, &style)?.into_iter();
     let mut captured = captured.into_iter();
     let next = |(term, _): &(Term, Wanted)| if of_photo(term) { captured.next() } else { blended.next() };
-    Ok((terms.iter().filter_map(next).collect(), probabilities))
+    Ok(Targets { terms: terms.iter().filter_map(next).collect(), classes, submission })
 }
 
 /// Gram matrices of several images, blended linearly with weights that sum to 1.
@@ -177,9 +183,8 @@ fn blend(
         return Ok(Vec::new());
     }
     for (picture, weight) in &request.style_images {
-        for (index, target) in
-            capture(engine, network, picture, request.pooling, wanted)?.into_iter().enumerate()
-        {
+        let (captured, _) = capture(engine, network, picture, request.pooling, wanted)?;
+        for (index, target) in captured.into_iter().enumerate() {
             let values = engine.read(&target.buffer, target.shape, "Gram matrix of a style image")?;
             if sums.len() <= index {
                 sums.push((target.shape, vec![0.0; values.len()]));
@@ -204,12 +209,12 @@ impl Objective {
     /// As [`terms`], and if the device fails or has too little memory.
     pub fn new(engine: &Arc<Engine>, network: &Network, request: &Request) -> Result<Self> {
         let layers = terms(network, request)?;
-        let (targets, photo_probabilities) = targets(engine, network, request, &layers)?;
+        let targets = targets(engine, network, request, &layers)?;
         let shape = Shape::map(3, request.photo.height, request.photo.width);
         let mut build = Build { engine, graph: Graph::new(), bound: Bindings::new() };
 
         let (picture, picture_buffer) = build.external("picture", shape)?;
-        let class_layer = probability_layer(network).filter(|_| !photo_probabilities.is_empty());
+        let class_layer = probability_layer(network).filter(|_| targets.classes.is_some());
         let mut wanted: Vec<usize> = layers.iter().map(|(_, wanted)| wanted.layer).collect();
         wanted.extend(class_layer);
         let activations =
@@ -220,7 +225,7 @@ impl Objective {
         let mut weights = Vec::new();
         let mut parts = Vec::new();
         let mut grams: HashMap<usize, TensorId> = HashMap::new();
-        for ((term, wanted), target) in layers.into_iter().zip(targets) {
+        for ((term, wanted), target) in layers.into_iter().zip(targets.terms) {
             let mut value = activations[&wanted.layer];
             if wanted.gram {
                 value = match grams.get(&wanted.layer) {
@@ -248,9 +253,11 @@ impl Objective {
             build.graph.apply(Reduce { kind: ReduceKind::NonFinite }, &[picture], "non-finite values")?;
         parts.push((build.keep(non_finite)?, 1));
         report_goals.push(non_finite);
+        let mut classes = 0;
         if let Some(layer) = class_layer {
             let tensor = activations[&layer];
-            parts.push((build.keep(tensor)?, photo_probabilities.len() as u64));
+            classes = build.graph.shape(tensor).elements();
+            parts.push((build.keep(tensor)?, classes as u64));
             report_goals.push(tensor);
         }
 
@@ -280,6 +287,13 @@ impl Objective {
         let kept = build.bound.keys().copied().collect();
         build.graph.fuse(&kept);
         let goals = [report_goals, vec![norm], vec![step], vec![interleaved]];
+        // While the device makes the targets. Memory is taken when what they needed is free.
+        Program::compile(engine, &build.graph, &goals)?;
+        engine.context.wait(&targets.submission, "capturing targets")?;
+        let photo_probabilities = match &targets.classes {
+            Some(target) => engine.read(&target.buffer, target.shape, "classes of the photo")?,
+            None => Vec::new(),
+        };
         let program = Program::prepare(engine, &build.graph, &build.bound, &goals, |_| 0)?;
 
         let mut report_parts = Vec::new();
@@ -307,7 +321,7 @@ impl Objective {
             report_staging: StagingPool::new("report", report_bytes, READ_BACKS),
             snapshot_staging: StagingPool::new("snapshot", shape.elements() as u64 * 4, READ_BACKS),
             norm: norm_buffer,
-            classes: photo_probabilities.len(),
+            classes,
             photo_probabilities,
         };
         objective.set_learning_rate(request.adam.learning_rate)?;
@@ -341,18 +355,6 @@ impl Objective {
         Ok(())
     }
 
-    /// Mean absolute gradient of one factor at weight 1, at the present picture. Leaves that factor's
-    /// weights set: the caller sets them anew.
-    ///
-    /// # Errors
-    /// If the device fails.
-    pub fn gradient_norm(&self, kind: FactorKind, weight: f32) -> Result<f32> {
-        self.set_weights(|other| if other == kind { weight } else { 0.0 })?;
-        self.program.run(GRADIENT, "measuring a factor's gradient")?;
-        let sum = self.engine.context.read_f32(&self.norm, 1, "gradient norm")?;
-        Ok(sum.first().copied().unwrap_or(f32::NAN) / self.shape.elements() as f32)
-    }
-
     /// Has the gradient norm of the `index`-th of the three factors measured at the present picture, for the
     /// next report. Waits for nothing. Leaves that factor's weights set: the caller sets them anew.
     ///
@@ -365,6 +367,15 @@ impl Objective {
         self.program.record(&mut encoder, GRADIENT);
         encoder.copy_buffer_to_buffer(&self.norm, 0, &self.report, self.report_norms + index as u64 * 4, 4);
         self.engine.context.submit(encoder, "measuring a factor's gradient").map(drop)
+    }
+
+    /// The gradient norms that [`Objective::submit_norm`] was asked for, waited for.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn measured_norms(&self) -> Result<[f32; 3]> {
+        let count = (self.report.size() / 4) as usize;
+        Ok(self.numbers(&self.engine.context.read_f32(&self.report, count, "gradient norms")?).norms)
     }
 
     /// Submits sections, and with [`LOSSES`] and [`SNAPSHOT`] starts reading what they make. Waits for

@@ -32,7 +32,7 @@ pub fn classify(
             network.path.display()
         ))
     })?;
-    let targets = capture(engine, network, picture, pooling, &[Wanted { layer, gram: false }])?;
+    let (targets, _) = capture(engine, network, picture, pooling, &[Wanted { layer, gram: false }])?;
     let mut best = Vec::new();
     for target in targets {
         best = top_k(&engine.read(&target.buffer, target.shape, "class probabilities")?, top);
@@ -56,7 +56,7 @@ pub fn activations(
         .iter()
         .map(|layer| Ok(Wanted { layer: network.index_of(layer)?, gram: false }))
         .collect::<Result<_>>()?;
-    let targets = capture(engine, network, picture, pooling, &wanted)?;
+    let (targets, _) = capture(engine, network, picture, pooling, &wanted)?;
     targets
         .into_iter()
         .map(|target| Ok((target.shape, engine.read(&target.buffer, target.shape, "activations")?)))

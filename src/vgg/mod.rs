@@ -2,7 +2,7 @@
 //!
 //! [`Network::open`] maps a safetensors file, recognises how its tensors are named ([`KeyLayout`]),
 //! derives the list of [`Layer`]s from names and shapes alone, and checks every shape before it
-//! returns. Weights stay in the mapped file until a layer is asked for them, so opening a network
+//! returns. Weights stay in the file until a layer is asked for them, so opening a network
 //! costs milliseconds whatever its size.
 //!
 //! Beside it: [`labels`] (class names and top-k), [`locate`] (which file to use when none is named)

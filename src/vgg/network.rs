@@ -25,7 +25,7 @@ const POOL: usize = 2;
 /// The metadata key of a batch norm's epsilon.
 const EPSILON_KEY: &str = "batch_norm_eps";
 
-/// A VGG-shaped network: a sequence of named layers whose weights stay in the mapped file.
+/// A VGG-shaped network: a sequence of named layers whose weights stay in the file.
 ///
 /// The sequence is `conv1_1, relu1_1, ..., pool1, conv2_1, ..., poolN`, and where the file has fully
 /// connected layers, `poolN_HxW` (adaptive pooling to the size that the first of them expects),
@@ -158,9 +158,11 @@ impl Network {
     /// SHA-256 of the whole file, 64 hexadecimal digits. Reads all of it.
     ///
     /// # Errors
-    /// None at present; the file is already mapped.
+    /// [`Error::File`] if the file can't be read.
     pub fn sha256(&self) -> Result<String> {
-        Ok(hex(&Sha256::digest(self.file.bytes())))
+        let mut hash = Sha256::new();
+        self.file.read(|piece| hash.update(piece))?;
+        Ok(hex(&hash.finalize()))
     }
 
     /// Checks that every weight is finite. Reads them all.
@@ -178,7 +180,7 @@ impl Network {
 
     /// Size of the file, bytes.
     pub fn file_len(&self) -> usize {
-        self.file.bytes().len()
+        self.file.length()
     }
 
     pub(super) fn tensors(&self) -> impl Iterator<Item = &Tensor> {

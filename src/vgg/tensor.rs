@@ -1,14 +1,17 @@
-//! The memory-mapped safetensors file and the tensors in it.
+//! The safetensors file and the tensors in it, read when asked for.
+//!
+//! The file is read in pieces rather than mapped: mapped pages count as the process's memory long after the
+//! weights are on the device, and a file that another process shortens would end this one with a bus error.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use half::{bf16, f16};
-use memmap2::Mmap;
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
@@ -21,6 +24,8 @@ pub(super) const CONVERT: &str = "Give a safetensors file of a VGG network; tool
 
 /// Length of the number that opens a safetensors file, in bytes.
 const LENGTH_BYTES: usize = 8;
+/// The file is read in pieces of this size, a multiple of every number's.
+const PIECE: usize = 1 << 20;
 
 /// How the numbers of a tensor are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,20 +67,49 @@ impl fmt::Display for DType {
     }
 }
 
-/// A weight tensor inside the mapped file: read only when asked for, cheap to clone.
+/// A weight tensor in the file: read only when asked for, cheap to clone.
 #[derive(Clone)]
 pub struct Tensor {
-    map: Arc<Mapped>,
+    source: Arc<Source>,
     name: Arc<str>,
     dtype: DType,
     shape: Vec<usize>,
     range: Range<usize>,
 }
 
-/// The mapping and the path that its errors name.
-struct Mapped {
+/// The opened file and the path that its errors name.
+struct Source {
     path: PathBuf,
-    bytes: Mmap,
+    file: Mutex<File>,
+    length: usize,
+}
+
+impl Source {
+    /// Hands the bytes of a range to `take`, in order and in pieces.
+    fn read(&self, range: Range<usize>, mut take: impl FnMut(&[u8])) -> Result<()> {
+        let unreadable = |error: std::io::Error| {
+            let problem = format!("the weights file can't be read: {error}");
+            Error::file(&self.path, problem, "Check the disk, and that no other program changes the file")
+        };
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(range.start as u64)).map_err(unreadable)?;
+        let mut piece = vec![0; range.len().min(PIECE)];
+        let mut left = range.len();
+        while left > 0 {
+            let piece = &mut piece[..left.min(PIECE)];
+            file.read_exact(piece).map_err(unreadable)?;
+            take(piece);
+            left -= piece.len();
+        }
+        Ok(())
+    }
+
+    /// The bytes of a range.
+    fn bytes(&self, range: Range<usize>) -> Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(range.len());
+        self.read(range, |piece| bytes.extend_from_slice(piece))?;
+        Ok(bytes)
+    }
 }
 
 impl fmt::Debug for Tensor {
@@ -128,12 +162,14 @@ impl Tensor {
     /// # Errors
     /// [`Error::File`] if a number is NaN or infinite.
     pub fn to_f32(&self) -> Result<Vec<f32>> {
-        let bytes = self.bytes()?;
-        let values: Vec<f32> = match self.dtype {
-            DType::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            DType::F16 => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
-            DType::Bf16 => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
-        };
+        let mut values: Vec<f32> = Vec::with_capacity(self.elements());
+        self.read(|bytes| match self.dtype {
+            DType::F32 => values.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
+            DType::F16 => values.extend(bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32())),
+            DType::Bf16 => {
+                values.extend(bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()));
+            }
+        })?;
         match values.iter().position(|v| !v.is_finite()) {
             None => Ok(values),
             Some(first) => Err(self.not_finite(first)),
@@ -149,8 +185,12 @@ impl Tensor {
         if self.dtype != DType::F16 {
             return Ok(None);
         }
-        self.check_finite()?;
-        Ok(Some(self.bytes()?.as_chunks().0.iter().map(|b| u16::from_le_bytes(*b)).collect()))
+        let mut values: Vec<u16> = Vec::with_capacity(self.elements());
+        self.read(|bytes| values.extend(bytes.as_chunks().0.iter().map(|b| u16::from_le_bytes(*b))))?;
+        match values.iter().position(|bits| is_not_finite(*bits, HALF_EXPONENT)) {
+            None => Ok(Some(values)),
+            Some(first) => Err(self.not_finite(first)),
+        }
     }
 
     /// Checks that every number is finite, without keeping any.
@@ -158,25 +198,32 @@ impl Tensor {
     /// # Errors
     /// [`Error::File`] that names the tensor and its first NaN or infinity.
     pub fn check_finite(&self) -> Result<()> {
-        let bytes = self.bytes()?;
-        // A number is NaN or infinite when all its exponent bits are set.
-        let half = |mask: u16| bytes.as_chunks().0.iter().position(|b| u16::from_le_bytes(*b) & mask == mask);
-        let first = match self.dtype {
-            DType::F32 => bytes.as_chunks().0.iter().position(|b| !f32::from_le_bytes(*b).is_finite()),
-            DType::F16 => half(0x7c00),
-            DType::Bf16 => half(0x7f80),
-        };
+        let (mut first, mut before) = (None, 0);
+        self.read(|bytes| {
+            let half =
+                |mask| bytes.as_chunks().0.iter().position(|b| is_not_finite(u16::from_le_bytes(*b), mask));
+            let found = match self.dtype {
+                DType::F32 => bytes.as_chunks().0.iter().position(|b| !f32::from_le_bytes(*b).is_finite()),
+                DType::F16 => half(HALF_EXPONENT),
+                DType::Bf16 => half(BF16_EXPONENT),
+            };
+            first = first.or(found.map(|at| before + at));
+            before += bytes.len() / self.dtype.size();
+        })?;
         first.map_or(Ok(()), |first| Err(self.not_finite(first)))
     }
 
     /// An error about this tensor: `problem` follows the tensor's name.
     pub(super) fn error(&self, problem: impl fmt::Display, remedy: impl Into<String>) -> Error {
-        Error::file(&self.map.path, format!("tensor {} {problem}", self.name), remedy)
+        Error::file(&self.source.path, format!("tensor {} {problem}", self.name), remedy)
     }
 
-    fn bytes(&self) -> Result<&[u8]> {
-        let bytes = self.map.bytes.get(self.range.clone());
-        bytes.ok_or_else(|| self.error("lies outside the file", FETCH_AGAIN))
+    /// Hands the tensor's bytes to `take`, in pieces of whole numbers.
+    fn read(&self, take: impl FnMut(&[u8])) -> Result<()> {
+        if self.range.end > self.source.length {
+            return Err(self.error("lies outside the file", FETCH_AGAIN));
+        }
+        self.source.read(self.range.clone(), take)
     }
 
     fn not_finite(&self, first: usize) -> Error {
@@ -187,9 +234,19 @@ impl Tensor {
     }
 }
 
+/// Bits of the exponent of [`DType::F16`].
+const HALF_EXPONENT: u16 = 0x7c00;
+/// Bits of the exponent of [`DType::Bf16`].
+const BF16_EXPONENT: u16 = 0x7f80;
+
+/// True for NaN and infinity: all bits of the exponent are set.
+fn is_not_finite(bits: u16, exponent: u16) -> bool {
+    bits & exponent == exponent
+}
+
 /// An opened weights file: every tensor by key, and the free-form metadata.
 pub(super) struct WeightFile {
-    map: Arc<Mapped>,
+    source: Arc<Source>,
     tensors: BTreeMap<String, Entry>,
     metadata: BTreeMap<String, String>,
 }
@@ -201,7 +258,7 @@ enum Entry {
 }
 
 impl WeightFile {
-    /// Maps the file and reads its header.
+    /// Opens the file and reads its header.
     ///
     /// # Errors
     /// [`Error::File`] if the path isn't a readable, complete safetensors file.
@@ -228,18 +285,15 @@ impl WeightFile {
         if kind.len() == 0 {
             return Err(Error::file(path, "the weights file is empty (0 bytes)", FETCH_AGAIN));
         }
-        // SAFETY: the mapping is read-only and private to this struct. Another process that
-        // truncates the file meanwhile would end this one with a bus error; there is no portable
-        // guard against that, and reading half a gigabyte into memory instead costs too much.
-        let bytes = unsafe { Mmap::map(&file) }.map_err(unreadable)?;
-        let (header, data_start) = read_header(path, &bytes)?;
+        let length = usize::try_from(kind.len()).unwrap_or(usize::MAX);
+        let source = Arc::new(Source { path: path.to_owned(), file: Mutex::new(file), length });
+        let (header, data_start) = read_header(&source)?;
 
-        let map = Arc::new(Mapped { path: path.to_owned(), bytes });
         let mut tensors = BTreeMap::new();
         for (name, info) in header.tensors() {
             let entry = match DType::of(info.dtype) {
                 Some(dtype) => Entry::Tensor(Tensor {
-                    map: Arc::clone(&map),
+                    source: Arc::clone(&source),
                     name: name.as_str().into(),
                     dtype,
                     shape: info.shape.clone(),
@@ -250,17 +304,25 @@ impl WeightFile {
             tensors.insert(name, entry);
         }
         let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
-        Ok(Self { map, tensors, metadata })
+        Ok(Self { source, tensors, metadata })
     }
 
     /// The path as given to [`WeightFile::open`].
     pub fn path(&self) -> &Path {
-        &self.map.path
+        &self.source.path
     }
 
-    /// The whole file.
-    pub fn bytes(&self) -> &[u8] {
-        &self.map.bytes
+    /// Hands the whole file to `take`, in order and in pieces.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it can't be read.
+    pub fn read(&self, take: impl FnMut(&[u8])) -> Result<()> {
+        self.source.read(0..self.source.length, take)
+    }
+
+    /// Its size in bytes.
+    pub fn length(&self) -> usize {
+        self.source.length
     }
 
     /// Every key of the file, sorted.
@@ -309,31 +371,31 @@ impl WeightFile {
 ///
 /// `SafeTensors::deserialize` does the same, but adds lengths from the file without an overflow
 /// check, which a forged header can use to make it panic.
-fn read_header(path: &Path, bytes: &[u8]) -> Result<(Metadata, usize)> {
+fn read_header(source: &Source) -> Result<(Metadata, usize)> {
+    let path = &source.path;
     let foreign = |why: String| Error::file(path, format!("this is not a safetensors file ({why})"), CONVERT);
-    let Some((length, rest)) = bytes.split_first_chunk::<LENGTH_BYTES>() else {
-        return Err(foreign(format!("it has only {} bytes", bytes.len())));
+    let start = source.bytes(0..source.length.min(LENGTH_BYTES + 1))?;
+    let Some((length, first)) = start.split_first_chunk::<LENGTH_BYTES>() else {
+        return Err(foreign(format!("it has only {} bytes", start.len())));
     };
-    let length = u64::from_le_bytes(*length);
     // A header is a JSON object, so anything else at its first byte is another kind of file.
-    if rest.first() != Some(&b'{') {
+    if first != b"{" {
         return Err(foreign("its header is not JSON".into()));
     }
-    let header = usize::try_from(length).ok().and_then(|length| rest.get(..length)).ok_or_else(|| {
-        Error::file(
-            path,
-            format!(
-                "the file is truncated: its header of {length} bytes ends beyond the file's {}",
-                bytes.len()
-            ),
-            FETCH_AGAIN,
-        )
-    })?;
-    let metadata: Metadata = serde_json::from_slice(header).map_err(|error| {
+    let length = u64::from_le_bytes(*length);
+    let end = usize::try_from(length).ok().and_then(|length| length.checked_add(LENGTH_BYTES));
+    let Some(data_start) = end.filter(|end| *end <= source.length) else {
+        let problem = format!(
+            "the file is truncated: its header of {length} bytes ends beyond the file's {}",
+            source.length
+        );
+        return Err(Error::file(path, problem, FETCH_AGAIN));
+    };
+    let header = source.bytes(LENGTH_BYTES..data_start)?;
+    let metadata: Metadata = serde_json::from_slice(&header).map_err(|error| {
         Error::file(path, format!("the safetensors header is damaged: {error}"), FETCH_AGAIN)
     })?;
-    let data_start = LENGTH_BYTES + header.len();
-    let available = bytes.len() - data_start;
+    let available = source.length - data_start;
     match metadata.data_len() {
         stated if stated == available => Ok((metadata, data_start)),
         stated if stated > available => Err(Error::file(
