@@ -7,7 +7,7 @@ use common::{engine, turn};
 use neural_mirage::Result;
 use neural_mirage::gpu::{Family, Profile};
 use neural_mirage::graph::{Bindings, Graph, Program};
-use neural_mirage::ops::{Kernel, Op, Relu, Shape, Signature};
+use neural_mirage::ops::{Conv, Filter, Kernel, Op, Relu, Shape, Signature};
 use neural_mirage::tune::{Adapter, Cache, Contest, tune};
 use std::sync::Arc;
 
@@ -118,4 +118,52 @@ impl Op for Swapped {
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
         Relu.reference(inputs, shapes)
     }
+}
+
+/// Two convolutions of one shape, one rectified, share no choice: neither pushes the other out of the cache, and
+/// a run that has only one of them finds nothing outdated.
+#[test]
+fn each_form_of_an_op_keeps_its_own_choice() {
+    let _turn = turn();
+    let engine = engine(Family::Auto);
+    let filter = Arc::new(Filter {
+        id: "form".into(),
+        out_channels: 8,
+        in_channels: 8,
+        kernel: [3, 3],
+        weights: Arc::new(|| Ok((0..8 * 8 * 9).map(|index| (index % 7) as f32 * 0.1 - 0.3).collect())),
+        bias: Arc::new(|| Ok((0..8).map(|index| index as f32 * 0.1).collect())),
+    });
+    let shape = Shape::map(8, 21, 34);
+    let convs: Vec<Arc<dyn Op>> =
+        vec![Arc::new(Conv::same(filter.clone(), false)), Arc::new(Conv::same(filter, true))];
+    let mut cache = Cache::default();
+    for conv in &convs {
+        let signature = Signature::of(conv.as_ref(), &[shape]).unwrap();
+        tune(&engine, conv, &signature, &Contest::default(), &mut cache).unwrap();
+    }
+    let (mut choices, _) = cache.choices(&Adapter::of(&engine.context), false);
+    assert_eq!(choices.len(), 2);
+    // Whatever won: from here on the rectified one is to be naive.
+    choices.retain(|of, choice| {
+        choice.variant = "naive".to_owned();
+        of.form.iter().any(|form| form.contains("RELU=1"))
+    });
+    assert_eq!(choices.len(), 1);
+    engine.use_choices(choices);
+    let variants: Vec<&str> = convs
+        .iter()
+        .map(|conv| {
+            let mut graph = Graph::new();
+            let input = graph.external("input", shape);
+            let output = graph.apply_shared(conv.clone(), &[input], "output").unwrap();
+            let mut bound = Bindings::new();
+            bound.insert(input, engine.tensor("input", shape).unwrap());
+            let program = Program::prepare(&engine, &graph, &bound, &[vec![output]], |_| 0).unwrap();
+            program.nodes()[0].variant
+        })
+        .collect();
+    assert_eq!(variants[1], "naive");
+    assert_ne!(variants[0], "naive");
+    assert_eq!(engine.outdated_choices(), 0);
 }

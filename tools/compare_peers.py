@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Times this program against PyTorch on the same machine, and prints a Markdown table.
+"""Times this program against PyTorch, and with --burn against Burn, on the same machine, and prints Markdown tables.
 
-    python3 tools/compare_peers.py [--rounds 7] [--sides 256 512] [--dir DIR] [--starts 5]
+    python3 tools/compare_peers.py [--rounds 7] [--sides 256 512] [--dir DIR] [--starts 5] [--burn]
+    python3 tools/compare_peers.py --pixels FILE.json     one run of each side for every size from 64 to 2048 px
 
 Installs the newest torch, numpy and safetensors into a virtual environment of its own (tools/.venv-peers, or
 PEERS_PYTHON names a Python that has them), builds `benches/iteration.rs`, then runs in turn: ours, PyTorch, ours,
@@ -13,6 +14,12 @@ The objective is the same on both sides: forward, gradient of the picture, a ste
     style   VGG-19 up to relu5_1 (random weights): Gram losses at relu1_1 relu2_1 relu3_1 relu4_1 relu5_1, MSE at relu4_2
     three   the network in weights/: the same style and spatial layers, MSE at fc8; total variation
 PyTorch optimises the preprocessed picture itself, so it is spared the preprocessing, its adjoint and the clamp.
+
+--burn: single 3x3 convolutions (forward) by our preferred kernel of the texture family and by Burn's wgpu backend
+(tools/burn_peer, built here), in turn on the same adapter. BURN_PEER names a binary that is built already.
+
+--pixels keeps time, resident memory and our plan for tools/plot_performance.py. A size that would need more than
+three quarters of the machine's memory, by the last one's figures, is left out.
 
 Cold and warm start are ours alone: seconds from process start to the end of the first iteration, balance included.
 Results and how to read them: docs/performance.md.
@@ -136,14 +143,14 @@ def python():
     return str(venv / "bin" / "python")
 
 
-def bench_binary():
-    command = ["cargo", "bench", "--locked", "--no-run", "--bench", "iteration", "--message-format", "json"]
+def bench_binary(name="iteration"):
+    command = ["cargo", "bench", "--locked", "--no-run", "--bench", name, "--message-format", "json"]
     build = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     for line in build.stdout.splitlines():
         message = json.loads(line)
-        if message.get("reason") == "compiler-artifact" and message["target"]["name"] == "iteration":
+        if message.get("reason") == "compiler-artifact" and message["target"]["name"] == name:
             return message["executable"]
-    raise SystemExit("cargo built no bench named iteration")
+    raise SystemExit(f"cargo built no bench named {name}")
 
 
 def run(command, environment=None):
@@ -152,6 +159,64 @@ def run(command, environment=None):
     if result.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {result.returncode}")
     return json.loads(result.stdout.strip().splitlines()[-1])
+
+
+def machine_mib():
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+
+
+def lines_of(command):
+    result = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, check=True, text=True)
+    return [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+
+
+def compare_burn(rounds, directory):
+    burn = os.environ.get("BURN_PEER")
+    if not burn:
+        package = ROOT / "tools" / "burn_peer"
+        target = directory / "burn-target"
+        command = ["cargo", "build", "--release", "--locked", "--target-dir", target]
+        subprocess.run(command, cwd=package, check=True)
+        burn = target / "release" / "burn-peer"
+    kernels, log = bench_binary("kernels"), directory / "kernels.json"
+    ours, theirs = {}, {}
+    for _ in range(rounds):
+        subprocess.run([kernels, "conv ", "--json", log], stdout=subprocess.DEVNULL, check=True)
+        rows = [json.loads(line) for line in log.read_text().splitlines()]
+        starts = [i for i, row in enumerate(rows) if "device" in row]
+        for row in rows[starts[0] + 1 : starts[1]]:  # the texture family comes first
+            ours.setdefault(row["op"], []).append(row["min"])
+        for row in lines_of([burn]):
+            theirs.setdefault(row["op"], []).append(row["min"])
+    print("| convolution, forward | ours, ms | Burn, ms | Burn / ours | each round |")
+    print("| --- | --- | --- | --- | --- |")
+    for op, times in theirs.items():
+        mine = ours[op]
+        ratios = [b / a for a, b in zip(mine, times)]
+        ms = [spread([1e3 * t for t in side], 1) for side in (mine, times)]
+        ratio = statistics.median(times) / statistics.median(mine)
+        print(f"| {op.removeprefix('conv ')} | {ms[0]} | {ms[1]} | **{ratio:.0f}** | {spread(ratios, 0)} |", flush=True)
+    print(f"\n{rounds} rounds in turn, the least of a round's runs.")
+
+
+def sweep_pixels(path, ours, interpreter, vgg19):
+    rows, last = [], {}
+    for side in (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1448, 2048):
+        count = 7 if side <= 256 else 3 if side <= 768 else 1
+        commands = {
+            "ours": [ours, side, "--objective", "style", "--weights", vgg19, "--iterations", count, "--json"],
+            "PyTorch": [interpreter, __file__, "torch", "style", side, "channels_last", vgg19, count],
+        }
+        for name, command in commands.items():
+            pixels = side * side
+            if name in last and last[name]["peak_mib"] * pixels / last[name]["side"] ** 2 > 0.75 * machine_mib():
+                print(f"{name} at {side} px is left out: too little memory", flush=True)
+                continue
+            row = {"name": name, **run(command), "side": side}
+            last[name] = row
+            rows.append(row)
+            print(f"{name:8} {side:5} px {row['min']:9.4f} s {row['min'] / pixels * 1e6:7.2f} us/px {row['peak_mib']:6} MiB", flush=True)
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def spread(values, digits=3):
@@ -166,13 +231,19 @@ def main():
     parser.add_argument("--objectives", nargs="+", default=["style", "three"], choices=["style", "three"])
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "compare-peers")
     parser.add_argument("--starts", type=int, default=5, help="cold and warm starts to time; 0 for none")
+    parser.add_argument("--burn", action="store_true", help="single convolutions against Burn, in place of the rest")
+    parser.add_argument("--pixels", type=Path, help="sizes from 64 to 2048 px into this file, in place of the rest")
     arguments = parser.parse_args()
     arguments.dir.mkdir(parents=True, exist_ok=True)
+    if arguments.burn:
+        return compare_burn(arguments.rounds, arguments.dir)
     interpreter, ours = python(), bench_binary()
     vgg19 = arguments.dir / "vgg19-convs.safetensors"
     if not vgg19.exists():
         subprocess.run([interpreter, __file__, "weights", str(vgg19)], check=True)
 
+    if arguments.pixels:
+        return sweep_pixels(arguments.pixels, ours, interpreter, vgg19)
     print("| objective | px | ours, s | PyTorch, s | layout | ratio of medians | ours / PyTorch, each round | our peak MiB | PyTorch's | ratio |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     version = ""

@@ -9,11 +9,15 @@ use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-/// What a choice is made for: an op, its exact channels, and about its size.
+/// What a choice is made for: an op with what it does besides (rectify, mask, add), its exact channels, and about
+/// its size.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Use {
     /// Name of the op.
     pub op: String,
+    /// What it does besides: entry points and constants of its naive kernel. Other kernels of one op differ with
+    /// these too, so a choice for one says nothing of another.
+    pub form: Vec<String>,
     /// Of each input and the output: channels of a map, length of a vector, rows and columns of a matrix.
     pub channels: Vec<[usize; 2]>,
     /// Of each input and the output: binary logarithm of a map's pixels, rounded up; 0 for others.
@@ -22,7 +26,18 @@ pub struct Use {
 
 impl Use {
     /// The use of an op on these shapes.
-    pub fn of(op: &dyn Op, signature: &Signature) -> Self {
+    ///
+    /// # Errors
+    /// As [`Op::kernels`].
+    pub fn of(op: &dyn Op, signature: &Signature, device: &Profile) -> Result<Self> {
+        let naive = op.kernels(signature, &Profile { family: Family::Naive, ..device.clone() })?;
+        let dispatches = naive.last().into_iter().flat_map(|kernel| &kernel.dispatches);
+        let form = dispatches.map(|dispatch| {
+            let consts = dispatch.consts.iter().map(|(name, value)| format!(" {name}={value}"));
+            format!("{}/{}{}", dispatch.shader, dispatch.entry, consts.collect::<String>())
+        });
+        // How often each is run depends on the size.
+        let form: BTreeSet<String> = form.collect();
         let shapes = || signature.inputs.iter().chain([&signature.output]);
         let channels = |shape: &Shape| match *shape {
             Shape::Map { channels, .. } => [channels, 0],
@@ -33,11 +48,12 @@ impl Use {
             Shape::Map { height, width, .. } => (height * width).max(1).next_power_of_two().ilog2(),
             _ => 0,
         };
-        Self {
+        Ok(Self {
             op: op.name().to_owned(),
+            form: form.into_iter().collect(),
             channels: shapes().map(channels).collect(),
             sizes: shapes().map(size).collect(),
-        }
+        })
     }
 }
 
@@ -139,7 +155,7 @@ pub(super) fn look_up(
     if device.family != Family::Auto {
         return Ok(Verdict::Unknown);
     }
-    let Some(choice) = choices.get(&Use::of(op, signature)) else { return Ok(Verdict::Unknown) };
+    let Some(choice) = choices.get(&Use::of(op, signature, device)?) else { return Ok(Verdict::Unknown) };
     let kernels = candidates(op, signature, device)?;
     if content(&kernels)? != choice.content {
         return Ok(Verdict::Outdated);
@@ -151,7 +167,7 @@ pub(super) fn look_up(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::{Pool, PoolKind};
+    use crate::ops::{Conv, Filter, Pool, PoolKind};
 
     fn device() -> Profile {
         // WebGPU's default limits.
@@ -181,7 +197,7 @@ mod tests {
     fn a_use_has_exact_channels_and_a_size_bucket() {
         let of = |channels, height, width| {
             let (pool, signature) = pool(channels, height, width);
-            Use::of(&pool, &signature)
+            Use::of(&pool, &signature, &device()).unwrap()
         };
         assert_eq!(of(8, 20, 30).channels, [[8, 0], [8, 0]]);
         // 600 pixels, and 150 after the pool.
@@ -190,6 +206,26 @@ mod tests {
         assert_eq!(of(8, 20, 30), of(8, 24, 36));
         assert_ne!(of(8, 20, 30), of(9, 20, 30));
         assert_ne!(of(8, 20, 30), of(8, 40, 60));
+    }
+
+    #[test]
+    fn uses_that_differ_in_what_the_op_does_besides_are_told_apart() {
+        let of = |relu| {
+            let filter = Filter {
+                id: "f".into(),
+                out_channels: 64,
+                in_channels: 64,
+                kernel: [3, 3],
+                weights: std::sync::Arc::new(|| Ok(Vec::new())),
+                bias: std::sync::Arc::new(|| Ok(Vec::new())),
+            };
+            let conv = Conv::same(std::sync::Arc::new(filter), relu);
+            let signature = Signature::of(&conv, &[Shape::map(64, 20, 30)]).unwrap();
+            Use::of(&conv, &signature, &device()).unwrap()
+        };
+        assert_ne!(of(true), of(false));
+        assert_eq!(of(true), of(true));
+        assert!(of(true).form.iter().any(|form| form.contains("RELU=1")), "{:?}", of(true).form);
     }
 
     #[test]
@@ -237,7 +273,7 @@ mod tests {
         assert_eq!(kernels.len(), 2);
         let right = Choice { variant: "naive".into(), content: content(&kernels).unwrap() };
         let with = |choice: &Choice, device: &Profile| {
-            let choices = Choices::from([(Use::of(&pool, &signature), choice.clone())]);
+            let choices = Choices::from([(Use::of(&pool, &signature, device).unwrap(), choice.clone())]);
             look_up(&choices, &pool, &signature, device).unwrap()
         };
         assert!(matches!(with(&right, &device()), Verdict::Chosen(kernel) if kernel.variant == "naive"));

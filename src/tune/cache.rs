@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Version of the file's format; files of another are ignored.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Ends every note on a cache that is not used.
 const REMEDY: &str = "kernels are chosen without it. `mirage tune` measures anew";
 
@@ -169,7 +169,12 @@ mod tests {
         Entry {
             adapter: adapter(),
             exact: false,
-            of: Use { op: "conv".into(), channels: vec![[3, 0], [64, 0]], sizes: vec![size; 2] },
+            of: Use {
+                op: "conv".into(),
+                form: vec!["conv/forward RELU=1".into()],
+                channels: vec![[3, 0], [64, 0]],
+                sizes: vec![size; 2],
+            },
             content: "abc".into(),
             variant: variant.into(),
             seconds: vec![(variant.into(), 0.5)],
@@ -227,13 +232,13 @@ mod tests {
         cache.insert(entry(10, "one"));
         cache.save(&path).unwrap();
         let whole = std::fs::read_to_string(&path).unwrap();
-        let future = whole.replace("\"format\": 1", "\"format\": 2");
+        let future = whole.replace("\"format\": 2", "\"format\": 3");
         for (text, words) in [
             (&whole.as_bytes()[..whole.len() / 2], "damaged"),
             (b"".as_slice(), "damaged"),
             (b"[1, 2]".as_slice(), "damaged"),
             (b"\xff\xfe\x00".as_slice(), "can't be read"),
-            (future.as_bytes(), "format 2"),
+            (future.as_bytes(), "format 3"),
         ] {
             std::fs::write(&path, text).unwrap();
             let (loaded, note) = Cache::load(&path);

@@ -52,7 +52,7 @@ pub fn uses(engine: &Engine, nodes: &[PreparedNode]) -> Result<Vec<(Arc<dyn Op>,
         if !node.op.mutates().is_empty() {
             continue;
         }
-        let of = Use::of(node.op.as_ref(), &node.signature);
+        let of = Use::of(node.op.as_ref(), &node.signature, engine.context.profile())?;
         if candidates(node.op.as_ref(), &node.signature, engine.context.profile())?.len() > 1
             && !found.iter().any(|(earlier, ..)| *earlier == of)
         {
@@ -102,7 +102,7 @@ pub fn tune(
         Some((program, runs)) => seconds(engine, program, *runs),
         None => Ok(f64::INFINITY),
     })?;
-    let of = Use::of(op.as_ref(), signature);
+    let of = Use::of(op.as_ref(), signature, engine.context.profile())?;
     if let Some(selection) = &selection {
         let measured = variants.iter().zip(&selection.seconds);
         cache.insert(Entry {
