@@ -285,3 +285,35 @@ fn a_refused_pipeline_is_not_kept() {
     assert_eq!(cache.get(context, &[good.clone(), good]).unwrap().len(), 2);
     assert_eq!(cache.len(), 1);
 }
+
+/// At 1024 pixels eight quads of a map of 64 channels are just above the 128 MiB that some adapters bind, at 2048
+/// more than one is: then the tiles have fewer channels. Here everything is four thousand times smaller.
+#[test]
+fn tiles_have_fewer_channels_where_a_window_holds_few_quads() {
+    let _turn = turn();
+    let conv = Conv::same(filter(64, 3, [3, 3]), true);
+    let output = Shape::map(64, 21, 33);
+    let gram = Shape::Matrix { rows: 64, columns: 64 };
+    // Tolerances as in the registry.
+    let cases = [
+        Case::normal(conv, &[Shape::map(3, 21, 33)], 1e-5),
+        Case::normal(GramBackward, &[output, gram], 1e-6),
+    ];
+    // A plane is 22 * 34 texels of 16 bytes, 11.7 KiB: there is room for seven, and for one.
+    for binding in [88 << 10, 17 << 10] {
+        let options = DeviceOptions { family: Family::Texture, ..Default::default() };
+        let engine = engine_with(&options, |profile| {
+            profile.max_binding = binding;
+            profile.binding_alignment = 16;
+        });
+        for case in &cases {
+            let preferred = kernels(&engine, case.op.as_ref(), &single(&engine, case)).swap_remove(0);
+            assert_eq!(preferred.variant, "texture", "{:?}", case.op);
+            let values = inputs(case, 3);
+            let outcome = single(&engine, case).run(0, &values).unwrap();
+            let what = format!("{:?} with {binding} B", case.op);
+            assert_close(&what, &outcome.values, &reference(case, &values), case.tolerance);
+            assert!(outcome.guard_intact, "{what}");
+        }
+    }
+}

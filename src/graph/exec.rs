@@ -299,7 +299,11 @@ impl Builder<'_> {
             _ => format!("{name} of {label}"),
         };
         Err(Error::OutOfMemory {
-            what: format!("{what}: this adapter binds at most {} MiB at once", limit >> 20),
+            what: format!(
+                "{what}, bound by {}: this adapter binds at most {} MiB at once",
+                node.op.name(),
+                limit >> 20
+            ),
             needed: bytes,
             remedy: "Use a smaller --size or another --adapter".to_owned(),
         })

@@ -46,11 +46,16 @@ impl Tiles {
         let large = TEXTURE_WIDTH <= device.max_texture_side && rows <= device.max_texture_side as usize;
         // More sums per load are faster as long as no channels are idle (lavapipe, 2 Zen 4 cores, 8 lanes,
         // 256 to 256 channels at 64 x 64: 76 GFLOP/s with 16, 88 with 32).
-        let channels = match output.channels {
+        let most = match output.channels {
             0..=4 => 4,
             5..=16 => 16,
             _ => 32,
         };
+        // Of a large map only a few quads fit a binding, and a window is whole blocks of channels.
+        let fitting = [32, 16, 4]
+            .into_iter()
+            .find(|channels| *channels <= most && window::fits(output, channels / 4, device));
+        let channels = fitting.unwrap_or(most);
         (device.prefers(Family::Texture) && fits && large).then_some(Self { lanes, channels })
     }
 

@@ -40,6 +40,12 @@ pub(super) fn quads(maps: &[MapLayout], step: usize, device: &Profile) -> Vec<Ra
     (0..count).step_by(most).map(|start| start..(start + most).min(count)).collect()
 }
 
+/// True if [`quads`] finds windows of whole `step`s that fit a binding.
+pub(super) fn fits(map: MapLayout, step: usize, device: &Profile) -> bool {
+    let largest = quads(&[map], step, device).iter().map(|range| map.part(range).texels()).max();
+    largest.is_none_or(|texels| texels as u64 * TEXEL <= device.max_binding)
+}
+
 /// Ranges of texels of a plain run of values, each of which fits a binding.
 pub(super) fn texels(count: usize, device: &Profile) -> Vec<Range<usize>> {
     let unit = device.binding_alignment.max(TEXEL) / TEXEL;
