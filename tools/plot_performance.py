@@ -5,6 +5,8 @@
     cargo bench --bench kernels -- --json kernels.json
     python3 tools/plot_performance.py pixels.json kernels.json      (needs matplotlib)
 
+The measurements behind the pictures in docs/ are in docs/measurements/.
+
 pixels.png: seconds per iteration and resident memory against the pixels of the picture, log-log.
 roofline.png: GFLOP/s of each op against its operations per byte, under the device's measured peaks (Williams et al.
 2009). Winograd's kernels are counted as the direct sum, so they may stand above the roof.
