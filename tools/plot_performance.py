@@ -75,8 +75,8 @@ def draw_roofline(rows):
     low, high = min(intensities) / 2, max(intensities) * 2
     xs = [low, flops / bandwidth, high]
     axes.loglog(xs, [min(flops, x * bandwidth) for x in xs], color="#444444")
-    axes.text(high, flops * 1.05, f"{flops:.0f} GFLOP/s", ha="right", va="bottom", color="#444444")
-    axes.text(low * 1.2, low * 1.2 * bandwidth * 1.4, f"{bandwidth:.0f} GB/s", va="bottom", color="#444444")
+    axes.text(xs[1], flops * 1.05, f"{flops:.0f} GFLOP/s", ha="left", va="bottom", color="#444444")
+    axes.text(low * 3, low * 3 * bandwidth * 1.3, f"{bandwidth:.0f} GB/s", ha="right", va="bottom", color="#444444")
     groups = {}
     for row in ops:
         kind = row["op"].split()[0]
