@@ -29,14 +29,15 @@
 //! }
 //! ```
 //!
-//! The way of the data: [`cli`] (the program) → [`mirage`] (session, objective) → [`tune`] (autotuning) →
-//! [`graph`] (nodes, gradient, memory plan, replay) → [`ops`] (kernels) → [`shader`] (WGSL, variants) →
+//! The way of the data: [`cli`] (the program) → [`mirage`] (session, objective) → [`workbench`] (kernels tested and timed) →
+//! [`tune`] (autotuning) → [`graph`] (nodes, gradient, memory plan, replay) → [`ops`] (kernels) → [`shader`] (WGSL, variants) →
 //! [`gpu`] (device). [`vgg`] reads networks, [`image_io`] pictures. A module uses only those to its right,
 //! and [`error`].
 #![warn(missing_docs)]
 
 pub mod cli;
 pub mod error;
+mod files;
 pub mod gpu;
 pub mod graph;
 pub mod image_io;
@@ -45,5 +46,6 @@ pub mod ops;
 pub mod shader;
 pub mod tune;
 pub mod vgg;
+pub mod workbench;
 
 pub use error::{Error, Result};

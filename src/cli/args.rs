@@ -289,6 +289,17 @@ impl Depth {
     }
 }
 
+impl Kernels {
+    pub(super) fn family(self) -> Family {
+        match self {
+            Self::Auto => Family::Auto,
+            Self::Texture => Family::Texture,
+            Self::Buffer => Family::Buffer,
+            Self::Naive => Family::Naive,
+        }
+    }
+}
+
 impl Pooling {
     pub(super) fn kind(self) -> PoolKind {
         match self {
@@ -308,12 +319,7 @@ impl NetworkArgs {
 impl DeviceArgs {
     /// How to open the device.
     pub(super) fn options(&self) -> DeviceOptions {
-        let family = match self.kernels {
-            Kernels::Auto => Family::Auto,
-            Kernels::Texture => Family::Texture,
-            Kernels::Buffer => Family::Buffer,
-            Kernels::Naive => Family::Naive,
-        };
+        let family = self.kernels.family();
         // Parsing can't fail: what is no number is part of a name.
         let adapter = self.adapter.as_ref().and_then(|text| text.parse::<AdapterChoice>().ok());
         DeviceOptions {

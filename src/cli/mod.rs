@@ -9,6 +9,7 @@ mod console;
 mod devices;
 mod files;
 mod interrupt;
+mod kernels;
 mod layers;
 mod log;
 mod names;
@@ -19,9 +20,11 @@ mod stdout;
 mod tune;
 mod weights;
 
-use crate::error::Error;
+use crate::error::{Error, Result};
+use crate::shader::Folder;
 use clap::{Parser, Subcommand};
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Exit code of a run that Ctrl-C ended, as shells expect it: 128 + SIGINT.
@@ -41,6 +44,10 @@ Examples:
 #[derive(Debug, Parser)]
 #[command(name = "mirage", version, after_help = EXAMPLES, subcommand_required = true, arg_required_else_help = true)]
 struct Cli {
+    /// Use the WGSL files of this folder in place of the program's own of the same names; `mirage kernels show
+    /// --files DIR` writes them to start from [default: none]
+    #[arg(long, value_name = "DIR", global = true, help_heading = "Shaders")]
+    shader_dir: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -53,6 +60,8 @@ enum Command {
     Classify(classify::ClassifyArgs),
     /// List the graphics devices that can do the work
     Devices,
+    /// Test, time, print and try out compute kernels on this device
+    Kernels(kernels::KernelsArgs),
     /// Measure which kernels are the fastest on this device, once, for all later runs
     Tune(tune::TuneArgs),
     /// Describe a weights file, or download a full-size network
@@ -62,14 +71,7 @@ enum Command {
 /// Runs the program on the process's arguments.
 pub fn main() -> ExitCode {
     hush_device_selection();
-    let done = match Cli::parse().command {
-        Command::Render(args) => render::run(&args),
-        Command::Classify(args) => classify::run(&args).map(|()| 0),
-        Command::Devices => devices::run().map(|()| 0),
-        Command::Tune(args) => tune::run(&args).map(|()| 0),
-        Command::Weights(args) => weights::run(&args).map(|()| 0),
-    };
-    let code = match done {
+    let code = match run(&Cli::parse()) {
         Ok(code) => code,
         // Whoever read the output has seen enough, as `mirage devices | head -1` has.
         Err(error) if stdout::is_closed(&error) => 0,
@@ -79,6 +81,18 @@ pub fn main() -> ExitCode {
         }
     };
     ExitCode::from(code)
+}
+
+fn run(cli: &Cli) -> Result<u8> {
+    let folder = cli.shader_dir.as_deref().map(Folder::open).transpose()?;
+    match &cli.command {
+        Command::Render(args) => render::run(args),
+        Command::Classify(args) => classify::run(args).map(|()| 0),
+        Command::Devices => devices::run().map(|()| 0),
+        Command::Kernels(args) => kernels::run(args, folder),
+        Command::Tune(args) => tune::run(args).map(|()| 0),
+        Command::Weights(args) => weights::run(args).map(|()| 0),
+    }
 }
 
 /// Keeps Mesa's device selection layer, which orders GPUs by what the desktop uses, from complaining on

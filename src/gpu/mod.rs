@@ -6,9 +6,11 @@ mod buffer;
 mod context;
 mod pipeline;
 mod read_back;
+mod stopwatch;
 
 pub use adapter::{AdapterChoice, AdapterSummary, adapters};
 pub use buffer::UPLOAD_CHUNK;
 pub use context::{Context, DeviceOptions, Family, Profile};
 pub use pipeline::{Pipeline, PipelineCache, PipelineKey};
 pub use read_back::{Copy, ReadBack, StagingPool};
+pub use stopwatch::Stopwatch;

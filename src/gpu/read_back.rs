@@ -115,6 +115,14 @@ impl ReadBack {
     /// # Errors
     /// [`Error::Timeout`], [`Error::DeviceLost`] or [`Error::Gpu`].
     pub fn finish(self, context: &Context) -> Result<Vec<f32>> {
+        self.finish_as(context)
+    }
+
+    /// The same for other values than f32.
+    ///
+    /// # Errors
+    /// As [`ReadBack::finish`].
+    pub fn finish_as<T: bytemuck::Pod>(self, context: &Context) -> Result<Vec<T>> {
         let answer = match self.receiver.try_recv() {
             Err(mpsc::TryRecvError::Empty) => {
                 context.wait(&self.submission, &self.label)?;

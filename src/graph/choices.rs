@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::gpu::{Family, Profile};
 use crate::ops::{Kernel, Op, Operand, Shape, Signature};
-use crate::shader::source;
+use crate::shader::{generation, source};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeSet, HashMap};
@@ -122,12 +122,16 @@ pub fn content(kernels: &[Kernel]) -> Result<String> {
     Ok(hexadecimal(&hash.finalize()))
 }
 
-/// Hash of a shader file, made once a process: every node asks for some.
+/// Hash of a shader file, made once for each text that it had: every node asks for some.
 fn digest(shader: &'static str) -> Result<String> {
-    static DIGESTS: LazyLock<Mutex<HashMap<&'static str, String>>> = LazyLock::new(Mutex::default);
-    let text = source(shader)?;
-    let mut digests = DIGESTS.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(digests.entry(shader).or_insert_with(|| hexadecimal(&Sha256::digest(text))).clone())
+    static DIGESTS: LazyLock<Mutex<HashMap<(&'static str, u64), String>>> = LazyLock::new(Mutex::default);
+    let key = (shader, generation());
+    if let Some(digest) = DIGESTS.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+        return Ok(digest.clone());
+    }
+    let digest = hexadecimal(&Sha256::digest(source(shader)?.as_bytes()));
+    DIGESTS.lock().unwrap_or_else(PoisonError::into_inner).insert(key, digest.clone());
+    Ok(digest)
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {

@@ -4,12 +4,14 @@
 //! `const NAME: u32 = value;` lines. Loops that follow an `// unroll` comment are written out before
 //! the driver sees them, because drivers keep an array that a loop variable indexes in memory.
 
+mod folder;
 mod reflect;
 mod source;
 mod unroll;
 mod variant;
 
+pub use folder::{Folder, Reloaded};
 pub use reflect::{Interface, Member, Resource, ResourceKind, ScalarKind, validator};
-pub use source::{SOURCES, source};
+pub use source::{SOURCES, generation, source};
 pub use unroll::unroll;
 pub use variant::{Shader, set_const};

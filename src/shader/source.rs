@@ -1,6 +1,9 @@
 //! The WGSL files, embedded.
 
 use crate::error::{Error, Result};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::{LazyLock, PoisonError, RwLock};
 
 macro_rules! sources {
     ($($name:literal),* $(,)?) => {
@@ -39,12 +42,38 @@ sources![
     "winograd_tiles",
 ];
 
-/// The text of one shader file.
+/// The text of one shader file: the embedded one, or what a [`super::Folder`] put in its place.
 ///
 /// # Errors
 /// [`Error::Gpu`] if there is no file of that name, which is a fault of the caller.
-pub fn source(name: &str) -> Result<&'static str> {
-    SOURCES.iter().find(|(candidate, _)| *candidate == name).map(|(_, text)| *text).ok_or_else(|| {
-        Error::Gpu { what: format!("shader {name}"), message: "no such file under shaders/".to_owned() }
-    })
+pub fn source(name: &str) -> Result<Cow<'static, str>> {
+    let replaced = REPLACED.read().unwrap_or_else(PoisonError::into_inner);
+    if let Some(text) = replaced.texts.get(name) {
+        return Ok(Cow::Owned(text.clone()));
+    }
+    SOURCES.iter().find(|(candidate, _)| *candidate == name).map(|(_, text)| Cow::Borrowed(*text)).ok_or_else(
+        || Error::Gpu { what: format!("shader {name}"), message: "no such file under shaders/".to_owned() },
+    )
+}
+
+/// Texts in place of embedded ones.
+#[derive(Default)]
+struct Replaced {
+    texts: HashMap<&'static str, String>,
+    generation: u64,
+}
+
+/// Of the whole process, as the embedded files are: whoever works on a shader wants it everywhere.
+static REPLACED: LazyLock<RwLock<Replaced>> = LazyLock::new(RwLock::default);
+
+/// Puts a text in the place of an embedded one; what was made from that is forgotten by the caller.
+pub(super) fn replace(name: &'static str, text: String) {
+    let mut replaced = REPLACED.write().unwrap_or_else(PoisonError::into_inner);
+    replaced.texts.insert(name, text);
+    replaced.generation += 1;
+}
+
+/// How often any text was replaced so far: what was derived from texts is stale when this has changed.
+pub fn generation() -> u64 {
+    REPLACED.read().unwrap_or_else(PoisonError::into_inner).generation
 }

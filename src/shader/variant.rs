@@ -42,7 +42,7 @@ impl Shader {
         if let Some(shader) = FINAL.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Ok(shader.clone());
         }
-        let shader = Arc::new(Self::build(name, source(name)?, consts, unrolled)?);
+        let shader = Arc::new(Self::build(name, &source(name)?, consts, unrolled)?);
         FINAL.lock().unwrap_or_else(PoisonError::into_inner).insert(key, shader.clone());
         Ok(shader)
     }
@@ -65,6 +65,11 @@ impl Shader {
         }
         Ok(Self { source: text.into(), interface })
     }
+}
+
+/// Forgets what was made from a file whose text has been replaced.
+pub(super) fn forget(name: &str) {
+    FINAL.lock().unwrap_or_else(PoisonError::into_inner).retain(|(file, ..), _| *file != name);
 }
 
 /// Rewrites the one line `const NAME: u32 = value;`.

@@ -4,7 +4,6 @@ use crate::error::{Error, Result};
 use crate::gpu::Context;
 use crate::graph::{Choice, Choices, Use};
 use serde::{Deserialize, Serialize};
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Version of the file's format; files of another are ignored.
@@ -130,10 +129,7 @@ impl Cache {
         let failed = || Error::io(path, "writing the tuning cache");
         std::fs::create_dir_all(folder).map_err(failed())?;
         let text = serde_json::to_string_pretty(self).map_err(std::io::Error::from).map_err(failed())?;
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed())?;
-        file.write_all(text.as_bytes()).and_then(|()| file.as_file().sync_all()).map_err(failed())?;
-        file.persist(path).map_err(|error| failed()(error.error))?;
-        Ok(())
+        crate::files::write_whole(path, text.as_bytes(), "writing the tuning cache")
     }
 }
 

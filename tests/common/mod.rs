@@ -3,10 +3,10 @@
 
 use neural_mirage::gpu::{Context, DeviceOptions, Family, Profile};
 use neural_mirage::graph::Engine;
-use neural_mirage::ops::{Case, CaseInput, Filter, Shape};
-use rand::{Rng, RngExt, SeedableRng};
+use neural_mirage::ops::{CaseInput, Filter, Shape};
+pub use neural_mirage::workbench::{distance, draw, inputs, widen};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use rand_distr::{Distribution, StandardNormal};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Opens a device with this kernel family. A machine without an adapter fails the test: nothing is skipped.
@@ -46,25 +46,6 @@ pub fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How far `actual` is from `expected`: largest absolute difference over the largest absolute expected
-/// value (or over 1e-30 if all are zero). Any NaN, and any difference in length, gives infinity.
-pub fn distance(actual: &[f32], expected: &[f64]) -> f64 {
-    if actual.len() != expected.len() {
-        return f64::INFINITY;
-    }
-    let mut largest = 0.0f64;
-    let mut scale = 1e-30f64;
-    for (a, e) in actual.iter().zip(expected) {
-        let difference = (f64::from(*a) - e).abs();
-        if !difference.is_finite() {
-            return f64::INFINITY;
-        }
-        largest = largest.max(difference);
-        scale = scale.max(e.abs());
-    }
-    largest / scale
-}
-
 /// Fails unless `actual` is within `tolerance` of `expected`, in the sense of [`distance`].
 pub fn assert_close(what: &str, actual: &[f32], expected: &[f64], tolerance: f64) {
     let distance = distance(actual, expected);
@@ -90,43 +71,6 @@ pub fn relative_l2(actual: &[f32], expected: &[f64]) -> f64 {
     let difference = norm(&mut actual.iter().zip(expected).map(|(a, e)| f64::from(*a) - e));
     let result = difference / norm(&mut expected.iter().copied()).max(1e-30);
     if result.is_finite() { result } else { f64::INFINITY }
-}
-
-/// Random values of one kind.
-pub fn draw(shape: Shape, kind: CaseInput, random: &mut impl Rng) -> Vec<f32> {
-    (0..shape.elements())
-        .map(|index| match kind {
-            CaseInput::Normal => StandardNormal.sample(random),
-            CaseInput::Rectified => {
-                let value: f32 = StandardNormal.sample(random);
-                value.max(0.0)
-            }
-            CaseInput::Picture | CaseInput::Positive => random.random::<f32>(),
-            CaseInput::Exactly(value) => value,
-            CaseInput::Values(values) => values[index % values.len()],
-            CaseInput::Scaled(deviation) => {
-                let value: f32 = StandardNormal.sample(random);
-                value * deviation
-            }
-            CaseInput::NonFinite => match random.random_range(0..15) {
-                0 => f32::NAN,
-                1 => f32::INFINITY,
-                2 => f32::NEG_INFINITY,
-                _ => StandardNormal.sample(random),
-            },
-        })
-        .collect()
-}
-
-/// Random inputs of a case, different for each seed.
-pub fn inputs(case: &Case, seed: u64) -> Vec<Vec<f32>> {
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    case.inputs.iter().map(|(shape, kind)| draw(*shape, *kind, &mut random)).collect()
-}
-
-/// The same values in f64, for references.
-pub fn widen(values: &[f32]) -> Vec<f64> {
-    values.iter().map(|value| f64::from(*value)).collect()
 }
 
 /// Invented devices: each kernel family, each usual subgroup size, and WebGPU's smallest limits.

@@ -1,0 +1,108 @@
+//! `mirage kernels`: the shader workbench.
+
+mod bench;
+mod list;
+mod show;
+mod table;
+mod test;
+mod watch;
+
+use super::args::Kernels;
+use crate::error::Result;
+use crate::gpu::{AdapterChoice, DeviceOptions};
+use crate::graph::Engine;
+use crate::shader::Folder;
+use clap::{Args, Subcommand};
+use std::sync::Arc;
+
+/// Options of `mirage kernels`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct KernelsArgs {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List every op and kernel: entry points, bindings, limits, operations and bytes
+    List(list::ListArgs),
+    /// Test every kernel on this device against its reference
+    Test(test::TestArgs),
+    /// Time kernels on this device, against its measured peaks and against earlier figures
+    Bench(bench::BenchArgs),
+    /// Print the final shaders of a kernel, as the driver gets them
+    Show(show::ShowArgs),
+}
+
+/// Runs the subcommand; the answer is the exit code. `folder` holds the shaders from disk, if there are any.
+pub(in crate::cli) fn run(args: &KernelsArgs, folder: Option<Folder>) -> Result<u8> {
+    match &args.command {
+        Command::List(args) => list::run(args).map(|()| 0),
+        Command::Test(args) => test::run(args, folder),
+        Command::Bench(args) => bench::run(args, folder),
+        Command::Show(args) => show::run(args).map(|()| 0),
+    }
+}
+
+/// Which device, and how it is used.
+#[derive(Debug, Args)]
+struct DeviceArgs {
+    /// Graphics device by number or part of its name, from `mirage devices` [default: the most capable]
+    #[arg(long, value_name = "NAME|INDEX", help_heading = "Device")]
+    adapter: Option<AdapterChoice>,
+    /// Only this family of kernels, with the naive ones [default: auto, which is all of them]
+    #[arg(long, value_name = "KIND", default_value = "auto", hide_default_value = true, help_heading = "Device")]
+    kernels: Kernels,
+    /// Kernels with weights in half precision, where there are any [default: off]
+    #[arg(long, help_heading = "Device")]
+    half_weights: bool,
+    /// Use no optional feature and no more than WebGPU's default limits [default: off]
+    #[arg(long, help_heading = "Device")]
+    minimal: bool,
+}
+
+impl DeviceArgs {
+    fn open(&self) -> Result<Arc<Engine>> {
+        Engine::open(&DeviceOptions {
+            adapter: self.adapter.clone().unwrap_or_default(),
+            family: self.kernels.family(),
+            exact: false,
+            half_weights: self.half_weights,
+            minimal: self.minimal,
+        })
+    }
+}
+
+/// `OP[/VARIANT]`: parts of names.
+#[derive(Debug, Clone, Default)]
+struct Filter {
+    op: String,
+    variant: String,
+}
+
+impl std::str::FromStr for Filter {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (op, variant) = text.split_once('/').unwrap_or((text, ""));
+        Ok(Self { op: op.to_owned(), variant: variant.to_owned() })
+    }
+}
+
+impl Filter {
+    fn op(&self, name: &str) -> bool {
+        name.contains(&self.op)
+    }
+
+    fn variant(&self, name: &str) -> bool {
+        name.contains(&self.variant)
+    }
+
+    /// The error if nothing has these names.
+    fn nothing(&self) -> crate::Error {
+        crate::Error::usage(format!(
+            "no kernel has a name like {}/{}: `mirage kernels list` names all of them",
+            self.op, self.variant
+        ))
+    }
+}

@@ -1,0 +1,99 @@
+//! `mirage kernels show`: shaders as the driver gets them, and as a start for one's own.
+
+use super::{DeviceArgs, Filter};
+use crate::cli::stdout;
+use crate::error::{Error, Result};
+use crate::files::write_whole;
+use crate::shader::{Code, Emitter, SOURCES, Target};
+use crate::workbench::{Pass, catalogue, typical};
+use clap::Args;
+use rspirv::binary::Disassemble as _;
+use std::path::{Path, PathBuf};
+
+/// Options of `mirage kernels show`.
+#[derive(Debug, Args)]
+pub(super) struct ShowArgs {
+    /// Kernels with such names, e.g. conv/texture_winograd4
+    #[arg(value_name = "OP/VARIANT", required_unless_present = "files", default_value = "", hide_default_value = true)]
+    filter: Filter,
+    /// In which language: wgsl, web (WGSL for browsers), spirv (disassembled), hlsl or msl
+    #[arg(long, value_name = "LANGUAGE", default_value = "wgsl")]
+    to: Target,
+    /// Only this one of the passes, counted from 1 [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pass: Option<u32>,
+    /// Write the kernels' shader files into this folder, as they are in the program, to be changed and used with
+    /// --shader-dir; files that are there already are left alone [default: print]
+    #[arg(long, value_name = "DIR")]
+    files: Option<PathBuf>,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// Prints the passes of the kernels, each form once, or writes their files.
+pub(super) fn run(args: &ShowArgs) -> Result<()> {
+    let profile = match args.device.open() {
+        Ok(engine) => engine.context.profile().clone(),
+        Err(Error::NoAdapter(_)) => typical(),
+        Err(error) => return Err(error),
+    };
+    let mut listed = catalogue(&profile, |op| args.filter.op(op))?;
+    listed.retain(|kernel| args.filter.variant(kernel.variant));
+    if listed.is_empty() {
+        return Err(args.filter.nothing());
+    }
+    let mut passes: Vec<(String, &Pass)> = Vec::new();
+    for kernel in &listed {
+        for pass in &kernel.passes {
+            if !passes.iter().any(|(_, earlier)| *earlier == pass) {
+                passes.push((format!("{}/{}", kernel.op, kernel.variant), pass));
+            }
+        }
+    }
+    if let Some(folder) = &args.files {
+        let used = |name: &str| passes.iter().any(|(_, pass)| pass.shader == name);
+        return write_files(folder, used);
+    }
+    let count = passes.len();
+    for (index, (kernel, pass)) in passes.iter().enumerate() {
+        if args.pass.is_some_and(|wanted| wanted as usize != index + 1) {
+            continue;
+        }
+        let comment = if args.to == Target::Spirv { ";" } else { "//" };
+        stdout::print(&format!("{comment} {}, pass {} of {count}: {}", kernel, index + 1, pass.name()))?;
+        stdout::print(&text(pass, args.to)?)?;
+    }
+    match args.pass {
+        Some(wanted) if wanted as usize > count => {
+            Err(Error::usage(format!("--pass {wanted}: there are {count} passes with these names")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn text(pass: &Pass, target: Target) -> Result<String> {
+    match Emitter::new(pass.shader, pass.source()?.as_ref())?.emit(pass.entry, target)? {
+        Code::Text(text) => Ok(text),
+        Code::Words(words) => {
+            let module = rspirv::dr::load_words(words).map_err(|error| Error::Gpu {
+                what: format!("disassembling {}", pass.name()),
+                message: error.to_string(),
+            })?;
+            Ok(module.disassemble())
+        }
+    }
+}
+
+fn write_files(folder: &Path, used: impl Fn(&str) -> bool) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(Error::io(folder, "making"))?;
+    for (name, text) in SOURCES.iter().filter(|(name, _)| used(name)) {
+        let path = folder.join(format!("{name}.wgsl"));
+        if path.exists() {
+            stdout::print(&format!("{} is there already and was left alone", path.display()))?;
+        } else {
+            write_whole(&path, text.as_bytes(), "writing")?;
+            stdout::print(&path.display().to_string())?;
+        }
+    }
+    Ok(())
+}

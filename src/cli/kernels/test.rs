@@ -1,0 +1,255 @@
+//! `mirage kernels test`: is this driver right?
+
+use super::table::Table;
+use super::watch::watch;
+use super::{DeviceArgs, Filter};
+use crate::cli::stdout;
+use crate::error::{Error, Result};
+use crate::files::write_whole;
+use crate::graph::{Engine, candidates};
+use crate::ops::{Case, REGISTRY, Shape, Signature};
+use crate::shader::Folder;
+use crate::workbench::{Checked, ULP, check, network_cases, topology};
+use clap::{Args, ValueEnum};
+use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Failures that are told one by one; the files have all of them.
+const MOST_TOLD: usize = 20;
+
+/// Options of `mirage kernels test`.
+#[derive(Debug, Args)]
+pub(super) struct TestArgs {
+    /// Only kernels with such names, e.g. conv or conv/winograd [default: all]
+    #[arg(value_name = "OP[/VARIANT]", default_value = "", hide_default_value = true)]
+    filter: Filter,
+    /// At which shapes: quick takes one for each kernel, all takes odd, tiny, prime and every branch, network takes
+    /// VGG-19's channels on a picture of --size pixels
+    #[arg(long, value_name = "WHICH", default_value = "all")]
+    shapes: Shapes,
+    /// Side of the picture for --shapes network, in pixels; references in f64 are slow, so keep it small
+    #[arg(long, value_name = "PIXELS", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    size: u32,
+    /// Another number gives other inputs; the same number the same ones
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Write what came of each kernel at each shape, as JSON [default: none]
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the same in JUnit's format, for test servers [default: none]
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// Stay, and test again what uses a shader of --shader-dir whenever it is saved; Ctrl-C ends [default: off]
+    #[arg(long)]
+    watch: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// `--shapes`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Shapes {
+    Quick,
+    All,
+    Network,
+}
+
+/// Tests; the answer is the exit code: 1 if a kernel failed.
+pub(super) fn run(args: &TestArgs, folder: Option<Folder>) -> Result<u8> {
+    let mut watch = watch(args.watch, folder)?;
+    let engine = args.device.open()?;
+    let cases = args.cases();
+    stdout::print(&engine.context.describe())?;
+    let mut passed = args.round(&engine, &cases, None)?;
+    while let Some(watch) = &mut watch {
+        stdout::print("\nWaiting for a shader to be saved; Ctrl-C ends.")?;
+        let changed = watch.next()?;
+        stdout::print(&format!("\n{} changed", changed.join(", ")))?;
+        // Weights that the device transformed were made by the old text.
+        engine.forget_constants();
+        passed = args.round(&engine, &cases, Some(&changed))?;
+    }
+    Ok(u8::from(!passed))
+}
+
+impl TestArgs {
+    fn cases(&self) -> Vec<(Case, u64)> {
+        if self.shapes == Shapes::Network {
+            let layers = topology("vgg19").unwrap_or_default();
+            let cases = network_cases(&layers, self.size as usize).into_iter().map(|(_, case)| case);
+            return cases.filter(|case| self.filter.op(case.op.name())).zip(self.seed..).collect();
+        }
+        let entries = REGISTRY.iter().filter(|entry| self.filter.op(entry.name));
+        entries.flat_map(|entry| (entry.cases)().into_iter().zip(self.seed..)).collect()
+    }
+
+    /// Tests all cases, or those that run one of `shaders`, and tells; true if all passed.
+    fn round(&self, engine: &Arc<Engine>, cases: &[(Case, u64)], shaders: Option<&[&str]>) -> Result<bool> {
+        let mut checked: Vec<Checked> = Vec::new();
+        for (case, seed) in cases {
+            if let Some(shaders) = shaders
+                && !runs(engine, case, shaders)?
+            {
+                continue;
+            }
+            let quick = self.shapes == Shapes::Quick;
+            let wanted = |variant: &str| {
+                let known = |earlier: &Checked| earlier.op == case.op.name() && earlier.variant == variant;
+                self.filter.variant(variant) && !(quick && checked.iter().any(known))
+            };
+            let fresh = check(engine, case, *seed, wanted)?;
+            checked.extend(fresh);
+        }
+        if checked.is_empty() {
+            return match shaders {
+                Some(_) => stdout::print("No kernel that is tested here uses it.").map(|()| true),
+                None => Err(self.filter.nothing()),
+            };
+        }
+        let kernels = kernels(&checked);
+        stdout::print(&table(&checked, &kernels))?;
+        let failed: Vec<&Checked> = checked.iter().filter(|checked| checked.fault.is_some()).collect();
+        for checked in failed.iter().take(MOST_TOLD) {
+            let fault = checked.fault.as_deref().unwrap_or_default();
+            stdout::print(&format!("FAILED {}: {fault}", name(checked)))?;
+        }
+        if failed.len() > MOST_TOLD {
+            stdout::print(&format!("and {} more; --json tells all", failed.len() - MOST_TOLD))?;
+        }
+        let wrong = kernels.iter().filter(|(op, variant)| {
+            failed.iter().any(|checked| checked.op == *op && checked.variant == *variant)
+        });
+        stdout::print(&format!(
+            "{} kernels at {} shapes: {} failed",
+            kernels.len(),
+            checked.len(),
+            wrong.count()
+        ))?;
+        if let Some(path) = &self.json {
+            write_json(path, &engine.context.describe(), &checked)?;
+        }
+        if let Some(path) = &self.junit {
+            write_junit(path, &engine.context.describe(), &checked)?;
+        }
+        Ok(failed.is_empty())
+    }
+}
+
+/// True if a kernel of the case runs one of these shaders.
+fn runs(engine: &Engine, case: &Case, shaders: &[&str]) -> Result<bool> {
+    let shapes: Vec<Shape> = case.inputs.iter().map(|(shape, _)| *shape).collect();
+    let signature = Signature::of(case.op.as_ref(), &shapes)?;
+    let kernels = candidates(case.op.as_ref(), &signature, engine.context.profile())?;
+    let mut dispatches = kernels.iter().flat_map(|kernel| &kernel.dispatches);
+    Ok(dispatches.any(|dispatch| shaders.contains(&dispatch.shader)))
+}
+
+/// Op and variant of each kernel, once.
+fn kernels(checked: &[Checked]) -> Vec<(&'static str, &'static str)> {
+    let mut kernels = Vec::new();
+    for checked in checked {
+        if !kernels.contains(&(checked.op, checked.variant)) {
+            kernels.push((checked.op, checked.variant));
+        }
+    }
+    kernels.sort_by_key(|(op, _)| *op);
+    kernels
+}
+
+fn name(checked: &Checked) -> String {
+    format!("{}/{} at {} (seed {})", checked.op, checked.variant, shapes(checked), checked.seed)
+}
+
+fn shapes(checked: &Checked) -> String {
+    checked.shapes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Errors in units in the last place of the largest expected value.
+fn ulps(relative: f64) -> String {
+    let ulps = relative / ULP;
+    if ulps.is_finite() { format!("{ulps:.1}") } else { "not finite".to_owned() }
+}
+
+fn table(checked: &[Checked], kernels: &[(&str, &str)]) -> String {
+    let mut table = Table::new(2, ["op", "kernel", "shapes", "max ULP", "RMS ULP", "allowed", "verdict"]);
+    for (op, variant) in kernels {
+        let of = || checked.iter().filter(|checked| checked.op == *op && checked.variant == *variant);
+        let worst = |part: fn(&crate::workbench::Difference) -> f64| {
+            let values = of().map(|checked| checked.difference.as_ref().map_or(f64::INFINITY, part));
+            values.fold(0.0, f64::max)
+        };
+        // Of the case that comes nearest to its limit.
+        let share = |checked: &&Checked| {
+            checked.difference.map_or(f64::INFINITY, |difference| difference.largest / checked.tolerance)
+        };
+        let nearest = of().max_by(|a, b| share(a).total_cmp(&share(b)));
+        let failed = of().filter(|checked| checked.fault.is_some()).count();
+        table.row([
+            (*op).to_owned(),
+            (*variant).to_owned(),
+            of().count().to_string(),
+            ulps(worst(|difference| difference.largest)),
+            ulps(worst(|difference| difference.rms)),
+            nearest.map_or_else(String::new, |checked| ulps(checked.tolerance)),
+            if failed == 0 { "pass".to_owned() } else { format!("{failed} FAILED") },
+        ]);
+    }
+    format!(
+        "{table}\nErrors in ULP of the largest expected value (2^-23 of it); the limit is that of the shape that came nearest to its own."
+    )
+}
+
+fn write_json(path: &Path, device: &str, checked: &[Checked]) -> Result<()> {
+    let rows: Vec<serde_json::Value> = checked
+        .iter()
+        .map(|checked| {
+            // JSON has no infinity; null is what is not finite.
+            let ulps = |part: Option<f64>| part.map(|part| part / ULP).filter(|ulps| ulps.is_finite());
+            json!({
+                "op": checked.op,
+                "variant": checked.variant,
+                "shapes": checked.shapes.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "seed": checked.seed,
+                "max_ulp": ulps(checked.difference.map(|difference| difference.largest)),
+                "rms_ulp": ulps(checked.difference.map(|difference| difference.rms)),
+                "allowed_ulp": checked.tolerance / ULP,
+                "fault": checked.fault,
+            })
+        })
+        .collect();
+    let all = json!({ "version": env!("CARGO_PKG_VERSION"), "device": device, "results": rows });
+    write_whole(path, format!("{all:#}\n").as_bytes(), "writing")
+}
+
+/// One suite for each op, one test for each kernel at each shape.
+fn write_junit(path: &Path, device: &str, checked: &[Checked]) -> Result<()> {
+    let mut report = Report::new(format!("mirage kernels on {device}"));
+    for op in REGISTRY.iter().map(|entry| entry.name) {
+        let mut suite = TestSuite::new(op);
+        for checked in checked.iter().filter(|checked| checked.op == op) {
+            let status = match &checked.fault {
+                None => TestCaseStatus::success(),
+                Some(fault) => {
+                    let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
+                    status.set_message(fault.clone());
+                    status
+                }
+            };
+            let name = format!("{} at {} (seed {})", checked.variant, shapes(checked), checked.seed);
+            let mut case = TestCase::new(name, status);
+            case.set_classname(format!("{op}.{}", checked.variant));
+            suite.add_test_case(case);
+        }
+        if suite.tests > 0 {
+            report.add_test_suite(suite);
+        }
+    }
+    let text = report.to_string().map_err(|error| Error::Io {
+        path: path.to_owned(),
+        action: "writing",
+        source: std::io::Error::other(error.to_string()),
+    })?;
+    write_whole(path, text.as_bytes(), "writing")
+}

@@ -1,0 +1,84 @@
+//! Waiting for a shader file to be saved.
+
+use crate::error::{Error, Result};
+use crate::shader::Folder;
+use notify::{RecursiveMode, Watcher as _};
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// An editor saves in several steps (truncate, write, rename); this long after the last one it is done.
+const SETTLED: Duration = Duration::from_millis(80);
+
+/// Watches a folder of shaders.
+pub(super) struct Watch {
+    folder: Folder,
+    events: mpsc::Receiver<notify::Result<notify::Event>>,
+    /// Watches as long as it lives.
+    _watcher: notify::RecommendedWatcher,
+}
+
+impl Watch {
+    /// # Errors
+    /// [`Error::Io`] if the system can't watch the folder.
+    pub(super) fn new(folder: Folder) -> Result<Self> {
+        let failed = |path: &Path, error: notify::Error| {
+            Error::io(path, "watching")(std::io::Error::other(error.to_string()))
+        };
+        let (sender, events) = mpsc::channel();
+        let mut watcher =
+            notify::recommended_watcher(sender).map_err(|error| failed(folder.path(), error))?;
+        watcher
+            .watch(folder.path(), RecursiveMode::NonRecursive)
+            .map_err(|error| failed(folder.path(), error))?;
+        Ok(Self { folder, events, _watcher: watcher })
+    }
+
+    /// Waits until good texts were saved, and returns the shaders' names. What is wrong with a bad one is told on
+    /// stderr, and its last good text stays in use.
+    ///
+    /// # Errors
+    /// If the folder is gone, or holds a file that does not belong there.
+    pub(super) fn next(&mut self) -> Result<Vec<&'static str>> {
+        loop {
+            let event = self.events.recv().map_err(|_| {
+                Error::io(self.folder.path(), "watching")(std::io::Error::other("the watch has ended"))
+            })?;
+            // What an event says differs from system to system; reading the files tells what has changed.
+            let reading = |event: &notify::Result<notify::Event>| {
+                event.as_ref().is_ok_and(|event| event.kind.is_access())
+            };
+            let mut changed = !reading(&event);
+            while let Ok(event) = self.events.recv_timeout(SETTLED) {
+                changed |= !reading(&event);
+            }
+            if !changed {
+                continue;
+            }
+            let mut good = Vec::new();
+            for reloaded in self.folder.reload()? {
+                match reloaded.outcome {
+                    Ok(()) => good.push(reloaded.shader),
+                    // A closed stderr is nobody's concern.
+                    Err(error) => drop(writeln!(std::io::stderr(), "{error}\nThe last good one stays in use.")),
+                }
+            }
+            if !good.is_empty() {
+                return Ok(good);
+            }
+        }
+    }
+}
+
+/// The watch that `--watch` asks for.
+///
+/// # Errors
+/// [`Error::Usage`] without a folder.
+pub(super) fn watch(wanted: bool, folder: Option<Folder>) -> Result<Option<Watch>> {
+    match (wanted, folder) {
+        (false, _) => Ok(None),
+        (true, Some(folder)) => Watch::new(folder).map(Some),
+        (true, None) => Err(Error::usage("--watch watches a folder of shaders: give one with --shader-dir")),
+    }
+}

@@ -1,0 +1,71 @@
+//! The device's own clock.
+
+use super::{Context, StagingPool};
+use crate::error::{Error, Result};
+
+/// Times work on the device between two stamps, where it has timestamps.
+#[derive(Debug)]
+pub struct Stopwatch {
+    queries: wgpu::QuerySet,
+    resolved: wgpu::Buffer,
+    staging: StagingPool,
+    stamps: u32,
+}
+
+impl Stopwatch {
+    /// A watch of so many stamps; `None` if the device has no timestamps.
+    ///
+    /// # Errors
+    /// As [`Context::check`].
+    pub fn new(context: &Context, stamps: u32) -> Result<Option<Self>> {
+        let device = context.device();
+        if !device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
+            return Ok(None);
+        }
+        let label = Some("timestamps");
+        let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
+            label,
+            ty: wgpu::QueryType::Timestamp,
+            count: stamps,
+        });
+        let size = u64::from(stamps) * 8;
+        let resolved = device.create_buffer(&wgpu::BufferDescriptor {
+            label,
+            size,
+            usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+            mapped_at_creation: false,
+        });
+        context.check("making a stopwatch")?;
+        Ok(Some(Self { queries, resolved, staging: StagingPool::new("timestamps", size, 1), stamps }))
+    }
+
+    /// Records one stamp: when all that was recorded before is done. (The end of an empty pass: stamps anywhere
+    /// else are no portable feature.)
+    pub fn stamp(&self, encoder: &mut wgpu::CommandEncoder, index: u32) {
+        drop(encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+            label: Some("timestamp"),
+            timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
+                query_set: &self.queries,
+                beginning_of_pass_write_index: None,
+                end_of_pass_write_index: Some(index),
+            }),
+        }));
+    }
+
+    /// Submits what was recorded, waits for it, and returns the stamps in seconds from the first.
+    ///
+    /// # Errors
+    /// As [`Context::wait`].
+    pub fn read(&self, context: &Context, mut encoder: wgpu::CommandEncoder, what: &str) -> Result<Vec<f64>> {
+        encoder.resolve_query_set(&self.queries, 0..self.stamps, &self.resolved, 0);
+        let copy = self.staging.copy(context, &mut encoder, &self.resolved)?;
+        let submission = context.submit(encoder, what)?;
+        let ticks: Vec<u64> = copy.read(&submission).finish_as(context)?;
+        let period = f64::from(context.queue().get_timestamp_period()) * 1e-9;
+        let Some(&first) = ticks.first() else {
+            return Err(Error::Gpu { what: what.to_owned(), message: "no timestamp came back".to_owned() });
+        };
+        // A driver may let its clock run backwards; then the difference is of no use, and negative.
+        Ok(ticks.iter().map(|tick| tick.wrapping_sub(first) as i64 as f64 * period).collect())
+    }
+}

@@ -1,0 +1,124 @@
+//! WGSL files from disk in place of the embedded ones: how somebody works on a kernel without building the program.
+
+use super::reflect::Interface;
+use super::source::{SOURCES, replace};
+use super::{unroll, variant};
+use crate::error::{Error, Result};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// A folder of shader files, named as the embedded ones are (`conv_tiles.wgsl`). Those that are not there stay
+/// as they are in the program.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    /// Last text seen of each file, good or not.
+    seen: HashMap<&'static str, String>,
+}
+
+/// A file that has changed.
+#[derive(Debug)]
+pub struct Reloaded {
+    /// Name of the shader, without ending.
+    pub shader: &'static str,
+    /// Why the new text is not used; the last good one stays.
+    pub outcome: Result<()>,
+}
+
+impl Folder {
+    /// Reads a folder and uses its files from now on, in the whole process.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::File`] if the folder can't be read, holds no WGSL file, or one whose name is not
+    /// that of a shader of the program; [`Error::File`] with naga's message, line and caret if a text is not
+    /// valid or lacks an entry point of the one it replaces.
+    pub fn open(path: &Path) -> Result<Self> {
+        let mut folder = Self { path: path.to_owned(), seen: HashMap::new() };
+        let changed = folder.reload()?;
+        if changed.is_empty() {
+            return Err(Error::file(
+                path,
+                "holds no .wgsl file",
+                "Copy the shaders to change into it: `mirage kernels show --files DIR` writes all of them",
+            ));
+        }
+        changed.into_iter().try_for_each(|reloaded| reloaded.outcome)?;
+        Ok(folder)
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Names of the shaders that come from the folder, sorted.
+    pub fn shaders(&self) -> Vec<&'static str> {
+        let mut names: Vec<&'static str> = self.seen.keys().copied().collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Reads the files anew and uses those that have changed and are valid.
+    ///
+    /// # Errors
+    /// As [`Folder::open`] for the folder as a whole; what is wrong with a single text is part of the answer.
+    pub fn reload(&mut self) -> Result<Vec<Reloaded>> {
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(&self.path).map_err(Error::io(&self.path, "reading"))? {
+            let path = entry.map_err(Error::io(&self.path, "reading"))?.path();
+            if path.extension().is_some_and(|ending| ending == "wgsl") {
+                files.push(path);
+            }
+        }
+        files.sort();
+        let mut changed = Vec::new();
+        for path in files {
+            let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+            let Some((shader, _)) = SOURCES.iter().find(|(name, _)| *name == stem) else {
+                let names: Vec<&str> = SOURCES.iter().map(|(name, _)| *name).collect();
+                return Err(Error::file(
+                    &path,
+                    "has not the name of a shader of this program",
+                    format!("Rename or remove it; there are {}", names.join(", ")),
+                ));
+            };
+            let text = match std::fs::read_to_string(&path) {
+                Ok(text) => text,
+                // An editor may replace a file by removing and writing it.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(Error::io(&path, "reading")(error)),
+            };
+            if self.seen.get(shader) == Some(&text) {
+                continue;
+            }
+            self.seen.insert(shader, text.clone());
+            let outcome = check(shader, &text).map_err(|message| {
+                Error::file(&path, format!("is no valid {shader} shader: {message}"), "Mend it and save it again")
+            });
+            if outcome.is_ok() {
+                replace(shader, text);
+                variant::forget(shader);
+            }
+            changed.push(Reloaded { shader, outcome });
+        }
+        Ok(changed)
+    }
+}
+
+/// Says why a text can't take the place of the embedded one.
+fn check(shader: &str, text: &str) -> Result<(), String> {
+    let reflect = |text: &str| match Interface::reflect(shader, text) {
+        Ok(interface) => Ok(interface),
+        Err(Error::Gpu { message, .. }) => Err(message),
+        Err(other) => Err(other.to_string()),
+    };
+    let new = reflect(text)?;
+    unroll(text)?;
+    let embedded = SOURCES.iter().find(|(name, _)| *name == shader).map_or("", |(_, text)| *text);
+    for (entry, _) in &reflect(embedded)?.entries {
+        if !new.entries.iter().any(|(name, _)| name == entry) {
+            return Err(format!("the entry point `{entry}` is missing"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,81 @@
+//! One case on the device: each of its kernels against the reference.
+
+use super::case::{inputs, reference};
+use super::compare::Difference;
+use crate::error::{Error, Result};
+use crate::graph::{Engine, Options, SingleOp};
+use crate::ops::{Case, Shape};
+use std::sync::Arc;
+
+/// What came of one kernel on one case.
+#[derive(Debug, Clone)]
+pub struct Checked {
+    /// Name of the op.
+    pub op: &'static str,
+    /// Name of the kernel.
+    pub variant: &'static str,
+    /// Shapes of the inputs.
+    pub shapes: Vec<Shape>,
+    /// Seed of the inputs' values.
+    pub seed: u64,
+    /// How far the output is from the reference; `None` if there was no output.
+    pub difference: Option<Difference>,
+    /// Largest difference that is allowed.
+    pub tolerance: f64,
+    /// What is wrong; `None` if the kernel passed.
+    pub fault: Option<String>,
+}
+
+/// Runs all kernels of a case that this device can run, of every family if none is forced, on inputs of this seed,
+/// into an output full of NaN with a guard zone behind it. `wanted` says which variants.
+///
+/// # Errors
+/// If the device is lost or gives no answer. What a single kernel does wrong, an error of its own included, is part
+/// of the answer.
+pub fn check(
+    engine: &Arc<Engine>,
+    case: &Case,
+    seed: u64,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<Vec<Checked>> {
+    let shapes: Vec<Shape> = case.inputs.iter().map(|(shape, _)| *shape).collect();
+    let options = Options { all_families: true, ..Options::default() };
+    let single = SingleOp::new(engine, case.op.clone(), &shapes)?.with(options);
+    let variants = single.variants()?;
+    if !variants.iter().any(|variant| wanted(variant)) {
+        return Ok(Vec::new());
+    }
+    let values = inputs(case, seed);
+    let expected = reference(case, &values);
+    let mut checked = Vec::new();
+    for (index, variant) in variants.into_iter().enumerate().filter(|(_, variant)| wanted(variant)) {
+        let (difference, fault) = match single.run(index, &values) {
+            Ok(outcome) => {
+                let difference = Difference::of(&outcome.values, &expected);
+                let clean = || single.signature().output.pack(&outcome.values);
+                let fault = if !difference.within(case.tolerance) {
+                    Some(wrong(&difference))
+                } else if !outcome.guard_intact {
+                    Some("writes behind its output".to_owned())
+                } else if case.op.mutates().is_empty() && outcome.stored != clean() {
+                    Some("leaves something else than zero in its output's padding".to_owned())
+                } else {
+                    None
+                };
+                (Some(difference), fault)
+            }
+            Err(error @ (Error::Gpu { .. } | Error::OutOfMemory { .. })) => (None, Some(error.to_string())),
+            Err(error) => return Err(error),
+        };
+        let (op, tolerance) = (case.op.name(), case.tolerance);
+        checked.push(Checked { op, variant, shapes: shapes.clone(), seed, difference, tolerance, fault });
+    }
+    Ok(checked)
+}
+
+fn wrong(difference: &Difference) -> String {
+    match difference.worst {
+        Some((index, actual, expected)) => format!("value {index} is {actual:e} in place of {expected:e}"),
+        None => "has another number of values than the reference".to_owned(),
+    }
+}

@@ -1,0 +1,85 @@
+//! How far a kernel's output is from what it should be.
+
+/// The unit of errors: half the distance from 1 to the next f32 on either side, 2^-24, is what one rounding may
+/// cost; 2^-23 is a unit in the last place (ULP). A sum's terms round at the size of the largest, so errors are
+/// counted in ULPs *of the largest expected value*, not of each value on its own.
+pub const ULP: f64 = f32::EPSILON as f64;
+
+/// A difference between two vectors.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Difference {
+    /// Largest absolute difference over the largest absolute expected value (1e-30 if all are zero). Infinite if
+    /// any difference is not finite, or the lengths differ.
+    pub largest: f64,
+    /// Root of the mean squared difference, over the same.
+    pub rms: f64,
+    /// Where it is largest: index, actual value, expected value.
+    pub worst: Option<(usize, f32, f64)>,
+}
+
+impl Difference {
+    /// Compares.
+    pub fn of(actual: &[f32], expected: &[f64]) -> Self {
+        if actual.len() != expected.len() {
+            return Self { largest: f64::INFINITY, rms: f64::INFINITY, worst: None };
+        }
+        let mut largest = 0.0f64;
+        let mut squares = 0.0f64;
+        let mut worst = None;
+        let mut scale = 1e-30f64;
+        for (index, (a, e)) in actual.iter().zip(expected).enumerate() {
+            let difference = (f64::from(*a) - e).abs();
+            if !difference.is_finite() {
+                return Self { largest: f64::INFINITY, rms: f64::INFINITY, worst: Some((index, *a, *e)) };
+            }
+            squares += difference * difference;
+            scale = scale.max(e.abs());
+            if difference > largest {
+                largest = difference;
+                worst = Some((index, *a, *e));
+            }
+        }
+        let rms = (squares / actual.len().max(1) as f64).sqrt();
+        Self { largest: largest / scale, rms: rms / scale, worst }
+    }
+
+    /// True if the largest difference is within `tolerance`; false for NaN.
+    pub fn within(&self, tolerance: f64) -> bool {
+        self.largest <= tolerance
+    }
+}
+
+/// [`Difference::largest`] on its own.
+pub fn distance(actual: &[f32], expected: &[f64]) -> f64 {
+    Difference::of(actual, expected).largest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_relative_to_the_largest_expected_value() {
+        let difference = Difference::of(&[1.0, -4.0, 0.0], &[1.5, -4.0, 0.0]);
+        assert_eq!(difference.largest, 0.125);
+        assert_eq!(difference.rms, (0.25f64 / 3.0).sqrt() / 4.0);
+        assert_eq!(difference.worst, Some((0, 1.0, 1.5)));
+        assert!(difference.within(0.125) && !difference.within(0.12));
+    }
+
+    #[test]
+    fn what_can_not_be_compared_is_infinitely_far() {
+        for (actual, expected) in [
+            (&[f32::NAN, 1.0][..], &[0.0, 1.0][..]),
+            (&[1.0, f32::INFINITY], &[1.0, 1.0]),
+            (&[1.0, f32::INFINITY], &[1.0, f64::INFINITY]),
+            (&[1.0, 1.0], &[1.0, f64::NAN]),
+            (&[1.0], &[1.0, 1.0]),
+        ] {
+            let difference = Difference::of(actual, expected);
+            assert_eq!(difference.largest, f64::INFINITY);
+            assert!(!difference.within(1e30));
+        }
+        assert!(!Difference { largest: f64::NAN, rms: 0.0, worst: None }.within(1.0));
+    }
+}

@@ -1,0 +1,148 @@
+//! Timing a prepared program.
+
+use crate::error::Result;
+use crate::gpu::Stopwatch;
+use crate::graph::{Engine, Program, SingleOp};
+use crate::ops::{Op, Operand, Shape};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+/// One sample takes at least about this many seconds, so that starting and stopping do not count much.
+const SAMPLE: f64 = 0.005;
+/// Runs in one sample, at most.
+const MOST_RUNS: usize = 64;
+
+/// Which clock a time is by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Clock {
+    /// Timestamps of the device: copies and dispatches, without submission and wait.
+    Device,
+    /// The host's: submission and wait included.
+    Wall,
+}
+
+/// Times of one kernel.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Samples {
+    /// By which clock.
+    pub clock: Clock,
+    /// Seconds of one run, in rising order; never empty.
+    pub seconds: Vec<f64>,
+}
+
+impl Samples {
+    fn new(clock: Clock, mut seconds: Vec<f64>) -> Self {
+        seconds.sort_by(f64::total_cmp);
+        Self { clock, seconds }
+    }
+
+    /// The value below which this part (0 to 1) of the samples lies.
+    pub fn quantile(&self, part: f64) -> f64 {
+        let last = self.seconds.len().saturating_sub(1);
+        self.seconds.get((part * last as f64).round() as usize).copied().unwrap_or(f64::NAN)
+    }
+
+    /// The middle sample.
+    pub fn median(&self) -> f64 {
+        self.quantile(0.5)
+    }
+
+    /// Half the distance of the quartiles, relative to the median: how sure the median is.
+    pub fn spread(&self) -> f64 {
+        (self.quantile(0.75) - self.quantile(0.25)) / (2.0 * self.median())
+    }
+}
+
+/// Times programs against each other: in rounds, each program once a round, so that what disturbs the machine for
+/// a while disturbs all of them. Warms up first. Ends after `rounds`, or after the round in which each program has
+/// had `budget` seconds.
+///
+/// By the device's timestamps where it has them and they make sense (some drivers return zeros), else by wall clock.
+///
+/// # Errors
+/// As [`Program::run`].
+pub fn measure(engine: &Engine, programs: &[Program], rounds: usize, budget: f64) -> Result<Vec<Samples>> {
+    let watch = Stopwatch::new(&engine.context, 2)?;
+    let mut counts = Vec::new();
+    for program in programs {
+        time(engine, program, 1, watch.as_ref())?; // compiles, touches memory
+        let (wall, _) = time(engine, program, 1, watch.as_ref())?;
+        counts.push(((SAMPLE / wall.max(1e-9)) as usize).clamp(1, MOST_RUNS));
+    }
+    let mut walls = vec![Vec::new(); programs.len()];
+    let mut devices = vec![Vec::new(); programs.len()];
+    let begin = Instant::now();
+    for _ in 0..rounds.max(1) {
+        for (index, program) in programs.iter().enumerate() {
+            let (wall, device) = time(engine, program, counts[index], watch.as_ref())?;
+            walls[index].push(wall);
+            devices[index].extend(device);
+        }
+        if begin.elapsed().as_secs_f64() > budget * programs.len() as f64 {
+            break;
+        }
+    }
+    let samples = walls.into_iter().zip(devices);
+    Ok(samples
+        .map(|(walls, devices)| {
+            let credible = devices.len() == walls.len();
+            if credible { Samples::new(Clock::Device, devices) } else { Samples::new(Clock::Wall, walls) }
+        })
+        .collect())
+}
+
+/// Seconds of one run out of several in one submission: by wall clock, and by the device if that is credible.
+fn time(engine: &Engine, program: &Program, runs: usize, watch: Option<&Stopwatch>) -> Result<(f64, Option<f64>)> {
+    let context = &engine.context;
+    let label = "timing";
+    let begin = Instant::now();
+    let mut encoder =
+        context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(label) });
+    let each = |seconds: f64| seconds / runs as f64;
+    let Some(watch) = watch else {
+        (0..runs).for_each(|_| program.record(&mut encoder, 1));
+        let submission = context.submit(encoder, label)?;
+        context.wait(&submission, label)?;
+        return Ok((each(begin.elapsed().as_secs_f64()), None));
+    };
+    watch.stamp(&mut encoder, 0);
+    (0..runs).for_each(|_| program.record(&mut encoder, 1));
+    watch.stamp(&mut encoder, 1);
+    let stamps = watch.read(context, encoder, label)?;
+    let wall = begin.elapsed().as_secs_f64();
+    let device = stamps.get(1).copied().filter(|seconds| *seconds > 0.0 && *seconds <= wall);
+    Ok((each(wall), device.map(each)))
+}
+
+/// Bytes that an op has to move at least: its tensors, and its weights as the naive kernel reads them, once each.
+///
+/// # Errors
+/// As [`Op::kernels`].
+pub fn bytes(engine: &Engine, op: &dyn Op, single: &SingleOp) -> Result<u64> {
+    let signature = single.signature();
+    let tensors = signature.inputs.iter().chain([&signature.output]).map(Shape::bytes).sum::<u64>();
+    let kernels = op.kernels(signature, engine.context.profile())?;
+    let bindings = kernels.last().into_iter().flat_map(|kernel| &kernel.dispatches);
+    let mut weights = BTreeMap::new();
+    for (_, operand) in bindings.flat_map(|dispatch| &dispatch.bindings) {
+        if let Operand::Constant(constant) = operand {
+            weights.insert(constant.key.clone(), constant.bytes);
+        }
+    }
+    Ok(tensors + weights.values().sum::<u64>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_and_spread() {
+        let samples = Samples::new(Clock::Wall, vec![5.0, 1.0, 4.0, 2.0, 3.0]);
+        assert_eq!((samples.quantile(0.0), samples.median(), samples.quantile(1.0)), (1.0, 3.0, 5.0));
+        assert_eq!(samples.spread(), (4.0 - 2.0) / 6.0);
+        assert_eq!(Samples::new(Clock::Wall, vec![2.0]).spread(), 0.0);
+    }
+}

@@ -1,0 +1,21 @@
+//! The shader workbench: kernels tested against their references, and timed, on the device at hand.
+//!
+//! [`check()`] runs every kernel of a case on outputs full of NaN and compares with the f64 reference;
+//! [`network_cases`] makes the cases of a network's layers at one size; [`measure`] times a prepared kernel and
+//! [`Samples`] states how sure that is; [`Record`] keeps the figures, to be compared with later ones.
+
+mod case;
+mod catalogue;
+mod check;
+mod compare;
+mod measure;
+mod network;
+mod record;
+
+pub use case::{draw, inputs, reference, widen};
+pub use catalogue::{Listed, Pass, catalogue, typical};
+pub use check::{Checked, check};
+pub use compare::{Difference, ULP, distance};
+pub use measure::{Clock, Samples, bytes, measure};
+pub use network::{LayerShape, layers_of, network_cases, topology};
+pub use record::{Change, Record, Row};

@@ -1,0 +1,196 @@
+//! Figures of a bench as a file, and what has changed since an earlier one.
+
+use super::measure::{Clock, Samples};
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// Format of the file; a change of meaning changes the number.
+const FORMAT: u32 = 1;
+/// A change of the median below this part does not count, however small the spread: the clock of a CPU or GPU
+/// moves by as much from one minute to the next.
+const LEAST_CHANGE: f64 = 0.05;
+
+/// All figures of one bench.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The number of the format.
+    pub format: u32,
+    /// The program's version.
+    pub version: String,
+    /// Adapter, backend and driver.
+    pub device: String,
+    /// Measured peak of f32 operations a second (a multiply-add counts two).
+    pub peak_flops: f64,
+    /// Measured peak of bytes a second.
+    pub peak_bandwidth: f64,
+    /// One for each kernel and shape.
+    pub rows: Vec<Row>,
+}
+
+/// Figures of one kernel at one shape.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Op and shape.
+    pub case: String,
+    /// The kernel.
+    pub variant: String,
+    /// True if this device prefers it.
+    pub preferred: bool,
+    /// Which clock.
+    pub clock: Clock,
+    /// Number of samples.
+    pub samples: usize,
+    /// Least seconds of a run.
+    pub min: f64,
+    /// First quartile, median and third quartile of a run's seconds.
+    pub quartiles: [f64; 3],
+    /// Operations of a run, a multiply-add counted as two; Winograd's kernels count the direct sum.
+    pub flops: f64,
+    /// Bytes that a run has to move at least.
+    pub bytes: f64,
+    /// True if the operations bound it on this device, false if the bytes do (roofline model).
+    pub compute_bound: bool,
+}
+
+impl Row {
+    /// The figures of samples.
+    pub fn new(case: &str, variant: &str, samples: &Samples) -> Self {
+        Self {
+            case: case.to_owned(),
+            variant: variant.to_owned(),
+            preferred: false,
+            clock: samples.clock,
+            samples: samples.seconds.len(),
+            min: samples.quantile(0.0),
+            quartiles: [0.25, 0.5, 0.75].map(|part| samples.quantile(part)),
+            flops: 0.0,
+            bytes: 0.0,
+            compute_bound: false,
+        }
+    }
+
+    /// Seconds, by the median.
+    pub fn median(&self) -> f64 {
+        self.quartiles[1]
+    }
+}
+
+/// What has become of a kernel's time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Change {
+    /// The earlier record has no such row.
+    New,
+    /// By another clock, so nothing can be said.
+    OtherClock,
+    /// Within the noise of the two.
+    Same(f64),
+    /// Faster: new time over old time, below 1.
+    Faster(f64),
+    /// Slower: above 1.
+    Slower(f64),
+}
+
+impl Record {
+    /// An empty record of a device.
+    pub fn new(device: String, peak_flops: f64, peak_bandwidth: f64) -> Self {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Self { format: FORMAT, version, device, peak_flops, peak_bandwidth, rows: Vec::new() }
+    }
+
+    /// Reads a file that [`Record::save`] wrote.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::File`].
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path, "reading"))?;
+        let remedy = "Give a file that `mirage kernels bench --json` of this version wrote";
+        let record: Self = serde_json::from_str(&text)
+            .map_err(|error| Error::file(path, format!("holds no figures of kernels ({error})"), remedy))?;
+        if record.format != FORMAT {
+            return Err(Error::file(path, format!("has format {}, not {FORMAT}", record.format), remedy));
+        }
+        Ok(record)
+    }
+
+    /// Writes the file whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self)
+            .map_err(|error| Error::Io { path: path.to_owned(), action: "writing", source: error.into() })?;
+        crate::files::write_whole(path, (text + "\n").as_bytes(), "writing")
+    }
+
+    /// What has become of a row since `earlier`. A kernel counts as faster or slower only if the middle halves of
+    /// both sets of samples lie apart *and* the medians differ by more than a twentieth.
+    pub fn change(row: &Row, earlier: &Self) -> Change {
+        let same = |old: &&Row| old.case == row.case && old.variant == row.variant;
+        let Some(old) = earlier.rows.iter().find(same) else { return Change::New };
+        if old.clock != row.clock {
+            return Change::OtherClock;
+        }
+        let ratio = row.median() / old.median();
+        if ratio < 1.0 - LEAST_CHANGE && row.quartiles[2] < old.quartiles[0] {
+            Change::Faster(ratio)
+        } else if ratio > 1.0 + LEAST_CHANGE && row.quartiles[0] > old.quartiles[2] {
+            Change::Slower(ratio)
+        } else {
+            Change::Same(ratio)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(quartiles: [f64; 3], clock: Clock) -> Row {
+        let samples = Samples { clock, seconds: vec![quartiles[0]] };
+        Row { quartiles, ..Row::new("conv", "naive", &samples) }
+    }
+
+    fn change(new: [f64; 3], old: [f64; 3]) -> Change {
+        let mut earlier = Record::new("a device".into(), 1.0, 1.0);
+        earlier.rows.push(row(old, Clock::Wall));
+        Record::change(&row(new, Clock::Wall), &earlier)
+    }
+
+    #[test]
+    fn only_a_change_beyond_the_noise_counts() {
+        let old = [0.9, 1.0, 1.1];
+        assert_eq!(change([0.4, 0.5, 0.6], old), Change::Faster(0.5));
+        assert_eq!(change([1.9, 2.0, 2.1], old), Change::Slower(2.0));
+        // The halves overlap.
+        assert_eq!(change([0.4, 0.5, 0.95], old), Change::Same(0.5));
+        assert_eq!(change([1.0, 2.0, 2.1], old), Change::Same(2.0));
+        // Apart, but by next to nothing.
+        assert!(matches!(change([1.03, 1.03, 1.03], [1.0, 1.0, 1.0]), Change::Same(_)));
+        assert!(matches!(change([f64::NAN; 3], old), Change::Same(_)));
+    }
+
+    #[test]
+    fn what_can_not_be_compared_is_said_to_be_so() {
+        let earlier = Record { rows: vec![row([1.0; 3], Clock::Device)], ..Record::new("d".into(), 1.0, 1.0) };
+        assert_eq!(Record::change(&row([1.0; 3], Clock::Wall), &earlier), Change::OtherClock);
+        let other = Row { variant: "texture".into(), ..row([1.0; 3], Clock::Device) };
+        assert_eq!(Record::change(&other, &earlier), Change::New);
+    }
+
+    #[test]
+    fn a_record_comes_back_as_it_was_and_other_files_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("figures of a bench.json");
+        let mut record = Record::new("a device".into(), 1e11, 1e10);
+        record.rows.push(row([1e-3, 2e-3, 3e-3], Clock::Device));
+        record.save(&path).unwrap();
+        assert_eq!(Record::load(&path).unwrap(), record);
+        std::fs::write(&path, "{}").unwrap();
+        assert!(matches!(Record::load(&path), Err(Error::File { .. })));
+        record.format = 99;
+        record.save(&path).unwrap();
+        assert!(Record::load(&path).unwrap_err().to_string().contains("format 99"));
+        assert!(matches!(Record::load(&folder.path().join("none")), Err(Error::Io { .. })));
+    }
+}
