@@ -5,10 +5,9 @@
 mod common;
 
 use common::profiles;
-use naga::valid::ModuleInfo;
 use neural_mirage::gpu::{Family, Profile};
 use neural_mirage::ops::{Case, Dispatch, REGISTRY, Shape, Signature};
-use neural_mirage::shader::{Interface, SOURCES, Shader, validator};
+use neural_mirage::shader::{Code, Emitter, Interface, SOURCES, Shader, Target, needs_subgroups};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What makes a variant: file, constants, entry point.
@@ -46,50 +45,23 @@ fn variants() -> BTreeMap<Variant, String> {
     found
 }
 
-/// True if the code, comments aside, uses subgroups.
-fn needs_subgroups(text: &str) -> bool {
-    text.lines().any(|line| line.split("//").next().unwrap_or("").contains("subgroup"))
-}
-
-/// Parses, and validates without subgroups unless the text shows that it needs them.
-fn validate(what: &str, text: &str) -> (naga::Module, ModuleInfo) {
-    let module = naga::front::wgsl::parse_str(text)
-        .unwrap_or_else(|error| panic!("{what}: {}", error.emit_to_string(text)));
-    let info = validator(needs_subgroups(text))
-        .validate(&module)
-        .unwrap_or_else(|error| panic!("{what}: {}", error.emit_to_string(text)));
-    (module, info)
-}
-
-fn emit(what: &str, module: &naga::Module, info: &ModuleInfo, entry: &str) {
-    use naga::back::{hlsl, msl, spv};
-    let stage = naga::ShaderStage::Compute;
-    // wgpu targets SPIR-V 1.3 where subgroups are used.
-    let options = spv::Options { lang_version: (1, 3), ..Default::default() };
-    let pipeline = spv::PipelineOptions { shader_stage: stage, entry_point: entry.to_owned() };
-    let words = spv::write_vec(module, info, &options, Some(&pipeline))
-        .unwrap_or_else(|error| panic!("{what}: SPIR-V: {error}"));
-    assert!(words.len() > 20, "{what}: empty SPIR-V");
-
-    let options = hlsl::Options {
-        shader_model: hlsl::ShaderModel::V6_0,
-        // wgpu passes the number of workgroups in a constant of its own.
-        special_constants_binding: Some(hlsl::BindTarget::default()),
-        ..Default::default()
-    };
-    let pipeline = hlsl::PipelineOptions { entry_point: Some((stage, entry.to_owned())) };
-    let mut text = String::new();
-    hlsl::Writer::new(&mut text, &options, &pipeline)
-        .write(module, info, None)
-        .unwrap_or_else(|error| panic!("{what}: HLSL: {error}"));
-    assert!(text.contains("numthreads"), "{what}: no entry point in the HLSL");
-
-    let options = msl::Options { lang_version: (2, 4), ..Default::default() };
-    let pipeline =
-        msl::PipelineOptions { entry_point: Some((stage, entry.to_owned())), ..Default::default() };
-    let (text, _) = msl::write_string(module, info, &options, &pipeline)
-        .unwrap_or_else(|error| panic!("{what}: MSL: {error}"));
-    assert!(text.contains("kernel void"), "{what}: no entry point in the MSL");
+/// Parses, and validates without subgroups unless the text shows that it needs them; emits for every target.
+fn emit(what: &str, shader: &Shader, entries: &[&str]) {
+    let emitter = Emitter::new(what, shader).unwrap_or_else(|error| panic!("{error}"));
+    for entry in entries {
+        for target in Target::ALL {
+            let code = emitter.emit(entry, target).unwrap_or_else(|error| panic!("{error}"));
+            let whole = match &code {
+                Code::Words(words) => words.len() > 20,
+                Code::Text(text) => text.contains(match target {
+                    Target::Hlsl => "numthreads",
+                    Target::Msl => "kernel void",
+                    _ => "@compute",
+                }),
+            };
+            assert!(whole, "{what}: no entry point in the {}", target.name());
+        }
+    }
 }
 
 #[test]
@@ -98,8 +70,7 @@ fn every_variant_is_valid_and_every_backend_takes_it() {
     for ((shader, consts, entry), example) in &variants {
         let what = format!("{shader} {consts:?} {entry} ({example})");
         let unrolled = Shader::load(shader, consts).unwrap_or_else(|error| panic!("{what}: {error}"));
-        let (module, info) = validate(&what, &unrolled.source);
-        emit(&what, &module, &info, entry);
+        emit(&what, &unrolled, &[entry]);
     }
     println!("{} variants", variants.len());
 }
@@ -110,7 +81,7 @@ fn unrolled_and_plain_forms_have_one_interface() {
         let what = format!("{shader} {consts:?}");
         let unrolled = Shader::load(shader, consts).unwrap();
         let plain = Shader::load_form(shader, consts, false).unwrap();
-        validate(&what, &plain.source);
+        Emitter::new(&what, &plain).unwrap_or_else(|error| panic!("{error}"));
         // Both are reflected from the plain text, so that of the unrolled text is reflected here.
         let reflected = Interface::reflect(shader, &unrolled.source).unwrap();
         assert_eq!(reflected, plain.interface, "{what}");
@@ -139,10 +110,9 @@ fn every_call_fits_its_entry_point_and_its_device() {
 #[test]
 fn the_files_as_they_stand_are_valid() {
     for (name, text) in SOURCES {
-        let (module, info) = validate(name, text);
-        for entry in &module.entry_points {
-            emit(name, &module, &info, &entry.name);
-        }
+        let shader = Shader::build(name, text, &[], false).unwrap();
+        let entries: Vec<&str> = shader.interface.entries.iter().map(|(entry, _)| entry.as_str()).collect();
+        emit(name, &shader, &entries);
     }
 }
 

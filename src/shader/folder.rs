@@ -93,7 +93,11 @@ impl Folder {
             }
             self.seen.insert(shader, text.clone());
             let outcome = check(shader, &text).map_err(|message| {
-                Error::file(&path, format!("is no valid {shader} shader: {message}"), "Mend it and save it again")
+                Error::file(
+                    &path,
+                    format!("is no valid {shader} shader: {message}"),
+                    "Mend it and save it again",
+                )
             });
             if outcome.is_ok() {
                 replace(shader, text);

@@ -1,15 +1,18 @@
-//! Shader sources and what is derived from them: variants, unrolled text, reflected bindings.
+//! Shader sources and what is derived from them: variants, unrolled text, reflected bindings, the code of each
+//! target.
 //!
 //! A file under `shaders/` is complete, valid WGSL. A variant is data: other values for whole
 //! `const NAME: u32 = value;` lines. Loops that follow an `// unroll` comment are written out before
 //! the driver sees them, because drivers keep an array that a loop variable indexes in memory.
 
+mod emit;
 mod folder;
 mod reflect;
 mod source;
 mod unroll;
 mod variant;
 
+pub use emit::{Code, Emitter, Target, needs_subgroups};
 pub use folder::{Folder, Reloaded};
 pub use reflect::{Interface, Member, Resource, ResourceKind, ScalarKind, validator};
 pub use source::{SOURCES, generation, source};

@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::gpu::Profile;
 use crate::graph::candidates;
 use crate::ops::{Case, Dispatch, Kernel, Operand, REGISTRY, Shape, Signature, Storage};
-use crate::shader::{ResourceKind, Shader};
+use crate::shader::{ResourceKind, Shader, needs_subgroups};
 use serde::Serialize;
 use std::collections::BTreeSet;
 
@@ -73,7 +73,7 @@ impl Pass {
             workgroup,
             workgroup_bytes: shader.interface.workgroup_bytes(dispatch.entry)?,
             bindings: bindings.collect(),
-            subgroups: uses_subgroups(&shader.source),
+            subgroups: needs_subgroups(&shader.source),
         })
     }
 
@@ -90,11 +90,6 @@ impl Pass {
     pub fn source(&self) -> Result<std::sync::Arc<Shader>> {
         Shader::load(self.shader, &self.consts)
     }
-}
-
-/// True if the code, comments aside, uses subgroups.
-fn uses_subgroups(text: &str) -> bool {
-    text.lines().any(|line| line.split("//").next().unwrap_or("").contains("subgroup"))
 }
 
 /// All kernels of the ops that `wanted` names, on such a device: of every family if it forces none.
@@ -162,9 +157,8 @@ fn bytes(signature: &Signature, kernel: &Kernel) -> u64 {
         Operand::Constant(constant) => Some(constant),
         _ => None,
     });
-    let constants = constants.filter(|constant| {
-        seen.insert((constant.key.clone(), constant.storage == Storage::Texture))
-    });
+    let constants = constants
+        .filter(|constant| seen.insert((constant.key.clone(), constant.storage == Storage::Texture)));
     tensors + constants.map(|constant| constant.bytes).sum::<u64>()
 }
 

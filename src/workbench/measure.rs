@@ -94,7 +94,12 @@ pub fn measure(engine: &Engine, programs: &[Program], rounds: usize, budget: f64
 }
 
 /// Seconds of one run out of several in one submission: by wall clock, and by the device if that is credible.
-fn time(engine: &Engine, program: &Program, runs: usize, watch: Option<&Stopwatch>) -> Result<(f64, Option<f64>)> {
+fn time(
+    engine: &Engine,
+    program: &Program,
+    runs: usize,
+    watch: Option<&Stopwatch>,
+) -> Result<(f64, Option<f64>)> {
     let context = &engine.context;
     let label = "timing";
     let begin = Instant::now();

@@ -2,8 +2,8 @@
 
 use crate::ops::{
     AdaptivePool, Add, Affine, AffineBackward, Case, Conv, ConvBackward, Filter, Gram, GramBackward, Linear,
-    LinearBackward, Matrix, MatrixValues, MeanSquaredError, MseBackward, Op, Pool, PoolBackward, PoolKind, Relu,
-    ReluBackward, Shape, TotalVariation, TotalVariationBackward,
+    LinearBackward, Matrix, MatrixValues, MeanSquaredError, MseBackward, Op, Pool, PoolBackward, PoolKind,
+    Relu, ReluBackward, Shape, TotalVariation, TotalVariationBackward,
 };
 use crate::vgg::{LayerKind, Network, Preprocessing};
 use std::sync::Arc;
@@ -37,7 +37,9 @@ pub fn topology(name: &str) -> Option<Vec<LayerShape>> {
         }
         layers.push(LayerShape::Halve);
     }
-    layers.extend([(512 * 49, 4096), (4096, 4096), (4096, 1000)].map(|(ins, outs)| LayerShape::Linear(ins, outs)));
+    layers.extend(
+        [(512 * 49, 4096), (4096, 4096), (4096, 1000)].map(|(ins, outs)| LayerShape::Linear(ins, outs)),
+    );
     Some(layers)
 }
 
@@ -191,7 +193,9 @@ mod tests {
         for name in ["conv 3->64@224", "conv 512->512@14", "conv_backward 256->512@28", "gram 64@224"] {
             once(name);
         }
-        for name in ["pool max 512@14", "adaptive_pool 512@7", "linear 25088->4096", "linear_backward 4096->1000"] {
+        for name in
+            ["pool max 512@14", "adaptive_pool 512@7", "linear 25088->4096", "linear_backward 4096->1000"]
+        {
             once(name);
         }
         assert!(topology("resnet50").is_none());

@@ -118,8 +118,11 @@ impl Record {
     /// # Errors
     /// [`Error::Io`].
     pub fn save(&self, path: &Path) -> Result<()> {
-        let text = serde_json::to_string_pretty(self)
-            .map_err(|error| Error::Io { path: path.to_owned(), action: "writing", source: error.into() })?;
+        let text = serde_json::to_string_pretty(self).map_err(|error| Error::Io {
+            path: path.to_owned(),
+            action: "writing",
+            source: error.into(),
+        })?;
         crate::files::write_whole(path, (text + "\n").as_bytes(), "writing")
     }
 
@@ -172,7 +175,8 @@ mod tests {
 
     #[test]
     fn what_can_not_be_compared_is_said_to_be_so() {
-        let earlier = Record { rows: vec![row([1.0; 3], Clock::Device)], ..Record::new("d".into(), 1.0, 1.0) };
+        let earlier =
+            Record { rows: vec![row([1.0; 3], Clock::Device)], ..Record::new("d".into(), 1.0, 1.0) };
         assert_eq!(Record::change(&row([1.0; 3], Clock::Wall), &earlier), Change::OtherClock);
         let other = Row { variant: "texture".into(), ..row([1.0; 3], Clock::Device) };
         assert_eq!(Record::change(&other, &earlier), Change::New);

@@ -4,6 +4,7 @@
 use neural_mirage::gpu::{Context, DeviceOptions, Family, Profile};
 use neural_mirage::graph::Engine;
 use neural_mirage::ops::{CaseInput, Filter, Shape};
+#[allow(unused_imports, reason = "each test file uses a part of these helpers")]
 pub use neural_mirage::workbench::{distance, draw, inputs, widen};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;

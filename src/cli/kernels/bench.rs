@@ -9,7 +9,9 @@ use crate::graph::{Engine, Options, Peaks, Program, SingleOp, candidates};
 use crate::ops::{Case, Shape};
 use crate::shader::Folder;
 use crate::vgg::{Network, locate};
-use crate::workbench::{Change, Clock, Record, Row, bytes, inputs, layers_of, measure, network_cases, topology};
+use crate::workbench::{
+    Change, Clock, Record, Row, bytes, inputs, layers_of, measure, network_cases, topology,
+};
 use clap::Args;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -60,7 +62,10 @@ pub(super) fn run(args: &BenchArgs, folder: Option<Folder>) -> Result<u8> {
     if let Some(earlier) = &earlier
         && earlier.device != device
     {
-        stdout::print(&format!("note: the earlier figures are of another device or driver: {}", earlier.device))?;
+        stdout::print(&format!(
+            "note: the earlier figures are of another device or driver: {}",
+            earlier.device
+        ))?;
     }
     let peaks = Peaks::measure(&engine)?;
     stdout::print(&format!(
@@ -83,7 +88,9 @@ pub(super) fn run(args: &BenchArgs, folder: Option<Folder>) -> Result<u8> {
                 });
                 last.rows.extend(record.rows);
             }
-            Err(error @ (Error::Gpu { .. } | Error::OutOfMemory { .. })) => stdout::print(&error.to_string())?,
+            Err(error @ (Error::Gpu { .. } | Error::OutOfMemory { .. })) => {
+                stdout::print(&error.to_string())?
+            }
             Err(error) => return Err(error),
         }
     }
@@ -116,8 +123,7 @@ impl Bench<'_> {
         earlier: Option<&Record>,
         shaders: Option<&[&str]>,
     ) -> Result<Record> {
-        let mut record =
-            Record::new(self.engine.context.describe(), self.peaks.flops, self.peaks.bandwidth);
+        let mut record = Record::new(self.engine.context.describe(), self.peaks.flops, self.peaks.bandwidth);
         for (name, case) in cases {
             let rows = self.case(name, case, shaders)?;
             if !rows.is_empty() {
@@ -146,7 +152,9 @@ impl Bench<'_> {
             let uses = |shaders: &[&str]| {
                 kernels[index].dispatches.iter().any(|dispatch| shaders.contains(&dispatch.shader))
             };
-            self.args.filter.variant(kernels[index].variant) && (any || index == 0) && shaders.is_none_or(uses)
+            self.args.filter.variant(kernels[index].variant)
+                && (any || index == 0)
+                && shaders.is_none_or(uses)
         };
         let chosen: Vec<usize> = (0..kernels.len()).filter(|index| wanted(*index)).collect();
         if chosen.is_empty() {
@@ -176,7 +184,18 @@ impl Bench<'_> {
     fn table(&self, rows: &[Row], earlier: Option<&Record>) -> String {
         let mut table = Table::new(
             1,
-            ["  kernel", "median ms", "spread", "clock", "GFLOP/s", "of peak", "GB/s", "of peak", "bound by", "change"],
+            [
+                "  kernel",
+                "median ms",
+                "spread",
+                "clock",
+                "GFLOP/s",
+                "of peak",
+                "GB/s",
+                "of peak",
+                "bound by",
+                "change",
+            ],
         );
         for row in rows {
             let rate = |count: f64| count / row.median();

@@ -36,8 +36,10 @@ pub(super) fn run(args: &ListArgs) -> Result<()> {
         return Err(args.filter.nothing());
     }
     if args.json {
-        let text = serde_json::to_string_pretty(&listed).map_err(|error| {
-            Error::Io { path: "standard output".into(), action: "writing", source: error.into() }
+        let text = serde_json::to_string_pretty(&listed).map_err(|error| Error::Io {
+            path: "standard output".into(),
+            action: "writing",
+            source: error.into(),
         })?;
         return stdout::print(&text);
     }

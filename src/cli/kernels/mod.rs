@@ -51,7 +51,13 @@ struct DeviceArgs {
     #[arg(long, value_name = "NAME|INDEX", help_heading = "Device")]
     adapter: Option<AdapterChoice>,
     /// Only this family of kernels, with the naive ones [default: auto, which is all of them]
-    #[arg(long, value_name = "KIND", default_value = "auto", hide_default_value = true, help_heading = "Device")]
+    #[arg(
+        long,
+        value_name = "KIND",
+        default_value = "auto",
+        hide_default_value = true,
+        help_heading = "Device"
+    )]
     kernels: Kernels,
     /// Kernels with weights in half precision, where there are any [default: off]
     #[arg(long, help_heading = "Device")]

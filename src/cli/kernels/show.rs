@@ -14,7 +14,12 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Args)]
 pub(super) struct ShowArgs {
     /// Kernels with such names, e.g. conv/texture_winograd4
-    #[arg(value_name = "OP/VARIANT", required_unless_present = "files", default_value = "", hide_default_value = true)]
+    #[arg(
+        value_name = "OP/VARIANT",
+        required_unless_present = "files",
+        default_value = "",
+        hide_default_value = true
+    )]
     filter: Filter,
     /// In which language: wgsl, web (WGSL for browsers), spirv (disassembled), hlsl or msl
     #[arg(long, value_name = "LANGUAGE", default_value = "wgsl")]

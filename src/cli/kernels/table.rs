@@ -28,7 +28,11 @@ impl std::fmt::Display for Table {
             let mut line = String::new();
             for (column, cell) in row.iter().enumerate() {
                 let width = widths[column];
-                line += &if column < self.left { format!("{cell:<width$}  ") } else { format!("{cell:>width$}  ") };
+                line += &if column < self.left {
+                    format!("{cell:<width$}  ")
+                } else {
+                    format!("{cell:>width$}  ")
+                };
             }
             let end = if index + 1 < self.rows.len() { "\n" } else { "" };
             write!(f, "{}{end}", line.trim_end())?;

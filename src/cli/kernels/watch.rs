@@ -61,7 +61,9 @@ impl Watch {
                 match reloaded.outcome {
                     Ok(()) => good.push(reloaded.shader),
                     // A closed stderr is nobody's concern.
-                    Err(error) => drop(writeln!(std::io::stderr(), "{error}\nThe last good one stays in use.")),
+                    Err(error) => {
+                        drop(writeln!(std::io::stderr(), "{error}\nThe last good one stays in use."))
+                    }
                 }
             }
             if !good.is_empty() {
