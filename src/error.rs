@@ -80,6 +80,22 @@ pub enum Error {
         count: u64,
     },
 
+    /// A kernel computes something else than it should on this device: a fault of the driver, or of a shader
+    /// from --shader-dir.
+    #[error(
+        "wrong result: {kernel} at {at} on {device}: {message}. Nothing was painted. Update the driver, or try other kernels (--kernels texture, buffer or naive) or another --adapter; `mirage kernels test` tests all of them"
+    )]
+    WrongResult {
+        /// Op and variant.
+        kernel: String,
+        /// Where: layer, shapes.
+        at: String,
+        /// Adapter, backend and driver.
+        device: String,
+        /// What is wrong.
+        message: String,
+    },
+
     /// Reading or writing failed in the operating system.
     #[error("{path}: {action} failed: {source}", path = .path.display())]
     Io {

@@ -173,6 +173,10 @@ pub(super) struct WatchingArgs {
     /// Write a log, one JSON object a line; - is standard output [default: none]
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
+    /// Write a trace of the run, to be looked at in Perfetto or chrome://tracing: each dispatch on the device, each
+    /// submission, read-back and wait; makes the run slower [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
     /// How many classes to tell; 0 for none
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub top: usize,
@@ -201,6 +205,10 @@ pub(super) struct DeviceArgs {
     /// and for the convolutions of --kernels buffer [default: off]
     #[arg(long)]
     pub half_weights: bool,
+    /// Test the kernels of this run on this device first, at its shapes, and paint only if the driver computes
+    /// right [default: off]
+    #[arg(long)]
+    pub verify: bool,
     #[command(flatten)]
     pub tuning: TuningArgs,
 }

@@ -123,14 +123,31 @@ impl Log {
     /// # Errors
     /// [`Error::File`] if the file can't be written, may not be replaced, or is another of this run.
     pub(super) fn check(path: Option<&Path>, overwrite: bool, others: &[&Path]) -> Result<()> {
-        let Some(path) = path.filter(|path| path.as_os_str() != "-") else { return Ok(()) };
+        match path.filter(|path| path.as_os_str() != "-") {
+            Some(path) => Self::check_place(path, "the log", "--log", overwrite, others),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes sure that a file can be written beside the picture; leaves nothing behind. `what` and `option` name it
+    /// in messages.
+    ///
+    /// # Errors
+    /// As [`Log::check`].
+    pub(super) fn check_place(
+        path: &Path,
+        what: &str,
+        option: &str,
+        overwrite: bool,
+        others: &[&Path],
+    ) -> Result<()> {
         if let Some(other) = others.iter().find(|other| is_same(other, path)) {
-            let problem = format!("the log would replace {}, a file of this run", other.display());
-            return Err(Error::file(path, problem, "Choose another name with --log"));
+            let problem = format!("{what} would replace {}, a file of this run", other.display());
+            return Err(Error::file(path, problem, format!("Choose another name with {option}")));
         }
         let unusable = |error: std::io::Error| {
-            let problem = format!("the log can't be written there ({error})");
-            Err(Error::file(path, problem, "Choose a file that can be written with --log"))
+            let problem = format!("{what} can't be written there ({error})");
+            Err(Error::file(path, problem, format!("Choose a file that can be written with {option}")))
         };
         match path.metadata() {
             Ok(found) if found.is_dir() => {
@@ -139,11 +156,11 @@ impl Log {
             // A pipe or a terminal: nothing is lost by writing to it, but opening it may wait.
             Ok(found) if !found.is_file() => Ok(()),
             Ok(_) => {
-                check_free(path, overwrite, "--log")?;
+                check_free(path, overwrite, option)?;
                 OpenOptions::new().append(true).open(path).map(drop).or_else(unusable)
             }
             Err(_) => {
-                check_free(path, overwrite, "--log")?;
+                check_free(path, overwrite, option)?;
                 let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
                 tempfile::tempfile_in(folder.unwrap_or(Path::new("."))).map(drop).or_else(unusable)
             }

@@ -158,5 +158,10 @@ fn places(args: &RenderArgs, schedule: &Schedule, files: &Files) -> Result<()> {
     let last = args.optimisation.iterations;
     files.check((0..=last).filter(|iteration| schedule.snapshots(*iteration)), &inputs)?;
     inputs.push(&files.output);
-    Log::check(args.watching.log.as_deref(), args.files.overwrite, &inputs)
+    Log::check(args.watching.log.as_deref(), args.files.overwrite, &inputs)?;
+    if let Some(trace) = &args.watching.trace {
+        inputs.extend(args.watching.log.as_deref());
+        Log::check_place(trace, "the trace", "--trace", args.files.overwrite, &inputs)?;
+    }
+    Ok(())
 }

@@ -10,11 +10,15 @@ use super::names::Names;
 use super::plan::Plan;
 use super::record::{Options, VERSION};
 use crate::error::Result;
+use crate::gpu::Trace;
 use crate::graph::Engine;
 use crate::image_io::Picture;
 use crate::mirage::{Ending, Event, LayerTime, Outcome, Request, Session, Started};
 use crate::vgg::Network;
+use crate::workbench::{Verified, verify};
 use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Paints; the answer is the exit code.
@@ -41,6 +45,7 @@ pub(super) fn run(args: &RenderArgs) -> Result<u8> {
         rescued: None,
         reported: false,
         layers: (Vec::new(), 0.0),
+        trace: args.watching.trace.clone(),
     };
     let done = run.paint(request, &network, &args.device);
     run.console.close();
@@ -72,11 +77,34 @@ struct Run {
     reported: bool,
     /// With --verbose: what each layer takes, and the seconds that it took to find out.
     layers: (Vec<LayerTime>, f64),
+    /// Where to write a trace.
+    trace: Option<PathBuf>,
 }
 
 impl Run {
     fn paint(&mut self, request: Request, network: &Network, device: &DeviceArgs) -> Result<u8> {
         self.console.preparing();
+        let mut tracing = None;
+        let done = self.paint_traced(request, network, device, &mut tracing);
+        if let (Some(path), Some((engine, trace))) = (&self.trace, tracing) {
+            // A run that failed has the more interesting trace; its own error comes first all the same.
+            let saved = trace.save(&engine.context, path);
+            if done.is_ok() {
+                saved?;
+                self.console.say(&format!("Trace: {}", path.display()));
+            }
+        }
+        done
+    }
+
+    /// Paints; `tracing` gets the trace as soon as there is one, so that it outlives a failure.
+    fn paint_traced(
+        &mut self,
+        request: Request,
+        network: &Network,
+        device: &DeviceArgs,
+        tracing: &mut Option<(Arc<Engine>, Arc<Trace>)>,
+    ) -> Result<u8> {
         // Hashing a full-size network takes a second or two: meanwhile the device gets ready.
         let (mut session, sha256) = std::thread::scope(|scope| {
             let hash = scope.spawn(|| network.sha256());
@@ -85,7 +113,16 @@ impl Run {
                 self.console.note(&note);
                 self.notes.push(note);
             }
+            if self.trace.is_some() {
+                *tracing = Some((engine.clone(), engine.context.start_trace()));
+            }
             let session = Session::new(&engine, network, request)?;
+            if device.verify {
+                let timing = Instant::now();
+                let Verified { kernels, tests } = verify(&engine, session.nodes())?;
+                let seconds = timing.elapsed().as_secs_f64();
+                self.console.say(&format!("Verified {kernels} kernels in {tests} tests, {seconds:.1} s"));
+            }
             let sha256 = hash.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             Ok::<_, crate::Error>((session, sha256))
         })?;

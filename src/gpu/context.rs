@@ -1,10 +1,11 @@
 //! One opened device, with the rules that every use of it follows: errors are caught and typed, every
 //! wait has a timeout, every object has a label.
 
+use super::Trace;
 use super::adapter::{self, AdapterChoice};
 use crate::error::{Error, Result};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long one wait may take before the device counts as hung. A software driver may need a minute for
@@ -96,6 +97,7 @@ pub struct Context {
     profile: Profile,
     faults: Arc<Mutex<Faults>>,
     waits: AtomicU64,
+    trace: OnceLock<Arc<Trace>>,
 }
 
 impl std::fmt::Debug for Context {
@@ -156,7 +158,7 @@ impl Context {
             max_workgroup_storage: limits.max_compute_workgroup_storage_size,
             max_invocations: limits.max_compute_invocations_per_workgroup,
         };
-        Ok(Self { device, queue, info, profile, faults, waits: AtomicU64::new(0) })
+        Ok(Self { device, queue, info, profile, faults, waits: AtomicU64::new(0), trace: OnceLock::new() })
     }
 
     /// wgpu's device, for the modules that create objects on it.
@@ -224,9 +226,24 @@ impl Context {
     /// # Errors
     /// As [`Context::check`].
     pub fn submit(&self, encoder: wgpu::CommandEncoder, what: &str) -> Result<wgpu::SubmissionIndex> {
+        let begin = Instant::now();
+        let _span = self.trace().map(|trace| trace.host("submission", what));
         let index = self.queue.submit([encoder.finish()]);
         self.check(what)?;
+        if let Some(trace) = self.trace() {
+            trace.submitted(begin, &index);
+        }
         Ok(index)
+    }
+
+    /// From now on everything is traced; the first call counts.
+    pub fn start_trace(&self) -> Arc<Trace> {
+        self.trace.get_or_init(Arc::default).clone()
+    }
+
+    /// The trace, if one was started.
+    pub fn trace(&self) -> Option<&Trace> {
+        self.trace.get().map(Arc::as_ref)
     }
 
     /// How often the host has waited for the device so far; for tests of what should not wait.
@@ -240,6 +257,7 @@ impl Context {
     /// [`Error::Timeout`] after ten minutes, else as [`Context::check`].
     pub fn wait(&self, submission: &wgpu::SubmissionIndex, what: &str) -> Result<()> {
         self.waits.fetch_add(1, Ordering::Relaxed);
+        let _span = self.trace().map(|trace| trace.host("waiting", what));
         let start = Instant::now();
         loop {
             let poll = wgpu::PollType::Wait {

@@ -7,6 +7,7 @@ mod context;
 mod pipeline;
 mod read_back;
 mod stopwatch;
+mod trace;
 
 pub use adapter::{AdapterChoice, AdapterSummary, adapters};
 pub use buffer::UPLOAD_CHUNK;
@@ -14,3 +15,4 @@ pub use context::{Context, DeviceOptions, Family, Profile};
 pub use pipeline::{Pipeline, PipelineCache, PipelineKey};
 pub use read_back::{Copy, ReadBack, StagingPool};
 pub use stopwatch::Stopwatch;
+pub use trace::{STAGED, Stamps, Trace};

@@ -71,6 +71,7 @@ impl PipelineCache {
             for _ in 0..threads.min(missing.len()) {
                 scope.spawn(|| {
                     while let Some((hash, key)) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let _span = context.trace().map(|trace| trace.host("compiling", &key.label));
                         let pipeline = Arc::new(create(context, key));
                         fresh.lock().unwrap_or_else(PoisonError::into_inner).push((*hash, pipeline));
                     }

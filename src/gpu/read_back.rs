@@ -123,6 +123,7 @@ impl ReadBack {
     /// # Errors
     /// As [`ReadBack::finish`].
     pub fn finish_as<T: bytemuck::Pod>(self, context: &Context) -> Result<Vec<T>> {
+        let _span = context.trace().map(|trace| trace.host("reading back", &self.label));
         let answer = match self.receiver.try_recv() {
             Err(mpsc::TryRecvError::Empty) => {
                 context.wait(&self.submission, &self.label)?;

@@ -6,6 +6,7 @@ use super::kernels::{choose, shaders};
 use super::options::Options;
 use super::plan::{MemoryUse, Plan};
 use super::profile::PreparedNode;
+use super::traced;
 use crate::error::{Error, Result};
 use crate::gpu::Pipeline;
 use crate::ops::{Constant, Dispatch, Kernel, Operand, Storage};
@@ -36,12 +37,12 @@ pub(super) struct Step {
     pub sections: Sections,
     /// The node that it is of.
     pub node: usize,
-    label: String,
-    action: Action,
+    pub label: String,
+    pub action: Action,
 }
 
 #[derive(Debug)]
-enum Action {
+pub(super) enum Action {
     Dispatch { pipeline: Arc<Pipeline>, bind_group: wgpu::BindGroup, groups: [u32; 3] },
     Stage { buffer: wgpu::Buffer, texture: wgpu::Texture, texels: u64 },
 }
@@ -152,7 +153,11 @@ impl Program {
 
     /// Records all steps of these sections.
     pub fn record(&self, encoder: &mut wgpu::CommandEncoder, sections: Sections) {
-        record(encoder, self.steps.iter().filter(|step| step.sections & sections != 0));
+        let steps = self.steps.iter().filter(|step| step.sections & sections != 0);
+        match self.engine.context.trace() {
+            Some(trace) => traced::record(&self.engine.context, trace, encoder, steps),
+            None => record(encoder, steps),
+        }
     }
 
     /// Runs these sections once: records and submits, without waiting.

@@ -13,6 +13,7 @@ mod peaks;
 mod plan;
 mod profile;
 mod single;
+mod traced;
 
 pub use backward::gradient;
 pub use choices::{Choice, Choices, Use, candidates, content};

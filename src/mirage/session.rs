@@ -327,6 +327,8 @@ impl Session {
 
     fn rebalance(&mut self, iteration: u32, listener: &mut Listener<'_>) -> Result<ControlFlow<()>> {
         let Some(balance) = self.request.balance else { return Ok(ControlFlow::Continue(())) };
+        let context = &self.engine.context;
+        let _span = context.trace().map(|trace| trace.host("host", "measuring the balance"));
         self.weights = Weights::balanced(&self.objective, &self.request, balance, &self.weights)?;
         listener(Event::Balanced { iteration, weights: &self.weights.measured })
     }
@@ -335,6 +337,8 @@ impl Session {
     fn tell(&mut self, done: InFlight, listener: &mut Listener<'_>) -> Result<ControlFlow<()>> {
         let InFlight { iteration, submitted, norms, weights, snapshot, step } = done;
         let context = &self.engine.context;
+        let _span =
+            context.trace().map(|trace| trace.host("host", format!("telling of iteration {iteration}")));
         let mut flow = ControlFlow::Continue(());
         let mut note = |answer: ControlFlow<()>| {
             if answer.is_break() {

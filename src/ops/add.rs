@@ -41,7 +41,8 @@ impl Op for Add {
 const TOLERANCE: f64 = 1e-7;
 
 pub(super) fn cases() -> Vec<Case> {
-    [Shape::map(3, 1, 1), Shape::map(5, 7, 3), Shape::Vector(13)]
+    // The last has more quads than 16 bits count.
+    [Shape::map(3, 1, 1), Shape::map(5, 7, 3), Shape::Vector(13), Shape::Vector(4 * 65_537 + 3)]
         .map(|shape| Case::normal(Add, &[shape, shape], TOLERANCE))
         .into()
 }

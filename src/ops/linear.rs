@@ -3,6 +3,8 @@
 //!
 //! As PyTorch's `linear`: `y[r] = b[r] + sum_c W[r, c] x[c]`.
 
+mod tiles;
+
 use super::shape::mismatch;
 use super::{
     Adjoint, Case, CaseInput, Constant, Dispatch, Kernel, Loader, Making, Op, Operand, Shape, Signature,
@@ -124,11 +126,13 @@ impl Matrix {
         self.columns.div_ceil(if self.half { 8 } else { 4 })
     }
 
-    /// The rows of each chunk: as few chunks as the device's limits allow.
-    fn chunks(&self, device: &Profile) -> Result<Vec<Range<usize>>> {
-        let limit = LARGEST_CHUNK.min(device.max_binding).min(device.max_buffer);
+    /// The rows of each chunk: as few chunks of at most `largest` bytes as the device's limits allow.
+    fn chunks(&self, device: &Profile, largest: u64) -> Result<Vec<Range<usize>>> {
+        let limit = largest.min(device.max_binding).min(device.max_buffer);
         let row = (self.words() * WORD) as u64;
-        let rows = MOST_ROWS.min((limit / row.max(1)) as usize / ROWS * ROWS);
+        // Very long rows may make a chunk larger than `largest`, as long as the device takes it.
+        let least = if row * ROWS as u64 <= device.max_binding.min(device.max_buffer) { ROWS } else { 0 };
+        let rows = MOST_ROWS.min(((limit / row.max(1)) as usize / ROWS * ROWS).max(least));
         if rows == 0 {
             return Err(Error::OutOfMemory {
                 what: format!("{self:?}: this adapter binds at most {limit} bytes at once"),
@@ -177,12 +181,12 @@ impl Matrix {
     }
 
     /// A chunk of the weights as a constant.
-    fn constant(self: &Arc<Self>, rows: Range<usize>) -> Operand {
+    fn constant(self: &Arc<Self>, rows: Range<usize>, storage: Storage) -> Operand {
         let matrix = self.clone();
         let precision = if self.half { "f16" } else { "f32" };
         Operand::Constant(Constant {
             key: format!("{} rows {} to {} in {precision}", self.id, rows.start, rows.end),
-            storage: Storage::Buffer,
+            storage,
             bytes: (rows.len() * self.words() * WORD) as u64,
             make: Making::host(move || matrix.pack(rows.clone())),
         })
@@ -226,7 +230,7 @@ impl Linear {
         let dispatch = |rows: Range<usize>| {
             let dispatch = Dispatch::new("linear", entry)
                 .consts(&[("HALF", u32::from(matrix.half)), ("RELU", u32::from(self.relu))])
-                .bind("weights", matrix.constant(rows.clone()))
+                .bind("weights", matrix.constant(rows.clone(), Storage::Buffer))
                 .bind("output", Operand::Output)
                 .size("rows", rows.len())
                 .size("first", rows.start)
@@ -234,13 +238,16 @@ impl Linear {
                 .size("column_quads", matrix.columns.div_ceil(4));
             finish(dispatch, rows)
         };
-        let dispatches = matrix.chunks(device)?.into_iter().map(dispatch).collect();
+        let dispatches = matrix.chunks(device, LARGEST_CHUNK)?.into_iter().map(dispatch).collect();
         Ok(Kernel::of(variant, dispatches))
     }
 
-    /// The tuned kernel and the naive one; only that if it was asked for.
-    fn choices(device: &Profile, tuned: Kernel, naive: Kernel) -> Vec<Kernel> {
-        if device.prefers(Family::Naive) { vec![naive] } else { vec![tuned, naive] }
+    /// The kernels in the order of preference; only the naive one if that was asked for.
+    fn choices(device: &Profile, texture: Option<Kernel>, buffer: Kernel, naive: Kernel) -> Vec<Kernel> {
+        if device.prefers(Family::Naive) {
+            return vec![naive];
+        }
+        texture.into_iter().chain([buffer, naive]).collect()
     }
 }
 
@@ -267,7 +274,7 @@ impl Op for Linear {
         let naive = self.kernel("naive", "naive_forward", device, |dispatch, rows| {
             bind(dispatch).linear(rows.len().div_ceil(4), NAIVE_GROUP, device)
         })?;
-        Ok(Self::choices(device, tuned, naive))
+        Ok(Self::choices(device, tiles::kernel(self, false, device)?, tuned, naive))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
@@ -318,7 +325,7 @@ impl Op for LinearBackward {
         let naive = self.linear.kernel("naive", "naive_backward", device, |dispatch, _| {
             bind(dispatch).linear(words, NAIVE_GROUP, device)
         })?;
-        Ok(Linear::choices(device, tuned, naive))
+        Ok(Linear::choices(device, tiles::kernel(&self.linear, true, device)?, tuned, naive))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {

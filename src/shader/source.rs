@@ -27,6 +27,7 @@ sources![
     "gram_sum",
     "gram_tiles",
     "linear",
+    "linear_tiles",
     "mse",
     "peaks",
     "picture",

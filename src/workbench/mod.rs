@@ -11,6 +11,7 @@ mod compare;
 mod measure;
 mod network;
 mod record;
+mod verify;
 
 pub use case::{draw, inputs, reference, widen};
 pub use catalogue::{Listed, Pass, catalogue, typical};
@@ -19,3 +20,4 @@ pub use compare::{Difference, ULP, distance};
 pub use measure::{Clock, Samples, bytes, measure};
 pub use network::{LayerShape, layers_of, network_cases, topology};
 pub use record::{Change, Record, Row};
+pub use verify::{Verified, verify};

@@ -11,6 +11,7 @@ use super::args::Kernels;
 use crate::error::Result;
 use crate::gpu::{AdapterChoice, DeviceOptions};
 use crate::graph::Engine;
+use crate::ops::REGISTRY;
 use crate::shader::Folder;
 use clap::{Args, Subcommand};
 use std::sync::Arc;
@@ -79,7 +80,7 @@ impl DeviceArgs {
     }
 }
 
-/// `OP[/VARIANT]`: parts of names.
+/// `OP[/VARIANT]`: an op's name, or a part of one; a part of a variant's.
 #[derive(Debug, Clone, Default)]
 struct Filter {
     op: String,
@@ -97,7 +98,9 @@ impl std::str::FromStr for Filter {
 
 impl Filter {
     fn op(&self, name: &str) -> bool {
-        name.contains(&self.op)
+        // `conv` is that op, and not conv_backward too. A bench's names go on with shapes.
+        let exact = REGISTRY.iter().any(|entry| entry.name == self.op);
+        if exact { name.split(' ').next() == Some(&self.op) } else { name.contains(&self.op) }
     }
 
     fn variant(&self, name: &str) -> bool {

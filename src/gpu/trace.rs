@@ -1,0 +1,280 @@
+//! A trace of a run, to be looked at in Perfetto or Chrome: what the host does and when, what it submits and waits
+//! for, and what each dispatch takes on the device.
+//!
+//! Tracing costs: each dispatch is a pass of its own, with a timestamp at both ends.
+
+use super::{Context, ReadBack, StagingPool};
+use crate::error::{Error, Result};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
+use std::time::Instant;
+
+/// Stamps of one query set, at most: WebGPU's limit.
+const MOST_STAMPS: usize = 4096;
+/// The lane of what runs on the device; host threads count from 1.
+const DEVICE: u32 = 0;
+
+/// What has happened so far. All methods take `&self`; any thread may add to it.
+#[derive(Debug)]
+pub struct Trace {
+    begin: Instant,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    spans: Vec<Span>,
+    threads: HashMap<ThreadId, u32>,
+    recorded: Vec<Recorded>,
+    running: Vec<Running>,
+    fault: Option<Error>,
+}
+
+/// Something with a beginning and an end, in seconds from the trace's beginning.
+#[derive(Debug)]
+struct Span {
+    name: String,
+    kind: &'static str,
+    lane: u32,
+    start: f64,
+    end: f64,
+}
+
+/// Stamped dispatches that are recorded and not yet submitted.
+#[derive(Debug)]
+struct Recorded {
+    labels: Vec<String>,
+    copy: super::Copy,
+}
+
+/// The same on the device.
+#[derive(Debug)]
+struct Running {
+    labels: Vec<String>,
+    submitted: f64,
+    stamps: ReadBack,
+}
+
+/// Stamps for one recording.
+#[derive(Debug)]
+pub struct Stamps {
+    queries: wgpu::QuerySet,
+    labels: Vec<String>,
+}
+
+impl Stamps {
+    /// How many more dispatches there is room for.
+    pub fn room(&self) -> usize {
+        MOST_STAMPS / 2 - self.labels.len()
+    }
+
+    /// Begins a pass whose time is one span of the device.
+    pub fn pass<'a>(&mut self, encoder: &'a mut wgpu::CommandEncoder, label: &str) -> wgpu::ComputePass<'a> {
+        let first = 2 * self.labels.len() as u32;
+        self.labels.push(label.to_owned());
+        encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+            label: Some(label),
+            timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
+                query_set: &self.queries,
+                beginning_of_pass_write_index: Some(first),
+                end_of_pass_write_index: Some(first + 1),
+            }),
+        })
+    }
+}
+
+/// Ends a span of the host when it is dropped.
+#[derive(Debug)]
+pub struct Open<'a> {
+    trace: &'a Trace,
+    name: String,
+    kind: &'static str,
+    start: f64,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        let end = self.trace.now();
+        let mut state = self.trace.state();
+        let next = state.threads.len() as u32 + 1;
+        let lane = *state.threads.entry(std::thread::current().id()).or_insert(next);
+        let name = std::mem::take(&mut self.name);
+        state.spans.push(Span { name, kind: self.kind, lane, start: self.start, end });
+    }
+}
+
+impl Default for Trace {
+    fn default() -> Self {
+        Self { begin: Instant::now(), state: Mutex::default() }
+    }
+}
+
+impl Trace {
+    fn now(&self) -> f64 {
+        self.begin.elapsed().as_secs_f64()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a span of the host, which ends when the answer is dropped. `kind` is its category.
+    pub fn host(&self, kind: &'static str, name: impl Into<String>) -> Open<'_> {
+        Open { trace: self, name: name.into(), kind, start: self.now() }
+    }
+
+    /// Keeps the first thing that went wrong, for [`Trace::save`]: a run does not end because its trace does.
+    pub fn fail(&self, error: Error) {
+        self.state().fault.get_or_insert(error);
+    }
+
+    /// Stamps for a recording; `None` if the device has no timestamps. If it can't make them, the next check of
+    /// the device tells.
+    pub fn stamps(&self, context: &Context) -> Option<Stamps> {
+        let device = context.device();
+        if !device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
+            return None;
+        }
+        let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
+            label: Some("trace"),
+            ty: wgpu::QueryType::Timestamp,
+            count: MOST_STAMPS as u32,
+        });
+        Some(Stamps { queries, labels: Vec::new() })
+    }
+
+    /// Records the reading of stamps; they count from the next submission on.
+    ///
+    /// # Errors
+    /// As [`Context::check`].
+    pub fn recorded(
+        &self,
+        context: &Context,
+        encoder: &mut wgpu::CommandEncoder,
+        stamps: Stamps,
+    ) -> Result<()> {
+        let Stamps { queries, labels } = stamps;
+        if labels.is_empty() {
+            return Ok(());
+        }
+        let count = 2 * labels.len() as u32;
+        let size = u64::from(count) * 8;
+        let resolved = context.device().create_buffer(&wgpu::BufferDescriptor {
+            label: Some("trace"),
+            size,
+            usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+            mapped_at_creation: false,
+        });
+        encoder.resolve_query_set(&queries, 0..count, &resolved, 0);
+        let copy = StagingPool::new("trace", size, 1).copy(context, encoder, &resolved)?;
+        self.state().recorded.push(Recorded { labels, copy });
+        Ok(())
+    }
+
+    /// Tells that what was recorded is submitted: `started` is when the submission began.
+    pub(super) fn submitted(&self, started: Instant, submission: &wgpu::SubmissionIndex) {
+        let submitted = started.saturating_duration_since(self.begin).as_secs_f64();
+        let mut state = self.state();
+        let recorded = std::mem::take(&mut state.recorded);
+        let running = recorded.into_iter().map(|Recorded { labels, copy }| Running {
+            labels,
+            submitted,
+            stamps: copy.read(submission),
+        });
+        state.running.extend(running);
+    }
+
+    /// Waits for what is still on the device and writes the trace, in Chrome's format.
+    ///
+    /// The device's clock is set by the submissions: as early as it can be without any dispatch starting before its
+    /// submission.
+    ///
+    /// # Errors
+    /// If the device fails, or [`Error::Io`].
+    pub fn save(&self, context: &Context, path: &Path) -> Result<()> {
+        let (running, spans, threads) = {
+            let mut state = self.state();
+            if let Some(fault) = state.fault.take() {
+                return Err(fault);
+            }
+            (std::mem::take(&mut state.running), std::mem::take(&mut state.spans), state.threads.len())
+        };
+        let period = f64::from(context.queue().get_timestamp_period()) * 1e-9;
+        let mut read = Vec::new();
+        for Running { labels, submitted, stamps } in running {
+            let ticks: Vec<u64> = stamps.finish_as(context)?;
+            read.push((labels, submitted, ticks));
+        }
+        let first = read.iter().filter_map(|(_, _, ticks)| ticks.first()).min().copied().unwrap_or(0);
+        let seconds = |tick: u64| tick.wrapping_sub(first) as i64 as f64 * period;
+        let offsets =
+            read.iter().map(|(_, submitted, ticks)| submitted - ticks.first().map_or(0.0, |t| seconds(*t)));
+        let offset = offsets.fold(f64::NEG_INFINITY, f64::max);
+        let mut events = vec![thread(DEVICE, "device")];
+        events.extend((1..=threads as u32).map(|lane| {
+            thread(lane, &if lane == 1 { "host".to_owned() } else { format!("host thread {lane}") })
+        }));
+        events.extend(
+            spans
+                .iter()
+                .map(|span| event(&span.name, span.kind, span.lane, span.start, span.end - span.start)),
+        );
+        for (labels, _, ticks) in &read {
+            let mut before: Option<f64> = None;
+            for (label, pair) in labels.iter().zip(ticks.chunks_exact(2)) {
+                let (start, end) = (seconds(pair[0]) + offset, seconds(pair[1]) + offset);
+                // Copies into textures stand between the passes and have no stamps of their own.
+                if let Some(before) = before
+                    && label.ends_with(STAGED)
+                    && start > before
+                {
+                    events.push(event("copies", "device", DEVICE, before, start - before));
+                }
+                let name = label.strip_suffix(STAGED).unwrap_or(label);
+                events.push(event(name, "device", DEVICE, start, (end - start).max(0.0)));
+                before = Some(end);
+            }
+        }
+        let other = json!({ "device": context.describe(), "version": env!("CARGO_PKG_VERSION") });
+        let text = json!({ "traceEvents": events, "displayTimeUnit": "ms", "otherData": other }).to_string();
+        crate::files::write_whole(path, text.as_bytes(), "writing the trace")
+    }
+}
+
+/// Ends the label of a dispatch that copies were recorded before.
+pub const STAGED: &str = " (after copies)";
+
+fn thread(lane: u32, name: &str) -> Value {
+    json!({ "ph": "M", "name": "thread_name", "pid": 1, "tid": lane, "args": { "name": name } })
+}
+
+/// Times are microseconds in this format.
+fn event(name: &str, kind: &str, lane: u32, start: f64, seconds: f64) -> Value {
+    let micro = |seconds: f64| (seconds * 1e9).round() / 1e3;
+    json!({ "ph": "X", "name": name, "cat": kind, "pid": 1, "tid": lane, "ts": micro(start), "dur": micro(seconds) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_of_threads_have_lanes_of_their_own() {
+        let trace = Trace::default();
+        drop(trace.host("work", "first"));
+        std::thread::scope(|scope| drop(scope.spawn(|| drop(trace.host("work", "second"))).join()));
+        let state = trace.state();
+        let lanes: Vec<u32> = state.spans.iter().map(|span| span.lane).collect();
+        assert_eq!(lanes, [1, 2]);
+        assert!(state.spans.iter().all(|span| span.start <= span.end));
+    }
+
+    #[test]
+    fn events_are_in_microseconds() {
+        let event = event("x", "work", 3, 1.5, 0.25);
+        assert_eq!((&event["ts"], &event["dur"]), (&json!(1_500_000.0), &json!(250_000.0)));
+    }
+}

@@ -1,0 +1,59 @@
+//! Recording for a trace: each dispatch in a pass of its own, with stamps at both ends.
+
+use super::engine::copy_to_texture;
+use super::exec::{Action, Step};
+use crate::error::Result;
+use crate::gpu::{Context, STAGED, Stamps, Trace};
+
+/// Records steps in order, as [`super::exec::record`] does, for `trace`. What goes wrong is kept there: the trace
+/// ends with it, the run goes on.
+pub(super) fn record<'a>(
+    context: &Context,
+    trace: &Trace,
+    encoder: &mut wgpu::CommandEncoder,
+    steps: impl Iterator<Item = &'a Step>,
+) {
+    if let Err(error) = record_steps(context, trace, encoder, steps) {
+        trace.fail(error);
+    }
+}
+
+fn record_steps<'a>(
+    context: &Context,
+    trace: &Trace,
+    encoder: &mut wgpu::CommandEncoder,
+    steps: impl Iterator<Item = &'a Step>,
+) -> Result<()> {
+    let mut stamps = trace.stamps(context);
+    let mut staged = false;
+    for step in steps {
+        match &step.action {
+            Action::Stage { buffer, texture, texels } => {
+                copy_to_texture(encoder, buffer, texture, *texels);
+                staged = true;
+            }
+            Action::Dispatch { pipeline, bind_group, groups: [x, y, z] } => {
+                if let Some(full) = stamps.take_if(|stamps| stamps.room() == 0) {
+                    trace.recorded(context, encoder, full)?;
+                    stamps = trace.stamps(context);
+                }
+                let label = format!("{}{}", step.label, if staged { STAGED } else { "" });
+                staged = false;
+                let mut pass = match &mut stamps {
+                    Some(stamps) => Stamps::pass(stamps, encoder, &label),
+                    None => encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                        label: Some(&label),
+                        timestamp_writes: None,
+                    }),
+                };
+                pass.set_pipeline(&pipeline.compute);
+                pass.set_bind_group(0, bind_group, &[]);
+                pass.dispatch_workgroups(*x, *y, *z);
+            }
+        }
+    }
+    match stamps {
+        Some(stamps) => trace.recorded(context, encoder, stamps),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,358 @@
+//! `mirage kernels` and `--shader-dir`: the workbench on this device, and ten broken kernels that it must see.
+
+use crate::support::Place;
+use predicates::prelude::*;
+use predicates::str::contains;
+use serde_json::Value;
+use std::io::{BufRead as _, BufReader};
+use std::time::{Duration, Instant};
+
+/// A kernel broken on purpose.
+struct Broken {
+    /// What is wrong with it.
+    fault: &'static str,
+    shader: &'static str,
+    /// The first such text ...
+    from: &'static str,
+    /// ... becomes this.
+    to: &'static str,
+    /// A kernel that must fail.
+    kernel: &'static str,
+}
+
+const BROKEN: &[Broken] = &[
+    Broken {
+        fault: "wrong index",
+        shader: "relu",
+        from: "max(input[i], vec4<f32>(0.0))",
+        to: "max(input[i ^ 1u], vec4<f32>(0.0))",
+        kernel: "relu/naive",
+    },
+    Broken {
+        fault: "missing bias",
+        shader: "conv_blocks",
+        from: "var sum = bias[quad] + vec4<f32>(",
+        to: "var sum = 0.0 * bias[quad] + vec4<f32>(",
+        kernel: "conv/buffer_small",
+    },
+    Broken {
+        fault: "off-by-one border",
+        shader: "total_variation",
+        from: "at.row > 0u && at.row < params.height &&",
+        to: "at.row > 0u && at.row <= params.height &&",
+        kernel: "total_variation/naive",
+    },
+    Broken {
+        fault: "uninitialised output",
+        shader: "conv",
+        from: "output[i] = vec4<f32>(0.0);\n        return;",
+        to: "return;",
+        kernel: "conv/naive",
+    },
+    Broken {
+        fault: "race without barrier",
+        shader: "gram_blocks",
+        from: "workgroupBarrier();\n        for (var k = 0u; k < DEPTH; k++) {\n            let a",
+        to: "for (var k = 0u; k < DEPTH; k++) {\n            let a",
+        kernel: "gram/buffer",
+    },
+    Broken {
+        fault: "transposed weights",
+        shader: "linear",
+        from: "weights[min(row + r, params.rows - 1u) * params.words + i]",
+        to: "weights[i * params.rows + min(row + r, params.rows - 1u)]",
+        kernel: "linear/buffer",
+    },
+    Broken {
+        fault: "swapped dimensions on non-square maps",
+        shader: "winograd",
+        from: "let pitch = params.width + 1u;\n    return quad * (params.height + 1u) * pitch",
+        to: "let pitch = params.height + 1u;\n    return quad * (params.width + 1u) * pitch",
+        kernel: "conv/texture_winograd4",
+    },
+    Broken {
+        fault: "NaN on zero",
+        shader: "relu",
+        from: "output[i] = max(input[i], vec4<f32>(0.0))",
+        to: "output[i] = max(input[i], vec4<f32>(0.0)) / input[i] * input[i]",
+        kernel: "relu/naive",
+    },
+    Broken {
+        fault: "overflow of a 16-bit index",
+        shader: "add",
+        from: "let i = (group.y * groups.x + group.x) * 64u + local;",
+        to: "let i = ((group.y * groups.x + group.x) * 64u + local) & 0xffffu;",
+        kernel: "add/naive",
+    },
+    Broken {
+        fault: "dropped remainder tile",
+        shader: "gram_blocks",
+        from: "let end = min(start + params.chunk, params.plane);",
+        to: "let end = start + (min(start + params.chunk, params.plane) - start) / DEPTH * DEPTH;",
+        kernel: "gram/buffer",
+    },
+];
+
+/// Writes a shader of the program into the folder `shaders` of a place, changed.
+fn broken(place: &Place, broken: &Broken) {
+    let path = format!("{}/shaders/{}.wgsl", env!("CARGO_MANIFEST_DIR"), broken.shader);
+    let text = std::fs::read_to_string(path).unwrap();
+    assert!(text.contains(broken.from), "{}: the shader has changed, change the test too", broken.fault);
+    std::fs::create_dir_all(place.path("my shaders")).unwrap();
+    let file = place.path("my shaders").join(format!("{}.wgsl", broken.shader));
+    std::fs::write(file, text.replacen(broken.from, broken.to, 1)).unwrap();
+}
+
+#[test]
+fn every_broken_kernel_is_seen() {
+    assert_eq!(BROKEN.len(), 10);
+    for case in BROKEN {
+        let place = Place::new();
+        broken(&place, case);
+        let mut test = place.mirage();
+        test.args(["kernels", "test", case.kernel, "--shader-dir", "my shaders", "--json", "out.json"]);
+        let output = test.output().unwrap();
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{} was not seen:\n{told}", case.fault);
+        assert!(told.contains(&format!("FAILED {}", case.kernel)), "{}:\n{told}", case.fault);
+        // By a wrong value, not because it does not run at all.
+        let results: Value = serde_json::from_slice(&std::fs::read(place.path("out.json")).unwrap()).unwrap();
+        let results = results["results"].as_array().unwrap();
+        let ran = |result: &&Value| {
+            result["fault"].is_string() && !result["fault"].as_str().unwrap().contains("GPU")
+        };
+        assert!(results.iter().any(|result| ran(&result)), "{}:\n{told}", case.fault);
+    }
+}
+
+#[test]
+fn right_kernels_pass_and_reports_say_so() {
+    let place = Place::new();
+    let mut test = place.mirage();
+    test.args(["kernels", "test", "add", "--json", "a report.json", "--junit", "a report.xml"]);
+    test.assert().success().stdout(contains("add").and(contains("pass")).and(contains(" 0 failed")));
+    let report: Value = serde_json::from_slice(&std::fs::read(place.path("a report.json")).unwrap()).unwrap();
+    let results = report["results"].as_array().unwrap();
+    assert!(results.len() > 1 && results.iter().all(|result| result["fault"].is_null()), "{report}");
+    assert!(results.iter().all(|result| result["max_ulp"].as_f64() <= result["allowed_ulp"].as_f64()));
+    let junit = std::fs::read_to_string(place.path("a report.xml")).unwrap();
+    assert!(junit.contains("<testsuite name=\"add\"") && junit.contains("failures=\"0\""), "{junit}");
+    assert_eq!(junit.matches("<testcase ").count(), results.len());
+    // Two seeds are two sets of inputs, one seed is one.
+    let errors = |seed: &str| {
+        let file = format!("{seed}.json");
+        let args = ["kernels", "test", "softmax", "--shapes", "quick", "--seed", seed, "--json", &file];
+        place.mirage().args(args).assert().success();
+        std::fs::read_to_string(place.path(&file)).unwrap().replace(&format!("\"seed\": {seed}"), "")
+    };
+    let first = errors("3");
+    assert_eq!(first, errors("3"));
+    assert_ne!(first, errors("4"));
+}
+
+#[test]
+fn networks_shapes_are_tested_too() {
+    let place = Place::new();
+    let args = ["kernels", "test", "conv/texture", "--shapes", "network", "--size", "4"];
+    place.mirage().args(args).assert().success().stdout(contains("texture_winograd4"));
+}
+
+#[test]
+fn a_bench_is_compared_with_an_earlier_one() {
+    let place = Place::new();
+    let bench = |words: &[&str]| {
+        let mut command = place.mirage();
+        command.args([
+            "kernels",
+            "bench",
+            "conv 3->64",
+            "--network",
+            "vgg16",
+            "--size",
+            "16",
+            "--rounds",
+            "2",
+        ]);
+        command.args(words);
+        command
+    };
+    bench(&["--json", "before.json"]).assert().success().stdout(contains("measured peaks"));
+    let mut before: Value =
+        serde_json::from_slice(&std::fs::read(place.path("before.json")).unwrap()).unwrap();
+    assert_eq!(before["rows"].as_array().unwrap().len(), 1);
+    assert_eq!(before["rows"][0]["case"], "conv 3->64@16");
+    let slower: Vec<f64> = before["rows"][0]["quartiles"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|q| q.as_f64().unwrap() * 1e3)
+        .collect();
+    before["rows"][0]["quartiles"] = slower.into();
+    before["device"] = "another".into();
+    place.file("slow.json", before.to_string().as_bytes());
+    bench(&["--compare", "slow.json", "--all"]).assert().success().stdout(
+        contains("FASTER").and(contains("of another device")).and(contains("naive")).and(contains("new")),
+    );
+    place.file("nonsense.json", b"{}");
+    bench(&["--compare", "nonsense.json"]).assert().code(2).stderr(contains("nonsense.json"));
+    let unknown = ["kernels", "bench", "--network", "resnet.safetensors"];
+    place.mirage().args(unknown).assert().code(2).stderr(contains("resnet.safetensors"));
+}
+
+#[test]
+fn kernels_are_listed_and_shown_without_a_device() {
+    let place = Place::new();
+    place.deviceless().args(["kernels", "list", "gram"]).assert().success().stdout(
+        contains("no device was found")
+            .and(contains("gram_tiles/forward"))
+            .and(contains("workgroup 256x1x1")),
+    );
+    let json = place.deviceless().args(["kernels", "list", "--json"]).output().unwrap();
+    let list: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert!(list.as_array().unwrap().len() > 40, "{list}");
+    for (language, sign) in [
+        ("wgsl", "@compute"),
+        ("web", "@compute"),
+        ("spirv", "OpEntryPoint GLCompute"),
+        ("hlsl", "[numthreads(64, 1, 1)]"),
+        ("msl", "kernel void"),
+    ] {
+        let args = ["kernels", "show", "relu/naive", "--to", language, "--pass", "1"];
+        place.deviceless().args(args).assert().success().stdout(contains(sign));
+    }
+    place
+        .deviceless()
+        .args(["kernels", "show", "conv/fastest"])
+        .assert()
+        .code(2)
+        .stderr(contains("kernels list"));
+    let beyond = ["kernels", "show", "relu/naive", "--pass", "99"];
+    place.deviceless().args(beyond).assert().code(2).stderr(contains("--pass 99"));
+}
+
+#[test]
+fn files_of_shaders_are_a_start_for_ones_own() {
+    let place = Place::new();
+    let files = ["kernels", "show", "add", "--files", "my shaders"];
+    place.deviceless().args(files).assert().success().stdout(contains("add.wgsl"));
+    let text = std::fs::read_to_string(place.path("my shaders/add.wgsl")).unwrap();
+    assert!(text.contains("fn forward"));
+    // What somebody has worked on is not overwritten.
+    std::fs::write(place.path("my shaders/add.wgsl"), format!("// mine\n{text}")).unwrap();
+    place.deviceless().args(files).assert().success().stdout(contains("left alone"));
+    assert!(std::fs::read_to_string(place.path("my shaders/add.wgsl")).unwrap().starts_with("// mine"));
+    // Any command takes them.
+    let args = ["kernels", "show", "add/naive", "--shader-dir", "my shaders"];
+    place.deviceless().args(args).assert().success().stdout(contains("// mine"));
+}
+
+#[test]
+fn bad_folders_of_shaders_are_refused() {
+    let place = Place::new();
+    let with = |folder: &str| {
+        let mut command = place.deviceless();
+        command.args(["kernels", "list", "add", "--shader-dir", folder]);
+        command
+    };
+    with("none").assert().code(1).stderr(contains("none"));
+    std::fs::create_dir(place.path("empty")).unwrap();
+    with("empty").assert().code(2).stderr(contains("no .wgsl file"));
+    std::fs::create_dir(place.path("strange")).unwrap();
+    std::fs::write(place.path("strange/conv_fast.wgsl"), "").unwrap();
+    with("strange").assert().code(2).stderr(contains("conv_fast.wgsl").and(contains("conv_tiles")));
+    std::fs::create_dir(place.path("wrong")).unwrap();
+    std::fs::write(place.path("wrong/add.wgsl"), "fn forward() -> f32 {\n    return 1u;\n}\n").unwrap();
+    // Line and caret of naga.
+    with("wrong").assert().code(2).stderr(contains("add.wgsl").and(contains("return 1u")).and(contains("^")));
+    std::fs::write(place.path("wrong/add.wgsl"), "@compute @workgroup_size(1) fn main() {}\n").unwrap();
+    with("wrong").assert().code(2).stderr(contains("entry point `forward` is missing"));
+    place.deviceless().args(["kernels", "test", "--watch"]).assert().code(2).stderr(contains("--shader-dir"));
+}
+
+#[test]
+fn a_saved_shader_is_tested_at_once_and_a_bad_one_keeps_the_last() {
+    let place = Place::new();
+    place.deviceless().args(["kernels", "show", "add", "--files", "mine"]).assert().success();
+    let file = place.path("mine/add.wgsl");
+    let good = std::fs::read_to_string(&file).unwrap();
+    let mut command = place.mirage();
+    command.args(["kernels", "test", "add", "--shapes", "quick", "--shader-dir", "mine", "--watch"]);
+    let mut child = place.spawn(&command);
+    let (sender, lines) = std::sync::mpsc::channel();
+    let streams: [Box<dyn std::io::Read + Send>; 2] =
+        [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+    for stream in streams {
+        let sender = sender.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+    }
+    let mut all = Vec::new();
+    let mut wait_for = |text: &str| {
+        let end = Instant::now() + Duration::from_secs(60);
+        while let Ok(line) = lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            all.push(line.clone());
+            if line.contains(text) {
+                return;
+            }
+        }
+        panic!("`{text}` never came: {all:#?}");
+    };
+    wait_for("1 kernels at 1 shapes: 0 failed");
+    wait_for("Waiting for a shader");
+    std::fs::write(&file, good.replace("a[i] + b[i]", "a[i] - b[i]")).unwrap();
+    wait_for("FAILED add/naive");
+    wait_for("Waiting for a shader");
+    std::fs::write(&file, good.replace("a[i] + b[i]", "a[i] + b[j]")).unwrap();
+    wait_for("no definition in scope for identifier: `j`");
+    wait_for("The last good one stays in use");
+    std::fs::write(&file, &good).unwrap();
+    wait_for("1 kernels at 1 shapes: 0 failed");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_run_verifies_its_kernels_first_and_refuses_a_broken_one() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 48, 32);
+    place.render_for(&photo, "1").args(["--verify"]).assert().success().stderr(contains("Verified "));
+    let shaders = BROKEN.iter().find(|case| case.shader == "winograd").unwrap();
+    broken(&place, shaders);
+    let mut run = place.render_for(&photo, "1");
+    run.args(["--verify", "--overwrite", "--kernels", "texture", "--shader-dir", "my shaders"]);
+    run.assert().code(1).stderr(contains("wrong result: conv").and(contains("llvmpipe").or(contains("on "))));
+}
+
+#[test]
+fn a_trace_tells_of_host_and_device() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 48, 32);
+    place
+        .render_for(&photo, "2")
+        .args(["--trace", "a trace.json"])
+        .assert()
+        .success()
+        .stderr(contains("Trace: "));
+    let trace: Value = serde_json::from_slice(&std::fs::read(place.path("a trace.json")).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let of = |kind: &str| events.iter().filter(|event| event["cat"] == kind).count();
+    for kind in ["device", "submission", "waiting", "reading back", "compiling", "host"] {
+        assert!(of(kind) > 0, "nothing of {kind}");
+    }
+    // Each dispatch by name, none before the run began and none shorter than nothing.
+    let conv = |event: &&Value| event["name"].as_str().unwrap().contains("conv") && event["tid"] == 0;
+    assert!(events.iter().filter(conv).count() > 10);
+    for event in events.iter().filter(|event| event["ph"] == "X") {
+        assert!(event["ts"].as_f64().unwrap() >= 0.0 && event["dur"].as_f64().unwrap() >= 0.0, "{event}");
+    }
+    // The same picture as without.
+    let traced = std::fs::read(place.path("out.png")).unwrap();
+    place.render_for(&photo, "2").args(["--overwrite"]).assert().success();
+    let pixels = |bytes: &[u8]| image::load_from_memory(bytes).unwrap().to_rgb8();
+    assert!(pixels(&traced) == pixels(&std::fs::read(place.path("out.png")).unwrap()));
+    let over = ["--overwrite", "--trace", "photo.png"];
+    place.render_for(&photo, "1").args(over).assert().code(2).stderr(contains("the trace would replace"));
+}
