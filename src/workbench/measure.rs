@@ -93,6 +93,21 @@ pub fn measure(engine: &Engine, programs: &[Program], rounds: usize, budget: f64
         .collect())
 }
 
+/// Times one program by wall clock: a submission for each run, and the wait for it. Ends after `runs`, or when they
+/// have taken `budget` seconds. Warms up first.
+///
+/// # Errors
+/// As [`Program::run`].
+pub fn measure_wall(engine: &Engine, program: &Program, runs: usize, budget: f64) -> Result<Samples> {
+    time(engine, program, 1, None)?;
+    let mut seconds = Vec::new();
+    let begin = Instant::now();
+    while seconds.is_empty() || (seconds.len() < runs && begin.elapsed().as_secs_f64() < budget) {
+        seconds.push(time(engine, program, 1, None)?.0);
+    }
+    Ok(Samples::new(Clock::Wall, seconds))
+}
+
 /// Seconds of one run out of several in one submission: by wall clock, and by the device if that is credible.
 fn time(
     engine: &Engine,

@@ -17,7 +17,7 @@ pub use case::{draw, inputs, reference, widen};
 pub use catalogue::{Listed, Pass, catalogue, typical};
 pub use check::{Checked, check};
 pub use compare::{Difference, ULP, distance};
-pub use measure::{Clock, Samples, bytes, measure};
+pub use measure::{Clock, Samples, bytes, measure, measure_wall};
 pub use network::{LayerShape, layers_of, network_cases, topology};
 pub use record::{Change, Record, Row};
 pub use verify::{Verified, verify};
