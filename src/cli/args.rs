@@ -112,7 +112,7 @@ pub(super) struct BalanceArgs {
 pub(super) struct NetworkArgs {
     /// The network to look through: a safetensors file, or vgg16 or vgg19 once fetched with `mirage weights
     /// --fetch` [default: the one that comes with the program]
-    #[arg(long, value_name = "FILE", env = WEIGHTS_VARIABLE, hide_env_values = true)]
+    #[arg(long, alias = "network", value_name = "FILE", env = WEIGHTS_VARIABLE, hide_env_values = true)]
     pub weights: Option<PathBuf>,
     /// Colours the network was trained on: caffe or torchvision [default: what its file says]
     #[arg(long, value_name = "NAME")]
