@@ -8,7 +8,7 @@ mod common;
 use common::{assert_close, engine, engine_with, filter, inputs, turn, widen};
 use neural_mirage::Error;
 use neural_mirage::gpu::{DeviceOptions, Family, PipelineCache, PipelineKey};
-use neural_mirage::graph::{Engine, Options, SingleOp};
+use neural_mirage::graph::{Engine, Options, Outcome, SingleOp};
 use neural_mirage::ops::{
     Add, Case, Conv, ConvBackward, GramBackward, Kernel, MeanSquaredError, MseBackward, Op, Operand, Pool,
     PoolBackward, PoolKind, REGISTRY, Relu, ReluBackward, Shape, Then,
@@ -65,9 +65,23 @@ fn check(
             let clean = single.signature().output.pack(&outcome.values);
             assert_eq!(outcome.stored, clean, "{what}: padding is not zero");
         }
+        check_side(&what, case, &values, &outcome);
         seen.insert((case.op.name(), name));
     }
     seen
+}
+
+/// Tests the second output of an op that has one.
+fn check_side(what: &str, case: &Case, values: &[Vec<f32>], outcome: &Outcome) {
+    let shapes: Vec<Shape> = case.inputs.iter().map(|(shape, _)| *shape).collect();
+    let expected = case.op.side(&shapes);
+    assert_eq!(outcome.side.is_some(), expected.is_some(), "{what}");
+    let (Some([side, stored]), Some(shape)) = (&outcome.side, expected) else { return };
+    let wide: Vec<Vec<f64>> = values.iter().map(|values| widen(values)).collect();
+    let wide: Vec<&[f64]> = wide.iter().map(Vec::as_slice).collect();
+    let fault = case.op.side_fault(&wide, &shapes, side, case.tolerance);
+    assert_eq!(fault, None, "{what}");
+    assert_eq!(*stored, shape.pack(side), "{what}: the side's padding is not zero");
 }
 
 #[test]
@@ -221,6 +235,7 @@ fn check_windows(case: &Case, family: Family, max_binding: u64) -> &'static str 
         let clean = single.signature().output.pack(&outcome.values);
         assert_eq!(outcome.stored, clean, "{:?}: padding is not zero", case.op);
         assert!(outcome.guard_intact, "{:?}: wrote behind its output", case.op);
+        check_side(&format!("{:?}", case.op), case, &values, &outcome);
         let kernel = kernels(&engine, case.op.as_ref(), &single).swap_remove(0);
         let windows = kernel.dispatches.iter().flat_map(|dispatch| &dispatch.bindings);
         let windows = windows.filter(|(_, operand)| matches!(operand, Operand::Window { .. })).count();

@@ -251,7 +251,9 @@ impl Builder<'_> {
         let mut memory = MemoryUse { planned: self.plan.bytes(), ..Default::default() };
         let mut constants = HashSet::new();
         for (node, kernel) in self.graph.nodes().iter().zip(kernels) {
-            memory.unshared += self.graph.shape(node.output).bytes() + kernel.scratch.iter().sum::<u64>();
+            let side = node.side.map_or(0, |side| self.graph.shape(side).bytes());
+            memory.unshared +=
+                self.graph.shape(node.output).bytes() + side + kernel.scratch.iter().sum::<u64>();
             for dispatch in &kernel.dispatches {
                 for (name, operand) in &dispatch.bindings {
                     if let Operand::Constant(constant) = operand
@@ -410,6 +412,7 @@ impl Builder<'_> {
         match operand {
             Operand::Input(input) => self.graph.shape(node.inputs[*input]).bytes(),
             Operand::Output => self.graph.shape(node.output).bytes(),
+            Operand::Side => node.side.map_or(0, |side| self.graph.shape(side).bytes()),
             Operand::Scratch(scratch) => kernel.scratch[*scratch],
             Operand::Constant(constant) => constant.bytes,
             Operand::Window { bytes, .. } | Operand::Texture { bytes, .. } => *bytes,
@@ -423,6 +426,9 @@ impl Builder<'_> {
         Ok(match operand {
             Operand::Input(input) => self.tensor(node.inputs[*input])?,
             Operand::Output => self.tensor(node.output)?,
+            Operand::Side => {
+                self.tensor(node.side.ok_or_else(|| fault(node.op.name(), "it has no second output"))?)?
+            }
             Operand::Scratch(scratch) => self.slots[self.plan.scratch[index][*scratch]].clone(),
             Operand::Constant(constant) => match self.engine.constant(constant)? {
                 Memory::Buffer(buffer) => buffer,

@@ -52,21 +52,22 @@ impl Plan {
     pub fn new(graph: &Graph, bound: impl Fn(TensorId) -> bool, kernels: &[Kernel], share: bool) -> Self {
         let mut plan = Self::default();
         for (index, node) in graph.nodes().iter().enumerate() {
-            for tensor in node.inputs.iter().chain([&node.output]).filter(|tensor| !bound(**tensor)) {
+            let tensors = node.inputs.iter().chain([&node.output]).chain(&node.side);
+            for tensor in tensors.filter(|tensor| !bound(**tensor)) {
                 plan.lifetimes.entry(*tensor).or_insert((index, index)).1 = index;
             }
         }
         let mut free: Vec<usize> = Vec::new();
         for (index, node) in graph.nodes().iter().enumerate() {
-            if !bound(node.output) {
-                let slot = plan.take(&mut free, graph.shape(node.output).bytes(), share);
-                plan.tensors.insert(node.output, slot);
+            for made in [Some(node.output), node.side].into_iter().flatten().filter(|made| !bound(*made)) {
+                let slot = plan.take(&mut free, graph.shape(made).bytes(), share);
+                plan.tensors.insert(made, slot);
             }
             let scratch: Vec<usize> =
                 kernels[index].scratch.iter().map(|bytes| plan.take(&mut free, *bytes, share)).collect();
             free.extend(&scratch);
             plan.scratch.push(scratch);
-            for tensor in node.inputs.iter().chain([&node.output]) {
+            for tensor in node.inputs.iter().chain([&node.output]).chain(&node.side) {
                 let ends = plan.lifetimes.get(tensor).is_some_and(|(_, last)| *last == index);
                 if let Some(slot) = plan.tensors.get(tensor)
                     && ends

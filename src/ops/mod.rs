@@ -7,6 +7,7 @@ mod add;
 mod blocks;
 mod call;
 mod case;
+mod codes;
 mod conv;
 mod finish;
 mod flatten;

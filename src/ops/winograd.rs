@@ -50,6 +50,11 @@ impl WinogradTile {
         (self.side() + 2) * (self.side() + 2)
     }
 
+    /// True if the transforms can pool a tile, and route the gradient of what was pooled.
+    fn pools(self) -> bool {
+        self == Self::Four
+    }
+
     fn consts(self) -> [(&'static str, u32); 2] {
         [("TILE", self.side() as u32), ("SIDE", self.side() as u32 + 2)]
     }
@@ -197,6 +202,12 @@ impl Winograd {
         }
     }
 
+    /// True if the kernel can pool what it makes, and route the gradient of that ([`Finish::pool`],
+    /// [`Finish::codes`]).
+    pub fn pools(&self) -> bool {
+        self.passes.tile.pools()
+    }
+
     /// Scratch buffers of the kernel.
     pub fn scratch(&self) -> usize {
         match self.products {
@@ -205,7 +216,8 @@ impl Winograd {
         }
     }
 
-    /// The kernel of `output = filter * input`, or with `adjoint` of the transposed filter.
+    /// The kernel of `output = filter * input`, or with `adjoint` of the transposed filter. Both maps are those
+    /// of the convolution itself, whatever is pooled.
     pub fn kernel(
         &self,
         filter: &Arc<Filter>,
