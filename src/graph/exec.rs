@@ -8,7 +8,7 @@ use super::plan::{MemoryUse, Plan};
 use super::profile::PreparedNode;
 use crate::error::{Error, Result};
 use crate::gpu::Pipeline;
-use crate::ops::{Constant, Dispatch, Kernel, Operand, Storage};
+use crate::ops::{Constant, Dispatch, Kernel, Operand, Run, Storage};
 use crate::shader::{ResourceKind, Shader};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -111,6 +111,7 @@ impl Program {
         options: Options,
         tuned: &mut bool,
     ) -> Result<Self> {
+        let graph = &graph.deferred();
         let mut sections = vec![0; graph.nodes().len()];
         for (index, goals) in goals.iter().enumerate() {
             for (section, needed) in sections.iter_mut().zip(graph.needed_for(goals)) {
@@ -203,7 +204,7 @@ pub(super) fn record<'a>(encoder: &mut wgpu::CommandEncoder, steps: impl Iterato
     let mut steps = steps.peekable();
     while let Some(step) = steps.peek() {
         if let Action::Stage { buffer, texture, texels } = &step.action {
-            copy_to_texture(encoder, buffer, texture, *texels);
+            copy_to_texture(encoder, buffer, texture, Run { from: 0, to: 0, texels: *texels });
             steps.next();
             continue;
         }

@@ -5,6 +5,7 @@ use super::{Absorbed, LastStep, Loader};
 use crate::error::Result;
 use crate::gpu::Profile;
 use std::fmt::Debug;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A node's function in a graph: from input tensors to one output tensor, and for a few ops to a second one beside
@@ -337,13 +338,36 @@ pub struct Constant {
 pub enum Making {
     /// By the CPU, ready to be uploaded.
     Host(Arc<dyn Fn() -> Result<Vec<u8>> + Send + Sync>),
-    /// By the device: the output of an op on one vector of values.
+    /// By the device, in parts.
     Device {
-        /// The op.
-        op: Arc<dyn Op>,
-        /// Reads the values.
+        /// The parts.
+        parts: Vec<Part>,
+        /// Reads the values of all of them.
         values: Loader,
     },
+}
+
+/// A part of a constant: the output of an op on one vector. In parts, so that a large constant takes little memory
+/// besides while it is made.
+#[derive(Clone)]
+pub struct Part {
+    /// The op.
+    pub op: Arc<dyn Op>,
+    /// Its input's range of the values.
+    pub values: Range<usize>,
+    /// Which texels of its output go where in the constant.
+    pub runs: Vec<Run>,
+}
+
+/// Consecutive texels of a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// The first of them in the part.
+    pub from: u64,
+    /// And in the constant.
+    pub to: u64,
+    /// How many.
+    pub texels: u64,
 }
 
 impl Making {
