@@ -119,9 +119,6 @@ fn main() -> neural_mirage::Result<()> {
         times.sort_by(f64::total_cmp);
         let (least, median) = (times[0], times[times.len() / 2]);
         let (device, peak) = (session.memory().total() >> 20, peak_mib());
-        if std::env::var("MEMORY").is_ok() {
-            eprintln!("{:?}", session.memory());
-        }
         if arguments.json {
             println!(
                 "{{\"side\": {side}, \"min\": {least:.5}, \"median\": {median:.5}, \"device_mib\": {device}, \"peak_mib\": {peak}}}"
