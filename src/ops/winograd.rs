@@ -299,6 +299,17 @@ fn weights(tile: WinogradTile, filter: &Arc<Filter>, packing: Packing) -> Operan
 /// Sums of nine products and a few roundings of the constants.
 const TOLERANCE: f64 = 1e-6;
 
+pub(super) fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for tile in [WinogradTile::Four, WinogradTile::Two] {
+        for (out_channels, in_channels) in [(1, 1), (3, 5), (33, 6), (64, 3)] {
+            let op = WinogradWeights { tile, out_channels, in_channels };
+            cases.push(Case::normal(op, &[Shape::Vector(out_channels * in_channels * 9)], TOLERANCE));
+        }
+    }
+    cases
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -325,15 +336,4 @@ mod tests {
             assert!(found.iter().all(|count| *count == 1), "{out_channels} {in_channels}");
         }
     }
-}
-
-pub(super) fn cases() -> Vec<Case> {
-    let mut cases = Vec::new();
-    for tile in [WinogradTile::Four, WinogradTile::Two] {
-        for (out_channels, in_channels) in [(1, 1), (3, 5), (33, 6), (64, 3)] {
-            let op = WinogradWeights { tile, out_channels, in_channels };
-            cases.push(Case::normal(op, &[Shape::Vector(out_channels * in_channels * 9)], TOLERANCE));
-        }
-    }
-    cases
 }
