@@ -5,6 +5,10 @@
 // matrix product for each of the SIDE * SIDE positions follows (winograd_tiles.wgsl); `output_tiles`
 // transforms back. `border` writes the zeros around.
 //
+// `pooled_tiles` transforms back, rectifies and stores the largest value of each 2x2 window in place of the map,
+// with the codes that say which it was (see src/ops/codes.rs). In the adjoint of such a convolution
+// `routed_tiles` reads the gradient of the pooled map and the codes in place of the gradient of the map.
+//
 // Interpolation points are 0, infinity, +-A and +-B. 3/4 and 3/2 in place of the usual 1 and 2 halve the
 // rounding error (measured: docs/accuracy.md), and all their products are exact in f32.
 //
@@ -21,6 +25,9 @@
 
 const TILE: u32 = 4u;      // 4 or 2
 const SIDE: u32 = 6u;      // TILE + 2
+const HALF: u32 = 2u;      // windows of a tile along each axis where it is pooled: TILE is 4 then
+const SPAN: u32 = 4u;      // HALF + 2: side of the pooled gradient under an input tile
+const COVER: u32 = 3u;     // side of the codes under it
 const TURNED: u32 = 0u;    // 1: the adjoint
 const RELU: u32 = 0u;      // rectify the result
 const MASK: u32 = 0u;      // zero the result where `activation` is not positive
@@ -59,10 +66,16 @@ struct Params {
 @group(0) @binding(9) var<storage, read> input_values: array<vec4<f32>>;
 @group(0) @binding(10) var<storage, read_write> transformed_values: array<vec4<f32>>;
 @group(0) @binding(11) var<storage, read> product_values: array<vec4<f32>>;
+// Codes of the 2x2 windows, made and read.
+@group(0) @binding(12) var<storage, read_write> codes: array<vec4<f32>>;
+@group(0) @binding(13) var codes_map: texture_storage_2d<rgba32float, read>;
+@group(0) @binding(14) var<storage, read> code_values: array<vec4<f32>>;
 
 alias Line = array<vec4<f32>, 6>;
 
 var<private> tile: array<vec4<f32>, 36>;
+var<private> pooled: array<vec4<f32>, 16>; // SPAN x SPAN values of the pooled gradient
+var<private> routes: array<vec4<f32>, 9>;  // COVER x COVER texels of codes
 
 fn index(group: vec3<u32>, groups: vec3<u32>, local: u32) -> u32 {
     return (group.y * groups.x + group.x) * 64u + local;
@@ -207,6 +220,32 @@ fn corner(t: u32, quad: u32) -> u32 {
     return quad * (params.height + 1u) * pitch + row * pitch + column;
 }
 
+// Second half of the input's transform: the rows of `tile`, stored.
+fn put_transformed(start: u32) {
+    let step = params.stride;
+    // unroll
+    for (var r = 0u; r < SIDE; r++) {
+        let line = input_line(line_of_tile(r * STRIDE, 1u));
+        // unroll
+        for (var c = 0u; c < SIDE; c++) {
+            let n = start + (r * SIDE + c) * step;
+            textureStore(transformed, vec2<u32>(n & 8191u, n >> 13u), line[c]);
+        }
+    }
+}
+
+fn put_transformed_values(start: u32) {
+    let step = params.stride;
+    // unroll
+    for (var r = 0u; r < SIDE; r++) {
+        let line = input_line(line_of_tile(r * STRIDE, 1u));
+        // unroll
+        for (var c = 0u; c < SIDE; c++) {
+            transformed_values[start + (r * SIDE + c) * step] = line[c];
+        }
+    }
+}
+
 @compute @workgroup_size(64)
 fn input_tiles(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -230,17 +269,7 @@ fn input_tiles(
         }
     }
     transform_columns();
-    let start = first_transformed(t, quad);
-    let step = params.stride;
-    // unroll
-    for (var r = 0u; r < SIDE; r++) {
-        let line = input_line(line_of_tile(r * STRIDE, 1u));
-        // unroll
-        for (var c = 0u; c < SIDE; c++) {
-            let n = start + (r * SIDE + c) * step;
-            textureStore(transformed, vec2<u32>(n & 8191u, n >> 13u), line[c]);
-        }
-    }
+    put_transformed(first_transformed(t, quad));
 }
 
 @compute @workgroup_size(64)
@@ -265,16 +294,131 @@ fn input_tiles_buffer(
         }
     }
     transform_columns();
-    let start = first_transformed(t, quad);
-    let step = params.stride;
+    put_transformed_values(first_transformed(t, quad));
+}
+
+// Where the pooled gradient and the codes under an input tile start, in their own maps.
+struct PooledCorner {
+    texel: u32,
+    pitch: u32,
+    code: u32,
+    code_pitch: u32,
+    last_code: u32, // border, so zero
+}
+
+// In both maps the border stands for what the tile has above and left of the first pixel. Beyond the far edges
+// it is as with `corner`.
+fn pooled_corner(t: u32, quad: u32) -> PooledCorner {
+    let at = min(params.first_tile + t, params.tiles - 1u);
+    let row = at / params.tiles_across;
+    let column = at % params.tiles_across;
+    let height = params.height / 2u;
+    let width = params.width / 2u;
+    let pitch = width + 1u;
+    // A texel of codes is for 2x2 pooled pixels.
+    let code_height = (height + 1u) / 2u;
+    let code_pitch = (width + 1u) / 2u + 1u;
+    return PooledCorner(
+        (quad * (height + 1u) + row * HALF) * pitch + column * HALF,
+        pitch,
+        (quad * (code_height + 1u) + row) * code_pitch + column,
+        code_pitch,
+        (params.quads * (code_height + 1u) + 1u) * code_pitch);
+}
+
+// Spreads the pooled gradient over `tile`: each value goes to the pixel of its window that its code names.
+fn route() {
     // unroll
-    for (var r = 0u; r < SIDE; r++) {
-        let line = input_line(line_of_tile(r * STRIDE, 1u));
+    for (var j = 0u; j < SPAN; j++) {
         // unroll
-        for (var c = 0u; c < SIDE; c++) {
-            transformed_values[start + (r * SIDE + c) * step] = line[c];
+        for (var i = 0u; i < SPAN; i++) {
+            let d = pooled[j * SPAN + i];
+            // The first pooled pixel is the last of its texel of codes.
+            let bits = vec4<i32>(i32(
+                routes[(j + 1u) / 2u * COVER + (i + 1u) / 2u][(j + 1u) % 2u * 2u + (i + 1u) % 2u]));
+            // unroll
+            for (var y = 0u; y < 2u; y++) {
+                // unroll
+                for (var x = 0u; x < 2u; x++) {
+                    // The tile begins with the second row and column of its first window.
+                    let r = 2u * j + y;
+                    let c = 2u * i + x;
+                    if (r >= 1u && r <= SIDE && c >= 1u && c <= SIDE) {
+                        let wins = (bits & (vec4<i32>(1, 16, 256, 4096) << vec4<u32>(2u * y + x))) != vec4<i32>(0);
+                        tile[place(max(r, 1u) - 1u, max(c, 1u) - 1u)] = select(vec4<f32>(0.0), d, wins);
+                    }
+                }
+            }
         }
     }
+}
+
+@compute @workgroup_size(64)
+fn routed_tiles(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = index(group, groups, local);
+    let t = i % params.chunk;
+    let quad = i / params.chunk;
+    if (quad >= params.quads) {
+        return;
+    }
+    let first = pooled_corner(t, quad);
+    // unroll
+    for (var j = 0u; j < SPAN; j++) {
+        // unroll
+        for (var i = 0u; i < SPAN; i++) {
+            let n = min(first.texel + j * first.pitch + i, params.texels - 1u);
+            pooled[j * SPAN + i] = textureLoad(input_map, vec2<u32>(n & 8191u, n >> 13u));
+        }
+    }
+    // unroll
+    for (var j = 0u; j < COVER; j++) {
+        // unroll
+        for (var i = 0u; i < COVER; i++) {
+            let n = min(first.code + j * first.code_pitch + i, first.last_code);
+            routes[j * COVER + i] = textureLoad(codes_map, vec2<u32>(n & 8191u, n >> 13u));
+        }
+    }
+    route();
+    transform_columns();
+    put_transformed(first_transformed(t, quad));
+}
+
+@compute @workgroup_size(64)
+fn routed_tiles_buffer(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = index(group, groups, local);
+    let t = i % params.chunk;
+    let quad = i / params.chunk;
+    if (quad >= params.quads) {
+        return;
+    }
+    let first = pooled_corner(t, quad);
+    // unroll
+    for (var j = 0u; j < SPAN; j++) {
+        // unroll
+        for (var i = 0u; i < SPAN; i++) {
+            let n = min(first.texel + j * first.pitch + i, params.texels - 1u);
+            pooled[j * SPAN + i] = input_values[n];
+        }
+    }
+    // unroll
+    for (var j = 0u; j < COVER; j++) {
+        // unroll
+        for (var i = 0u; i < COVER; i++) {
+            let n = min(first.code + j * first.code_pitch + i, first.last_code);
+            routes[j * COVER + i] = code_values[n];
+        }
+    }
+    route();
+    transform_columns();
+    put_transformed_values(first_transformed(t, quad));
 }
 
 // Transforms the rows of `tile`, whose columns are transformed, and stores the output's pixels.
@@ -307,21 +451,9 @@ fn put_output(at: u32, quad: u32) {
     }
 }
 
-@compute @workgroup_size(64)
-fn output_tiles(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let i = index(group, groups, local);
-    let t = i % params.chunk;
-    let quad = i / params.chunk;
-    let at = params.first_tile + t;
-    if (quad >= params.quads || at >= params.tiles) {
-        return;
-    }
+// First half of the way back: the columns of a tile's products, into `tile`.
+fn read_products(start: u32) {
     let step = params.stride;
-    let start = (params.first_quad + quad) * params.chunk + t;
     // unroll
     for (var c = 0u; c < SIDE; c++) {
         var column: Line;
@@ -336,6 +468,91 @@ fn output_tiles(
             tile[r * STRIDE + c] = line[r];
         }
     }
+}
+
+fn read_product_values(start: u32) {
+    let step = params.stride;
+    // unroll
+    for (var c = 0u; c < SIDE; c++) {
+        var column: Line;
+        // unroll
+        for (var r = 0u; r < SIDE; r++) {
+            let n = start + (r * SIDE + c) * step;
+            column[r] = product_values[n];
+        }
+        let line = output_line(column);
+        // unroll
+        for (var r = 0u; r < TILE; r++) {
+            tile[r * STRIDE + c] = line[r];
+        }
+    }
+}
+
+// Four bits a channel, of which the one of the window's first maximum in row-major order is set; none if the
+// maximum is not positive. As a whole number, which f32 holds exactly.
+fn code(v0: vec4<f32>, v1: vec4<f32>, v2: vec4<f32>, v3: vec4<f32>) -> f32 {
+    let none = vec4<i32>(0);
+    // Larger than all before, not smaller than any behind.
+    let bits = select(none, vec4<i32>(1), (v0 >= v1) & (v0 >= v2) & (v0 >= v3))
+        | select(none, vec4<i32>(2), (v1 > v0) & (v1 >= v2) & (v1 >= v3))
+        | select(none, vec4<i32>(4), (v2 > v0) & (v2 > v1) & (v2 >= v3))
+        | select(none, vec4<i32>(8), (v3 > v0) & (v3 > v1) & (v3 > v2));
+    let positive = max(max(v0, v1), max(v2, v3)) > vec4<f32>(0.0);
+    let kept = select(none, bits, positive);
+    return f32(kept.x | (kept.y << 4u) | (kept.z << 8u) | (kept.w << 12u));
+}
+
+// As `put_output` for a convolution that is rectified and pooled: stores maxima of 2x2 windows and their codes.
+fn put_pooled(at: u32, quad: u32) {
+    let height = params.height / 2u;
+    let width = params.width / 2u;
+    let pitch = width + 1u;
+    let row = at / params.tiles_across * HALF;
+    let column = at % params.tiles_across * HALF;
+    let first = (quad * (height + 1u) + row + 1u) * pitch + column + 1u;
+    let offset = bias[params.first_quad + quad];
+    let zero = vec4<f32>(0.0);
+    var found = zero;
+    // unroll
+    for (var r = 0u; r < HALF; r++) {
+        let upper = output_line(line_of_tile(2u * r * STRIDE, 1u));
+        let lower = output_line(line_of_tile((2u * r + 1u) * STRIDE, 1u));
+        // unroll
+        for (var c = 0u; c < HALF; c++) {
+            // An odd last row or column is in no window.
+            if (row + r < height && column + c < width) {
+                let v0 = max(upper[2u * c] + offset, zero);
+                let v1 = max(upper[2u * c + 1u] + offset, zero);
+                let v2 = max(lower[2u * c] + offset, zero);
+                let v3 = max(lower[2u * c + 1u] + offset, zero);
+                output[first + r * pitch + c] = max(max(v0, v1), max(v2, v3));
+                found[r * 2u + c] = code(v0, v1, v2, v3);
+            }
+        }
+    }
+    // The last tile may have an odd row or column alone.
+    if (row >= height || column >= width) {
+        return;
+    }
+    let code_height = (height + 1u) / 2u;
+    let code_pitch = (width + 1u) / 2u + 1u;
+    codes[(quad * (code_height + 1u) + row / 2u + 1u) * code_pitch + column / 2u + 1u] = found;
+}
+
+@compute @workgroup_size(64)
+fn output_tiles(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = index(group, groups, local);
+    let t = i % params.chunk;
+    let quad = i / params.chunk;
+    let at = params.first_tile + t;
+    if (quad >= params.quads || at >= params.tiles) {
+        return;
+    }
+    read_products((params.first_quad + quad) * params.chunk + t);
     put_output(at, quad);
 }
 
@@ -352,23 +569,42 @@ fn output_tiles_buffer(
     if (quad >= params.quads || at >= params.tiles) {
         return;
     }
-    let step = params.stride;
-    let start = (params.first_quad + quad) * params.chunk + t;
-    // unroll
-    for (var c = 0u; c < SIDE; c++) {
-        var column: Line;
-        // unroll
-        for (var r = 0u; r < SIDE; r++) {
-            let n = start + (r * SIDE + c) * step;
-            column[r] = product_values[n];
-        }
-        let line = output_line(column);
-        // unroll
-        for (var r = 0u; r < TILE; r++) {
-            tile[r * STRIDE + c] = line[r];
-        }
-    }
+    read_product_values((params.first_quad + quad) * params.chunk + t);
     put_output(at, quad);
+}
+
+@compute @workgroup_size(64)
+fn pooled_tiles(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = index(group, groups, local);
+    let t = i % params.chunk;
+    let quad = i / params.chunk;
+    let at = params.first_tile + t;
+    if (quad >= params.quads || at >= params.tiles) {
+        return;
+    }
+    read_products((params.first_quad + quad) * params.chunk + t);
+    put_pooled(at, quad);
+}
+
+@compute @workgroup_size(64)
+fn pooled_tiles_buffer(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = index(group, groups, local);
+    let t = i % params.chunk;
+    let quad = i / params.chunk;
+    let at = params.first_tile + t;
+    if (quad >= params.quads || at >= params.tiles) {
+        return;
+    }
+    read_product_values((params.first_quad + quad) * params.chunk + t);
+    put_pooled(at, quad);
 }
 
 // The zeros around each plane: its first row and its first column, and the closing border.

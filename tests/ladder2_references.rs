@@ -48,7 +48,7 @@ fn build(case: &Value, inputs: &[(Vec<usize>, Vec<f32>)]) -> (Arc<dyn Op>, usize
             };
             let mode = if text(&attrs["pad_mode"]) == "zeros" { Padding::Zeros } else { Padding::Replicate };
             let (stride, padding) = (pair(&attrs["stride"]), pair(&attrs["padding"]));
-            (Arc::new(Conv { filter: Arc::new(filter), stride, padding, mode, relu: false }), 1)
+            (Arc::new(Conv { filter: Arc::new(filter), stride, padding, mode, relu: false, pool: false }), 1)
         }
         "relu" => (Arc::new(Relu), 1),
         "pool" => {
@@ -140,6 +140,7 @@ fn references_and_their_adjoints_match_pytorch() {
                     .iter()
                     .map(|source| match *source {
                         Source::Input(input) => (wide[input], shapes[input]),
+                        Source::Side => panic!("no golden has a second output"),
                         Source::Output => (output.as_slice(), output_shape),
                         Source::Upstream => (upstream.as_slice(), output_shape),
                     })

@@ -87,10 +87,20 @@ impl Subject {
     }
 
     /// Values and shapes of the adjoint's operands.
-    fn operands<T: Clone>(&self, inputs: &[T], output: &T, upstream: &T) -> (Vec<T>, Vec<Shape>) {
+    fn operands<T: Clone>(
+        &self,
+        inputs: &[T],
+        output: &T,
+        side: Option<&T>,
+        upstream: &T,
+    ) -> (Vec<T>, Vec<Shape>) {
         let operand = |source: &Source| match *source {
             Source::Input(input) => (inputs[input].clone(), self.shapes[input]),
             Source::Output => (output.clone(), self.output),
+            Source::Side => {
+                let shape = self.case.op.side(&self.shapes).expect("a second output");
+                (side.expect("its values").clone(), shape)
+            }
             Source::Upstream => (upstream.clone(), self.output),
         };
         self.adjoint.operands.iter().map(operand).unzip()
@@ -98,7 +108,9 @@ impl Subject {
 
     /// The adjoint's f64 reference at a point.
     fn backward(&self, point: &[Vec<f64>], upstream: &Vec<f64>) -> Vec<f64> {
-        let (values, shapes) = self.operands(point, &self.forward(point), upstream);
+        let inputs: Vec<&[f64]> = point.iter().map(Vec::as_slice).collect();
+        let side = self.case.op.reference_side(&inputs, &self.shapes);
+        let (values, shapes) = self.operands(point, &self.forward(point), side.as_ref(), upstream);
         assert_eq!(self.adjoint.op.output(&shapes).unwrap(), self.shapes[self.input], "{}", self.what);
         apply(self.adjoint.op.as_ref(), &values, &shapes)
     }
@@ -226,7 +238,7 @@ fn kernels_of_linear_ops_satisfy_the_adjoint_identity() {
             let ahead = run_all(engine, &subject.case.op, &subject.shapes, &moved);
             for ((name, base), (_, ahead)) in base.iter().zip(&ahead) {
                 let output: Vec<f32> = ahead.iter().map(|value| *value as f32).collect();
-                let (values, shapes) = subject.operands(&moved, &output, &v);
+                let (values, shapes) = subject.operands(&moved, &output, None, &v);
                 let left = dot(&minus(ahead, base), &wide_v);
                 for (adjoint, back) in run_all(engine, &subject.adjoint.op, &shapes, &values) {
                     let right = dot(&wide_u, &back);

@@ -122,7 +122,11 @@ impl Context {
             label: Some("neural-mirage"),
             required_features: features,
             required_limits: limits.clone(),
-            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            // Small blocks: whatever is larger has memory of its own, which goes back when it is freed. Weights in the
+            // making and targets leave holes in large blocks that later tensors do not fit into.
+            memory_hints: wgpu::MemoryHints::Manual {
+                suballocated_device_memory_block_size: 8 << 20..16 << 20,
+            },
             ..Default::default()
         });
         let (device, queue) = pollster::block_on(request).map_err(|error| Error::Gpu {

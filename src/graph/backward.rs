@@ -1,7 +1,7 @@
 //! The gradient graph. Ops state their own adjoints, so nothing here knows any op but the sum.
 
 use super::ir::{Graph, TensorId};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::{Add, Source};
 use std::collections::HashMap;
 
@@ -34,15 +34,17 @@ pub fn gradient(
                 continue;
             }
             let Some(adjoint) = node.op.adjoint(position, &shapes) else { continue };
-            let operands: Vec<TensorId> = adjoint
-                .operands
-                .iter()
-                .map(|source| match *source {
-                    Source::Input(input) => node.inputs[input],
-                    Source::Output => node.output,
-                    Source::Upstream => arriving,
-                })
-                .collect();
+            let operand = |source: &Source| match *source {
+                Source::Input(input) => Some(node.inputs[input]),
+                Source::Output => Some(node.output),
+                Source::Side => node.side,
+                Source::Upstream => Some(arriving),
+            };
+            let operands: Option<Vec<TensorId>> = adjoint.operands.iter().map(operand).collect();
+            let operands = operands.ok_or_else(|| Error::Gpu {
+                what: format!("the adjoint of {}", node.op.name()),
+                message: "it reads a second output, and there is none".to_owned(),
+            })?;
             let label = format!("d {} by {}", graph.tensor(*input).label, graph.tensor(node.output).label);
             let contribution = graph.apply_shared(adjoint.op, &operands, label)?;
             graph.mark_adjoint(contribution, node.output);

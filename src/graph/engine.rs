@@ -4,13 +4,13 @@ use super::choices::{Choices, Verdict, look_up};
 use super::single::SingleOp;
 use crate::error::Result;
 use crate::gpu::{Context, DeviceOptions, PipelineCache};
-use crate::ops::{Constant, Kernel, Making, Op, Shape, Signature, Storage, TEXTURE_WIDTH};
+use crate::ops::{Constant, Kernel, Making, Op, Part, Run, Shape, Signature, Storage, TEXTURE_WIDTH};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Constants are made ahead of the device until their inputs and copies take so many bytes.
-const CONSTANTS_AHEAD: u64 = 32 << 20;
+const CONSTANTS_AHEAD: u64 = 16 << 20;
 
 /// A device with its pipelines and constants.
 #[derive(Debug)]
@@ -123,39 +123,56 @@ impl Engine {
         if let Some(memory) = self.constants.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Ok(memory.clone());
         }
-        let buffer = match &constant.make {
-            Making::Host(make) => {
+        let memory = match constant.storage {
+            Storage::Buffer => Memory::Buffer(self.context.storage_buffer(&constant.key, constant.bytes)?),
+            Storage::Texture => Memory::Texture(self.staging_texture(&constant.key, constant.bytes / 16)?),
+        };
+        match (&constant.make, &memory) {
+            (Making::Host(make), Memory::Buffer(buffer)) => self.context.upload(buffer, 0, &make()?)?,
+            (Making::Host(make), Memory::Texture(_)) => {
+                // Through a buffer, in the same way as activations.
                 let bytes = make()?;
                 let buffer = self.context.storage_buffer(&constant.key, bytes.len() as u64)?;
                 self.context.upload(&buffer, 0, &bytes)?;
-                buffer
+                let all = Run { from: 0, to: 0, texels: bytes.len() as u64 / 16 };
+                self.place(&buffer, &[all], &memory)?;
             }
-            Making::Device { op, values } => self.compute(&constant.key, op, values()?)?,
-        };
-        let memory = match constant.storage {
-            Storage::Buffer => Memory::Buffer(buffer),
-            Storage::Texture => {
-                // Through a buffer, in the same way as activations.
-                let texels = constant.bytes / 16;
-                let texture = self.staging_texture(&constant.key, texels)?;
-                let mut encoder =
-                    self.context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor {
-                        label: Some("upload constant"),
-                    });
-                copy_to_texture(&mut encoder, &buffer, &texture, texels);
-                let submission = self.context.submit(encoder, "uploading weights")?;
-                // The buffer lives until the device has copied it. Only so much of that at once: the peak of
-                // memory should be that of the run, not of its start.
-                let ahead = self.constants_ahead.fetch_add(constant.bytes, Ordering::Relaxed);
-                if ahead + constant.bytes > CONSTANTS_AHEAD {
-                    self.context.wait(&submission, "uploading weights")?;
-                    self.constants_ahead.store(0, Ordering::Relaxed);
+            (Making::Device { parts, values }, _) => {
+                let values = values()?;
+                for Part { op, values: range, runs } in parts {
+                    let part = values.get(range.clone()).unwrap_or_default();
+                    let buffer = self.compute(&constant.key, op, part.to_vec())?;
+                    self.place(&buffer, runs, &memory)?;
                 }
-                Memory::Texture(texture)
             }
-        };
+        }
         let mut constants = self.constants.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(constants.entry(key).or_insert(memory).clone())
+    }
+
+    /// Has a buffer's texels copied to their places in a constant.
+    fn place(&self, buffer: &wgpu::Buffer, runs: &[Run], memory: &Memory) -> Result<()> {
+        let label = "uploading weights";
+        let descriptor = wgpu::CommandEncoderDescriptor { label: Some(label) };
+        let mut encoder = self.context.device().create_command_encoder(&descriptor);
+        for run in runs {
+            match memory {
+                Memory::Texture(texture) => copy_to_texture(&mut encoder, buffer, texture, *run),
+                Memory::Buffer(to) => {
+                    encoder.copy_buffer_to_buffer(buffer, run.from * 16, to, run.to * 16, run.texels * 16)
+                }
+            }
+        }
+        let submission = self.context.submit(encoder, label)?;
+        // The buffer lives until the device has copied it. Only so much of that at once: the peak of memory
+        // should be that of the run, not of its start.
+        let bytes = buffer.size();
+        let ahead = self.constants_ahead.fetch_add(bytes, Ordering::Relaxed);
+        if ahead + bytes > CONSTANTS_AHEAD {
+            self.context.wait(&submission, label)?;
+            self.constants_ahead.store(0, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// The output of an op on one vector.
@@ -174,21 +191,23 @@ impl Engine {
     }
 }
 
-/// Copies the first `texels` of a buffer into a linear texture: whole rows, then what is left.
+/// Copies texels of a buffer into a linear texture: what is left of a row, whole rows, what is left.
 pub(super) fn copy_to_texture(
     encoder: &mut wgpu::CommandEncoder,
     buffer: &wgpu::Buffer,
     texture: &wgpu::Texture,
-    texels: u64,
+    Run { mut from, mut to, mut texels }: Run,
 ) {
     let width = u64::from(TEXTURE_WIDTH);
-    let (rows, rest) = (texels / width, texels % width);
-    let mut copy = |first_row: u64, size: wgpu::Extent3d| {
+    while texels > 0 {
+        let column = to % width;
+        let rows = if column == 0 { texels / width } else { 0 };
+        let (across, down) = if rows > 0 { (width, rows) } else { (texels.min(width - column), 1) };
         encoder.copy_buffer_to_texture(
             wgpu::TexelCopyBufferInfo {
                 buffer,
                 layout: wgpu::TexelCopyBufferLayout {
-                    offset: first_row * width * 16,
+                    offset: from * 16,
                     bytes_per_row: Some(TEXTURE_WIDTH * 16),
                     rows_per_image: None,
                 },
@@ -196,16 +215,12 @@ pub(super) fn copy_to_texture(
             wgpu::TexelCopyTextureInfo {
                 texture,
                 mip_level: 0,
-                origin: wgpu::Origin3d { x: 0, y: first_row as u32, z: 0 },
+                origin: wgpu::Origin3d { x: column as u32, y: (to / width) as u32, z: 0 },
                 aspect: wgpu::TextureAspect::All,
             },
-            size,
+            wgpu::Extent3d { width: across as u32, height: down as u32, depth_or_array_layers: 1 },
         );
-    };
-    if rows > 0 {
-        copy(0, wgpu::Extent3d { width: TEXTURE_WIDTH, height: rows as u32, depth_or_array_layers: 1 });
-    }
-    if rest > 0 {
-        copy(rows, wgpu::Extent3d { width: rest as u32, height: 1, depth_or_array_layers: 1 });
+        let copied = across * down;
+        (from, to, texels) = (from + copied, to + copied, texels - copied);
     }
 }

@@ -9,7 +9,7 @@ use super::profile::PreparedNode;
 use super::traced;
 use crate::error::{Error, Result};
 use crate::gpu::Pipeline;
-use crate::ops::{Constant, Dispatch, Kernel, Operand, Storage};
+use crate::ops::{Constant, Dispatch, Kernel, Operand, Run, Storage};
 use crate::shader::{ResourceKind, Shader};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -112,6 +112,7 @@ impl Program {
         options: Options,
         tuned: &mut bool,
     ) -> Result<Self> {
+        let graph = &graph.deferred();
         let mut sections = vec![0; graph.nodes().len()];
         for (index, goals) in goals.iter().enumerate() {
             for (section, needed) in sections.iter_mut().zip(graph.needed_for(goals)) {
@@ -208,7 +209,7 @@ pub(super) fn record<'a>(encoder: &mut wgpu::CommandEncoder, steps: impl Iterato
     let mut steps = steps.peekable();
     while let Some(step) = steps.peek() {
         if let Action::Stage { buffer, texture, texels } = &step.action {
-            copy_to_texture(encoder, buffer, texture, *texels);
+            copy_to_texture(encoder, buffer, texture, Run { from: 0, to: 0, texels: *texels });
             steps.next();
             continue;
         }
@@ -256,7 +257,9 @@ impl Builder<'_> {
         let mut memory = MemoryUse { planned: self.plan.bytes(), ..Default::default() };
         let mut constants = HashSet::new();
         for (node, kernel) in self.graph.nodes().iter().zip(kernels) {
-            memory.unshared += self.graph.shape(node.output).bytes() + kernel.scratch.iter().sum::<u64>();
+            let side = node.side.map_or(0, |side| self.graph.shape(side).bytes());
+            memory.unshared +=
+                self.graph.shape(node.output).bytes() + side + kernel.scratch.iter().sum::<u64>();
             for dispatch in &kernel.dispatches {
                 for (name, operand) in &dispatch.bindings {
                     if let Operand::Constant(constant) = operand
@@ -415,6 +418,7 @@ impl Builder<'_> {
         match operand {
             Operand::Input(input) => self.graph.shape(node.inputs[*input]).bytes(),
             Operand::Output => self.graph.shape(node.output).bytes(),
+            Operand::Side => node.side.map_or(0, |side| self.graph.shape(side).bytes()),
             Operand::Scratch(scratch) => kernel.scratch[*scratch],
             Operand::Constant(constant) => constant.bytes,
             Operand::Window { bytes, .. } | Operand::Texture { bytes, .. } => *bytes,
@@ -428,6 +432,9 @@ impl Builder<'_> {
         Ok(match operand {
             Operand::Input(input) => self.tensor(node.inputs[*input])?,
             Operand::Output => self.tensor(node.output)?,
+            Operand::Side => {
+                self.tensor(node.side.ok_or_else(|| fault(node.op.name(), "it has no second output"))?)?
+            }
             Operand::Scratch(scratch) => self.slots[self.plan.scratch[index][*scratch]].clone(),
             Operand::Constant(constant) => match self.engine.constant(constant)? {
                 Memory::Buffer(buffer) => buffer,

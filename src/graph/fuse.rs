@@ -1,9 +1,10 @@
-//! Fusion: last steps of a gradient (its sum with another one, a ReLU's mask) move into the node that
-//! computes it, so that no pass of their own reads and writes the whole map again.
+//! Fusion: last steps (of a gradient its sum with another one and a ReLU's mask, of a convolution the max pool
+//! behind it) move into the node that computes the map, so that no pass of their own reads and writes it again.
 
 use super::ir::{Graph, Node, TensorId};
-use crate::ops::LastStep;
+use crate::ops::{LastStep, Op};
 use std::collections::HashSet;
+use std::sync::Arc;
 
 impl Graph {
     /// Fuses what can be fused. The values of `kept` tensors, and of all goals that are not gradients of
@@ -11,6 +12,8 @@ impl Graph {
     pub fn fuse(&mut self, kept: &HashSet<TensorId>) {
         while self.fuse_one_sum(kept) {}
         while self.fuse_one_mask(kept) {}
+        // Last: as long as an adjoint masks its gradient itself, it needs the map that a pool would leave out.
+        while self.fuse_one_pool(kept) {}
     }
 
     /// A sum of two tensors becomes part of the node that makes one of them, if nobody else reads that.
@@ -51,6 +54,62 @@ impl Graph {
         false
     }
 
+    /// A max pool becomes part of the node that makes its map, if nothing else reads the map but the pool's way
+    /// back, and that makes a gradient for the node's adjoint alone: then codes take the place of the map.
+    fn fuse_one_pool(&mut self, kept: &HashSet<TensorId>) -> bool {
+        for at in 0..self.nodes().len() {
+            let Some(step @ LastStep::Halve) = self.nodes()[at].op.as_step() else { continue };
+            let (map, pooled) = (self.nodes()[at].inputs[0], self.nodes()[at].output);
+            let readers: Vec<usize> = (0..self.nodes().len())
+                .filter(|other| *other != at && self.nodes()[*other].inputs.contains(&map))
+                .collect();
+            let back = match readers[..] {
+                [] => None,
+                [way] => match self.way_back(way, map, kept) {
+                    Some(back) => Some((way, back)),
+                    None => continue,
+                },
+                _ => continue,
+            };
+            let Some(maker) = self.tensor(map).producer.filter(|_| !kept.contains(&map)) else { continue };
+            let Some(absorbed) = self.nodes()[maker].op.absorb(step, None) else { continue };
+            let Node { inputs, adjoint_of, .. } = self.nodes()[maker].clone();
+            let Some(shape) = absorbed.op.side(&self.shapes(&inputs)) else { continue };
+            let codes = self.add_side(pooled, shape);
+            if let Some((way, (adjoint, routed))) = &back {
+                let node = self.nodes()[*adjoint].clone();
+                let upstream = self.nodes()[*way].inputs[1];
+                let inputs = [&[codes, upstream], &node.inputs[2..]].concat();
+                let adjoint_of = Some(pooled);
+                self.replace(*adjoint, Node { op: routed.clone(), inputs, adjoint_of, ..node });
+            }
+            let node = Node { op: absorbed.op, inputs, output: pooled, side: Some(codes), adjoint_of };
+            self.replace(maker, node);
+            // The later one first.
+            for gone in back.map(|(way, _)| way).into_iter().chain([at]) {
+                self.remove(gone);
+            }
+            return true;
+        }
+        false
+    }
+
+    /// If node `way` is a pool's way back to `map` and only an adjoint that can route reads what it makes: that
+    /// adjoint, and its op with the routing.
+    fn way_back(&self, way: usize, map: TensorId, kept: &HashSet<TensorId>) -> Option<(usize, Arc<dyn Op>)> {
+        let node = &self.nodes()[way];
+        if !node.op.is_way_back() || node.inputs[0] != map || node.inputs[1] == map {
+            return None;
+        }
+        self.sole_maker(node.output, kept)?;
+        let adjoint = self.nodes().iter().position(|reader| reader.inputs.contains(&node.output))?;
+        let reader = &self.nodes()[adjoint];
+        let (first, more) = reader.inputs.split_at_checked(2)?;
+        let alone = first.iter().all(|input| *input == node.output) && !more.contains(&node.output);
+        let of_map = reader.adjoint_of == Some(map);
+        reader.op.routed().filter(|_| alone && of_map).map(|routed| (adjoint, routed))
+    }
+
     /// The node that makes a tensor, if just one other node reads that and it is not kept.
     fn sole_maker(&self, tensor: TensorId, kept: &HashSet<TensorId>) -> Option<usize> {
         let readers = self.nodes().iter().filter(|node| node.inputs.contains(&tensor)).count();
@@ -66,8 +125,8 @@ impl Graph {
         if absorbed.takes_operand {
             inputs.push(operand);
         }
-        let adjoint_of = node.adjoint_of;
-        self.replace(maker, Node { op: absorbed.op, inputs, output, adjoint_of });
+        let (side, adjoint_of) = (node.side, node.adjoint_of);
+        self.replace(maker, Node { op: absorbed.op, inputs, output, side, adjoint_of });
         true
     }
 }

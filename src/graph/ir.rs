@@ -28,6 +28,8 @@ pub struct Node {
     pub inputs: Vec<TensorId>,
     /// Tensor made.
     pub output: TensorId,
+    /// The second tensor made, by ops that make one.
+    pub side: Option<TensorId>,
     /// For a node of the gradient: the output of the forward node that it belongs to.
     pub adjoint_of: Option<TensorId>,
 }
@@ -74,11 +76,27 @@ impl Graph {
         inputs: &[TensorId],
         label: impl Into<String>,
     ) -> Result<TensorId> {
-        let shape = op.output(&self.shapes(inputs))?;
-        self.tensors.push(Tensor { label: label.into(), shape, producer: Some(self.nodes.len()) });
-        let output = TensorId(self.tensors.len() - 1);
-        self.nodes.push(Node { op, inputs: inputs.to_vec(), output, adjoint_of: None });
+        let shapes = self.shapes(inputs);
+        let shape = op.output(&shapes)?;
+        let output = self.external(label, shape);
+        let side = op.side(&shapes).map(|shape| self.add_side(output, shape));
+        self.nodes.push(Node { op, inputs: inputs.to_vec(), output, side, adjoint_of: None });
+        self.number(self.nodes.len() - 1);
         Ok(output)
+    }
+
+    /// A tensor that becomes the second one of the node that makes `output`.
+    pub(super) fn add_side(&mut self, output: TensorId, shape: Shape) -> TensorId {
+        self.external(format!("{} codes", self.tensor(output).label), shape)
+    }
+
+    /// Notes what a node makes.
+    fn number(&mut self, index: usize) {
+        let Node { output, side, .. } = self.nodes[index];
+        [Some(output), side]
+            .into_iter()
+            .flatten()
+            .for_each(|made| self.tensors[made.0].producer = Some(index));
     }
 
     /// All nodes in running order.
@@ -111,14 +129,14 @@ impl Graph {
         Signature { inputs: self.shapes(&node.inputs), output: self.shape(node.output) }
     }
 
-    /// For each node, whether any of `goals` is its output or depends on that. To change a tensor in place
+    /// For each node, whether any of `goals` is its output (or its second one) or depends on that. To change a tensor in place
     /// is not to make it: a node that does so is needed only for its own output (as the optimiser's step is).
     pub fn needed_for(&self, goals: &[TensorId]) -> Vec<bool> {
         let mut wanted = vec![false; self.tensors.len()];
         goals.iter().for_each(|goal| wanted[goal.0] = true);
         let mut needed = vec![false; self.nodes.len()];
         for (index, node) in self.nodes.iter().enumerate().rev() {
-            if wanted[node.output.0] {
+            if wanted[node.output.0] || node.side.is_some_and(|side| wanted[side.0]) {
                 needed[index] = true;
                 node.inputs.iter().for_each(|input| wanted[input.0] = true);
             }
@@ -130,9 +148,7 @@ impl Graph {
     pub(super) fn retain_nodes(&mut self, keep: impl FnMut(&Node) -> bool) {
         self.nodes.retain(keep);
         self.tensors.iter_mut().for_each(|tensor| tensor.producer = None);
-        for (index, node) in self.nodes.iter().enumerate() {
-            self.tensors[node.output.0].producer = Some(index);
-        }
+        (0..self.nodes.len()).for_each(|index| self.number(index));
     }
 
     /// Notes that the node that made `tensor` belongs to the way back through the one that made `forward`.
@@ -145,6 +161,13 @@ impl Graph {
     /// Puts a node in the place of another.
     pub(super) fn replace(&mut self, index: usize, node: Node) {
         self.nodes[index] = node;
+        self.retain_nodes(|_| true);
+    }
+
+    /// Takes a node out and puts it in again such that it stands at `to`.
+    pub(super) fn move_node(&mut self, from: usize, to: usize) {
+        let node = self.nodes.remove(from);
+        self.nodes.insert(to, node);
         self.retain_nodes(|_| true);
     }
 

@@ -9,6 +9,7 @@ mod fuse;
 mod ir;
 mod kernels;
 mod options;
+mod order;
 mod peaks;
 mod plan;
 mod profile;

@@ -46,57 +46,68 @@ impl MemoryUse {
     }
 }
 
+/// What takes a slot.
+enum Tenant {
+    Tensor(TensorId),
+    /// Of a node, its n-th scratch buffer.
+    Scratch(usize, usize),
+}
+
+/// Memory that is needed between two nodes.
+struct Wanted {
+    what: Tenant,
+    bytes: u64,
+    lifetime: (usize, usize),
+}
+
 impl Plan {
     /// Plans a graph. `bound` tells which tensors have buffers of their own; `kernels` gives the scratch
     /// needs of each node. With `share` off every tensor gets its own buffer.
     pub fn new(graph: &Graph, bound: impl Fn(TensorId) -> bool, kernels: &[Kernel], share: bool) -> Self {
         let mut plan = Self::default();
         for (index, node) in graph.nodes().iter().enumerate() {
-            for tensor in node.inputs.iter().chain([&node.output]).filter(|tensor| !bound(**tensor)) {
+            let tensors = node.inputs.iter().chain([&node.output]).chain(&node.side);
+            for tensor in tensors.filter(|tensor| !bound(**tensor)) {
                 plan.lifetimes.entry(*tensor).or_insert((index, index)).1 = index;
             }
         }
-        let mut free: Vec<usize> = Vec::new();
+        let mut wanted = Vec::new();
         for (index, node) in graph.nodes().iter().enumerate() {
-            if !bound(node.output) {
-                let slot = plan.take(&mut free, graph.shape(node.output).bytes(), share);
-                plan.tensors.insert(node.output, slot);
+            for made in [Some(node.output), node.side].into_iter().flatten().filter(|made| !bound(*made)) {
+                let lifetime = plan.lifetimes[&made];
+                wanted.push(Wanted {
+                    what: Tenant::Tensor(made),
+                    bytes: graph.shape(made).bytes(),
+                    lifetime,
+                });
             }
-            let scratch: Vec<usize> =
-                kernels[index].scratch.iter().map(|bytes| plan.take(&mut free, *bytes, share)).collect();
-            free.extend(&scratch);
-            plan.scratch.push(scratch);
-            for tensor in node.inputs.iter().chain([&node.output]) {
-                let ends = plan.lifetimes.get(tensor).is_some_and(|(_, last)| *last == index);
-                if let Some(slot) = plan.tensors.get(tensor)
-                    && ends
-                    && !free.contains(slot)
-                {
-                    free.push(*slot);
-                }
+            for (position, bytes) in kernels[index].scratch.iter().enumerate() {
+                let what = Tenant::Scratch(index, position);
+                wanted.push(Wanted { what, bytes: *bytes, lifetime: (index, index) });
+            }
+            plan.scratch.push(vec![0; kernels[index].scratch.len()]);
+        }
+        // The largest first: so a slot is as large as its first tenant, and the others cost nothing.
+        wanted.sort_by_key(|wanted| std::cmp::Reverse(wanted.bytes));
+        let mut tenants: Vec<Vec<(usize, usize)>> = Vec::new();
+        for Wanted { what, bytes, lifetime } in wanted {
+            let vacant = |tenants: &[(usize, usize)]| {
+                tenants.iter().all(|(made, read)| lifetime.1 < *made || *read < lifetime.0)
+            };
+            // Of the vacant slots the smallest, which is the latest.
+            let slot = (0..tenants.len()).rev().find(|slot| share && vacant(&tenants[*slot]));
+            let slot = slot.unwrap_or_else(|| {
+                tenants.push(Vec::new());
+                plan.slots.push(Slot { bytes });
+                tenants.len() - 1
+            });
+            tenants[slot].push(lifetime);
+            match what {
+                Tenant::Tensor(tensor) => drop(plan.tensors.insert(tensor, slot)),
+                Tenant::Scratch(node, position) => plan.scratch[node][position] = slot,
             }
         }
         plan
-    }
-
-    /// The free slot whose size is nearest (growing it if it is too small), else a new one.
-    fn take(&mut self, free: &mut Vec<usize>, bytes: u64, share: bool) -> usize {
-        let nearest = (0..free.len()).filter(|_| share).min_by_key(|position| {
-            let size = self.slots[free[*position]].bytes;
-            // Slack is cheaper than growth: growth adds to the peak.
-            if size >= bytes { size - bytes } else { (bytes - size).saturating_mul(2) }
-        });
-        match nearest {
-            Some(position) => {
-                let slot = free.swap_remove(position);
-                self.slots[slot].bytes = self.slots[slot].bytes.max(bytes);
-                slot
-            }
-            None => {
-                self.slots.push(Slot { bytes });
-                self.slots.len() - 1
-            }
-        }
     }
 
     /// Bytes of all slots together.

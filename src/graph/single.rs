@@ -27,6 +27,8 @@ pub struct Outcome {
     pub values: Vec<f32>,
     /// The output as stored, padding included.
     pub stored: Vec<f32>,
+    /// The same of the second output, of ops that have one: in logical order, and as stored.
+    pub side: Option<[Vec<f32>; 2]>,
     /// True if nothing was written behind the output.
     pub guard_intact: bool,
 }
@@ -69,14 +71,19 @@ impl SingleOp {
     /// As [`Program::prepare`] and [`crate::gpu::ReadBack::finish`].
     pub fn run(&self, variant: usize, inputs: &[Vec<f32>]) -> Result<Outcome> {
         let context = &self.engine.context;
-        let stored = self.signature.output.stored();
-        let buffer = context.storage_buffer("output", (stored + GUARD) as u64 * 4)?;
-        context.upload(&buffer, 0, bytemuck::cast_slice(&vec![f32::NAN; stored + GUARD]))?;
-        let (program, inputs) = self.program(variant, inputs, buffer.clone())?;
+        let side = self.op.side(&self.signature.inputs);
+        let buffer = self.poisoned("output", self.signature.output)?;
+        let side_buffer = side.map(|shape| self.poisoned("side", shape)).transpose()?;
+        let (program, inputs) = self.bind(variant, inputs, buffer.clone(), side_buffer.clone())?;
         let submission = program.run(1, self.op.name())?;
         context.wait(&submission, self.op.name())?;
-        let mut all = context.read_f32(&buffer, stored + GUARD, "output")?;
-        let guard = all.split_off(stored);
+        let (all, mut guard) = self.read(&buffer, self.signature.output)?;
+        let mut read_side = None;
+        if let (Some(shape), Some(buffer)) = (side, side_buffer) {
+            let (all, more) = self.read(&buffer, shape)?;
+            guard.extend(more);
+            read_side = Some([shape.unpack(&all), all]);
+        }
         let mut values = self.signature.output.unpack(&all);
         if !self.op.mutates().is_empty() {
             values.clear();
@@ -84,7 +91,24 @@ impl SingleOp {
                 values.extend(self.engine.read(&inputs[*input], self.signature.inputs[*input], "mutated")?);
             }
         }
-        Ok(Outcome { values, stored: all, guard_intact: guard.iter().all(|value| value.is_nan()) })
+        let guard_intact = guard.iter().all(|value| value.is_nan());
+        Ok(Outcome { values, stored: all, side: read_side, guard_intact })
+    }
+
+    /// Memory for a tensor and its guard zone, full of NaN.
+    fn poisoned(&self, label: &str, shape: Shape) -> Result<wgpu::Buffer> {
+        let count = shape.stored() + GUARD;
+        let buffer = self.engine.context.storage_buffer(label, count as u64 * 4)?;
+        self.engine.context.upload(&buffer, 0, bytemuck::cast_slice(&vec![f32::NAN; count]))?;
+        Ok(buffer)
+    }
+
+    /// A tensor as stored, and its guard zone.
+    fn read(&self, buffer: &wgpu::Buffer, shape: Shape) -> Result<(Vec<f32>, Vec<f32>)> {
+        let stored = shape.stored();
+        let mut all = self.engine.context.read_f32(buffer, stored + GUARD, "output")?;
+        let guard = all.split_off(stored);
+        Ok((all, guard))
     }
 
     /// Prepares the `variant`-th kernel for timing, on inputs that stay as they are.
@@ -103,6 +127,17 @@ impl SingleOp {
         inputs: &[Vec<f32>],
         output: wgpu::Buffer,
     ) -> Result<(Program, Vec<wgpu::Buffer>)> {
+        self.bind(variant, inputs, output, None)
+    }
+
+    /// As [`Self::program`], and into this second output if the op has one.
+    fn bind(
+        &self,
+        variant: usize,
+        inputs: &[Vec<f32>],
+        output: wgpu::Buffer,
+        side: Option<wgpu::Buffer>,
+    ) -> Result<(Program, Vec<wgpu::Buffer>)> {
         let mut graph = Graph::new();
         let mut bound = Bindings::new();
         let mut ids = Vec::new();
@@ -117,6 +152,8 @@ impl SingleOp {
         }
         let result = graph.apply_shared(self.op.clone(), &ids, self.op.name())?;
         bound.insert(result, output);
+        let made = graph.nodes().last().and_then(|node| node.side);
+        bound.extend(made.zip(side));
         let pick = |_: &[Kernel]| variant;
         let options = Options { tuned: false, ..self.options };
         let program = Program::prepare_with(&self.engine, &graph, &bound, &[vec![result]], pick, options)?;

@@ -68,6 +68,7 @@ pub(super) fn capture(
         goals.push(tensor);
         targets.push(Target { shape, buffer });
     }
+    graph.fuse(&bound.keys().copied().collect());
     let program = Program::prepare(engine, &graph, &bound, &[goals], |_| 0)?;
     let submission = program.run(1, "capturing targets")?;
     Ok((targets, submission))

@@ -46,6 +46,7 @@ pub(super) fn forward(
                     padding: conv.padding,
                     mode: Padding::Zeros,
                     relu: rectified,
+                    pool: false,
                 };
                 graph.apply(op, &[current], label)?
             }

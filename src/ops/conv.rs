@@ -6,6 +6,7 @@ mod cases;
 mod filter;
 
 use super::blocks::Blocks;
+use super::codes;
 use super::finish;
 use super::shape::{MapLayout, mismatch};
 use super::tiles::{self, Tiles};
@@ -31,7 +32,8 @@ pub enum Padding {
     Replicate,
 }
 
-/// `y = conv(x) + b`, rectified if `relu`. Input: x, a map.
+/// `y = conv(x) + b`, rectified if `relu`, and then if `pool` the maxima of 2x2 windows side by side (an odd last row
+/// or column is dropped). Input: x, a map. With `pool` the side is the windows' codes (see `codes.rs`).
 #[derive(Debug, Clone)]
 pub struct Conv {
     /// Weights and biases.
@@ -44,10 +46,12 @@ pub struct Conv {
     pub mode: Padding,
     /// True to rectify the result.
     pub relu: bool,
+    /// True to halve the result by its maxima; only with `relu`.
+    pub pool: bool,
 }
 
-/// Adjoint of [`Conv`] with respect to x. Inputs: y (used only with ReLU), dy. The input's size is an
-/// attribute, since several sizes can give the same output.
+/// Adjoint of [`Conv`] with respect to x. Inputs: y (used only with ReLU), dy; where y is pooled its codes, dy. The
+/// input's size is an attribute, since several sizes can give the same output.
 #[derive(Debug, Clone)]
 pub struct ConvBackward {
     /// The forward op.
@@ -71,7 +75,7 @@ impl Conv {
     /// A 3x3 convolution that keeps the size: padding 1, stride 1.
     pub fn same(filter: Arc<Filter>, relu: bool) -> Self {
         let padding = [filter.kernel[0] / 2, filter.kernel[1] / 2];
-        Self { filter, stride: [1, 1], padding, mode: Padding::Zeros, relu }
+        Self { filter, stride: [1, 1], padding, mode: Padding::Zeros, relu, pool: false }
     }
 
     fn output_size(&self, input: MapLayout) -> Result<[usize; 2]> {
@@ -97,6 +101,17 @@ impl Conv {
             ([1, 1], [1, 1], [0, 0]) => Some(1),
             _ => None,
         }
+    }
+
+    /// The convolution's own output, before a pool.
+    fn map(&self, input: MapLayout) -> Result<MapLayout> {
+        let [height, width] = self.output_size(input)?;
+        Ok(MapLayout { channels: self.filter.out_channels, height, width })
+    }
+
+    /// The same without the pool.
+    fn unpooled(&self) -> Self {
+        Self { pool: false, ..self.clone() }
     }
 
     fn naive(&self, entry: &'static str, input: MapLayout, output: MapLayout) -> Dispatch {
@@ -177,12 +192,22 @@ impl Op for Conv {
             return Err(mismatch("conv", &message));
         }
         let [height, width] = self.output_size(input)?;
-        Ok(Shape::map(self.filter.out_channels, height, width))
+        let map = Shape::map(self.filter.out_channels, height, width);
+        if self.pool { codes::halving().output(&[map]) } else { Ok(map) }
+    }
+
+    fn side(&self, inputs: &[Shape]) -> Option<Shape> {
+        let map = self.map(inputs[0].layout()?).ok()?;
+        self.pool.then(|| codes::shape(map))
     }
 
     fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
         let input = signature.inputs[0].expect_map("conv")?;
-        let output = signature.output.expect_map("conv")?;
+        let output = self.map(input)?;
+        // Where a kernel can't pool, two passes more do.
+        let pooled = |kernel: Kernel| {
+            if self.pool { codes::pool_after(kernel, output, device) } else { kernel }
+        };
         let naive = self
             .naive("forward", input, output)
             .bind("input", Operand::Input(0))
@@ -195,11 +220,17 @@ impl Op for Conv {
             let finish = winograd::Finish {
                 bias: Some(self.filter.bias_constant()),
                 relu: self.relu,
+                pool: self.pool,
                 ..Default::default()
             };
             for winograd in Winograd::choices(&self.filter, input, output, device) {
                 let operand = (Operand::Input(0), input);
-                let kernel = winograd.kernel(&self.filter, operand, output, false, &finish, device);
+                let kernel = if winograd.pools() {
+                    winograd.kernel(&self.filter, operand, output, false, &finish, device)
+                } else {
+                    let finish = winograd::Finish { pool: false, ..finish.clone() };
+                    pooled(winograd.kernel(&self.filter, operand, output, false, &finish, device))
+                };
                 let late = winograd.after_direct(input, output);
                 if late { &mut after } else { &mut kernels }.push(kernel);
             }
@@ -216,7 +247,7 @@ impl Op for Conv {
                 relu: self.relu,
             };
             let dispatches = tiles.dispatches(input, output, &matrix, device);
-            kernels.push(Kernel::of("texture", dispatches));
+            kernels.push(pooled(Kernel::of("texture", dispatches)));
         }
         for (blocks, taps) in tuned_blocks(taps, output, device) {
             let matrix = tiles::Matrix {
@@ -228,10 +259,10 @@ impl Op for Conv {
                 relu: self.relu,
             };
             let dispatch = blocks.dispatch(input, output, matrix, None, device);
-            kernels.push(Kernel::single(blocks.variant, dispatch));
+            kernels.push(pooled(Kernel::single(blocks.variant, dispatch)));
         }
         kernels.append(&mut after);
-        kernels.push(Kernel::single("naive", naive));
+        kernels.push(pooled(Kernel::single("naive", naive)));
         Ok(kernels)
     }
 
@@ -248,19 +279,44 @@ impl Op for Conv {
         if self.relu {
             y.iter_mut().for_each(|value| *value = value.max(0.0));
         }
-        y
+        if self.pool { codes::reference_pooled(self.map(input).expect("a valid size"), &y) } else { y }
+    }
+
+    fn reference_side(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Option<Vec<f64>> {
+        let map = self.map(shapes[0].layout()?).ok()?;
+        self.pool.then(|| codes::reference(map, &self.unpooled().reference(inputs, shapes)))
+    }
+
+    fn side_fault(
+        &self,
+        inputs: &[&[f64]],
+        shapes: &[Shape],
+        side: &[f32],
+        tolerance: f64,
+    ) -> Option<String> {
+        let map = self.map(shapes[0].layout()?).ok()?;
+        let values = self.unpooled().reference(inputs, shapes);
+        let largest = values.iter().fold(0.0, |largest: f64, value| largest.max(value.abs()));
+        codes::fault(map, &values, side, tolerance * largest)
+    }
+
+    fn absorb(&self, step: LastStep, _same_as: Option<usize>) -> Option<Absorbed> {
+        let fits = step == LastStep::Halve && self.relu && !self.pool;
+        fits.then(|| Absorbed { op: Arc::new(Self { pool: true, ..self.clone() }), takes_operand: false })
     }
 
     fn adjoint(&self, _input: usize, shapes: &[Shape]) -> Option<Adjoint> {
         let input = shapes[0].layout()?;
         let size = [input.height, input.width];
         let op = ConvBackward { conv: self.clone(), size, then: Then::default() };
-        Adjoint::new(op, &[Source::Output, Source::Upstream])
+        Adjoint::new(op, &[if self.pool { Source::Side } else { Source::Output }, Source::Upstream])
     }
 
     fn flops(&self, signature: &Signature) -> u64 {
         let [kh, kw] = self.filter.kernel;
-        2 * (signature.output.elements() * self.filter.in_channels * kh * kw) as u64
+        let map = signature.inputs[0].layout().and_then(|input| self.map(input).ok());
+        let outputs = map.map_or(0, |map| map.channels * map.pixels());
+        2 * (outputs * self.filter.in_channels * kh * kw) as u64
     }
 }
 
@@ -271,13 +327,18 @@ impl ConvBackward {
         if self.conv.relu { Operand::Scratch(scratch) } else { Operand::Input(1) }
     }
 
-    /// The kernel with the mask before it, where y was rectified.
-    fn masked(&self, mut kernel: Kernel, signature: &Signature, device: &Profile) -> Kernel {
+    /// The kernel with the mask before it, where y was rectified; where it was pooled too, with the way back
+    /// through both.
+    fn masked(&self, mut kernel: Kernel, map: MapLayout, signature: &Signature, device: &Profile) -> Kernel {
         if self.conv.relu {
-            let upstream = signature.inputs[1];
             let scratch = self.upstream(kernel.scratch.len());
-            kernel.dispatches.splice(0..0, ReluBackward::dispatches(upstream, scratch, device));
-            kernel.scratch.push(upstream.bytes());
+            let before = if self.conv.pool {
+                codes::route(map, &scratch, device)
+            } else {
+                ReluBackward::dispatches(signature.inputs[1], scratch, device)
+            };
+            kernel.dispatches.splice(0..0, before);
+            kernel.scratch.push((map.texels() * 16) as u64);
         }
         kernel
     }
@@ -294,8 +355,12 @@ impl Op for ConvBackward {
 
     fn output(&self, inputs: &[Shape]) -> Result<Shape> {
         let expected = self.conv.output(&[self.input()])?;
-        if inputs[1] != expected || inputs[0] != expected {
-            let message = format!("upstream is {}, the forward output is {expected}", inputs[1]);
+        let first = self.conv.side(&[self.input()]).unwrap_or(expected);
+        if inputs[1] != expected || inputs[0] != first {
+            let message = format!(
+                "upstream is {}, the forward output is {expected}; beside it {} in place of {first}",
+                inputs[1], inputs[0]
+            );
             return Err(mismatch("conv_backward", &message));
         }
         let more = &inputs[2..];
@@ -308,13 +373,18 @@ impl Op for ConvBackward {
     }
 
     fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
-        let output = signature.inputs[1].expect_map("conv_backward")?;
         let input = signature.output.expect_map("conv_backward")?;
-        let naive = self
-            .conv
+        let output = self.conv.map(input)?;
+        // Kernels with a mask of their own have none for codes.
+        let mask_here = self.conv.relu && !self.conv.pool;
+        let source = if self.conv.pool { self.upstream(0) } else { Operand::Input(1) };
+        let before = |kernel: Kernel| {
+            if mask_here { kernel } else { self.masked(kernel, output, signature, device) }
+        };
+        let naive = Conv { relu: mask_here, ..self.conv.clone() }
             .naive("backward", input, output)
-            .bind("activation", Operand::Input(0))
-            .bind("upstream", Operand::Input(1))
+            .bind("activation", if mask_here { Operand::Input(0) } else { source.clone() })
+            .bind("upstream", source.clone())
             .bind("output", Operand::Output)
             .linear(input.texels(), 64, device);
         let (mut kernels, mut direct, mut after) = (Vec::new(), Vec::new(), Vec::new());
@@ -325,10 +395,17 @@ impl Op for ConvBackward {
         if taps == Some(9) {
             let finish = winograd::Finish { add, mask, ..Default::default() };
             for winograd in Winograd::choices(&self.conv.filter, output, input, device) {
-                let upstream = (self.upstream(winograd.scratch()), output);
-                let kernel = winograd.kernel(&self.conv.filter, upstream, input, true, &finish, device);
+                let kernel = if self.conv.pool && winograd.pools() {
+                    let finish = winograd::Finish { codes: Some(Operand::Input(0)), ..finish.clone() };
+                    let upstream = (Operand::Input(1), output);
+                    winograd.kernel(&self.conv.filter, upstream, input, true, &finish, device)
+                } else {
+                    let upstream = (self.upstream(winograd.scratch()), output);
+                    let kernel = winograd.kernel(&self.conv.filter, upstream, input, true, &finish, device);
+                    self.masked(kernel, output, signature, device)
+                };
                 let late = winograd.after_direct(output, input);
-                if late { &mut after } else { &mut kernels }.push(self.masked(kernel, signature, device));
+                if late { &mut after } else { &mut kernels }.push(kernel);
             }
         }
         if let Some(taps) = taps
@@ -343,22 +420,22 @@ impl Op for ConvBackward {
                 relu: false,
             };
             let kernel = Kernel::of("texture", tiles.dispatches(output, input, &matrix, device));
-            direct.push(self.masked(kernel, signature, device));
+            direct.push(self.masked(kernel, output, signature, device));
         }
         for (blocks, taps) in tuned_blocks(taps, input, device) {
             let matrix = tiles::Matrix {
-                input: Operand::Input(1),
+                input: source.clone(),
                 weights: self.conv.filter.constant(blocks.channels, true, Packing::buffer(device)),
                 half: device.half_weights,
                 bias: tiles::no_bias(input.quads()),
                 taps,
                 relu: false,
             };
-            let mask = self.conv.relu.then_some(Operand::Input(0));
+            let mask = mask_here.then_some(Operand::Input(0));
             let dispatch = blocks.dispatch(output, input, matrix, mask, device);
-            direct.push(Kernel::single(blocks.variant, dispatch));
+            direct.push(before(Kernel::single(blocks.variant, dispatch)));
         }
-        let naive = Kernel::single("naive", naive);
+        let naive = before(Kernel::single("naive", naive));
         // Winograd's last pass does the last steps itself.
         let finished = |mut kernel: Kernel| {
             kernel.dispatches.extend(last.iter().cloned());
@@ -381,7 +458,13 @@ impl Op for ConvBackward {
 
     fn unmasked(&self) -> Option<Arc<dyn Op>> {
         let conv = Conv { relu: false, ..self.conv.clone() };
-        self.conv.relu.then(|| Arc::new(Self { conv, ..self.clone() }) as Arc<dyn Op>)
+        let masks = self.conv.relu && !self.conv.pool;
+        masks.then(|| Arc::new(Self { conv, ..self.clone() }) as Arc<dyn Op>)
+    }
+
+    fn routed(&self) -> Option<Arc<dyn Op>> {
+        let conv = Conv { relu: true, pool: true, ..self.conv.clone() };
+        (!self.conv.relu).then(|| Arc::new(Self { conv, ..self.clone() }) as Arc<dyn Op>)
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
@@ -389,10 +472,15 @@ impl Op for ConvBackward {
         let size = self.conv.output_size(input).expect("a valid size");
         let weights = (self.conv.filter.weights)().expect("weights");
         let mut dx = vec![0.0; input.channels * input.pixels()];
+        let mut upstream = inputs[1].to_vec();
+        if self.conv.pool {
+            let map = self.conv.map(input).expect("a valid size");
+            upstream = codes::reference_route(map, inputs[0], &upstream);
+        } else if self.conv.relu {
+            finish::mask(&mut upstream, inputs[0]);
+        }
         self.conv.for_each_product(input, size, |to, from, weight| {
-            if !self.conv.relu || inputs[0][to] > 0.0 {
-                dx[from] += inputs[1][to] * f64::from(weights[weight]);
-            }
+            dx[from] += upstream[to] * f64::from(weights[weight]);
         });
         let mut more = inputs[2..].iter();
         if self.then.add
@@ -409,7 +497,6 @@ impl Op for ConvBackward {
     }
 
     fn flops(&self, signature: &Signature) -> u64 {
-        let [kh, kw] = self.conv.filter.kernel;
-        2 * (signature.inputs[1].elements() * self.conv.filter.in_channels * kh * kw) as u64
+        self.conv.flops(&Signature { inputs: vec![signature.output], output: signature.inputs[1] })
     }
 }

@@ -1,5 +1,5 @@
-//! Last steps of a gradient that a kernel can do where it writes its result: the sum with another gradient,
-//! and the mask of a ReLU. `graph/fuse.rs` hands them to the ops.
+//! Last steps that a kernel can do where it writes its result: of a gradient the sum with another one and the
+//! mask of a ReLU, of a convolution the max pool behind it. `graph/fuse.rs` hands them to the ops.
 
 use super::{Dispatch, Op, Operand, Shape, window};
 use crate::gpu::Profile;
@@ -12,6 +12,8 @@ pub enum LastStep {
     Add,
     /// Zero the result where a tensor like it is not positive.
     Mask,
+    /// Keep the maxima of 2x2 windows side by side, and in a second output which they were (`codes.rs`).
+    Halve,
 }
 
 /// An op that does a last step too.

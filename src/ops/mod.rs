@@ -7,6 +7,7 @@ mod add;
 mod blocks;
 mod call;
 mod case;
+mod codes;
 mod conv;
 mod finish;
 mod flatten;
@@ -39,7 +40,9 @@ pub use flatten::{Flatten, Unflatten};
 pub use gram::{Gram, GramBackward};
 pub use linear::{Linear, LinearBackward, Matrix, MatrixValues, RowLoader};
 pub use mse::{MeanSquaredError, MseBackward};
-pub use op::{Adjoint, Constant, Dispatch, Kernel, Making, Op, Operand, Signature, Source, Storage, Value};
+pub use op::{
+    Adjoint, Constant, Dispatch, Kernel, Making, Op, Operand, Part, Run, Signature, Source, Storage, Value,
+};
 pub use peaks::{MultiplyAdd, Triad};
 pub use picture::{Affine, AffineBackward, Deinterleave, Interleave};
 pub use pool::{Pool, PoolBackward, PoolKind};

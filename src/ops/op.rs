@@ -5,9 +5,11 @@ use super::{Absorbed, LastStep, Loader};
 use crate::error::Result;
 use crate::gpu::Profile;
 use std::fmt::Debug;
+use std::ops::Range;
 use std::sync::Arc;
 
-/// A node's function in a graph: from input tensors to one output tensor.
+/// A node's function in a graph: from input tensors to one output tensor, and for a few ops to a second one beside
+/// it.
 ///
 /// Ops are immutable values; whatever may change between iterations (loss weights, the learning rate)
 /// is an input tensor.
@@ -32,6 +34,28 @@ pub trait Op: Debug + Send + Sync {
     /// values of the mutated inputs, one after the other, in place of an output.
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64>;
 
+    /// Shape of the second output, the *side*, of ops that have one: what only an adjoint reads.
+    fn side(&self, _inputs: &[Shape]) -> Option<Shape> {
+        None
+    }
+
+    /// The side in f64, as [`Op::reference`] is the output.
+    fn reference_side(&self, _inputs: &[&[f64]], _shapes: &[Shape]) -> Option<Vec<f64>> {
+        None
+    }
+
+    /// What is wrong with a kernel's side, if anything is. Sides hold decisions, which may differ from those of
+    /// [`Op::reference_side`] where values that differ by no more than `tolerance` of the largest one decide.
+    fn side_fault(
+        &self,
+        _inputs: &[&[f64]],
+        _shapes: &[Shape],
+        _side: &[f32],
+        _tolerance: f64,
+    ) -> Option<String> {
+        None
+    }
+
     /// How the gradient flows back to one input, given the shapes of all inputs; `None` if this input gets
     /// none (targets, weights).
     fn adjoint(&self, _input: usize, _shapes: &[Shape]) -> Option<Adjoint> {
@@ -41,6 +65,23 @@ pub trait Op: Debug + Send + Sync {
     /// This op with one more step done where it writes its result, if it can. `same_as` is the input that
     /// is the step's operand, if one is.
     fn absorb(&self, _step: LastStep, _same_as: Option<usize>) -> Option<Absorbed> {
+        None
+    }
+
+    /// The step that this op is, if the op before may do it where it writes its result.
+    fn as_step(&self) -> Option<LastStep> {
+        None
+    }
+
+    /// True for the way back through a [`LastStep::Halve`] and a ReLU before it: from the map (input 0) and the
+    /// gradient of the pooled map (input 1).
+    fn is_way_back(&self) -> bool {
+        false
+    }
+
+    /// For an adjoint that reads the upstream gradient alone (inputs 0 and 1): the same for its op with
+    /// [`LastStep::Halve`] done, which reads the side in place of input 0. `None` for all others.
+    fn routed(&self) -> Option<Arc<dyn Op>> {
         None
     }
 
@@ -77,6 +118,8 @@ pub enum Source {
     Input(usize),
     /// The forward op's output.
     Output,
+    /// The forward op's second output.
+    Side,
     /// The gradient with respect to the forward op's output.
     Upstream,
 }
@@ -216,6 +259,8 @@ pub enum Operand {
     Input(usize),
     /// The output tensor.
     Output,
+    /// The second output tensor.
+    Side,
     /// The n-th scratch buffer of the kernel.
     Scratch(usize),
     /// Weights and other data that never change.
@@ -293,13 +338,36 @@ pub struct Constant {
 pub enum Making {
     /// By the CPU, ready to be uploaded.
     Host(Arc<dyn Fn() -> Result<Vec<u8>> + Send + Sync>),
-    /// By the device: the output of an op on one vector of values.
+    /// By the device, in parts.
     Device {
-        /// The op.
-        op: Arc<dyn Op>,
-        /// Reads the values.
+        /// The parts.
+        parts: Vec<Part>,
+        /// Reads the values of all of them.
         values: Loader,
     },
+}
+
+/// A part of a constant: the output of an op on one vector. In parts, so that a large constant takes little memory
+/// besides while it is made.
+#[derive(Clone)]
+pub struct Part {
+    /// The op.
+    pub op: Arc<dyn Op>,
+    /// Its input's range of the values.
+    pub values: Range<usize>,
+    /// Which texels of its output go where in the constant.
+    pub runs: Vec<Run>,
+}
+
+/// Consecutive texels of a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// The first of them in the part.
+    pub from: u64,
+    /// And in the constant.
+    pub to: u64,
+    /// How many.
+    pub texels: u64,
 }
 
 impl Making {

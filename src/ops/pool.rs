@@ -217,6 +217,30 @@ impl Pool {
             .size("pad_y", self.padding[0])
             .size("pad_x", self.padding[1])
     }
+
+    /// The dispatches of a forward entry point, to the output.
+    fn forward(
+        &self,
+        entry: &'static str,
+        (operand, input): (&Operand, MapLayout),
+        output: MapLayout,
+        device: &Profile,
+    ) -> Vec<Dispatch> {
+        let part = |quads: Range<usize>| {
+            self.dispatch(entry, input.part(&quads), output.part(&quads))
+                .bind("input", operand.clone())
+                .bind("output", Operand::Output)
+                .linear(output.part(&quads).texels(), GROUP, device)
+                .narrow(&[("input", input), ("output", output)], &quads)
+        };
+        window::quads(&[input, output], 1, device).into_iter().map(part).collect()
+    }
+}
+
+/// The dispatches that halve the map in `input` by its maxima, to the output.
+pub(super) fn halve_max(map: MapLayout, input: &Operand, device: &Profile) -> Vec<Dispatch> {
+    let pool = Pool::halve(PoolKind::Max);
+    pool.forward("halve_max_forward", (input, map), super::codes::pooled(map), device)
 }
 
 impl Op for Pool {
@@ -237,15 +261,7 @@ impl Op for Pool {
             PoolKind::Average => ("halve_average_forward", "average_forward"),
         };
         let kernel = |variant, entry| {
-            let part = |quads: Range<usize>| {
-                self.dispatch(entry, input.part(&quads), output.part(&quads))
-                    .bind("input", Operand::Input(0))
-                    .bind("output", Operand::Output)
-                    .linear(output.part(&quads).texels(), GROUP, device)
-                    .narrow(&[("input", input), ("output", output)], &quads)
-            };
-            let dispatches = window::quads(&[input, output], 1, device).into_iter().map(part).collect();
-            Kernel::of(variant, dispatches)
+            Kernel::of(variant, self.forward(entry, (&Operand::Input(0), input), output, device))
         };
         let mut kernels = Vec::new();
         if self.is_halving(input, output) && !device.prefers(Family::Naive) {
@@ -258,6 +274,10 @@ impl Op for Pool {
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
         let input = shapes[0].layout().expect("a map");
         self.kind.reference(inputs[0], input, &self.axes(input).expect("a valid size"))
+    }
+
+    fn as_step(&self) -> Option<LastStep> {
+        (*self == Self::halve(PoolKind::Max)).then_some(LastStep::Halve)
     }
 
     fn adjoint(&self, _input: usize, shapes: &[Shape]) -> Option<Adjoint> {
@@ -331,6 +351,10 @@ impl Op for PoolBackward {
         let fits = self.pool.kind == PoolKind::Max && same_as == Some(0);
         (fits && step == LastStep::Mask)
             .then(|| Absorbed { op: Arc::new(Self { rectified: true, ..*self }), takes_operand: false })
+    }
+
+    fn is_way_back(&self) -> bool {
+        self.rectified && self.pool == Pool::halve(PoolKind::Max)
     }
 
     fn flops(&self, signature: &Signature) -> u64 {

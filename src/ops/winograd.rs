@@ -11,7 +11,7 @@ mod tiles;
 
 use super::conv::{Filter, Packing};
 use super::shape::{MapLayout, mismatch};
-use super::{Case, Constant, Dispatch, Kernel, Making, Op, Operand, Shape, Signature};
+use super::{Case, Constant, Dispatch, Kernel, Making, Op, Operand, Part, Run, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
 use blocks::Blocks;
@@ -23,6 +23,8 @@ pub(super) use passes::Finish;
 
 /// Output channels per block of the transformed weights; as in the shaders.
 const BLOCK: usize = 32;
+/// Transformed weights are made in parts of about so many bytes.
+const PART_BYTES: usize = 8 << 20;
 /// Bytes of a texel.
 const TEXEL: usize = 16;
 /// Invocations per workgroup of the transforms; as in the shader.
@@ -50,6 +52,11 @@ impl WinogradTile {
         (self.side() + 2) * (self.side() + 2)
     }
 
+    /// True if the transforms can pool a tile, and route the gradient of what was pooled.
+    fn pools(self) -> bool {
+        self == Self::Four
+    }
+
     fn consts(self) -> [(&'static str, u32); 2] {
         [("TILE", self.side() as u32), ("SIDE", self.side() as u32 + 2)]
     }
@@ -70,6 +77,29 @@ pub struct WinogradWeights {
 impl WinogradWeights {
     fn texels(&self) -> usize {
         self.tile.positions() * self.padded() * self.in_channels.div_ceil(4)
+    }
+
+    /// The transform in parts of whole blocks of output channels, of about [`PART_BYTES`] each.
+    fn parts(&self) -> Vec<Part> {
+        let (blocks, quads) = (self.padded() / BLOCK, self.in_channels.div_ceil(4));
+        let positions = self.tile.positions();
+        let run = quads * BLOCK; // texels of a block at one position
+        let most = (PART_BYTES / (positions * run * TEXEL)).max(1);
+        let part = |first: usize| {
+            let count = most.min(blocks - first);
+            let outs = first * BLOCK..((first + count) * BLOCK).min(self.out_channels);
+            let at = |position| Run {
+                from: (position * count * run) as u64,
+                to: ((position * blocks + first) * run) as u64,
+                texels: (count * run) as u64,
+            };
+            Part {
+                op: Arc::new(Self { out_channels: outs.len(), ..*self }),
+                values: outs.start * self.in_channels * 9..outs.end * self.in_channels * 9,
+                runs: (0..positions).map(at).collect(),
+            }
+        };
+        (0..blocks).step_by(most).map(part).collect()
     }
 
     /// The transform in f64: columns, then rows.
@@ -197,6 +227,12 @@ impl Winograd {
         }
     }
 
+    /// True if the kernel can pool what it makes, and route the gradient of that ([`Finish::pool`],
+    /// [`Finish::codes`]).
+    pub fn pools(&self) -> bool {
+        self.passes.tile.pools()
+    }
+
     /// Scratch buffers of the kernel.
     pub fn scratch(&self) -> usize {
         match self.products {
@@ -205,7 +241,8 @@ impl Winograd {
         }
     }
 
-    /// The kernel of `output = filter * input`, or with `adjoint` of the transposed filter.
+    /// The kernel of `output = filter * input`, or with `adjoint` of the transposed filter. Both maps are those
+    /// of the convolution itself, whatever is pooled.
     pub fn kernel(
         &self,
         filter: &Arc<Filter>,
@@ -254,7 +291,7 @@ fn weights(tile: WinogradTile, filter: &Arc<Filter>, packing: Packing) -> Operan
                 let transformed: Vec<f32> = op.transform(&values).iter().map(|value| *value as f32).collect();
                 Ok(packing.pack(&transformed))
             }),
-            _ => Making::Device { op: Arc::new(op), values },
+            _ => Making::Device { parts: op.parts(), values },
         },
     })
 }
@@ -271,4 +308,32 @@ pub(super) fn cases() -> Vec<Case> {
         }
     }
     cases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_make_the_whole() {
+        for (out_channels, in_channels) in [(1, 1), (70, 5), (512, 512), (200, 513)] {
+            let whole = WinogradWeights { tile: WinogradTile::Four, out_channels, in_channels };
+            let mut found = vec![0; whole.texels()];
+            let mut values = 0;
+            for part in whole.parts() {
+                assert_eq!(part.values.start, values);
+                values = part.values.end;
+                let output = part.op.output(&[Shape::Vector(part.values.len())]).unwrap().bytes();
+                assert!(
+                    output <= PART_BYTES as u64 || part.runs[0].texels == in_channels.div_ceil(4) as u64 * 32
+                );
+                for run in part.runs {
+                    assert!((run.from + run.texels) * TEXEL as u64 <= output);
+                    (run.to..run.to + run.texels).for_each(|texel| found[texel as usize] += 1);
+                }
+            }
+            assert_eq!(values, out_channels * in_channels * 9);
+            assert!(found.iter().all(|count| *count == 1), "{out_channels} {in_channels}");
+        }
+    }
 }

@@ -38,10 +38,18 @@ fn samples() -> Vec<(Conv, Shape)> {
         (Conv::same(sample(outs, ins, [3, 3]), relu), Shape::map(ins, height, width))
     };
     let general = |kernel, stride, padding, mode, relu, shape: (usize, usize, usize)| {
-        let conv = Conv { filter: sample(6, shape.0, kernel), stride, padding, mode, relu };
+        let conv = Conv { filter: sample(6, shape.0, kernel), stride, padding, mode, relu, pool: false };
         (conv, Shape::map(shape.0, shape.1, shape.2))
     };
+    let pooled = |(conv, shape)| (Conv { pool: true, ..conv }, shape);
     vec![
+        pooled(same(3, 5, true, 2, 3)),
+        pooled(same(6, 9, true, 5, 2)), // a last tile of one row, in no window
+        pooled(same(21, 17, true, 13, 19)),
+        pooled(same(64, 33, true, 24, 31)),
+        pooled(same(70, 9, true, 11, 14)),
+        pooled((Conv::same(sample(5, 4, [1, 1]), true), Shape::map(4, 6, 7))),
+        pooled(general([3, 3], [2, 1], [1, 0], Padding::Replicate, true, (3, 9, 7))),
         same(5, 3, false, 1, 1),
         same(3, 5, true, 7, 5),
         same(16, 4, true, 13, 2),
@@ -70,12 +78,33 @@ pub(in crate::ops) fn cases() -> Vec<Case> {
     samples().into_iter().map(|(conv, shape)| Case::normal(conv, &[shape], TOLERANCE)).collect()
 }
 
+/// Codes, some without any bit: of four channels each; 37 of them, so that neighbours differ in all directions.
+const CODES: [f32; 37] = {
+    let mut codes = [0.0; 37];
+    let mut at = 0;
+    while at < codes.len() {
+        let (mut code, mut channel) = (0, 0);
+        while channel < 4 {
+            let place = (at * 7 + channel * 3 + at / 5) % 5;
+            code |= if place < 4 { 1 << (4 * channel + place) } else { 0 };
+            channel += 1;
+        }
+        codes[at] = code as f32;
+        at += 1;
+    }
+    codes
+};
+
 pub(in crate::ops) fn backward_cases() -> Vec<Case> {
     let case = |(conv, shape): (Conv, Shape)| {
         let layout = shape.layout()?;
         let output = conv.output(&[shape]).ok()?;
+        let first = match conv.side(&[shape]) {
+            Some(codes) => (codes, CaseInput::Values(&CODES)),
+            None => (output, CaseInput::Rectified),
+        };
         let op = ConvBackward { conv, size: [layout.height, layout.width], then: Then::default() };
-        let inputs = vec![(output, CaseInput::Rectified), (output, CaseInput::Normal)];
+        let inputs = vec![first, (output, CaseInput::Normal)];
         Some((op, inputs, shape))
     };
     let plain: Vec<_> = samples().into_iter().filter_map(case).collect();

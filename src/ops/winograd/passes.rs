@@ -4,13 +4,13 @@
 use super::{GROUP, TEXEL, WinogradTile};
 use crate::gpu::Profile;
 use crate::ops::shape::MapLayout;
-use crate::ops::{Dispatch, Operand, tiles, window};
+use crate::ops::{Dispatch, Operand, codes, tiles, window};
 use std::ops::Range;
 
 /// Texels between the positions of the transformed tiles.
 const STRIDE_PADDING: usize = 16;
 
-/// What is done to each value before it is stored.
+/// What is done to each value before it is stored, or as it is loaded.
 #[derive(Debug, Clone, Default)]
 pub(in crate::ops) struct Finish {
     /// One value per output channel.
@@ -21,6 +21,11 @@ pub(in crate::ops) struct Finish {
     pub add: Option<Operand>,
     /// Where this map is not positive, the result is zero; after the addition.
     pub mask: Option<Operand>,
+    /// Of the rectified result the maxima of 2x2 windows are stored, and their codes in the side. There is no
+    /// addition and no mask then.
+    pub pool: bool,
+    /// Codes by which the input is spread, which then is the gradient of a pooled map.
+    pub codes: Option<Operand>,
 }
 
 /// Where the transformed values lie between the passes.
@@ -34,6 +39,8 @@ pub(super) enum Memory {
         transformed: usize,
         /// The products'.
         products: usize,
+        /// The codes'.
+        codes: usize,
     },
     /// In the kernel's scratch buffers: transformed tiles, products. The map is read where it is.
     Buffers,
@@ -117,9 +124,17 @@ impl Passes {
         self.bytes_of(map.quads())
     }
 
-    /// A dispatch of one of the passes over some quads of a map and the chunk that starts with tile `first`.
-    fn pass(&self, entry: &'static str, map: MapLayout, quads: &Range<usize>, first: usize) -> Dispatch {
-        let part = map.part(quads);
+    /// A dispatch of one of the passes over some quads of a map, of which `stored` is bound, and the chunk that
+    /// starts with tile `first`.
+    fn pass(
+        &self,
+        entry: &'static str,
+        map: MapLayout,
+        stored: MapLayout,
+        quads: &Range<usize>,
+        first: usize,
+    ) -> Dispatch {
+        let part = stored.part(quads);
         Dispatch::new("winograd", entry)
             .consts(&self.tile.consts())
             .size("height", map.height)
@@ -149,25 +164,45 @@ impl Passes {
         device: &Profile,
     ) -> Vec<Dispatch> {
         let turned = [("TURNED", u32::from(adjoint))];
-        let windows = window::quads(&[output], 1, device);
+        // What the passes write, and read: with codes, pooled maps.
+        let results =
+            if finish.pool { vec![codes::pooled(output), codes::layout(output)] } else { vec![output] };
+        let windows = window::quads(&results, 1, device);
+        let (read, read_codes) = (codes::pooled(input), codes::layout(input));
+        let routed = finish.codes.as_ref();
         let bias = finish.bias.clone().unwrap_or_else(|| tiles::no_bias(output.quads()));
         let mut dispatches = Vec::new();
         for first in (0..self.tiles[0] * self.tiles[1]).step_by(self.chunk) {
             let load = |entry, quads: &Range<usize>| {
-                let pass = self.pass(entry, input, quads, first).consts(&turned);
+                let stored = if routed.is_some() { read } else { input };
+                let pass = self.pass(entry, input, stored, quads, first).consts(&turned);
                 pass.linear(self.chunk * quads.len(), GROUP, device)
+            };
+            // A map goes to its texture once; the later chunks find it there.
+            let texture = |operand: &Operand, map: MapLayout, slot| match first {
+                0 => operand.clone().staged_in(slot),
+                _ => Operand::Texture { slot, bytes: (map.texels() * TEXEL) as u64 },
             };
             let transformed = memory.transformed(self.bytes(input));
             match memory {
-                Memory::Textures { map, .. } => {
-                    // The map goes to its texture once; the later chunks find it there.
-                    let map = if first == 0 {
-                        operand.clone().staged_in(map)
-                    } else {
-                        Operand::Texture { slot: map, bytes: (input.texels() * TEXEL) as u64 }
+                Memory::Textures { map, codes, .. } => {
+                    let all = 0..input.quads();
+                    let load = match routed {
+                        None => load("input_tiles", &all).bind("input_map", texture(&operand, input, map)),
+                        Some(found) => load("routed_tiles", &all)
+                            .bind("input_map", texture(&operand, read, map))
+                            .bind("codes_map", texture(found, read_codes, codes)),
                     };
-                    let load = load("input_tiles", &(0..input.quads()));
-                    dispatches.push(load.bind("input_map", map).bind("transformed", transformed));
+                    dispatches.push(load.bind("transformed", transformed));
+                }
+                Memory::Buffers if let Some(found) = routed => {
+                    dispatches.extend(window::quads(&[read, read_codes], 1, device).iter().map(|quads| {
+                        load("routed_tiles_buffer", quads)
+                            .bind("input_values", operand.clone())
+                            .bind("code_values", found.clone())
+                            .bind("transformed_values", transformed.clone())
+                            .narrow(&[("input_values", read), ("code_values", read_codes)], quads)
+                    }));
                 }
                 Memory::Buffers => {
                     dispatches.extend(window::quads(&[input], 1, device).iter().map(|quads| {
@@ -179,16 +214,28 @@ impl Passes {
                 }
             }
             dispatches.push(products.clone());
-            let (entry, variable) = match memory {
-                Memory::Textures { .. } => ("output_tiles", "products"),
-                Memory::Buffers => ("output_tiles_buffer", "product_values"),
+            let (entry, pooled_entry, variable) = match memory {
+                Memory::Textures { .. } => ("output_tiles", "pooled_tiles", "products"),
+                Memory::Buffers => ("output_tiles_buffer", "pooled_tiles_buffer", "product_values"),
             };
+            if finish.pool {
+                dispatches.extend(windows.iter().map(|quads| {
+                    self.pass(pooled_entry, output, results[0], quads, first)
+                        .bind(variable, memory.products(self.bytes(output)))
+                        .bind("output", Operand::Output)
+                        .bind("codes", Operand::Side)
+                        .bind("bias", bias.clone())
+                        .linear(self.chunk * quads.len(), GROUP, device)
+                        .narrow(&[("output", results[0]), ("codes", results[1])], quads)
+                }));
+                continue;
+            }
             dispatches.extend(windows.iter().map(|quads| {
                 let maps = [("output", output)]
                     .into_iter()
                     .chain(finish.mask.is_some().then_some(("activation", output)))
                     .chain(finish.add.is_some().then_some(("addend", output)));
-                self.pass(entry, output, quads, first)
+                self.pass(entry, output, output, quads, first)
                     .consts(&turned)
                     .consts(&[
                         ("RELU", u32::from(finish.relu)),
@@ -205,13 +252,15 @@ impl Passes {
                     .narrow(&maps.collect::<Vec<_>>(), quads)
             }));
         }
-        dispatches.extend(windows.iter().map(|quads| {
-            let texels = quads.len() * (output.pitch() + output.height) + output.pitch() + 1;
-            self.pass("border", output, quads, 0)
-                .bind("output", Operand::Output)
-                .linear(texels, GROUP, device)
-                .narrow(&[("output", output)], quads)
-        }));
+        for (result, operand) in results.iter().zip([Operand::Output, Operand::Side]) {
+            dispatches.extend(windows.iter().map(|quads| {
+                let texels = quads.len() * (result.pitch() + result.height) + result.pitch() + 1;
+                self.pass("border", *result, *result, quads, 0)
+                    .bind("output", operand.clone())
+                    .linear(texels, GROUP, device)
+                    .narrow(&[("output", *result)], quads)
+            }));
+        }
         dispatches
     }
 }

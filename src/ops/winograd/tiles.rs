@@ -13,7 +13,7 @@ use std::sync::Arc;
 const CHUNK_BYTES: usize = 8 << 20;
 
 /// Staging textures of the kernel.
-pub(super) const MEMORY: Memory = Memory::Textures { map: 0, transformed: 1, products: 2 };
+pub(super) const MEMORY: Memory = Memory::Textures { map: 0, transformed: 1, products: 2, codes: 3 };
 
 /// Sizes for one map on one device.
 #[derive(Debug, Clone, Copy)]
