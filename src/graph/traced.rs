@@ -4,6 +4,7 @@ use super::engine::copy_to_texture;
 use super::exec::{Action, Step};
 use crate::error::Result;
 use crate::gpu::{Context, STAGED, Stamps, Trace};
+use crate::ops::Run;
 
 /// Records steps in order, as [`super::exec::record`] does, for `trace`. What goes wrong is kept there: the trace
 /// ends with it, the run goes on.
@@ -29,7 +30,7 @@ fn record_steps<'a>(
     for step in steps {
         match &step.action {
             Action::Stage { buffer, texture, texels } => {
-                copy_to_texture(encoder, buffer, texture, *texels);
+                copy_to_texture(encoder, buffer, texture, Run { from: 0, to: 0, texels: *texels });
                 staged = true;
             }
             Action::Dispatch { pipeline, bind_group, groups: [x, y, z] } => {

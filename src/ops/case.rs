@@ -2,6 +2,8 @@
 
 use super::op::Op;
 use super::shape::Shape;
+use rand::{Rng, RngExt};
+use rand_distr::{Distribution, StandardNormal};
 use std::sync::Arc;
 
 /// How the values of an input are drawn.
@@ -23,6 +25,34 @@ pub enum CaseInput {
     Scaled(f32),
     /// Normal, but about one value in five is NaN, infinite or minus infinite.
     NonFinite,
+}
+
+impl CaseInput {
+    /// Values of this kind for a tensor, in logical order.
+    pub fn draw(self, shape: Shape, random: &mut impl Rng) -> Vec<f32> {
+        (0..shape.elements())
+            .map(|index| match self {
+                Self::Normal => StandardNormal.sample(random),
+                Self::Rectified => {
+                    let value: f32 = StandardNormal.sample(random);
+                    value.max(0.0)
+                }
+                Self::Picture | Self::Positive => random.random::<f32>(),
+                Self::Exactly(value) => value,
+                Self::Values(values) => values[index % values.len()],
+                Self::Scaled(deviation) => {
+                    let value: f32 = StandardNormal.sample(random);
+                    value * deviation
+                }
+                Self::NonFinite => match random.random_range(0..15) {
+                    0 => f32::NAN,
+                    1 => f32::INFINITY,
+                    2 => f32::NEG_INFINITY,
+                    _ => StandardNormal.sample(random),
+                },
+            })
+            .collect()
+    }
 }
 
 /// One op at one choice of shapes.

@@ -12,7 +12,8 @@ use super::shape::{MapLayout, mismatch};
 use super::tiles::{self, Tiles};
 use super::winograd::{self, Winograd};
 use super::{
-    Absorbed, Adjoint, Dispatch, Kernel, LastStep, Op, Operand, ReluBackward, Shape, Signature, Source,
+    Absorbed, Adjoint, CaseInput, Dispatch, Kernel, LastStep, Op, Operand, ReluBackward, Shape, Signature,
+    Source,
 };
 use crate::error::Result;
 use crate::gpu::Profile;
@@ -351,6 +352,10 @@ impl ConvBackward {
 impl Op for ConvBackward {
     fn name(&self) -> &'static str {
         "conv_backward"
+    }
+
+    fn sample(&self, input: usize) -> CaseInput {
+        if self.conv.pool && input == 0 { CaseInput::Values(&cases::CODES) } else { CaseInput::Normal }
     }
 
     fn output(&self, inputs: &[Shape]) -> Result<Shape> {

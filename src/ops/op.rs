@@ -1,7 +1,7 @@
 //! What an op is: shape rule, kernels, adjoint, and an f64 reference, all in one place.
 
 use super::shape::Shape;
-use super::{Absorbed, LastStep, Loader};
+use super::{Absorbed, CaseInput, LastStep, Loader};
 use crate::error::Result;
 use crate::gpu::Profile;
 use std::fmt::Debug;
@@ -54,6 +54,11 @@ pub trait Op: Debug + Send + Sync {
         _tolerance: f64,
     ) -> Option<String> {
         None
+    }
+
+    /// What values an input takes where a kernel is tried out on made-up ones.
+    fn sample(&self, _input: usize) -> CaseInput {
+        CaseInput::Normal
     }
 
     /// How the gradient flows back to one input, given the shapes of all inputs; `None` if this input gets

@@ -15,7 +15,6 @@ use crate::graph::{Engine, Options, PreparedNode, Program, SingleOp, Use, candid
 use crate::ops::{Op, Shape, Signature};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use rand_distr::{Distribution, StandardNormal};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -78,7 +77,7 @@ pub fn tune(
     let variants: Vec<&'static str> = kernels.iter().map(|kernel| kernel.variant).collect();
     let options = Options { all_families: true, ..Options::default() };
     let single = SingleOp::new(engine, op.clone(), &signature.inputs)?.with(options);
-    let inputs = inputs(&signature.inputs);
+    let inputs = inputs(op.as_ref(), &signature.inputs);
 
     let mut refused = Vec::new();
     let mut entered = Vec::new();
@@ -171,12 +170,10 @@ fn seconds(engine: &Engine, program: &Program, runs: usize) -> Result<f64> {
     Ok(begin.elapsed().as_secs_f64() / runs as f64)
 }
 
-/// Normally distributed values, the same for the same shapes.
-fn inputs(shapes: &[Shape]) -> Vec<Vec<f32>> {
+/// Made-up values, the same for the same op and shapes.
+fn inputs(op: &dyn Op, shapes: &[Shape]) -> Vec<Vec<f32>> {
     let mut random = ChaCha8Rng::seed_from_u64(1);
-    let mut draw =
-        |shape: &Shape| (0..shape.elements()).map(|_| StandardNormal.sample(&mut random)).collect();
-    shapes.iter().map(&mut draw).collect()
+    shapes.iter().enumerate().map(|(index, shape)| op.sample(index).draw(*shape, &mut random)).collect()
 }
 
 #[cfg(test)]

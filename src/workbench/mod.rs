@@ -13,7 +13,7 @@ mod network;
 mod record;
 mod verify;
 
-pub use case::{draw, inputs, reference, widen};
+pub use case::{inputs, reference, samples, widen};
 pub use catalogue::{Listed, Pass, catalogue, typical};
 pub use check::{Checked, check};
 pub use compare::{Difference, ULP, distance};

@@ -1,13 +1,11 @@
 //! Is this driver right for this run? The kernels that a program uses, tested at the shapes that it uses them at.
 
-use super::case::{draw, widen};
+use super::case::{samples, widen};
 use super::check::check;
 use super::compare::Difference;
 use crate::error::{Error, Result};
-use crate::graph::{Engine, Options, PreparedNode, SingleOp, Use};
-use crate::ops::{CaseInput, REGISTRY};
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
+use crate::graph::{Engine, Options, Outcome, PreparedNode, SingleOp, Use};
+use crate::ops::REGISTRY;
 use std::sync::Arc;
 
 /// Largest difference between a kernel and the naive one, relative to the largest value: ten times the tolerance of
@@ -90,11 +88,9 @@ fn compare(engine: &Arc<Engine>, node: &PreparedNode) -> Result<Result<(), Strin
     let Some(index) = variants.iter().position(|variant| *variant == node.variant) else {
         return Ok(Err("the device does not offer it any more".to_owned()));
     };
-    let mut random = ChaCha8Rng::seed_from_u64(1);
-    let shapes = &node.signature.inputs;
-    let inputs: Vec<Vec<f32>> =
-        shapes.iter().map(|shape| draw(*shape, CaseInput::Normal, &mut random)).collect();
-    let expected = widen(&single.run(variants.len() - 1, &inputs)?.values);
+    let inputs = samples(node.op.as_ref(), &node.signature);
+    let naive = single.run(variants.len() - 1, &inputs)?;
+    let expected = widen(&naive.values);
     let outcome = single.run(index, &inputs)?;
     let difference = Difference::of(&outcome.values, &expected);
     Ok(if !difference.within(TOLERANCE) {
@@ -104,9 +100,21 @@ fn compare(engine: &Arc<Engine>, node: &PreparedNode) -> Result<Result<(), Strin
             }
             None => "it gives another number of values than the naive kernel".to_owned(),
         })
+    } else if outcome.side.is_some() && !same_decisions(&outcome, &naive) {
+        Err("its second output differs from the naive kernel's by more than ties could".to_owned())
     } else if !outcome.guard_intact {
         Err("it writes behind its output".to_owned())
     } else {
         Ok(())
     })
+}
+
+/// Largest part of a second output that may differ: decisions fall another way only where two values are as good as
+/// equal, and of random values few are. (Seen on lavapipe, Winograd against the naive kernel: below 1e-4.)
+const TIES: f64 = 1e-3;
+
+fn same_decisions(one: &Outcome, other: &Outcome) -> bool {
+    let (Some([one, _]), Some([other, _])) = (&one.side, &other.side) else { return false };
+    let differing = one.iter().zip(other).filter(|(one, other)| !(one == other)).count();
+    one.len() == other.len() && differing as f64 <= TIES * one.len() as f64 + 1.0
 }

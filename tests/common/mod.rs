@@ -5,8 +5,8 @@ use neural_mirage::gpu::{Context, DeviceOptions, Family, Profile};
 use neural_mirage::graph::Engine;
 use neural_mirage::ops::{CaseInput, Filter, Shape};
 #[allow(unused_imports, reason = "each test file uses a part of these helpers")]
-pub use neural_mirage::workbench::{distance, draw, inputs, widen};
-use rand::SeedableRng;
+pub use neural_mirage::workbench::{distance, inputs, widen};
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -28,7 +28,7 @@ pub fn filter(out_channels: usize, in_channels: usize, kernel: [usize; 2]) -> Ar
     let fan_in = in_channels * kernel[0] * kernel[1];
     let values = move |count: usize, seed: u64| -> Vec<f32> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let values = draw(Shape::Vector(count), CaseInput::Normal, &mut random);
+        let values = CaseInput::Normal.draw(Shape::Vector(count), &mut random);
         values.iter().map(|value| value * (2.0 / fan_in as f32).sqrt()).collect()
     };
     Arc::new(Filter {
@@ -72,6 +72,11 @@ pub fn relative_l2(actual: &[f32], expected: &[f64]) -> f64 {
     let difference = norm(&mut actual.iter().zip(expected).map(|(a, e)| f64::from(*a) - e));
     let result = difference / norm(&mut expected.iter().copied()).max(1e-30);
     if result.is_finite() { result } else { f64::INFINITY }
+}
+
+/// Random values of one kind.
+pub fn draw(shape: Shape, kind: CaseInput, random: &mut impl Rng) -> Vec<f32> {
+    kind.draw(shape, random)
 }
 
 /// Invented devices: each kernel family, each usual subgroup size, and WebGPU's smallest limits.

@@ -79,7 +79,7 @@ pub(in crate::ops) fn cases() -> Vec<Case> {
 }
 
 /// Codes, some without any bit: of four channels each; 37 of them, so that neighbours differ in all directions.
-const CODES: [f32; 37] = {
+pub(super) const CODES: [f32; 37] = {
     let mut codes = [0.0; 37];
     let mut at = 0;
     while at < codes.len() {
