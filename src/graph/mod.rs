@@ -14,7 +14,7 @@ mod plan;
 mod profile;
 mod single;
 
-pub use backward::gradient;
+pub use backward::{Seeds, gradient, gradients};
 pub use choices::{Choice, Choices, Use, candidates, content};
 pub use engine::Engine;
 pub use exec::{Bindings, Program, Sections};

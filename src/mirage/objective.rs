@@ -13,9 +13,11 @@ use super::readout::probability_layer;
 use super::request::{FactorKind, Request};
 use crate::error::{Error, Result};
 use crate::gpu::{ReadBack, StagingPool};
-use crate::graph::{Bindings, Engine, Graph, Program, Sections, TensorId, gradient};
+use crate::graph::{Bindings, Engine, Graph, Program, Sections, TensorId, gradients};
 use crate::image_io::Picture;
-use crate::ops::{Adam, Gram, Interleave, MeanSquaredError, Reduce, ReduceKind, Shape, TotalVariation};
+use crate::ops::{
+    Adam, Gram, Interleave, MeanSquaredError, Reduce, ReduceKind, Shape, TotalVariation, WeightedSum,
+};
 use crate::vgg::Network;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,6 +30,11 @@ pub(super) const GRADIENT: Sections = 1 << 1;
 pub(super) const STEP: Sections = 1 << 2;
 /// Section that copies the picture into the snapshot tensor.
 pub(super) const SNAPSHOT: Sections = 1 << 3;
+/// Section that computes the gradient of each of the three factors, by itself and unweighted, and its norm.
+pub(super) const FACTORS: Sections = 1 << 4;
+/// Section that makes the optimiser's step along the weighted sum of the gradients that [`FACTORS`] left, which
+/// must be of the present picture: to rounding the same step as [`STEP`], without another way there and back.
+pub(super) const STEP_OF_FACTORS: Sections = 1 << 5;
 
 /// One loss.
 #[derive(Debug, Clone)]
@@ -49,16 +56,16 @@ pub(super) struct Objective {
     pub picture: wgpu::Buffer,
     pub gradient: wgpu::Buffer,
     weights: Vec<wgpu::Buffer>,
+    /// Weights of what [`STEP_OF_FACTORS`] sums up: whose gradients these are, in order.
+    summands: Vec<FactorKind>,
+    summand_weights: wgpu::Buffer,
     control: wgpu::Buffer,
     snapshot: wgpu::Buffer,
     /// All numbers of a report side by side: what is copied where.
     report: wgpu::Buffer,
     report_parts: Vec<(wgpu::Buffer, u64, u64)>,
-    /// Where the gradient norms of the factors begin in it, in bytes.
-    report_norms: u64,
     report_staging: StagingPool,
     snapshot_staging: StagingPool,
-    norm: wgpu::Buffer,
     classes: usize,
     /// Class probabilities of the photo.
     pub photo_probabilities: Vec<f32>,
@@ -73,8 +80,8 @@ pub(super) struct Numbers {
     pub non_finite: f32,
     /// Class probabilities; empty without fc layers.
     pub probabilities: Vec<f32>,
-    /// Mean absolute gradient of each of the three factors, as far as [`Objective::submit_norm`] was asked
-    /// for it before.
+    /// Mean absolute gradient of each of the three factors at weight 1, as far as active and when [`FACTORS`]
+    /// ran last.
     pub norms: [f32; 3],
 }
 
@@ -82,7 +89,7 @@ pub(super) struct Numbers {
 #[derive(Debug)]
 pub(super) struct Submitted {
     pub submission: wgpu::SubmissionIndex,
-    /// Numbers of the report, with [`LOSSES`].
+    /// Numbers of the report, if asked for.
     pub report: Option<ReadBack>,
     /// The picture, with [`SNAPSHOT`].
     pub snapshot: Option<ReadBack>,
@@ -261,13 +268,24 @@ impl Objective {
             report_goals.push(tensor);
         }
 
-        let slope = gradient(&mut build.graph, &seeds, picture)?.ok_or_else(|| Error::Gpu {
-            what: "building the gradient".to_owned(),
-            message: "no loss depends on the picture".to_owned(),
-        })?;
-        let gradient = build.keep(slope)?;
+        let slopes = build.slopes(&terms, &seeds, picture)?;
+        let (slope, gradient) = (slopes.all, build.keep(slopes.all)?);
         let norm = build.graph.apply(Reduce { kind: ReduceKind::L1 }, &[slope], "gradient norm")?;
-        let norm_buffer = build.keep(norm)?;
+        build.keep(norm)?;
+        let mut factor_norms = Vec::new();
+        for kind in FactorKind::THREE {
+            // A factor that is not active takes up its place too.
+            let buffer = match slopes.factors.iter().find(|(other, _)| *other == kind) {
+                Some((_, slope)) => {
+                    let label = format!("{kind} gradient norm");
+                    let norm = build.graph.apply(Reduce { kind: ReduceKind::L1 }, &[*slope], label)?;
+                    factor_norms.push(norm);
+                    build.keep(norm)?
+                }
+                None => build.external(&format!("no {kind} gradient"), Shape::Vector(1))?.1,
+            };
+            parts.push((buffer, 1));
+        }
         let (first, _) = build.external("first moment", shape)?;
         let (second, _) = build.external("second moment", shape)?;
         let (state, _) = build.external("optimiser state", Shape::Vector(4))?;
@@ -282,11 +300,15 @@ impl Objective {
             clamp: request.clamp,
         };
         let step = build.graph.apply(adam, &[picture, slope, first, second, state, control], "step")?;
+        let (sum, summands, summand_weights) = build.sum_of_factors(&slopes)?;
+        let step_of_factors =
+            build.graph.apply(adam, &[picture, sum, first, second, state, control], "step of factors")?;
 
         // What somebody reads, or what comes from outside, must keep its meaning.
         let kept = build.bound.keys().copied().collect();
         build.graph.fuse(&kept);
-        let goals = [report_goals, vec![norm], vec![step], vec![interleaved]];
+        let goals =
+            [report_goals, vec![norm], vec![step], vec![interleaved], factor_norms, vec![step_of_factors]];
         // While the device makes the targets. Memory is taken when what they needed is free.
         Program::compile(engine, &build.graph, &goals)?;
         engine.context.wait(&targets.submission, "capturing targets")?;
@@ -302,9 +324,7 @@ impl Objective {
             report_parts.push((buffer, offset, count * 4));
             offset += count * 4;
         }
-        let report_norms = offset;
-        let report_bytes = offset + FactorKind::THREE.len() as u64 * 4;
-        let report = engine.context.storage_buffer("report", report_bytes)?;
+        let report = engine.context.storage_buffer("report", offset)?;
         let objective = Self {
             engine: engine.clone(),
             program,
@@ -313,14 +333,14 @@ impl Objective {
             picture: picture_buffer,
             gradient,
             weights,
+            summands,
+            summand_weights,
             control: control_buffer,
             snapshot,
             report,
             report_parts,
-            report_norms,
-            report_staging: StagingPool::new("report", report_bytes, READ_BACKS),
+            report_staging: StagingPool::new("report", offset, READ_BACKS),
             snapshot_staging: StagingPool::new("snapshot", shape.elements() as u64 * 4, READ_BACKS),
-            norm: norm_buffer,
             classes,
             photo_probabilities,
         };
@@ -344,7 +364,7 @@ impl Objective {
         self.engine.write(&self.control, Shape::Vector(4), &[rate, 0.0, 0.0, 0.0])
     }
 
-    /// Sets each term's weight in the gradient: the factor's weight times the layer's factor.
+    /// Sets the weight of each factor in the gradient; a term's is that times the layer's factor.
     ///
     /// # Errors
     /// If the device fails.
@@ -352,47 +372,39 @@ impl Objective {
         for (term, buffer) in self.terms.iter().zip(&self.weights) {
             self.engine.write(buffer, Shape::Vector(1), &[weight(term.kind) * term.factor])?;
         }
-        Ok(())
+        // The gradient of the total variation has its weight in it already.
+        let of_sum = |kind: &FactorKind| if *kind == FactorKind::Smooth { 1.0 } else { weight(*kind) };
+        let weights: Vec<f32> = self.summands.iter().map(of_sum).collect();
+        self.engine.write(&self.summand_weights, Shape::Vector(weights.len()), &weights)
     }
 
-    /// Has the gradient norm of the `index`-th of the three factors measured at the present picture, for the
-    /// next report. Waits for nothing. Leaves that factor's weights set: the caller sets them anew.
+    /// Measures the three factors' gradient norms at the present picture, at weight 1, and waits for them. The
+    /// losses are computed along with them, and the gradients stay for [`STEP_OF_FACTORS`].
     ///
     /// # Errors
     /// If the device fails.
-    pub fn submit_norm(&self, index: usize, weight: f32) -> Result<()> {
-        let kind = FactorKind::THREE[index];
-        self.set_weights(|other| if other == kind { weight } else { 0.0 })?;
-        let mut encoder = self.encoder("a factor's gradient");
-        self.program.record(&mut encoder, GRADIENT);
-        encoder.copy_buffer_to_buffer(&self.norm, 0, &self.report, self.report_norms + index as u64 * 4, 4);
-        self.engine.context.submit(encoder, "measuring a factor's gradient").map(drop)
+    pub fn measure(&self) -> Result<[f32; 3]> {
+        match self.run(LOSSES | FACTORS, true)?.report {
+            Some(report) => Ok(self.numbers(&report.finish(&self.engine.context)?).norms),
+            None => Ok([f32::NAN; 3]),
+        }
     }
 
-    /// The gradient norms that [`Objective::submit_norm`] was asked for, waited for.
+    /// Submits sections, and starts reading what they make: the snapshot with [`SNAPSHOT`], and on `report` the
+    /// numbers of [`LOSSES`] and [`FACTORS`], of these sections or of earlier ones. Waits for nothing.
     ///
     /// # Errors
     /// If the device fails.
-    pub fn measured_norms(&self) -> Result<[f32; 3]> {
-        let count = (self.report.size() / 4) as usize;
-        Ok(self.numbers(&self.engine.context.read_f32(&self.report, count, "gradient norms")?).norms)
-    }
-
-    /// Submits sections, and with [`LOSSES`] and [`SNAPSHOT`] starts reading what they make. Waits for
-    /// nothing.
-    ///
-    /// # Errors
-    /// If the device fails.
-    pub fn run(&self, sections: Sections) -> Result<Submitted> {
+    pub fn run(&self, sections: Sections, report: bool) -> Result<Submitted> {
         let context = &self.engine.context;
         let mut encoder = self.encoder("iteration");
         self.program.record(&mut encoder, sections);
-        let mut report = None;
-        if sections & LOSSES != 0 {
+        let mut numbers = None;
+        if report {
             for (buffer, offset, bytes) in &self.report_parts {
                 encoder.copy_buffer_to_buffer(buffer, 0, &self.report, *offset, *bytes);
             }
-            report = Some(self.report_staging.copy(context, &mut encoder, &self.report)?);
+            numbers = Some(self.report_staging.copy(context, &mut encoder, &self.report)?);
         }
         let mut snapshot = None;
         if sections & SNAPSHOT != 0 {
@@ -400,7 +412,7 @@ impl Objective {
         }
         let submission = context.submit(encoder, "iteration")?;
         Ok(Submitted {
-            report: report.map(|copy| copy.read(&submission)),
+            report: numbers.map(|copy| copy.read(&submission)),
             snapshot: snapshot.map(|copy| copy.read(&submission)),
             submission,
         })
@@ -472,5 +484,86 @@ impl Build<'_> {
         weights.push(buffer);
         terms.push(term);
         Ok(())
+    }
+}
+
+/// Gradients with respect to the picture.
+struct Slopes {
+    /// Of the whole objective.
+    all: TensorId,
+    /// Of each active one of the three factors, unweighted.
+    factors: Vec<(FactorKind, TensorId)>,
+    /// Of the total variation, weighted.
+    smooth: Option<TensorId>,
+}
+
+impl Build<'_> {
+    /// Appends the gradients of the terms' losses, of which `seeds` gives loss and weight.
+    fn slopes(
+        &mut self,
+        terms: &[Term],
+        seeds: &[(TensorId, TensorId)],
+        picture: TensorId,
+    ) -> Result<Slopes> {
+        let mut kinds: Vec<FactorKind> = terms.iter().map(|term| term.kind).collect();
+        kinds.dedup();
+        let mut sums: Vec<(String, Vec<(TensorId, TensorId)>)> = Vec::new();
+        for kind in &kinds {
+            let mut of_kind = Vec::new();
+            for (term, (loss, weight)) in terms.iter().zip(seeds).filter(|(term, _)| term.kind == *kind) {
+                let seed = match kind {
+                    FactorKind::Smooth => *weight,
+                    _ => self.constant(term.factor)?,
+                };
+                of_kind.push((*loss, seed));
+            }
+            sums.push((format!("{kind} "), of_kind));
+        }
+        sums.push((String::new(), seeds.to_vec()));
+        let sums: Vec<_> = sums.iter().map(|(word, seeds)| (word.as_str(), seeds.as_slice())).collect();
+        let mut found = gradients(&mut self.graph, &sums, picture)?;
+        let none = || Error::Gpu {
+            what: "building the gradient".to_owned(),
+            message: "no loss depends on the picture".to_owned(),
+        };
+        let all = found.pop().flatten().ok_or_else(none)?;
+        let mut slopes = Slopes { all, factors: Vec::new(), smooth: None };
+        for (kind, slope) in kinds.into_iter().zip(found) {
+            match (kind, slope) {
+                (FactorKind::Smooth, slope) => slopes.smooth = slope,
+                (kind, slope) => slopes.factors.push((kind, slope.ok_or_else(none)?)),
+            }
+        }
+        Ok(slopes)
+    }
+
+    /// A tensor that holds one number, which never changes.
+    fn constant(&mut self, value: f32) -> Result<TensorId> {
+        let tensor = self.graph.external(format!("{value}"), Shape::Vector(1));
+        let buffer = self.engine.tensor_with("factor of a layer", Shape::Vector(1), &[value])?;
+        self.bound.insert(tensor, buffer);
+        Ok(tensor)
+    }
+
+    /// The weighted sum of the factors' gradients as they lie in memory, which is not to compute them anew: what
+    /// it sums up, and where its weights are.
+    fn sum_of_factors(&mut self, slopes: &Slopes) -> Result<(TensorId, Vec<FactorKind>, wgpu::Buffer)> {
+        let mut summands = Vec::new();
+        let mut inputs = Vec::new();
+        for (kind, slope) in &slopes.factors {
+            let buffer = self.keep(*slope)?;
+            let there = self.graph.external(format!("{kind} gradient"), self.graph.shape(*slope));
+            self.bound.insert(there, buffer);
+            summands.push(*kind);
+            inputs.push(there);
+        }
+        if let Some(smooth) = slopes.smooth {
+            summands.push(FactorKind::Smooth);
+            inputs.push(smooth);
+        }
+        let (weights, buffer) = self.external("weights of the sum", Shape::Vector(inputs.len()))?;
+        inputs.insert(0, weights);
+        let sum = self.graph.apply(WeightedSum, &inputs, "sum of the factors' gradients")?;
+        Ok((sum, summands, buffer))
     }
 }

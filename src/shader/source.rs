@@ -34,6 +34,7 @@ sources![
     "softmax",
     "sum",
     "total_variation",
+    "weighted_sum",
     "winograd",
     "winograd_blocks",
     "winograd_tiles",
