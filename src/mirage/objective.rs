@@ -7,17 +7,17 @@
 //! - style: `weight * factor * mean over C^2 of (G - A)^2`, `G = F F^T / (C N)`;
 //! - total variation: `weight / 2 * sum(dx^2 + dy^2)` of the RGB picture in [0, 1].
 
-use super::capture::{Target, Wanted, capture, planar};
+use super::build::Build;
+use super::capture::{Wanted, planar};
 use super::network_graph;
 use super::readout::probability_layer;
 use super::request::{FactorKind, Request};
+use super::targets::targets;
 use crate::error::{Error, Result};
 use crate::gpu::{ReadBack, StagingPool};
-use crate::graph::{Bindings, Engine, Graph, Program, Sections, TensorId, gradients};
+use crate::graph::{Bindings, Engine, Graph, Program, Sections, TensorId};
 use crate::image_io::Picture;
-use crate::ops::{
-    Adam, Gram, Interleave, MeanSquaredError, Reduce, ReduceKind, Shape, TotalVariation, WeightedSum,
-};
+use crate::ops::{Adam, Gram, Interleave, MeanSquaredError, Reduce, ReduceKind, Shape, TotalVariation};
 use crate::vgg::Network;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,6 +34,7 @@ pub(super) const SNAPSHOT: Sections = 1 << 3;
 pub(super) const FACTORS: Sections = 1 << 4;
 /// Section that makes the optimiser's step along the weighted sum of the gradients that [`FACTORS`] left, which
 /// must be of the present picture: to rounding the same step as [`STEP`], without another way there and back.
+/// There is none without a balance.
 pub(super) const STEP_OF_FACTORS: Sections = 1 << 5;
 
 /// One loss.
@@ -56,9 +57,8 @@ pub(super) struct Objective {
     pub picture: wgpu::Buffer,
     pub gradient: wgpu::Buffer,
     weights: Vec<wgpu::Buffer>,
-    /// Weights of what [`STEP_OF_FACTORS`] sums up: whose gradients these are, in order.
-    summands: Vec<FactorKind>,
-    summand_weights: wgpu::Buffer,
+    /// With a balance: weights of what [`STEP_OF_FACTORS`] sums up, and whose gradients these are, in order.
+    summands: Option<(wgpu::Buffer, Vec<FactorKind>)>,
     control: wgpu::Buffer,
     snapshot: wgpu::Buffer,
     /// All numbers of a report side by side: what is copied where.
@@ -138,75 +138,6 @@ pub(super) fn terms(network: &Network, request: &Request) -> Result<Vec<(Term, W
         }
     }
     Ok(terms)
-}
-
-/// What the terms are compared with.
-struct Targets {
-    /// Of each term.
-    terms: Vec<Target>,
-    /// Class probabilities of the photo, where they are wanted and the network has them.
-    classes: Option<Target>,
-    /// The device's last work on them.
-    submission: wgpu::SubmissionIndex,
-}
-
-/// Target of each term: of the photo, or for style terms the blend of the style images. The device may still be
-/// at work on them.
-fn targets(
-    engine: &Arc<Engine>,
-    network: &Network,
-    request: &Request,
-    terms: &[(Term, Wanted)],
-) -> Result<Targets> {
-    let own_style = request.style_images.is_empty();
-    let of_photo = |term: &Term| own_style || term.kind != FactorKind::Style;
-    let mut wanted: Vec<Wanted> =
-        terms.iter().filter(|(term, _)| of_photo(term)).map(|(_, wanted)| *wanted).collect();
-    let classes = probability_layer(network).filter(|layer| {
-        request.top_classes > 0
-            && network_graph::check_size(network, *layer, request.photo.height, request.photo.width).is_ok()
-    });
-    wanted.extend(classes.map(|layer| Wanted { layer, gram: false }));
-    let (mut captured, submission) = capture(engine, network, &request.photo, request.pooling, &wanted)?;
-    let classes = classes.and_then(|_| captured.pop());
-    let style: Vec<Wanted> =
-        terms.iter().filter(|(term, _)| !of_photo(term)).map(|(_, wanted)| *wanted).collect();
-    let mut blended = blend(engine, network, request, &style)?.into_iter();
-    let mut captured = captured.into_iter();
-    let next = |(term, _): &(Term, Wanted)| if of_photo(term) { captured.next() } else { blended.next() };
-    Ok(Targets { terms: terms.iter().filter_map(next).collect(), classes, submission })
-}
-
-/// Gram matrices of several images, blended linearly with weights that sum to 1.
-fn blend(
-    engine: &Arc<Engine>,
-    network: &Network,
-    request: &Request,
-    wanted: &[Wanted],
-) -> Result<Vec<Target>> {
-    let total: f32 = request.style_images.iter().map(|(_, weight)| weight).sum();
-    let mut sums: Vec<(Shape, Vec<f32>)> = Vec::new();
-    if wanted.is_empty() {
-        return Ok(Vec::new());
-    }
-    for (picture, weight) in &request.style_images {
-        let (captured, _) = capture(engine, network, picture, request.pooling, wanted)?;
-        for (index, target) in captured.into_iter().enumerate() {
-            let values = engine.read(&target.buffer, target.shape, "Gram matrix of a style image")?;
-            if sums.len() <= index {
-                sums.push((target.shape, vec![0.0; values.len()]));
-            }
-            for (sum, value) in sums[index].1.iter_mut().zip(values) {
-                *sum += value * weight / total;
-            }
-        }
-    }
-    sums.into_iter()
-        .map(|(shape, values)| {
-            let buffer = engine.tensor_with("blended style target", shape, &values)?;
-            Ok(Target { shape, buffer })
-        })
-        .collect()
 }
 
 impl Objective {
@@ -300,15 +231,19 @@ impl Objective {
             clamp: request.clamp,
         };
         let step = build.graph.apply(adam, &[picture, slope, first, second, state, control], "step")?;
-        let (sum, summands, summand_weights) = build.sum_of_factors(&slopes)?;
-        let step_of_factors =
-            build.graph.apply(adam, &[picture, sum, first, second, state, control], "step of factors")?;
+        // Only a balance is measured where a step follows at once.
+        let (mut summands, mut steps_of_factors) = (None, Vec::new());
+        if request.balance.is_some() {
+            let (sum, weights, kinds) = build.sum_of_factors(&slopes)?;
+            let inputs = [picture, sum, first, second, state, control];
+            steps_of_factors.push(build.graph.apply(adam, &inputs, "step of factors")?);
+            summands = Some((weights, kinds));
+        }
 
         // What somebody reads, or what comes from outside, must keep its meaning.
         let kept = build.bound.keys().copied().collect();
         build.graph.fuse(&kept);
-        let goals =
-            [report_goals, vec![norm], vec![step], vec![interleaved], factor_norms, vec![step_of_factors]];
+        let goals = [report_goals, vec![norm], vec![step], vec![interleaved], factor_norms, steps_of_factors];
         // While the device makes the targets. Memory is taken when what they needed is free.
         Program::compile(engine, &build.graph, &goals)?;
         engine.context.wait(&targets.submission, "capturing targets")?;
@@ -334,7 +269,6 @@ impl Objective {
             gradient,
             weights,
             summands,
-            summand_weights,
             control: control_buffer,
             snapshot,
             report,
@@ -372,10 +306,11 @@ impl Objective {
         for (term, buffer) in self.terms.iter().zip(&self.weights) {
             self.engine.write(buffer, Shape::Vector(1), &[weight(term.kind) * term.factor])?;
         }
+        let Some((buffer, kinds)) = &self.summands else { return Ok(()) };
         // The gradient of the total variation has its weight in it already.
         let of_sum = |kind: &FactorKind| if *kind == FactorKind::Smooth { 1.0 } else { weight(*kind) };
-        let weights: Vec<f32> = self.summands.iter().map(of_sum).collect();
-        self.engine.write(&self.summand_weights, Shape::Vector(weights.len()), &weights)
+        let weights: Vec<f32> = kinds.iter().map(of_sum).collect();
+        self.engine.write(buffer, Shape::Vector(weights.len()), &weights)
     }
 
     /// Measures the three factors' gradient norms at the present picture, at weight 1, and waits for them. The
@@ -441,129 +376,5 @@ impl Objective {
     /// Staging buffers made for reports and snapshots.
     pub fn staging_buffers(&self) -> usize {
         self.report_staging.made() + self.snapshot_staging.made()
-    }
-}
-
-/// The graph under construction with the buffers of its outer tensors.
-struct Build<'a> {
-    engine: &'a Arc<Engine>,
-    graph: Graph,
-    bound: Bindings,
-}
-
-impl Build<'_> {
-    fn external(&mut self, label: &str, shape: Shape) -> Result<(TensorId, wgpu::Buffer)> {
-        let tensor = self.graph.external(label, shape);
-        Ok((tensor, self.keep(tensor)?))
-    }
-
-    /// Gives a tensor a buffer of its own.
-    fn keep(&mut self, tensor: TensorId) -> Result<wgpu::Buffer> {
-        if let Some(buffer) = self.bound.get(&tensor) {
-            return Ok(buffer.clone());
-        }
-        let described = self.graph.tensor(tensor);
-        let buffer = self.engine.tensor(&described.label, described.shape)?;
-        self.bound.insert(tensor, buffer.clone());
-        Ok(buffer)
-    }
-
-    /// Registers a loss with its weight, as data on the device.
-    fn term(
-        &mut self,
-        term: Term,
-        loss: TensorId,
-        terms: &mut Vec<Term>,
-        seeds: &mut Vec<(TensorId, TensorId)>,
-        weights: &mut Vec<wgpu::Buffer>,
-        parts: &mut Vec<(wgpu::Buffer, u64)>,
-    ) -> Result<()> {
-        let (weight, buffer) = self.external(&format!("weight {}", term.layer), Shape::Vector(1))?;
-        parts.push((self.keep(loss)?, 1));
-        seeds.push((loss, weight));
-        weights.push(buffer);
-        terms.push(term);
-        Ok(())
-    }
-}
-
-/// Gradients with respect to the picture.
-struct Slopes {
-    /// Of the whole objective.
-    all: TensorId,
-    /// Of each active one of the three factors, unweighted.
-    factors: Vec<(FactorKind, TensorId)>,
-    /// Of the total variation, weighted.
-    smooth: Option<TensorId>,
-}
-
-impl Build<'_> {
-    /// Appends the gradients of the terms' losses, of which `seeds` gives loss and weight.
-    fn slopes(
-        &mut self,
-        terms: &[Term],
-        seeds: &[(TensorId, TensorId)],
-        picture: TensorId,
-    ) -> Result<Slopes> {
-        let mut kinds: Vec<FactorKind> = terms.iter().map(|term| term.kind).collect();
-        kinds.dedup();
-        let mut sums: Vec<(String, Vec<(TensorId, TensorId)>)> = Vec::new();
-        for kind in &kinds {
-            let mut of_kind = Vec::new();
-            for (term, (loss, weight)) in terms.iter().zip(seeds).filter(|(term, _)| term.kind == *kind) {
-                let seed = match kind {
-                    FactorKind::Smooth => *weight,
-                    _ => self.constant(term.factor)?,
-                };
-                of_kind.push((*loss, seed));
-            }
-            sums.push((format!("{kind} "), of_kind));
-        }
-        sums.push((String::new(), seeds.to_vec()));
-        let sums: Vec<_> = sums.iter().map(|(word, seeds)| (word.as_str(), seeds.as_slice())).collect();
-        let mut found = gradients(&mut self.graph, &sums, picture)?;
-        let none = || Error::Gpu {
-            what: "building the gradient".to_owned(),
-            message: "no loss depends on the picture".to_owned(),
-        };
-        let all = found.pop().flatten().ok_or_else(none)?;
-        let mut slopes = Slopes { all, factors: Vec::new(), smooth: None };
-        for (kind, slope) in kinds.into_iter().zip(found) {
-            match (kind, slope) {
-                (FactorKind::Smooth, slope) => slopes.smooth = slope,
-                (kind, slope) => slopes.factors.push((kind, slope.ok_or_else(none)?)),
-            }
-        }
-        Ok(slopes)
-    }
-
-    /// A tensor that holds one number, which never changes.
-    fn constant(&mut self, value: f32) -> Result<TensorId> {
-        let tensor = self.graph.external(format!("{value}"), Shape::Vector(1));
-        let buffer = self.engine.tensor_with("factor of a layer", Shape::Vector(1), &[value])?;
-        self.bound.insert(tensor, buffer);
-        Ok(tensor)
-    }
-
-    /// The weighted sum of the factors' gradients as they lie in memory, which is not to compute them anew: what
-    /// it sums up, and where its weights are.
-    fn sum_of_factors(&mut self, slopes: &Slopes) -> Result<(TensorId, Vec<FactorKind>, wgpu::Buffer)> {
-        let mut summands = Vec::new();
-        let mut inputs = Vec::new();
-        for (kind, slope) in &slopes.factors {
-            let buffer = self.keep(*slope)?;
-            let there = self.graph.external(format!("{kind} gradient"), self.graph.shape(*slope));
-            self.bound.insert(there, buffer);
-            summands.push(*kind);
-            inputs.push(there);
-        }
-        if let Some(smooth) = slopes.smooth {
-            summands.push(FactorKind::Smooth);
-            inputs.push(smooth);
-        }
-        let (weights, buffer) = self.external("weights of the sum", Shape::Vector(inputs.len()))?;
-        inputs.insert(0, weights);
-        let sum = self.graph.apply(WeightedSum, &inputs, "sum of the factors' gradients")?;
-        Ok((sum, summands, buffer))
     }
 }

@@ -199,6 +199,7 @@ impl Session {
     pub fn first_iteration(&mut self) -> Result<()> {
         let ignore: &mut Listener<'_> = &mut |_| Ok(ControlFlow::Continue(()));
         self.objective.set_picture(&start::picture(&self.request)?)?;
+        self.weights.apply(&self.objective)?;
         let balanced = self.rebalances(0);
         if balanced {
             let _ = self.rebalance(0, ignore)?;
@@ -240,6 +241,7 @@ impl Session {
         self.clock = Some(begin);
         self.most_in_flight = 0;
         self.objective.set_picture(&start::picture(&self.request)?)?;
+        self.weights.apply(&self.objective)?;
         let mut stop = listener(Event::Started(&self.started))?.is_break();
         let mut in_flight = VecDeque::new();
         let last = self.request.iterations;
