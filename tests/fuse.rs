@@ -3,17 +3,18 @@
 
 mod common;
 
-use common::{assert_close, draw, engine_with, filter, turn, widen};
+use common::{assert_close, draw, engine, engine_with, filter, turn, widen};
 use neural_mirage::gpu::{DeviceOptions, Family};
-use neural_mirage::graph::{Bindings, Graph, Program, TensorId, gradient};
+use neural_mirage::graph::{Bindings, Engine, Graph, Program, TensorId, gradient, gradients};
 use neural_mirage::ops::{CaseInput, Conv, Gram, MeanSquaredError, Pool, PoolKind, Shape};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::collections::HashSet;
+use std::sync::Arc;
 
 /// A small network with losses at two depths, one of them twice, and a max pool: sums of three gradients,
 /// masks behind convolutions and behind a pool.
-fn build([height, width]: [usize; 2]) -> (Graph, Vec<TensorId>, TensorId, TensorId) {
+fn forward([height, width]: [usize; 2]) -> (Graph, Vec<TensorId>, Vec<(TensorId, TensorId)>, TensorId) {
     let mut graph = Graph::new();
     let picture = graph.external("picture", Shape::map(3, height, width));
     let mut outer = vec![picture];
@@ -34,8 +35,31 @@ fn build([height, width]: [usize; 2]) -> (Graph, Vec<TensorId>, TensorId, Tensor
             weight,
         ));
     }
-    let slope = gradient(&mut graph, &seeds, picture).unwrap().unwrap();
+    (graph, outer, seeds, third)
+}
+
+/// The same with the gradient with respect to the picture.
+fn build(size: [usize; 2]) -> (Graph, Vec<TensorId>, TensorId, TensorId) {
+    let (mut graph, outer, seeds, third) = forward(size);
+    let slope = gradient(&mut graph, &seeds, outer[0]).unwrap().unwrap();
     (graph, outer, slope, third)
+}
+
+/// The values of some tensors, fused as far as these allow it.
+fn values(engine: &Arc<Engine>, mut graph: Graph, outer: &[TensorId], wanted: &[TensorId]) -> Vec<Vec<f32>> {
+    let mut random = ChaCha8Rng::seed_from_u64(5);
+    let mut bound = Bindings::new();
+    for tensor in outer {
+        let shape = graph.shape(*tensor);
+        let values = draw(shape, CaseInput::Normal, &mut random);
+        bound.insert(*tensor, engine.tensor_with("outer", shape, &values).unwrap());
+    }
+    for tensor in wanted {
+        bound.insert(*tensor, engine.tensor("wanted", graph.shape(*tensor)).unwrap());
+    }
+    graph.fuse(&bound.keys().copied().collect());
+    Program::prepare(engine, &graph, &bound, &[wanted.to_vec()], |_| 0).unwrap().run(1, "wanted").unwrap();
+    wanted.iter().map(|tensor| engine.read(&bound[tensor], graph.shape(*tensor), "wanted").unwrap()).collect()
 }
 
 /// The gradient, after fusion if asked for, and what nodes were run.
@@ -157,4 +181,35 @@ fn a_map_that_something_else_reads_is_stored() {
     let map = linear.apply(conv(false), &[picture], "map").unwrap();
     linear.apply(halve, &[map], "pooled").unwrap();
     assert!(!fused(&linear, &[picture]));
+}
+
+/// Gradients of several sums, side by side, are bit for bit those built alone; they go back to the pool all of them
+/// before any goes further, and a loss on an early layer comes when the way back reaches that layer.
+#[test]
+fn gradients_side_by_side_change_no_bit() {
+    let _turn = turn();
+    let engine = engine(Family::Texture);
+    let (graph, outer, seeds, _) = forward([21, 19]);
+    let picture = outer[0];
+    let parts = [&seeds[..2], &seeds[2..3], &seeds[3..], &seeds[..]];
+    let words = ["first ", "third ", "fourth ", ""];
+    let mut together = graph.clone();
+    let sums: Vec<_> = words.into_iter().zip(parts).collect();
+    let slopes = gradients(&mut together, &sums, picture).unwrap();
+    let slopes: Vec<TensorId> = slopes.into_iter().map(Option::unwrap).collect();
+    let computed = values(&engine, together.clone(), &outer, &slopes);
+    for ((part, found), word) in parts.iter().zip(&computed).zip(words) {
+        let mut alone = graph.clone();
+        let slope = gradient(&mut alone, part, picture).unwrap().unwrap();
+        assert!(found.iter().any(|value| *value != 0.0));
+        assert_eq!(*found, values(&engine, alone, &outer, &[slope])[0], "{word}");
+    }
+    let order: Vec<&str> =
+        together.nodes().iter().map(|node| together.tensor(node.output).label.as_str()).collect();
+    let place = |label: &str| order.iter().position(|other| *other == label).unwrap();
+    assert!(place("d pooled by third") < place("third d second by pooled"));
+    assert!(place("d second by pooled") < place("d gram by loss 1"));
+    assert!(place("d first by gram") < place("d first by second"));
+    // Nothing of the picture is in a sum without seeds.
+    assert_eq!(gradients(&mut graph.clone(), &[("none ", &[])], picture).unwrap(), [None]);
 }

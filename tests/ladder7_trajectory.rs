@@ -11,7 +11,7 @@ use golden::{Golden, path, text};
 use neural_mirage::gpu::Family;
 use neural_mirage::graph::Engine;
 use neural_mirage::image_io::Picture;
-use neural_mirage::mirage::{AdamOptions, Ending, Event, Init, Outcome, Request, Session};
+use neural_mirage::mirage::{AdamOptions, Ending, Event, FactorKind, Init, Outcome, Request, Session};
 use neural_mirage::vgg::Network;
 use objective::{picture, request};
 use std::ops::ControlFlow;
@@ -131,6 +131,61 @@ fn reports_and_snapshots_do_not_change_the_run() {
     let mut short = small_request(&golden);
     short.iterations = 3;
     assert_eq!(run(&engine, &network, short).0.picture, snapshots[0].1);
+}
+
+/// The first step of a balanced run is made of the gradients that the balance measured, each weighted; with the
+/// same weights given it is made of one gradient of the whole objective.
+#[test]
+fn the_first_balanced_step_is_that_of_its_weights() {
+    let _turn = turn();
+    let engine = engine(Family::Auto);
+    let golden = Golden::open("objective.safetensors");
+    let network = Network::open(&path("tiny_vgg.safetensors"), None).expect("the tiny network");
+    let mut request = small_request(&golden);
+    request.iterations = 1;
+    // An epsilon like the gradients' mean: else the first step only tells their signs.
+    request.adam = AdamOptions { epsilon: 1.0, ..request.adam };
+    request.style.layers[0].factor = 0.5;
+    let mut weights = Vec::new();
+    let mut shares = Vec::new();
+    let mut session = Session::new(&engine, &network, request.clone()).expect("a session");
+    let balanced = session
+        .run(&mut |event| {
+            match event {
+                Event::Balanced { weights: measured, .. } => weights = measured.to_vec(),
+                Event::Report(report) => shares.push(report.gradient_shares.clone()),
+                _ => {}
+            }
+            Ok(ControlFlow::Continue(()))
+        })
+        .expect("a run");
+    assert_eq!(weights.len(), 3);
+    // The second report measures the shares anew, one step on.
+    assert_eq!(shares.len(), 2);
+    for ((kind, share), wanted) in shares[0].iter().zip([0.2, 0.4, 0.4]) {
+        assert!((share - wanted).abs() < 1e-5, "{kind}: {share} of the gradient, {wanted} wanted");
+    }
+    assert_eq!(shares[1].len(), 3);
+    assert_ne!(shares[1], shares[0]);
+    request.balance = None;
+    for (kind, weight, _) in weights {
+        match kind {
+            FactorKind::Spatial => request.spatial.weight = weight,
+            FactorKind::Abstract => request.abstracted.weight = weight,
+            _ => request.style.weight = weight,
+        }
+    }
+    let given = run(&engine, &network, request.clone()).0;
+    request.iterations = 0;
+    let start = planar(&run(&engine, &network, request).0.picture);
+    let moved = |picture: &Picture| -> Vec<f32> {
+        planar(picture).iter().zip(&start).map(|(to, from)| to - from).collect()
+    };
+    let (one, other) = (moved(&balanced.picture), moved(&given.picture));
+    assert!(other.iter().any(|step| step.abs() > 1e-3), "nothing moved");
+    // A pixel of up to 1 is rounded to 6e-8, which is some 1e-5 of a step of 1e-2.
+    let error = relative_l2(&one, &widen(&other));
+    assert!(error <= 1e-4, "the steps differ by {error:.3e}");
 }
 
 /// A request without a balance, whose measurement waits.

@@ -5,29 +5,114 @@ use crate::error::{Error, Result};
 use crate::ops::{Add, Source};
 use std::collections::HashMap;
 
+/// Pairs of a tensor and the tensor that holds the gradient flowing into it (for a loss: its weight).
+pub type Seeds = [(TensorId, TensorId)];
+
 /// Appends the gradient of `sum_i upstream_i * seed_i` with respect to `wrt`, and returns it; `None` if
 /// no seed depends on it.
 ///
-/// `seeds` pairs a tensor with the tensor that holds the gradient flowing into it (for a loss: its
-/// weight).
-///
 /// # Errors
 /// If an op's adjoint does not fit its operands, which is a fault of that op.
-pub fn gradient(
-    graph: &mut Graph,
-    seeds: &[(TensorId, TensorId)],
-    wrt: TensorId,
-) -> Result<Option<TensorId>> {
+pub fn gradient(graph: &mut Graph, seeds: &Seeds, wrt: TensorId) -> Result<Option<TensorId>> {
+    Ok(gradients(graph, &[("", seeds)], wrt)?.pop().flatten())
+}
+
+/// Appends the gradients of several such sums with respect to `wrt`, each with a word for its labels, and returns
+/// them in that order. All of them read the one forward pass.
+///
+/// They go back side by side, from one place where the forward pass makes its maps smaller to the next: little
+/// memory is held for those that wait there, and what they all read is needed no longer.
+///
+/// # Errors
+/// As [`gradient`].
+pub fn gradients(graph: &mut Graph, sums: &[(&str, &Seeds)], wrt: TensorId) -> Result<Vec<Option<TensorId>>> {
     let depends = dependents(graph, wrt);
-    let mut upstream: HashMap<TensorId, TensorId> = HashMap::new();
-    for (tensor, gradient) in seeds {
-        if depends[tensor.0] {
-            accumulate(graph, &mut upstream, *tensor, *gradient)?;
+    let way_back = stretches(graph, &depends);
+    let mut upstreams = Vec::new();
+    for (word, seeds) in sums {
+        let mut upstream = Upstream { word, arriving: HashMap::new() };
+        for (tensor, gradient) in seeds.iter().filter(|(tensor, _)| depends[tensor.0]) {
+            upstream.accumulate(graph, *tensor, *gradient)?;
+        }
+        upstreams.push(upstream);
+    }
+    for stretch in way_back {
+        for upstream in &mut upstreams {
+            for index in &stretch {
+                upstream.pass(graph, *index, &depends)?;
+            }
         }
     }
-    for index in (0..graph.nodes().len()).rev() {
+    Ok(upstreams.iter().map(|upstream| upstream.arriving.get(&wrt).copied()).collect())
+}
+
+/// The nodes whose output depends on `wrt`, in the order of the way back, cut behind each node of the forward
+/// pass that makes its input smaller.
+///
+/// A side branch (a loss, and the Gram matrix that it is of) comes right before the way back reaches the layer
+/// that it hangs on, not with the last losses at the start: its gradient is as large as the layer's map.
+fn stretches(graph: &Graph, depends: &[bool]) -> Vec<Vec<usize>> {
+    let nodes = graph.nodes();
+    let mut first_reader: HashMap<TensorId, usize> = HashMap::new();
+    for (index, node) in nodes.iter().enumerate() {
+        for input in &node.inputs {
+            first_reader.entry(*input).or_insert(index);
+        }
+    }
+    // A node's anchor: itself, or on a side branch the node beside which the branch begins.
+    let mut anchors: Vec<usize> = Vec::with_capacity(nodes.len());
+    for (index, node) in nodes.iter().enumerate() {
+        let anchor_by = |input: &TensorId| {
+            let first = first_reader.get(input).copied().unwrap_or(index);
+            if first < index {
+                return anchors[first];
+            }
+            match graph.tensor(*input).producer {
+                Some(maker) if anchors[maker] != maker => anchors[maker],
+                _ => index,
+            }
+        };
+        let anchor = node.inputs.iter().filter(|input| depends[input.0]).map(anchor_by).max();
+        anchors.push(anchor.unwrap_or(index));
+    }
+    let mut order: Vec<usize> = (0..nodes.len()).filter(|index| depends[nodes[*index].output.0]).collect();
+    order.sort_by_key(|index| std::cmp::Reverse((anchors[*index], *index)));
+    let shrinks = |index: usize| {
+        let size = |tensor: &TensorId| graph.shape(*tensor).elements();
+        anchors[index] == index
+            && nodes[index]
+                .inputs
+                .iter()
+                .filter(|input| depends[input.0])
+                .any(|input| size(input) > size(&nodes[index].output))
+    };
+    let mut stretches: Vec<Vec<usize>> = Vec::new();
+    let mut cut = true;
+    for index in order {
+        // The node that makes a map smaller begins a stretch: what arrives there is the smaller map's gradient.
+        if cut || shrinks(index) {
+            stretches.push(Vec::new());
+        }
+        cut = false;
+        if let Some(stretch) = stretches.last_mut() {
+            stretch.push(index);
+        }
+    }
+    stretches
+}
+
+/// One gradient on its way back.
+struct Upstream<'a> {
+    word: &'a str,
+    /// The gradient that has arrived at each tensor so far.
+    arriving: HashMap<TensorId, TensorId>,
+}
+
+impl Upstream<'_> {
+    /// Goes back through one node of the forward pass.
+    fn pass(&mut self, graph: &mut Graph, index: usize, depends: &[bool]) -> Result<()> {
         let node = graph.nodes()[index].clone();
-        let Some(&arriving) = upstream.get(&node.output) else { continue };
+        let Some(&arriving) = self.arriving.get(&node.output) else { return Ok(()) };
         let shapes = graph.shapes(&node.inputs);
         for (position, input) in node.inputs.iter().enumerate() {
             if !depends[input.0] {
@@ -45,13 +130,28 @@ pub fn gradient(
                 what: format!("the adjoint of {}", node.op.name()),
                 message: "it reads a second output, and there is none".to_owned(),
             })?;
-            let label = format!("d {} by {}", graph.tensor(*input).label, graph.tensor(node.output).label);
+            let (of, by) = (&graph.tensor(*input).label, &graph.tensor(node.output).label);
+            let label = format!("{}d {of} by {by}", self.word);
             let contribution = graph.apply_shared(adjoint.op, &operands, label)?;
             graph.mark_adjoint(contribution, node.output);
-            accumulate(graph, &mut upstream, *input, contribution)?;
+            self.accumulate(graph, *input, contribution)?;
         }
+        Ok(())
     }
-    Ok(upstream.get(&wrt).copied())
+
+    fn accumulate(&mut self, graph: &mut Graph, tensor: TensorId, contribution: TensorId) -> Result<()> {
+        let sum = match self.arriving.get(&tensor) {
+            None => contribution,
+            Some(&earlier) => {
+                let label = format!("{}d {}", self.word, graph.tensor(tensor).label);
+                let sum = graph.apply(Add, &[earlier, contribution], label)?;
+                graph.mark_adjoint(sum, tensor);
+                sum
+            }
+        };
+        self.arriving.insert(tensor, sum);
+        Ok(())
+    }
 }
 
 /// For each tensor, whether it depends on `wrt`.
@@ -64,23 +164,4 @@ fn dependents(graph: &Graph, wrt: TensorId) -> Vec<bool> {
         }
     }
     depends
-}
-
-fn accumulate(
-    graph: &mut Graph,
-    upstream: &mut HashMap<TensorId, TensorId>,
-    tensor: TensorId,
-    contribution: TensorId,
-) -> Result<()> {
-    let sum = match upstream.get(&tensor) {
-        None => contribution,
-        Some(&earlier) => {
-            let label = format!("d {}", graph.tensor(tensor).label);
-            let sum = graph.apply(Add, &[earlier, contribution], label)?;
-            graph.mark_adjoint(sum, tensor);
-            sum
-        }
-    };
-    upstream.insert(tensor, sum);
-    Ok(())
 }

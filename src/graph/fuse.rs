@@ -60,23 +60,17 @@ impl Graph {
         for at in 0..self.nodes().len() {
             let Some(step @ LastStep::Halve) = self.nodes()[at].op.as_step() else { continue };
             let (map, pooled) = (self.nodes()[at].inputs[0], self.nodes()[at].output);
-            let readers: Vec<usize> = (0..self.nodes().len())
+            // One way back for each gradient that there is (of a factor, of the whole).
+            let ways = (0..self.nodes().len())
                 .filter(|other| *other != at && self.nodes()[*other].inputs.contains(&map))
-                .collect();
-            let back = match readers[..] {
-                [] => None,
-                [way] => match self.way_back(way, map, kept) {
-                    Some(back) => Some((way, back)),
-                    None => continue,
-                },
-                _ => continue,
-            };
+                .map(|way| self.way_back(way, map, kept).map(|back| (way, back)));
+            let Some(ways) = ways.collect::<Option<Vec<_>>>() else { continue };
             let Some(maker) = self.tensor(map).producer.filter(|_| !kept.contains(&map)) else { continue };
             let Some(absorbed) = self.nodes()[maker].op.absorb(step, None) else { continue };
             let Node { inputs, adjoint_of, .. } = self.nodes()[maker].clone();
             let Some(shape) = absorbed.op.side(&self.shapes(&inputs)) else { continue };
             let codes = self.add_side(pooled, shape);
-            if let Some((way, (adjoint, routed))) = &back {
+            for (way, (adjoint, routed)) in &ways {
                 let node = self.nodes()[*adjoint].clone();
                 let upstream = self.nodes()[*way].inputs[1];
                 let inputs = [&[codes, upstream], &node.inputs[2..]].concat();
@@ -85,10 +79,10 @@ impl Graph {
             }
             let node = Node { op: absorbed.op, inputs, output: pooled, side: Some(codes), adjoint_of };
             self.replace(maker, node);
-            // The later one first.
-            for gone in back.map(|(way, _)| way).into_iter().chain([at]) {
-                self.remove(gone);
-            }
+            let mut gone: Vec<usize> = ways.iter().map(|(way, _)| *way).chain([at]).collect();
+            gone.sort_unstable();
+            // The last first, so that the others stay where they are.
+            gone.into_iter().rev().for_each(|gone| self.remove(gone));
             return true;
         }
         false

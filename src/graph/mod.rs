@@ -16,7 +16,7 @@ mod profile;
 mod single;
 mod traced;
 
-pub use backward::gradient;
+pub use backward::{Seeds, gradient, gradients};
 pub use choices::{Choice, Choices, Use, candidates, content};
 pub use engine::Engine;
 pub use exec::{Bindings, Program, Sections};

@@ -4,7 +4,7 @@
 //! factor's raw weight is its share divided by that norm, so that the factors' gradients stand in the
 //! proportion of the shares (as in crowsonkb/style_transfer, which scales each gradient to mean 1).
 
-use super::objective::{Numbers, Objective};
+use super::objective::Objective;
 use super::request::{Balance, FactorKind, Request};
 use crate::error::Result;
 
@@ -40,15 +40,12 @@ impl Weights {
         balance: Balance,
         earlier: &Self,
     ) -> Result<Self> {
-        let active =
-            || FactorKind::THREE.into_iter().enumerate().filter(|(_, kind)| request.is_active(*kind));
-        for (index, _) in active() {
-            objective.submit_norm(index, 1.0)?;
-        }
-        let norms = objective.measured_norms()?;
+        let norms = objective.measure()?;
         let mut weights = Self::default();
-        for (index, kind) in active() {
-            let norm = norms[index];
+        for (kind, norm) in FactorKind::THREE.into_iter().zip(norms) {
+            if !request.is_active(kind) {
+                continue;
+            }
             let weight = if is_gradient(norm) { balance.share(kind) / norm } else { earlier.of(kind) };
             weights.raw.push((kind, weight));
             weights.measured.push((kind, weight, norm));
@@ -73,52 +70,22 @@ impl Weights {
         objective.set_weights(|kind| self.of(kind))
     }
 
-    /// Weighted gradient norm of each of the three factors, as far as active. Norms that were measured at the
-    /// present picture are taken as they are; else each costs the device about an iteration, and the host
-    /// no wait.
-    ///
-    /// # Errors
-    /// If the device fails.
-    pub fn norms(&self, objective: &Objective, measured_here: bool) -> Result<Norms> {
-        if measured_here {
-            let weighted = |(kind, weight, norm): &(FactorKind, f32, f32)| (*kind, weight * norm);
-            return Ok(Norms::Known(self.measured.iter().map(weighted).collect()));
-        }
-        let mut coming = Vec::new();
-        for (index, kind) in FactorKind::THREE.into_iter().enumerate() {
-            if self.raw.iter().any(|(active, _)| *active == kind) {
-                objective.submit_norm(index, self.of(kind))?;
-                coming.push((kind, index));
-            }
-        }
-        self.apply(objective)?;
-        Ok(Norms::Coming(coming))
+    /// Share of each of the three factors, as far as active, in the gradient, from their norms at weight 1.
+    pub fn shares(&self, norms: [f32; 3]) -> Vec<(FactorKind, f32)> {
+        let active = |kind: &FactorKind| self.raw.iter().any(|(other, _)| other == kind);
+        let weighted: Vec<(FactorKind, f32)> = FactorKind::THREE
+            .into_iter()
+            .zip(norms)
+            .filter(|(kind, _)| active(kind))
+            .map(|(kind, norm)| (kind, self.of(kind) * norm))
+            .collect();
+        let sum: f32 = weighted.iter().map(|(_, norm)| norm).sum();
+        weighted.into_iter().map(|(kind, norm)| (kind, if sum > 0.0 { norm / sum } else { 0.0 })).collect()
     }
 
     /// True if some active factor had no gradient when the weights were measured.
     pub fn incomplete(&self) -> bool {
         self.measured.iter().any(|(_, _, norm)| !is_gradient(*norm))
-    }
-}
-
-/// Weighted gradient norms of factors.
-#[derive(Debug)]
-pub(super) enum Norms {
-    /// Here they are.
-    Known(Vec<(FactorKind, f32)>),
-    /// They come with the report; each factor's position in [`Numbers::norms`].
-    Coming(Vec<(FactorKind, usize)>),
-}
-
-impl Norms {
-    /// Share of each factor in their sum.
-    pub fn shares(&self, numbers: &Numbers) -> Vec<(FactorKind, f32)> {
-        let norms: Vec<(FactorKind, f32)> = match self {
-            Self::Known(norms) => norms.clone(),
-            Self::Coming(places) => places.iter().map(|(kind, at)| (*kind, numbers.norms[*at])).collect(),
-        };
-        let sum: f32 = norms.iter().map(|(_, norm)| norm).sum();
-        norms.into_iter().map(|(kind, norm)| (kind, if sum > 0.0 { norm / sum } else { 0.0 })).collect()
     }
 }
 

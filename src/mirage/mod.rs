@@ -2,6 +2,7 @@
 //! reports [`Event`]s.
 
 mod balance;
+mod build;
 mod capture;
 mod event;
 mod layer_times;
@@ -11,6 +12,7 @@ mod readout;
 mod request;
 mod session;
 mod start;
+mod targets;
 
 pub use event::{Event, Report, Started, TermLoss};
 pub use layer_times::{LayerTime, PartTime};

@@ -7,13 +7,15 @@
 //! - style: `weight * factor * mean over C^2 of (G - A)^2`, `G = F F^T / (C N)`;
 //! - total variation: `weight / 2 * sum(dx^2 + dy^2)` of the RGB picture in [0, 1].
 
-use super::capture::{Target, Wanted, capture, planar};
+use super::build::Build;
+use super::capture::{Wanted, planar};
 use super::network_graph;
 use super::readout::probability_layer;
 use super::request::{FactorKind, Request};
+use super::targets::targets;
 use crate::error::{Error, Result};
 use crate::gpu::{ReadBack, StagingPool};
-use crate::graph::{Bindings, Engine, Graph, Program, Sections, TensorId, gradient};
+use crate::graph::{Bindings, Engine, Graph, Program, Sections, TensorId};
 use crate::image_io::Picture;
 use crate::ops::{Adam, Gram, Interleave, MeanSquaredError, Reduce, ReduceKind, Shape, TotalVariation};
 use crate::vgg::Network;
@@ -28,6 +30,12 @@ pub(super) const GRADIENT: Sections = 1 << 1;
 pub(super) const STEP: Sections = 1 << 2;
 /// Section that copies the picture into the snapshot tensor.
 pub(super) const SNAPSHOT: Sections = 1 << 3;
+/// Section that computes the gradient of each of the three factors, by itself and unweighted, and its norm.
+pub(super) const FACTORS: Sections = 1 << 4;
+/// Section that makes the optimiser's step along the weighted sum of the gradients that [`FACTORS`] left, which
+/// must be of the present picture: to rounding the same step as [`STEP`], without another way there and back.
+/// There is none without a balance.
+pub(super) const STEP_OF_FACTORS: Sections = 1 << 5;
 
 /// One loss.
 #[derive(Debug, Clone)]
@@ -49,16 +57,15 @@ pub(super) struct Objective {
     pub picture: wgpu::Buffer,
     pub gradient: wgpu::Buffer,
     weights: Vec<wgpu::Buffer>,
+    /// With a balance: weights of what [`STEP_OF_FACTORS`] sums up, and whose gradients these are, in order.
+    summands: Option<(wgpu::Buffer, Vec<FactorKind>)>,
     control: wgpu::Buffer,
     snapshot: wgpu::Buffer,
     /// All numbers of a report side by side: what is copied where.
     report: wgpu::Buffer,
     report_parts: Vec<(wgpu::Buffer, u64, u64)>,
-    /// Where the gradient norms of the factors begin in it, in bytes.
-    report_norms: u64,
     report_staging: StagingPool,
     snapshot_staging: StagingPool,
-    norm: wgpu::Buffer,
     classes: usize,
     /// Class probabilities of the photo.
     pub photo_probabilities: Vec<f32>,
@@ -73,8 +80,8 @@ pub(super) struct Numbers {
     pub non_finite: f32,
     /// Class probabilities; empty without fc layers.
     pub probabilities: Vec<f32>,
-    /// Mean absolute gradient of each of the three factors, as far as [`Objective::submit_norm`] was asked
-    /// for it before.
+    /// Mean absolute gradient of each of the three factors at weight 1, as far as active and when [`FACTORS`]
+    /// ran last.
     pub norms: [f32; 3],
 }
 
@@ -82,7 +89,7 @@ pub(super) struct Numbers {
 #[derive(Debug)]
 pub(super) struct Submitted {
     pub submission: wgpu::SubmissionIndex,
-    /// Numbers of the report, with [`LOSSES`].
+    /// Numbers of the report, if asked for.
     pub report: Option<ReadBack>,
     /// The picture, with [`SNAPSHOT`].
     pub snapshot: Option<ReadBack>,
@@ -131,75 +138,6 @@ pub(super) fn terms(network: &Network, request: &Request) -> Result<Vec<(Term, W
         }
     }
     Ok(terms)
-}
-
-/// What the terms are compared with.
-struct Targets {
-    /// Of each term.
-    terms: Vec<Target>,
-    /// Class probabilities of the photo, where they are wanted and the network has them.
-    classes: Option<Target>,
-    /// The device's last work on them.
-    submission: wgpu::SubmissionIndex,
-}
-
-/// Target of each term: of the photo, or for style terms the blend of the style images. The device may still be
-/// at work on them.
-fn targets(
-    engine: &Arc<Engine>,
-    network: &Network,
-    request: &Request,
-    terms: &[(Term, Wanted)],
-) -> Result<Targets> {
-    let own_style = request.style_images.is_empty();
-    let of_photo = |term: &Term| own_style || term.kind != FactorKind::Style;
-    let mut wanted: Vec<Wanted> =
-        terms.iter().filter(|(term, _)| of_photo(term)).map(|(_, wanted)| *wanted).collect();
-    let classes = probability_layer(network).filter(|layer| {
-        request.top_classes > 0
-            && network_graph::check_size(network, *layer, request.photo.height, request.photo.width).is_ok()
-    });
-    wanted.extend(classes.map(|layer| Wanted { layer, gram: false }));
-    let (mut captured, submission) = capture(engine, network, &request.photo, request.pooling, &wanted)?;
-    let classes = classes.and_then(|_| captured.pop());
-    let style: Vec<Wanted> =
-        terms.iter().filter(|(term, _)| !of_photo(term)).map(|(_, wanted)| *wanted).collect();
-    let mut blended = blend(engine, network, request, &style)?.into_iter();
-    let mut captured = captured.into_iter();
-    let next = |(term, _): &(Term, Wanted)| if of_photo(term) { captured.next() } else { blended.next() };
-    Ok(Targets { terms: terms.iter().filter_map(next).collect(), classes, submission })
-}
-
-/// Gram matrices of several images, blended linearly with weights that sum to 1.
-fn blend(
-    engine: &Arc<Engine>,
-    network: &Network,
-    request: &Request,
-    wanted: &[Wanted],
-) -> Result<Vec<Target>> {
-    let total: f32 = request.style_images.iter().map(|(_, weight)| weight).sum();
-    let mut sums: Vec<(Shape, Vec<f32>)> = Vec::new();
-    if wanted.is_empty() {
-        return Ok(Vec::new());
-    }
-    for (picture, weight) in &request.style_images {
-        let (captured, _) = capture(engine, network, picture, request.pooling, wanted)?;
-        for (index, target) in captured.into_iter().enumerate() {
-            let values = engine.read(&target.buffer, target.shape, "Gram matrix of a style image")?;
-            if sums.len() <= index {
-                sums.push((target.shape, vec![0.0; values.len()]));
-            }
-            for (sum, value) in sums[index].1.iter_mut().zip(values) {
-                *sum += value * weight / total;
-            }
-        }
-    }
-    sums.into_iter()
-        .map(|(shape, values)| {
-            let buffer = engine.tensor_with("blended style target", shape, &values)?;
-            Ok(Target { shape, buffer })
-        })
-        .collect()
 }
 
 impl Objective {
@@ -261,13 +199,24 @@ impl Objective {
             report_goals.push(tensor);
         }
 
-        let slope = gradient(&mut build.graph, &seeds, picture)?.ok_or_else(|| Error::Gpu {
-            what: "building the gradient".to_owned(),
-            message: "no loss depends on the picture".to_owned(),
-        })?;
-        let gradient = build.keep(slope)?;
+        let slopes = build.slopes(&terms, &seeds, picture)?;
+        let (slope, gradient) = (slopes.all, build.keep(slopes.all)?);
         let norm = build.graph.apply(Reduce { kind: ReduceKind::L1 }, &[slope], "gradient norm")?;
-        let norm_buffer = build.keep(norm)?;
+        build.keep(norm)?;
+        let mut factor_norms = Vec::new();
+        for kind in FactorKind::THREE {
+            // A factor that is not active takes up its place too.
+            let buffer = match slopes.factors.iter().find(|(other, _)| *other == kind) {
+                Some((_, slope)) => {
+                    let label = format!("{kind} gradient norm");
+                    let norm = build.graph.apply(Reduce { kind: ReduceKind::L1 }, &[*slope], label)?;
+                    factor_norms.push(norm);
+                    build.keep(norm)?
+                }
+                None => build.external(&format!("no {kind} gradient"), Shape::Vector(1))?.1,
+            };
+            parts.push((buffer, 1));
+        }
         let (first, _) = build.external("first moment", shape)?;
         let (second, _) = build.external("second moment", shape)?;
         let (state, _) = build.external("optimiser state", Shape::Vector(4))?;
@@ -282,11 +231,19 @@ impl Objective {
             clamp: request.clamp,
         };
         let step = build.graph.apply(adam, &[picture, slope, first, second, state, control], "step")?;
+        // Only a balance is measured where a step follows at once.
+        let (mut summands, mut steps_of_factors) = (None, Vec::new());
+        if request.balance.is_some() {
+            let (sum, weights, kinds) = build.sum_of_factors(&slopes)?;
+            let inputs = [picture, sum, first, second, state, control];
+            steps_of_factors.push(build.graph.apply(adam, &inputs, "step of factors")?);
+            summands = Some((weights, kinds));
+        }
 
         // What somebody reads, or what comes from outside, must keep its meaning.
         let kept = build.bound.keys().copied().collect();
         build.graph.fuse(&kept);
-        let goals = [report_goals, vec![norm], vec![step], vec![interleaved]];
+        let goals = [report_goals, vec![norm], vec![step], vec![interleaved], factor_norms, steps_of_factors];
         // While the device makes the targets. Memory is taken when what they needed is free.
         Program::compile(engine, &build.graph, &goals)?;
         engine.context.wait(&targets.submission, "capturing targets")?;
@@ -302,9 +259,7 @@ impl Objective {
             report_parts.push((buffer, offset, count * 4));
             offset += count * 4;
         }
-        let report_norms = offset;
-        let report_bytes = offset + FactorKind::THREE.len() as u64 * 4;
-        let report = engine.context.storage_buffer("report", report_bytes)?;
+        let report = engine.context.storage_buffer("report", offset)?;
         let objective = Self {
             engine: engine.clone(),
             program,
@@ -313,14 +268,13 @@ impl Objective {
             picture: picture_buffer,
             gradient,
             weights,
+            summands,
             control: control_buffer,
             snapshot,
             report,
             report_parts,
-            report_norms,
-            report_staging: StagingPool::new("report", report_bytes, READ_BACKS),
+            report_staging: StagingPool::new("report", offset, READ_BACKS),
             snapshot_staging: StagingPool::new("snapshot", shape.elements() as u64 * 4, READ_BACKS),
-            norm: norm_buffer,
             classes,
             photo_probabilities,
         };
@@ -344,7 +298,7 @@ impl Objective {
         self.engine.write(&self.control, Shape::Vector(4), &[rate, 0.0, 0.0, 0.0])
     }
 
-    /// Sets each term's weight in the gradient: the factor's weight times the layer's factor.
+    /// Sets the weight of each factor in the gradient; a term's is that times the layer's factor.
     ///
     /// # Errors
     /// If the device fails.
@@ -352,47 +306,40 @@ impl Objective {
         for (term, buffer) in self.terms.iter().zip(&self.weights) {
             self.engine.write(buffer, Shape::Vector(1), &[weight(term.kind) * term.factor])?;
         }
-        Ok(())
+        let Some((buffer, kinds)) = &self.summands else { return Ok(()) };
+        // The gradient of the total variation has its weight in it already.
+        let of_sum = |kind: &FactorKind| if *kind == FactorKind::Smooth { 1.0 } else { weight(*kind) };
+        let weights: Vec<f32> = kinds.iter().map(of_sum).collect();
+        self.engine.write(buffer, Shape::Vector(weights.len()), &weights)
     }
 
-    /// Has the gradient norm of the `index`-th of the three factors measured at the present picture, for the
-    /// next report. Waits for nothing. Leaves that factor's weights set: the caller sets them anew.
+    /// Measures the three factors' gradient norms at the present picture, at weight 1, and waits for them. The
+    /// losses are computed along with them, and the gradients stay for [`STEP_OF_FACTORS`].
     ///
     /// # Errors
     /// If the device fails.
-    pub fn submit_norm(&self, index: usize, weight: f32) -> Result<()> {
-        let kind = FactorKind::THREE[index];
-        self.set_weights(|other| if other == kind { weight } else { 0.0 })?;
-        let mut encoder = self.encoder("a factor's gradient");
-        self.program.record(&mut encoder, GRADIENT);
-        encoder.copy_buffer_to_buffer(&self.norm, 0, &self.report, self.report_norms + index as u64 * 4, 4);
-        self.engine.context.submit(encoder, "measuring a factor's gradient").map(drop)
+    pub fn measure(&self) -> Result<[f32; 3]> {
+        match self.run(LOSSES | FACTORS, true)?.report {
+            Some(report) => Ok(self.numbers(&report.finish(&self.engine.context)?).norms),
+            None => Ok([f32::NAN; 3]),
+        }
     }
 
-    /// The gradient norms that [`Objective::submit_norm`] was asked for, waited for.
+    /// Submits sections, and starts reading what they make: the snapshot with [`SNAPSHOT`], and on `report` the
+    /// numbers of [`LOSSES`] and [`FACTORS`], of these sections or of earlier ones. Waits for nothing.
     ///
     /// # Errors
     /// If the device fails.
-    pub fn measured_norms(&self) -> Result<[f32; 3]> {
-        let count = (self.report.size() / 4) as usize;
-        Ok(self.numbers(&self.engine.context.read_f32(&self.report, count, "gradient norms")?).norms)
-    }
-
-    /// Submits sections, and with [`LOSSES`] and [`SNAPSHOT`] starts reading what they make. Waits for
-    /// nothing.
-    ///
-    /// # Errors
-    /// If the device fails.
-    pub fn run(&self, sections: Sections) -> Result<Submitted> {
+    pub fn run(&self, sections: Sections, report: bool) -> Result<Submitted> {
         let context = &self.engine.context;
         let mut encoder = self.encoder("iteration");
         self.program.record(&mut encoder, sections);
-        let mut report = None;
-        if sections & LOSSES != 0 {
+        let mut numbers = None;
+        if report {
             for (buffer, offset, bytes) in &self.report_parts {
                 encoder.copy_buffer_to_buffer(buffer, 0, &self.report, *offset, *bytes);
             }
-            report = Some(self.report_staging.copy(context, &mut encoder, &self.report)?);
+            numbers = Some(self.report_staging.copy(context, &mut encoder, &self.report)?);
         }
         let mut snapshot = None;
         if sections & SNAPSHOT != 0 {
@@ -400,7 +347,7 @@ impl Objective {
         }
         let submission = context.submit(encoder, "iteration")?;
         Ok(Submitted {
-            report: report.map(|copy| copy.read(&submission)),
+            report: numbers.map(|copy| copy.read(&submission)),
             snapshot: snapshot.map(|copy| copy.read(&submission)),
             submission,
         })
@@ -429,48 +376,5 @@ impl Objective {
     /// Staging buffers made for reports and snapshots.
     pub fn staging_buffers(&self) -> usize {
         self.report_staging.made() + self.snapshot_staging.made()
-    }
-}
-
-/// The graph under construction with the buffers of its outer tensors.
-struct Build<'a> {
-    engine: &'a Arc<Engine>,
-    graph: Graph,
-    bound: Bindings,
-}
-
-impl Build<'_> {
-    fn external(&mut self, label: &str, shape: Shape) -> Result<(TensorId, wgpu::Buffer)> {
-        let tensor = self.graph.external(label, shape);
-        Ok((tensor, self.keep(tensor)?))
-    }
-
-    /// Gives a tensor a buffer of its own.
-    fn keep(&mut self, tensor: TensorId) -> Result<wgpu::Buffer> {
-        if let Some(buffer) = self.bound.get(&tensor) {
-            return Ok(buffer.clone());
-        }
-        let described = self.graph.tensor(tensor);
-        let buffer = self.engine.tensor(&described.label, described.shape)?;
-        self.bound.insert(tensor, buffer.clone());
-        Ok(buffer)
-    }
-
-    /// Registers a loss with its weight, as data on the device.
-    fn term(
-        &mut self,
-        term: Term,
-        loss: TensorId,
-        terms: &mut Vec<Term>,
-        seeds: &mut Vec<(TensorId, TensorId)>,
-        weights: &mut Vec<wgpu::Buffer>,
-        parts: &mut Vec<(wgpu::Buffer, u64)>,
-    ) -> Result<()> {
-        let (weight, buffer) = self.external(&format!("weight {}", term.layer), Shape::Vector(1))?;
-        parts.push((self.keep(loss)?, 1));
-        seeds.push((loss, weight));
-        weights.push(buffer);
-        terms.push(term);
-        Ok(())
     }
 }

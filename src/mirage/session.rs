@@ -1,9 +1,11 @@
 //! The loop: start picture, steps, reports, snapshots, and an orderly end.
 
-use super::balance::{Norms, Weights};
+use super::balance::Weights;
 use super::event::{Event, Report, Started, TermLoss};
 use super::layer_times::{LayerTime, by_layer};
-use super::objective::{GRADIENT, LOSSES, Objective, SNAPSHOT, STEP, Submitted, terms};
+use super::objective::{
+    FACTORS, GRADIENT, LOSSES, Objective, SNAPSHOT, STEP, STEP_OF_FACTORS, Submitted, terms,
+};
 use super::request::{Init, Request};
 use super::{network_graph, start};
 use crate::error::{Error, Result};
@@ -182,7 +184,7 @@ impl Session {
         let mut times = Vec::new();
         for _ in 0..count {
             let begin = Instant::now();
-            let submitted = self.objective.run(STEP)?;
+            let submitted = self.objective.run(STEP, false)?;
             self.engine.context.wait(&submitted.submission, "timing an iteration")?;
             times.push(begin.elapsed().as_secs_f64());
         }
@@ -197,6 +199,7 @@ impl Session {
     pub fn first_iteration(&mut self) -> Result<()> {
         let ignore: &mut Listener<'_> = &mut |_| Ok(ControlFlow::Continue(()));
         self.objective.set_picture(&start::picture(&self.request)?)?;
+        self.weights.apply(&self.objective)?;
         let balanced = self.rebalances(0);
         if balanced {
             let _ = self.rebalance(0, ignore)?;
@@ -216,7 +219,7 @@ impl Session {
         self.weights = Weights::given(&self.request);
         self.weights.apply(&self.objective)?;
         let mut losses = Vec::new();
-        if let Some(report) = self.objective.run(LOSSES | GRADIENT)?.report {
+        if let Some(report) = self.objective.run(LOSSES | GRADIENT, true)?.report {
             let values = report.finish(&self.engine.context)?;
             losses = self.weighted(&self.objective.numbers(&values).losses, &self.weights);
         }
@@ -238,6 +241,7 @@ impl Session {
         self.clock = Some(begin);
         self.most_in_flight = 0;
         self.objective.set_picture(&start::picture(&self.request)?)?;
+        self.weights.apply(&self.objective)?;
         let mut stop = listener(Event::Started(&self.started))?.is_break();
         let mut in_flight = VecDeque::new();
         let last = self.request.iterations;
@@ -289,14 +293,23 @@ impl Session {
         let snapshot = self.request.schedule.snapshots(iteration) && !stop;
         let step = !stop && iteration < last;
         // A stop should be prompt, so it goes without the shares.
-        let norms = if report && !stop { Some(self.weights.norms(&self.objective, balanced)?) } else { None };
-        // Losses and snapshot are of the picture before the step of the same submission.
+        let shares = report && !stop;
+        // Losses and snapshot are of the picture before the step of the same submission. The balance has
+        // measured losses and factors here, and left the gradients. It is the same at every schedule of reports,
+        // so these do not decide which way the step is computed.
         let mut sections = 0;
-        sections |= if report { LOSSES } else { 0 };
+        sections |= if report && !balanced { LOSSES } else { 0 };
+        sections |= if shares && !balanced { FACTORS } else { 0 };
         sections |= if report || snapshot { SNAPSHOT } else { 0 };
-        sections |= if step { STEP } else { 0 };
-        let submitted = self.objective.run(sections)?;
-        Ok(InFlight { iteration, submitted, norms, weights: self.weights.clone(), snapshot, step })
+        sections |= if !step {
+            0
+        } else if balanced {
+            STEP_OF_FACTORS
+        } else {
+            STEP
+        };
+        let submitted = self.objective.run(sections, report)?;
+        Ok(InFlight { iteration, submitted, shares, weights: self.weights.clone(), snapshot, step })
     }
 
     /// Waits for the oldest iterations until no more than `left` are in flight, and tells of them in order.
@@ -335,7 +348,7 @@ impl Session {
 
     /// Waits for one iteration and tells of it.
     fn tell(&mut self, done: InFlight, listener: &mut Listener<'_>) -> Result<ControlFlow<()>> {
-        let InFlight { iteration, submitted, norms, weights, snapshot, step } = done;
+        let InFlight { iteration, submitted, shares, weights, snapshot, step } = done;
         let context = &self.engine.context;
         let _span =
             context.trace().map(|trace| trace.host("host", format!("telling of iteration {iteration}")));
@@ -375,7 +388,7 @@ impl Session {
                 seconds,
                 total: terms.iter().map(|term| term.loss).sum(),
                 terms,
-                gradient_shares: norms.map_or_else(Vec::new, |norms| norms.shares(&numbers)),
+                gradient_shares: if shares { weights.shares(numbers.norms) } else { Vec::new() },
                 classes: top_k(&numbers.probabilities, self.request.top_classes),
             };
             note(listener(Event::Report(&report))?);
@@ -402,8 +415,8 @@ struct InFlight {
     /// Iterations before it.
     iteration: u32,
     submitted: Submitted,
-    /// For the shares of the report.
-    norms: Option<Norms>,
+    /// True if the report holds the factors' shares.
+    shares: bool,
     /// The weights it runs with.
     weights: Weights,
     /// True if the snapshot is to be told of, not only kept.

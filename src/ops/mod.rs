@@ -27,6 +27,7 @@ mod softmax;
 mod sum;
 mod tiles;
 mod total_variation;
+mod weighted_sum;
 mod window;
 mod winograd;
 
@@ -53,4 +54,5 @@ pub use resize::{Resize, ResizeBackward, ResizeMode};
 pub use shape::{MapLayout, Shape, TEXTURE_WIDTH};
 pub use softmax::{Softmax, SoftmaxBackward};
 pub use total_variation::{TotalVariation, TotalVariationBackward};
+pub use weighted_sum::WeightedSum;
 pub use winograd::{WinogradTile, WinogradWeights};

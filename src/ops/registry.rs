@@ -45,5 +45,6 @@ pub const REGISTRY: &[Entry] = &[
     Entry { name: "total_variation_backward", cases: super::total_variation::backward_cases },
     Entry { name: "triad", cases: super::peaks::triad_cases },
     Entry { name: "unflatten", cases: super::flatten::unflatten_cases },
+    Entry { name: "weighted_sum", cases: super::weighted_sum::cases },
     Entry { name: "winograd_weights", cases: super::winograd::cases },
 ];

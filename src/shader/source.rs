@@ -39,6 +39,7 @@ sources![
     "softmax",
     "sum",
     "total_variation",
+    "weighted_sum",
     "winograd",
     "winograd_blocks",
     "winograd_tiles",
