@@ -7,6 +7,8 @@ mod bad_input;
 #[cfg(unix)]
 #[path = "program/interrupt.rs"]
 mod interrupt;
+#[path = "program/kernels_run.rs"]
+mod kernels_run;
 #[path = "program/render.rs"]
 mod render;
 #[path = "program/support.rs"]

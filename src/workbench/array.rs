@@ -462,10 +462,8 @@ mod tests {
     #[test]
     fn a_file_of_numpy_itself() {
         // numpy.save of numpy.array([[1.5, -2.0]], dtype='float32'), version 1 of the format.
-        let mut bytes = header(&format!(
-            "{:<117}",
-            "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 2), }"
-        ));
+        let mut bytes =
+            header(&format!("{:<117}", "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 2), }"));
         assert_eq!(bytes.len(), 128);
         bytes.extend([1.5f32, -2.0].iter().flat_map(|value| value.to_le_bytes()));
         let array = read(&bytes).unwrap();
@@ -498,7 +496,10 @@ mod tests {
             (of("'|O'", "False"), "|O"),
             (of("'|S4'", "False"), "|S4"),
             (of("'<f4'", "False")[..100].to_vec(), "shorter than its shape 2x3"),
-            (header("{'descr': '<f4', 'fortran_order': False, 'shape': (9999999999, 9999999999), }"), "shorter"),
+            (
+                header("{'descr': '<f4', 'fortran_order': False, 'shape': (9999999999, 9999999999), }"),
+                "shorter",
+            ),
             (b"Dear diary".to_vec(), "numpy.save"),
             (Vec::new(), "numpy.save"),
         ] {
@@ -517,7 +518,8 @@ mod tests {
         let text = r#"{"a":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1,1],"data_offsets":[4,8]}}"#;
         let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
         bytes.extend(text.as_bytes());
-        bytes.extend([bf16::from_f32(1.5), bf16::from_f32(-3.0)].iter().flat_map(|value| value.to_le_bytes()));
+        bytes
+            .extend([bf16::from_f32(1.5), bf16::from_f32(-3.0)].iter().flat_map(|value| value.to_le_bytes()));
         bytes.extend(7.0f32.to_le_bytes());
         std::fs::write(&path, &bytes).unwrap();
         let a = Array::read_tensor(&path, "a").unwrap();

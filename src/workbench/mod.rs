@@ -24,6 +24,6 @@ pub use measure::{Clock, Samples, bytes, measure};
 pub use network::{LayerShape, layers_of, network_cases, topology};
 pub use record::{Change, Record, Row};
 pub use run::{
-    Bound, Form, Input, Leaf, ListKind, Memory, Output, Outcome, Param, Params, RunPlan, RunRequest, RunResult,
-    ShaderRequest, Source, UserShader, Variable, Wanted,
+    Bound, Form, Input, Leaf, ListKind, Memory, Outcome, Output, Param, Params, RunPlan, RunRequest,
+    RunResult, ShaderRequest, Source, UserShader, Variable, Wanted,
 };

@@ -42,7 +42,10 @@ pub struct RunResult {
 
 /// Memory on the device.
 enum Resource {
-    Buffer { buffer: wgpu::Buffer, bound: u64 },
+    Buffer {
+        buffer: wgpu::Buffer,
+        bound: u64,
+    },
     Texture(wgpu::Texture),
     /// Bytes that go with the commands.
     Immediate,
@@ -194,9 +197,8 @@ impl<'a> Ready<'a> {
         });
         plan.refused(context.check("compiling the shader"))?;
         let resources = shader.variables.iter().zip(&plan.memory);
-        let resources: Vec<Resource> = resources
-            .map(|(variable, memory)| resource(context, variable, memory))
-            .collect::<Result<_>>()?;
+        let resources: Vec<Resource> =
+            resources.map(|(variable, memory)| resource(context, variable, memory)).collect::<Result<_>>()?;
         let mut numbers: Vec<u32> = Vec::new();
         for variable in shader.variables.iter().filter(|variable| variable.bound != Bound::Immediate) {
             if !numbers.contains(&variable.group) {
@@ -241,8 +243,11 @@ impl<'a> Ready<'a> {
                     })
                     .collect();
                 let layout = pipeline.get_bind_group_layout(group);
-                let bound =
-                    device.create_bind_group(&wgpu::BindGroupDescriptor { label, layout: &layout, entries: &entries });
+                let bound = device.create_bind_group(&wgpu::BindGroupDescriptor {
+                    label,
+                    layout: &layout,
+                    entries: &entries,
+                });
                 (group, bound)
             })
             .collect();
@@ -269,8 +274,7 @@ impl<'a> Ready<'a> {
                     self.context.upload(buffer, 0, &bytes)?;
                 }
                 Resource::Texture(texture) => {
-                    let bytes =
-                        if memory.is_filled() { memory.bytes.clone() } else { poison(memory.length) };
+                    let bytes = if memory.is_filled() { memory.bytes.clone() } else { poison(memory.length) };
                     self.context.queue().write_texture(
                         texture.as_image_copy(),
                         &bytes,
@@ -383,8 +387,10 @@ impl<'a> Ready<'a> {
         let rows = memory.extent[0] as usize;
         let label = variable.name.as_str();
         let buffer = self.context.storage_buffer(label, (stride * rows) as u64)?;
-        let mut encoder =
-            self.context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(label) });
+        let mut encoder = self
+            .context
+            .device()
+            .create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(label) });
         encoder.copy_texture_to_buffer(
             texture.as_image_copy(),
             wgpu::TexelCopyBufferInfo {

@@ -37,7 +37,8 @@ fn parse(part: &str) -> Result<Param, String> {
     let (element, text) = match value.split_once(':') {
         Some((element, text)) => {
             let known = Element::named(element.trim());
-            let known = known.ok_or_else(|| format!("'{part}': there is no type '{}'; {form}", element.trim()))?;
+            let known =
+                known.ok_or_else(|| format!("'{part}': there is no type '{}'; {form}", element.trim()))?;
             (Some(known), text.trim())
         }
         None => (None, value),
@@ -84,7 +85,8 @@ pub(super) fn fill(blocks: &[&Variable], params: &Params) -> Result<Vec<Vec<u8>>
     let mut bytes: Vec<Vec<u8>> = blocks.iter().map(|variable| vec![0; size(variable)]).collect();
     let mut given = vec![false; places.len()];
     // Names first, so that what has none fills the rest in order.
-    let (named, unnamed): (Vec<&Param>, Vec<&Param>) = params.0.iter().partition(|param| param.name.is_some());
+    let (named, unnamed): (Vec<&Param>, Vec<&Param>) =
+        params.0.iter().partition(|param| param.name.is_some());
     for param in named.into_iter().chain(unnamed) {
         let index = match &param.name {
             Some(name) => find(&places, name).map_err(|what| {
@@ -227,7 +229,9 @@ mod tests {
 
     #[test]
     fn words_that_are_no_parameters() {
-        for (text, part) in [("u33:1", "u33"), ("u32:", "incomplete"), ("=1", "incomplete"), ("1,,2", "incomplete")] {
+        for (text, part) in
+            [("u33:1", "u33"), ("u32:", "incomplete"), ("=1", "incomplete"), ("1,,2", "incomplete")]
+        {
             let error = text.parse::<Params>().unwrap_err();
             assert!(error.contains(part), "{error}");
         }

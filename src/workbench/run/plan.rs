@@ -122,7 +122,11 @@ impl RunPlan {
             let wanted = name(item).unwrap_or_default();
             let index = variables.iter().position(|variable| variable.name == wanted);
             let Some(index) = index.filter(|index| eligible(&variables[*index])) else {
-                let what = if index.is_some() { "can't be written by the shader" } else { "is no variable that it uses" };
+                let what = if index.is_some() {
+                    "can't be written by the shader"
+                } else {
+                    "is no variable that it uses"
+                };
                 return Err(Error::usage(format!(
                     "{option} {wanted}=...: `{wanted}` {what}; {}. (A file whose name has a `=` in it: ./{wanted}=...)",
                     self.shader.describe_variables()
@@ -178,12 +182,18 @@ impl RunPlan {
     }
 
     fn take_outputs(&mut self, outputs: &[Output], expected: &[Input]) -> Result<()> {
-        let matched =
-            self.matched(outputs, "--output", |output| output.name.as_deref(), Variable::writable, Variable::writable)?;
+        let matched = self.matched(
+            outputs,
+            "--output",
+            |output| output.name.as_deref(),
+            Variable::writable,
+            Variable::writable,
+        )?;
         // An expectation without a name is for the only output; without any, for the only variable that is written.
         let is_output = |variable: &Variable| {
             let index = self.shader.variables.iter().position(|other| other.name == variable.name);
-            variable.writable() && (matched.is_empty() || matched.iter().any(|(output, _)| Some(*output) == index))
+            variable.writable()
+                && (matched.is_empty() || matched.iter().any(|(output, _)| Some(*output) == index))
         };
         let candidates = self.shader.variables.iter().filter(|variable| is_output(variable)).count();
         if candidates != 1 && expected.iter().any(|expected| expected.name.is_none()) {
@@ -197,7 +207,8 @@ impl RunPlan {
         let mut results = Vec::new();
         for index in 0..self.shader.variables.len() {
             let output = matched.iter().find(|(output, _)| *output == index).map(|(_, output)| *output);
-            let expected = expected.iter().find(|(expected, _)| *expected == index).map(|(_, expected)| *expected);
+            let expected =
+                expected.iter().find(|(expected, _)| *expected == index).map(|(_, expected)| *expected);
             if output.is_some() || expected.is_some() {
                 results.push((index, output, expected));
             }
@@ -217,7 +228,9 @@ impl RunPlan {
             None => None,
             Some(Input { source, .. }) => match read(source)? {
                 Some(array) => Some((source, array)),
-                None => return Err(Error::usage(format!("--expect {source}: give a file of expected values"))),
+                None => {
+                    return Err(Error::usage(format!("--expect {source}: give a file of expected values")));
+                }
             },
         };
         let stated = output.and_then(|output| output.shape.clone());
@@ -370,7 +383,10 @@ fn convert(variable: &Variable, array: Array, is_tensor: bool) -> Result<(Array,
                 ));
             }
             let told = format!("two {} in each u32, the first in its lower half", array.element);
-            Ok((Array { element: Element::U32, shape: vec![array.elements() / 2], bytes: array.bytes }, Some(told)))
+            Ok((
+                Array { element: Element::U32, shape: vec![array.elements() / 2], bytes: array.bytes },
+                Some(told),
+            ))
         }
         (found, declared) => Err(format!(
             "the file holds {found}, the shader declares {declared}: save a.astype(numpy.{}), or change the declaration",

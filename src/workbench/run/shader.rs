@@ -143,8 +143,7 @@ impl UserShader {
         let mut overrides = Vec::new();
         for (name, value) in &request.constants {
             let found = declared.overrides.iter().map(|(_, found)| found).find(|found| {
-                found.name.as_ref() == Some(name)
-                    || found.id.is_some_and(|id| *name == id.to_string())
+                found.name.as_ref() == Some(name) || found.id.is_some_and(|id| *name == id.to_string())
             });
             match found {
                 Some(found) => {
@@ -166,8 +165,9 @@ impl UserShader {
         check_overrides(&module, &overrides)?;
         let constants = overrides.iter().cloned().collect();
         let stage = Some((ShaderStage::Compute, entry.as_str()));
-        let (module, info) = naga::back::pipeline_constants::process_overrides(&module, &info, stage, &constants)
-            .map_err(|error| refuse(format!("its overrides can't be resolved: {error}")))?;
+        let (module, info) =
+            naga::back::pipeline_constants::process_overrides(&module, &info, stage, &constants)
+                .map_err(|error| refuse(format!("its overrides can't be resolved: {error}")))?;
         let index = module.entry_points.iter().position(|point| point.name == entry);
         let Some(index) = index else { return Err(refuse(format!("`{entry}` has vanished"))) };
         let (variables, workgroup_bytes) = variables(&module, &info, index).map_err(refuse)?;
@@ -276,11 +276,13 @@ fn constant_line(path: &Path, text: &str, module: &naga::Module, name: &str, val
         )));
     }
     let digits = value.strip_suffix('u').unwrap_or(value);
-    let number = Element::U32.parse(digits).and_then(|bytes| Some(u32::from_le_bytes(bytes.try_into().ok()?)));
+    let number =
+        Element::U32.parse(digits).and_then(|bytes| Some(u32::from_le_bytes(bytes.try_into().ok()?)));
     let number = number.ok_or_else(|| {
         Error::usage(format!("--const {name}={value}: `const {name}: u32` takes a whole number from 0 on"))
     })?;
-    set_const(&path.display().to_string(), text, name, number).map_err(|error| Error::usage(error.to_string()))
+    set_const(&path.display().to_string(), text, name, number)
+        .map_err(|error| Error::usage(error.to_string()))
 }
 
 fn check_overrides(module: &naga::Module, given: &[(String, f64)]) -> Result<()> {
@@ -305,7 +307,9 @@ fn variables(module: &naga::Module, info: &ModuleInfo, index: usize) -> Result<(
     for (handle, global) in module.global_variables.iter().filter(|(handle, _)| !usage[*handle].is_empty()) {
         let name = global.name.clone().unwrap_or_default();
         let refuse = |what: &str| {
-            format!("`{name}` is {what}; only storage buffers, uniforms, immediates and storage textures can be filled")
+            format!(
+                "`{name}` is {what}; only storage buffers, uniforms, immediates and storage textures can be filled"
+            )
         };
         let inner = &module.types[global.ty].inner;
         let bound = match (global.space, inner) {
@@ -351,7 +355,9 @@ fn texture(dim: naga::ImageDimension, arrayed: bool, class: ImageClass) -> Resul
         Format::R32Float | Format::R32Uint | Format::R32Sint => 1,
         Format::Rg32Float | Format::Rg32Uint | Format::Rg32Sint => 2,
         Format::Rgba32Float | Format::Rgba32Uint | Format::Rgba32Sint => 4,
-        other => return Err(format!("a storage texture of {other:?} (only those of 32-bit numbers are taken)")),
+        other => {
+            return Err(format!("a storage texture of {other:?} (only those of 32-bit numbers are taken)"));
+        }
     };
     if dim != naga::ImageDimension::D2 || arrayed || access.contains(StorageAccess::ATOMIC) {
         return Err("a storage texture that is not plain 2-D".to_owned());

@@ -98,7 +98,9 @@ impl FromStr for Output {
             _ => (rest, None),
         };
         if !ends_with(path, ".npy") {
-            return Err(format!("'{path}' has not the ending .npy; give [NAME=]FILE.npy[:SHAPE], e.g. y.npy:64x32"));
+            return Err(format!(
+                "'{path}' has not the ending .npy; give [NAME=]FILE.npy[:SHAPE], e.g. y.npy:64x32"
+            ));
         }
         Ok(Self { name, path: path.into(), shape })
     }
@@ -164,7 +166,11 @@ mod tests {
             ("./a=b.npy", None, npy("./a=b.npy")),
             ("zeros:64.npy", None, npy("zeros:64.npy")),
             (r"C:\data\a.npy", None, npy(r"C:\data\a.npy")),
-            ("w=b.safetensors:conv.weight", Some("w"), Source::Tensor("b.safetensors".into(), "conv.weight".into())),
+            (
+                "w=b.safetensors:conv.weight",
+                Some("w"),
+                Source::Tensor("b.safetensors".into(), "conv.weight".into()),
+            ),
             ("a b:c.safetensors:d:e", None, Source::Tensor("a b:c.safetensors".into(), "d:e".into())),
             ("zeros:64x32", None, Source::Zeros(vec![64, 32])),
             ("y=zeros:5", Some("y"), Source::Zeros(vec![5])),
@@ -187,7 +193,18 @@ mod tests {
 
     #[test]
     fn words_that_are_no_source() {
-        for text in ["", "a.txt", "x=", ".npy", "zeros:", "zeros:0", "zeros:3x", "zeros:+3", "zeros:3:1", "random:3:x"] {
+        for text in [
+            "",
+            "a.txt",
+            "x=",
+            ".npy",
+            "zeros:",
+            "zeros:0",
+            "zeros:3x",
+            "zeros:+3",
+            "zeros:3:1",
+            "random:3:x",
+        ] {
             assert!(input(text).is_err(), "{text}");
         }
         assert!(input("b.safetensors").is_err() && input("b.safetensors:").is_err());
