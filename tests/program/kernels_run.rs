@@ -58,6 +58,7 @@ struct Size { rows: u32, columns: u32 }
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     if id.y >= size.rows || id.x >= size.columns { return; }
     var sum = 0.0;
+    // unroll
     for (var k = 0u; k < INNER; k++) {
         sum += a[id.y * INNER + k] * b[k * size.columns + id.x];
     }
@@ -314,7 +315,7 @@ fn tensors_immediates_and_uniforms_of_several_kinds() {
     let place = Place::new();
     let kernel = "
         struct Inner { shift: i32, by: vec2<f32> }
-        struct Params { scale: f32, inner: Inner }
+        struct Params { scale: f32, @align(16) inner: Inner }
         @group(0) @binding(0) var<uniform> params: Params;
         @group(0) @binding(1) var<uniform> last: u32;
         @group(0) @binding(2) var<storage, read> w: array<f32>;
@@ -355,11 +356,11 @@ fn tensors_immediates_and_uniforms_of_several_kinds() {
 fn storage_textures_are_read_and_written() {
     let place = Place::new();
     let kernel = "
-        @group(0) @binding(0) var from: texture_storage_2d<rgba32float, read>;
-        @group(0) @binding(1) var to: texture_storage_2d<rgba32float, write>;
+        @group(0) @binding(0) var source: texture_storage_2d<rgba32float, read>;
+        @group(0) @binding(1) var flipped: texture_storage_2d<rgba32float, write>;
         @compute @workgroup_size(1)
         fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-            textureStore(to, id.xy, textureLoad(from, id.xy).wzyx);
+            textureStore(flipped, id.xy, textureLoad(source, id.xy).wzyx);
         }";
     place.file("flip.wgsl", kernel.as_bytes());
     let texels = values(5 * 3 * 4, 8);
@@ -412,6 +413,12 @@ fn bad_calls_are_refused_before_a_device_is_opened() {
     place.file("binary.wgsl", &[0xff, 0xfe, 0x00]);
     place.file("sampled.wgsl", b"@group(0) @binding(0) var t: texture_2d<f32>; @compute @workgroup_size(1) fn main() { _ = textureLoad(t, vec2(0, 0), 0); }");
     place.file("open.wgsl", b"override N: u32; @compute @workgroup_size(N) fn main() {}");
+    place.file(
+        "loop.wgsl",
+        b"@compute @workgroup_size(1) fn main() {
+        // unroll
+        for (var i = 1u; i < 4u; i++) { } }",
+    );
     place.file("text.npy", b"Dear diary");
     f32s(&place, "x.npy", &[8], &[0.0; 8]);
     f32s(&place, "seven.npy", &[7], &[0.0; 7]);
@@ -449,6 +456,8 @@ fn bad_calls_are_refused_before_a_device_is_opened() {
         (vec!["open.wgsl", "--const", "N=x"], &["--const N=x", "finite number"]),
         (vec!["open.wgsl", "--const", "N=0"], &["open.wgsl", "overrides"]),
         (vec!["open.wgsl", "--const", "N"], &["NAME=VALUE"]),
+        (vec!["open.wgsl", "--const", "N=1", "--const", "N=2"], &["N twice"]),
+        (vec!["loop.wgsl", "--unroll"], &["loop.wgsl", "can't be unrolled", "i = 1u"]),
         // Inputs.
         (saxpy(&["--input", "none.npy"]), &["none.npy", "can't be read"]),
         (saxpy(&["--input", "folder.npy"]), &["folder.npy"]),

@@ -123,13 +123,36 @@ impl RunPlan {
                 shader.entry, shader.workgroup_bytes, limits.max_compute_workgroup_storage_size
             ));
         }
-        let binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size - GUARD as u64);
+        let count = |kind: fn(&Bound) -> bool| shader.variables.iter().filter(|one| kind(&one.bound)).count();
+        for (what, count, most) in [
+            (
+                "storage buffers",
+                count(|bound| matches!(bound, Bound::Storage { .. })),
+                limits.max_storage_buffers_per_shader_stage,
+            ),
+            (
+                "uniforms",
+                count(|bound| *bound == Bound::Uniform),
+                limits.max_uniform_buffers_per_shader_stage,
+            ),
+            (
+                "storage textures",
+                count(|bound| matches!(bound, Bound::Texture { .. })),
+                limits.max_storage_textures_per_shader_stage,
+            ),
+        ] {
+            if count > most as usize {
+                return usage(format!("`{}` uses {count} {what}, and the device takes {most}", shader.entry));
+            }
+        }
+        let binding =
+            limits.max_storage_buffer_binding_size.min(limits.max_buffer_size).saturating_sub(GUARD as u64);
         for (variable, memory) in shader.variables.iter().zip(&self.memory) {
             let name = &variable.name;
             match variable.bound {
-                Bound::Storage { .. } if (memory.length + GUARD) as u64 > binding => {
+                Bound::Storage { .. } if memory.length as u64 > binding => {
                     return usage(format!(
-                        "`{name}` would take {} bytes, and the device binds {binding} at most",
+                        "`{name}` would take {} bytes, and the device binds {binding} at most: use a smaller input or output, or another --adapter",
                         memory.length
                     ));
                 }
@@ -414,11 +437,11 @@ impl RunPlan {
     /// What the API says of somebody's shader is theirs to mend.
     fn refused(&self, outcome: Result<()>) -> Result<()> {
         outcome.map_err(|error| match error {
-            Error::Gpu { what, message } => Error::file(
-                &self.shader.path,
-                format!("the device refuses it while {what}: {}", message.trim_end()),
-                "Change the shader, or choose another --adapter",
-            ),
+            Error::Gpu { what, message } => Error::usage(format!(
+                "{}: the device refuses it while {what}. Change the shader or its call, or choose another --adapter:\n{}",
+                self.shader.path.display(),
+                message.trim_end()
+            )),
             error => error,
         })
     }

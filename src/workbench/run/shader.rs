@@ -129,8 +129,8 @@ impl UserShader {
     /// Reads a WGSL file, as if the device could do everything that naga knows.
     ///
     /// # Errors
-    /// [`Error::File`] with naga's message, line and caret if it is not valid, or if it binds what can't be filled
-    /// from files; [`Error::Usage`] if the entry point or a constant is not there.
+    /// [`Error::Usage`] with naga's message, line and caret if it is not valid, or if the entry point or a constant is
+    /// not there; [`Error::File`] if it can't be read, or binds what can't be filled from files.
     pub fn read(request: &ShaderRequest) -> Result<Self> {
         let path = &request.path;
         let refuse = |problem: String| Error::file(path, problem, MEND);
@@ -138,10 +138,17 @@ impl UserShader {
             let remedy = "Check the name and the file's permissions; it has to be WGSL, in UTF-8";
             Error::file(path, format!("can't be read: {error}"), remedy)
         })?;
-        let all = Capabilities::all();
-        let (declared, _) = parse(path, &text, all).map_err(refuse)?;
+        let all = |text: &str| {
+            parse(path, text, Capabilities::all()).map_err(|message| {
+                Error::usage(format!("{}: is no valid WGSL. Mend the shader:\n{message}", path.display()))
+            })
+        };
+        let (declared, _) = all(&text)?;
         let mut overrides = Vec::new();
-        for (name, value) in &request.constants {
+        for (index, (name, value)) in request.constants.iter().enumerate() {
+            if request.constants[..index].iter().any(|(earlier, _)| earlier == name) {
+                return Err(Error::usage(format!("--const gives {name} twice")));
+            }
             let found = declared.overrides.iter().map(|(_, found)| found).find(|found| {
                 found.name.as_ref() == Some(name) || found.id.is_some_and(|id| *name == id.to_string())
             });
@@ -155,12 +162,12 @@ impl UserShader {
             }
         }
         // Texts with changed constants, and with loops written out, are texts to check of their own.
-        parse(path, &text, all).map_err(refuse)?;
+        all(&text)?;
         if request.unroll {
             text = unroll(&text)
                 .map_err(|message| refuse(format!("its marked loops can't be unrolled: {message}")))?;
         }
-        let (module, info) = parse(path, &text, all).map_err(refuse)?;
+        let (module, info) = all(&text)?;
         let entry = choose_entry(&module, request.entry.as_deref())?;
         check_overrides(&module, &overrides)?;
         let constants = overrides.iter().cloned().collect();
@@ -185,17 +192,17 @@ impl UserShader {
     /// Checks the text again with what one device has.
     ///
     /// # Errors
-    /// [`Error::File`] with naga's message if the device lacks something that the shader uses.
+    /// [`Error::Usage`] with naga's message if the device lacks something that the shader uses.
     pub fn check_features(&self, features: wgpu::Features, device: &str) -> Result<()> {
         // wgpu's primary backends have all that some old OpenGL devices lack.
         let flags = wgpu::DownlevelFlags::all();
         let capabilities = wgpu_naga_bridge::features_to_naga_capabilities(features, flags);
         parse(&self.path, &self.source, capabilities).map(drop).map_err(|message| {
-            Error::file(
-                &self.path,
-                format!("uses what {device} has not, or not with these options: {message}"),
-                "Choose another --adapter (`mirage devices` lists them), or do without in the shader",
-            )
+            Error::usage(format!(
+                "{}: uses what {device} has not, or not with these options. Choose another --adapter (`mirage devices` \
+                 lists them), or do without in the shader:\n{message}",
+                self.path.display()
+            ))
         })
     }
 
@@ -212,15 +219,14 @@ impl UserShader {
 /// Parses and validates, with naga's own message for what is wrong.
 fn parse(path: &Path, text: &str, capabilities: Capabilities) -> Result<(naga::Module, ModuleInfo), String> {
     let name = path.display().to_string();
-    let invalid = |message: String| format!("is no valid WGSL:\n{}", message.trim_end());
     let mut options = naga::front::wgsl::Options::new();
     options.capabilities = capabilities;
     let module = naga::front::wgsl::Frontend::new_with_options(options)
         .parse(text)
-        .map_err(|error| invalid(error.emit_to_string_with_path(text, &name)))?;
+        .map_err(|error| error.emit_to_string_with_path(text, &name).trim_end().to_owned())?;
     let info = Validator::new(ValidationFlags::all(), capabilities)
         .validate(&module)
-        .map_err(|error| invalid(error.emit_to_string_with_path(text, &name)))?;
+        .map_err(|error| error.emit_to_string_with_path(text, &name).trim_end().to_owned())?;
     Ok((module, info))
 }
 
@@ -281,8 +287,12 @@ fn constant_line(path: &Path, text: &str, module: &naga::Module, name: &str, val
     let number = number.ok_or_else(|| {
         Error::usage(format!("--const {name}={value}: `const {name}: u32` takes a whole number from 0 on"))
     })?;
-    set_const(&path.display().to_string(), text, name, number)
-        .map_err(|error| Error::usage(error.to_string()))
+    set_const(&path.display().to_string(), text, name, number).map_err(|error| match error {
+        Error::Gpu { message, .. } => {
+            Error::usage(format!("--const {name}: {message}; the line has to begin without a space"))
+        }
+        error => error,
+    })
 }
 
 fn check_overrides(module: &naga::Module, given: &[(String, f64)]) -> Result<()> {
