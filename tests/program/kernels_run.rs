@@ -160,6 +160,7 @@ fn saxpy_in_place_by_order_and_by_name() {
             said.contains("as expected y") && said.contains("ULP") && !said.contains("not written"),
             "{said}"
         );
+        assert!(said.contains("x: array<f32>, read <- an x: 1.npy"), "{said}");
         assert_eq!(said.contains("B/s of 7.8 KiB bound"), words.contains(&"--repeat"), "{said}");
         // Timed runs work on `y` too: what is written is that of the first.
         let written = Array::read_npy(&place.path(out)).unwrap();
@@ -374,6 +375,28 @@ fn storage_textures_are_read_and_written() {
     let said = run(&place, 0, &[&words[..], &["--workgroups", "3,4"]].concat());
     assert!(said.contains("12 of 60 elements were not written, the first is [4, 0, 0]"), "{said}");
     refuses(&place, &["flip.wgsl", "--input", "from.npy", "--output", "to.npy:5x12"], &["HEIGHTxWIDTHx4"]);
+    let one = "
+        @group(0) @binding(0) var source: texture_storage_2d<r32uint, read>;
+        @group(0) @binding(1) var<storage, read_write> sums: array<u32>;
+        @compute @workgroup_size(1)
+        fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+            for (var x = 0; x < 3; x++) { sums[id.x] += textureLoad(source, vec2(x, i32(id.x))).x; }
+        }";
+    place.file("one.wgsl", one.as_bytes());
+    array(Element::U32, &[2, 3], &[1u32, 2, 3, 40, 50, 60]).write_npy(&place.path("counts.npy")).unwrap();
+    let words = [
+        "one.wgsl",
+        "--input",
+        "counts.npy",
+        "--input",
+        "zeros:2",
+        "--output",
+        "sums.npy",
+        "--workgroups",
+        "2",
+    ];
+    run(&place, 0, &words);
+    assert_eq!(Array::read_npy(&place.path("sums.npy")).unwrap().widen(), [6.0, 150.0]);
 }
 
 #[test]
@@ -510,6 +533,14 @@ fn bad_calls_are_refused_before_a_device_is_opened() {
     array(Element::U32, &[8], &[0u32; 8]).write_npy(&place.path("eight.npy")).unwrap();
     refuses(&place, &[fixed.to_str().unwrap(), "--input", "eight.npy"], &["too few", "9 u32", "8 u32"]);
     refuses(&place, &[fixed.to_str().unwrap(), "--input", "zeros:10"], &["too many", "9 u32"]);
+}
+
+#[test]
+fn a_good_call_without_a_device_names_the_package_to_install() {
+    let place = Place::new();
+    place.file("sum.wgsl", SUM.as_bytes());
+    let parts: &[&str] = if cfg!(target_os = "linux") { &["mesa-vulkan-drivers"] } else { &[] };
+    refuses(&place, &["sum.wgsl", "--input", "random:64", "--output", "sums.npy:1"], parts);
 }
 
 #[test]

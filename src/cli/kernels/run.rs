@@ -149,6 +149,11 @@ pub(super) fn run(args: &RunArgs) -> Result<u8> {
         context.describe(),
         plan.shader.entry
     ))?;
+    for (variable, memory) in plan.shader.variables.iter().zip(&plan.memory) {
+        if let Some(source) = &memory.source {
+            stdout::print(&format!("{} <- {source}", variable.describe()))?;
+        }
+    }
     for note in &plan.notes {
         stdout::print(&format!("note: {note}"))?;
     }

@@ -52,6 +52,8 @@ pub struct Memory {
     pub length: usize,
     /// Height and width of a texture.
     pub extent: [u32; 2],
+    /// Where its numbers come from, in the words of the call.
+    pub source: Option<String>,
     /// Dimensions of the file it is filled from.
     shape: Vec<usize>,
 }
@@ -328,7 +330,9 @@ fn fill_from(variable: &Variable, source: &Source) -> Result<(Memory, Option<Str
     let (mut bytes, shape) = match source {
         Source::Zeros(shape) | Source::Random(shape, _) => {
             let (length, _) = length(variable, shape);
-            let mut bytes = vec![0; length];
+            let mut bytes = Vec::new();
+            bytes.try_reserve_exact(length).map_err(|_| refuse("there is not so much memory".to_owned()))?;
+            bytes.resize(length, 0);
             if let Source::Random(_, seed) = source {
                 scatter(variable, *seed, &mut bytes);
             }
@@ -354,7 +358,7 @@ fn fill_from(variable: &Variable, source: &Source) -> Result<(Memory, Option<Str
         Bound::Uniform => bytes.resize(length.next_multiple_of(16), 0),
         _ => bytes.resize(length.next_multiple_of(4), 0),
     }
-    Ok((Memory { length, extent, bytes, shape }, note))
+    Ok((Memory { length, extent, bytes, shape, source: Some(source.to_string()) }, note))
 }
 
 /// The array as the variable takes it: of its own type, f16 and bf16 of tensors widened, pairs of f16 as words.
