@@ -539,8 +539,12 @@ fn bad_calls_are_refused_before_a_device_is_opened() {
 fn a_good_call_without_a_device_names_the_package_to_install() {
     let place = Place::new();
     place.file("sum.wgsl", SUM.as_bytes());
-    let parts: &[&str] = if cfg!(target_os = "linux") { &["mesa-vulkan-drivers"] } else { &[] };
-    refuses(&place, &["sum.wgsl", "--input", "random:64", "--output", "sums.npy:1"], parts);
+    let words = ["kernels", "run", "sum.wgsl", "--input", "random:64", "--output", "sums.npy:1"];
+    let output = place.deviceless().args(words).output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("mesa-vulkan-drivers") || !cfg!(target_os = "linux"), "{message}");
+    assert_eq!(place.entries(), ["sum.wgsl"]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use npyz::{DType, Endianness, NpyFile, Order, WriteOptions, WriterBuilder as _};
 use safetensors::tensor::Metadata;
 use std::fs::File;
-use std::io::{BufReader, Read as _, Seek as _, SeekFrom};
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
 /// Length of the number that opens a safetensors file, in bytes.
@@ -70,7 +70,11 @@ impl Array {
             let problem = format!("is no .npy file that can be read: {error}");
             Error::file(path, problem, "Write it anew with numpy.save")
         };
-        let file = NpyFile::new(BufReader::new(file)).map_err(broken)?;
+        let mut reader = BufReader::new(file);
+        if promises_too_much(reader.fill_buf().map_err(broken)?) {
+            return Err(Error::file(path, "is shorter than its shape says", "Copy or write it again"));
+        }
+        let file = NpyFile::new(reader).map_err(broken)?;
         let (dtype, order) = (file.dtype(), file.order());
         let mut shape: Vec<usize> =
             file.shape().iter().map(|side| usize::try_from(*side).unwrap_or(usize::MAX)).collect();
@@ -197,6 +201,16 @@ fn some(names: &[String]) -> String {
 fn cut(path: &Path, shape: &[usize]) -> Error {
     let problem = format!("is shorter than its shape {} says", dimensions(shape));
     Error::file(path, problem, "Copy or write it again")
+}
+
+/// True if the dimensions in the head of a .npy file have a product beyond all memory: npyz multiplies them unchecked.
+fn promises_too_much(head: &[u8]) -> bool {
+    let head = String::from_utf8_lossy(head);
+    let shape =
+        head.split_once("shape").and_then(|(_, rest)| rest.split_once(')')).map_or("", |(shape, _)| shape);
+    let sides = shape.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
+    let sides: Option<Vec<usize>> = sides.map(|digits| digits.parse().ok()).collect();
+    sides.is_none_or(|sides| count(&sides).is_none())
 }
 
 /// Opens a plain file and says how long it is.

@@ -379,7 +379,7 @@ fn convert(variable: &Variable, array: Array, is_tensor: bool) -> Result<(Array,
             Ok((array.to_f32(), Some(told)))
         }
         (Element::F16 | Element::Bf16, Element::U32) => {
-            if array.elements() % 2 != 0 {
+            if !array.elements().is_multiple_of(2) {
                 return Err(format!(
                     "it has {} {}, and a u32 takes two: add one more",
                     array.elements(),
@@ -437,7 +437,7 @@ fn check_length(variable: &Variable, shape: &[usize], length: usize) -> Result<[
                     numbers(length)
                 ));
             }
-            if (length - before) % stride != 0 {
+            if !(length - before).is_multiple_of(stride) {
                 return Err(format!(
                     "it has to be {} and then a multiple of {}, and this is {}{gaps}",
                     numbers(before),
@@ -445,7 +445,7 @@ fn check_length(variable: &Variable, shape: &[usize], length: usize) -> Result<[
                     numbers(length)
                 ));
             }
-            if length % 4 != 0 {
+            if !length.is_multiple_of(4) {
                 return Err(format!("{} are no whole number of 4-byte words: add one", numbers(length)));
             }
         }
