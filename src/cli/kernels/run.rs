@@ -13,6 +13,9 @@ use crate::workbench::{
 use clap::Args;
 use std::path::{Path, PathBuf};
 
+/// `--tolerance` for floating point.
+const TOLERANCE: f64 = 1e-5;
+
 const EXAMPLES: &str = "\
 Examples:
   mirage kernels run saxpy.wgsl --input x.npy --input y=zeros:1024 --output y=out.npy --params f32:2 --workgroups 16
@@ -60,16 +63,15 @@ pub(super) struct RunArgs {
     /// [default: none]
     #[arg(long, value_name = "[NAME=]FILE", help_heading = "Check and time")]
     expect: Vec<Input>,
-    /// Largest difference that is allowed, relative to the largest expected value
+    /// Largest difference that is allowed, relative to the largest expected value [default: 1e-5; 0 for whole numbers]
     #[arg(
         long,
         value_name = "PART",
-        default_value = "1e-5",
         allow_negative_numbers = true,
         value_parser = tolerance,
         help_heading = "Check and time"
     )]
-    tolerance: f64,
+    tolerance: Option<f64>,
     /// Time the kernel: so many samples after the run that counts, memory that it changes filled anew before each
     /// [default: don't]
     #[arg(
@@ -225,7 +227,9 @@ impl RunArgs {
         }
         let Some(expected) = &wanted.expected else { return Ok(true) };
         let difference = Difference::between(array.widen().into_iter(), &expected.widen());
-        let good = difference.within(self.tolerance);
+        // Counts are right or wrong: 1e-5 of a large one would let one too many pass.
+        let tolerance = self.tolerance.unwrap_or(if array.element.is_float() { TOLERANCE } else { 0.0 });
+        let good = difference.within(tolerance);
         let verdict = if good { "as expected" } else { "FAILED" };
         let ulps = |part: f64| {
             if part.is_finite() {
@@ -238,7 +242,7 @@ impl RunArgs {
             "{verdict} {name}: largest error {}, RMS {}, allowed {}",
             ulps(difference.largest),
             ulps(difference.rms),
-            ulps(self.tolerance)
+            ulps(tolerance)
         ))?;
         if let Some((index, actual, expected)) = difference.worst.filter(|_| !good) {
             let place = place(index, &array.shape);

@@ -64,19 +64,38 @@ impl RunPlan {
     /// is both input and output, and atomics, are filled anew before each timed run.
     ///
     /// # Errors
-    /// [`Error::Usage`] or [`Error::File`] if the device can't do what the shader or its call asks for; else as
-    /// [`Context::wait`].
+    /// [`Error::Usage`] if the device can't do what the shader or its call asks for; [`Error::Gpu`] if it is lost or
+    /// gives no answer.
     pub fn run(&self, context: &Context, repeat: Option<usize>) -> Result<Outcome> {
         self.shader.check_features(context.device().features(), &context.describe())?;
         self.check_limits(&context.device().limits())?;
-        let ready = Ready::new(self, context).map_err(|error| match error {
+        self.execute(context, repeat).map_err(|error| self.explained(error))
+    }
+
+    /// What the other commands say of these errors is about pictures.
+    fn explained(&self, error: Error) -> Error {
+        match error {
             Error::OutOfMemory { what, needed, .. } => Error::OutOfMemory {
                 what,
                 needed,
                 remedy: "Use smaller inputs and outputs, or another --adapter".to_owned(),
             },
+            Error::DeviceLost(message) => Error::Gpu {
+                what: format!("to go on with `{}`", self.shader.entry),
+                message: format!(
+                    "the device was lost: {message}. A loop that does not end, or takes longer than the driver allows, is the usual cause"
+                ),
+            },
+            Error::Timeout { seconds, .. } => Error::Gpu {
+                what: format!("to go on with `{}`", self.shader.entry),
+                message: format!("no answer within {seconds} s. Is there a loop that does not end?"),
+            },
             error => error,
-        })?;
+        }
+    }
+
+    fn execute(&self, context: &Context, repeat: Option<usize>) -> Result<Outcome> {
+        let ready = Ready::new(self, context)?;
         ready.fill(|_, _| true)?;
         let label = self.shader.entry.as_str();
         let mut encoder =

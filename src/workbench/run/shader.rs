@@ -156,6 +156,11 @@ impl UserShader {
                 Some(found) => {
                     // With an `@id`, that alone is the override's key.
                     let key = found.id.map_or_else(|| name.clone(), |id| id.to_string());
+                    if overrides.iter().any(|(earlier, _)| *earlier == key) {
+                        return Err(Error::usage(format!(
+                            "--const gives {name} twice, by name and by number"
+                        )));
+                    }
                     overrides.push((key, override_value(name, value)?));
                 }
                 None => text = constant_line(path, &text, &declared, name, value)?,
