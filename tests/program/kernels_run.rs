@@ -358,6 +358,11 @@ fn tensors_immediates_and_uniforms_of_several_kinds() {
         ],
     );
     assert!(said.contains("bf16 widened to f32"), "{said}");
+    // A uniform as raw bytes: the same block from a file.
+    let block: Vec<u8> = [2f32.to_bits(), 0, 0, 0, 3, 0, 0, 0.5f32.to_bits()].map(u32::to_le_bytes).concat();
+    array(Element::U8, &[block.len()], &block).write_npy(&place.path("block.npy")).unwrap();
+    let words = ["k.wgsl", "--input", "w=random:4", "--input", "params=block.npy", "--output", "z.npy:4"];
+    run(&place, 0, &[&words[..], &["--params", "9,0,0"]].concat());
     let y = Array::read_npy(&place.path("y.npy")).unwrap();
     assert_eq!(y.widen(), [-3.0 - 1.5 + 10.0, 4.0 - 1.5 + 10.0, 100.0, -16.0 - 1.5 + 10.0]);
 }
@@ -597,6 +602,22 @@ fn random_inputs_are_the_same_for_the_same_seed() {
     let (first, again, other) = (draw("random:4x8:3"), draw("random:4x8:3"), draw("random:4x8:4"));
     assert!(first == again && first != other && first.iter().all(|value| value.abs() < 10.0));
     assert_eq!(draw("zeros:32"), [0.0; 32]);
+    // Without a seed each variable has numbers of its own.
+    let difference = copy.replace("y[id.x] = x[id.x]", "y[id.x] -= x[id.x]");
+    place.file("copy.wgsl", difference.as_bytes());
+    let words = [
+        "copy.wgsl",
+        "--input",
+        "random:32",
+        "--input",
+        "random:32",
+        "--output",
+        "y.npy",
+        "--workgroups",
+        "32",
+    ];
+    run(&place, 0, &words);
+    assert!(Array::read_npy(&place.path("y.npy")).unwrap().widen().iter().all(|value| *value != 0.0));
 }
 
 #[test]

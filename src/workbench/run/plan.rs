@@ -164,7 +164,12 @@ impl RunPlan {
         let matched = self.matched(inputs, "--input", |input| input.name.as_deref(), |_| true, readable)?;
         for (index, input) in matched {
             let variable = &self.shader.variables[index];
-            let (memory, note) = fill_from(variable, &input.source)?;
+            let source = match &input.source {
+                // Two inputs full of the same numbers would hide that a kernel takes one for the other.
+                Source::Random(shape, None) => Source::Random(shape.clone(), Some(index as u64 + 1)),
+                source => source.clone(),
+            };
+            let (memory, note) = fill_from(variable, &source)?;
             self.notes.extend(note);
             self.memory[index] = memory;
         }
@@ -334,7 +339,7 @@ fn fill_from(variable: &Variable, source: &Source) -> Result<(Memory, Option<Str
             bytes.try_reserve_exact(length).map_err(|_| refuse("there is not so much memory".to_owned()))?;
             bytes.resize(length, 0);
             if let Source::Random(_, seed) = source {
-                scatter(variable, *seed, &mut bytes);
+                scatter(variable, seed.unwrap_or_default(), &mut bytes);
             }
             (bytes, shape.clone())
         }

@@ -76,6 +76,7 @@ impl Variable {
     pub fn describe(&self) -> String {
         let kind = match self.bound {
             Bound::Storage { writable: false, .. } => "read",
+            Bound::Storage { writable: true, .. } if self.atomic => "read_write, atomic",
             Bound::Storage { writable: true, .. } => "read_write",
             Bound::Uniform => "uniform",
             Bound::Immediate => "immediate",

@@ -13,8 +13,8 @@ pub enum Source {
     Tensor(PathBuf, String),
     /// Zeros of this shape.
     Zeros(Vec<usize>),
-    /// Random numbers of this shape and seed.
-    Random(Vec<usize>, u64),
+    /// Random numbers of this shape and seed; without a seed, another one for each variable.
+    Random(Vec<usize>, Option<u64>),
 }
 
 impl Source {
@@ -34,7 +34,8 @@ impl fmt::Display for Source {
             Self::Npy(path) => write!(f, "{}", path.display()),
             Self::Tensor(path, name) => write!(f, "{}:{name}", path.display()),
             Self::Zeros(shape) => write!(f, "zeros:{}", sides(shape)),
-            Self::Random(shape, seed) => write!(f, "random:{}:{seed}", sides(shape)),
+            Self::Random(shape, None) => write!(f, "random:{}", sides(shape)),
+            Self::Random(shape, Some(seed)) => write!(f, "random:{}:{seed}", sides(shape)),
         }
     }
 }
@@ -73,9 +74,12 @@ impl FromStr for Input {
         } else if let Some(sides) = rest.strip_prefix("zeros:") {
             Source::Zeros(shape(sides).ok_or_else(|| format!("'{sides}' is no shape like 64x32; {form}"))?)
         } else if let Some(sides) = rest.strip_prefix("random:") {
-            let (sides, seed) = sides.split_once(':').unwrap_or((sides, "1"));
+            let (sides, seed) =
+                sides.split_once(':').map_or((sides, None), |(sides, seed)| (sides, Some(seed)));
             let wrong = |what: &str, kind: &str| format!("'{what}' is no {kind}; {form}");
-            let seed = seed.parse().map_err(|_| wrong(seed, "seed, which is a whole number from 0 on"))?;
+            let number =
+                |seed: &str| seed.parse().map_err(|_| wrong(seed, "seed, which is a whole number from 0 on"));
+            let seed = seed.map(number).transpose()?;
             Source::Random(shape(sides).ok_or_else(|| wrong(sides, "shape like 64x32"))?, seed)
         } else {
             return Err(format!("'{rest}' is no source of numbers; {form}"));
@@ -174,8 +178,8 @@ mod tests {
             ("a b:c.safetensors:d:e", None, Source::Tensor("a b:c.safetensors".into(), "d:e".into())),
             ("zeros:64x32", None, Source::Zeros(vec![64, 32])),
             ("y=zeros:5", Some("y"), Source::Zeros(vec![5])),
-            ("random:2x3x4", None, Source::Random(vec![2, 3, 4], 1)),
-            ("random:2:77", None, Source::Random(vec![2], 77)),
+            ("random:2x3x4", None, Source::Random(vec![2, 3, 4], None)),
+            ("random:2:77", None, Source::Random(vec![2], Some(77))),
         ] {
             let expected = Input { name: name.map(str::to_owned), source };
             assert_eq!(input(text).unwrap(), expected, "{text}");
