@@ -75,8 +75,7 @@ pub fn measure(engine: &Engine, programs: &[Program], rounds: usize, budget: f64
     let begin = Instant::now();
     for _ in 0..rounds.max(1) {
         for (index, program) in programs.iter().enumerate() {
-            let record = |encoder: &mut wgpu::CommandEncoder| program.record(encoder, 1);
-            let (wall, device) = time(&engine.context, &record, counts[index], watch.as_ref())?;
+            let (wall, device) = time(engine, program, counts[index], watch.as_ref())?;
             walls[index].push(wall);
             devices[index].extend(device);
         }
@@ -107,7 +106,7 @@ pub(super) fn measure_commands(
     let (mut walls, mut devices) = (Vec::new(), Vec::new());
     for _ in 0..rounds.max(1) {
         restore.map_or(Ok(()), |restore| restore())?;
-        let (wall, device) = time(context, record, runs, watch.as_ref())?;
+        let (wall, device) = time_commands(context, record, runs, watch.as_ref())?;
         walls.push(wall);
         devices.extend(device);
     }
@@ -120,8 +119,8 @@ fn runs_a_sample(
     record: &dyn Fn(&mut wgpu::CommandEncoder),
     watch: Option<&Stopwatch>,
 ) -> Result<usize> {
-    time(context, record, 1, watch)?;
-    let (wall, _) = time(context, record, 1, watch)?;
+    time_commands(context, record, 1, watch)?;
+    let (wall, _) = time_commands(context, record, 1, watch)?;
     Ok(((SAMPLE / wall.max(1e-9)) as usize).clamp(1, MOST_RUNS))
 }
 
@@ -133,6 +132,16 @@ fn by_best_clock(walls: Vec<f64>, devices: Vec<f64>) -> Samples {
 
 /// Seconds of one run out of several in one submission: by wall clock, and by the device if that is credible.
 fn time(
+    engine: &Engine,
+    program: &Program,
+    runs: usize,
+    watch: Option<&Stopwatch>,
+) -> Result<(f64, Option<f64>)> {
+    time_commands(&engine.context, &|encoder| program.record(encoder, 1), runs, watch)
+}
+
+/// As [`time`], for commands that somebody records.
+fn time_commands(
     context: &Context,
     record: &dyn Fn(&mut wgpu::CommandEncoder),
     runs: usize,
