@@ -292,8 +292,8 @@ fn wanted_features() -> wgpu::Features {
     wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY
 }
 
-/// What a compute shader may use where the adapter has it. Experimental features need an unsafe promise, and are left
-/// out.
+/// What a compute shader may use where the adapter has it. Experimental features need an unsafe promise, and are
+/// left out.
 fn shader_features() -> wgpu::Features {
     use wgpu::Features as F;
     wanted_features()

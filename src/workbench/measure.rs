@@ -59,7 +59,8 @@ impl Samples {
 /// a while disturbs all of them. Warms up first. Ends after `rounds`, or after the round in which each program has
 /// had `budget` seconds.
 ///
-/// By the device's timestamps where it has them and they make sense (some drivers return zeros), else by wall clock.
+/// By the device's timestamps where it has them and they make sense (some drivers return zeros), else by wall
+/// clock.
 ///
 /// # Errors
 /// As [`Program::run`].

@@ -18,10 +18,12 @@ const TOLERANCE: f64 = 1e-5;
 
 const EXAMPLES: &str = "\
 Examples:
-  mirage kernels run saxpy.wgsl --input x.npy --input y=zeros:1024 --output y=out.npy --params f32:2 --workgroups 16
-  mirage kernels run conv.wgsl --entry main --input photo.npy --input w=net.safetensors:conv1_1.weight \\
-      --output y=y.npy:64x32x32 --params u32:64,width=u32:32 --workgroups 4,4,64
-  mirage kernels run matmul.wgsl --input a.npy --input b.npy --expect reference.npy --repeat 20 --const TILE=16
+  mirage kernels run sum.wgsl --input x.npy --output sums.npy:16 --workgroups 16
+  mirage kernels run matmul.wgsl --input a.npy --input b.npy \\
+      --params u32:64,columns=u32:32 --const TILE=16 --workgroups 4,4 \\
+      --expect reference.npy --repeat 20
+  mirage kernels run conv.wgsl --entry main --input random:64x32x32 \\
+      --input w=net.safetensors:conv1_1.weight --output y=y.npy:64x32x32
 
 Variables of the entry point get inputs and outputs in the order of @group and @binding, or by name. Outputs start as
 NaN words with a guard zone behind them; what stays unwritten, and what is written behind, is told.
@@ -40,11 +42,13 @@ pub(super) struct RunArgs {
     /// Workgroups along x, y and z
     #[arg(long, value_name = "X[,Y[,Z]]", default_value = "1", help_heading = "Shader")]
     workgroups: Groups,
-    /// Numbers of the uniforms and immediates, in order or by name: u32:64,f32:0.5,name=i32:-3; the type may be left
-    /// out; vectors are called v.x, arrays a[0], members of one of several structs variable.member [default: none]
+    /// Numbers of the uniforms and immediates, in order or by name: u32:64,f32:0.5,name=i32:-3; the type may be
+    /// left out; vectors are called v.x, arrays a[0], members of one of several structs variable.member [default:
+    /// none]
     #[arg(long, value_name = "LIST", allow_hyphen_values = true, help_heading = "Shader")]
     params: Option<Params>,
-    /// Value of an `override`, or of a whole line `const NAME: u32 = ...;`; once for each [default: as in the shader]
+    /// Value of an `override`, or of a whole line `const NAME: u32 = ...;`; once for each [default: as in the
+    /// shader]
     #[arg(long = "const", value_name = "NAME=VALUE", value_parser = constant, help_heading = "Shader")]
     constants: Vec<(String, String)>,
     /// Write the loops that follow a line `// unroll` out, as is done for the program's own kernels [default: off]
@@ -54,8 +58,8 @@ pub(super) struct RunArgs {
     /// zeros:64x32 or random:64x32[:SEED]; once for each. Structs of several types take raw bytes [default: none]
     #[arg(long, value_name = "[NAME=]SOURCE", help_heading = "Data")]
     input: Vec<Input>,
-    /// Write a variable to a .npy file, in the type that the shader declares; once for each. The shape may be left out
-    /// where the declaration, the input or the expected values have it. A file that exists is replaced
+    /// Write a variable to a .npy file, in the type that the shader declares; once for each. The shape may be left
+    /// out where the declaration, the input or the expected values have it. A file that exists is replaced
     /// [default: none]
     #[arg(long, value_name = "[NAME=]FILE.npy[:SHAPE]", help_heading = "Data")]
     output: Vec<Output>,
@@ -63,7 +67,8 @@ pub(super) struct RunArgs {
     /// [default: none]
     #[arg(long, value_name = "[NAME=]FILE", help_heading = "Check and time")]
     expect: Vec<Input>,
-    /// Largest difference that is allowed, relative to the largest expected value [default: 1e-5; 0 for whole numbers]
+    /// Largest difference that is allowed, relative to the largest expected value [default: 1e-5; 0 for whole
+    /// numbers]
     #[arg(
         long,
         value_name = "PART",

@@ -117,8 +117,8 @@ impl Element {
         }
     }
 
-    /// Puts a number into the first [`Element::size`] bytes, rounded or cut to what the type has; does nothing if there
-    /// are fewer.
+    /// Puts a number into the first [`Element::size`] bytes, rounded or cut to what the type has; does nothing if
+    /// there are fewer.
     pub fn put(self, value: f64, bytes: &mut [u8]) {
         fn first<const N: usize>(bytes: &mut [u8], number: [u8; N]) {
             if let Some(place) = bytes.first_chunk_mut() {

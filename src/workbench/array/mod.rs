@@ -62,8 +62,8 @@ impl Array {
     /// Reads a .npy file of numbers. One of records (a structured array) becomes its bytes, one more dimension.
     ///
     /// # Errors
-    /// [`Error::File`] for what is no such file or is shorter than it says, for Fortran order, for the highest byte
-    /// first, and for numbers of other kinds.
+    /// [`Error::File`] for what is no such file or is shorter than it says, for Fortran order, for the highest
+    /// byte first, and for numbers of other kinds.
     pub fn read_npy(path: &Path) -> Result<Self> {
         let (file, length) = open(path)?;
         let broken = |error: std::io::Error| {
@@ -203,7 +203,8 @@ fn cut(path: &Path, shape: &[usize]) -> Error {
     Error::file(path, problem, "Copy or write it again")
 }
 
-/// True if the dimensions in the head of a .npy file have a product beyond all memory: npyz multiplies them unchecked.
+/// True if the dimensions in the head of a .npy file have a product beyond all memory: npyz multiplies them
+/// unchecked.
 fn promises_too_much(head: &[u8]) -> bool {
     let head = String::from_utf8_lossy(head);
     let shape =

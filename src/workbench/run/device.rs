@@ -7,7 +7,8 @@ use crate::gpu::Context;
 use crate::workbench::Array;
 use crate::workbench::measure::{Samples, measure_commands};
 
-/// Half a word of what memory is filled with before a kernel writes it: a NaN as f16, twice as f32, four times as f64.
+/// Half a word of what memory is filled with before a kernel writes it: a NaN as f16, twice as f32, four times as
+/// f64.
 const POISON: [u8; 2] = 0x7ffbu16.to_le_bytes();
 /// Bytes behind the memory of a variable that a kernel must leave alone.
 const GUARD: usize = 256;
@@ -60,12 +61,12 @@ struct Ready<'a> {
 }
 
 impl RunPlan {
-    /// Runs the shader once and reads its results, then, if that is wanted, so many times more to time it. Memory that
-    /// is both input and output, and atomics, are filled anew before each timed run.
+    /// Runs the shader once and reads its results, then, if that is wanted, so many times more to time it. Memory
+    /// that is both input and output, and atomics, are filled anew before each timed run.
     ///
     /// # Errors
-    /// [`Error::Usage`] if the device can't do what the shader or its call asks for; [`Error::Gpu`] if it is lost or
-    /// gives no answer.
+    /// [`Error::Usage`] if the device can't do what the shader or its call asks for; [`Error::Gpu`] if it is lost
+    /// or gives no answer.
     pub fn run(&self, context: &Context, repeat: Option<usize>) -> Result<Outcome> {
         self.shader.check_features(context.device().features(), &context.describe())?;
         self.check_limits(&context.device().limits())?;
@@ -110,8 +111,8 @@ impl RunPlan {
         Ok(Outcome { results, overruns, samples, bytes })
     }
 
-    /// wgpu checks neither workgroup sizes that overrides set nor the sum of workgroup memory; and these messages say
-    /// what to do.
+    /// wgpu checks neither workgroup sizes that overrides set nor the sum of workgroup memory; and these messages
+    /// say what to do.
     fn check_limits(&self, limits: &wgpu::Limits) -> Result<()> {
         let usage = |message: String| Err(Error::usage(message));
         let most = limits.max_compute_workgroups_per_dimension;
@@ -476,8 +477,9 @@ fn resource(context: &Context, variable: &Variable, memory: &Memory) -> Result<R
             Ok(Resource::Buffer { buffer, bound })
         }
         Bound::Storage { writable, measured } => {
-            // An array of open length ends where its binding ends. Where the shader asks for its length, that has to
-            // be right; elsewhere the guard zone is bound too, so that an index beyond the end is not clamped to it.
+            // An array of open length ends where its binding ends. Where the shader asks for its length, that has
+            // to be right; elsewhere the guard zone is bound too, so that an index beyond the end is not clamped
+            // to it.
             let length = memory.length.next_multiple_of(4).max(variable.form.size().next_multiple_of(4));
             let guard = if writable { GUARD } else { 0 };
             let buffer = context.storage_buffer(label, (length + guard) as u64)?;

@@ -1,8 +1,9 @@
 //! Runs any compute shader on arrays from files.
 //!
 //! [`UserShader`] reads the WGSL anew by naga: not through [`crate::shader::Interface`], which refuses what this
-//! program's own kernels don't use. [`RunPlan`] matches inputs, outputs and parameters with its variables, all before a
-//! device is opened; [`RunPlan::run`] then runs it into memory full of NaN words with a guard zone behind it.
+//! program's own kernels don't use. [`RunPlan`] matches inputs, outputs and parameters with its variables, all
+//! before a device is opened; [`RunPlan::run`] then runs it into memory full of NaN words with a guard zone behind
+//! it.
 
 mod device;
 mod form;

@@ -196,7 +196,8 @@ impl RunPlan {
             Variable::writable,
             Variable::writable,
         )?;
-        // An expectation without a name is for the only output; without any, for the only variable that is written.
+        // An expectation without a name is for the only output; without any, for the only variable that is
+        // written.
         let is_output = |variable: &Variable| {
             let index = self.shader.variables.iter().position(|other| other.name == variable.name);
             variable.writable()
@@ -404,8 +405,8 @@ fn convert(variable: &Variable, array: Array, is_tensor: bool) -> Result<(Array,
     }
 }
 
-/// Bytes of memory for an array of this shape, and whether the array leaves gaps out: its last dimension counts the
-/// real numbers (three of a `vec3`), not those that memory has.
+/// Bytes of memory for an array of this shape, and whether the array leaves gaps out: its last dimension counts
+/// the real numbers (three of a `vec3`), not those that memory has.
 fn length(variable: &Variable, shape: &[usize]) -> (usize, bool) {
     let size = count(shape).unwrap_or(0) * variable.element().size();
     match variable.form.gaps() {

@@ -130,8 +130,8 @@ impl UserShader {
     /// Reads a WGSL file, as if the device could do everything that naga knows.
     ///
     /// # Errors
-    /// [`Error::Usage`] with naga's message, line and caret if it is not valid, or if the entry point or a constant is
-    /// not there; [`Error::File`] if it can't be read, or binds what can't be filled from files.
+    /// [`Error::Usage`] with naga's message, line and caret if it is not valid, or if the entry point or a
+    /// constant is not there; [`Error::File`] if it can't be read, or binds what can't be filled from files.
     pub fn read(request: &ShaderRequest) -> Result<Self> {
         let path = &request.path;
         let refuse = |problem: String| Error::file(path, problem, MEND);
