@@ -9,6 +9,8 @@ mod bad_input;
 mod interrupt;
 #[path = "program/kernels.rs"]
 mod kernels;
+#[path = "program/kernels_run.rs"]
+mod kernels_run;
 #[path = "program/render.rs"]
 mod render;
 #[path = "program/support.rs"]

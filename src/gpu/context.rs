@@ -113,11 +113,29 @@ impl Context {
     /// [`Error::NoAdapter`] if the machine has none, [`Error::Usage`] if none matches the choice,
     /// [`Error::Gpu`] if the driver refuses the device.
     pub fn open(options: &DeviceOptions) -> Result<Self> {
+        Self::open_with(options, wanted_features(), requested_limits)
+    }
+
+    /// Opens a device for shaders of anybody's: with every feature that a compute shader may use, and with the
+    /// adapter's own limits; [`DeviceOptions::minimal`] goes without as ever.
+    ///
+    /// # Errors
+    /// As [`Context::open`].
+    pub fn open_for_any_shader(options: &DeviceOptions) -> Result<Self> {
+        Self::open_with(options, shader_features(), |available, minimal| {
+            if minimal { wgpu::Limits::default() } else { available.clone() }
+        })
+    }
+
+    fn open_with(
+        options: &DeviceOptions,
+        wanted: wgpu::Features,
+        limits: impl Fn(&wgpu::Limits, bool) -> wgpu::Limits,
+    ) -> Result<Self> {
         let adapter = adapter::pick(&options.adapter)?;
         let info = adapter.get_info();
-        let features =
-            if options.minimal { wgpu::Features::empty() } else { adapter.features() & wanted_features() };
-        let limits = requested_limits(&adapter.limits(), options.minimal);
+        let features = if options.minimal { wgpu::Features::empty() } else { adapter.features() & wanted };
+        let limits = limits(&adapter.limits(), options.minimal);
         let request = adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("neural-mirage"),
             required_features: features,
@@ -294,6 +312,25 @@ fn out_of_memory(what: &str, needed: u64) -> Error {
 
 fn wanted_features() -> wgpu::Features {
     wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY
+}
+
+/// What a compute shader may use where the adapter has it. Experimental features need an unsafe promise, and are
+/// left out.
+fn shader_features() -> wgpu::Features {
+    use wgpu::Features as F;
+    wanted_features()
+        | F::SUBGROUP_BARRIER
+        | F::SHADER_F16
+        | F::SHADER_F64
+        | F::SHADER_I16
+        | F::SHADER_INT64
+        | F::SHADER_INT64_ATOMIC_MIN_MAX
+        | F::SHADER_INT64_ATOMIC_ALL_OPS
+        | F::SHADER_FLOAT32_ATOMIC
+        | F::IMMEDIATES
+        | F::TEXTURE_ADAPTER_SPECIFIC_FORMAT_FEATURES
+        | F::MEMORY_DECORATION_COHERENT
+        | F::MEMORY_DECORATION_VOLATILE
 }
 
 /// WebGPU's default limits, raised to what the adapter has where the kernels can use more.

@@ -89,7 +89,10 @@ fn side_fault(case: &Case, shapes: &[Shape], values: &[Vec<f32>], outcome: &Outc
 
 fn wrong(difference: &Difference) -> String {
     match difference.worst {
-        Some((index, actual, expected)) => format!("value {index} is {actual:e} in place of {expected:e}"),
+        // The digits of an f32, which is what the kernel wrote.
+        Some((index, actual, expected)) => {
+            format!("value {index} is {:e} in place of {expected:e}", actual as f32)
+        }
         None => "has another number of values than the reference".to_owned(),
     }
 }

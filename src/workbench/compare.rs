@@ -14,32 +14,38 @@ pub struct Difference {
     /// Root of the mean squared difference, over the same.
     pub rms: f64,
     /// Where it is largest: index, actual value, expected value.
-    pub worst: Option<(usize, f32, f64)>,
+    pub worst: Option<(usize, f64, f64)>,
 }
 
 impl Difference {
     /// Compares.
     pub fn of(actual: &[f32], expected: &[f64]) -> Self {
-        if actual.len() != expected.len() {
+        Self::between(actual.iter().map(|value| f64::from(*value)), expected)
+    }
+
+    /// Compares numbers of any type.
+    pub fn between(actual: impl ExactSizeIterator<Item = f64>, expected: &[f64]) -> Self {
+        let count = actual.len();
+        if count != expected.len() {
             return Self { largest: f64::INFINITY, rms: f64::INFINITY, worst: None };
         }
         let mut largest = 0.0f64;
         let mut squares = 0.0f64;
         let mut worst = None;
         let mut scale = 1e-30f64;
-        for (index, (a, e)) in actual.iter().zip(expected).enumerate() {
-            let difference = (f64::from(*a) - e).abs();
+        for (index, (a, e)) in actual.zip(expected).enumerate() {
+            let difference = (a - e).abs();
             if !difference.is_finite() {
-                return Self { largest: f64::INFINITY, rms: f64::INFINITY, worst: Some((index, *a, *e)) };
+                return Self { largest: f64::INFINITY, rms: f64::INFINITY, worst: Some((index, a, *e)) };
             }
             squares += difference * difference;
             scale = scale.max(e.abs());
             if difference > largest {
                 largest = difference;
-                worst = Some((index, *a, *e));
+                worst = Some((index, a, *e));
             }
         }
-        let rms = (squares / actual.len().max(1) as f64).sqrt();
+        let rms = (squares / count.max(1) as f64).sqrt();
         Self { largest: largest / scale, rms: rms / scale, worst }
     }
 

@@ -1,7 +1,7 @@
 //! Timing a prepared program.
 
 use crate::error::Result;
-use crate::gpu::Stopwatch;
+use crate::gpu::{Context, Stopwatch};
 use crate::graph::{Engine, Program, SingleOp};
 use crate::ops::{Op, Operand, Shape};
 use serde::{Deserialize, Serialize};
@@ -59,7 +59,8 @@ impl Samples {
 /// a while disturbs all of them. Warms up first. Ends after `rounds`, or after the round in which each program has
 /// had `budget` seconds.
 ///
-/// By the device's timestamps where it has them and they make sense (some drivers return zeros), else by wall clock.
+/// By the device's timestamps where it has them and they make sense (some drivers return zeros), else by wall
+/// clock.
 ///
 /// # Errors
 /// As [`Program::run`].
@@ -67,9 +68,8 @@ pub fn measure(engine: &Engine, programs: &[Program], rounds: usize, budget: f64
     let watch = Stopwatch::new(&engine.context, 2)?;
     let mut counts = Vec::new();
     for program in programs {
-        time(engine, program, 1, watch.as_ref())?; // compiles, touches memory
-        let (wall, _) = time(engine, program, 1, watch.as_ref())?;
-        counts.push(((SAMPLE / wall.max(1e-9)) as usize).clamp(1, MOST_RUNS));
+        let record = |encoder: &mut wgpu::CommandEncoder| program.record(encoder, 1);
+        counts.push(runs_a_sample(&engine.context, &record, watch.as_ref())?);
     }
     let mut walls = vec![Vec::new(); programs.len()];
     let mut devices = vec![Vec::new(); programs.len()];
@@ -85,12 +85,50 @@ pub fn measure(engine: &Engine, programs: &[Program], rounds: usize, budget: f64
         }
     }
     let samples = walls.into_iter().zip(devices);
-    Ok(samples
-        .map(|(walls, devices)| {
-            let credible = devices.len() == walls.len();
-            if credible { Samples::new(Clock::Device, devices) } else { Samples::new(Clock::Wall, walls) }
-        })
-        .collect())
+    Ok(samples.map(|(walls, devices)| by_best_clock(walls, devices)).collect())
+}
+
+/// Times commands that somebody records, `rounds` times. What is measured changes the memory that it works on if
+/// there is something to `restore`, which is called before each sample and not timed: then a sample is one run.
+///
+/// # Errors
+/// As [`Context::wait`].
+pub(super) fn measure_commands(
+    context: &Context,
+    rounds: usize,
+    record: &dyn Fn(&mut wgpu::CommandEncoder),
+    restore: Option<&dyn Fn() -> Result<()>>,
+) -> Result<Samples> {
+    let watch = Stopwatch::new(context, 2)?;
+    let runs = match restore {
+        Some(_) => 1,
+        None => runs_a_sample(context, record, watch.as_ref())?,
+    };
+    let (mut walls, mut devices) = (Vec::new(), Vec::new());
+    for _ in 0..rounds.max(1) {
+        restore.map_or(Ok(()), |restore| restore())?;
+        let (wall, device) = time_commands(context, record, runs, watch.as_ref())?;
+        walls.push(wall);
+        devices.extend(device);
+    }
+    Ok(by_best_clock(walls, devices))
+}
+
+/// How many runs make a sample of about [`SAMPLE`] seconds. Runs twice, which compiles and touches memory too.
+fn runs_a_sample(
+    context: &Context,
+    record: &dyn Fn(&mut wgpu::CommandEncoder),
+    watch: Option<&Stopwatch>,
+) -> Result<usize> {
+    time_commands(context, record, 1, watch)?;
+    let (wall, _) = time_commands(context, record, 1, watch)?;
+    Ok(((SAMPLE / wall.max(1e-9)) as usize).clamp(1, MOST_RUNS))
+}
+
+/// The device's times if all of them were credible.
+fn by_best_clock(walls: Vec<f64>, devices: Vec<f64>) -> Samples {
+    let credible = devices.len() == walls.len();
+    if credible { Samples::new(Clock::Device, devices) } else { Samples::new(Clock::Wall, walls) }
 }
 
 /// Times one program by wall clock: a submission for each run, and the wait for it. Ends after `runs`, or when they
@@ -115,20 +153,29 @@ fn time(
     runs: usize,
     watch: Option<&Stopwatch>,
 ) -> Result<(f64, Option<f64>)> {
-    let context = &engine.context;
+    time_commands(&engine.context, &|encoder| program.record(encoder, 1), runs, watch)
+}
+
+/// As [`time`], for commands that somebody records.
+fn time_commands(
+    context: &Context,
+    record: &dyn Fn(&mut wgpu::CommandEncoder),
+    runs: usize,
+    watch: Option<&Stopwatch>,
+) -> Result<(f64, Option<f64>)> {
     let label = "timing";
     let begin = Instant::now();
     let mut encoder =
         context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(label) });
     let each = |seconds: f64| seconds / runs as f64;
     let Some(watch) = watch else {
-        (0..runs).for_each(|_| program.record(&mut encoder, 1));
+        (0..runs).for_each(|_| record(&mut encoder));
         let submission = context.submit(encoder, label)?;
         context.wait(&submission, label)?;
         return Ok((each(begin.elapsed().as_secs_f64()), None));
     };
     watch.stamp(&mut encoder, 0);
-    (0..runs).for_each(|_| program.record(&mut encoder, 1));
+    (0..runs).for_each(|_| record(&mut encoder));
     watch.stamp(&mut encoder, 1);
     let stamps = watch.read(context, encoder, label)?;
     let wall = begin.elapsed().as_secs_f64();

@@ -2,8 +2,10 @@
 //!
 //! [`check()`] runs every kernel of a case on outputs full of NaN and compares with the f64 reference;
 //! [`network_cases`] makes the cases of a network's layers at one size; [`measure`] times a prepared kernel and
-//! [`Samples`] states how sure that is; [`Record`] keeps the figures, to be compared with later ones.
+//! [`Samples`] states how sure that is; [`Record`] keeps the figures, to be compared with later ones;
+//! [`RunPlan`] runs a shader of anybody's on [`Array`]s from files.
 
+mod array;
 mod case;
 mod catalogue;
 mod check;
@@ -11,8 +13,10 @@ mod compare;
 mod measure;
 mod network;
 mod record;
+mod run;
 mod verify;
 
+pub use array::{Array, Element, dimensions};
 pub use case::{inputs, reference, samples, widen};
 pub use catalogue::{Listed, Pass, catalogue, typical};
 pub use check::{Checked, check};
@@ -20,4 +24,8 @@ pub use compare::{Difference, ULP, distance};
 pub use measure::{Clock, Samples, bytes, measure, measure_wall};
 pub use network::{LayerShape, layers_of, network_cases, topology};
 pub use record::{Change, Record, Row};
+pub use run::{
+    Bound, Form, Input, Leaf, ListKind, Memory, Outcome, Output, Param, Params, RunPlan, RunRequest,
+    RunResult, ShaderRequest, Source, UserShader, Variable, Wanted,
+};
 pub use verify::{Verified, verify};

@@ -2,6 +2,7 @@
 
 mod bench;
 mod list;
+mod run;
 mod show;
 mod table;
 mod test;
@@ -33,6 +34,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Print the final shaders of a kernel, as the driver gets them
     Show(show::ShowArgs),
+    /// Run a compute shader of your own on arrays from files
+    Run(Box<run::RunArgs>),
 }
 
 /// Runs the subcommand; the answer is the exit code. `folder` holds the shaders from disk, if there are any.
@@ -42,6 +45,7 @@ pub(in crate::cli) fn run(args: &KernelsArgs, folder: Option<Folder>) -> Result<
         Command::Test(args) => test::run(args, folder),
         Command::Bench(args) => bench::run(args, folder),
         Command::Show(args) => show::run(args).map(|()| 0),
+        Command::Run(args) => run::run(args),
     }
 }
 

@@ -1,0 +1,347 @@
+//! Arrays of numbers in files: NumPy's .npy, and the tensors of .safetensors.
+
+mod element;
+
+pub use element::Element;
+
+use crate::error::{Error, Result};
+use npyz::{DType, Endianness, NpyFile, Order, WriteOptions, WriterBuilder as _};
+use safetensors::tensor::Metadata;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
+use std::path::Path;
+
+/// Length of the number that opens a safetensors file, in bytes.
+const LENGTH_BYTES: usize = 8;
+/// A safetensors header is not longer than this, by the format's own rule.
+const LONGEST_HEADER: u64 = 100_000_000;
+
+/// Numbers of one type with their dimensions, the last varying fastest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Array {
+    /// Their type.
+    pub element: Element,
+    /// Dimensions, outermost first; none for a single number.
+    pub shape: Vec<usize>,
+    /// The numbers, each with its lowest byte first.
+    pub bytes: Vec<u8>,
+}
+
+/// Dimensions as people write them: `64x32`, or `one number`.
+pub fn dimensions(shape: &[usize]) -> String {
+    if shape.is_empty() {
+        return "one number".to_owned();
+    }
+    shape.iter().map(ToString::to_string).collect::<Vec<_>>().join("x")
+}
+
+/// Product of dimensions; `None` if that many bytes could never be.
+pub fn count(shape: &[usize]) -> Option<usize> {
+    let count = shape.iter().try_fold(1usize, |product, side| product.checked_mul(*side))?;
+    (count <= isize::MAX as usize / 8).then_some(count)
+}
+
+impl Array {
+    /// How many numbers there are.
+    pub fn elements(&self) -> usize {
+        self.bytes.len() / self.element.size()
+    }
+
+    /// All numbers as f64.
+    pub fn widen(&self) -> Vec<f64> {
+        self.bytes.chunks_exact(self.element.size()).map(|bytes| self.element.widen(bytes)).collect()
+    }
+
+    /// The same numbers as f32, rounded where they are f64.
+    #[must_use]
+    pub fn to_f32(&self) -> Self {
+        let bytes = self.widen().into_iter().flat_map(|value| (value as f32).to_le_bytes()).collect();
+        Self { element: Element::F32, shape: self.shape.clone(), bytes }
+    }
+
+    /// Reads a .npy file of numbers. One of records (a structured array) becomes its bytes, one more dimension.
+    ///
+    /// # Errors
+    /// [`Error::File`] for what is no such file or is shorter than it says, for Fortran order, for the highest
+    /// byte first, and for numbers of other kinds.
+    pub fn read_npy(path: &Path) -> Result<Self> {
+        let (file, length) = open(path)?;
+        let broken = |error: std::io::Error| {
+            let problem = format!("is no .npy file that can be read: {error}");
+            Error::file(path, problem, "Write it anew with numpy.save")
+        };
+        let mut reader = BufReader::new(file);
+        if promises_too_much(reader.fill_buf().map_err(broken)?) {
+            return Err(Error::file(path, "is shorter than its shape says", "Copy or write it again"));
+        }
+        let file = NpyFile::new(reader).map_err(broken)?;
+        let (dtype, order) = (file.dtype(), file.order());
+        let mut shape: Vec<usize> =
+            file.shape().iter().map(|side| usize::try_from(*side).unwrap_or(usize::MAX)).collect();
+        if order == Order::Fortran {
+            return Err(Error::file(
+                path,
+                "is in Fortran order, its first dimension varying fastest",
+                "Save numpy.ascontiguousarray(a), which has the last one vary fastest",
+            ));
+        }
+        if has_big_end(&dtype) {
+            return Err(Error::file(
+                path,
+                format!("has its highest byte first ({})", dtype.descr()),
+                "Save a.astype(a.dtype.newbyteorder('<'))",
+            ));
+        }
+        let element = match &dtype {
+            DType::Plain(plain) => Element::ALL
+                .into_iter()
+                .find(|element| element.npy() == Some((plain.type_char(), plain.size_field()))),
+            DType::Record(_) if !file.uses_pickled_array() => dtype.num_bytes().map(|size| {
+                shape.push(size);
+                Element::U8
+            }),
+            _ => None,
+        };
+        let Some(element) = element else {
+            return Err(Error::file(
+                path,
+                format!("holds {}, which is no number that a shader could take", dtype.descr()),
+                "Save a.astype(numpy.float32), or whatever number the shader declares",
+            ));
+        };
+        let expected = count(&shape).and_then(|count| count.checked_mul(element.size()));
+        // Before memory is taken: the header may promise more than there is.
+        let Some(expected) = expected.filter(|expected| *expected as u64 <= length) else {
+            return Err(cut(path, &shape));
+        };
+        let mut bytes = vec![0; expected];
+        file.into_inner().read_exact(&mut bytes).map_err(|_| cut(path, &shape))?;
+        Ok(Self { element, shape, bytes })
+    }
+
+    /// Writes a .npy file, whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::File`] for bf16, which NumPy has not.
+    pub fn write_npy(&self, path: &Path) -> Result<()> {
+        let Some((kind, size)) = self.element.npy() else {
+            return Err(Error::file(path, "a .npy file holds no bf16", "Write f32"));
+        };
+        let order = if size == 1 { '|' } else { '<' };
+        let failed = |error: String| Error::io(path, "writing")(std::io::Error::other(error));
+        let name = format!("{order}{}{size}", kind.to_str());
+        let dtype = DType::new_scalar(name.parse().map_err(|_| failed(format!("no such dtype: {name}")))?);
+        let shape: Vec<u64> = self.shape.iter().map(|side| *side as u64).collect();
+        let header = WriteOptions::new_header_only().dtype(dtype).shape(&shape).writer(Vec::new());
+        let mut content = header.write_header_only().map_err(Error::io(path, "writing"))?;
+        content.extend_from_slice(&self.bytes);
+        crate::files::write_whole(path, &content, "writing")
+    }
+
+    /// Reads one tensor of a .safetensors file; the others are left on the disk.
+    ///
+    /// # Errors
+    /// [`Error::File`] for what is no such file or has no such tensor.
+    pub fn read_tensor(path: &Path, name: &str) -> Result<Self> {
+        let (mut file, length) = open(path)?;
+        let broken = |why: String| {
+            Error::file(
+                path,
+                format!("is no .safetensors file that can be read: {why}"),
+                "Copy or write it again",
+            )
+        };
+        let mut start = [0; LENGTH_BYTES];
+        file.read_exact(&mut start).map_err(|error| broken(error.to_string()))?;
+        let header = u64::from_le_bytes(start);
+        if header > LONGEST_HEADER.min(length) {
+            return Err(broken(format!("it claims a header of {header} bytes")));
+        }
+        let mut text = vec![0; header as usize];
+        file.read_exact(&mut text).map_err(|error| broken(error.to_string()))?;
+        let metadata: Metadata = serde_json::from_slice(&text).map_err(|error| broken(error.to_string()))?;
+        let Some(info) = metadata.info(name) else {
+            let mut names: Vec<String> = metadata.tensors().into_keys().collect();
+            names.sort();
+            return Err(Error::file(
+                path,
+                format!("has no tensor `{name}`"),
+                format!("Name one of its tensors: {}", some(&names)),
+            ));
+        };
+        let Some(element) = Element::of_tensor(info.dtype) else {
+            return Err(Error::file(
+                path,
+                format!("its tensor `{name}` holds {:?}, which no shader takes", info.dtype),
+                "Store it as F32",
+            ));
+        };
+        let (from, to) = info.data_offsets;
+        let base = LENGTH_BYTES as u64 + header;
+        let expected = count(&info.shape).and_then(|count| count.checked_mul(element.size()));
+        let size = to.checked_sub(from).filter(|size| Some(*size) == expected);
+        let size = size.filter(|size| base + from as u64 + *size as u64 <= length);
+        let Some(size) = size else {
+            return Err(broken(format!("its tensor `{name}` is shorter than its shape says")));
+        };
+        file.seek(SeekFrom::Start(base + from as u64)).map_err(Error::io(path, "reading"))?;
+        let mut bytes = vec![0; size];
+        file.read_exact(&mut bytes).map_err(Error::io(path, "reading"))?;
+        Ok(Self { element, shape: info.shape.clone(), bytes })
+    }
+}
+
+/// Some names, for a message.
+fn some(names: &[String]) -> String {
+    const MOST: usize = 12;
+    let shown = names.iter().take(MOST).cloned().collect::<Vec<_>>().join(", ");
+    if names.len() > MOST { format!("{shown} and {} more", names.len() - MOST) } else { shown }
+}
+
+fn cut(path: &Path, shape: &[usize]) -> Error {
+    let problem = format!("is shorter than its shape {} says", dimensions(shape));
+    Error::file(path, problem, "Copy or write it again")
+}
+
+/// True if the dimensions in the head of a .npy file have a product beyond all memory: npyz multiplies them
+/// unchecked.
+fn promises_too_much(head: &[u8]) -> bool {
+    let head = String::from_utf8_lossy(head);
+    let shape =
+        head.split_once("shape").and_then(|(_, rest)| rest.split_once(')')).map_or("", |(shape, _)| shape);
+    let sides = shape.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
+    let sides: Option<Vec<usize>> = sides.map(|digits| digits.parse().ok()).collect();
+    sides.is_none_or(|sides| count(&sides).is_none())
+}
+
+/// Opens a plain file and says how long it is.
+fn open(path: &Path) -> Result<(File, u64)> {
+    let refuse = |error: std::io::Error| {
+        Error::file(path, format!("can't be read: {error}"), "Check the name and the file's permissions")
+    };
+    let file = File::open(path).map_err(refuse)?;
+    let kind = file.metadata().map_err(refuse)?;
+    if !kind.is_file() {
+        return Err(Error::file(path, "is not a file", "Name a .npy or .safetensors file"));
+    }
+    Ok((file, kind.len()))
+}
+
+fn has_big_end(dtype: &DType) -> bool {
+    match dtype {
+        DType::Plain(plain) => plain.endianness() == Endianness::Big && plain.size_field() > 1,
+        DType::Array(_, of) => has_big_end(of),
+        DType::Record(fields) => fields.iter().any(|field| has_big_end(&field.dtype)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::bf16;
+
+    fn header(text: &str) -> Vec<u8> {
+        let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+        bytes.extend((text.len() as u16 + 1).to_le_bytes());
+        bytes.extend(text.as_bytes());
+        bytes.push(b'\n');
+        bytes
+    }
+
+    fn read(content: &[u8]) -> Result<Array> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("an: array.npy");
+        std::fs::write(&path, content).unwrap();
+        Array::read_npy(&path)
+    }
+
+    #[test]
+    fn an_array_comes_back_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("an: array.npy");
+        for element in Element::ALL.into_iter().filter(|element| *element != Element::Bf16) {
+            for shape in [vec![], vec![3], vec![2, 3, 5]] {
+                let size = count(&shape).unwrap() * element.size();
+                let array = Array { element, shape, bytes: (0..size).map(|byte| byte as u8).collect() };
+                array.write_npy(&path).unwrap();
+                assert_eq!(Array::read_npy(&path).unwrap(), array);
+            }
+        }
+        let half = Array { element: Element::Bf16, shape: vec![1], bytes: vec![0; 2] };
+        assert!(half.write_npy(&path).is_err());
+    }
+
+    #[test]
+    fn a_file_of_numpy_itself() {
+        // numpy.save of numpy.array([[1.5, -2.0]], dtype='float32'), version 1 of the format.
+        let mut bytes =
+            header(&format!("{:<117}", "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 2), }"));
+        assert_eq!(bytes.len(), 128);
+        bytes.extend([1.5f32, -2.0].iter().flat_map(|value| value.to_le_bytes()));
+        let array = read(&bytes).unwrap();
+        assert_eq!((array.element, array.shape.as_slice()), (Element::F32, &[1, 2][..]));
+        assert_eq!(array.widen(), [1.5, -2.0]);
+    }
+
+    #[test]
+    fn records_become_bytes() {
+        let text = "{'descr': [('a', '<u4'), ('b', '<f4', (2,))], 'fortran_order': False, 'shape': (2,)}";
+        let mut bytes = header(text);
+        bytes.extend(0..24u8);
+        let array = read(&bytes).unwrap();
+        assert_eq!((array.element, array.shape.as_slice()), (Element::U8, &[2, 12][..]));
+    }
+
+    #[test]
+    fn what_can_not_be_taken_is_told_by_name() {
+        let of = |dtype: &str, fortran: &str| {
+            let mut bytes =
+                header(&format!("{{'descr': {dtype}, 'fortran_order': {fortran}, 'shape': (2, 3), }}"));
+            bytes.extend([0; 48]);
+            bytes
+        };
+        for (content, words) in [
+            (of("'<f4'", "True"), "Fortran order"),
+            (of("'>f4'", "False"), "newbyteorder"),
+            (of("[('a', '>u4'), ('b', '<u4')]", "False"), "newbyteorder"),
+            (of("'<c8'", "False"), "<c8"),
+            (of("'|O'", "False"), "|O"),
+            (of("'|S4'", "False"), "|S4"),
+            (of("'<f4'", "False")[..85].to_vec(), "shorter than its shape 2x3"),
+            (
+                header("{'descr': '<f4', 'fortran_order': False, 'shape': (9999999999, 9999999999), }"),
+                "shorter",
+            ),
+            (b"Dear diary".to_vec(), "numpy.save"),
+            (Vec::new(), "numpy.save"),
+        ] {
+            let error = read(&content).unwrap_err();
+            assert!(error.to_string().contains(words) && error.exit_code() == 2, "{words}: {error}");
+        }
+        let error = Array::read_npy(Path::new("no such.npy")).unwrap_err();
+        assert!(error.to_string().contains("no such.npy") && error.exit_code() == 2, "{error}");
+        assert_eq!(Array::read_npy(Path::new(".")).unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn tensors_are_read_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("w.safetensors");
+        let text = r#"{"a":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1,1],"data_offsets":[4,8]}}"#;
+        let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(text.as_bytes());
+        bytes
+            .extend([bf16::from_f32(1.5), bf16::from_f32(-3.0)].iter().flat_map(|value| value.to_le_bytes()));
+        bytes.extend(7.0f32.to_le_bytes());
+        std::fs::write(&path, &bytes).unwrap();
+        let a = Array::read_tensor(&path, "a").unwrap();
+        assert_eq!((a.element, a.to_f32().widen()), (Element::Bf16, vec![1.5, -3.0]));
+        assert_eq!(Array::read_tensor(&path, "b").unwrap().widen(), [7.0]);
+        let error = Array::read_tensor(&path, "c").unwrap_err();
+        assert!(error.to_string().contains("`c`") && error.to_string().contains("a, b"), "{error}");
+        for cut in [bytes.len() - 1, 40, 4, 0] {
+            std::fs::write(&path, &bytes[..cut]).unwrap();
+            assert_eq!(Array::read_tensor(&path, "b").unwrap_err().exit_code(), 2, "{cut}");
+        }
+    }
+}

@@ -1,0 +1,419 @@
+//! A compute shader of anybody's, read by naga: what it binds, takes and needs.
+
+use super::form::{Form, number};
+use crate::error::{Error, Result};
+use crate::shader::{set_const, unroll};
+use crate::workbench::Element;
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::{AddressSpace, Expression, Handle, ImageClass, ShaderStage, StorageAccess, TypeInner};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What people are told to do about a text that is not valid.
+const MEND: &str = "Mend the shader";
+
+/// How a variable is bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// `var<storage, read>` or `read_write`.
+    Storage {
+        /// True for `read_write`.
+        writable: bool,
+        /// True if the shader asks for the length of an open array in it.
+        measured: bool,
+    },
+    /// `var<uniform>`.
+    Uniform,
+    /// `var<immediate>`.
+    Immediate,
+    /// A 2-D storage texture of 32-bit numbers.
+    Texture {
+        /// True unless it is write only.
+        readable: bool,
+        /// True unless it is read only.
+        writable: bool,
+        /// Its texels.
+        format: wgpu::TextureFormat,
+        /// Numbers of a texel.
+        channels: usize,
+    },
+}
+
+/// One variable that the entry point uses.
+#[derive(Debug, Clone)]
+pub struct Variable {
+    /// Its name.
+    pub name: String,
+    /// Its bind group; 0 for immediates.
+    pub group: u32,
+    /// Its number in the group; 0 for immediates.
+    pub binding: u32,
+    /// How it is bound.
+    pub bound: Bound,
+    /// Its memory; for a texture, one texel.
+    pub form: Form,
+    /// True if there are atomics in it.
+    pub atomic: bool,
+}
+
+impl Variable {
+    /// True if a kernel may write it.
+    pub fn writable(&self) -> bool {
+        matches!(self.bound, Bound::Storage { writable: true, .. } | Bound::Texture { writable: true, .. })
+    }
+
+    /// True for the memory that inputs and outputs are of; false for parameters.
+    pub fn is_data(&self) -> bool {
+        matches!(self.bound, Bound::Storage { .. } | Bound::Texture { .. })
+    }
+
+    /// Type of its numbers in files; bytes if there are several types.
+    pub fn element(&self) -> Element {
+        self.form.only().unwrap_or(Element::U8)
+    }
+
+    /// As it is declared, for messages: `y: array<f32>, read_write`.
+    pub fn describe(&self) -> String {
+        let kind = match self.bound {
+            Bound::Storage { writable: false, .. } => "read",
+            Bound::Storage { writable: true, .. } if self.atomic => "read_write, atomic",
+            Bound::Storage { writable: true, .. } => "read_write",
+            Bound::Uniform => "uniform",
+            Bound::Immediate => "immediate",
+            Bound::Texture { readable, writable, channels, .. } => {
+                let access = match (readable, writable) {
+                    (true, false) => "read",
+                    (false, _) => "write",
+                    (true, true) => "read_write",
+                };
+                let element = self.element();
+                return format!("{}: 2-D storage texture of {channels} {element}, {access}", self.name);
+            }
+        };
+        format!("{}: {}, {kind}", self.name, self.form.name())
+    }
+}
+
+/// What is to be read.
+#[derive(Debug, Clone, Default)]
+pub struct ShaderRequest {
+    /// The WGSL file.
+    pub path: PathBuf,
+    /// The entry point, if there are several.
+    pub entry: Option<String>,
+    /// Values of `override`s, and of whole `const NAME: u32 = ...;` lines.
+    pub constants: Vec<(String, String)>,
+    /// Write the loops marked `// unroll` out.
+    pub unroll: bool,
+}
+
+/// A compute shader with everything that calling it takes.
+#[derive(Debug, Clone)]
+pub struct UserShader {
+    /// The file.
+    pub path: PathBuf,
+    /// Final WGSL.
+    pub source: Arc<str>,
+    /// The entry point.
+    pub entry: String,
+    /// Invocations of a workgroup.
+    pub workgroup: [u32; 3],
+    /// Bytes of workgroup memory.
+    pub workgroup_bytes: u32,
+    /// Values of overrides.
+    pub overrides: Vec<(String, f64)>,
+    /// What the entry point uses, by group and binding, immediates last.
+    pub variables: Vec<Variable>,
+}
+
+impl UserShader {
+    /// Reads a WGSL file, as if the device could do everything that naga knows.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with naga's message, line and caret if it is not valid, or if the entry point or a
+    /// constant is not there; [`Error::File`] if it can't be read, or binds what can't be filled from files.
+    pub fn read(request: &ShaderRequest) -> Result<Self> {
+        let path = &request.path;
+        let refuse = |problem: String| Error::file(path, problem, MEND);
+        let mut text = std::fs::read_to_string(path).map_err(|error| {
+            let remedy = "Check the name and the file's permissions; it has to be WGSL, in UTF-8";
+            Error::file(path, format!("can't be read: {error}"), remedy)
+        })?;
+        let all = |text: &str| {
+            parse(path, text, Capabilities::all()).map_err(|message| {
+                Error::usage(format!("{}: is no valid WGSL. Mend the shader:\n{message}", path.display()))
+            })
+        };
+        let (declared, _) = all(&text)?;
+        let mut overrides = Vec::new();
+        for (index, (name, value)) in request.constants.iter().enumerate() {
+            if request.constants[..index].iter().any(|(earlier, _)| earlier == name) {
+                return Err(Error::usage(format!("--const gives {name} twice")));
+            }
+            let found = declared.overrides.iter().map(|(_, found)| found).find(|found| {
+                found.name.as_ref() == Some(name) || found.id.is_some_and(|id| *name == id.to_string())
+            });
+            match found {
+                Some(found) => {
+                    // With an `@id`, that alone is the override's key.
+                    let key = found.id.map_or_else(|| name.clone(), |id| id.to_string());
+                    if overrides.iter().any(|(earlier, _)| *earlier == key) {
+                        return Err(Error::usage(format!(
+                            "--const gives {name} twice, by name and by number"
+                        )));
+                    }
+                    overrides.push((key, override_value(name, value)?));
+                }
+                None => text = constant_line(path, &text, &declared, name, value)?,
+            }
+        }
+        // Texts with changed constants, and with loops written out, are texts to check of their own.
+        all(&text)?;
+        if request.unroll {
+            text = unroll(&text)
+                .map_err(|message| refuse(format!("its marked loops can't be unrolled: {message}")))?;
+        }
+        let (module, info) = all(&text)?;
+        let entry = choose_entry(&module, request.entry.as_deref())?;
+        check_overrides(&module, &overrides)?;
+        let constants = overrides.iter().cloned().collect();
+        let stage = Some((ShaderStage::Compute, entry.as_str()));
+        let (module, info) =
+            naga::back::pipeline_constants::process_overrides(&module, &info, stage, &constants)
+                .map_err(|error| refuse(format!("its overrides can't be resolved: {error}")))?;
+        let index = module.entry_points.iter().position(|point| point.name == entry);
+        let Some(index) = index else { return Err(refuse(format!("`{entry}` has vanished"))) };
+        let (variables, workgroup_bytes) = variables(&module, &info, index).map_err(refuse)?;
+        Ok(Self {
+            path: path.clone(),
+            source: text.into(),
+            workgroup: module.entry_points[index].workgroup_size,
+            workgroup_bytes,
+            entry,
+            overrides,
+            variables,
+        })
+    }
+
+    /// Checks the text again with what one device has.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with naga's message if the device lacks something that the shader uses.
+    pub fn check_features(&self, features: wgpu::Features, device: &str) -> Result<()> {
+        // wgpu's primary backends have all that some old OpenGL devices lack.
+        let flags = wgpu::DownlevelFlags::all();
+        let capabilities = wgpu_naga_bridge::features_to_naga_capabilities(features, flags);
+        parse(&self.path, &self.source, capabilities).map(drop).map_err(|message| {
+            Error::usage(format!(
+                "{}: uses what {device} has not, or not with these options. Choose another --adapter (`mirage devices` \
+                 lists them), or do without in the shader:\n{message}",
+                self.path.display()
+            ))
+        })
+    }
+
+    /// Names of the variables with their types, for messages.
+    pub fn describe_variables(&self) -> String {
+        if self.variables.is_empty() {
+            return format!("`{}` uses no bound variable", self.entry);
+        }
+        let lines = self.variables.iter().map(|variable| format!("  {}", variable.describe()));
+        format!("`{}` uses\n{}", self.entry, lines.collect::<Vec<_>>().join("\n"))
+    }
+}
+
+/// Parses and validates, with naga's own message for what is wrong.
+fn parse(path: &Path, text: &str, capabilities: Capabilities) -> Result<(naga::Module, ModuleInfo), String> {
+    let name = path.display().to_string();
+    let mut options = naga::front::wgsl::Options::new();
+    options.capabilities = capabilities;
+    let module = naga::front::wgsl::Frontend::new_with_options(options)
+        .parse(text)
+        .map_err(|error| error.emit_to_string_with_path(text, &name).trim_end().to_owned())?;
+    let info = Validator::new(ValidationFlags::all(), capabilities)
+        .validate(&module)
+        .map_err(|error| error.emit_to_string_with_path(text, &name).trim_end().to_owned())?;
+    Ok((module, info))
+}
+
+fn choose_entry(module: &naga::Module, wanted: Option<&str>) -> Result<String> {
+    let compute = module.entry_points.iter().filter(|point| point.stage == ShaderStage::Compute);
+    let names: Vec<&str> = compute.map(|point| point.name.as_str()).collect();
+    let list = names.join(", ");
+    match (wanted, names.as_slice()) {
+        (_, []) => Err(Error::usage("the shader has no @compute entry point; only such can be run")),
+        (None, [only]) => Ok((*only).to_owned()),
+        (None, _) => {
+            Err(Error::usage(format!("the shader has several entry points, choose one with --entry: {list}")))
+        }
+        (Some(wanted), _) if names.contains(&wanted) => Ok(wanted.to_owned()),
+        (Some(wanted), _) if module.entry_points.iter().any(|point| point.name == wanted) => {
+            Err(Error::usage(format!("--entry {wanted}: this is no @compute entry point; those are: {list}")))
+        }
+        (Some(wanted), _) => {
+            Err(Error::usage(format!("--entry {wanted}: the shader has no such entry point, but: {list}")))
+        }
+    }
+}
+
+fn override_value(name: &str, value: &str) -> Result<f64> {
+    let digits = value.trim_end_matches(['u', 'i', 'f', 'h']);
+    let number = match value {
+        "true" => Some(1.0),
+        "false" => Some(0.0),
+        _ => match value.strip_prefix("0x") {
+            Some(hexadecimal) => {
+                u32::from_str_radix(hexadecimal.trim_end_matches(['u', 'i']), 16).ok().map(f64::from)
+            }
+            None => digits.parse().ok(),
+        },
+    };
+    number.filter(|number: &f64| number.is_finite()).ok_or_else(|| {
+        Error::usage(format!("--const {name}={value}: an override takes a finite number, true or false"))
+    })
+}
+
+/// Rewrites a whole `const` line.
+fn constant_line(path: &Path, text: &str, module: &naga::Module, name: &str, value: &str) -> Result<String> {
+    let known = module.constants.iter().filter_map(|(_, found)| found.name.as_deref());
+    let known: Vec<&str> = known.filter(|known| text.contains(&format!("const {known}: u32 = "))).collect();
+    let overrides = module.overrides.iter().filter_map(|(_, found)| found.name.as_deref());
+    let mut all: Vec<&str> = overrides.chain(known.iter().copied()).collect();
+    all.sort_unstable();
+    if !known.contains(&name) {
+        let list = if all.is_empty() { "there is none".to_owned() } else { all.join(", ") };
+        return Err(Error::usage(format!(
+            "--const {name}: {} has no `override {name}` and no line `const {name}: u32 = ...;`; what can be set: {list}",
+            path.display()
+        )));
+    }
+    let digits = value.strip_suffix('u').unwrap_or(value);
+    let number =
+        Element::U32.parse(digits).and_then(|bytes| Some(u32::from_le_bytes(bytes.try_into().ok()?)));
+    let number = number.ok_or_else(|| {
+        Error::usage(format!("--const {name}={value}: `const {name}: u32` takes a whole number from 0 on"))
+    })?;
+    set_const(&path.display().to_string(), text, name, number).map_err(|error| match error {
+        Error::Gpu { message, .. } => {
+            Error::usage(format!("--const {name}: {message}; the line has to begin without a space"))
+        }
+        error => error,
+    })
+}
+
+fn check_overrides(module: &naga::Module, given: &[(String, f64)]) -> Result<()> {
+    for (_, found) in module.overrides.iter().filter(|(_, found)| found.init.is_none()) {
+        let name = found.name.clone().unwrap_or_default();
+        let key = found.id.map_or_else(|| name.clone(), |id| id.to_string());
+        if !given.iter().any(|(given, _)| *given == key) {
+            return Err(Error::usage(format!(
+                "`override {name}` has no value of its own: give one with --const {name}=VALUE"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// What an entry point uses, in order, and its bytes of workgroup memory.
+fn variables(module: &naga::Module, info: &ModuleInfo, index: usize) -> Result<(Vec<Variable>, u32), String> {
+    let usage = info.get_entry_point(index);
+    let lengths = measured(module, &module.entry_points[index]);
+    let mut variables = Vec::new();
+    let mut workgroup_bytes = 0;
+    for (handle, global) in module.global_variables.iter().filter(|(handle, _)| !usage[*handle].is_empty()) {
+        let name = global.name.clone().unwrap_or_default();
+        let refuse = |what: &str| {
+            format!(
+                "`{name}` is {what}; only storage buffers, uniforms, immediates and storage textures can be filled"
+            )
+        };
+        let inner = &module.types[global.ty].inner;
+        let bound = match (global.space, inner) {
+            (AddressSpace::WorkGroup, _) => {
+                // Drivers may round each variable up.
+                workgroup_bytes += inner.size(module.to_ctx()).next_multiple_of(16);
+                continue;
+            }
+            (AddressSpace::Private | AddressSpace::Function, _) => continue,
+            (_, TypeInner::BindingArray { .. }) => return Err(refuse("a binding array")),
+            (AddressSpace::Storage { access }, _) => Bound::Storage {
+                writable: access.contains(StorageAccess::STORE),
+                measured: lengths.as_ref().is_none_or(|lengths| lengths.contains(&handle)),
+            },
+            (AddressSpace::Uniform, _) => Bound::Uniform,
+            (AddressSpace::Immediate, _) => Bound::Immediate,
+            (AddressSpace::Handle, TypeInner::Image { dim, arrayed, class }) => {
+                let (bound, form) = texture(*dim, *arrayed, *class).map_err(|what| refuse(&what))?;
+                variables.push(variable(&name, global, bound, form, false));
+                continue;
+            }
+            (AddressSpace::Handle, TypeInner::Sampler { .. }) => return Err(refuse("a sampler")),
+            (space, _) => return Err(refuse(&format!("in the address space {space:?}"))),
+        };
+        let form = Form::of(module, global.ty).map_err(|what| refuse(&format!("of a type with {what}")))?;
+        variables.push(variable(&name, global, bound, form, has_atomic(module, global.ty)));
+    }
+    variables.sort_by_key(|variable| (variable.bound == Bound::Immediate, variable.group, variable.binding));
+    Ok((variables, workgroup_bytes))
+}
+
+fn variable(name: &str, global: &naga::GlobalVariable, bound: Bound, form: Form, atomic: bool) -> Variable {
+    let (group, binding) = global.binding.as_ref().map_or((0, 0), |binding| (binding.group, binding.binding));
+    Variable { name: name.to_owned(), group, binding, bound, form, atomic }
+}
+
+fn texture(dim: naga::ImageDimension, arrayed: bool, class: ImageClass) -> Result<(Bound, Form), String> {
+    use naga::StorageFormat as Format;
+    let ImageClass::Storage { format, access } = class else {
+        return Err("a sampled texture".to_owned());
+    };
+    let channels = match format {
+        Format::R32Float | Format::R32Uint | Format::R32Sint => 1,
+        Format::Rg32Float | Format::Rg32Uint | Format::Rg32Sint => 2,
+        Format::Rgba32Float | Format::Rgba32Uint | Format::Rgba32Sint => 4,
+        other => {
+            return Err(format!("a storage texture of {other:?} (only those of 32-bit numbers are taken)"));
+        }
+    };
+    if dim != naga::ImageDimension::D2 || arrayed || access.contains(StorageAccess::ATOMIC) {
+        return Err("a storage texture that is not plain 2-D".to_owned());
+    }
+    let bound = Bound::Texture {
+        readable: access.contains(StorageAccess::LOAD),
+        writable: access.contains(StorageAccess::STORE),
+        format: wgpu_naga_bridge::map_storage_format_from_naga(format),
+        channels,
+    };
+    Ok((bound, Form::Number(number(format.into())?)))
+}
+
+fn has_atomic(module: &naga::Module, ty: Handle<naga::Type>) -> bool {
+    match &module.types[ty].inner {
+        TypeInner::Atomic(_) => true,
+        TypeInner::Array { base, .. } => has_atomic(module, *base),
+        TypeInner::Struct { members, .. } => members.iter().any(|member| has_atomic(module, member.ty)),
+        _ => false,
+    }
+}
+
+/// The variables whose `arrayLength` is asked for; `None` if a pointer of unknown origin is asked.
+fn measured(module: &naga::Module, entry: &naga::EntryPoint) -> Option<Vec<Handle<naga::GlobalVariable>>> {
+    let functions = module.functions.iter().map(|(_, function)| function).chain([&entry.function]);
+    let mut found = Vec::new();
+    for function in functions {
+        for (_, expression) in function.expressions.iter() {
+            let Expression::ArrayLength(mut pointer) = *expression else { continue };
+            loop {
+                match function.expressions[pointer] {
+                    Expression::AccessIndex { base, .. } | Expression::Access { base, .. } => pointer = base,
+                    Expression::GlobalVariable(variable) => {
+                        found.push(variable);
+                        break;
+                    }
+                    _ => return None,
+                }
+            }
+        }
+    }
+    Some(found)
+}
