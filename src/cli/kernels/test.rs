@@ -25,7 +25,7 @@ pub(super) struct TestArgs {
     /// Only kernels with such names, e.g. conv or conv/winograd [default: all]
     #[arg(value_name = "OP[/VARIANT]", default_value = "", hide_default_value = true)]
     filter: Filter,
-    /// At which shapes: quick takes one for each kernel, all takes odd, tiny, prime and every branch, network takes
+    /// At which shapes: all takes odd, tiny, prime and every branch, quick the largest of these for each kernel, network
     /// VGG-19's channels on a picture of --size pixels
     #[arg(long, value_name = "WHICH", default_value = "all")]
     shapes: Shapes,
@@ -82,7 +82,14 @@ impl TestArgs {
             return cases.filter(|case| self.filter.op(case.op.name())).zip(self.seed..).collect();
         }
         let entries = REGISTRY.iter().filter(|entry| self.filter.op(entry.name));
-        entries.flat_map(|entry| (entry.cases)().into_iter().zip(self.seed..)).collect()
+        let mut cases: Vec<(Case, u64)> =
+            entries.flat_map(|entry| (entry.cases)().into_iter().zip(self.seed..)).collect();
+        if self.shapes == Shapes::Quick {
+            // The first shape of each kernel counts, and a large one tells more.
+            let elements = |case: &Case| case.inputs.iter().map(|(shape, _)| shape.elements()).sum::<usize>();
+            cases.sort_by_key(|(case, _)| std::cmp::Reverse(elements(case)));
+        }
+        cases
     }
 
     /// Tests all cases, or those that run one of `shaders`, and tells; true if all passed.
