@@ -1,6 +1,8 @@
 //! Shared by the test files: the device, the comparator, random inputs.
 #![allow(dead_code, reason = "each test file uses a part of these helpers")]
 
+pub mod variants;
+
 use neural_mirage::gpu::{Context, DeviceOptions, Family, Profile};
 use neural_mirage::graph::Engine;
 use neural_mirage::ops::{Case, CaseInput, Filter, Shape};
