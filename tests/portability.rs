@@ -9,6 +9,8 @@ mod browser;
 mod common;
 #[path = "portability/compilers.rs"]
 mod compilers;
+#[path = "portability/drivers.rs"]
+mod drivers;
 #[path = "portability/lower.rs"]
 mod lower;
 #[path = "portability/web.rs"]

@@ -2,6 +2,7 @@
 //! wait has a timeout, every object has a label.
 
 use super::adapter::{self, AdapterChoice};
+use super::quirks;
 use crate::error::{Error, Result};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -54,6 +55,9 @@ pub struct Profile {
     pub max_workgroup_storage: u32,
     /// Largest number of invocations in one workgroup.
     pub max_invocations: u32,
+    /// Loop iterations of one invocation after which the driver silently goes on, if it does (see
+    /// [`super::QUIRKS`]).
+    pub loop_limit: Option<u32>,
 }
 
 impl Profile {
@@ -155,6 +159,7 @@ impl Context {
             max_groups: limits.max_compute_workgroups_per_dimension,
             max_workgroup_storage: limits.max_compute_workgroup_storage_size,
             max_invocations: limits.max_compute_invocations_per_workgroup,
+            loop_limit: quirks::loop_limit(&info),
         };
         Ok(Self { device, queue, info, profile, faults, waits: AtomicU64::new(0) })
     }

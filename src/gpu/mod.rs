@@ -5,10 +5,12 @@ mod adapter;
 mod buffer;
 mod context;
 mod pipeline;
+mod quirks;
 mod read_back;
 
 pub use adapter::{AdapterChoice, AdapterSummary, adapters};
 pub use buffer::UPLOAD_CHUNK;
 pub use context::{Context, DeviceOptions, Family, Profile};
 pub use pipeline::{Pipeline, PipelineCache, PipelineKey};
+pub use quirks::{Effect, QUIRKS, Quirk, Version, quirks};
 pub use read_back::{Copy, ReadBack, StagingPool};

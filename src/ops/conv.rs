@@ -120,6 +120,19 @@ impl Conv {
             .size("pad_x", self.padding[1])
     }
 
+    /// Loop iterations of one invocation of the naive kernel, at most: over the rows of the border that a pixel
+    /// stands for, the kernel's rows, the same for columns, and the quads of channels.
+    fn loops(&self, beyond: [usize; 2], quads: usize) -> usize {
+        // Of those rows (columns) and the kernel's the pairs that meet an output.
+        let [down, across] = [0, 1].map(|axis| {
+            let kernel = self.filter.kernel[axis];
+            (0..=beyond[axis]).map(|row| kernel.min(row + 1)).sum::<usize>().max(kernel)
+        });
+        let rows = (beyond[0] + 1) * (1 + self.filter.kernel[0]);
+        let columns = (beyond[1] + 1) * (1 + self.filter.kernel[1]);
+        rows + down * (columns + across * quads)
+    }
+
     /// Source row or column of a tap, or `None` where the border is zero.
     fn source(&self, axis: usize, position: usize, tap: usize, size: usize) -> Option<usize> {
         let at = (position * self.stride[axis] + tap) as isize - self.padding[axis] as isize;
@@ -188,6 +201,7 @@ impl Op for Conv {
             .bind("input", Operand::Input(0))
             .bind("bias", self.filter.bias_constant())
             .bind("output", Operand::Output)
+            .loops(self.loops([0, 0], input.quads()))
             .linear(output.texels(), 64, device);
         let (mut kernels, mut after) = (Vec::new(), Vec::new());
         let taps = self.tuned_taps();
@@ -310,12 +324,15 @@ impl Op for ConvBackward {
     fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
         let output = signature.inputs[1].expect_map("conv_backward")?;
         let input = signature.output.expect_map("conv_backward")?;
+        // A repeated edge pixel stands for those beyond it too.
+        let beyond = if self.conv.mode == Padding::Replicate { self.conv.padding } else { [0, 0] };
         let naive = self
             .conv
             .naive("backward", input, output)
             .bind("activation", Operand::Input(0))
             .bind("upstream", Operand::Input(1))
             .bind("output", Operand::Output)
+            .loops(self.conv.loops(beyond, output.quads()))
             .linear(input.texels(), 64, device);
         let (mut kernels, mut direct, mut after) = (Vec::new(), Vec::new(), Vec::new());
         let add = self.then.add.then_some(Operand::Input(2));

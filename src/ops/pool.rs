@@ -65,7 +65,18 @@ pub(super) struct Window {
     pub count: usize,
 }
 
+/// Iterations of a loop over rows and one over columns inside it.
+pub(super) fn nested([rows, columns]: [usize; 2]) -> usize {
+    rows * (1 + columns)
+}
+
 impl PoolKind {
+    /// Loop iterations of one invocation of the adjoint, at most, where so many windows share a pixel.
+    pub(super) fn backward_loops(self, window: [usize; 2], sharing: [usize; 2]) -> usize {
+        let search = if self == Self::Max { nested(window) } else { 0 };
+        nested(sharing) + sharing[0] * sharing[1] * search
+    }
+
     /// What the adjoint reads: max searches x again for its maxima.
     pub(super) fn operands(self) -> &'static [Source] {
         match self {
@@ -241,6 +252,7 @@ impl Op for Pool {
                 self.dispatch(entry, input.part(&quads), output.part(&quads))
                     .bind("input", Operand::Input(0))
                     .bind("output", Operand::Output)
+                    .loops(nested(self.kernel))
                     .linear(output.part(&quads).texels(), GROUP, device)
                     .narrow(&[("input", input), ("output", output)], &quads)
             };
@@ -293,6 +305,8 @@ impl Op for PoolBackward {
             PoolKind::Max => ("halve_max_backward", "max_backward"),
             PoolKind::Average => ("halve_average_backward", "average_backward"),
         };
+        // Windows that share a pixel.
+        let sharing = [0, 1].map(|axis| pool.kernel[axis].div_ceil(pool.stride[axis]));
         let kernel = |variant, entry, invocations: &dyn Fn(MapLayout) -> usize| {
             let part = |quads: Range<usize>| {
                 let layout = input.part(&quads);
@@ -301,6 +315,7 @@ impl Op for PoolBackward {
                     .consts(&[("RECTIFIED", u32::from(self.rectified))]);
                 pool.kind
                     .bind_backward(dispatch)
+                    .loops(pool.kind.backward_loops(pool.kernel, sharing))
                     .linear(invocations(layout), GROUP, device)
                     .narrow(&[("input", input), ("upstream", output), ("output", input)], &quads)
             };

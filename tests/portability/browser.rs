@@ -33,6 +33,8 @@ impl Browser {
         command
             .args(["--headless", "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-sync"])
             .args(["--disable-background-networking", "--disable-component-update"])
+            // Containers have little of it.
+            .arg("--disable-dev-shm-usage")
             // WebGPU on the software adapter that the browser brings.
             .args(["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"])
             .args(["--enable-features=Vulkan", "--use-vulkan=swiftshader", "--use-angle=swiftshader"])

@@ -122,6 +122,13 @@ fn sample(lanes: Option<u32>) -> Vec<(Case, Signature, Kernel, u64)> {
     chosen
 }
 
+/// True for texts of another subgroup size than the adapter's.
+fn foreign(name: &'static str, consts: &[(&'static str, u32)], lanes: Option<u32>) -> bool {
+    let size = consts.iter().find(|(name, _)| *name == "LANES").map(|(_, lanes)| *lanes);
+    size.is_some_and(|size| Some(size) != lanes)
+        && needs_subgroups(&Shader::load(name, consts).unwrap().source)
+}
+
 impl Plan {
     fn new(about: &str) -> Self {
         let about: About = serde_json::from_str(about).unwrap();
@@ -135,9 +142,12 @@ impl Plan {
         for (shader, consts, entry) in variants().into_keys().chain(dispatched) {
             wanted.entry((shader, consts)).or_default().insert(entry);
         }
-        // Weights that the device makes are run as they come: any entry point of a text may be needed.
         let modules: Modules = wanted.keys().cloned().zip(0..).collect();
-        let entries = wanted.into_values().map(|entries| entries.into_iter().collect()).collect();
+        let entries = wanted.into_iter().map(|((name, consts), entries)| {
+            // Nothing of another subgroup size could run, so it would be time for nothing.
+            if foreign(name, &consts, lanes) { Vec::new() } else { entries.into_iter().collect() }
+        });
+        let entries = entries.collect();
         let sample = |(case, signature, kernel, seed): (Case, Signature, Kernel, u64)| {
             let values = inputs(&case, seed);
             let what = format!("{:?}/{} on {:?}", case.op, kernel.variant, case.inputs);
@@ -153,7 +163,10 @@ impl Plan {
         let modules = self.modules.keys().zip(&self.entries).map(|((name, consts), entries)| {
             let what = format!("{name} {consts:?}");
             let shader = Shader::load(name, consts).unwrap();
-            let code = Emitter::new(&what, &shader).unwrap().emit(entries[0], Target::Web).unwrap();
+            let code = Emitter::new(&what, &shader)
+                .unwrap()
+                .emit(&shader.interface.entries[0].0, Target::Web)
+                .unwrap();
             let Code::Text(code) = code else { panic!("{what}: no text") };
             Module { what, code, entries }
         });
@@ -197,10 +210,12 @@ impl Plan {
         });
         let [compiling, making, running] = results.seconds;
         format!(
-            "{:?}: {} texts compiled ({compiling:.1} s), {} pipelines made of them ({making:.0} s); {} kernels \
+            "{} {}, subgroups of {:?}: {} texts compiled ({compiling:.1} s), {} pipelines made of them ({making:.0} s); {} kernels \
              with {} of the texts ran and were right ({running:.0} s); {} texts are for another subgroup size \
              than this adapter's and can only be compiled",
-            self.about,
+            self.about.vendor,
+            self.about.architecture,
+            self.lanes,
             self.modules.len(),
             self.entries.iter().map(Vec::len).sum::<usize>(),
             self.samples.len(),
