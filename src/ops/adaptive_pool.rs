@@ -202,3 +202,18 @@ pub(super) fn backward_cases() -> Vec<Case> {
     };
     samples().into_iter().filter_map(case).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_that_overlap_share_pixels() {
+        let pool = |size| AdaptivePool { kind: PoolKind::Max, size };
+        let input = MapLayout { channels: 4, height: 14, width: 10 };
+        // 14 rows are seven windows of 2; 10 columns seven of 2 or 3, in which neighbours overlap.
+        assert_eq!((pool([7, 7]).longest(input), pool([7, 7]).sharing(input)), ([2, 3], [1, 2]));
+        // More windows than pixels: three of one pixel share it.
+        assert_eq!((pool([14, 30]).longest(input), pool([14, 30]).sharing(input)), ([1, 1], [1, 3]));
+    }
+}

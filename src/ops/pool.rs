@@ -413,6 +413,15 @@ pub(super) fn backward_cases() -> Vec<Case> {
 mod tests {
     use super::*;
 
+    /// As pool.wgsl counts them.
+    #[test]
+    fn loops_are_counted_with_those_around_them() {
+        let window = [15, 15];
+        assert_eq!(nested(window), 15 * 16);
+        assert_eq!(PoolKind::Max.backward_loops(window, window), 54_240);
+        assert_eq!(PoolKind::Average.backward_loops(window, [1, 2]), 3);
+    }
+
     fn size(pool: Pool, height: usize, width: usize) -> Result<Shape> {
         pool.output(&[Shape::map(3, height, width)])
     }

@@ -200,19 +200,12 @@ impl Plan {
     /// One line for whoever reads the test's output.
     fn summary(&self, results: &Results) -> String {
         let ran: BTreeSet<usize> = self.samples.iter().flat_map(|sample| sample.job.modules()).collect();
-        let subgroups = |consts: &[(&str, u32)]| {
-            let lanes = consts.iter().find(|(name, _)| *name == "LANES").map(|(_, lanes)| *lanes);
-            lanes.is_some_and(|lanes| Some(lanes) != self.lanes)
-        };
-        let foreign = self.modules.keys().filter(|(name, consts)| {
-            Shader::load(name, consts).is_ok_and(|shader| needs_subgroups(&shader.source))
-                && subgroups(consts)
-        });
+        let foreign = self.modules.keys().filter(|(name, consts)| foreign(name, consts, self.lanes));
         let [compiling, making, running] = results.seconds;
         format!(
-            "{} {}, subgroups of {:?}: {} texts compiled ({compiling:.1} s), {} pipelines made of them ({making:.0} s); {} kernels \
-             with {} of the texts ran and were right ({running:.0} s); {} texts are for another subgroup size \
-             than this adapter's and can only be compiled",
+            "{} {}, subgroups of {:?}: {} texts compiled ({compiling:.1} s), {} pipelines made of them \
+             ({making:.0} s); {} kernels with {} of the texts ran and were right ({running:.0} s); {} texts are \
+             for another subgroup size than this adapter's and can only be compiled",
             self.about.vendor,
             self.about.architecture,
             self.lanes,
