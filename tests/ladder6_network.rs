@@ -102,6 +102,16 @@ fn losses_and_gradients_match_pytorch() {
     check_requests(&engine(Family::Auto), &[]);
 }
 
+/// No optional feature, WebGPU's default limits: everything runs all the same.
+#[test]
+fn losses_and_gradients_match_pytorch_on_a_minimal_device() {
+    let _turn = turn();
+    for family in [Family::Auto, Family::Buffer] {
+        let options = DeviceOptions { family, minimal: true, ..Default::default() };
+        check_requests(&engine_with(&options, |_| {}), &[]);
+    }
+}
+
 #[test]
 fn losses_and_gradients_match_pytorch_with_the_other_families() {
     let _turn = turn();

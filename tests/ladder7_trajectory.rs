@@ -6,9 +6,9 @@ mod golden;
 #[path = "common/objective.rs"]
 mod objective;
 
-use common::{engine, relative_l2, turn, widen};
+use common::{engine, engine_with, relative_l2, turn, widen};
 use golden::{Golden, path, text};
-use neural_mirage::gpu::Family;
+use neural_mirage::gpu::{DeviceOptions, Family};
 use neural_mirage::graph::Engine;
 use neural_mirage::image_io::Picture;
 use neural_mirage::mirage::{AdamOptions, Ending, Event, FactorKind, Init, Outcome, Request, Session};
@@ -51,7 +51,26 @@ fn run(
 #[test]
 fn ten_steps_match_pytorch() {
     let _turn = turn();
-    let engine = engine(Family::Auto);
+    check_trajectories(&engine(Family::Auto));
+}
+
+/// No optional feature, WebGPU's default limits: whole iterations run all the same.
+#[test]
+fn ten_steps_match_pytorch_on_a_minimal_device() {
+    let _turn = turn();
+    for family in [Family::Auto, Family::Buffer] {
+        let engine = engine_with(&DeviceOptions { family, minimal: true, ..Default::default() }, |_| {});
+        let profile = engine.context.profile();
+        assert_eq!(
+            (profile.lanes, profile.max_binding, profile.max_workgroup_storage),
+            (None, 128 << 20, 16 << 10)
+        );
+        assert_eq!((profile.max_invocations, profile.binding_alignment), (256, 256));
+        check_trajectories(&engine);
+    }
+}
+
+fn check_trajectories(engine: &Arc<Engine>) {
     let golden = Golden::open("objective.safetensors");
     let network = Network::open(&path("tiny_vgg.safetensors"), None).expect("the tiny network");
     let trajectories = golden.cases["trajectories"].as_array().expect("a list");
@@ -71,7 +90,7 @@ fn ten_steps_match_pytorch() {
             epsilon: number("eps"),
         };
         request.schedule.report_every = 1;
-        let (outcome, totals, _) = run(&engine, &network, request);
+        let (outcome, totals, _) = run(engine, &network, request);
         let expected = trajectory["totals"].as_array().expect("a list");
         assert_eq!(totals.len(), expected.len(), "{name}");
         for (iteration, (actual, expected)) in totals.iter().zip(expected).enumerate() {

@@ -25,6 +25,33 @@ install_packages() {
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
+# What the portability tests need: other people's compilers, a browser, and two Vulkan drivers, whose files are
+# left in $lavapipe and $swiftshader.
+need_portability() {
+  set --
+  command -v spirv-val >/dev/null 2>&1 || set -- "$@" spirv-tools
+  command -v glslangValidator >/dev/null 2>&1 || set -- "$@" glslang-tools
+  command -v chromium >/dev/null 2>&1 || set -- "$@" chromium
+  lavapipe=$(find /usr/share/vulkan/icd.d -name 'lvp_icd*.json' 2>/dev/null | head -n 1)
+  [ -n "$lavapipe" ] || set -- "$@" mesa-vulkan-drivers
+  [ $# = 0 ] || install_packages "$@"
+  lavapipe=$(find /usr/share/vulkan/icd.d -name 'lvp_icd*.json' 2>/dev/null | head -n 1)
+  swiftshader=/usr/lib/chromium/vk_swiftshader_icd.json
+  for file in "$lavapipe" "$swiftshader"; do
+    [ -f "$file" ] || fail "A Vulkan driver is missing: Mesa's lvp_icd.*.json comes with Debian's package
+mesa-vulkan-drivers, $swiftshader with its package chromium.
+Elsewhere run ./tools/test --without-portability, see docs/portability.md."
+  done
+}
+
+# $1: driver files with colons between them, then a command that sees just these drivers. (Loaders before 1.3.207
+# know the second variable only.)
+with_drivers() {
+  drivers=$1
+  shift
+  VK_DRIVER_FILES=$drivers VK_ICD_FILENAMES=$drivers "$@"
+}
+
 # Rust cannot come from Debian 12: its rustc (1.63) is too old for wgpu.
 need_rust() {
   if [ -f "$HOME/.cargo/env" ] && ! command -v cargo >/dev/null 2>&1; then

@@ -2,7 +2,7 @@
 
 use super::stdout;
 use crate::error::Result;
-use crate::gpu::{AdapterSummary, Context, DeviceOptions, adapters};
+use crate::gpu::{AdapterSummary, Context, DeviceOptions, adapters, quirks};
 use std::fmt::Write as _;
 
 /// Lists the adapters, best first.
@@ -56,6 +56,9 @@ fn describe(adapter: &AdapterSummary) -> String {
             has(wgpu::Features::TIMESTAMP_QUERY)
         ),
     );
+    for quirk in quirks(info) {
+        line("worked around", quirk.name.to_owned());
+    }
     text
 }
 

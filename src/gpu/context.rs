@@ -3,6 +3,7 @@
 
 use super::Trace;
 use super::adapter::{self, AdapterChoice};
+use super::quirks;
 use crate::error::{Error, Result};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -55,6 +56,9 @@ pub struct Profile {
     pub max_workgroup_storage: u32,
     /// Largest number of invocations in one workgroup.
     pub max_invocations: u32,
+    /// Loop iterations of one invocation after which the driver silently goes on, if it does (see
+    /// [`super::QUIRKS`]).
+    pub loop_limit: Option<u32>,
 }
 
 impl Profile {
@@ -179,6 +183,7 @@ impl Context {
             max_groups: limits.max_compute_workgroups_per_dimension,
             max_workgroup_storage: limits.max_compute_workgroup_storage_size,
             max_invocations: limits.max_compute_invocations_per_workgroup,
+            loop_limit: quirks::loop_limit(&info),
         };
         Ok(Self { device, queue, info, profile, faults, waits: AtomicU64::new(0), trace: OnceLock::new() })
     }

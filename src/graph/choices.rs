@@ -188,6 +188,7 @@ mod tests {
             max_groups: 65_535,
             max_workgroup_storage: 16 << 10,
             max_invocations: 256,
+            loop_limit: None,
         }
     }
 

@@ -397,6 +397,14 @@ impl Builder<'_> {
 
     fn check_groups(&self, dispatch: &Dispatch, shader: &Shader) -> Result<()> {
         let profile = self.engine.context.profile();
+        let name = format!("{}/{}", dispatch.shader, dispatch.entry);
+        if let Some(limit) = profile.loop_limit.filter(|limit| dispatch.loops > *limit as usize) {
+            let message = format!(
+                "up to {} iterations of its loops, of which this driver silently drops all beyond {limit}",
+                dispatch.loops
+            );
+            return Err(fault(&name, &message));
+        }
         let (_, size) = shader.interface.entry(dispatch.entry)?;
         let shared = shader.interface.workgroup_bytes(dispatch.entry)?;
         let invocations: u32 = size.iter().product();
@@ -408,7 +416,7 @@ impl Builder<'_> {
         }
         let groups = dispatch.groups;
         Err(fault(
-            &format!("{}/{}", dispatch.shader, dispatch.entry),
+            &name,
             &format!("{groups:?} groups of {size:?} with {shared} B exceed the device's limits"),
         ))
     }

@@ -4,7 +4,7 @@
 //! pixels `floor(i*size/n) .. ceil((i+1)*size/n)`. Neighbouring windows may overlap, and do when the output
 //! is the larger one.
 
-use super::pool::{Window, shape_before};
+use super::pool::{Window, nested, shape_before};
 use super::shape::{MapLayout, mismatch};
 use super::{Adjoint, Case, CaseInput, Dispatch, Kernel, Op, Operand, PoolKind, Shape, Signature};
 use crate::error::Result;
@@ -60,6 +60,21 @@ impl AdaptivePool {
         [along(input.height, self.size[0]).collect(), along(input.width, self.size[1]).collect()]
     }
 
+    /// Rows and columns of the largest window.
+    fn longest(&self, input: MapLayout) -> [usize; 2] {
+        self.axes(input).map(|windows| windows.iter().map(|window| window.count).max().unwrap_or(0))
+    }
+
+    /// Rows and columns of windows that share a pixel, at most.
+    fn sharing(&self, input: MapLayout) -> [usize; 2] {
+        self.axes(input).map(|windows| {
+            // Windows are in order: those from one on that start before it ends.
+            let from =
+                |first: usize| windows[first..].iter().take_while(|w| w.start < windows[first].end).count();
+            (0..windows.len()).map(from).max().unwrap_or(0)
+        })
+    }
+
     fn dispatch(&self, entry: &'static str, input: MapLayout) -> Dispatch {
         Dispatch::new("adaptive_pool", entry)
             .size("in_height", input.height)
@@ -90,6 +105,7 @@ impl Op for AdaptivePool {
             .dispatch(entry, input)
             .bind("input", Operand::Input(0))
             .bind("output", Operand::Output)
+            .loops(nested(self.longest(input)))
             .linear(output.texels(), GROUP, device);
         Ok(vec![Kernel::single("naive", dispatch)])
     }
@@ -131,7 +147,8 @@ impl Op for AdaptivePoolBackward {
             PoolKind::Max => "max_backward",
             PoolKind::Average => "average_backward",
         };
-        let dispatch = self.pool.kind.bind_backward(self.pool.dispatch(entry, input));
+        let loops = self.pool.kind.backward_loops(self.pool.longest(input), self.pool.sharing(input));
+        let dispatch = self.pool.kind.bind_backward(self.pool.dispatch(entry, input)).loops(loops);
         Ok(vec![Kernel::single("naive", dispatch.linear(input.texels(), GROUP, device))])
     }
 
@@ -184,4 +201,19 @@ pub(super) fn backward_cases() -> Vec<Case> {
         })
     };
     samples().into_iter().filter_map(case).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_that_overlap_share_pixels() {
+        let pool = |size| AdaptivePool { kind: PoolKind::Max, size };
+        let input = MapLayout { channels: 4, height: 14, width: 10 };
+        // 14 rows are seven windows of 2; 10 columns seven of 2 or 3, in which neighbours overlap.
+        assert_eq!((pool([7, 7]).longest(input), pool([7, 7]).sharing(input)), ([2, 3], [1, 2]));
+        // More windows than pixels: three of one pixel share it.
+        assert_eq!((pool([14, 30]).longest(input), pool([14, 30]).sharing(input)), ([1, 1], [1, 3]));
+    }
 }

@@ -59,7 +59,7 @@ impl Dispatch {
     ///
     /// # Errors
     /// [`Error::Gpu`] if nothing is.
-    pub(crate) fn operand(&self, name: &str) -> Result<&Operand> {
+    pub fn operand(&self, name: &str) -> Result<&Operand> {
         let found = self.bindings.iter().find(|(candidate, _)| *candidate == name);
         found.map(|(_, operand)| operand).ok_or_else(|| self.fault(format!("nothing is bound to `{name}`")))
     }
@@ -68,7 +68,7 @@ impl Dispatch {
     ///
     /// # Errors
     /// [`Error::Gpu`] naming the parameter.
-    pub(crate) fn uniform(&self, interface: &Interface) -> Result<Vec<u8>> {
+    pub fn uniform(&self, interface: &Interface) -> Result<Vec<u8>> {
         let size = interface.resources.iter().find_map(|resource| match resource.kind {
             ResourceKind::Uniform { size } => Some(size as usize),
             _ => None,

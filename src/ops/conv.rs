@@ -136,6 +136,19 @@ impl Conv {
             .size("pad_x", self.padding[1])
     }
 
+    /// Loop iterations of one invocation of the naive kernel, at most: over the rows of the border that a pixel
+    /// stands for, the kernel's rows, the same for columns, and the quads of channels.
+    fn loops(&self, beyond: [usize; 2], quads: usize) -> usize {
+        // Of those rows (columns) and the kernel's the pairs that meet an output.
+        let [down, across] = [0, 1].map(|axis| {
+            let kernel = self.filter.kernel[axis];
+            (0..=beyond[axis]).map(|row| kernel.min(row + 1)).sum::<usize>().max(kernel)
+        });
+        let rows = (beyond[0] + 1) * (1 + self.filter.kernel[0]);
+        let columns = (beyond[1] + 1) * (1 + self.filter.kernel[1]);
+        rows + down * (columns + across * quads)
+    }
+
     /// Source row or column of a tap, or `None` where the border is zero.
     fn source(&self, axis: usize, position: usize, tap: usize, size: usize) -> Option<usize> {
         let at = (position * self.stride[axis] + tap) as isize - self.padding[axis] as isize;
@@ -214,6 +227,7 @@ impl Op for Conv {
             .bind("input", Operand::Input(0))
             .bind("bias", self.filter.bias_constant())
             .bind("output", Operand::Output)
+            .loops(self.loops([0, 0], input.quads()))
             .linear(output.texels(), 64, device);
         let (mut kernels, mut after) = (Vec::new(), Vec::new());
         let taps = self.tuned_taps();
@@ -386,11 +400,14 @@ impl Op for ConvBackward {
         let before = |kernel: Kernel| {
             if mask_here { kernel } else { self.masked(kernel, output, signature, device) }
         };
+        // A repeated edge pixel stands for those beyond it too.
+        let beyond = if self.conv.mode == Padding::Replicate { self.conv.padding } else { [0, 0] };
         let naive = Conv { relu: mask_here, ..self.conv.clone() }
             .naive("backward", input, output)
             .bind("activation", if mask_here { Operand::Input(0) } else { source.clone() })
             .bind("upstream", source.clone())
             .bind("output", Operand::Output)
+            .loops(self.conv.loops(beyond, output.quads()))
             .linear(input.texels(), 64, device);
         let (mut kernels, mut direct, mut after) = (Vec::new(), Vec::new(), Vec::new());
         let add = self.then.add.then_some(Operand::Input(2));

@@ -23,9 +23,6 @@ const WORD: usize = 16;
 /// Chunks are not larger than this even where the device would take more: packing one costs host memory
 /// of twice its size. WebGPU's default limit of a binding, so most devices see the same chunks.
 const LARGEST_CHUNK: u64 = 128 << 20;
-/// Rows of a chunk at most, whatever their length: backward an invocation may walk down all of them, and
-/// Mesa's software driver silently ends its loops after 65535 iterations.
-const MOST_ROWS: usize = 32 << 10;
 /// Invocations per workgroup of the naive kernels; as in the shader.
 const NAIVE_GROUP: usize = 64;
 
@@ -132,7 +129,9 @@ impl Matrix {
         let row = (self.words() * WORD) as u64;
         // Very long rows may make a chunk larger than `largest`, as long as the device takes it.
         let least = if row * ROWS as u64 <= device.max_binding.min(device.max_buffer) { ROWS } else { 0 };
-        let rows = MOST_ROWS.min(((limit / row.max(1)) as usize / ROWS * ROWS).max(least));
+        // Backward an invocation may walk down all rows of a chunk.
+        let most = device.loop_limit.map_or(usize::MAX, |limit| limit as usize);
+        let rows = (most.min((limit / row.max(1)) as usize) / ROWS * ROWS).max(least);
         if rows == 0 {
             return Err(Error::OutOfMemory {
                 what: format!("{self:?}: this adapter binds at most {limit} bytes at once"),
@@ -268,11 +267,12 @@ impl Op for Linear {
             dispatch.bind("input", Operand::Input(0)).bind("bias", self.matrix.bias_constant())
         };
         let group = Tuning::choose(device).group as u32;
+        let words = self.matrix.on(device).words();
         let tuned = self.kernel("buffer", "forward", device, |dispatch, rows| {
             bind(dispatch).consts(&[("GROUP", group)]).linear(rows.len(), ROWS, device)
         })?;
         let naive = self.kernel("naive", "naive_forward", device, |dispatch, rows| {
-            bind(dispatch).linear(rows.len().div_ceil(4), NAIVE_GROUP, device)
+            bind(dispatch).loops(words).linear(rows.len().div_ceil(4), NAIVE_GROUP, device)
         })?;
         Ok(Self::choices(device, tiles::kernel(self, false, device)?, tuned, naive))
     }
@@ -322,8 +322,8 @@ impl Op for LinearBackward {
                 .consts(&[("GROUP", group as u32), ("SLICES", slices as u32), ("WORDS", columns as u32)])
                 .linear(words, group / slices * columns, device)
         })?;
-        let naive = self.linear.kernel("naive", "naive_backward", device, |dispatch, _| {
-            bind(dispatch).linear(words, NAIVE_GROUP, device)
+        let naive = self.linear.kernel("naive", "naive_backward", device, |dispatch, rows| {
+            bind(dispatch).loops(rows.len()).linear(words, NAIVE_GROUP, device)
         })?;
         Ok(Linear::choices(device, tiles::kernel(&self.linear, true, device)?, tuned, naive))
     }

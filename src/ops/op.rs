@@ -193,6 +193,8 @@ pub struct Dispatch {
     pub params: Vec<(&'static str, Value)>,
     /// Number of workgroups along each axis.
     pub groups: [u32; 3],
+    /// Iterations of all loops of one invocation, at most, where they depend on sizes without a bound; else 0.
+    pub loops: usize,
 }
 
 impl Dispatch {
@@ -205,6 +207,7 @@ impl Dispatch {
             bindings: Vec::new(),
             params: Vec::new(),
             groups: [1, 1, 1],
+            loops: 0,
         }
     }
 
@@ -229,6 +232,12 @@ impl Dispatch {
     /// Sets a float parameter.
     pub fn float(mut self, name: &'static str, value: f32) -> Self {
         self.params.push((name, Value::F32(value)));
+        self
+    }
+
+    /// States how many iterations all loops of one invocation make at most.
+    pub fn loops(mut self, iterations: usize) -> Self {
+        self.loops = iterations;
         self
     }
 

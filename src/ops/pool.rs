@@ -65,7 +65,18 @@ pub(super) struct Window {
     pub count: usize,
 }
 
+/// Iterations of a loop over rows and one over columns inside it.
+pub(super) fn nested([rows, columns]: [usize; 2]) -> usize {
+    rows * (1 + columns)
+}
+
 impl PoolKind {
+    /// Loop iterations of one invocation of the adjoint, at most, where so many windows share a pixel.
+    pub(super) fn backward_loops(self, window: [usize; 2], sharing: [usize; 2]) -> usize {
+        let search = if self == Self::Max { nested(window) } else { 0 };
+        nested(sharing) + sharing[0] * sharing[1] * search
+    }
+
     /// What the adjoint reads: max searches x again for its maxima.
     pub(super) fn operands(self) -> &'static [Source] {
         match self {
@@ -230,6 +241,7 @@ impl Pool {
             self.dispatch(entry, input.part(&quads), output.part(&quads))
                 .bind("input", operand.clone())
                 .bind("output", Operand::Output)
+                .loops(nested(self.kernel))
                 .linear(output.part(&quads).texels(), GROUP, device)
                 .narrow(&[("input", input), ("output", output)], &quads)
         };
@@ -313,6 +325,8 @@ impl Op for PoolBackward {
             PoolKind::Max => ("halve_max_backward", "max_backward"),
             PoolKind::Average => ("halve_average_backward", "average_backward"),
         };
+        // Windows that share a pixel.
+        let sharing = [0, 1].map(|axis| pool.kernel[axis].div_ceil(pool.stride[axis]));
         let kernel = |variant, entry, invocations: &dyn Fn(MapLayout) -> usize| {
             let part = |quads: Range<usize>| {
                 let layout = input.part(&quads);
@@ -321,6 +335,7 @@ impl Op for PoolBackward {
                     .consts(&[("RECTIFIED", u32::from(self.rectified))]);
                 pool.kind
                     .bind_backward(dispatch)
+                    .loops(pool.kind.backward_loops(pool.kernel, sharing))
                     .linear(invocations(layout), GROUP, device)
                     .narrow(&[("input", input), ("upstream", output), ("output", input)], &quads)
             };
@@ -421,6 +436,15 @@ pub(super) fn backward_cases() -> Vec<Case> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As pool.wgsl counts them.
+    #[test]
+    fn loops_are_counted_with_those_around_them() {
+        let window = [15, 15];
+        assert_eq!(nested(window), 15 * 16);
+        assert_eq!(PoolKind::Max.backward_loops(window, window), 54_240);
+        assert_eq!(PoolKind::Average.backward_loops(window, [1, 2]), 3);
+    }
 
     fn size(pool: Pool, height: usize, width: usize) -> Result<Shape> {
         pool.output(&[Shape::map(3, height, width)])

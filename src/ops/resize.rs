@@ -6,7 +6,7 @@
 //! pixels beyond the edge repeat it. Area is the mean over the pixels that [`AdaptivePool`] takes.
 
 use super::adaptive_pool::{AdaptivePool, AdaptivePoolBackward, resized};
-use super::pool::shape_before;
+use super::pool::{nested, shape_before};
 use super::shape::MapLayout;
 use super::{Adjoint, Case, Dispatch, Kernel, Op, Operand, PoolKind, Shape, Signature, Source};
 use crate::error::Result;
@@ -60,6 +60,11 @@ impl ResizeMode {
         }
     }
 
+    /// Taps along an axis of the kernels.
+    fn width(self) -> usize {
+        if self == Self::Bicubic { 4 } else { 2 }
+    }
+
     /// The taps along an axis, for the reference.
     fn taps(self, from: usize, to: usize) -> Taps {
         let taps = |p: usize| {
@@ -83,9 +88,8 @@ impl Resize {
     }
 
     fn dispatch(&self, entry: &'static str, input: MapLayout) -> Dispatch {
-        let taps = if self.mode == ResizeMode::Bicubic { 4 } else { 2 };
         Dispatch::new("resize", entry)
-            .consts(&[("TAPS", taps)])
+            .consts(&[("TAPS", self.mode.width() as u32)])
             .size("in_height", input.height)
             .size("in_width", input.width)
             .size("out_height", self.size[0])
@@ -179,11 +183,16 @@ impl Op for ResizeBackward {
             return pool.kernels(signature, device);
         }
         let input = signature.output.expect_map("resize_backward")?;
+        // Output rows and columns that may be made of a pixel; see `reached` in the shader.
+        let size = self.resize.size;
+        let gathered = [(size[0], input.height), (size[1], input.width)]
+            .map(|(out, before)| out.min((out * self.resize.mode.width()).div_ceil(before) + 2));
         let dispatch = self
             .resize
             .dispatch("backward", input)
             .bind("upstream", Operand::Input(0))
             .bind("output", Operand::Output)
+            .loops(nested(gathered))
             .linear(input.texels(), GROUP, device);
         Ok(vec![Kernel::single("naive", dispatch)])
     }

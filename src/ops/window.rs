@@ -143,6 +143,7 @@ mod tests {
             max_groups: 65535,
             max_workgroup_storage: 16384,
             max_invocations: 256,
+            loop_limit: None,
         }
     }
 

@@ -210,7 +210,11 @@ impl Winograd {
             return Vec::new();
         }
         let choose = |tile| {
-            let textures = || Tiles::choose(tile, input, output, device);
+            let op =
+                WinogradWeights { tile, out_channels: filter.out_channels, in_channels: filter.in_channels };
+            // The device makes the weights in a buffer, before they are copied into a texture.
+            let made = (op.texels() * TEXEL) as u64 <= device.max_binding;
+            let textures = || made.then(|| Tiles::choose(tile, input, output, device)).flatten();
             let blocks = || Blocks::choose(tile, filter, input, output, device);
             textures().map(|(tiles, passes)| Self { passes, products: Products::Tiles(tiles) }).or_else(
                 || blocks().map(|(blocks, passes)| Self { passes, products: Products::Blocks(blocks) }),

@@ -202,3 +202,31 @@ fn scalar_member(module: &naga::Module, member: &naga::StructMember) -> Result<M
     };
     Ok(Member { name, offset: member.offset, kind })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What browsers lack can't get in, so no variant needs a counterpart for them.
+    #[test]
+    fn what_the_web_lacks_is_refused() {
+        let around = |declaration: &str, statement: &str| {
+            format!(
+                "{declaration}
+                 @group(0) @binding(0) var<storage, read_write> output: array<u32>;
+                 @compute @workgroup_size(1) fn main() {{ {statement} }}"
+            )
+        };
+        Interface::reflect("t", &around("", "output[0] = 1u;")).unwrap();
+        for (declaration, statement) in [
+            ("var<immediate> count: u32;", "output[0] = count;"),
+            ("", "let long = u64(output[0]); output[0] = u32(long * long);"),
+            ("", "let long = i64(output[0]); output[0] = u32(long * long);"),
+            ("", "let double = f64(output[0]); output[0] = u32(double * double);"),
+            ("enable f16;", "let half = f16(output[0]); output[0] = u32(half * half);"),
+        ] {
+            let text = around(declaration, statement);
+            assert!(Interface::reflect("t", &text).is_err(), "{declaration} {statement}");
+        }
+    }
+}

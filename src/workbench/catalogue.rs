@@ -177,5 +177,6 @@ pub fn typical() -> Profile {
         max_groups: 65_535,
         max_workgroup_storage: 16 << 10,
         max_invocations: 256,
+        loop_limit: None,
     }
 }

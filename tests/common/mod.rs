@@ -1,7 +1,9 @@
 //! Shared by the test files: the device, the comparator, random inputs.
 #![allow(dead_code, reason = "each test file uses a part of these helpers")]
 
-use neural_mirage::gpu::{Context, DeviceOptions, Family, Profile};
+pub mod variants;
+
+use neural_mirage::gpu::{AdapterChoice, Context, DeviceOptions, Family, Profile};
 use neural_mirage::graph::Engine;
 use neural_mirage::ops::{CaseInput, Filter, Shape};
 #[allow(unused_imports, reason = "each test file uses a part of these helpers")]
@@ -15,9 +17,14 @@ pub fn engine(family: Family) -> Arc<Engine> {
     engine_with(&DeviceOptions { family, ..Default::default() }, |_| {})
 }
 
-/// Opens a device and makes it look smaller.
+/// Opens a device and makes it look smaller. The variable `MIRAGE_TEST_ADAPTER` may hold a part of the name of
+/// another adapter than the best.
 pub fn engine_with(options: &DeviceOptions, restrict: impl FnOnce(&mut Profile)) -> Arc<Engine> {
-    let opened = Context::open(options);
+    let mut options = options.clone();
+    if let Ok(name) = std::env::var("MIRAGE_TEST_ADAPTER") {
+        options.adapter = AdapterChoice::Name(name);
+    }
+    let opened = Context::open(&options);
     let mut context = opened.expect("the tests need an adapter: install mesa-vulkan-drivers");
     context.restrict(restrict);
     Engine::new(context)
@@ -95,6 +102,7 @@ pub fn profiles() -> Vec<(String, Profile)> {
         max_groups: 65_535,
         max_workgroup_storage: 16 << 10,
         max_invocations: 256,
+        loop_limit: None,
     };
     let large = Profile {
         max_texture_side: 32_768,

@@ -46,11 +46,13 @@ pub(super) fn kernel(linear: &Linear, backward: bool, device: &Profile) -> Resul
                 dispatch
                     .bind("activation", Operand::Input(0).staged_in(0))
                     .bind("upstream", Operand::Input(1).staged_in(1))
+                    .loops(rows.len().div_ceil(4))
                     .linear(matrix.words(), lanes * WORDS, device)
             } else {
                 dispatch
                     .bind("input", Operand::Input(0).staged())
                     .bind("bias", matrix.bias_constant())
+                    .loops(matrix.words().div_ceil(lanes))
                     .linear(rows.len(), ROWS, device)
             }
         })

@@ -1,0 +1,146 @@
+//! A headless browser with one page, and the server that the page talks to.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+/// Longest pause that the browser may make in the middle of a request.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The browser; ended with all of its processes when dropped.
+struct Browser(Child);
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        #[cfg(unix)]
+        if let Ok(group) = libc::pid_t::try_from(self.0.id()) {
+            // SAFETY: `kill` touches no memory; the group is the one made for this child, which is not yet
+            // waited for, so its number can't be another's.
+            unsafe { libc::kill(-group, libc::SIGKILL) };
+        }
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+impl Browser {
+    fn start(address: &str, folder: &Path) -> Self {
+        let log = std::fs::File::create(folder.join("log")).unwrap();
+        let mut command = Command::new("chromium");
+        command
+            .args(["--headless", "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-sync"])
+            .args(["--disable-background-networking", "--disable-component-update"])
+            // Containers have little of it.
+            .arg("--disable-dev-shm-usage")
+            // WebGPU on the software adapter that the browser brings.
+            .args(["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"])
+            .args(["--enable-features=Vulkan", "--use-vulkan=swiftshader", "--use-angle=swiftshader"])
+            .arg(format!("--user-data-dir={}", folder.join("profile").display()))
+            .arg(address)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        Self(command.spawn().unwrap_or_else(|error| {
+            panic!("{error}: chromium. Install the package `chromium` (Debian's name), then start again")
+        }))
+    }
+}
+
+/// Opens `page` in a browser. What the page posts to `/jobs` is answered by `jobs`; what it posts to
+/// `/results` is returned. Panics after `limit`, with the last thing that the page told on `/progress`.
+pub fn visit(
+    page: &'static str,
+    jobs: impl Fn(&str) -> String + Send + Sync + 'static,
+    limit: Duration,
+) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut browser = Browser::start(&format!("http://{}/", listener.local_addr().unwrap()), folder.path());
+    let jobs = Arc::new(jobs);
+    let (sender, receiver) = mpsc::channel();
+    let progress = Arc::new(Mutex::new("nothing yet".to_owned()));
+    let start = Instant::now();
+    loop {
+        if let Ok((stream, _)) = listener.accept() {
+            let (jobs, sender, progress) = (jobs.clone(), sender.clone(), progress.clone());
+            // A thread each: browsers open connections ahead and leave them silent.
+            std::thread::spawn(move || {
+                // A connection that breaks off is asked anew by the browser, or runs into the limit.
+                drop(serve(stream, page, jobs.as_ref(), &sender, &progress));
+            });
+        }
+        if let Ok(results) = receiver.try_recv() {
+            return results;
+        }
+        let ended = browser.0.try_wait().unwrap();
+        if ended.is_some() || start.elapsed() > limit {
+            let log = std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
+            let tail: Vec<&str> = log.lines().rev().take(12).collect();
+            panic!(
+                "no results from the page after {:?} (browser ended: {ended:?}); its last word: {}; the \
+                 browser's log, latest first:\n{}",
+                start.elapsed(),
+                progress.lock().unwrap_or_else(PoisonError::into_inner),
+                tail.join("\n")
+            );
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Answers one request.
+fn serve(
+    stream: TcpStream,
+    page: &str,
+    jobs: &(impl Fn(&str) -> String + ?Sized),
+    results: &mpsc::Sender<String>,
+    progress: &Mutex<String>,
+) -> std::io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut reader = BufReader::new(stream);
+    let mut request = String::new();
+    reader.read_line(&mut request)?;
+    let mut length = 0;
+    loop {
+        let mut header = String::new();
+        if reader.read_line(&mut header)? <= 2 {
+            break;
+        }
+        if let Some(value) = header.to_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap_or(0);
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    let body = String::from_utf8_lossy(&body).into_owned();
+    let mut words = request.split(' ');
+    let (status, kind, answer) = match (words.next(), words.next()) {
+        (Some("GET"), Some("/")) => ("200 OK", "text/html", page.to_owned()),
+        (Some("POST"), Some("/jobs")) => ("200 OK", "application/json", jobs(&body)),
+        (Some("POST"), Some("/progress")) => {
+            *progress.lock().unwrap_or_else(PoisonError::into_inner) = body;
+            ("200 OK", "text/plain", String::new())
+        }
+        (Some("POST"), Some("/results")) => {
+            // The receiver is gone only if the visit is over.
+            drop(results.send(body));
+            ("200 OK", "text/plain", String::new())
+        }
+        _ => ("404 Not Found", "text/plain", String::new()),
+    };
+    let stream = reader.get_mut();
+    write!(
+        stream,
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{answer}",
+        answer.len()
+    )?;
+    stream.flush()
+}

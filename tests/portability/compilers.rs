@@ -1,0 +1,94 @@
+//! Every variant through the compilers and validators of other people.
+
+use crate::common::variants::{Variant, variants};
+use neural_mirage::shader::{Emitter, Shader, Target};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Emits every variant for `target`, runs `check` on each file on both cores, and tells all that fail.
+fn check_all(target: Target, ending: &str, check: impl Fn(&Path) -> Result<(), String> + Sync) {
+    let folder = tempfile::tempdir().unwrap();
+    let variants: Vec<Variant> = variants().into_keys().collect();
+    let (next, failures) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while let Some((name, consts, entry)) = variants.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let what = format!("{name} {consts:?} {entry}");
+                    let shader = Shader::load(name, consts).unwrap();
+                    let code = Emitter::new(&what, &shader).unwrap().emit(entry, target).unwrap();
+                    let number = variants.iter().position(|(n, c, e)| (n, c, e) == (name, consts, entry));
+                    let file = folder.path().join(format!("{}.{ending}", number.unwrap()));
+                    std::fs::write(&file, code.bytes()).unwrap();
+                    if let Err(message) = check(&file) {
+                        failures.lock().unwrap().push(format!("{what}: {message}"));
+                    }
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().unwrap();
+    let shown: Vec<&str> = failures.iter().take(5).map(String::as_str).collect();
+    assert!(
+        failures.is_empty(),
+        "{} of {} fail, such as:\n{}",
+        failures.len(),
+        variants.len(),
+        shown.join("\n")
+    );
+    println!("{} variants as {}", variants.len(), target.name());
+}
+
+/// Runs a tool of Debian's `package`; its output if it fails or warns.
+fn run(command: &mut Command, package: &str) -> Result<(), String> {
+    let outcome = command.output().unwrap_or_else(|error| {
+        panic!("{command:?}: {error}. Install the package `{package}` (Debian's name), then start again")
+    });
+    let text = [outcome.stdout, outcome.stderr].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    if outcome.status.success() && !text.to_lowercase().contains("warning") {
+        return Ok(());
+    }
+    Err(format!("{}: {text}", outcome.status))
+}
+
+#[test]
+#[ignore = "needs the package spirv-tools: see docs/portability.md"]
+fn spirv_is_valid_for_vulkan() {
+    check_all(Target::Spirv, "spv", |file| {
+        run(Command::new("spirv-val").args(["--target-env", "vulkan1.1"]).arg(file), "spirv-tools")
+    });
+}
+
+/// glslang knows no cast of a single 0 to an array, `(float[64])0`, which DirectX's own compilers take: such a
+/// value is spelled as a list. All else stays as it is.
+fn spelled_for_glslang(text: &str) -> String {
+    let spell = |line: &str| -> Option<String> {
+        let (before, cast) = line.split_once("= (").or_else(|| line.split_once("return ("))?;
+        let (element, length) = cast.strip_suffix("])0;")?.split_once('[')?;
+        let list = vec![format!("({element})0"); length.parse().ok()?].join(", ");
+        Some(match line.contains("return") {
+            false => format!("{before}= {{{list}}};"),
+            true => format!("{before}{element} zero[{length}] = {{{list}}}; return zero;"),
+        })
+    };
+    text.lines().map(|line| spell(line).unwrap_or_else(|| line.to_owned()) + "\n").collect()
+}
+
+#[test]
+#[ignore = "needs the package glslang-tools: see docs/portability.md"]
+fn hlsl_compiles() {
+    check_all(Target::Hlsl, "hlsl", |file| {
+        let text = std::fs::read_to_string(file).unwrap();
+        // naga renames an entry point whose name is a word of HLSL.
+        let (_, after) = text.split_once("[numthreads(").unwrap();
+        let (_, after) = after.split_once("void ").unwrap();
+        let (entry, _) = after.split_once('(').unwrap();
+        std::fs::write(file, spelled_for_glslang(&text)).unwrap();
+        let mut command = Command::new("glslangValidator");
+        command.args(["-D", "-S", "comp", "-e", entry, "--target-env", "vulkan1.1", "-o"]);
+        run(command.arg(file.with_extension("spv")).arg(file), "glslang-tools")
+    });
+}

@@ -1,0 +1,257 @@
+//! Every variant in Chromium's own WebGPU implementation, and a sample of the kernels run there.
+
+use super::browser::visit;
+use super::lower::{Job, Left, Modules};
+use crate::common::variants::variants;
+use crate::common::{distance, inputs, profiles, widen};
+use neural_mirage::gpu::Profile;
+use neural_mirage::graph::candidates;
+use neural_mirage::ops::{Case, Kernel, REGISTRY, Shape, Signature, TEXTURE_WIDTH};
+use neural_mirage::shader::{Code, Emitter, SOURCES, Shader, Target, needs_subgroups};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// Several times what it takes on two cores.
+const LIMIT: Duration = Duration::from_secs(480);
+
+/// What the page tells of its adapter.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct About {
+    vendor: String,
+    architecture: String,
+    subgroups: bool,
+    subgroup_min_size: Option<u32>,
+    subgroup_max_size: Option<u32>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Jobs<'a> {
+    texture_width: u32,
+    modules: Vec<Module<'a>>,
+    runs: Vec<&'a Job>,
+}
+
+/// A text with the entry points that make a pipeline.
+#[derive(Debug, Serialize)]
+struct Module<'a> {
+    what: String,
+    code: String,
+    entries: &'a [&'static str],
+}
+
+#[derive(Debug, Deserialize)]
+struct Results {
+    failure: Option<String>,
+    #[serde(default)]
+    modules: Vec<Compiled>,
+    #[serde(default)]
+    runs: Vec<Run>,
+    /// Taken by compiling, by making pipelines, by running.
+    #[serde(default)]
+    seconds: [f64; 3],
+}
+
+#[derive(Debug, Deserialize)]
+struct Compiled {
+    messages: Vec<String>,
+    /// What was wrong with each entry point, if anything.
+    pipelines: Vec<Option<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Run {
+    words: Vec<Vec<u32>>,
+    error: Option<String>,
+}
+
+/// A kernel of a case that the page runs.
+struct Sample {
+    case: Case,
+    signature: Signature,
+    values: Vec<Vec<f32>>,
+    job: Job,
+}
+
+/// All that depends on the page's adapter.
+struct Plan {
+    about: About,
+    lanes: Option<u32>,
+    modules: Modules,
+    /// Entry points of each module.
+    entries: Vec<Vec<&'static str>>,
+    samples: Vec<Sample>,
+}
+
+/// What kernels may choose by on the page's device: WebGPU's default limits, and its subgroup size.
+pub fn page_profile(lanes: Option<u32>) -> Profile {
+    let minimal = profiles().into_iter().find(|(name, _)| name == "minimal software");
+    Profile { lanes, ..minimal.expect("one of the invented devices").1 }
+}
+
+/// Of all kernels of all cases those that add an entry point, or a kernel of an op, to those before; each with
+/// the seed of its inputs, which is that of the tests on other devices.
+fn sample(lanes: Option<u32>) -> Vec<(Case, Signature, Kernel, u64)> {
+    let profile = page_profile(lanes);
+    let (mut entries, mut kernels) = (BTreeSet::new(), BTreeSet::new());
+    let mut chosen = Vec::new();
+    for entry in REGISTRY {
+        for (case, seed) in (entry.cases)().into_iter().zip(1..) {
+            let shapes: Vec<Shape> = case.inputs.iter().map(|(shape, _)| *shape).collect();
+            let signature = Signature::of(case.op.as_ref(), &shapes).unwrap();
+            for kernel in candidates(case.op.as_ref(), &signature, &profile).unwrap() {
+                let mut adds = kernels.insert((entry.name, kernel.variant));
+                for dispatch in &kernel.dispatches {
+                    adds |= entries.insert((dispatch.shader, dispatch.entry));
+                }
+                if adds {
+                    chosen.push((case.clone(), signature.clone(), kernel, seed));
+                }
+            }
+        }
+    }
+    // Without subgroups no kernel uses the files that need them.
+    let excused = |text: &str| lanes.is_none() && needs_subgroups(text);
+    for (name, text) in SOURCES {
+        let runs = entries.iter().any(|(shader, _)| shader == name);
+        assert!(runs || excused(text), "no kernel of {name}.wgsl would run in the browser");
+    }
+    chosen
+}
+
+/// True for texts of another subgroup size than the adapter's.
+fn foreign(name: &'static str, consts: &[(&'static str, u32)], lanes: Option<u32>) -> bool {
+    let size = consts.iter().find(|(name, _)| *name == "LANES").map(|(_, lanes)| *lanes);
+    size.is_some_and(|size| Some(size) != lanes)
+        && needs_subgroups(&Shader::load(name, consts).unwrap().source)
+}
+
+impl Plan {
+    fn new(about: &str) -> Self {
+        let about: About = serde_json::from_str(about).unwrap();
+        let fixed = about.subgroups && about.subgroup_min_size == about.subgroup_max_size;
+        let lanes = about.subgroup_min_size.filter(|_| fixed);
+        let chosen = sample(lanes);
+        let mut wanted: BTreeMap<_, BTreeSet<&'static str>> = BTreeMap::new();
+        let dispatches = chosen.iter().flat_map(|(_, _, kernel, _)| &kernel.dispatches);
+        let dispatched =
+            dispatches.map(|dispatch| (dispatch.shader, dispatch.consts.clone(), dispatch.entry));
+        for (shader, consts, entry) in variants().into_keys().chain(dispatched) {
+            wanted.entry((shader, consts)).or_default().insert(entry);
+        }
+        let modules: Modules = wanted.keys().cloned().zip(0..).collect();
+        let entries = wanted.into_iter().map(|((name, consts), entries)| {
+            // Nothing of another subgroup size could run, so it would be time for nothing.
+            if foreign(name, &consts, lanes) { Vec::new() } else { entries.into_iter().collect() }
+        });
+        let entries = entries.collect();
+        let sample = |(case, signature, kernel, seed): (Case, Signature, Kernel, u64)| {
+            let values = inputs(&case, seed);
+            let what = format!("{:?}/{} on {:?}", case.op, kernel.variant, case.inputs);
+            let job = Job::new(&what, case.op.as_ref(), &kernel, &signature, &values, &modules);
+            Sample { case, signature, values, job }
+        };
+        let samples = chosen.into_iter().map(sample).collect();
+        Self { about, lanes, modules, entries, samples }
+    }
+
+    /// What the page is to do, in JSON.
+    fn jobs(&self) -> String {
+        let modules = self.modules.keys().zip(&self.entries).map(|((name, consts), entries)| {
+            let what = format!("{name} {consts:?}");
+            let shader = Shader::load(name, consts).unwrap();
+            let code = Emitter::new(&what, &shader)
+                .unwrap()
+                .emit(&shader.interface.entries[0].0, Target::Web)
+                .unwrap();
+            let Code::Text(code) = code else { panic!("{what}: no text") };
+            Module { what, code, entries }
+        });
+        let modules = modules.collect();
+        let runs = self.samples.iter().map(|sample| &sample.job).collect();
+        serde_json::to_string(&Jobs { texture_width: TEXTURE_WIDTH, modules, runs }).unwrap()
+    }
+
+    /// All that went wrong.
+    fn faults(&self, results: &Results) -> Vec<String> {
+        let mut faults = Vec::new();
+        for (((name, consts), entries), compiled) in
+            self.modules.keys().zip(&self.entries).zip(&results.modules)
+        {
+            let messages = compiled.messages.iter().chain(compiled.pipelines.iter().flatten());
+            faults.extend(messages.map(|message| format!("{name} {consts:?}: {message}")));
+            if compiled.messages.is_empty() && compiled.pipelines.len() != entries.len() {
+                faults.push(format!("{name} {consts:?}: {} pipelines", compiled.pipelines.len()));
+            }
+        }
+        let samples = self.samples.iter().zip(&results.runs);
+        faults.extend(
+            samples.filter_map(|(sample, run)| Some(format!("{}: {}", sample.job.what, sample.fault(run)?))),
+        );
+        if results.modules.len() != self.modules.len() || results.runs.len() != self.samples.len() {
+            faults.push(format!("{} modules, {} runs", results.modules.len(), results.runs.len()));
+        }
+        faults
+    }
+
+    /// One line for whoever reads the test's output.
+    fn summary(&self, results: &Results) -> String {
+        let ran: BTreeSet<usize> = self.samples.iter().flat_map(|sample| sample.job.modules()).collect();
+        let foreign = self.modules.keys().filter(|(name, consts)| foreign(name, consts, self.lanes));
+        let [compiling, making, running] = results.seconds;
+        format!(
+            "{} {}, subgroups of {:?}: {} texts compiled ({compiling:.1} s), {} pipelines made of them \
+             ({making:.0} s); {} kernels with {} of the texts ran and were right ({running:.0} s); {} texts are \
+             for another subgroup size than this adapter's and can only be compiled",
+            self.about.vendor,
+            self.about.architecture,
+            self.lanes,
+            self.modules.len(),
+            self.entries.iter().map(Vec::len).sum::<usize>(),
+            self.samples.len(),
+            ran.len(),
+            foreign.count(),
+        )
+    }
+}
+
+impl Sample {
+    /// What is wrong with a run, if anything.
+    fn fault(&self, run: &Run) -> Option<String> {
+        if let Some(error) = &run.error {
+            return Some(error.clone());
+        }
+        let op = self.case.op.as_ref();
+        let Some(Left { values, side, clean }) = Job::left(op, &self.signature, &run.words) else {
+            return Some("what came back is not what was asked for".to_owned());
+        };
+        let wide: Vec<Vec<f64>> = self.values.iter().map(|values| widen(values)).collect();
+        let wide: Vec<&[f64]> = wide.iter().map(Vec::as_slice).collect();
+        let distance = distance(&values, &op.reference(&wide, &self.signature.inputs));
+        let right = clean && distance <= self.case.tolerance; // false for NaN
+        let side =
+            side.and_then(|side| op.side_fault(&wide, &self.signature.inputs, &side, self.case.tolerance));
+        (!right || side.is_some()).then(|| {
+            format!("side {side:?}, distance {distance:e}, padding and guard zone untouched: {clean}")
+        })
+    }
+}
+
+#[test]
+#[ignore = "needs the package chromium: see docs/portability.md"]
+fn chromium_compiles_every_variant_and_computes_the_same() {
+    let _turn = crate::common::turn();
+    let made: Arc<OnceLock<Plan>> = Arc::default();
+    let plan = made.clone();
+    let answer = move |about: &str| plan.get_or_init(|| Plan::new(about)).jobs();
+    let results: Results = serde_json::from_str(&visit(include_str!("page.html"), answer, LIMIT)).unwrap();
+    assert_eq!(results.failure, None, "the page stopped");
+    let plan = made.get().expect("the page asked for jobs");
+    let faults = plan.faults(&results);
+    let shown: Vec<&str> = faults.iter().take(10).map(String::as_str).collect();
+    assert!(faults.is_empty(), "{} faults, such as:\n{}", faults.len(), shown.join("\n"));
+    println!("{}", plan.summary(&results));
+}
