@@ -14,6 +14,7 @@ use neural_mirage::ops::{
     Operand, Pool, PoolBackward, PoolKind, REGISTRY, Relu, ReluBackward, Shape, Then,
 };
 use neural_mirage::shader::Shader;
+use neural_mirage::workbench::reference;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -22,13 +23,6 @@ fn cases() -> Vec<(Case, u64)> {
     let filter = std::env::var("KERNEL").unwrap_or_default();
     let chosen = REGISTRY.iter().filter(|entry| entry.name.contains(&filter));
     chosen.flat_map(|entry| (entry.cases)().into_iter().zip(1..)).collect()
-}
-
-fn reference(case: &Case, values: &[Vec<f32>]) -> Vec<f64> {
-    let shapes: Vec<Shape> = case.inputs.iter().map(|(shape, _)| *shape).collect();
-    let wide: Vec<Vec<f64>> = values.iter().map(|values| widen(values)).collect();
-    let wide: Vec<&[f64]> = wide.iter().map(Vec::as_slice).collect();
-    case.op.reference(&wide, &shapes)
 }
 
 fn single(engine: &Arc<Engine>, case: &Case) -> SingleOp {
