@@ -17,4 +17,4 @@ pub use pipeline::{Pipeline, PipelineCache, PipelineKey};
 pub use quirks::{Effect, QUIRKS, Quirk, Version, quirks};
 pub use read_back::{Copy, ReadBack, StagingPool};
 pub use stopwatch::Stopwatch;
-pub use trace::{STAGED, Stamps, Trace};
+pub use trace::{Stamps, Trace};

@@ -43,17 +43,25 @@ struct Span {
     end: f64,
 }
 
+/// A dispatch with a stamp at both ends.
+#[derive(Debug)]
+struct Stamped {
+    label: String,
+    /// True if copies were recorded before it: they stand between the passes and have no stamps of their own.
+    after_copies: bool,
+}
+
 /// Stamped dispatches that are recorded and not yet submitted.
 #[derive(Debug)]
 struct Recorded {
-    labels: Vec<String>,
+    dispatches: Vec<Stamped>,
     copy: super::Copy,
 }
 
 /// The same on the device.
 #[derive(Debug)]
 struct Running {
-    labels: Vec<String>,
+    dispatches: Vec<Stamped>,
     submitted: f64,
     stamps: ReadBack,
 }
@@ -62,19 +70,25 @@ struct Running {
 #[derive(Debug)]
 pub struct Stamps {
     queries: wgpu::QuerySet,
-    labels: Vec<String>,
+    dispatches: Vec<Stamped>,
 }
 
 impl Stamps {
     /// How many more dispatches there is room for.
     pub fn room(&self) -> usize {
-        MOST_STAMPS / 2 - self.labels.len()
+        MOST_STAMPS / 2 - self.dispatches.len()
     }
 
-    /// Begins a pass whose time is one span of the device.
-    pub fn pass<'a>(&mut self, encoder: &'a mut wgpu::CommandEncoder, label: &str) -> wgpu::ComputePass<'a> {
-        let first = 2 * self.labels.len() as u32;
-        self.labels.push(label.to_owned());
+    /// Begins a pass whose time is one span of the device; with `after_copies` what lies between it and the pass
+    /// before is another.
+    pub fn pass<'a>(
+        &mut self,
+        encoder: &'a mut wgpu::CommandEncoder,
+        label: &str,
+        after_copies: bool,
+    ) -> wgpu::ComputePass<'a> {
+        let first = 2 * self.dispatches.len() as u32;
+        self.dispatches.push(Stamped { label: label.to_owned(), after_copies });
         encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
             label: Some(label),
             timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
@@ -143,7 +157,7 @@ impl Trace {
             ty: wgpu::QueryType::Timestamp,
             count: MOST_STAMPS as u32,
         });
-        Some(Stamps { queries, labels: Vec::new() })
+        Some(Stamps { queries, dispatches: Vec::new() })
     }
 
     /// Records the reading of stamps; they count from the next submission on.
@@ -156,11 +170,11 @@ impl Trace {
         encoder: &mut wgpu::CommandEncoder,
         stamps: Stamps,
     ) -> Result<()> {
-        let Stamps { queries, labels } = stamps;
-        if labels.is_empty() {
+        let Stamps { queries, dispatches } = stamps;
+        if dispatches.is_empty() {
             return Ok(());
         }
-        let count = 2 * labels.len() as u32;
+        let count = 2 * dispatches.len() as u32;
         let size = u64::from(count) * 8;
         let resolved = context.device().create_buffer(&wgpu::BufferDescriptor {
             label: Some("trace"),
@@ -170,7 +184,7 @@ impl Trace {
         });
         encoder.resolve_query_set(&queries, 0..count, &resolved, 0);
         let copy = StagingPool::new("trace", size, 1).copy(context, encoder, &resolved)?;
-        self.state().recorded.push(Recorded { labels, copy });
+        self.state().recorded.push(Recorded { dispatches, copy });
         Ok(())
     }
 
@@ -179,8 +193,8 @@ impl Trace {
         let submitted = started.saturating_duration_since(self.begin).as_secs_f64();
         let mut state = self.state();
         let recorded = std::mem::take(&mut state.recorded);
-        let running = recorded.into_iter().map(|Recorded { labels, copy }| Running {
-            labels,
+        let running = recorded.into_iter().map(|Recorded { dispatches, copy }| Running {
+            dispatches,
             submitted,
             stamps: copy.read(submission),
         });
@@ -204,9 +218,9 @@ impl Trace {
         };
         let period = f64::from(context.queue().get_timestamp_period()) * 1e-9;
         let mut read = Vec::new();
-        for Running { labels, submitted, stamps } in running {
+        for Running { dispatches, submitted, stamps } in running {
             let ticks: Vec<u64> = stamps.finish_as(context)?;
-            read.push((labels, submitted, ticks));
+            read.push((dispatches, submitted, ticks));
         }
         let first = read.iter().filter_map(|(_, _, ticks)| ticks.first()).min().copied().unwrap_or(0);
         let seconds = |tick: u64| tick.wrapping_sub(first) as i64 as f64 * period;
@@ -222,19 +236,17 @@ impl Trace {
                 .iter()
                 .map(|span| event(&span.name, span.kind, span.lane, span.start, span.end - span.start)),
         );
-        for (labels, _, ticks) in &read {
+        for (dispatches, _, ticks) in &read {
             let mut before: Option<f64> = None;
-            for (label, pair) in labels.iter().zip(ticks.chunks_exact(2)) {
+            for (dispatch, pair) in dispatches.iter().zip(ticks.chunks_exact(2)) {
                 let (start, end) = (seconds(pair[0]) + offset, seconds(pair[1]) + offset);
-                // Copies into textures stand between the passes and have no stamps of their own.
                 if let Some(before) = before
-                    && label.ends_with(STAGED)
+                    && dispatch.after_copies
                     && start > before
                 {
                     events.push(event("copies", "device", DEVICE, before, start - before));
                 }
-                let name = label.strip_suffix(STAGED).unwrap_or(label);
-                events.push(event(name, "device", DEVICE, start, (end - start).max(0.0)));
+                events.push(event(&dispatch.label, "device", DEVICE, start, (end - start).max(0.0)));
                 before = Some(end);
             }
         }
@@ -243,9 +255,6 @@ impl Trace {
         crate::files::write_whole(path, text.as_bytes(), "writing the trace")
     }
 }
-
-/// Ends the label of a dispatch that copies were recorded before.
-pub const STAGED: &str = " (after copies)";
 
 fn thread(lane: u32, name: &str) -> Value {
     json!({ "ph": "M", "name": "thread_name", "pid": 1, "tid": lane, "args": { "name": name } })

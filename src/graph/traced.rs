@@ -3,7 +3,7 @@
 use super::engine::copy_to_texture;
 use super::exec::{Action, Step};
 use crate::error::Result;
-use crate::gpu::{Context, STAGED, Stamps, Trace};
+use crate::gpu::{Context, Trace};
 use crate::ops::Run;
 
 /// Records steps in order, as [`super::exec::record`] does, for `trace`. What goes wrong is kept there: the trace
@@ -38,12 +38,10 @@ fn record_steps<'a>(
                     trace.recorded(context, encoder, full)?;
                     stamps = trace.stamps(context);
                 }
-                let label = format!("{}{}", step.label, if staged { STAGED } else { "" });
-                staged = false;
                 let mut pass = match &mut stamps {
-                    Some(stamps) => Stamps::pass(stamps, encoder, &label),
+                    Some(stamps) => stamps.pass(encoder, &step.label, std::mem::take(&mut staged)),
                     None => encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-                        label: Some(&label),
+                        label: Some(&step.label),
                         timestamp_writes: None,
                     }),
                 };
