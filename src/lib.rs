@@ -29,10 +29,10 @@
 //! }
 //! ```
 //!
-//! The way of the data: [`cli`] (the program) → [`mirage`] (session, objective) → [`workbench`] (kernels tested and timed) →
-//! [`tune`] (autotuning) → [`graph`] (nodes, gradient, memory plan, replay) → [`ops`] (kernels) → [`shader`] (WGSL, variants) →
-//! [`gpu`] (device). [`vgg`] reads networks, [`image_io`] pictures. A module uses only those to its right,
-//! and [`error`].
+//! The way of the data: [`cli`] (the program) → [`mirage`] (session, objective) → [`tune`] (autotuning) →
+//! [`workbench`] (kernels tested and timed) → [`graph`] (nodes, gradient, memory plan, replay) → [`ops`]
+//! (kernels) → [`shader`] (WGSL, variants) → [`gpu`] (device). [`vgg`] reads networks, [`image_io`] pictures. A
+//! module uses only those to its right, and [`error`].
 #![warn(missing_docs)]
 
 pub mod cli;

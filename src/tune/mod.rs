@@ -11,17 +11,11 @@ pub use cache::{Adapter, Cache, Entry};
 pub use select::{Contest, Selection};
 
 use crate::error::{Error, Result};
-use crate::graph::{Engine, Options, PreparedNode, Program, SingleOp, Use, candidates, content};
-use crate::ops::{Op, Shape, Signature};
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
+use crate::graph::{Engine, Options, Outcome, PreparedNode, Program, SingleOp, Use, candidates, content};
+use crate::ops::{Op, Signature};
+use crate::workbench::{fault, samples, seconds};
 use std::sync::Arc;
-use std::time::Instant;
 
-/// Largest difference between a candidate and the naive kernel, relative to the largest value: ten times the
-/// tolerance of the least accurate kernel (Winograd F(4x4, 3x3), 1e-5), because the naive kernel is no exact
-/// reference at full size. A wrong kernel is off by far more.
-const TOLERANCE: f32 = 1e-4;
 /// One timed submission takes about this many seconds, so that submitting and waiting do not count much.
 const SAMPLE: f64 = 0.005;
 /// Runs in one submission, at most.
@@ -77,15 +71,15 @@ pub fn tune(
     let variants: Vec<&'static str> = kernels.iter().map(|kernel| kernel.variant).collect();
     let options = Options { all_families: true, ..Options::default() };
     let single = SingleOp::new(engine, op.clone(), &signature.inputs)?.with(options);
-    let inputs = inputs(op.as_ref(), &signature.inputs);
+    let inputs = samples(op.as_ref(), signature);
 
     let mut refused = Vec::new();
     let mut entered = Vec::new();
     let mut programs: Vec<Option<(Program, usize)>> = Vec::new();
     programs.resize_with(kernels.len(), || None);
-    let expected = single.run(kernels.len() - 1, &inputs)?.values;
+    let naive = single.run(kernels.len() - 1, &inputs)?;
     for (index, variant) in variants.iter().enumerate() {
-        match enter(engine, &single, index, &inputs, &expected) {
+        match enter(engine, &single, index, &inputs, &naive) {
             Ok(Ok(program)) => {
                 programs[index] = Some(program);
                 entered.push(index);
@@ -125,68 +119,12 @@ fn enter(
     single: &SingleOp,
     index: usize,
     inputs: &[Vec<f32>],
-    expected: &[f32],
+    naive: &Outcome,
 ) -> Result<Result<(Program, usize), String>> {
-    let outcome = single.run(index, inputs)?;
-    let off = difference(&outcome.values, expected);
-    let right = off <= TOLERANCE; // false for NaN
-    if !right {
-        return Ok(Err(format!("differs from the naive kernel by {off:.1e}")));
-    }
-    if !outcome.guard_intact {
-        return Ok(Err("writes behind its output".to_owned()));
+    if let Some(fault) = fault(&single.run(index, inputs)?, naive) {
+        return Ok(Err(fault));
     }
     let program = single.prepare(index, inputs)?;
     let once = seconds(engine, &program, 1)?;
     Ok(Ok((program, ((SAMPLE / once.max(1e-9)) as usize).clamp(1, MOST_RUNS))))
-}
-
-/// Largest difference relative to the largest expected value; infinite for NaN or another length.
-fn difference(actual: &[f32], expected: &[f32]) -> f32 {
-    let scale = expected.iter().fold(1e-30f32, |scale, value| scale.max(value.abs()));
-    let mut largest = if actual.len() == expected.len() { 0.0f32 } else { f32::INFINITY };
-    for (a, e) in actual.iter().zip(expected) {
-        let off = (a - e).abs() / scale;
-        largest = if off <= largest {
-            largest
-        } else if off.is_nan() {
-            f32::INFINITY
-        } else {
-            off
-        };
-    }
-    largest
-}
-
-/// Seconds of one run, from a submission of several.
-fn seconds(engine: &Engine, program: &Program, runs: usize) -> Result<f64> {
-    let device = engine.context.device();
-    let begin = Instant::now();
-    let mut encoder =
-        device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("tuning") });
-    (0..runs).for_each(|_| program.record(&mut encoder, 1));
-    let submission = engine.context.submit(encoder, "tuning")?;
-    engine.context.wait(&submission, "tuning")?;
-    Ok(begin.elapsed().as_secs_f64() / runs as f64)
-}
-
-/// Made-up values, the same for the same op and shapes.
-fn inputs(op: &dyn Op, shapes: &[Shape]) -> Vec<Vec<f32>> {
-    let mut random = ChaCha8Rng::seed_from_u64(1);
-    shapes.iter().enumerate().map(|(index, shape)| op.sample(index).draw(*shape, &mut random)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::difference;
-
-    #[test]
-    fn wrong_results_are_seen() {
-        assert_eq!(difference(&[1.0, -2.0], &[1.0, -2.0]), 0.0);
-        assert_eq!(difference(&[1.0, -2.0], &[2.0, -2.0]), 0.5);
-        assert_eq!(difference(&[f32::NAN, -2.0], &[1.0, -2.0]), f32::INFINITY);
-        assert_eq!(difference(&[1.0, f32::NAN, 1.0], &[1.0, 2.0, 1.0]), f32::INFINITY);
-        assert_eq!(difference(&[1.0], &[1.0, -2.0]), f32::INFINITY);
-        assert_eq!(difference(&[f32::INFINITY], &[f32::INFINITY]), f32::INFINITY);
-    }
 }

@@ -149,7 +149,7 @@ fn add(
 }
 
 /// Bytes of the tensors and of each constant once.
-fn bytes(signature: &Signature, kernel: &Kernel) -> u64 {
+pub(super) fn bytes(signature: &Signature, kernel: &Kernel) -> u64 {
     let tensors = signature.inputs.iter().chain([&signature.output]).map(Shape::bytes).sum::<u64>();
     let mut seen = BTreeSet::new();
     let operands = kernel.dispatches.iter().flat_map(|dispatch| &dispatch.bindings);

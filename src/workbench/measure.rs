@@ -1,11 +1,11 @@
 //! Timing a prepared program.
 
+use super::catalogue;
 use crate::error::Result;
 use crate::gpu::{Context, Stopwatch};
 use crate::graph::{Engine, Program, SingleOp};
-use crate::ops::{Op, Operand, Shape};
+use crate::ops::Op;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// One sample takes at least about this many seconds, so that starting and stopping do not count much.
@@ -141,9 +141,17 @@ pub fn measure_wall(engine: &Engine, program: &Program, runs: usize, budget: f64
     let mut seconds = Vec::new();
     let begin = Instant::now();
     while seconds.is_empty() || (seconds.len() < runs && begin.elapsed().as_secs_f64() < budget) {
-        seconds.push(time(engine, program, 1, None)?.0);
+        seconds.push(self::seconds(engine, program, 1)?);
     }
     Ok(Samples::new(Clock::Wall, seconds))
+}
+
+/// Seconds of one run out of several in one submission, by wall clock.
+///
+/// # Errors
+/// As [`Program::run`].
+pub fn seconds(engine: &Engine, program: &Program, runs: usize) -> Result<f64> {
+    Ok(time(engine, program, runs, None)?.0)
 }
 
 /// Seconds of one run out of several in one submission: by wall clock, and by the device if that is credible.
@@ -189,16 +197,8 @@ fn time_commands(
 /// As [`Op::kernels`].
 pub fn bytes(engine: &Engine, op: &dyn Op, single: &SingleOp) -> Result<u64> {
     let signature = single.signature();
-    let tensors = signature.inputs.iter().chain([&signature.output]).map(Shape::bytes).sum::<u64>();
     let kernels = op.kernels(signature, engine.context.profile())?;
-    let bindings = kernels.last().into_iter().flat_map(|kernel| &kernel.dispatches);
-    let mut weights = BTreeMap::new();
-    for (_, operand) in bindings.flat_map(|dispatch| &dispatch.bindings) {
-        if let Operand::Constant(constant) = operand {
-            weights.insert(constant.key.clone(), constant.bytes);
-        }
-    }
-    Ok(tensors + weights.values().sum::<u64>())
+    Ok(kernels.last().map_or(0, |naive| catalogue::bytes(signature, naive)))
 }
 
 #[cfg(test)]

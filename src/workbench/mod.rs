@@ -11,6 +11,7 @@ mod catalogue;
 mod check;
 mod compare;
 mod measure;
+mod naive;
 mod network;
 mod record;
 mod run;
@@ -21,7 +22,8 @@ pub use case::{inputs, reference, samples, widen};
 pub use catalogue::{Listed, Pass, catalogue, typical};
 pub use check::{Checked, check};
 pub use compare::{Difference, ULP, distance};
-pub use measure::{Clock, Samples, bytes, measure, measure_wall};
+pub use measure::{Clock, Samples, bytes, measure, measure_wall, seconds};
+pub use naive::fault;
 pub use network::{LayerShape, layers_of, network_cases, topology};
 pub use record::{Change, Record, Row};
 pub use run::{

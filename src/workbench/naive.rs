@@ -1,0 +1,83 @@
+//! A kernel held against the naive one: at the shapes of a real run an f64 reference would take minutes.
+
+use super::case::widen;
+use super::compare::Difference;
+use crate::graph::Outcome;
+
+/// Largest difference between a kernel and the naive one, relative to the largest value: ten times the tolerance of
+/// the least accurate kernel (Winograd F(4x4, 3x3), 1e-5), because at full size sums are longer, and the naive
+/// kernel is no exact reference. A wrong kernel is off by far more.
+const TOLERANCE: f64 = 1e-4;
+
+/// Largest part of a second output that may differ: decisions fall another way only where two values are as good as
+/// equal, and of random values few are. (Seen on lavapipe, Winograd against the naive kernel: below 1e-4.)
+const TIES: f64 = 1e-3;
+
+/// What is wrong with what a kernel left behind, if anything is; `naive` is what the naive kernel made of the same
+/// inputs.
+pub fn fault(outcome: &Outcome, naive: &Outcome) -> Option<String> {
+    let difference = Difference::of(&outcome.values, &widen(&naive.values));
+    if !difference.within(TOLERANCE) {
+        let worst = difference.worst.map_or_else(String::new, |(index, actual, expected)| {
+            format!(": value {index} is {actual:e} in place of {expected:e}")
+        });
+        return Some(format!("differs from the naive kernel by {:.1e}{worst}", difference.largest));
+    }
+    if !outcome.guard_intact {
+        return Some("writes behind its output".to_owned());
+    }
+    let same = match (&outcome.side, &naive.side) {
+        (None, None) => true,
+        (Some([one, _]), Some([other, _])) => same_decisions(one, other),
+        _ => false,
+    };
+    (!same).then(|| "its second output differs from the naive kernel's by more than ties could".to_owned())
+}
+
+fn same_decisions(one: &[f32], other: &[f32]) -> bool {
+    // Not `!=`: a NaN differs from everything.
+    let differing = one.iter().zip(other).filter(|(one, other)| !(one == other)).count();
+    one.len() == other.len() && differing as f64 <= TIES * one.len() as f64 + 1.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(values: &[f32], side: Option<&[f32]>) -> Outcome {
+        let side = side.map(|side| [side.to_vec(), side.to_vec()]);
+        Outcome { values: values.to_vec(), stored: values.to_vec(), side, guard_intact: true }
+    }
+
+    fn differs(actual: &[f32], expected: &[f32]) -> bool {
+        fault(&outcome(actual, None), &outcome(expected, None)).is_some()
+    }
+
+    #[test]
+    fn wrong_results_are_seen() {
+        assert!(!differs(&[1.0, -2.0], &[1.0, -2.0]));
+        assert!(!differs(&[1.0, -2.0001], &[1.0, -2.0]));
+        assert!(differs(&[1.0, -2.0], &[2.0, -2.0]));
+        assert!(differs(&[f32::NAN, -2.0], &[1.0, -2.0]));
+        assert!(differs(&[1.0, f32::NAN, 1.0], &[1.0, 2.0, 1.0]));
+        assert!(differs(&[1.0], &[1.0, -2.0]));
+        assert!(differs(&[f32::INFINITY], &[f32::INFINITY]));
+        let touched = Outcome { guard_intact: false, ..outcome(&[1.0], None) };
+        assert_eq!(fault(&touched, &outcome(&[1.0], None)).unwrap(), "writes behind its output");
+    }
+
+    #[test]
+    fn second_outputs_may_differ_by_ties_only() {
+        let codes: Vec<f32> = (0..3000).map(|index| (index % 7) as f32).collect();
+        let naive = outcome(&[1.0], Some(&codes));
+        let changed = |count: usize, value: f32| {
+            let mut other = codes.clone();
+            other[..count].fill(value);
+            fault(&outcome(&[1.0], Some(&other)), &naive)
+        };
+        assert_eq!(changed(4, 9.0), None);
+        assert!(changed(5, 9.0).is_some() && changed(5, f32::NAN).is_some());
+        assert!(fault(&outcome(&[1.0], None), &naive).is_some());
+        assert!(fault(&outcome(&[1.0], Some(&codes[1..])), &naive).is_some());
+    }
+}
