@@ -112,7 +112,6 @@ impl Program {
         options: Options,
         tuned: &mut bool,
     ) -> Result<Self> {
-        let graph = &graph.deferred();
         let mut sections = vec![0; graph.nodes().len()];
         for (index, goals) in goals.iter().enumerate() {
             for (section, needed) in sections.iter_mut().zip(graph.needed_for(goals)) {

@@ -164,13 +164,6 @@ impl Graph {
         self.retain_nodes(|_| true);
     }
 
-    /// Takes a node out and puts it in again such that it stands at `to`.
-    pub(super) fn move_node(&mut self, from: usize, to: usize) {
-        let node = self.nodes.remove(from);
-        self.nodes.insert(to, node);
-        self.retain_nodes(|_| true);
-    }
-
     /// Drops a node.
     pub(super) fn remove(&mut self, index: usize) {
         self.nodes.remove(index);

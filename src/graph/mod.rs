@@ -9,7 +9,6 @@ mod fuse;
 mod ir;
 mod kernels;
 mod options;
-mod order;
 mod peaks;
 mod plan;
 mod profile;
