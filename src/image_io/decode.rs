@@ -80,6 +80,11 @@ pub fn read(path: &Path) -> Result<Decoded> {
             let decoder = TiffDecoder::new(Cursor::new(&bytes)).map_err(refused(path, format))?;
             finish(path, format, decoder, associated, notes)
         }
+        // Known by its metadata only.
+        ImageFormat::Gif => {
+            let (problem, remedy) = structure::guess(&bytes);
+            Err(Error::file(path, problem, remedy))
+        }
         _ => {
             let decoder = BmpDecoder::new(Cursor::new(&bytes)).map_err(refused(path, format))?;
             finish(path, format, decoder, false, notes)
@@ -87,8 +92,9 @@ pub fn read(path: &Path) -> Result<Decoded> {
     }
 }
 
-/// The text that [`write`](super::write()) embedded in a file: the pairs of
-/// [`WriteOptions::metadata`](super::WriteOptions::metadata) in order; empty if there are none.
+/// The text that [`write`](super::write()) or a [`Film`](super::Film) embedded in a file: the pairs of
+/// [`WriteOptions::metadata`](super::WriteOptions::metadata) in order; empty if there are none. GIF files, whose
+/// pictures aren't read, have text too.
 /// From a PNG of another program, its iTXt chunks. Pixels aren't decoded.
 ///
 /// # Errors
@@ -129,7 +135,8 @@ fn load(path: &Path) -> Result<(Vec<u8>, ImageFormat)> {
             | ImageFormat::Jpeg
             | ImageFormat::WebP
             | ImageFormat::Tiff
-            | ImageFormat::Bmp),
+            | ImageFormat::Bmp
+            | ImageFormat::Gif),
         ) => Ok((bytes, format)),
         _ => {
             let (problem, remedy) = structure::guess(&bytes);

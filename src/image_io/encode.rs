@@ -118,26 +118,34 @@ pub fn write(path: &Path, picture: &Picture, options: &WriteOptions) -> Result<(
             "Write a PNG or TIFF instead",
         ));
     }
-    if let Some(at) = picture.rgb.iter().position(|v| !v.is_finite()) {
-        let (x, y) = (at / 3 % picture.width, at / 3 / picture.width);
-        let count = picture.rgb.iter().filter(|v| !v.is_finite()).count();
-        let reason =
-            format!("the picture holds {count} values that are NaN or infinite, the first at {x},{y}");
-        return Err(Error::io(path, "writing")(IoError::new(ErrorKind::InvalidData, reason)));
-    }
+    check_finite(path, picture)?;
     let bytes = encode(format, picture, options)
         .map_err(|reason| Error::io(path, "encoding")(IoError::other(reason)))?;
 
     let mut file = temporary(path, &target)?;
     file.write_all(&bytes).map_err(Error::io(path, "writing"))?;
+    complete(path, file, &target, options.overwrite)
+}
+
+/// Refuses values that no file can hold.
+pub(super) fn check_finite(path: &Path, picture: &Picture) -> Result<()> {
+    let Some(at) = picture.rgb.iter().position(|v| !v.is_finite()) else { return Ok(()) };
+    let (x, y) = (at / 3 % picture.width, at / 3 / picture.width);
+    let count = picture.rgb.iter().filter(|v| !v.is_finite()).count();
+    let reason = format!("the picture holds {count} values that are NaN or infinite, the first at {x},{y}");
+    Err(Error::io(path, "writing")(IoError::new(ErrorKind::InvalidData, reason)))
+}
+
+/// Brings a file whose content is written to the disk and gives it its name.
+pub(super) fn complete(path: &Path, file: NamedTempFile, target: &Path, overwrite: bool) -> Result<()> {
     file.as_file().sync_all().map_err(Error::io(path, "writing to the disk"))?;
-    publish(file, &target, options.overwrite).map_err(|e| match e.kind() {
+    publish(file, target, overwrite).map_err(|e| match e.kind() {
         ErrorKind::AlreadyExists => exists(path),
         _ => Error::io(path, "renaming the finished file")(e),
     })?;
     // The rename is safe from a power cut once its folder is on the disk. Not every system can do this
     // (Windows can't open folders), and the picture itself is written: so a failure is no error.
-    if let Ok(folder) = File::open(parent(&target)) {
+    if let Ok(folder) = File::open(parent(target)) {
         let _ = folder.sync_all();
     }
     Ok(())
@@ -154,9 +162,7 @@ fn check(path: &Path, options: &WriteOptions) -> Result<(Format, PathBuf)> {
     for (key, _) in &options.metadata {
         metadata::check_key(key).map_err(Error::Usage)?;
     }
-    if path.is_dir() {
-        return Err(Error::file(path, "it is a folder", "Add a file name to the path, such as result.png"));
-    }
+    check_no_folder(path, "result.png")?;
     let format = Format::of(path)?;
     if options.bit_depth == BitDepth::Sixteen && !matches!(format, Format::Png | Format::Tiff) {
         return Err(Error::file(
@@ -165,6 +171,20 @@ fn check(path: &Path, options: &WriteOptions) -> Result<(Format, PathBuf)> {
             "Choose .png or .tiff, or write 8 bits",
         ));
     }
+    Ok((format, check_place(path, options.overwrite)?))
+}
+
+/// Refuses a path that is a folder; `example` is a name that would do inside it.
+pub(super) fn check_no_folder(path: &Path, example: &str) -> Result<()> {
+    if path.is_dir() {
+        let remedy = format!("Add a file name to the path, such as {example}");
+        return Err(Error::file(path, "it is a folder", remedy));
+    }
+    Ok(())
+}
+
+/// The path to write to, symbolic links resolved, if its folder exists and nothing stands in the way.
+pub(super) fn check_place(path: &Path, overwrite: bool) -> Result<PathBuf> {
     let folder = parent(path);
     match folder.metadata() {
         Ok(found) if !found.is_dir() => {
@@ -185,8 +205,8 @@ fn check(path: &Path, options: &WriteOptions) -> Result<(Format, PathBuf)> {
         }
     }
     // Not `exists`: that follows links, and a dangling link is something that would be replaced too.
-    let Ok(found) = path.symlink_metadata() else { return Ok((format, path.to_owned())) };
-    if !options.overwrite {
+    let Ok(found) = path.symlink_metadata() else { return Ok(path.to_owned()) };
+    if !overwrite {
         return Err(exists(path));
     }
     let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
@@ -194,7 +214,7 @@ fn check(path: &Path, options: &WriteOptions) -> Result<(Format, PathBuf)> {
     if !kind.is_file() && !kind.is_symlink() {
         return Err(Error::file(path, "it exists and is no ordinary file", "Choose another name"));
     }
-    Ok((format, target))
+    Ok(target)
 }
 
 /// The error for a file that would be replaced without leave.
@@ -203,7 +223,7 @@ fn exists(path: &Path) -> Error {
 }
 
 /// The folder that a file is in.
-fn parent(path: &Path) -> &Path {
+pub(super) fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -211,7 +231,7 @@ fn parent(path: &Path) -> &Path {
 }
 
 /// A temporary file beside the target. It removes itself unless it is published.
-fn temporary(path: &Path, target: &Path) -> Result<NamedTempFile> {
+pub(super) fn temporary(path: &Path, target: &Path) -> Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".mirage-").suffix(".tmp");
     // tempfile's own choice is for the owner only; this is what the system's umask makes of any new file.
@@ -317,7 +337,7 @@ fn encode(
 }
 
 /// Values as levels of 0 to 255. They are finite here.
-fn levels8(picture: &Picture) -> Vec<u8> {
+pub(super) fn levels8(picture: &Picture) -> Vec<u8> {
     picture.rgb.iter().map(|v| (v.clamp(0.0, 1.0) * 255.0).round() as u8).collect()
 }
 

@@ -24,6 +24,9 @@ const EXTENSION: &[u8] = b"http://ns.adobe.com/xmp/extension/\0";
 /// Longest content of a JPEG segment in bytes: a 16 bit length that counts itself.
 const SEGMENT: usize = 65_533;
 
+/// Most bytes that reading the text of a PNG or GIF may take.
+const MAX_TEXT: usize = 1 << 28;
+
 /// The TIFF tag for XMP.
 pub(super) const TIFF_XMP: u16 = 700;
 
@@ -81,7 +84,7 @@ pub(super) fn extract(bytes: &[u8], format: ImageFormat) -> Result<Vec<(String, 
     let damaged = |what: &str| format!("its metadata is damaged ({what})");
     let xmp = match format {
         ImageFormat::Png => {
-            let limits = png::Limits { bytes: 1 << 28 };
+            let limits = png::Limits { bytes: MAX_TEXT };
             let reader = png::Decoder::new_with_limits(Cursor::new(bytes), limits)
                 .read_info()
                 .map_err(|e| damaged(&e.to_string()))?;
@@ -101,6 +104,7 @@ pub(super) fn extract(bytes: &[u8], format: ImageFormat) -> Result<Vec<(String, 
         ImageFormat::WebP => image_webp::WebPDecoder::new(Cursor::new(bytes))
             .and_then(|mut decoder| decoder.xmp_metadata())
             .map_err(|e| damaged(&e.to_string()))?,
+        ImageFormat::Gif => gif_xmp(bytes).map_err(|e| damaged(&e.to_string()))?,
         ImageFormat::Tiff => {
             let mut decoder =
                 tiff::decoder::Decoder::new(Cursor::new(bytes)).map_err(|e| damaged(&e.to_string()))?;
@@ -111,6 +115,19 @@ pub(super) fn extract(bytes: &[u8], format: ImageFormat) -> Result<Vec<(String, 
     let Some(xmp) = xmp else { return Ok(Vec::new()) };
     let text = std::str::from_utf8(&xmp).map_err(|_| damaged("it isn't UTF-8"))?;
     unwrap_record(text).map_err(damaged)
+}
+
+/// The XMP of a GIF, as far as it lies before the first frame.
+fn gif_xmp(bytes: &[u8]) -> Result<Option<Vec<u8>>, gif::DecodingError> {
+    let mut options = gif::DecodeOptions::new();
+    options.set_memory_limit(
+        std::num::NonZeroU64::new(MAX_TEXT as u64)
+            .map_or(gif::MemoryLimit::Unlimited, gif::MemoryLimit::Bytes),
+    );
+    options.skip_frame_decoding(true);
+    let decoder = options.read_info(bytes)?;
+    // Behind the packet may be the bytes that lead other readers to the end; the first is 1, which XML can't hold.
+    Ok(decoder.xmp_metadata().and_then(|xmp| xmp.split(|b| *b == 1).next()).map(<[u8]>::to_vec))
 }
 
 /// The XMP of a JPEG, put together if it is extended.

@@ -15,6 +15,7 @@
 mod color;
 mod decode;
 mod encode;
+mod film;
 mod metadata;
 mod resize;
 mod structure;
@@ -23,6 +24,7 @@ use crate::{Error, Result};
 
 pub use decode::{read, read_metadata};
 pub use encode::{BitDepth, WriteOptions, check_writable, write};
+pub use film::{Film, FilmOptions, MAX_FRAME_MILLISECONDS, check_film};
 pub use resize::{fit, resize};
 
 /// The longest side, in pixels, of a picture that is read, written or made by [`resize`].

@@ -1,0 +1,297 @@
+//! Animations that grow while a run goes on, and appear as files only when they are whole.
+//!
+//! A frame is encoded as it comes, into a file without a name beside the target: so memory holds one frame at a
+//! time, and whatever ends the process, nothing half-made is left. [`Film::finish`] knows how many frames there are
+//! and how long each is shown, and puts the container around them.
+
+mod apng;
+mod gif;
+mod palette;
+mod webp;
+
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use super::encode::{check_finite, check_no_folder, check_place, complete, levels8, parent, temporary};
+use super::{Picture, metadata};
+use crate::{Error, Result};
+
+/// The longest that a frame is shown, in milliseconds: 5 minutes. With [`FilmOptions::hold_last`] on top it is
+/// what the 16 bits of GIF and APNG can say.
+pub const MAX_FRAME_MILLISECONDS: u32 = 300_000;
+
+/// The largest film in bytes, which is also the largest file that [`read_metadata`](super::read_metadata) reads.
+const MAX_FILM: u64 = 1 << 31;
+
+/// Room for what the container adds around the frames, the texts included.
+const CONTAINER: u64 = 1 << 26;
+
+/// How a [`Film`] is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilmOptions {
+    /// Replace a file that exists.
+    pub overwrite: bool,
+    /// Milliseconds that the last frame is shown beyond its own time, before the film starts again; at most
+    /// [`MAX_FRAME_MILLISECONDS`].
+    pub hold_last: u32,
+    /// Quality of WebP films, 1 to 100: as of JPEG, lossy. GIF has 256 colours a frame, APNG loses nothing.
+    pub webp_quality: u8,
+}
+
+impl Default for FilmOptions {
+    fn default() -> Self {
+        Self { overwrite: false, hold_last: 2000, webp_quality: 80 }
+    }
+}
+
+/// Formats of films.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    WebP,
+    Gif,
+    Apng,
+}
+
+impl Format {
+    /// The format that a file name asks for.
+    fn of(path: &Path) -> Result<Self> {
+        const REMEDY: &str =
+            "End the name in .webp (small files), .gif (opens everywhere) or .apng (lossless)";
+        let Some(extension) = path.extension() else {
+            return Err(Error::file(path, "the name has no extension to tell the film's format by", REMEDY));
+        };
+        match extension.to_string_lossy().to_ascii_lowercase().as_str() {
+            "webp" => Ok(Self::WebP),
+            "gif" => Ok(Self::Gif),
+            "apng" => Ok(Self::Apng),
+            "png" => Err(Error::file(
+                path,
+                "a film isn't written as .png, which says that it is a still picture",
+                "End the name in .apng: it is the same format, moving, and may be renamed afterwards",
+            )),
+            other => Err(Error::file(path, format!("films can't be written as .{other}"), REMEDY)),
+        }
+    }
+
+    /// Name and longest side in pixels that the format can hold.
+    fn limit(self) -> (&'static str, usize) {
+        match self {
+            Self::WebP => ("WebP", webp::LONGEST),
+            Self::Gif => ("GIF", super::MAX_SIDE),
+            Self::Apng => ("APNG", super::MAX_SIDE),
+        }
+    }
+}
+
+/// An animation that is being written: WebP, GIF or APNG.
+///
+/// It plays for ever, each frame for its own time. [`finish`](Self::finish) makes the file; a film that is dropped
+/// without leaves nothing behind, and neither does a process that dies: until then the frames are in a file without
+/// a name (where the system has no such files, e.g. on Windows, in one that the system deletes when it is closed).
+///
+/// | | colours | times |
+/// |---|---|---|
+/// | `.webp` | lossy, [`FilmOptions::webp_quality`] | exact |
+/// | `.gif` | 256 a frame, chosen for the frame, dithered | to 10 ms, at least 20 ms; rounding doesn't add up |
+/// | `.apng` | exact, 8 bits | exact up to 65,535 ms, then to 10 ms |
+#[derive(Debug)]
+pub struct Film {
+    path: PathBuf,
+    target: PathBuf,
+    format: Format,
+    options: FilmOptions,
+    /// Width and height, once there is a frame.
+    size: Option<(usize, usize)>,
+    /// The last frame in levels, to know its double by.
+    last: Vec<u8>,
+    spool: Spool,
+}
+
+/// Finds out, before any work is done, whether a [`Film`] can be written here: the extension is `webp`, `gif` or
+/// `apng`, the folder exists and a file can be made in it (one is, and removed again), the name is no folder, and
+/// an existing file may be replaced. What can't be known yet is the size: WebP ends at 16,383 pixels a side.
+///
+/// # Errors
+/// [`Error::File`] for what is wrong with the path.
+pub fn check_film(path: &Path, overwrite: bool) -> Result<()> {
+    let (_, target) = check(path, overwrite)?;
+    temporary(path, &target).map(drop)
+}
+
+/// All checks of the path that leave the disk alone: the format, and the path to write to, links resolved.
+fn check(path: &Path, overwrite: bool) -> Result<(Format, PathBuf)> {
+    check_no_folder(path, "film.webp")?;
+    Ok((Format::of(path)?, check_place(path, overwrite)?))
+}
+
+impl Film {
+    /// Begins a film whose format is that of the name's ending: `webp`, `gif` or `apng`.
+    ///
+    /// # Errors
+    /// All of [`check_film`]'s; [`Error::Usage`] if an option is out of range.
+    pub fn create(path: &Path, options: FilmOptions) -> Result<Self> {
+        if !(1..=100).contains(&options.webp_quality) {
+            return Err(Error::usage(format!(
+                "WebP quality {} is out of range: choose 1 to 100",
+                options.webp_quality
+            )));
+        }
+        check_time("hold_last", 0, options.hold_last)?;
+        let (format, target) = check(path, options.overwrite)?;
+        let file = tempfile::tempfile_in(parent(&target)).map_err(|e| {
+            let problem = format!("no file can be made in its folder ({})", e.kind());
+            Error::file(path, problem, "Choose a folder that you may write to, on a disk with room")
+        })?;
+        let spool = Spool { file, length: 0, frames: Vec::new() };
+        Ok(Self { path: path.to_owned(), target, format, options, size: None, last: Vec::new(), spool })
+    }
+
+    /// Adds a frame that is shown for `milliseconds`, 1 to [`MAX_FRAME_MILLISECONDS`]. Values are clamped to
+    /// [0, 1] and rounded to 8 bits. A frame that comes out equal to the one before lengthens that one, as long
+    /// as the limit allows.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the time is out of range, the picture malformed, or of another size than the first
+    /// frame; [`Error::File`] if it is too large for the format, or the film would become larger than 2 GiB;
+    /// [`Error::Io`] if it holds NaN or infinite values, or the system fails. After an error the film is as it
+    /// was before the call, and may go on or be finished.
+    pub fn frame(&mut self, picture: &Picture, milliseconds: u32) -> Result<()> {
+        check_time("a frame's time", 1, milliseconds)?;
+        picture.check()?;
+        let (width, height) = (picture.width, picture.height);
+        if let Some((w, h)) = self.size.filter(|size| *size != (width, height)) {
+            return Err(Error::usage(format!(
+                "frame {} of the film {} has {width}x{height} pixels, but the film has {w}x{h}. All frames of a film must have one size",
+                self.spool.frames.len() + 1,
+                self.path.display()
+            )));
+        }
+        let (name, longest) = self.format.limit();
+        if width.max(height) > longest {
+            return Err(Error::file(
+                &self.path,
+                format!("{width}x{height} pixels are too many for {name}, which ends at {longest} a side"),
+                "Write an .apng instead, or smaller frames",
+            ));
+        }
+        check_finite(&self.path, picture)?;
+        let levels = levels8(picture);
+        if let Some(last) = self.spool.frames.last_mut()
+            && last.milliseconds + milliseconds <= MAX_FRAME_MILLISECONDS
+            && levels == self.last
+        {
+            last.milliseconds += milliseconds;
+            return Ok(());
+        }
+        // check_size has seen these: both fit.
+        let size = (width as u32, height as u32);
+        let bytes = match self.format {
+            Format::WebP => webp::encode(&levels, size, self.options.webp_quality),
+            Format::Gif => Ok(gif::encode(&levels, size)),
+            Format::Apng => apng::encode(&levels, size),
+        }
+        .map_err(Error::io(&self.path, "encoding a frame"))?;
+        if self.spool.length + bytes.len() as u64 > MAX_FILM - CONTAINER {
+            return Err(Error::file(
+                &self.path,
+                "the film would become larger than 2 GiB",
+                "Take fewer or smaller frames, or write a .webp",
+            ));
+        }
+        self.spool.push(&bytes, milliseconds).map_err(Error::io(&self.path, "writing a frame"))?;
+        self.size = Some((width, height));
+        self.last = levels;
+        Ok(())
+    }
+
+    /// How many frames the film has. Equal neighbours count as one.
+    pub fn frames(&self) -> usize {
+        self.spool.frames.len()
+    }
+
+    /// Makes the file, with texts inside: keys and values as in
+    /// [`WriteOptions::metadata`](super::WriteOptions::metadata), which
+    /// [`read_metadata`](super::read_metadata) gives back. APNG holds them as iTXt chunks, WebP and GIF as XMP.
+    ///
+    /// As with [`write()`](super::write()), a reader, or a crash, sees the old file or the new one but never half
+    /// of one.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if there is no frame, or a key can't be stored; [`Error::File`] if the file exists by now
+    /// and may not be replaced; [`Error::Io`] if the system fails, e.g. when the disk is full. No temporary file
+    /// stays behind.
+    pub fn finish(mut self, metadata: Vec<(String, String)>) -> Result<()> {
+        for (key, _) in &metadata {
+            metadata::check_key(key).map_err(Error::Usage)?;
+        }
+        let (Some((width, height)), Some(last)) = (self.size, self.spool.frames.last_mut()) else {
+            return Err(Error::usage(format!(
+                "the film {} has no frame. Add at least one",
+                self.path.display()
+            )));
+        };
+        last.milliseconds += self.options.hold_last;
+        let size = (width as u32, height as u32);
+        let mut file = temporary(&self.path, &self.target)?;
+        let mut write = || {
+            let mut out = BufWriter::with_capacity(1 << 16, file.as_file_mut());
+            match self.format {
+                Format::WebP => webp::assemble(&mut out, size, &metadata, &mut self.spool),
+                Format::Gif => gif::assemble(&mut out, size, &metadata, &mut self.spool),
+                Format::Apng => apng::assemble(&mut out, size, &metadata, &mut self.spool),
+            }?;
+            out.flush()
+        };
+        write().map_err(Error::io(&self.path, "writing the film"))?;
+        complete(&self.path, file, &self.target, self.options.overwrite)
+    }
+}
+
+/// Refuses a time that no format can hold.
+fn check_time(what: &str, least: u32, milliseconds: u32) -> Result<()> {
+    if !(least..=MAX_FRAME_MILLISECONDS).contains(&milliseconds) {
+        return Err(Error::usage(format!(
+            "{what} of {milliseconds} ms is out of range: choose {least} to {MAX_FRAME_MILLISECONDS}"
+        )));
+    }
+    Ok(())
+}
+
+/// A frame in the [`Spool`].
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    length: usize,
+    milliseconds: u32,
+}
+
+/// Encoded frames one after the other, in a file without a name.
+#[derive(Debug)]
+struct Spool {
+    file: File,
+    /// Bytes of all frames. What the file holds beyond is left from a write that failed.
+    length: u64,
+    frames: Vec<Entry>,
+}
+
+impl Spool {
+    fn push(&mut self, bytes: &[u8], milliseconds: u32) -> io::Result<()> {
+        self.file.seek(io::SeekFrom::Start(self.length))?;
+        self.file.write_all(bytes)?;
+        self.length += bytes.len() as u64;
+        self.frames.push(Entry { length: bytes.len(), milliseconds });
+        Ok(())
+    }
+
+    /// Gives each frame and its time, in order, to `each`; one frame is in memory at a time.
+    fn replay(&mut self, mut each: impl FnMut(&[u8], u32) -> io::Result<()>) -> io::Result<()> {
+        self.file.rewind()?;
+        let mut bytes = Vec::new();
+        for frame in &self.frames {
+            bytes.resize(frame.length, 0);
+            self.file.read_exact(&mut bytes)?;
+            each(&bytes, frame.milliseconds)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,105 @@
+//! Films as animated WebP, lossy: <https://developers.google.com/speed/webp/docs/riff_container>.
+//!
+//! libwebp makes a still of each frame; the container is put together here. Its own animation encoder would look
+//! for the rectangle that changed since the last frame, but in a run every pixel changes, and it would keep the
+//! whole film in memory.
+
+use std::io::{self, Write};
+
+use super::{Spool, metadata};
+
+/// Longest side in pixels that libwebp encodes.
+pub(super) const LONGEST: usize = 16_383;
+
+/// Bytes of an `ANMF` chunk before the frame's own: its header, then position, size, time and flags.
+const FRAME_HEADER: u64 = 8 + 16;
+
+/// A frame as a `VP8 ` chunk, its header included.
+pub(super) fn encode(levels: &[u8], (width, height): (u32, u32), quality: u8) -> io::Result<Vec<u8>> {
+    let still = libwebp_still(levels, width, height, quality)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::OutOfMemory, "libwebp could not encode it"))?;
+    // A still without alpha or metadata is a file header of 12 bytes and that one chunk.
+    match still.get(12..) {
+        Some(chunk) if chunk.starts_with(b"VP8 ") && chunk.len() % 2 == 0 => Ok(chunk.to_vec()),
+        _ => Err(io::Error::other("libwebp made something else than a lossy still")),
+    }
+}
+
+/// A still WebP file of 8 bit RGB levels; `None` where libwebp fails, which for a size that it can hold means that
+/// there was not enough memory.
+fn libwebp_still(levels: &[u8], width: u32, height: u32, quality: u8) -> Option<Vec<u8>> {
+    let stride = i32::try_from(width).ok()?.checked_mul(3)?;
+    let rows = i32::try_from(height).ok()?;
+    if levels.len() as u64 != u64::from(width) * u64::from(height) * 3 {
+        return None;
+    }
+    let mut still = std::ptr::null_mut();
+    // SAFETY: `levels` holds `rows` rows of `stride` bytes, as just checked, and is only read; `still` is where
+    // libwebp stores the address of a buffer of its own, or null.
+    let length = unsafe {
+        libwebp_sys::WebPEncodeRGB(
+            levels.as_ptr(),
+            stride / 3,
+            rows,
+            stride,
+            f32::from(quality),
+            &raw mut still,
+        )
+    };
+    let copy = (length > 0 && !still.is_null()).then(|| {
+        // SAFETY: on success libwebp has stored the address of `length` bytes that it wrote; nobody else has it.
+        unsafe { std::slice::from_raw_parts(still, length) }.to_vec()
+    });
+    // SAFETY: the buffer is libwebp's, isn't used after this, and null is allowed.
+    unsafe { libwebp_sys::WebPFree(still.cast()) };
+    copy
+}
+
+/// Writes the film around its frames.
+pub(super) fn assemble(
+    out: &mut impl Write,
+    (width, height): (u32, u32),
+    metadata: &[(String, String)],
+    spool: &mut Spool,
+) -> io::Result<()> {
+    let xmp = if metadata.is_empty() { Vec::new() } else { metadata::packet(metadata).into_bytes() };
+    let xmp_chunk = if xmp.is_empty() { 0 } else { 8 + xmp.len() + xmp.len() % 2 };
+    let total = 4 + (8 + 10) + (8 + 6) + spool.length + spool.frames.len() as u64 * FRAME_HEADER;
+    let total = u32::try_from(total + xmp_chunk as u64)
+        .map_err(|_| io::Error::other("the film is larger than the 4 GiB that WebP can hold"))?;
+
+    out.write_all(b"RIFF")?;
+    out.write_all(&total.to_le_bytes())?;
+    out.write_all(b"WEBPVP8X\x0a\0\0\0")?;
+    // Bit 1: animation, bit 2: XMP.
+    out.write_all(&[2 | if xmp.is_empty() { 0 } else { 4 }, 0, 0, 0])?;
+    out.write_all(&u24(width - 1))?;
+    out.write_all(&u24(height - 1))?;
+    // Background white and opaque, which no frame lets through; 0 rounds is for ever.
+    out.write_all(b"ANIM\x06\0\0\0\xff\xff\xff\xff\0\0")?;
+    spool.replay(|chunk, milliseconds| {
+        out.write_all(b"ANMF")?;
+        out.write_all(&(chunk.len() as u32 + 16).to_le_bytes())?;
+        // Position 0,0.
+        out.write_all(&[0; 6])?;
+        for field in [width - 1, height - 1, milliseconds] {
+            out.write_all(&u24(field))?;
+        }
+        // Bit 1: replaces what was there, without blending.
+        out.write_all(&[2])?;
+        out.write_all(chunk)
+    })?;
+    if !xmp.is_empty() {
+        out.write_all(b"XMP ")?;
+        out.write_all(&(xmp.len() as u32).to_le_bytes())?;
+        out.write_all(&xmp)?;
+        out.write_all(&[0][..xmp.len() % 2])?;
+    }
+    Ok(())
+}
+
+/// A number of 24 bits, the lowest first.
+fn u24(number: u32) -> [u8; 3] {
+    let [a, b, c, _] = number.to_le_bytes();
+    [a, b, c]
+}
