@@ -224,7 +224,7 @@ fn dithering_keeps_tones() {
     film.finish(vec![]).unwrap();
     let shown = play(&path).0.remove(0);
     let found = psnr(&blurred(&shown.levels, SIZES[2]), &blurred(&levels(&picture), SIZES[2]));
-    // Measured: 47.7 dB, against 35.8 dB pixel by pixel.
+    // Measured: 47.8 dB, against 35.6 dB pixel by pixel.
     assert!(found >= 46.0, "{found:.2} dB");
 }
 

@@ -4,7 +4,8 @@
 //! answers with one kind of picture whatever the file held: upright, opaque, three channels of
 //! `f32`, sRGB. What it had to do to get there is told in [`Decoded::notes`]. [`write()`] makes a file
 //! appear whole or not at all, with text [metadata](WriteOptions::metadata) inside, which
-//! [`read_metadata`] gives back.
+//! [`read_metadata`] gives back. A [`Film`] is an animation that grows while a run goes on, a [`Sheet`] a grid of
+//! pictures with words around them.
 //!
 //! # Values
 //! All values are *sRGB-encoded*, as in the files, not linear light: the networks were trained on
@@ -18,6 +19,7 @@ mod encode;
 mod film;
 mod metadata;
 mod resize;
+mod sheet;
 mod structure;
 
 use crate::{Error, Result};
@@ -26,6 +28,7 @@ pub use decode::{read, read_metadata};
 pub use encode::{BitDepth, WriteOptions, check_writable, write};
 pub use film::{Film, FilmOptions, MAX_FRAME_MILLISECONDS, check_film};
 pub use resize::{fit, resize};
+pub use sheet::{Cell, Sheet};
 
 /// The longest side, in pixels, of a picture that is read, written or made by [`resize`].
 pub const MAX_SIDE: usize = 32_768;

@@ -1,0 +1,362 @@
+//! Contact sheets: pictures of one size side by side, with words around them.
+
+mod text;
+
+use noto_sans_mono_bitmap::RasterHeight;
+
+use super::resize::zeros;
+use super::{MAX_PIXELS, MAX_SIDE, Picture, check_size};
+use crate::{Error, Result};
+use text::Font;
+
+/// Paper, and inks from dark to faint, as sRGB-encoded grays. The text has a contrast of 15:1 (headings) and 7:1
+/// (captions) to the paper.
+const PAPER: f32 = 0.98;
+const INK: f32 = 0.13;
+const SOFT_INK: f32 = 0.34;
+const FAINT_INK: f32 = 0.58;
+/// Inside and border of the box for a missing picture.
+const BOX: f32 = 0.945;
+const BORDER: f32 = 0.84;
+
+/// Most lines of each kind of text.
+const TITLE_LINES: usize = 3;
+const HEADING_LINES: usize = 3;
+const CAPTION_LINES: usize = 4;
+const FOOTER_LINES: usize = 4;
+
+/// Letters up to which the column of row headings grows; a narrow sheet widens to as many for title and footer.
+const ROW_HEADING: usize = 20;
+const WIDEST: usize = 56;
+
+/// Least letters that a cell has room for, so that headings of tiny pictures can be read.
+const CELL_LETTERS: usize = 10;
+
+/// Cells of a sheet with no picture at all, in pixels.
+const DEFAULT_CELL: (usize, usize) = (160, 120);
+
+/// A picture and the words below it, in a [`Sheet`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cell {
+    /// The picture, which goes into the sheet value by value.
+    pub picture: Picture,
+    /// Words below it; may be empty.
+    pub caption: String,
+}
+
+/// A contact sheet: a grid of pictures of one size with headings, captions, a title and a footer.
+///
+/// Empty texts take no room. Texts that are too long for their place are wrapped, at spaces where possible, and in
+/// the end shortened with three dots; nothing ever overlaps. The letters (Noto Sans Mono) grow with the pictures.
+/// They are those of Latin-1 and Latin Extended-A; typographic dashes and quotes become plain ones, and others a
+/// replacement sign.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Sheet {
+    /// Above all.
+    pub title: String,
+    /// Below all, such as how the pictures were made.
+    pub footer: String,
+    /// Headings of the columns, from left to right: how many there are says how many columns.
+    pub columns: Vec<String>,
+    /// Headings of the rows, from top to bottom, left of them.
+    pub rows: Vec<String>,
+    /// `rows.len() * columns.len()` cells, row by row. A missing one is drawn as an empty box with "not yet".
+    pub cells: Vec<Option<Cell>>,
+}
+
+impl Sheet {
+    /// Draws the sheet.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if there are no rows or columns, the number of cells doesn't match them, the pictures differ
+    /// in size or are malformed, or the sheet would be larger than [`MAX_SIDE`] or [`MAX_PIXELS`] or memory allows:
+    /// the message says what to reduce.
+    pub fn compose(&self) -> Result<Picture> {
+        let layout = Layout::of(self)?;
+        let mut picture = Picture {
+            width: layout.width,
+            height: layout.height,
+            rgb: zeros(layout.width * layout.height * 3).map_err(|problem| {
+                Error::usage(format!(
+                    "no memory for a sheet of {}x{} pixels ({problem}). Make the pictures smaller",
+                    layout.width, layout.height
+                ))
+            })?,
+        };
+        picture.rgb.fill(PAPER);
+        for item in &layout.items {
+            let Rect { left, top, width, height } = item.rect;
+            match &item.content {
+                Content::Line { text, font, ink } => font.draw(&mut picture, (left, top), text, *ink),
+                Content::Picture(cell) => {
+                    for (row, y) in cell.rgb.chunks_exact(width * 3).zip(top..) {
+                        let at = (y * picture.width + left) * 3;
+                        picture.rgb[at..at + width * 3].copy_from_slice(row);
+                    }
+                }
+                Content::Missing { text, font } => {
+                    for y in top..top + height {
+                        let at = (y * picture.width + left) * 3;
+                        let row = &mut picture.rgb[at..at + width * 3];
+                        row.fill(if y == top || y + 1 == top + height { BORDER } else { BOX });
+                        row[..3].fill(BORDER);
+                        row[(width - 1) * 3..].fill(BORDER);
+                    }
+                    let place =
+                        (left + (width - font.width(text)) / 2, top + height.saturating_sub(font.line()) / 2);
+                    font.draw(&mut picture, place, text, FAINT_INK);
+                }
+            }
+        }
+        Ok(picture)
+    }
+
+    /// Size of the pictures, which must be one.
+    fn cell_size(&self) -> Result<(usize, usize)> {
+        let mut size: Option<((usize, usize), String)> = None;
+        for (index, cell) in self.cells.iter().enumerate() {
+            let Some(Cell { picture, .. }) = cell else { continue };
+            let (column, row) = (index % self.columns.len(), index / self.columns.len());
+            picture.check()?;
+            let here = (picture.width, picture.height);
+            let place = format!("in row {}, column {}", row + 1, column + 1);
+            match &size {
+                None => size = Some((here, place)),
+                Some((first, first_place)) if *first != here => {
+                    return Err(Error::usage(format!(
+                        "the pictures of a sheet must have one size: {}x{} pixels {first_place}, but {}x{} {place}. Resize them first",
+                        first.0, first.1, here.0, here.1
+                    )));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(size.map_or(DEFAULT_CELL, |(size, _)| size))
+    }
+}
+
+/// A rectangle in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Rect {
+    left: usize,
+    top: usize,
+    width: usize,
+    height: usize,
+}
+
+/// Something to draw.
+#[derive(Debug)]
+enum Content<'a> {
+    Line { text: String, font: Font, ink: f32 },
+    Picture(&'a Picture),
+    Missing { text: &'static str, font: Font },
+}
+
+/// Something to draw, and where.
+#[derive(Debug)]
+struct Item<'a> {
+    rect: Rect,
+    content: Content<'a>,
+}
+
+/// Where lines stand between left and right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Align {
+    Left,
+    Centre,
+    Right,
+}
+
+/// The sheet in rectangles. None overlaps another, and all are inside.
+#[derive(Debug)]
+struct Layout<'a> {
+    width: usize,
+    height: usize,
+    items: Vec<Item<'a>>,
+}
+
+/// Sizes of letters for title and the rest, from the width of a cell in pixels.
+fn sizes(cell: usize) -> (RasterHeight, RasterHeight) {
+    match cell {
+        0..=239 => (RasterHeight::Size20, RasterHeight::Size16),
+        240..=479 => (RasterHeight::Size24, RasterHeight::Size20),
+        480..=799 => (RasterHeight::Size32, RasterHeight::Size24),
+        _ => (RasterHeight::Size32, RasterHeight::Size32),
+    }
+}
+
+impl<'a> Layout<'a> {
+    fn of(sheet: &'a Sheet) -> Result<Self> {
+        let (columns, rows) = (sheet.columns.len(), sheet.rows.len());
+        if columns == 0 || rows == 0 {
+            return Err(Error::usage(format!(
+                "a sheet of {columns} columns and {rows} rows has no cells. Give at least one of each"
+            )));
+        }
+        if sheet.cells.len() != columns.saturating_mul(rows) {
+            return Err(Error::usage(format!(
+                "a sheet of {columns} columns and {rows} rows needs {} cells but has {}. This is a mistake in the calling code",
+                columns.saturating_mul(rows),
+                sheet.cells.len()
+            )));
+        }
+        let (picture_width, picture_height) = sheet.cell_size()?;
+        let (title_size, size) = sizes(picture_width);
+        let (title_font, bold, regular) = (Font::bold(title_size), Font::bold(size), Font::regular(size));
+        let unit = size.val();
+        let (margin, gap, close) = (unit * 2, unit, unit / 4);
+
+        // From left to right.
+        let cell_width = picture_width.max(CELL_LETTERS * bold.advance());
+        let cell_height = picture_height.max(regular.line());
+        let longest = sheet.rows.iter().map(|row| bold.width(row)).max().unwrap_or(0);
+        let row_width = longest.min(ROW_HEADING * bold.advance());
+        let row_lines = cell_height / bold.line();
+        let headings: Vec<Vec<String>> =
+            sheet.rows.iter().map(|row| bold.wrap(row, row_width, row_lines.max(1))).collect();
+        // Wrapped headings may be narrower than their room.
+        let row_width = headings.iter().flatten().map(|line| bold.width(line)).max().unwrap_or(0);
+        let beside = if row_width > 0 { row_width + gap } else { 0 };
+        let grid = columns.saturating_mul(cell_width + gap) - gap + beside;
+        let words = title_font.width(&sheet.title).max(regular.width(&sheet.footer));
+        let content = grid.max(words.min(WIDEST * regular.advance()));
+        let width = content.saturating_add(2 * margin);
+        // Checked before anything of this width or height is computed further.
+        too_large(sheet, (picture_width, picture_height), width, 1)?;
+        let first_row_heading = margin + (content - grid) / 2;
+        let first_cell = first_row_heading + beside;
+        let column_at = |column: usize| first_cell + column * (cell_width + gap);
+
+        // From top to bottom.
+        let mut page = Page { items: Vec::new(), top: margin };
+        let title = title_font.wrap(&sheet.title, content, TITLE_LINES);
+        page.lines(&title, (title_font, INK), margin, content, Align::Left);
+        page.space(!title.is_empty(), gap);
+
+        let names: Vec<Vec<String>> =
+            sheet.columns.iter().map(|name| bold.wrap(name, cell_width, HEADING_LINES)).collect();
+        let most = names.iter().map(Vec::len).max().unwrap_or(0);
+        for (column, name) in names.iter().enumerate() {
+            let top = page.top + (most - name.len()) * bold.line();
+            page.lines_at(name, (bold, INK), (column_at(column), top), cell_width, Align::Centre);
+        }
+        page.top += most * bold.line();
+        page.space(most > 0, close);
+
+        for (row, (cells, heading)) in sheet.cells.chunks_exact(columns).zip(&headings).enumerate() {
+            page.space(row > 0, gap);
+            let top = page.top + cell_height.saturating_sub(heading.len() * bold.line()) / 2;
+            page.lines_at(heading, (bold, INK), (first_row_heading, top), row_width, Align::Right);
+            let mut captions = Vec::with_capacity(columns);
+            for (column, cell) in cells.iter().enumerate() {
+                page.cell(cell.as_ref(), (column_at(column), cell_width, cell_height), regular);
+                let caption = cell.as_ref().map_or("", |cell| &cell.caption);
+                captions.push(regular.wrap(caption, cell_width, CAPTION_LINES));
+            }
+            page.top += cell_height;
+            let most = captions.iter().map(Vec::len).max().unwrap_or(0);
+            page.space(most > 0, close);
+            for (column, caption) in captions.iter().enumerate() {
+                let place = (column_at(column), page.top);
+                page.lines_at(caption, (regular, SOFT_INK), place, cell_width, Align::Centre);
+            }
+            page.top += most * regular.line();
+            too_large(sheet, (picture_width, picture_height), width, page.top)?;
+        }
+
+        let footer = regular.wrap(&sheet.footer, content, FOOTER_LINES);
+        page.space(!footer.is_empty(), gap + close);
+        page.lines(&footer, (regular, SOFT_INK), margin, content, Align::Left);
+        let height = page.top + margin;
+        too_large(sheet, (picture_width, picture_height), width, height)?;
+        Ok(Self { width, height, items: page.items })
+    }
+}
+
+/// A layout as far as it is done.
+struct Page<'a> {
+    items: Vec<Item<'a>>,
+    /// Where the next thing goes.
+    top: usize,
+}
+
+impl<'a> Page<'a> {
+    /// Leaves a space, if there is something to keep apart.
+    fn space(&mut self, wanted: bool, pixels: usize) {
+        self.top += if wanted { pixels } else { 0 };
+    }
+
+    /// Places lines, and goes on below them.
+    fn lines(&mut self, lines: &[String], style: (Font, f32), left: usize, width: usize, align: Align) {
+        self.lines_at(lines, style, (left, self.top), width, align);
+        self.top += lines.len() * style.0.line();
+    }
+
+    /// Places lines between `left` and `left + width`, without going on.
+    fn lines_at(
+        &mut self,
+        lines: &[String],
+        (font, ink): (Font, f32),
+        (left, top): (usize, usize),
+        width: usize,
+        align: Align,
+    ) {
+        for (index, line) in lines.iter().enumerate() {
+            // Wrapped to this width, so there is no less than nothing left.
+            let spare = width.saturating_sub(font.width(line));
+            let shift = match align {
+                Align::Left => 0,
+                Align::Centre => spare / 2,
+                Align::Right => spare,
+            };
+            let rect = Rect {
+                left: left + shift,
+                top: top + index * font.line(),
+                width: font.width(line),
+                height: font.line(),
+            };
+            self.items.push(Item { rect, content: Content::Line { text: line.clone(), font, ink } });
+        }
+    }
+
+    /// Places a picture in the middle of its cell, or a box as large as the cell.
+    fn cell(&mut self, cell: Option<&'a Cell>, (left, width, height): (usize, usize, usize), font: Font) {
+        let item = match cell {
+            Some(Cell { picture, .. }) => Item {
+                rect: Rect {
+                    left: left + (width - picture.width) / 2,
+                    top: self.top + (height - picture.height) / 2,
+                    width: picture.width,
+                    height: picture.height,
+                },
+                content: Content::Picture(picture),
+            },
+            None => Item {
+                rect: Rect { left, top: self.top, width, height },
+                content: Content::Missing { text: "not yet", font },
+            },
+        };
+        self.items.push(item);
+    }
+}
+
+/// Refuses a sheet beyond the limits of pictures.
+fn too_large(sheet: &Sheet, cell: (usize, usize), width: usize, height: usize) -> Result<()> {
+    check_size(width, height).map_err(|_| {
+        let (columns, rows) = (sheet.columns.len(), sheet.rows.len());
+        let remedy = if width > MAX_SIDE {
+            "Take fewer columns, or make the pictures smaller"
+        } else if height > MAX_SIDE {
+            "Take fewer rows, or make the pictures smaller"
+        } else {
+            "Make the pictures smaller, or take fewer of them"
+        };
+        Error::usage(format!(
+            "the sheet is too large: {columns} columns and {rows} rows of {}x{} pixels; the limits are {MAX_SIDE} pixels a side and {MAX_PIXELS} in all. {remedy}",
+            cell.0, cell.1
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests;
