@@ -228,6 +228,47 @@ fn dithering_keeps_tones() {
     assert!(found >= 46.0, "{found:.2} dB");
 }
 
+/// A reader that knows blocks and nothing of XMP must come out behind it: the end of the file is where it ends.
+#[test]
+fn the_blocks_of_a_gif_lead_to_its_end() {
+    let dir = folder();
+    let path = dir.path().join("a.gif");
+    let texts = [vec![], record(), vec![("k".to_owned(), "ÿ\u{10ffff}~".repeat(300))]];
+    for (texts, extensions) in texts.into_iter().zip([1, 2, 2]) {
+        let options = FilmOptions { overwrite: true, ..FilmOptions::default() };
+        let mut film = Film::create(&path, options).unwrap();
+        for seed in 0..3 {
+            film.frame(&noise(seed, SIZES[1]), 50).unwrap();
+        }
+        film.finish(texts).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        assert!(bytes.starts_with(b"GIF89a\x11\0\x1f\0"));
+        let palette = |flags: u8| if flags & 0x80 == 0 { 0 } else { 3 << ((flags & 7) + 1) };
+        let mut at = 13 + palette(bytes[10]);
+        let (mut frames, mut application) = (0, 0);
+        loop {
+            let kind = bytes[at];
+            match kind {
+                0x21 => {
+                    application += usize::from(bytes[at + 1] == 0xff);
+                    at += 2;
+                }
+                0x2c => {
+                    frames += 1;
+                    at += 10 + palette(bytes[at + 9]) + 1;
+                }
+                0x3b => break,
+                other => panic!("a block of kind {other} at {at}"),
+            }
+            while bytes[at] != 0 {
+                at += 1 + usize::from(bytes[at]);
+            }
+            at += 1;
+        }
+        assert_eq!((at + 1, frames, application), (bytes.len(), 3, extensions));
+    }
+}
+
 #[test]
 fn few_colours_are_exact_in_a_gif() {
     let dir = folder();

@@ -9,6 +9,7 @@ mod gif;
 mod palette;
 mod webp;
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -95,7 +96,6 @@ impl Format {
 /// | `.webp` | lossy, [`FilmOptions::webp_quality`] | exact |
 /// | `.gif` | 256 a frame, chosen for the frame, dithered | to 10 ms, at least 20 ms; rounding doesn't add up |
 /// | `.apng` | exact, 8 bits | exact up to 65,535 ms, then to 10 ms |
-#[derive(Debug)]
 pub struct Film {
     path: PathBuf,
     target: PathBuf,
@@ -106,6 +106,19 @@ pub struct Film {
     /// The last frame in levels, to know its double by.
     last: Vec<u8>,
     spool: Spool,
+}
+
+/// Without the pixels of the last frame.
+impl fmt::Debug for Film {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Film")
+            .field("path", &self.path)
+            .field("format", &self.format)
+            .field("options", &self.options)
+            .field("size", &self.size)
+            .field("frames", &self.frames())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Finds out, before any work is done, whether a [`Film`] can be written here: the extension is `webp`, `gif` or
@@ -293,5 +306,58 @@ impl Spool {
             each(&bytes, frame.milliseconds)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn picture(value: f32) -> Picture {
+        Picture { width: 3, height: 2, rgb: vec![value; 18] }
+    }
+
+    /// A real film of 2 GiB would take minutes: here only the spool's count of bytes is that far.
+    #[test]
+    fn a_film_ends_at_2_gib() {
+        for ending in ["webp", "gif", "apng"] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("a").with_extension(ending);
+            let mut film = Film::create(&path, FilmOptions::default()).unwrap();
+            film.frame(&picture(0.1), 50).unwrap();
+            let length = std::mem::replace(&mut film.spool.length, MAX_FILM - CONTAINER);
+            let error = film.frame(&picture(0.2), 50).unwrap_err();
+            assert!(error.to_string().contains("larger than 2 GiB"), "{error}");
+            // What there is can still become a file.
+            film.spool.length = length;
+            film.finish(Vec::new()).unwrap();
+            assert!(path.metadata().unwrap().len() > 0);
+        }
+    }
+
+    #[test]
+    fn a_frame_that_was_not_written_whole_leaves_no_trace() {
+        let file = tempfile::tempfile().unwrap();
+        let mut spool = Spool { file, length: 0, frames: Vec::new() };
+        spool.push(b"first", 1).unwrap();
+        // As if the disk had been full in the middle of a frame.
+        spool.file.write_all(b"half of a fra").unwrap();
+        spool.push(b"second", 2).unwrap();
+        let mut found = Vec::new();
+        spool
+            .replay(|bytes, time| {
+                found.push((bytes.to_vec(), time));
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(found, [(b"first".to_vec(), 1), (b"second".to_vec(), 2)]);
+    }
+
+    #[test]
+    fn debugging_shows_no_pixels() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut film = Film::create(&dir.path().join("a.gif"), FilmOptions::default()).unwrap();
+        film.frame(&Picture { width: 100, height: 100, rgb: vec![0.5; 30_000] }, 50).unwrap();
+        assert!(format!("{film:?}").len() < 400);
     }
 }

@@ -32,7 +32,8 @@ fn nothing_overlaps_or_leaves_the_sheet() {
             for size in [(1, 1), (160, 120), (120, 160), (7, 300), (300, 7), (512, 20), (900, 30)] {
                 let sheet = sheet(columns, rows, size, text);
                 let layout = Layout::of(&sheet).unwrap();
-                let context = format!("{columns}x{rows} of {size:?}, {:?}", &text[..text.len().min(12)]);
+                let context =
+                    format!("{columns}x{rows} of {size:?}, {:?}", text.chars().take(12).collect::<String>());
                 for (index, item) in layout.items.iter().enumerate() {
                     let rect = item.rect;
                     assert!(rect.left + rect.width <= layout.width, "{context}: {item:?}");
