@@ -12,7 +12,7 @@ use super::palette::palette;
 use super::{Spool, metadata};
 
 /// A frame, ready to be stored: how many colours the palette has less one, the palette, and the pixels as indices
-/// in LZW. (GIF calls 20 ms the least: browsers take less for 100 ms.)
+/// in LZW.
 pub(super) fn encode(levels: &[u8], (width, height): (u32, u32)) -> Vec<u8> {
     let (palette, indices) = match few_colours(levels) {
         Some(exact) => exact,
@@ -81,8 +81,8 @@ fn dither(levels: &[u8], width: usize, palette: &[u8]) -> Vec<u8> {
     indices
 }
 
-/// The nearest palette entry for a colour, remembered for cells of 4x4x4 levels: what a cell's middle gets is right
-/// for all of it to within what dithering evens out.
+/// The nearest palette entry for a colour, remembered for cells of 4x4x4 levels: what a cell's middle gets is
+/// right for all of it to within what dithering evens out.
 struct Nearest<'a> {
     palette: &'a [u8],
     /// Indices of cells; `UNKNOWN` until asked for.
@@ -125,8 +125,8 @@ pub(super) fn assemble(
     if !metadata.is_empty() {
         write_xmp(encoder.get_mut(), metadata::packet(metadata).as_bytes())?;
     }
-    // Times are in hundredths of a second here. The sum is rounded, not each, so that a film of many frames is
-    // as long as it should be.
+    // Times are in hundredths of a second here. The sum is rounded, not each, so that a film of many frames is as
+    // long as it should be. Less than two hundredths browsers take for ten.
     let (mut milliseconds_before, mut hundredths_before) = (0u64, 0u64);
     spool.replay(|bytes, milliseconds| {
         milliseconds_before += u64::from(milliseconds);

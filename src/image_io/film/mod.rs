@@ -1,8 +1,8 @@
 //! Animations that grow while a run goes on, and appear as files only when they are whole.
 //!
 //! A frame is encoded as it comes, into a file without a name beside the target: so memory holds one frame at a
-//! time, and whatever ends the process, nothing half-made is left. [`Film::finish`] knows how many frames there are
-//! and how long each is shown, and puts the container around them.
+//! time, and whatever ends the process, nothing half-made is left. [`Film::finish`] knows how many frames there
+//! are and how long each is shown, and puts the container around them.
 
 mod apng;
 mod gif;
@@ -88,8 +88,9 @@ impl Format {
 /// An animation that is being written: WebP, GIF or APNG.
 ///
 /// It plays for ever, each frame for its own time. [`finish`](Self::finish) makes the file; a film that is dropped
-/// without leaves nothing behind, and neither does a process that dies: until then the frames are in a file without
-/// a name (where the system has no such files, e.g. on Windows, in one that the system deletes when it is closed).
+/// without leaves nothing behind, and neither does a process that dies: until then the frames are in a file
+/// without a name (where the system has no such files, e.g. on Windows, in one that the system deletes when it is
+/// closed).
 ///
 /// | | colours | times |
 /// |---|---|---|

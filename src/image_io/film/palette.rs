@@ -1,8 +1,8 @@
 //! 256 colours that stand for all colours of a picture.
 //!
 //! Boxes of colours are split where the squared error is largest, along the channel in which they vary most, at
-//! their mean (as Wan, Wong, Prusinkiewicz 1988), and the colours that this gives are moved to the means of what is
-//! nearest to them (Lloyd 1982).
+//! their mean (as Wan, Wong, Prusinkiewicz 1988), and the colours that this gives are moved to the means of what
+//! is nearest to them (Lloyd 1982).
 
 /// How many colours there are at most.
 const COLOURS: usize = 256;

@@ -68,9 +68,9 @@ impl Sheet {
     /// Draws the sheet.
     ///
     /// # Errors
-    /// [`Error::Usage`] if there are no rows or columns, the number of cells doesn't match them, the pictures differ
-    /// in size or are malformed, or the sheet would be larger than [`MAX_SIDE`] or [`MAX_PIXELS`] or memory allows:
-    /// the message says what to reduce.
+    /// [`Error::Usage`] if there are no rows or columns, the number of cells doesn't match them, the pictures
+    /// differ in size or are malformed, or the sheet would be larger than [`MAX_SIDE`] or [`MAX_PIXELS`] or memory
+    /// allows: the message says what to reduce.
     pub fn compose(&self) -> Result<Picture> {
         let layout = Layout::of(self)?;
         let mut picture = Picture {
