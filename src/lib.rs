@@ -31,8 +31,8 @@
 //!
 //! The way of the data: [`cli`] (the program) → [`mirage`] (session, objective) → [`tune`] (autotuning) →
 //! [`workbench`] (kernels tested and timed) → [`graph`] (nodes, gradient, memory plan, replay) → [`ops`]
-//! (kernels) → [`shader`] (WGSL, variants) → [`gpu`] (device). [`vgg`] reads networks, [`image_io`] pictures. A
-//! module uses only those to its right, and [`error`].
+//! (kernels) → [`shader`] (WGSL, variants) → [`gpu`] (device). [`vgg`] reads networks, [`image_io`] pictures;
+//! [`web`] shows and steers a run in a browser. A module uses only those to its right, and [`error`].
 #![warn(missing_docs)]
 
 pub mod cli;
@@ -46,6 +46,7 @@ pub mod ops;
 pub mod shader;
 pub mod tune;
 pub mod vgg;
+pub mod web;
 pub mod workbench;
 
 pub use error::{Error, Result};

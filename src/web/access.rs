@@ -1,0 +1,196 @@
+//! Who may see the page, and who may steer.
+
+use super::Options;
+use crate::error::{Error, Result};
+use axum::http::header::{HOST, ORIGIN};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderName};
+use rand::TryRng as _;
+use rand::rngs::SysRng;
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::path::Path;
+use subtle::ConstantTimeEq as _;
+
+/// Bytes of the token: 128 bits.
+const TOKEN: usize = 16;
+
+/// The address that is served, and the token.
+pub(super) struct Access {
+    address: SocketAddr,
+    token: String,
+}
+
+impl Access {
+    /// A new token for the address that `listener` has.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the system gives no random numbers.
+    pub fn new(listener: &TcpListener) -> Result<Self> {
+        let place = Path::new("the live page");
+        let address = listener.local_addr().map_err(Error::io(place, "asking for its address"))?;
+        let mut bytes = [0; TOKEN];
+        SysRng
+            .try_fill_bytes(&mut bytes)
+            .map_err(|error| Error::io(place, "drawing a token")(std::io::Error::other(error)))?;
+        let mut token = String::new();
+        for byte in bytes {
+            // Writing to a String can't fail.
+            let _ = write!(token, "{byte:02x}");
+        }
+        Ok(Self { address, token })
+    }
+
+    /// Address of the page, with the token.
+    pub fn url(&self) -> String {
+        let host = match self.address.ip() {
+            // A server on all addresses has no address of its own to show.
+            IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            ip => ip,
+        };
+        format!("http://{}/#token={}", SocketAddr::new(host, self.address.port()), self.token)
+    }
+
+    /// Whether this is the token; takes the same time wherever the first difference is.
+    pub fn is_token(&self, token: &str) -> bool {
+        self.token.as_bytes().ct_eq(token.as_bytes()).into()
+    }
+
+    /// Whether a request is one of this page: it names this server by address, and comes from the page itself
+    /// or, unless `origin_needed`, from no page. The answer is the host as the request names it.
+    ///
+    /// A name (other than `localhost`) could be one that a web site has pointed at this machine, which makes the
+    /// site and this server one origin to the browser; an address can't.
+    ///
+    /// # Errors
+    /// A sentence that says why not.
+    pub fn check<'a>(&self, headers: &'a HeaderMap, origin_needed: bool) -> Result<&'a str, String> {
+        let host = single(headers, &HOST)?.ok_or("The request has no Host.")?;
+        if !self.is_here(host) {
+            return Err(format!(
+                "This server doesn't go by the name {host:?}. Use its address, as the program printed it."
+            ));
+        }
+        match single(headers, &ORIGIN)? {
+            None if origin_needed => Err("The request has no Origin.".into()),
+            Some(origin) if origin.strip_prefix("http://") != Some(host) => {
+                Err(format!("Requests from {origin:?} are refused: only the page itself may ask."))
+            }
+            _ => Ok(host),
+        }
+    }
+
+    /// Whether a Host header names this server. The port is the browser's affair: a tunnel may have another one.
+    fn is_here(&self, host: &str) -> bool {
+        let Ok(authority) = host.parse::<Authority>() else {
+            return false;
+        };
+        if host.contains('@') {
+            return false;
+        }
+        let here = self.address.ip();
+        let local = here.is_loopback() || here.is_unspecified();
+        let name = authority.host();
+        match name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+            Ok(ip) => ip == here || here.is_unspecified() || (local && ip.is_loopback()),
+            Err(_) => local && name.eq_ignore_ascii_case("localhost"),
+        }
+    }
+}
+
+impl std::fmt::Debug for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Access").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// A header that may come once.
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, String> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next().map(|value| value.to_str());
+    match (value.transpose(), values.next()) {
+        (Ok(value), None) => Ok(value),
+        _ => Err(format!("The request's {name} makes no sense.")),
+    }
+}
+
+/// Binds the address.
+///
+/// # Errors
+/// [`Error::Usage`] that says what to do.
+pub(super) fn bind(options: &Options) -> Result<TcpListener> {
+    let address = SocketAddr::new(options.host, options.port);
+    let failed = |error: std::io::Error| {
+        let port = options.port;
+        Error::usage(match error.kind() {
+            std::io::ErrorKind::AddrInUse => format!(
+                "--web: port {port} of {} is in use, perhaps by another run. Choose another one with --web PORT, or any free one with --web 0",
+                options.host
+            ),
+            std::io::ErrorKind::PermissionDenied => format!(
+                "--web: this user may not listen on port {port}. Choose one above 1023 with --web PORT, or any free one with --web 0"
+            ),
+            std::io::ErrorKind::AddrNotAvailable => format!(
+                "--web: {} is not an address of this machine. Leave it out to listen on 127.0.0.1",
+                options.host
+            ),
+            _ => format!("--web: can't listen on {address}: {error}. Try any free port with --web 0"),
+        })
+    };
+    let listener = TcpListener::bind(address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn access(address: &str) -> Access {
+        Access { address: address.parse().unwrap(), token: "00ff".into() }
+    }
+
+    #[test]
+    fn only_addresses_of_the_server_are_its_names() {
+        let local = access("127.0.0.1:8080");
+        for host in
+            ["127.0.0.1:8080", "localhost:8080", "LocalHost", "127.0.0.1", "[::1]:8080", "localhost:9000"]
+        {
+            assert!(local.is_here(host), "{host}");
+        }
+        for host in [
+            "",
+            "evil.example",
+            "127.0.0.1.evil.example",
+            "a@localhost",
+            "localhost.",
+            "192.168.0.2:8080",
+            "[::1",
+            "0",
+        ] {
+            assert!(!local.is_here(host), "{host}");
+        }
+        let network = access("192.168.0.2:8080");
+        assert!(network.is_here("192.168.0.2:8080"));
+        for host in ["localhost:8080", "127.0.0.1:8080", "192.168.0.3:8080", "mybox"] {
+            assert!(!network.is_here(host), "{host}");
+        }
+        let all = access("0.0.0.0:8080");
+        for host in ["localhost:8080", "192.168.0.3:8080", "[fe80::1]:8080"] {
+            assert!(all.is_here(host), "{host}");
+        }
+        assert!(!all.is_here("evil.example:8080"));
+    }
+
+    #[test]
+    fn the_token_is_the_whole_token() {
+        let access = access("0.0.0.0:8080");
+        assert!(access.is_token("00ff"));
+        for token in ["", "00f", "00fff", "00fe", "00FF"] {
+            assert!(!access.is_token(token), "{token}");
+        }
+        assert_eq!(access.url(), "http://127.0.0.1:8080/#token=00ff");
+        assert!(!format!("{access:?}").contains("00ff"), "a log must not hold the token");
+    }
+}

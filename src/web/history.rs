@@ -1,0 +1,328 @@
+//! All that a viewer needs, however late it comes: bounded, and never waited for.
+//!
+//! Whatever is told gets the next number of a clock. A viewer remembers the clock of its last visit and takes what
+//! has a later number ([`History::since`]); so a slow one skips what was replaced meanwhile, and holds up nobody.
+
+use super::Start;
+use super::message::{Item, Kind, Report, Seen, Shares, Snapshot, header, json};
+use axum::body::Bytes;
+use axum::extract::ws::Message;
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use tokio::sync::watch;
+
+/// Most reports that are kept: about 2 MB.
+const REPORTS: usize = 4096;
+/// Reports that stay as they are when older ones are thinned.
+const RECENT_REPORTS: usize = 1024;
+/// Most changes of weights that are kept, the newest.
+const WEIGHTS: usize = 256;
+/// Most notes that are kept, the newest.
+const NOTES: usize = 64;
+/// Longest note, in characters.
+const NOTE_LENGTH: usize = 2000;
+/// Most snapshots that are kept.
+const SNAPSHOTS: usize = 48;
+/// Most bytes of snapshots that are kept.
+const SNAPSHOT_BYTES: usize = 12 << 20;
+
+/// A value and the clock when it was told.
+#[derive(Debug)]
+struct Stamped<T>(u64, T);
+
+/// A snapshot in the strip.
+#[derive(Debug)]
+struct Kept {
+    about: Snapshot,
+    jpeg: Bytes,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    clock: u64,
+    start: Option<Stamped<Item>>,
+    asked: Option<Stamped<Item>>,
+    progress: Option<Stamped<Item>>,
+    paused: Option<Stamped<Item>>,
+    strip: Option<Stamped<Item>>,
+    end: Option<Stamped<Item>>,
+    photo: Option<Stamped<Bytes>>,
+    picture: Option<Stamped<Bytes>>,
+    weights: VecDeque<Stamped<Item>>,
+    /// As JSON.
+    reports: VecDeque<Stamped<String>>,
+    snapshots: Vec<Stamped<Kept>>,
+    next_snapshot: u32,
+    notes: VecDeque<Stamped<Item>>,
+    steerable: Vec<String>,
+}
+
+impl State {
+    /// Wraps a value with the next number.
+    fn stamp<T>(&mut self, value: T) -> Stamped<T> {
+        self.clock += 1;
+        Stamped(self.clock, value)
+    }
+
+    fn slot(&mut self, kind: Seen) -> &mut Option<Stamped<Item>> {
+        match kind {
+            Seen::Start => &mut self.start,
+            Seen::Asked => &mut self.asked,
+            Seen::Progress => &mut self.progress,
+            Seen::Paused => &mut self.paused,
+            Seen::Strip => &mut self.strip,
+            Seen::End => &mut self.end,
+        }
+    }
+
+    fn put(&mut self, kind: Seen, item: Item) {
+        let stamped = self.stamp(item);
+        *self.slot(kind) = Some(stamped);
+    }
+
+    /// Drops the snapshot that leaves the smallest gap between its neighbours, never the first or the last.
+    fn thin_strip(&mut self) -> bool {
+        let gap = |at: &usize| {
+            let iteration = |index: usize| self.snapshots[index].1.about.iteration;
+            iteration(at + 1).saturating_sub(iteration(at - 1))
+        };
+        let dropped = (1..self.snapshots.len().saturating_sub(1)).min_by_key(gap);
+        if let Some(at) = dropped {
+            self.snapshots.remove(at);
+        }
+        dropped.is_some()
+    }
+}
+
+/// What was told of a run so far.
+#[derive(Debug)]
+pub(super) struct History {
+    state: Mutex<State>,
+    /// The clock, for viewers to wait on.
+    news: watch::Sender<u64>,
+    /// How many watch, for the run to wait on at its end.
+    viewers: Mutex<usize>,
+    gone: Condvar,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self {
+            state: Mutex::default(),
+            news: watch::Sender::new(0),
+            viewers: Mutex::default(),
+            gone: Condvar::new(),
+        }
+    }
+}
+
+/// A thread that panicked while it held the lock left whole values behind: each is put in one assignment.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl History {
+    /// Changes the state, then wakes the viewers.
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let clock = {
+            let mut state = lock(&self.state);
+            change(&mut state);
+            state.clock
+        };
+        // Two callers may come here in either order; viewers only need to wake.
+        self.news.send_replace(clock);
+    }
+
+    /// A run starts: all but the notes is forgotten.
+    pub fn begin(&self, start: &Start<'_>) {
+        self.change(|state| {
+            let (clock, next_snapshot) = (state.clock, state.next_snapshot);
+            let notes = std::mem::take(&mut state.notes);
+            let steerable = start.steerable.iter().map(|name| (*name).to_owned()).collect();
+            *state = State { clock, next_snapshot, notes, steerable, ..State::default() };
+            state.put(Seen::Start, Item::start(start));
+        });
+    }
+
+    /// Somebody asked for shares.
+    pub fn asked(&self, shares: Shares) {
+        self.change(|state| state.put(Seen::Asked, Item::Asked { shares }));
+    }
+
+    /// Iterations done.
+    pub fn progress(&self, iteration: u32, seconds: f64) {
+        self.change(|state| state.put(Seen::Progress, Item::Progress { iteration, seconds }));
+    }
+
+    /// The run holds, or goes on.
+    pub fn paused(&self, paused: bool) {
+        self.change(|state| state.put(Seen::Paused, Item::Paused { paused }));
+    }
+
+    /// A report, to be kept.
+    pub fn report(&self, report: &Report) {
+        let text = json(report);
+        self.change(|state| {
+            let stamped = state.stamp(text);
+            state.reports.push_back(stamped);
+            if state.reports.len() > REPORTS {
+                let old = state.reports.len() - RECENT_REPORTS;
+                let mut index = 0;
+                state.reports.retain(|_| {
+                    index += 1;
+                    index > old || index % 2 == 1
+                });
+            }
+        });
+    }
+
+    /// Shares and weights that are in force.
+    pub fn weights(&self, iteration: u32, shares: &[(&str, f32)], weights: &[(&str, f32)]) {
+        let owned =
+            |pairs: &[(&str, f32)]| pairs.iter().map(|(name, value)| ((*name).into(), *value)).collect();
+        let item = Item::Weights { iteration, shares: owned(shares), weights: owned(weights) };
+        self.change(|state| {
+            let stamped = state.stamp(item);
+            state.weights.push_back(stamped);
+            if state.weights.len() > WEIGHTS {
+                state.weights.pop_front();
+            }
+        });
+    }
+
+    /// A word to the viewers.
+    pub fn note(&self, text: &str) {
+        let item = Item::Note { text: text.chars().take(NOTE_LENGTH).collect() };
+        self.change(|state| {
+            let stamped = state.stamp(item);
+            state.notes.push_back(stamped);
+            if state.notes.len() > NOTES {
+                state.notes.pop_front();
+            }
+        });
+    }
+
+    /// The photo, as JPEG.
+    pub fn photo(&self, jpeg: &[u8]) {
+        let bytes = framed(Kind::Photo, 0, 0, jpeg);
+        self.change(|state| state.photo = Some(state.stamp(bytes)));
+    }
+
+    /// The newest picture, as JPEG.
+    pub fn picture(&self, iteration: u32, jpeg: &[u8]) {
+        let bytes = framed(Kind::Picture, iteration, 0, jpeg);
+        self.change(|state| state.picture = Some(state.stamp(bytes)));
+    }
+
+    /// A snapshot for the strip, as JPEG.
+    pub fn snapshot(&self, mut about: Snapshot, jpeg: &[u8]) {
+        self.change(|state| {
+            about.id = state.next_snapshot;
+            state.next_snapshot = state.next_snapshot.wrapping_add(1);
+            let jpeg = framed(Kind::Snapshot, about.iteration, about.id, jpeg);
+            let kept = state.stamp(Kept { about, jpeg });
+            state.snapshots.push(kept);
+            let bytes = |state: &State| state.snapshots.iter().map(|kept| kept.1.jpeg.len()).sum::<usize>();
+            while (state.snapshots.len() > SNAPSHOTS || bytes(state) > SNAPSHOT_BYTES) && state.thin_strip() {
+            }
+            let kept = state.snapshots.iter().map(|kept| kept.1.about.id).collect();
+            state.put(Seen::Strip, Item::Strip { kept });
+        });
+    }
+
+    /// The run is over.
+    pub fn end(&self, ending: &str, output: &str) {
+        let item = Item::End { ending: ending.to_owned(), output: output.to_owned() };
+        self.change(|state| state.put(Seen::End, item));
+    }
+
+    /// Whether a thing was told of this run.
+    pub fn seen(&self, kind: Seen) -> bool {
+        lock(&self.state).slot(kind).is_some()
+    }
+
+    /// Factors whose shares can be changed now: none once the run is over.
+    pub fn steerable(&self) -> Vec<String> {
+        let state = lock(&self.state);
+        if state.end.is_some() { Vec::new() } else { state.steerable.clone() }
+    }
+
+    /// What was told after `clock`, in the order in which a page needs it, the clock to ask with next
+    /// time, and whether the run is over.
+    pub fn since(&self, clock: u64) -> (Vec<Message>, u64, bool) {
+        let state = lock(&self.state);
+        let mut messages = Vec::new();
+        let mut text = |text: String| messages.push(Message::Text(text.into()));
+        let singles = |slots: [&Option<Stamped<Item>>; 3], text: &mut dyn FnMut(String)| {
+            for Stamped(at, item) in slots.into_iter().flatten() {
+                if *at > clock {
+                    text(item.json());
+                }
+            }
+        };
+        singles([&state.start, &state.asked, &None], &mut text);
+        for Stamped(_, item) in state.weights.iter().filter(|weights| weights.0 > clock) {
+            text(item.json());
+        }
+        let reports: Vec<&str> =
+            state.reports.iter().filter(|report| report.0 > clock).map(|report| report.1.as_str()).collect();
+        if !reports.is_empty() {
+            text(format!(r#"{{"type":"reports","reports":[{}]}}"#, reports.join(",")));
+        }
+        singles([&state.progress, &state.paused, &state.strip], &mut text);
+        let pictures = [&state.photo, &state.picture].into_iter().flatten();
+        messages.extend(pictures.filter(|p| p.0 > clock).map(|p| Message::Binary(p.1.clone())));
+        for Stamped(_, kept) in state.snapshots.iter().filter(|kept| kept.0 > clock) {
+            messages.push(Message::Text(Item::Snapshot(kept.about.clone()).json().into()));
+            messages.push(Message::Binary(kept.jpeg.clone()));
+        }
+        let last = state.notes.iter().chain(&state.end).filter(|item| item.0 > clock);
+        messages.extend(last.map(|item| Message::Text(item.1.json().into())));
+        (messages, state.clock, state.end.is_some())
+    }
+
+    /// Wakes whenever something is told.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
+    /// One more watches, until the answer is dropped.
+    pub fn enter(self: &Arc<Self>) -> Presence {
+        *lock(&self.viewers) += 1;
+        Presence(self.clone())
+    }
+
+    /// How many watch.
+    pub fn viewers(&self) -> usize {
+        *lock(&self.viewers)
+    }
+
+    /// Waits until nobody watches, or for the deadline.
+    pub fn wait_for_viewers(&self, deadline: Instant) {
+        let mut viewers = lock(&self.viewers);
+        while *viewers > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            viewers = self.gone.wait_timeout(viewers, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// A picture with its header.
+fn framed(kind: Kind, iteration: u32, id: u32, jpeg: &[u8]) -> Bytes {
+    [header(kind, iteration, id).as_slice(), jpeg].concat().into()
+}
+
+/// Somebody watches.
+#[derive(Debug)]
+pub(super) struct Presence(Arc<History>);
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        *lock(&self.0.viewers) -= 1;
+        self.0.gone.notify_all();
+    }
+}

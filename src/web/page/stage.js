@@ -1,0 +1,172 @@
+// The picture, the wipe over it, and the strip of snapshots.
+import { byId, element } from "/ui.js";
+
+export class Stage {
+  /** Called with the snapshot that is shown, or null for the newest picture. */
+  onShow = () => {};
+  #photo = null;
+  #now = null;
+  /** Snapshots by id: {id, iteration, path, classes, url, button}, in the order of their iterations. */
+  #snapshots = new Map();
+  #chosen = null;
+  #version = 0;
+  #live;
+  #ended = false;
+
+  constructor() {
+    this.#live = this.#thumbnail("now", () => this.#choose(null));
+    byId("strip").append(this.#live);
+    byId("scrub").addEventListener("input", () => {
+      const snapshots = this.#ordered();
+      const at = Number(byId("scrub").value);
+      this.#choose(at < snapshots.length ? snapshots[at].id : null);
+    });
+    for (const mode of ["now", "compare"]) byId(`mode-${mode}`).addEventListener("change", () => this.#layOut());
+    byId("wipe").addEventListener("input", () => this.#wipe());
+    this.#wipe();
+    this.#update();
+  }
+
+  /** Another run. */
+  begin({ width, height }) {
+    byId("frame").style.setProperty("--ratio", width / height);
+    for (const { url, button } of this.#snapshots.values()) {
+      URL.revokeObjectURL(url);
+      button.remove();
+    }
+    this.#snapshots.clear();
+    this.#chosen = null;
+    this.#ended = false;
+    this.#update();
+  }
+
+  photo(blob) {
+    if (this.#photo) URL.revokeObjectURL(this.#photo);
+    this.#photo = URL.createObjectURL(blob);
+    byId("photo").src = this.#photo;
+    this.#layOut();
+  }
+
+  picture(blob, iteration) {
+    const old = this.#now;
+    this.#now = { url: URL.createObjectURL(blob), iteration };
+    this.#live.image.src = this.#now.url;
+    this.#live.hidden = false;
+    if (this.#chosen === null) this.#update();
+    // The browser shows the old one until it has decoded the new one.
+    if (old) setTimeout(() => URL.revokeObjectURL(old.url), 2000);
+  }
+
+  snapshot(blob, about) {
+    if (this.#snapshots.has(about.id)) return;
+    const button = this.#thumbnail(String(about.iteration), () => this.#choose(about.id));
+    button.dataset.iteration = about.iteration;
+    button.setAttribute("aria-label", `Snapshot after ${about.iteration} iterations`);
+    const snapshot = { ...about, url: URL.createObjectURL(blob), button };
+    button.image.src = snapshot.url;
+    this.#snapshots.set(about.id, snapshot);
+    const next = this.#ordered().find((other) => other.iteration > about.iteration);
+    byId("strip").insertBefore(button, next?.button ?? this.#live);
+    this.#update();
+  }
+
+  /** Only these stay. */
+  keep(ids) {
+    const chosen = this.#snapshots.get(this.#chosen);
+    for (const [id, { url, button }] of this.#snapshots) {
+      if (ids.includes(id)) continue;
+      URL.revokeObjectURL(url);
+      button.remove();
+      this.#snapshots.delete(id);
+    }
+    if (chosen && !this.#snapshots.has(chosen.id)) {
+      const gap = (snapshot) => Math.abs(snapshot.iteration - chosen.iteration);
+      const nearest = this.#ordered().sort((a, b) => gap(a) - gap(b))[0];
+      this.#choose(nearest?.id ?? null);
+    }
+    this.#update();
+  }
+
+  end() {
+    this.#ended = true;
+    this.#update();
+  }
+
+  #ordered() {
+    return [...this.#snapshots.values()].sort((a, b) => a.iteration - b.iteration || a.id - b.id);
+  }
+
+  #thumbnail(text, chosen) {
+    const button = element("button", "thumbnail");
+    button.type = "button";
+    // The range below is the way there for the keyboard: one stop instead of many.
+    button.tabIndex = -1;
+    button.hidden = text === "now";
+    button.image = element("img");
+    button.image.alt = "";
+    button.append(button.image, element("span", "", text));
+    button.addEventListener("click", chosen);
+    return button;
+  }
+
+  #choose(id) {
+    if (this.#chosen === id) return;
+    this.#chosen = id;
+    this.#update();
+    const button = this.#snapshots.get(id)?.button ?? this.#live;
+    const strip = byId("strip");
+    // Only the strip scrolls, never the page.
+    strip.scrollLeft = button.offsetLeft - strip.offsetLeft - (strip.clientWidth - button.offsetWidth) / 2;
+    this.onShow(this.#snapshots.get(id) ?? null);
+  }
+
+  /** Shows what is chosen. */
+  #update() {
+    const snapshots = this.#ordered();
+    const chosen = this.#snapshots.get(this.#chosen) ?? null;
+    const shown = chosen ?? this.#now;
+    const picture = byId("picture");
+    const what = chosen ? "snapshot" : this.#ended ? "last picture" : "picture";
+    if (shown && picture.getAttribute("src") !== shown.url) {
+      picture.src = shown.url;
+      this.#version += 1;
+      picture.dataset.version = this.#version;
+    }
+    if (shown) {
+      picture.dataset.iteration = shown.iteration;
+      picture.alt = `The ${what} after ${shown.iteration} iterations`;
+      const saved = chosen?.path ? `, ${chosen.path}` : "";
+      byId("caption").textContent = chosen
+        ? `Snapshot after ${chosen.iteration} iterations${saved}`
+        : `${this.#ended ? "Last picture, after" : "Now, after"} ${shown.iteration} iterations`;
+    }
+    byId("corner").textContent = chosen ? `After ${chosen.iteration}` : "Now";
+    byId("empty").hidden = shown !== null;
+    const scrub = byId("scrub");
+    scrub.disabled = snapshots.length === 0;
+    scrub.max = snapshots.length;
+    scrub.value = chosen ? snapshots.indexOf(chosen) : snapshots.length;
+    scrub.setAttribute("aria-valuetext", chosen ? `after ${chosen.iteration} iterations` : "now");
+    for (const { id, button } of snapshots) mark(button, id === this.#chosen);
+    mark(this.#live, chosen === null);
+    this.#layOut();
+  }
+
+  #layOut() {
+    const compare = byId("mode-compare").checked && this.#photo !== null;
+    byId("frame").classList.toggle("compare", compare);
+    byId("wipe").hidden = !compare;
+    byId("photo").hidden = !compare;
+  }
+
+  #wipe() {
+    const wipe = byId("wipe");
+    byId("frame").style.setProperty("--wipe", `${wipe.value}%`);
+    wipe.setAttribute("aria-valuetext", `${wipe.value} percent photo`);
+  }
+}
+
+function mark(button, chosen) {
+  if (chosen) button.setAttribute("aria-current", "true");
+  else button.removeAttribute("aria-current");
+}

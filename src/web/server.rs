@@ -1,0 +1,190 @@
+//! The server: few, small and quick requests, of which one becomes a WebSocket.
+
+use super::access::Access;
+use super::encoder::Encoder;
+use super::history::History;
+use super::{Command, viewer};
+use crate::error::{Error, Result};
+use axum::Router;
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::{Request, State};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, REFERRER_POLICY,
+    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use axum::http::{HeaderValue, StatusCode, Uri};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+use tokio::sync::{Semaphore, oneshot};
+
+/// Longest time for a request's head to come.
+const HEAD: Duration = Duration::from_secs(10);
+/// Longest time for a request and its answer.
+const EXCHANGE: Duration = Duration::from_secs(30);
+/// Most bytes of a request's head.
+const HEAD_SIZE: usize = 16 << 10;
+/// Most connections at once that are not viewers yet; further ones are closed unheard.
+const CONNECTIONS: usize = 64;
+/// Most viewers at once.
+const VIEWERS: usize = 32;
+/// Largest message from a viewer: a hundred bytes are enough for any.
+const MESSAGE: usize = 4096;
+/// Longest wait for the server's thread to end.
+const STOP: Duration = Duration::from_secs(1);
+
+/// Path, content type and content of all that is served.
+const ASSETS: [(&str, &str, &str); 9] = [
+    ("/", "text/html; charset=utf-8", include_str!("page/index.html")),
+    ("/page.css", "text/css; charset=utf-8", include_str!("page/page.css")),
+    ("/main.js", "text/javascript; charset=utf-8", include_str!("page/main.js")),
+    ("/stage.js", "text/javascript; charset=utf-8", include_str!("page/stage.js")),
+    ("/controls.js", "text/javascript; charset=utf-8", include_str!("page/controls.js")),
+    ("/curves.js", "text/javascript; charset=utf-8", include_str!("page/curves.js")),
+    ("/classes.js", "text/javascript; charset=utf-8", include_str!("page/classes.js")),
+    ("/ui.js", "text/javascript; charset=utf-8", include_str!("page/ui.js")),
+    ("/icon.svg", "image/svg+xml", include_str!("page/icon.svg")),
+];
+
+/// What the tasks of the server share.
+pub(super) struct Shared {
+    pub access: Access,
+    pub history: Arc<History>,
+    pub encoder: Arc<Encoder>,
+    pub commands: Box<dyn Fn(Command) + Send + Sync>,
+}
+
+/// The server's thread.
+#[derive(Debug)]
+pub(super) struct Server {
+    stop: Option<oneshot::Sender<()>>,
+    stopped: mpsc::Receiver<()>,
+}
+
+impl Server {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the system refuses.
+    pub fn start(listener: TcpListener, shared: Shared) -> Result<Self> {
+        let place = Path::new("the live page");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(Error::io(place, "starting the server"))?;
+        let listener = {
+            let _inside = runtime.enter();
+            tokio::net::TcpListener::from_std(listener).map_err(Error::io(place, "starting the server"))?
+        };
+        let (stop, stopping) = oneshot::channel();
+        let (ended, stopped) = mpsc::channel();
+        std::thread::Builder::new()
+            .name("live page".into())
+            .spawn(move || {
+                runtime.block_on(async {
+                    tokio::select! {
+                        () = accept(&listener, router(Arc::new(shared))) => {}
+                        // Told to stop, or the page is gone.
+                        _ = stopping => {}
+                    }
+                });
+                // Ends all connections.
+                drop((runtime, listener));
+                // The receiver may have waited long enough.
+                let _ = ended.send(());
+            })
+            .map_err(Error::io(place, "starting a thread for the server"))?;
+        Ok(Self { stop: Some(stop), stopped })
+    }
+
+    /// Ends the server and all of its connections.
+    pub fn stop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            // Either may fail only if the thread has ended.
+            let _ = stop.send(());
+            let _ = self.stopped.recv_timeout(STOP);
+        }
+    }
+}
+
+async fn accept(listener: &tokio::net::TcpListener, router: Router) {
+    let limit = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_SIZE).keep_alive(false);
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            // The peer is gone already, or this process has too many files open: neither is for ever.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let Ok(permit) = limit.clone().try_acquire_owned() else {
+            continue;
+        };
+        let service = TowerToHyperService::new(router.clone());
+        let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
+        tokio::spawn(async move {
+            let _permit = permit;
+            // A connection that fails or takes too long concerns nobody but its peer. One that has become a
+            // viewer is done here.
+            drop(tokio::time::timeout(EXCHANGE, connection).await);
+        });
+    }
+}
+
+fn router(shared: Arc<Shared>) -> Router {
+    let mut router = Router::new();
+    for (path, kind, content) in ASSETS {
+        router = router.route(path, get(move || async move { ([(CONTENT_TYPE, kind)], content) }));
+    }
+    let viewers = Arc::new(Semaphore::new(VIEWERS));
+    let watch = |State(shared): State<Arc<Shared>>, upgrade: WebSocketUpgrade| async move {
+        let Ok(permit) = viewers.try_acquire_owned() else {
+            return (StatusCode::SERVICE_UNAVAILABLE, "Too many are watching.").into_response();
+        };
+        upgrade.max_message_size(MESSAGE).max_frame_size(MESSAGE).on_upgrade(|socket| async move {
+            let _permit = permit;
+            viewer::serve(socket, &shared).await;
+        })
+    };
+    router
+        .route("/live", get(watch))
+        .fallback(|| async { (StatusCode::NOT_FOUND, "There is nothing here.") })
+        .layer(from_fn_with_state(shared.clone(), guard))
+        .with_state(shared)
+}
+
+/// Refuses what doesn't come from the page itself, and gives every answer the headers that keep it alone.
+async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let is_live = Uri::path(request.uri()) == "/live";
+    let (host, mut response) = match shared.access.check(request.headers(), is_live) {
+        Ok(host) => (host.to_owned(), next.run(request).await),
+        Err(reason) => (String::new(), (StatusCode::FORBIDDEN, reason).into_response()),
+    };
+    // Some browsers don't take a WebSocket of the same origin for 'self'.
+    let socket = if host.is_empty() { String::new() } else { format!(" ws://{host}") };
+    let policy = format!(
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'{socket}; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    );
+    let headers = response.headers_mut();
+    let none = HeaderValue::from_static("default-src 'none'");
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_str(&policy).unwrap_or(none));
+    for (name, value) in [
+        (CACHE_CONTROL, "no-store"),
+        (REFERRER_POLICY, "no-referrer"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (X_FRAME_OPTIONS, "DENY"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}

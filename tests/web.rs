@@ -1,0 +1,11 @@
+//! The live page: what goes over the wire, and (with Chromium) what is seen.
+//!
+//! The tests with a browser need Debian's package `chromium`, so a plain `cargo test` leaves them out; `tools/test`
+//! installs it and runs `cargo test --test web -- --ignored`. With MIRAGE_SCREENSHOTS=FOLDER they leave pictures.
+
+#[path = "web/browser.rs"]
+mod browser;
+#[path = "web/page.rs"]
+mod page;
+#[path = "web/stand_in.rs"]
+mod stand_in;

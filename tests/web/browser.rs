@@ -1,0 +1,317 @@
+//! Debian's Chromium, headless, driven over its DevTools protocol (one WebSocket, no further program).
+
+use serde_json::{Value, json};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tungstenite::{Message, WebSocket};
+
+/// Longest wait for the browser to start or to answer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A browser with one page; ended with all of its processes when dropped.
+pub struct Browser {
+    socket: WebSocket<TcpStream>,
+    session: Value,
+    next: u64,
+    complaints: Vec<String>,
+    requests: Vec<String>,
+    process: Process,
+    /// Holds the profile.
+    _folder: tempfile::TempDir,
+}
+
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        #[cfg(unix)]
+        if let Ok(group) = libc::pid_t::try_from(self.0.id()) {
+            // SAFETY: `kill` touches no memory; the group is the one made for this child, which is not yet
+            // waited for, so its number can't be another's.
+            unsafe { libc::kill(-group, libc::SIGKILL) };
+        }
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+impl Browser {
+    /// Starts a browser and opens `url` in it.
+    pub fn open(url: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let profile = folder.path().join("profile");
+        let mut command = Command::new("chromium");
+        command
+            .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
+            .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
+            // Containers have little of it.
+            .arg("--disable-dev-shm-usage")
+            .arg("--remote-debugging-port=0")
+            .arg(format!("--user-data-dir={}", profile.display()))
+            .arg("about:blank")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(folder.path().join("log")).unwrap());
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let process = Process(command.spawn().unwrap_or_else(|error| {
+            panic!("{error}: chromium. Install the package `chromium` (Debian's name), then start again")
+        }));
+        let (port, path) = wait_for_port(&profile.join("DevToolsActivePort"), &folder.path().join("log"));
+        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (socket, _) = tungstenite::client(format!("ws://127.0.0.1:{port}{path}"), stream).unwrap();
+        let mut browser = Self {
+            socket,
+            session: Value::Null,
+            next: 0,
+            complaints: Vec::new(),
+            requests: Vec::new(),
+            process,
+            _folder: folder,
+        };
+        let target = browser.call("Target.createTarget", json!({ "url": "about:blank" }));
+        let attach = json!({ "targetId": target["targetId"], "flatten": true });
+        browser.session = browser.call("Target.attachToTarget", attach)["sessionId"].clone();
+        for domain in ["Page", "Runtime", "Log", "Network"] {
+            browser.call(&format!("{domain}.enable"), json!({}));
+        }
+        browser.resize(1280, 900);
+        browser.go(url);
+        browser
+    }
+
+    /// Opens another address in the page.
+    pub fn go(&mut self, url: &str) {
+        // An address that differs in its fragment only would not be loaded again.
+        self.call("Page.navigate", json!({ "url": "about:blank" }));
+        let answer = self.call("Page.navigate", json!({ "url": url }));
+        assert!(answer.get("errorText").is_none(), "{url}: {answer}");
+        self.wait_until("document.readyState === 'complete'", PATIENCE);
+    }
+
+    /// Value of an expression of JavaScript; promises are awaited.
+    pub fn value(&mut self, expression: &str) -> Value {
+        let parameters = json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
+        let answer = self.call("Runtime.evaluate", parameters);
+        assert!(answer.get("exceptionDetails").is_none(), "{expression}: {answer}");
+        answer["result"]["value"].clone()
+    }
+
+    /// Text of an element, without the space around it.
+    pub fn text(&mut self, selector: &str) -> String {
+        self.value(&format!("{}.textContent.trim()", find(selector))).as_str().unwrap().to_owned()
+    }
+
+    /// An attribute of an element; empty if it has none.
+    pub fn attribute(&mut self, selector: &str, name: &str) -> String {
+        let value = self.value(&format!("{}.getAttribute({}) ?? ''", find(selector), json!(name)));
+        value.as_str().unwrap().to_owned()
+    }
+
+    /// The first number in a text such as "43 %" or "120 of 300".
+    pub fn number(&mut self, selector: &str) -> f64 {
+        let text = self.text(selector);
+        let digits: String = text
+            .chars()
+            .skip_while(|c| !c.is_ascii_digit())
+            .take_while(|c| c.is_ascii_digit() || *c == '.')
+            .collect();
+        digits.parse().unwrap_or_else(|_| panic!("no number in {text:?} of {selector}"))
+    }
+
+    /// Scrolls an element into view and clicks into its middle, with the mouse.
+    pub fn click(&mut self, selector: &str) {
+        let middle = self.value(&format!(
+            "(() => {{ const e = {}; e.scrollIntoView({{ block: 'center', behavior: 'instant' }}); \
+             const r = e.getBoundingClientRect(); const at = [r.x + r.width / 2, r.y + r.height / 2]; \
+             const hit = document.elementFromPoint(...at); \
+             if (!hit || !(e.contains(hit) || hit.contains(e))) throw new Error('covered'); return at; }})()",
+            find(selector)
+        ));
+        for kind in ["mousePressed", "mouseReleased"] {
+            let event = json!({
+                "type": kind, "x": middle[0], "y": middle[1], "button": "left", "clickCount": 1
+            });
+            self.call("Input.dispatchMouseEvent", event);
+        }
+    }
+
+    /// Moves a range to a value, as a hand would: an `input` event, then `change`.
+    pub fn set_range(&mut self, selector: &str, value: f64) {
+        self.value(&format!(
+            "(() => {{ const e = {}; if (e.disabled) throw new Error('disabled'); e.value = {value}; \
+             for (const kind of ['input', 'change']) e.dispatchEvent(new Event(kind, {{ bubbles: true }})); }})()",
+            find(selector)
+        ));
+    }
+
+    /// Gives an element the keyboard.
+    pub fn focus(&mut self, selector: &str) {
+        self.value(&format!("{}.focus()", find(selector)));
+    }
+
+    /// Presses a key: `Tab`, `Enter`, `ArrowLeft`, `Space`, ...
+    pub fn press(&mut self, key: &str) {
+        let (name, code, text) = match key {
+            "Tab" => ("Tab", 9, ""),
+            "Enter" => ("Enter", 13, "\r"),
+            "Escape" => ("Escape", 27, ""),
+            "Space" => (" ", 32, " "),
+            "End" => ("End", 35, ""),
+            "Home" => ("Home", 36, ""),
+            "ArrowLeft" => ("ArrowLeft", 37, ""),
+            "ArrowUp" => ("ArrowUp", 38, ""),
+            "ArrowRight" => ("ArrowRight", 39, ""),
+            "ArrowDown" => ("ArrowDown", 40, ""),
+            _ => panic!("add the key {key} here"),
+        };
+        let down = if text.is_empty() { "rawKeyDown" } else { "keyDown" };
+        for kind in [down, "keyUp"] {
+            let mut event = json!({ "type": kind, "key": name, "code": key, "windowsVirtualKeyCode": code });
+            if kind == "keyDown" {
+                event["text"] = json!(text);
+            }
+            self.call("Input.dispatchKeyEvent", event);
+        }
+    }
+
+    /// Waits until an expression of JavaScript is true.
+    pub fn wait_until(&mut self, expression: &str, limit: Duration) {
+        let start = Instant::now();
+        while self.value(&format!("Boolean({expression})")) != json!(true) {
+            assert!(
+                start.elapsed() < limit,
+                "still not true after {limit:?}: {expression}\nthe page says: {}\ncomplaints: {:?}",
+                self.value("document.body.innerText"),
+                self.complaints
+            );
+            std::thread::sleep(Duration::from_millis(30));
+        }
+    }
+
+    /// Size of the page's window in CSS pixels; a narrow one is a phone.
+    pub fn resize(&mut self, width: u32, height: u32) {
+        let mobile = width < 600;
+        let metrics = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile });
+        self.call("Emulation.setDeviceMetricsOverride", metrics);
+    }
+
+    /// Whether the viewer prefers dark pages.
+    pub fn dark(&mut self, dark: bool) {
+        let scheme = if dark { "dark" } else { "light" };
+        let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
+        self.call("Emulation.setEmulatedMedia", json!({ "features": features }));
+    }
+
+    /// Writes what a window of this size shows, as PNG.
+    pub fn screenshot(&mut self, path: &Path, width: u32, height: u32) {
+        self.resize(width, height);
+        // Two frames: one for the layout, one for what is drawn after it.
+        self.value("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 150))))");
+        let answer = self.call("Page.captureScreenshot", json!({ "format": "png" }));
+        std::fs::write(path, base64(answer["data"].as_str().unwrap())).unwrap();
+    }
+
+    /// Errors that the console showed so far, exceptions included.
+    pub fn complaints(&mut self) -> &[String] {
+        // Whatever came before this answer has been read with it.
+        self.value("0");
+        &self.complaints
+    }
+
+    /// All addresses that were asked for so far.
+    pub fn requests(&mut self) -> &[String] {
+        self.value("0");
+        &self.requests
+    }
+
+    /// Calls a method of the DevTools protocol.
+    pub fn call(&mut self, method: &str, parameters: Value) -> Value {
+        self.next += 1;
+        let mut message = json!({ "id": self.next, "method": method, "params": parameters });
+        if !self.session.is_null() {
+            message["sessionId"] = self.session.clone();
+        }
+        self.socket.send(Message::text(message.to_string())).unwrap();
+        loop {
+            let text = match self.socket.read() {
+                Ok(Message::Text(text)) => text,
+                Ok(_) => continue,
+                Err(error) => panic!("{method}: {error} (browser ended: {:?})", self.process.0.try_wait()),
+            };
+            let mut answer: Value = serde_json::from_str(&text).unwrap();
+            if answer["id"] == json!(self.next) {
+                assert!(answer.get("error").is_none(), "{method}: {answer}");
+                return answer["result"].take();
+            }
+            self.hear(&answer);
+        }
+    }
+
+    fn hear(&mut self, event: &Value) {
+        let details = &event["params"];
+        match event["method"].as_str() {
+            Some("Network.requestWillBeSent") => {
+                self.requests.push(details["request"]["url"].as_str().unwrap_or_default().to_owned());
+            }
+            Some("Network.webSocketCreated") => {
+                self.requests.push(details["url"].as_str().unwrap_or_default().to_owned());
+            }
+            Some("Runtime.exceptionThrown") => self.complaints.push(details["exceptionDetails"].to_string()),
+            Some("Runtime.consoleAPICalled") if details["type"] == "error" => {
+                self.complaints.push(details["args"].to_string());
+            }
+            Some("Log.entryAdded") if details["entry"]["level"] == "error" => {
+                self.complaints.push(details["entry"].to_string());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// An expression for the element.
+fn find(selector: &str) -> String {
+    format!("(document.querySelector({0}) ?? (() => {{ throw new Error({0}) }})())", json!(selector))
+}
+
+/// Port and path of the browser's socket, which it writes into its profile.
+fn wait_for_port(file: &Path, log: &Path) -> (u16, String) {
+    let start = Instant::now();
+    loop {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let mut lines = text.lines();
+        if let (Some(Ok(port)), Some(path)) = (lines.next().map(str::parse), lines.next()) {
+            return (port, path.to_owned());
+        }
+        assert!(
+            start.elapsed() < PATIENCE,
+            "chromium doesn't answer: {}",
+            std::fs::read_to_string(log).unwrap_or_default()
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The bytes of a base64 text.
+fn base64(text: &str) -> Vec<u8> {
+    let digit = |byte: u8| match byte {
+        b'A'..=b'Z' => Some(byte - b'A'),
+        b'a'..=b'z' => Some(byte - b'a' + 26),
+        b'0'..=b'9' => Some(byte - b'0' + 52),
+        b'+' => Some(62),
+        b'/' => Some(63),
+        _ => None,
+    };
+    let digits: Vec<u8> = text.bytes().filter_map(digit).collect();
+    digits
+        .chunks(4)
+        .flat_map(|chunk| {
+            let bits = chunk.iter().fold(0_u32, |bits, digit| bits << 6 | u32::from(*digit));
+            let bits = bits << (6 * (4 - chunk.len()));
+            bits.to_be_bytes()[1..chunk.len()].to_vec()
+        })
+        .collect()
+}

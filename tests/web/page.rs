@@ -1,0 +1,215 @@
+//! The page in Chromium, with a stand-in run behind it.
+
+use super::browser::Browser;
+use super::stand_in::{StandIn, photo};
+use neural_mirage::web::{Command, LivePage, Options};
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A run in a thread of its own; the answer is what it was told.
+fn start(iterations: u32) -> (String, JoinHandle<Vec<Command>>) {
+    let (sender, commands) = mpsc::channel();
+    let page = LivePage::open(&Options::default(), move |command| {
+        // The receiver is gone only when the run is over.
+        let _ = sender.send(command);
+    })
+    .unwrap();
+    let url = page.url().to_owned();
+    let run = StandIn {
+        photo: photo(320, 213),
+        iterations,
+        pace: Duration::from_millis(40),
+        report_every: 2,
+        snapshot_every: 10,
+    };
+    (url, std::thread::spawn(move || run.run(page, &commands)))
+}
+
+/// Where to leave a screenshot: nowhere, unless MIRAGE_SCREENSHOTS names a folder.
+fn screenshot(browser: &mut Browser, name: &str, width: u32, height: u32) {
+    if let Some(folder) = std::env::var_os("MIRAGE_SCREENSHOTS") {
+        browser.screenshot(&PathBuf::from(folder).join(format!("{name}.png")), width, height);
+    }
+}
+
+#[test]
+#[ignore = "needs Debian's package chromium; tools/test installs it and runs this"]
+fn the_page_shows_and_steers() {
+    let (url, run) = start(100_000);
+    let mut browser = Browser::open(&url);
+
+    // It shows: the picture changes, curves grow.
+    browser.wait_until("Number(picture.dataset.version) >= 2 && picture.naturalWidth === 320", LIMIT);
+    let version = browser.attribute("#picture", "data-version");
+    browser.wait_until(&format!("Number(picture.dataset.version) > {version} + 2"), LIMIT);
+    browser.wait_until("Number(document.querySelector('#loss-curve').dataset.points) >= 5", LIMIT);
+    let length = "document.querySelector('#share-curve .line.style').getAttribute('d').length";
+    let before = browser.value(length);
+    browser.wait_until(&format!("{length} > {before}"), LIMIT);
+    assert_eq!(browser.text("#title"), "harbour.jpg");
+    assert_eq!(browser.attribute("#connection", "data-state"), "live");
+    assert_eq!(browser.text("#photo-classes li .label"), "lakeside");
+    browser.wait_until("document.querySelectorAll('#picture-classes li').length === 5", LIMIT);
+    assert_eq!(browser.value("access.hidden"), true);
+
+    // A slider changes what is asked at once, then what is measured.
+    assert_eq!(browser.text("#asked-style"), "40 %");
+    browser.set_range("#share-style", 80.0);
+    assert_eq!(browser.text("#asked-style"), "80 %");
+    assert_eq!(browser.text("#asked-spatial"), "10 %");
+    browser.wait_until("parseFloat(document.querySelector('#measured-style').textContent) > 70", LIMIT);
+    browser.wait_until("document.querySelector('#shares-state').dataset.state === 'in-force'", LIMIT);
+
+    // The keyboard moves it too, and Tab leads on.
+    browser.focus("#share-style");
+    browser.press("ArrowRight");
+    browser.press("ArrowRight");
+    assert_eq!(browser.text("#asked-style"), "82 %");
+    assert!(browser.attribute("#share-style", "aria-valuetext").starts_with("82 % asked"));
+    browser.focus("#pause");
+    browser.press("Tab");
+    assert_eq!(browser.value("document.activeElement.id"), "save");
+
+    // Pause holds the count; the same button goes on.
+    browser.focus("#pause");
+    browser.press("Space");
+    browser.wait_until("state.dataset.state === 'paused'", LIMIT);
+    let held = browser.text("#iteration");
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(browser.text("#iteration"), held);
+    assert_eq!(browser.text("#pause"), "Resume");
+    browser.click("#pause");
+    browser.wait_until(&format!("Number(iteration.textContent) > {held}"), LIMIT);
+
+    browser.click("#save");
+    browser.wait_until("notes.textContent.includes('Saved harbour-')", LIMIT);
+
+    // The strip, by keyboard and by mouse.
+    browser.wait_until("strip.querySelectorAll('[data-iteration]').length >= 3", LIMIT);
+    browser.focus("#scrub");
+    browser.press("Home");
+    assert_eq!(browser.attribute("#picture", "data-iteration"), "10");
+    browser.press("ArrowRight");
+    assert_eq!(browser.attribute("#scrub", "aria-valuetext"), "after 20 iterations");
+    browser.press("End");
+    assert_eq!(browser.attribute("#scrub", "aria-valuetext"), "now");
+    browser.click("#strip [data-iteration='20']");
+    assert!(browser.text("#caption").contains("harbour-0020.png"), "{}", browser.text("#caption"));
+
+    // Before and after.
+    browser.focus("#mode-now");
+    browser.press("ArrowRight");
+    assert_eq!(browser.value("wipe.hidden"), false);
+    browser.set_range("#wipe", 30.0);
+    assert!(browser.value("getComputedStyle(photo).clipPath").as_str().unwrap().contains("70%"));
+    browser.focus("#wipe");
+    browser.press("ArrowRight");
+    assert_eq!(browser.attribute("#wipe", "aria-valuetext"), "31 percent photo");
+
+    // Stop asks once.
+    browser.click("#stop");
+    assert_eq!(browser.text("#stop"), "Really stop?");
+    browser.press("Escape");
+    assert_eq!(browser.text("#stop"), "Stop");
+    browser.click("#stop");
+    browser.click("#stop");
+    let heard = run.join().unwrap();
+    browser.wait_until("state.dataset.state === 'ended'", LIMIT);
+    assert!(browser.text("#ending").contains("harbour-mirage.png"));
+    assert_eq!(browser.value("document.querySelector('#pause').disabled"), true);
+    assert_eq!(browser.attribute("#picture", "data-iteration"), "20", "the page keeps what it has");
+
+    let whole: Vec<_> = heard.iter().filter(|command| !matches!(command, Command::Shares(_))).collect();
+    assert_eq!(whole, [&Command::Pause, &Command::Resume, &Command::Save, &Command::Stop]);
+    let shares: Vec<_> = heard
+        .iter()
+        .filter_map(|command| if let Command::Shares(shares) = command { Some(shares) } else { None })
+        .collect();
+    let last = shares.last().unwrap();
+    assert!((last.style - 0.82).abs() < 1e-4 && (last.spatial - 0.09).abs() < 1e-4, "{shares:?}");
+
+    assert_eq!(browser.complaints(), [] as [&str; 0]);
+    let own = url.split('#').next().unwrap().trim_start_matches("http://").to_owned();
+    for address in browser.requests() {
+        let local = ["http://", "ws://"].iter().any(|scheme| address.starts_with(&format!("{scheme}{own}")));
+        assert!(local || address.starts_with("blob:") || address == "about:blank", "{address}");
+    }
+}
+
+#[test]
+#[ignore = "needs Debian's package chromium; tools/test installs it and runs this"]
+fn without_the_token_it_only_shows() {
+    let (url, run) = start(100_000);
+    let plain = url.split('#').next().unwrap();
+    let mut browser = Browser::open(plain);
+    browser.wait_until("!access.hidden && Number(picture.dataset.version) >= 1", LIMIT);
+    for id in ["pause", "save", "stop", "share-spatial", "share-abstract", "share-style"] {
+        assert_eq!(browser.value(&format!("document.getElementById('{id}').disabled")), true, "{id}");
+    }
+    browser.go(&format!("{plain}#token=00000000000000000000000000000000"));
+    browser.wait_until("!access.hidden", LIMIT);
+
+    // With it, a second look has all that came before.
+    browser.wait_until("Number(document.querySelector('#loss-curve').dataset.points) >= 8", LIMIT);
+    browser.go(&url);
+    browser.wait_until("access.hidden && !document.querySelector('#stop').disabled", LIMIT);
+    browser.wait_until("Number(document.querySelector('#loss-curve').dataset.points) >= 8", LIMIT);
+    browser.wait_until("strip.querySelectorAll('[data-iteration]').length >= 1", LIMIT);
+    browser.click("#stop");
+    browser.click("#stop");
+    assert_eq!(run.join().unwrap(), [Command::Stop]);
+    browser.wait_until("state.dataset.state === 'ended'", LIMIT);
+    assert_eq!(browser.complaints(), [] as [&str; 0]);
+}
+
+#[test]
+#[ignore = "needs Debian's package chromium; tools/test installs it and runs this"]
+fn it_fits_a_desk_and_a_phone_by_day_and_by_night() {
+    let (url, run) = start(300);
+    let mut browser = Browser::open(&url);
+    browser.wait_until("Number(iteration.textContent) >= 60", LIMIT);
+    browser.set_range("#share-spatial", 55.0);
+    browser.click("#save");
+    browser.wait_until("Number(iteration.textContent) >= 120", LIMIT);
+    let background = "getComputedStyle(document.body).backgroundColor";
+    let mut seen = Vec::new();
+    for (scheme, dark) in [("light", false), ("dark", true)] {
+        browser.dark(dark);
+        for (device, width, height) in [("desk", 1280, 900), ("phone", 390, 844)] {
+            browser.resize(width, height);
+            browser.value("scrollTo(0, 0)");
+            screenshot(&mut browser, &format!("{device}-{scheme}"), width, height);
+            assert_eq!(browser.value("document.documentElement.scrollWidth <= innerWidth"), true, "{device}");
+            let wide = browser.value("picture.getBoundingClientRect().width").as_f64().unwrap();
+            assert!(wide >= 0.85 * f64::from(width.min(700)), "{device}: the picture is {wide} wide");
+            if device == "phone" {
+                screenshot_scrolled(&mut browser, &format!("{device}-{scheme}"), width, height);
+            }
+        }
+        seen.push(browser.value(background));
+    }
+    assert_ne!(seen[0], seen[1]);
+    browser.resize(1280, 900);
+    browser.click("#mode-compare");
+    browser.value("document.querySelector('#numbers').open = true; panel.scrollTo(0, 400)");
+    screenshot(&mut browser, "desk-dark-compare", 1280, 900);
+    assert_eq!(browser.value("document.querySelectorAll('#numbers-body tr').length"), 12);
+    browser.wait_until("state.dataset.state === 'ended'", LIMIT);
+    assert_eq!(browser.text("#state"), "Finished");
+    run.join().unwrap();
+    browser.dark(false);
+    browser.value("panel.scrollTo(0, 0)");
+    screenshot(&mut browser, "desk-light-ended", 1280, 900);
+    assert_eq!(browser.complaints(), [] as [&str; 0]);
+}
+
+fn screenshot_scrolled(browser: &mut Browser, name: &str, width: u32, height: u32) {
+    for (part, id) in [("shares", "shares"), ("curves", "share-curve")] {
+        browser.value(&format!("document.getElementById('{id}').scrollIntoView({{ block: 'end' }})"));
+        screenshot(browser, &format!("{name}-{part}"), width, height);
+    }
+}
