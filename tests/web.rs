@@ -9,3 +9,5 @@ mod browser;
 mod page;
 #[path = "web/stand_in.rs"]
 mod stand_in;
+#[path = "web/wire.rs"]
+mod wire;

@@ -3,7 +3,6 @@
 use super::Options;
 use crate::error::{Error, Result};
 use axum::http::header::{HOST, ORIGIN};
-use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName};
 use rand::TryRng as _;
 use rand::rngs::SysRng;
@@ -83,16 +82,23 @@ impl Access {
 
     /// Whether a Host header names this server. The port is the browser's affair: a tunnel may have another one.
     fn is_here(&self, host: &str) -> bool {
-        let Ok(authority) = host.parse::<Authority>() else {
-            return false;
+        // Strict, as what passes here goes into a header of the answer.
+        let (name, port) = match host.rsplit_once(':') {
+            Some((name, port)) if !host.ends_with(']') => (name, Some(port)),
+            _ => (host, None),
         };
-        if host.contains('@') {
+        if port.is_some_and(|port| {
+            !port.bytes().all(|byte| byte.is_ascii_digit()) || port.parse::<u16>().is_err()
+        }) {
             return false;
         }
+        let address = match name.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
+            Some(v6) => v6.parse().map(IpAddr::V6),
+            None => name.parse().map(IpAddr::V4),
+        };
         let here = self.address.ip();
         let local = here.is_loopback() || here.is_unspecified();
-        let name = authority.host();
-        match name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+        match address {
             Ok(ip) => ip == here || here.is_unspecified() || (local && ip.is_loopback()),
             Err(_) => local && name.eq_ignore_ascii_case("localhost"),
         }

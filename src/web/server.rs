@@ -9,7 +9,7 @@ use axum::Router;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{Request, State};
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, REFERRER_POLICY,
+    CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, REFERRER_POLICY,
     X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use axum::http::{HeaderValue, StatusCode, Uri};
@@ -117,7 +117,7 @@ impl Server {
 async fn accept(listener: &tokio::net::TcpListener, router: Router) {
     let limit = Arc::new(Semaphore::new(CONNECTIONS));
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_SIZE).keep_alive(false);
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_SIZE);
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             // The peer is gone already, or this process has too many files open: neither is for ever.
@@ -173,7 +173,12 @@ async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) 
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'{socket}; \
          base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     );
+    let upgrades = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
+    if !upgrades {
+        // An idle connection would count against the limit.
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     let none = HeaderValue::from_static("default-src 'none'");
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_str(&policy).unwrap_or(none));
     for (name, value) in [

@@ -3,21 +3,22 @@
 use super::history::History;
 use super::message::{Item, Request};
 use super::server::Shared;
+use axum::body::Bytes;
 use axum::extract::ws::{Message, WebSocket};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// Longest that a viewer may take for one message; then it is dropped.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Shortest time from one round of news to the next.
 const PACE: Duration = Duration::from_millis(40);
-/// Without news, a sign of life goes out this often.
+/// A sign of life goes out this often, and a ping, which browsers answer by themselves.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
-/// Longest silence of a viewer: browsers answer the pings that go with signs of life.
-const SILENCE: Duration = Duration::from_secs(60);
+/// Longest silence of a viewer: one that doesn't read doesn't answer pings.
+const SILENCE: Duration = Duration::from_secs(25);
 /// Longest wait for a viewer to answer the closing of its connection.
 const FAREWELL: Duration = Duration::from_millis(500);
 /// Answers that may wait for a viewer; one that asks for more without reading is not answered.
@@ -53,6 +54,7 @@ async fn tell(
     let mut send = async |message| matches!(timeout(PATIENCE, sender.send(message)).await, Ok(Ok(())));
     let mut news = history.subscribe();
     let mut clock = 0;
+    let mut next_sign = Instant::now() + SIGN_OF_LIFE;
     loop {
         // Before the store is read, so that nothing told meanwhile is missed.
         news.mark_unchanged();
@@ -63,37 +65,29 @@ async fn tell(
                 return false;
             }
         }
-        while let Ok(answer) = answers.try_recv() {
-            if !send(Message::Text(answer.json().into())).await {
-                return false;
-            }
-        }
         if is_over {
             return send(Message::Close(None)).await;
         }
-        tokio::time::sleep(PACE).await;
-        let answer = tokio::select! {
+        if Instant::now() >= next_sign {
+            next_sign = Instant::now() + SIGN_OF_LIFE;
+            let alive = Message::Text(Item::Alive.json().into());
+            if !(send(Message::Ping(Bytes::new())).await && send(alive).await) {
+                return false;
+            }
+        }
+        tokio::select! {
             changed = news.changed() => {
                 if changed.is_err() {
                     return false;
                 }
-                None
+                // What comes in the next moment goes along.
+                tokio::time::sleep(PACE).await;
             }
             answer = answers.recv() => match answer {
-                Some(answer) => Some(Message::Text(answer.json().into())),
-                None => return false,
+                Some(answer) if send(Message::Text(answer.json().into())).await => {}
+                _ => return false,
             },
-            () = tokio::time::sleep(SIGN_OF_LIFE) => {
-                if !send(Message::Ping(Default::default())).await {
-                    return false;
-                }
-                Some(Message::Text(Item::Alive.json().into()))
-            }
-        };
-        if let Some(answer) = answer
-            && !send(answer).await
-        {
-            return false;
+            () = tokio::time::sleep_until(next_sign) => {}
         }
     }
 }

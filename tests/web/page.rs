@@ -3,8 +3,10 @@
 use super::browser::Browser;
 use super::stand_in::{StandIn, photo};
 use neural_mirage::web::{Command, LivePage, Options};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -62,6 +64,7 @@ fn the_page_shows_and_steers() {
     assert_eq!(browser.text("#asked-style"), "80 %");
     assert_eq!(browser.text("#asked-spatial"), "10 %");
     browser.wait_until("parseFloat(document.querySelector('#measured-style').textContent) > 70", LIMIT);
+    assert!(browser.number("#measured-style") > browser.number("#measured-spatial"));
     browser.wait_until("document.querySelector('#shares-state').dataset.state === 'in-force'", LIMIT);
 
     // The keyboard moves it too, and Tab leads on.
@@ -150,6 +153,7 @@ fn without_the_token_it_only_shows() {
     for id in ["pause", "save", "stop", "share-spatial", "share-abstract", "share-style"] {
         assert_eq!(browser.value(&format!("document.getElementById('{id}').disabled")), true, "{id}");
     }
+    screenshot(&mut browser, "desk-light-view-only", 1280, 900);
     browser.go(&format!("{plain}#token=00000000000000000000000000000000"));
     browser.wait_until("!access.hidden", LIMIT);
 
@@ -198,6 +202,8 @@ fn it_fits_a_desk_and_a_phone_by_day_and_by_night() {
     browser.value("document.querySelector('#numbers').open = true; panel.scrollTo(0, 400)");
     screenshot(&mut browser, "desk-dark-compare", 1280, 900);
     assert_eq!(browser.value("document.querySelectorAll('#numbers-body tr').length"), 12);
+    browser.value("document.querySelector('#numbers').open = false; panel.scrollTo(0, 5000)");
+    screenshot(&mut browser, "desk-dark-classes", 1280, 900);
     browser.wait_until("state.dataset.state === 'ended'", LIMIT);
     assert_eq!(browser.text("#state"), "Finished");
     run.join().unwrap();
@@ -207,8 +213,81 @@ fn it_fits_a_desk_and_a_phone_by_day_and_by_night() {
     assert_eq!(browser.complaints(), [] as [&str; 0]);
 }
 
+#[test]
+#[ignore = "needs Debian's package chromium; tools/test installs it and runs this"]
+fn a_broken_connection_is_told_and_mended() {
+    let (url, run) = start(100_000);
+    let (server, token) = url.trim_start_matches("http://").split_once('/').unwrap();
+    let mut wire = Wire::lay(server, 0);
+    let mut browser = Browser::open(&format!("http://127.0.0.1:{}/{token}", wire.port));
+    browser.wait_until("Number(document.querySelector('#loss-curve').dataset.points) >= 5", LIMIT);
+    browser.wait_until("!document.querySelector('#pause').disabled", LIMIT);
+    let port = wire.port;
+    wire.cut();
+    browser.wait_until("connection.dataset.state === 'lost'", LIMIT);
+    assert!(browser.text("#connection").contains("trying again in"));
+    assert_eq!(browser.value("document.querySelector('#pause').disabled"), true);
+    assert_eq!(browser.value("picture.naturalWidth"), 320, "the page keeps what it has");
+    screenshot(&mut browser, "desk-light-lost", 1280, 900);
+    let mut wire = Wire::lay(server, port);
+    browser.wait_until("connection.dataset.state === 'live'", LIMIT);
+    browser.wait_until("!document.querySelector('#stop').disabled", LIMIT);
+    browser.wait_until("Number(document.querySelector('#loss-curve').dataset.points) >= 6", LIMIT);
+    browser.click("#stop");
+    browser.click("#stop");
+    assert_eq!(run.join().unwrap(), [Command::Stop]);
+    browser.wait_until("state.dataset.state === 'ended'", LIMIT);
+    wire.cut();
+}
+
+/// A wire to the server that can be cut.
+struct Wire {
+    port: u16,
+    cut: Arc<AtomicBool>,
+    ends: Arc<Mutex<Vec<TcpStream>>>,
+    listening: Option<JoinHandle<()>>,
+}
+
+impl Wire {
+    fn lay(server: &str, port: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (cut, ends) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+        let (server, is_cut, kept) = (server.to_owned(), cut.clone(), ends.clone());
+        let listening = std::thread::spawn(move || {
+            for near in listener.incoming() {
+                if is_cut.load(Ordering::SeqCst) {
+                    return;
+                }
+                let (near, far) = (near.unwrap(), TcpStream::connect(&server).unwrap());
+                for (from, to) in [(&near, &far), (&far, &near)] {
+                    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    std::thread::spawn(move || {
+                        // Ends with either end.
+                        let _ = std::io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(Shutdown::Both);
+                    });
+                }
+                kept.lock().unwrap().extend([near, far]);
+            }
+        });
+        Self { port, cut, ends, listening: Some(listening) }
+    }
+
+    fn cut(&mut self) {
+        self.cut.store(true, Ordering::SeqCst);
+        // Wakes the listener, which then ends.
+        drop(TcpStream::connect(("127.0.0.1", self.port)));
+        self.listening.take().unwrap().join().unwrap();
+        for end in self.ends.lock().unwrap().drain(..) {
+            // It may be shut already.
+            let _ = end.shutdown(Shutdown::Both);
+        }
+    }
+}
+
 fn screenshot_scrolled(browser: &mut Browser, name: &str, width: u32, height: u32) {
-    for (part, id) in [("shares", "shares"), ("curves", "share-curve")] {
+    for (part, id) in [("shares", "shares"), ("curves", "share-legend"), ("classes", "notes")] {
         browser.value(&format!("document.getElementById('{id}').scrollIntoView({{ block: 'end' }})"));
         screenshot(browser, &format!("{name}-{part}"), width, height);
     }

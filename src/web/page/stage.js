@@ -68,6 +68,8 @@ export class Stage {
     const next = this.#ordered().find((other) => other.iteration > about.iteration);
     byId("strip").insertBefore(button, next?.button ?? this.#live);
     this.#update();
+    // Once the thumbnail has its width.
+    button.image.addEventListener("load", () => this.#chosen === null && this.#scroll());
   }
 
   /** Only these stay. */
@@ -113,11 +115,15 @@ export class Stage {
     if (this.#chosen === id) return;
     this.#chosen = id;
     this.#update();
-    const button = this.#snapshots.get(id)?.button ?? this.#live;
-    const strip = byId("strip");
-    // Only the strip scrolls, never the page.
-    strip.scrollLeft = button.offsetLeft - strip.offsetLeft - (strip.clientWidth - button.offsetWidth) / 2;
+    this.#scroll();
     this.onShow(this.#snapshots.get(id) ?? null);
+  }
+
+  /** Brings what is chosen into the middle of the strip. Only the strip scrolls, never the page. */
+  #scroll() {
+    const button = this.#snapshots.get(this.#chosen)?.button ?? this.#live;
+    const strip = byId("strip");
+    strip.scrollLeft = button.offsetLeft - strip.offsetLeft - (strip.clientWidth - button.offsetWidth) / 2;
   }
 
   /** Shows what is chosen. */

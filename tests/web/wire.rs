@@ -1,0 +1,562 @@
+//! What goes over the wire, seen by a plain client.
+
+use super::stand_in::photo;
+use neural_mirage::image_io::Picture;
+use neural_mirage::web::{Command, FactorReport, LivePage, Options, Report, Shares, Start};
+use serde_json::{Value, json};
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+use tungstenite::client::IntoClientRequest as _;
+use tungstenite::{Message, WebSocket};
+
+/// Against a hung state, not a measure of speed.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A page that listens, and what it is told to do.
+fn open() -> (LivePage, Receiver<Command>) {
+    let (sender, commands) = channel();
+    let page = LivePage::open(&Options::default(), move |command| {
+        // The receiver is gone only when the test is over.
+        let _ = sender.send(command);
+    })
+    .unwrap();
+    (page, commands)
+}
+
+fn begin(page: &LivePage, photo: &Picture) {
+    page.begin(&Start {
+        shares: Some(Shares { spatial: 1.0, abstracted: 1.0, style: 2.0 }),
+        steerable: &["spatial", "abstract", "style"],
+        photo_classes: &[("dock".into(), 0.5)],
+        ..Start::new("photo.jpg", photo, 100)
+    });
+}
+
+fn report(iteration: u32) -> Report {
+    let factor = FactorReport {
+        name: "style".into(),
+        loss: 2.0,
+        loss_share: Some(1.0),
+        gradient_share: Some(f32::NAN),
+    };
+    Report {
+        iteration,
+        seconds: 0.5,
+        total: 2.0,
+        factors: vec![factor],
+        classes: vec![("boat".into(), 0.25)],
+        class_distance: Some(0.1),
+        change: None,
+    }
+}
+
+/// Host and port, and the token.
+fn address(page: &LivePage) -> (String, String) {
+    let (host, token) = page.url().strip_prefix("http://").unwrap().split_once("/#token=").unwrap();
+    assert_eq!(token.len(), 32);
+    (host.to_owned(), token.to_owned())
+}
+
+/// Sends text over TCP and reads until the server closes the connection.
+fn raw(host: &str, text: &str) -> String {
+    let mut stream = TcpStream::connect(host).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    stream.write_all(text.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    // A reset in place of an orderly end is an end too.
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+fn get(host: &str, path: &str, headers: &str) -> String {
+    raw(host, &format!("GET {path} HTTP/1.1\r\n{headers}\r\n"))
+}
+
+struct Viewer(WebSocket<TcpStream>);
+
+impl Viewer {
+    fn connect(host: &str, origin: Option<&str>, name: &str) -> Result<Self, Box<tungstenite::Error>> {
+        let mut request = format!("ws://{host}/live").into_client_request().unwrap();
+        request.headers_mut().insert("Host", name.parse().unwrap());
+        if let Some(origin) = origin {
+            request.headers_mut().insert("Origin", origin.parse().unwrap());
+        }
+        let stream = TcpStream::connect(host).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        match tungstenite::client(request, stream) {
+            Ok((socket, _)) => Ok(Self(socket)),
+            Err(tungstenite::HandshakeError::Failure(error)) => Err(Box::new(error)),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// As the page itself does.
+    fn open(host: &str, token: &str) -> Self {
+        let mut viewer = Self::connect(host, Some(&format!("http://{host}")), host).unwrap();
+        viewer.send(&json!({ "type": "hello", "token": token }));
+        viewer
+    }
+
+    fn send(&mut self, message: &Value) {
+        self.0.send(Message::text(message.to_string())).unwrap();
+    }
+
+    /// The next text of a type.
+    fn hear(&mut self, kind: &str) -> Value {
+        loop {
+            if let Message::Text(text) = self.0.read().unwrap_or_else(|error| panic!("{kind}: {error}")) {
+                let value: Value = serde_json::from_str(&text).unwrap();
+                if value["type"] == kind {
+                    return value;
+                }
+            }
+        }
+    }
+
+    /// The next picture of a kind: iteration and JPEG.
+    fn see(&mut self, kind: u8) -> (u32, Vec<u8>) {
+        loop {
+            if let Message::Binary(bytes) = self.0.read().unwrap()
+                && bytes[0] == kind
+            {
+                assert_eq!(bytes[12..14], [0xff, 0xd8], "a JPEG file");
+                return (u32::from_le_bytes(bytes[4..8].try_into().unwrap()), bytes[12..].to_vec());
+            }
+        }
+    }
+}
+
+fn status(result: Result<Viewer, Box<tungstenite::Error>>) -> u16 {
+    match result.map_err(|error| *error) {
+        Err(tungstenite::Error::Http(response)) => response.status().as_u16(),
+        Err(error) => panic!("{error}"),
+        Ok(_) => 101,
+    }
+}
+
+#[test]
+fn the_page_is_served_and_may_load_nothing_else() {
+    let (page, _commands) = open();
+    let (host, _) = address(&page);
+    let answer = get(&host, "/", &format!("Host: {host}\r\n"));
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let head = answer.split("\r\n\r\n").next().unwrap().to_lowercase();
+    for part in [
+        "content-type: text/html; charset=utf-8",
+        "content-security-policy: default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:;",
+        "frame-ancestors 'none'",
+        "x-content-type-options: nosniff",
+        "referrer-policy: no-referrer",
+        "cache-control: no-store",
+    ] {
+        assert!(head.contains(part), "{part}: {head}");
+    }
+    // Whatever the page refers to is there.
+    let script = get(&host, "/main.js", &format!("Host: {host}\r\n"));
+    let quoted = |text: &str| -> Vec<String> {
+        text.split('"')
+            .filter(|part| part.starts_with('/') && part.contains('.'))
+            .map(str::to_owned)
+            .collect()
+    };
+    let assets = [quoted(&answer), quoted(&script)].concat();
+    assert!(assets.len() >= 7, "{assets:?}");
+    for path in assets {
+        let asset = get(&host, &path, &format!("Host: {host}\r\n"));
+        assert!(asset.starts_with("HTTP/1.1 200"), "{path}: {asset}");
+    }
+    assert!(get(&host, "/none", &format!("Host: {host}\r\n")).starts_with("HTTP/1.1 404"));
+    let post = raw(&host, &format!("POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 2\r\n\r\nhi"));
+    assert!(post.starts_with("HTTP/1.1 405"), "{post}");
+}
+
+#[test]
+fn other_hosts_and_origins_are_refused() {
+    let (page, _commands) = open();
+    let (host, _) = address(&page);
+    let port = host.rsplit(':').next().unwrap().to_owned();
+    let own = format!("Host: {host}\r\nOrigin: http://{host}\r\n");
+    assert!(get(&host, "/", &own).starts_with("HTTP/1.1 200"));
+    assert!(get(&host, "/", &format!("Host: localhost:{port}\r\n")).starts_with("HTTP/1.1 200"));
+    for headers in [
+        format!("Host: evil.example:{port}\r\n"),
+        format!("Host: {host}.evil.example\r\n"),
+        format!("Host: evil.example:{port}\r\nOrigin: http://evil.example:{port}\r\n"),
+        format!("Host: {host}\r\nOrigin: http://evil.example\r\n"),
+        format!("Host: {host}\r\nOrigin: https://{host}\r\n"),
+        format!("Host: {host}\r\nOrigin: null\r\n"),
+        format!("Host: {host}\r\nOrigin: http://127.0.0.1:1\r\n"),
+        format!("Host: {host}\r\nHost: evil.example\r\n"),
+        format!("Host: {host}\r\nOrigin: http://{host}\r\nOrigin: http://evil.example\r\n"),
+        "X: y\r\n".into(),
+    ] {
+        for path in ["/", "/live", "/main.js"] {
+            let answer = get(&host, path, &headers);
+            assert!(
+                answer.starts_with("HTTP/1.1 403") || answer.starts_with("HTTP/1.1 400"),
+                "{headers}: {answer}"
+            );
+            assert!(!answer.contains("<html"));
+        }
+    }
+    // The WebSocket too, and without an origin as well.
+    let own = format!("http://{host}");
+    assert_eq!(status(Viewer::connect(&host, Some(&own), &host)), 101);
+    assert_eq!(status(Viewer::connect(&host, Some("http://evil.example"), &host)), 403);
+    assert_eq!(status(Viewer::connect(&host, None, &host)), 403);
+    let other = format!("evil.example:{port}");
+    assert_eq!(status(Viewer::connect(&host, Some(&format!("http://{other}")), &other)), 403);
+}
+
+#[test]
+fn only_the_token_steers() {
+    let (page, commands) = open();
+    let (host, token) = address(&page);
+    begin(&page, &photo(32, 20));
+    let wrong = format!("{}{}", &token[..31], if token.ends_with('0') { '1' } else { '0' });
+    for bad in ["", &wrong, "\u{0}"] {
+        let mut viewer = Viewer::open(&host, bad);
+        assert_eq!(viewer.hear("access")["steer"], false);
+        for command in ["pause", "resume", "save", "stop"] {
+            viewer.send(&json!({ "type": command }));
+            assert!(viewer.hear("refused")["reason"].as_str().unwrap().contains("view only"));
+        }
+        viewer.send(&json!({ "type": "shares", "spatial": 1, "abstract": 1, "style": 1 }));
+        viewer.hear("refused");
+    }
+    // Without a hello, and with the right token taken back by a wrong one.
+    let mut viewer = Viewer::connect(&host, Some(&format!("http://{host}")), &host).unwrap();
+    viewer.send(&json!({ "type": "stop" }));
+    viewer.hear("refused");
+    let mut viewer = Viewer::open(&host, &token);
+    assert_eq!(viewer.hear("access")["steer"], true);
+    viewer.send(&json!({ "type": "hello", "token": wrong }));
+    assert_eq!(viewer.hear("access")["steer"], false);
+    viewer.send(&json!({ "type": "stop" }));
+    viewer.hear("refused");
+    assert!(commands.try_recv().is_err(), "nothing got through");
+
+    let (mut first, mut second) = (Viewer::open(&host, &token), Viewer::open(&host, ""));
+    for (text, command) in [
+        ("pause", Command::Pause),
+        ("resume", Command::Resume),
+        ("save", Command::Save),
+        ("stop", Command::Stop),
+    ] {
+        first.send(&json!({ "type": text }));
+        assert_eq!(commands.recv_timeout(LIMIT).unwrap(), command);
+    }
+    first.send(&json!({ "type": "shares", "spatial": 0.5, "abstract": 0, "style": 0.25 }));
+    let shares = Shares { spatial: 0.5, abstracted: 0.0, style: 0.25 };
+    assert_eq!(commands.recv_timeout(LIMIT).unwrap(), Command::Shares(shares));
+    assert_eq!(second.hear("asked")["shares"], json!({ "spatial": 0.5, "abstract": 0.0, "style": 0.25 }));
+}
+
+#[test]
+fn nonsense_is_refused_and_ends_nothing_but_its_connection() {
+    let (page, commands) = open();
+    let (host, token) = address(&page);
+    begin(&page, &photo(32, 20));
+    let mut viewer = Viewer::open(&host, &token);
+    viewer.hear("access");
+    for text in
+        ["", "{", "[[[[[[", "null", "\"stop\"", "{\"type\":\"stop\"", "{\"type\":7}", "{\"type\":\"shares\"}"]
+    {
+        viewer.0.send(Message::text(text)).unwrap();
+        viewer.hear("refused");
+    }
+    viewer.0.send(Message::binary(vec![1, 2, 3])).unwrap();
+    viewer.hear("refused");
+    viewer.send(&json!({ "type": "save" }));
+    assert_eq!(commands.recv_timeout(LIMIT).unwrap(), Command::Save, "still served");
+    // Too much of it ends the connection.
+    for _ in 0..20 {
+        // It may be ended already.
+        let _ = viewer.0.send(Message::text("{"));
+    }
+    while viewer.0.read().is_ok() {}
+
+    let deep = "[".repeat(4000);
+    let huge = "x".repeat(1 << 20);
+    for (text, answered) in [(deep.as_str(), true), (huge.as_str(), false)] {
+        let mut viewer = Viewer::open(&host, &token);
+        viewer.hear("access");
+        // The server may close while this is being sent.
+        let _ = viewer.0.send(Message::text(text));
+        if answered {
+            viewer.hear("refused");
+        } else {
+            while viewer.0.read().is_ok() {}
+        }
+    }
+    // Not HTTP, a head without an end, a head beyond all bounds.
+    for text in ["\u{1}\u{2}\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", &format!("GET /{huge} HTTP/1.1\r\n\r\n")] {
+        let answer = raw(&host, text);
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+    }
+    let mut fresh = Viewer::open(&host, &token);
+    assert_eq!(fresh.hear("access")["steer"], true);
+}
+
+#[test]
+fn a_request_that_never_ends_is_given_up() {
+    let (page, _commands) = open();
+    let (host, _) = address(&page);
+    let mut silent: Vec<TcpStream> = (0..4).map(|_| TcpStream::connect(&host).unwrap()).collect();
+    for stream in &mut silent[2..] {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: ").unwrap();
+    }
+    let start = Instant::now();
+    for mut stream in silent {
+        stream.set_read_timeout(Some(Duration::from_secs(40))).unwrap();
+        let mut answer = Vec::new();
+        // An orderly end or a reset, but no time-out.
+        if let Err(error) = stream.read_to_end(&mut answer) {
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+        }
+    }
+    assert!(start.elapsed() < Duration::from_secs(35), "{:?}", start.elapsed());
+}
+
+#[test]
+fn all_viewers_get_the_same_and_a_late_one_all_of_it() {
+    let (page, _commands) = open();
+    let (host, _) = address(&page);
+    let picture = photo(320, 213);
+    let mut early = Viewer::open(&host, "");
+    early.hear("access");
+    begin(&page, &picture);
+    page.weights(0, &[("spatial", 0.25), ("style", 0.5)], &[("style", 7.0)]);
+    for iteration in 0..3 {
+        page.report(&report(iteration));
+    }
+    page.progress(2, 1.5);
+    page.snapshot(2, &picture, "mirage-0002.png", &[("boat".into(), 0.75)]);
+    page.picture(2, &picture);
+    page.note("Saved mirage-0002.png");
+    page.paused(true);
+
+    let mut late = Viewer::open(&host, "");
+    let mut photos = Vec::new();
+    for viewer in [&mut early, &mut late] {
+        let start = viewer.hear("start");
+        assert_eq!(
+            (&start["title"], &start["width"], &start["iterations"]),
+            (&json!("photo.jpg"), &json!(320), &json!(100))
+        );
+        assert_eq!(start["photoClasses"], json!([["dock", 0.5]]));
+    }
+    for viewer in [&mut early, &mut late] {
+        let mut reports = Vec::new();
+        let (mut seen, mut about) = ([false; 3], Value::Null);
+        let (mut words, mut paused) = (Value::Null, Value::Null);
+        while reports.len() < 3 || seen != [true; 3] || words.is_null() || paused.is_null() {
+            match viewer.0.read().unwrap() {
+                Message::Text(text) => {
+                    let value: Value = serde_json::from_str(&text).unwrap();
+                    match value["type"].as_str().unwrap() {
+                        "reports" => reports.extend(value["reports"].as_array().unwrap().clone()),
+                        "snapshot" => about = value,
+                        "note" => words = value["text"].clone(),
+                        "paused" => paused = value["paused"].clone(),
+                        _ => {}
+                    }
+                }
+                Message::Binary(bytes) => {
+                    seen[usize::from(bytes[0])] = true;
+                    if bytes[0] == 0 {
+                        photos.push(bytes);
+                    }
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(reports[2]["iteration"], 2);
+        assert_eq!(reports[2]["factors"][0]["gradientShare"], Value::Null, "NaN");
+        assert_eq!(about["path"], "mirage-0002.png");
+        assert_eq!(about["classes"], json!([["boat", 0.75]]));
+        assert_eq!((words, paused), (json!("Saved mirage-0002.png"), json!(true)));
+    }
+    assert_eq!(photos[0], photos[1]);
+    // Another run on the same page: the first is forgotten.
+    begin(&page, &photo(32, 20));
+    page.report(&report(9));
+    let mut third = Viewer::open(&host, "");
+    assert_eq!(third.hear("reports")["reports"].as_array().unwrap().len(), 1);
+    let (_, jpeg) = third.see(0);
+    assert_ne!(jpeg, photos[0][12..]);
+}
+
+#[test]
+fn the_strip_is_thinned_evenly() {
+    let (page, _commands) = open();
+    let (host, _) = address(&page);
+    let picture = photo(32, 20);
+    begin(&page, &picture);
+    for iteration in 1..=200 {
+        page.snapshot(iteration, &picture, "", &[]);
+    }
+    // The last one is there when all are encoded.
+    let mut waiting = Viewer::open(&host, "");
+    while waiting.hear("snapshot")["iteration"] != 200 {}
+    let mut viewer = Viewer::open(&host, "");
+    let kept = viewer.hear("strip")["kept"].as_array().unwrap().len();
+    assert!((24..=48).contains(&kept), "{kept}");
+    let iterations: Vec<i64> =
+        (0..kept).map(|_| viewer.hear("snapshot")["iteration"].as_i64().unwrap()).collect();
+    assert_eq!((iterations[0], iterations[kept - 1]), (1, 200));
+    let widest = iterations.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+    assert!(widest <= 20, "{iterations:?}");
+}
+
+#[test]
+fn a_viewer_that_never_reads_holds_up_nobody() {
+    const PICTURES: u32 = 2000;
+    let (page, _commands) = open();
+    let (host, _) = address(&page);
+    let picture = photo(320, 213);
+    begin(&page, &picture);
+    let _deaf: Vec<Viewer> = (0..3).map(|_| Viewer::open(&host, "")).collect();
+    let mut good = Viewer::open(&host, "");
+    good.hear("access");
+    let before = resident();
+    let start = Instant::now();
+    let mut slowest = Duration::ZERO;
+    for iteration in 1..=PICTURES {
+        let call = Instant::now();
+        page.picture(iteration, &picture);
+        page.progress(iteration, 0.0);
+        page.report(&report(iteration));
+        slowest = slowest.max(call.elapsed());
+    }
+    // 2000 copies of 0.8 MB take a second or two even on a busy machine; a wait for the deaf ones would take
+    // at least the 20 s until they are dropped.
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}, slowest {slowest:?}", start.elapsed());
+    while good.see(1).0 != PICTURES {}
+    // Everything in flight, were it kept, would be 2000 pictures of 200 kB.
+    if let (Some(before), Some(after)) = (before, resident()) {
+        assert!(after < before + (120 << 20), "{} MB, then {} MB", before >> 20, after >> 20);
+    }
+    let end = Instant::now();
+    page.end("finished", "mirage.png");
+    assert!(end.elapsed() < Duration::from_secs(5), "{:?}", end.elapsed());
+    assert_eq!(good.hear("end")["output"], "mirage.png");
+}
+
+#[test]
+fn a_viewer_that_only_watches_stays_and_a_deaf_one_is_dropped() {
+    let (page, _commands) = open();
+    let (host, _) = address(&page);
+    begin(&page, &photo(32, 20));
+    let mut deaf = Viewer::open(&host, "");
+    let mut good = Viewer::open(&host, "");
+    let reader = std::thread::spawn(move || good.hear("note"));
+    // Steady news, longer than the 25 s of silence that a viewer is allowed; it answers pings only.
+    for iteration in 0..320 {
+        page.progress(iteration, 0.0);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    page.note("still here");
+    assert_eq!(reader.join().unwrap()["text"], "still here");
+    let mut heard = 0;
+    while let Ok(message) = deaf.0.read() {
+        assert!(!message.to_string().contains("still here"));
+        heard += 1;
+    }
+    assert!(heard > 100, "{heard}");
+}
+
+/// Resident memory of this process in bytes, where the system tells.
+fn resident() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+#[test]
+fn pictures_are_wanted_only_while_somebody_watches() {
+    let (page, _commands) = open();
+    let (host, _) = address(&page);
+    let picture = photo(32, 20);
+    begin(&page, &picture);
+    assert!(!page.wants_pictures());
+    page.picture(1, &picture);
+    // One that came while nobody watched is there for the first who does.
+    let mut viewer = Viewer::open(&host, "");
+    assert_eq!(viewer.see(1).0, 1);
+    let start = Instant::now();
+    while !page.wants_pictures() {
+        assert!(start.elapsed() < LIMIT);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    page.picture(2, &picture);
+    assert_eq!(viewer.see(1).0, 2);
+    drop(viewer);
+    let start = Instant::now();
+    while page.wants_pictures() {
+        assert!(start.elapsed() < LIMIT);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // A picture that can't be one is told of, and does no harm.
+    page.picture(3, &Picture { width: 5, height: 5, rgb: vec![0.0; 7] });
+    let mut viewer = Viewer::open(&host, "");
+    assert!(viewer.hear("note")["text"].as_str().unwrap().contains("can't be shown"));
+}
+
+#[test]
+fn viewers_hear_the_end() {
+    for by_drop in [false, true] {
+        let (page, _commands) = open();
+        let (host, _) = address(&page);
+        let picture = photo(320, 213);
+        begin(&page, &picture);
+        let mut viewers: Vec<Viewer> = (0..3).map(|_| Viewer::open(&host, "")).collect();
+        viewers.iter_mut().for_each(|viewer| drop(viewer.hear("access")));
+        page.picture(100, &picture);
+        let readers: Vec<_> = viewers
+            .into_iter()
+            .map(|mut viewer| {
+                std::thread::spawn(move || {
+                    let (iteration, _) = viewer.see(1);
+                    let end = viewer.hear("end");
+                    let closing = viewer.0.read();
+                    assert!(matches!(closing, Ok(Message::Close(_))), "{closing:?}");
+                    // Answers the close.
+                    let _ = viewer.0.flush();
+                    (iteration, end)
+                })
+            })
+            .collect();
+        let start = Instant::now();
+        if by_drop {
+            drop(page);
+        } else {
+            page.end("finished", "mirage.png");
+        }
+        assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+        let (ending, output) = if by_drop { ("failed", "") } else { ("finished", "mirage.png") };
+        for reader in readers {
+            let (iteration, end) = reader.join().unwrap();
+            assert_eq!(iteration, 100, "the last picture comes first");
+            assert_eq!((&end["ending"], &end["output"]), (&json!(ending), &json!(output)));
+        }
+        assert!(TcpStream::connect(&host).is_err(), "the port is free again");
+    }
+}
+
+#[test]
+fn a_port_in_use_is_a_usage_error_that_says_what_to_do() {
+    let (page, _commands) = open();
+    let (host, _) = address(&page);
+    let port: u16 = host.rsplit(':').next().unwrap().parse().unwrap();
+    let error = LivePage::open(&Options { port, ..Options::default() }, |_| {}).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains(&format!("--web: port {port}")) && text.contains("--web 0"), "{text}");
+    assert_eq!(error.exit_code(), 2);
+    // An address of nobody here (TEST-NET-1).
+    let host = Ipv4Addr::new(192, 0, 2, 1).into();
+    let error = LivePage::open(&Options { host, port: 0 }, |_| {}).unwrap_err();
+    assert!(error.to_string().contains("not an address of this machine"), "{error}");
+}
