@@ -5,6 +5,8 @@
 
 #[path = "web/browser.rs"]
 mod browser;
+#[path = "web/client.rs"]
+mod client;
 #[path = "web/page.rs"]
 mod page;
 #[path = "web/stand_in.rs"]

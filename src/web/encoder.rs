@@ -242,3 +242,20 @@ impl Encoder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_pictures_are_reduced_and_strange_values_have_a_colour() {
+        let mut picture = Picture { width: 3000, height: 2, rgb: vec![0.5; 3000 * 2 * 3] };
+        picture.rgb[..4].copy_from_slice(&[f32::NAN, f32::INFINITY, -1.0, 2.0]);
+        let frame = Frame::new(&picture);
+        assert_eq!(frame.rgb[..5], [0, 255, 0, 255, 128]);
+        let jpeg = frame.jpeg(PICTURE_SIDE).unwrap();
+        let decoded = image::load_from_memory(&jpeg).unwrap().to_rgb8();
+        assert_eq!(decoded.dimensions(), (2048, 1));
+        assert!(decoded.get_pixel(1500, 0).0.iter().all(|value| value.abs_diff(128) < 4));
+    }
+}

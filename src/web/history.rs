@@ -254,23 +254,17 @@ impl History {
         let state = lock(&self.state);
         let mut messages = Vec::new();
         let mut text = |text: String| messages.push(Message::Text(text.into()));
-        let singles = |slots: [&Option<Stamped<Item>>; 3], text: &mut dyn FnMut(String)| {
-            for Stamped(at, item) in slots.into_iter().flatten() {
-                if *at > clock {
-                    text(item.json());
-                }
-            }
-        };
-        singles([&state.start, &state.asked, &None], &mut text);
-        for Stamped(_, item) in state.weights.iter().filter(|weights| weights.0 > clock) {
-            text(item.json());
-        }
+        // What was asked last may be in force or not yet: the order says which.
+        let mut shares: Vec<_> = state.start.iter().chain(&state.weights).chain(&state.asked).collect();
+        shares.sort_by_key(|item| item.0);
+        shares.iter().filter(|item| item.0 > clock).for_each(|item| text(item.1.json()));
         let reports: Vec<&str> =
             state.reports.iter().filter(|report| report.0 > clock).map(|report| report.1.as_str()).collect();
         if !reports.is_empty() {
             text(format!(r#"{{"type":"reports","reports":[{}]}}"#, reports.join(",")));
         }
-        singles([&state.progress, &state.paused, &state.strip], &mut text);
+        let latest = [&state.progress, &state.paused, &state.strip].into_iter().flatten();
+        latest.filter(|item| item.0 > clock).for_each(|item| text(item.1.json()));
         let pictures = [&state.photo, &state.picture].into_iter().flatten();
         messages.extend(pictures.filter(|p| p.0 > clock).map(|p| Message::Binary(p.1.clone())));
         for Stamped(_, kept) in state.snapshots.iter().filter(|kept| kept.0 > clock) {
@@ -324,5 +318,61 @@ impl Drop for Presence {
     fn drop(&mut self) {
         *lock(&self.0.viewers) -= 1;
         self.0.gone.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(iteration: u32) -> Report {
+        Report {
+            iteration,
+            seconds: 0.0,
+            total: 1.0,
+            factors: Vec::new(),
+            classes: Vec::new(),
+            class_distance: None,
+            change: None,
+        }
+    }
+
+    /// Iterations of the reports among messages.
+    fn iterations(messages: &[Message]) -> Vec<u64> {
+        messages
+            .iter()
+            .filter_map(|message| serde_json::from_str::<serde_json::Value>(message.to_text().ok()?).ok())
+            .flat_map(|value| value["reports"].as_array().cloned().unwrap_or_default())
+            .map(|report| report["iteration"].as_u64().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn a_long_run_is_kept_from_its_first_report_to_its_last() {
+        let history = History::default();
+        for iteration in 0..20_000 {
+            history.report(&report(iteration));
+        }
+        let (messages, clock, is_over) = history.since(0);
+        let kept = iterations(&messages);
+        assert!(kept.len() <= REPORTS && !is_over);
+        assert_eq!((kept[0], kept[kept.len() - 1]), (0, 19_999));
+        assert!(kept.is_sorted());
+        assert!(kept[kept.len() - RECENT_REPORTS..].windows(2).all(|pair| pair[1] == pair[0] + 1));
+        // Who has seen that gets only what follows.
+        assert!(history.since(clock).0.is_empty());
+        history.report(&report(20_000));
+        assert_eq!(iterations(&history.since(clock).0), [20_000]);
+    }
+
+    #[test]
+    fn notes_are_bounded_in_length_and_number() {
+        let history = History::default();
+        for _ in 0..200 {
+            history.note(&"\u{e4}".repeat(10_000));
+        }
+        let (messages, ..) = history.since(0);
+        assert_eq!(messages.len(), NOTES);
+        assert!(messages.iter().all(|note| note.to_text().unwrap().chars().count() < NOTE_LENGTH + 50));
     }
 }

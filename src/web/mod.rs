@@ -61,8 +61,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Longest that [`LivePage::end`] waits for the last picture to be encoded and the last words to go out.
-const LAST_WORDS: Duration = Duration::from_millis(1500);
+/// Longest that [`LivePage::end`] waits for the last picture to be encoded, and again for the last words to go out.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Where the page is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,15 +147,13 @@ impl LivePage {
         let url = access.url();
         let history = Arc::new(History::default());
         let encoder = Encoder::start(history.clone())?;
-        let server = Server::start(
-            listener,
-            Shared {
-                access,
-                history: history.clone(),
-                encoder: encoder.clone(),
-                commands: Box::new(commands),
-            },
-        )?;
+        let shared = Shared {
+            access,
+            history: history.clone(),
+            encoder: encoder.clone(),
+            commands: Box::new(commands),
+        };
+        let server = Server::start(listener, shared).inspect_err(|_| encoder.finish(Instant::now()))?;
         Ok(Self { history, encoder, server, url })
     }
 
@@ -217,16 +215,15 @@ impl LivePage {
     }
 
     /// The run is over: tells all viewers how (`finished`, `stopped`, a sentence) and where the picture lies, waits
-    /// about a second at most until they have heard, and shuts down.
+    /// a second or two at most until they have heard, and shuts down.
     pub fn end(mut self, ending: &str, output: &str) {
         self.close(ending, output);
     }
 
     fn close(&mut self, ending: &str, output: &str) {
-        let deadline = Instant::now() + LAST_WORDS;
-        self.encoder.finish(deadline);
+        self.encoder.finish(Instant::now() + LAST_WORDS);
         self.history.end(ending, output);
-        self.history.wait_for_viewers(deadline);
+        self.history.wait_for_viewers(Instant::now() + LAST_WORDS);
         self.server.stop();
     }
 

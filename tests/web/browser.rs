@@ -199,11 +199,24 @@ impl Browser {
         self.call("Emulation.setDeviceMetricsOverride", metrics);
     }
 
-    /// Whether the viewer prefers dark pages.
-    pub fn dark(&mut self, dark: bool) {
-        let scheme = if dark { "dark" } else { "light" };
-        let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
+    /// What the viewer prefers: `prefers-color-scheme` `dark`, `prefers-reduced-motion` `reduce`, ...; replaces
+    /// what was preferred before.
+    pub fn prefer(&mut self, feature: &str, value: &str) {
+        let features = json!([{ "name": feature, "value": value }]);
         self.call("Emulation.setEmulatedMedia", json!({ "features": features }));
+    }
+
+    /// Role and name of all that a screen reader may stop at and act on.
+    pub fn controls(&mut self) -> Vec<(String, String)> {
+        let tree = self.call("Accessibility.getFullAXTree", json!({}));
+        let word = |value: &Value| value["value"].as_str().unwrap_or_default().to_owned();
+        let nodes = tree["nodes"].as_array().unwrap().iter().filter(|node| node["ignored"] != true);
+        nodes
+            .map(|node| (word(&node["role"]), word(&node["name"])))
+            .filter(|(role, _)| {
+                ["button", "slider", "radio", "image", "img", "progressbar"].contains(&role.as_str())
+            })
+            .collect()
     }
 
     /// Writes what a window of this size shows, as PNG.

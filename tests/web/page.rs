@@ -113,6 +113,29 @@ fn the_page_shows_and_steers() {
     browser.press("ArrowRight");
     assert_eq!(browser.attribute("#wipe", "aria-valuetext"), "31 percent photo");
 
+    // Whatever can be acted on has a name.
+    let controls = browser.controls();
+    for (role, count) in [("slider", 5), ("button", 6), ("radio", 2)] {
+        let found = controls.iter().filter(|(other, _)| other == role).count();
+        assert!(found >= count, "{role}: {controls:?}");
+    }
+    // The thumbnails' pictures are decoration: their buttons have the names.
+    let unnamed = controls.iter().find(|(_, name)| name.trim().is_empty());
+    assert_eq!(unnamed, None, "{controls:?}");
+
+    // Who wants little motion gets fewer pictures: in 3 s at most 3, of dozens.
+    browser.click("#strip .thumbnail:last-child");
+    browser.prefer("prefers-reduced-motion", "reduce");
+    let version = "Number(picture.dataset.version)";
+    let before = browser.value(version).as_f64().unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    let shown = browser.value(version).as_f64().unwrap() - before;
+    assert!((1.0..=3.0).contains(&shown), "{shown}");
+    browser.prefer("prefers-reduced-motion", "no-preference");
+    browser.focus("#scrub");
+    browser.press("Home");
+    browser.press("ArrowRight");
+
     // Stop asks once.
     browser.click("#stop");
     assert_eq!(browser.text("#stop"), "Really stop?");
@@ -181,8 +204,8 @@ fn it_fits_a_desk_and_a_phone_by_day_and_by_night() {
     browser.wait_until("Number(iteration.textContent) >= 120", LIMIT);
     let background = "getComputedStyle(document.body).backgroundColor";
     let mut seen = Vec::new();
-    for (scheme, dark) in [("light", false), ("dark", true)] {
-        browser.dark(dark);
+    for scheme in ["light", "dark"] {
+        browser.prefer("prefers-color-scheme", scheme);
         for (device, width, height) in [("desk", 1280, 900), ("phone", 390, 844)] {
             browser.resize(width, height);
             browser.value("scrollTo(0, 0)");
@@ -207,7 +230,7 @@ fn it_fits_a_desk_and_a_phone_by_day_and_by_night() {
     browser.wait_until("state.dataset.state === 'ended'", LIMIT);
     assert_eq!(browser.text("#state"), "Finished");
     run.join().unwrap();
-    browser.dark(false);
+    browser.prefer("prefers-color-scheme", "light");
     browser.value("panel.scrollTo(0, 0)");
     screenshot(&mut browser, "desk-light-ended", 1280, 900);
     assert_eq!(browser.complaints(), [] as [&str; 0]);

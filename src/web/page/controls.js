@@ -76,11 +76,14 @@ export class Controls {
     this.#steer = steer;
     this.#connected = true;
     byId("access").hidden = steer;
+    if (this.#state === "waiting") this.#set("waiting");
     this.#enable();
   }
 
   lost() {
     this.#connected = false;
+    byId("state").textContent = "No word from the run";
+    byId("left").textContent = "";
     this.#arm(false);
     this.#enable();
   }
@@ -225,7 +228,11 @@ class Shares {
     this.#measured = {};
     this.#touched = 0;
     this.#take(shares ?? {});
-    for (const name of SHARED) byId(`row-${name}`).classList.toggle("absent", !steerable.includes(name));
+    for (const name of SHARED) {
+      const absent = !steerable.includes(name);
+      byId(`row-${name}`).classList.toggle("absent", absent);
+      byId(`row-${name}`).querySelector("label .small").textContent = absent ? "can’t be steered" : HINTS[name];
+    }
     this.#say(
       steerable.length < 2
         ? "The shares of this run can’t be changed."

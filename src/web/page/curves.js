@@ -17,7 +17,7 @@ const MARKS = {
 };
 
 export class Curves {
-  /** {iteration, loss: {factor: number}, share: {factor: number}} */
+  /** {iteration, loss, lossShare, share}: of each factor its loss, and its share of the loss and of the gradient. */
   #reports = [];
   /** {iteration, shares: {factor: share}} */
   #asked = [];
@@ -54,8 +54,9 @@ export class Curves {
 
   add(reports) {
     for (const report of reports) {
-      const point = { iteration: report.iteration, loss: {}, share: {} };
-      for (const { name, loss, gradientShare } of report.factors) {
+      const point = { iteration: report.iteration, loss: {}, lossShare: {}, share: {} };
+      for (const { name, loss, lossShare, gradientShare } of report.factors) {
+        point.lossShare[name] = lossShare;
         point.loss[name] = loss;
         point.share[name] = gradientShare;
         if (!this.#factors.includes(name) && FACTORS.includes(name)) this.#factors.push(name);
@@ -153,7 +154,8 @@ export class Curves {
         );
         item.replaceChildren(sample, element("span", "", NAMES[name]), element("b"));
       }
-      item.lastChild.textContent = plot.text(chosen?.[plot.name][name]);
+      const share = plot.log && Number.isFinite(chosen?.lossShare[name]) ? ` · ${percent(chosen.lossShare[name])}` : "";
+      item.lastChild.textContent = plot.text(chosen?.[plot.name][name]) + share;
     });
     const latest = this.#reports.at(-1);
     const values = factors.map((name) => `${NAMES[name]} ${plot.text(latest?.[plot.name][name])}`);

@@ -1,6 +1,10 @@
 // The picture, the wipe over it, and the strip of snapshots.
 import { byId, element } from "/ui.js";
 
+/** Who wants little motion sees a new picture this often, in ms. */
+const CALM = 1500;
+const reduced = matchMedia("(prefers-reduced-motion: reduce)");
+
 export class Stage {
   /** Called with the snapshot that is shown, or null for the newest picture. */
   onShow = () => {};
@@ -10,6 +14,9 @@ export class Stage {
   #snapshots = new Map();
   #chosen = null;
   #version = 0;
+  #shownAt = 0;
+  /** The picture that waits for its time, and the timer. */
+  #waiting = null;
   #live;
   #ended = false;
 
@@ -23,6 +30,7 @@ export class Stage {
     });
     for (const mode of ["now", "compare"]) byId(`mode-${mode}`).addEventListener("change", () => this.#layOut());
     byId("wipe").addEventListener("input", () => this.#wipe());
+    new ResizeObserver(() => this.#scroll()).observe(byId("strip"));
     this.#wipe();
     this.#update();
   }
@@ -35,7 +43,10 @@ export class Stage {
       button.remove();
     }
     this.#snapshots.clear();
+    if (this.#chosen !== null) this.onShow(null);
     this.#chosen = null;
+    if (this.#waiting) clearTimeout(this.#waiting.timer);
+    this.#waiting = null;
     this.#ended = false;
     this.#update();
   }
@@ -48,6 +59,13 @@ export class Stage {
   }
 
   picture(blob, iteration) {
+    const rest = reduced.matches ? this.#shownAt + CALM - Date.now() : 0;
+    if (rest > 0 || this.#waiting) {
+      const timer = this.#waiting?.timer ?? setTimeout(() => this.#calmly(), rest);
+      this.#waiting = { blob, iteration, timer };
+      return;
+    }
+    this.#shownAt = Date.now();
     const old = this.#now;
     this.#now = { url: URL.createObjectURL(blob), iteration };
     this.#live.image.src = this.#now.url;
@@ -55,6 +73,13 @@ export class Stage {
     if (this.#chosen === null) this.#update();
     // The browser shows the old one until it has decoded the new one.
     if (old) setTimeout(() => URL.revokeObjectURL(old.url), 2000);
+  }
+
+  #calmly() {
+    const { blob, iteration } = this.#waiting;
+    this.#waiting = null;
+    this.#shownAt = 0;
+    this.picture(blob, iteration);
   }
 
   snapshot(blob, about) {

@@ -1,0 +1,138 @@
+//! A plain client of the live page.
+
+use neural_mirage::image_io::Picture;
+use neural_mirage::web::{Command, FactorReport, LivePage, Options, Report, Shares, Start};
+use serde_json::{Value, json};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+use tungstenite::client::IntoClientRequest as _;
+use tungstenite::{Message, WebSocket};
+
+/// Against a hung state, not a measure of speed.
+pub const LIMIT: Duration = Duration::from_secs(20);
+
+/// A page that listens, and what it is told to do.
+pub fn open() -> (LivePage, Receiver<Command>) {
+    let (sender, commands) = channel();
+    let page = LivePage::open(&Options::default(), move |command| {
+        // The receiver is gone only when the test is over.
+        let _ = sender.send(command);
+    })
+    .unwrap();
+    (page, commands)
+}
+
+pub fn begin(page: &LivePage, photo: &Picture) {
+    page.begin(&Start {
+        shares: Some(Shares { spatial: 1.0, abstracted: 1.0, style: 2.0 }),
+        steerable: &["spatial", "abstract", "style"],
+        photo_classes: &[("dock".into(), 0.5)],
+        ..Start::new("photo.jpg", photo, 100)
+    });
+}
+
+pub fn report(iteration: u32) -> Report {
+    let factor = FactorReport {
+        name: "style".into(),
+        loss: 2.0,
+        loss_share: Some(1.0),
+        gradient_share: Some(f32::NAN),
+    };
+    Report {
+        iteration,
+        seconds: 0.5,
+        total: 2.0,
+        factors: vec![factor],
+        classes: vec![("boat".into(), 0.25)],
+        class_distance: Some(0.1),
+        change: None,
+    }
+}
+
+/// Host and port, and the token.
+pub fn address(page: &LivePage) -> (String, String) {
+    let (host, token) = page.url().strip_prefix("http://").unwrap().split_once("/#token=").unwrap();
+    assert_eq!(token.len(), 32);
+    (host.to_owned(), token.to_owned())
+}
+
+/// Sends text over TCP and reads until the server closes the connection.
+pub fn raw(host: &str, text: &str) -> String {
+    let mut stream = TcpStream::connect(host).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    // The server may have enough before all is sent.
+    let _ = stream.write_all(text.as_bytes());
+    let mut answer = Vec::new();
+    // A reset in place of an orderly end is an end too.
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+pub fn get(host: &str, path: &str, headers: &str) -> String {
+    raw(host, &format!("GET {path} HTTP/1.1\r\n{headers}\r\n"))
+}
+
+/// A viewer, as a page or otherwise.
+pub struct Viewer(pub WebSocket<TcpStream>);
+
+impl Viewer {
+    pub fn connect(host: &str, origin: Option<&str>, name: &str) -> Result<Self, Box<tungstenite::Error>> {
+        let mut request = format!("ws://{host}/live").into_client_request().unwrap();
+        request.headers_mut().insert("Host", name.parse().unwrap());
+        if let Some(origin) = origin {
+            request.headers_mut().insert("Origin", origin.parse().unwrap());
+        }
+        let stream = TcpStream::connect(host).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        match tungstenite::client(request, stream) {
+            Ok((socket, _)) => Ok(Self(socket)),
+            Err(tungstenite::HandshakeError::Failure(error)) => Err(Box::new(error)),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// As the page itself does.
+    pub fn open(host: &str, token: &str) -> Self {
+        let mut viewer = Self::connect(host, Some(&format!("http://{host}")), host).unwrap();
+        viewer.send(&json!({ "type": "hello", "token": token }));
+        viewer
+    }
+
+    pub fn send(&mut self, message: &Value) {
+        self.0.send(Message::text(message.to_string())).unwrap();
+    }
+
+    /// The next text of a type.
+    pub fn hear(&mut self, kind: &str) -> Value {
+        loop {
+            if let Message::Text(text) = self.0.read().unwrap_or_else(|error| panic!("{kind}: {error}")) {
+                let value: Value = serde_json::from_str(&text).unwrap();
+                if value["type"] == kind {
+                    return value;
+                }
+            }
+        }
+    }
+
+    /// The next picture of a kind: iteration and JPEG.
+    pub fn see(&mut self, kind: u8) -> (u32, Vec<u8>) {
+        loop {
+            if let Message::Binary(bytes) = self.0.read().unwrap()
+                && bytes[0] == kind
+            {
+                assert_eq!(bytes[12..14], [0xff, 0xd8], "a JPEG file");
+                return (u32::from_le_bytes(bytes[4..8].try_into().unwrap()), bytes[12..].to_vec());
+            }
+        }
+    }
+}
+
+pub fn status(result: Result<Viewer, Box<tungstenite::Error>>) -> u16 {
+    match result.map_err(|error| *error) {
+        Err(tungstenite::Error::Http(response)) => response.status().as_u16(),
+        Err(error) => panic!("{error}"),
+        Ok(_) => 101,
+    }
+}
