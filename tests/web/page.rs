@@ -41,13 +41,19 @@ fn screenshot(browser: &mut Browser, name: &str, width: u32, height: u32) {
 #[test]
 #[ignore = "needs Debian's package chromium; tools/test installs it and runs this"]
 fn the_page_shows_and_steers() {
-    let (url, run) = start(100_000);
+    let (url, run) = start(2000);
     let mut browser = Browser::open(&url);
 
     // It shows: the picture changes, curves grow.
     browser.wait_until("Number(picture.dataset.version) >= 2 && picture.naturalWidth === 320", LIMIT);
     let version = browser.attribute("#picture", "data-version");
     browser.wait_until(&format!("Number(picture.dataset.version) > {version} + 2"), LIMIT);
+    // Not its name alone: the colours on the screen.
+    let colours = "(() => { const c = new OffscreenCanvas(16, 16).getContext('2d'); \
+                   c.drawImage(picture, 0, 0, 16, 16); return String(c.getImageData(0, 0, 16, 16).data); })()";
+    let (early, iteration) = (browser.value(colours), browser.number("#iteration"));
+    browser.wait_until(&format!("Number(picture.dataset.iteration) > {iteration} + 50"), LIMIT);
+    assert_ne!(browser.value(colours), early);
     browser.wait_until("Number(document.querySelector('#loss-curve').dataset.points) >= 5", LIMIT);
     let length = "document.querySelector('#share-curve .line.style').getAttribute('d').length";
     let before = browser.value(length);
@@ -66,6 +72,11 @@ fn the_page_shows_and_steers() {
     browser.wait_until("parseFloat(document.querySelector('#measured-style').textContent) > 70", LIMIT);
     assert!(browser.number("#measured-style") > browser.number("#measured-spatial"));
     browser.wait_until("document.querySelector('#shares-state').dataset.state === 'in-force'", LIMIT);
+    // What is asked is drawn as steps: one level before, one after.
+    browser.wait_until(
+        "document.querySelector('#share-curve .asked.style')?.getAttribute('d').split('H').length === 3",
+        LIMIT,
+    );
 
     // The keyboard moves it too, and Tab leads on.
     browser.focus("#share-style");

@@ -216,7 +216,7 @@ class Shares {
       slider.addEventListener("input", () => this.#move(name, Number(slider.value) / 100));
       slider.addEventListener("change", () => {
         this.#grip = null;
-        this.#flush();
+        if (this.#timer) this.#flush();
       });
       slider.addEventListener("blur", () => (this.#grip = null));
     }
