@@ -1,4 +1,4 @@
-// The last step of a gradient where the kernel that computes it has none of its own: adds another gradient,
+// The last step of a gradient where the kernel that computes it has none of its own: adds it to another one,
 // masks the sum. In place, elementwise over all stored values (padding stays zero).
 
 const ADD: u32 = 0u;  // add `addend`

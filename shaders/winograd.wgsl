@@ -31,7 +31,7 @@ const COVER: u32 = 3u;     // side of the codes under it
 const TURNED: u32 = 0u;    // 1: the adjoint
 const RELU: u32 = 0u;      // rectify the result
 const MASK: u32 = 0u;      // zero the result where `activation` is not positive
-const ADD: u32 = 0u;       // add `addend` to the result, before the mask
+const ADD: u32 = 0u;       // add the result to what `output` holds, before the mask
 const STRIDE: u32 = 6u;    // of the arrays below
 const BLOCK: u32 = 32u;
 const A: f32 = 0.75;
@@ -57,19 +57,18 @@ struct Params {
 @group(0) @binding(1) var products: texture_storage_2d<rgba32float, read>;
 @group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> activation: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read> addend: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read> filters: array<f32>; // [out, in, 3, 3]
-@group(0) @binding(6) var<storage, read_write> output: array<vec4<f32>>;
-@group(0) @binding(7) var<uniform> params: Params;
-@group(0) @binding(8) var transformed: texture_storage_2d<rgba32float, write>;
+@group(0) @binding(4) var<storage, read> filters: array<f32>; // [out, in, 3, 3]
+@group(0) @binding(5) var<storage, read_write> output: array<vec4<f32>>;
+@group(0) @binding(6) var<uniform> params: Params;
+@group(0) @binding(7) var transformed: texture_storage_2d<rgba32float, write>;
 // The same three in buffers.
-@group(0) @binding(9) var<storage, read> input_values: array<vec4<f32>>;
-@group(0) @binding(10) var<storage, read_write> transformed_values: array<vec4<f32>>;
-@group(0) @binding(11) var<storage, read> product_values: array<vec4<f32>>;
+@group(0) @binding(8) var<storage, read> input_values: array<vec4<f32>>;
+@group(0) @binding(9) var<storage, read_write> transformed_values: array<vec4<f32>>;
+@group(0) @binding(10) var<storage, read> product_values: array<vec4<f32>>;
 // Codes of the 2x2 windows, made and read.
-@group(0) @binding(12) var<storage, read_write> codes: array<vec4<f32>>;
-@group(0) @binding(13) var codes_map: texture_storage_2d<rgba32float, read>;
-@group(0) @binding(14) var<storage, read> code_values: array<vec4<f32>>;
+@group(0) @binding(11) var<storage, read_write> codes: array<vec4<f32>>;
+@group(0) @binding(12) var codes_map: texture_storage_2d<rgba32float, read>;
+@group(0) @binding(13) var<storage, read> code_values: array<vec4<f32>>;
 
 alias Line = array<vec4<f32>, 6>;
 
@@ -440,7 +439,7 @@ fn put_output(at: u32, quad: u32) {
                     value = max(value, vec4<f32>(0.0));
                 }
                 if (ADD == 1u) {
-                    value += addend[n];
+                    value += output[n];
                 }
                 if (MASK == 1u) {
                     value = select(vec4<f32>(0.0), value, activation[n] > vec4<f32>(0.0));

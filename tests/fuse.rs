@@ -5,8 +5,8 @@ mod common;
 
 use common::{assert_close, draw, engine, engine_with, filter, turn, widen};
 use neural_mirage::gpu::{DeviceOptions, Family};
-use neural_mirage::graph::{Bindings, Engine, Graph, Program, TensorId, gradient, gradients};
-use neural_mirage::ops::{CaseInput, Conv, Gram, MeanSquaredError, Pool, PoolKind, Shape};
+use neural_mirage::graph::{Bindings, Engine, Graph, Options, Program, TensorId, gradient, gradients};
+use neural_mirage::ops::{Add, CaseInput, Conv, Gram, MeanSquaredError, Pool, PoolKind, Shape};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::collections::HashSet;
@@ -134,6 +134,62 @@ fn fused_steps_change_no_bit() {
                 // for rounding, and fused it is something else. As large as the transforms' own error.
                 assert_close(&what, &fused, &widen(&plain), 2e-5);
             }
+        }
+    }
+}
+
+/// A gradient that is added is the memory that the sum is written to, if nothing reads it later: bit for bit the same
+/// as where it is copied, because every tensor has a buffer of its own, or because it is read once more.
+#[test]
+fn what_is_added_is_written_over_only_if_nothing_reads_it_later() {
+    let _turn = turn();
+    for (device, exact) in devices() {
+        let what = format!("{:?}, exact {exact}", device.family);
+        let engine = engine_with(&device, |_| {});
+        let (mut graph, outer, slope, _) = build([20, 24]);
+        let mut random = ChaCha8Rng::seed_from_u64(5);
+        let mut bound = Bindings::new();
+        for tensor in outer {
+            let shape = graph.shape(tensor);
+            let values = draw(shape, CaseInput::Normal, &mut random);
+            bound.insert(tensor, engine.tensor_with("outer", shape, &values).unwrap());
+        }
+        bound.insert(slope, engine.tensor("gradient", graph.shape(slope)).unwrap());
+        graph.fuse(&bound.keys().copied().collect());
+        let sums: Vec<_> = graph.nodes().iter().filter(|node| node.op.overwrites().is_some()).collect();
+        assert_eq!(sums.len(), 2, "{what}: those behind the first and the third convolution");
+        let addends: Vec<TensorId> =
+            sums.iter().map(|node| node.inputs[node.op.overwrites().unwrap()]).collect();
+        let run = |graph: &Graph, share: bool, more: &[TensorId]| {
+            let mut bound = bound.clone();
+            bound.extend(more.iter().map(|id| (*id, engine.tensor("more", graph.shape(*id)).unwrap())));
+            let goals: Vec<TensorId> = [slope].iter().chain(more).copied().collect();
+            let options = Options { share, ..Default::default() };
+            let program =
+                Program::prepare_with(&engine, graph, &bound, &[goals.clone()], |_| 0, options).unwrap();
+            // Twice: the second run finds what the first left.
+            program.run(1, "gradient").unwrap();
+            program.run(1, "gradient").unwrap();
+            let read = |id: &TensorId| engine.read(&bound[id], graph.shape(*id), "value").unwrap();
+            goals.iter().map(read).collect::<Vec<_>>()
+        };
+        let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        let over = run(&graph, true, &[]);
+        assert!(over[0].iter().any(|value| *value != 0.0), "{what}");
+        let apart = run(&graph, false, &[]);
+        assert_eq!(bits(&over[0]), bits(&apart[0]), "{what}");
+        // Read at the end once more: doubled, and as they are.
+        let mut later = graph.clone();
+        let doubled: Vec<TensorId> =
+            addends.iter().map(|addend| later.apply(Add, &[*addend; 2], "doubled").unwrap()).collect();
+        let read_later = run(&later, true, &doubled);
+        assert_eq!(bits(&over[0]), bits(&read_later[0]), "{what}");
+        let read_back = run(&graph, true, &addends);
+        assert_eq!(bits(&over[0]), bits(&read_back[0]), "{what}");
+        for (doubled, plain) in read_later[1..].iter().zip(&read_back[1..]) {
+            assert!(plain.iter().any(|value| *value != 0.0), "{what}");
+            let twice: Vec<f32> = plain.iter().map(|value| value + value).collect();
+            assert_eq!(bits(doubled), bits(&twice), "{what}");
         }
     }
 }

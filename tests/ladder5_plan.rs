@@ -14,11 +14,49 @@ use rand_chacha::ChaCha8Rng;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, LazyLock};
 
+/// `a + b`, written over b.
+#[derive(Debug)]
+struct AddOver;
+
+impl Op for AddOver {
+    fn name(&self) -> &'static str {
+        "add_over"
+    }
+    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
+        Add.output(inputs)
+    }
+    fn overwrites(&self) -> Option<usize> {
+        Some(1)
+    }
+    fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
+        let count = signature.output.stored() / 4;
+        let dispatch = Dispatch::new("finish", "finish")
+            .consts(&[("ADD", 1)])
+            .bind("addend", Operand::Input(0))
+            .bind("activation", Operand::Input(0))
+            .bind("output", Operand::Output)
+            .size("count", count)
+            .linear(count, 64, device);
+        Ok(vec![Kernel::single("naive", dispatch)])
+    }
+    fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
+        Add.reference(inputs, shapes)
+    }
+}
+
+/// What a node of a random graph does.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Relu,
+    Add,
+    AddOver,
+}
+
 /// One node of a random graph: which op, which earlier tensors (taken modulo their number), whether its
 /// output has a buffer of its own, and its scratch sizes.
 #[derive(Debug, Clone)]
 struct Draft {
-    add: bool,
+    kind: Kind,
     inputs: [usize; 2],
     bound: bool,
     scratch: Vec<u64>,
@@ -26,12 +64,13 @@ struct Draft {
 
 fn drafts(most: usize) -> impl Strategy<Value = Vec<Draft>> {
     let scratch = prop::collection::vec(prop::sample::select(vec![16u64, 400, 5000]), 0..3);
-    let node = (any::<bool>(), any::<[usize; 2]>(), prop::bool::weighted(0.15), scratch)
-        .prop_map(|(add, inputs, bound, scratch)| Draft { add, inputs, bound, scratch });
+    let kind = prop::sample::select(vec![Kind::Relu, Kind::Add, Kind::AddOver]);
+    let node = (kind, any::<[usize; 2]>(), prop::bool::weighted(0.15), scratch)
+        .prop_map(|(kind, inputs, bound, scratch)| Draft { kind, inputs, bound, scratch });
     prop::collection::vec(node, 1..most)
 }
 
-/// Three external tensors of different sizes, and the drafted nodes. Add takes its second input from the
+/// Three external tensors of different sizes, and the drafted nodes. A sum takes its second input from the
 /// tensors of the first one's shape.
 fn build(drafts: &[Draft]) -> (Graph, HashSet<TensorId>, Vec<TensorId>) {
     let mut graph = Graph::new();
@@ -42,12 +81,13 @@ fn build(drafts: &[Draft]) -> (Graph, HashSet<TensorId>, Vec<TensorId>) {
     for (index, draft) in drafts.iter().enumerate() {
         let first = tensors[draft.inputs[0] % tensors.len()];
         let label = format!("t{index}");
-        let output = if draft.add {
-            let alike: Vec<TensorId> =
-                tensors.iter().copied().filter(|id| graph.shape(*id) == graph.shape(first)).collect();
-            graph.apply(Add, &[first, alike[draft.inputs[1] % alike.len()]], label)
-        } else {
-            graph.apply(Relu, &[first], label)
+        let alike: Vec<TensorId> =
+            tensors.iter().copied().filter(|id| graph.shape(*id) == graph.shape(first)).collect();
+        let both = [first, alike[draft.inputs[1] % alike.len()]];
+        let output = match draft.kind {
+            Kind::Relu => graph.apply(Relu, &[first], label),
+            Kind::Add => graph.apply(Add, &both, label),
+            Kind::AddOver => graph.apply(AddOver, &both, label),
         };
         let output = output.unwrap();
         if draft.bound {
@@ -71,6 +111,14 @@ fn alive(graph: &Graph, tensor: TensorId) -> (usize, usize) {
     (made, read.unwrap_or(made))
 }
 
+/// True if the node that makes `heir` writes over `tensor`, which it reads as the last one and but once.
+fn over(graph: &Graph, tensor: TensorId, heir: TensorId) -> bool {
+    let (made, node) = graph.nodes().iter().enumerate().find(|(_, node)| node.output == heir).unwrap();
+    let once = node.inputs.iter().filter(|input| **input == tensor).count() == 1;
+    let written_over = node.op.overwrites().is_some_and(|input| node.inputs[input] == tensor);
+    written_over && once && alive(graph, tensor).1 == made
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..Default::default() })]
 
@@ -90,7 +138,8 @@ proptest! {
             for other in &planned[index + 1..] {
                 let (other_made, other_read) = alive(&graph, *other);
                 if made <= other_read && other_made <= read {
-                    prop_assert_ne!(slot, plan.tensors[other], "{:?} and {:?}", tensor, other);
+                    let handed_over = share && over(&graph, *tensor, *other);
+                    prop_assert_eq!(slot == plan.tensors[other], handed_over, "{:?} and {:?}", tensor, other);
                 }
             }
             // A node's scratch memory is in use while it reads its inputs and writes its output.

@@ -45,6 +45,21 @@ pub(super) struct Step {
 pub(super) enum Action {
     Dispatch { pipeline: Arc<Pipeline>, bind_group: wgpu::BindGroup, groups: [u32; 3] },
     Stage { buffer: wgpu::Buffer, texture: wgpu::Texture, texels: u64 },
+    Copy { from: wgpu::Buffer, to: wgpu::Buffer, bytes: u64 },
+}
+
+impl Action {
+    /// Records the action if it is a copy, and returns whether it is.
+    pub(super) fn copy(&self, encoder: &mut wgpu::CommandEncoder) -> bool {
+        match self {
+            Self::Stage { buffer, texture, texels } => {
+                copy_to_texture(encoder, buffer, texture, Run { from: 0, to: 0, texels: *texels });
+            }
+            Self::Copy { from, to, bytes } => encoder.copy_buffer_to_buffer(from, 0, to, 0, *bytes),
+            Self::Dispatch { .. } => return false,
+        }
+        true
+    }
 }
 
 impl Program {
@@ -207,8 +222,7 @@ impl Program {
 pub(super) fn record<'a>(encoder: &mut wgpu::CommandEncoder, steps: impl Iterator<Item = &'a Step>) {
     let mut steps = steps.peekable();
     while let Some(step) = steps.peek() {
-        if let Action::Stage { buffer, texture, texels } = &step.action {
-            copy_to_texture(encoder, buffer, texture, Run { from: 0, to: 0, texels: *texels });
+        if step.action.copy(encoder) {
             steps.next();
             continue;
         }
@@ -346,6 +360,10 @@ impl Builder<'_> {
         let mut next = pipelines.into_iter().zip(shaders.into_iter().zip(offsets));
         for ((index, kernel), section) in kernels.iter().enumerate().zip(sections) {
             let label = &self.graph.tensor(self.graph.nodes()[index].output).label;
+            if let Some(action) = self.take_over(&self.graph.nodes()[index])? {
+                let label = format!("{label} (copy)");
+                steps.push(Step { sections: *section, node: index, label, action });
+            }
             for dispatch in &kernel.dispatches {
                 let Some((pipeline, (shader, offset))) = next.next() else { break };
                 let (resources, _) = shader.interface.entry(dispatch.entry)?;
@@ -392,6 +410,14 @@ impl Builder<'_> {
             }
         }
         Ok(steps)
+    }
+
+    /// The copy of the input that a node writes over, where the output has memory of its own.
+    fn take_over(&self, node: &Node) -> Result<Option<Action>> {
+        let Some(input) = node.op.overwrites() else { return Ok(None) };
+        let (from, to) = (self.tensor(node.inputs[input])?, self.tensor(node.output)?);
+        let bytes = self.graph.shape(node.output).bytes();
+        Ok((from != to).then_some(Action::Copy { from, to, bytes }))
     }
 
     fn check_groups(&self, dispatch: &Dispatch, shader: &Shader) -> Result<()> {

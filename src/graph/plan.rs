@@ -71,10 +71,14 @@ impl Plan {
                 plan.lifetimes.entry(*tensor).or_insert((index, index)).1 = index;
             }
         }
+        let heirs = if share { plan.heirs(graph) } else { HashMap::new() };
         let mut wanted = Vec::new();
         for (index, node) in graph.nodes().iter().enumerate() {
-            for made in [Some(node.output), node.side].into_iter().flatten().filter(|made| !bound(*made)) {
-                let lifetime = plan.lifetimes[&made];
+            let made = [Some(node.output), node.side].into_iter().flatten();
+            for made in made.filter(|made| !bound(*made) && !heirs.contains_key(made)) {
+                let mut lifetime = plan.lifetimes[&made];
+                let last = heirs.iter().filter(|(_, first)| **first == made);
+                lifetime.1 = last.map(|(heir, _)| plan.lifetimes[heir].1).fold(lifetime.1, usize::max);
                 wanted.push(Wanted {
                     what: Tenant::Tensor(made),
                     bytes: graph.shape(made).bytes(),
@@ -107,7 +111,30 @@ impl Plan {
                 Tenant::Scratch(node, position) => plan.scratch[node][position] = slot,
             }
         }
+        for (heir, first) in heirs {
+            plan.tensors.insert(heir, plan.tensors[&first]);
+        }
         plan
+    }
+
+    /// The planned tensors that are written over another planned one, which nothing reads later: each with the
+    /// first of its line, whose buffer all of them have.
+    fn heirs(&self, graph: &Graph) -> HashMap<TensorId, TensorId> {
+        let mut heirs = HashMap::new();
+        for (index, node) in graph.nodes().iter().enumerate() {
+            let Some(over) = node.op.overwrites() else { continue };
+            let over_id = node.inputs[over];
+            let planned = |tensor: TensorId| self.lifetimes.contains_key(&tensor);
+            let made = graph.tensor(over_id).producer.is_some();
+            let read_once = node.inputs.iter().filter(|input| **input == over_id).count() == 1;
+            let last = self.lifetimes.get(&over_id).is_some_and(|(_, read)| *read == index);
+            let alike = graph.shape(over_id) == graph.shape(node.output);
+            if planned(node.output) && made && read_once && last && alike {
+                let first = heirs.get(&over_id).copied().unwrap_or(over_id);
+                heirs.insert(node.output, first);
+            }
+        }
+        heirs
     }
 
     /// Bytes of all slots together.

@@ -1,10 +1,8 @@
 //! Recording for a trace: each dispatch in a pass of its own, with stamps at both ends.
 
-use super::engine::copy_to_texture;
 use super::exec::{Action, Step};
 use crate::error::Result;
 use crate::gpu::{Context, Trace};
-use crate::ops::Run;
 
 /// Records steps in order, as [`super::exec::record`] does, for `trace`. What goes wrong is kept there: the trace
 /// ends with it, the run goes on.
@@ -29,10 +27,7 @@ fn record_steps<'a>(
     let mut staged = false;
     for step in steps {
         match &step.action {
-            Action::Stage { buffer, texture, texels } => {
-                copy_to_texture(encoder, buffer, texture, Run { from: 0, to: 0, texels: *texels });
-                staged = true;
-            }
+            Action::Stage { .. } | Action::Copy { .. } => staged = step.action.copy(encoder),
             Action::Dispatch { pipeline, bind_group, groups: [x, y, z] } => {
                 if let Some(full) = stamps.take_if(|stamps| stamps.room() == 0) {
                     trace.recorded(context, encoder, full)?;

@@ -47,8 +47,7 @@ fn dispatch(entry: &'static str, map: MapLayout) -> Dispatch {
 /// to scratch memory, and two passes read it there.
 pub(super) fn pool_after(mut kernel: Kernel, map: MapLayout, device: &Profile) -> Kernel {
     let full = Operand::Scratch(kernel.scratch.len());
-    let operands = kernel.dispatches.iter_mut().flat_map(|dispatch| &mut dispatch.bindings);
-    operands.for_each(|(_, operand)| operand.redirect(&full));
+    kernel.redirect_output(&full);
     kernel.dispatches.extend(pool::halve_max(map, &full, device));
     let maps = [("input", map), ("output", layout(map))];
     let find = |quads: Range<usize>| {
@@ -168,17 +167,6 @@ pub(super) fn reference_route(map: MapLayout, codes: &[f64], upstream: &[f64]) -
 /// The pool that can be fused.
 pub(super) fn halving() -> Pool {
     Pool::halve(PoolKind::Max)
-}
-
-impl Operand {
-    /// Puts another operand in the place of the output.
-    fn redirect(&mut self, to: &Operand) {
-        match self {
-            Self::Output => *self = to.clone(),
-            Self::Window { inner, .. } | Self::Staged { inner, .. } => inner.redirect(to),
-            _ => {}
-        }
-    }
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ pub struct ConvBackward {
 /// Last steps of [`ConvBackward`]: each takes one more input like dx, in this order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Then {
-    /// Add another gradient.
+    /// Add another gradient, over which dx is written.
     pub add: bool,
     /// Zero where the input is not positive: the adjoint of the ReLU before x.
     pub mask: bool,
@@ -410,12 +410,13 @@ impl Op for ConvBackward {
             .loops(self.conv.loops(beyond, output.quads()))
             .linear(input.texels(), 64, device);
         let (mut kernels, mut direct, mut after) = (Vec::new(), Vec::new(), Vec::new());
-        let add = self.then.add.then_some(Operand::Input(2));
-        let mask = self.then.mask.then_some(Operand::Input(2 + usize::from(self.then.add)));
-        let last = finish::dispatches(signature.output, add.as_ref(), mask.as_ref(), device);
+        let add = self.then.add;
+        let mask = self.then.mask.then_some(Operand::Input(2 + usize::from(add)));
+        // Winograd's last pass does the last steps itself, after others comes one more.
+        let finished = |kernel: Kernel| finish::after(kernel, signature.output, add, mask.as_ref(), device);
         let taps = self.conv.tuned_taps();
         if taps == Some(9) {
-            let finish = winograd::Finish { add, mask, ..Default::default() };
+            let finish = winograd::Finish { add, mask: mask.clone(), ..Default::default() };
             for winograd in Winograd::choices(&self.conv.filter, output, input, device) {
                 let kernel = if self.conv.pool && winograd.pools() {
                     let finish = winograd::Finish { codes: Some(Operand::Input(0)), ..finish.clone() };
@@ -458,11 +459,6 @@ impl Op for ConvBackward {
             direct.push(before(Kernel::single(blocks.variant, dispatch)));
         }
         let naive = before(Kernel::single("naive", naive));
-        // Winograd's last pass does the last steps itself.
-        let finished = |mut kernel: Kernel| {
-            kernel.dispatches.extend(last.iter().cloned());
-            kernel
-        };
         kernels.extend(direct.into_iter().map(finished));
         kernels.append(&mut after);
         kernels.push(finished(naive));
@@ -476,6 +472,10 @@ impl Op for ConvBackward {
             _ => return None,
         };
         Some(Absorbed { op: Arc::new(Self { then, ..self.clone() }), takes_operand: true })
+    }
+
+    fn overwrites(&self) -> Option<usize> {
+        self.then.add.then_some(2)
     }
 
     fn unmasked(&self) -> Option<Arc<dyn Op>> {

@@ -1,7 +1,7 @@
 //! Last steps that a kernel can do where it writes its result: of a gradient the sum with another one and the
 //! mask of a ReLU, of a convolution the max pool behind it. `graph/fuse.rs` hands them to the ops.
 
-use super::{Dispatch, Op, Operand, Shape, window};
+use super::{Dispatch, Kernel, Op, Operand, Shape, window};
 use crate::gpu::Profile;
 use std::sync::Arc;
 
@@ -25,20 +25,30 @@ pub struct Absorbed {
     pub takes_operand: bool,
 }
 
-/// The dispatches that add and mask `output` in place, for kernels that can't themselves.
-pub(super) fn dispatches(
+/// The kernel with one more pass in place, which adds and masks, for kernels that can't themselves. With `add` the
+/// output's memory holds the other summand (see [`Op::overwrites`]), so the kernel's own result goes to scratch
+/// memory.
+pub(super) fn after(
+    mut kernel: Kernel,
     shape: Shape,
-    add: Option<&Operand>,
+    add: bool,
     mask: Option<&Operand>,
     device: &Profile,
-) -> Vec<Dispatch> {
-    let Some(some) = add.or(mask) else { return Vec::new() };
+) -> Kernel {
+    let result = add.then_some(Operand::Scratch(kernel.scratch.len()));
+    if let Some(result) = &result {
+        kernel.redirect_output(result);
+        kernel.scratch.push(shape.bytes());
+    }
+    let Some(some) = result.as_ref().or(mask) else { return kernel };
     let dispatch = Dispatch::new("finish", "finish")
-        .consts(&[("ADD", u32::from(add.is_some())), ("MASK", u32::from(mask.is_some()))])
-        .bind("addend", add.unwrap_or(some).clone())
+        .consts(&[("ADD", u32::from(add)), ("MASK", u32::from(mask.is_some()))])
+        .bind("addend", some.clone())
         .bind("activation", mask.unwrap_or(some).clone())
         .bind("output", Operand::Output);
-    window::elementwise(&dispatch, &["addend", "activation", "output"], shape.stored() / 4, device)
+    let names = ["addend", "activation", "output"];
+    kernel.dispatches.extend(window::elementwise(&dispatch, &names, shape.stored() / 4, device));
+    kernel
 }
 
 /// The mask for the references: zeroes values where `by` is not positive.

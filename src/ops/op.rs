@@ -96,6 +96,13 @@ pub trait Op: Debug + Send + Sync {
         None
     }
 
+    /// The input over which the output is written, of ops that have one: when a kernel starts, the output's memory
+    /// holds that input's values, and no kernel binds the input itself. It has the output's shape. The graph gives
+    /// both one buffer where nothing reads the input later, and copies it where something does.
+    fn overwrites(&self) -> Option<usize> {
+        None
+    }
+
     /// Inputs that the op changes in place. Only persistent tensors may be mutated.
     fn mutates(&self) -> &'static [usize] {
         &[]
@@ -175,6 +182,12 @@ impl Kernel {
     /// A kernel of several dispatches without scratch memory.
     pub fn of(variant: &'static str, dispatches: Vec<Dispatch>) -> Self {
         Self { variant, dispatches, scratch: Vec::new() }
+    }
+
+    /// Puts another operand in the place of the output, wherever that is bound so far.
+    pub(super) fn redirect_output(&mut self, to: &Operand) {
+        let operands = self.dispatches.iter_mut().flat_map(|dispatch| &mut dispatch.bindings);
+        operands.for_each(|(_, operand)| operand.redirect_output(to));
     }
 }
 
@@ -314,6 +327,14 @@ impl Operand {
     /// The operand, read through this staging texture.
     pub fn staged_in(self, slot: usize) -> Self {
         Self::Staged { inner: Box::new(self), slot }
+    }
+
+    fn redirect_output(&mut self, to: &Self) {
+        match self {
+            Self::Output => *self = to.clone(),
+            Self::Window { inner, .. } | Self::Staged { inner, .. } => inner.redirect_output(to),
+            _ => {}
+        }
     }
 
     /// The staging texture that the operand is bound through, if it is.

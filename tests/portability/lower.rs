@@ -72,7 +72,12 @@ impl Job {
         let mut job = Self { what: what.to_owned(), ..Default::default() };
         let packed = signature.inputs.iter().zip(inputs).map(|(shape, values)| words(&shape.pack(values)));
         let bound: Vec<usize> = packed.map(|words| job.buffer(words)).collect();
-        let output = job.buffer(vec![POISON; signature.output.stored() + GUARD]);
+        let poison = |count| std::iter::repeat_n(POISON, count);
+        let output = match op.overwrites() {
+            Some(input) => job.buffers[bound[input]].iter().copied().chain(poison(GUARD)).collect(),
+            None => poison(signature.output.stored() + GUARD).collect(),
+        };
+        let output = job.buffer(output);
         let side = op.side(&signature.inputs);
         let side = side.map(|shape| (job.buffer(vec![POISON; shape.stored() + GUARD]), shape));
         job.lower(kernel, signature, &bound, output, side, modules);

@@ -17,8 +17,8 @@ pub(in crate::ops) struct Finish {
     pub bias: Option<Operand>,
     /// Rectify.
     pub relu: bool,
-    /// Added to the result, a map like it.
-    pub add: Option<Operand>,
+    /// Add the result to what the output holds ([`crate::ops::Op::overwrites`]).
+    pub add: bool,
     /// Where this map is not positive, the result is zero; after the addition.
     pub mask: Option<Operand>,
     /// Of the rectified result the maxima of 2x2 windows are stored, and their codes in the side. There is no
@@ -233,20 +233,18 @@ impl Passes {
             dispatches.extend(windows.iter().map(|quads| {
                 let maps = [("output", output)]
                     .into_iter()
-                    .chain(finish.mask.is_some().then_some(("activation", output)))
-                    .chain(finish.add.is_some().then_some(("addend", output)));
+                    .chain(finish.mask.is_some().then_some(("activation", output)));
                 self.pass(entry, output, output, quads, first)
                     .consts(&turned)
                     .consts(&[
                         ("RELU", u32::from(finish.relu)),
                         ("MASK", u32::from(finish.mask.is_some())),
-                        ("ADD", u32::from(finish.add.is_some())),
+                        ("ADD", u32::from(finish.add)),
                     ])
                     .bind(variable, memory.products(self.bytes(output)))
                     .bind("output", Operand::Output)
                     // What is not used is still part of the entry point: any readable memory will do.
                     .bind("activation", finish.mask.clone().unwrap_or_else(|| bias.clone()))
-                    .bind("addend", finish.add.clone().unwrap_or_else(|| bias.clone()))
                     .bind("bias", bias.clone())
                     .linear(self.chunk * quads.len(), GROUP, device)
                     .narrow(&maps.collect::<Vec<_>>(), quads)
