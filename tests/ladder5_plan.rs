@@ -5,7 +5,7 @@ mod common;
 
 use common::{assert_close, draw, engine, engine_with, filter, turn, widen};
 use neural_mirage::gpu::{DeviceOptions, Family, Profile};
-use neural_mirage::graph::{Bindings, Engine, Graph, Options, Plan, Program, TensorId, gradient};
+use neural_mirage::graph::{Bindings, Engine, Graph, Options, Place, Plan, Program, TensorId, gradient};
 use neural_mirage::ops::{Add, CaseInput, Conv, Dispatch, Kernel, Op, Operand, Relu, Shape, Signature};
 use neural_mirage::{Error, Result};
 use proptest::prelude::*;
@@ -111,6 +111,9 @@ fn alive(graph: &Graph, tensor: TensorId) -> (usize, usize) {
     (made, read.unwrap_or(made))
 }
 
+/// Something that has a place: a tensor (or scratch memory), where, how many bytes, in use from when to when.
+type Placed = (Option<TensorId>, Place, u64, (usize, usize));
+
 /// True if the node that makes `heir` writes over `tensor`, which it reads as the last one and but once.
 fn over(graph: &Graph, tensor: TensorId, heir: TensorId) -> bool {
     let (made, node) = graph.nodes().iter().enumerate().find(|(_, node)| node.output == heir).unwrap();
@@ -130,28 +133,50 @@ proptest! {
         let planned: Vec<TensorId> =
             graph.nodes().iter().map(|node| node.output).filter(|id| !bound.contains(id)).collect();
         prop_assert_eq!(plan.tensors.len(), planned.len(), "exactly the unbound outputs are planned");
-        for (index, tensor) in planned.iter().enumerate() {
-            let slot = plan.tensors[tensor];
-            let (made, read) = alive(&graph, *tensor);
-            prop_assert!(plan.slots[slot].bytes >= graph.shape(*tensor).bytes());
-            prop_assert_eq!(plan.lifetimes[tensor], (made, read));
-            for other in &planned[index + 1..] {
-                let (other_made, other_read) = alive(&graph, *other);
-                if made <= other_read && other_made <= read {
-                    let handed_over = share && over(&graph, *tensor, *other);
-                    prop_assert_eq!(slot == plan.tensors[other], handed_over, "{:?} and {:?}", tensor, other);
+        let mut placed: Vec<Placed> = Vec::new();
+        for tensor in &planned {
+            let lifetime = alive(&graph, *tensor);
+            prop_assert_eq!(plan.lifetimes[tensor], lifetime);
+            placed.push((Some(*tensor), plan.tensors[tensor], graph.shape(*tensor).bytes(), lifetime));
+        }
+        // A node's scratch memory is in use while it reads its inputs and writes its output.
+        for (node, (places, kernel)) in plan.scratch.iter().zip(&kernels).enumerate() {
+            prop_assert_eq!(places.len(), kernel.scratch.len());
+            let places = places.iter().zip(&kernel.scratch);
+            placed.extend(places.map(|(place, bytes)| (None, *place, *bytes, (node, node))));
+        }
+        for (index, (tensor, place, bytes, (made, read))) in placed.iter().enumerate() {
+            prop_assert!(place.offset.is_multiple_of(256));
+            prop_assert!(place.offset + bytes <= plan.slots[place.slot].bytes);
+            for (other, other_place, other_bytes, (other_made, other_read)) in &placed[index + 1..] {
+                if place.slot != other_place.slot || made > other_read || other_made > read {
+                    continue;
+                }
+                prop_assert!(share);
+                let handed_over = tensor.zip(*other).is_some_and(|(tensor, other)| over(&graph, tensor, other));
+                if handed_over {
+                    prop_assert_eq!(place, other_place);
+                    continue;
+                }
+                let apart = place.offset + bytes <= other_place.offset
+                    || other_place.offset + other_bytes <= place.offset;
+                prop_assert!(apart, "{:?} at {:?} and {:?} at {:?}", tensor, place, other, other_place);
+                // A dispatch can't bind one buffer for reading and for writing.
+                let within = |node: usize| (*made..=*read).contains(&node) && (*other_made..=*other_read).contains(&node);
+                for (at, node) in graph.nodes().iter().enumerate().filter(|(at, _)| within(*at)) {
+                    let writes = |tensor: &Option<TensorId>| tensor.is_none_or(|tensor| tensor == node.output);
+                    let uses = |tensor: &Option<TensorId>| {
+                        tensor.is_none_or(|tensor| tensor == node.output || node.inputs.contains(&tensor))
+                    };
+                    let conflict = uses(tensor) && uses(other) && (writes(tensor) || writes(other));
+                    prop_assert!(!conflict, "node {} uses {:?} and {:?} of one buffer", at, tensor, other);
                 }
             }
-            // A node's scratch memory is in use while it reads its inputs and writes its output.
-            for node in made..=read {
-                prop_assert!(!plan.scratch[node].contains(&slot), "scratch of node {} and {:?}", node, tensor);
-            }
         }
-        for (scratch, kernel) in plan.scratch.iter().zip(&kernels) {
-            let distinct: HashSet<_> = scratch.iter().collect();
-            prop_assert_eq!(distinct.len(), kernel.scratch.len());
-            for (slot, bytes) in scratch.iter().zip(&kernel.scratch) {
-                prop_assert!(plan.slots[*slot].bytes >= *bytes);
+        // What is written over has its heir's memory, where that may be.
+        for (index, tensor) in planned.iter().enumerate() {
+            for heir in planned[index + 1..].iter().filter(|heir| over(&graph, *tensor, **heir)) {
+                prop_assert_eq!(plan.tensors[tensor] == plan.tensors[heir], share);
             }
         }
         let alone = Plan::new(&graph, |tensor| bound.contains(&tensor), &kernels, false);

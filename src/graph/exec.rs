@@ -1,14 +1,14 @@
 //! Prepared replay: a graph turned into pipelines, bind groups and copies, recorded again and again.
 
-use super::engine::{Engine, Memory, copy_to_texture};
+use super::engine::{Engine, Memory};
 use super::ir::{Graph, Node, TensorId};
 use super::kernels::{choose, shaders};
 use super::options::Options;
-use super::plan::{MemoryUse, Plan};
+use super::plan::{MemoryUse, Place, Plan};
 use super::profile::PreparedNode;
+use super::steps::{Action, Part, Step, record};
 use super::traced;
 use crate::error::{Error, Result};
-use crate::gpu::Pipeline;
 use crate::ops::{Constant, Dispatch, Kernel, Operand, Run, Storage};
 use crate::shader::{ResourceKind, Shader};
 use std::collections::{HashMap, HashSet};
@@ -30,36 +30,6 @@ pub struct Program {
     pub(super) steps: Vec<Step>,
     memory: MemoryUse,
     pub(super) nodes: Vec<PreparedNode>,
-}
-
-#[derive(Debug)]
-pub(super) struct Step {
-    pub sections: Sections,
-    /// The node that it is of.
-    pub node: usize,
-    pub label: String,
-    pub action: Action,
-}
-
-#[derive(Debug)]
-pub(super) enum Action {
-    Dispatch { pipeline: Arc<Pipeline>, bind_group: wgpu::BindGroup, groups: [u32; 3] },
-    Stage { buffer: wgpu::Buffer, texture: wgpu::Texture, texels: u64 },
-    Copy { from: wgpu::Buffer, to: wgpu::Buffer, bytes: u64 },
-}
-
-impl Action {
-    /// Records the action if it is a copy, and returns whether it is.
-    pub(super) fn copy(&self, encoder: &mut wgpu::CommandEncoder) -> bool {
-        match self {
-            Self::Stage { buffer, texture, texels } => {
-                copy_to_texture(encoder, buffer, texture, Run { from: 0, to: 0, texels: *texels });
-            }
-            Self::Copy { from, to, bytes } => encoder.copy_buffer_to_buffer(from, 0, to, 0, *bytes),
-            Self::Dispatch { .. } => return false,
-        }
-        true
-    }
 }
 
 impl Program {
@@ -218,30 +188,6 @@ impl Program {
     }
 }
 
-/// Records steps in order.
-pub(super) fn record<'a>(encoder: &mut wgpu::CommandEncoder, steps: impl Iterator<Item = &'a Step>) {
-    let mut steps = steps.peekable();
-    while let Some(step) = steps.peek() {
-        if step.action.copy(encoder) {
-            steps.next();
-            continue;
-        }
-        // One pass for all dispatches up to the next copy.
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-            label: Some(&step.label),
-            timestamp_writes: None,
-        });
-        while let Some(Step { action: Action::Dispatch { pipeline, bind_group, groups }, .. }) = steps.peek()
-        {
-            pass.set_pipeline(&pipeline.compute);
-            pass.set_bind_group(0, bind_group, &[]);
-            let [x, y, z] = *groups;
-            pass.dispatch_workgroups(x, y, z);
-            steps.next();
-        }
-    }
-}
-
 /// The graph without the nodes that no section needs; tensor ids stay.
 fn prune(graph: &Graph, sections: &[Sections]) -> Graph {
     let mut pruned = graph.clone();
@@ -380,8 +326,9 @@ impl Builder<'_> {
                             texture.ok_or_else(|| fault(&resource.name, "nothing is staged for it"))?;
                         if let Operand::Staged { inner, .. } = operand {
                             let texels = self.bytes(&self.graph.nodes()[index], kernel, inner) / 16;
-                            let buffer = self.buffer(index, inner)?;
-                            let action = Action::Stage { buffer, texture: texture.clone(), texels };
+                            let Part { buffer, offset } = self.part(index, inner)?;
+                            let run = Run { from: offset / 16, to: 0, texels };
+                            let action = Action::Stage { buffer, texture: texture.clone(), run };
                             let label = format!("{label} (stage)");
                             steps.push(Step { sections: *section, node: index, label, action });
                         }
@@ -459,8 +406,8 @@ impl Builder<'_> {
         }
     }
 
-    /// Buffer of an operand that is one, or a part of one.
-    fn buffer(&self, index: usize, operand: &Operand) -> Result<wgpu::Buffer> {
+    /// Where an operand in a buffer starts.
+    fn part(&self, index: usize, operand: &Operand) -> Result<Part> {
         let node = &self.graph.nodes()[index];
         Ok(match operand {
             Operand::Input(input) => self.tensor(node.inputs[*input])?,
@@ -468,26 +415,33 @@ impl Builder<'_> {
             Operand::Side => {
                 self.tensor(node.side.ok_or_else(|| fault(node.op.name(), "it has no second output"))?)?
             }
-            Operand::Scratch(scratch) => self.slots[self.plan.scratch[index][*scratch]].clone(),
+            Operand::Scratch(scratch) => self.place(self.plan.scratch[index][*scratch]),
             Operand::Constant(constant) => match self.engine.constant(constant)? {
-                Memory::Buffer(buffer) => buffer,
+                Memory::Buffer(buffer) => Part { buffer, offset: 0 },
                 Memory::Texture(_) => return Err(fault(&constant.key, "a texture can't be staged")),
             },
-            Operand::Window { inner, .. } => self.buffer(index, inner)?,
+            Operand::Window { inner, offset, .. } => {
+                let Part { buffer, offset: start } = self.part(index, inner)?;
+                Part { buffer, offset: start + offset }
+            }
             Operand::Staged { .. } | Operand::Texture { .. } => {
                 return Err(fault("a texture", "can't be bound as a buffer or staged"));
             }
         })
     }
 
-    fn tensor(&self, tensor: TensorId) -> Result<wgpu::Buffer> {
+    fn tensor(&self, tensor: TensorId) -> Result<Part> {
         if let Some(buffer) = self.bound.get(&tensor) {
-            return Ok(buffer.clone());
+            return Ok(Part { buffer: buffer.clone(), offset: 0 });
         }
-        let slot = self.plan.tensors.get(&tensor);
-        slot.map(|slot| self.slots[*slot].clone()).ok_or_else(|| {
+        let place = self.plan.tensors.get(&tensor);
+        place.map(|place| self.place(*place)).ok_or_else(|| {
             fault(&self.graph.tensor(tensor).label, "the tensor is neither made by a node nor bound")
         })
+    }
+
+    fn place(&self, Place { slot, offset }: Place) -> Part {
+        Part { buffer: self.slots[slot].clone(), offset }
     }
 
     fn hold(&self, index: usize, kernel: &Kernel, operand: &Operand) -> Result<Held> {
@@ -496,9 +450,9 @@ impl Builder<'_> {
         {
             return Ok(Held::View(view(&texture)));
         }
-        let offset = if let Operand::Window { offset, .. } = operand { *offset } else { 0 };
         let bytes = self.bytes(&self.graph.nodes()[index], kernel, operand);
-        Ok(Held::Buffer(self.buffer(index, operand)?, offset, bytes))
+        let Part { buffer, offset } = self.part(index, operand)?;
+        Ok(Held::Buffer(buffer, offset, bytes))
     }
 }
 

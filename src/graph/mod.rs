@@ -13,6 +13,7 @@ mod peaks;
 mod plan;
 mod profile;
 mod single;
+mod steps;
 mod traced;
 
 pub use backward::{Seeds, gradient, gradients};
@@ -22,6 +23,6 @@ pub use exec::{Bindings, Program, Sections};
 pub use ir::{Graph, Node, Tensor, TensorId};
 pub use options::Options;
 pub use peaks::Peaks;
-pub use plan::{MemoryUse, Plan, Slot};
+pub use plan::{MemoryUse, Place, Plan, Slot};
 pub use profile::PreparedNode;
 pub use single::{Outcome, SingleOp};

@@ -1,14 +1,31 @@
 //! The memory plan: which tensors live when, and which share a buffer.
+//!
+//! A tensor gets a part of a buffer. Those that are not alive at the same time share a part; those that are may
+//! have parts of one buffer, unless a node writes to one of them while it uses the other: a dispatch can't bind one
+//! buffer for reading and for writing.
 
 use super::ir::{Graph, TensorId};
 use crate::ops::Kernel;
+use std::cmp::Reverse;
 use std::collections::HashMap;
+
+/// Places start at multiples of this: WebGPU's default (and largest allowed) alignment of a binding.
+const ALIGNMENT: u64 = 256;
 
 /// One buffer of the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot {
-    /// Its size in bytes: the largest of its tenants.
+    /// Its size in bytes: that of its largest tenant.
     pub bytes: u64,
+}
+
+/// Where something lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The buffer.
+    pub slot: usize,
+    /// Where in it, in bytes.
+    pub offset: u64,
 }
 
 /// Where each planned tensor lives.
@@ -16,10 +33,10 @@ pub struct Slot {
 pub struct Plan {
     /// All buffers.
     pub slots: Vec<Slot>,
-    /// Buffer of each tensor that is not bound from outside.
-    pub tensors: HashMap<TensorId, usize>,
-    /// Buffers of each node's scratch memory.
-    pub scratch: Vec<Vec<usize>>,
+    /// Place of each tensor that is not bound from outside.
+    pub tensors: HashMap<TensorId, Place>,
+    /// Places of each node's scratch memory.
+    pub scratch: Vec<Vec<Place>>,
     /// Nodes between which a tensor is alive: made by the first, last read by the second.
     pub lifetimes: HashMap<TensorId, (usize, usize)>,
 }
@@ -46,18 +63,60 @@ impl MemoryUse {
     }
 }
 
-/// What takes a slot.
-enum Tenant {
-    Tensor(TensorId),
-    /// Of a node, its n-th scratch buffer.
-    Scratch(usize, usize),
+/// Memory that is needed from one node to another.
+struct Wanted {
+    bytes: u64,
+    /// The tensors that it is for: more than one where each is written over the one before.
+    tensors: Vec<TensorId>,
+    /// Or of a node its n-th scratch memory.
+    scratch: Option<(usize, usize)>,
+    /// The nodes that use it, in order, each with whether it writes there.
+    uses: Vec<(usize, bool)>,
 }
 
-/// Memory that is needed between two nodes.
-struct Wanted {
-    what: Tenant,
-    bytes: u64,
-    lifetime: (usize, usize),
+impl Wanted {
+    fn made_by(node: usize, bytes: u64) -> Self {
+        Self { bytes, tensors: Vec::new(), scratch: None, uses: vec![(node, true)] }
+    }
+
+    /// The first and the last node that use it.
+    fn lifetime(&self) -> (usize, usize) {
+        let at = |use_of: Option<&(usize, bool)>| use_of.map_or(0, |(node, _)| *node);
+        (at(self.uses.first()), at(self.uses.last()))
+    }
+
+    fn alive_with(&self, other: &Self) -> bool {
+        let ((made, read), (other_made, other_read)) = (self.lifetime(), other.lifetime());
+        made <= other_read && other_made <= read
+    }
+
+    /// True if a node uses both and writes to one of them.
+    fn apart_from(&self, other: &Self) -> bool {
+        let mut pairs = self.uses.iter().flat_map(|mine| other.uses.iter().map(move |its| (mine, its)));
+        pairs.any(|((node, writes), (other_node, other_writes))| {
+            node == other_node && (*writes || *other_writes)
+        })
+    }
+
+    /// The lowest offset in a buffer of `bytes` with these tenants where this has room.
+    fn room(&self, bytes: u64, tenants: &[(&Self, u64)]) -> Option<u64> {
+        let mut busy = Vec::new();
+        for (tenant, offset) in tenants.iter().filter(|(tenant, _)| tenant.alive_with(self)) {
+            if tenant.apart_from(self) {
+                return None;
+            }
+            busy.push(*offset..offset + tenant.bytes);
+        }
+        busy.sort_by_key(|range| range.start);
+        let mut offset: u64 = 0;
+        for range in busy {
+            if range.start >= offset + self.bytes {
+                break;
+            }
+            offset = offset.max(range.end.next_multiple_of(ALIGNMENT));
+        }
+        (offset + self.bytes <= bytes).then_some(offset)
+    }
 }
 
 impl Plan {
@@ -71,70 +130,70 @@ impl Plan {
                 plan.lifetimes.entry(*tensor).or_insert((index, index)).1 = index;
             }
         }
-        let heirs = if share { plan.heirs(graph) } else { HashMap::new() };
-        let mut wanted = Vec::new();
-        for (index, node) in graph.nodes().iter().enumerate() {
-            let made = [Some(node.output), node.side].into_iter().flatten();
-            for made in made.filter(|made| !bound(*made) && !heirs.contains_key(made)) {
-                let mut lifetime = plan.lifetimes[&made];
-                let last = heirs.iter().filter(|(_, first)| **first == made);
-                lifetime.1 = last.map(|(heir, _)| plan.lifetimes[heir].1).fold(lifetime.1, usize::max);
-                wanted.push(Wanted {
-                    what: Tenant::Tensor(made),
-                    bytes: graph.shape(made).bytes(),
-                    lifetime,
-                });
-            }
-            for (position, bytes) in kernels[index].scratch.iter().enumerate() {
-                let what = Tenant::Scratch(index, position);
-                wanted.push(Wanted { what, bytes: *bytes, lifetime: (index, index) });
-            }
-            plan.scratch.push(vec![0; kernels[index].scratch.len()]);
-        }
+        let mut wanted = plan.wanted(graph, bound, kernels, share);
         // The largest first: so a slot is as large as its first tenant, and the others cost nothing.
-        wanted.sort_by_key(|wanted| std::cmp::Reverse(wanted.bytes));
-        let mut tenants: Vec<Vec<(usize, usize)>> = Vec::new();
-        for Wanted { what, bytes, lifetime } in wanted {
-            let vacant = |tenants: &[(usize, usize)]| {
-                tenants.iter().all(|(made, read)| lifetime.1 < *made || *read < lifetime.0)
+        wanted.sort_by_key(|wanted| Reverse(wanted.bytes));
+        let mut tenants: Vec<Vec<(&Wanted, u64)>> = Vec::new();
+        plan.scratch =
+            kernels.iter().map(|kernel| vec![Place { slot: 0, offset: 0 }; kernel.scratch.len()]).collect();
+        for wanted in &wanted {
+            let room = |slot: usize| {
+                let offset = wanted.room(plan.slots[slot].bytes, &tenants[slot])?;
+                Some(Place { slot, offset })
             };
-            // Of the vacant slots the smallest, which is the latest.
-            let slot = (0..tenants.len()).rev().find(|slot| share && vacant(&tenants[*slot]));
-            let slot = slot.unwrap_or_else(|| {
+            // Of the slots with room the smallest, which is the latest.
+            let place = (0..tenants.len()).rev().filter(|_| share).find_map(room);
+            let place = place.unwrap_or_else(|| {
                 tenants.push(Vec::new());
-                plan.slots.push(Slot { bytes });
-                tenants.len() - 1
+                plan.slots.push(Slot { bytes: wanted.bytes });
+                Place { slot: tenants.len() - 1, offset: 0 }
             });
-            tenants[slot].push(lifetime);
-            match what {
-                Tenant::Tensor(tensor) => drop(plan.tensors.insert(tensor, slot)),
-                Tenant::Scratch(node, position) => plan.scratch[node][position] = slot,
+            tenants[place.slot].push((wanted, place.offset));
+            plan.tensors.extend(wanted.tensors.iter().map(|tensor| (*tensor, place)));
+            if let Some((node, position)) = wanted.scratch {
+                plan.scratch[node][position] = place;
             }
-        }
-        for (heir, first) in heirs {
-            plan.tensors.insert(heir, plan.tensors[&first]);
         }
         plan
     }
 
-    /// The planned tensors that are written over another planned one, which nothing reads later: each with the
-    /// first of its line, whose buffer all of them have.
-    fn heirs(&self, graph: &Graph) -> HashMap<TensorId, TensorId> {
-        let mut heirs = HashMap::new();
+    /// What needs memory. With `share` a tensor that is written over a planned one, which nothing reads later, has
+    /// its memory.
+    fn wanted(
+        &self,
+        graph: &Graph,
+        bound: impl Fn(TensorId) -> bool,
+        kernels: &[Kernel],
+        share: bool,
+    ) -> Vec<Wanted> {
+        let mut wanted: Vec<Wanted> = Vec::new();
+        let mut memory_of: HashMap<TensorId, usize> = HashMap::new();
         for (index, node) in graph.nodes().iter().enumerate() {
-            let Some(over) = node.op.overwrites() else { continue };
-            let over_id = node.inputs[over];
-            let planned = |tensor: TensorId| self.lifetimes.contains_key(&tensor);
-            let made = graph.tensor(over_id).producer.is_some();
-            let read_once = node.inputs.iter().filter(|input| **input == over_id).count() == 1;
-            let last = self.lifetimes.get(&over_id).is_some_and(|(_, read)| *read == index);
-            let alike = graph.shape(over_id) == graph.shape(node.output);
-            if planned(node.output) && made && read_once && last && alike {
-                let first = heirs.get(&over_id).copied().unwrap_or(over_id);
-                heirs.insert(node.output, first);
+            let over = node.op.overwrites().map(|input| node.inputs[input]).filter(|over| {
+                let once = node.inputs.iter().filter(|input| *input == over).count() == 1;
+                let last = self.lifetimes.get(over).is_some_and(|(_, read)| *read == index);
+                share && once && last && graph.shape(*over) == graph.shape(node.output)
+            });
+            for input in &node.inputs {
+                if let Some(memory) = memory_of.get(input) {
+                    wanted[*memory].uses.push((index, over == Some(*input)));
+                }
+            }
+            for made in [Some(node.output), node.side].into_iter().flatten().filter(|made| !bound(*made)) {
+                let over = over.filter(|_| made == node.output);
+                let memory = over.and_then(|over| memory_of.get(&over).copied()).unwrap_or_else(|| {
+                    wanted.push(Wanted::made_by(index, graph.shape(made).bytes()));
+                    wanted.len() - 1
+                });
+                wanted[memory].tensors.push(made);
+                memory_of.insert(made, memory);
+            }
+            for (position, bytes) in kernels[index].scratch.iter().enumerate() {
+                let scratch = Some((index, position));
+                wanted.push(Wanted { scratch, ..Wanted::made_by(index, *bytes) });
             }
         }
-        heirs
+        wanted
     }
 
     /// Bytes of all slots together.

@@ -1,6 +1,7 @@
 //! Where a program's time goes.
 
-use super::exec::{Program, Sections, record};
+use super::exec::{Program, Sections};
+use super::steps::record;
 use crate::error::Result;
 use crate::ops::{Op, Signature};
 use std::sync::Arc;

@@ -1,10 +1,10 @@
 //! Recording for a trace: each dispatch in a pass of its own, with stamps at both ends.
 
-use super::exec::{Action, Step};
+use super::steps::{Action, Step};
 use crate::error::Result;
 use crate::gpu::{Context, Trace};
 
-/// Records steps in order, as [`super::exec::record`] does, for `trace`. What goes wrong is kept there: the trace
+/// Records steps in order, as [`super::steps::record`] does, for `trace`. What goes wrong is kept there: the trace
 /// ends with it, the run goes on.
 pub(super) fn record<'a>(
     context: &Context,
