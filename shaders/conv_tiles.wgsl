@@ -6,7 +6,9 @@
 // invocation holds VECTORS x CHANNELS sums: the lanes of a subgroup are consecutive positions, weights
 // are loaded one channel per lane and handed round by shuffles with a constant lane.
 //
-// Weights: texel ((block * in_quads + in_quad) * TAPS + tap) * CHANNELS + channel of the block, each a
+// Taps and rectification are parameters: a variant of its own would be one more long compilation.
+//
+// Weights: texel ((block * in_quads + in_quad) * taps + tap) * CHANNELS + channel of the block, each a
 // vec4 over four input channels; a block is CHANNELS output channels.
 
 const LANES: u32 = 8u;          // the device's subgroup size
@@ -15,8 +17,6 @@ const CHANNELS: u32 = 16u;      // output channels per invocation
 const WEIGHT_VECTORS: u32 = 2u; // loads of LANES weights per block: CHANNELS / LANES, at least 1
 const QUADS: u32 = CHANNELS / 4u;
 const SUMS: u32 = VECTORS * CHANNELS;
-const TAPS: u32 = 9u;           // 9 or 1
-const RELU: u32 = 0u;
 const GROUP: u32 = 32u;         // invocations per workgroup, a multiple of LANES
 
 struct Params {
@@ -25,6 +25,8 @@ struct Params {
     pitch: u32, // texels per row
     plane: u32, // texels per quad
     first_block: u32, // block of weights and biases that goes with the output's first quad
+    taps: u32, // 9 or 1
+    relu: u32, // 1: rectify the result
 }
 
 @group(0) @binding(0) var input: texture_storage_2d<rgba32float, read>;
@@ -47,25 +49,25 @@ fn forward(
     let pitch = params.pitch;
     let plane = params.plane;
 
+    // From a position to its first tap. Before the first texel this wraps to a row beyond the texture, which
+    // reads as zero; only border positions, whose sums are dropped, ever do.
+    let back = select(0u, pitch + 1u, params.taps == 9u);
+    let weight_first = weight_block * params.in_quads * params.taps * CHANNELS + lane;
+
     var sums: array<f32, SUMS>;
+    var tap = 0u;
+    var quad_start = first - back;
     // One loop over channels and taps: a software driver copies all sums at the head of each loop, so an
     // inner loop of few turns costs as much as its products.
-    for (var step = 0u; step < params.in_quads * TAPS; step++) {
-        let c = step / TAPS;
-        let tap = step % TAPS;
-        var start = first + c * plane;
-        if (TAPS == 9u) {
-            // Before the first texel this wraps to a row beyond the texture, which reads as zero;
-            // only border positions, whose sums are dropped, ever do.
-            start += (tap / 3u) * pitch + tap % 3u - pitch - 1u;
-        }
+    for (var step = 0u; step < params.in_quads * params.taps; step++) {
+        let start = quad_start + (tap / 3u) * pitch + tap % 3u;
         var pixels: array<vec4<f32>, VECTORS>;
         // unroll
         for (var v = 0u; v < VECTORS; v++) {
             let n = start + v * LANES;
             pixels[v] = textureLoad(input, vec2<u32>(n & 8191u, n >> 13u));
         }
-        let weight_start = ((weight_block * params.in_quads + c) * TAPS + tap) * CHANNELS + lane;
+        let weight_start = weight_first + step * CHANNELS;
         var lane_weights: array<vec4<f32>, WEIGHT_VECTORS>;
         // unroll
         for (var g = 0u; g < WEIGHT_VECTORS; g++) {
@@ -80,6 +82,10 @@ fn forward(
                 sums[o * VECTORS + v] += dot(pixels[v], w);
             }
         }
+        // Counted, because a division by a parameter would cost as much as many products.
+        let next = tap + 1u == params.taps;
+        tap = select(tap + 1u, 0u, next);
+        quad_start += select(0u, plane, next);
     }
 
     // unroll
@@ -97,9 +103,7 @@ fn forward(
                     sums[(q * 4u + 1u) * VECTORS + v],
                     sums[(q * 4u + 2u) * VECTORS + v],
                     sums[(q * 4u + 3u) * VECTORS + v]);
-                if (RELU == 1u) {
-                    sum = max(sum, vec4<f32>(0.0));
-                }
+                sum = select(sum, max(sum, vec4<f32>(0.0)), params.relu == 1u);
                 output[quad * plane + n] = select(vec4<f32>(0.0), sum, inside);
             }
         }

@@ -13,7 +13,8 @@
 // rounding error (measured: docs/accuracy.md), and all their products are exact in f32.
 //
 // The adjoint is the convolution with the filter turned by 180 degrees. Turning the input tile and the
-// output tile in place of the filter gives the same, so one set of transformed weights serves both.
+// output tile in place of the filter gives the same, so one set of transformed weights serves both. Whether they are
+// turned is a parameter, as is rectification: a variant of its own would be one more long compilation.
 //
 // Maps are bordered quads (see src/ops/shape.rs). Work goes in chunks of `chunk` tiles. Transformed values lie
 // in textures of 8192 columns (entry points without ending) or in buffers (those that end in `_buffer`):
@@ -28,8 +29,6 @@ const SIDE: u32 = 6u;      // TILE + 2
 const HALF: u32 = 2u;      // windows of a tile along each axis where it is pooled: TILE is 4 then
 const SPAN: u32 = 4u;      // HALF + 2: side of the pooled gradient under an input tile
 const COVER: u32 = 3u;     // side of the codes under it
-const TURNED: u32 = 0u;    // 1: the adjoint
-const RELU: u32 = 0u;      // rectify the result
 const MASK: u32 = 0u;      // zero the result where `activation` is not positive
 const ADD: u32 = 0u;       // add the result to what `output` holds, before the mask
 const STRIDE: u32 = 6u;    // of the arrays below
@@ -51,6 +50,8 @@ struct Params {
     run: u32,
     stride: u32,     // texels from one position to the next
     texels: u32,     // of the whole input
+    turned: u32,     // 1: the adjoint
+    relu: u32,       // 1: rectify the result
 }
 
 @group(0) @binding(0) var input_map: texture_storage_2d<rgba32float, read>;
@@ -184,11 +185,6 @@ fn line_of_tile(start: u32, step: u32) -> Line {
         tile[start + 3u * step], tile[start + 4u * step], tile[start + 5u * step]);
 }
 
-// Place in `tile` of an input pixel.
-fn place(r: u32, c: u32) -> u32 {
-    return select(r * STRIDE + c, (SIDE - 1u - r) * STRIDE + (SIDE - 1u - c), TURNED == 1u);
-}
-
 // First half of the input's transform: the columns of `tile`, in place.
 fn transform_columns() {
     // unroll
@@ -217,6 +213,17 @@ fn corner(t: u32, quad: u32) -> u32 {
     let column = at % params.tiles_across * TILE;
     let pitch = params.width + 1u;
     return quad * (params.height + 1u) * pitch + row * pitch + column;
+}
+
+// How a tile's input is read: from which texel, how far to the next row, how far to the next column. Turned, from its
+// last pixel backwards.
+fn walk(t: u32, quad: u32) -> vec3<u32> {
+    let first = corner(t, quad);
+    let pitch = params.width + 1u;
+    if (params.turned == 1u) {
+        return vec3<u32>(first + (SIDE - 1u) * (pitch + 1u), 0u - pitch, 0xffffffffu);
+    }
+    return vec3<u32>(first, pitch, 1u);
 }
 
 // Second half of the input's transform: the rows of `tile`, stored.
@@ -257,14 +264,14 @@ fn input_tiles(
     if (quad >= params.quads) {
         return;
     }
-    let first = corner(t, quad);
+    let way = walk(t, quad);
     let last = params.texels - 1u; // border, so zero
     // unroll
     for (var r = 0u; r < SIDE; r++) {
         // unroll
         for (var c = 0u; c < SIDE; c++) {
-            let n = min(first + r * (params.width + 1u) + c, last);
-            tile[place(r, c)] = textureLoad(input_map, vec2<u32>(n & 8191u, n >> 13u));
+            let n = min(way.x + r * way.y + c * way.z, last);
+            tile[r * STRIDE + c] = textureLoad(input_map, vec2<u32>(n & 8191u, n >> 13u));
         }
     }
     transform_columns();
@@ -283,13 +290,13 @@ fn input_tiles_buffer(
     if (quad >= params.quads) {
         return;
     }
-    let first = corner(t, quad);
+    let way = walk(t, quad);
     let last = params.texels - 1u; // border, so zero
     // unroll
     for (var r = 0u; r < SIDE; r++) {
         // unroll
         for (var c = 0u; c < SIDE; c++) {
-            tile[place(r, c)] = input_values[min(first + r * (params.width + 1u) + c, last)];
+            tile[r * STRIDE + c] = input_values[min(way.x + r * way.y + c * way.z, last)];
         }
     }
     transform_columns();
@@ -325,7 +332,7 @@ fn pooled_corner(t: u32, quad: u32) -> PooledCorner {
         (params.quads * (code_height + 1u) + 1u) * code_pitch);
 }
 
-// Spreads the pooled gradient over `tile`: each value goes to the pixel of its window that its code names.
+// Spreads the pooled gradient over `tile`, turned: each value goes to the pixel of its window that its code names.
 fn route() {
     // unroll
     for (var j = 0u; j < SPAN; j++) {
@@ -344,7 +351,7 @@ fn route() {
                     let c = 2u * i + x;
                     if (r >= 1u && r <= SIDE && c >= 1u && c <= SIDE) {
                         let wins = (bits & (vec4<i32>(1, 16, 256, 4096) << vec4<u32>(2u * y + x))) != vec4<i32>(0);
-                        tile[place(max(r, 1u) - 1u, max(c, 1u) - 1u)] = select(vec4<f32>(0.0), d, wins);
+                        tile[(SIDE - max(r, 1u)) * STRIDE + SIDE - max(c, 1u)] = select(vec4<f32>(0.0), d, wins);
                     }
                 }
             }
@@ -426,18 +433,18 @@ fn put_output(at: u32, quad: u32) {
     let row = at / params.tiles_across * TILE;
     let column = at % params.tiles_across * TILE;
     let first = (quad * (params.height + 1u) + row + 1u) * pitch + column + 1u;
+    let turned = params.turned == 1u;
     // unroll
     for (var r = 0u; r < TILE; r++) {
-        let source = select(r, TILE - 1u - r, TURNED == 1u);
-        let line = output_line(line_of_tile(source * STRIDE, 1u));
+        let down = select(r, TILE - 1u - r, turned);
+        let line = output_line(line_of_tile(r * STRIDE, 1u));
         // unroll
         for (var c = 0u; c < TILE; c++) {
-            let n = first + r * pitch + c;
-            if (row + r < params.height && column + c < params.width) {
-                var value = line[select(c, TILE - 1u - c, TURNED == 1u)] + bias[params.first_quad + quad];
-                if (RELU == 1u) {
-                    value = max(value, vec4<f32>(0.0));
-                }
+            let across = select(c, TILE - 1u - c, turned);
+            let n = first + down * pitch + across;
+            if (row + down < params.height && column + across < params.width) {
+                var value = line[c] + bias[params.first_quad + quad];
+                value = select(value, max(value, vec4<f32>(0.0)), params.relu == 1u);
                 if (ADD == 1u) {
                     value += output[n];
                 }

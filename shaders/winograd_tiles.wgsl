@@ -5,11 +5,10 @@
 const LANES: u32 = 8u;          // the device's subgroup size
 const VECTORS: u32 = 8u;        // runs of LANES tiles per invocation
 const CHANNELS: u32 = 32u;      // output channels per invocation, 4 to 32
-const WEIGHT_VECTORS: u32 = 4u; // loads of LANES weight texels per step: CHANNELS / LANES, at least 1
+const WEIGHT_QUADS: u32 = 1u;   // quads of output channels whose weights a lane loads: QUADS / LANES, at least 1
 const QUADS: u32 = CHANNELS / 4u;
 const SUMS: u32 = VECTORS * CHANNELS;
-const ADJOINT: u32 = 0u;        // 1: the weights' inputs and outputs change places
-const BLOCK: u32 = 32u;
+const BLOCK_QUADS: u32 = 8u;    // quads of output channels in a block of weights
 
 struct Params {
     in_quads: u32,
@@ -19,6 +18,7 @@ struct Params {
     output_stride: u32,
     weight_blocks: u32, // groups of BLOCK output channels of the filter
     weight_quads: u32,  // quads of its input channels
+    adjoint: u32,       // 1: the weights' inputs and outputs change places
 }
 
 @group(0) @binding(0) var input: texture_storage_2d<rgba32float, read>;
@@ -36,6 +36,7 @@ fn forward(
     let run = group.x;
     let input_start = position * params.input_stride + run * params.in_quads * (VECTORS * LANES) + lane;
     let plane = position * params.weight_blocks;
+    let adjoint = params.adjoint == 1u;
 
     var sums: array<f32, SUMS>;
     for (var step = 0u; step < params.in_quads; step++) {
@@ -46,26 +47,32 @@ fn forward(
             let n = start + v * LANES;
             tiles[v] = textureLoad(input, vec2<u32>(n & 8191u, n >> 13u));
         }
-        var lane_weights: array<vec4<f32>, WEIGHT_VECTORS>;
+        // Each lane loads the four by four weights of this quad of inputs and a quad of outputs: a texel for each
+        // of the filter's outputs. These are our outputs, or in the adjoint our inputs: then the other way round.
+        var lane_weights: array<vec4<f32>, WEIGHT_QUADS * 4u>;
         // unroll
-        for (var g = 0u; g < WEIGHT_VECTORS; g++) {
-            let i = g * LANES + lane;
-            // Forward: four inputs of output channel i. Adjoint: four outputs' texels, each of the QUADS
-            // quads of inputs.
-            let o = select(first_quad * 4u + i, step * 4u + i / QUADS, ADJOINT == 1u);
-            let quad = select(step, first_quad + i % QUADS, ADJOINT == 1u);
-            let n = ((plane + o / BLOCK) * params.weight_quads + quad) * BLOCK + o % BLOCK;
-            lane_weights[g] = textureLoad(weights, vec2<u32>(n & 8191u, n >> 13u));
+        for (var g = 0u; g < WEIGHT_QUADS; g++) {
+            let quad = first_quad + (g * LANES + lane) % QUADS;
+            let filter_out = select(quad, step, adjoint);
+            let filter_in = select(step, quad, adjoint);
+            let block = plane + filter_out / BLOCK_QUADS;
+            let start = ((block * params.weight_quads + filter_in) * BLOCK_QUADS + filter_out % BLOCK_QUADS) * 4u;
+            var texels: array<vec4<f32>, 4>;
+            // unroll
+            for (var k = 0u; k < 4u; k++) {
+                let n = start + k;
+                texels[k] = textureLoad(weights, vec2<u32>(n & 8191u, n >> 13u));
+            }
+            // unroll
+            for (var k = 0u; k < 4u; k++) {
+                let turned = vec4<f32>(texels[0][k], texels[1][k], texels[2][k], texels[3][k]);
+                lane_weights[g * 4u + k] = select(texels[k], turned, adjoint);
+            }
         }
         // unroll
         for (var o = 0u; o < CHANNELS; o++) {
-            var w: vec4<f32>;
-            // unroll
-            for (var k = 0u; k < 4u; k++) {
-                let at = select(o, k * QUADS + o / 4u, ADJOINT == 1u);
-                let part = select(k, o % 4u, ADJOINT == 1u);
-                w[k] = subgroupShuffle(lane_weights[at / LANES][part], at % LANES);
-            }
+            let quad = o / 4u;
+            let w = subgroupShuffle(lane_weights[quad / LANES * 4u + o % 4u], quad % LANES);
             // unroll
             for (var v = 0u; v < VECTORS; v++) {
                 sums[o * VECTORS + v] += dot(tiles[v], w);

@@ -401,7 +401,7 @@ impl Op for TwoStaged {
         let layout = signature.output.expect_map("two_staged")?;
         let lanes = device.lanes.unwrap_or(8);
         let dispatch = Dispatch::new("conv_tiles", "forward")
-            .consts(&[("LANES", lanes), ("CHANNELS", 4), ("WEIGHT_VECTORS", 1), ("TAPS", 1)])
+            .consts(&[("LANES", lanes), ("CHANNELS", 4), ("WEIGHT_VECTORS", 1)])
             .bind("weights", Operand::Input(1).staged_in(1))
             .bind("bias", Operand::Input(2))
             .bind("output", Operand::Output)
@@ -411,6 +411,8 @@ impl Op for TwoStaged {
             .size("pitch", layout.pitch())
             .size("plane", layout.plane())
             .size("first_block", 0)
+            .size("taps", 1)
+            .size("relu", 0)
             .linear(layout.texels(), 8 * 32, device);
         Ok(vec![Kernel::single("texture", dispatch)])
     }

@@ -86,8 +86,6 @@ impl Tiles {
                 ("GROUP", lanes as u32),
                 ("CHANNELS", channels as u32),
                 ("WEIGHT_VECTORS", channels.div_ceil(lanes) as u32),
-                ("TAPS", matrix.taps),
-                ("RELU", u32::from(matrix.relu)),
             ])
             .bind("input", matrix.input.clone().staged())
             .bind("weights", matrix.weights.clone())
@@ -97,6 +95,8 @@ impl Tiles {
             .size("out_quads", output.quads())
             .size("pitch", output.pitch())
             .size("plane", output.plane())
+            .size("taps", matrix.taps as usize)
+            .size("relu", usize::from(matrix.relu))
             .linear(positions, VECTORS * lanes, device);
         dispatch.groups[2] = output.channels.div_ceil(channels) as u32;
         dispatch

@@ -179,6 +179,8 @@ impl Op for WinogradWeights {
             .size("run", 0)
             .size("stride", 0)
             .size("texels", 0)
+            .size("turned", 0)
+            .size("relu", 0)
             .linear(self.padded() * quads, GROUP, device);
         Ok(vec![Kernel::single("naive", dispatch)])
     }

@@ -163,7 +163,6 @@ impl Passes {
         finish: &Finish,
         device: &Profile,
     ) -> Vec<Dispatch> {
-        let turned = [("TURNED", u32::from(adjoint))];
         // What the passes write, and read: with codes, pooled maps.
         let results =
             if finish.pool { vec![codes::pooled(output), codes::layout(output)] } else { vec![output] };
@@ -175,7 +174,7 @@ impl Passes {
         for first in (0..self.tiles[0] * self.tiles[1]).step_by(self.chunk) {
             let load = |entry, quads: &Range<usize>| {
                 let stored = if routed.is_some() { read } else { input };
-                let pass = self.pass(entry, input, stored, quads, first).consts(&turned);
+                let pass = self.pass(entry, input, stored, quads, first).form(adjoint, false);
                 pass.linear(self.chunk * quads.len(), GROUP, device)
             };
             // A map goes to its texture once; the later chunks find it there.
@@ -221,6 +220,7 @@ impl Passes {
             if finish.pool {
                 dispatches.extend(windows.iter().map(|quads| {
                     self.pass(pooled_entry, output, results[0], quads, first)
+                        .form(adjoint, finish.relu)
                         .bind(variable, memory.products(self.bytes(output)))
                         .bind("output", Operand::Output)
                         .bind("codes", Operand::Side)
@@ -235,12 +235,8 @@ impl Passes {
                     .into_iter()
                     .chain(finish.mask.is_some().then_some(("activation", output)));
                 self.pass(entry, output, output, quads, first)
-                    .consts(&turned)
-                    .consts(&[
-                        ("RELU", u32::from(finish.relu)),
-                        ("MASK", u32::from(finish.mask.is_some())),
-                        ("ADD", u32::from(finish.add)),
-                    ])
+                    .form(adjoint, finish.relu)
+                    .consts(&[("MASK", u32::from(finish.mask.is_some())), ("ADD", u32::from(finish.add))])
                     .bind(variable, memory.products(self.bytes(output)))
                     .bind("output", Operand::Output)
                     // What is not used is still part of the entry point: any readable memory will do.
@@ -254,11 +250,19 @@ impl Passes {
             dispatches.extend(windows.iter().map(|quads| {
                 let texels = quads.len() * (result.pitch() + result.height) + result.pitch() + 1;
                 self.pass("border", *result, *result, quads, 0)
+                    .form(adjoint, finish.relu)
                     .bind("output", operand.clone())
                     .linear(texels, GROUP, device)
                     .narrow(&[("output", *result)], quads)
             }));
         }
         dispatches
+    }
+}
+
+impl Dispatch {
+    /// Whether tiles are turned, and what is stored rectified.
+    fn form(self, turned: bool, relu: bool) -> Self {
+        self.size("turned", usize::from(turned)).size("relu", usize::from(relu))
     }
 }

@@ -66,8 +66,7 @@ impl Tiles {
                 ("LANES", self.lanes as u32),
                 ("VECTORS", self.vectors as u32),
                 ("CHANNELS", self.channels as u32),
-                ("WEIGHT_VECTORS", self.channels.div_ceil(self.lanes) as u32),
-                ("ADJOINT", u32::from(adjoint)),
+                ("WEIGHT_QUADS", (self.channels / 4).div_ceil(self.lanes) as u32),
             ])
             .bind("input", MEMORY.transformed(passes.bytes(input)))
             .bind("weights", weights(passes.tile, filter, Packing::Texture))
@@ -79,6 +78,7 @@ impl Tiles {
             .size("output_stride", passes.stride(output.quads()))
             .size("weight_blocks", filter.out_channels.div_ceil(BLOCK))
             .size("weight_quads", filter.in_channels.div_ceil(4))
+            .size("adjoint", usize::from(adjoint))
             .groups([
                 passes.chunk / (self.vectors * self.lanes),
                 output.channels.div_ceil(self.channels),
