@@ -166,7 +166,8 @@ fn what_is_added_is_written_over_only_if_nothing_reads_it_later() {
             let goals: Vec<TensorId> = [slope].iter().chain(more).copied().collect();
             let options = Options { share, ..Default::default() };
             let program =
-                Program::prepare_with(&engine, graph, &bound, &[goals.clone()], |_| 0, options).unwrap();
+                Program::prepare_with(&engine, graph, &bound, std::slice::from_ref(&goals), |_| 0, options)
+                    .unwrap();
             // Twice: the second run finds what the first left.
             program.run(1, "gradient").unwrap();
             program.run(1, "gradient").unwrap();
