@@ -39,7 +39,7 @@ fn run(
         .run(&mut |event| {
             match event {
                 Event::Report(report) => totals.push(report.total),
-                Event::Snapshot { iteration, picture } => snapshots.push((iteration, picture.clone())),
+                Event::Snapshot { iteration, picture, .. } => snapshots.push((iteration, picture.clone())),
                 _ => {}
             }
             Ok(ControlFlow::Continue(()))
@@ -242,6 +242,7 @@ fn the_loop_waits_only_when_it_is_two_iterations_ahead() {
                         assert!((shares - 1.0).abs() < 1e-5, "shares sum to {shares}");
                         heard.push(format!("report {}", report.iteration));
                     }
+                    other => panic!("{other:?} was not asked for"),
                 }
                 Ok(ControlFlow::Continue(()))
             });

@@ -36,6 +36,19 @@ impl StagingPool {
         encoder: &mut wgpu::CommandEncoder,
         buffer: &wgpu::Buffer,
     ) -> Result<Copy> {
+        self.copy_all(context, encoder, &[buffer])
+    }
+
+    /// The same for several buffers, one after the other.
+    ///
+    /// # Errors
+    /// As [`StagingPool::copy`].
+    pub fn copy_all(
+        &self,
+        context: &Context,
+        encoder: &mut wgpu::CommandEncoder,
+        buffers: &[&wgpu::Buffer],
+    ) -> Result<Copy> {
         let free = {
             let mut home = self.home.lock().unwrap_or_else(PoisonError::into_inner);
             let free = home.free.pop();
@@ -54,7 +67,12 @@ impl StagingPool {
             Some(staging) => staging,
             None => context.staging_buffer(&self.label, self.bytes)?,
         };
-        encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, staging.size().min(buffer.size()));
+        let mut offset = 0;
+        for buffer in buffers {
+            let bytes = buffer.size().min(staging.size() - offset);
+            encoder.copy_buffer_to_buffer(buffer, 0, &staging, offset, bytes);
+            offset += bytes;
+        }
         let lease = Lease { staging, home: self.home.clone() };
         Ok(Copy { lease, bytes: self.bytes as usize, label: self.label.clone() })
     }

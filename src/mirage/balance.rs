@@ -24,7 +24,7 @@ impl Weights {
             .into_iter()
             .filter_map(|kind| request.factor(kind).map(|factor| (kind, factor.weight)))
             .chain([(FactorKind::Smooth, request.tv_weight)])
-            .filter(|(kind, _)| request.is_active(*kind))
+            .filter(|(kind, _)| request.is_present(*kind))
             .collect();
         Self { raw, measured: Vec::new() }
     }
@@ -43,10 +43,14 @@ impl Weights {
         let norms = objective.measure()?;
         let mut weights = Self::default();
         for (kind, norm) in FactorKind::THREE.into_iter().zip(norms) {
-            if !request.is_active(kind) {
+            if !request.is_present(kind) {
                 continue;
             }
-            let weight = if is_gradient(norm) { balance.share(kind) / norm } else { earlier.of(kind) };
+            let weight = match balance.share(kind) {
+                0.0 => 0.0,
+                share if is_gradient(norm) => share / norm,
+                _ => earlier.of(kind),
+            };
             weights.raw.push((kind, weight));
             weights.measured.push((kind, weight, norm));
         }

@@ -9,7 +9,7 @@ use crate::vgg::Network;
 use std::sync::Arc;
 
 /// One thing to capture of a picture.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Wanted {
     /// Index of the layer.
     pub layer: usize,

@@ -12,7 +12,7 @@ use super::capture::{Wanted, planar};
 use super::network_graph;
 use super::readout::probability_layer;
 use super::request::{FactorKind, Request};
-use super::targets::targets;
+use super::targets::{Captured, targets};
 use crate::error::{Error, Result};
 use crate::gpu::{ReadBack, StagingPool};
 use crate::graph::{Bindings, Engine, Graph, Program, Sections, TensorId};
@@ -34,7 +34,7 @@ pub(super) const SNAPSHOT: Sections = 1 << 3;
 pub(super) const FACTORS: Sections = 1 << 4;
 /// Section that makes the optimiser's step along the weighted sum of the gradients that [`FACTORS`] left, which
 /// must be of the present picture: to rounding the same step as [`STEP`], without another way there and back.
-/// There is none without a balance.
+/// There is none without shares.
 pub(super) const STEP_OF_FACTORS: Sections = 1 << 5;
 
 /// One loss.
@@ -60,12 +60,15 @@ pub(super) struct Objective {
     /// With a balance: weights of what [`STEP_OF_FACTORS`] sums up, and whose gradients these are, in order.
     summands: Option<(wgpu::Buffer, Vec<FactorKind>)>,
     control: wgpu::Buffer,
+    /// Adam's moments and counters.
+    optimiser: [wgpu::Buffer; 3],
     snapshot: wgpu::Buffer,
     /// All numbers of a report side by side: what is copied where.
     report: wgpu::Buffer,
     report_parts: Vec<(wgpu::Buffer, u64, u64)>,
     report_staging: StagingPool,
     snapshot_staging: StagingPool,
+    state_staging: StagingPool,
     classes: usize,
     /// Class probabilities of the photo.
     pub photo_probabilities: Vec<f32>,
@@ -93,7 +96,21 @@ pub(super) struct Submitted {
     pub report: Option<ReadBack>,
     /// The picture, with [`SNAPSHOT`].
     pub snapshot: Option<ReadBack>,
+    /// Picture and optimiser before the step, if asked for; see [`Objective::state`].
+    pub state: Option<ReadBack>,
 }
+
+/// What to read of a submission, besides the snapshot.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Wanting {
+    /// The numbers of [`LOSSES`] and [`FACTORS`], of the submitted sections or of earlier ones.
+    pub report: bool,
+    /// Picture and optimiser before the step.
+    pub state: bool,
+}
+
+/// Adam's counters.
+const OPTIMISER: Shape = Shape::Vector(4);
 
 /// Read-backs of one kind that may be on their way at once: as many as the loop has iterations in flight,
 /// with that about to be submitted.
@@ -107,7 +124,7 @@ const READ_BACKS: usize = super::session::AHEAD + 1;
 pub(super) fn terms(network: &Network, request: &Request) -> Result<Vec<(Term, Wanted)>> {
     let mut terms = Vec::new();
     for kind in FactorKind::THREE {
-        if !request.is_active(kind) {
+        if !request.is_present(kind) {
             continue;
         }
         let Some(factor) = request.factor(kind) else { continue };
@@ -141,13 +158,19 @@ pub(super) fn terms(network: &Network, request: &Request) -> Result<Vec<(Term, W
 }
 
 impl Objective {
-    /// Captures the targets of a request and prepares the program that follows them.
+    /// Captures the targets of a request, as far as `captured` lacks them, and prepares the program that follows
+    /// them.
     ///
     /// # Errors
     /// As [`terms`], and if the device fails or has too little memory.
-    pub fn new(engine: &Arc<Engine>, network: &Network, request: &Request) -> Result<Self> {
+    pub fn new(
+        engine: &Arc<Engine>,
+        network: &Network,
+        request: &Request,
+        captured: &mut Captured,
+    ) -> Result<Self> {
         let layers = terms(network, request)?;
-        let targets = targets(engine, network, request, &layers)?;
+        let targets = targets(engine, network, request, &layers, captured)?;
         let shape = Shape::map(3, request.photo.height, request.photo.width);
         let mut build = Build { engine, graph: Graph::new(), bound: Bindings::new() };
 
@@ -217,9 +240,9 @@ impl Objective {
             };
             parts.push((buffer, 1));
         }
-        let (first, _) = build.external("first moment", shape)?;
-        let (second, _) = build.external("second moment", shape)?;
-        let (state, _) = build.external("optimiser state", Shape::Vector(4))?;
+        let (first, first_buffer) = build.external("first moment", shape)?;
+        let (second, second_buffer) = build.external("second moment", shape)?;
+        let (state, state_buffer) = build.external("optimiser state", OPTIMISER)?;
         let (control, control_buffer) = build.external("control", Shape::Vector(4))?;
         // Before the step: the snapshot of a submission is of the picture that its losses are of.
         let interleaved = build.graph.apply(Interleave { clamp: request.clamp }, &[picture], "snapshot")?;
@@ -231,9 +254,9 @@ impl Objective {
             clamp: request.clamp,
         };
         let step = build.graph.apply(adam, &[picture, slope, first, second, state, control], "step")?;
-        // Only a balance is measured where a step follows at once.
+        // Only for a balance, factors are measured where a step follows at once.
         let (mut summands, mut steps_of_factors) = (None, Vec::new());
-        if request.balance.is_some() {
+        if request.sums_factors() {
             let (sum, weights, kinds) = build.sum_of_factors(&slopes)?;
             let inputs = [picture, sum, first, second, state, control];
             steps_of_factors.push(build.graph.apply(adam, &inputs, "step of factors")?);
@@ -246,7 +269,9 @@ impl Objective {
         let goals = [report_goals, vec![norm], vec![step], vec![interleaved], factor_norms, steps_of_factors];
         // While the device makes the targets. Memory is taken when what they needed is free.
         Program::compile(engine, &build.graph, &goals)?;
-        engine.context.wait(&targets.submission, "capturing targets")?;
+        if let Some(submission) = &targets.submission {
+            engine.context.wait(submission, "capturing targets")?;
+        }
         let photo_probabilities = match &targets.classes {
             Some(target) => engine.read(&target.buffer, target.shape, "classes of the photo")?,
             None => Vec::new(),
@@ -270,11 +295,14 @@ impl Objective {
             weights,
             summands,
             control: control_buffer,
+            optimiser: [first_buffer, second_buffer, state_buffer],
             snapshot,
             report,
             report_parts,
             report_staging: StagingPool::new("report", offset, READ_BACKS),
             snapshot_staging: StagingPool::new("snapshot", shape.elements() as u64 * 4, READ_BACKS),
+            // The border of a map goes along: what is stored is copied as it lies.
+            state_staging: StagingPool::new("state", 3 * shape.bytes() + OPTIMISER.bytes(), READ_BACKS),
             classes,
             photo_probabilities,
         };
@@ -282,12 +310,40 @@ impl Objective {
         Ok(objective)
     }
 
-    /// Sets the picture.
+    /// Sets the picture, and the optimiser to its beginning.
     ///
     /// # Errors
     /// If the device fails.
     pub fn set_picture(&self, picture: &Picture) -> Result<()> {
-        self.engine.write(&self.picture, self.shape, &planar(picture))
+        let nothing = vec![0.0; self.shape.elements()];
+        self.set_state(&planar(picture), [&nothing, &nothing], [0.0; 4])
+    }
+
+    /// Sets picture, first and second moment and the optimiser's counters, in logical order.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn set_state(&self, picture: &[f32], moments: [&[f32]; 2], counters: [f32; 4]) -> Result<()> {
+        let [first, second, state] = &self.optimiser;
+        self.engine.write(&self.picture, self.shape, picture)?;
+        self.engine.write(first, self.shape, moments[0])?;
+        self.engine.write(second, self.shape, moments[1])?;
+        self.engine.write(state, OPTIMISER, &counters)
+    }
+
+    /// Picture, first and second moment and the optimiser's counters from a state that was read.
+    pub fn state(&self, values: &[f32]) -> ([Vec<f32>; 3], [f32; 4]) {
+        let each = self.shape.stored();
+        let part = |index: usize| {
+            self.shape.unpack(values.get(index * each..(index + 1) * each).unwrap_or_default())
+        };
+        let counters = values.get(3 * each..).and_then(|rest| rest.first_chunk::<4>()).copied();
+        ([part(0), part(1), part(2)], counters.unwrap_or([f32::NAN; 4]))
+    }
+
+    /// True if there is [`STEP_OF_FACTORS`].
+    pub fn sums_factors(&self) -> bool {
+        self.summands.is_some()
     }
 
     /// Sets the learning rate of the steps to come.
@@ -319,23 +375,30 @@ impl Objective {
     /// # Errors
     /// If the device fails.
     pub fn measure(&self) -> Result<[f32; 3]> {
-        match self.run(LOSSES | FACTORS, true)?.report {
+        match self.run(LOSSES | FACTORS, Wanting { report: true, state: false })?.report {
             Some(report) => Ok(self.numbers(&report.finish(&self.engine.context)?).norms),
             None => Ok([f32::NAN; 3]),
         }
     }
 
-    /// Submits sections, and starts reading what they make: the snapshot with [`SNAPSHOT`], and on `report` the
-    /// numbers of [`LOSSES`] and [`FACTORS`], of these sections or of earlier ones. Waits for nothing.
+    /// Submits sections, and starts reading what they make: the snapshot with [`SNAPSHOT`], and what is wanted
+    /// besides. Waits for nothing.
     ///
     /// # Errors
     /// If the device fails.
-    pub fn run(&self, sections: Sections, report: bool) -> Result<Submitted> {
+    pub fn run(&self, sections: Sections, wanting: Wanting) -> Result<Submitted> {
         let context = &self.engine.context;
         let mut encoder = self.encoder("iteration");
+        let mut state = None;
+        if wanting.state {
+            // Recorded first: the step is not to be in it.
+            let [first, second, counters] = &self.optimiser;
+            let all = [&self.picture, first, second, counters];
+            state = Some(self.state_staging.copy_all(context, &mut encoder, &all)?);
+        }
         self.program.record(&mut encoder, sections);
         let mut numbers = None;
-        if report {
+        if wanting.report {
             for (buffer, offset, bytes) in &self.report_parts {
                 encoder.copy_buffer_to_buffer(buffer, 0, &self.report, *offset, *bytes);
             }
@@ -349,6 +412,7 @@ impl Objective {
         Ok(Submitted {
             report: numbers.map(|copy| copy.read(&submission)),
             snapshot: snapshot.map(|copy| copy.read(&submission)),
+            state: state.map(|copy| copy.read(&submission)),
             submission,
         })
     }
@@ -373,8 +437,8 @@ impl Objective {
         }
     }
 
-    /// Staging buffers made for reports and snapshots.
+    /// Staging buffers made for reports, snapshots and states.
     pub fn staging_buffers(&self) -> usize {
-        self.report_staging.made() + self.snapshot_staging.made()
+        self.report_staging.made() + self.snapshot_staging.made() + self.state_staging.made()
     }
 }

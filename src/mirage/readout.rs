@@ -5,7 +5,6 @@ use crate::error::{Error, Result};
 use crate::graph::Engine;
 use crate::image_io::Picture;
 use crate::ops::{PoolKind, Shape};
-use crate::vgg::labels::top_k;
 use crate::vgg::{LayerKind, Network};
 use std::sync::Arc;
 
@@ -14,7 +13,7 @@ pub(super) fn probability_layer(network: &Network) -> Option<usize> {
     network.layers.iter().position(|layer| matches!(layer.kind, LayerKind::Softmax))
 }
 
-/// The `top` most probable classes of a picture: class index and probability, most probable first.
+/// The probability of each of the network's classes, for a picture.
 ///
 /// # Errors
 /// [`Error::Usage`] if the network has no fully connected layers or the picture is too small; else if the
@@ -24,8 +23,7 @@ pub fn classify(
     network: &Network,
     picture: &Picture,
     pooling: PoolKind,
-    top: usize,
-) -> Result<Vec<(usize, f32)>> {
+) -> Result<Vec<f32>> {
     let layer = probability_layer(network).ok_or_else(|| {
         Error::usage(format!(
             "{} has no fully connected layers, so it names no classes: use a weights file that has them",
@@ -33,11 +31,17 @@ pub fn classify(
         ))
     })?;
     let (targets, _) = capture(engine, network, picture, pooling, &[Wanted { layer, gram: false }])?;
-    let mut best = Vec::new();
+    let mut probabilities = Vec::new();
     for target in targets {
-        best = top_k(&engine.read(&target.buffer, target.shape, "class probabilities")?, top);
+        probabilities = engine.read(&target.buffer, target.shape, "class probabilities")?;
     }
-    Ok(best)
+    Ok(probabilities)
+}
+
+/// How far two pictures are apart in what the network sees: half the sum of absolute differences of their class
+/// probabilities (total variation distance), from 0 (the same) to 1 (nothing in common).
+pub fn class_distance(one: &[f32], other: &[f32]) -> f32 {
+    one.iter().zip(other).map(|(one, other)| (one - other).abs()).sum::<f32>() / 2.0
 }
 
 /// Activations of a picture at the named layers, in the order of `layers`: shape and values in logical

@@ -194,6 +194,15 @@ pub struct Schedule {
     pub snapshot_every: u32,
     /// Snapshots after these iterations too.
     pub snapshot_at: Vec<u32>,
+    /// A picture for whoever looks on ([`Event::Picture`](super::Event::Picture)) every so many iterations; 0 for
+    /// none.
+    pub picture_every: u32,
+    /// Pictures for whoever looks on after these iterations too.
+    pub picture_at: Vec<u32>,
+    /// The run's [`State`](super::State) every so many iterations, and at its end; 0 for none.
+    pub state_every: u32,
+    /// The run's state at its end too, if somebody stops it.
+    pub state_when_stopped: bool,
 }
 
 impl Schedule {
@@ -209,6 +218,22 @@ impl Schedule {
         let regular =
             self.snapshot_every > 0 && iteration > 0 && iteration.is_multiple_of(self.snapshot_every);
         regular || self.snapshot_at.contains(&iteration)
+    }
+
+    /// True if a picture is due for whoever looks on after `iteration`.
+    pub fn pictures(&self, iteration: u32) -> bool {
+        let regular = self.picture_every > 0 && iteration.is_multiple_of(self.picture_every);
+        regular || self.picture_at.contains(&iteration)
+    }
+
+    /// True if somebody looks on at all; then the last picture is due too, whenever the run ends.
+    pub(super) fn has_pictures(&self) -> bool {
+        self.picture_every > 0 || !self.picture_at.is_empty()
+    }
+
+    /// True if the run's state is due after `iteration`.
+    pub fn states(&self, iteration: u32) -> bool {
+        self.state_every > 0 && iteration > 0 && iteration.is_multiple_of(self.state_every)
     }
 }
 
@@ -229,6 +254,12 @@ pub struct Request {
     pub tv_weight: f32,
     /// Shares in place of the three weights.
     pub balance: Option<Balance>,
+    /// The balance is measured anew every so many iterations; 0: at the start, and once when all losses are
+    /// alive.
+    pub rebalance_every: u32,
+    /// True if the shares may be changed while the run goes on ([`Controls`](super::Controls)): every factor that
+    /// has layers is then computed, whatever its share.
+    pub adjustable: bool,
     /// Pooling of the network.
     pub pooling: PoolKind,
     /// Start.
@@ -237,6 +268,9 @@ pub struct Request {
     pub seed: u64,
     /// Number of steps.
     pub iterations: u32,
+    /// Ends the run when an iteration changes a colour value by less than this on average, where black to white
+    /// is 1; measured over ten iterations. 0: never.
+    pub stop_when_change_below: f32,
     /// Optimiser.
     pub adam: AdamOptions,
     /// True to clamp the picture to [0, 1] after each step.
@@ -262,10 +296,13 @@ impl Request {
             style_images: Vec::new(),
             tv_weight: 0.1,
             balance: Some(Balance { spatial: 20.0, abstracted: 40.0, style: 40.0 }),
+            rebalance_every: 0,
+            adjustable: false,
             pooling: PoolKind::Max,
             init: Init::Noise,
             seed: 0,
             iterations: 150,
+            stop_when_change_below: 0.0,
             adam: AdamOptions::default(),
             clamp: true,
             schedule: Schedule { report_every: 25, ..Default::default() },
@@ -298,6 +335,7 @@ impl Request {
         not_negative("--abstract-weight", self.abstracted.weight)?;
         not_negative("--style-weight", self.style.weight)?;
         not_negative("--tv-weight", self.tv_weight)?;
+        not_negative("--stop-when-change-below", self.stop_when_change_below)?;
         for (_, blend) in &self.style_images {
             not_negative("a style image's blend weight", *blend)?;
         }
@@ -335,5 +373,39 @@ impl Request {
         let Some(factor) = self.factor(kind) else { return self.tv_weight > 0.0 };
         let weight = self.balance.map_or(factor.weight, |balance| balance.share(kind));
         weight > 0.0 && factor.layers.iter().any(|layer| layer.factor > 0.0)
+    }
+
+    /// True if this factor is part of the objective: it is active, or may become so while the run goes on.
+    pub fn is_present(&self, kind: FactorKind) -> bool {
+        let has_layers =
+            self.factor(kind).is_some_and(|factor| factor.layers.iter().any(|layer| layer.factor > 0.0));
+        self.is_active(kind) || (self.adjustable && has_layers)
+    }
+
+    /// True if `other` leads to the same objective: the same pictures, layers and constants, with other weights,
+    /// shares, seeds, steps or reports at most. A [`Session`](super::Session) can then start anew without preparing
+    /// anything.
+    pub fn shares_objective(&self, other: &Self) -> bool {
+        let present = |request: &Self| {
+            [FactorKind::Spatial, FactorKind::Abstract, FactorKind::Style, FactorKind::Smooth]
+                .map(|kind| request.is_present(kind))
+        };
+        let adam = AdamOptions { learning_rate: self.adam.learning_rate, ..other.adam };
+        present(self) == present(other)
+            && self.spatial.layers == other.spatial.layers
+            && self.abstracted.layers == other.abstracted.layers
+            && self.style.layers == other.style.layers
+            && self.photo == other.photo
+            && self.style_images == other.style_images
+            && self.pooling == other.pooling
+            && self.adam == adam
+            && self.clamp == other.clamp
+            && (self.top_classes > 0) == (other.top_classes > 0)
+            && self.sums_factors() == other.sums_factors()
+    }
+
+    /// True if the objective has a step along the weighted sum of the factors' gradients.
+    pub(super) fn sums_factors(&self) -> bool {
+        self.balance.is_some() || self.adjustable
     }
 }
