@@ -3,7 +3,7 @@
 use super::args::FileArgs;
 use crate::error::{Error, Result};
 use crate::image_io::{self, Picture, WriteOptions};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 /// A photo with a shorter side than this, in pixels, has nothing to re-imagine.
@@ -71,7 +71,7 @@ impl Files {
         });
         let options = WriteOptions {
             bit_depth: args.bit_depth.bits(),
-            overwrite: args.overwrite,
+            overwrite: args.overwrite || args.resumes,
             ..WriteOptions::default()
         };
         Self { output, digits: iterations.to_string().len().max(DIGITS), options }
@@ -88,18 +88,55 @@ impl Files {
         self.output.with_file_name(name)
     }
 
-    /// Makes sure that all pictures can be written, and that none replaces what the run reads.
+    /// The same for a snapshot that nobody planned, so that its name was not checked: another one if it is taken.
+    pub(super) fn free_snapshot(&self, iteration: u32) -> PathBuf {
+        let path = self.snapshot(iteration);
+        if self.options.overwrite || path.symlink_metadata().is_err() { path } else { free_name(&path) }
+    }
+
+    /// What `mirage resume` goes on from: beside the picture, e.g. `out-checkpoint.safetensors`.
+    pub(super) fn checkpoint(&self) -> PathBuf {
+        let mut name = self.output.file_stem().unwrap_or_default().to_owned();
+        name.push("-checkpoint.safetensors");
+        self.output.with_file_name(name)
+    }
+
+    /// Makes sure that all pictures can be written, and that none replaces what the run reads. `is_due` says after
+    /// which iterations there is a snapshot.
     ///
     /// # Errors
     /// [`Error::File`] for the first that can't.
-    pub(super) fn check(&self, snapshots: impl Iterator<Item = u32>, inputs: &[&Path]) -> Result<()> {
+    pub(super) fn check(&self, is_due: impl Fn(u32) -> bool, inputs: &[&Path]) -> Result<()> {
         self.check_name(&self.output, inputs)?;
         image_io::check_writable(&self.output, &self.options)?;
-        for iteration in snapshots {
-            // Same folder, ending and depth: only the name is new.
-            self.check_name(&self.snapshot(iteration), inputs)?;
-        }
-        Ok(())
+        self.check_name(&self.checkpoint(), inputs)?;
+        // Same folder, ending and depth: only the names are new. What lies there is gone through, not all names that
+        // may come: there can be millions.
+        let folder = self.output.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let entries = std::fs::read_dir(folder.unwrap_or(Path::new(".")));
+        let mut taken: Vec<u32> = entries
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| self.iteration(&entry.file_name()))
+            .filter(|iteration| is_due(*iteration))
+            .collect();
+        taken.sort_unstable();
+        taken.into_iter().try_for_each(|iteration| self.check_name(&self.snapshot(iteration), inputs))
+    }
+
+    /// The iteration whose snapshot has this file name, if there is one.
+    fn iteration(&self, name: &OsStr) -> Option<u32> {
+        let name = name.to_str()?;
+        let (stem, digits) = name.strip_suffix(&self.ending()).unwrap_or(name).rsplit_once('-')?;
+        let iteration = digits.parse().ok()?;
+        let expected = self.output.file_stem()?.to_str()? == stem;
+        (expected && self.snapshot(iteration).file_name()?.to_str()? == name).then_some(iteration)
+    }
+
+    /// The ending of all pictures, with its dot.
+    fn ending(&self) -> String {
+        self.output.extension().map_or_else(String::new, |ending| format!(".{}", ending.to_string_lossy()))
     }
 
     fn check_name(&self, path: &Path, inputs: &[&Path]) -> Result<()> {
@@ -139,6 +176,21 @@ impl Files {
     }
 }
 
+/// The first free name after this one: `out-2.png` after `out.png`.
+pub(super) fn free_name(path: &Path) -> PathBuf {
+    let name = |number: u32| {
+        let mut name = path.file_stem().unwrap_or_default().to_owned();
+        name.push(format!("-{number}"));
+        if let Some(extension) = path.extension() {
+            name.push(".");
+            name.push(extension);
+        }
+        path.with_file_name(name)
+    };
+    let free = |path: &PathBuf| path.symlink_metadata().is_err();
+    (2..1000).map(name).find(free).unwrap_or_else(|| name(1000))
+}
+
 /// An error if there is something of this name and it may not be replaced.
 pub(super) fn check_free(path: &Path, overwrite: bool, option: &str) -> Result<()> {
     // Not `exists`: that follows links, and a dangling link is something too.
@@ -169,6 +221,7 @@ mod tests {
             size: 64,
             bit_depth: Depth::Eight,
             overwrite: false,
+            resumes: false,
         };
         Files::new(&args, Path::new("holidays/my photo.v2.jpeg"), iterations)
     }
@@ -189,7 +242,7 @@ mod tests {
         let detour = folder.path().join("../").join(folder.path().file_name().unwrap()).join("photo.png");
         let mut files = files(detour.to_str(), 10);
         files.options.overwrite = true;
-        let error = files.check(std::iter::empty(), &[&photo]).unwrap_err();
+        let error = files.check(|_| false, &[&photo]).unwrap_err();
         assert!(error.to_string().contains("which the run reads"), "{error}");
     }
 
@@ -199,14 +252,14 @@ mod tests {
         let output = folder.path().join("out.png");
         let snapshot = folder.path().join("out-0002.png");
         let mut files = files(output.to_str(), 10);
-        files.check([1, 2].into_iter(), &[]).unwrap();
+        files.check(|at| [1, 2].contains(&at), &[]).unwrap();
         std::fs::write(&snapshot, "x").unwrap();
-        let error = files.check([1, 2].into_iter(), &[]).unwrap_err().to_string();
+        let error = files.check(|at| [1, 2].contains(&at), &[]).unwrap_err().to_string();
         assert!(error.contains("out-0002.png") && error.contains("--overwrite"), "{error}");
         std::fs::write(&output, "x").unwrap();
-        let error = files.check(std::iter::empty(), &[]).unwrap_err().to_string();
+        let error = files.check(|_| false, &[]).unwrap_err().to_string();
         assert!(error.contains("out.png") && error.contains("--overwrite"), "{error}");
         files.options.overwrite = true;
-        files.check([1, 2].into_iter(), &[]).unwrap();
+        files.check(|at| [1, 2].contains(&at), &[]).unwrap();
     }
 }

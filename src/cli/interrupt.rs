@@ -1,9 +1,10 @@
 //! Ctrl-C: once to stop with the picture saved, twice to quit at once.
 
 use super::INTERRUPTED;
+use crate::mirage::Controls;
 use std::io::Write as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Whether somebody asked to stop. SIGTERM and SIGHUP count like Ctrl-C.
 #[derive(Debug, Default)]
@@ -14,6 +15,8 @@ struct State {
     /// True while there is something to finish and save.
     armed: AtomicBool,
     signals: AtomicU32,
+    /// Of the run that a signal stops, also where it is held.
+    controls: Mutex<Option<Controls>>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -25,7 +28,13 @@ enum Reaction {
 impl State {
     fn signal(&self) -> Reaction {
         let earlier = self.signals.fetch_add(1, Ordering::SeqCst);
-        if earlier == 0 && self.armed.load(Ordering::SeqCst) { Reaction::Finish } else { Reaction::Quit }
+        if earlier > 0 || !self.armed.load(Ordering::SeqCst) {
+            return Reaction::Quit;
+        }
+        if let Some(controls) = &*self.controls.lock().unwrap_or_else(PoisonError::into_inner) {
+            controls.stop();
+        }
+        Reaction::Finish
     }
 }
 
@@ -48,8 +57,9 @@ impl Interrupt {
         interrupt
     }
 
-    /// From now on the first signal asks to stop and only the second quits.
-    pub(super) fn arm(&self) {
+    /// From now on the first signal asks the run of these controls to stop and only the second quits.
+    pub(super) fn arm(&self, controls: &Controls) {
+        *self.0.controls.lock().unwrap_or_else(PoisonError::into_inner) = Some(controls.clone());
         self.0.armed.store(true, Ordering::SeqCst);
     }
 

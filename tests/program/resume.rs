@@ -1,0 +1,203 @@
+//! Checkpoints and `mirage resume`, with real signals, and a process that is killed.
+
+use crate::support::Place;
+use predicates::prelude::*;
+use rand::{RngExt as _, SeedableRng as _};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+fn pixels(path: &Path) -> Vec<u8> {
+    image::open(path).unwrap().into_rgb8().into_raw()
+}
+
+/// The words of a run of the small network.
+fn render(place: &Place, output: &str, iterations: &str, more: &[&str]) -> assert_cmd::Command {
+    let photo = place.path("photo.png");
+    let mut command = place.mirage();
+    command.arg("render").arg(&photo).args(["-o", output, "--size", "48", "--iterations", iterations]);
+    command.arg("--weights").arg(place.network()).arg("--quiet").args(more);
+    command
+}
+
+#[test]
+fn a_run_that_goes_on_ends_with_the_same_bits() {
+    let place = Place::new();
+    place.photo("photo.png", 64, 48);
+    render(&place, "whole.png", "17", &["--seed", "3"]).assert().success();
+    let part = ["--seed", "3", "--checkpoint-every", "4"];
+    render(&place, "my part.png", "8", &part).assert().success();
+    assert_ne!(pixels(&place.path("my part.png")), pixels(&place.path("whole.png")));
+    // Its own picture may be replaced: it is the same run.
+    let mut resume = place.mirage();
+    resume.args(["resume", "my part-checkpoint.safetensors", "--iterations", "17", "--log", "run.jsonl"]);
+    resume.assert().success().stderr(predicate::str::contains("Going on after iteration 8"));
+    assert_eq!(pixels(&place.path("my part.png")), pixels(&place.path("whole.png")));
+    let log = std::fs::read_to_string(place.path("run.jsonl")).unwrap();
+    assert!(log.contains("\"event\":\"checkpoint\",\"iteration\":12"), "{log}");
+    assert!(!log.contains("\"event\":\"iteration\",\"iteration\":0"), "{log}");
+    // All iterations are done: nothing is left to do, unless more are asked for.
+    place.mirage().args(["resume", "my part-checkpoint.safetensors", "--quiet"]).assert().success();
+    let mut less = place.mirage();
+    less.args(["resume", "my part-checkpoint.safetensors", "--iterations", "5"]);
+    less.assert().code(2).stderr(predicate::str::contains("--iterations"));
+}
+
+#[test]
+fn another_balance_branches_off_into_a_picture_of_its_own() {
+    let place = Place::new();
+    place.photo("photo.png", 64, 48);
+    render(&place, "out.png", "4", &["--checkpoint-every", "2"]).assert().success();
+    let first = pixels(&place.path("out.png"));
+    let resume = |words: &[&str]| {
+        let mut command = place.mirage();
+        command.args(["resume", "out-checkpoint.safetensors", "--iterations", "9"]).args(words);
+        command
+    };
+    resume(&["--balance", "style=1"]).assert().success().stderr(predicate::str::contains("out-2.png"));
+    resume(&["--style-weight", "2e3", "--seed", "4"]).assert().success();
+    resume(&["--style", "relu1_1", "--quiet", "-o", "named.png"]).assert().success();
+    assert_eq!(pixels(&place.path("out.png")), first, "the trunk stays as it was");
+    let branches = ["out-2.png", "out-3.png", "named.png"].map(|name| pixels(&place.path(name)));
+    assert!(branches[0] != branches[1] && branches[1] != branches[2]);
+    // The raw weights that were not given are those in force.
+    let shown = place.mirage().args(["show", "out-3.png", "--json"]).output().unwrap().stdout;
+    let shown: serde_json::Value = serde_json::from_slice(&shown).unwrap();
+    assert_eq!(shown["options"]["style_weight"], 2e3);
+    assert!(shown["options"]["balance"].is_null());
+    let spatial = shown["options"]["spatial_weight"].as_f64().unwrap();
+    assert!(spatial > 0.0 && spatial != 1.0, "{spatial}");
+}
+
+#[test]
+fn what_has_changed_meanwhile_is_refused() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    render(&place, "out.png", "4", &["--checkpoint-every", "2"]).assert().success();
+    let refused = |words: &[&str], told: &str| {
+        let mut command = place.mirage();
+        command.args(["resume", "out-checkpoint.safetensors", "--iterations", "9"]).args(words);
+        command.assert().code(2).stderr(predicate::str::contains(told.to_owned()));
+    };
+    refused(&["--size", "40"], "--size");
+    refused(&["--balance", "colour=1"], "colour");
+    let whole = std::fs::read(&photo).unwrap();
+    place.photo("photo.png", 64, 47);
+    refused(&[], "has changed");
+    std::fs::rename(&photo, place.path("moved.png")).unwrap();
+    refused(&[], "--photo");
+    std::fs::write(place.path("moved.png"), &whole).unwrap();
+    let mut moved = place.mirage();
+    moved.args([
+        "resume",
+        "out-checkpoint.safetensors",
+        "--iterations",
+        "9",
+        "--photo",
+        "moved.png",
+        "--quiet",
+    ]);
+    moved.assert().success();
+    for (name, told) in [("photo.png", "there is no such file"), ("moved.png", "no checkpoint")] {
+        let assert = place.mirage().args(["resume", name]).assert().code(2);
+        assert.stderr(predicate::str::contains(told).or(predicate::str::contains("can't be read")));
+    }
+}
+
+/// Starts a run without end.
+#[cfg(unix)]
+fn endless(place: &Place, more: &[&str]) -> std::process::Child {
+    let command = render(place, "out.png", "10000000", more);
+    place.spawn(&command)
+}
+
+#[cfg(unix)]
+fn wait_for(what: &str, holds: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < Duration::from_secs(120), "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_leaves_a_checkpoint_that_goes_on() {
+    let place = Place::new();
+    place.photo("photo.png", 64, 48);
+    let mut child = endless(&place, &["--log", "run.jsonl"]);
+    wait_for("the run doesn't begin", || {
+        std::fs::read_to_string(place.path("run.jsonl"))
+            .is_ok_and(|log| log.contains("\"event\":\"iteration\""))
+    });
+    let status = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(status.unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let log = std::fs::read_to_string(place.path("run.jsonl")).unwrap();
+    let end: serde_json::Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+    let done = end["iterations"].as_u64().unwrap();
+    let more = (done + 3).to_string();
+    let mut resume = place.mirage();
+    resume.args(["resume", "out-checkpoint.safetensors", "--quiet", "--iterations", &more]);
+    resume.assert().success();
+    render(&place, "whole.png", &more, &[]).assert().success();
+    assert_eq!(pixels(&place.path("out.png")), pixels(&place.path("whole.png")));
+}
+
+/// Twenty runs that save all they can and are killed at random moments: no file under its final name is ever torn,
+/// and the last checkpoint goes on.
+#[cfg(unix)]
+#[test]
+fn nothing_is_torn_by_a_kill_at_any_moment() {
+    let place = Place::new();
+    place.photo("photo.png", 64, 48);
+    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(20);
+    let words = [
+        "--checkpoint-every",
+        "1",
+        "--save-every",
+        "1",
+        "--film",
+        "out.apng",
+        "--overwrite",
+        "--log",
+        "run.jsonl",
+        "--print-every",
+        "1",
+    ];
+    let (mut pictures, mut checkpoints) = (0, 0);
+    for round in 0..20 {
+        let mut child = endless(&place, &words);
+        wait_for("no checkpoint comes", || place.path("out-checkpoint.safetensors").exists());
+        // Saving takes most of the time of this small run, so most kills hit a file being written.
+        std::thread::sleep(Duration::from_micros(random.random_range(0..150_000)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!place.path("out.apng").exists(), "round {round}: a film that is not whole");
+        for name in place.entries() {
+            let path = place.path(&name);
+            if name.starts_with("out-0") {
+                image::open(&path).unwrap_or_else(|error| panic!("round {round}: {name}: {error}"));
+                pictures += 1;
+            } else if name.ends_with("checkpoint.safetensors") {
+                let found = neural_mirage::mirage::Checkpoint::load(&path);
+                let state = found.unwrap_or_else(|error| panic!("round {round}: {error}")).state;
+                assert!(state.iteration > 0);
+                checkpoints += 1;
+            }
+        }
+        if round == 19 {
+            let state =
+                neural_mirage::mirage::Checkpoint::load(&place.path("out-checkpoint.safetensors")).unwrap();
+            let next = (state.state.iteration + 1).to_string();
+            let mut resume = place.mirage();
+            resume.args(["resume", "out-checkpoint.safetensors", "--quiet", "--iterations", &next]);
+            resume.assert().success();
+        }
+        for name in
+            place.entries().iter().filter(|name| name.starts_with("out") || name.starts_with(".mirage"))
+        {
+            std::fs::remove_file(place.path(name)).unwrap();
+        }
+    }
+    assert!(pictures >= 20 && checkpoints == 20, "{pictures} pictures, {checkpoints} checkpoints");
+}
