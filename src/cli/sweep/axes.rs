@@ -1,0 +1,344 @@
+//! What a sweep varies: axes, and the runs and cells that they make.
+
+use crate::cli::words::{self, Given};
+use crate::error::{Error, Result};
+use crate::mirage::{Balance, FactorKind};
+use clap::ArgAction;
+use std::ffi::OsString;
+
+/// Options that say where a run writes or how it is watched: no picture depends on them.
+const FIXED: [&str; 19] = [
+    "output",
+    "overwrite",
+    "print_every",
+    "save_every",
+    "save_at",
+    "save_early",
+    "film",
+    "checkpoint_every",
+    "web",
+    "web_host",
+    "log",
+    "trace",
+    "verbose",
+    "quiet",
+    "verify",
+    "top",
+    "bit_depth",
+    "tuning_cache",
+    "no_tuning_cache",
+];
+
+/// An option and the values that it takes, as the user wrote them.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Axis {
+    /// The name that the cells are labelled with.
+    pub name: String,
+    /// Its values, as they are labelled.
+    pub values: Vec<String>,
+    target: Target,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Target {
+    /// A factor's share of the balance.
+    Share(FactorKind),
+    /// An option: its name in a record, its long name, and whether it is a switch.
+    Option { id: String, long: String, switch: bool },
+}
+
+impl Axis {
+    /// From `NAME=VALUE,VALUE,...`. `spatial`, `abstract` and `style` are shares, their layers are `spatial-layers` and
+    /// so on; in a list of layers `+` stands between the layers.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming what is not understood.
+    pub(super) fn new(text: &str) -> Result<Self> {
+        let form = "write --vary NAME=VALUE,VALUE, such as --vary spatial=5,20,50 or --vary seed=1,2";
+        let (name, values) =
+            text.split_once('=').ok_or_else(|| Error::usage(format!("`{text}` names no values: {form}")))?;
+        let name = name.trim().trim_start_matches("--");
+        let values: Vec<String> =
+            values.split(',').map(str::trim).filter(|value| !value.is_empty()).map(str::to_owned).collect();
+        if values.is_empty() {
+            return Err(Error::usage(format!("`{text}` names no values: {form}")));
+        }
+        if let Some(twice) = (1..values.len()).find(|at| values[..*at].contains(&values[*at])) {
+            return Err(Error::usage(format!("`{text}` has the value {} twice", values[twice])));
+        }
+        let target = target(name)?;
+        let axis = Self { name: name.to_owned(), values, target };
+        for value in 0..axis.values.len() {
+            axis.apply(value, &mut Vec::new(), Balance { spatial: 1.0, abstracted: 1.0, style: 1.0 })?;
+        }
+        Ok(axis)
+    }
+
+    /// The option that this axis sets, as a record names it.
+    pub(super) fn id(&self) -> &str {
+        match &self.target {
+            Target::Share(_) => "balance",
+            Target::Option { id, .. } => id,
+        }
+    }
+
+    /// True for the number of iterations.
+    pub(super) fn is_iterations(&self) -> bool {
+        self.id() == "iterations"
+    }
+
+    /// How a cell with this value is labelled.
+    pub(super) fn label(&self, value: usize) -> String {
+        format!("{}={}", self.name, self.values[value])
+    }
+
+    /// Puts the option with this value among those given; the answer is the balance, with the share set if this is
+    /// one.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the value can't be one of the option.
+    pub(super) fn apply(&self, value: usize, options: &mut Vec<Given>, balance: Balance) -> Result<Balance> {
+        let text = &self.values[value];
+        match &self.target {
+            Target::Share(kind) => {
+                let share = text.parse().ok().filter(|share: &f32| share.is_finite() && *share >= 0.0);
+                let share = share.ok_or_else(|| {
+                    Error::usage(format!(
+                        "`{}` is no share: give numbers >= 0, or name layers with --vary {kind}-layers=...",
+                        self.label(value)
+                    ))
+                })?;
+                Ok(match kind {
+                    FactorKind::Spatial => Balance { spatial: share, ..balance },
+                    FactorKind::Abstract => Balance { abstracted: share, ..balance },
+                    _ => Balance { style: share, ..balance },
+                })
+            }
+            Target::Option { id, long, switch } => {
+                options.retain(|(name, _)| name != id);
+                let word = match (*switch, text.as_str()) {
+                    (false, _) => vec![OsString::from(format!("--{long}={}", text.replace('+', ",")))],
+                    (true, "true" | "on" | "yes") => vec![OsString::from(format!("--{long}"))],
+                    (true, "false" | "off" | "no") => Vec::new(),
+                    (true, _) => {
+                        let label = self.label(value);
+                        return Err(Error::usage(format!("`{label}`: --{long} is on or off")));
+                    }
+                };
+                options.push((id.clone(), word));
+                Ok(balance)
+            }
+        }
+    }
+}
+
+fn target(name: &str) -> Result<Target> {
+    if let Some(kind) = FactorKind::THREE.into_iter().find(|kind| kind.to_string() == name) {
+        return Ok(Target::Share(kind));
+    }
+    let command = words::command();
+    let found = command.get_arguments().find(|arg| {
+        arg.get_long() == Some(name) || arg.get_all_aliases().is_some_and(|aliases| aliases.contains(&name))
+    });
+    let unknown = || {
+        Error::usage(format!(
+            "`{name}` can't be varied: name an option of `mirage render` without its dashes, or a share (spatial, abstract, style)"
+        ))
+    };
+    let arg = found.ok_or_else(unknown)?;
+    let id = arg.get_id().as_str();
+    if FIXED.contains(&id) {
+        return Err(Error::usage(format!("`{name}` can't be varied: no picture depends on it")));
+    }
+    if id == "balance" {
+        return Err(Error::usage(
+            "--balance is varied share by share: --vary spatial=5,20,50 and so on".to_owned(),
+        ));
+    }
+    let long = arg.get_long().ok_or_else(unknown)?.to_owned();
+    Ok(Target::Option { id: id.to_owned(), long, switch: matches!(arg.get_action(), ArgAction::SetTrue) })
+}
+
+/// The table of a sweep: rows and columns of labelled cells, and the runs that fill them.
+#[derive(Debug)]
+pub(super) struct Table {
+    /// Headings of the rows; one empty one if nothing varies downwards.
+    pub rows: Vec<String>,
+    /// Headings of the columns.
+    pub columns: Vec<String>,
+    /// The runs, in the order in which they are made.
+    pub runs: Vec<Run>,
+}
+
+/// One run and the cells that it fills.
+#[derive(Debug)]
+pub(super) struct Run {
+    /// Labels of its values, `spatial=5, style=10`.
+    pub label: String,
+    /// Index of the value on each of the varied axes.
+    choice: Vec<usize>,
+    /// Its cells, in the order of their iterations; the last is the run's end.
+    pub cells: Vec<Cell>,
+}
+
+/// One picture of the table.
+#[derive(Debug, Clone)]
+pub(super) struct Cell {
+    pub row: usize,
+    pub column: usize,
+    /// After this many iterations.
+    pub iterations: u32,
+}
+
+impl Cell {
+    /// The cell's name, which is that of its file and of its place on the page.
+    pub(super) fn name(&self) -> String {
+        format!("r{}c{}", self.row + 1, self.column + 1)
+    }
+}
+
+impl Table {
+    /// Lays out the axes: with columns of iterations, each choice of the varied options is a row; else the last
+    /// varied option goes to the right and the one before it down. `iterations` is how long a run is where nothing
+    /// else says so.
+    pub(super) fn new(vary: &[Axis], columns: &[u32], iterations: u32) -> Self {
+        let choices = vary.iter().fold(vec![Vec::new()], |choices: Vec<Vec<usize>>, axis| {
+            let longer = |choice: &Vec<usize>| {
+                let choice = choice.clone();
+                (0..axis.values.len())
+                    .map(move |value| [choice.as_slice(), &[value]].concat())
+                    .collect::<Vec<_>>()
+            };
+            choices.iter().flat_map(longer).collect()
+        });
+        let label = |axes: &[Axis], choice: &[usize]| {
+            axes.iter().zip(choice).map(|(axis, value)| axis.label(*value)).collect::<Vec<_>>().join(", ")
+        };
+        let mut table = Self { rows: Vec::new(), columns: Vec::new(), runs: Vec::new() };
+        if columns.is_empty() {
+            let (right, down) = vary.split_last().map_or((None, vary), |(last, rest)| (Some(last), rest));
+            let width = right.map_or(1, |axis| axis.values.len());
+            table.columns =
+                right.map_or(vec![String::new()], |axis| (0..width).map(|v| axis.label(v)).collect());
+            for (index, choice) in choices.into_iter().enumerate() {
+                let (row, column) = (index / width, index % width);
+                if column == 0 {
+                    table.rows.push(label(down, &choice));
+                }
+                let cells = vec![Cell { row, column, iterations: iterations_of(vary, &choice, iterations) }];
+                table.runs.push(Run { label: label(vary, &choice), choice, cells });
+            }
+        } else {
+            table.columns = columns.iter().map(|at| format!("iterations={at}")).collect();
+            for (row, choice) in choices.into_iter().enumerate() {
+                table.rows.push(label(vary, &choice));
+                let cell =
+                    |(column, iterations): (usize, &u32)| Cell { row, column, iterations: *iterations };
+                let mut cells: Vec<Cell> = columns.iter().enumerate().map(cell).collect();
+                cells.sort_by_key(|cell| cell.iterations);
+                table.runs.push(Run { label: label(vary, &choice), choice, cells });
+            }
+        }
+        table
+    }
+}
+
+fn iterations_of(vary: &[Axis], choice: &[usize], iterations: u32) -> u32 {
+    let varied = vary.iter().zip(choice).find(|(axis, _)| axis.is_iterations());
+    varied.and_then(|(axis, value)| axis.values[*value].parse().ok()).unwrap_or(iterations)
+}
+
+impl Run {
+    /// Its options: those given, with the varied ones in their places.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if a value is none of its option.
+    pub(super) fn options(&self, vary: &[Axis], given: &[Given], balance: Balance) -> Result<Vec<Given>> {
+        let mut options = given.to_vec();
+        let mut shares = balance;
+        for (axis, value) in vary.iter().zip(&self.choice) {
+            shares = axis.apply(*value, &mut options, shares)?;
+        }
+        if vary.iter().any(|axis| axis.id() == "balance") {
+            options.retain(|(name, _)| name != "balance");
+            options.push(("balance".to_owned(), vec![format!("--balance={shares}").into()]));
+        }
+        if let Some(last) = self.cells.last() {
+            options.retain(|(name, _)| name != "iterations");
+            options.push(("iterations".to_owned(), vec![format!("--iterations={}", last.iterations).into()]));
+        }
+        Ok(options)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVEN: Balance = Balance { spatial: 20.0, abstracted: 40.0, style: 40.0 };
+
+    fn axes(texts: &[&str]) -> Vec<Axis> {
+        texts.iter().map(|text| Axis::new(text).unwrap()).collect()
+    }
+
+    #[test]
+    fn two_axes_go_down_and_right() {
+        let vary = axes(&["spatial=5,20", "--style=10,40,80"]);
+        let table = Table::new(&vary, &[], 50);
+        assert_eq!(table.rows, ["spatial=5", "spatial=20"]);
+        assert_eq!(table.columns, ["style=10", "style=40", "style=80"]);
+        assert_eq!(table.runs.len(), 6);
+        let run = &table.runs[4];
+        assert_eq!((run.cells[0].name().as_str(), run.label.as_str()), ("r2c2", "spatial=20, style=40"));
+        let args = words::parse(&[run.options(&vary, &[], EVEN).unwrap(), photo()].concat()).unwrap();
+        let expected = Balance { spatial: 20.0, abstracted: 40.0, style: 40.0 };
+        assert_eq!(args.balance.balance, Some(expected));
+        assert_eq!(args.optimisation.iterations, 50);
+    }
+
+    fn photo() -> Vec<Given> {
+        vec![("photo".to_owned(), vec!["p.png".into()])]
+    }
+
+    #[test]
+    fn iterations_are_columns_of_one_run() {
+        let vary = axes(&["spatial-layers=relu1_1+relu2_1,relu5_1", "exact=on,off"]);
+        let table = Table::new(&vary, &[50, 10], 150);
+        assert_eq!(table.columns, ["iterations=50", "iterations=10"]);
+        assert_eq!(table.rows.len(), 4);
+        assert_eq!(table.rows[1], "spatial-layers=relu1_1+relu2_1, exact=off");
+        let cells: Vec<_> = table.runs[3].cells.iter().map(|cell| (cell.name(), cell.iterations)).collect();
+        assert_eq!(cells, [("r4c2".to_owned(), 10), ("r4c1".to_owned(), 50)]);
+        let args =
+            words::parse(&[table.runs[0].options(&vary, &[], EVEN).unwrap(), photo()].concat()).unwrap();
+        assert_eq!(args.factors.spatial.as_deref(), Some("relu1_1,relu2_1"));
+        assert!(args.device.exact && args.balance.balance.is_none());
+        assert_eq!(args.optimisation.iterations, 50);
+    }
+
+    #[test]
+    fn one_axis_is_a_row_and_iterations_may_be_it() {
+        let vary = axes(&["iterations=5,10"]);
+        let table = Table::new(&vary, &[], 150);
+        assert_eq!((table.rows.len(), table.columns.len()), (1, 2));
+        assert_eq!(table.runs[1].cells[0].iterations, 10);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_told() {
+        for (text, words) in [
+            ("spatial", "no values"),
+            ("spatial=", "no values"),
+            ("spatial=5,5", "twice"),
+            ("spatial=relu1_1", "spatial-layers"),
+            ("style=-1", "no share"),
+            ("balance=spatial=1", "share by share"),
+            ("film=a.gif", "no picture depends"),
+            ("nonsense=1", "nonsense"),
+            ("exact=maybe", "on or off"),
+        ] {
+            let error = Axis::new(text).unwrap_err().to_string();
+            assert!(error.contains(words), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! `mirage sweep`: the same photo with other values of one or two options, side by side on a contact sheet.
+//!
+//! One process, one device, one network: a run that differs from the one before in weights, seeds or steps only takes
+//! over all that was prepared, one with other layers the targets that both have in common.
+
+mod args;
+mod axes;
+mod paint;
+mod sheet;
+
+pub(super) use args::SweepArgs;
+
+use super::interrupt::Interrupt;
+use super::render;
+use super::words::{self, Given};
+use crate::error::{Error, Result};
+use crate::image_io;
+use crate::mirage::{Balance, Request};
+use axes::{Axis, Table};
+use paint::Sweep;
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+
+/// Options of `mirage render` that mean something for one run only.
+const ONE_RUN: [&str; 12] = [
+    "print_every",
+    "save_every",
+    "save_at",
+    "save_early",
+    "film",
+    "checkpoint_every",
+    "web",
+    "web_host",
+    "log",
+    "trace",
+    "verify",
+    "bit_depth",
+];
+
+/// Longest side of the cells where nobody says so, in pixels.
+const SIZE: &str = "160";
+
+/// Paints the sheet, or one of its cells at full size; the answer is the exit code.
+pub(super) fn run(args: &SweepArgs) -> Result<u8> {
+    match &args.promote {
+        Some(cell) => promote(&sheet::cell_file(cell), &args.given),
+        None => paint(args),
+    }
+}
+
+fn paint(args: &SweepArgs) -> Result<u8> {
+    let interrupt = Interrupt::install();
+    if args.vary.is_empty() && args.columns.is_none() {
+        return Err(Error::usage(
+            "nothing is varied: say what, such as --vary spatial=5,20,50 --vary style=10,40,80, or --columns iterations=10,50,150",
+        ));
+    }
+    if args.vary.len() > 2 {
+        return Err(Error::usage(
+            "a sheet has two sides: give --vary once or twice; --columns iterations=... goes with both",
+        ));
+    }
+    let vary = args.vary.iter().map(|text| Axis::new(text)).collect::<Result<Vec<_>>>()?;
+    let columns = args.columns.as_deref().map(columns).transpose()?.unwrap_or_default();
+    if let [one, other] = &vary[..]
+        && one.name == other.name
+    {
+        return Err(Error::usage(format!("{} is varied twice: give all its values at once", one.name)));
+    }
+    if !columns.is_empty() && vary.iter().any(Axis::is_iterations) {
+        return Err(Error::usage(
+            "the iterations are varied twice: give them either to --vary or to --columns",
+        ));
+    }
+
+    if let Some(option) = ONE_RUN.into_iter().find(|name| is_given(&args.given, name)) {
+        let option = option.replace('_', "-");
+        return Err(Error::usage(format!(
+            "--{option} is for one run: give it with --continue, for the cell you choose"
+        )));
+    }
+
+    let mut given = args.given.clone();
+    if !is_given(&given, "size") {
+        given.push(("size".to_owned(), vec![format!("--size={SIZE}").into()]));
+    }
+    let base = words::parse(&given)?;
+    let output = base.files.output.clone();
+    let overwrite = base.files.overwrite;
+    given.retain(|(name, _)| !["output", "overwrite"].contains(&name.as_str()));
+    let weights = ["spatial_weight", "abstract_weight", "style_weight"];
+    let shares = vary.iter().any(|axis| axis.id() == "balance");
+    if shares && weights.iter().any(|name| is_given(&given, name)) {
+        return Err(Error::usage(
+            "shares are varied, but raw weights are given: vary those (--vary style-weight=...), or give --balance",
+        ));
+    }
+    let blank = image_io::Picture { width: 1, height: 1, rgb: vec![0.0; 3] };
+    let usual = Request::new(blank).balance.unwrap_or(Balance { spatial: 1.0, abstracted: 1.0, style: 1.0 });
+    let balance = base.balance.balance.unwrap_or(usual);
+    let table = Table::new(&vary, &columns, base.optimisation.iterations);
+    let folder = output.unwrap_or_else(|| {
+        let mut name = base.photo.file_stem().unwrap_or_default().to_owned();
+        name.push("-sweep");
+        name.into()
+    });
+    let options: Vec<Vec<Given>> =
+        table.runs.iter().map(|run| run.options(&vary, &given, balance)).collect::<Result<_>>()?;
+    let varied: Vec<&str> = vary.iter().map(|axis| axis.name.as_str()).collect();
+    let varied = varied.into_iter().chain((!columns.is_empty()).then_some("iterations"));
+    let photo = base.photo.file_name().unwrap_or_default().to_string_lossy();
+    let title = format!("{photo}: {}", varied.collect::<Vec<_>>().join(", "));
+    Sweep::new(&base, title, folder, overwrite, table, &options, interrupt)?.run()
+}
+
+fn is_given(given: &[Given], name: &str) -> bool {
+    given.iter().any(|(other, _)| other == name)
+}
+
+/// The iterations of `--columns iterations=10,50,150`.
+fn columns(text: &str) -> Result<Vec<u32>> {
+    let wrong = || {
+        Error::usage(format!(
+            "`{text}`: columns are iterations, such as --columns iterations=10,50,150; other options go to --vary"
+        ))
+    };
+    let (name, values) = text.split_once('=').ok_or_else(wrong)?;
+    if name.trim().trim_start_matches("--") != "iterations" {
+        return Err(wrong());
+    }
+    let at = |value: &str| value.trim().parse().ok().filter(|at: &u32| *at > 0).ok_or_else(wrong);
+    let columns = values.split(',').map(at).collect::<Result<Vec<_>>>()?;
+    if (1..columns.len()).any(|at| columns[..at].contains(&columns[at])) {
+        return Err(Error::usage(format!("`{text}` has a value twice")));
+    }
+    Ok(columns)
+}
+
+/// Runs one cell at full size, or as `given` says.
+fn promote(cell: &Path, given: &[Given]) -> Result<u8> {
+    let not_a_cell = || {
+        Error::file(
+            cell,
+            "this is no cell of a contact sheet",
+            "Name a cell's picture, such as SWEEP/r1c2.png, or SWEEP/sheet.html#r1c2",
+        )
+    };
+    if !cell.exists() {
+        return Err(not_a_cell());
+    }
+    let texts = image_io::read_metadata(cell)?;
+    let text = texts.iter().find(|(key, _)| key == "neural-mirage:options").ok_or_else(not_a_cell)?;
+    let mut options: Map<String, Value> = serde_json::from_str(&text.1).map_err(|_| not_a_cell())?;
+    for own in ["size", "output"] {
+        options.remove(own);
+    }
+    let mut options = words::merged(words::recorded(&options), given);
+    if !is_given(given, "output") {
+        options.push(("output".to_owned(), vec![output(cell)]));
+    }
+    render::run(&words::parse(&options)?)
+}
+
+/// Where a promoted cell goes: `holiday-sweep-r2c3.png`, beside the sweep's folder.
+fn output(cell: &Path) -> std::ffi::OsString {
+    let folder = cell.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.map_or_else(|| PathBuf::from("sweep"), Path::to_path_buf);
+    let mut name = folder.file_name().unwrap_or("sweep".as_ref()).to_owned();
+    name.push("-");
+    name.push(cell.file_name().unwrap_or_default());
+    let mut word = std::ffi::OsString::from("--output=");
+    word.push(folder.with_file_name(name));
+    word
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_iterations() {
+        assert_eq!(columns("iterations=10, 50,150").unwrap(), [10, 50, 150]);
+        for text in ["seed=1,2", "iterations=0", "iterations=ten", "iterations=5,5", "10,50"] {
+            assert!(columns(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_promoted_cell_lies_beside_its_sweep() {
+        assert_eq!(output(Path::new("a/my sweep/r1c2.png")), "--output=a/my sweep-r1c2.png");
+        assert_eq!(output(Path::new("r1c2.png")), "--output=sweep-r1c2.png");
+    }
+}

@@ -1,0 +1,178 @@
+//! The contact sheet of a sweep: one picture, and a page with the full cells.
+
+use super::axes::{Cell, Table};
+use crate::cli::names::{Names, percent};
+use crate::cli::render::quoted;
+use crate::error::Result;
+use crate::files::write_whole;
+use crate::image_io::{self, Picture, Sheet, WriteOptions};
+use std::path::{Path, PathBuf};
+
+/// The page's frame.
+const PAGE: &str = include_str!("page.html");
+/// The picture of all cells.
+const PICTURE: &str = "sheet.png";
+/// The page.
+const HTML: &str = "sheet.html";
+
+/// A cell that is there.
+#[derive(Debug, Clone)]
+pub(super) struct Painted {
+    pub picture: Picture,
+    /// What the network sees in it: class index and probability.
+    pub classes: Vec<(usize, f32)>,
+    pub distance: Option<f32>,
+}
+
+/// Writes and rewrites both files.
+#[derive(Debug)]
+pub(super) struct Contact {
+    /// The folder that they are in, with the cells.
+    pub folder: PathBuf,
+    /// What the sweep is of.
+    pub title: String,
+    /// Network, size, seed.
+    pub about: String,
+}
+
+impl Contact {
+    pub(super) fn picture(&self) -> PathBuf {
+        self.folder.join(PICTURE)
+    }
+
+    pub(super) fn page(&self) -> PathBuf {
+        self.folder.join(HTML)
+    }
+
+    /// Where a cell's picture lies.
+    pub(super) fn cell(&self, cell: &Cell) -> PathBuf {
+        self.folder.join(format!("{}.png", cell.name()))
+    }
+
+    /// Writes the sheet with the cells that are there; `painted` holds those of row after row.
+    ///
+    /// # Errors
+    /// If the sheet would be too large, or the system refuses.
+    pub(super) fn write(&self, table: &Table, painted: &[Option<Painted>], names: &Names) -> Result<()> {
+        let size = painted.iter().flatten().next().map(|cell| (cell.picture.width, cell.picture.height));
+        let Some((width, height)) = size else { return Ok(()) };
+        let mut cells = Vec::new();
+        for cell in painted {
+            cells.push(match cell {
+                None => None,
+                Some(cell) => {
+                    let same = (cell.picture.width, cell.picture.height) == (width, height);
+                    let picture = if same {
+                        cell.picture.clone()
+                    } else {
+                        image_io::resize(&cell.picture, width, height)?
+                    };
+                    Some(image_io::Cell { picture, caption: caption(cell, names, 1) })
+                }
+            });
+        }
+        let sheet = Sheet {
+            title: self.title.clone(),
+            footer: self.about.clone(),
+            columns: table.columns.clone(),
+            rows: table.rows.clone(),
+            cells,
+        };
+        let options = WriteOptions { overwrite: true, ..WriteOptions::default() };
+        image_io::write(&self.picture(), &sheet.compose()?, &options)?;
+        let page = self.html(table, painted, names, (width, height));
+        write_whole(&self.page(), page.as_bytes(), "writing the contact sheet")
+    }
+
+    fn html(
+        &self,
+        table: &Table,
+        painted: &[Option<Painted>],
+        names: &Names,
+        (width, height): (usize, usize),
+    ) -> String {
+        let mut rows = String::from("<tr><td class=\"corner\"></td>");
+        for heading in &table.columns {
+            rows += &format!("<th scope=\"col\">{}</th>", escaped(heading));
+        }
+        rows += "</tr>\n";
+        for (row, heading) in table.rows.iter().enumerate() {
+            rows += &format!("<tr><th scope=\"row\">{}</th>", escaped(heading));
+            for (column, title) in table.columns.iter().enumerate() {
+                let name = Cell { row, column, iterations: 0 }.name();
+                let values = [heading.as_str(), title.as_str()];
+                let values: Vec<&str> = values.into_iter().filter(|text| !text.is_empty()).collect();
+                let values = escaped(&values.join(", "));
+                rows += &match painted.get(row * table.columns.len() + column) {
+                    Some(Some(cell)) => format!(
+                        "<td id=\"{name}\"><figure><a href=\"{name}.png\"><img src=\"{name}.png\" alt=\"{values}\"></a>\
+                         <figcaption><b>{values}</b><br>{}<code>{}</code></figcaption></figure></td>\n",
+                        escaped(&caption(cell, names, 3)),
+                        escaped(&self.command(&name))
+                    ),
+                    _ => format!("<td id=\"{name}\"><div class=\"empty\">not yet</div></td>\n"),
+                };
+            }
+            rows += "</tr>\n";
+        }
+        // The braces of the style sheet stay as they are: only these names are filled in.
+        PAGE.replace("{title}", &escaped(&self.title))
+            .replace("{about}", &escaped(&self.about))
+            .replace("{width}", &width.to_string())
+            .replace("{height}", &height.to_string())
+            .replace("{table}", &rows)
+    }
+
+    /// What paints a cell at full size.
+    fn command(&self, cell: &str) -> String {
+        let page = self.page();
+        let page = std::path::absolute(&page).unwrap_or(page);
+        let mut place = page.into_os_string();
+        place.push(format!("#{cell}"));
+        format!("mirage sweep --continue {}", quoted(Path::new(&place)))
+    }
+}
+
+/// What the network sees in a cell.
+fn caption(cell: &Painted, names: &Names, most: usize) -> String {
+    let class =
+        |(index, probability): &(usize, f32)| format!("{} {}%", names.name(*index), percent(*probability));
+    let mut parts: Vec<String> = cell.classes.iter().take(most).map(class).collect();
+    if most > 1 {
+        parts.extend(cell.distance.map(|distance| format!("{distance:.2} from the photo")));
+    }
+    parts.join(", ")
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// The picture of a cell that somebody names: the file itself, or the page with the cell after `#`.
+pub(super) fn cell_file(text: &Path) -> PathBuf {
+    let name = text.to_string_lossy();
+    match name.rsplit_once('#') {
+        Some((page, cell)) if !text.exists() => {
+            let page = page.strip_prefix("file://").unwrap_or(page);
+            Path::new(page).with_file_name(format!("{cell}.png"))
+        }
+        _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_are_found_by_file_or_by_page() {
+        assert_eq!(cell_file(Path::new("a b/sheet.html#r2c3")), Path::new("a b/r2c3.png"));
+        assert_eq!(cell_file(Path::new("file:///x/sheet.html#r1c1")), Path::new("/x/r1c1.png"));
+        assert_eq!(cell_file(Path::new("a/r1c1.png")), Path::new("a/r1c1.png"));
+    }
+
+    #[test]
+    fn texts_can_not_break_the_page() {
+        assert_eq!(escaped("<a href=\"x\">&"), "&lt;a href=&quot;x&quot;&gt;&amp;");
+    }
+}

@@ -1,0 +1,152 @@
+//! `mirage sweep`: sheets, their cells, and what goes on from them.
+
+use crate::support::Place;
+use image::GenericImageView as _;
+use predicates::prelude::*;
+use std::path::Path;
+
+/// The words of a sweep of the small network.
+fn sweep(place: &Place, words: &[&str]) -> assert_cmd::Command {
+    let mut command = place.mirage();
+    command.arg("sweep").arg(place.path("photo.png")).arg("--weights").arg(place.network());
+    command.args(["--size", "48", "-o", "my sweep"]).args(words);
+    command
+}
+
+fn pixels(path: &Path) -> Vec<u8> {
+    image::open(path).unwrap().into_rgb8().into_raw()
+}
+
+fn options(place: &Place, picture: &str) -> serde_json::Value {
+    let shown = place.mirage().args(["show", picture, "--json"]).output().unwrap();
+    assert!(shown.status.success(), "{}", String::from_utf8_lossy(&shown.stderr));
+    serde_json::from_slice::<serde_json::Value>(&shown.stdout).unwrap()["options"].take()
+}
+
+#[test]
+fn a_sheet_has_the_pictures_that_single_runs_paint() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 96, 64);
+    let words = ["--vary", "spatial=5,50", "--vary", "style-layers=relu1_1+relu2_1,relu5_1", "--seed", "3"];
+    let words = [&words[..], &["--columns", "iterations=6,2"]].concat();
+    sweep(&place, &words).assert().success().stderr(predicate::str::contains("4/4"));
+    let names = std::fs::read_dir(place.path("my sweep")).unwrap().count();
+    assert_eq!(names, 8 + 2, "eight cells, the sheet and the page; no checkpoint is left");
+    for (cell, balance, layers, iterations) in [
+        ("r1c1", "spatial=5,abstract=40,style=40", "relu1_1,relu2_1", "6"),
+        ("r2c2", "spatial=5,abstract=40,style=40", "relu5_1", "2"),
+        ("r4c1", "spatial=50,abstract=40,style=40", "relu5_1", "6"),
+    ] {
+        let file = format!("my sweep/{cell}.png");
+        let told = options(&place, &file);
+        assert_eq!(told["balance"], balance);
+        assert_eq!(told["style"], layers);
+        assert_eq!(told["iterations"].to_string(), iterations);
+        // The same as a run by itself, bit for bit, although it ran in a used session.
+        let single = format!("{cell}.png");
+        let mut alone = place.mirage();
+        alone.arg("render").arg(&photo).args(["--weights"]).arg(place.network());
+        alone.args(["--size", "48", "--seed", "3", "-o", &single, "--balance", balance, "--style", layers]);
+        alone.args(["--iterations", iterations, "--quiet"]).assert().success();
+        assert_eq!(pixels(&place.path(&single)), pixels(&place.path(&file)), "{cell}");
+    }
+    let page = std::fs::read_to_string(place.path("my sweep/sheet.html")).unwrap();
+    assert!(page.contains("id=\"r4c2\"") && page.contains("spatial=50, style-layers=relu5_1"), "{page}");
+    assert!(!page.contains("http"), "nothing from elsewhere");
+    let (width, height) = image::open(place.path("my sweep/sheet.png")).unwrap().dimensions();
+    assert!(width > 2 * 48 && height > 4 * 32, "{width}x{height}");
+
+    // Again: all is there. With other values the folder is taken.
+    sweep(&place, &words).assert().success().stderr(predicate::str::contains("4 of 4 runs"));
+    let other = [&words[..5], &["4"], &words[6..]].concat();
+    sweep(&place, &other).assert().code(2).stderr(predicate::str::contains("seed differs"));
+}
+
+#[test]
+fn a_cell_becomes_a_picture_of_full_size() {
+    let place = Place::new();
+    place.photo("photo.png", 96, 64);
+    sweep(&place, &["--vary", "seed=1,2", "--iterations", "3", "--quiet"]).assert().success();
+    for (cell, output, seed) in
+        [("my sweep/sheet.html#r1c2", "my sweep-r1c2.png", 2), ("my sweep/r1c1.png", "my sweep-r1c1.png", 1)]
+    {
+        let mut promote = place.mirage();
+        promote.args([
+            "sweep",
+            "--continue",
+            cell,
+            "--size",
+            "80",
+            "--quiet",
+            "--log",
+            "run.jsonl",
+            "--overwrite",
+        ]);
+        promote.assert().success();
+        assert_eq!(image::open(place.path(output)).unwrap().dimensions(), (80, 53));
+        let told = options(&place, output);
+        assert_eq!((&told["seed"], &told["iterations"]), (&seed.into(), &3.into()));
+    }
+    let assert = place.mirage().args(["sweep", "--continue", "my sweep/sheet.html#r7c7"]).assert();
+    assert.code(2).stderr(predicate::str::contains("no cell"));
+    place.mirage().args(["sweep", "--continue", "photo.png"]).assert().code(2);
+}
+
+#[test]
+fn what_can_not_be_varied_is_told_before_any_work() {
+    let place = Place::new();
+    place.photo("photo.png", 96, 64);
+    for (words, told) in [
+        (&[][..], "--vary"),
+        (&["--vary", "seed"], "no values"),
+        (&["--vary", "seed=1,x"], "seed"),
+        (&["--vary", "colour=1"], "colour"),
+        (&["--vary", "spatial-layers=relu9_9,relu1_1"], "relu9_9"),
+        (&["--vary", "seed=1", "--vary", "size=40,44", "--vary", "top=1"], "two sides"),
+        (&["--vary", "seed=1,2", "--columns", "seed=3"], "--columns"),
+        (&["--vary", "iterations=1,2", "--columns", "iterations=3"], "twice"),
+        (&["--vary", "spatial=1,2", "--style-weight", "3"], "raw weights"),
+        (&["--vary", "seed=1", "--film", "a.gif"], "--continue"),
+    ] {
+        let mut command = place.deviceless();
+        command.arg("sweep").arg(place.path("photo.png")).arg("--weights").arg(place.network()).args(words);
+        command.assert().code(2).stderr(predicate::str::contains(told));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_sweep_goes_on_where_it_was() {
+    use std::time::{Duration, Instant};
+    let place = Place::new();
+    place.photo("photo.png", 96, 64);
+    let words = ["--vary", "seed=1,2,3", "--columns", "iterations=40,400", "--quiet"];
+    let child = place.spawn(&sweep(&place, &words));
+    let begun = Instant::now();
+    // The second run has passed its first column.
+    while !place.path("my sweep/r2c1.png").exists() {
+        assert!(begun.elapsed() < Duration::from_secs(120), "the sweep doesn't come far");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let status = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(status.unwrap().success());
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130));
+    assert!(!place.path("my sweep/r3c1.png").exists() && place.path("my sweep/sheet.png").exists());
+    let first = place.path("my sweep/r1c2.png");
+    let before = first.metadata().unwrap().modified().unwrap();
+    let interrupted = place.path("my sweep/run-2-checkpoint.safetensors");
+    assert!(interrupted.exists() || place.path("my sweep/r2c2.png").exists());
+
+    sweep(&place, &words).assert().success();
+    assert!(!interrupted.exists());
+    assert_eq!(
+        first.metadata().unwrap().modified().unwrap(),
+        before,
+        "what was painted is not painted again"
+    );
+    let mut alone = place.mirage();
+    alone.arg("render").arg(place.path("photo.png")).arg("--weights").arg(place.network());
+    alone.args(["--size", "48", "--seed", "2", "-o", "alone.png", "--iterations", "400", "--quiet"]);
+    alone.assert().success();
+    assert_eq!(pixels(&place.path("alone.png")), pixels(&place.path("my sweep/r2c2.png")));
+}
