@@ -29,7 +29,7 @@
 //! }
 //! ```
 //!
-//! The way of the data: [`cli`] (the program) → [`mirage`] (session, objective) → [`tune`] (autotuning) →
+//! The way of the data: [`cli`] (the program) → [`web`] (its live page) → [`mirage`] (session, objective) → [`tune`] (autotuning) →
 //! [`workbench`] (kernels tested and timed) → [`graph`] (nodes, gradient, memory plan, replay) → [`ops`]
 //! (kernels) → [`shader`] (WGSL, variants) → [`gpu`] (device). [`vgg`] reads networks, [`image_io`] pictures;
 //! [`web`] shows and steers a run in a browser. A module uses only those to its right, and [`error`].

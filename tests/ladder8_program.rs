@@ -4,6 +4,8 @@
 
 #[path = "program/bad_input.rs"]
 mod bad_input;
+#[path = "program/history.rs"]
+mod history;
 #[cfg(unix)]
 #[path = "program/interrupt.rs"]
 mod interrupt;
@@ -13,8 +15,12 @@ mod kernels;
 mod kernels_run;
 #[path = "program/render.rs"]
 mod render;
+#[path = "program/resume.rs"]
+mod resume;
 #[path = "program/support.rs"]
 mod support;
+#[path = "program/sweep.rs"]
+mod sweep;
 #[allow(dead_code, reason = "shared with the tests of the weights, which use all of it")]
 #[path = "weights/synthetic.rs"]
 mod synthetic;
@@ -61,7 +67,14 @@ fn help_tells_every_option_by_purpose_with_its_default() {
         ("--beta2", "0.999"),
         ("--epsilon", "1e-8"),
         ("--clamp", "on"),
+        ("--rebalance-every", "0"),
+        ("--stop-when-change-below", "0"),
         ("--print-every", "25"),
+        ("--save-early", "off"),
+        ("--film", "none"),
+        ("--checkpoint-every", "0"),
+        ("--web", "off"),
+        ("--web-host", "127.0.0.1"),
         ("--save-every", "0"),
         ("--save-at", "none"),
         ("--log", "none"),

@@ -9,6 +9,8 @@ mod browser;
 mod client;
 #[path = "web/page.rs"]
 mod page;
+#[path = "web/real.rs"]
+mod real;
 #[path = "web/stand_in.rs"]
 mod stand_in;
 #[path = "web/wire.rs"]

@@ -55,6 +55,9 @@ pub(super) struct FileArgs {
     /// Replace files that exist [default: refuse to]
     #[arg(long)]
     pub overwrite: bool,
+    /// True if a run goes on whose own files may be there.
+    #[arg(skip)]
+    pub resumes: bool,
 }
 
 #[derive(Debug, Args)]
@@ -62,15 +65,15 @@ pub(super) struct FileArgs {
 pub(super) struct FactorArgs {
     /// Layers that hold the photo's layout, e.g. relu3_1:0.5,relu4_2; early ones hold every edge, deep ones
     /// only what stands where; none lets the layout go [default: relu4_2]
-    #[arg(long, value_name = "LAYERS")]
+    #[arg(long, alias = "spatial-layers", value_name = "LAYERS")]
     pub spatial: Option<String>,
     /// Layers that hold what the photo is of, wherever it ends up: fc6, fc7, fc8 or prob; none lets the
     /// meaning go [default: fc8]
-    #[arg(long, value_name = "LAYERS")]
+    #[arg(long, alias = "abstract-layers", value_name = "LAYERS")]
     pub r#abstract: Option<String>,
     /// Layers that hold colours and textures, fine ones early, large ones deep; none lets the style go
     /// [default: relu1_1,relu2_1,relu3_1,relu4_1,relu5_1]
-    #[arg(long, value_name = "LAYERS")]
+    #[arg(long, alias = "style-layers", value_name = "LAYERS")]
     pub style: Option<String>,
     /// Pictures to take the style from, one or several [default: the photo itself]
     #[arg(long, value_name = "FILE", num_args = 1..)]
@@ -93,6 +96,10 @@ pub(super) struct BalanceArgs {
     /// spatial=20,abstract=40,style=40, unless a weight below is given]
     #[arg(long, value_name = "SHARES", conflicts_with_all = ["spatial_weight", "abstract_weight", "style_weight"])]
     pub balance: Option<Balance>,
+    /// Measure the balance anew every so many iterations, so that the shares hold to the end; 0 measures at the
+    /// start and after 10 iterations
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub rebalance_every: u32,
     /// Raw weight of the layout, in place of a share [default: 1 if another raw weight is given]
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     pub spatial_weight: Option<f32>,
@@ -149,6 +156,10 @@ pub(super) struct OptimisationArgs {
     /// Adam's guard against division by zero
     #[arg(long, value_name = "NUMBER", default_value = "1e-8", allow_negative_numbers = true)]
     pub epsilon: f64,
+    /// End when an iteration changes a colour value by less than this on average, where black to white is 1 and
+    /// 0.001 is hardly anything; measured over ten iterations; 0 never
+    #[arg(long, value_name = "NUMBER", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub stop_when_change_below: f32,
     /// Keep colours between black and white after each iteration [default: on]
     #[arg(long, overrides_with = "no_clamp")]
     pub clamp: bool,
@@ -170,6 +181,22 @@ pub(super) struct WatchingArgs {
     /// [default: none]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub save_at: Vec<u32>,
+    /// Save the early pictures: after iterations 1, 2, 3, 5, 8, 13, 21, 34, 55 and so on [default: off]
+    #[arg(long)]
+    pub save_early: bool,
+    /// Make a film of the chain: .webp, .gif or .apng; each of the first iterations, later ones further apart
+    /// [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub film: Option<PathBuf>,
+    /// Save what `mirage resume` goes on from every so many iterations, beside the picture; 0 only after Ctrl-C
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub checkpoint_every: u32,
+    /// Watch and steer the run in a browser, on this port of this machine [default: off; 7816 without a number]
+    #[arg(long, value_name = "PORT", num_args = 0..=1, default_missing_value = "7816", require_equals = false)]
+    pub web: Option<u16>,
+    /// Let browsers of other machines see the page: the address to listen on, such as 0.0.0.0
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", requires = "web")]
+    pub web_host: std::net::IpAddr,
     /// Write a log, one JSON object a line; - is standard output [default: none]
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,

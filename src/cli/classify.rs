@@ -8,15 +8,17 @@ use crate::error::{Error, Result};
 use crate::graph::Engine;
 use crate::mirage;
 use crate::vgg::Network;
+use crate::vgg::labels::top_k;
 use clap::Args;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Options of `mirage classify`.
 #[derive(Debug, Args)]
 pub(super) struct ClassifyArgs {
-    /// The pictures: PNG, JPEG, WebP, TIFF or BMP
+    /// The pictures: PNG, JPEG, WebP, TIFF or BMP; of the second and later ones the distance from the first is told
+    /// too
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<PathBuf>,
     /// How many classes to name
@@ -52,18 +54,31 @@ pub(super) fn run(args: &ClassifyArgs) -> Result<()> {
     if let Some(note) = args.device.tuning.apply(&engine) {
         let _ = writeln!(std::io::stderr(), "note: {note}");
     }
+    let mut first: Option<Vec<f32>> = None;
     for (index, (path, picture)) in args.images.iter().zip(&pictures).enumerate() {
         let pooling = args.network.pooling.kind();
-        let found = mirage::classify(&engine, &network, picture, pooling, args.top as usize)?;
+        let found = mirage::classify(&engine, &network, picture, pooling)?;
         let mut text = if index > 0 { "\n".to_owned() } else { String::new() };
         text += &path.display().to_string();
-        for (class, probability) in found {
-            // Writing to a String can't fail.
+        // Writing to a String can't fail.
+        for (class, probability) in top_k(&found, args.top as usize) {
             let _ = write!(text, "\n  {:>5}%  {}", percent(probability), names.name(class));
+        }
+        match &first {
+            None => first = Some(found),
+            Some(first) => {
+                let distance = mirage::class_distance(first, &found);
+                let _ = write!(text, "\n  {}", far(distance, &args.images[0]));
+            }
         }
         stdout::print(&text)?;
     }
     Ok(())
+}
+
+/// The distance of a picture's classes from another's, in words.
+fn far(distance: f32, other: &Path) -> String {
+    format!("{distance:.3} from {} (0: the same classes, 1: none in common)", other.display())
 }
 
 fn no_classes(network: &Network) -> Error {

@@ -3,10 +3,12 @@
 use super::args::WatchingArgs;
 use super::devices::bytes;
 use super::names::{Names, percent};
-use crate::mirage::{FactorKind, LayerTime, PartTime, Report, Started};
+use super::record::weight_options;
+use crate::mirage::{FactorKind, LayerTime, PartTime, Readout, Report, Started};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
 use std::time::Duration;
 
 /// How often the spinner of the preparations turns.
@@ -44,6 +46,25 @@ impl Console {
     /// Tells something that the user should know.
     pub(super) fn note(&self, text: &str) {
         self.say(&format!("note: {text}"));
+    }
+
+    /// Tells something that is likely to spoil the picture.
+    pub(super) fn warn(&self, text: &str) {
+        self.say(&format!("warning: {text}"));
+    }
+
+    /// A snapshot lies on the disk.
+    pub(super) fn snapshot(&self, path: &Path, readout: &Readout, names: &Names) {
+        let classes = match readout.classes.is_empty() {
+            true => String::new(),
+            false => format!(": {}", names.readout(readout)),
+        };
+        self.say(&format!("Saved {}{classes}", path.display()));
+    }
+
+    /// The run is held, or goes on again.
+    pub(super) fn paused(&self, iteration: u32, paused: bool) {
+        self.say(&format!("{} after iteration {iteration}", if paused { "Paused" } else { "Going on" }));
     }
 
     /// The device is being opened, targets captured, kernels compiled.
@@ -96,12 +117,10 @@ impl Console {
         }
     }
 
-    /// The weights that a balance came to.
+    /// The weights that a balance came to, in a form that can be given back.
     pub(super) fn balanced(&self, iteration: u32, weights: &[(FactorKind, f32, f32)]) {
-        let weight =
-            |(kind, weight, _): &(FactorKind, f32, f32)| format!("{kind} {}", number((*weight).into()));
-        let list: Vec<String> = weights.iter().map(weight).collect();
-        self.say(&format!("Weights set after iteration {iteration}: {}", list.join(", ")));
+        let weights = weights.iter().map(|(kind, weight, _)| (*kind, *weight));
+        self.say(&format!("Shares set after iteration {iteration}, as by {}", weight_options(weights)));
     }
 
     /// An iteration went by.
@@ -114,9 +133,6 @@ impl Console {
 
     /// Losses, shares and classes.
     pub(super) fn report(&mut self, report: &Report, names: &Names) {
-        let mut factors: Vec<FactorKind> = report.terms.iter().map(|term| term.factor).collect();
-        factors.sort_unstable();
-        factors.dedup();
         let mut line = format!(
             "{:>width$}/{}  loss {}",
             report.iteration,
@@ -125,11 +141,14 @@ impl Console {
             width = self.iterations.to_string().len()
         );
         self.losses.clear();
-        for kind in factors {
+        for kind in report.factors() {
             let loss = number(report.factor_loss(kind));
-            let share = report.gradient_shares.iter().find(|(factor, _)| *factor == kind);
-            let share = share.map(|(_, share)| format!(" ({}%)", percent(*share))).unwrap_or_default();
-            line += &format!("  {kind} {loss}{share}");
+            let of_loss = percent(report.loss_share(kind) as f32);
+            let share = match report.gradient_share(kind) {
+                Some(share) => format!("{of_loss}% of loss, {}% of gradient", percent(share)),
+                None => format!("{of_loss}% of loss"),
+            };
+            line += &format!("  {kind} {loss} ({share})");
             self.losses += &format!("  {kind} {loss}");
         }
         let pace = self.pace(report.iteration, report.seconds);
@@ -137,9 +156,9 @@ impl Console {
             line += &format!("  {pace}");
         }
         self.say(&line);
-        if !report.classes.is_empty() {
+        if !report.readout.classes.is_empty() {
             let indent = " ".repeat(2 * self.iterations.to_string().len() + 3);
-            self.say(&format!("{indent}{}", names.line(&report.classes)));
+            self.say(&format!("{indent}{}", names.readout(&report.readout)));
         }
     }
 

@@ -4,7 +4,7 @@ use super::files::{check_free, is_same};
 use super::names::{Class, Names};
 use super::record::Options;
 use crate::error::{Error, Result};
-use crate::mirage::{FactorKind, Report};
+use crate::mirage::{Balance, FactorKind, Report};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -28,7 +28,7 @@ pub(super) enum Line<'a> {
         notes: &'a [String],
     },
     /// Raw weights were set from shares.
-    Balance { iteration: u32, weights: Vec<WeightLine> },
+    Balance { iteration: u32, balance: String, weights: Vec<WeightLine> },
     /// A report: 0 is the start picture, N the picture after N steps.
     Iteration {
         iteration: u32,
@@ -37,10 +37,22 @@ pub(super) enum Line<'a> {
         terms: Vec<TermLine<'a>>,
         /// Of the sum of mean absolute gradients, by factor.
         shares: BTreeMap<String, f32>,
+        /// Of the sum of weighted losses, by factor.
+        loss_shares: BTreeMap<String, f64>,
         classes: Vec<Class>,
+        /// From the photo's classes: 0 is the same, 1 nothing in common.
+        class_distance: Option<f32>,
+        /// Mean absolute change of a colour value in an iteration.
+        change: Option<f32>,
     },
     /// A snapshot is on disk.
-    Snapshot { iteration: u32, path: String },
+    Snapshot { iteration: u32, path: String, classes: Vec<Class>, class_distance: Option<f32> },
+    /// What a run goes on from is on disk.
+    Checkpoint { iteration: u32, path: String },
+    /// The run is held, or goes on again.
+    Paused { iteration: u32, paused: bool },
+    /// Something that the user should know came up.
+    Warning { iteration: u32, message: String },
     /// The picture is on disk.
     End { ending: &'a str, iterations: u32, seconds: f64, output: String },
     /// The run failed; `output` is there if a picture could be saved all the same.
@@ -91,18 +103,26 @@ impl<'a> Line<'a> {
             total: report.total,
             terms: report.terms.iter().map(term).collect(),
             shares: shares.collect(),
-            classes: names.classes(&report.classes),
+            loss_shares: report
+                .factors()
+                .into_iter()
+                .map(|kind| (kind.to_string(), report.loss_share(kind)))
+                .collect(),
+            classes: names.classes(&report.readout.classes),
+            class_distance: report.readout.distance,
+            change: report.change,
         }
     }
 
     /// The line of a balance.
-    pub(super) fn balance(iteration: u32, weights: &[(FactorKind, f32, f32)]) -> Self {
+    pub(super) fn balance(iteration: u32, balance: &Balance, weights: &[(FactorKind, f32, f32)]) -> Self {
         let weight = |&(factor, weight, gradient): &(FactorKind, f32, f32)| WeightLine {
             factor: factor.to_string(),
             weight,
             gradient,
         };
-        Self::Balance { iteration, weights: weights.iter().map(weight).collect() }
+        let balance = balance.to_string();
+        Self::Balance { iteration, balance, weights: weights.iter().map(weight).collect() }
     }
 }
 
@@ -204,7 +224,7 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mirage::TermLoss;
+    use crate::mirage::{Readout, TermLoss};
 
     #[test]
     fn an_iteration_has_the_stated_form_and_survives_nan() {
@@ -214,7 +234,8 @@ mod tests {
             total: f64::NAN,
             terms: vec![TermLoss { factor: FactorKind::Style, layer: "relu1_1".into(), loss: f64::INFINITY }],
             gradient_shares: vec![(FactorKind::Style, 0.25)],
-            classes: Vec::new(),
+            readout: Readout::default(),
+            change: None,
         };
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run.jsonl");
@@ -225,14 +246,18 @@ mod tests {
             total: report.total,
             terms: vec![TermLine { factor: "style".into(), layer: "relu1_1", loss: f64::INFINITY }],
             shares: [("style".to_owned(), 0.25)].into(),
+            loss_shares: [("style".to_owned(), f64::NAN)].into(),
             classes: Vec::new(),
+            class_distance: report.readout.distance,
+            change: report.change,
         })
         .unwrap();
         assert_eq!(
             std::fs::read_to_string(&path).unwrap(),
             "{\"event\":\"iteration\",\"iteration\":0,\"seconds\":0.5,\"total\":null,\
              \"terms\":[{\"factor\":\"style\",\"layer\":\"relu1_1\",\"loss\":null}],\
-             \"shares\":{\"style\":0.25},\"classes\":[]}\n"
+             \"shares\":{\"style\":0.25},\"loss_shares\":{\"style\":null},\"classes\":[],\
+             \"class_distance\":null,\"change\":null}\n"
         );
     }
 

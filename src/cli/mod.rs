@@ -4,21 +4,29 @@
 //! while working, 130 after Ctrl-C.
 
 mod args;
+mod checkpoint;
 mod classify;
 mod console;
 mod devices;
 mod files;
+mod film;
 mod interrupt;
 mod kernels;
 mod layers;
+mod live;
 mod log;
 mod names;
 mod plan;
 mod record;
 mod render;
+mod resume;
+mod show;
 mod stdout;
+mod sweep;
 mod tune;
+mod warnings;
 mod weights;
+mod words;
 
 use crate::error::{Error, Result};
 use crate::shader::Folder;
@@ -36,6 +44,7 @@ Examples:
   mirage render holiday.jpg --spatial none          let the layout go: the scene is built anew
   mirage render holiday.jpg --style-image starry-night.jpg
   mirage render holiday.jpg --save-at 1,2,5,10,20,50
+  mirage sweep holiday.jpg --vary spatial=5,20,50 --columns iterations=10,50,150
   mirage classify holiday.jpg                       what the network sees in it
   mirage weights --fetch vgg19                      get the real VGG-19";
 
@@ -62,6 +71,12 @@ enum Command {
     Devices,
     /// Test, time, print and try out compute kernels on this device
     Kernels(kernels::KernelsArgs),
+    /// Go on from a checkpoint, with the same options or others
+    Resume(resume::ResumeArgs),
+    /// Tell the run that a picture is of, or how two pictures' runs differ
+    Show(show::ShowArgs),
+    /// Paint a contact sheet: the photo with other values of one or two options, side by side
+    Sweep(sweep::SweepArgs),
     /// Measure which kernels are the fastest on this device, once, for all later runs
     Tune(tune::TuneArgs),
     /// Describe a weights file, or download a full-size network
@@ -90,6 +105,9 @@ fn run(cli: &Cli) -> Result<u8> {
         Command::Classify(args) => classify::run(args).map(|()| 0),
         Command::Devices => devices::run().map(|()| 0),
         Command::Kernels(args) => kernels::run(args, folder),
+        Command::Resume(args) => resume::run(args),
+        Command::Show(args) => show::run(args).map(|()| 0),
+        Command::Sweep(args) => sweep::run(args),
         Command::Tune(args) => tune::run(args).map(|()| 0),
         Command::Weights(args) => weights::run(args).map(|()| 0),
     }

@@ -1,6 +1,7 @@
 //! Names of classes, as the terminal and the log show them.
 
 use crate::error::{Error, Result};
+use crate::mirage::Readout;
 use crate::vgg::Network;
 use crate::vgg::labels::Labels;
 use serde::Serialize;
@@ -63,6 +64,12 @@ impl Names {
         let class =
             |&(index, probability): &(usize, f32)| format!("{} {}%", self.name(index), percent(probability));
         found.iter().map(class).collect::<Vec<_>>().join(", ")
+    }
+
+    /// What the network sees and how far that is from the photo, as one line.
+    pub(super) fn readout(&self, readout: &Readout) -> String {
+        let distance = readout.distance.map(|distance| format!("; {distance:.2} from the photo's classes"));
+        self.line(&readout.classes) + &distance.unwrap_or_default()
     }
 }
 

@@ -1,22 +1,23 @@
 //! From arguments to a run that can start: every check that needs no device, the cheap ones first.
 
-use super::args::{RenderArgs, Start};
+use super::args::{RenderArgs, Start, WatchingArgs};
 use super::files::{Files, load, load_start};
-use super::layers;
 use super::log::Log;
 use super::names::Names;
 use super::record::Options;
+use super::{film, layers};
 use crate::error::{Error, Result};
-use crate::image_io::Picture;
+use crate::image_io::{self, Picture};
 use crate::mirage::{self, AdamOptions, Factor, FactorKind, Init, Request, Schedule};
 use crate::vgg::Network;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A checked run.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub request: Request,
-    pub network: Network,
+    pub network: Arc<Network>,
     pub names: Names,
     pub files: Files,
     pub options: Options,
@@ -30,6 +31,20 @@ impl Plan {
     /// # Errors
     /// The first thing that is wrong, in words that name the remedy.
     pub(super) fn new(args: &RenderArgs) -> Result<Self> {
+        let open = || args.network.open().map(|network| (Arc::new(network), true));
+        Self::with(args, true, open)
+    }
+
+    /// The same with a network that somebody opens, who says whether its values are still to be checked; and with the
+    /// places to write at unchecked, if they are somebody else's care.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub(super) fn with(
+        args: &RenderArgs,
+        checks_places: bool,
+        open: impl FnOnce() -> Result<(Arc<Network>, bool)>,
+    ) -> Result<Self> {
         let mut request = request(args)?;
         let mut notes = Vec::new();
         let late: Vec<String> = request
@@ -49,9 +64,11 @@ impl Plan {
 
         pictures(args, &mut request, &mut notes)?;
         let files = Files::new(&args.files, &args.photo, request.iterations);
-        places(args, &request.schedule, &files)?;
+        if checks_places {
+            places(args, &request.schedule, &files)?;
+        }
 
-        let network = args.network.open()?;
+        let (network, fresh) = open()?;
         let names = Names::of(&network, args.network.labels.as_deref())?;
         notes.extend(layers::adapt(&mut request, &network, |kind| match kind {
             FactorKind::Spatial => args.factors.spatial.is_none(),
@@ -65,7 +82,9 @@ impl Plan {
         for layer in factors.flat_map(|factor| &factor.layers) {
             network.index_of(&layer.layer)?;
         }
-        network.check_finite()?;
+        if fresh {
+            network.check_finite()?;
+        }
 
         let options = Options::new(args, &request, &network, &files);
         Ok(Self { request, network, names, files, options, notes })
@@ -94,6 +113,7 @@ fn request(args: &RenderArgs) -> Result<Request> {
     }
     request.balance = if raw { None } else { weights.balance.or(request.balance) };
     request.tv_weight = weights.tv_weight;
+    request.rebalance_every = weights.rebalance_every;
 
     let (images, blends) = (&factors.style_image, &factors.style_blend);
     if !blends.is_empty() && blends.len() != images.len() {
@@ -117,14 +137,35 @@ fn request(args: &RenderArgs) -> Result<Request> {
         epsilon: optimisation.epsilon,
     };
     request.clamp = optimisation.clamps();
-    request.schedule = Schedule {
-        report_every: args.watching.print_every,
-        snapshot_every: args.watching.save_every,
-        snapshot_at: args.watching.save_at.clone(),
-    };
+    request.stop_when_change_below = optimisation.stop_when_change_below;
+    request.schedule = schedule(&args.watching, request.iterations);
+    request.adjustable = args.watching.web.is_some();
     request.top_classes = args.watching.top;
     request.check()?;
     Ok(request)
+}
+
+/// When what is due.
+fn schedule(args: &WatchingArgs, iterations: u32) -> Schedule {
+    let mut snapshot_at = args.save_at.clone();
+    if args.save_early {
+        snapshot_at.extend(early().take_while(|at| *at < iterations));
+    }
+    Schedule {
+        report_every: args.print_every,
+        snapshot_every: args.save_every,
+        snapshot_at,
+        picture_every: u32::from(args.web.is_some()),
+        picture_at: args.film.as_ref().map(|_| film::frames(iterations)).unwrap_or_default(),
+        state_every: args.checkpoint_every,
+        state_when_stopped: true,
+    }
+}
+
+/// The iterations of `--save-early`: each a sum of the two before, as the picture changes ever more slowly.
+fn early() -> impl Iterator<Item = u32> {
+    std::iter::successors(Some((1, 2)), |(one, two): &(u32, u32)| Some((*two, one.checked_add(*two)?)))
+        .map(|(one, _)| one)
 }
 
 /// Reads the pictures that the request lacks.
@@ -146,19 +187,32 @@ fn pictures(args: &RenderArgs, request: &mut Request, notes: &mut Vec<String>) -
     Ok(())
 }
 
+/// The pictures that a run reads.
+pub(super) fn inputs(args: &RenderArgs) -> Vec<PathBuf> {
+    let mut inputs = vec![args.photo.clone()];
+    inputs.extend(args.factors.style_image.iter().cloned());
+    if let Start::File(path) = &args.optimisation.init {
+        inputs.push(path.clone());
+    }
+    inputs
+}
+
 /// Makes sure that everything can be written, and that nothing is lost by it.
 fn places(args: &RenderArgs, schedule: &Schedule, files: &Files) -> Result<()> {
-    let mut inputs: Vec<&Path> = vec![&args.photo];
-    inputs.extend(args.factors.style_image.iter().map(AsRef::<Path>::as_ref));
-    if let Start::File(path) = &args.optimisation.init {
-        inputs.push(path);
-    }
+    let pictures = inputs(args);
+    let mut inputs: Vec<&Path> = pictures.iter().map(AsRef::as_ref).collect();
     inputs.extend(args.network.labels.as_deref());
     inputs.extend(args.network.weights.as_deref());
     let last = args.optimisation.iterations;
-    files.check((0..=last).filter(|iteration| schedule.snapshots(*iteration)), &inputs)?;
+    files.check(|iteration| iteration <= last && schedule.snapshots(iteration), &inputs)?;
     inputs.push(&files.output);
     Log::check(args.watching.log.as_deref(), args.files.overwrite, &inputs)?;
+    if let Some(film) = &args.watching.film {
+        inputs.extend(args.watching.log.as_deref());
+        Log::check_place(film, "the film", "--film", args.files.overwrite, &inputs)?;
+        image_io::check_film(film, args.files.overwrite)?;
+        inputs.push(film);
+    }
     if let Some(trace) = &args.watching.trace {
         inputs.extend(args.watching.log.as_deref());
         Log::check_place(trace, "the trace", "--trace", args.files.overwrite, &inputs)?;

@@ -1,18 +1,21 @@
 //! The record of a run: its options as they were resolved, for the log and for the picture itself.
 
-use super::args::{Depth, RenderArgs};
+use super::args::{Depth, RenderArgs, Start};
 use super::files::Files;
-use crate::mirage::{FactorKind, Request};
+use super::names::Names;
+use crate::error::{Error, Result};
+use crate::mirage::{FactorKind, Readout, Report, Request};
 use crate::vgg::Network;
 use clap::ValueEnum as _;
 use serde::Serialize;
+use serde_json::{Map, Value, json};
 use std::path::Path;
 
 /// This program's version.
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// All options after defaults, named as on the command line. Values that don't apply are `null`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(super) struct Options {
     photo: String,
     output: String,
@@ -28,10 +31,13 @@ pub(super) struct Options {
     abstract_weight: Option<f32>,
     style_weight: Option<f32>,
     tv_weight: f32,
+    rebalance_every: u32,
     weights: String,
     preprocessing: String,
     pooling: String,
+    labels: Option<String>,
     iterations: u32,
+    stop_when_change_below: f32,
     init: String,
     seed: u64,
     learning_rate: f32,
@@ -42,11 +48,15 @@ pub(super) struct Options {
     print_every: u32,
     save_every: u32,
     save_at: Vec<u32>,
+    save_early: bool,
+    checkpoint_every: u32,
     top: usize,
     adapter: Option<String>,
     kernels: String,
     exact: bool,
     half_weights: bool,
+    #[serde(skip)]
+    starts_from_file: bool,
 }
 
 impl Options {
@@ -84,10 +94,13 @@ impl Options {
             abstract_weight: weight(FactorKind::Abstract),
             style_weight: weight(FactorKind::Style),
             tv_weight: request.tv_weight,
+            rebalance_every: request.rebalance_every,
             weights: path(&network.path),
             preprocessing: network.preprocessing.to_string(),
             pooling: name(args.network.pooling.to_possible_value()),
+            labels: args.network.labels.as_deref().map(path),
             iterations: request.iterations,
+            stop_when_change_below: request.stop_when_change_below,
             init: args.optimisation.init.text(),
             seed: request.seed,
             learning_rate: request.adam.learning_rate,
@@ -97,30 +110,141 @@ impl Options {
             clamp: request.clamp,
             print_every: request.schedule.report_every,
             save_every: request.schedule.snapshot_every,
-            save_at: request.schedule.snapshot_at.clone(),
+            save_at: args.watching.save_at.clone(),
+            save_early: args.watching.save_early,
+            checkpoint_every: args.watching.checkpoint_every,
             top: request.top_classes,
             adapter: args.device.adapter.clone(),
             kernels: name(args.device.kernels.to_possible_value()),
             exact: args.device.exact,
             half_weights: args.device.half_weights,
+            starts_from_file: matches!(args.optimisation.init, Start::File(_)),
         }
     }
 
-    /// The texts that a picture carries, after so many iterations.
-    pub(super) fn embed(&self, device: &str, sha256: &str, iterations: u32) -> Vec<(String, String)> {
-        let options = serde_json::to_string(self).unwrap_or_default();
-        [
+    /// The same for a picture of another name, on the way to this one.
+    pub(super) fn of_snapshot(&self, output: &Path, iterations: u32) -> Self {
+        Self {
+            output: output.to_string_lossy().into_owned(),
+            iterations,
+            save_at: Vec::new(),
+            ..self.clone()
+        }
+    }
+
+    /// The options with paths that hold wherever the program is started.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the current folder can't be found.
+    pub(super) fn absolute(&self) -> Result<Map<String, Value>> {
+        let mut options = self.map();
+        let whole = |text: &mut String| -> Result<()> {
+            let path = std::path::absolute(&*text).map_err(Error::io(Path::new(text), "finding the file"))?;
+            *text = path.to_string_lossy().into_owned();
+            Ok(())
+        };
+        for name in ["photo", "output", "weights", "labels", "style_image", "init"] {
+            match options.get_mut(name) {
+                Some(Value::String(text)) if name != "init" || self.starts_from_file => whole(text)?,
+                Some(Value::Array(list)) => {
+                    for item in list {
+                        if let Value::String(text) = item {
+                            whole(text)?;
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(options)
+    }
+
+    /// All options as JSON.
+    pub(super) fn map(&self) -> Map<String, Value> {
+        // By way of the text, which has 0.03 where the nearest f32 is 0.029999999329.
+        let text = serde_json::to_string(self).unwrap_or_default();
+        // Names and plain values: there is nothing that could fail.
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    /// The texts that a picture carries.
+    pub(super) fn embed(&self, facts: &Facts, iterations: u32, seconds: f64) -> Vec<(String, String)> {
+        let options = Value::Object(self.map()).to_string();
+        let mut texts = vec![
             ("Software", format!("neural-mirage {VERSION}")),
             ("neural-mirage:options", options),
             ("neural-mirage:seed", self.seed.to_string()),
             ("neural-mirage:iterations", iterations.to_string()),
-            ("neural-mirage:adapter", device.to_owned()),
-            ("neural-mirage:network-sha256", sha256.to_owned()),
+            ("neural-mirage:seconds", format!("{seconds:.3}")),
+            ("neural-mirage:adapter", facts.device.clone()),
+            ("neural-mirage:network-sha256", facts.sha256.clone()),
             ("neural-mirage:version", VERSION.to_owned()),
-        ]
-        .map(|(key, value)| (key.to_owned(), value))
-        .into()
+        ];
+        let known = [
+            ("neural-mirage:losses", &facts.losses),
+            ("neural-mirage:classes", &facts.classes),
+            ("neural-mirage:weights", &facts.weights),
+        ];
+        texts.extend(known.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))));
+        texts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     }
+}
+
+/// What a picture tells of its run besides the options.
+#[derive(Debug, Default)]
+pub(super) struct Facts {
+    /// Adapter, backend and driver.
+    pub device: String,
+    /// Of the network's file.
+    pub sha256: String,
+    /// The last report, as JSON.
+    pub losses: Option<String>,
+    /// What the network sees in the picture, as JSON.
+    pub classes: Option<String>,
+    /// Raw weights in force, as options.
+    pub weights: Option<String>,
+}
+
+impl Facts {
+    /// Takes over a report.
+    pub(super) fn report(&mut self, report: &Report, names: &Names) {
+        let factors: Map<String, Value> = report
+            .factors()
+            .into_iter()
+            .map(|kind| {
+                let share = report.gradient_share(kind);
+                (kind.to_string(), json!({ "loss": report.factor_loss(kind), "gradient_share": share }))
+            })
+            .collect();
+        let losses = json!({
+            "iteration": report.iteration,
+            "total": report.total,
+            "factors": factors,
+        });
+        self.losses = Some(losses.to_string());
+        self.readout(&report.readout, names);
+    }
+
+    /// Takes over what the network sees in the newest picture.
+    pub(super) fn readout(&mut self, readout: &Readout, names: &Names) {
+        let seen = json!({ "classes": names.classes(&readout.classes), "distance": readout.distance });
+        self.classes = (!readout.classes.is_empty()).then(|| seen.to_string());
+    }
+
+    /// Takes over raw weights.
+    pub(super) fn balance(&mut self, weights: &[(FactorKind, f32, f32)]) {
+        let weights = weights.iter().map(|(kind, weight, _)| (*kind, *weight));
+        self.weights = Some(weight_options(weights));
+    }
+}
+
+/// Raw weights as the options that set them, to the last bit.
+pub(super) fn weight_options(weights: impl Iterator<Item = (FactorKind, f32)>) -> String {
+    let option = |(kind, weight): (FactorKind, f32)| match kind {
+        FactorKind::Smooth => format!("--tv-weight {weight:?}"),
+        kind => format!("--{kind}-weight {weight:?}"),
+    };
+    weights.map(option).collect::<Vec<_>>().join(" ")
 }
 
 fn name(value: Option<clap::builder::PossibleValue>) -> String {

@@ -2,79 +2,72 @@
 
 use super::INTERRUPTED;
 use super::args::{DeviceArgs, RenderArgs};
+use super::checkpoint::Checkpoints;
 use super::console::{Console, duration};
-use super::files::Files;
+use super::film::Filming;
 use super::interrupt::Interrupt;
+use super::live::Live;
 use super::log::{Line, Log, NetworkLine, Size};
-use super::names::Names;
-use super::plan::Plan;
-use super::record::{Options, VERSION};
-use crate::error::Result;
+use super::plan::{self, Plan};
+use super::record::{Facts, VERSION, weight_options};
+use super::warnings::Shares;
+use crate::error::{Error, Result};
 use crate::gpu::Trace;
 use crate::graph::Engine;
 use crate::image_io::Picture;
-use crate::mirage::{Ending, Event, LayerTime, Outcome, Request, Session, Started};
-use crate::vgg::Network;
+use crate::mirage::{Controls, Ending, Event, LayerTime, Outcome, Session, Started, State};
 use crate::workbench::{Verified, verify};
+use std::io::Write as _;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 /// Paints; the answer is the exit code.
 pub(super) fn run(args: &RenderArgs) -> Result<u8> {
-    let begun = Instant::now();
-    let interrupt = Interrupt::install();
-    let Plan { request, network, names, files, options, notes } = Plan::new(args)?;
-    let console = Console::new(&args.watching, request.iterations);
-    for note in &notes {
-        console.note(note);
+    Run::new(args)?.paint(args, None)
+}
+
+/// Goes on from a state. `sha256` is that of the network, if it is to be the same, `adapter` the device of the run so
+/// far.
+pub(super) fn resume(args: &RenderArgs, state: State, sha256: Option<&str>, adapter: &str) -> Result<u8> {
+    let mut run = Run::new(args)?;
+    let now = run.plan.network.sha256()?;
+    if sha256.is_some_and(|before| before != now) {
+        return Err(Error::file(
+            &run.plan.network.path,
+            "this is not the network that the run was made with",
+            "Put that network back, or name the one to go on with by --weights",
+        ));
     }
-    let log = Log::open(args.watching.log.as_deref())?;
-    let mut run = Run {
-        begun,
-        interrupt,
-        names,
-        files,
-        options,
-        notes,
-        console,
-        log,
-        device: String::new(),
-        sha256: String::new(),
-        rescued: None,
-        reported: false,
-        layers: (Vec::new(), 0.0),
-        trace: args.watching.trace.clone(),
-    };
-    let done = run.paint(request, &network, &args.device);
-    run.console.close();
-    if let Err(error) = &done {
-        let (iteration, output) = run.rescued.take().unzip();
-        let line =
-            Line::Error { message: error.to_string(), exit_code: error.exit_code(), iteration, output };
-        // The error itself is what counts, not that the log can't be told.
-        let _ = run.log.write(&line);
-    }
-    done
+    adapter.clone_into(&mut run.earlier_device);
+    run.paint(args, Some(state))
 }
 
 /// A run and all who listen to it.
 struct Run {
     begun: Instant,
     interrupt: Interrupt,
-    names: Names,
-    files: Files,
-    options: Options,
-    notes: Vec<String>,
+    plan: Plan,
     console: Console,
     log: Log,
-    device: String,
-    sha256: String,
+    facts: Facts,
+    checkpoints: Checkpoints,
+    warnings: Shares,
+    film: Option<Filming>,
+    live: Option<Live>,
+    photo: PathBuf,
+    controls: Controls,
+    /// Iteration and seconds of the last report or step.
+    last: (u32, f64),
+    /// The device on which a resumed run was, until now.
+    earlier_device: String,
     /// Iteration and place of a picture that was saved although the run failed.
     rescued: Option<(u32, String)>,
     /// True once a report came.
     reported: bool,
+    /// True if a checkpoint was saved.
+    checkpoint: bool,
     /// With --verbose: what each layer takes, and the seconds that it took to find out.
     layers: (Vec<LayerTime>, f64),
     /// Where to write a trace.
@@ -82,17 +75,72 @@ struct Run {
 }
 
 impl Run {
-    fn paint(&mut self, request: Request, network: &Network, device: &DeviceArgs) -> Result<u8> {
+    fn new(args: &RenderArgs) -> Result<Self> {
+        let begun = Instant::now();
+        let interrupt = Interrupt::install();
+        let plan = Plan::new(args)?;
+        let console = Console::new(&args.watching, plan.request.iterations);
+        for note in &plan.notes {
+            console.note(note);
+        }
+        let checkpoints = Checkpoints::new(plan.files.checkpoint(), &plan.options, &plan::inputs(args))?;
+        let controls = Controls::new();
+        let live = Live::open(&args.watching, &controls)?;
+        if let Some(live) = &live {
+            // Without it the page can't be found, so also a quiet run tells it.
+            let told = format!("Live page: {}", live.url());
+            if args.watching.quiet { drop(writeln!(std::io::stderr(), "{told}")) } else { console.say(&told) }
+        }
+        let film = args.watching.film.as_ref();
+        let film = film
+            .map(|film| Filming::begin(film, args.files.overwrite, plan.request.iterations))
+            .transpose()?;
+        Ok(Self {
+            begun,
+            interrupt,
+            plan,
+            console,
+            log: Log::open(args.watching.log.as_deref())?,
+            facts: Facts::default(),
+            checkpoints,
+            warnings: Shares::default(),
+            film,
+            live,
+            photo: args.photo.clone(),
+            controls,
+            last: (0, 0.0),
+            earlier_device: String::new(),
+            rescued: None,
+            reported: false,
+            checkpoint: false,
+            layers: (Vec::new(), 0.0),
+            trace: args.watching.trace.clone(),
+        })
+    }
+
+    fn paint(mut self, args: &RenderArgs, resumed: Option<State>) -> Result<u8> {
         self.console.preparing();
         let mut tracing = None;
-        let done = self.paint_traced(request, network, device, &mut tracing);
+        let mut done = self.paint_traced(&args.device, resumed, &mut tracing);
         if let (Some(path), Some((engine, trace))) = (&self.trace, tracing) {
             // A run that failed has the more interesting trace; its own error comes first all the same.
             let saved = trace.save(&engine.context, path);
-            if done.is_ok() {
-                saved?;
+            if saved.is_ok() {
                 self.console.say(&format!("Trace: {}", path.display()));
             }
+            done = done.and_then(|code| saved.map(|()| code));
+        }
+        self.console.close();
+        if let Err(error) = &done {
+            if let Some(live) = self.live.take() {
+                let output = self.rescued.as_ref().map_or("", |(_, output)| output.as_str());
+                live.end(&error.to_string(), output);
+            }
+            let (iteration, output) = self.rescued.take().unzip();
+            let line =
+                Line::Error { message: error.to_string(), exit_code: error.exit_code(), iteration, output };
+            // The error itself is what counts, not that the log can't be told.
+            let _ = self.log.write(&line);
         }
         done
     }
@@ -100,23 +148,23 @@ impl Run {
     /// Paints; `tracing` gets the trace as soon as there is one, so that it outlives a failure.
     fn paint_traced(
         &mut self,
-        request: Request,
-        network: &Network,
         device: &DeviceArgs,
+        resumed: Option<State>,
         tracing: &mut Option<(Arc<Engine>, Arc<Trace>)>,
     ) -> Result<u8> {
         // Hashing a full-size network takes a second or two: meanwhile the device gets ready.
         let (mut session, sha256) = std::thread::scope(|scope| {
+            let network = &self.plan.network;
             let hash = scope.spawn(|| network.sha256());
             let engine = Engine::open(&device.options())?;
             if let Some(note) = device.tuning.apply(&engine) {
                 self.console.note(&note);
-                self.notes.push(note);
+                self.plan.notes.push(note);
             }
             if self.trace.is_some() {
                 *tracing = Some((engine.clone(), engine.context.start_trace()));
             }
-            let session = Session::new(&engine, network, request)?;
+            let session = Session::new(&engine, network, self.plan.request.clone())?;
             if device.verify {
                 let timing = Instant::now();
                 let Verified { kernels, tests } = verify(&engine, session.nodes())?;
@@ -126,13 +174,19 @@ impl Run {
             let sha256 = hash.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             Ok::<_, crate::Error>((session, sha256))
         })?;
-        self.sha256 = sha256;
+        self.facts.sha256 = sha256;
         if self.console.verbose {
             let timing = Instant::now();
             let layers = session.layer_times()?;
             self.layers = (layers, timing.elapsed().as_secs_f64());
         }
-        match session.run(&mut |event| self.hear(event, network)) {
+        if let Some(state) = resumed {
+            self.facts.weights = Some(weight_options(state.weights.iter().copied()));
+            self.console.say(&format!("Going on after iteration {}", state.iteration));
+            session.resume(state)?;
+        }
+        session.set_controls(&self.controls);
+        match session.run(&mut |event| self.hear(event)) {
             Ok(outcome) => self.finish(&outcome),
             Err(error) => {
                 if let Some((iteration, picture)) = session.last_good() {
@@ -143,93 +197,192 @@ impl Run {
         }
     }
 
-    fn hear(&mut self, event: Event<'_>, network: &Network) -> Result<ControlFlow<()>> {
+    fn hear(&mut self, event: Event<'_>) -> Result<ControlFlow<()>> {
         match event {
-            Event::Started(started) => self.start(started, network)?,
-            Event::Balanced { iteration, weights } => {
+            Event::Started(started) => self.start(started)?,
+            Event::Balanced { iteration, balance, weights } => {
                 self.console.balanced(iteration, weights);
-                self.log.write(&Line::balance(iteration, weights))?;
+                self.facts.balance(weights);
+                if let Some(live) = &self.live {
+                    live.balanced(iteration, balance, weights);
+                }
+                self.log.write(&Line::balance(iteration, &balance, weights))?;
+                self.plan.request.balance = Some(balance);
             }
-            Event::Progress { iteration, seconds } => self.console.progress(iteration, seconds),
+            Event::Progress { iteration, seconds } => {
+                self.last = (iteration, seconds);
+                self.console.progress(iteration, seconds);
+                if let Some(live) = &self.live {
+                    live.progress(iteration, seconds);
+                }
+            }
             Event::Report(report) => {
                 if self.console.verbose && !self.reported {
                     let seconds = self.begun.elapsed().as_secs_f64() - self.layers.1;
                     self.console.say(&format!("time to first iteration {seconds:.2} s"));
                 }
                 self.reported = true;
-                self.console.report(report, &self.names);
-                self.log.write(&Line::report(report, &self.names))?;
+                self.last = (report.iteration, report.seconds);
+                self.console.report(report, &self.plan.names);
+                self.facts.report(report, &self.plan.names);
+                if let Some(live) = &self.live {
+                    live.report(report, &self.plan.names);
+                }
+                self.log.write(&Line::report(report, &self.plan.names))?;
+                for message in self.warnings.warnings(report, self.plan.request.balance.is_some()) {
+                    self.console.warn(&message);
+                    if let Some(live) = &self.live {
+                        live.warn(&message);
+                    }
+                    self.log.write(&Line::Warning { iteration: report.iteration, message })?;
+                }
             }
-            Event::Snapshot { iteration, picture } => {
-                let path = self.files.snapshot(iteration);
-                self.files.write(&path, picture, self.record(iteration))?;
-                self.console.say(&format!("Saved {}", path.display()));
-                self.log.write(&Line::Snapshot { iteration, path: path.to_string_lossy().into_owned() })?;
+            Event::Snapshot { iteration, picture, readout } => {
+                let path = self.plan.files.free_snapshot(iteration);
+                self.facts.readout(readout, &self.plan.names);
+                self.plan.files.write(&path, picture, self.record(iteration))?;
+                self.console.snapshot(&path, readout, &self.plan.names);
+                if let Some(live) = &self.live {
+                    live.snapshot(iteration, picture, &path, readout, &self.plan.names);
+                }
+                self.log.write(&Line::Snapshot {
+                    iteration,
+                    path: path.to_string_lossy().into_owned(),
+                    classes: self.plan.names.classes(&readout.classes),
+                    class_distance: readout.distance,
+                })?;
+            }
+            Event::State(state) => {
+                self.checkpoints.save(state, &self.facts)?;
+                self.checkpoint = true;
+                let path = self.checkpoints.path.to_string_lossy().into_owned();
+                self.log.write(&Line::Checkpoint { iteration: state.iteration, path })?;
+            }
+            Event::Paused { iteration, paused } => {
+                self.console.paused(iteration, paused);
+                if let Some(live) = &self.live {
+                    live.paused(paused);
+                }
+                self.log.write(&Line::Paused { iteration, paused })?;
+            }
+            Event::Picture { iteration, picture, last } => {
+                if let Some(film) = &mut self.film {
+                    film.picture(iteration, picture, last)?;
+                }
+                if let Some(live) = &self.live {
+                    live.picture(iteration, picture, last);
+                }
             }
         }
         Ok(if self.interrupt.requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     }
 
-    fn start(&mut self, started: &Started, network: &Network) -> Result<()> {
-        self.device.clone_from(&started.device);
-        self.console.started(started, &self.names, &self.layers);
+    fn start(&mut self, started: &Started) -> Result<()> {
+        self.facts.device.clone_from(&started.device);
+        let Plan { network, names, options, notes, .. } = &self.plan;
+        self.console.started(started, names, &self.layers);
+        if !self.earlier_device.is_empty() && self.earlier_device != started.device {
+            self.console.note(&format!(
+                "the run was on {} before: another device rounds otherwise, so the picture will differ in detail",
+                self.earlier_device
+            ));
+        }
         let [height, width] = started.size;
-        let notes = [self.notes.as_slice(), started.notes.as_slice()].concat();
+        let notes = [notes.as_slice(), started.notes.as_slice()].concat();
         self.log.write(&Line::Start {
             version: VERSION,
             device: &started.device,
             size: Size { width, height },
             network: NetworkLine {
                 path: network.path.to_string_lossy().into_owned(),
-                sha256: &self.sha256,
+                sha256: &self.facts.sha256,
                 topology: network.topology(),
                 preprocessing: network.preprocessing.to_string(),
             },
-            options: &self.options,
+            options,
             prepared_in: started.prepared_in,
             device_memory: started.memory.total(),
-            photo_classes: self.names.classes(&started.photo_classes),
+            photo_classes: names.classes(&started.photo_classes),
             notes: &notes,
         })?;
-        self.interrupt.arm();
+        if let Some(live) = &self.live {
+            live.begin(&self.plan, &self.photo, started);
+        }
+        self.interrupt.arm(&self.controls);
         Ok(())
     }
 
     fn finish(&mut self, outcome: &Outcome) -> Result<u8> {
-        self.files.write_output(&outcome.picture, self.record(outcome.iterations))?;
+        self.last = (outcome.iterations, outcome.seconds);
+        self.plan.files.write_output(&outcome.picture, self.record(outcome.iterations))?;
+        self.finish_film(outcome.iterations)?;
         self.console.close();
-        let output = self.files.output.display();
+        let output = self.plan.files.output.display();
         let (ending, code, word) = match outcome.ending {
             Ending::Finished => ("finished", 0, "Done"),
-            Ending::Stopped => ("stopped", INTERRUPTED, "Stopped"),
+            Ending::Settled => ("settled", 0, "Done, the picture hardly changes any more,"),
+            _ if self.interrupt.requested() => ("stopped", INTERRUPTED, "Stopped"),
+            Ending::Stopped | Ending::Commanded => ("stopped", 0, "Stopped"),
         };
         self.console.say(&format!(
             "{word} after {} iterations in {}: {output}",
             outcome.iterations,
             duration(outcome.seconds)
         ));
+        if ending == "stopped" && self.checkpoint {
+            self.console.say(&format!("To go on: mirage resume {}", quoted(&self.checkpoints.path)));
+        }
+        if let Some(live) = self.live.take() {
+            live.end(ending, &self.plan.files.output.to_string_lossy());
+        }
         self.log.write(&Line::End {
             ending,
             iterations: outcome.iterations,
             seconds: outcome.seconds,
-            output: self.files.output.to_string_lossy().into_owned(),
+            output: self.plan.files.output.to_string_lossy().into_owned(),
         })?;
         Ok(code)
     }
 
+    fn finish_film(&mut self, iterations: u32) -> Result<()> {
+        let record = self.record(iterations);
+        let Some(film) = self.film.take() else { return Ok(()) };
+        let path = film.path.clone();
+        let frames = film.finish(record)?;
+        self.console.say(&format!("Film of {frames} pictures: {}", path.display()));
+        Ok(())
+    }
+
     /// Saves what a failed run leaves.
     fn rescue(&mut self, iteration: u32, picture: &Picture) {
-        let output = self.files.output.display().to_string();
-        match self.files.write_output(picture, self.record(iteration)) {
+        let output = self.plan.files.output.display().to_string();
+        match self.plan.files.write_output(picture, self.record(iteration)) {
             Ok(()) => {
                 self.console.note(&format!("the picture after iteration {iteration} is saved as {output}"));
                 self.rescued = Some((iteration, output));
             }
             Err(error) => self.console.note(&error.to_string()),
         }
+        if let Err(error) = self.finish_film(iteration) {
+            self.console.note(&error.to_string());
+        }
+        if self.checkpoint {
+            self.console.note(&format!("to go on: mirage resume {}", quoted(&self.checkpoints.path)));
+        }
     }
 
     fn record(&self, iterations: u32) -> Vec<(String, String)> {
-        self.options.embed(&self.device, &self.sha256, iterations)
+        let (iteration, seconds) = self.last;
+        // Snapshots are told of before their iteration's report.
+        let seconds =
+            if iteration > 0 { seconds * f64::from(iterations) / f64::from(iteration) } else { 0.0 };
+        self.plan.options.embed(&self.facts, iterations, seconds)
     }
+}
+
+/// A path as a shell takes it.
+pub(super) fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "-_./+:@%,=".contains(c);
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }

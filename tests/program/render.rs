@@ -33,8 +33,8 @@ fn a_run_leaves_picture_snapshots_and_a_log_of_the_stated_form() {
     let layer = told.lines().find(|line| line.starts_with("  relu4_2 "));
     assert!(layer.is_some_and(|line| line.ends_with('%') && line.contains("texture")), "{told}");
     assert!(told.contains("no snapshot after iteration 99"), "{told}");
-    assert!(told.contains("Weights set after iteration 0"), "{told}");
-    assert!(told.contains("12/12  loss ") && told.contains("%)"), "{told}");
+    assert!(told.contains("Shares set after iteration 0, as by --spatial-weight "), "{told}");
+    assert!(told.contains("12/12  loss ") && told.contains("% of gradient)"), "{told}");
     assert!(!told.contains('\u{1b}'), "no bar where there is no terminal: {told}");
 
     let log = log(&place.path("run.jsonl"));
@@ -68,6 +68,11 @@ fn a_run_leaves_picture_snapshots_and_a_log_of_the_stated_form() {
         let shares: f64 =
             line["shares"].as_object().unwrap().values().map(|share| share.as_f64().unwrap()).sum();
         assert!((shares - 1.0).abs() < 1e-3, "{line}");
+        let of_loss = line["loss_shares"].as_object().unwrap();
+        let sum: f64 = of_loss.values().map(|share| share.as_f64().unwrap()).sum();
+        assert!(of_loss.len() == 4 && (sum - 1.0).abs() < 1e-6, "{line}");
+        let distance = line["class_distance"].as_f64().unwrap();
+        assert!((0.0..=1.0).contains(&distance), "{line}");
         assert!(line["seconds"].as_f64().unwrap() >= 0.0);
         for class in line["classes"].as_array().unwrap() {
             assert!(class["index"].is_u64() && class["label"].is_string() && class["probability"].is_f64());
@@ -76,6 +81,9 @@ fn a_run_leaves_picture_snapshots_and_a_log_of_the_stated_form() {
     let snapshots: Vec<&str> =
         events(&log, "snapshot").iter().map(|line| line["path"].as_str().unwrap()).collect();
     assert_eq!(snapshots, ["out-0001.png", "out-0002.png", "out-0006.png", "out-0012.png"]);
+    for line in events(&log, "snapshot") {
+        assert!(line["classes"].as_array().unwrap().len() == 3 && line["class_distance"].is_f64(), "{line}");
+    }
     for snapshot in snapshots {
         assert_eq!(image::open(place.path(snapshot)).unwrap().dimensions(), (48, 32));
     }

@@ -49,15 +49,20 @@ impl Place {
 
     /// [`Place::render`] of so many iterations.
     pub fn render_for(&self, photo: &Path, iterations: &str) -> Command {
+        self.render_to(photo, "out.png", iterations)
+    }
+
+    /// [`Place::render_for`] of another picture than `out.png`.
+    pub fn render_to(&self, photo: &Path, output: &str, iterations: &str) -> Command {
         let mut command = self.mirage();
-        command.args(render_words(photo, &self.network())).args(["--iterations", iterations]);
+        command.args(render_words(photo, &self.network(), output)).args(["--iterations", iterations]);
         command
     }
 
     /// [`Place::render`] where there is no device.
     pub fn deviceless_render(&self, photo: &Path) -> Command {
         let mut command = self.deviceless();
-        command.args(render_words(photo, &self.network()));
+        command.args(render_words(photo, &self.network(), "out.png"));
         command
     }
 
@@ -93,10 +98,10 @@ impl Place {
     }
 }
 
-fn render_words<'a>(photo: &'a Path, weights: &'a Path) -> Vec<&'a OsStr> {
+fn render_words<'a>(photo: &'a Path, weights: &'a Path, output: &'a str) -> Vec<&'a OsStr> {
     let mut words: Vec<&OsStr> =
         vec!["render".as_ref(), photo.as_os_str(), "--weights".as_ref(), weights.as_os_str()];
-    words.extend(["--size", "48", "-o", "out.png"].map(AsRef::<OsStr>::as_ref));
+    words.extend(["--size", "48", "-o", output].map(AsRef::<OsStr>::as_ref));
     words
 }
 

@@ -1,0 +1,148 @@
+//! `--web`: the live page of a run, told of everything and obeyed.
+
+use super::args::WatchingArgs;
+use super::names::Names;
+use super::plan::Plan;
+use crate::error::Result;
+use crate::image_io::Picture;
+use crate::mirage::{Balance, Controls, FactorKind, Readout, Report, Started};
+use crate::web::{Command, FactorReport, LivePage, Options, Shares, Start};
+use std::cell::Cell;
+use std::path::Path;
+
+/// The page of a run.
+#[derive(Debug)]
+pub(super) struct Live {
+    page: LivePage,
+    /// True while the run is held.
+    held: Cell<bool>,
+}
+
+impl Live {
+    /// Opens the page if it is wanted. What its viewers ask for goes to the controls.
+    ///
+    /// # Errors
+    /// If the port can't be had.
+    pub(super) fn open(args: &WatchingArgs, controls: &Controls) -> Result<Option<Self>> {
+        let Some(port) = args.web else { return Ok(None) };
+        let controls = controls.clone();
+        let page = LivePage::open(&Options { host: args.web_host, port }, move |command| match command {
+            Command::Pause => controls.pause(),
+            Command::Resume => controls.resume(),
+            Command::Save => controls.save(),
+            Command::Stop => controls.stop(),
+            Command::Shares(Shares { spatial, abstracted, style }) => {
+                controls.set_balance(Balance { spatial, abstracted, style });
+            }
+        })?;
+        Ok(Some(Self { page, held: Cell::new(false) }))
+    }
+
+    /// Where it is, with the token.
+    pub(super) fn url(&self) -> &str {
+        self.page.url()
+    }
+
+    /// The run starts.
+    pub(super) fn begin(&self, plan: &Plan, photo: &Path, started: &Started) {
+        let request = &plan.request;
+        let [height, width] = started.size;
+        let steerable: Vec<String> = FactorKind::THREE
+            .into_iter()
+            .filter(|kind| request.is_present(*kind))
+            .map(|kind| kind.to_string())
+            .collect();
+        let steerable: Vec<&str> = steerable.iter().map(String::as_str).collect();
+        let title = photo.file_name().unwrap_or_default().to_string_lossy();
+        self.page.begin(&Start {
+            device: &started.device,
+            size: [width, height],
+            shares: request.balance.map(shares),
+            steerable: &steerable,
+            photo_classes: &named(&started.photo_classes, &plan.names),
+            ..Start::new(&title, &request.photo, request.iterations)
+        });
+        for note in plan.notes.iter().chain(&started.notes) {
+            self.page.note(note);
+        }
+    }
+
+    pub(super) fn report(&self, report: &Report, names: &Names) {
+        let factors = report.factors().into_iter().map(|kind| FactorReport {
+            name: kind.to_string(),
+            loss: report.factor_loss(kind),
+            loss_share: Some(report.loss_share(kind) as f32),
+            gradient_share: report.gradient_share(kind),
+        });
+        self.page.report(&crate::web::Report {
+            iteration: report.iteration,
+            seconds: report.seconds,
+            total: report.total,
+            factors: factors.collect(),
+            classes: named(&report.readout.classes, names),
+            class_distance: report.readout.distance,
+            change: report.change,
+        });
+    }
+
+    pub(super) fn balanced(&self, iteration: u32, balance: Balance, weights: &[(FactorKind, f32, f32)]) {
+        let Shares { spatial, abstracted, style } = shares(balance);
+        let shares = [("spatial", spatial), ("abstract", abstracted), ("style", style)];
+        let weights: Vec<(String, f32)> =
+            weights.iter().map(|(kind, weight, _)| (kind.to_string(), *weight)).collect();
+        let weights: Vec<(&str, f32)> =
+            weights.iter().map(|(name, weight)| (name.as_str(), *weight)).collect();
+        self.page.weights(iteration, &shares, &weights);
+    }
+
+    pub(super) fn progress(&self, iteration: u32, seconds: f64) {
+        self.page.progress(iteration, seconds);
+    }
+
+    /// Shows a picture; the last one, and that of a run that is held, however busy the viewers are, and also if there
+    /// are none yet.
+    pub(super) fn picture(&self, iteration: u32, picture: &Picture, last: bool) {
+        if last || self.held.get() || self.page.wants_pictures() {
+            self.page.picture(iteration, picture);
+        }
+    }
+
+    pub(super) fn snapshot(
+        &self,
+        iteration: u32,
+        picture: &Picture,
+        path: &Path,
+        readout: &Readout,
+        names: &Names,
+    ) {
+        self.page.snapshot(iteration, picture, &path.to_string_lossy(), &named(&readout.classes, names));
+        self.page.note(&format!("Saved {}", path.display()));
+    }
+
+    pub(super) fn paused(&self, paused: bool) {
+        self.held.set(paused);
+        self.page.paused(paused);
+    }
+
+    pub(super) fn warn(&self, text: &str) {
+        self.page.note(text);
+    }
+
+    /// The run is over, in one way or the other.
+    pub(super) fn end(self, ending: &str, output: &str) {
+        self.page.end(ending, output);
+    }
+}
+
+fn shares(balance: Balance) -> Shares {
+    let share = |kind| balance.share(kind);
+    Shares {
+        spatial: share(FactorKind::Spatial),
+        abstracted: share(FactorKind::Abstract),
+        style: share(FactorKind::Style),
+    }
+}
+
+fn named(classes: &[(usize, f32)], names: &Names) -> Vec<(String, f32)> {
+    classes.iter().map(|(index, probability)| (names.name(*index), *probability)).collect()
+}

@@ -1,0 +1,227 @@
+//! `mirage show`: the run that a picture is of, or how the runs of two pictures differ.
+
+use super::console::{duration, number};
+use super::names::percent;
+use super::stdout;
+use crate::error::{Error, Result};
+use crate::image_io;
+use clap::Args;
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+
+/// What the keys of this program's texts begin with.
+const PREFIX: &str = "neural-mirage:";
+
+/// Options of `mirage show`.
+#[derive(Debug, Args)]
+pub(super) struct ShowArgs {
+    /// A picture that mirage painted, or a snapshot
+    #[arg(value_name = "PICTURE")]
+    picture: PathBuf,
+    /// Another one: only what differs is told
+    #[arg(value_name = "OTHER")]
+    other: Option<PathBuf>,
+    /// Tell everything as JSON: one object, or an array of two [default: off]
+    #[arg(long)]
+    json: bool,
+}
+
+/// Tells.
+pub(super) fn run(args: &ShowArgs) -> Result<()> {
+    let one = History::of(&args.picture)?;
+    let other = args.other.as_deref().map(History::of).transpose()?;
+    stdout::print(&match (args.json, &other) {
+        (true, None) => Value::Object(one.json()).to_string(),
+        (true, Some(other)) => Value::Array(vec![one.json().into(), other.json().into()]).to_string(),
+        (false, None) => one.text(),
+        (false, Some(other)) => one.difference(other),
+    })
+}
+
+/// What a picture tells of its run.
+#[derive(Debug)]
+struct History {
+    path: PathBuf,
+    /// Options, resolved.
+    options: Map<String, Value>,
+    /// Name and text of everything else.
+    facts: Vec<(String, String)>,
+    losses: Map<String, Value>,
+    /// What the network sees in the picture.
+    classes: Map<String, Value>,
+}
+
+impl History {
+    fn of(path: &Path) -> Result<Self> {
+        let mut options = None;
+        let (mut losses, mut classes) = (Map::new(), Map::new());
+        let mut facts = Vec::new();
+        for (key, text) in image_io::read_metadata(path)? {
+            let object = || match serde_json::from_str(&text) {
+                Ok(Value::Object(object)) => Some(object),
+                _ => None,
+            };
+            match key.strip_prefix(PREFIX) {
+                Some("options") => options = object(),
+                Some("losses") => losses = object().unwrap_or_default(),
+                Some("classes") => classes = object().unwrap_or_default(),
+                Some(name) => facts.push((name.to_owned(), text)),
+                None => {}
+            }
+        }
+        let options = options.ok_or_else(|| {
+            Error::file(
+                path,
+                "this picture does not tell of a run",
+                "Give one that mirage painted, as it was saved: other programs may drop what is written in it",
+            )
+        })?;
+        Ok(Self { path: path.to_owned(), options, facts, losses, classes })
+    }
+
+    fn fact(&self, name: &str) -> Option<&str> {
+        self.facts.iter().find(|(other, _)| other == name).map(|(_, text)| text.as_str())
+    }
+
+    fn json(&self) -> Map<String, Value> {
+        let mut all = Map::new();
+        all.insert("picture".to_owned(), self.path.to_string_lossy().into());
+        all.insert("options".to_owned(), self.options.clone().into());
+        all.insert("losses".to_owned(), self.losses.clone().into());
+        all.insert("classes".to_owned(), self.classes.clone().into());
+        for (name, text) in &self.facts {
+            let value = match name.as_str() {
+                "iterations" | "seed" | "seconds" => {
+                    text.parse::<serde_json::Number>().ok().map(Value::Number)
+                }
+                _ => None,
+            };
+            all.insert(name.replace('-', "_"), value.unwrap_or_else(|| text.clone().into()));
+        }
+        all
+    }
+
+    /// Everything besides the options, as rows of name and text.
+    fn rows(&self) -> Vec<(String, String)> {
+        let fact = |name: &str| self.fact(name).unwrap_or("not told").to_owned();
+        let seconds = self.fact("seconds").and_then(|text| text.parse::<f64>().ok());
+        let mut rows = vec![
+            ("program".to_owned(), format!("neural-mirage {}", fact("version"))),
+            ("adapter".to_owned(), fact("adapter")),
+            ("network SHA-256".to_owned(), fact("network-sha256")),
+            ("iterations".to_owned(), fact("iterations")),
+            ("duration".to_owned(), seconds.map_or("not told".to_owned(), duration)),
+        ];
+        if let Some(weights) = self.fact("weights") {
+            rows.push(("weights at the end".to_owned(), weights.to_owned()));
+        }
+        rows.extend(self.loss_rows());
+        rows.extend(self.class_rows());
+        rows
+    }
+
+    fn loss_rows(&self) -> Vec<(String, String)> {
+        let Some(iteration) = self.losses.get("iteration").and_then(Value::as_u64) else { return Vec::new() };
+        let told =
+            |value: Option<&Value>| value.and_then(Value::as_f64).map_or("not finite".to_owned(), number);
+        let mut rows = vec![(format!("loss after {iteration}"), told(self.losses.get("total")))];
+        for (factor, values) in self.losses.get("factors").and_then(Value::as_object).into_iter().flatten() {
+            let share = values.get("gradient_share").and_then(Value::as_f64);
+            let share = share.map(|share| format!(", {}% of the gradient", percent(share as f32)));
+            let loss = told(values.get("loss"));
+            rows.push((format!("  {factor}"), loss + &share.unwrap_or_default()));
+        }
+        rows
+    }
+
+    fn class_rows(&self) -> Vec<(String, String)> {
+        let classes = self.classes.get("classes").and_then(Value::as_array).into_iter().flatten();
+        let class = |class: &Value| {
+            let probability = class.get("probability")?.as_f64()?;
+            Some(format!("{} {}%", class.get("label")?.as_str()?, percent(probability as f32)))
+        };
+        let classes: Vec<String> = classes.filter_map(class).collect();
+        let mut rows = Vec::new();
+        if !classes.is_empty() {
+            rows.push(("classes".to_owned(), classes.join(", ")));
+        }
+        if let Some(distance) = self.classes.get("distance").and_then(Value::as_f64) {
+            rows.push(("class distance".to_owned(), format!("{distance:.3}")));
+        }
+        rows
+    }
+
+    fn options(&self) -> Vec<(String, String)> {
+        let text = |value: &Value| match value {
+            Value::String(text) => text.clone(),
+            Value::Null => "-".to_owned(),
+            Value::Array(items) if items.is_empty() => "-".to_owned(),
+            Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(", "),
+            other => other.to_string(),
+        };
+        self.options.iter().map(|(name, value)| (name.replace('_', "-"), text(value))).collect()
+    }
+
+    fn text(&self) -> String {
+        let rows = aligned(&self.rows(), "  ");
+        format!("{}\n{rows}\noptions\n{}", self.path.display(), aligned(&self.options(), "  "))
+    }
+
+    /// What differs, each as a row with both sides.
+    fn difference(&self, other: &Self) -> String {
+        let mut rows = both(&self.options(), &other.options());
+        let options = rows.len();
+        rows.extend(both(&self.rows(), &other.rows()));
+        let title = format!("{} and {}", self.path.display(), other.path.display());
+        let verdict = match (options, rows.is_empty()) {
+            (_, true) => "\nnothing that they tell differs",
+            (0, _) => "\nthe options are the same",
+            _ => "",
+        };
+        let rows = aligned(&rows, "  ");
+        if rows.is_empty() { title + verdict } else { format!("{title}{verdict}\n{rows}") }
+    }
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// The rows in which two tables differ, in the order of the first.
+fn both(one: &[(String, String)], other: &[(String, String)]) -> Vec<(String, String)> {
+    let find = |rows: &[(String, String)], name: &str| {
+        rows.iter().find(|(found, _)| found == name).map_or("-".to_owned(), |(_, text)| text.clone())
+    };
+    let mut names: Vec<&String> = one.iter().map(|(name, _)| name).collect();
+    names.extend(other.iter().map(|(name, _)| name).filter(|name| find(one, name) == "-"));
+    names.dedup();
+    names
+        .into_iter()
+        .filter_map(|name| {
+            let (left, right) = (find(one, name), find(other, name));
+            (left != right).then(|| (name.clone(), format!("{left}  |  {right}")))
+        })
+        .collect()
+}
+
+fn aligned(rows: &[(String, String)], indent: &str) -> String {
+    let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    let row = |(name, text): &(String, String)| format!("{indent}{name:width$}  {text}");
+    rows.iter().map(row).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_told_from_both_sides() {
+        let rows = |list: &[(&str, &str)]| {
+            list.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect::<Vec<_>>()
+        };
+        let one = rows(&[("a", "1"), ("b", "2"), ("c", "3")]);
+        let other = rows(&[("a", "1"), ("b", "9"), ("d", "4")]);
+        assert_eq!(both(&one, &other), rows(&[("b", "2  |  9"), ("c", "3  |  -"), ("d", "-  |  4")]));
+        assert_eq!(both(&one, &one), []);
+    }
+}

@@ -1,0 +1,111 @@
+//! The balance on real photos with the default network: shares that were asked for are shares that are measured.
+//!
+//! Each run goes to the iteration at which the balance is measured again. Its picture is then looked at by a session
+//! of its own, with nothing but the raw weights that the run had come to, so the shares are measured by other means
+//! than those that made the weights. `MIRAGE_BALANCE_SIZES=192,256,384,512` checks other sizes than the test's own,
+//! with `--nocapture` for the table of docs/balance.md.
+
+mod common;
+
+use common::{engine, turn};
+use neural_mirage::gpu::Family;
+use neural_mirage::image_io::{self, Picture};
+use neural_mirage::mirage::{Balance, Event, Factor, FactorKind, Init, Request, Session};
+use neural_mirage::vgg::Network;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+/// Points of a hundred by which a measured share may be off: the acceptance limit. Measured at these sizes: 0.1, from
+/// the rounding of the gradients.
+const POINTS: f32 = 5.0;
+
+fn photo(name: &str, size: usize) -> Picture {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/photos").join(name);
+    let picture = image_io::read(&path).expect(name).picture;
+    let (width, height) = image_io::fit(picture.width, picture.height, size);
+    image_io::resize(&picture, width, height).expect(name)
+}
+
+fn layers(request: &mut Request, [spatial, content, style]: [&str; 3]) {
+    request.spatial = Factor::new(spatial, 1.0).expect("layers");
+    request.abstracted = Factor::new(content, 1.0).expect("layers");
+    request.style = Factor::new(style, 1.0).expect("layers");
+}
+
+#[test]
+fn measured_shares_are_those_asked_for() {
+    let _turn = turn();
+    let sizes = std::env::var("MIRAGE_BALANCE_SIZES").unwrap_or_else(|_| "64,80,112,144".to_owned());
+    let sizes: Vec<usize> = sizes.split(',').map(|size| size.trim().parse().expect("sizes")).collect();
+    let engine = engine(Family::Auto);
+    let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/vgg16-narrow.safetensors");
+    let network = Network::open(&weights, None).expect("the default network");
+    let sets = [
+        ("default", ["relu4_2", "fc8", "relu1_1,relu2_1,relu3_1,relu4_1,relu5_1"], [20.0, 40.0, 40.0]),
+        ("fine", ["relu2_2,relu3_1:0.5", "fc6,fc7", "relu2_1,relu4_1"], [30.0, 30.0, 40.0]),
+    ];
+    println!("| photo | size | layers | asked | measured |\n| --- | --- | --- | --- | --- |");
+    let mut worst: f32 = 0.0;
+    for name in ["astronaut.png", "chelsea.png", "coffee.png"] {
+        for size in &sizes {
+            for (set, names, [spatial, abstracted, style]) in sets {
+                let mut request = Request::new(photo(name, *size));
+                layers(&mut request, names);
+                request.balance = Some(Balance { spatial, abstracted, style });
+                request.iterations = 11;
+                request.top_classes = 0;
+                request.schedule.report_every = 0;
+                request.schedule.snapshot_at = vec![10];
+                let mut session = Session::new(&engine, &network, request.clone()).expect("a session");
+                let (mut raw, mut reached) = (Vec::new(), None);
+                session
+                    .run(&mut |event| {
+                        match event {
+                            Event::Balanced { iteration: 10, weights, .. } => raw = weights.to_vec(),
+                            Event::Snapshot { picture, .. } => reached = Some(picture.clone()),
+                            _ => {}
+                        }
+                        Ok(ControlFlow::Continue(()))
+                    })
+                    .expect("a run");
+                assert_eq!(raw.len(), 3, "the balance is measured after ten iterations");
+                let balance = request.balance.take().expect("shares");
+                for (kind, weight, _) in raw {
+                    match kind {
+                        FactorKind::Spatial => request.spatial.weight = weight,
+                        FactorKind::Abstract => request.abstracted.weight = weight,
+                        _ => request.style.weight = weight,
+                    }
+                }
+                request.init = Init::Picture(reached.expect("a picture"));
+                request.iterations = 1;
+                session.restart(&network, request).expect("a session");
+                let mut shares = None;
+                session
+                    .run(&mut |event| {
+                        if let Event::Report(report) = event
+                            && report.iteration == 0
+                        {
+                            shares = Some(report.gradient_shares.clone());
+                        }
+                        Ok(ControlFlow::Continue(()))
+                    })
+                    .expect("a look");
+                let shares = shares.expect("a report");
+                assert_eq!(shares.len(), 3);
+                let list = |share: &dyn Fn(FactorKind) -> f32| {
+                    FactorKind::THREE.map(|kind| format!("{:.1}", 100.0 * share(kind))).join(" / ")
+                };
+                let measured = |kind| shares.iter().find(|(other, _)| *other == kind).expect("a share").1;
+                let asked = list(&|kind| balance.share(kind));
+                println!("| {name} | {size} | {set} | {asked} | {} |", list(&measured));
+                for kind in FactorKind::THREE {
+                    let off = 100.0 * (measured(kind) - balance.share(kind)).abs();
+                    assert!(off <= POINTS, "{name} {size} {set}: {kind} is {off} points off");
+                    worst = worst.max(off);
+                }
+            }
+        }
+    }
+    println!("worst: {worst:.3} points");
+}

@@ -1,0 +1,136 @@
+//! What pictures tell of their runs, films, early pictures, classes, and warnings about the balance.
+
+use crate::support::Place;
+use predicates::prelude::*;
+use serde_json::Value;
+
+fn stdout(command: &mut assert_cmd::Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_picture_knows_its_run_and_how_it_differs_from_another() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    place.render_for(&photo, "4").args(["--save-at", "2", "--quiet"]).assert().success();
+    place.render_to(&photo, "other.jpg", "4").args(["--seed", "9", "--quiet"]).assert().success();
+    let told = stdout(place.mirage().args(["show", "out.png"]));
+    for words in [
+        "adapter",
+        "network SHA-256",
+        "iterations",
+        "duration",
+        "loss after 4",
+        "spatial",
+        "classes",
+        "weights at the end",
+        "--style-weight",
+        "learning-rate",
+        "0.03\n",
+    ] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    let told = stdout(place.mirage().args(["show", "out.png", "other.jpg"]));
+    assert!(told.contains("seed") && told.contains("0  |  9") && !told.contains("learning-rate"), "{told}");
+    let told = stdout(place.mirage().args(["show", "out.png", "out-0002.png"]));
+    assert!(told.contains("the options are the same") && told.contains("4  |  2"), "{told}");
+    let told = stdout(place.mirage().args(["show", "out.png", "out.png"]));
+    assert!(told.contains("nothing that they tell differs"), "{told}");
+    let told: Value =
+        serde_json::from_str(&stdout(place.mirage().args(["show", "out.png", "--json"]))).unwrap();
+    assert_eq!(told["iterations"], 4);
+    assert!(
+        told["losses"]["total"].as_f64().unwrap() > 0.0 && told["seconds"].as_f64().unwrap() > 0.0,
+        "{told}"
+    );
+    place
+        .mirage()
+        .args(["show", "photo.png"])
+        .assert()
+        .code(2)
+        .stderr(predicate::str::contains("does not tell"));
+}
+
+#[test]
+fn early_pictures_and_a_film_of_the_chain() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    for film in ["chain.gif", "chain.webp", "chain.apng"] {
+        let mut command = place.render_for(&photo, "9");
+        command.args(["--save-early", "--film", film, "--overwrite"]);
+        command.assert().success().stderr(predicate::str::contains("Film of 10 pictures"));
+        let told = stdout(place.mirage().args(["show", film]));
+        assert!(told.lines().any(|line| line.starts_with("  iterations ") && line.ends_with(" 9")), "{told}");
+        // It would be replaced.
+        let mut again = place.render_to(&photo, "x.png", "3");
+        again.args(["--film", film]);
+        again.assert().code(2).stderr(predicate::str::contains("--film"));
+    }
+    let early: Vec<String> = place.entries().into_iter().filter(|name| name.starts_with("out-0")).collect();
+    assert_eq!(early, ["out-0001.png", "out-0002.png", "out-0003.png", "out-0005.png", "out-0008.png"]);
+    let assert = place.render_to(&photo, "x.png", "3").args(["--film", "chain.mp4"]).assert().code(2);
+    assert.stderr(predicate::str::contains(".webp"));
+}
+
+#[test]
+fn two_pictures_are_classified_with_their_distance() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    place.render_for(&photo, "3").arg("--quiet").assert().success();
+    let mut command = place.mirage();
+    command
+        .args(["classify", "photo.png", "out.png", "photo.png", "--top", "2", "--weights"])
+        .arg(place.network());
+    let told = stdout(&mut command);
+    let distances: Vec<&str> = told.lines().filter(|line| line.contains(" from photo.png")).collect();
+    assert_eq!(distances.len(), 2, "{told}");
+    assert!(!distances[0].contains("0.000") && distances[1].contains("0.000"), "{told}");
+}
+
+#[test]
+fn a_factor_that_hardly_counts_draws_a_warning_that_names_its_option() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    let mut command = place.render_for(&photo, "2");
+    command.args(["--spatial-weight", "1e9", "--style-weight", "1e-9", "--log", "run.jsonl"]);
+    let said = command.output().unwrap();
+    let told = String::from_utf8_lossy(&said.stderr);
+    assert!(
+        told.contains("warning: the spatial factor makes 100%") && told.contains("--style-weight"),
+        "{told}"
+    );
+    let log = std::fs::read_to_string(place.path("run.jsonl")).unwrap();
+    assert!(log.contains("\"event\":\"warning\""), "{log}");
+    place
+        .render_to(&photo, "even.png", "2")
+        .assert()
+        .success()
+        .stderr(predicate::str::contains("warning").not());
+}
+
+/// The weights that a balance comes to are told as options, and mean the same when they are given back.
+#[test]
+fn the_weights_of_a_balance_can_be_given_back() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    let said = place.render_for(&photo, "9").args(["--print-every", "1"]).output().unwrap();
+    let told = String::from_utf8_lossy(&said.stderr).into_owned();
+    let line = told.lines().find(|line| line.starts_with("Shares set after iteration 0, as by ")).unwrap();
+    let words: Vec<&str> = line.rsplit("as by ").next().unwrap().split(' ').collect();
+    assert_eq!(words.len(), 6, "{line}");
+    let mut raw = place.render_to(&photo, "raw.png", "1");
+    raw.args(["--log", "raw.jsonl", "--quiet"]).args(words);
+    raw.assert().success();
+    let log = std::fs::read_to_string(place.path("raw.jsonl")).unwrap();
+    let first: Value = log
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .find(|line| line["event"] == "iteration")
+        .unwrap();
+    for (factor, wanted) in [("spatial", 0.2), ("abstract", 0.4), ("style", 0.4)] {
+        let share = first["shares"][factor].as_f64().unwrap();
+        assert!((share - wanted).abs() < 1e-4, "{factor}: {share}");
+    }
+}

@@ -1,0 +1,137 @@
+//! The page in Chromium before a real run: the program, its default network and a photograph.
+
+use super::browser::Browser;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A software device shared with other tests takes a second for an iteration.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// A run, killed when dropped.
+struct Run {
+    child: Child,
+    told: BufReader<ChildStderr>,
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+impl Run {
+    /// Starts a run without end; the answer has the address of its page.
+    fn start(folder: &Path) -> (Self, String) {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mirage"));
+        command.current_dir(folder).arg("render").arg(root.join("docs/photos/summer-palace.jpg"));
+        command.arg("--weights").arg(root.join("weights/vgg16-narrow.safetensors"));
+        command.args(["-o", "out.png", "--size", "160", "--iterations", "100000", "--web", "0"]);
+        command.args(["--print-every", "4", "--save-at", "2,5,8", "--no-tuning-cache"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let told = BufReader::new(child.stderr.take().unwrap());
+        let mut run = Self { child, told };
+        let line = run.line("Live page: ");
+        (run, line.trim_start_matches("Live page: ").trim().to_owned())
+    }
+
+    /// The next line that begins so.
+    fn line(&mut self, beginning: &str) -> String {
+        let mut all = String::new();
+        loop {
+            let mut line = String::new();
+            assert!(self.told.read_line(&mut line).unwrap() > 0, "no line begins with {beginning}: {all}");
+            if line.starts_with(beginning) {
+                return line;
+            }
+            all += &line;
+        }
+    }
+
+    fn code(&mut self) -> Option<i32> {
+        let begun = Instant::now();
+        while begun.elapsed() < LIMIT {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("the program doesn't end");
+    }
+}
+
+/// Where to leave a screenshot: nowhere, unless MIRAGE_SCREENSHOTS names a folder.
+fn screenshot(browser: &mut Browser, name: &str, width: u32, height: u32) {
+    if let Some(folder) = std::env::var_os("MIRAGE_SCREENSHOTS") {
+        browser.screenshot(&PathBuf::from(folder).join(format!("{name}.png")), width, height);
+    }
+}
+
+#[test]
+#[ignore = "needs Debian's package chromium; tools/test installs it and runs this"]
+fn a_real_run_is_shown_and_steered() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut run, url) = Run::start(folder.path());
+    let mut browser = Browser::open(&url);
+
+    // The picture changes and the curves grow.
+    browser.wait_until("picture.naturalWidth === 160", LIMIT);
+    let version = browser.attribute("#picture", "data-version");
+    browser.wait_until(&format!("Number(picture.dataset.version) > {version} + 2"), LIMIT);
+    browser.wait_until("Number(document.querySelector('#loss-curve').dataset.points) >= 3", LIMIT);
+    let points = browser.value("Number(document.querySelector('#share-curve').dataset.points)");
+    browser.wait_until(
+        &format!("Number(document.querySelector('#share-curve').dataset.points) > {points}"),
+        LIMIT,
+    );
+    browser.wait_until("document.querySelectorAll('#picture-classes li').length === 5", LIMIT);
+    assert_eq!(browser.value("document.querySelectorAll('#photo-classes li').length"), 5);
+    browser.wait_until("strip.querySelectorAll('[data-iteration]').length === 3", LIMIT);
+
+    // A second viewer comes and goes; the run does not care.
+    drop(Browser::open(&url));
+
+    // A slider changes what the next report measures: the spatial factor takes over.
+    let before = browser.number("#measured-spatial");
+    browser.set_range("#share-style", 1.0);
+    browser.set_range("#share-abstract", 1.0);
+    browser.set_range("#share-spatial", 100.0);
+    browser.wait_until("parseFloat(document.querySelector('#measured-spatial').textContent) > 80", LIMIT);
+    assert!(before < 80.0, "{before} % before");
+    browser.wait_until("document.querySelector('#shares-state').dataset.state === 'in-force'", LIMIT);
+
+    // Pause holds the count of iterations; saving works all the same.
+    browser.click("#pause");
+    browser.wait_until("state.dataset.state === 'paused'", LIMIT);
+    let held = browser.text("#iteration");
+    browser.click("#save");
+    browser.wait_until("notes.textContent.includes('Saved out-')", LIMIT);
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(browser.text("#iteration"), held);
+    let saved = folder.path().join(format!("out-{:0>6}.png", held));
+    image::open(&saved).unwrap_or_else(|error| panic!("{}: {error}", saved.display()));
+    browser.click("#pause");
+    browser.wait_until(&format!("Number(iteration.textContent) > {held}"), LIMIT);
+
+    screenshot(&mut browser, "live-desktop", 1280, 900);
+    screenshot(&mut browser, "live-phone", 390, 844);
+    browser.prefer("prefers-color-scheme", "dark");
+    screenshot(&mut browser, "live-desktop-dark", 1280, 900);
+    browser.resize(1280, 900);
+
+    // Stop ends the process with exit code 0 and a saved picture, and the page says so.
+    browser.click("#stop");
+    browser.click("#stop");
+    browser.wait_until("!ending.hidden && ending.textContent.includes('out.png')", LIMIT);
+    assert_eq!(run.code(), Some(0));
+    assert_eq!(image::image_dimensions(folder.path().join("out.png")).unwrap(), (160, 107));
+    image::open(folder.path().join("out.png")).unwrap();
+    assert!(folder.path().join("out-checkpoint.safetensors").exists());
+    let complaints: Vec<String> = browser.complaints().to_vec();
+    // Once the program has ended, the browser may complain that it is gone.
+    assert!(complaints.iter().all(|text| text.contains("ERR_CONNECTION_REFUSED")), "{complaints:?}");
+}
