@@ -68,8 +68,9 @@ export class Controls {
     byId("iteration").textContent = 0;
     byId("ending").hidden = true;
     this.#connected = true;
-    this.#set("painting");
+    // First, for whether there is anything to steer decides which sliders the state enables.
     this.#shares.begin(start);
+    this.#set("painting");
   }
 
   access(steer) {
