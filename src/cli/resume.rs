@@ -76,6 +76,7 @@ impl Args for ResumeArgs {
             .get_arguments()
             .filter(|arg| arg.get_id() != "photo")
             .fold(command.arg(file).arg(photo), |command, arg| command.arg(arg.clone()))
+            .after_help("What is not given stays as the run had it: the defaults are those of a new run.")
     }
 
     fn augment_args_for_update(command: Command) -> Command {
