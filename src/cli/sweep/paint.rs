@@ -115,11 +115,12 @@ impl Sweep {
                     continue;
                 }
                 let wanted = plan.options.of_snapshot(&path, cell.iterations).map();
-                match recorded(&path)?.map(|(options, seen)| (difference(&options, &wanted), seen)) {
-                    Some((None, seen)) => {
+                let told = told(&path)?;
+                match told.map(|told| (difference(&told.options, &wanted), told.classes)) {
+                    Some((None, classes)) => {
                         let picture = image_io::read(&path)?.picture;
                         let index = cell.row * self.table.columns.len() + cell.column;
-                        self.painted[index] = Some(painted(picture, &seen));
+                        self.painted[index] = Some(painted(picture, &classes));
                     }
                     Some((Some(name), _)) => {
                         return Err(Error::file(
@@ -300,14 +301,21 @@ fn left(path: &Path, options: &Options) -> Option<State> {
     difference(&saved.options, &wanted).is_none().then_some(saved.state)
 }
 
-/// Options and classes that a picture tells; none if it tells of no run.
-fn recorded(path: &Path) -> Result<Option<(Map<String, Value>, Map<String, Value>)>> {
+/// What a picture tells of its run, as JSON.
+struct Told {
+    options: Map<String, Value>,
+    /// What the network sees in it.
+    classes: Map<String, Value>,
+}
+
+/// What a picture tells; none if it tells of no run.
+fn told(path: &Path) -> Result<Option<Told>> {
     let texts = image_io::read_metadata(path)?;
     let object = |name: &str| {
         let text = texts.iter().find(|(key, _)| key.strip_prefix("neural-mirage:") == Some(name))?;
         serde_json::from_str(&text.1).ok()
     };
-    Ok(object("options").map(|options| (options, object("classes").unwrap_or_default())))
+    Ok(object("options").map(|options| Told { options, classes: object("classes").unwrap_or_default() }))
 }
 
 /// The first option in which two records differ, of those that make the picture. (A cell's iterations are those of its
