@@ -208,7 +208,8 @@ fn classes_are_named_with_labels_where_there_are_some() {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(text.matches("a photo.png").count(), 2);
+    assert_eq!(text.matches("a photo.png\n").count(), 2);
+    assert!(text.contains("0.000 from ") && text.contains("a photo.png (0: the same classes"), "{text}");
     assert_eq!(text.matches("%  class ").count(), 6, "{text}");
 
     let labels = place.file("labels.txt", b"ant\nbee\ncat\ndog\neel\nfox\ngnu\nhen\nibis\n");
