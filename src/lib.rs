@@ -40,6 +40,7 @@ pub mod error;
 mod files;
 pub mod gpu;
 pub mod graph;
+mod hex;
 pub mod image_io;
 pub mod mirage;
 pub mod ops;

@@ -2,6 +2,7 @@
 
 use super::record::{Facts, Options, VERSION};
 use crate::error::{Error, Result};
+use crate::hex::hex;
 use crate::mirage::{Checkpoint, State};
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
@@ -106,5 +107,5 @@ impl Saved {
 
 fn hash(path: &Path) -> Result<String> {
     let bytes = std::fs::read(path).map_err(Error::io(path, "reading"))?;
-    Ok(Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&Sha256::digest(&bytes)))
 }

@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use crate::gpu::{Family, Profile};
+use crate::hex::hex;
 use crate::ops::{Kernel, Op, Operand, Shape, Signature};
 use crate::shader::{generation, source};
 use serde::{Deserialize, Serialize};
@@ -119,7 +120,7 @@ pub fn content(kernels: &[Kernel]) -> Result<String> {
         hash.update(format!("{}\n{}\n", kernel.variant, parts.len()));
         parts.iter().for_each(|part| hash.update(format!("{}\n{part}\n", part.len())));
     }
-    Ok(hexadecimal(&hash.finalize()))
+    Ok(hex(&hash.finalize()[..16]))
 }
 
 /// Hash of a shader file, made once for each text that it had: every node asks for some.
@@ -129,13 +130,9 @@ fn digest(shader: &'static str) -> Result<String> {
     if let Some(digest) = DIGESTS.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
         return Ok(digest.clone());
     }
-    let digest = hexadecimal(&Sha256::digest(source(shader)?.as_bytes()));
+    let digest = hex(&Sha256::digest(source(shader)?.as_bytes())[..16]);
     DIGESTS.lock().unwrap_or_else(PoisonError::into_inner).insert(key, digest.clone());
     Ok(digest)
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What the choices say of one use.

@@ -16,6 +16,7 @@ use super::request::{Balance, FactorKind};
 use super::state::State;
 use crate::error::{Error, Result};
 use crate::files::write_whole;
+use crate::hex::hex;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest as _, Sha256};
@@ -196,7 +197,7 @@ fn hash<'a>(tensors: impl Iterator<Item = (&'a str, &'a [u8])>) -> String {
         hash.update((bytes.len() as u64).to_le_bytes());
         hash.update(bytes);
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize())
 }
 
 fn kind(name: &str) -> Option<FactorKind> {

@@ -9,6 +9,7 @@ use super::layer::{Conv, FilterOrder, Layer, LayerKind, Linear, MatrixOrder, Nor
 use super::layout::{ConvKeys, KeyLayout, Keys, Part, Sorted, sort};
 use super::preprocessing::{Preprocessing, PreprocessingSource};
 use super::tensor::{CONVERT, DType, Tensor, WeightFile};
+use crate::hex::hex;
 use crate::{Error, Result};
 
 /// Colour channels of the input.
@@ -196,15 +197,6 @@ fn tensors(layers: &[Layer]) -> impl Iterator<Item = &Tensor> {
             LayerKind::Linear(linear) => vec![&linear.weight, &linear.bias],
             _ => Vec::new(),
         }
-    })
-}
-
-/// Bytes as lower-case hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        // Writing to a String can't fail.
-        let _ = write!(text, "{byte:02x}");
-        text
     })
 }
 
@@ -467,7 +459,7 @@ fn edit_distance(a: &str, b: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{edit_distance, hex};
+    use super::edit_distance;
 
     #[test]
     fn edit_distance_counts_single_changes() {
@@ -482,10 +474,5 @@ mod tests {
             assert_eq!(edit_distance(a, b), distance, "{a} {b}");
             assert_eq!(edit_distance(b, a), distance, "{b} {a}");
         }
-    }
-
-    #[test]
-    fn hex_is_lower_case_with_leading_zeros() {
-        assert_eq!(hex(&[0, 0xab, 7]), "00ab07");
     }
 }

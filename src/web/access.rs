@@ -2,11 +2,11 @@
 
 use super::Options;
 use crate::error::{Error, Result};
+use crate::hex::hex;
 use axum::http::header::{HOST, ORIGIN};
 use axum::http::{HeaderMap, HeaderName};
 use rand::TryRng as _;
 use rand::rngs::SysRng;
-use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use subtle::ConstantTimeEq as _;
@@ -32,12 +32,7 @@ impl Access {
         SysRng
             .try_fill_bytes(&mut bytes)
             .map_err(|error| Error::io(place, "drawing a token")(std::io::Error::other(error)))?;
-        let mut token = String::new();
-        for byte in bytes {
-            // Writing to a String can't fail.
-            let _ = write!(token, "{byte:02x}");
-        }
-        Ok(Self { address, token })
+        Ok(Self { address, token: hex(&bytes) })
     }
 
     /// Address of the page, with the token.

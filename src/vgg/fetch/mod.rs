@@ -10,7 +10,7 @@ use ureq::http::{Response, StatusCode, header};
 use ureq::{Agent, Body};
 
 use super::locate::data_dir;
-use super::network::hex;
+use crate::hex::hex;
 use crate::{Error, Result};
 
 /// The command that downloads a network, as messages call it.
