@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use sha2::{Digest, Sha256};
 
@@ -47,6 +48,7 @@ pub struct Network {
     /// Keys of the file that no layer uses.
     pub unused: Vec<String>,
     pub(super) file: WeightFile,
+    sha256: OnceLock<String>,
 }
 
 impl std::fmt::Debug for Network {
@@ -86,6 +88,7 @@ impl Network {
             path: path.to_owned(),
             unused: sorted.unused,
             file,
+            sha256: OnceLock::new(),
         })
     }
 
@@ -156,14 +159,17 @@ impl Network {
         })
     }
 
-    /// SHA-256 of the whole file, 64 hexadecimal digits. Reads all of it.
+    /// SHA-256 of the whole file, 64 hexadecimal digits. The first call reads all of it.
     ///
     /// # Errors
     /// [`Error::File`] if the file can't be read.
     pub fn sha256(&self) -> Result<String> {
+        if let Some(known) = self.sha256.get() {
+            return Ok(known.clone());
+        }
         let mut hash = Sha256::new();
         self.file.read(|piece| hash.update(piece))?;
-        Ok(hex(&hash.finalize()))
+        Ok(self.sha256.get_or_init(|| hex(&hash.finalize())).clone())
     }
 
     /// Checks that every weight is finite. Reads them all.
