@@ -2,7 +2,7 @@
 
 use super::args::RenderArgs;
 use super::checkpoint::Saved;
-use super::words::{self, Given};
+use super::words::{self, Given, WEIGHTS, is_given};
 use super::{files, plan, render};
 use crate::error::{Error, Result};
 use crate::mirage::State;
@@ -10,35 +10,10 @@ use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
-/// Options that say how a run is watched, where it runs and how long, but not which picture it paints. With any
-/// other changed, it branches off.
-const SAME_PICTURE: [&str; 25] = [
-    "photo",
-    "output",
-    "overwrite",
-    "bit_depth",
-    "iterations",
-    "stop_when_change_below",
-    "print_every",
-    "save_every",
-    "save_at",
-    "save_early",
-    "film",
-    "checkpoint_every",
-    "web",
-    "web_host",
-    "log",
-    "trace",
-    "top",
-    "verbose",
-    "quiet",
-    "verify",
-    "adapter",
-    "kernels",
-    "labels",
-    "tuning_cache",
-    "no_tuning_cache",
-];
+/// Options that say of what, where and how long a run is, but not which picture it paints. With any other changed that a
+/// picture depends on, it branches off.
+const SAME_PICTURE: [&str; 6] =
+    ["photo", "iterations", "stop_when_change_below", "adapter", "kernels", "labels"];
 /// Options that change what the gradients are of, so that weights measured before hold no longer.
 const OTHER_GRADIENTS: [&str; 9] = [
     "spatial",
@@ -106,10 +81,6 @@ pub(super) fn run(args: &ResumeArgs) -> Result<u8> {
     render::resume(&render, state, same_network.then_some(saved.network.as_str()), &saved.adapter)
 }
 
-fn is_given(given: &[Given], name: &str) -> bool {
-    given.iter().any(|(other, _)| other == name)
-}
-
 /// The options and the state to go on with.
 fn go_on(given: &[Given], saved: &Saved) -> Result<(RenderArgs, State)> {
     let mut state = saved.state.clone();
@@ -124,7 +95,8 @@ fn go_on(given: &[Given], saved: &Saved) -> Result<(RenderArgs, State)> {
         ));
     }
     balance(given, &mut options, &state);
-    let branches = given.iter().any(|(name, _)| !SAME_PICTURE.contains(&name.as_str()));
+    let branches =
+        given.iter().any(|(name, _)| !words::only_watches(name) && !SAME_PICTURE.contains(&name.as_str()));
     if given.iter().any(|(name, _)| OTHER_GRADIENTS.contains(&name.as_str())) {
         state.weights.clear();
         state.measured.clear();
@@ -143,18 +115,17 @@ fn go_on(given: &[Given], saved: &Saved) -> Result<(RenderArgs, State)> {
 /// States the balance as the run had it in the end: its shares may have been changed while it went on, and where raw
 /// weights are given now, the others are those in force.
 fn balance(given: &[Given], options: &mut Map<String, Value>, state: &State) {
-    let weights = ["spatial_weight", "abstract_weight", "style_weight"];
-    if weights.iter().any(|name| is_given(given, name)) {
+    if WEIGHTS.iter().any(|name| is_given(given, name)) {
         for (kind, weight) in &state.weights {
             let name = format!("{kind}_weight");
-            if weights.contains(&name.as_str()) {
+            if WEIGHTS.contains(&name.as_str()) {
                 options.insert(name, Value::from(weight.to_string()));
             }
         }
         options.remove("balance");
     } else if let Some(balance) = &state.balance {
         options.insert("balance".to_owned(), Value::String(balance.to_string()));
-        for name in weights {
+        for name in WEIGHTS {
             options.remove(name);
         }
     }

@@ -13,8 +13,36 @@ use std::ffi::OsString;
 /// An option, by the name that it has in a record, and its words.
 pub(super) type Given = (String, Vec<OsString>);
 
-/// Options that state the balance in one way or the other.
-const BALANCES: [&str; 4] = ["balance", "spatial_weight", "abstract_weight", "style_weight"];
+/// Options that state the balance by raw weights.
+pub(super) const WEIGHTS: [&str; 3] = ["spatial_weight", "abstract_weight", "style_weight"];
+/// Options of one run, which say where it writes and how it is watched. No picture depends on them.
+pub(super) const OF_ONE_RUN: [&str; 12] = [
+    "print_every",
+    "save_every",
+    "save_at",
+    "save_early",
+    "film",
+    "checkpoint_every",
+    "web",
+    "web_host",
+    "log",
+    "trace",
+    "verify",
+    "bit_depth",
+];
+/// Options of any command, on which no picture depends either.
+const OF_ANY_RUN: [&str; 7] =
+    ["output", "overwrite", "verbose", "quiet", "top", "tuning_cache", "no_tuning_cache"];
+
+/// True for options on which no picture depends, by the name that they have in a record.
+pub(super) fn only_watches(name: &str) -> bool {
+    OF_ONE_RUN.contains(&name) || OF_ANY_RUN.contains(&name)
+}
+
+/// True if an option of this name, as in a record, is among those given.
+pub(super) fn is_given(given: &[Given], name: &str) -> bool {
+    given.iter().any(|(other, _)| other == name)
+}
 
 /// The command that `mirage render` is, but that the photo may be missing.
 pub(super) fn command() -> Command {
@@ -87,13 +115,13 @@ pub(super) fn recorded(options: &Map<String, Value>) -> Vec<Given> {
 
 /// Recorded options with those that somebody gave in their place.
 pub(super) fn merged(recorded: Vec<Given>, given: &[Given]) -> Vec<Given> {
-    let is_given = |name: &str| given.iter().any(|(other, _)| other == name);
+    let is_given = |name: &str| is_given(given, name);
     let replaced = |name: &str| {
         let clamp = ["clamp", "no_clamp"];
         is_given(name)
             // Shares and raw weights exclude each other: either way of stating the balance replaces the other.
-            || (name == "balance" && BALANCES.into_iter().any(is_given))
-            || (BALANCES.contains(&name) && is_given("balance"))
+            || (name == "balance" && WEIGHTS.into_iter().any(is_given))
+            || (WEIGHTS.contains(&name) && is_given("balance"))
             || (clamp.contains(&name) && clamp.into_iter().any(is_given))
             // Blend weights are of the very pictures that they were given with.
             || (name == "style_blend" && is_given("style_image"))

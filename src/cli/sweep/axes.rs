@@ -6,29 +6,6 @@ use crate::mirage::{Balance, FactorKind};
 use clap::ArgAction;
 use std::ffi::OsString;
 
-/// Options that say where a run writes or how it is watched: no picture depends on them.
-const FIXED: [&str; 19] = [
-    "output",
-    "overwrite",
-    "print_every",
-    "save_every",
-    "save_at",
-    "save_early",
-    "film",
-    "checkpoint_every",
-    "web",
-    "web_host",
-    "log",
-    "trace",
-    "verbose",
-    "quiet",
-    "verify",
-    "top",
-    "bit_depth",
-    "tuning_cache",
-    "no_tuning_cache",
-];
-
 /// An option and the values that it takes, as the user wrote them.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Axis {
@@ -147,7 +124,7 @@ fn target(name: &str) -> Result<Target> {
     };
     let arg = found.ok_or_else(unknown)?;
     let id = arg.get_id().as_str();
-    if FIXED.contains(&id) {
+    if words::only_watches(id) {
         return Err(Error::usage(format!("`{name}` can't be varied: no picture depends on it")));
     }
     if id == "balance" {

@@ -12,7 +12,7 @@ pub(super) use args::SweepArgs;
 
 use super::interrupt::Interrupt;
 use super::render;
-use super::words::{self, Given};
+use super::words::{self, Given, OF_ONE_RUN, WEIGHTS, is_given};
 use crate::error::{Error, Result};
 use crate::image_io;
 use crate::mirage::{Balance, Request};
@@ -20,22 +20,6 @@ use axes::{Axis, Table};
 use paint::Sweep;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
-
-/// Options of `mirage render` that mean something for one run only.
-const ONE_RUN: [&str; 12] = [
-    "print_every",
-    "save_every",
-    "save_at",
-    "save_early",
-    "film",
-    "checkpoint_every",
-    "web",
-    "web_host",
-    "log",
-    "trace",
-    "verify",
-    "bit_depth",
-];
 
 /// Longest side of the cells where nobody says so, in pixels.
 const SIZE: &str = "160";
@@ -73,7 +57,7 @@ fn paint(args: &SweepArgs) -> Result<u8> {
         ));
     }
 
-    if let Some(option) = ONE_RUN.into_iter().find(|name| is_given(&args.given, name)) {
+    if let Some(option) = OF_ONE_RUN.into_iter().find(|name| is_given(&args.given, name)) {
         let option = option.replace('_', "-");
         return Err(Error::usage(format!(
             "--{option} is for one run: give it with --continue, for the cell you choose"
@@ -88,9 +72,8 @@ fn paint(args: &SweepArgs) -> Result<u8> {
     let output = base.files.output.clone();
     let overwrite = base.files.overwrite;
     given.retain(|(name, _)| !["output", "overwrite"].contains(&name.as_str()));
-    let weights = ["spatial_weight", "abstract_weight", "style_weight"];
     let shares = vary.iter().any(|axis| axis.id() == "balance");
-    if shares && weights.iter().any(|name| is_given(&given, name)) {
+    if shares && WEIGHTS.iter().any(|name| is_given(&given, name)) {
         return Err(Error::usage(
             "shares are varied, but raw weights are given: vary those (--vary style-weight=...), or give --balance",
         ));
@@ -111,10 +94,6 @@ fn paint(args: &SweepArgs) -> Result<u8> {
     let photo = base.photo.file_name().unwrap_or_default().to_string_lossy();
     let title = format!("{photo}: {}", varied.collect::<Vec<_>>().join(", "));
     Sweep::new(&base, title, folder, overwrite, table, &options, interrupt)?.run()
-}
-
-fn is_given(given: &[Given], name: &str) -> bool {
-    given.iter().any(|(other, _)| other == name)
 }
 
 /// The iterations of `--columns iterations=10,50,150`.
