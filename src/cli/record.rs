@@ -4,6 +4,7 @@ use super::args::{Depth, RenderArgs, Start};
 use super::files::Files;
 use super::names::Names;
 use crate::error::{Error, Result};
+use crate::image_io;
 use crate::mirage::{FactorKind, Readout, Report, Request};
 use crate::vgg::Network;
 use clap::ValueEnum as _;
@@ -13,6 +14,8 @@ use std::path::Path;
 
 /// This program's version.
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// What the keys of a picture's texts begin with.
+const PREFIX: &str = "neural-mirage:";
 
 /// All options after defaults, named as on the command line. Values that don't apply are `null`.
 #[derive(Debug, Clone, Serialize)]
@@ -171,22 +174,18 @@ impl Options {
     pub(super) fn embed(&self, facts: &Facts, iterations: u32, seconds: f64) -> Vec<(String, String)> {
         let options = Value::Object(self.map()).to_string();
         let mut texts = vec![
-            ("Software", format!("neural-mirage {VERSION}")),
-            ("neural-mirage:options", options),
-            ("neural-mirage:seed", self.seed.to_string()),
-            ("neural-mirage:iterations", iterations.to_string()),
-            ("neural-mirage:seconds", format!("{seconds:.3}")),
-            ("neural-mirage:adapter", facts.device.clone()),
-            ("neural-mirage:network-sha256", facts.sha256.clone()),
-            ("neural-mirage:version", VERSION.to_owned()),
+            ("options", options),
+            ("seed", self.seed.to_string()),
+            ("iterations", iterations.to_string()),
+            ("seconds", format!("{seconds:.3}")),
+            ("adapter", facts.device.clone()),
+            ("network-sha256", facts.sha256.clone()),
+            ("version", VERSION.to_owned()),
         ];
-        let known = [
-            ("neural-mirage:losses", &facts.losses),
-            ("neural-mirage:classes", &facts.classes),
-            ("neural-mirage:weights", &facts.weights),
-        ];
+        let known = [("losses", &facts.losses), ("classes", &facts.classes), ("weights", &facts.weights)];
         texts.extend(known.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))));
-        texts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+        let named = texts.into_iter().map(|(key, value)| (format!("{PREFIX}{key}"), value));
+        [("Software".to_owned(), format!("neural-mirage {VERSION}"))].into_iter().chain(named).collect()
     }
 }
 
@@ -235,6 +234,40 @@ impl Facts {
     pub(super) fn balance(&mut self, weights: &[(FactorKind, f32, f32)]) {
         let weights = weights.iter().map(|(kind, weight, _)| (*kind, *weight));
         self.weights = Some(weight_options(weights));
+    }
+}
+
+/// What a picture tells of its run.
+#[derive(Debug)]
+pub(super) struct Told {
+    /// Options, resolved.
+    pub options: Map<String, Value>,
+    /// The last report.
+    pub losses: Map<String, Value>,
+    /// What the network sees in the picture.
+    pub classes: Map<String, Value>,
+    /// Name and text of everything else.
+    pub facts: Vec<(String, String)>,
+}
+
+impl Told {
+    /// From a picture, or a film; none if it tells of no run.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the file can't be read.
+    pub(super) fn by(picture: &Path) -> Result<Option<Self>> {
+        let mut options = None;
+        let (mut losses, mut classes, mut facts) = (Map::new(), Map::new(), Vec::new());
+        for (key, text) in image_io::read_metadata(picture)? {
+            match key.strip_prefix(PREFIX) {
+                Some("options") => options = serde_json::from_str(&text).ok(),
+                Some("losses") => losses = serde_json::from_str(&text).unwrap_or_default(),
+                Some("classes") => classes = serde_json::from_str(&text).unwrap_or_default(),
+                Some(name) => facts.push((name.to_owned(), text)),
+                None => {}
+            }
+        }
+        Ok(options.map(|options| Self { options, losses, classes, facts }))
     }
 }
 

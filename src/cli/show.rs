@@ -2,15 +2,12 @@
 
 use super::console::{duration, number};
 use super::names::percent;
+use super::record::Told;
 use super::stdout;
 use crate::error::{Error, Result};
-use crate::image_io;
 use clap::Args;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
-
-/// What the keys of this program's texts begin with.
-const PREFIX: &str = "neural-mirage:";
 
 /// Options of `mirage show`.
 #[derive(Debug, Args)]
@@ -42,54 +39,32 @@ pub(super) fn run(args: &ShowArgs) -> Result<()> {
 #[derive(Debug)]
 struct History {
     path: PathBuf,
-    /// Options, resolved.
-    options: Map<String, Value>,
-    /// Name and text of everything else.
-    facts: Vec<(String, String)>,
-    losses: Map<String, Value>,
-    /// What the network sees in the picture.
-    classes: Map<String, Value>,
+    told: Told,
 }
 
 impl History {
     fn of(path: &Path) -> Result<Self> {
-        let mut options = None;
-        let (mut losses, mut classes) = (Map::new(), Map::new());
-        let mut facts = Vec::new();
-        for (key, text) in image_io::read_metadata(path)? {
-            let object = || match serde_json::from_str(&text) {
-                Ok(Value::Object(object)) => Some(object),
-                _ => None,
-            };
-            match key.strip_prefix(PREFIX) {
-                Some("options") => options = object(),
-                Some("losses") => losses = object().unwrap_or_default(),
-                Some("classes") => classes = object().unwrap_or_default(),
-                Some(name) => facts.push((name.to_owned(), text)),
-                None => {}
-            }
-        }
-        let options = options.ok_or_else(|| {
+        let told = Told::by(path)?.ok_or_else(|| {
             Error::file(
                 path,
                 "this picture does not tell of a run",
                 "Give one that mirage painted, as it was saved: other programs may drop what is written in it",
             )
         })?;
-        Ok(Self { path: path.to_owned(), options, facts, losses, classes })
+        Ok(Self { path: path.to_owned(), told })
     }
 
     fn fact(&self, name: &str) -> Option<&str> {
-        self.facts.iter().find(|(other, _)| other == name).map(|(_, text)| text.as_str())
+        self.told.facts.iter().find(|(other, _)| other == name).map(|(_, text)| text.as_str())
     }
 
     fn json(&self) -> Map<String, Value> {
         let mut all = Map::new();
         all.insert("picture".to_owned(), self.path.to_string_lossy().into());
-        all.insert("options".to_owned(), self.options.clone().into());
-        all.insert("losses".to_owned(), self.losses.clone().into());
-        all.insert("classes".to_owned(), self.classes.clone().into());
-        for (name, text) in &self.facts {
+        all.insert("options".to_owned(), self.told.options.clone().into());
+        all.insert("losses".to_owned(), self.told.losses.clone().into());
+        all.insert("classes".to_owned(), self.told.classes.clone().into());
+        for (name, text) in &self.told.facts {
             let value = match name.as_str() {
                 "iterations" | "seed" | "seconds" => {
                     text.parse::<serde_json::Number>().ok().map(Value::Number)
@@ -121,11 +96,15 @@ impl History {
     }
 
     fn loss_rows(&self) -> Vec<(String, String)> {
-        let Some(iteration) = self.losses.get("iteration").and_then(Value::as_u64) else { return Vec::new() };
+        let Some(iteration) = self.told.losses.get("iteration").and_then(Value::as_u64) else {
+            return Vec::new();
+        };
         let told =
             |value: Option<&Value>| value.and_then(Value::as_f64).map_or("not finite".to_owned(), number);
-        let mut rows = vec![(format!("loss after {iteration}"), told(self.losses.get("total")))];
-        for (factor, values) in self.losses.get("factors").and_then(Value::as_object).into_iter().flatten() {
+        let mut rows = vec![(format!("loss after {iteration}"), told(self.told.losses.get("total")))];
+        for (factor, values) in
+            self.told.losses.get("factors").and_then(Value::as_object).into_iter().flatten()
+        {
             let share = values.get("gradient_share").and_then(Value::as_f64);
             let share = share.map(|share| format!(", {}% of the gradient", percent(share as f32)));
             let loss = told(values.get("loss"));
@@ -135,7 +114,7 @@ impl History {
     }
 
     fn class_rows(&self) -> Vec<(String, String)> {
-        let classes = self.classes.get("classes").and_then(Value::as_array).into_iter().flatten();
+        let classes = self.told.classes.get("classes").and_then(Value::as_array).into_iter().flatten();
         let class = |class: &Value| {
             let probability = class.get("probability")?.as_f64()?;
             Some(format!("{} {}%", class.get("label")?.as_str()?, percent(probability as f32)))
@@ -145,7 +124,7 @@ impl History {
         if !classes.is_empty() {
             rows.push(("classes".to_owned(), classes.join(", ")));
         }
-        if let Some(distance) = self.classes.get("distance").and_then(Value::as_f64) {
+        if let Some(distance) = self.told.classes.get("distance").and_then(Value::as_f64) {
             rows.push(("class distance".to_owned(), format!("{distance:.3}")));
         }
         rows
@@ -159,7 +138,7 @@ impl History {
             Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(", "),
             other => other.to_string(),
         };
-        self.options.iter().map(|(name, value)| (name.replace('_', "-"), text(value))).collect()
+        self.told.options.iter().map(|(name, value)| (name.replace('_', "-"), text(value))).collect()
     }
 
     fn text(&self) -> String {

@@ -11,6 +11,7 @@ mod sheet;
 pub(super) use args::SweepArgs;
 
 use super::interrupt::Interrupt;
+use super::record::Told;
 use super::render;
 use super::words::{self, Given, OF_ONE_RUN, WEIGHTS, is_given};
 use crate::error::{Error, Result};
@@ -18,7 +19,6 @@ use crate::image_io;
 use crate::mirage::{Balance, Request};
 use axes::{Axis, Table};
 use paint::Sweep;
-use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
 /// Longest side of the cells where nobody says so, in pixels.
@@ -127,9 +127,7 @@ fn promote(cell: &Path, given: &[Given]) -> Result<u8> {
     if !cell.exists() {
         return Err(not_a_cell());
     }
-    let texts = image_io::read_metadata(cell)?;
-    let text = texts.iter().find(|(key, _)| key == "neural-mirage:options").ok_or_else(not_a_cell)?;
-    let mut options: Map<String, Value> = serde_json::from_str(&text.1).map_err(|_| not_a_cell())?;
+    let mut options = Told::by(cell)?.ok_or_else(not_a_cell)?.options;
     for own in ["size", "output"] {
         options.remove(own);
     }

@@ -8,7 +8,7 @@ use crate::cli::checkpoint::{Checkpoints, Saved};
 use crate::cli::console::duration;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::plan::{self, Plan};
-use crate::cli::record::{Facts, Options};
+use crate::cli::record::{Facts, Options, Told};
 use crate::cli::warnings::Shares;
 use crate::cli::words::{self, Given};
 use crate::error::{Error, Result};
@@ -115,7 +115,7 @@ impl Sweep {
                     continue;
                 }
                 let wanted = plan.options.of_snapshot(&path, cell.iterations).map();
-                let told = told(&path)?;
+                let told = Told::by(&path)?;
                 match told.map(|told| (difference(&told.options, &wanted), told.classes)) {
                     Some((None, classes)) => {
                         let picture = image_io::read(&path)?.picture;
@@ -299,23 +299,6 @@ fn left(path: &Path, options: &Options) -> Option<State> {
     let saved = path.exists().then(|| Saved::load(path).ok()).flatten()?;
     let wanted = options.absolute().ok()?;
     difference(&saved.options, &wanted).is_none().then_some(saved.state)
-}
-
-/// What a picture tells of its run, as JSON.
-struct Told {
-    options: Map<String, Value>,
-    /// What the network sees in it.
-    classes: Map<String, Value>,
-}
-
-/// What a picture tells; none if it tells of no run.
-fn told(path: &Path) -> Result<Option<Told>> {
-    let texts = image_io::read_metadata(path)?;
-    let object = |name: &str| {
-        let text = texts.iter().find(|(key, _)| key.strip_prefix("neural-mirage:") == Some(name))?;
-        serde_json::from_str(&text.1).ok()
-    };
-    Ok(object("options").map(|options| Told { options, classes: object("classes").unwrap_or_default() }))
 }
 
 /// The first option in which two records differ, of those that make the picture. (A cell's iterations are those of its
