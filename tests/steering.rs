@@ -222,7 +222,7 @@ fn a_pause_holds_the_run_until_it_is_told_to_go_on() {
                 }));
             }
             Event::Paused { iteration, paused: false } => assert_eq!(Some(iteration), paused_at),
-            Event::Snapshot { iteration, picture, readout } => {
+            Event::Snapshot { iteration, picture, readout, .. } => {
                 assert!(!readout.classes.is_empty() && readout.distance.is_some());
                 saved.push((iteration, picture.clone()));
             }

@@ -28,13 +28,13 @@ pub(super) struct Filming {
 }
 
 impl Filming {
-    /// Begins a film of a run of so many iterations.
+    /// Begins a film that shows the pictures after these iterations.
     ///
     /// # Errors
     /// As [`Film::create`].
-    pub(super) fn begin(path: &Path, overwrite: bool, iterations: u32) -> Result<Self> {
+    pub(super) fn begin(path: &Path, overwrite: bool, frames: &[u32]) -> Result<Self> {
         let film = Film::create(path, FilmOptions { overwrite, ..FilmOptions::default() })?;
-        Ok(Self { path: path.to_owned(), film, frames: frames(iterations) })
+        Ok(Self { path: path.to_owned(), film, frames: frames.to_vec() })
     }
 
     /// Takes a picture if it is one of the film's, or the last.

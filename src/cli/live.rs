@@ -7,15 +7,14 @@ use crate::error::Result;
 use crate::image_io::Picture;
 use crate::mirage::{Balance, Controls, FactorKind, Readout, Report, Started};
 use crate::web::{Command, FactorReport, LivePage, Options, Shares, Start};
-use std::cell::Cell;
 use std::path::Path;
 
-/// The page of a run.
+/// The page of a run; without `--web` there is none, and all of this does nothing.
 #[derive(Debug)]
 pub(super) struct Live {
-    page: LivePage,
+    page: Option<LivePage>,
     /// True while the run is held.
-    held: Cell<bool>,
+    held: bool,
 }
 
 impl Live {
@@ -23,38 +22,36 @@ impl Live {
     ///
     /// # Errors
     /// If the port can't be had.
-    pub(super) fn open(args: &WatchingArgs, controls: &Controls) -> Result<Option<Self>> {
-        let Some(port) = args.web else { return Ok(None) };
-        let controls = controls.clone();
-        let page = LivePage::open(&Options { host: args.web_host, port }, move |command| match command {
-            Command::Pause => controls.pause(),
-            Command::Resume => controls.resume(),
-            Command::Save => controls.save(),
-            Command::Stop => controls.stop(),
-            Command::Shares(Shares { spatial, abstracted, style }) => {
-                controls.set_balance(Balance { spatial, abstracted, style });
-            }
-        })?;
-        Ok(Some(Self { page, held: Cell::new(false) }))
+    pub(super) fn open(args: &WatchingArgs, controls: &Controls) -> Result<Self> {
+        let open = |port| {
+            let controls = controls.clone();
+            LivePage::open(&Options { host: args.web_host, port }, move |command| match command {
+                Command::Pause => controls.pause(),
+                Command::Resume => controls.resume(),
+                Command::Save => controls.save(),
+                Command::Stop => controls.stop(),
+                Command::Shares(Shares { spatial, abstracted, style }) => {
+                    controls.set_balance(Balance { spatial, abstracted, style });
+                }
+            })
+        };
+        Ok(Self { page: args.web.map(open).transpose()?, held: false })
     }
 
     /// Where it is, with the token.
-    pub(super) fn url(&self) -> &str {
-        self.page.url()
+    pub(super) fn url(&self) -> Option<&str> {
+        self.page.as_ref().map(LivePage::url)
     }
 
     /// The run starts.
     pub(super) fn begin(&self, plan: &Plan, photo: &Path, started: &Started) {
+        let Some(page) = &self.page else { return };
         let request = &plan.request;
         let [height, width] = started.size;
-        let steerable: Vec<String> = FactorKind::THREE
-            .into_iter()
-            .filter(|kind| request.is_present(*kind))
-            .map(|kind| kind.to_string())
-            .collect();
-        let steerable: Vec<&str> = steerable.iter().map(String::as_str).collect();
+        let present = FactorKind::THREE.into_iter().filter(|kind| request.is_present(*kind));
+        let steerable: Vec<&str> = present.map(FactorKind::name).collect();
         let title = photo.file_name().unwrap_or_default().to_string_lossy();
-        self.page.begin(&Start {
+        page.begin(&Start {
             device: &started.device,
             size: [width, height],
             shares: request.balance.map(shares),
@@ -63,18 +60,19 @@ impl Live {
             ..Start::new(&title, &request.photo, request.iterations)
         });
         for note in plan.notes.iter().chain(&started.notes) {
-            self.page.note(note);
+            page.note(note);
         }
     }
 
     pub(super) fn report(&self, report: &Report, names: &Names) {
+        let Some(page) = &self.page else { return };
         let factors = report.factors().into_iter().map(|kind| FactorReport {
             name: kind.to_string(),
             loss: report.factor_loss(kind),
             loss_share: Some(report.loss_share(kind) as f32),
             gradient_share: report.gradient_share(kind),
         });
-        self.page.report(&crate::web::Report {
+        page.report(&crate::web::Report {
             iteration: report.iteration,
             seconds: report.seconds,
             total: report.total,
@@ -86,24 +84,25 @@ impl Live {
     }
 
     pub(super) fn balanced(&self, iteration: u32, balance: Balance, weights: &[(FactorKind, f32, f32)]) {
-        let Shares { spatial, abstracted, style } = shares(balance);
-        let shares = [("spatial", spatial), ("abstract", abstracted), ("style", style)];
-        let weights: Vec<(String, f32)> =
-            weights.iter().map(|(kind, weight, _)| (kind.to_string(), *weight)).collect();
-        let weights: Vec<(&str, f32)> =
-            weights.iter().map(|(name, weight)| (name.as_str(), *weight)).collect();
-        self.page.weights(iteration, &shares, &weights);
+        let Some(page) = &self.page else { return };
+        let shares = FactorKind::THREE.map(|kind| (kind.name(), balance.share(kind)));
+        let weights: Vec<_> = weights.iter().map(|(kind, weight, _)| (kind.name(), *weight)).collect();
+        page.weights(iteration, &shares, &weights);
     }
 
     pub(super) fn progress(&self, iteration: u32, seconds: f64) {
-        self.page.progress(iteration, seconds);
+        if let Some(page) = &self.page {
+            page.progress(iteration, seconds);
+        }
     }
 
     /// Shows a picture; the last one, and that of a run that is held, however busy the viewers are, and also if there
     /// are none yet.
     pub(super) fn picture(&self, iteration: u32, picture: &Picture, last: bool) {
-        if last || self.held.get() || self.page.wants_pictures() {
-            self.page.picture(iteration, picture);
+        if let Some(page) = &self.page
+            && (last || self.held || page.wants_pictures())
+        {
+            page.picture(iteration, picture);
         }
     }
 
@@ -115,22 +114,29 @@ impl Live {
         readout: &Readout,
         names: &Names,
     ) {
-        self.page.snapshot(iteration, picture, &path.to_string_lossy(), &named(&readout.classes, names));
-        self.page.note(&format!("Saved {}", path.display()));
+        let Some(page) = &self.page else { return };
+        page.snapshot(iteration, picture, &path.to_string_lossy(), &named(&readout.classes, names));
+        page.note(&format!("Saved {}", path.display()));
     }
 
-    pub(super) fn paused(&self, paused: bool) {
-        self.held.set(paused);
-        self.page.paused(paused);
+    pub(super) fn paused(&mut self, paused: bool) {
+        self.held = paused;
+        if let Some(page) = &self.page {
+            page.paused(paused);
+        }
     }
 
     pub(super) fn warn(&self, text: &str) {
-        self.page.note(text);
+        if let Some(page) = &self.page {
+            page.note(text);
+        }
     }
 
     /// The run is over, in one way or the other.
-    pub(super) fn end(self, ending: &str, output: &str) {
-        self.page.end(ending, output);
+    pub(super) fn end(&mut self, ending: &str, output: &str) {
+        if let Some(page) = self.page.take() {
+            page.end(ending, output);
+        }
     }
 }
 

@@ -55,11 +55,11 @@ struct Run {
     checkpoints: Checkpoints,
     warnings: Shares,
     film: Option<Filming>,
-    live: Option<Live>,
+    live: Live,
     photo: PathBuf,
     controls: Controls,
-    /// Iteration and seconds of the last report or step.
-    last: (u32, f64),
+    /// Of what was told last, from the first iteration on.
+    seconds: f64,
     /// The device on which a resumed run was, until now.
     earlier_device: String,
     /// Iteration and place of a picture that was saved although the run failed.
@@ -86,14 +86,14 @@ impl Run {
         let checkpoints = Checkpoints::new(plan.files.checkpoint(), &plan.options, &plan::inputs(args))?;
         let controls = Controls::new();
         let live = Live::open(&args.watching, &controls)?;
-        if let Some(live) = &live {
+        if let Some(url) = live.url() {
             // Without it the page can't be found, so also a quiet run tells it.
-            let told = format!("Live page: {}", live.url());
+            let told = format!("Live page: {url}");
             if args.watching.quiet { drop(writeln!(std::io::stderr(), "{told}")) } else { console.say(&told) }
         }
         let film = args.watching.film.as_ref();
         let film = film
-            .map(|film| Filming::begin(film, args.files.overwrite, plan.request.iterations))
+            .map(|film| Filming::begin(film, args.files.overwrite, &plan.request.schedule.picture_at))
             .transpose()?;
         Ok(Self {
             begun,
@@ -108,7 +108,7 @@ impl Run {
             live,
             photo: args.photo.clone(),
             controls,
-            last: (0, 0.0),
+            seconds: 0.0,
             earlier_device: String::new(),
             rescued: None,
             reported: false,
@@ -132,10 +132,8 @@ impl Run {
         }
         self.console.close();
         if let Err(error) = &done {
-            if let Some(live) = self.live.take() {
-                let output = self.rescued.as_ref().map_or("", |(_, output)| output.as_str());
-                live.end(&error.to_string(), output);
-            }
+            let saved_as = self.rescued.as_ref().map_or("", |(_, output)| output.as_str());
+            self.live.end(&error.to_string(), saved_as);
             let (iteration, output) = self.rescued.take().unzip();
             let line =
                 Line::Error { message: error.to_string(), exit_code: error.exit_code(), iteration, output };
@@ -203,18 +201,14 @@ impl Run {
             Event::Balanced { iteration, balance, weights } => {
                 self.console.balanced(iteration, weights);
                 self.facts.balance(weights);
-                if let Some(live) = &self.live {
-                    live.balanced(iteration, balance, weights);
-                }
+                self.live.balanced(iteration, balance, weights);
                 self.log.write(&Line::balance(iteration, &balance, weights))?;
                 self.plan.request.balance = Some(balance);
             }
             Event::Progress { iteration, seconds } => {
-                self.last = (iteration, seconds);
+                self.seconds = seconds;
                 self.console.progress(iteration, seconds);
-                if let Some(live) = &self.live {
-                    live.progress(iteration, seconds);
-                }
+                self.live.progress(iteration, seconds);
             }
             Event::Report(report) => {
                 if self.console.verbose && !self.reported {
@@ -222,29 +216,24 @@ impl Run {
                     self.console.say(&format!("time to first iteration {seconds:.2} s"));
                 }
                 self.reported = true;
-                self.last = (report.iteration, report.seconds);
+                self.seconds = report.seconds;
                 self.console.report(report, &self.plan.names);
                 self.facts.report(report, &self.plan.names);
-                if let Some(live) = &self.live {
-                    live.report(report, &self.plan.names);
-                }
+                self.live.report(report, &self.plan.names);
                 self.log.write(&Line::report(report, &self.plan.names))?;
                 for message in self.warnings.warnings(report, self.plan.request.balance.is_some()) {
                     self.console.warn(&message);
-                    if let Some(live) = &self.live {
-                        live.warn(&message);
-                    }
+                    self.live.warn(&message);
                     self.log.write(&Line::Warning { iteration: report.iteration, message })?;
                 }
             }
-            Event::Snapshot { iteration, picture, readout } => {
+            Event::Snapshot { iteration, picture, seconds, readout } => {
+                self.seconds = seconds;
                 let path = self.plan.files.free_snapshot(iteration);
                 self.facts.readout(readout, &self.plan.names);
                 self.plan.files.write(&path, picture, self.record(iteration))?;
                 self.console.snapshot(&path, readout, &self.plan.names);
-                if let Some(live) = &self.live {
-                    live.snapshot(iteration, picture, &path, readout, &self.plan.names);
-                }
+                self.live.snapshot(iteration, picture, &path, readout, &self.plan.names);
                 self.log.write(&Line::Snapshot {
                     iteration,
                     path: path.to_string_lossy().into_owned(),
@@ -260,18 +249,14 @@ impl Run {
             }
             Event::Paused { iteration, paused } => {
                 self.console.paused(iteration, paused);
-                if let Some(live) = &self.live {
-                    live.paused(paused);
-                }
+                self.live.paused(paused);
                 self.log.write(&Line::Paused { iteration, paused })?;
             }
             Event::Picture { iteration, picture, last } => {
                 if let Some(film) = &mut self.film {
                     film.picture(iteration, picture, last)?;
                 }
-                if let Some(live) = &self.live {
-                    live.picture(iteration, picture, last);
-                }
+                self.live.picture(iteration, picture, last);
             }
         }
         Ok(if self.interrupt.requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
@@ -305,15 +290,13 @@ impl Run {
             photo_classes: names.classes(&started.photo_classes),
             notes: &notes,
         })?;
-        if let Some(live) = &self.live {
-            live.begin(&self.plan, &self.photo, started);
-        }
+        self.live.begin(&self.plan, &self.photo, started);
         self.interrupt.arm(&self.controls);
         Ok(())
     }
 
     fn finish(&mut self, outcome: &Outcome) -> Result<u8> {
-        self.last = (outcome.iterations, outcome.seconds);
+        self.seconds = outcome.seconds;
         self.plan.files.write_output(&outcome.picture, self.record(outcome.iterations))?;
         self.finish_film(outcome.iterations)?;
         self.console.close();
@@ -332,9 +315,7 @@ impl Run {
         if ending == "stopped" && self.checkpoint {
             self.console.say(&format!("To go on: mirage resume {}", quoted(&self.checkpoints.path)));
         }
-        if let Some(live) = self.live.take() {
-            live.end(ending, &self.plan.files.output.to_string_lossy());
-        }
+        self.live.end(ending, &self.plan.files.output.to_string_lossy());
         self.log.write(&Line::End {
             ending,
             iterations: outcome.iterations,
@@ -372,11 +353,7 @@ impl Run {
     }
 
     fn record(&self, iterations: u32) -> Vec<(String, String)> {
-        let (iteration, seconds) = self.last;
-        // Snapshots are told of before their iteration's report.
-        let seconds =
-            if iteration > 0 { seconds * f64::from(iterations) / f64::from(iteration) } else { 0.0 };
-        self.plan.options.embed(&self.facts, iterations, seconds)
+        self.plan.options.embed(&self.facts, iterations, self.seconds)
     }
 }
 

@@ -201,7 +201,7 @@ fn hash<'a>(tensors: impl Iterator<Item = (&'a str, &'a [u8])>) -> String {
 }
 
 fn kind(name: &str) -> Option<FactorKind> {
-    FactorKind::THREE.into_iter().chain([FactorKind::Smooth]).find(|kind| kind.to_string() == name)
+    FactorKind::ALL.into_iter().find(|kind| kind.name() == name)
 }
 
 #[cfg(test)]

@@ -35,6 +35,8 @@ pub enum Event<'a> {
         iteration: u32,
         /// The picture.
         picture: &'a Picture,
+        /// Seconds from the start of the first iteration, without pauses, until it was there.
+        seconds: f64,
         /// What the network sees in it.
         readout: &'a Readout,
     },

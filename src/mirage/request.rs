@@ -22,16 +22,23 @@ pub enum FactorKind {
 impl FactorKind {
     /// The three factors of the method, in the order in which they are always listed.
     pub const THREE: [Self; 3] = [Self::Spatial, Self::Abstract, Self::Style];
-}
+    /// These, and the smoothness.
+    pub const ALL: [Self; 4] = [Self::Spatial, Self::Abstract, Self::Style, Self::Smooth];
 
-impl fmt::Display for FactorKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
+    /// Its name, as options and logs have it.
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Spatial => "spatial",
             Self::Abstract => "abstract",
             Self::Style => "style",
             Self::Smooth => "smooth",
-        })
+        }
+    }
+}
+
+impl fmt::Display for FactorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
     }
 }
 
@@ -386,10 +393,7 @@ impl Request {
     /// shares, seeds, steps or reports at most. A [`Session`](super::Session) can then start anew without preparing
     /// anything.
     pub fn shares_objective(&self, other: &Self) -> bool {
-        let present = |request: &Self| {
-            [FactorKind::Spatial, FactorKind::Abstract, FactorKind::Style, FactorKind::Smooth]
-                .map(|kind| request.is_present(kind))
-        };
+        let present = |request: &Self| FactorKind::ALL.map(|kind| request.is_present(kind));
         let adam = AdamOptions { learning_rate: self.adam.learning_rate, ..other.adam };
         present(self) == present(other)
             && self.spatial.layers == other.spatial.layers

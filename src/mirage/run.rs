@@ -4,6 +4,7 @@ use super::balance::Weights;
 use super::event::{Event, Readout, Report};
 use super::objective::{FACTORS, LOSSES, Numbers, SNAPSHOT, STEP, STEP_OF_FACTORS, Submitted, Wanting};
 use super::readout::class_distance;
+use super::request::Balance;
 use super::session::{AHEAD, Session};
 use super::start;
 use super::state::State;
@@ -212,7 +213,7 @@ impl Session {
     }
 
     /// Takes over new shares: they are measured before the next step.
-    fn adopt(&mut self, balance: Option<super::request::Balance>) {
+    fn adopt(&mut self, balance: Option<Balance>) {
         if let Some(balance) = balance {
             self.request.balance = Some(balance);
             self.measure = true;
@@ -231,11 +232,7 @@ impl Session {
         self.request.balance.is_some() && due && (iteration == first || iteration < self.request.iterations)
     }
 
-    pub(super) fn rebalance(
-        &mut self,
-        iteration: u32,
-        listener: &mut Listener<'_>,
-    ) -> Result<ControlFlow<()>> {
+    fn rebalance(&mut self, iteration: u32, listener: &mut Listener<'_>) -> Result<ControlFlow<()>> {
         let Some(balance) = self.request.balance else { return Ok(ControlFlow::Continue(())) };
         let context = &self.engine.context;
         let _span = context.trace().map(|trace| trace.host("host", "measuring the balance"));
@@ -345,13 +342,14 @@ impl Session {
         {
             return Err(Error::NonFinite { iteration, count: numbers.non_finite as u64 });
         }
+        let seconds = self.seconds();
         let readout = numbers.as_ref().map(|numbers| self.readout(numbers)).unwrap_or_default();
         let mut settled = false;
         if let Some(pending) = submitted.snapshot {
             let [height, width] = self.started.size;
             let picture = Picture { width, height, rgb: pending.finish(context)? };
             if wanted.snapshot {
-                tell(Event::Snapshot { iteration, picture: &picture, readout: &readout })?;
+                tell(Event::Snapshot { iteration, picture: &picture, seconds, readout: &readout })?;
             }
             if wanted.picture {
                 tell(Event::Picture { iteration, picture: &picture, last: wanted.last })?;
@@ -361,7 +359,6 @@ impl Session {
                 self.last_good = Some((iteration, picture));
             }
         }
-        let seconds = self.seconds();
         if let Some(pending) = submitted.state {
             let state = self.state(iteration, seconds, &weights, wanted.balanced, &pending.finish(context)?);
             // One that nothing can go on from would only replace a good one.

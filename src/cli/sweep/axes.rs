@@ -110,7 +110,7 @@ impl Axis {
 }
 
 fn target(name: &str) -> Result<Target> {
-    if let Some(kind) = FactorKind::THREE.into_iter().find(|kind| kind.to_string() == name) {
+    if let Some(kind) = FactorKind::THREE.into_iter().find(|kind| kind.name() == name) {
         return Ok(Target::Share(kind));
     }
     let command = words::command();

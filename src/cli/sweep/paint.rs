@@ -203,13 +203,11 @@ impl Sweep {
                 cell.iterations >= state.iteration || painted[cell.row * columns + cell.column].is_some()
             })
         {
-            progress.done += u64::from(state.iteration);
             session.resume(state)?;
         }
         let mut facts = Facts { sha256, ..Facts::default() };
         let mut warnings = Shares::default();
         let mut readout = Readout::default();
-        let mut clock = 0.0;
         let before = progress.done;
         let mut put =
             |cell: &Cell, picture: &Picture, readout: &Readout, facts: &Facts, seconds| -> Result<()> {
@@ -230,22 +228,18 @@ impl Sweep {
             match event {
                 Event::Started(started) => facts.device.clone_from(&started.device),
                 Event::Balanced { weights, .. } => facts.balance(weights),
-                Event::Progress { iteration, seconds } => {
-                    clock = seconds;
-                    progress.step(before, iteration);
-                }
+                Event::Progress { iteration, .. } => progress.step(before, iteration),
                 Event::Report(report) => {
                     facts.report(report, &plan.names);
                     readout.clone_from(&report.readout);
-                    clock = report.seconds;
                     for warning in warnings.warnings(report, plan.request.balance.is_some()) {
                         progress.say(&format!("warning: {}: {warning}", table.runs[run].label));
                     }
                 }
-                Event::Snapshot { iteration, picture, readout } => {
+                Event::Snapshot { iteration, picture, seconds, readout } => {
                     facts.readout(readout, &plan.names);
                     if let Some(cell) = cells.iter().find(|cell| cell.iterations == iteration) {
-                        put(cell, picture, readout, &facts, clock)?;
+                        put(cell, picture, readout, &facts, seconds)?;
                     }
                 }
                 Event::State(state) => checkpoints.save(state, &facts)?,
