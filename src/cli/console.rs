@@ -14,24 +14,21 @@ use std::time::Duration;
 /// How often the spinner of the preparations turns.
 const TICK: Duration = Duration::from_millis(120);
 
-/// The narrator of a run.
+/// Lines on stderr, above a bar where there is one.
 #[derive(Debug)]
-pub(super) struct Console {
+pub(super) struct Voice {
     quiet: bool,
-    pub verbose: bool,
-    iterations: u32,
-    bar: Option<ProgressBar>,
-    losses: String,
+    /// On a terminal, unless nothing is to be told.
+    pub bar: Option<ProgressBar>,
 }
 
-impl Console {
-    /// For a run of so many iterations.
-    pub(super) fn new(args: &WatchingArgs, iterations: u32) -> Self {
-        let bar = (!args.quiet && std::io::stderr().is_terminal()).then(ProgressBar::new_spinner);
-        Self { quiet: args.quiet, verbose: args.verbose, iterations, bar, losses: String::new() }
+impl Voice {
+    /// With a bar of this kind on a terminal.
+    pub(super) fn new(quiet: bool, bar: impl FnOnce() -> ProgressBar) -> Self {
+        Self { quiet, bar: (!quiet && std::io::stderr().is_terminal()).then(bar) }
     }
 
-    /// Tells a line, above the bar if there is one.
+    /// Tells a line.
     pub(super) fn say(&self, text: &str) {
         if self.quiet {
             return;
@@ -41,6 +38,41 @@ impl Console {
             // A closed stderr is nobody's concern.
             _ => drop(writeln!(std::io::stderr(), "{text}")),
         }
+    }
+
+    /// Takes the bar away.
+    pub(super) fn close(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for Voice {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// The narrator of a run.
+#[derive(Debug)]
+pub(super) struct Console {
+    voice: Voice,
+    pub verbose: bool,
+    iterations: u32,
+    losses: String,
+}
+
+impl Console {
+    /// For a run of so many iterations.
+    pub(super) fn new(args: &WatchingArgs, iterations: u32) -> Self {
+        let voice = Voice::new(args.quiet, ProgressBar::new_spinner);
+        Self { voice, verbose: args.verbose, iterations, losses: String::new() }
+    }
+
+    /// Tells a line, above the bar if there is one.
+    pub(super) fn say(&self, text: &str) {
+        self.voice.say(text);
     }
 
     /// Tells something that the user should know.
@@ -69,7 +101,7 @@ impl Console {
 
     /// The device is being opened, targets captured, kernels compiled.
     pub(super) fn preparing(&self) {
-        if let Some(bar) = &self.bar {
+        if let Some(bar) = &self.voice.bar {
             bar.set_message("Preparing the device and the network");
             bar.enable_steady_tick(TICK);
         }
@@ -105,7 +137,7 @@ impl Console {
             ));
             self.say(&table(layers));
         }
-        if let Some(bar) = &self.bar {
+        if let Some(bar) = &self.voice.bar {
             bar.disable_steady_tick();
             bar.set_length(self.iterations.into());
             bar.set_position(0);
@@ -125,7 +157,7 @@ impl Console {
 
     /// An iteration went by.
     pub(super) fn progress(&self, iteration: u32, seconds: f64) {
-        if let Some(bar) = &self.bar {
+        if let Some(bar) = &self.voice.bar {
             bar.set_position(iteration.into());
             bar.set_message(format!("{}{}", self.pace(iteration, seconds), self.losses));
         }
@@ -152,7 +184,7 @@ impl Console {
             self.losses += &format!("  {kind} {loss}");
         }
         let pace = self.pace(report.iteration, report.seconds);
-        if self.bar.is_none() && !pace.is_empty() {
+        if self.voice.bar.is_none() && !pace.is_empty() {
             line += &format!("  {pace}");
         }
         self.say(&line);
@@ -175,15 +207,7 @@ impl Console {
 
     /// Takes the bar away.
     pub(super) fn close(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
-}
-
-impl Drop for Console {
-    fn drop(&mut self) {
-        self.close();
+        self.voice.close();
     }
 }
 

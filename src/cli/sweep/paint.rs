@@ -5,7 +5,7 @@ use super::sheet::{Contact, Painted};
 use crate::cli::INTERRUPTED;
 use crate::cli::args::RenderArgs;
 use crate::cli::checkpoint::{Checkpoints, Saved};
-use crate::cli::console::duration;
+use crate::cli::console::{Voice, duration};
 use crate::cli::interrupt::Interrupt;
 use crate::cli::plan::{self, Plan};
 use crate::cli::record::{Facts, Options, Told};
@@ -18,7 +18,6 @@ use crate::mirage::{Controls, Ending, Event, Readout, Session, State};
 use crate::vgg::{Network, locate};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
-use std::io::{IsTerminal as _, Write as _};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -323,21 +322,18 @@ fn in_run(run: &Run, error: Error) -> Error {
 
 /// What a person sees of all runs together.
 struct Progress {
-    quiet: bool,
-    bar: Option<ProgressBar>,
+    voice: Voice,
     /// Iterations of the runs that are done.
     done: u64,
 }
 
 impl Progress {
     fn new(args: &RenderArgs) -> Self {
-        let quiet = args.watching.quiet;
-        let bar = (!quiet && std::io::stderr().is_terminal()).then(|| ProgressBar::new(0));
-        Self { quiet, bar, done: 0 }
+        Self { voice: Voice::new(args.watching.quiet, || ProgressBar::new(0)), done: 0 }
     }
 
     fn begin(&self, steps: u64) {
-        let Some(bar) = &self.bar else { return };
+        let Some(bar) = &self.voice.bar else { return };
         bar.set_length(steps);
         // The template is a constant with known keys.
         if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len} iterations, {eta} left") {
@@ -346,23 +342,16 @@ impl Progress {
     }
 
     fn step(&self, before: u64, iteration: u32) {
-        if let Some(bar) = &self.bar {
+        if let Some(bar) = &self.voice.bar {
             bar.set_position(before + u64::from(iteration));
         }
     }
 
     fn say(&self, text: &str) {
-        match &self.bar {
-            _ if self.quiet => {}
-            Some(bar) if !bar.is_finished() => bar.println(text),
-            // A closed stderr is nobody's concern.
-            _ => drop(writeln!(std::io::stderr(), "{text}")),
-        }
+        self.voice.say(text);
     }
 
     fn close(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
+        self.voice.close();
     }
 }
