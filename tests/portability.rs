@@ -6,6 +6,8 @@
 
 #[path = "portability/browser.rs"]
 mod browser;
+#[path = "common/chromium.rs"]
+mod chromium;
 mod common;
 #[path = "portability/compilers.rs"]
 mod compilers;

@@ -5,6 +5,8 @@
 
 #[path = "web/browser.rs"]
 mod browser;
+#[path = "common/chromium.rs"]
+mod chromium;
 #[path = "web/client.rs"]
 mod client;
 #[path = "web/page.rs"]

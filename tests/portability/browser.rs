@@ -1,55 +1,22 @@
 //! A headless browser with one page, and the server that the page talks to.
 
+use super::chromium::Chromium;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 /// Longest pause that the browser may make in the middle of a request.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The browser; ended with all of its processes when dropped.
-struct Browser(Child);
-
-impl Drop for Browser {
-    fn drop(&mut self) {
-        #[cfg(unix)]
-        if let Ok(group) = libc::pid_t::try_from(self.0.id()) {
-            // SAFETY: `kill` touches no memory; the group is the one made for this child, which is not yet
-            // waited for, so its number can't be another's.
-            unsafe { libc::kill(-group, libc::SIGKILL) };
-        }
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
-impl Browser {
-    fn start(address: &str, folder: &Path) -> Self {
-        let log = std::fs::File::create(folder.join("log")).unwrap();
-        let mut command = Command::new("chromium");
-        command
-            .args(["--headless", "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-sync"])
-            .args(["--disable-background-networking", "--disable-component-update"])
-            // Containers have little of it.
-            .arg("--disable-dev-shm-usage")
-            // WebGPU on the software adapter that the browser brings.
-            .args(["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"])
-            .args(["--enable-features=Vulkan", "--use-vulkan=swiftshader", "--use-angle=swiftshader"])
-            .arg(format!("--user-data-dir={}", folder.join("profile").display()))
-            .arg(address)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log);
-        #[cfg(unix)]
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        Self(command.spawn().unwrap_or_else(|error| {
-            panic!("{error}: chromium. Install the package `chromium` (Debian's name), then start again")
-        }))
-    }
-}
+/// WebGPU on the software adapter that the browser brings.
+const WEBGPU: [&str; 5] = [
+    "--enable-unsafe-webgpu",
+    "--use-webgpu-adapter=swiftshader",
+    "--enable-features=Vulkan",
+    "--use-vulkan=swiftshader",
+    "--use-angle=swiftshader",
+];
 
 /// Opens `page` in a browser. What the page posts to `/jobs` is answered by `jobs`; what it posts to
 /// `/results` is returned. Panics after `limit`, with the last thing that the page told on `/progress`.
@@ -61,7 +28,8 @@ pub fn visit(
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let mut browser = Browser::start(&format!("http://{}/", listener.local_addr().unwrap()), folder.path());
+    let mut browser =
+        Chromium::start(&format!("http://{}/", listener.local_addr().unwrap()), folder.path(), &WEBGPU);
     let jobs = Arc::new(jobs);
     let (sender, receiver) = mpsc::channel();
     let progress = Arc::new(Mutex::new("nothing yet".to_owned()));

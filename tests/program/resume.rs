@@ -1,14 +1,9 @@
 //! Checkpoints and `mirage resume`, with real signals, and a process that is killed.
 
-use crate::support::Place;
+use crate::support::{Place, pixels};
 use predicates::prelude::*;
 use rand::{RngExt as _, SeedableRng as _};
-use std::path::Path;
 use std::time::{Duration, Instant};
-
-fn pixels(path: &Path) -> Vec<u8> {
-    image::open(path).unwrap().into_rgb8().into_raw()
-}
 
 /// The words of a run of the small network.
 fn render(place: &Place, output: &str, iterations: &str, more: &[&str]) -> assert_cmd::Command {

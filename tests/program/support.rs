@@ -135,3 +135,8 @@ pub fn jpeg(width: u32, height: u32) -> Vec<u8> {
     scene(width, height).write_to(&mut bytes, ImageFormat::Jpeg).unwrap();
     bytes.into_inner()
 }
+
+/// The pixels of a picture, whatever it tells of itself.
+pub fn pixels(path: &Path) -> Vec<u8> {
+    image::open(path).unwrap().into_rgb8().into_raw()
+}

@@ -1,9 +1,8 @@
 //! `mirage sweep`: sheets, their cells, and what goes on from them.
 
-use crate::support::Place;
+use crate::support::{Place, pixels};
 use image::GenericImageView as _;
 use predicates::prelude::*;
-use std::path::Path;
 
 /// The words of a sweep of the small network.
 fn sweep(place: &Place, words: &[&str]) -> assert_cmd::Command {
@@ -11,10 +10,6 @@ fn sweep(place: &Place, words: &[&str]) -> assert_cmd::Command {
     command.arg("sweep").arg(place.path("photo.png")).arg("--weights").arg(place.network());
     command.args(["--size", "48", "-o", "my sweep"]).args(words);
     command
-}
-
-fn pixels(path: &Path) -> Vec<u8> {
-    image::open(path).unwrap().into_rgb8().into_raw()
 }
 
 fn options(place: &Place, picture: &str) -> serde_json::Value {

@@ -1,9 +1,9 @@
 //! Debian's Chromium, headless, driven over its DevTools protocol (one WebSocket, no further program).
 
+use super::chromium::Chromium;
 use serde_json::{Value, json};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tungstenite::{Message, WebSocket};
 
@@ -17,49 +17,19 @@ pub struct Browser {
     next: u64,
     complaints: Vec<String>,
     requests: Vec<String>,
-    process: Process,
+    process: Chromium,
     /// Holds the profile.
     _folder: tempfile::TempDir,
-}
-
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        #[cfg(unix)]
-        if let Ok(group) = libc::pid_t::try_from(self.0.id()) {
-            // SAFETY: `kill` touches no memory; the group is the one made for this child, which is not yet
-            // waited for, so its number can't be another's.
-            unsafe { libc::kill(-group, libc::SIGKILL) };
-        }
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
 }
 
 impl Browser {
     /// Starts a browser and opens `url` in it.
     pub fn open(url: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let profile = folder.path().join("profile");
-        let mut command = Command::new("chromium");
-        command
-            .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
-            .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
-            // Containers have little of it.
-            .arg("--disable-dev-shm-usage")
-            .arg("--remote-debugging-port=0")
-            .arg(format!("--user-data-dir={}", profile.display()))
-            .arg("about:blank")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(std::fs::File::create(folder.path().join("log")).unwrap());
-        #[cfg(unix)]
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        let process = Process(command.spawn().unwrap_or_else(|error| {
-            panic!("{error}: chromium. Install the package `chromium` (Debian's name), then start again")
-        }));
-        let (port, path) = wait_for_port(&profile.join("DevToolsActivePort"), &folder.path().join("log"));
+        let more = ["--disable-gpu", "--remote-debugging-port=0"];
+        let process = Chromium::start("about:blank", folder.path(), &more);
+        let (port, path) =
+            wait_for_port(&folder.path().join("profile/DevToolsActivePort"), &folder.path().join("log"));
         let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let (socket, _) = tungstenite::client(format!("ws://127.0.0.1:{port}{path}"), stream).unwrap();
@@ -226,6 +196,13 @@ impl Browser {
         self.value("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 150))))");
         let answer = self.call("Page.captureScreenshot", json!({ "format": "png" }));
         std::fs::write(path, base64(answer["data"].as_str().unwrap())).unwrap();
+    }
+
+    /// The same under this name in the folder that MIRAGE_SCREENSHOTS names, if it names one.
+    pub fn keep(&mut self, name: &str, width: u32, height: u32) {
+        if let Some(folder) = std::env::var_os("MIRAGE_SCREENSHOTS") {
+            self.screenshot(&Path::new(&folder).join(format!("{name}.png")), width, height);
+        }
     }
 
     /// Errors that the console showed so far, exceptions included.

@@ -4,7 +4,6 @@ use super::browser::Browser;
 use super::stand_in::{StandIn, photo};
 use neural_mirage::web::{Command, LivePage, Options};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
@@ -29,13 +28,6 @@ fn start(iterations: u32) -> (String, JoinHandle<Vec<Command>>) {
         snapshot_every: 10,
     };
     (url, std::thread::spawn(move || run.run(page, &commands)))
-}
-
-/// Where to leave a screenshot: nowhere, unless MIRAGE_SCREENSHOTS names a folder.
-fn screenshot(browser: &mut Browser, name: &str, width: u32, height: u32) {
-    if let Some(folder) = std::env::var_os("MIRAGE_SCREENSHOTS") {
-        browser.screenshot(&PathBuf::from(folder).join(format!("{name}.png")), width, height);
-    }
 }
 
 #[test]
@@ -187,7 +179,7 @@ fn without_the_token_it_only_shows() {
     for id in ["pause", "save", "stop", "share-spatial", "share-abstract", "share-style"] {
         assert_eq!(browser.value(&format!("document.getElementById('{id}').disabled")), true, "{id}");
     }
-    screenshot(&mut browser, "desk-light-view-only", 1280, 900);
+    browser.keep("desk-light-view-only", 1280, 900);
     browser.go(&format!("{plain}#token=00000000000000000000000000000000"));
     browser.wait_until("!access.hidden", LIMIT);
 
@@ -220,7 +212,7 @@ fn it_fits_a_desk_and_a_phone_by_day_and_by_night() {
         for (device, width, height) in [("desk", 1280, 900), ("phone", 390, 844)] {
             browser.resize(width, height);
             browser.value("scrollTo(0, 0)");
-            screenshot(&mut browser, &format!("{device}-{scheme}"), width, height);
+            browser.keep(&format!("{device}-{scheme}"), width, height);
             assert_eq!(browser.value("document.documentElement.scrollWidth <= innerWidth"), true, "{device}");
             let wide = browser.value("picture.getBoundingClientRect().width").as_f64().unwrap();
             assert!(wide >= 0.85 * f64::from(width.min(700)), "{device}: the picture is {wide} wide");
@@ -234,16 +226,16 @@ fn it_fits_a_desk_and_a_phone_by_day_and_by_night() {
     browser.resize(1280, 900);
     browser.click("#mode-compare");
     browser.value("document.querySelector('#numbers').open = true; panel.scrollTo(0, 400)");
-    screenshot(&mut browser, "desk-dark-compare", 1280, 900);
+    browser.keep("desk-dark-compare", 1280, 900);
     assert_eq!(browser.value("document.querySelectorAll('#numbers-body tr').length"), 12);
     browser.value("document.querySelector('#numbers').open = false; panel.scrollTo(0, 5000)");
-    screenshot(&mut browser, "desk-dark-classes", 1280, 900);
+    browser.keep("desk-dark-classes", 1280, 900);
     browser.wait_until("state.dataset.state === 'ended'", LIMIT);
     assert_eq!(browser.text("#state"), "Finished");
     run.join().unwrap();
     browser.prefer("prefers-color-scheme", "light");
     browser.value("panel.scrollTo(0, 0)");
-    screenshot(&mut browser, "desk-light-ended", 1280, 900);
+    browser.keep("desk-light-ended", 1280, 900);
     assert_eq!(browser.complaints(), [] as [&str; 0]);
 }
 
@@ -262,7 +254,7 @@ fn a_broken_connection_is_told_and_mended() {
     assert!(browser.text("#connection").contains("trying again in"));
     assert_eq!(browser.value("document.querySelector('#pause').disabled"), true);
     assert_eq!(browser.value("picture.naturalWidth"), 320, "the page keeps what it has");
-    screenshot(&mut browser, "desk-light-lost", 1280, 900);
+    browser.keep("desk-light-lost", 1280, 900);
     let mut wire = Wire::lay(server, port);
     browser.wait_until("connection.dataset.state === 'live'", LIMIT);
     browser.wait_until("!document.querySelector('#stop').disabled", LIMIT);
@@ -323,6 +315,6 @@ impl Wire {
 fn screenshot_scrolled(browser: &mut Browser, name: &str, width: u32, height: u32) {
     for (part, id) in [("shares", "shares"), ("curves", "share-legend"), ("classes", "notes")] {
         browser.value(&format!("document.getElementById('{id}').scrollIntoView({{ block: 'end' }})"));
-        screenshot(browser, &format!("{name}-{part}"), width, height);
+        browser.keep(&format!("{name}-{part}"), width, height);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::browser::Browser;
 use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -64,13 +64,6 @@ impl Run {
     }
 }
 
-/// Where to leave a screenshot: nowhere, unless MIRAGE_SCREENSHOTS names a folder.
-fn screenshot(browser: &mut Browser, name: &str, width: u32, height: u32) {
-    if let Some(folder) = std::env::var_os("MIRAGE_SCREENSHOTS") {
-        browser.screenshot(&PathBuf::from(folder).join(format!("{name}.png")), width, height);
-    }
-}
-
 #[test]
 #[ignore = "needs Debian's package chromium; tools/test installs it and runs this"]
 fn a_real_run_is_shown_and_steered() {
@@ -117,10 +110,10 @@ fn a_real_run_is_shown_and_steered() {
     browser.click("#pause");
     browser.wait_until(&format!("Number(iteration.textContent) > {held}"), LIMIT);
 
-    screenshot(&mut browser, "live-desktop", 1280, 900);
-    screenshot(&mut browser, "live-phone", 390, 844);
+    browser.keep("live-desktop", 1280, 900);
+    browser.keep("live-phone", 390, 844);
     browser.prefer("prefers-color-scheme", "dark");
-    screenshot(&mut browser, "live-desktop-dark", 1280, 900);
+    browser.keep("live-desktop-dark", 1280, 900);
     browser.resize(1280, 900);
 
     // Stop ends the process with exit code 0 and a saved picture, and the page says so.
