@@ -139,11 +139,6 @@ impl Session {
         self.controls = controls.clone();
     }
 
-    /// What the session starts with, and what preparing it came to.
-    pub fn started(&self) -> &Started {
-        &self.started
-    }
-
     /// The newest finite picture that was read back, with its iteration; worth saving if
     /// [`Session::run`] fails.
     pub fn last_good(&self) -> Option<(u32, &Picture)> {
