@@ -10,12 +10,14 @@ mod event;
 mod layer_times;
 mod network_graph;
 mod objective;
+pub mod optimizer;
 mod readout;
 mod request;
 mod run;
 mod session;
 mod start;
 mod state;
+pub mod statistic;
 mod targets;
 
 pub use checkpoint::Checkpoint;

@@ -1,0 +1,171 @@
+//! What a loss compares: a statistic of an activation, and its distance from a target's.
+//!
+//! One file for each statistic, and one line in [`STATISTICS`]. A statistic is made of graph ops, so its gradient
+//! follows from their adjoints.
+
+mod feature;
+mod gram;
+mod total_variation;
+
+pub use feature::Feature;
+pub use gram::GramMatrix;
+pub use total_variation::Variation;
+
+use crate::error::{Error, Result};
+use crate::graph::{Graph, TensorId};
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// What a statistic can be taken of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Domain {
+    /// Feature maps, the picture among them: activations that have a layout.
+    Maps,
+    /// Activations of fully connected layers.
+    Vectors,
+    /// Either.
+    Any,
+}
+
+/// A statistic of an activation, and how far two values of it are apart.
+///
+/// The photo and the other images are summarised once (`summary`), several of them are blended (`blend`), what the
+/// distance needs of the blend is prepared once (`target`); each iteration then computes `summary` of the picture's
+/// activation and `distance`.
+pub trait Statistic: Debug + Send + Sync {
+    /// Its name, as options and records have it, e.g. `gram`.
+    fn name(&self) -> &'static str;
+
+    /// Its name with all parameters. Statistics with the same key compute the same numbers.
+    fn key(&self) -> String {
+        self.name().to_owned()
+    }
+
+    /// What it can be taken of.
+    fn domain(&self) -> Domain;
+
+    /// False for a statistic that measures the picture alone, such as its smoothness; there is then no target.
+    fn has_target(&self) -> bool {
+        true
+    }
+
+    /// Appends the statistic of an activation to a graph. `label` names the layer.
+    ///
+    /// # Errors
+    /// If the activation's shape does not suit it.
+    fn summary(&self, graph: &mut Graph, activation: TensorId, label: &str) -> Result<Vec<TensorId>>;
+
+    /// Blends the summaries of several images; the weights sum to 1. Values are in logical order.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the images can't be blended, e.g. because their feature maps differ in size.
+    fn blend(&self, summaries: &[(f32, Vec<Vec<f32>>)]) -> Result<Vec<Vec<f32>>> {
+        linear_blend(summaries)
+    }
+
+    /// Appends what the distance needs of a target's summary; it is computed once and kept.
+    ///
+    /// # Errors
+    /// If the summary's shapes do not suit it.
+    fn target(&self, graph: &mut Graph, summary: &[TensorId], label: &str) -> Result<Vec<TensorId>> {
+        let _ = (graph, label);
+        Ok(summary.to_vec())
+    }
+
+    /// Appends the distance of a summary from a prepared target: a vector of length 1, at least 0.
+    ///
+    /// # Errors
+    /// If the shapes do not suit it.
+    fn distance(
+        &self,
+        graph: &mut Graph,
+        summary: &[TensorId],
+        target: &[TensorId],
+        label: &str,
+    ) -> Result<TensorId>;
+}
+
+/// A statistic that can be chosen by name.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    /// Name, as [`Statistic::name`] gives it, or with a variant behind it (`gram-pixels`).
+    pub name: &'static str,
+    /// What it does, in a few words for `--help`.
+    pub help: &'static str,
+    /// Makes it.
+    pub make: fn() -> Arc<dyn Statistic>,
+}
+
+/// The statistics that can be chosen by name.
+pub const STATISTICS: &[Entry] = &[
+    Entry { name: "feature", help: "the activations themselves", make: || Arc::new(Feature) },
+    Entry {
+        name: "gram",
+        help: "Gram matrix over channels and pixels, as neural-style",
+        make: || Arc::new(GramMatrix),
+    },
+];
+
+/// The statistic of this name.
+///
+/// # Errors
+/// [`Error::Usage`] with the names that there are.
+pub fn by_name(name: &str) -> Result<Arc<dyn Statistic>> {
+    let found = STATISTICS.iter().find(|entry| entry.name == name);
+    found.map(|entry| (entry.make)()).ok_or_else(|| {
+        let names: Vec<&str> = STATISTICS.iter().map(|entry| entry.name).collect();
+        Error::usage(format!("there is no statistic `{name}`: choose one of {}", names.join(", ")))
+    })
+}
+
+/// The weighted mean of summaries, number by number.
+///
+/// # Errors
+/// [`Error::Usage`] if they differ in size.
+pub fn linear_blend(summaries: &[(f32, Vec<Vec<f32>>)]) -> Result<Vec<Vec<f32>>> {
+    let Some((_, first)) = summaries.first() else { return Ok(Vec::new()) };
+    let mut blended: Vec<Vec<f32>> = first.iter().map(|values| vec![0.0; values.len()]).collect();
+    for (weight, summary) in summaries {
+        let same_sizes = summary.len() == blended.len()
+            && summary.iter().zip(&blended).all(|(values, sum)| values.len() == sum.len());
+        if !same_sizes {
+            return Err(Error::usage(
+                "images of different sizes can't be blended where their layout counts: use one image, or images of one size",
+            ));
+        }
+        for (sum, values) in blended.iter_mut().zip(summary) {
+            sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += weight * value);
+        }
+    }
+    Ok(blended)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_entry_makes_the_statistic_it_names() {
+        for entry in STATISTICS {
+            assert!(entry.name.starts_with((entry.make)().name()), "{}", entry.name);
+            assert_eq!(by_name(entry.name).unwrap().key(), (entry.make)().key());
+        }
+        assert!(by_name("nothing").unwrap_err().to_string().contains("gram"));
+    }
+
+    #[test]
+    fn keys_differ() {
+        let mut keys: Vec<String> = STATISTICS.iter().map(|entry| (entry.make)().key()).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), STATISTICS.len());
+    }
+
+    #[test]
+    fn blends_are_means_by_weight() {
+        let summaries = [(0.25, vec![vec![4.0, 8.0], vec![0.0]]), (0.75, vec![vec![0.0, 4.0], vec![1.0]])];
+        assert_eq!(linear_blend(&summaries).unwrap(), [vec![1.0, 5.0], vec![0.75]]);
+        assert!(linear_blend(&[(0.5, vec![vec![1.0]]), (0.5, vec![vec![1.0, 2.0]])]).is_err());
+        assert!(linear_blend(&[]).unwrap().is_empty());
+    }
+}
