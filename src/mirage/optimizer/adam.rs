@@ -1,6 +1,6 @@
 //! Adam: a running mean of the gradient, divided by the root of a running mean of its square.
 
-use super::{NextScale, Optimizer, StateTensor, Step, StepInputs};
+use super::{NextScale, Optimizer, StateTensor, StepInputs};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorId};
 use crate::ops::{self, Shape};
@@ -73,16 +73,20 @@ impl Optimizer for Adam {
         ]
     }
 
+    fn clamps(&self) -> bool {
+        self.clamp
+    }
+
     fn control(&self, done: u32) -> [f32; 4] {
         let rate = f64::from(self.learning_rate) / (1.0 + f64::from(self.decay) * f64::from(done)).sqrt();
         [rate as f32, 0.0, 0.0, 0.0]
     }
 
-    fn step(&self, graph: &mut Graph, inputs: &StepInputs, state: &[TensorId]) -> Result<Step> {
+    fn step(&self, graph: &mut Graph, inputs: &StepInputs, state: &[TensorId]) -> Result<Vec<TensorId>> {
         let Self { beta1, beta2, epsilon, clamp, .. } = *self;
         let op = ops::Adam { beta1, beta2, epsilon, clamp };
         let inputs = [&[inputs.picture, inputs.gradient], state, &[inputs.control]].concat();
-        Ok(Step { goals: vec![graph.apply(op, &inputs, "step")?], shown: None })
+        Ok(vec![graph.apply(op, &inputs, "step")?])
     }
 }
 

@@ -51,16 +51,6 @@ pub struct StepInputs {
     pub control: TensorId,
 }
 
-/// A step in a graph.
-#[derive(Debug, Clone)]
-pub struct Step {
-    /// Outputs of the nodes that make the step.
-    pub goals: Vec<TensorId>,
-    /// The tensor to show in place of the picture, of the same shape and one of the optimiser's state, for optimisers
-    /// that may take a step back.
-    pub shown: Option<TensorId>,
-}
-
 /// An optimiser with its parameters.
 pub trait Optimizer: Debug + Send + Sync {
     /// Its name, as options and records have it.
@@ -83,13 +73,22 @@ pub trait Optimizer: Debug + Send + Sync {
         false
     }
 
+    /// The state tensor to show in place of the picture, of the same shape, by its name: for optimisers that may take a
+    /// step back. It begins as the picture.
+    fn shown(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// True if the picture is cut off to [0, 1] after each step.
+    fn clamps(&self) -> bool;
+
     /// Four numbers for the step after `done` steps at this scale, such as a learning rate that decays.
     fn control(&self, done: u32) -> [f32; 4];
 
-    /// Appends one step to a graph. `state` are the tensors of [`Optimizer::state`], in that order, to be changed in
-    /// place.
+    /// Appends one step to a graph, and returns the outputs of the nodes that make it. `state` are the tensors of
+    /// [`Optimizer::state`], in that order, to be changed in place.
     ///
     /// # Errors
     /// If a parameter is out of an op's range.
-    fn step(&self, graph: &mut Graph, inputs: &StepInputs, state: &[TensorId]) -> Result<Step>;
+    fn step(&self, graph: &mut Graph, inputs: &StepInputs, state: &[TensorId]) -> Result<Vec<TensorId>>;
 }
