@@ -1,5 +1,5 @@
 // Adaptive max and average pooling and their adjoints; see src/ops/adaptive_pool.rs.
-// Maps are bordered quads (see src/ops/shape.rs). One invocation computes one output texel.
+// Maps are bordered quads (see src/ops/core/shape.rs). One invocation computes one output texel.
 //
 // Mesa's software driver silently ends all loops of an invocation after 65535 iterations in total: a window
 // must have fewer pixels than that, a quarter where windows overlap and `max_backward` searches four. (7x7

@@ -2,7 +2,7 @@
 // The reference of the tuned kernels, and the one that runs where they do not fit. Mesa's software driver
 // silently ends all loops of an invocation after 65535 iterations in total: quads of channels times taps
 // must stay below that (512 channels and 11x11 taps make 15488).
-// Maps are bordered quads (see src/ops/shape.rs). One invocation computes one output texel.
+// Maps are bordered quads (see src/ops/core/shape.rs). One invocation computes one output texel.
 //
 // Weights: texel ((out_quad * in_quads + in_quad) * taps + tap) * 4 + (out channel % 4), each a vec4
 // over four input channels.

@@ -2,7 +2,7 @@
 // one tap the product of a matrix with a map. The texture family's kernel for software drivers: storage
 // textures are the one kind of memory that they load for all lanes at once inside a loop.
 //
-// Maps are bordered quads (see src/ops/shape.rs), so a tap is a constant distance in a linear run. Each
+// Maps are bordered quads (see src/ops/core/shape.rs), so a tap is a constant distance in a linear run. Each
 // invocation holds VECTORS x CHANNELS sums: the lanes of a subgroup are consecutive positions, weights
 // are loaded one channel per lane and handed round by shuffles with a constant lane.
 //

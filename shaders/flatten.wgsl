@@ -1,5 +1,5 @@
 // A map as a vector in channel, row, column order, and back. The two are each other's adjoint.
-// Maps are bordered quads (see src/ops/shape.rs): four channels per texel, planes of height + 1 rows of
+// Maps are bordered quads (see src/ops/core/shape.rs): four channels per texel, planes of height + 1 rows of
 // width + 1 texels of which the first row and column are zero, and one more row and texel at the end.
 
 struct Params {

@@ -1,6 +1,6 @@
 // Gram matrix of a map, G = F F^T * scale, and its adjoint, in their plainest form. F has one row per
 // channel and one column per pixel; scale is 1 / (channels * pixels). Maps are bordered quads and matrix
-// rows are padded to whole quads (see src/ops/shape.rs), so a row of G has `quads` vec4 values.
+// rows are padded to whole quads (see src/ops/core/shape.rs), so a row of G has `quads` vec4 values.
 
 struct Params {
     channels: u32,

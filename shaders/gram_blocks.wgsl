@@ -1,6 +1,6 @@
 // Partial Gram matrices, and the product of a symmetric matrix with a map, by tiles in workgroup memory:
 // the buffer family's kernels for GPUs. 256 invocations compute 64 x 64 values, each 4 x 4 of them.
-// Maps are bordered quads (see src/ops/shape.rs); borders are zero and add nothing.
+// Maps are bordered quads (see src/ops/core/shape.rs); borders are zero and add nothing.
 
 const DEPTH: u32 = 16u;  // texels (forward) or channels (backward) per step
 const QUADS: u32 = 16u;  // quads of a channel block

@@ -7,7 +7,7 @@
 // the chunks before it wrote.
 //
 // Mesa's software driver silently ends all loops of an invocation after 65535 iterations in total. The
-// naive kernels come nearest: words of a row forward, rows of a chunk (see src/ops/linear.rs) backward.
+// naive kernels come nearest: words of a row forward, rows of a chunk (see src/ops/linear/matrix.rs) backward.
 
 const HALF: u32 = 0u;   // 1: weights are f16
 const RELU: u32 = 0u;   // forward: rectify the result; backward: mask the upstream gradient by y > 0

@@ -1,5 +1,5 @@
 // The picture's way into the network and out to a file; see src/ops/picture.rs.
-// Maps are bordered quads (see src/ops/shape.rs) of three channels, so one quad whose fourth lane is zero.
+// Maps are bordered quads (see src/ops/core/shape.rs) of three channels, so one quad whose fourth lane is zero.
 
 const CLAMP: u32 = 0u; // interleave: 1: limit values to 0 .. 1
 

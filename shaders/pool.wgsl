@@ -1,5 +1,5 @@
 // Max and average pooling over any windows, and their adjoints; PyTorch's rules, see src/ops/pool.rs.
-// Maps are bordered quads (see src/ops/shape.rs). The `halve` entry points do the one case that VGG has,
+// Maps are bordered quads (see src/ops/core/shape.rs). The `halve` entry points do the one case that VGG has,
 // 2x2 windows that touch but don't overlap, without loops; the others do everything.
 //
 // The host guarantees that every window holds at least one pixel (padding <= kernel / 2).

@@ -5,7 +5,7 @@
 // All stored values are visited. Padding is zero, which no sum minds; extrema skip it by its position.
 
 const KIND: u32 = 0u; // 0 sum, 1 sum of |x|, 2 root of the sum of squares, 3 min, 4 max, 5 count of NaN and Inf
-const MAP: u32 = 0u;  // layout: 1 for bordered quads, 0 for rows padded to whole quads (see src/ops/shape.rs)
+const MAP: u32 = 0u;  // layout: 1 for bordered quads, 0 for rows padded to whole quads (see src/ops/core/shape.rs)
 const GROUP: u32 = 64u; // invocations per workgroup, a power of 2
 
 struct Params {

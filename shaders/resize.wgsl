@@ -1,5 +1,5 @@
 // Bilinear and bicubic resizing and their adjoints; see src/ops/resize.rs.
-// Maps are bordered quads (see src/ops/shape.rs). One invocation computes one output texel.
+// Maps are bordered quads (see src/ops/core/shape.rs). One invocation computes one output texel.
 //
 // Positions are computed with integers: as floats, (p + 0.5) * in / out - 0.5 would lose digits that the
 // taps' weights need on wide pictures. The host guarantees that 2 * (in + 3) * out fits an i32.

@@ -1,6 +1,6 @@
 // Total variation of a map, half the sum of squared differences, and its gradient. Differences to the
 // right and below are taken at all pixels but those of the last row and column. Maps are bordered quads
-// (see src/ops/shape.rs); their zero borders are no pixels and take no part.
+// (see src/ops/core/shape.rs); their zero borders are no pixels and take no part.
 
 const TERMS: u32 = 8u; // texels that an invocation of `forward` adds up
 

@@ -6,7 +6,7 @@
 // transforms back. `border` writes the zeros around.
 //
 // `pooled_tiles` transforms back, rectifies and stores the largest value of each 2x2 window in place of the map,
-// with the codes that say which it was (see src/ops/codes.rs). In the adjoint of such a convolution
+// with the codes that say which it was (see src/ops/conv/pool_indices.rs). In the adjoint of such a convolution
 // `routed_tiles` reads the gradient of the pooled map and the codes in place of the gradient of the map.
 //
 // Interpolation points are 0, infinity, +-A and +-B. 3/4 and 3/2 in place of the usual 1 and 2 halve the
@@ -16,7 +16,7 @@
 // output tile in place of the filter gives the same, so one set of transformed weights serves both. Whether they are
 // turned is a parameter, as is rectification: a variant of its own would be one more long compilation.
 //
-// Maps are bordered quads (see src/ops/shape.rs). Work goes in chunks of `chunk` tiles. Transformed values lie
+// Maps are bordered quads (see src/ops/core/shape.rs). Work goes in chunks of `chunk` tiles. Transformed values lie
 // in textures of 8192 columns (entry points without ending) or in buffers (those that end in `_buffer`):
 // - weights: texel ((position * blocks of 32 out channels + out / 32) * in_quads + in_quad) * 32 + out % 32,
 //   each a vec4 over four input channels;

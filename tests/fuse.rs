@@ -223,7 +223,7 @@ fn a_map_that_something_else_reads_is_stored() {
     let mut two = graph.clone();
     two.apply(Gram, &[map], "gram").unwrap();
     assert!(!fused(&two, &[picture]));
-    // Other pools, and a map that is not rectified, whose codes would have to say more.
+    // Other pools, and a map that is not rectified, whose pool indices would have to say more.
     for pool in
         [Pool::halve(PoolKind::Average), Pool { stride: [1, 1], ..halve }, Pool { ceil: true, ..halve }]
     {

@@ -105,7 +105,7 @@ fn fully_connected_layers_round_their_weights_in_every_family() {
         let bias = Arc::new(move || Ok((0..rows).map(|row| row as f32 * 0.1 - 2.0).collect()));
         Arc::new(Matrix { id: "test".to_owned(), rows, columns, half, values: Arc::new(values), bias })
     };
-    // As in src/ops/linear.rs.
+    // As in src/ops/linear/matrix.rs.
     let tolerance = |_: &str| 5e-6;
     let linear = |half| Linear { matrix: matrix(half), relu: true };
     let input = [(Shape::Vector(columns), CaseInput::Normal)];

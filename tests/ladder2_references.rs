@@ -140,7 +140,7 @@ fn references_and_their_adjoints_match_pytorch() {
                     .iter()
                     .map(|source| match *source {
                         Source::Input(input) => (wide[input], shapes[input]),
-                        Source::Side => panic!("no golden has a second output"),
+                        Source::Saved => panic!("no golden has a saved output"),
                         Source::Output => (output.as_slice(), output_shape),
                         Source::Upstream => (upstream.as_slice(), output_shape),
                     })

@@ -59,23 +59,23 @@ fn check(
             let clean = single.signature().output.pack(&outcome.values);
             assert_eq!(outcome.stored, clean, "{what}: padding is not zero");
         }
-        check_side(&what, case, &values, &outcome);
+        check_saved(&what, case, &values, &outcome);
         seen.insert((case.op.name(), name));
     }
     seen
 }
 
-/// Tests the second output of an op that has one.
-fn check_side(what: &str, case: &Case, values: &[Vec<f32>], outcome: &Outcome) {
+/// Tests the saved output of an op that has one.
+fn check_saved(what: &str, case: &Case, values: &[Vec<f32>], outcome: &Outcome) {
     let shapes: Vec<Shape> = case.inputs.iter().map(|(shape, _)| *shape).collect();
-    let expected = case.op.side(&shapes);
-    assert_eq!(outcome.side.is_some(), expected.is_some(), "{what}");
-    let (Some([side, stored]), Some(shape)) = (&outcome.side, expected) else { return };
+    let expected = case.op.saved(&shapes);
+    assert_eq!(outcome.saved.is_some(), expected.is_some(), "{what}");
+    let (Some([saved, stored]), Some(shape)) = (&outcome.saved, expected) else { return };
     let wide: Vec<Vec<f64>> = values.iter().map(|values| widen(values)).collect();
     let wide: Vec<&[f64]> = wide.iter().map(Vec::as_slice).collect();
-    let fault = case.op.side_fault(&wide, &shapes, side, case.tolerance);
+    let fault = case.op.saved_fault(&wide, &shapes, saved, case.tolerance);
     assert_eq!(fault, None, "{what}");
-    assert_eq!(*stored, shape.pack(side), "{what}: the side's padding is not zero");
+    assert_eq!(*stored, shape.pack(saved), "{what}: the saved output's padding is not zero");
 }
 
 #[test]
@@ -160,8 +160,8 @@ fn dispatches_wider_than_the_device_wrap() {
     }
 }
 
-/// Codes of four channels each, some with no bit.
-const CODES: CaseInput =
+/// Pool indices of four channels each, some with no bit.
+const INDICES: CaseInput =
     CaseInput::Values(&[4660.0, 1.0, 34952.0, 8.0, 0.0, 16385.0, 4.0, 520.0, 8258.0, 32.0, 2.0]);
 
 /// A full-size VGG at 1024 pixels has maps of 256 MiB; some adapters bind 128 MiB at once. Here both are a
@@ -181,10 +181,10 @@ fn maps_larger_than_a_binding_run_in_windows() {
     // Tolerances as in the registry.
     let pooled = Conv { pool: true, ..conv.clone() };
     let pooled_backward = ConvBackward { conv: pooled.clone(), ..backward.clone() };
-    let codes = pooled.side(&[input]).unwrap();
+    let indices = pooled.saved(&[input]).unwrap();
     let cases = [
         Case::normal(pooled, &[input], 1e-5),
-        Case::drawn(pooled_backward, &[(codes, CODES), (halved, CaseInput::Normal)], 1e-5),
+        Case::drawn(pooled_backward, &[(indices, INDICES), (halved, CaseInput::Normal)], 1e-5),
         Case::normal(Add, &[output; 2], 1e-7),
         Case::normal(Relu, &[output], 0.0),
         Case::normal(ReluBackward, &[output; 2], 0.0),
@@ -216,14 +216,14 @@ fn winograd_in_buffers_runs_in_windows() {
     let pooled = Conv { pool: true, ..conv.clone() };
     // Larger, so that the pooled map comes in windows too.
     let large = Shape::map(36, 101, 103);
-    let (halved, codes) = (pooled.output(&[large]).unwrap(), pooled.side(&[large]).unwrap());
+    let (halved, indices) = (pooled.output(&[large]).unwrap(), pooled.saved(&[large]).unwrap());
     let pooled_backward = ConvBackward { conv: pooled.clone(), size: [101, 103], then: Then::default() };
     let cases = [
         Case::normal(conv, &[input], 1e-5),
         // As the registry's tolerance for convolutions.
         Case::normal(backward, &[output, output, input, input], 1e-5),
         Case::normal(pooled, &[large], 1e-5),
-        Case::drawn(pooled_backward, &[(codes, CODES), (halved, CaseInput::Normal)], 1e-5),
+        Case::drawn(pooled_backward, &[(indices, INDICES), (halved, CaseInput::Normal)], 1e-5),
     ];
     for case in &cases {
         let variant = check_windows(case, Family::Buffer, |_| 400 << 10);
@@ -246,7 +246,7 @@ fn check_windows(case: &Case, family: Family, max_binding: impl Fn(u64) -> u64) 
         let clean = single.signature().output.pack(&outcome.values);
         assert_eq!(outcome.stored, clean, "{:?}: padding is not zero", case.op);
         assert!(outcome.guard_intact, "{:?}: wrote behind its output", case.op);
-        check_side(&format!("{:?}", case.op), case, &values, &outcome);
+        check_saved(&format!("{:?}", case.op), case, &values, &outcome);
         let kernel = kernels(&engine, case.op.as_ref(), &single).swap_remove(0);
         let windows = kernel.dispatches.iter().flat_map(|dispatch| &dispatch.bindings);
         let windows = windows.filter(|(_, operand)| matches!(operand, Operand::Window { .. })).count();

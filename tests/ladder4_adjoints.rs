@@ -91,15 +91,15 @@ impl Subject {
         &self,
         inputs: &[T],
         output: &T,
-        side: Option<&T>,
+        saved: Option<&T>,
         upstream: &T,
     ) -> (Vec<T>, Vec<Shape>) {
         let operand = |source: &Source| match *source {
             Source::Input(input) => (inputs[input].clone(), self.shapes[input]),
             Source::Output => (output.clone(), self.output),
-            Source::Side => {
-                let shape = self.case.op.side(&self.shapes).expect("a second output");
-                (side.expect("its values").clone(), shape)
+            Source::Saved => {
+                let shape = self.case.op.saved(&self.shapes).expect("a saved output");
+                (saved.expect("its values").clone(), shape)
             }
             Source::Upstream => (upstream.clone(), self.output),
         };
@@ -109,8 +109,8 @@ impl Subject {
     /// The adjoint's f64 reference at a point.
     fn backward(&self, point: &[Vec<f64>], upstream: &Vec<f64>) -> Vec<f64> {
         let inputs: Vec<&[f64]> = point.iter().map(Vec::as_slice).collect();
-        let side = self.case.op.reference_side(&inputs, &self.shapes);
-        let (values, shapes) = self.operands(point, &self.forward(point), side.as_ref(), upstream);
+        let saved = self.case.op.reference_saved(&inputs, &self.shapes);
+        let (values, shapes) = self.operands(point, &self.forward(point), saved.as_ref(), upstream);
         assert_eq!(self.adjoint.op.output(&shapes).unwrap(), self.shapes[self.input], "{}", self.what);
         apply(self.adjoint.op.as_ref(), &values, &shapes)
     }

@@ -122,13 +122,13 @@ impl Upstream<'_> {
             let operand = |source: &Source| match *source {
                 Source::Input(input) => Some(node.inputs[input]),
                 Source::Output => Some(node.output),
-                Source::Side => node.side,
+                Source::Saved => node.saved,
                 Source::Upstream => Some(arriving),
             };
             let operands: Option<Vec<TensorId>> = adjoint.operands.iter().map(operand).collect();
             let operands = operands.ok_or_else(|| Error::Gpu {
                 what: format!("the adjoint of {}", node.op.name()),
-                message: "it reads a second output, and there is none".to_owned(),
+                message: "it reads a saved output, and there is none".to_owned(),
             })?;
             let (of, by) = (&graph.tensor(*input).label, &graph.tensor(node.output).label);
             let label = format!("{}d {of} by {by}", self.word);

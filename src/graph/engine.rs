@@ -4,7 +4,9 @@ use super::choices::{Choices, Verdict, look_up};
 use super::single::SingleOp;
 use crate::error::Result;
 use crate::gpu::{Context, DeviceOptions, PipelineCache};
-use crate::ops::{Constant, Kernel, Making, Op, Part, Run, Shape, Signature, Storage, TEXTURE_WIDTH};
+use crate::ops::{
+    Constant, ConstantPart, Initializer, Kernel, Op, Shape, Signature, Storage, TEXTURE_WIDTH, TexelCopy,
+};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -127,22 +129,22 @@ impl Engine {
             Storage::Buffer => Memory::Buffer(self.context.storage_buffer(&constant.key, constant.bytes)?),
             Storage::Texture => Memory::Texture(self.staging_texture(&constant.key, constant.bytes / 16)?),
         };
-        match (&constant.make, &memory) {
-            (Making::Host(make), Memory::Buffer(buffer)) => self.context.upload(buffer, 0, &make()?)?,
-            (Making::Host(make), Memory::Texture(_)) => {
+        match (&constant.initializer, &memory) {
+            (Initializer::Host(make), Memory::Buffer(buffer)) => self.context.upload(buffer, 0, &make()?)?,
+            (Initializer::Host(make), Memory::Texture(_)) => {
                 // Through a buffer, in the same way as activations.
                 let bytes = make()?;
                 let buffer = self.context.storage_buffer(&constant.key, bytes.len() as u64)?;
                 self.context.upload(&buffer, 0, &bytes)?;
-                let all = Run { from: 0, to: 0, texels: bytes.len() as u64 / 16 };
+                let all = TexelCopy { from: 0, to: 0, texels: bytes.len() as u64 / 16 };
                 self.place(&buffer, &[all], &memory)?;
             }
-            (Making::Device { parts, values }, _) => {
+            (Initializer::Device { parts, values }, _) => {
                 let values = values()?;
-                for Part { op, values: range, runs } in parts {
+                for ConstantPart { op, values: range, copies } in parts {
                     let part = values.get(range.clone()).unwrap_or_default();
                     let buffer = self.compute(&constant.key, op, part.to_vec())?;
-                    self.place(&buffer, runs, &memory)?;
+                    self.place(&buffer, copies, &memory)?;
                 }
             }
         }
@@ -151,15 +153,15 @@ impl Engine {
     }
 
     /// Has a buffer's texels copied to their places in a constant.
-    fn place(&self, buffer: &wgpu::Buffer, runs: &[Run], memory: &Memory) -> Result<()> {
+    fn place(&self, buffer: &wgpu::Buffer, copies: &[TexelCopy], memory: &Memory) -> Result<()> {
         let label = "uploading weights";
         let descriptor = wgpu::CommandEncoderDescriptor { label: Some(label) };
         let mut encoder = self.context.device().create_command_encoder(&descriptor);
-        for run in runs {
+        for copy in copies {
             match memory {
-                Memory::Texture(texture) => copy_to_texture(&mut encoder, buffer, texture, *run),
+                Memory::Texture(texture) => copy_to_texture(&mut encoder, buffer, texture, *copy),
                 Memory::Buffer(to) => {
-                    encoder.copy_buffer_to_buffer(buffer, run.from * 16, to, run.to * 16, run.texels * 16)
+                    encoder.copy_buffer_to_buffer(buffer, copy.from * 16, to, copy.to * 16, copy.texels * 16)
                 }
             }
         }
@@ -196,7 +198,7 @@ pub(super) fn copy_to_texture(
     encoder: &mut wgpu::CommandEncoder,
     buffer: &wgpu::Buffer,
     texture: &wgpu::Texture,
-    Run { mut from, mut to, mut texels }: Run,
+    TexelCopy { mut from, mut to, mut texels }: TexelCopy,
 ) {
     let width = u64::from(TEXTURE_WIDTH);
     while texels > 0 {

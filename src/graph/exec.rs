@@ -9,7 +9,7 @@ use super::profile::PreparedNode;
 use super::steps::{Action, Part, Step, record};
 use super::traced;
 use crate::error::{Error, Result};
-use crate::ops::{Constant, Dispatch, Kernel, Operand, Run, Storage};
+use crate::ops::{Constant, Dispatch, Kernel, Operand, Storage, TexelCopy};
 use crate::shader::{ResourceKind, Shader};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -216,9 +216,9 @@ impl Builder<'_> {
         let mut memory = MemoryUse { planned: self.plan.bytes(), ..Default::default() };
         let mut constants = HashSet::new();
         for (node, kernel) in self.graph.nodes().iter().zip(kernels) {
-            let side = node.side.map_or(0, |side| self.graph.shape(side).bytes());
+            let saved = node.saved.map_or(0, |saved| self.graph.shape(saved).bytes());
             memory.unshared +=
-                self.graph.shape(node.output).bytes() + side + kernel.scratch.iter().sum::<u64>();
+                self.graph.shape(node.output).bytes() + saved + kernel.scratch.iter().sum::<u64>();
             for dispatch in &kernel.dispatches {
                 for (name, operand) in &dispatch.bindings {
                     if let Operand::Constant(constant) = operand
@@ -327,8 +327,8 @@ impl Builder<'_> {
                         if let Operand::Staged { inner, .. } = operand {
                             let texels = self.bytes(&self.graph.nodes()[index], kernel, inner) / 16;
                             let Part { buffer, offset } = self.part(index, inner)?;
-                            let run = Run { from: offset / 16, to: 0, texels };
-                            let action = Action::Stage { buffer, texture: texture.clone(), run };
+                            let copy = TexelCopy { from: offset / 16, to: 0, texels };
+                            let action = Action::Stage { buffer, texture: texture.clone(), copy };
                             let label = format!("{label} (stage)");
                             steps.push(Step { sections: *section, node: index, label, action });
                         }
@@ -398,7 +398,7 @@ impl Builder<'_> {
         match operand {
             Operand::Input(input) => self.graph.shape(node.inputs[*input]).bytes(),
             Operand::Output => self.graph.shape(node.output).bytes(),
-            Operand::Side => node.side.map_or(0, |side| self.graph.shape(side).bytes()),
+            Operand::Saved => node.saved.map_or(0, |saved| self.graph.shape(saved).bytes()),
             Operand::Scratch(scratch) => kernel.scratch[*scratch],
             Operand::Constant(constant) => constant.bytes,
             Operand::Window { bytes, .. } | Operand::Texture { bytes, .. } => *bytes,
@@ -412,8 +412,8 @@ impl Builder<'_> {
         Ok(match operand {
             Operand::Input(input) => self.tensor(node.inputs[*input])?,
             Operand::Output => self.tensor(node.output)?,
-            Operand::Side => {
-                self.tensor(node.side.ok_or_else(|| fault(node.op.name(), "it has no second output"))?)?
+            Operand::Saved => {
+                self.tensor(node.saved.ok_or_else(|| fault(node.op.name(), "it has no saved output"))?)?
             }
             Operand::Scratch(scratch) => self.place(self.plan.scratch[index][*scratch]),
             Operand::Constant(constant) => match self.engine.constant(constant)? {

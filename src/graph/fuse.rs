@@ -55,7 +55,7 @@ impl Graph {
     }
 
     /// A max pool becomes part of the node that makes its map, if nothing else reads the map but the pool's way
-    /// back, and that makes a gradient for the node's adjoint alone: then codes take the place of the map.
+    /// back, and that makes a gradient for the node's adjoint alone: then pool indices take the place of the map.
     fn fuse_one_pool(&mut self, kept: &HashSet<TensorId>) -> bool {
         for at in 0..self.nodes().len() {
             let Some(step @ LastStep::Halve) = self.nodes()[at].op.as_step() else { continue };
@@ -68,16 +68,16 @@ impl Graph {
             let Some(maker) = self.tensor(map).producer.filter(|_| !kept.contains(&map)) else { continue };
             let Some(absorbed) = self.nodes()[maker].op.absorb(step, None) else { continue };
             let Node { inputs, adjoint_of, .. } = self.nodes()[maker].clone();
-            let Some(shape) = absorbed.op.side(&self.shapes(&inputs)) else { continue };
-            let codes = self.add_side(pooled, shape);
+            let Some(shape) = absorbed.op.saved(&self.shapes(&inputs)) else { continue };
+            let indices = self.add_saved(pooled, shape);
             for (way, (adjoint, routed)) in &ways {
                 let node = self.nodes()[*adjoint].clone();
                 let upstream = self.nodes()[*way].inputs[1];
-                let inputs = [&[codes, upstream], &node.inputs[2..]].concat();
+                let inputs = [&[indices, upstream], &node.inputs[2..]].concat();
                 let adjoint_of = Some(pooled);
                 self.replace(*adjoint, Node { op: routed.clone(), inputs, adjoint_of, ..node });
             }
-            let node = Node { op: absorbed.op, inputs, output: pooled, side: Some(codes), adjoint_of };
+            let node = Node { op: absorbed.op, inputs, output: pooled, saved: Some(indices), adjoint_of };
             self.replace(maker, node);
             let mut gone: Vec<usize> = ways.iter().map(|(way, _)| *way).chain([at]).collect();
             gone.sort_unstable();
@@ -119,8 +119,8 @@ impl Graph {
         if absorbed.takes_operand {
             inputs.push(operand);
         }
-        let (side, adjoint_of) = (node.side, node.adjoint_of);
-        self.replace(maker, Node { op: absorbed.op, inputs, output, side, adjoint_of });
+        let (saved, adjoint_of) = (node.saved, node.adjoint_of);
+        self.replace(maker, Node { op: absorbed.op, inputs, output, saved, adjoint_of });
         true
     }
 }

@@ -28,8 +28,8 @@ pub struct Node {
     pub inputs: Vec<TensorId>,
     /// Tensor made.
     pub output: TensorId,
-    /// The second tensor made, by ops that make one.
-    pub side: Option<TensorId>,
+    /// The saved output, of ops that have one.
+    pub saved: Option<TensorId>,
     /// For a node of the gradient: the output of the forward node that it belongs to.
     pub adjoint_of: Option<TensorId>,
 }
@@ -79,21 +79,21 @@ impl Graph {
         let shapes = self.shapes(inputs);
         let shape = op.output(&shapes)?;
         let output = self.external(label, shape);
-        let side = op.side(&shapes).map(|shape| self.add_side(output, shape));
-        self.nodes.push(Node { op, inputs: inputs.to_vec(), output, side, adjoint_of: None });
+        let saved = op.saved(&shapes).map(|shape| self.add_saved(output, shape));
+        self.nodes.push(Node { op, inputs: inputs.to_vec(), output, saved, adjoint_of: None });
         self.number(self.nodes.len() - 1);
         Ok(output)
     }
 
-    /// A tensor that becomes the second one of the node that makes `output`.
-    pub(super) fn add_side(&mut self, output: TensorId, shape: Shape) -> TensorId {
-        self.external(format!("{} codes", self.tensor(output).label), shape)
+    /// A tensor that becomes the saved output of the node that makes `output`.
+    pub(super) fn add_saved(&mut self, output: TensorId, shape: Shape) -> TensorId {
+        self.external(format!("{} saved", self.tensor(output).label), shape)
     }
 
     /// Notes what a node makes.
     fn number(&mut self, index: usize) {
-        let Node { output, side, .. } = self.nodes[index];
-        [Some(output), side]
+        let Node { output, saved, .. } = self.nodes[index];
+        [Some(output), saved]
             .into_iter()
             .flatten()
             .for_each(|made| self.tensors[made.0].producer = Some(index));
@@ -129,14 +129,14 @@ impl Graph {
         Signature { inputs: self.shapes(&node.inputs), output: self.shape(node.output) }
     }
 
-    /// For each node, whether any of `goals` is its output (or its second one) or depends on that. To change a tensor in place
+    /// For each node, whether any of `goals` is its output (or its saved one) or depends on that. To change a tensor in place
     /// is not to make it: a node that does so is needed only for its own output (as the optimiser's step is).
     pub fn needed_for(&self, goals: &[TensorId]) -> Vec<bool> {
         let mut wanted = vec![false; self.tensors.len()];
         goals.iter().for_each(|goal| wanted[goal.0] = true);
         let mut needed = vec![false; self.nodes.len()];
         for (index, node) in self.nodes.iter().enumerate().rev() {
-            if wanted[node.output.0] || node.side.is_some_and(|side| wanted[side.0]) {
+            if wanted[node.output.0] || node.saved.is_some_and(|saved| wanted[saved.0]) {
                 needed[index] = true;
                 node.inputs.iter().for_each(|input| wanted[input.0] = true);
             }

@@ -125,7 +125,7 @@ impl Plan {
     pub fn new(graph: &Graph, bound: impl Fn(TensorId) -> bool, kernels: &[Kernel], share: bool) -> Self {
         let mut plan = Self::default();
         for (index, node) in graph.nodes().iter().enumerate() {
-            let tensors = node.inputs.iter().chain([&node.output]).chain(&node.side);
+            let tensors = node.inputs.iter().chain([&node.output]).chain(&node.saved);
             for tensor in tensors.filter(|tensor| !bound(**tensor)) {
                 plan.lifetimes.entry(*tensor).or_insert((index, index)).1 = index;
             }
@@ -179,7 +179,7 @@ impl Plan {
                     wanted[*memory].uses.push((index, over == Some(*input)));
                 }
             }
-            for made in [Some(node.output), node.side].into_iter().flatten().filter(|made| !bound(*made)) {
+            for made in [Some(node.output), node.saved].into_iter().flatten().filter(|made| !bound(*made)) {
                 let over = over.filter(|_| made == node.output);
                 let memory = over.and_then(|over| memory_of.get(&over).copied()).unwrap_or_else(|| {
                     wanted.push(Wanted::made_by(index, graph.shape(made).bytes()));

@@ -27,8 +27,8 @@ pub struct Outcome {
     pub values: Vec<f32>,
     /// The output as stored, padding included.
     pub stored: Vec<f32>,
-    /// The same of the second output, of ops that have one: in logical order, and as stored.
-    pub side: Option<[Vec<f32>; 2]>,
+    /// The same of the saved output, of ops that have one: in logical order, and as stored.
+    pub saved: Option<[Vec<f32>; 2]>,
     /// True if nothing was written behind the output.
     pub guard_intact: bool,
 }
@@ -71,18 +71,18 @@ impl SingleOp {
     /// As [`Program::prepare`] and [`crate::gpu::ReadBack::finish`].
     pub fn run(&self, variant: usize, inputs: &[Vec<f32>]) -> Result<Outcome> {
         let context = &self.engine.context;
-        let side = self.op.side(&self.signature.inputs);
+        let saved = self.op.saved(&self.signature.inputs);
         let buffer = self.poisoned("output", self.signature.output)?;
-        let side_buffer = side.map(|shape| self.poisoned("side", shape)).transpose()?;
-        let (program, inputs) = self.bind(variant, inputs, buffer.clone(), side_buffer.clone())?;
+        let saved_buffer = saved.map(|shape| self.poisoned("saved", shape)).transpose()?;
+        let (program, inputs) = self.bind(variant, inputs, buffer.clone(), saved_buffer.clone())?;
         let submission = program.run(1, self.op.name())?;
         context.wait(&submission, self.op.name())?;
         let (all, mut guard) = self.read(&buffer, self.signature.output)?;
-        let mut read_side = None;
-        if let (Some(shape), Some(buffer)) = (side, side_buffer) {
+        let mut read_saved = None;
+        if let (Some(shape), Some(buffer)) = (saved, saved_buffer) {
             let (all, more) = self.read(&buffer, shape)?;
             guard.extend(more);
-            read_side = Some([shape.unpack(&all), all]);
+            read_saved = Some([shape.unpack(&all), all]);
         }
         let mut values = self.signature.output.unpack(&all);
         if !self.op.mutates().is_empty() {
@@ -92,7 +92,7 @@ impl SingleOp {
             }
         }
         let guard_intact = guard.iter().all(|value| value.is_nan());
-        Ok(Outcome { values, stored: all, side: read_side, guard_intact })
+        Ok(Outcome { values, stored: all, saved: read_saved, guard_intact })
     }
 
     /// Memory for a tensor and its guard zone, full of NaN.
@@ -130,13 +130,13 @@ impl SingleOp {
         self.bind(variant, inputs, output, None)
     }
 
-    /// As [`Self::program`], and into this second output if the op has one.
+    /// As [`Self::program`], and into this saved output if the op has one.
     fn bind(
         &self,
         variant: usize,
         inputs: &[Vec<f32>],
         output: wgpu::Buffer,
-        side: Option<wgpu::Buffer>,
+        saved: Option<wgpu::Buffer>,
     ) -> Result<(Program, Vec<wgpu::Buffer>)> {
         let mut graph = Graph::new();
         let mut bound = Bindings::new();
@@ -152,8 +152,8 @@ impl SingleOp {
         }
         let result = graph.apply_shared(self.op.clone(), &ids, self.op.name())?;
         bound.insert(result, output);
-        let made = graph.nodes().last().and_then(|node| node.side);
-        bound.extend(made.zip(side));
+        let made = graph.nodes().last().and_then(|node| node.saved);
+        bound.extend(made.zip(saved));
         let pick = |_: &[Kernel]| variant;
         let options = Options { tuned: false, ..self.options };
         let program = Program::prepare_with(&self.engine, &graph, &bound, &[vec![result]], pick, options)?;

@@ -3,7 +3,7 @@
 use super::engine::copy_to_texture;
 use super::exec::Sections;
 use crate::gpu::Pipeline;
-use crate::ops::Run;
+use crate::ops::TexelCopy;
 use std::sync::Arc;
 
 /// One copy or dispatch.
@@ -28,7 +28,7 @@ pub(super) enum Action {
     Stage {
         buffer: wgpu::Buffer,
         texture: wgpu::Texture,
-        run: Run,
+        copy: TexelCopy,
     },
     /// Copies so many bytes.
     Copy {
@@ -49,7 +49,7 @@ impl Action {
     /// Records the action if it is a copy, and returns whether it is.
     pub(super) fn copy(&self, encoder: &mut wgpu::CommandEncoder) -> bool {
         match self {
-            Self::Stage { buffer, texture, run } => copy_to_texture(encoder, buffer, texture, *run),
+            Self::Stage { buffer, texture, copy } => copy_to_texture(encoder, buffer, texture, *copy),
             Self::Copy { from, to, bytes } => {
                 encoder.copy_buffer_to_buffer(&from.buffer, from.offset, &to.buffer, to.offset, *bytes);
             }

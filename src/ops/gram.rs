@@ -2,8 +2,8 @@
 //!
 //! With F the map as a matrix of C channels by N pixels: `G = F F^T / (C * N)`, neural-style's definition.
 
+use super::conv::tiles::{self, Tiles};
 use super::shape::{MapLayout, mismatch};
-use super::tiles::{self, Tiles};
 use super::{Adjoint, Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature, Source};
 use crate::error::Result;
 use crate::gpu::{Family, Profile};

@@ -1,20 +1,15 @@
-//! The kernels: one file per op with its shape rule, kernels, adjoint, reference and test cases; the
-//! shader of the same name is under `shaders/`.
+//! The kernels: one file (or folder) per op with its shape rule, kernels, adjoint, reference and test cases; the
+//! shader of the same name is under `shaders/`. `core` holds what all ops are made of.
 
 mod adam;
 mod adaptive_pool;
 mod add;
-mod blocks;
-mod call;
-mod case;
-mod codes;
 mod conv;
-mod finish;
+mod core;
 mod flatten;
 mod gram;
 mod linear;
 mod mse;
-mod op;
 mod peaks;
 mod picture;
 mod pool;
@@ -22,28 +17,23 @@ mod reduce;
 mod registry;
 mod relu;
 mod resize;
-mod shape;
 mod softmax;
-mod sum;
-mod tiles;
 mod total_variation;
 mod weighted_sum;
-mod window;
-mod winograd;
 
+pub use self::core::{
+    Absorbed, Adjoint, Case, CaseInput, Constant, ConstantPart, Dispatch, Initializer, Kernel, LastStep,
+    Loader, MapLayout, Op, Operand, Shape, Signature, Source, Storage, TEXTURE_WIDTH, TexelCopy, Value,
+};
+use self::core::{finish, shape, sum, window};
 pub use adam::Adam;
 pub use adaptive_pool::{AdaptivePool, AdaptivePoolBackward};
 pub use add::Add;
-pub use case::{Case, CaseInput};
-pub use conv::{Conv, ConvBackward, Filter, Loader, Padding, Then};
-pub use finish::{Absorbed, LastStep};
+pub use conv::{Conv, ConvBackward, Filter, Padding, Then, WinogradTile, WinogradWeights};
 pub use flatten::{Flatten, Unflatten};
 pub use gram::{Gram, GramBackward};
 pub use linear::{Linear, LinearBackward, Matrix, MatrixValues, RowLoader};
 pub use mse::{MeanSquaredError, MseBackward};
-pub use op::{
-    Adjoint, Constant, Dispatch, Kernel, Making, Op, Operand, Part, Run, Signature, Source, Storage, Value,
-};
 pub use peaks::{MultiplyAdd, Triad};
 pub use picture::{Affine, AffineBackward, Deinterleave, Interleave};
 pub use pool::{Pool, PoolBackward, PoolKind};
@@ -51,8 +41,6 @@ pub use reduce::{Dot, Reduce, ReduceKind};
 pub use registry::{Entry, REGISTRY};
 pub use relu::{Relu, ReluBackward};
 pub use resize::{Resize, ResizeBackward, ResizeMode};
-pub use shape::{MapLayout, Shape, TEXTURE_WIDTH};
 pub use softmax::{Softmax, SoftmaxBackward};
 pub use total_variation::{TotalVariation, TotalVariationBackward};
 pub use weighted_sum::WeightedSum;
-pub use winograd::{WinogradTile, WinogradWeights};

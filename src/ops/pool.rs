@@ -162,7 +162,7 @@ pub(super) fn shape_before(name: &str, forward: &dyn Op, size: [usize; 2], upstr
 
 impl Pool {
     /// Windows of 2x2 side by side; an odd last row or column is dropped.
-    pub fn halve(kind: PoolKind) -> Self {
+    pub const fn halve(kind: PoolKind) -> Self {
         Self { kind, kernel: [2, 2], stride: [2, 2], padding: [0, 0], ceil: false }
     }
 
@@ -249,10 +249,15 @@ impl Pool {
     }
 }
 
+/// A map after windows of 2x2 side by side.
+pub(super) fn halved(map: MapLayout) -> MapLayout {
+    MapLayout { height: map.height / 2, width: map.width / 2, ..map }
+}
+
 /// The dispatches that halve the map in `input` by its maxima, to the output.
 pub(super) fn halve_max(map: MapLayout, input: &Operand, device: &Profile) -> Vec<Dispatch> {
     let pool = Pool::halve(PoolKind::Max);
-    pool.forward("halve_max_forward", (input, map), super::codes::pooled(map), device)
+    pool.forward("halve_max_forward", (input, map), halved(map), device)
 }
 
 impl Op for Pool {

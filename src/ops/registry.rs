@@ -46,5 +46,5 @@ pub const REGISTRY: &[Entry] = &[
     Entry { name: "triad", cases: super::peaks::triad_cases },
     Entry { name: "unflatten", cases: super::flatten::unflatten_cases },
     Entry { name: "weighted_sum", cases: super::weighted_sum::cases },
-    Entry { name: "winograd_weights", cases: super::winograd::cases },
+    Entry { name: "winograd_weights", cases: super::conv::winograd::cases },
 ];

@@ -52,7 +52,7 @@ pub fn check(
         let (difference, fault) = match single.run(index, &values) {
             Ok(outcome) => {
                 let difference = Difference::of(&outcome.values, &expected);
-                let side = side_fault(case, &shapes, &values, &outcome);
+                let saved = saved_fault(case, &shapes, &values, &outcome);
                 let clean = || single.signature().output.pack(&outcome.values);
                 let fault = if !difference.within(case.tolerance) {
                     Some(wrong(&difference))
@@ -61,7 +61,7 @@ pub fn check(
                 } else if case.op.mutates().is_empty() && outcome.stored != clean() {
                     Some("leaves something else than zero in its output's padding".to_owned())
                 } else {
-                    side
+                    saved
                 };
                 (Some(difference), fault)
             }
@@ -75,13 +75,13 @@ pub fn check(
 }
 
 /// What is wrong with the second output of an op that has one.
-fn side_fault(case: &Case, shapes: &[Shape], values: &[Vec<f32>], outcome: &Outcome) -> Option<String> {
-    let shape = case.op.side(shapes)?;
-    let Some([side, stored]) = &outcome.side else { return Some("has no second output".to_owned()) };
+fn saved_fault(case: &Case, shapes: &[Shape], values: &[Vec<f32>], outcome: &Outcome) -> Option<String> {
+    let shape = case.op.saved(shapes)?;
+    let Some([saved, stored]) = &outcome.saved else { return Some("has no second output".to_owned()) };
     let wide: Vec<Vec<f64>> = values.iter().map(|values| widen(values)).collect();
     let wide: Vec<&[f64]> = wide.iter().map(Vec::as_slice).collect();
-    let fault = case.op.side_fault(&wide, shapes, side, case.tolerance);
-    let dirty = *stored != shape.pack(side);
+    let fault = case.op.saved_fault(&wide, shapes, saved, case.tolerance);
+    let dirty = *stored != shape.pack(saved);
     fault.or_else(|| {
         dirty.then(|| "leaves something else than zero in its second output's padding".to_owned())
     })

@@ -26,7 +26,7 @@ pub fn fault(outcome: &Outcome, naive: &Outcome) -> Option<String> {
     if !outcome.guard_intact {
         return Some("writes behind its output".to_owned());
     }
-    let same = match (&outcome.side, &naive.side) {
+    let same = match (&outcome.saved, &naive.saved) {
         (None, None) => true,
         (Some([one, _]), Some([other, _])) => same_decisions(one, other),
         _ => false,
@@ -44,9 +44,9 @@ fn same_decisions(one: &[f32], other: &[f32]) -> bool {
 mod tests {
     use super::*;
 
-    fn outcome(values: &[f32], side: Option<&[f32]>) -> Outcome {
-        let side = side.map(|side| [side.to_vec(), side.to_vec()]);
-        Outcome { values: values.to_vec(), stored: values.to_vec(), side, guard_intact: true }
+    fn outcome(values: &[f32], saved: Option<&[f32]>) -> Outcome {
+        let saved = saved.map(|saved| [saved.to_vec(), saved.to_vec()]);
+        Outcome { values: values.to_vec(), stored: values.to_vec(), saved, guard_intact: true }
     }
 
     fn differs(actual: &[f32], expected: &[f32]) -> bool {
@@ -68,16 +68,16 @@ mod tests {
 
     #[test]
     fn second_outputs_may_differ_by_ties_only() {
-        let codes: Vec<f32> = (0..3000).map(|index| (index % 7) as f32).collect();
-        let naive = outcome(&[1.0], Some(&codes));
+        let indices: Vec<f32> = (0..3000).map(|index| (index % 7) as f32).collect();
+        let naive = outcome(&[1.0], Some(&indices));
         let changed = |count: usize, value: f32| {
-            let mut other = codes.clone();
+            let mut other = indices.clone();
             other[..count].fill(value);
             fault(&outcome(&[1.0], Some(&other)), &naive)
         };
         assert_eq!(changed(4, 9.0), None);
         assert!(changed(5, 9.0).is_some() && changed(5, f32::NAN).is_some());
         assert!(fault(&outcome(&[1.0], None), &naive).is_some());
-        assert!(fault(&outcome(&[1.0], Some(&codes[1..])), &naive).is_some());
+        assert!(fault(&outcome(&[1.0], Some(&indices[1..])), &naive).is_some());
     }
 }

@@ -59,8 +59,12 @@ fn two_drivers_compute_the_same() {
                     // Second outputs hold decisions, and ties may fall either way.
                     let wide: Vec<Vec<f64>> = values.iter().map(|values| widen(values)).collect();
                     let wide: Vec<&[f64]> = wide.iter().map(Vec::as_slice).collect();
-                    for [side, _] in [&left.side, &right.side].into_iter().flatten() {
-                        assert_eq!(case.op.side_fault(&wide, &shapes, side, case.tolerance), None, "{what}");
+                    for [saved, _] in [&left.saved, &right.saved].into_iter().flatten() {
+                        assert_eq!(
+                            case.op.saved_fault(&wide, &shapes, saved, case.tolerance),
+                            None,
+                            "{what}"
+                        );
                     }
                     compared += 1;
                     // In units of what is allowed.

@@ -1,6 +1,8 @@
 //! A kernel as plain data: buffers, textures and dispatches that any WebGPU page can replay.
 
-use neural_mirage::ops::{Constant, Dispatch, Kernel, Making, Op, Operand, Part, Shape, Signature, Storage};
+use neural_mirage::ops::{
+    Constant, ConstantPart, Dispatch, Initializer, Kernel, Op, Operand, Shape, Signature, Storage,
+};
 use neural_mirage::shader::{ResourceKind, Shader};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
@@ -29,7 +31,7 @@ pub struct Job {
 /// What a job leaves behind.
 pub struct Left {
     pub values: Vec<f32>,
-    pub side: Option<Vec<f32>>,
+    pub saved: Option<Vec<f32>>,
     pub clean: bool,
 }
 
@@ -78,11 +80,11 @@ impl Job {
             None => poison(signature.output.stored() + GUARD).collect(),
         };
         let output = job.buffer(output);
-        let side = op.side(&signature.inputs);
-        let side = side.map(|shape| (job.buffer(vec![POISON; shape.stored() + GUARD]), shape));
-        job.lower(kernel, signature, &bound, output, side, modules);
+        let saved = op.saved(&signature.inputs);
+        let saved = saved.map(|shape| (job.buffer(vec![POISON; shape.stored() + GUARD]), shape));
+        job.lower(kernel, signature, &bound, output, saved, modules);
         job.results = match op.mutates() {
-            [] => [output].into_iter().chain(side.map(|(buffer, _)| buffer)).collect(),
+            [] => [output].into_iter().chain(saved.map(|(buffer, _)| buffer)).collect(),
             mutated => mutated.iter().map(|input| bound[*input]).collect(),
         };
         job
@@ -94,7 +96,7 @@ impl Job {
     }
 
     /// From what was read back: the output in logical order (for ops that change inputs in place, those inputs
-    /// one after another), the second output of ops that have one, and whether their padding is zero and nothing
+    /// one after another), the saved output of ops that have one, and whether their padding is zero and nothing
     /// was written behind them. `None` if it is not what was asked for.
     pub fn left(op: &dyn Op, signature: &Signature, results: &[Vec<u32>]) -> Option<Left> {
         let floats = |words: &[u32]| words.iter().map(|word| f32::from_bits(*word)).collect::<Vec<f32>>();
@@ -102,7 +104,7 @@ impl Job {
             let shapes = op.mutates().iter().map(|input| signature.inputs[*input]);
             let values =
                 shapes.zip(results).flat_map(|(shape, words)| shape.unpack(&floats(words))).collect();
-            return Some(Left { values, side: None, clean: true });
+            return Some(Left { values, saved: None, clean: true });
         }
         let read = |shape: Shape, words: &[u32]| {
             let (stored, guard) = words.split_at_checked(shape.stored())?;
@@ -113,11 +115,11 @@ impl Job {
             Some((values, clean))
         };
         let (values, clean) = read(signature.output, results.first()?)?;
-        match op.side(&signature.inputs) {
-            None => Some(Left { values, side: None, clean }),
+        match op.saved(&signature.inputs) {
+            None => Some(Left { values, saved: None, clean }),
             Some(shape) => {
-                let (side, also_clean) = read(shape, results.get(1)?)?;
-                Some(Left { values, side: Some(side), clean: clean && also_clean })
+                let (saved, also_clean) = read(shape, results.get(1)?)?;
+                Some(Left { values, saved: Some(saved), clean: clean && also_clean })
             }
         }
     }
@@ -134,7 +136,7 @@ impl Job {
         signature: &Signature,
         inputs: &[usize],
         output: usize,
-        side: Option<(usize, Shape)>,
+        saved: Option<(usize, Shape)>,
         modules: &Modules,
     ) {
         let scratch: Vec<usize> = kernel
@@ -146,7 +148,7 @@ impl Job {
             signature,
             inputs,
             output,
-            side,
+            saved,
             scratch,
             constants: HashMap::new(),
             slots: HashMap::new(),
@@ -213,9 +215,9 @@ impl Job {
         match operand {
             Operand::Input(input) => (places.inputs[*input], 0, places.signature.inputs[*input].bytes()),
             Operand::Output => (places.output, 0, places.signature.output.bytes()),
-            Operand::Side => {
+            Operand::Saved => {
                 let (buffer, shape) =
-                    places.side.expect("a kernel writes a second output, and there is none");
+                    places.saved.expect("a kernel writes a saved output, and there is none");
                 (buffer, 0, shape.bytes())
             }
             Operand::Scratch(scratch) => {
@@ -240,12 +242,17 @@ impl Job {
 
     /// Made by the host, or by a job of its own before.
     fn constant(&mut self, constant: &Constant, modules: &Modules) -> usize {
-        match &constant.make {
-            Making::Host(make) => self.buffer(bytemuck::pod_collect_to_vec(&make().unwrap())),
-            Making::Device { parts, values } => {
+        match &constant.initializer {
+            Initializer::Host(make) => self.buffer(bytemuck::pod_collect_to_vec(&make().unwrap())),
+            Initializer::Device { parts, values } => {
                 // Samples are small: one part, whose texels lie as they do in the constant.
-                let [Part { op, values: range, runs }] = parts.as_slice() else { panic!("several parts") };
-                assert!(runs.iter().all(|run| run.from == run.to), "the part is not the constant as it lies");
+                let [ConstantPart { op, values: range, copies }] = parts.as_slice() else {
+                    panic!("several parts")
+                };
+                assert!(
+                    copies.iter().all(|copy| copy.from == copy.to),
+                    "the part is not the constant as it lies"
+                );
                 let values = values().unwrap()[range.clone()].to_vec();
                 let shape = Shape::Vector(values.len());
                 let signature = Signature::of(op.as_ref(), &[shape]).unwrap();
@@ -264,8 +271,8 @@ struct Places<'a> {
     signature: &'a Signature,
     inputs: &'a [usize],
     output: usize,
-    /// The second output, of ops that have one.
-    side: Option<(usize, Shape)>,
+    /// The saved output, of ops that have one.
+    saved: Option<(usize, Shape)>,
     scratch: Vec<usize>,
     constants: HashMap<(String, bool), usize>,
     slots: HashMap<usize, usize>,

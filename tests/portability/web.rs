@@ -225,17 +225,17 @@ impl Sample {
             return Some(error.clone());
         }
         let op = self.case.op.as_ref();
-        let Some(Left { values, side, clean }) = Job::left(op, &self.signature, &run.words) else {
+        let Some(Left { values, saved, clean }) = Job::left(op, &self.signature, &run.words) else {
             return Some("what came back is not what was asked for".to_owned());
         };
         let wide: Vec<Vec<f64>> = self.values.iter().map(|values| widen(values)).collect();
         let wide: Vec<&[f64]> = wide.iter().map(Vec::as_slice).collect();
         let distance = distance(&values, &op.reference(&wide, &self.signature.inputs));
         let right = clean && distance <= self.case.tolerance; // false for NaN
-        let side =
-            side.and_then(|side| op.side_fault(&wide, &self.signature.inputs, &side, self.case.tolerance));
-        (!right || side.is_some()).then(|| {
-            format!("side {side:?}, distance {distance:e}, padding and guard zone untouched: {clean}")
+        let saved = saved
+            .and_then(|saved| op.saved_fault(&wide, &self.signature.inputs, &saved, self.case.tolerance));
+        (!right || saved.is_some()).then(|| {
+            format!("saved {saved:?}, distance {distance:e}, padding and guard zone untouched: {clean}")
         })
     }
 }

@@ -1,6 +1,9 @@
 //! The convolutions on which kernels are tested.
 
-use super::{Conv, ConvBackward, Filter, Padding, Then};
+use super::backward::{ConvBackward, Then};
+use super::convolution::{Conv, Padding};
+use super::filter::Filter;
+use super::pool_indices;
 use crate::ops::{Case, CaseInput, Op as _, Shape};
 use std::sync::Arc;
 
@@ -78,29 +81,12 @@ pub(in crate::ops) fn cases() -> Vec<Case> {
     samples().into_iter().map(|(conv, shape)| Case::normal(conv, &[shape], TOLERANCE)).collect()
 }
 
-/// Codes, some without any bit: of four channels each; 37 of them, so that neighbours differ in all directions.
-pub(super) const CODES: [f32; 37] = {
-    let mut codes = [0.0; 37];
-    let mut at = 0;
-    while at < codes.len() {
-        let (mut code, mut channel) = (0, 0);
-        while channel < 4 {
-            let place = (at * 7 + channel * 3 + at / 5) % 5;
-            code |= if place < 4 { 1 << (4 * channel + place) } else { 0 };
-            channel += 1;
-        }
-        codes[at] = code as f32;
-        at += 1;
-    }
-    codes
-};
-
 pub(in crate::ops) fn backward_cases() -> Vec<Case> {
     let case = |(conv, shape): (Conv, Shape)| {
         let layout = shape.layout()?;
         let output = conv.output(&[shape]).ok()?;
-        let first = match conv.side(&[shape]) {
-            Some(codes) => (codes, CaseInput::Values(&CODES)),
+        let first = match conv.saved(&[shape]) {
+            Some(indices) => (indices, CaseInput::Values(&pool_indices::SAMPLE)),
             None => (output, CaseInput::Rectified),
         };
         let op = ConvBackward { conv, size: [layout.height, layout.width], then: Then::default() };

@@ -1,8 +1,7 @@
 //! Weights of a convolution, and how kernels get them.
 
-use crate::error::Result;
 use crate::gpu::Profile;
-use crate::ops::{Constant, Making, Operand, Storage};
+use crate::ops::{Constant, Initializer, Loader, Operand, Storage};
 use half::f16;
 use std::sync::Arc;
 
@@ -23,9 +22,6 @@ pub struct Filter {
     pub bias: Loader,
 }
 
-/// Reads values on demand.
-pub type Loader = Arc<dyn Fn() -> Result<Vec<f32>> + Send + Sync>;
-
 impl std::fmt::Debug for Filter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let [height, width] = self.kernel;
@@ -35,7 +31,7 @@ impl std::fmt::Debug for Filter {
 
 /// How packed weights lie on the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::ops) enum Packing {
+pub(super) enum Packing {
     /// f32 in a buffer.
     Buffer,
     /// f32 in a texture.
@@ -105,12 +101,7 @@ impl Filter {
     }
 
     /// The packed weights as a constant: f32 in a buffer or a texture, or f16 in a buffer.
-    pub(in crate::ops) fn constant(
-        self: &Arc<Self>,
-        block: usize,
-        adjoint: bool,
-        packing: Packing,
-    ) -> Operand {
+    pub(super) fn constant(self: &Arc<Self>, block: usize, adjoint: bool, packing: Packing) -> Operand {
         let filter = self.clone();
         let (outs, ins) = if adjoint {
             (self.in_channels, self.out_channels)
@@ -124,7 +115,7 @@ impl Filter {
             key: format!("{} {direction} blocks of {block}{}", self.id, packing.key()),
             storage: packing.storage(),
             bytes: packing.bytes(texels),
-            make: Making::host(move || {
+            initializer: Initializer::host(move || {
                 let weights = (filter.weights)()?;
                 Ok(packing.pack(&filter.pack(&weights, block, adjoint)))
             }),
@@ -132,14 +123,14 @@ impl Filter {
     }
 
     /// The biases, padded to whole quads.
-    pub(in crate::ops) fn bias_constant(&self) -> Operand {
+    pub(super) fn bias_constant(&self) -> Operand {
         let load = self.bias.clone();
         let padded = self.out_channels.next_multiple_of(4);
         Operand::Constant(Constant {
             key: format!("{} bias", self.id),
             storage: Storage::Buffer,
             bytes: padded as u64 * 4,
-            make: Making::host(move || {
+            initializer: Initializer::host(move || {
                 let mut bias = load()?;
                 bias.resize(padded, 0.0);
                 Ok(bytemuck::cast_slice(&bias).to_vec())

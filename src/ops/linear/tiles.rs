@@ -1,6 +1,6 @@
 //! The texture family's kernels of fully connected layers (`linear_tiles.wgsl`).
 
-use super::{Linear, Matrix, ROWS};
+use super::matrix::{Matrix, ROWS};
 use crate::error::Result;
 use crate::gpu::{Family, Profile};
 use crate::ops::{Dispatch, Kernel, Operand, Storage, TEXTURE_WIDTH};
@@ -27,8 +27,13 @@ fn lanes(matrix: &Matrix, device: &Profile) -> Option<usize> {
 ///
 /// # Errors
 /// As [`Matrix::chunks`].
-pub(super) fn kernel(linear: &Linear, backward: bool, device: &Profile) -> Result<Option<Kernel>> {
-    let matrix = linear.matrix.on(device);
+pub(super) fn kernel(
+    matrix: &Arc<Matrix>,
+    relu: bool,
+    backward: bool,
+    device: &Profile,
+) -> Result<Option<Kernel>> {
+    let matrix = matrix.on(device);
     let Some(lanes) = lanes(&matrix, device) else { return Ok(None) };
     let dispatches = matrix
         .chunks(device, CHUNK)?
@@ -36,7 +41,7 @@ pub(super) fn kernel(linear: &Linear, backward: bool, device: &Profile) -> Resul
         .map(|rows| {
             let entry = if backward { "backward" } else { "forward" };
             let dispatch = Dispatch::new("linear_tiles", entry)
-                .consts(&[("LANES", lanes as u32), ("RELU", u32::from(linear.relu))])
+                .consts(&[("LANES", lanes as u32), ("RELU", u32::from(relu))])
                 .bind("weights", Arc::clone(&matrix).constant(rows.clone(), Storage::Texture))
                 .bind("output", Operand::Output)
                 .size("rows", rows.len())

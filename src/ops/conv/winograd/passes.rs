@@ -1,10 +1,11 @@
 //! What is around the products of a Winograd convolution, in both families: the cut into tiles and chunks, and
 //! the transforms of input and output (`winograd.wgsl`).
 
-use super::{GROUP, TEXEL, WinogradTile};
+use super::tile::{GROUP, TEXEL, WinogradTile};
 use crate::gpu::Profile;
-use crate::ops::shape::MapLayout;
-use crate::ops::{Dispatch, Operand, codes, tiles, window};
+use crate::ops::conv::pool_indices::PoolIndices;
+use crate::ops::conv::tiles;
+use crate::ops::{Dispatch, MapLayout, Operand, window};
 use std::ops::Range;
 
 /// Texels between the positions of the transformed tiles.
@@ -12,7 +13,7 @@ const STRIDE_PADDING: usize = 16;
 
 /// What is done to each value before it is stored, or as it is loaded.
 #[derive(Debug, Clone, Default)]
-pub(in crate::ops) struct Finish {
+pub(in crate::ops::conv) struct Finish {
     /// One value per output channel.
     pub bias: Option<Operand>,
     /// Rectify.
@@ -21,11 +22,11 @@ pub(in crate::ops) struct Finish {
     pub add: bool,
     /// Where this map is not positive, the result is zero; after the addition.
     pub mask: Option<Operand>,
-    /// Of the rectified result the maxima of 2x2 windows are stored, and their codes in the side. There is no
-    /// addition and no mask then.
+    /// Of the rectified result the maxima of 2x2 windows are stored, and their pool indices in the saved output. There is
+    /// no addition and no mask then.
     pub pool: bool,
-    /// Codes by which the input is spread, which then is the gradient of a pooled map.
-    pub codes: Option<Operand>,
+    /// Pool indices by which the input is routed, which then is the gradient of a pooled map.
+    pub pool_indices: Option<Operand>,
 }
 
 /// Where the transformed values lie between the passes.
@@ -39,8 +40,8 @@ pub(super) enum Memory {
         transformed: usize,
         /// The products'.
         products: usize,
-        /// The codes'.
-        codes: usize,
+        /// The pool indices'.
+        pool_indices: usize,
     },
     /// In the kernel's scratch buffers: transformed tiles, products. The map is read where it is.
     Buffers,
@@ -163,12 +164,17 @@ impl Passes {
         finish: &Finish,
         device: &Profile,
     ) -> Vec<Dispatch> {
-        // What the passes write, and read: with codes, pooled maps.
-        let results =
-            if finish.pool { vec![codes::pooled(output), codes::layout(output)] } else { vec![output] };
+        // What the passes write, and read: with pool indices, pooled maps.
+        let results = if finish.pool {
+            let indices = PoolIndices::of(output);
+            vec![indices.pooled(), indices.layout()]
+        } else {
+            vec![output]
+        };
         let windows = window::quads(&results, 1, device);
-        let (read, read_codes) = (codes::pooled(input), codes::layout(input));
-        let routed = finish.codes.as_ref();
+        let indices = PoolIndices::of(input);
+        let (read, read_indices) = (indices.pooled(), indices.layout());
+        let routed = finish.pool_indices.as_ref();
         let bias = finish.bias.clone().unwrap_or_else(|| tiles::no_bias(output.quads()));
         let mut dispatches = Vec::new();
         for first in (0..self.tiles[0] * self.tiles[1]).step_by(self.chunk) {
@@ -184,23 +190,23 @@ impl Passes {
             };
             let transformed = memory.transformed(self.bytes(input));
             match memory {
-                Memory::Textures { map, codes, .. } => {
+                Memory::Textures { map, pool_indices, .. } => {
                     let all = 0..input.quads();
                     let load = match routed {
                         None => load("input_tiles", &all).bind("input_map", texture(&operand, input, map)),
                         Some(found) => load("routed_tiles", &all)
                             .bind("input_map", texture(&operand, read, map))
-                            .bind("codes_map", texture(found, read_codes, codes)),
+                            .bind("codes_map", texture(found, read_indices, pool_indices)),
                     };
                     dispatches.push(load.bind("transformed", transformed));
                 }
                 Memory::Buffers if let Some(found) = routed => {
-                    dispatches.extend(window::quads(&[read, read_codes], 1, device).iter().map(|quads| {
+                    dispatches.extend(window::quads(&[read, read_indices], 1, device).iter().map(|quads| {
                         load("routed_tiles_buffer", quads)
                             .bind("input_values", operand.clone())
                             .bind("code_values", found.clone())
                             .bind("transformed_values", transformed.clone())
-                            .narrow(&[("input_values", read), ("code_values", read_codes)], quads)
+                            .narrow(&[("input_values", read), ("code_values", read_indices)], quads)
                     }));
                 }
                 Memory::Buffers => {
@@ -223,7 +229,7 @@ impl Passes {
                         .form(adjoint, finish.relu)
                         .bind(variable, memory.products(self.bytes(output)))
                         .bind("output", Operand::Output)
-                        .bind("codes", Operand::Side)
+                        .bind("codes", Operand::Saved)
                         .bind("bias", bias.clone())
                         .linear(self.chunk * quads.len(), GROUP, device)
                         .narrow(&[("output", results[0]), ("codes", results[1])], quads)
@@ -246,7 +252,7 @@ impl Passes {
                     .narrow(&maps.collect::<Vec<_>>(), quads)
             }));
         }
-        for (result, operand) in results.iter().zip([Operand::Output, Operand::Side]) {
+        for (result, operand) in results.iter().zip([Operand::Output, Operand::Saved]) {
             dispatches.extend(windows.iter().map(|quads| {
                 let texels = quads.len() * (result.pitch() + result.height) + result.pitch() + 1;
                 self.pass("border", *result, *result, quads, 0)

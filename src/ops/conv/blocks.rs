@@ -1,14 +1,13 @@
 //! The buffer family's matrix product (`shaders/conv_blocks.wgsl`): where it runs and how it is called.
 //! Convolutions and the Gram matrix's adjoint use it.
 
-use super::shape::MapLayout;
 use super::tiles::Matrix;
-use super::{Dispatch, Operand};
 use crate::gpu::{Family, Profile};
+use crate::ops::{Dispatch, MapLayout, Operand};
 
 /// Sizes of a workgroup's tile. Few combinations, so that few pipelines serve all layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Blocks {
+pub(in crate::ops) struct Blocks {
     /// Name of the kernel variant that uses these sizes.
     pub variant: &'static str,
     positions: usize,

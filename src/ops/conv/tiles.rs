@@ -1,9 +1,8 @@
 //! The texture family's matrix product (`shaders/conv_tiles.wgsl`): where it runs and how it is called.
 //! Convolutions and the Gram matrix's adjoint use it.
 
-use super::shape::MapLayout;
-use super::{Constant, Dispatch, Making, Operand, Storage, TEXTURE_WIDTH, window};
 use crate::gpu::{Family, Profile};
+use crate::ops::{Constant, Dispatch, Initializer, MapLayout, Operand, Storage, TEXTURE_WIDTH, window};
 use std::ops::Range;
 
 /// Runs of positions per invocation; as in the shader.
@@ -14,14 +13,14 @@ const MOST_LANES: usize = 32;
 
 /// A choice of tile sizes for one device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Tiles {
+pub(in crate::ops) struct Tiles {
     lanes: usize,
     /// Output channels per invocation: the block size in which weights are packed.
     pub channels: usize,
 }
 
 /// The operands of a product.
-pub(super) struct Matrix {
+pub(in crate::ops) struct Matrix {
     /// The map.
     pub input: Operand,
     /// Weights in blocks of [`Tiles::channels`].
@@ -104,11 +103,11 @@ impl Tiles {
 }
 
 /// A bias of zeros for so many quads.
-pub(super) fn no_bias(quads: usize) -> Operand {
+pub(in crate::ops) fn no_bias(quads: usize) -> Operand {
     Operand::Constant(Constant {
         key: format!("{quads} zero quads"),
         storage: Storage::Buffer,
         bytes: quads as u64 * 16,
-        make: Making::host(move || Ok(vec![0; quads * 16])),
+        initializer: Initializer::host(move || Ok(vec![0; quads * 16])),
     })
 }

@@ -1,34 +1,15 @@
 //! Last steps that a kernel can do where it writes its result: of a gradient the sum with another one and the
 //! mask of a ReLU, of a convolution the max pool behind it. `graph/fuse.rs` hands them to the ops.
 
-use super::{Dispatch, Kernel, Op, Operand, Shape, window};
+use super::op::{Dispatch, Kernel, Operand};
+use super::shape::Shape;
+use super::window;
 use crate::gpu::Profile;
-use std::sync::Arc;
-
-/// A step that may be done where a result is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LastStep {
-    /// Add a tensor like the result.
-    Add,
-    /// Zero the result where a tensor like it is not positive.
-    Mask,
-    /// Keep the maxima of 2x2 windows side by side, and in a second output which they were (`codes.rs`).
-    Halve,
-}
-
-/// An op that does a last step too.
-#[derive(Debug, Clone)]
-pub struct Absorbed {
-    /// The op.
-    pub op: Arc<dyn Op>,
-    /// True if it takes the step's operand as one more input, the last; false if it has it already.
-    pub takes_operand: bool,
-}
 
 /// The kernel with one more pass in place, which adds and masks, for kernels that can't themselves. With `add` the
-/// output's memory holds the other summand (see [`Op::overwrites`]), so the kernel's own result goes to scratch
+/// output's memory holds the other summand (see [`super::op::Op::overwrites`]), so the kernel's own result goes to scratch
 /// memory.
-pub(super) fn after(
+pub(in crate::ops) fn after(
     mut kernel: Kernel,
     shape: Shape,
     add: bool,
@@ -52,6 +33,6 @@ pub(super) fn after(
 }
 
 /// The mask for the references: zeroes values where `by` is not positive.
-pub(super) fn mask(values: &mut [f64], by: &[f64]) {
+pub(in crate::ops) fn mask(values: &mut [f64], by: &[f64]) {
     values.iter_mut().zip(by).for_each(|(value, y)| *value = if *y > 0.0 { *value } else { 0.0 });
 }

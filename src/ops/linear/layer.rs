@@ -3,66 +3,19 @@
 //!
 //! As PyTorch's `linear`: `y[r] = b[r] + sum_c W[r, c] x[c]`.
 
-mod tiles;
-
-use super::shape::mismatch;
-use super::{
-    Adjoint, Case, CaseInput, Constant, Dispatch, Kernel, Loader, Making, Op, Operand, Shape, Signature,
-    Source, Storage,
-};
-use crate::error::{Error, Result};
+use super::matrix::{LARGEST_CHUNK, Matrix, ROWS};
+use super::tiles;
+use crate::error::Result;
 use crate::gpu::{Family, Profile};
-use half::f16;
+use crate::ops::shape::mismatch;
+use crate::ops::{
+    Adjoint, Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature, Source, Storage,
+};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Rows per workgroup forward; as in the shader. Chunks start at multiples of it.
-const ROWS: usize = 8;
-/// Bytes of the unit in which the shader reads a row.
-const WORD: usize = 16;
-/// Chunks are not larger than this even where the device would take more: packing one costs host memory
-/// of twice its size. WebGPU's default limit of a binding, so most devices see the same chunks.
-const LARGEST_CHUNK: u64 = 128 << 20;
 /// Invocations per workgroup of the naive kernels; as in the shader.
 const NAIVE_GROUP: usize = 64;
-
-/// Values of some rows of a matrix, row by row without padding.
-#[derive(Debug, Clone, PartialEq)]
-pub enum MatrixValues {
-    /// Single precision.
-    F32(Vec<f32>),
-    /// Half precision, as bits.
-    F16(Vec<u16>),
-}
-
-/// Reads a range of rows on demand.
-pub type RowLoader = Arc<dyn Fn(Range<usize>) -> Result<MatrixValues> + Send + Sync>;
-
-/// Weights of a fully connected layer; read from their file when a kernel wants them, not before. The
-/// device holds one copy, which serves forward and backward.
-#[derive(Clone)]
-pub struct Matrix {
-    /// Identity: the same id means the same weights.
-    pub id: String,
-    /// Rows: length of the output.
-    pub rows: usize,
-    /// Columns: length of the input.
-    pub columns: usize,
-    /// True to keep the weights in f16 on the device; all arithmetic is f32.
-    pub half: bool,
-    /// Reads the weights. Called once for each chunk of rows, so nobody ever holds the whole matrix.
-    /// Values of the other precision are converted.
-    pub values: RowLoader,
-    /// Reads the biases, one per row.
-    pub bias: Loader,
-}
-
-impl std::fmt::Debug for Matrix {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let precision = if self.half { "f16" } else { "f32" };
-        write!(f, "Matrix({}: {}x{} {precision})", self.id, self.rows, self.columns)
-    }
-}
 
 /// `y = W x + b`, rectified if `relu`. Input: x, a vector.
 #[derive(Debug, Clone)]
@@ -105,113 +58,6 @@ impl Tuning {
             Self { group: lanes.clamp(4, 64) as usize, slices: 1, columns: 4 }
         } else {
             Self { group: 64, slices: 8, columns: 1 }
-        }
-    }
-}
-
-impl Matrix {
-    /// The matrix as this device keeps it.
-    fn on(self: &Arc<Self>, device: &Profile) -> Arc<Self> {
-        if !device.half_weights || self.half {
-            return self.clone();
-        }
-        Arc::new(Self { half: true, ..Self::clone(self) })
-    }
-
-    /// Words in a row.
-    fn words(&self) -> usize {
-        self.columns.div_ceil(if self.half { 8 } else { 4 })
-    }
-
-    /// The rows of each chunk: as few chunks of at most `largest` bytes as the device's limits allow.
-    fn chunks(&self, device: &Profile, largest: u64) -> Result<Vec<Range<usize>>> {
-        let limit = largest.min(device.max_binding).min(device.max_buffer);
-        let row = (self.words() * WORD) as u64;
-        // Very long rows may make a chunk larger than `largest`, as long as the device takes it.
-        let least = if row * ROWS as u64 <= device.max_binding.min(device.max_buffer) { ROWS } else { 0 };
-        // Backward an invocation may walk down all rows of a chunk.
-        let most = device.loop_limit.map_or(usize::MAX, |limit| limit as usize);
-        let rows = (most.min((limit / row.max(1)) as usize) / ROWS * ROWS).max(least);
-        if rows == 0 {
-            return Err(Error::OutOfMemory {
-                what: format!("{self:?}: this adapter binds at most {limit} bytes at once"),
-                needed: row * ROWS as u64,
-                remedy: "Use another --adapter, or layers before the fully connected ones".to_owned(),
-            });
-        }
-        Ok((0..self.rows).step_by(rows).map(|first| first..(first + rows).min(self.rows)).collect())
-    }
-
-    /// Some rows, in the precision in which they are stored.
-    fn load(&self, rows: Range<usize>) -> Result<MatrixValues> {
-        let values = match ((self.values)(rows.clone())?, self.half) {
-            (MatrixValues::F32(values), true) => {
-                MatrixValues::F16(values.iter().map(|value| f16::from_f32(*value).to_bits()).collect())
-            }
-            (MatrixValues::F16(values), false) => {
-                MatrixValues::F32(values.iter().map(|bits| f16::from_bits(*bits).to_f32()).collect())
-            }
-            (values, _) => values,
-        };
-        let length = match &values {
-            MatrixValues::F32(values) => values.len(),
-            MatrixValues::F16(values) => values.len(),
-        };
-        if length != rows.len() * self.columns {
-            return Err(mismatch("linear", &format!("{self:?}: rows {rows:?} came as {length} values")));
-        }
-        Ok(values)
-    }
-
-    /// Some rows as the shader reads them: each padded with zeros to whole words.
-    fn pack(&self, rows: Range<usize>) -> Result<Vec<u8>> {
-        let values = self.load(rows.clone())?;
-        let stride = self.words() * WORD;
-        let mut packed = vec![0; rows.len() * stride];
-        let bytes: &[u8] = match &values {
-            MatrixValues::F32(values) => bytemuck::cast_slice(values),
-            MatrixValues::F16(values) => bytemuck::cast_slice(values),
-        };
-        let width = bytes.len() / rows.len().max(1);
-        for (to, from) in packed.chunks_exact_mut(stride).zip(bytes.chunks_exact(width.max(1))) {
-            to[..width].copy_from_slice(from);
-        }
-        Ok(packed)
-    }
-
-    /// A chunk of the weights as a constant.
-    fn constant(self: &Arc<Self>, rows: Range<usize>, storage: Storage) -> Operand {
-        let matrix = self.clone();
-        let precision = if self.half { "f16" } else { "f32" };
-        Operand::Constant(Constant {
-            key: format!("{} rows {} to {} in {precision}", self.id, rows.start, rows.end),
-            storage,
-            bytes: (rows.len() * self.words() * WORD) as u64,
-            make: Making::host(move || matrix.pack(rows.clone())),
-        })
-    }
-
-    /// The biases, padded to whole quads.
-    fn bias_constant(&self) -> Operand {
-        let load = self.bias.clone();
-        let padded = self.rows.next_multiple_of(4);
-        Operand::Constant(Constant {
-            key: format!("{} bias", self.id),
-            storage: Storage::Buffer,
-            bytes: padded as u64 * 4,
-            make: Making::host(move || {
-                let mut bias = load()?;
-                bias.resize(padded, 0.0);
-                Ok(bytemuck::cast_slice(&bias).to_vec())
-            }),
-        })
-    }
-
-    /// The whole matrix in f64, for references.
-    fn wide(&self) -> Vec<f64> {
-        match self.load(0..self.rows).expect("weights") {
-            MatrixValues::F32(values) => values.iter().map(|value| f64::from(*value)).collect(),
-            MatrixValues::F16(values) => values.iter().map(|bits| f16::from_bits(*bits).to_f64()).collect(),
         }
     }
 }
@@ -274,7 +120,7 @@ impl Op for Linear {
         let naive = self.kernel("naive", "naive_forward", device, |dispatch, rows| {
             bind(dispatch).loops(words).linear(rows.len().div_ceil(4), NAIVE_GROUP, device)
         })?;
-        Ok(Self::choices(device, tiles::kernel(self, false, device)?, tuned, naive))
+        Ok(Self::choices(device, tiles::kernel(&self.matrix, self.relu, false, device)?, tuned, naive))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
@@ -325,7 +171,12 @@ impl Op for LinearBackward {
         let naive = self.linear.kernel("naive", "naive_backward", device, |dispatch, rows| {
             bind(dispatch).loops(rows.len()).linear(words, NAIVE_GROUP, device)
         })?;
-        Ok(Linear::choices(device, tiles::kernel(&self.linear, true, device)?, tuned, naive))
+        Ok(Linear::choices(
+            device,
+            tiles::kernel(&self.linear.matrix, self.linear.relu, true, device)?,
+            tuned,
+            naive,
+        ))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
@@ -349,32 +200,6 @@ impl Op for LinearBackward {
 /// other: 6e-8 * sqrt(6272) = 4.8e-6.
 const TOLERANCE: f64 = 5e-6;
 
-impl Matrix {
-    /// A matrix of irregular values that depend only on their position, so that any rows can be had on
-    /// their own, scaled like an initialised layer. With `id`s alike, so are the values.
-    #[doc(hidden)]
-    pub fn sample(rows: usize, columns: usize, half: bool) -> Arc<Self> {
-        let scale = (6.0 / columns as f32).sqrt();
-        // A multiplicative hash; test data only has to be irregular.
-        let value = move |index: usize| {
-            let mut bits = (index as u32).wrapping_mul(0x9e37_79b9) ^ 0x5bd1_e995;
-            bits = (bits ^ (bits >> 15)).wrapping_mul(0x85eb_ca6b);
-            bits ^= bits >> 13;
-            ((bits >> 8) as f32 / (1 << 23) as f32 - 1.0) * scale
-        };
-        Arc::new(Self {
-            id: format!("sample {rows}x{columns}"),
-            rows,
-            columns,
-            half,
-            values: Arc::new(move |range: Range<usize>| {
-                Ok(MatrixValues::F32((range.start * columns..range.end * columns).map(value).collect()))
-            }),
-            bias: Arc::new(move || Ok((0..rows).map(|row| value(row + 7)).collect())),
-        })
-    }
-}
-
 /// Each layer that is tested: one word and many, whole words and not, rows that end within a quad and
 /// within a workgroup.
 fn samples() -> Vec<Linear> {
@@ -396,7 +221,7 @@ fn samples() -> Vec<Linear> {
     .into()
 }
 
-pub(super) fn cases() -> Vec<Case> {
+pub(in crate::ops) fn cases() -> Vec<Case> {
     let case = |linear: Linear| {
         let shape = Shape::Vector(linear.matrix.columns);
         Case::normal(linear, &[shape], TOLERANCE)
@@ -404,7 +229,7 @@ pub(super) fn cases() -> Vec<Case> {
     samples().into_iter().map(case).collect()
 }
 
-pub(super) fn backward_cases() -> Vec<Case> {
+pub(in crate::ops) fn backward_cases() -> Vec<Case> {
     let case = |linear: Linear| {
         let shape = Shape::Vector(linear.matrix.rows);
         let inputs = [(shape, CaseInput::Rectified), (shape, CaseInput::Normal)];

@@ -1,66 +1,17 @@
-//! Winograd convolution (Lavin and Gray 2015): 3x3 kernels that keep the size, and their adjoint with the
-//! same transformed weights.
-//!
-//! `winograd.wgsl` has the transforms: of the filter (the op here), of the input and of the output
-//! (`passes`). Between the latter come the products, `winograd_tiles.wgsl` in the texture family (`tiles`)
-//! and `winograd_blocks.wgsl` in the buffer family (`blocks`).
+//! The transform of a filter, once, on the device; the transformed weights as a constant.
 
-mod blocks;
-mod passes;
-mod tiles;
-
-use super::conv::{Filter, Packing};
-use super::shape::{MapLayout, mismatch};
-use super::{Case, Constant, Dispatch, Kernel, Making, Op, Operand, Part, Run, Shape, Signature};
+use super::tile::{BLOCK, GROUP, TEXEL, WinogradTile};
 use crate::error::Result;
 use crate::gpu::Profile;
-use blocks::Blocks;
-use passes::Passes;
+use crate::ops::conv::filter::{Filter, Packing};
+use crate::ops::shape::mismatch;
+use crate::ops::{
+    Case, Constant, ConstantPart, Dispatch, Initializer, Kernel, Op, Operand, Shape, Signature, TexelCopy,
+};
 use std::sync::Arc;
-use tiles::Tiles;
 
-pub(super) use passes::Finish;
-
-/// Output channels per block of the transformed weights; as in the shaders.
-const BLOCK: usize = 32;
 /// Transformed weights are made in parts of about so many bytes.
 const PART_BYTES: usize = 8 << 20;
-/// Bytes of a texel.
-const TEXEL: usize = 16;
-/// Invocations per workgroup of the transforms; as in the shader.
-const GROUP: usize = 64;
-
-/// Tile size of the output: F(4x4, 3x3) or F(2x2, 3x3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum WinogradTile {
-    /// 36 products in place of 144.
-    Four,
-    /// 16 products in place of 36; as accurate as the direct sum.
-    Two,
-}
-
-impl WinogradTile {
-    fn side(self) -> usize {
-        match self {
-            Self::Four => 4,
-            Self::Two => 2,
-        }
-    }
-
-    /// Positions of a transformed tile.
-    fn positions(self) -> usize {
-        (self.side() + 2) * (self.side() + 2)
-    }
-
-    /// True if the transforms can pool a tile, and route the gradient of what was pooled.
-    fn pools(self) -> bool {
-        self == Self::Four
-    }
-
-    fn consts(self) -> [(&'static str, u32); 2] {
-        [("TILE", self.side() as u32), ("SIDE", self.side() as u32 + 2)]
-    }
-}
 
 /// The transform of a filter: `U = G g G^T` for each pair of channels, packed for the products. Input: the
 /// filter's weights as a vector in the order `[out, in, 3, 3]`. Runs once per filter, on the device.
@@ -75,12 +26,12 @@ pub struct WinogradWeights {
 }
 
 impl WinogradWeights {
-    fn texels(&self) -> usize {
+    pub(super) fn texels(&self) -> usize {
         self.tile.positions() * self.padded() * self.in_channels.div_ceil(4)
     }
 
     /// The transform in parts of whole blocks of output channels, of about [`PART_BYTES`] each.
-    fn parts(&self) -> Vec<Part> {
+    fn parts(&self) -> Vec<ConstantPart> {
         let (blocks, quads) = (self.padded() / BLOCK, self.in_channels.div_ceil(4));
         let positions = self.tile.positions();
         let run = quads * BLOCK; // texels of a block at one position
@@ -88,15 +39,15 @@ impl WinogradWeights {
         let part = |first: usize| {
             let count = most.min(blocks - first);
             let outs = first * BLOCK..((first + count) * BLOCK).min(self.out_channels);
-            let at = |position| Run {
+            let at = |position| TexelCopy {
                 from: (position * count * run) as u64,
                 to: ((position * blocks + first) * run) as u64,
                 texels: (count * run) as u64,
             };
-            Part {
+            ConstantPart {
                 op: Arc::new(Self { out_channels: outs.len(), ..*self }),
                 values: outs.start * self.in_channels * 9..outs.end * self.in_channels * 9,
-                runs: (0..positions).map(at).collect(),
+                copies: (0..positions).map(at).collect(),
             }
         };
         (0..blocks).step_by(most).map(part).collect()
@@ -190,114 +141,21 @@ impl Op for WinogradWeights {
     }
 }
 
-/// A Winograd convolution of one map on one device.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Winograd {
-    passes: Passes,
-    products: Products,
-}
-
-/// The kernel between the transforms.
-#[derive(Debug, Clone, Copy)]
-enum Products {
-    Tiles(Tiles),
-    Blocks(Blocks),
-}
-
-impl Winograd {
-    /// Tile sizes for a 3x3 convolution from `input` to `output` (maps of one size) on this device, the
-    /// preferred first; none where exactness is wanted, or neither family.
-    pub fn choices(filter: &Filter, input: MapLayout, output: MapLayout, device: &Profile) -> Vec<Self> {
-        if device.exact {
-            return Vec::new();
-        }
-        let choose = |tile| {
-            let op =
-                WinogradWeights { tile, out_channels: filter.out_channels, in_channels: filter.in_channels };
-            // The device makes the weights in a buffer, before they are copied into a texture.
-            let made = (op.texels() * TEXEL) as u64 <= device.max_binding;
-            let textures = || made.then(|| Tiles::choose(tile, input, output, device)).flatten();
-            let blocks = || Blocks::choose(tile, filter, input, output, device);
-            textures().map(|(tiles, passes)| Self { passes, products: Products::Tiles(tiles) }).or_else(
-                || blocks().map(|(blocks, passes)| Self { passes, products: Products::Blocks(blocks) }),
-            )
-        };
-        [WinogradTile::Four, WinogradTile::Two].into_iter().filter_map(choose).collect()
-    }
-
-    /// True if the direct convolution should come before this one.
-    pub fn after_direct(&self, input: MapLayout, output: MapLayout) -> bool {
-        match self.products {
-            Products::Tiles(_) => Tiles::after_direct(input),
-            Products::Blocks(_) => Blocks::after_direct(&self.passes, input, output),
-        }
-    }
-
-    /// True if the kernel can pool what it makes, and route the gradient of that ([`Finish::pool`],
-    /// [`Finish::codes`]).
-    pub fn pools(&self) -> bool {
-        self.passes.tile.pools()
-    }
-
-    /// Scratch buffers of the kernel.
-    pub fn scratch(&self) -> usize {
-        match self.products {
-            Products::Tiles(_) => 0,
-            Products::Blocks(_) => 2,
-        }
-    }
-
-    /// The kernel of `output = filter * input`, or with `adjoint` of the transposed filter. Both maps are those
-    /// of the convolution itself, whatever is pooled.
-    pub fn kernel(
-        &self,
-        filter: &Arc<Filter>,
-        input: (Operand, MapLayout),
-        output: MapLayout,
-        adjoint: bool,
-        finish: &Finish,
-        device: &Profile,
-    ) -> Kernel {
-        let Self { passes, products } = self;
-        let maps = [input.1, output];
-        let (variant, memory, products) = match (products, passes.tile) {
-            (Products::Tiles(tiles), tile) => {
-                let variant = match tile {
-                    WinogradTile::Four => "texture_winograd4",
-                    WinogradTile::Two => "texture_winograd2",
-                };
-                (variant, tiles::MEMORY, tiles.products(passes, filter, maps, adjoint))
-            }
-            (Products::Blocks(blocks), tile) => {
-                let variant = match tile {
-                    WinogradTile::Four => "buffer_winograd4",
-                    WinogradTile::Two => "buffer_winograd2",
-                };
-                (variant, blocks::MEMORY, blocks.products(passes, filter, maps, adjoint, device))
-            }
-        };
-        let scratch =
-            if self.scratch() > 0 { maps.map(|map| passes.bytes(map)).to_vec() } else { Vec::new() };
-        let dispatches = passes.dispatches(memory, input, output, &products, adjoint, finish, device);
-        Kernel { variant, dispatches, scratch }
-    }
-}
-
 /// The filter's transformed weights: made on the device in f32, on the host in f16.
-fn weights(tile: WinogradTile, filter: &Arc<Filter>, packing: Packing) -> Operand {
+pub(super) fn weights(tile: WinogradTile, filter: &Arc<Filter>, packing: Packing) -> Operand {
     let op = WinogradWeights { tile, out_channels: filter.out_channels, in_channels: filter.in_channels };
     let values = filter.weights.clone();
     Operand::Constant(Constant {
         key: format!("{} Winograd {}{}", filter.id, tile.side(), packing.key()),
         storage: packing.storage(),
         bytes: packing.bytes(op.texels()),
-        make: match packing {
-            Packing::Half => Making::host(move || {
+        initializer: match packing {
+            Packing::Half => Initializer::host(move || {
                 let values: Vec<f64> = values()?.iter().map(|value| f64::from(*value)).collect();
                 let transformed: Vec<f32> = op.transform(&values).iter().map(|value| *value as f32).collect();
                 Ok(packing.pack(&transformed))
             }),
-            _ => Making::Device { parts: op.parts(), values },
+            _ => Initializer::Device { parts: op.parts(), values },
         },
     })
 }
@@ -305,7 +163,7 @@ fn weights(tile: WinogradTile, filter: &Arc<Filter>, packing: Packing) -> Operan
 /// Sums of nine products and a few roundings of the constants.
 const TOLERANCE: f64 = 1e-6;
 
-pub(super) fn cases() -> Vec<Case> {
+pub(in crate::ops) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for tile in [WinogradTile::Four, WinogradTile::Two] {
         for (out_channels, in_channels) in [(1, 1), (3, 5), (33, 6), (64, 3)] {
@@ -331,11 +189,12 @@ mod tests {
                 values = part.values.end;
                 let output = part.op.output(&[Shape::Vector(part.values.len())]).unwrap().bytes();
                 assert!(
-                    output <= PART_BYTES as u64 || part.runs[0].texels == in_channels.div_ceil(4) as u64 * 32
+                    output <= PART_BYTES as u64
+                        || part.copies[0].texels == in_channels.div_ceil(4) as u64 * 32
                 );
-                for run in part.runs {
-                    assert!((run.from + run.texels) * TEXEL as u64 <= output);
-                    (run.to..run.to + run.texels).for_each(|texel| found[texel as usize] += 1);
+                for copy in part.copies {
+                    assert!((copy.from + copy.texels) * TEXEL as u64 <= output);
+                    (copy.to..copy.to + copy.texels).for_each(|texel| found[texel as usize] += 1);
                 }
             }
             assert_eq!(values, out_channels * in_channels * 9);

@@ -1,11 +1,12 @@
 //! The products in register tiles fed from textures (`winograd_tiles.wgsl`): the texture family.
 
 use super::passes::{Memory, Passes};
-use super::{BLOCK, TEXEL, WinogradTile, weights};
+use super::tile::{BLOCK, TEXEL, WinogradTile};
+use super::weights::weights;
 use crate::gpu::Profile;
-use crate::ops::conv::{Filter, Packing};
-use crate::ops::shape::MapLayout;
-use crate::ops::{Dispatch, TEXTURE_WIDTH, tiles};
+use crate::ops::conv::filter::{Filter, Packing};
+use crate::ops::conv::tiles;
+use crate::ops::{Dispatch, MapLayout, TEXTURE_WIDTH};
 use std::sync::Arc;
 
 /// Transformed values of one chunk of tiles, in bytes, where the chunk is not the smallest there is. Small
@@ -13,7 +14,7 @@ use std::sync::Arc;
 const CHUNK_BYTES: usize = 8 << 20;
 
 /// Staging textures of the kernel.
-pub(super) const MEMORY: Memory = Memory::Textures { map: 0, transformed: 1, products: 2, codes: 3 };
+pub(super) const MEMORY: Memory = Memory::Textures { map: 0, transformed: 1, products: 2, pool_indices: 3 };
 
 /// Sizes for one map on one device.
 #[derive(Debug, Clone, Copy)]

@@ -1,8 +1,8 @@
 //! The end of every op whose output is one number (`shaders/sum.wgsl`): many partial sums become one, in a
 //! fixed order, so that the same inputs give the same bits.
 
-use super::shape::mismatch;
-use super::{Dispatch, Kernel, Operand, Shape};
+use super::op::{Dispatch, Kernel, Operand};
+use super::shape::{Shape, mismatch};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -15,7 +15,7 @@ const FOLD: usize = 64;
 
 /// A kernel of `first`, which write `count` partial sums to the first scratch buffer, and the dispatches
 /// that add these up and multiply the sum by `scale`. `count` has to be a multiple of 4.
-pub(super) fn total(first: Vec<Dispatch>, count: usize, scale: f64, device: &Profile) -> Kernel {
+pub(in crate::ops) fn total(first: Vec<Dispatch>, count: usize, scale: f64, device: &Profile) -> Kernel {
     let mut count = count;
     let mut dispatches = first;
     let mut scratch = vec![count as u64 * 4];
@@ -43,7 +43,7 @@ pub(super) fn total(first: Vec<Dispatch>, count: usize, scale: f64, device: &Pro
 }
 
 /// Refuses an upstream gradient that is not a single number.
-pub(super) fn expect_number(op: &str, shape: Shape) -> Result<()> {
+pub(in crate::ops) fn expect_number(op: &str, shape: Shape) -> Result<()> {
     match shape {
         Shape::Vector(1) => Ok(()),
         _ => Err(mismatch(op, &format!("the upstream gradient of one number is not {shape}"))),

@@ -1,15 +1,15 @@
 //! What an op is: shape rule, kernels, adjoint, and an f64 reference, all in one place.
 
+use super::sample::CaseInput;
 use super::shape::Shape;
-use super::{Absorbed, CaseInput, LastStep, Loader};
 use crate::error::Result;
 use crate::gpu::Profile;
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// A node's function in a graph: from input tensors to one output tensor, and for a few ops to a second one beside
-/// it.
+/// A node's function in a graph: from input tensors to one output tensor, and for a few ops to a second one that is
+/// saved for the backward pass.
 ///
 /// Ops are immutable values; whatever may change between iterations (loss weights, the learning rate)
 /// is an input tensor.
@@ -34,23 +34,23 @@ pub trait Op: Debug + Send + Sync {
     /// values of the mutated inputs, one after the other, in place of an output.
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64>;
 
-    /// Shape of the second output, the *side*, of ops that have one: what only an adjoint reads.
-    fn side(&self, _inputs: &[Shape]) -> Option<Shape> {
+    /// Shape of the saved output, of ops that have one: a second output that only the backward pass reads.
+    fn saved(&self, _inputs: &[Shape]) -> Option<Shape> {
         None
     }
 
-    /// The side in f64, as [`Op::reference`] is the output.
-    fn reference_side(&self, _inputs: &[&[f64]], _shapes: &[Shape]) -> Option<Vec<f64>> {
+    /// The saved output in f64, as [`Op::reference`] is the output.
+    fn reference_saved(&self, _inputs: &[&[f64]], _shapes: &[Shape]) -> Option<Vec<f64>> {
         None
     }
 
-    /// What is wrong with a kernel's side, if anything is. Sides hold decisions, which may differ from those of
-    /// [`Op::reference_side`] where values that differ by no more than `tolerance` of the largest one decide.
-    fn side_fault(
+    /// What is wrong with a kernel's saved output, if anything is. It holds decisions, which may differ from those of
+    /// [`Op::reference_saved`] where values that differ by no more than `tolerance` of the largest one decide.
+    fn saved_fault(
         &self,
         _inputs: &[&[f64]],
         _shapes: &[Shape],
-        _side: &[f32],
+        _saved: &[f32],
         _tolerance: f64,
     ) -> Option<String> {
         None
@@ -85,7 +85,7 @@ pub trait Op: Debug + Send + Sync {
     }
 
     /// For an adjoint that reads the upstream gradient alone (inputs 0 and 1): the same for its op with
-    /// [`LastStep::Halve`] done, which reads the side in place of input 0. `None` for all others.
+    /// [`LastStep::Halve`] done, which reads the saved output in place of input 0. `None` for all others.
     fn routed(&self) -> Option<Arc<dyn Op>> {
         None
     }
@@ -114,6 +114,26 @@ pub trait Op: Debug + Send + Sync {
     }
 }
 
+/// A step that may be done where a result is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LastStep {
+    /// Add a tensor like the result.
+    Add,
+    /// Zero the result where a tensor like it is not positive.
+    Mask,
+    /// Keep the maxima of 2x2 windows side by side, and in a second output which they were (`pool_indices.rs`).
+    Halve,
+}
+
+/// An op that does a last step too.
+#[derive(Debug, Clone)]
+pub struct Absorbed {
+    /// The op.
+    pub op: Arc<dyn Op>,
+    /// True if it takes the step's operand as one more input, the last; false if it has it already.
+    pub takes_operand: bool,
+}
+
 /// The op that carries an upstream gradient back to an input, and what it reads.
 #[derive(Debug, Clone)]
 pub struct Adjoint {
@@ -130,8 +150,8 @@ pub enum Source {
     Input(usize),
     /// The forward op's output.
     Output,
-    /// The forward op's second output.
-    Side,
+    /// The forward op's saved output.
+    Saved,
     /// The gradient with respect to the forward op's output.
     Upstream,
 }
@@ -185,7 +205,7 @@ impl Kernel {
     }
 
     /// Puts another operand in the place of the output, wherever that is bound so far.
-    pub(super) fn redirect_output(&mut self, to: &Operand) {
+    pub(in crate::ops) fn redirect_output(&mut self, to: &Operand) {
         let operands = self.dispatches.iter_mut().flat_map(|dispatch| &mut dispatch.bindings);
         operands.for_each(|(_, operand)| operand.redirect_output(to));
     }
@@ -286,8 +306,8 @@ pub enum Operand {
     Input(usize),
     /// The output tensor.
     Output,
-    /// The second output tensor.
-    Side,
+    /// The saved output tensor.
+    Saved,
     /// The n-th scratch buffer of the kernel.
     Scratch(usize),
     /// Weights and other data that never change.
@@ -301,7 +321,7 @@ pub enum Operand {
         /// How long it is, in bytes.
         bytes: u64,
     },
-    /// One of the above, read through a linear texture (see [`super::TEXTURE_WIDTH`]).
+    /// One of the above, read through a linear texture (see [`super::shape::TEXTURE_WIDTH`]).
     Staged {
         /// Of what.
         inner: Box<Operand>,
@@ -346,6 +366,9 @@ impl Operand {
     }
 }
 
+/// Reads values on demand.
+pub type Loader = Arc<dyn Fn() -> Result<Vec<f32>> + Send + Sync>;
+
 /// Where a constant lives on the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Storage {
@@ -365,48 +388,48 @@ pub struct Constant {
     /// Its size in bytes, known before it is made.
     pub bytes: u64,
     /// Where the bytes come from.
-    pub make: Making,
+    pub initializer: Initializer,
 }
 
 /// How a constant is made.
 #[derive(Clone)]
-pub enum Making {
+pub enum Initializer {
     /// By the CPU, ready to be uploaded.
     Host(Arc<dyn Fn() -> Result<Vec<u8>> + Send + Sync>),
     /// By the device, in parts.
     Device {
         /// The parts.
-        parts: Vec<Part>,
+        parts: Vec<ConstantPart>,
         /// Reads the values of all of them.
         values: Loader,
     },
 }
 
-/// A part of a constant: the output of an op on one vector. In parts, so that a large constant takes little memory
-/// besides while it is made.
+/// A part of a constant: the output of an op on one vector. Parts bound the memory that a large constant takes
+/// besides its own while it is made.
 #[derive(Clone)]
-pub struct Part {
+pub struct ConstantPart {
     /// The op.
     pub op: Arc<dyn Op>,
     /// Its input's range of the values.
     pub values: Range<usize>,
     /// Which texels of its output go where in the constant.
-    pub runs: Vec<Run>,
+    pub copies: Vec<TexelCopy>,
 }
 
-/// Consecutive texels of a part.
+/// Consecutive texels that are copied from one place to another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Run {
-    /// The first of them in the part.
+pub struct TexelCopy {
+    /// The first of them in the source.
     pub from: u64,
-    /// And in the constant.
+    /// And in the destination.
     pub to: u64,
     /// How many.
     pub texels: u64,
 }
 
-impl Making {
-    /// Made by the CPU.
+impl Initializer {
+    /// Bytes that the CPU computes.
     pub fn host(make: impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static) -> Self {
         Self::Host(Arc::new(make))
     }

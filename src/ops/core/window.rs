@@ -4,8 +4,8 @@
 //! A window of whole quads is laid out like a map of its own: the zero border that starts the next plane
 //! is the window's closing border. So kernels need not know of windows.
 
+use super::op::{Dispatch, Operand};
 use super::shape::MapLayout;
-use super::{Dispatch, Operand};
 use crate::gpu::Profile;
 use std::ops::Range;
 
@@ -15,7 +15,7 @@ const TEXEL: u64 = 16;
 /// Ranges of quads, the same for all `maps` (which have equally many quads), such that each window fits a
 /// binding and starts where one may; multiples of `step` quads. One range for all quads if they fit, or if
 /// not even the smallest window does (the graph then refuses the tensor).
-pub(super) fn quads(maps: &[MapLayout], step: usize, device: &Profile) -> Vec<Range<usize>> {
+pub(in crate::ops) fn quads(maps: &[MapLayout], step: usize, device: &Profile) -> Vec<Range<usize>> {
     let count = maps.first().map_or(0, MapLayout::quads);
     let everything = std::iter::once(0..count).collect();
     if maps.iter().all(|map| map.texels() as u64 * TEXEL <= device.max_binding) {
@@ -41,13 +41,13 @@ pub(super) fn quads(maps: &[MapLayout], step: usize, device: &Profile) -> Vec<Ra
 }
 
 /// True if [`quads`] finds windows of whole `step`s that fit a binding.
-pub(super) fn fits(map: MapLayout, step: usize, device: &Profile) -> bool {
+pub(in crate::ops) fn fits(map: MapLayout, step: usize, device: &Profile) -> bool {
     let largest = quads(&[map], step, device).iter().map(|range| map.part(range).texels()).max();
     largest.is_none_or(|texels| texels as u64 * TEXEL <= device.max_binding)
 }
 
 /// Ranges of texels of a plain run of values, each of which fits a binding.
-pub(super) fn texels(count: usize, device: &Profile) -> Vec<Range<usize>> {
+pub(in crate::ops) fn texels(count: usize, device: &Profile) -> Vec<Range<usize>> {
     let unit = device.binding_alignment.max(TEXEL) / TEXEL;
     // Whole workgroups, so that partial sums of one window stay apart from the next one's.
     let unit = (unit as usize).max(WORKGROUP_TEXELS);
@@ -58,7 +58,7 @@ pub(super) fn texels(count: usize, device: &Profile) -> Vec<Range<usize>> {
 
 /// The dispatches of an elementwise kernel with `count` texels in each of the variables `names`: one, or one
 /// a window. `dispatch` lacks only its parameter `count` and its size.
-pub(super) fn elementwise(
+pub(in crate::ops) fn elementwise(
     dispatch: &Dispatch,
     names: &[&str],
     count: usize,
@@ -76,13 +76,13 @@ const WORKGROUP_TEXELS: usize = 1024;
 
 impl MapLayout {
     /// The window of these quads, as a map of its own.
-    pub(super) fn part(&self, quads: &Range<usize>) -> Self {
+    pub(in crate::ops) fn part(&self, quads: &Range<usize>) -> Self {
         let channels = (quads.end * 4).min(self.channels) - quads.start * 4;
         Self { channels, ..*self }
     }
 
     /// The texels of these quads with their closing border.
-    pub(super) fn window(&self, quads: &Range<usize>) -> Range<usize> {
+    pub(in crate::ops) fn window(&self, quads: &Range<usize>) -> Range<usize> {
         let start = quads.start * self.plane();
         start..start + self.part(quads).texels()
     }
@@ -90,7 +90,7 @@ impl MapLayout {
 
 impl Operand {
     /// A range of the operand's texels; `all` is how many it has.
-    pub(super) fn window(self, texels: &Range<usize>, all: usize) -> Self {
+    pub(in crate::ops) fn window(self, texels: &Range<usize>, all: usize) -> Self {
         if *texels == (0..all) {
             return self;
         }
@@ -104,7 +104,7 @@ impl Operand {
 
 impl Dispatch {
     /// Narrows the variables named in `maps` to these quads of their maps.
-    pub(super) fn narrow(mut self, maps: &[(&str, MapLayout)], quads: &Range<usize>) -> Self {
+    pub(in crate::ops) fn narrow(mut self, maps: &[(&str, MapLayout)], quads: &Range<usize>) -> Self {
         for (name, operand) in &mut self.bindings {
             if let Some((_, map)) = maps.iter().find(|(candidate, _)| candidate == name) {
                 *operand = operand.clone().window(&map.window(quads), map.texels());
@@ -114,7 +114,7 @@ impl Dispatch {
     }
 
     /// Narrows the variables named to a range of their `all` texels.
-    pub(super) fn narrow_run(mut self, names: &[&str], texels: &Range<usize>, all: usize) -> Self {
+    pub(in crate::ops) fn narrow_run(mut self, names: &[&str], texels: &Range<usize>, all: usize) -> Self {
         for (name, operand) in &mut self.bindings {
             if names.contains(name) {
                 *operand = operand.clone().window(texels, all);

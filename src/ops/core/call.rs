@@ -1,7 +1,7 @@
 //! Whether a dispatch fits the entry point that it calls: names, kinds and types, against what naga
 //! reflects from the shader.
 
-use super::{Constant, Dispatch, Operand, Storage, Value};
+use super::op::{Constant, Dispatch, Operand, Storage, Value};
 use crate::error::{Error, Result};
 use crate::shader::{Interface, ResourceKind, ScalarKind};
 
@@ -106,7 +106,7 @@ impl Dispatch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::Making;
+    use crate::ops::Initializer;
 
     const TEXT: &str = "
         struct Params { count: u32, scale: f32 }
@@ -118,8 +118,8 @@ mod tests {
     ";
 
     fn constant(storage: Storage) -> Operand {
-        let make = Making::host(|| Ok(vec![0; 16]));
-        Operand::Constant(Constant { key: "k".to_owned(), storage, bytes: 16, make })
+        let initializer = Initializer::host(|| Ok(vec![0; 16]));
+        Operand::Constant(Constant { key: "k".to_owned(), storage, bytes: 16, initializer })
     }
 
     fn good() -> Dispatch {

@@ -1,8 +1,9 @@
 // Where the maxima of a rectified map's 2x2 windows are, for kernels that do not find that out themselves: a pass
-// of its own behind the convolution (`find`) and before its adjoint (`route`). See src/ops/codes.rs.
+// of its own behind the convolution (`find`) and before its adjoint (`route`). See
+// src/ops/conv/pool_indices.rs.
 //
-// Maps are bordered quads (see src/ops/shape.rs). A code has four bits a channel, of which the one of the window's
-// first maximum in row-major order is set, none if that is not positive. A texel of codes is for 2x2 windows,
+// Maps are bordered quads (see src/ops/core/shape.rs). A pool index has four bits a channel, of which the one of the window's
+// first maximum in row-major order is set, none if that is not positive. A texel of indices is for 2x2 windows,
 // that is 4x4 pixels.
 
 struct Params {
@@ -13,8 +14,8 @@ struct Params {
 
 @group(0) @binding(0) var<storage, read> input: array<vec4<f32>>;    // the map
 @group(0) @binding(1) var<storage, read> upstream: array<vec4<f32>>; // the gradient of the pooled map
-@group(0) @binding(2) var<storage, read> codes: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read_write> output: array<vec4<f32>>; // codes, or the gradient of the map
+@group(0) @binding(2) var<storage, read> indices: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> output: array<vec4<f32>>; // indices, or the gradient of the map
 @group(0) @binding(4) var<uniform> params: Params;
 
 // Texel of pixel (y, x) of a quad in a map of this size.
@@ -40,13 +41,13 @@ fn place(i: u32, height: u32, width: u32, quads: u32) -> Place {
     return Place(quad, row - 1u, column - 1u, quad < quads && row > 0u && column > 0u, i < quads * plane + pitch + 1u);
 }
 
-// Rows and columns of the map of codes.
-fn code_size() -> vec2<u32> {
+// Rows and columns of the map of pool indices.
+fn index_size() -> vec2<u32> {
     return (vec2<u32>(params.height, params.width) / 2u + 1u) / 2u;
 }
 
-// The code of window (y, x).
-fn code(quad: u32, y: u32, x: u32) -> f32 {
+// The index of window (y, x).
+fn pool_index(quad: u32, y: u32, x: u32) -> f32 {
     if (y >= params.height / 2u || x >= params.width / 2u) {
         return 0.0;
     }
@@ -66,7 +67,7 @@ fn code(quad: u32, y: u32, x: u32) -> f32 {
     return f32(kept.x | (kept.y << 4u) | (kept.z << 8u) | (kept.w << 12u));
 }
 
-// One invocation for each texel of codes.
+// One invocation for each texel of indices.
 @compute @workgroup_size(64)
 fn find(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -74,7 +75,7 @@ fn find(
     @builtin(local_invocation_index) local: u32,
 ) {
     let i = (group.y * groups.x + group.x) * 64u + local;
-    let size = code_size();
+    let size = index_size();
     let at = place(i, size.x, size.y, params.quads);
     if (!at.valid) {
         return;
@@ -84,7 +85,7 @@ fn find(
         let y = 2u * at.y;
         let x = 2u * at.x;
         found = vec4<f32>(
-            code(at.quad, y, x), code(at.quad, y, x + 1u), code(at.quad, y + 1u, x), code(at.quad, y + 1u, x + 1u));
+            pool_index(at.quad, y, x), pool_index(at.quad, y, x + 1u), pool_index(at.quad, y + 1u, x), pool_index(at.quad, y + 1u, x + 1u));
     }
     output[i] = found;
 }
@@ -107,8 +108,8 @@ fn route(
     let width = params.width / 2u;
     var d = vec4<f32>(0.0);
     if (at.inside && y < height && x < width) {
-        let size = code_size();
-        let found = codes[texel(at.quad, y / 2u, x / 2u, size.x, size.y)];
+        let size = index_size();
+        let found = indices[texel(at.quad, y / 2u, x / 2u, size.x, size.y)];
         let bits = vec4<i32>(i32(found[y % 2u * 2u + x % 2u]));
         let wins = (bits & (vec4<i32>(1, 16, 256, 4096) << vec4<u32>(at.y % 2u * 2u + at.x % 2u))) != vec4<i32>(0);
         d = select(d, upstream[texel(at.quad, y, x, height, width)], wins);

@@ -1,10 +1,8 @@
-//! Test cases that an op brings along: used by the tests, the benches and `mirage kernels`.
+//! Values for inputs of test cases.
 
-use super::op::Op;
 use super::shape::Shape;
 use rand::{Rng, RngExt};
 use rand_distr::{Distribution, StandardNormal};
-use std::sync::Arc;
 
 /// How the values of an input are drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -52,33 +50,5 @@ impl CaseInput {
                 },
             })
             .collect()
-    }
-}
-
-/// One op at one choice of shapes.
-#[derive(Debug, Clone)]
-pub struct Case {
-    /// The op with its attributes.
-    pub op: Arc<dyn Op>,
-    /// Shape and distribution of each input.
-    pub inputs: Vec<(Shape, CaseInput)>,
-    /// Largest allowed error of a kernel against the f64 reference, relative to the largest absolute
-    /// value of the reference output. Each op's file says where its value comes from.
-    pub tolerance: f64,
-}
-
-impl Case {
-    /// A case whose inputs are all drawn from a normal distribution.
-    pub fn normal(op: impl Op + 'static, shapes: &[Shape], tolerance: f64) -> Self {
-        Self::drawn(
-            op,
-            &shapes.iter().map(|shape| (*shape, CaseInput::Normal)).collect::<Vec<_>>(),
-            tolerance,
-        )
-    }
-
-    /// A case with a distribution for each input.
-    pub fn drawn(op: impl Op + 'static, inputs: &[(Shape, CaseInput)], tolerance: f64) -> Self {
-        Self { op: Arc::new(op), inputs: inputs.to_vec(), tolerance }
     }
 }

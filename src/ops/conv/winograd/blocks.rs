@@ -1,11 +1,11 @@
 //! The products in shared-memory blocks fed from buffers (`winograd_blocks.wgsl`): the buffer family.
 
 use super::passes::{Memory, Passes};
-use super::{BLOCK, WinogradTile, WinogradWeights, weights};
+use super::tile::{BLOCK, TEXEL, WinogradTile};
+use super::weights::{WinogradWeights, weights};
 use crate::gpu::{Family, Profile};
-use crate::ops::Dispatch;
-use crate::ops::conv::{Filter, Packing};
-use crate::ops::shape::MapLayout;
+use crate::ops::conv::filter::{Filter, Packing};
+use crate::ops::{Dispatch, MapLayout};
 use std::sync::Arc;
 
 /// Transformed values of one chunk of tiles, in bytes. On a GPU each dispatch should fill it: with 32 MiB the
@@ -83,7 +83,7 @@ impl Blocks {
     }
 
     fn workgroup_bytes(self) -> usize {
-        BUFFERS * self.step * (self.tiles + self.channels) * super::TEXEL
+        BUFFERS * self.step * (self.tiles + self.channels) * TEXEL
     }
 
     /// The products of a chunk; `maps` are input and output.

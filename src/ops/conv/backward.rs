@@ -1,0 +1,227 @@
+//! The adjoint of a convolution with respect to its input.
+
+use super::convolution::{Conv, Padding, tuned_blocks};
+use super::filter::Packing;
+use super::pool_indices::{self, PoolIndices};
+use super::tiles::{self, Tiles};
+use super::winograd::{self, Winograd};
+use crate::error::Result;
+use crate::gpu::Profile;
+use crate::ops::shape::{MapLayout, mismatch};
+use crate::ops::{
+    Absorbed, CaseInput, Kernel, LastStep, Op, Operand, ReluBackward, Shape, Signature, finish,
+};
+use std::sync::Arc;
+
+/// Adjoint of [`Conv`] with respect to x. Inputs: y (used only with ReLU), dy; where y is pooled its pool indices, dy. The
+/// input's size is an attribute, since several sizes can give the same output.
+#[derive(Debug, Clone)]
+pub struct ConvBackward {
+    /// The forward op.
+    pub conv: Conv,
+    /// Height and width of x.
+    pub size: [usize; 2],
+    /// Last steps, done where dx is written.
+    pub then: Then,
+}
+
+/// Last steps of [`ConvBackward`]: each takes one more input like dx, in this order.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Then {
+    /// Add another gradient, over which dx is written.
+    pub add: bool,
+    /// Zero where the input is not positive: the adjoint of the ReLU before x.
+    pub mask: bool,
+}
+
+impl ConvBackward {
+    /// What a kernel that has no mask of its own reads as the upstream gradient: dy, or where y was rectified
+    /// the scratch buffer that [`Self::masked`] adds to the `scratch` ones that the kernel has.
+    fn upstream(&self, scratch: usize) -> Operand {
+        if self.conv.relu { Operand::Scratch(scratch) } else { Operand::Input(1) }
+    }
+
+    /// The kernel with the mask before it, where y was rectified; where it was pooled too, with the way back
+    /// through both.
+    fn masked(&self, mut kernel: Kernel, map: MapLayout, signature: &Signature, device: &Profile) -> Kernel {
+        if self.conv.relu {
+            let scratch = self.upstream(kernel.scratch.len());
+            let before = if self.conv.pool {
+                PoolIndices::of(map).route(&scratch, device)
+            } else {
+                ReluBackward::dispatches(signature.inputs[1], scratch, device)
+            };
+            kernel.dispatches.splice(0..0, before);
+            kernel.scratch.push((map.texels() * 16) as u64);
+        }
+        kernel
+    }
+
+    fn input(&self) -> Shape {
+        Shape::map(self.conv.filter.in_channels, self.size[0], self.size[1])
+    }
+}
+
+impl Op for ConvBackward {
+    fn name(&self) -> &'static str {
+        "conv_backward"
+    }
+
+    fn sample(&self, input: usize) -> CaseInput {
+        if self.conv.pool && input == 0 {
+            CaseInput::Values(&pool_indices::SAMPLE)
+        } else {
+            CaseInput::Normal
+        }
+    }
+
+    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
+        let expected = self.conv.output_shape(self.input())?;
+        let first = self.conv.saved_shape(self.input()).unwrap_or(expected);
+        if inputs[1] != expected || inputs[0] != first {
+            let message = format!(
+                "upstream is {}, the forward output is {expected}; beside it {} in place of {first}",
+                inputs[1], inputs[0]
+            );
+            return Err(mismatch("conv_backward", &message));
+        }
+        let more = &inputs[2..];
+        let wanted = usize::from(self.then.add) + usize::from(self.then.mask);
+        if more.len() != wanted || more.iter().any(|shape| *shape != self.input()) {
+            let message = format!("the last steps take {wanted} maps of {}, not {more:?}", self.input());
+            return Err(mismatch("conv_backward", &message));
+        }
+        Ok(self.input())
+    }
+
+    fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
+        let input = signature.output.expect_map("conv_backward")?;
+        let output = self.conv.map(input)?;
+        // Kernels with a mask of their own have none for pool indices.
+        let mask_here = self.conv.relu && !self.conv.pool;
+        let source = if self.conv.pool { self.upstream(0) } else { Operand::Input(1) };
+        let before = |kernel: Kernel| {
+            if mask_here { kernel } else { self.masked(kernel, output, signature, device) }
+        };
+        // A repeated edge pixel stands for those beyond it too.
+        let beyond = if self.conv.mode == Padding::Replicate { self.conv.padding } else { [0, 0] };
+        let naive = Conv { relu: mask_here, ..self.conv.clone() }
+            .naive("backward", input, output)
+            .bind("activation", if mask_here { Operand::Input(0) } else { source.clone() })
+            .bind("upstream", source.clone())
+            .bind("output", Operand::Output)
+            .loops(self.conv.loops(beyond, output.quads()))
+            .linear(input.texels(), 64, device);
+        let (mut kernels, mut direct, mut after) = (Vec::new(), Vec::new(), Vec::new());
+        let add = self.then.add;
+        let mask = self.then.mask.then_some(Operand::Input(2 + usize::from(add)));
+        // Winograd's last pass does the last steps itself, after others comes one more.
+        let finished = |kernel: Kernel| finish::after(kernel, signature.output, add, mask.as_ref(), device);
+        let taps = self.conv.tuned_taps();
+        if taps == Some(9) {
+            let finish = winograd::Finish { add, mask: mask.clone(), ..Default::default() };
+            for winograd in Winograd::choices(&self.conv.filter, output, input, device) {
+                let kernel = if self.conv.pool && winograd.pools() {
+                    let finish = winograd::Finish { pool_indices: Some(Operand::Input(0)), ..finish.clone() };
+                    let upstream = (Operand::Input(1), output);
+                    winograd.kernel(&self.conv.filter, upstream, input, true, &finish, device)
+                } else {
+                    let upstream = (self.upstream(winograd.scratch()), output);
+                    let kernel = winograd.kernel(&self.conv.filter, upstream, input, true, &finish, device);
+                    self.masked(kernel, output, signature, device)
+                };
+                let late = winograd.after_direct(output, input);
+                if late { &mut after } else { &mut kernels }.push(kernel);
+            }
+        }
+        if let Some(taps) = taps
+            && let Some(tiles) = Tiles::choose(input, output.texels(), device)
+        {
+            let matrix = tiles::Matrix {
+                input: self.upstream(0),
+                weights: self.conv.filter.constant(tiles.channels, true, Packing::Texture),
+                half: false,
+                bias: tiles::no_bias(input.quads()),
+                taps,
+                relu: false,
+            };
+            let kernel = Kernel::of("texture", tiles.dispatches(output, input, &matrix, device));
+            direct.push(self.masked(kernel, output, signature, device));
+        }
+        for (blocks, taps) in tuned_blocks(taps, input, device) {
+            let matrix = tiles::Matrix {
+                input: source.clone(),
+                weights: self.conv.filter.constant(blocks.channels, true, Packing::buffer(device)),
+                half: device.half_weights,
+                bias: tiles::no_bias(input.quads()),
+                taps,
+                relu: false,
+            };
+            let mask = mask_here.then_some(Operand::Input(0));
+            let dispatch = blocks.dispatch(output, input, matrix, mask, device);
+            direct.push(before(Kernel::single(blocks.variant, dispatch)));
+        }
+        let naive = before(Kernel::single("naive", naive));
+        kernels.extend(direct.into_iter().map(finished));
+        kernels.append(&mut after);
+        kernels.push(finished(naive));
+        Ok(kernels)
+    }
+
+    fn absorb(&self, step: LastStep, _same_as: Option<usize>) -> Option<Absorbed> {
+        let then = match step {
+            LastStep::Add if self.then == Then::default() => Then { add: true, mask: false },
+            LastStep::Mask if !self.then.mask => Then { mask: true, ..self.then },
+            _ => return None,
+        };
+        Some(Absorbed { op: Arc::new(Self { then, ..self.clone() }), takes_operand: true })
+    }
+
+    fn overwrites(&self) -> Option<usize> {
+        self.then.add.then_some(2)
+    }
+
+    fn unmasked(&self) -> Option<Arc<dyn Op>> {
+        let conv = Conv { relu: false, ..self.conv.clone() };
+        let masks = self.conv.relu && !self.conv.pool;
+        masks.then(|| Arc::new(Self { conv, ..self.clone() }) as Arc<dyn Op>)
+    }
+
+    fn routed(&self) -> Option<Arc<dyn Op>> {
+        let conv = Conv { relu: true, pool: true, ..self.conv.clone() };
+        (!self.conv.relu).then(|| Arc::new(Self { conv, ..self.clone() }) as Arc<dyn Op>)
+    }
+
+    fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
+        let input = self.input().layout().expect("a map");
+        let size = self.conv.output_size(input).expect("a valid size");
+        let weights = (self.conv.filter.weights)().expect("weights");
+        let mut dx = vec![0.0; input.channels * input.pixels()];
+        let mut upstream = inputs[1].to_vec();
+        if self.conv.pool {
+            let map = self.conv.map(input).expect("a valid size");
+            upstream = PoolIndices::of(map).reference_route(inputs[0], &upstream);
+        } else if self.conv.relu {
+            finish::mask(&mut upstream, inputs[0]);
+        }
+        self.conv.for_each_product(input, size, |to, from, weight| {
+            dx[from] += upstream[to] * f64::from(weights[weight]);
+        });
+        let mut more = inputs[2..].iter();
+        if self.then.add
+            && let Some(addend) = more.next()
+        {
+            dx.iter_mut().zip(*addend).for_each(|(value, add)| *value += add);
+        }
+        if self.then.mask
+            && let Some(mask) = more.next()
+        {
+            finish::mask(&mut dx, mask);
+        }
+        dx
+    }
+
+    fn flops(&self, signature: &Signature) -> u64 {
+        2 * self.conv.multiply_adds(signature.output)
+    }
+}

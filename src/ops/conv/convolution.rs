@@ -1,0 +1,189 @@
+//! What a convolution is: its filter, steps and borders, and which products make it up.
+//!
+//! As PyTorch's `conv2d` (cross-correlation): `y[o, i, j] = b[o] + sum w[o, c, u, v] x[c, i*s + u - p, j*s + v - p]`.
+
+use super::blocks::Blocks;
+use super::filter::{Filter, Packing};
+use super::pool_indices::PoolIndices;
+use crate::error::Result;
+use crate::gpu::Profile;
+use crate::ops::shape::{MapLayout, mismatch};
+use crate::ops::{Dispatch, Op, Shape};
+use std::sync::Arc;
+
+/// What lies beyond the edge of a map.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Padding {
+    /// Zeros.
+    #[default]
+    Zeros,
+    /// The edge pixel, repeated.
+    Replicate,
+}
+
+/// `y = conv(x) + b`, rectified if `relu`, and then if `pool` the maxima of 2x2 windows side by side (an odd last row
+/// or column is dropped). Input: x, a map. With `pool` the saved output is the windows' pool
+/// indices (see `pool_indices.rs`).
+#[derive(Debug, Clone)]
+pub struct Conv {
+    /// Weights and biases.
+    pub filter: Arc<Filter>,
+    /// Vertical and horizontal step.
+    pub stride: [usize; 2],
+    /// Rows above and below, columns left and right.
+    pub padding: [usize; 2],
+    /// What the padding holds.
+    pub mode: Padding,
+    /// True to rectify the result.
+    pub relu: bool,
+    /// True to halve the result by its maxima; only with `relu`.
+    pub pool: bool,
+}
+
+impl Conv {
+    /// A 3x3 convolution that keeps the size: padding 1, stride 1.
+    pub fn same(filter: Arc<Filter>, relu: bool) -> Self {
+        let padding = [filter.kernel[0] / 2, filter.kernel[1] / 2];
+        Self { filter, stride: [1, 1], padding, mode: Padding::Zeros, relu, pool: false }
+    }
+
+    pub(super) fn output_size(&self, input: MapLayout) -> Result<[usize; 2]> {
+        let mut size = [input.height, input.width];
+        for (axis, size) in size.iter_mut().enumerate() {
+            let padded = *size + 2 * self.padding[axis];
+            let kernel = self.filter.kernel[axis];
+            if padded < kernel {
+                return Err(mismatch(
+                    "conv",
+                    &format!("the map {input:?} is smaller than the kernel {kernel}"),
+                ));
+            }
+            *size = (padded - kernel) / self.stride[axis] + 1;
+        }
+        Ok(size)
+    }
+
+    /// Taps if this is what the tuned kernels do: 9 for 3x3 kernels that keep the size, 1 for 1x1 kernels.
+    pub(super) fn tuned_taps(&self) -> Option<u32> {
+        match (self.filter.kernel, self.stride, self.padding) {
+            ([3, 3], [1, 1], [1, 1]) if self.mode == Padding::Zeros => Some(9),
+            ([1, 1], [1, 1], [0, 0]) => Some(1),
+            _ => None,
+        }
+    }
+
+    /// The convolution's own output, before a pool.
+    pub(super) fn map(&self, input: MapLayout) -> Result<MapLayout> {
+        let [height, width] = self.output_size(input)?;
+        Ok(MapLayout { channels: self.filter.out_channels, height, width })
+    }
+
+    /// The same without the pool.
+    pub(super) fn unpooled(&self) -> Self {
+        Self { pool: false, ..self.clone() }
+    }
+
+    pub(super) fn naive(&self, entry: &'static str, input: MapLayout, output: MapLayout) -> Dispatch {
+        Dispatch::new("conv", entry)
+            .consts(&[
+                ("RELU", u32::from(self.relu)),
+                ("REPLICATE", u32::from(self.mode == Padding::Replicate)),
+            ])
+            .bind("weights", self.filter.constant(4, false, Packing::Buffer))
+            .size("in_height", input.height)
+            .size("in_width", input.width)
+            .size("in_quads", input.quads())
+            .size("out_height", output.height)
+            .size("out_width", output.width)
+            .size("out_quads", output.quads())
+            .size("kernel_height", self.filter.kernel[0])
+            .size("kernel_width", self.filter.kernel[1])
+            .size("stride_y", self.stride[0])
+            .size("stride_x", self.stride[1])
+            .size("pad_y", self.padding[0])
+            .size("pad_x", self.padding[1])
+    }
+
+    /// Loop iterations of one invocation of the naive kernel, at most: over the rows of the border that a pixel
+    /// stands for, the kernel's rows, the same for columns, and the quads of channels.
+    pub(super) fn loops(&self, beyond: [usize; 2], quads: usize) -> usize {
+        // Of those rows (columns) and the kernel's the pairs that meet an output.
+        let [down, across] = [0, 1].map(|axis| {
+            let kernel = self.filter.kernel[axis];
+            (0..=beyond[axis]).map(|row| kernel.min(row + 1)).sum::<usize>().max(kernel)
+        });
+        let rows = (beyond[0] + 1) * (1 + self.filter.kernel[0]);
+        let columns = (beyond[1] + 1) * (1 + self.filter.kernel[1]);
+        rows + down * (columns + across * quads)
+    }
+
+    /// Source row or column of a tap, or `None` where the border is zero.
+    fn source(&self, axis: usize, position: usize, tap: usize, size: usize) -> Option<usize> {
+        let at = (position * self.stride[axis] + tap) as isize - self.padding[axis] as isize;
+        match self.mode {
+            Padding::Replicate => Some(at.clamp(0, size as isize - 1) as usize),
+            Padding::Zeros => (0..size as isize).contains(&at).then_some(at as usize),
+        }
+    }
+
+    /// Calls `visit(output index, input index, weight index)` for every product of the convolution.
+    pub(super) fn for_each_product(
+        &self,
+        input: MapLayout,
+        output: [usize; 2],
+        mut visit: impl FnMut(usize, usize, usize),
+    ) {
+        let [kh, kw] = self.filter.kernel;
+        for o in 0..self.filter.out_channels {
+            for y in 0..output[0] {
+                for x in 0..output[1] {
+                    for c in 0..input.channels {
+                        for ky in 0..kh {
+                            let Some(sy) = self.source(0, y, ky, input.height) else { continue };
+                            for kx in 0..kw {
+                                let Some(sx) = self.source(1, x, kx, input.width) else { continue };
+                                visit(
+                                    (o * output[0] + y) * output[1] + x,
+                                    (c * input.height + sy) * input.width + sx,
+                                    ((o * input.channels + c) * kh + ky) * kw + kx,
+                                );
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// As [`Op::output`].
+    pub(super) fn output_shape(&self, input: Shape) -> Result<Shape> {
+        let input = input.expect_map("conv")?;
+        if input.channels != self.filter.in_channels {
+            let message = format!("{:?} does not take {} channels", self.filter, input.channels);
+            return Err(mismatch("conv", &message));
+        }
+        let map = self.map(input)?;
+        let map = Shape::map(map.channels, map.height, map.width);
+        if self.pool { PoolIndices::POOL.output(&[map]) } else { Ok(map) }
+    }
+
+    /// As [`Op::saved`].
+    pub(super) fn saved_shape(&self, input: Shape) -> Option<Shape> {
+        let map = self.map(input.layout()?).ok()?;
+        self.pool.then(|| PoolIndices::of(map).shape())
+    }
+
+    /// Products of the plain method.
+    pub(super) fn multiply_adds(&self, input: Shape) -> u64 {
+        let [kh, kw] = self.filter.kernel;
+        let map = input.layout().and_then(|input| self.map(input).ok());
+        let outputs = map.map_or(0, |map| map.channels * map.pixels());
+        (outputs * self.filter.in_channels * kh * kw) as u64
+    }
+}
+
+/// The buffer family's blocks for a result of this layout, each with the taps.
+pub(super) fn tuned_blocks(taps: Option<u32>, result: MapLayout, device: &Profile) -> Vec<(Blocks, u32)> {
+    let choices = |taps| Blocks::choices(result, device).into_iter().map(move |blocks| (blocks, taps));
+    taps.into_iter().flat_map(choices).collect()
+}

@@ -1,0 +1,104 @@
+//! A Winograd convolution as a kernel: which tile sizes and families a device gets.
+
+use super::blocks::{self, Blocks};
+use super::passes::{Finish, Passes};
+use super::tile::{TEXEL, WinogradTile};
+use super::tiles::{self, Tiles};
+use super::weights::WinogradWeights;
+use crate::gpu::Profile;
+use crate::ops::conv::filter::Filter;
+use crate::ops::{Kernel, MapLayout, Operand};
+use std::sync::Arc;
+
+/// A Winograd convolution of one map on one device.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::ops::conv) struct Winograd {
+    passes: Passes,
+    products: Products,
+}
+
+/// The kernel between the transforms.
+#[derive(Debug, Clone, Copy)]
+enum Products {
+    Tiles(Tiles),
+    Blocks(Blocks),
+}
+
+impl Winograd {
+    /// Tile sizes for a 3x3 convolution from `input` to `output` (maps of one size) on this device, the
+    /// preferred first; none where exactness is wanted, or neither family.
+    pub fn choices(filter: &Filter, input: MapLayout, output: MapLayout, device: &Profile) -> Vec<Self> {
+        if device.exact {
+            return Vec::new();
+        }
+        let choose = |tile| {
+            let op =
+                WinogradWeights { tile, out_channels: filter.out_channels, in_channels: filter.in_channels };
+            // The device makes the weights in a buffer, before they are copied into a texture.
+            let made = (op.texels() * TEXEL) as u64 <= device.max_binding;
+            let textures = || made.then(|| Tiles::choose(tile, input, output, device)).flatten();
+            let blocks = || Blocks::choose(tile, filter, input, output, device);
+            textures().map(|(tiles, passes)| Self { passes, products: Products::Tiles(tiles) }).or_else(
+                || blocks().map(|(blocks, passes)| Self { passes, products: Products::Blocks(blocks) }),
+            )
+        };
+        [WinogradTile::Four, WinogradTile::Two].into_iter().filter_map(choose).collect()
+    }
+
+    /// True if the direct convolution should come before this one.
+    pub fn after_direct(&self, input: MapLayout, output: MapLayout) -> bool {
+        match self.products {
+            Products::Tiles(_) => Tiles::after_direct(input),
+            Products::Blocks(_) => Blocks::after_direct(&self.passes, input, output),
+        }
+    }
+
+    /// True if the kernel can pool what it makes, and route the gradient of that ([`Finish::pool`],
+    /// [`Finish::pool_indices`]).
+    pub fn pools(&self) -> bool {
+        self.passes.tile.pools()
+    }
+
+    /// Scratch buffers of the kernel.
+    pub fn scratch(&self) -> usize {
+        match self.products {
+            Products::Tiles(_) => 0,
+            Products::Blocks(_) => 2,
+        }
+    }
+
+    /// The kernel of `output = filter * input`, or with `adjoint` of the transposed filter. Both maps are those
+    /// of the convolution itself, whatever is pooled.
+    pub fn kernel(
+        &self,
+        filter: &Arc<Filter>,
+        input: (Operand, MapLayout),
+        output: MapLayout,
+        adjoint: bool,
+        finish: &Finish,
+        device: &Profile,
+    ) -> Kernel {
+        let Self { passes, products } = self;
+        let maps = [input.1, output];
+        let (variant, memory, products) = match (products, passes.tile) {
+            (Products::Tiles(tiles), tile) => {
+                let variant = match tile {
+                    WinogradTile::Four => "texture_winograd4",
+                    WinogradTile::Two => "texture_winograd2",
+                };
+                (variant, tiles::MEMORY, tiles.products(passes, filter, maps, adjoint))
+            }
+            (Products::Blocks(blocks), tile) => {
+                let variant = match tile {
+                    WinogradTile::Four => "buffer_winograd4",
+                    WinogradTile::Two => "buffer_winograd2",
+                };
+                (variant, blocks::MEMORY, blocks.products(passes, filter, maps, adjoint, device))
+            }
+        };
+        let scratch =
+            if self.scratch() > 0 { maps.map(|map| passes.bytes(map)).to_vec() } else { Vec::new() };
+        let dispatches = passes.dispatches(memory, input, output, &products, adjoint, finish, device);
+        Kernel { variant, dispatches, scratch }
+    }
+}

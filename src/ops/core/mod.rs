@@ -1,0 +1,19 @@
+//! What all ops are made of: the op itself and its kernels, shapes, windows over large tensors, and steps that
+//! kernels share.
+
+mod call;
+mod case;
+pub(in crate::ops) mod finish;
+mod op;
+mod sample;
+pub(in crate::ops) mod shape;
+pub(in crate::ops) mod sum;
+pub(in crate::ops) mod window;
+
+pub use case::Case;
+pub use op::{
+    Absorbed, Adjoint, Constant, ConstantPart, Dispatch, Initializer, Kernel, LastStep, Loader, Op, Operand,
+    Signature, Source, Storage, TexelCopy, Value,
+};
+pub use sample::CaseInput;
+pub use shape::{MapLayout, Shape, TEXTURE_WIDTH};

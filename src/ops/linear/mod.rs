@@ -1,0 +1,9 @@
+//! Fully connected layers.
+
+mod layer;
+mod matrix;
+mod tiles;
+
+pub use layer::{Linear, LinearBackward};
+pub(super) use layer::{backward_cases, cases};
+pub use matrix::{Matrix, MatrixValues, RowLoader};
