@@ -22,8 +22,8 @@ mod total_variation;
 mod weighted_sum;
 
 pub use self::core::{
-    Absorbed, Adjoint, Case, CaseInput, Constant, ConstantPart, Dispatch, Initializer, Kernel, LastStep,
-    Loader, MapLayout, Op, Operand, Shape, Signature, Source, Storage, TEXTURE_WIDTH, TexelCopy, Value,
+    Adjoint, Case, CaseInput, Constant, ConstantPart, Dispatch, Initializer, Kernel, Loader, MapLayout, Op,
+    Operand, Shape, Signature, Source, Storage, TEXTURE_WIDTH, TexelCopy, Value,
 };
 use self::core::{finish, shape, sum, window};
 pub use adam::Adam;

@@ -9,13 +9,10 @@
 use super::finish;
 use super::shape::{MapLayout, mismatch};
 use super::window;
-use super::{
-    Absorbed, Adjoint, Case, CaseInput, Dispatch, Kernel, LastStep, Op, Operand, Shape, Signature, Source,
-};
+use super::{Adjoint, Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature, Source};
 use crate::error::Result;
 use crate::gpu::{Family, Profile};
 use std::ops::Range;
-use std::sync::Arc;
 
 /// Invocations per workgroup; matches the shader.
 const GROUP: usize = 64;
@@ -293,10 +290,6 @@ impl Op for Pool {
         self.kind.reference(inputs[0], input, &self.axes(input).expect("a valid size"))
     }
 
-    fn as_step(&self) -> Option<LastStep> {
-        (*self == Self::halve(PoolKind::Max)).then_some(LastStep::Halve)
-    }
-
     fn adjoint(&self, _input: usize, shapes: &[Shape]) -> Option<Adjoint> {
         let input = shapes[0].layout()?;
         let op = PoolBackward { pool: *self, size: [input.height, input.width], rectified: false };
@@ -365,16 +358,6 @@ impl Op for PoolBackward {
             finish::mask(&mut dx, inputs[0]);
         }
         dx
-    }
-
-    fn absorb(&self, step: LastStep, same_as: Option<usize>) -> Option<Absorbed> {
-        let fits = self.pool.kind == PoolKind::Max && same_as == Some(0);
-        (fits && step == LastStep::Mask)
-            .then(|| Absorbed { op: Arc::new(Self { rectified: true, ..*self }), takes_operand: false })
-    }
-
-    fn is_way_back(&self) -> bool {
-        self.rectified && self.pool == Pool::halve(PoolKind::Max)
     }
 
     fn flops(&self, signature: &Signature) -> u64 {

@@ -8,10 +8,7 @@ use super::winograd::{self, Winograd};
 use crate::error::Result;
 use crate::gpu::Profile;
 use crate::ops::shape::{MapLayout, mismatch};
-use crate::ops::{
-    Absorbed, CaseInput, Kernel, LastStep, Op, Operand, ReluBackward, Shape, Signature, finish,
-};
-use std::sync::Arc;
+use crate::ops::{CaseInput, Kernel, Op, Operand, ReluBackward, Shape, Signature, finish};
 
 /// Adjoint of [`Conv`] with respect to x. Inputs: y (used only with ReLU), dy; where y is pooled its pool indices, dy. The
 /// input's size is an attribute, since several sizes can give the same output.
@@ -168,28 +165,8 @@ impl Op for ConvBackward {
         Ok(kernels)
     }
 
-    fn absorb(&self, step: LastStep, _same_as: Option<usize>) -> Option<Absorbed> {
-        let then = match step {
-            LastStep::Add if self.then == Then::default() => Then { add: true, mask: false },
-            LastStep::Mask if !self.then.mask => Then { mask: true, ..self.then },
-            _ => return None,
-        };
-        Some(Absorbed { op: Arc::new(Self { then, ..self.clone() }), takes_operand: true })
-    }
-
     fn overwrites(&self) -> Option<usize> {
         self.then.add.then_some(2)
-    }
-
-    fn unmasked(&self) -> Option<Arc<dyn Op>> {
-        let conv = Conv { relu: false, ..self.conv.clone() };
-        let masks = self.conv.relu && !self.conv.pool;
-        masks.then(|| Arc::new(Self { conv, ..self.clone() }) as Arc<dyn Op>)
-    }
-
-    fn routed(&self) -> Option<Arc<dyn Op>> {
-        let conv = Conv { relu: true, pool: true, ..self.conv.clone() };
-        (!self.conv.relu).then(|| Arc::new(Self { conv, ..self.clone() }) as Arc<dyn Op>)
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {

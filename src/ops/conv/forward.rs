@@ -8,8 +8,7 @@ use super::tiles::{self, Tiles};
 use super::winograd::{self, Winograd};
 use crate::error::Result;
 use crate::gpu::Profile;
-use crate::ops::{Absorbed, Adjoint, Kernel, LastStep, Op, Operand, Shape, Signature, Source};
-use std::sync::Arc;
+use crate::ops::{Adjoint, Kernel, Op, Operand, Shape, Signature, Source};
 
 impl Op for Conv {
     fn name(&self) -> &'static str {
@@ -126,11 +125,6 @@ impl Op for Conv {
         let values = self.unpooled().reference(inputs, shapes);
         let largest = values.iter().fold(0.0, |largest: f64, value| largest.max(value.abs()));
         PoolIndices::of(map).fault(&values, saved, tolerance * largest)
-    }
-
-    fn absorb(&self, step: LastStep, _same_as: Option<usize>) -> Option<Absorbed> {
-        let fits = step == LastStep::Halve && self.relu && !self.pool;
-        fits.then(|| Absorbed { op: Arc::new(Self { pool: true, ..self.clone() }), takes_operand: false })
     }
 
     fn adjoint(&self, _input: usize, shapes: &[Shape]) -> Option<Adjoint> {

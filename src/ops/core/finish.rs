@@ -1,5 +1,5 @@
-//! Last steps that a kernel can do where it writes its result: of a gradient the sum with another one and the
-//! mask of a ReLU, of a convolution the max pool behind it. `graph/fuse.rs` hands them to the ops.
+//! Last steps of a gradient that are done where it is written: the sum with another one and the mask of a ReLU. What
+//! is fused is decided in `graph/fuse`.
 
 use super::op::{Dispatch, Kernel, Operand};
 use super::shape::Shape;

@@ -12,8 +12,8 @@ pub(in crate::ops) mod window;
 
 pub use case::Case;
 pub use op::{
-    Absorbed, Adjoint, Constant, ConstantPart, Dispatch, Initializer, Kernel, LastStep, Loader, Op, Operand,
-    Signature, Source, Storage, TexelCopy, Value,
+    Adjoint, Constant, ConstantPart, Dispatch, Initializer, Kernel, Loader, Op, Operand, Signature, Source,
+    Storage, TexelCopy, Value,
 };
 pub use sample::CaseInput;
 pub use shape::{MapLayout, Shape, TEXTURE_WIDTH};

@@ -4,6 +4,7 @@ use super::sample::CaseInput;
 use super::shape::Shape;
 use crate::error::Result;
 use crate::gpu::Profile;
+use std::any::Any;
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 ///
 /// Ops are immutable values; whatever may change between iterations (loss weights, the learning rate)
 /// is an input tensor.
-pub trait Op: Debug + Send + Sync {
+pub trait Op: Any + Debug + Send + Sync {
     /// Name of the op, e.g. `conv`. The registry lists each once.
     fn name(&self) -> &'static str;
 
@@ -67,35 +68,6 @@ pub trait Op: Debug + Send + Sync {
         None
     }
 
-    /// This op with one more step done where it writes its result, if it can. `same_as` is the input that
-    /// is the step's operand, if one is.
-    fn absorb(&self, _step: LastStep, _same_as: Option<usize>) -> Option<Absorbed> {
-        None
-    }
-
-    /// The step that this op is, if the op before may do it where it writes its result.
-    fn as_step(&self) -> Option<LastStep> {
-        None
-    }
-
-    /// True for the way back through a [`LastStep::Halve`] and a ReLU before it: from the map (input 0) and the
-    /// gradient of the pooled map (input 1).
-    fn is_way_back(&self) -> bool {
-        false
-    }
-
-    /// For an adjoint that reads the upstream gradient alone (inputs 0 and 1): the same for its op with
-    /// [`LastStep::Halve`] done, which reads the saved output in place of input 0. `None` for all others.
-    fn routed(&self) -> Option<Arc<dyn Op>> {
-        None
-    }
-
-    /// For an adjoint that masks its upstream gradient (input 1) where its input 0 is not positive: the
-    /// same without the mask, which reads input 0 no more. `None` for all others.
-    fn unmasked(&self) -> Option<Arc<dyn Op>> {
-        None
-    }
-
     /// The input over which the output is written, of ops that have one: when a kernel starts, the output's memory
     /// holds that input's values, and no kernel binds the input itself. It has the output's shape. The graph gives
     /// both one buffer where nothing reads the input later, and copies it where something does.
@@ -112,26 +84,6 @@ pub trait Op: Debug + Send + Sync {
     fn flops(&self, signature: &Signature) -> u64 {
         signature.output.elements() as u64
     }
-}
-
-/// A step that may be done where a result is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LastStep {
-    /// Add a tensor like the result.
-    Add,
-    /// Zero the result where a tensor like it is not positive.
-    Mask,
-    /// Keep the maxima of 2x2 windows side by side, and in a second output which they were (`pool_indices.rs`).
-    Halve,
-}
-
-/// An op that does a last step too.
-#[derive(Debug, Clone)]
-pub struct Absorbed {
-    /// The op.
-    pub op: Arc<dyn Op>,
-    /// True if it takes the step's operand as one more input, the last; false if it has it already.
-    pub takes_operand: bool,
 }
 
 /// The op that carries an upstream gradient back to an input, and what it reads.

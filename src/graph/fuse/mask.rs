@@ -1,0 +1,39 @@
+//! The mask of a ReLU, which a convolution's adjoint applies to its upstream gradient, goes into the store of the
+//! node that makes that gradient: another convolution's adjoint, or a max pool's.
+
+use super::pattern::{op, sole_producer};
+use crate::graph::ir::{Graph, Node, TensorId};
+use crate::ops::{Conv, ConvBackward, PoolBackward, PoolKind, Then};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// Rewrites the adjoint at node `at`, if it masks a gradient that nothing else reads; returns whether it did.
+pub(super) fn apply(graph: &mut Graph, at: usize, kept: &HashSet<TensorId>) -> bool {
+    let reader = graph.nodes()[at].clone();
+    let Some(backward) = op::<ConvBackward>(&reader).filter(|op| op.conv.relu && !op.conv.pool) else {
+        return false;
+    };
+    let (activation, upstream) = (reader.inputs[0], reader.inputs[1]);
+    let Some(producer) = sole_producer(graph, upstream, kept) else { return false };
+    let Some(masked) = masked(&graph.nodes()[producer], activation) else { return false };
+    graph.replace(producer, masked);
+    let conv = Conv { relu: false, ..backward.conv.clone() };
+    let plain = ConvBackward { conv, ..backward.clone() };
+    // Without a mask of its own it reads the gradient alone.
+    let inputs = [&[upstream], &reader.inputs[1..]].concat();
+    graph.replace(at, Node { op: Arc::new(plain), inputs, ..reader });
+    true
+}
+
+/// The node with the mask where it writes its result, if it can.
+fn masked(node: &Node, activation: TensorId) -> Option<Node> {
+    if let Some(backward) = op::<ConvBackward>(node).filter(|op| !op.then.mask) {
+        let fused = ConvBackward { then: Then { mask: true, ..backward.then }, ..backward.clone() };
+        let inputs = [&node.inputs[..], &[activation]].concat();
+        return Some(Node { op: Arc::new(fused), inputs, ..node.clone() });
+    }
+    // A max pool's adjoint reads the map already.
+    let pool = op::<PoolBackward>(node).filter(|op| op.pool.kind == PoolKind::Max)?;
+    let fused = PoolBackward { rectified: true, ..*pool };
+    (node.inputs[0] == activation).then(|| Node { op: Arc::new(fused), ..node.clone() })
+}

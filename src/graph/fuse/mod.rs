@@ -1,0 +1,23 @@
+//! Fusion: rewrite rules that move a step into the node that computes its operand, so that no pass of its own reads
+//! and writes the map again. Each rule is a file: it looks for nodes whose ops and tensors match, and puts fused
+//! nodes in their place.
+
+mod mask;
+mod pattern;
+mod pool;
+mod sum;
+
+use super::ir::{Graph, TensorId};
+use std::collections::HashSet;
+
+impl Graph {
+    /// Applies each rule until it matches no more. The values of `kept` tensors, and of all goals that are not
+    /// gradients of maps, stay what they were; other tensors may hold more steps than before, or be made no more.
+    pub fn fuse(&mut self, kept: &HashSet<TensorId>) {
+        // The pool last: as long as a convolution's adjoint masks its gradient itself, it needs the map that a fused
+        // pool does not store.
+        for rule in [sum::apply, mask::apply, pool::apply] {
+            while (0..self.nodes().len()).any(|at| rule(self, at, kept)) {}
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! The sum of two gradients goes into the store of the convolution's adjoint that makes one of them.
+
+use super::pattern::{op, sole_producer};
+use crate::graph::ir::{Graph, Node, TensorId};
+use crate::ops::{Add, ConvBackward, Then};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// Rewrites the sum at node `at`, if nothing else reads one of its summands; returns whether it did.
+pub(super) fn apply(graph: &mut Graph, at: usize, kept: &HashSet<TensorId>) -> bool {
+    let sum = graph.nodes()[at].clone();
+    if op::<Add>(&sum).is_none() {
+        return false;
+    }
+    let (first, second) = (sum.inputs[0], sum.inputs[1]);
+    for (part, other) in [(second, first), (first, second)] {
+        let Some(producer) = sole_producer(graph, part, kept) else { continue };
+        // The other summand must be there when the part is computed.
+        if graph.tensor(other).producer.is_some_and(|other| other >= producer) {
+            continue;
+        }
+        let node = graph.nodes()[producer].clone();
+        let Some(backward) = op::<ConvBackward>(&node).filter(|op| op.then == Then::default()) else {
+            continue;
+        };
+        let fused = ConvBackward { then: Then { add: true, mask: false }, ..backward.clone() };
+        let inputs = [&node.inputs[..], &[other]].concat();
+        graph.replace(producer, Node { op: Arc::new(fused), inputs, output: sum.output, ..node });
+        graph.remove(at);
+        return true;
+    }
+    false
+}
