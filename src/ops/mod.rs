@@ -4,6 +4,7 @@
 mod adam;
 mod adaptive_pool;
 mod add;
+mod average;
 mod conv;
 mod core;
 mod flatten;
@@ -29,6 +30,7 @@ use self::core::{finish, shape, sum, window};
 pub use adam::Adam;
 pub use adaptive_pool::{AdaptivePool, AdaptivePoolBackward};
 pub use add::Add;
+pub use average::Average;
 pub use conv::{Conv, ConvBackward, Filter, Padding, Then, WinogradTile, WinogradWeights};
 pub use flatten::{Flatten, Unflatten};
 pub use gram::{Gram, GramBackward};

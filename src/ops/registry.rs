@@ -17,6 +17,7 @@ pub const REGISTRY: &[Entry] = &[
     Entry { name: "adaptive_pool", cases: super::adaptive_pool::cases },
     Entry { name: "adaptive_pool_backward", cases: super::adaptive_pool::backward_cases },
     Entry { name: "add", cases: super::add::cases },
+    Entry { name: "average", cases: super::average::cases },
     Entry { name: "conv", cases: super::conv::cases },
     Entry { name: "conv_backward", cases: super::conv::backward_cases },
     Entry { name: "deinterleave", cases: super::picture::deinterleave_cases },

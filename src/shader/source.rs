@@ -17,6 +17,7 @@ sources![
     "adam",
     "adaptive_pool",
     "add",
+    "average",
     "conv",
     "conv_blocks",
     "conv_tiles",
