@@ -15,7 +15,7 @@
 use clap::Parser;
 use neural_mirage::Error;
 use neural_mirage::gpu::{DeviceOptions, Family};
-use neural_mirage::graph::{Engine, Peaks, Program, SingleOp};
+use neural_mirage::graph::{Engine, Goals, Peaks, Program, SingleOp};
 use neural_mirage::ops::Shape;
 use neural_mirage::workbench::{Samples, bytes, inputs, measure_wall, network_cases, topology};
 use std::collections::BTreeMap;
@@ -45,7 +45,7 @@ struct Arguments {
 
 /// The least time of each kind of step, run one by one, summed over its dispatches.
 fn steps(program: &Program) -> neural_mirage::Result<()> {
-    let runs = (0..RUNS).map(|_| program.time_steps(1)).collect::<Result<Vec<_>, _>>()?;
+    let runs = (0..RUNS).map(|_| program.time_steps(&[Goals::ALL])).collect::<Result<Vec<_>, _>>()?;
     let mut sums = BTreeMap::<&str, f64>::new();
     for (index, (label, _)) in runs[0].iter().enumerate() {
         let least = runs.iter().map(|run| run[index].1).fold(f64::INFINITY, f64::min);

@@ -4,7 +4,7 @@ mod common;
 
 use common::{engine, relative_l2, turn};
 use neural_mirage::gpu::Family;
-use neural_mirage::graph::{Bindings, Graph, Program, SingleOp};
+use neural_mirage::graph::{Bindings, Goals, Graph, Program, SingleOp};
 use neural_mirage::ops::{Adam, Op, Shape};
 use std::sync::Arc;
 
@@ -31,12 +31,12 @@ fn a_long_run_follows_the_reference() {
         bound.insert(*id, engine.tensor_with("input", shape, &narrow).unwrap());
     }
     bound.insert(output, engine.tensor("output", Shape::Vector(1)).unwrap());
-    let program = Program::prepare(&engine, &graph, &bound, &[vec![output]], |_| 0).unwrap();
+    let program = Program::prepare(&engine, &graph, &bound, &Goals::all([output]), |_| 0).unwrap();
     for t in 1..=300 {
         // Gradients that do not depend on x, so that both sides see the same.
         let gradient: Vec<f32> = (0..count).map(|i| ((i * 31 + t * 17) % 23) as f32 / 11.0 - 0.4).collect();
         engine.write(&bound[&ids[1]], shape, &gradient).unwrap();
-        program.run(1, "adam").unwrap();
+        program.submit(&[Goals::ALL], &[], "adam").unwrap();
         values[1] = gradient.iter().map(|g| f64::from(*g)).collect();
         let inputs: Vec<&[f64]> = values.iter().map(Vec::as_slice).collect();
         let next = adam.reference(&inputs, &shapes);
@@ -49,7 +49,7 @@ fn a_long_run_follows_the_reference() {
             // In v, f32(beta2) + f32(1 - beta2) misses 1 by 1e-8, a thousand times over: as in PyTorch.
             for (input, tolerance) in [(0, 2e-6), (2, 1e-6), (3, 1e-5), (4, 1e-6)] {
                 let actual = engine.read(&bound[&ids[input]], shapes[input], "state").unwrap();
-                let stored = engine.context.read_f32(&bound[&ids[input]], shapes[input].stored(), "state");
+                let stored = engine.read_stored(&bound[&ids[input]], shapes[input].stored(), "state");
                 assert_eq!(stored.unwrap(), shapes[input].pack(&actual), "padding is not zero");
                 let distance = relative_l2(&actual, &values[input]);
                 assert!(distance < tolerance, "input {input} is off by {distance:.1e} after {t} steps");

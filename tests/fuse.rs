@@ -5,7 +5,7 @@ mod common;
 
 use common::{assert_close, draw, engine, engine_with, filter, turn, widen};
 use neural_mirage::gpu::{DeviceOptions, Family};
-use neural_mirage::graph::{Bindings, Engine, Graph, Options, Program, TensorId, gradient, gradients};
+use neural_mirage::graph::{Bindings, Engine, Goals, Graph, Options, Program, TensorId, gradient, gradients};
 use neural_mirage::ops::{Add, CaseInput, Conv, Gram, MeanSquaredError, Pool, PoolKind, Shape};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -58,7 +58,10 @@ fn values(engine: &Arc<Engine>, mut graph: Graph, outer: &[TensorId], wanted: &[
         bound.insert(*tensor, engine.tensor("wanted", graph.shape(*tensor)).unwrap());
     }
     graph.fuse(&bound.keys().copied().collect());
-    Program::prepare(engine, &graph, &bound, &[wanted.to_vec()], |_| 0).unwrap().run(1, "wanted").unwrap();
+    Program::prepare(engine, &graph, &bound, &Goals::all(wanted), |_| 0)
+        .unwrap()
+        .submit(&[Goals::ALL], &[], "wanted")
+        .unwrap();
     wanted.iter().map(|tensor| engine.read(&bound[tensor], graph.shape(*tensor), "wanted").unwrap()).collect()
 }
 
@@ -90,8 +93,8 @@ fn run(options: &DeviceOptions, size: [usize; 2], fuse: bool, keep: bool) -> (Ve
         graph.fuse(&kept);
         assert!(graph.nodes().iter().any(|node| node.output == third));
     }
-    let program = Program::prepare(&engine, &graph, &bound, &[vec![slope]], |_| 0).unwrap();
-    program.run(1, "gradient").unwrap();
+    let program = Program::prepare(&engine, &graph, &bound, &Goals::all([slope]), |_| 0).unwrap();
+    program.submit(&[Goals::ALL], &[], "gradient").unwrap();
     let values = engine.read(&output, graph.shape(slope), "gradient").unwrap();
     (values, graph.nodes().iter().map(|node| node.op.name()).collect())
 }
@@ -166,11 +169,11 @@ fn what_is_added_is_written_over_only_if_nothing_reads_it_later() {
             let goals: Vec<TensorId> = [slope].iter().chain(more).copied().collect();
             let options = Options { share, ..Default::default() };
             let program =
-                Program::prepare_with(&engine, graph, &bound, std::slice::from_ref(&goals), |_| 0, options)
+                Program::prepare_with(&engine, graph, &bound, &Goals::all(goals.clone()), |_| 0, options)
                     .unwrap();
             // Twice: the second run finds what the first left.
-            program.run(1, "gradient").unwrap();
-            program.run(1, "gradient").unwrap();
+            program.submit(&[Goals::ALL], &[], "gradient").unwrap();
+            program.submit(&[Goals::ALL], &[], "gradient").unwrap();
             let read = |id: &TensorId| engine.read(&bound[id], graph.shape(*id), "value").unwrap();
             goals.iter().map(read).collect::<Vec<_>>()
         };

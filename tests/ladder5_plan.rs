@@ -5,7 +5,9 @@ mod common;
 
 use common::{assert_close, draw, engine, engine_with, filter, turn, widen};
 use neural_mirage::gpu::{DeviceOptions, Family, Profile};
-use neural_mirage::graph::{Bindings, Engine, Graph, Options, Place, Plan, Program, TensorId, gradient};
+use neural_mirage::graph::{
+    Bindings, Engine, Goals, Graph, Options, Place, Plan, Program, TensorId, gradient,
+};
 use neural_mirage::ops::{Add, CaseInput, Conv, Dispatch, Kernel, Op, Operand, Relu, Shape, Signature};
 use neural_mirage::{Error, Result};
 use proptest::prelude::*;
@@ -226,8 +228,8 @@ proptest! {
         for share in [true, false] {
             let options = Options { share, ..Default::default() };
             let program =
-                Program::prepare_with(engine, &graph, &bound, &[goals.clone()], |_| 0, options).unwrap();
-            program.run(1, "random graph").unwrap();
+                Program::prepare_with(engine, &graph, &bound, &Goals::all(goals.clone()), |_| 0, options).unwrap();
+            program.submit(&[Goals::ALL], &[], "random graph").unwrap();
             for goal in &goals {
                 let values = engine.read(&bound[goal], graph.shape(*goal), "goal").unwrap();
                 // The same program, or the other, left the same values there: wipe them.
@@ -262,10 +264,10 @@ fn run(engine: &Arc<Engine>, side: usize, options: Options) -> Result<(Vec<f32>,
         bound.insert(id, engine.tensor_with("external", graph.shape(id), &values)?);
     }
     bound.insert(gradient, engine.tensor("gradient", graph.shape(gradient))?);
-    let program = Program::prepare_with(engine, &graph, &bound, &[vec![gradient]], |_| 0, options)?;
-    program.run(1, "convolutions")?;
+    let program = Program::prepare_with(engine, &graph, &bound, &Goals::all([gradient]), |_| 0, options)?;
+    program.submit(&[Goals::ALL], &[], "convolutions")?;
     // Twice: the second run finds what the first left in the shared buffers.
-    program.run(1, "convolutions")?;
+    program.submit(&[Goals::ALL], &[], "convolutions")?;
     Ok((engine.read(&bound[&gradient], graph.shape(gradient), "gradient")?, program.memory().planned))
 }
 

@@ -6,7 +6,7 @@ mod common;
 use common::{engine, turn};
 use neural_mirage::Result;
 use neural_mirage::gpu::{Family, Profile};
-use neural_mirage::graph::{Bindings, Graph, Program};
+use neural_mirage::graph::{Bindings, Goals, Graph, Program};
 use neural_mirage::ops::{Conv, Filter, Kernel, Op, Relu, Shape, Signature};
 use neural_mirage::tune::{Adapter, Cache, Contest, tune};
 use std::sync::Arc;
@@ -63,7 +63,7 @@ fn wrong_and_refused_kernels_are_left_out_however_fast() {
         let output = graph.apply_shared(op.clone(), &[input], "output").unwrap();
         let mut bound = Bindings::new();
         bound.insert(input, engine.tensor("input", shape).unwrap());
-        Program::prepare(&engine, &graph, &bound, &[vec![output]], |_| 0)
+        Program::prepare(&engine, &graph, &bound, &Goals::all([output]), |_| 0)
     };
     assert!(prepare().is_err(), "by itself the op prefers what the device refuses");
     let (choices, note) = cache.choices(&Adapter::of(&engine.context), false);
@@ -91,7 +91,7 @@ fn a_choice_that_does_not_fit_gives_way_to_the_default() {
     let output = graph.apply_shared(op, &[input], "output").unwrap();
     let mut bound = Bindings::new();
     bound.insert(input, engine.tensor("input", shape).unwrap());
-    let program = Program::prepare(&engine, &graph, &bound, &[vec![output]], |_| 0).unwrap();
+    let program = Program::prepare(&engine, &graph, &bound, &Goals::all([output]), |_| 0).unwrap();
     assert_eq!(program.nodes()[0].variant, "good");
 }
 
@@ -159,7 +159,7 @@ fn each_form_of_an_op_keeps_its_own_choice() {
             let output = graph.apply_shared(conv.clone(), &[input], "output").unwrap();
             let mut bound = Bindings::new();
             bound.insert(input, engine.tensor("input", shape).unwrap());
-            let program = Program::prepare(&engine, &graph, &bound, &[vec![output]], |_| 0).unwrap();
+            let program = Program::prepare(&engine, &graph, &bound, &Goals::all([output]), |_| 0).unwrap();
             program.nodes()[0].variant
         })
         .collect();

@@ -36,18 +36,18 @@ impl StagingPool {
         encoder: &mut wgpu::CommandEncoder,
         buffer: &wgpu::Buffer,
     ) -> Result<Copy> {
-        self.copy_all(context, encoder, &[buffer])
+        self.copy_parts(context, encoder, &[(buffer.clone(), 0, self.bytes.min(buffer.size()))])
     }
 
-    /// The same for several buffers, one after the other.
+    /// Records copies of parts of several buffers (buffer, offset and bytes, multiples of 4), one after the other.
     ///
     /// # Errors
     /// As [`StagingPool::copy`].
-    pub fn copy_all(
+    pub fn copy_parts(
         &self,
         context: &Context,
         encoder: &mut wgpu::CommandEncoder,
-        buffers: &[&wgpu::Buffer],
+        parts: &[(wgpu::Buffer, u64, u64)],
     ) -> Result<Copy> {
         let free = {
             let mut home = self.home.lock().unwrap_or_else(PoisonError::into_inner);
@@ -68,9 +68,8 @@ impl StagingPool {
             None => context.staging_buffer(&self.label, self.bytes)?,
         };
         let mut offset = 0;
-        for buffer in buffers {
-            let bytes = buffer.size().min(staging.size() - offset);
-            encoder.copy_buffer_to_buffer(buffer, 0, &staging, offset, bytes);
+        for (buffer, start, bytes) in parts {
+            encoder.copy_buffer_to_buffer(buffer, *start, &staging, offset, *bytes);
             offset += bytes;
         }
         let lease = Lease { staging, home: self.home.clone() };

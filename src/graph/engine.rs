@@ -1,6 +1,8 @@
 //! What programs on one device share: pipelines, packed weights, memory.
 
 use super::choices::{Choices, Verdict, look_up};
+use super::goals::Goals;
+use super::memory::Memory;
 use super::single::SingleOp;
 use crate::error::Result;
 use crate::gpu::{Context, DeviceOptions, PipelineCache};
@@ -21,7 +23,7 @@ pub struct Engine {
     pub context: Context,
     /// Compiled pipelines.
     pub pipelines: PipelineCache,
-    constants: Mutex<HashMap<(String, Storage), Memory>>,
+    constants: Mutex<HashMap<(String, Storage), Packed>>,
     /// Bytes of inputs and copies that the device may still need.
     constants_ahead: AtomicU64,
     choices: OnceLock<Choices>,
@@ -30,7 +32,7 @@ pub struct Engine {
 
 /// A buffer or a texture on the device.
 #[derive(Debug, Clone)]
-pub(super) enum Memory {
+pub(super) enum Packed {
     Buffer(wgpu::Buffer),
     Texture(wgpu::Texture),
 }
@@ -88,50 +90,57 @@ impl Engine {
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`].
-    pub fn tensor(&self, label: &str, shape: Shape) -> Result<wgpu::Buffer> {
-        self.context.storage_buffer(label, shape.bytes())
+    pub fn tensor(&self, label: &str, shape: Shape) -> Result<Memory> {
+        Ok(Memory::new(self.context.storage_buffer(label, shape.bytes())?))
     }
 
     /// Device memory for a tensor with these values, given in logical order.
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`].
-    pub fn tensor_with(&self, label: &str, shape: Shape, values: &[f32]) -> Result<wgpu::Buffer> {
-        let buffer = self.tensor(label, shape)?;
-        self.write(&buffer, shape, values)?;
-        Ok(buffer)
+    pub fn tensor_with(&self, label: &str, shape: Shape, values: &[f32]) -> Result<Memory> {
+        let memory = self.tensor(label, shape)?;
+        self.write(&memory, shape, values)?;
+        Ok(memory)
     }
 
     /// Overwrites a tensor with values in logical order.
     ///
     /// # Errors
     /// As [`Context::upload`].
-    pub fn write(&self, buffer: &wgpu::Buffer, shape: Shape, values: &[f32]) -> Result<()> {
-        self.context.upload(buffer, 0, bytemuck::cast_slice(&shape.pack(values)))
+    pub fn write(&self, memory: &Memory, shape: Shape, values: &[f32]) -> Result<()> {
+        self.context.upload(memory.buffer(), 0, bytemuck::cast_slice(&shape.pack(values)))
     }
 
     /// Reads a tensor's values in logical order, waiting for all work before it.
     ///
     /// # Errors
     /// As [`crate::gpu::ReadBack::finish`].
-    pub fn read(&self, buffer: &wgpu::Buffer, shape: Shape, label: &str) -> Result<Vec<f32>> {
-        let stored = self.context.read_f32(buffer, shape.stored(), label)?;
-        Ok(shape.unpack(&stored))
+    pub fn read(&self, memory: &Memory, shape: Shape, label: &str) -> Result<Vec<f32>> {
+        Ok(shape.unpack(&self.read_stored(memory, shape.stored(), label)?))
+    }
+
+    /// Reads the first `count` values as they are stored, the borders of maps included; waits as [`Engine::read`].
+    ///
+    /// # Errors
+    /// As [`crate::gpu::ReadBack::finish`].
+    pub fn read_stored(&self, memory: &Memory, count: usize, label: &str) -> Result<Vec<f32>> {
+        self.context.read_f32(memory.buffer(), count, label)
     }
 
     /// The constant on the device, uploaded on first use.
-    pub(super) fn constant(self: &Arc<Self>, constant: &Constant) -> Result<Memory> {
+    pub(super) fn constant(self: &Arc<Self>, constant: &Constant) -> Result<Packed> {
         let key = (constant.key.clone(), constant.storage);
         if let Some(memory) = self.constants.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Ok(memory.clone());
         }
         let memory = match constant.storage {
-            Storage::Buffer => Memory::Buffer(self.context.storage_buffer(&constant.key, constant.bytes)?),
-            Storage::Texture => Memory::Texture(self.staging_texture(&constant.key, constant.bytes / 16)?),
+            Storage::Buffer => Packed::Buffer(self.context.storage_buffer(&constant.key, constant.bytes)?),
+            Storage::Texture => Packed::Texture(self.staging_texture(&constant.key, constant.bytes / 16)?),
         };
         match (&constant.initializer, &memory) {
-            (Initializer::Host(make), Memory::Buffer(buffer)) => self.context.upload(buffer, 0, &make()?)?,
-            (Initializer::Host(make), Memory::Texture(_)) => {
+            (Initializer::Host(make), Packed::Buffer(buffer)) => self.context.upload(buffer, 0, &make()?)?,
+            (Initializer::Host(make), Packed::Texture(_)) => {
                 // Through a buffer, in the same way as activations.
                 let bytes = make()?;
                 let buffer = self.context.storage_buffer(&constant.key, bytes.len() as u64)?;
@@ -153,14 +162,14 @@ impl Engine {
     }
 
     /// Has a buffer's texels copied to their places in a constant.
-    fn place(&self, buffer: &wgpu::Buffer, copies: &[TexelCopy], memory: &Memory) -> Result<()> {
+    fn place(&self, buffer: &wgpu::Buffer, copies: &[TexelCopy], memory: &Packed) -> Result<()> {
         let label = "uploading weights";
         let descriptor = wgpu::CommandEncoderDescriptor { label: Some(label) };
         let mut encoder = self.context.device().create_command_encoder(&descriptor);
         for copy in copies {
             match memory {
-                Memory::Texture(texture) => copy_to_texture(&mut encoder, buffer, texture, *copy),
-                Memory::Buffer(to) => {
+                Packed::Texture(texture) => copy_to_texture(&mut encoder, buffer, texture, *copy),
+                Packed::Buffer(to) => {
                     encoder.copy_buffer_to_buffer(buffer, copy.from * 16, to, copy.to * 16, copy.texels * 16)
                 }
             }
@@ -182,8 +191,8 @@ impl Engine {
         let single = SingleOp::new(self, op.clone(), &[Shape::Vector(values.len())])?;
         let buffer = self.tensor(label, single.signature().output)?;
         let (program, _) = single.program(0, &[values], buffer.clone())?;
-        program.run(1, label)?;
-        Ok(buffer)
+        program.submit(&[Goals::ALL], &[], label)?;
+        Ok(buffer.buffer().clone())
     }
 
     /// A linear texture for so many texels.

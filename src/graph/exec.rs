@@ -1,12 +1,15 @@
 //! Prepared replay: a graph turned into pipelines, bind groups and copies, recorded again and again.
 
-use super::engine::{Engine, Memory};
+use super::engine::{Engine, Packed};
+use super::goals::{Goals, When};
 use super::ir::{Graph, Node, TensorId};
 use super::kernels::{choose, shaders};
+use super::memory::Memory;
 use super::options::Options;
 use super::plan::{MemoryUse, Place, Plan};
 use super::profile::PreparedNode;
-use super::steps::{Action, Part, Step, record};
+use super::steps::{Action, Part, Sections, Step, record};
+use super::submission::{Reader, Submission};
 use super::traced;
 use crate::error::{Error, Result};
 use crate::ops::{Constant, Dispatch, Kernel, Operand, Storage, TexelCopy};
@@ -14,11 +17,8 @@ use crate::shader::{ResourceKind, Shader};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-/// Buffers of the tensors that are not planned: those from outside, and those somebody wants to read.
-pub type Bindings = HashMap<TensorId, wgpu::Buffer>;
-
-/// A set of goals of a program; a replay runs the nodes that the chosen sections need.
-pub type Sections = u32;
+/// Memory of the tensors that are not planned: those from outside, and those that are read by their memory.
+pub type Bindings = HashMap<TensorId, Memory>;
 
 /// Uniform offsets are aligned to this, WebGPU's default (and largest allowed) alignment.
 const UNIFORM_ALIGNMENT: usize = 256;
@@ -28,22 +28,24 @@ const UNIFORM_ALIGNMENT: usize = 256;
 pub struct Program {
     pub(super) engine: Arc<Engine>,
     pub(super) steps: Vec<Step>,
+    sections: Vec<String>,
+    readers: Vec<Reader>,
     memory: MemoryUse,
     pub(super) nodes: Vec<PreparedNode>,
 }
 
 impl Program {
-    /// Prepares a graph. Section `k` (bit `1 << k`) is what `goals[k]` depend on; nodes that no goal needs
-    /// are left out. `pick` chooses among a node's kernels, usually the first.
+    /// Prepares a graph for these goals; nodes that no section needs are left out. `pick` chooses among a node's
+    /// kernels, usually the first.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] if the plan exceeds a limit of the device or the device's memory,
-    /// [`Error::Gpu`] if a kernel and its call do not fit together.
+    /// [`Error::Gpu`] if a kernel and its call do not fit together, or the goals contradict themselves or the graph.
     pub fn prepare(
         engine: &Arc<Engine>,
         graph: &Graph,
         bound: &Bindings,
-        goals: &[Vec<TensorId>],
+        goals: &Goals,
         pick: impl Fn(&[Kernel]) -> usize,
     ) -> Result<Self> {
         Self::prepare_with(engine, graph, bound, goals, pick, Options::default())
@@ -57,7 +59,7 @@ impl Program {
         engine: &Arc<Engine>,
         graph: &Graph,
         bound: &Bindings,
-        goals: &[Vec<TensorId>],
+        goals: &Goals,
         pick: impl Fn(&[Kernel]) -> usize,
         options: Options,
     ) -> Result<Self> {
@@ -77,8 +79,8 @@ impl Program {
     ///
     /// # Errors
     /// As [`Program::prepare`].
-    pub fn compile(engine: &Arc<Engine>, graph: &Graph, goals: &[Vec<TensorId>]) -> Result<()> {
-        let needed = graph.needed_for(&goals.concat());
+    pub fn compile(engine: &Arc<Engine>, graph: &Graph, goals: &Goals) -> Result<()> {
+        let needed = graph.needed_for(&goals.tensors());
         let mut kernels = Vec::new();
         for (node, _) in graph.nodes().iter().zip(needed).filter(|(_, needed)| *needed) {
             kernels.push(choose(engine, node, &graph.signature(node), &|_| 0, Options::default())?.0);
@@ -92,15 +94,16 @@ impl Program {
         engine: &Arc<Engine>,
         graph: &Graph,
         bound: &Bindings,
-        goals: &[Vec<TensorId>],
+        goals: &Goals,
         pick: &impl Fn(&[Kernel]) -> usize,
         options: Options,
         tuned: &mut bool,
     ) -> Result<Self> {
-        let mut sections = vec![0; graph.nodes().len()];
-        for (index, goals) in goals.iter().enumerate() {
-            for (section, needed) in sections.iter_mut().zip(graph.needed_for(goals)) {
-                *section |= u32::from(needed) << index;
+        check_names(goals)?;
+        let mut sections: Vec<Sections> = vec![0; graph.nodes().len()];
+        for (index, (_, tensors)) in goals.sections.iter().enumerate() {
+            for (section, needed) in sections.iter_mut().zip(graph.needed_for(tensors)) {
+                *section |= Sections::from(needed) << index;
             }
         }
         let pruned = prune(graph, &sections);
@@ -111,11 +114,16 @@ impl Program {
             *tuned |= measured;
             kernels.push(kernel);
         }
-        let plan = Plan::new(&pruned, |tensor| bound.contains_key(&tensor), &kernels, options.share);
+        let mut kept: Vec<TensorId> = goals.read().filter(|tensor| !bound.contains_key(tensor)).collect();
+        kept.sort();
+        kept.dedup();
+        let outside = |tensor| bound.contains_key(&tensor) || kept.contains(&tensor);
+        let plan = Plan::new(&pruned, outside, &kernels, options.share);
         let mut builder = Builder {
             engine,
             graph: &pruned,
-            bound,
+            bound: bound.clone(),
+            kept,
             plan: &plan,
             unroll: options.unroll,
             slots: Vec::new(),
@@ -124,6 +132,7 @@ impl Program {
         let memory = builder.account(&kernels)?;
         builder.allocate()?;
         let steps = builder.steps(&kernels, &sections)?;
+        let readers = builder.readers(goals)?;
         let label = |tensor| pruned.tensor(tensor).label.clone();
         let prepared = |(node, kernel): (&Node, &Kernel)| PreparedNode {
             label: label(node.output),
@@ -133,11 +142,24 @@ impl Program {
             variant: kernel.variant,
         };
         let nodes = pruned.nodes().iter().zip(&kernels).map(prepared).collect();
-        Ok(Self { engine: engine.clone(), steps, memory, nodes })
+        let sections = goals.sections.iter().map(|(name, _)| name.clone()).collect();
+        Ok(Self { engine: engine.clone(), steps, sections, readers, memory, nodes })
     }
 
-    /// Records all steps of these sections.
-    pub fn record(&self, encoder: &mut wgpu::CommandEncoder, sections: Sections) {
+    /// Records all steps of all sections.
+    pub(crate) fn record_all(&self, encoder: &mut wgpu::CommandEncoder) {
+        self.record(encoder, Sections::MAX);
+    }
+
+    /// The set of these sections.
+    pub(super) fn bits(&self, names: &[&str]) -> Result<Sections> {
+        names.iter().try_fold(0, |bits, name| {
+            let index = self.sections.iter().position(|section| section == name);
+            Ok(bits | 1 << index.ok_or_else(|| fault(name, "the program has no section of this name"))?)
+        })
+    }
+
+    fn record(&self, encoder: &mut wgpu::CommandEncoder, sections: Sections) {
         let steps = self.steps.iter().filter(|step| step.sections & sections != 0);
         match self.engine.context.trace() {
             Some(trace) => traced::record(&self.engine.context, trace, encoder, steps),
@@ -145,16 +167,39 @@ impl Program {
         }
     }
 
-    /// Runs these sections once: records and submits, without waiting.
+    /// Runs these sections once, in one submission, and starts these read-backs. Waits for nothing.
     ///
     /// # Errors
-    /// As [`crate::gpu::Context::submit`].
-    pub fn run(&self, sections: Sections, label: &str) -> Result<wgpu::SubmissionIndex> {
+    /// As [`crate::gpu::Context::submit`]; [`Error::Gpu`] if there is no section or read-back of a name, or too many
+    /// reads of one name are in flight.
+    pub fn submit(&self, sections: &[&str], readbacks: &[&str], label: &str) -> Result<Submission> {
+        let sections = self.bits(sections)?;
+        let mut readers = Vec::new();
+        for name in readbacks {
+            let reader = self.readers.iter().find(|reader| reader.name == *name);
+            readers.push(reader.ok_or_else(|| fault(name, "the program has no read-back of this name"))?);
+        }
         let context = &self.engine.context;
         let mut encoder =
             context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(label) });
+        let mut copies = Vec::new();
+        for reader in readers.iter().filter(|reader| reader.before) {
+            copies.push((reader, reader.copy(&self.engine, &mut encoder)?));
+        }
         self.record(&mut encoder, sections);
-        context.submit(encoder, label)
+        for reader in readers.iter().filter(|reader| !reader.before) {
+            copies.push((reader, reader.copy(&self.engine, &mut encoder)?));
+        }
+        let index = context.submit(encoder, label)?;
+        let pending =
+            |(reader, copy): (&&Reader, _)| (reader.name.clone(), reader.pending(&self.engine, copy, &index));
+        let pending = copies.into_iter().map(pending).collect();
+        Ok(Submission { engine: self.engine.clone(), label: label.to_owned(), index, pending })
+    }
+
+    /// Staging buffers made for read-backs so far.
+    pub fn staging_buffers(&self) -> usize {
+        self.readers.iter().map(Reader::staging_buffers).sum()
     }
 
     /// Device memory in use.
@@ -170,8 +215,9 @@ impl Program {
     /// Runs the steps one by one, waiting for each, and returns label and seconds; for reports, not for work.
     ///
     /// # Errors
-    /// As [`Program::run`].
-    pub fn time_steps(&self, sections: Sections) -> Result<Vec<(String, f64)>> {
+    /// As [`Program::submit`].
+    pub fn time_steps(&self, sections: &[&str]) -> Result<Vec<(String, f64)>> {
+        let sections = self.bits(sections)?;
         let context = &self.engine.context;
         let mut times = Vec::new();
         for step in self.steps.iter().filter(|step| step.sections & sections != 0) {
@@ -188,6 +234,23 @@ impl Program {
     }
 }
 
+/// Refuses names that are used twice, and more sections than a set can hold.
+fn check_names(goals: &Goals) -> Result<()> {
+    let check = |names: &[&String]| {
+        let twice = names.iter().enumerate().find(|(index, name)| names[..*index].contains(name));
+        twice.map_or(Ok(()), |(_, name)| Err(fault(name, "the name is used twice")))
+    };
+    if goals.sections.len() > Sections::BITS as usize {
+        return Err(fault("a program", &format!("has at most {} sections", Sections::BITS)));
+    }
+    check(&goals.sections.iter().map(|(name, _)| name).collect::<Vec<_>>())?;
+    check(&goals.readbacks.iter().map(|read| &read.name).collect::<Vec<_>>())?;
+    for read in &goals.readbacks {
+        check(&read.tensors.iter().map(|(name, _)| name).collect::<Vec<_>>())?;
+    }
+    Ok(())
+}
+
 /// The graph without the nodes that no section needs; tensor ids stay.
 fn prune(graph: &Graph, sections: &[Sections]) -> Graph {
     let mut pruned = graph.clone();
@@ -202,7 +265,9 @@ fn prune(graph: &Graph, sections: &[Sections]) -> Graph {
 struct Builder<'a> {
     engine: &'a Arc<Engine>,
     graph: &'a Graph,
-    bound: &'a Bindings,
+    bound: Bindings,
+    /// Tensors of read-backs that are not bound from outside: they get memory of their own.
+    kept: Vec<TensorId>,
     plan: &'a Plan,
     unroll: bool,
     slots: Vec<wgpu::Buffer>,
@@ -245,7 +310,8 @@ impl Builder<'_> {
                 }
             }
         }
-        memory.bound = self.bound.values().map(wgpu::Buffer::size).sum();
+        memory.bound = self.bound.values().map(Memory::bytes).sum::<u64>()
+            + self.kept.iter().map(|tensor| self.graph.shape(*tensor).bytes()).sum::<u64>();
         memory.staging = self.staging.iter().map(|(texels, _)| texels * 16).sum();
         Ok(memory)
     }
@@ -277,6 +343,13 @@ impl Builder<'_> {
     }
 
     fn allocate(&mut self) -> Result<()> {
+        for id in &self.kept {
+            let tensor = self.graph.tensor(*id);
+            if tensor.producer.is_none() {
+                return Err(fault(&tensor.label, "it is to be read back, and is neither bound nor computed"));
+            }
+            self.bound.insert(*id, self.engine.tensor(&tensor.label, tensor.shape)?);
+        }
         for (index, slot) in self.plan.slots.iter().enumerate() {
             self.slots.push(self.engine.context.storage_buffer(&format!("slot {index}"), slot.bytes)?);
         }
@@ -359,6 +432,19 @@ impl Builder<'_> {
         Ok(steps)
     }
 
+    fn readers(&self, goals: &Goals) -> Result<Vec<Reader>> {
+        let mut readers = Vec::new();
+        for read in &goals.readbacks {
+            let mut parts = Vec::new();
+            for (name, tensor) in &read.tensors {
+                let Part { buffer, offset } = self.tensor(*tensor)?;
+                parts.push((name.clone(), self.graph.shape(*tensor), buffer, offset));
+            }
+            readers.push(Reader::new(&read.name, read.when == When::Before, read.in_flight, parts));
+        }
+        Ok(readers)
+    }
+
     /// The copy of the input that a node writes over, where the output has memory of its own.
     fn take_over(&self, node: &Node) -> Result<Option<Action>> {
         let Some(input) = node.op.overwrites() else { return Ok(None) };
@@ -417,8 +503,8 @@ impl Builder<'_> {
             }
             Operand::Scratch(scratch) => self.place(self.plan.scratch[index][*scratch]),
             Operand::Constant(constant) => match self.engine.constant(constant)? {
-                Memory::Buffer(buffer) => Part { buffer, offset: 0 },
-                Memory::Texture(_) => return Err(fault(&constant.key, "a texture can't be staged")),
+                Packed::Buffer(buffer) => Part { buffer, offset: 0 },
+                Packed::Texture(_) => return Err(fault(&constant.key, "a texture can't be staged")),
             },
             Operand::Window { inner, offset, .. } => {
                 let Part { buffer, offset: start } = self.part(index, inner)?;
@@ -431,8 +517,8 @@ impl Builder<'_> {
     }
 
     fn tensor(&self, tensor: TensorId) -> Result<Part> {
-        if let Some(buffer) = self.bound.get(&tensor) {
-            return Ok(Part { buffer: buffer.clone(), offset: 0 });
+        if let Some(memory) = self.bound.get(&tensor) {
+            return Ok(Part { buffer: memory.buffer().clone(), offset: 0 });
         }
         let place = self.plan.tensors.get(&tensor);
         place.map(|place| self.place(*place)).ok_or_else(|| {
@@ -446,7 +532,7 @@ impl Builder<'_> {
 
     fn hold(&self, index: usize, kernel: &Kernel, operand: &Operand) -> Result<Held> {
         if let Operand::Constant(constant @ Constant { storage: Storage::Texture, .. }) = operand
-            && let Memory::Texture(texture) = self.engine.constant(constant)?
+            && let Packed::Texture(texture) = self.engine.constant(constant)?
         {
             return Ok(Held::View(view(&texture)));
         }

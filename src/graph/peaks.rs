@@ -2,6 +2,7 @@
 
 use super::engine::Engine;
 use super::exec::Program;
+use super::goals::Goals;
 use super::single::SingleOp;
 use crate::error::Result;
 use crate::ops::{MultiplyAdd, Op, Shape, Triad};
@@ -46,22 +47,22 @@ impl Peaks {
     }
 }
 
-fn seconds(engine: &Engine, program: &Program, runs: usize) -> Result<f64> {
+fn seconds(program: &Program, runs: usize) -> Result<f64> {
     let begin = Instant::now();
     let mut last = None;
     for _ in 0..runs {
-        last = Some(program.run(1, "a peak")?);
+        last = Some(program.submit(&[Goals::ALL], &[], "measuring a peak")?);
     }
     if let Some(submission) = last {
-        engine.context.wait(&submission, "measuring a peak")?;
+        submission.wait()?;
     }
     Ok(begin.elapsed().as_secs_f64() / runs as f64)
 }
 
-fn least(engine: &Engine, program: &Program, runs: usize) -> Result<f64> {
+fn least(program: &Program, runs: usize) -> Result<f64> {
     let mut least = f64::INFINITY;
     for _ in 0..ROUNDS {
-        least = least.min(seconds(engine, program, runs)?);
+        least = least.min(seconds(program, runs)?);
     }
     Ok(least)
 }
@@ -76,10 +77,10 @@ fn flops(engine: &Arc<Engine>) -> Result<f64> {
             let op = MultiplyAdd { steps };
             let single = SingleOp::new(engine, Arc::new(op), &[shape])?;
             let program = single.prepare(variant, std::slice::from_ref(&input))?;
-            seconds(engine, &program, 1)?; // compiles and warms up
-            let enough = seconds(engine, &program, 1)? >= LONG_ENOUGH || steps >= MOST_STEPS;
+            seconds(&program, 1)?; // compiles and warms up
+            let enough = seconds(&program, 1)? >= LONG_ENOUGH || steps >= MOST_STEPS;
             if enough {
-                best = best.max(op.flops(single.signature()) as f64 / least(engine, &program, 1)?);
+                best = best.max(op.flops(single.signature()) as f64 / least(&program, 1)?);
                 break;
             }
             steps *= 4;
@@ -105,9 +106,9 @@ fn triad(engine: &Arc<Engine>) -> Result<f64> {
     let single = SingleOp::new(engine, Arc::new(Triad), &shapes)?;
     let input = vec![0.5; length];
     let program = single.prepare(0, &[input.clone(), input])?;
-    seconds(engine, &program, 1)?;
-    let once = seconds(engine, &program, 1)?;
-    Ok((3 * length * 4) as f64 / least(engine, &program, runs(once))?)
+    seconds(&program, 1)?;
+    let once = seconds(&program, 1)?;
+    Ok((3 * length * 4) as f64 / least(&program, runs(once))?)
 }
 
 fn copy(engine: &Engine) -> Result<f64> {

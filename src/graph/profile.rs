@@ -1,6 +1,6 @@
 //! Where a program's time goes.
 
-use super::exec::{Program, Sections};
+use super::exec::Program;
 use super::steps::record;
 use crate::error::Result;
 use crate::ops::{Op, Signature};
@@ -27,8 +27,9 @@ impl Program {
     /// reports, not for work. Submission and wait are part of the time, about 0.2 ms on a software driver.
     ///
     /// # Errors
-    /// As [`Program::run`].
-    pub fn time_nodes(&self, sections: Sections) -> Result<Vec<(&PreparedNode, f64)>> {
+    /// As [`Program::submit`].
+    pub fn time_nodes(&self, sections: &[&str]) -> Result<Vec<(&PreparedNode, f64)>> {
+        let sections = self.bits(sections)?;
         let context = &self.engine.context;
         let mut times = Vec::new();
         for (index, node) in self.nodes.iter().enumerate() {

@@ -2,7 +2,9 @@
 
 use super::engine::Engine;
 use super::exec::{Bindings, Program};
+use super::goals::Goals;
 use super::ir::Graph;
+use super::memory::Memory;
 use super::options::Options;
 use crate::error::Result;
 use crate::ops::{Kernel, Op, Shape, Signature};
@@ -70,13 +72,11 @@ impl SingleOp {
     /// # Errors
     /// As [`Program::prepare`] and [`crate::gpu::ReadBack::finish`].
     pub fn run(&self, variant: usize, inputs: &[Vec<f32>]) -> Result<Outcome> {
-        let context = &self.engine.context;
         let saved = self.op.saved(&self.signature.inputs);
         let buffer = self.poisoned("output", self.signature.output)?;
         let saved_buffer = saved.map(|shape| self.poisoned("saved", shape)).transpose()?;
         let (program, inputs) = self.bind(variant, inputs, buffer.clone(), saved_buffer.clone())?;
-        let submission = program.run(1, self.op.name())?;
-        context.wait(&submission, self.op.name())?;
+        program.submit(&[Goals::ALL], &[], self.op.name())?.wait()?;
         let (all, mut guard) = self.read(&buffer, self.signature.output)?;
         let mut read_saved = None;
         if let (Some(shape), Some(buffer)) = (saved, saved_buffer) {
@@ -96,17 +96,17 @@ impl SingleOp {
     }
 
     /// Memory for a tensor and its guard zone, full of NaN.
-    fn poisoned(&self, label: &str, shape: Shape) -> Result<wgpu::Buffer> {
+    fn poisoned(&self, label: &str, shape: Shape) -> Result<Memory> {
         let count = shape.stored() + GUARD;
         let buffer = self.engine.context.storage_buffer(label, count as u64 * 4)?;
         self.engine.context.upload(&buffer, 0, bytemuck::cast_slice(&vec![f32::NAN; count]))?;
-        Ok(buffer)
+        Ok(Memory::new(buffer))
     }
 
     /// A tensor as stored, and its guard zone.
-    fn read(&self, buffer: &wgpu::Buffer, shape: Shape) -> Result<(Vec<f32>, Vec<f32>)> {
+    fn read(&self, memory: &Memory, shape: Shape) -> Result<(Vec<f32>, Vec<f32>)> {
         let stored = shape.stored();
-        let mut all = self.engine.context.read_f32(buffer, stored + GUARD, "output")?;
+        let mut all = self.engine.read_stored(memory, stored + GUARD, "output")?;
         let guard = all.split_off(stored);
         Ok((all, guard))
     }
@@ -125,8 +125,8 @@ impl SingleOp {
         &self,
         variant: usize,
         inputs: &[Vec<f32>],
-        output: wgpu::Buffer,
-    ) -> Result<(Program, Vec<wgpu::Buffer>)> {
+        output: Memory,
+    ) -> Result<(Program, Vec<Memory>)> {
         self.bind(variant, inputs, output, None)
     }
 
@@ -135,9 +135,9 @@ impl SingleOp {
         &self,
         variant: usize,
         inputs: &[Vec<f32>],
-        output: wgpu::Buffer,
-        saved: Option<wgpu::Buffer>,
-    ) -> Result<(Program, Vec<wgpu::Buffer>)> {
+        output: Memory,
+        saved: Option<Memory>,
+    ) -> Result<(Program, Vec<Memory>)> {
         let mut graph = Graph::new();
         let mut bound = Bindings::new();
         let mut ids = Vec::new();
@@ -156,7 +156,8 @@ impl SingleOp {
         bound.extend(made.zip(saved));
         let pick = |_: &[Kernel]| variant;
         let options = Options { tuned: false, ..self.options };
-        let program = Program::prepare_with(&self.engine, &graph, &bound, &[vec![result]], pick, options)?;
+        let goals = Goals::all([result]);
+        let program = Program::prepare_with(&self.engine, &graph, &bound, &goals, pick, options)?;
         Ok((program, buffers))
     }
 }

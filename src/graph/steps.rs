@@ -1,10 +1,12 @@
 //! What a prepared program is made of: copies and dispatches, and how they are recorded.
 
 use super::engine::copy_to_texture;
-use super::exec::Sections;
 use crate::gpu::Pipeline;
 use crate::ops::TexelCopy;
 use std::sync::Arc;
+
+/// A set of sections, one bit each.
+pub(super) type Sections = u64;
 
 /// One copy or dispatch.
 #[derive(Debug)]

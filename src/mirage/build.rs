@@ -4,7 +4,7 @@
 use super::objective::Term;
 use super::request::FactorKind;
 use crate::error::{Error, Result};
-use crate::graph::{Bindings, Engine, Graph, TensorId, gradients};
+use crate::graph::{Bindings, Engine, Graph, Memory, TensorId, gradients};
 use crate::ops::{Shape, WeightedSum};
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ impl Build<'_> {
     ///
     /// # Errors
     /// If the device fails or has too little memory.
-    pub fn external(&mut self, label: &str, shape: Shape) -> Result<(TensorId, wgpu::Buffer)> {
+    pub fn external(&mut self, label: &str, shape: Shape) -> Result<(TensorId, Memory)> {
         let tensor = self.graph.external(label, shape);
         Ok((tensor, self.keep(tensor)?))
     }
@@ -39,7 +39,7 @@ impl Build<'_> {
     ///
     /// # Errors
     /// If the device fails or has too little memory.
-    pub fn keep(&mut self, tensor: TensorId) -> Result<wgpu::Buffer> {
+    pub fn keep(&mut self, tensor: TensorId) -> Result<Memory> {
         if let Some(buffer) = self.bound.get(&tensor) {
             return Ok(buffer.clone());
         }
@@ -59,11 +59,11 @@ impl Build<'_> {
         loss: TensorId,
         terms: &mut Vec<Term>,
         seeds: &mut Vec<(TensorId, TensorId)>,
-        weights: &mut Vec<wgpu::Buffer>,
-        parts: &mut Vec<(wgpu::Buffer, u64)>,
+        weights: &mut Vec<Memory>,
+        parts: &mut Vec<(String, TensorId)>,
     ) -> Result<()> {
         let (weight, buffer) = self.external(&format!("weight {}", term.layer), Shape::Vector(1))?;
-        parts.push((self.keep(loss)?, 1));
+        parts.push((format!("loss {}", terms.len()), loss));
         seeds.push((loss, weight));
         weights.push(buffer);
         terms.push(term);
@@ -125,7 +125,7 @@ impl Build<'_> {
     ///
     /// # Errors
     /// If the device fails or has too little memory.
-    pub fn sum_of_factors(&mut self, slopes: &Slopes) -> Result<(TensorId, wgpu::Buffer, Vec<FactorKind>)> {
+    pub fn sum_of_factors(&mut self, slopes: &Slopes) -> Result<(TensorId, Memory, Vec<FactorKind>)> {
         let mut kinds = Vec::new();
         let mut inputs = Vec::new();
         for (kind, slope) in &slopes.factors {

@@ -2,7 +2,7 @@
 
 use super::network_graph;
 use crate::error::Result;
-use crate::graph::{Bindings, Engine, Graph, Program};
+use crate::graph::{Bindings, Engine, Goals, Graph, Memory, Program, Submission};
 use crate::image_io::Picture;
 use crate::ops::{Gram, PoolKind, Shape};
 use crate::vgg::Network;
@@ -21,7 +21,7 @@ pub(super) struct Wanted {
 #[derive(Debug, Clone)]
 pub(super) struct Target {
     pub shape: Shape,
-    pub buffer: wgpu::Buffer,
+    pub buffer: Memory,
 }
 
 /// Values of a picture in the tensor's logical order: channel, row, column.
@@ -40,7 +40,7 @@ pub(super) fn capture(
     picture: &Picture,
     pooling: PoolKind,
     wanted: &[Wanted],
-) -> Result<(Vec<Target>, wgpu::SubmissionIndex)> {
+) -> Result<(Vec<Target>, Submission)> {
     let mut graph = Graph::new();
     let mut bound = Bindings::new();
     let shape = Shape::map(3, picture.height, picture.width);
@@ -69,7 +69,7 @@ pub(super) fn capture(
         targets.push(Target { shape, buffer });
     }
     graph.fuse(&bound.keys().copied().collect());
-    let program = Program::prepare(engine, &graph, &bound, &[goals], |_| 0)?;
-    let submission = program.run(1, "capturing targets")?;
+    let program = Program::prepare(engine, &graph, &bound, &Goals::all(goals), |_| 0)?;
+    let submission = program.submit(&[Goals::ALL], &[], "capturing targets")?;
     Ok((targets, submission))
 }

@@ -14,8 +14,9 @@ use super::readout::probability_layer;
 use super::request::{FactorKind, Request};
 use super::targets::{Captured, targets};
 use crate::error::{Error, Result};
-use crate::gpu::{ReadBack, StagingPool};
-use crate::graph::{Bindings, Engine, Graph, Program, Sections, TensorId};
+use crate::graph::{
+    Bindings, Engine, Goals, Graph, Memory, Pending, Program, Readback, Submission, TensorId, Values, When,
+};
 use crate::image_io::Picture;
 use crate::ops::{Adam, Gram, Interleave, MeanSquaredError, Reduce, ReduceKind, Shape, TotalVariation};
 use crate::vgg::Network;
@@ -23,19 +24,19 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Section of the program that computes losses, classes and the count of non-finite values.
-pub(super) const LOSSES: Sections = 1 << 0;
+pub(super) const LOSSES: &str = "losses";
 /// Section that computes the gradient and its norm.
-pub(super) const GRADIENT: Sections = 1 << 1;
+pub(super) const GRADIENT: &str = "gradient";
 /// Section that makes one step of the optimiser; includes the gradient.
-pub(super) const STEP: Sections = 1 << 2;
+pub(super) const STEP: &str = "step";
 /// Section that copies the picture into the snapshot tensor.
-pub(super) const SNAPSHOT: Sections = 1 << 3;
+pub(super) const SNAPSHOT: &str = "snapshot";
 /// Section that computes the gradient of each of the three factors, by itself and unweighted, and its norm.
-pub(super) const FACTORS: Sections = 1 << 4;
+pub(super) const FACTORS: &str = "factors";
 /// Section that makes the optimiser's step along the weighted sum of the gradients that [`FACTORS`] left, which
 /// must be of the present picture: to rounding the same step as [`STEP`], without another way there and back.
 /// There is none without shares.
-pub(super) const STEP_OF_FACTORS: Sections = 1 << 5;
+pub(super) const STEP_OF_FACTORS: &str = "step of factors";
 
 /// One loss.
 #[derive(Debug, Clone)]
@@ -54,22 +55,14 @@ pub(super) struct Objective {
     pub program: Program,
     pub terms: Vec<Term>,
     pub shape: Shape,
-    pub picture: wgpu::Buffer,
-    pub gradient: wgpu::Buffer,
-    weights: Vec<wgpu::Buffer>,
+    pub picture: Memory,
+    pub gradient: Memory,
+    weights: Vec<Memory>,
     /// With a balance: weights of what [`STEP_OF_FACTORS`] sums up, and whose gradients these are, in order.
-    summands: Option<(wgpu::Buffer, Vec<FactorKind>)>,
-    control: wgpu::Buffer,
+    summands: Option<(Memory, Vec<FactorKind>)>,
+    control: Memory,
     /// Adam's moments and counters.
-    optimiser: [wgpu::Buffer; 3],
-    snapshot: wgpu::Buffer,
-    /// All numbers of a report side by side: what is copied where.
-    report: wgpu::Buffer,
-    report_parts: Vec<(wgpu::Buffer, u64, u64)>,
-    report_staging: StagingPool,
-    snapshot_staging: StagingPool,
-    state_staging: StagingPool,
-    classes: usize,
+    optimiser: [Memory; 3],
     /// Class probabilities of the photo.
     pub photo_probabilities: Vec<f32>,
 }
@@ -91,13 +84,13 @@ pub(super) struct Numbers {
 /// Sections on their way through the device.
 #[derive(Debug)]
 pub(super) struct Submitted {
-    pub submission: wgpu::SubmissionIndex,
+    pub submission: Submission,
     /// Numbers of the report, if asked for.
-    pub report: Option<ReadBack>,
+    pub report: Option<Pending>,
     /// The picture, with [`SNAPSHOT`].
-    pub snapshot: Option<ReadBack>,
+    pub snapshot: Option<Pending>,
     /// Picture and optimiser before the step, if asked for; see [`Objective::state`].
-    pub state: Option<ReadBack>,
+    pub state: Option<Pending>,
 }
 
 /// What to read of a submission, besides the snapshot.
@@ -212,13 +205,11 @@ impl Objective {
         let mut report_goals: Vec<TensorId> = seeds.iter().map(|(loss, _)| *loss).collect();
         let non_finite =
             build.graph.apply(Reduce { kind: ReduceKind::NonFinite }, &[picture], "non-finite values")?;
-        parts.push((build.keep(non_finite)?, 1));
+        parts.push(("non-finite".to_owned(), non_finite));
         report_goals.push(non_finite);
-        let mut classes = 0;
         if let Some(layer) = class_layer {
             let tensor = activations[&layer];
-            classes = build.graph.shape(tensor).elements();
-            parts.push((build.keep(tensor)?, classes as u64));
+            parts.push(("classes".to_owned(), tensor));
             report_goals.push(tensor);
         }
 
@@ -228,17 +219,12 @@ impl Objective {
         build.keep(norm)?;
         let mut factor_norms = Vec::new();
         for kind in FactorKind::THREE {
-            // A factor that is not active takes up its place too.
-            let buffer = match slopes.factors.iter().find(|(other, _)| *other == kind) {
-                Some((_, slope)) => {
-                    let label = format!("{kind} gradient norm");
-                    let norm = build.graph.apply(Reduce { kind: ReduceKind::L1 }, &[*slope], label)?;
-                    factor_norms.push(norm);
-                    build.keep(norm)?
-                }
-                None => build.external(&format!("no {kind} gradient"), Shape::Vector(1))?.1,
-            };
-            parts.push((buffer, 1));
+            if let Some((_, slope)) = slopes.factors.iter().find(|(other, _)| *other == kind) {
+                let label = format!("{kind} gradient norm");
+                let norm = build.graph.apply(Reduce { kind: ReduceKind::L1 }, &[*slope], label.clone())?;
+                factor_norms.push(norm);
+                parts.push((label, norm));
+            }
         }
         let (first, first_buffer) = build.external("first moment", shape)?;
         let (second, second_buffer) = build.external("second moment", shape)?;
@@ -246,7 +232,6 @@ impl Objective {
         let (control, control_buffer) = build.external("control", Shape::Vector(4))?;
         // Before the step: the snapshot of a submission is of the picture that its losses are of.
         let interleaved = build.graph.apply(Interleave { clamp: request.clamp }, &[picture], "snapshot")?;
-        let snapshot = build.keep(interleaved)?;
         let adam = Adam {
             beta1: request.adam.beta1,
             beta2: request.adam.beta2,
@@ -264,13 +249,32 @@ impl Objective {
         }
 
         // What somebody reads, or what comes from outside, must keep its meaning.
-        let kept = build.bound.keys().copied().collect();
-        build.graph.fuse(&kept);
-        let goals = [report_goals, vec![norm], vec![step], vec![interleaved], factor_norms, steps_of_factors];
+        let kept = build.bound.keys().copied().chain(parts.iter().map(|(_, tensor)| *tensor));
+        build.graph.fuse(&kept.chain([interleaved]).collect());
+        let read = |name: &str, tensors: Vec<(String, TensorId)>, when| Readback {
+            name: name.to_owned(),
+            tensors,
+            when,
+            in_flight: READ_BACKS,
+        };
+        let named = |tensors: &[(&str, TensorId)]| {
+            tensors.iter().map(|(name, tensor)| ((*name).to_owned(), *tensor)).collect()
+        };
+        let state_parts = [("picture", picture), ("first", first), ("second", second), ("counters", state)];
+        let goals = Goals::default()
+            .section(LOSSES, report_goals)
+            .section(GRADIENT, [norm])
+            .section(STEP, [step])
+            .section(SNAPSHOT, [interleaved])
+            .section(FACTORS, factor_norms)
+            .section(STEP_OF_FACTORS, steps_of_factors)
+            .readback(read("report", parts, When::After))
+            .readback(read("snapshot", named(&[("picture", interleaved)]), When::After))
+            .readback(read("state", named(&state_parts), When::Before));
         // While the device makes the targets. Memory is taken when what they needed is free.
         Program::compile(engine, &build.graph, &goals)?;
         if let Some(submission) = &targets.submission {
-            engine.context.wait(submission, "capturing targets")?;
+            submission.wait()?;
         }
         let photo_probabilities = match &targets.classes {
             Some(target) => engine.read(&target.buffer, target.shape, "classes of the photo")?,
@@ -278,13 +282,6 @@ impl Objective {
         };
         let program = Program::prepare(engine, &build.graph, &build.bound, &goals, |_| 0)?;
 
-        let mut report_parts = Vec::new();
-        let mut offset = 0;
-        for (buffer, count) in parts {
-            report_parts.push((buffer, offset, count * 4));
-            offset += count * 4;
-        }
-        let report = engine.context.storage_buffer("report", offset)?;
         let objective = Self {
             engine: engine.clone(),
             program,
@@ -296,14 +293,6 @@ impl Objective {
             summands,
             control: control_buffer,
             optimiser: [first_buffer, second_buffer, state_buffer],
-            snapshot,
-            report,
-            report_parts,
-            report_staging: StagingPool::new("report", offset, READ_BACKS),
-            snapshot_staging: StagingPool::new("snapshot", shape.elements() as u64 * 4, READ_BACKS),
-            // The border of a map goes along: what is stored is copied as it lies.
-            state_staging: StagingPool::new("state", 3 * shape.bytes() + OPTIMISER.bytes(), READ_BACKS),
-            classes,
             photo_probabilities,
         };
         objective.set_learning_rate(request.adam.learning_rate)?;
@@ -332,13 +321,10 @@ impl Objective {
     }
 
     /// Picture, first and second moment and the optimiser's counters from a state that was read.
-    pub fn state(&self, values: &[f32]) -> ([Vec<f32>; 3], [f32; 4]) {
-        let each = self.shape.stored();
-        let part = |index: usize| {
-            self.shape.unpack(values.get(index * each..(index + 1) * each).unwrap_or_default())
-        };
-        let counters = values.get(3 * each..).and_then(|rest| rest.first_chunk::<4>()).copied();
-        ([part(0), part(1), part(2)], counters.unwrap_or([f32::NAN; 4]))
+    pub fn state(&self, mut values: Values) -> ([Vec<f32>; 3], [f32; 4]) {
+        let counters = values.get("counters").and_then(|values| values.first_chunk::<4>()).copied();
+        let tensors = ["picture", "first", "second"].map(|name| values.take(name).unwrap_or_default());
+        (tensors, counters.unwrap_or([f32::NAN; 4]))
     }
 
     /// True if there is [`STEP_OF_FACTORS`].
@@ -375,8 +361,8 @@ impl Objective {
     /// # Errors
     /// If the device fails.
     pub fn measure(&self) -> Result<[f32; 3]> {
-        match self.run(LOSSES | FACTORS, Wanting { report: true, state: false })?.report {
-            Some(report) => Ok(self.numbers(&report.finish(&self.engine.context)?).norms),
+        match self.run(&[LOSSES, FACTORS], Wanting { report: true, state: false })?.report {
+            Some(report) => Ok(self.numbers(&report.finish()?).norms),
             None => Ok([f32::NAN; 3]),
         }
     }
@@ -386,59 +372,40 @@ impl Objective {
     ///
     /// # Errors
     /// If the device fails.
-    pub fn run(&self, sections: Sections, wanting: Wanting) -> Result<Submitted> {
-        let context = &self.engine.context;
-        let mut encoder = self.encoder("iteration");
-        let mut state = None;
-        if wanting.state {
-            // Recorded first: the step is not to be in it.
-            let [first, second, counters] = &self.optimiser;
-            let all = [&self.picture, first, second, counters];
-            state = Some(self.state_staging.copy_all(context, &mut encoder, &all)?);
-        }
-        self.program.record(&mut encoder, sections);
-        let mut numbers = None;
-        if wanting.report {
-            for (buffer, offset, bytes) in &self.report_parts {
-                encoder.copy_buffer_to_buffer(buffer, 0, &self.report, *offset, *bytes);
-            }
-            numbers = Some(self.report_staging.copy(context, &mut encoder, &self.report)?);
-        }
-        let mut snapshot = None;
-        if sections & SNAPSHOT != 0 {
-            snapshot = Some(self.snapshot_staging.copy(context, &mut encoder, &self.snapshot)?);
-        }
-        let submission = context.submit(encoder, "iteration")?;
+    pub fn run(&self, sections: &[&str], wanting: Wanting) -> Result<Submitted> {
+        let wanted = [
+            ("state", wanting.state),
+            ("report", wanting.report),
+            ("snapshot", sections.contains(&SNAPSHOT)),
+        ];
+        let wanted: Vec<&str> = wanted.iter().filter(|(_, wanted)| *wanted).map(|(name, _)| *name).collect();
+        let mut submission = self.program.submit(sections, &wanted, "iteration")?;
         Ok(Submitted {
-            report: numbers.map(|copy| copy.read(&submission)),
-            snapshot: snapshot.map(|copy| copy.read(&submission)),
-            state: state.map(|copy| copy.read(&submission)),
+            report: submission.take("report"),
+            snapshot: submission.take("snapshot"),
+            state: submission.take("state"),
             submission,
         })
     }
 
-    fn encoder(&self, label: &str) -> wgpu::CommandEncoder {
-        let device = self.engine.context.device();
-        device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(label) })
-    }
-
     /// The numbers of a report that was read.
-    pub fn numbers(&self, values: &[f32]) -> Numbers {
-        let (losses, rest) = values.split_at(self.terms.len().min(values.len()));
-        let norm = |index| {
-            let sum = rest.get(1 + self.classes + index).copied().unwrap_or(f32::NAN);
+    pub fn numbers(&self, values: &Values) -> Numbers {
+        let number = |name: &str| values.get(name).and_then(|values| values.first()).copied();
+        let loss = |index| number(&format!("loss {index}")).unwrap_or(f32::NAN);
+        let norm = |kind| {
+            let sum = number(&format!("{kind} gradient norm")).unwrap_or(0.0);
             sum / self.shape.elements() as f32
         };
         Numbers {
-            losses: losses.to_vec(),
-            non_finite: rest.first().copied().unwrap_or(f32::NAN),
-            probabilities: rest.iter().skip(1).take(self.classes).copied().collect(),
-            norms: [norm(0), norm(1), norm(2)],
+            losses: (0..self.terms.len()).map(loss).collect(),
+            non_finite: number("non-finite").unwrap_or(f32::NAN),
+            probabilities: values.get("classes").unwrap_or_default().to_vec(),
+            norms: FactorKind::THREE.map(norm),
         }
     }
 
     /// Staging buffers made for reports, snapshots and states.
     pub fn staging_buffers(&self) -> usize {
-        self.report_staging.made() + self.snapshot_staging.made() + self.state_staging.made()
+        self.program.staging_buffers()
     }
 }

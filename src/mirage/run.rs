@@ -9,6 +9,7 @@ use super::session::{AHEAD, Session};
 use super::start;
 use super::state::State;
 use crate::error::{Error, Result};
+use crate::graph::Values;
 use crate::image_io::Picture;
 use crate::vgg::labels::top_k;
 use std::collections::VecDeque;
@@ -269,18 +270,16 @@ impl Session {
         // measured losses and factors here, and left the gradients. It is the same at every schedule of reports,
         // so these do not decide which way the step is computed.
         let numbers = due.report || due.snapshot;
-        let mut sections = 0;
-        sections |= if numbers && !due.balanced { LOSSES } else { 0 };
-        sections |= if due.shares && !due.balanced { FACTORS } else { 0 };
-        sections |= if due.report || due.snapshot || due.picture || due.look { SNAPSHOT } else { 0 };
-        sections |= if !due.step {
-            0
-        } else if due.balanced && self.objective.sums_factors() {
-            STEP_OF_FACTORS
-        } else {
-            STEP
-        };
-        let submitted = self.objective.run(sections, Wanting { report: numbers, state: due.state })?;
+        let from_factors = due.balanced && self.objective.sums_factors();
+        let sections = [
+            (LOSSES, numbers && !due.balanced),
+            (FACTORS, due.shares && !due.balanced),
+            (SNAPSHOT, due.report || due.snapshot || due.picture || due.look),
+            (STEP, due.step && !from_factors),
+            (STEP_OF_FACTORS, due.step && from_factors),
+        ];
+        let sections: Vec<&str> = sections.iter().filter(|(_, due)| *due).map(|(name, _)| *name).collect();
+        let submitted = self.objective.run(&sections, Wanting { report: numbers, state: due.state })?;
         Ok(InFlight { iteration, submitted, weights: self.weights.clone(), wanted: due })
     }
 
@@ -331,10 +330,10 @@ impl Session {
             Ok(())
         };
         if submitted.report.is_none() && submitted.snapshot.is_none() && submitted.state.is_none() {
-            context.wait(&submitted.submission, "waiting for an iteration")?;
+            submitted.submission.wait()?;
         }
         let numbers = match submitted.report {
-            Some(pending) => Some(self.objective.numbers(&pending.finish(context)?)),
+            Some(pending) => Some(self.objective.numbers(&pending.finish()?)),
             None => None,
         };
         if let Some(numbers) = &numbers
@@ -347,7 +346,8 @@ impl Session {
         let mut settled = false;
         if let Some(pending) = submitted.snapshot {
             let [height, width] = self.started.size;
-            let picture = Picture { width, height, rgb: pending.finish(context)? };
+            let rgb = pending.finish()?.take("picture").unwrap_or_default();
+            let picture = Picture { width, height, rgb };
             if wanted.snapshot {
                 tell(Event::Snapshot { iteration, picture: &picture, seconds, readout: &readout })?;
             }
@@ -360,7 +360,7 @@ impl Session {
             }
         }
         if let Some(pending) = submitted.state {
-            let state = self.state(iteration, seconds, &weights, wanted.balanced, &pending.finish(context)?);
+            let state = self.state(iteration, seconds, &weights, wanted.balanced, pending.finish()?);
             // One that nothing can go on from would only replace a good one.
             if state.check(self.started.size).is_ok() {
                 tell(Event::State(&state))?;
@@ -418,7 +418,7 @@ impl Session {
         seconds: f64,
         weights: &Weights,
         balanced: bool,
-        values: &[f32],
+        values: Values,
     ) -> State {
         let ([picture, first_moment, second_moment], optimiser) = self.objective.state(values);
         State {

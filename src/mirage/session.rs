@@ -155,7 +155,7 @@ impl Session {
     /// # Errors
     /// If the device fails.
     pub fn profile(&self) -> Result<Vec<(String, f64)>> {
-        self.objective.program.time_steps(GRADIENT)
+        self.objective.program.time_steps(&[GRADIENT])
     }
 
     /// The nodes of one iteration and its reports, for tuning.
@@ -171,9 +171,9 @@ impl Session {
     /// If the device fails.
     pub fn layer_times(&self) -> Result<Vec<LayerTime>> {
         let program = &self.objective.program;
-        program.time_nodes(GRADIENT)?;
-        let first = program.time_nodes(GRADIENT)?;
-        let second = program.time_nodes(GRADIENT)?;
+        program.time_nodes(&[GRADIENT])?;
+        let first = program.time_nodes(&[GRADIENT])?;
+        let second = program.time_nodes(&[GRADIENT])?;
         Ok(by_layer(first.into_iter().zip(second).map(|((node, one), (_, other))| (node, one.min(other)))))
     }
 
@@ -188,8 +188,8 @@ impl Session {
         let mut times = Vec::new();
         for _ in 0..count {
             let begin = Instant::now();
-            let submitted = self.objective.run(STEP, Wanting::default())?;
-            self.engine.context.wait(&submitted.submission, "timing an iteration")?;
+            let submitted = self.objective.run(&[STEP], Wanting::default())?;
+            submitted.submission.wait()?;
             times.push(begin.elapsed().as_secs_f64());
         }
         Ok(times)
@@ -215,9 +215,9 @@ impl Session {
         self.weights.apply(&self.objective)?;
         let mut losses = Vec::new();
         if let Some(report) =
-            self.objective.run(LOSSES | GRADIENT, Wanting { report: true, state: false })?.report
+            self.objective.run(&[LOSSES, GRADIENT], Wanting { report: true, state: false })?.report
         {
-            let values = report.finish(&self.engine.context)?;
+            let values = report.finish()?;
             losses = self.weighted(&self.objective.numbers(&values).losses, &self.weights);
         }
         let gradient = self.engine.read(&self.objective.gradient, self.objective.shape, "gradient")?;

@@ -6,7 +6,7 @@ use super::objective::Term;
 use super::readout::probability_layer;
 use super::request::{FactorKind, Request};
 use crate::error::Result;
-use crate::graph::Engine;
+use crate::graph::{Engine, Submission};
 use crate::image_io::Picture;
 use crate::ops::{PoolKind, Shape};
 use crate::vgg::Network;
@@ -20,7 +20,7 @@ pub(super) struct Targets {
     /// Class probabilities of the photo, where they are wanted and the network has them.
     pub classes: Option<Target>,
     /// The device's last work on them, if there was any.
-    pub submission: Option<wgpu::SubmissionIndex>,
+    pub submission: Option<Submission>,
 }
 
 /// What was captured so far, so that the next objective of the same pictures need not do it again.

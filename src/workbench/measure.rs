@@ -63,12 +63,12 @@ impl Samples {
 /// clock.
 ///
 /// # Errors
-/// As [`Program::run`].
+/// As [`Program::submit`].
 pub fn measure(engine: &Engine, programs: &[Program], rounds: usize, budget: f64) -> Result<Vec<Samples>> {
     let watch = Stopwatch::new(&engine.context, 2)?;
     let mut counts = Vec::new();
     for program in programs {
-        let record = |encoder: &mut wgpu::CommandEncoder| program.record(encoder, 1);
+        let record = |encoder: &mut wgpu::CommandEncoder| program.record_all(encoder);
         counts.push(runs_a_sample(&engine.context, &record, watch.as_ref())?);
     }
     let mut walls = vec![Vec::new(); programs.len()];
@@ -135,7 +135,7 @@ fn by_best_clock(walls: Vec<f64>, devices: Vec<f64>) -> Samples {
 /// have taken `budget` seconds. Warms up first.
 ///
 /// # Errors
-/// As [`Program::run`].
+/// As [`Program::submit`].
 pub fn measure_wall(engine: &Engine, program: &Program, runs: usize, budget: f64) -> Result<Samples> {
     time(engine, program, 1, None)?;
     let mut seconds = Vec::new();
@@ -149,7 +149,7 @@ pub fn measure_wall(engine: &Engine, program: &Program, runs: usize, budget: f64
 /// Seconds of one run out of several in one submission, by wall clock.
 ///
 /// # Errors
-/// As [`Program::run`].
+/// As [`Program::submit`].
 pub fn seconds(engine: &Engine, program: &Program, runs: usize) -> Result<f64> {
     Ok(time(engine, program, runs, None)?.0)
 }
@@ -161,7 +161,7 @@ fn time(
     runs: usize,
     watch: Option<&Stopwatch>,
 ) -> Result<(f64, Option<f64>)> {
-    time_commands(&engine.context, &|encoder| program.record(encoder, 1), runs, watch)
+    time_commands(&engine.context, &|encoder| program.record_all(encoder), runs, watch)
 }
 
 /// As [`time`], for commands that somebody records.

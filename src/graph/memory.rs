@@ -1,0 +1,22 @@
+//! Device memory as the layers above hold it.
+
+/// Memory of a tensor on the device. Cloning shares it; two handles are equal if they name the same memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Memory {
+    buffer: wgpu::Buffer,
+}
+
+impl Memory {
+    pub(super) fn new(buffer: wgpu::Buffer) -> Self {
+        Self { buffer }
+    }
+
+    pub(super) fn buffer(&self) -> &wgpu::Buffer {
+        &self.buffer
+    }
+
+    /// Its size in bytes: that of the tensor as stored, rounded up to 16.
+    pub fn bytes(&self) -> u64 {
+        self.buffer.size()
+    }
+}
