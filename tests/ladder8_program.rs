@@ -6,6 +6,8 @@
 mod bad_input;
 #[path = "program/history.rs"]
 mod history;
+#[path = "program/hostile.rs"]
+mod hostile;
 #[cfg(unix)]
 #[path = "program/interrupt.rs"]
 mod interrupt;

@@ -55,9 +55,6 @@ pub(super) struct FileArgs {
     /// Replace files that exist [default: refuse to]
     #[arg(long)]
     pub overwrite: bool,
-    /// True if a run goes on whose own files may be there.
-    #[arg(skip)]
-    pub resumes: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,18 +1,23 @@
 //! Checkpoints of a run: where they lie, and what they say of it besides its numbers.
 
+use super::options;
 use super::record::{Facts, Options, VERSION};
+use super::text::one_line;
 use crate::error::{Error, Result};
 use crate::hex::hex;
 use crate::mirage::{Checkpoint, State};
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 
 const OPTIONS: &str = "options";
 const INPUTS: &str = "inputs";
 const NETWORK: &str = "network-sha256";
 const ADAPTER: &str = "adapter";
+const RUN: &str = "run";
 
 /// Saves the checkpoints of a run.
 #[derive(Debug)]
@@ -50,6 +55,7 @@ impl Checkpoints {
         let mut texts = self.texts.clone();
         texts.insert(NETWORK.to_owned(), facts.sha256.clone());
         texts.insert(ADAPTER.to_owned(), facts.device.clone());
+        texts.insert(RUN.to_owned(), facts.run.clone());
         Checkpoint { state: state.clone(), texts }.save(&self.path)
     }
 }
@@ -57,13 +63,17 @@ impl Checkpoints {
 /// A checkpoint that was read.
 #[derive(Debug)]
 pub(super) struct Saved {
+    path: PathBuf,
     pub state: State,
-    /// Options of the run, resolved, with absolute paths.
+    /// Options of the run as the file states them: anybody may have written it.
     pub options: Map<String, Value>,
     /// SHA-256 of the network's file.
     pub network: String,
     /// Adapter, backend and driver.
     pub adapter: String,
+    /// The run's own name.
+    pub run: String,
+    /// SHA-256 of each file that the run read, by its path.
     inputs: Map<String, Value>,
 }
 
@@ -82,30 +92,65 @@ impl Saved {
             })
         };
         let (options, inputs) = (object(OPTIONS)?, object(INPUTS)?);
-        Ok(Self { state, options, inputs, network: text(NETWORK), adapter: text(ADAPTER) })
+        let (network, adapter, run) = (text(NETWORK), text(ADAPTER), text(RUN));
+        Ok(Self { path: path.to_owned(), state, options, inputs, network, adapter, run })
     }
 
-    /// Makes sure that what the run reads is what it read before; files that it did not read may be anything.
+    /// Makes sure that the files that the record names hold what they held before, and that a photo in another place
+    /// is the same one. So a record from somebody else makes the program read only what that person knew already.
     ///
     /// # Errors
-    /// [`Error::File`] naming the file that has changed or is gone.
-    pub(super) fn check_inputs(&self, inputs: &[PathBuf]) -> Result<()> {
-        for input in inputs {
-            let whole = std::path::absolute(input).map_err(Error::io(input, "finding the file"))?;
-            let before = self.inputs.get(&*whole.to_string_lossy()).and_then(Value::as_str);
-            if before.is_some_and(|before| hash(input).is_ok_and(|now| now != before)) {
-                return Err(Error::file(
-                    input,
-                    "this picture has changed since the run was interrupted",
-                    "Put the old one back, or start a new run with --init and the last picture",
-                ));
+    /// [`Error::File`] naming the file that has changed, is gone, or whose content the checkpoint doesn't state.
+    pub(super) fn check_inputs(&self, accepted: &Map<String, Value>, photo: Option<&Path>) -> Result<()> {
+        let stated = |file: &str| {
+            let stated = self.inputs.get(file).and_then(Value::as_str);
+            stated.ok_or_else(|| {
+                let problem = format!("it does not state what {} held", one_line(file));
+                Error::file(&self.path, problem, "Start the run anew with `mirage render`")
+            })
+        };
+        for (name, value) in accepted {
+            // The network has a hash of its own.
+            let form = options::row(name).and_then(options::Row::form).filter(|_| name != "weights");
+            for file in form.map(|form| form.files(value)).unwrap_or_default() {
+                if hash(Path::new(file))? != stated(file)? {
+                    return Err(Error::file(
+                        Path::new(file),
+                        "this file has changed since the run was interrupted",
+                        "Put the old one back, or start a new run with --init and the last picture",
+                    ));
+                }
             }
         }
-        Ok(())
+        let before = self.options.get("photo").and_then(Value::as_str).unwrap_or_default();
+        match photo {
+            Some(photo) if hash(photo)? != stated(before)? => Err(Error::file(
+                photo,
+                "this is not the photo that the run was made with",
+                "Give that one, or start a new run with this photo, and --init with the last picture",
+            )),
+            _ => Ok(()),
+        }
     }
 }
 
+/// SHA-256 of an ordinary file.
 fn hash(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(Error::io(path, "reading"))?;
-    Ok(hex(&Sha256::digest(&bytes)))
+    let unusable =
+        |problem: String| Error::file(path, problem, "Put it back, or name it on the command line");
+    let unreadable = |error: std::io::Error| unusable(format!("it can't be read ({error})"));
+    if !path.metadata().map_err(unreadable)?.is_file() {
+        return Err(unusable("it is no ordinary file".to_owned()));
+    }
+    let mut file = BufReader::with_capacity(1 << 16, File::open(path).map_err(unreadable)?);
+    let mut hash = Sha256::new();
+    loop {
+        let part = file.fill_buf().map_err(unreadable)?;
+        if part.is_empty() {
+            return Ok(hex(&hash.finalize()));
+        }
+        hash.update(part);
+        let read = part.len();
+        file.consume(read);
+    }
 }

@@ -11,7 +11,6 @@ use crate::vgg::Network;
 use crate::vgg::labels::top_k;
 use clap::Args;
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Options of `mirage classify`.
@@ -40,7 +39,7 @@ pub(super) fn run(args: &ClassifyArgs) -> Result<()> {
         let mut notes = Vec::new();
         pictures.push(load(path, args.size as usize, &mut notes)?);
         for note in notes {
-            let _ = writeln!(std::io::stderr(), "note: {note}");
+            stdout::tell(&format!("note: {note}"));
         }
     }
     let network = args.network.open()?;
@@ -52,7 +51,7 @@ pub(super) fn run(args: &ClassifyArgs) -> Result<()> {
 
     let engine = Engine::open(&args.device.options())?;
     if let Some(note) = args.device.tuning.apply(&engine) {
-        let _ = writeln!(std::io::stderr(), "note: {note}");
+        stdout::tell(&format!("note: {note}"));
     }
     let mut first: Option<Vec<f32>> = None;
     for (index, (path, picture)) in args.images.iter().zip(&pictures).enumerate() {

@@ -4,10 +4,12 @@ use super::args::WatchingArgs;
 use super::devices::bytes;
 use super::names::{Names, percent};
 use super::record::weight_options;
+use super::stdout;
+use super::text::escaped;
 use crate::mirage::{FactorKind, LayerTime, PartTime, Readout, Report, Started};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::BTreeMap;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -34,9 +36,8 @@ impl Voice {
             return;
         }
         match &self.bar {
-            Some(bar) if !bar.is_finished() => bar.println(text),
-            // A closed stderr is nobody's concern.
-            _ => drop(writeln!(std::io::stderr(), "{text}")),
+            Some(bar) if !bar.is_finished() => bar.println(escaped(text)),
+            _ => stdout::tell(text),
         }
     }
 

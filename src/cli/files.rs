@@ -1,6 +1,7 @@
 //! Pictures on disk: reading what goes in, checking and writing what comes out.
 
 use super::args::FileArgs;
+use super::own::Own;
 use crate::error::{Error, Result};
 use crate::image_io::{self, Picture, WriteOptions};
 use std::ffi::{OsStr, OsString};
@@ -59,11 +60,13 @@ pub(super) struct Files {
     pub output: PathBuf,
     digits: usize,
     options: WriteOptions,
+    /// The run that goes on, which may replace its own files.
+    own: Option<Own>,
 }
 
 impl Files {
     /// Names from the arguments; nothing is touched.
-    pub(super) fn new(args: &FileArgs, photo: &Path, iterations: u32) -> Self {
+    pub(super) fn new(args: &FileArgs, photo: &Path, iterations: u32, own: Option<Own>) -> Self {
         let output = args.output.clone().unwrap_or_else(|| {
             let mut name = photo.file_stem().map_or_else(|| OsString::from("photo"), ToOwned::to_owned);
             name.push("-mirage.png");
@@ -71,10 +74,10 @@ impl Files {
         });
         let options = WriteOptions {
             bit_depth: args.bit_depth.bits(),
-            overwrite: args.overwrite || args.resumes,
+            overwrite: args.overwrite,
             ..WriteOptions::default()
         };
-        Self { output, digits: iterations.to_string().len().max(DIGITS), options }
+        Self { output, digits: iterations.to_string().len().max(DIGITS), options, own }
     }
 
     /// The snapshot of an iteration: the picture's name with a number, e.g. `out-0010.png`.
@@ -91,7 +94,7 @@ impl Files {
     /// The same for a snapshot that nobody planned, so that its name was not checked: another one if it is taken.
     pub(super) fn free_snapshot(&self, iteration: u32) -> PathBuf {
         let path = self.snapshot(iteration);
-        if self.options.overwrite || path.symlink_metadata().is_err() { path } else { free_name(&path) }
+        if path.symlink_metadata().is_err() || self.replaces(&path) { path } else { free_name(&path) }
     }
 
     /// What `mirage resume` goes on from: beside the picture, e.g. `out-checkpoint.safetensors`.
@@ -108,7 +111,7 @@ impl Files {
     /// [`Error::File`] for the first that can't.
     pub(super) fn check(&self, is_due: impl Fn(u32) -> bool, inputs: &[&Path]) -> Result<()> {
         self.check_name(&self.output, inputs)?;
-        image_io::check_writable(&self.output, &self.options)?;
+        image_io::check_writable(&self.output, &self.options_for(&self.output))?;
         self.check_name(&self.checkpoint(), inputs)?;
         // Same folder, ending and depth: only the names are new. What lies there is gone through, not all names that
         // may come: there can be millions.
@@ -147,12 +150,21 @@ impl Files {
                 "Choose another name with -o",
             ));
         }
-        check_free(path, self.options.overwrite, "-o")
+        check_free(path, self.replaces(path), "-o")
+    }
+
+    /// True if a file that is there may be replaced.
+    fn replaces(&self, path: &Path) -> bool {
+        self.options.overwrite || self.own.as_ref().is_some_and(|own| own.wrote(path))
+    }
+
+    fn options_for(&self, path: &Path) -> WriteOptions {
+        WriteOptions { overwrite: self.replaces(path), ..self.options.clone() }
     }
 
     /// Writes a picture with its record inside.
     pub(super) fn write(&self, path: &Path, picture: &Picture, record: Vec<(String, String)>) -> Result<()> {
-        image_io::write(path, picture, &WriteOptions { metadata: record, ..self.options.clone() })
+        image_io::write(path, picture, &WriteOptions { metadata: record, ..self.options_for(path) })
     }
 
     /// Writes the finished picture; if that fails (somebody removed the folder, the disk is full), tries
@@ -221,9 +233,8 @@ mod tests {
             size: 64,
             bit_depth: Depth::Eight,
             overwrite: false,
-            resumes: false,
         };
-        Files::new(&args, Path::new("holidays/my photo.v2.jpeg"), iterations)
+        Files::new(&args, Path::new("holidays/my photo.v2.jpeg"), iterations, None)
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Exit codes: 0 for success, 2 for what the user can mend in the request or its files, 1 for a failure
 //! while working, 130 after Ctrl-C.
 
+mod accept;
 mod args;
 mod checkpoint;
 mod classify;
@@ -16,6 +17,8 @@ mod layers;
 mod live;
 mod log;
 mod names;
+mod options;
+mod own;
 mod plan;
 mod record;
 mod render;
@@ -23,6 +26,7 @@ mod resume;
 mod show;
 mod stdout;
 mod sweep;
+mod text;
 mod tune;
 mod warnings;
 mod weights;
@@ -31,7 +35,6 @@ mod words;
 use crate::error::{Error, Result};
 use crate::shader::Folder;
 use clap::{Parser, Subcommand};
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -126,7 +129,7 @@ fn hush_device_selection() {
 #[cfg(not(target_os = "linux"))]
 fn hush_device_selection() {}
 
-/// Tells an error. A closed stderr is nobody's concern.
+/// Reports an error.
 fn complain(error: &Error) {
-    let _ = writeln!(std::io::stderr(), "mirage: {error}");
+    stdout::tell(&format!("mirage: {error}"));
 }

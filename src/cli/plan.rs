@@ -4,6 +4,7 @@ use super::args::{RenderArgs, Start, WatchingArgs};
 use super::files::{Files, load, load_start};
 use super::log::Log;
 use super::names::Names;
+use super::own::Own;
 use super::record::Options;
 use super::{film, layers};
 use crate::error::{Error, Result};
@@ -26,13 +27,14 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Checks arguments, then pictures, then places to write, then the network.
+    /// Checks arguments, then pictures, then places to write, then the network. `own` is the run that goes on, if one
+    /// does.
     ///
     /// # Errors
     /// The first thing that is wrong, in words that name the remedy.
-    pub(super) fn new(args: &RenderArgs) -> Result<Self> {
+    pub(super) fn new(args: &RenderArgs, own: Option<Own>) -> Result<Self> {
         let open = || args.network.open().map(|network| (Arc::new(network), true));
-        Self::with(args, true, open)
+        Self::with(args, true, own, open)
     }
 
     /// The same with a network that somebody opens, who says whether its values are still to be checked; and with the
@@ -43,6 +45,7 @@ impl Plan {
     pub(super) fn with(
         args: &RenderArgs,
         checks_places: bool,
+        own: Option<Own>,
         open: impl FnOnce() -> Result<(Arc<Network>, bool)>,
     ) -> Result<Self> {
         let mut request = request(args)?;
@@ -63,7 +66,7 @@ impl Plan {
         }
 
         pictures(args, &mut request, &mut notes)?;
-        let files = Files::new(&args.files, &args.photo, request.iterations);
+        let files = Files::new(&args.files, &args.photo, request.iterations, own);
         if checks_places {
             places(args, &request.schedule, &files)?;
         }
@@ -86,7 +89,7 @@ impl Plan {
             network.check_finite()?;
         }
 
-        let options = Options::new(args, &request, &network, &files);
+        let options = Options::new(args, &request, &network, &files.output);
         Ok(Self { request, network, names, files, options, notes })
     }
 }
@@ -187,13 +190,14 @@ fn pictures(args: &RenderArgs, request: &mut Request, notes: &mut Vec<String>) -
     Ok(())
 }
 
-/// The pictures that a run reads.
+/// The files that a run reads, but for the network.
 pub(super) fn inputs(args: &RenderArgs) -> Vec<PathBuf> {
     let mut inputs = vec![args.photo.clone()];
     inputs.extend(args.factors.style_image.iter().cloned());
     if let Start::File(path) = &args.optimisation.init {
         inputs.push(path.clone());
     }
+    inputs.extend(args.network.labels.clone());
     inputs
 }
 
@@ -201,7 +205,6 @@ pub(super) fn inputs(args: &RenderArgs) -> Vec<PathBuf> {
 fn places(args: &RenderArgs, schedule: &Schedule, files: &Files) -> Result<()> {
     let pictures = inputs(args);
     let mut inputs: Vec<&Path> = pictures.iter().map(AsRef::as_ref).collect();
-    inputs.extend(args.network.labels.as_deref());
     inputs.extend(args.network.weights.as_deref());
     let last = args.optimisation.iterations;
     files.check(|iteration| iteration <= last && schedule.snapshots(iteration), &inputs)?;

@@ -1,9 +1,9 @@
 //! The record of a run: its options as they were resolved, for the log and for the picture itself.
 
 use super::args::{Depth, RenderArgs, Start};
-use super::files::Files;
 use super::names::Names;
 use crate::error::{Error, Result};
+use crate::hex::hex;
 use crate::image_io;
 use crate::mirage::{FactorKind, Readout, Report, Request};
 use crate::vgg::Network;
@@ -64,7 +64,7 @@ pub(super) struct Options {
 
 impl Options {
     /// From the arguments and what became of them.
-    pub(super) fn new(args: &RenderArgs, request: &Request, network: &Network, files: &Files) -> Self {
+    pub(super) fn new(args: &RenderArgs, request: &Request, network: &Network, output: &Path) -> Self {
         let path = |path: &Path| path.to_string_lossy().into_owned();
         let layers = |kind| {
             let layers = request.factor(kind).map(|factor| factor.layers.as_slice()).unwrap_or_default();
@@ -81,7 +81,7 @@ impl Options {
         };
         Self {
             photo: path(&args.photo),
-            output: path(&files.output),
+            output: path(output),
             size: args.files.size,
             bit_depth: match args.files.bit_depth {
                 Depth::Eight => 8,
@@ -181,6 +181,7 @@ impl Options {
             ("adapter", facts.device.clone()),
             ("network-sha256", facts.sha256.clone()),
             ("version", VERSION.to_owned()),
+            ("run", facts.run.clone()),
         ];
         let known = [("losses", &facts.losses), ("classes", &facts.classes), ("weights", &facts.weights)];
         texts.extend(known.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))));
@@ -190,8 +191,10 @@ impl Options {
 }
 
 /// What a picture tells of its run besides the options.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Facts {
+    /// A name for the run that nobody can guess: what carries it may be replaced when the run goes on.
+    pub run: String,
     /// Adapter, backend and driver.
     pub device: String,
     /// Of the network's file.
@@ -205,6 +208,19 @@ pub(super) struct Facts {
 }
 
 impl Facts {
+    /// Of a run that was made with the network of this SHA-256; `run` is the name of one that goes on.
+    pub(super) fn new(sha256: String, run: Option<String>) -> Self {
+        let run = run.filter(|run| !run.is_empty());
+        Self {
+            run: run.unwrap_or_else(|| hex(&rand::random::<[u8; 16]>())),
+            device: String::new(),
+            sha256,
+            losses: None,
+            classes: None,
+            weights: None,
+        }
+    }
+
     /// Takes over a report.
     pub(super) fn report(&mut self, report: &Report, names: &Names) {
         let factors: Map<String, Value> = report

@@ -8,8 +8,11 @@ use super::film::Filming;
 use super::interrupt::Interrupt;
 use super::live::Live;
 use super::log::{Line, Log, NetworkLine, Size};
+use super::own::Own;
 use super::plan::{self, Plan};
 use super::record::{Facts, VERSION, weight_options};
+use super::stdout;
+use super::text::{one_line, quoted};
 use super::warnings::Shares;
 use crate::error::{Error, Result};
 use crate::gpu::Trace;
@@ -17,31 +20,44 @@ use crate::graph::Engine;
 use crate::image_io::Picture;
 use crate::mirage::{Controls, Ending, Event, LayerTime, Outcome, Session, Started, State};
 use crate::workbench::{Verified, verify};
-use std::io::Write as _;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Paints; the answer is the exit code.
-pub(super) fn run(args: &RenderArgs) -> Result<u8> {
-    Run::new(args)?.paint(args, None)
+/// What a run is to know of the one that it follows.
+#[derive(Debug, Default)]
+pub(super) struct Origin {
+    /// What the user should know of the record.
+    pub notes: Vec<String>,
+    /// SHA-256 of the network, if it is to be the same.
+    pub network: Option<String>,
+    /// The device of the run so far.
+    pub device: String,
+    /// The run, if it goes on: it keeps its name and may replace its own files.
+    pub own: Option<Own>,
 }
 
-/// Goes on from a state. `sha256` is that of the network, if it is to be the same, `adapter` the device of the run so
-/// far.
-pub(super) fn resume(args: &RenderArgs, state: State, sha256: Option<&str>, adapter: &str) -> Result<u8> {
-    let mut run = Run::new(args)?;
-    let now = run.plan.network.sha256()?;
-    if sha256.is_some_and(|before| before != now) {
+/// Paints; the answer is the exit code.
+pub(super) fn run(args: &RenderArgs) -> Result<u8> {
+    follow(args, Origin::default(), None)
+}
+
+/// Paints after a record, from a state if there is one; the answer is the exit code.
+pub(super) fn follow(args: &RenderArgs, origin: Origin, state: Option<State>) -> Result<u8> {
+    let Origin { notes, network, device, own } = origin;
+    let mut run = Run::new(args, notes, own)?;
+    if let Some(before) = network
+        && before != run.plan.network.sha256()?
+    {
         return Err(Error::file(
             &run.plan.network.path,
             "this is not the network that the run was made with",
             "Put that network back, or name the one to go on with by --weights",
         ));
     }
-    adapter.clone_into(&mut run.earlier_device);
-    run.paint(args, Some(state))
+    run.earlier_device = device;
+    run.paint(args, state)
 }
 
 /// A run and all who listen to it.
@@ -75,10 +91,12 @@ struct Run {
 }
 
 impl Run {
-    fn new(args: &RenderArgs) -> Result<Self> {
+    fn new(args: &RenderArgs, notes: Vec<String>, own: Option<Own>) -> Result<Self> {
         let begun = Instant::now();
         let interrupt = Interrupt::install();
-        let plan = Plan::new(args)?;
+        let facts = Facts::new(String::new(), own.as_ref().map(|own| own.run.clone()));
+        let mut plan = Plan::new(args, own)?;
+        plan.notes.splice(0..0, notes);
         let console = Console::new(&args.watching, plan.request.iterations);
         for note in &plan.notes {
             console.note(note);
@@ -89,7 +107,7 @@ impl Run {
         if let Some(url) = live.url() {
             // Without it the page can't be found, so also a quiet run tells it.
             let told = format!("Live page: {url}");
-            if args.watching.quiet { drop(writeln!(std::io::stderr(), "{told}")) } else { console.say(&told) }
+            if args.watching.quiet { stdout::tell(&told) } else { console.say(&told) }
         }
         let film = args.watching.film.as_ref();
         let film = film
@@ -101,7 +119,7 @@ impl Run {
             plan,
             console,
             log: Log::open(args.watching.log.as_deref())?,
-            facts: Facts::default(),
+            facts,
             checkpoints,
             warnings: Shares::default(),
             film,
@@ -269,7 +287,7 @@ impl Run {
         if !self.earlier_device.is_empty() && self.earlier_device != started.device {
             self.console.note(&format!(
                 "the run was on {} before: another device rounds otherwise, so the picture will differ in detail",
-                self.earlier_device
+                one_line(&self.earlier_device)
             ));
         }
         let [height, width] = started.size;
@@ -355,11 +373,4 @@ impl Run {
     fn record(&self, iterations: u32) -> Vec<(String, String)> {
         self.plan.options.embed(&self.facts, iterations, self.seconds)
     }
-}
-
-/// A path as a shell takes it.
-pub(super) fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = |c: char| c.is_alphanumeric() || "-_./+:@%,=".contains(c);
-    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }

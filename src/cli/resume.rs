@@ -1,31 +1,21 @@
 //! `mirage resume`: goes on from a checkpoint, as the run was or with other options.
 
+use super::accept::{self, Source};
 use super::args::RenderArgs;
 use super::checkpoint::Saved;
-use super::words::{self, Given, WEIGHTS, is_given};
-use super::{files, plan, render};
+use super::files;
+use super::options::{self, Change};
+use super::own::Own;
+use super::render::{self, Origin};
+use super::text::one_line;
+use super::words::{self, Given, is_given};
 use crate::error::{Error, Result};
+use crate::image_io;
 use crate::mirage::State;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
 use serde_json::{Map, Value};
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-
-/// Options that say of what, where and how long a run is, but not which picture it paints. With any other changed that a
-/// picture depends on, it branches off.
-const SAME_PICTURE: [&str; 6] =
-    ["photo", "iterations", "stop_when_change_below", "adapter", "kernels", "labels"];
-/// Options that change what the gradients are of, so that weights measured before hold no longer.
-const OTHER_GRADIENTS: [&str; 9] = [
-    "spatial",
-    "abstract",
-    "style",
-    "style_image",
-    "style_blend",
-    "weights",
-    "preprocessing",
-    "pooling",
-    "balance",
-];
 
 /// Options of `mirage resume`.
 #[derive(Debug)]
@@ -75,57 +65,103 @@ impl FromArgMatches for ResumeArgs {
 /// Goes on; the answer is the exit code.
 pub(super) fn run(args: &ResumeArgs) -> Result<u8> {
     let saved = Saved::load(&args.file)?;
-    let (render, state) = go_on(&args.given, &saved)?;
-    saved.check_inputs(&plan::inputs(&render))?;
-    let same_network = !is_given(&args.given, "weights");
-    render::resume(&render, state, same_network.then_some(saved.network.as_str()), &saved.adapter)
+    let (render, state, origin) = go_on(args, &saved)?;
+    render::follow(&render, origin, Some(state))
 }
 
-/// The options and the state to go on with.
-fn go_on(given: &[Given], saved: &Saved) -> Result<(RenderArgs, State)> {
+/// The options, the state and the record to go on with.
+fn go_on(args: &ResumeArgs, saved: &Saved) -> Result<(RenderArgs, State, Origin)> {
+    let given = &args.given;
     let mut state = saved.state.clone();
-    let mut options = saved.options.clone();
-    let missing = |name: &str| Error::usage(format!("the checkpoint does not say its run's {name}"));
-    let photo = options.get("photo").and_then(Value::as_str).ok_or_else(|| missing("photo"))?;
-    if !is_given(given, "photo") && !Path::new(photo).exists() {
-        return Err(Error::file(
-            Path::new(photo),
-            "the photo of this run is not there any more",
-            "Say where it is with --photo",
-        ));
+    let accept::Accepted { mut options, mut notes } =
+        accept::accept(&args.file, Source::Checkpoint, &saved.options, given)?;
+    if !is_given(given, "photo") {
+        let photo = options.get("photo").and_then(Value::as_str).ok_or_else(|| {
+            Error::file(&args.file, "it does not say which photo its run is of", "Give it with --photo")
+        })?;
+        if !Path::new(photo).exists() {
+            return Err(Error::file(
+                Path::new(photo),
+                "the photo of this run is not there any more",
+                "Say where it is with --photo",
+            ));
+        }
     }
-    balance(given, &mut options, &state);
-    let branches =
-        given.iter().any(|(name, _)| !words::only_watches(name) && !SAME_PICTURE.contains(&name.as_str()));
-    if given.iter().any(|(name, _)| OTHER_GRADIENTS.contains(&name.as_str())) {
+    let photo = given.iter().find(|(name, _)| name == "photo").and_then(|(_, words)| words.first());
+    saved.check_inputs(&options, photo.map(Path::new))?;
+    let changes = |change: Change| {
+        given.iter().any(|(name, _)| options::row(name).is_some_and(|row| row.change == change))
+    };
+    let branches = changes(Change::Branches) || changes(Change::BranchesAnew);
+    if changes(Change::BranchesAnew) {
         state.weights.clear();
         state.measured.clear();
     }
-    if branches && !is_given(given, "output") {
-        let output = options.get("output").and_then(Value::as_str).ok_or_else(|| missing("output"))?;
-        let branch = files::free_name(Path::new(output)).to_string_lossy().into_owned();
-        options.insert("output".to_owned(), Value::String(branch));
+    balance(given, &mut options, &saved.state);
+    let own = Own::new(saved.run.clone(), &args.file);
+    let own = (!branches && !is_given(given, "output")).then_some(own);
+    let mut options = words::merged(words::recorded(&options), given);
+    if !is_given(given, "output") {
+        let recorded = saved.options.get("output").and_then(Value::as_str).unwrap_or_default();
+        let mut output = output(&args.file, recorded);
+        if !is_same_place(&output, Path::new(recorded)) {
+            notes.push(format!(
+                "the record puts the picture at {}, but what a run writes lies beside its checkpoint: it goes to {} (-o \
+                 chooses another place)",
+                one_line(recorded),
+                output.display()
+            ));
+        }
+        if branches {
+            output = files::free_name(&output);
+        }
+        let mut word = OsString::from("--output=");
+        word.push(output);
+        options.push(("output".to_owned(), vec![word]));
     }
-    let mut render = words::parse(&words::merged(words::recorded(&options), given))?;
-    // Its own picture, snapshots and checkpoint may be replaced, by whatever comes after them.
-    render.files.resumes = !branches && !is_given(given, "output");
-    Ok((render, state))
+    let network = (!is_given(given, "weights")).then(|| saved.network.clone());
+    let origin = Origin { notes, network, device: saved.adapter.clone(), own };
+    Ok((words::parse(&options)?, state, origin))
+}
+
+/// The picture of a run that goes on: beside the checkpoint and named after it, as `out-checkpoint.safetensors` is
+/// after `out.png`. Only the format is the record's.
+fn output(checkpoint: &Path, recorded: &str) -> PathBuf {
+    let name = checkpoint.file_stem().unwrap_or_default();
+    // A part of a name that is not UTF-8 can't be taken off.
+    let stem = name.to_str().and_then(|name| name.strip_suffix("-checkpoint")).map(OsString::from);
+    let mut name = stem.filter(|stem| !stem.is_empty()).unwrap_or_else(|| name.to_owned());
+    let ending = Path::new(recorded).extension().and_then(OsStr::to_str);
+    name.push(".");
+    name.push(ending.filter(|ending| image_io::writes(ending)).unwrap_or("png"));
+    checkpoint.with_file_name(name)
+}
+
+/// True if both paths are of one name in one folder.
+fn is_same_place(one: &Path, other: &Path) -> bool {
+    let folder = |path: &Path| {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        folder.unwrap_or(Path::new(".")).canonicalize().ok()
+    };
+    one.file_name() == other.file_name() && folder(one).is_some() && folder(one) == folder(other)
 }
 
 /// States the balance as the run had it in the end: its shares may have been changed while it went on, and where raw
 /// weights are given now, the others are those in force.
 fn balance(given: &[Given], options: &mut Map<String, Value>, state: &State) {
-    if WEIGHTS.iter().any(|name| is_given(given, name)) {
+    let raw = || options::names(|row| row.raw_weight);
+    if raw().any(|name| is_given(given, name)) {
         for (kind, weight) in &state.weights {
             let name = format!("{kind}_weight");
-            if WEIGHTS.contains(&name.as_str()) {
+            if raw().any(|raw| raw == name) {
+                // As text, which keeps every bit of an f32.
                 options.insert(name, Value::from(weight.to_string()));
             }
         }
         options.remove("balance");
     } else if let Some(balance) = &state.balance {
         options.insert("balance".to_owned(), Value::String(balance.to_string()));
-        for name in WEIGHTS {
+        for name in raw() {
             options.remove(name);
         }
     }

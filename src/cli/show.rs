@@ -4,9 +4,11 @@ use super::console::{duration, number};
 use super::names::percent;
 use super::record::Told;
 use super::stdout;
+use super::text::{one_line, quoted};
 use crate::error::{Error, Result};
 use clap::Args;
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 /// Options of `mirage show`.
@@ -88,7 +90,9 @@ impl History {
             ("duration".to_owned(), seconds.map_or("not told".to_owned(), duration)),
         ];
         if let Some(weights) = self.fact("weights") {
-            rows.push(("weights at the end".to_owned(), weights.to_owned()));
+            // Meant to be given back on a command line.
+            let words: Vec<String> = weights.split_whitespace().map(word).collect();
+            rows.push(("weights at the end".to_owned(), words.join(" ")));
         }
         rows.extend(self.loss_rows());
         rows.extend(self.class_rows());
@@ -162,6 +166,15 @@ impl History {
     }
 }
 
+/// A word of a command line: options that the program writes are plain.
+fn word(word: &str) -> String {
+    if word.starts_with("--") && !word.chars().any(|c| !c.is_ascii_alphanumeric() && c != '-') {
+        word.to_owned()
+    } else {
+        quoted(word)
+    }
+}
+
 fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
@@ -184,8 +197,9 @@ fn both(one: &[(String, String)], other: &[(String, String)]) -> Vec<(String, St
 }
 
 fn aligned(rows: &[(String, String)], indent: &str) -> String {
+    let rows: Vec<_> = rows.iter().map(|(name, text)| (one_line(name), one_line(text))).collect();
     let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
-    let row = |(name, text): &(String, String)| format!("{indent}{name:width$}  {text}");
+    let row = |(name, text): &(Cow<'_, str>, Cow<'_, str>)| format!("{indent}{name:width$}  {text}");
     rows.iter().map(row).collect::<Vec<_>>().join("\n")
 }
 

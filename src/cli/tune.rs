@@ -9,7 +9,6 @@ use crate::image_io::Picture;
 use crate::mirage::{Request, Session};
 use crate::tune::{Cache, Contest, Found, tune, uses};
 use clap::Args;
-use std::io::Write as _;
 use std::path::PathBuf;
 
 /// Options of `mirage tune`.
@@ -55,7 +54,7 @@ pub(super) fn run(args: &TuneArgs) -> Result<()> {
 
     let (mut cache, note) = Cache::load(&path);
     if let Some(note) = note {
-        let _ = writeln!(std::io::stderr(), "note: {note}");
+        stdout::tell(&format!("note: {note}"));
     }
     let options = DeviceOptions {
         adapter: args.adapter.clone().unwrap_or_default(),

@@ -1,7 +1,8 @@
 //! `mirage weights`: what a weights file holds, and getting the full-size ones.
 
 use super::stdout;
-use crate::error::{Error, Result};
+use super::text::quoted;
+use crate::error::Result;
 use crate::vgg::{Network, Preprocessing, fetch, locate};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -55,15 +56,8 @@ fn download(name: &str, folder: Option<&Path>) -> Result<()> {
     let state = if fetched.already_present { "is there already" } else { "downloaded and checked" };
     stdout::print(&format!("{name} {state}: {}\nSHA-256 {}", fetched.path.display(), fetched.sha256))?;
     let option = match folder {
-        Some(_) => quoted(&fetched.path)?,
+        Some(_) => quoted(&fetched.path),
         None => name.to_owned(),
     };
     stdout::print(&format!("Use it with --weights {option}, or set MIRAGE_WEIGHTS={option}"))
-}
-
-/// A path as a person would type it into a shell.
-fn quoted(path: &Path) -> Result<String> {
-    let text =
-        path.to_str().ok_or_else(|| Error::file(path, "the path is not UTF-8", "Use another --dir"))?;
-    Ok(if text.contains(' ') { format!("'{text}'") } else { text.to_owned() })
 }

@@ -4,6 +4,7 @@
 //! picture as JSON with the names of the options, so it can be asked for again, with changes.
 
 use super::args::RenderArgs;
+use super::options;
 use crate::error::{Error, Result};
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args as _, Command, FromArgMatches as _};
@@ -12,32 +13,6 @@ use std::ffi::OsString;
 
 /// An option, by the name that it has in a record, and its words.
 pub(super) type Given = (String, Vec<OsString>);
-
-/// Options that state the balance by raw weights.
-pub(super) const WEIGHTS: [&str; 3] = ["spatial_weight", "abstract_weight", "style_weight"];
-/// Options of one run, which say where it writes and how it is watched. No picture depends on them.
-pub(super) const OF_ONE_RUN: [&str; 12] = [
-    "print_every",
-    "save_every",
-    "save_at",
-    "save_early",
-    "film",
-    "checkpoint_every",
-    "web",
-    "web_host",
-    "log",
-    "trace",
-    "verify",
-    "bit_depth",
-];
-/// Options of any command, on which no picture depends either.
-const OF_ANY_RUN: [&str; 7] =
-    ["output", "overwrite", "verbose", "quiet", "top", "tuning_cache", "no_tuning_cache"];
-
-/// True for options on which no picture depends, by the name that they have in a record.
-pub(super) fn only_watches(name: &str) -> bool {
-    OF_ONE_RUN.contains(&name) || OF_ANY_RUN.contains(&name)
-}
 
 /// True if an option of this name, as in a record, is among those given.
 pub(super) fn is_given(given: &[Given], name: &str) -> bool {
@@ -113,22 +88,15 @@ pub(super) fn recorded(options: &Map<String, Value>) -> Vec<Given> {
     found
 }
 
+/// True if a recorded option gives way to those given: to itself, or to one that states the same thing.
+pub(super) fn is_replaced(name: &str, given: &[Given]) -> bool {
+    let others = options::row(name).map(|row| row.dropped_with).unwrap_or_default();
+    is_given(given, name) || others.iter().any(|other| is_given(given, other))
+}
+
 /// Recorded options with those that somebody gave in their place.
 pub(super) fn merged(recorded: Vec<Given>, given: &[Given]) -> Vec<Given> {
-    let is_given = |name: &str| is_given(given, name);
-    let replaced = |name: &str| {
-        let clamp = ["clamp", "no_clamp"];
-        is_given(name)
-            // Shares and raw weights exclude each other: either way of stating the balance replaces the other.
-            || (name == "balance" && WEIGHTS.into_iter().any(is_given))
-            || (WEIGHTS.contains(&name) && is_given("balance"))
-            || (clamp.contains(&name) && clamp.into_iter().any(is_given))
-            // Blend weights are of the very pictures that they were given with.
-            || (name == "style_blend" && is_given("style_image"))
-            // Layers are of the very network that they were chosen for.
-            || (name == "preprocessing" && is_given("weights"))
-    };
-    let mut all: Vec<Given> = recorded.into_iter().filter(|(name, _)| !replaced(name)).collect();
+    let mut all: Vec<Given> = recorded.into_iter().filter(|(name, _)| !is_replaced(name, given)).collect();
     all.extend(given.iter().cloned());
     all
 }

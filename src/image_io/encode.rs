@@ -80,6 +80,11 @@ impl Format {
     }
 }
 
+/// True if [`write()`] knows this ending of a name: `png`, `jpg` and so on, in any case.
+pub fn writes(ending: &str) -> bool {
+    Format::of(&Path::new("picture").with_extension(ending)).is_ok()
+}
+
 /// Finds out, before any work is done, whether [`write()`] will be able to write here: the extension is
 /// known and can hold the bit depth, the folder exists and a file can be made in it (one is, and removed
 /// again), the name is no folder, and an existing file may be replaced. The one thing that can't be

@@ -25,7 +25,7 @@ mod structure;
 use crate::{Error, Result};
 
 pub use decode::{read, read_metadata};
-pub use encode::{BitDepth, WriteOptions, check_writable, write};
+pub use encode::{BitDepth, WriteOptions, check_writable, write, writes};
 pub use film::{Film, FilmOptions, MAX_FRAME_MILLISECONDS, check_film};
 pub use resize::{fit, resize};
 pub use sheet::{Cell, Sheet};

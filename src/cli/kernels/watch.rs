@@ -3,7 +3,6 @@
 use crate::error::{Error, Result};
 use crate::shader::Folder;
 use notify::{RecursiveMode, Watcher as _};
-use std::io::Write as _;
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -62,7 +61,7 @@ impl Watch {
                     Ok(()) => good.push(reloaded.shader),
                     // A closed stderr is nobody's concern.
                     Err(error) => {
-                        drop(writeln!(std::io::stderr(), "{error}\nThe last good one stays in use."))
+                        crate::cli::stdout::tell(&format!("{error}\nThe last good one stays in use."))
                     }
                 }
             }

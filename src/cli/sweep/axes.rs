@@ -1,5 +1,6 @@
 //! What a sweep varies: axes, and the runs and cells that they make.
 
+use crate::cli::options::{self, Sweeping};
 use crate::cli::words::{self, Given};
 use crate::error::{Error, Result};
 use crate::mirage::{Balance, FactorKind};
@@ -124,7 +125,7 @@ fn target(name: &str) -> Result<Target> {
     };
     let arg = found.ok_or_else(unknown)?;
     let id = arg.get_id().as_str();
-    if words::only_watches(id) {
+    if options::row(id).is_some_and(|row| row.sweeping != Sweeping::Varies) {
         return Err(Error::usage(format!("`{name}` can't be varied: no picture depends on it")));
     }
     if id == "balance" {

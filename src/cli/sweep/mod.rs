@@ -10,10 +10,12 @@ mod sheet;
 
 pub(super) use args::SweepArgs;
 
+use super::accept::{self, Source};
 use super::interrupt::Interrupt;
+use super::options::{self, Row, Sweeping};
 use super::record::Told;
-use super::render;
-use super::words::{self, Given, OF_ONE_RUN, WEIGHTS, is_given};
+use super::render::{self, Origin};
+use super::words::{self, Given, is_given};
 use crate::error::{Error, Result};
 use crate::image_io;
 use crate::mirage::{Balance, Request};
@@ -57,10 +59,11 @@ fn paint(args: &SweepArgs) -> Result<u8> {
         ));
     }
 
-    if let Some(option) = OF_ONE_RUN.into_iter().find(|name| is_given(&args.given, name)) {
-        let option = option.replace('_', "-");
+    let for_one_run = |row: &Row| row.sweeping == Sweeping::Refused && is_given(&args.given, row.name);
+    if let Some(row) = options::TABLE.iter().find(|row| for_one_run(row)) {
         return Err(Error::usage(format!(
-            "--{option} is for one run: give it with --continue, for the cell you choose"
+            "--{} is for one run: give it with --continue, for the cell you choose",
+            row.long()
         )));
     }
 
@@ -73,7 +76,7 @@ fn paint(args: &SweepArgs) -> Result<u8> {
     let overwrite = base.files.overwrite;
     given.retain(|(name, _)| !["output", "overwrite"].contains(&name.as_str()));
     let shares = vary.iter().any(|axis| axis.id() == "balance");
-    if shares && WEIGHTS.iter().any(|name| is_given(&given, name)) {
+    if shares && options::names(|row| row.raw_weight).any(|name| is_given(&given, name)) {
         return Err(Error::usage(
             "shares are varied, but raw weights are given: vary those (--vary style-weight=...), or give --balance",
         ));
@@ -127,15 +130,17 @@ fn promote(cell: &Path, given: &[Given]) -> Result<u8> {
     if !cell.exists() {
         return Err(not_a_cell());
     }
-    let mut options = Told::by(cell)?.ok_or_else(not_a_cell)?.options;
-    for own in ["size", "output"] {
-        options.remove(own);
-    }
-    let mut options = words::merged(words::recorded(&options), given);
+    let told = Told::by(cell)?.ok_or_else(not_a_cell)?;
+    let mut accepted = accept::accept(cell, Source::Picture, &told.options, given)?;
+    accepted.options.remove("size");
+    let mut options = words::merged(words::recorded(&accepted.options), given);
     if !is_given(given, "output") {
         options.push(("output".to_owned(), vec![output(cell)]));
     }
-    render::run(&words::parse(&options)?)
+    let network = told.facts.into_iter().find(|(name, _)| name == "network-sha256");
+    let network = network.filter(|_| !is_given(given, "weights")).map(|(_, sha256)| sha256);
+    let origin = Origin { notes: accepted.notes, network, ..Origin::default() };
+    render::follow(&words::parse(&options)?, origin, None)
 }
 
 /// Where a promoted cell goes: `holiday-sweep-r2c3.png`, beside the sweep's folder.

@@ -7,8 +7,10 @@ use crate::cli::args::RenderArgs;
 use crate::cli::checkpoint::{Checkpoints, Saved};
 use crate::cli::console::{Voice, duration};
 use crate::cli::interrupt::Interrupt;
+use crate::cli::options::{self, Effect, Row};
 use crate::cli::plan::{self, Plan};
 use crate::cli::record::{Facts, Options, Told};
+use crate::cli::text::one_line;
 use crate::cli::warnings::Shares;
 use crate::cli::words::{self, Given};
 use crate::error::{Error, Result};
@@ -22,10 +24,6 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
-
-/// Options that don't make another picture, or that a cell has in its own way.
-const NOT_THE_PICTURES: [&str; 8] =
-    ["output", "print_every", "save_every", "save_at", "save_early", "checkpoint_every", "top", "iterations"];
 
 /// A sweep that can start: all that needs no device is checked.
 pub(super) struct Sweep {
@@ -65,7 +63,7 @@ impl Sweep {
         let mut plans = Vec::new();
         for (run, options) in table.runs.iter().zip(options) {
             let args = words::parse(options)?;
-            let plan = Plan::with(&args, false, || {
+            let plan = Plan::with(&args, false, None, || {
                 let path = locate::find_weights(args.network.weights.as_deref())?;
                 let preprocessing = format!("{:?}", args.network.preprocessing);
                 if let Some((.., network)) =
@@ -124,7 +122,10 @@ impl Sweep {
                     Some((Some(name), _)) => {
                         return Err(Error::file(
                             &path,
-                            format!("there is a cell of another sweep ({} differs)", name.replace('_', "-")),
+                            format!(
+                                "there is a cell of another sweep ({} differs)",
+                                one_line(&name.replace('_', "-"))
+                            ),
                             "Choose another folder with -o, or allow replacing its cells with --overwrite",
                         ));
                     }
@@ -204,7 +205,7 @@ impl Sweep {
         {
             session.resume(state)?;
         }
-        let mut facts = Facts { sha256, ..Facts::default() };
+        let mut facts = Facts::new(sha256, None);
         let mut warnings = Shares::default();
         let mut readout = Readout::default();
         let before = progress.done;
@@ -298,7 +299,8 @@ fn left(path: &Path, options: &Options) -> Option<State> {
 /// column.)
 fn difference(one: &Map<String, Value>, other: &Map<String, Value>) -> Option<String> {
     let names = one.keys().chain(other.keys().filter(|name| !one.contains_key(*name)));
-    let counts = |name: &&String| !NOT_THE_PICTURES.contains(&name.as_str());
+    let makes_it = |row: &Row| matches!(row.effect, Effect::Picture | Effect::Device);
+    let counts = |name: &&String| name.as_str() != "iterations" && options::row(name).is_none_or(makes_it);
     names.filter(counts).find(|name| one.get(*name) != other.get(*name)).cloned()
 }
 

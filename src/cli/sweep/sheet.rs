@@ -2,7 +2,7 @@
 
 use super::axes::{Cell, Table};
 use crate::cli::names::{Names, percent};
-use crate::cli::render::quoted;
+use crate::cli::text::quoted;
 use crate::error::Result;
 use crate::files::write_whole;
 use crate::image_io::{self, Picture, Sheet, WriteOptions};
@@ -129,7 +129,7 @@ impl Contact {
         let page = std::path::absolute(&page).unwrap_or(page);
         let mut place = page.into_os_string();
         place.push(format!("#{cell}"));
-        format!("mirage sweep --continue {}", quoted(Path::new(&place)))
+        format!("mirage sweep --continue {}", quoted(&place))
     }
 }
 

@@ -1,0 +1,243 @@
+//! What is taken from a record. A record is data, never orders: a picture or a checkpoint may come from anybody.
+//!
+//! Options that make the picture are taken, if their values have the right form. Files that they name are only read.
+//! Where anything is written, who may watch, what may be replaced and which device is used is the command line's to
+//! say: a record that gives such an option was not written by this program and is refused by the option's name.
+
+use super::options::{self, Form, Recorded};
+use super::text::{one_line, quoted};
+use super::words::{self, Given};
+use crate::error::{Error, Result};
+use serde_json::{Map, Value};
+use std::path::Path;
+
+/// Where a record lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// In a picture: a new run is made after it.
+    Picture,
+    /// In a checkpoint: its run goes on.
+    Checkpoint,
+}
+
+/// What was taken from a record.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub options: Map<String, Value>,
+    /// What the user should know: files that are read, options that were not taken.
+    pub notes: Vec<String>,
+}
+
+/// Takes what may be taken from the record of `file`, except where an option in its place is given.
+///
+/// # Errors
+/// [`Error::File`] naming the first option that no record may give, that is unknown, or whose value can't be used.
+pub(super) fn accept(
+    file: &Path,
+    source: Source,
+    record: &Map<String, Value>,
+    given: &[Given],
+) -> Result<Accepted> {
+    let refuse = |problem: String, remedy: String| Err(Error::file(file, problem, remedy));
+    let mut accepted = Accepted { options: Map::new(), notes: Vec::new() };
+    let mut read = Vec::new();
+    for (name, value) in record {
+        let Some(row) = options::row(name) else {
+            return refuse(
+                format!("its record has the option `{}`, which this version does not know", one_line(name)),
+                "Use the version of mirage that wrote it; if the file is from somebody else, don't trust it"
+                    .to_owned(),
+            );
+        };
+        let long = row.long();
+        let Some(form) = row.form() else {
+            return refuse(
+                format!("its record gives --{long}, which only the command line may give"),
+                format!(
+                    "No record of this program does: don't trust the file. To use --{long}, start a new run with it"
+                ),
+            );
+        };
+        if words::is_replaced(name, given) {
+            continue;
+        }
+        if let Some(problem) = form.problem(value) {
+            return refuse(
+                format!("the value of --{long} in its record can't be used: {problem}"),
+                format!(
+                    "Give --{long} yourself, if you know it; a file from somebody else is not to be trusted"
+                ),
+            );
+        }
+        let is_taken = match row.recorded {
+            Recorded::Always(_) => true,
+            Recorded::Resumed(_) => source == Source::Checkpoint,
+            Recorded::No | Recorded::Shown(_) => false,
+        };
+        if is_taken {
+            for path in form.files(value) {
+                check_ordinary(file, &long, Path::new(path))?;
+                read.push(format!("{} ({long})", one_line(path)));
+            }
+            accepted.options.insert(name.clone(), value.clone());
+        } else {
+            accepted.notes.extend(not_taken(name, form, value));
+        }
+    }
+    if !read.is_empty() {
+        accepted.notes.insert(0, format!("read, as the record names them: {}", read.join(", ")));
+    }
+    Ok(accepted)
+}
+
+/// Says so if an option that is not taken would have changed something for the user.
+fn not_taken(name: &str, form: Form, value: &Value) -> Option<String> {
+    let text = value.as_str()?;
+    // Where a picture goes is another matter, and said there; numbers and switches are only of that run.
+    let counts = name != "output" && matches!(form, Form::Text | Form::File);
+    let option = options::row(name)?.long();
+    counts.then(|| {
+        format!("--{option} is not taken from a record: give --{option} {} if you want it", quoted(text))
+    })
+}
+
+/// A device or a pipe that a record names could be read without end, or wait.
+fn check_ordinary(file: &Path, option: &str, path: &Path) -> Result<()> {
+    match path.metadata() {
+        Ok(found) if !found.is_file() => Err(Error::file(
+            file,
+            format!(
+                "its record names {} for --{option}, which is no ordinary file",
+                one_line(&path.to_string_lossy())
+            ),
+            format!("Give --{option} yourself; a file from somebody else is not to be trusted"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::options::TABLE;
+    use serde_json::json;
+
+    fn taken(source: Source, record: &Value, given: &[&str]) -> Result<Accepted> {
+        let given: Vec<Given> = given.iter().map(|name| ((*name).to_owned(), Vec::new())).collect();
+        accept(Path::new("some file"), source, record.as_object().unwrap(), &given)
+    }
+
+    fn refusal(record: &Value) -> String {
+        for source in [Source::Picture, Source::Checkpoint] {
+            taken(source, record, &[]).unwrap_err();
+        }
+        let error = taken(Source::Checkpoint, record, &[]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let text = error.to_string();
+        assert!(!crate::cli::text::has_control(&text), "{text:?}");
+        text
+    }
+
+    #[test]
+    fn each_option_that_no_record_gives_is_refused_by_name() {
+        for row in TABLE.iter().filter(|row| row.recorded == Recorded::No) {
+            for value in
+                [json!("x"), json!(true), json!(false), json!(0), json!(null), json!(["/etc/passwd"])]
+            {
+                let text = refusal(&json!({ "seed": 1, row.name: value }));
+                assert!(text.contains(&format!("--{}", row.long())), "{text}");
+            }
+        }
+        // Also if the user gives it: the record is a forgery all the same.
+        assert!(taken(Source::Picture, &json!({ "log": "x" }), &["log"]).is_err());
+    }
+
+    #[test]
+    fn names_of_no_option_are_refused_and_escaped() {
+        for name in
+            ["colour", "", "--log", "log=x", "Log", "shader_dir", "help", "continue", "a\u{1b}[2Jb\n", "file"]
+        {
+            let text = refusal(&json!({ name: 1 }));
+            assert!(text.contains(&*one_line(name)), "{text}");
+        }
+    }
+
+    #[test]
+    fn each_option_takes_its_form_only() {
+        let values = [
+            (json!(1.5), "number"),
+            (json!(true), "switch"),
+            (json!("text"), "text"),
+            (json!([1, 2]), "numbers"),
+            (json!(["a", "b"]), "files"),
+            (json!({ "a": 1 }), "object"),
+            (json!([[1]]), "nested"),
+            (json!([null]), "nulls"),
+            (json!("a\u{1b}[31m"), "control"),
+            (json!("a\nb"), "control"),
+            (json!("a\u{202e}b"), "control"),
+            (json!("x".repeat(5000)), "long"),
+        ];
+        for row in TABLE.iter().filter(|row| row.form().is_some()) {
+            let fitting = match row.form().unwrap() {
+                Form::Number => "number",
+                Form::Switch => "switch",
+                Form::Text | Form::File | Form::FileOr(_) => "text",
+                Form::Numbers => "numbers",
+                Form::Files => "files",
+            };
+            for (value, kind) in &values {
+                let record = json!({ row.name: value });
+                if *kind == fitting {
+                    taken(Source::Checkpoint, &record, &[]).unwrap();
+                } else {
+                    let text = refusal(&record);
+                    assert!(text.contains(&format!("--{}", row.long())), "{kind}: {text}");
+                    // What the user gives in its place is not looked at.
+                    taken(Source::Checkpoint, &record, &[row.name]).unwrap();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn pictures_give_less_than_checkpoints() {
+        let record = json!({
+            "photo": "/p.png", "output": "/elsewhere/x.png", "seed": 3, "save_every": 1, "checkpoint_every": 1, "top": 9,
+            "bit_depth": 16, "labels": "/l.txt", "adapter": "$(touch x)", "kernels": "buffer", "init": "noise",
+            "style_image": ["/s.png"], "balance": null,
+        });
+        let names = |accepted: &Accepted| accepted.options.keys().cloned().collect::<Vec<_>>();
+        let picture = taken(Source::Picture, &record, &[]).unwrap();
+        assert_eq!(names(&picture), ["balance", "init", "kernels", "photo", "seed", "style_image"]);
+        let notes = picture.notes.join("\n");
+        for words in ["/p.png (photo)", "/s.png (style-image)", "--labels /l.txt", "--adapter '$(touch x)'"] {
+            assert!(notes.contains(words), "{words}: {notes}");
+        }
+        assert!(!notes.contains("noise") && !notes.contains("elsewhere"), "{notes}");
+        let checkpoint = taken(Source::Checkpoint, &record, &["seed"]).unwrap();
+        for name in ["save_every", "checkpoint_every", "top", "bit_depth", "labels"] {
+            assert!(checkpoint.options.contains_key(name), "{name}");
+        }
+        for name in ["output", "adapter", "seed"] {
+            assert!(!checkpoint.options.contains_key(name), "{name}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_read_is_an_ordinary_file() {
+        let folder = tempfile::tempdir().unwrap();
+        for path in ["/dev/zero", "/dev/null", folder.path().to_str().unwrap()] {
+            for record in [
+                json!({ "photo": path }),
+                json!({ "weights": path }),
+                json!({ "init": path }),
+                json!({ "style_image": [path] }),
+            ] {
+                let text = refusal(&record);
+                assert!(text.contains(path) && text.contains("no ordinary file"), "{text}");
+            }
+        }
+    }
+}

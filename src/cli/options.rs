@@ -1,0 +1,357 @@
+//! The table of options: for each option of `mirage render`, what depends on it, what a change means to a run that
+//! goes on, whether a sweep takes it, and how it is recorded.
+//!
+//! `resume`, `sweep`, the records in pictures and checkpoints, and what is accepted from such a record follow from
+//! this table. A new option is a clap field in `args` and a row here; a test finds one without the other.
+
+use serde_json::Value;
+
+/// What depends on an option.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// The picture that is painted.
+    Picture,
+    /// Where and how files are written.
+    Output,
+    /// What is reported and kept while the run goes on.
+    Watching,
+    /// On what device and by which kernels it is computed: the picture but for rounding.
+    Device,
+}
+
+/// What a change of an option means to a run that goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    /// The run stays the same, and so does its output.
+    Keeps,
+    /// The run branches off into a picture of its own.
+    Branches,
+    /// It branches, and weights that were measured hold no longer.
+    BranchesAnew,
+}
+
+/// How a sweep takes an option.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sweeping {
+    /// It can be varied.
+    Varies,
+    /// It can be given, for the whole sweep.
+    Accepted,
+    /// It is for one run.
+    Refused,
+}
+
+/// How a record states an option.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Recorded {
+    /// Never: it says where to write, who may watch, or what may be replaced.
+    No,
+    /// For the reader only: it is never taken from a record.
+    Shown(Form),
+    /// A picture's record and a checkpoint, for any run that follows it.
+    Always(Form),
+    /// Taken from the checkpoint of a run that goes on, not from a picture.
+    Resumed(Form),
+}
+
+/// The form of a value in a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    Number,
+    Numbers,
+    Switch,
+    Text,
+    /// A file.
+    File,
+    /// Several files.
+    Files,
+    /// One of these words, or a file.
+    FileOr(&'static [&'static str]),
+}
+
+/// Longest text that a record may state for an option, in bytes.
+const LONGEST: usize = 4096;
+
+/// One option.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Row {
+    /// As in a record: the long name with `_` for `-`.
+    pub name: &'static str,
+    pub effect: Effect,
+    pub change: Change,
+    pub sweeping: Sweeping,
+    pub recorded: Recorded,
+    /// A recorded value is dropped if one of these is given: they state the same thing, or it belongs to them.
+    pub dropped_with: &'static [&'static str],
+    /// True for the options that state the balance by raw weights.
+    pub raw_weight: bool,
+}
+
+impl Row {
+    const fn new(name: &'static str, effect: Effect, recorded: Recorded) -> Self {
+        let (change, sweeping) = match effect {
+            Effect::Picture => (Change::Branches, Sweeping::Varies),
+            Effect::Output | Effect::Watching => (Change::Keeps, Sweeping::Refused),
+            Effect::Device => (Change::Keeps, Sweeping::Accepted),
+        };
+        Self { name, effect, change, sweeping, recorded, dropped_with: &[], raw_weight: false }
+    }
+
+    const fn picture(name: &'static str, form: Form) -> Self {
+        Self::new(name, Effect::Picture, Recorded::Always(form))
+    }
+
+    const fn output(name: &'static str, recorded: Recorded) -> Self {
+        Self::new(name, Effect::Output, recorded)
+    }
+
+    const fn watching(name: &'static str, recorded: Recorded) -> Self {
+        Self::new(name, Effect::Watching, recorded)
+    }
+
+    const fn device(name: &'static str, recorded: Recorded) -> Self {
+        Self::new(name, Effect::Device, recorded)
+    }
+
+    /// The run is about the same picture, however this is changed.
+    const fn keeps(mut self) -> Self {
+        self.change = Change::Keeps;
+        self
+    }
+
+    const fn branches(mut self) -> Self {
+        self.change = Change::Branches;
+        self
+    }
+
+    /// Gradients are others after a change.
+    const fn other_gradients(mut self) -> Self {
+        self.change = Change::BranchesAnew;
+        self
+    }
+
+    /// A sweep may vary it although it is not of the picture.
+    const fn varies(mut self) -> Self {
+        self.sweeping = Sweeping::Varies;
+        self
+    }
+
+    /// For any command, a sweep too.
+    const fn any_command(mut self) -> Self {
+        self.sweeping = Sweeping::Accepted;
+        self
+    }
+
+    const fn for_one_run(mut self) -> Self {
+        self.sweeping = Sweeping::Refused;
+        self
+    }
+
+    const fn dropped_with(mut self, names: &'static [&'static str]) -> Self {
+        self.dropped_with = names;
+        self
+    }
+
+    const fn raw_weight(mut self) -> Self {
+        self.raw_weight = true;
+        self
+    }
+
+    /// As on the command line, without its dashes.
+    pub(super) fn long(&self) -> String {
+        self.name.replace('_', "-")
+    }
+
+    /// The form in which a record may state it, if it may.
+    pub(super) fn form(&self) -> Option<Form> {
+        match self.recorded {
+            Recorded::No => None,
+            Recorded::Shown(form) | Recorded::Always(form) | Recorded::Resumed(form) => Some(form),
+        }
+    }
+}
+
+use Form::{File, FileOr, Files, Number, Numbers, Switch, Text};
+use Recorded::{No, Resumed, Shown};
+
+/// All options of `mirage render`, by their headings in its help.
+pub(super) const TABLE: &[Row] = &[
+    Row::picture("photo", File).keeps(),
+    // Input and output. `output` is read for its format only.
+    Row::output("output", Shown(File)).any_command(),
+    Row::picture("size", Number),
+    Row::output("bit_depth", Resumed(Number)),
+    Row::output("overwrite", No).any_command(),
+    // Factors.
+    Row::picture("spatial", Text).other_gradients(),
+    Row::picture("abstract", Text).other_gradients(),
+    Row::picture("style", Text).other_gradients(),
+    Row::picture("style_image", Files).other_gradients(),
+    Row::picture("style_blend", Numbers).other_gradients().dropped_with(&["style_image"]),
+    // Balance: shares and raw weights exclude each other.
+    Row::picture("balance", Text).other_gradients().dropped_with(&[
+        "spatial_weight",
+        "abstract_weight",
+        "style_weight",
+    ]),
+    Row::picture("rebalance_every", Number),
+    Row::picture("spatial_weight", Number).raw_weight().dropped_with(&["balance"]),
+    Row::picture("abstract_weight", Number).raw_weight().dropped_with(&["balance"]),
+    Row::picture("style_weight", Number).raw_weight().dropped_with(&["balance"]),
+    Row::picture("tv_weight", Number),
+    // Network.
+    Row::picture("weights", File).other_gradients(),
+    Row::picture("preprocessing", Text).other_gradients().dropped_with(&["weights"]),
+    Row::picture("pooling", Text).other_gradients(),
+    Row::new("labels", Effect::Picture, Resumed(File)).keeps(),
+    // Optimisation.
+    Row::picture("iterations", Number).keeps(),
+    Row::picture("init", FileOr(&["noise", "photo", "gray"])),
+    Row::picture("seed", Number),
+    Row::picture("learning_rate", Number),
+    Row::picture("beta1", Number),
+    Row::picture("beta2", Number),
+    Row::picture("epsilon", Number),
+    Row::picture("stop_when_change_below", Number).keeps(),
+    Row::picture("clamp", Switch).dropped_with(&["no_clamp"]),
+    Row::new("no_clamp", Effect::Picture, No),
+    // Watching.
+    Row::watching("print_every", Resumed(Number)),
+    Row::watching("save_every", Resumed(Number)),
+    Row::watching("save_at", Resumed(Numbers)),
+    Row::watching("save_early", Resumed(Switch)),
+    Row::output("film", No),
+    Row::watching("checkpoint_every", Resumed(Number)),
+    Row::watching("web", No),
+    Row::watching("web_host", No),
+    Row::output("log", No),
+    Row::output("trace", No),
+    Row::watching("top", Resumed(Number)).any_command(),
+    Row::watching("verbose", No).any_command(),
+    Row::watching("quiet", No).any_command(),
+    // Device.
+    Row::device("adapter", Shown(Text)).varies(),
+    Row::device("kernels", Recorded::Always(Text)).varies(),
+    Row::device("exact", Recorded::Always(Switch)).branches().varies(),
+    Row::device("half_weights", Recorded::Always(Switch)).branches().varies(),
+    Row::device("verify", No).for_one_run(),
+    Row::device("tuning_cache", No),
+    Row::device("no_tuning_cache", No),
+];
+
+/// The row of an option, by the name that it has in a record.
+pub(super) fn row(name: &str) -> Option<&'static Row> {
+    TABLE.iter().find(|row| row.name == name)
+}
+
+/// Names of the options that a test on their rows holds for.
+pub(super) fn names(holds: impl Fn(&Row) -> bool) -> impl Iterator<Item = &'static str> {
+    TABLE.iter().filter(move |row| holds(row)).map(|row| row.name)
+}
+
+impl Form {
+    /// Why a value of a record can't be one of this form, if so; `null` says that the option doesn't apply.
+    pub(super) fn problem(self, value: &Value) -> Option<String> {
+        let text = |value: &Value| match value {
+            Value::String(text) if text.len() > LONGEST => {
+                Some(format!("it is {} bytes long, the most are {LONGEST}", text.len()))
+            }
+            Value::String(text) if super::text::has_control(text) => {
+                Some("it has control characters".to_owned())
+            }
+            Value::String(_) => None,
+            _ => Some("it is no text".to_owned()),
+        };
+        match (self, value) {
+            (_, Value::Null) => None,
+            (Number, Value::Number(_)) | (Switch, Value::Bool(_)) => None,
+            (Number, _) => Some("it is no number".to_owned()),
+            (Switch, _) => Some("it is neither true nor false".to_owned()),
+            (Numbers, Value::Array(all)) if all.iter().all(Value::is_number) => None,
+            (Numbers, _) => Some("it is no list of numbers".to_owned()),
+            (Files, Value::Array(all)) => all.iter().find_map(text),
+            (Files, _) => Some("it is no list of files".to_owned()),
+            (Text | File | FileOr(_), value) => text(value),
+        }
+    }
+
+    /// The files that a value of this form names.
+    pub(super) fn files(self, value: &Value) -> Vec<&str> {
+        match (self, value) {
+            (File, Value::String(file)) => vec![file],
+            (Files, Value::Array(all)) => all.iter().filter_map(Value::as_str).collect(),
+            (FileOr(words), Value::String(text)) if !words.contains(&text.as_str()) => vec![text],
+            _ => Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::words;
+    use clap::ArgAction;
+
+    #[test]
+    fn every_option_has_a_row_and_every_row_an_option() {
+        let command = words::command();
+        let arguments: Vec<&str> = command
+            .get_arguments()
+            .map(|arg| arg.get_id().as_str())
+            .filter(|name| !["help", "version"].contains(name))
+            .collect();
+        for name in &arguments {
+            assert!(row(name).is_some(), "--{name} has no row in the table of options");
+        }
+        for row in TABLE {
+            assert!(arguments.contains(&row.name), "the row {} is of no option", row.name);
+            assert_eq!(names(|other| other.name == row.name).count(), 1, "{} has two rows", row.name);
+            for other in row.dropped_with {
+                assert!(
+                    arguments.contains(other),
+                    "{} is dropped with {other}, which is no option",
+                    row.name
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn rows_agree_with_what_clap_knows() {
+        for arg in words::command().get_arguments() {
+            let Some(row) = row(arg.get_id().as_str()) else { continue };
+            assert!(arg.is_positional() || arg.get_long() == Some(&row.long()), "{}", row.name);
+            if let Some(form) = row.form() {
+                let switch = matches!(arg.get_action(), ArgAction::SetTrue);
+                assert_eq!(switch, form == Switch, "{}", row.name);
+                let many = matches!(arg.get_action(), ArgAction::Append);
+                assert_eq!(many, matches!(form, Files | Numbers), "{}", row.name);
+            }
+        }
+    }
+
+    /// Nothing that says where to write, who may connect, or what may be replaced ever comes from a record.
+    #[test]
+    fn records_give_no_orders() {
+        for name in [
+            "output",
+            "overwrite",
+            "film",
+            "log",
+            "trace",
+            "web",
+            "web_host",
+            "adapter",
+            "tuning_cache",
+            "no_tuning_cache",
+            "verify",
+            "verbose",
+            "quiet",
+        ] {
+            assert!(matches!(row(name).unwrap().recorded, No | Shown(_)), "{name}");
+        }
+        for row in TABLE.iter().filter(|row| matches!(row.recorded, Recorded::Always(_))) {
+            assert!(matches!(row.effect, Effect::Picture | Effect::Device), "{}", row.name);
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! Pictures and checkpoints from somebody else: a record is data, never orders.
+
+use crate::support::{Place, pixels};
+use neural_mirage::image_io::{self, WriteOptions};
+use neural_mirage::mirage::Checkpoint;
+use predicates::prelude::*;
+use serde_json::{Map, Value, json};
+use std::path::Path;
+
+type Record = Map<String, Value>;
+
+/// A folder with a photo, a network, and a run `out.png` of two iterations with its checkpoint.
+fn finished() -> Place {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    let mut command = place.render_for(&photo, "2");
+    command.args(["--checkpoint-every", "1", "--save-at", "1", "--quiet"]).assert().success();
+    place
+}
+
+/// The checkpoint of `out.png` with other options, under another name.
+fn forge_checkpoint(place: &Place, name: &str, edit: impl FnOnce(&mut Record)) {
+    let mut checkpoint = Checkpoint::load(&place.path("out-checkpoint.safetensors")).unwrap();
+    let mut options: Record = serde_json::from_str(&checkpoint.texts["options"]).unwrap();
+    edit(&mut options);
+    checkpoint.texts.insert("options".to_owned(), Value::Object(options).to_string());
+    checkpoint.save(&place.path(name)).unwrap();
+}
+
+/// A picture with the record of `out.png` but for what was edited.
+fn forge_picture(place: &Place, name: &str, edit: impl FnOnce(&mut Record)) {
+    let mut metadata = image_io::read_metadata(&place.path("out.png")).unwrap();
+    let (_, text) = metadata.iter_mut().find(|(key, _)| key == "neural-mirage:options").unwrap();
+    let mut options: Record = serde_json::from_str(text).unwrap();
+    edit(&mut options);
+    *text = Value::Object(options).to_string();
+    let picture = image_io::read(&place.path("photo.png")).unwrap().picture;
+    let options = WriteOptions { metadata, overwrite: true, ..WriteOptions::default() };
+    image_io::write(&place.path(name), &picture, &options).unwrap();
+}
+
+fn resume(place: &Place, name: &str, words: &[&str]) -> assert_cmd::assert::Assert {
+    place.mirage().args(["resume", name, "--iterations", "4"]).args(words).assert()
+}
+
+fn promote(place: &Place, name: &str, words: &[&str]) -> assert_cmd::assert::Assert {
+    place.mirage().args(["sweep", "--continue", name, "--size", "48"]).args(words).assert()
+}
+
+fn told(text: &str) -> impl Predicate<str> + use<> {
+    predicate::str::contains(text.to_owned())
+}
+
+#[test]
+fn orders_in_a_record_are_refused_by_name() {
+    let place = finished();
+    std::fs::create_dir(place.path("sweep")).unwrap();
+    std::fs::write(place.path("victim"), "precious").unwrap();
+    let victim = place.path("victim").to_string_lossy().into_owned();
+    let mut before = place.entries();
+    before.push("evil-checkpoint.safetensors".to_owned());
+    before.sort();
+    for (name, value) in [
+        ("log", json!(victim)),
+        ("log", json!("-")),
+        ("trace", json!("../trace.json")),
+        ("film", json!("film.gif")),
+        ("web", json!(0)),
+        ("web_host", json!("0.0.0.0")),
+        ("overwrite", json!(true)),
+        ("tuning_cache", json!(victim)),
+        ("no_tuning_cache", json!(true)),
+        ("verify", json!(true)),
+        ("quiet", json!(true)),
+        ("verbose", json!(true)),
+        ("no_clamp", json!(true)),
+    ] {
+        let option = format!("--{}", name.replace('_', "-"));
+        let edit = |options: &mut Record| drop(options.insert(name.to_owned(), value.clone()));
+        forge_checkpoint(&place, "evil-checkpoint.safetensors", edit);
+        resume(&place, "evil-checkpoint.safetensors", &[]).code(2).stderr(told(&option));
+        forge_picture(&place, "sweep/r1c1.png", edit);
+        for cell in ["sweep/r1c1.png", "sweep/sheet.html#r1c1", "./sweep/../sweep/r1c1.png"] {
+            promote(&place, cell, &[]).code(2).stderr(told(&option));
+        }
+    }
+    for (name, value) in [
+        ("shader_dir", json!(victim)),
+        ("colour", json!(1)),
+        ("size", json!("48")),
+        ("spatial", json!(["relu1_1"])),
+        ("seed", json!({ "a": 1 })),
+        ("pooling", json!("max\u{1b}]0;owned\u{7}")),
+        ("style_image", json!([["a"]])),
+        ("clamp", json!("false")),
+    ] {
+        let edit = |options: &mut Record| drop(options.insert(name.to_owned(), value.clone()));
+        forge_checkpoint(&place, "evil-checkpoint.safetensors", edit);
+        let name = name.replace('_', "-");
+        let said = resume(&place, "evil-checkpoint.safetensors", &[]).code(2);
+        said.stderr(told(&name).or(told(&name.replace('-', "_"))).and(told("\u{1b}").not()));
+    }
+    assert_eq!(std::fs::read_to_string(place.path("victim")).unwrap(), "precious");
+    assert_eq!(place.entries(), before, "nothing was written");
+}
+
+#[test]
+fn a_run_that_goes_on_writes_beside_its_checkpoint() {
+    let place = finished();
+    let elsewhere = Place::new();
+    elsewhere.file("victim.png", b"precious");
+    std::fs::create_dir(place.path("inner")).unwrap();
+    place.file("inner/victim.png", b"precious");
+    place.file("victim.png", b"precious");
+    for (index, output) in [
+        elsewhere.path("victim.png").to_string_lossy().into_owned(),
+        elsewhere.path("new.png").to_string_lossy().into_owned(),
+        place.path("victim.png").to_string_lossy().into_owned(),
+        place.path("inner/../inner/victim.png").to_string_lossy().into_owned(),
+        "inner/victim.png".to_owned(),
+        "../victim.png".to_owned(),
+        "/dev/null".to_owned(),
+        "victim.sh".to_owned(),
+        "-rf.jpg".to_owned(),
+        String::new(),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("evil{index}");
+        let edit = |options: &mut Record| drop(options.insert("output".to_owned(), json!(output)));
+        forge_checkpoint(&place, &format!("{name}-checkpoint.safetensors"), edit);
+        let picture = if output.ends_with("jpg") { format!("{name}.jpg") } else { format!("{name}.png") };
+        resume(&place, &format!("{name}-checkpoint.safetensors"), &[])
+            .success()
+            .stderr(told(&picture).and(told("beside its checkpoint")));
+        assert!(place.path(&picture).exists(), "{output}");
+    }
+    for victim in [elsewhere.path("victim.png"), place.path("victim.png"), place.path("inner/victim.png")] {
+        assert_eq!(std::fs::read(victim).unwrap(), b"precious");
+    }
+    assert_eq!(elsewhere.entries(), ["victim.png"]);
+    // The checkpoint was moved, alone, under a name of its own.
+    std::fs::create_dir(place.path("moved")).unwrap();
+    std::fs::copy(place.path("out-checkpoint.safetensors"), place.path("moved/state.safetensors")).unwrap();
+    resume(&place, "moved/state.safetensors", &[]).success();
+    assert!(place.path("moved/state.png").exists());
+}
+
+#[test]
+fn only_its_own_files_are_replaced_by_a_run_that_goes_on() {
+    let place = finished();
+    // Its own picture, snapshot and checkpoint.
+    let first = pixels(&place.path("out.png"));
+    let words = ["--save-at", "1,3"];
+    resume(&place, "out-checkpoint.safetensors", &words).success();
+    assert_ne!(pixels(&place.path("out.png")), first);
+    // A file of somebody else, a picture of another run, a picture without a record.
+    let photo = place.path("photo.png");
+    place.render_to(&photo, "other.png", "2").arg("--quiet").assert().success();
+    let other = std::fs::read(place.path("other.png")).unwrap();
+    let plain = std::fs::read(&photo).unwrap();
+    for content in [b"precious", other.as_slice(), plain.as_slice()] {
+        for victim in ["evil.png", "evil-0003.png"] {
+            forge_checkpoint(&place, "evil-checkpoint.safetensors", |_| {});
+            place.file(victim, content);
+            let said = resume(&place, "evil-checkpoint.safetensors", &["--save-at", "3"]);
+            said.code(2).stderr(told(victim).and(told("--overwrite")));
+            assert_eq!(std::fs::read(place.path(victim)).unwrap(), content);
+            std::fs::remove_file(place.path(victim)).unwrap();
+        }
+    }
+    assert!(!place.path("evil.png").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn links_lead_no_run_elsewhere() {
+    use std::os::unix::fs::symlink;
+    let place = finished();
+    let elsewhere = Place::new();
+    elsewhere.file("victim.png", b"precious");
+    for target in [elsewhere.path("victim.png"), elsewhere.path("missing.png"), place.path("out.png")] {
+        forge_checkpoint(&place, "evil-checkpoint.safetensors", |_| {});
+        symlink(&target, place.path("evil.png")).unwrap();
+        let said = resume(&place, "evil-checkpoint.safetensors", &[]);
+        said.code(2).stderr(told("evil.png").and(told("--overwrite")));
+        std::fs::remove_file(place.path("evil.png")).unwrap();
+    }
+    assert_eq!(std::fs::read(elsewhere.path("victim.png")).unwrap(), b"precious");
+    assert_eq!(elsewhere.entries(), ["victim.png"]);
+    // A folder that is named through a link is the user's choice.
+    std::fs::create_dir(place.path("real")).unwrap();
+    symlink("real", place.path("linked")).unwrap();
+    std::fs::copy(place.path("out-checkpoint.safetensors"), place.path("real/a-checkpoint.safetensors"))
+        .unwrap();
+    resume(&place, "linked/a-checkpoint.safetensors", &[]).success();
+    assert!(place.path("real/a.png").exists());
+}
+
+#[test]
+fn what_a_record_names_is_only_read_and_said() {
+    let place = finished();
+    place.photo("style.png", 40, 40);
+    place.photo("other.png", 64, 48);
+    let put = |name: &str, value: Value| {
+        let name = name.to_owned();
+        move |options: &mut Record| drop(options.insert(name, value))
+    };
+    resume(&place, "out-checkpoint.safetensors", &[])
+        .success()
+        .stderr(told("photo.png (photo)").and(told("net.safetensors (weights)")));
+    // A file whose content the checkpoint doesn't state, so that its writer need not know it.
+    let labels = place.file("labels.txt", b"a\nsecret\n");
+    for (name, value) in [
+        ("labels", json!(labels)),
+        ("style_image", json!([place.path("style.png")])),
+        ("init", json!(place.path("style.png"))),
+        ("photo", json!(place.path("other.png"))),
+    ] {
+        forge_checkpoint(&place, "evil-checkpoint.safetensors", put(name, value));
+        resume(&place, "evil-checkpoint.safetensors", &[]).code(2).stderr(told("does not state"));
+    }
+    // Another network than the one of its SHA-256.
+    let other = crate::support::network(&[8, 6, 9]);
+    std::fs::create_dir(place.path("nets")).unwrap();
+    let weights = other.write(&place.path("nets"));
+    forge_checkpoint(&place, "evil-checkpoint.safetensors", put("weights", json!(weights)));
+    resume(&place, "evil-checkpoint.safetensors", &[]).code(2).stderr(told("not the network"));
+    forge_picture(&place, "cell.png", put("weights", json!(weights)));
+    promote(&place, "cell.png", &[]).code(2).stderr(told("not the network"));
+    // A picture states no content of files: names of classes are not taken from it.
+    forge_picture(&place, "cell.png", |options| {
+        options.insert("labels".to_owned(), json!(labels));
+        options.insert("adapter".to_owned(), json!("$(touch owned)"));
+        options.insert("output".to_owned(), json!("/tmp/elsewhere.png"));
+    });
+    promote(&place, "cell.png", &["-o", "full.png"]).success().stderr(
+        told("photo.png (photo)").and(told("--labels is not taken")).and(told("--adapter '$(touch owned)'")),
+    );
+    assert!(!std::fs::read(place.path("full.png")).unwrap().windows(6).any(|bytes| bytes == b"secret"));
+}
+
+#[test]
+fn another_photo_is_noticed_wherever_it_lies() {
+    let place = finished();
+    place.photo("other.png", 64, 40);
+    resume(&place, "out-checkpoint.safetensors", &["--photo", "other.png"])
+        .code(2)
+        .stderr(told("not the photo"));
+    std::fs::copy(place.path("photo.png"), place.path("copy.png")).unwrap();
+    resume(&place, "out-checkpoint.safetensors", &["--photo", "copy.png"]).success();
+    // The run goes on from the copy now; that one is edited in place.
+    place.photo("copy.png", 64, 40);
+    resume(&place, "out-checkpoint.safetensors", &[]).code(2);
+}
+
+#[cfg(unix)]
+#[test]
+fn devices_and_pipes_are_not_read_for_a_record() {
+    let place = finished();
+    let pipe = place.path("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for path in [Path::new("/dev/zero"), &pipe, Path::new("/")] {
+        for name in ["photo", "weights", "init", "labels"] {
+            let edit = |options: &mut Record| drop(options.insert(name.to_owned(), json!(path)));
+            forge_checkpoint(&place, "evil-checkpoint.safetensors", edit);
+            let mut command = place.mirage();
+            command
+                .args(["resume", "evil-checkpoint.safetensors"])
+                .timeout(std::time::Duration::from_secs(20));
+            command.assert().code(2).stderr(told("no ordinary file").and(told(&format!("--{name}"))));
+        }
+    }
+}
+
+#[test]
+fn text_of_a_record_reaches_the_terminal_escaped() {
+    let place = finished();
+    let mut metadata = image_io::read_metadata(&place.path("out.png")).unwrap();
+    let poison = "\u{1b}]0;owned\u{7}\u{9b}2J\u{202e}";
+    for (key, text) in &mut metadata {
+        match key.as_str() {
+            "neural-mirage:options" => {
+                *text = json!({ poison: poison, "spatial": format!("a{poison}\nseed 9"), "style_image": [poison] })
+                    .to_string();
+            }
+            "neural-mirage:weights" => *text = format!("--style-weight 1; $(touch owned) {poison}"),
+            "neural-mirage:classes" => {
+                *text =
+                    json!({ "classes": [{ "index": 1, "label": poison, "probability": 0.5 }] }).to_string();
+            }
+            "neural-mirage:losses" => {
+                *text = json!({ "iteration": 1, "total": 1.0, "factors": { poison: { "loss": 1.0 } } })
+                    .to_string();
+            }
+            key if key.starts_with("neural-mirage:") => *text = format!("{poison}\nfake 1"),
+            _ => {}
+        }
+    }
+    let picture = image_io::read(&place.path("photo.png")).unwrap().picture;
+    let options = WriteOptions { metadata, ..WriteOptions::default() };
+    image_io::write(&place.path("evil.png"), &picture, &options).unwrap();
+    let clean = |output: std::process::Output| {
+        for text in [output.stdout, output.stderr] {
+            let text = String::from_utf8(text).unwrap();
+            let bad = |c: char| (c.is_control() && c != '\n') || ('\u{202a}'..='\u{202e}').contains(&c);
+            assert!(!text.contains(bad), "{text:?}");
+            assert!(
+                !text.lines().any(|line| line.starts_with("fake") || line.starts_with("seed 9")),
+                "{text}"
+            );
+        }
+    };
+    let run = |words: &[&str]| place.mirage().args(words).output().unwrap();
+    let shown = run(&["show", "evil.png"]);
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("--style-weight '1;' '$(touch' "), "{shown:?}");
+    clean(shown);
+    clean(run(&["show", "evil.png", "out.png"]));
+    clean(run(&["sweep", "--continue", "evil.png"]));
+    let shown = run(&["show", "evil.png", "--json"]);
+    let value: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!(value["options"][poison], poison, "what is meant for programs stays as it is");
+    clean(shown);
+    let mut checkpoint = Checkpoint::load(&place.path("out-checkpoint.safetensors")).unwrap();
+    checkpoint.texts.insert("adapter".to_owned(), format!("{poison}\nfake"));
+    checkpoint.texts.insert("run".to_owned(), poison.to_owned());
+    checkpoint.save(&place.path("evil-checkpoint.safetensors")).unwrap();
+    std::fs::remove_file(place.path("evil.png")).unwrap();
+    clean(run(&["resume", "evil-checkpoint.safetensors", "--iterations", "3"]));
+}
