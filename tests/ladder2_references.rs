@@ -9,7 +9,7 @@ use golden::{Golden, pair, shape, text};
 use neural_mirage::ops::{
     Adam, AdaptivePool, Affine, Conv, Dot, Filter, Gram, Linear, Matrix, MatrixValues, MeanSquaredError, Op,
     Padding, Pool, PoolKind, Reduce, ReduceKind, Relu, Resize, ResizeMode, Shape, Softmax, Source,
-    TotalVariation,
+    TotalVariation, VariationKind,
 };
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -21,6 +21,14 @@ const TOLERANCE: f64 = 2e-7;
 
 fn pool_kind(attrs: &Value) -> PoolKind {
     if text(&attrs["kind"]) == "max" { PoolKind::Max } else { PoolKind::Average }
+}
+
+fn variation(attrs: &Value) -> VariationKind {
+    match attrs["kind"].as_str() {
+        Some("absolute") => VariationKind::Absolute,
+        Some("diagonal") => VariationKind::Diagonal,
+        _ => VariationKind::Squared,
+    }
 }
 
 fn triple(value: &Value) -> [f32; 3] {
@@ -76,7 +84,7 @@ fn build(case: &Value, inputs: &[(Vec<usize>, Vec<f32>)]) -> (Arc<dyn Op>, usize
         "softmax" => (Arc::new(Softmax), 1),
         "gram" => (Arc::new(Gram), 1),
         "mse" => (Arc::new(MeanSquaredError), 2),
-        "total_variation" => (Arc::new(TotalVariation), 1),
+        "total_variation" => (Arc::new(TotalVariation { kind: variation(attrs) }), 1),
         "preprocess" => {
             let order = [0, 1, 2].map(|index| attrs["order"][index].as_u64().expect("an index") as usize);
             (Arc::new(Affine { order, scale: triple(&attrs["scale"]), bias: triple(&attrs["bias"]) }), 1)

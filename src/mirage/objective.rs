@@ -18,7 +18,9 @@ use crate::graph::{
     Bindings, Engine, Goals, Graph, Memory, Pending, Program, Readback, Submission, TensorId, Values, When,
 };
 use crate::image_io::Picture;
-use crate::ops::{Adam, Gram, Interleave, MeanSquaredError, Reduce, ReduceKind, Shape, TotalVariation};
+use crate::ops::{
+    Adam, Gram, Interleave, MeanSquaredError, Reduce, ReduceKind, Shape, TotalVariation, VariationKind,
+};
 use crate::vgg::Network;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -198,7 +200,11 @@ impl Objective {
             build.term(term, loss, &mut terms, &mut seeds, &mut weights, &mut parts)?;
         }
         if request.tv_weight > 0.0 {
-            let loss = build.graph.apply(TotalVariation, &[picture], "total variation")?;
+            let loss = build.graph.apply(
+                TotalVariation { kind: VariationKind::Squared },
+                &[picture],
+                "total variation",
+            )?;
             let term = Term { kind: FactorKind::Smooth, layer: "picture".to_owned(), factor: 1.0 };
             build.term(term, loss, &mut terms, &mut seeds, &mut weights, &mut parts)?;
         }

@@ -1,8 +1,4 @@
-//! Total variation: half the sum of squared differences to the right and below, neural-style's `TVLoss`
-//! with its factor left to the loss weight.
-//!
-//! `tv = 1/2 * sum over channels, y < H - 1, x < W - 1 of (p[y][x+1] - p[y][x])^2 + (p[y+1][x] - p[y][x])^2`.
-//! The last row and column have no terms of their own, as there; one row or column alone gives 0.
+//! Total variation of a map in the three definitions of the peers, with their factors left to the loss weight.
 
 use super::shape::MapLayout;
 use super::sum;
@@ -15,32 +11,86 @@ const GROUP: usize = 64;
 /// Texels that one invocation adds up; matches the shader's `TERMS`.
 const TERMS: usize = 8;
 
-/// The total variation of a map, a vector of length one.
-#[derive(Debug, Clone, Copy)]
-pub struct TotalVariation;
-
-/// Gradient of [`TotalVariation`]. Inputs: the map, and the upstream gradient, a vector of length one.
-#[derive(Debug, Clone, Copy)]
-pub struct TotalVariationBackward;
-
-fn dispatch(entry: &'static str, map: MapLayout, partials: usize) -> Dispatch {
-    Dispatch::new("total_variation", entry)
-        .bind("input", Operand::Input(0))
-        .size("height", map.height)
-        .size("width", map.width)
-        .size("quads", map.quads())
-        .size("texels", map.texels())
-        .size("partials", partials)
+/// What is added up. `p` is a channel with H rows and W columns, `dx` and `dy` the differences of a pixel from the
+/// one to its right and below it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum VariationKind {
+    /// `1/2 sum(dx^2 + dy^2)` over all channels and the pixels with y < H - 1, x < W - 1: neural-style's `TVLoss`. The
+    /// last row and column have no terms of their own; one row or column alone gives 0.
+    #[default]
+    Squared,
+    /// `sum(|dx|) + sum(|dy|)` over all neighbours: neural-style-pt's. Where two are equal the gradient is 0.
+    Absolute,
+    /// `2 (mean dx^2 / 3 + mean dy^2 / 3 + mean d1^2 / 12 + mean d2^2 / 12)`: style-transfer-pytorch's. `d1` and `d2`
+    /// are differences along the diagonals, and the map continues with its edge for one pixel on all sides, so that
+    /// the means are over H x W and (H + 1) x (W + 1) terms.
+    Diagonal,
 }
 
-/// Calls `visit(index, index of a neighbour)` for every difference.
-fn for_each_difference(map: MapLayout, mut visit: impl FnMut(usize, usize)) {
-    for c in 0..map.channels {
-        for y in 0..map.height - 1 {
-            for x in 0..map.width - 1 {
-                let here = (c * map.height + y) * map.width + x;
-                visit(here, here + 1);
-                visit(here, here + map.width);
+/// The total variation of a map, a vector of length one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TotalVariation {
+    /// By which definition.
+    pub kind: VariationKind,
+}
+
+/// Gradient of [`TotalVariation`]. Inputs: the map, and the upstream gradient, a vector of length one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TotalVariationBackward {
+    /// By which definition.
+    pub kind: VariationKind,
+}
+
+impl VariationKind {
+    /// Weights of a squared difference to the right or below, and along a diagonal, of [`Self::Diagonal`].
+    fn weights(map: MapLayout) -> [f64; 2] {
+        let cells = map.channels * (map.height + 1) * (map.width + 1);
+        [2.0 / (3.0 * (map.channels * map.pixels()) as f64), 2.0 / (12.0 * cells as f64)]
+    }
+
+    fn dispatch(self, entry: &'static str, map: MapLayout, partials: usize) -> Dispatch {
+        let [straight, slanted] = Self::weights(map);
+        Dispatch::new("total_variation", entry)
+            .consts(&[("KIND", self as u32)])
+            .bind("input", Operand::Input(0))
+            .size("height", map.height)
+            .size("width", map.width)
+            .size("quads", map.quads())
+            .size("texels", map.texels())
+            .size("partials", partials)
+            .float("straight", straight as f32)
+            .float("slanted", slanted as f32)
+    }
+
+    /// Calls `visit(from, to, weight)` for every difference; `from` and `to` are indices of values.
+    fn for_each_difference(self, map: MapLayout, mut visit: impl FnMut(usize, usize, f64)) {
+        let MapLayout { channels, height, width } = map;
+        let [straight, slanted] = Self::weights(map);
+        for c in 0..channels {
+            // A pixel, one row and column further in than the map itself, and its edge outside.
+            let at = |y: usize, x: usize| {
+                let inside = |index: usize, length: usize| index.clamp(1, length) - 1;
+                (c * height + inside(y, height)) * width + inside(x, width)
+            };
+            for y in 1..=height {
+                for x in 1..=width {
+                    let weight = match self {
+                        Self::Squared if y == height || x == width => continue,
+                        Self::Squared => 0.5,
+                        Self::Absolute => 1.0,
+                        Self::Diagonal => straight,
+                    };
+                    visit(at(y, x), at(y, x + 1), weight);
+                    visit(at(y, x), at(y + 1, x), weight);
+                }
+            }
+            if self == Self::Diagonal {
+                for y in 0..=height {
+                    for x in 0..=width {
+                        visit(at(y, x), at(y + 1, x + 1), slanted);
+                        visit(at(y + 1, x), at(y, x + 1), slanted);
+                    }
+                }
             }
         }
     }
@@ -59,26 +109,32 @@ impl Op for TotalVariation {
     fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
         let map = signature.inputs[0].expect_map("total_variation")?;
         let partials = map.texels().div_ceil(TERMS).next_multiple_of(GROUP);
-        let first = dispatch("forward", map, partials)
+        let first = self
+            .kind
+            .dispatch("forward", map, partials)
             .bind("sums", Operand::Scratch(0))
             .linear(partials, GROUP, device);
-        Ok(vec![sum::total(vec![first], partials, 0.5, device)])
+        let scale = if self.kind == VariationKind::Squared { 0.5 } else { 1.0 };
+        Ok(vec![sum::total(vec![first], partials, scale, device)])
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
         let mut sum = 0.0;
-        for_each_difference(shapes[0].layout().expect("a map"), |here, there| {
-            sum += (inputs[0][there] - inputs[0][here]).powi(2);
+        self.kind.for_each_difference(shapes[0].layout().expect("a map"), |from, to, weight| {
+            let difference = inputs[0][to] - inputs[0][from];
+            let absolute = self.kind == VariationKind::Absolute;
+            sum += weight * if absolute { difference.abs() } else { difference * difference };
         });
-        vec![0.5 * sum]
+        vec![sum]
     }
 
     fn adjoint(&self, _input: usize, _shapes: &[Shape]) -> Option<Adjoint> {
-        Adjoint::new(TotalVariationBackward, &[Source::Input(0), Source::Upstream])
+        Adjoint::new(TotalVariationBackward { kind: self.kind }, &[Source::Input(0), Source::Upstream])
     }
 
     fn flops(&self, signature: &Signature) -> u64 {
-        6 * signature.inputs[0].elements() as u64
+        let each = if self.kind == VariationKind::Diagonal { 12 } else { 6 };
+        each * signature.inputs[0].elements() as u64
     }
 }
 
@@ -95,7 +151,9 @@ impl Op for TotalVariationBackward {
 
     fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
         let map = signature.output.expect_map("total_variation_backward")?;
-        let kernel = dispatch("backward", map, 0)
+        let kernel = self
+            .kind
+            .dispatch("backward", map, 0)
             .bind("upstream", Operand::Input(1))
             .bind("output", Operand::Output)
             .linear(map.texels(), GROUP, device);
@@ -104,44 +162,60 @@ impl Op for TotalVariationBackward {
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
         let mut gradient = vec![0.0; inputs[0].len()];
-        for_each_difference(shapes[0].layout().expect("a map"), |here, there| {
-            let difference = inputs[0][there] - inputs[0][here];
-            gradient[there] += difference * inputs[1][0];
-            gradient[here] -= difference * inputs[1][0];
+        self.kind.for_each_difference(shapes[0].layout().expect("a map"), |from, to, weight| {
+            let difference = inputs[0][to] - inputs[0][from];
+            let slope = match self.kind {
+                // Not `signum`, which is 1 at 0.
+                VariationKind::Absolute if difference == 0.0 => 0.0,
+                VariationKind::Absolute => difference.signum(),
+                VariationKind::Squared | VariationKind::Diagonal => 2.0 * difference,
+            };
+            gradient[to] += weight * slope * inputs[1][0];
+            gradient[from] -= weight * slope * inputs[1][0];
         });
         gradient
     }
 
     fn flops(&self, signature: &Signature) -> u64 {
-        8 * signature.output.elements() as u64
+        let each = if self.kind == VariationKind::Diagonal { 20 } else { 8 };
+        each * signature.output.elements() as u64
     }
 }
 
-/// f32 sums of squares, at most 64 at a time and at most 64 such sums in a row: 6e-8 * sqrt(64) = 5e-7
+/// f32 sums of positive terms, at most 64 at a time and at most 64 such sums in a row: 6e-8 * sqrt(64) = 5e-7
 /// of the result; twice that is allowed.
 const TOLERANCE: f64 = 1e-6;
 
-/// Up to eight roundings of 6e-8 each, of values no larger than the largest result.
-const BACKWARD_TOLERANCE: f64 = 5e-7;
+/// Up to a dozen roundings of 6e-8 each, of values no larger than the largest result.
+const BACKWARD_TOLERANCE: f64 = 7e-7;
+
+const KINDS: [VariationKind; 3] = [VariationKind::Squared, VariationKind::Absolute, VariationKind::Diagonal];
 
 /// Rows, columns and pixels alone, then maps of several quads and workgroups.
-fn samples() -> Vec<Shape> {
-    [(3, 1, 1), (3, 1, 9), (2, 11, 1), (4, 2, 2), (3, 3, 2), (5, 7, 3), (9, 13, 31), (3, 127, 131)]
-        .map(|(channels, height, width)| Shape::map(channels, height, width))
-        .into()
+fn samples() -> Vec<(VariationKind, Shape)> {
+    let sizes =
+        [(3, 1, 1), (3, 1, 9), (2, 11, 1), (4, 2, 2), (3, 3, 2), (5, 7, 3), (9, 13, 31), (3, 127, 131)];
+    let shapes = sizes.map(|(channels, height, width)| Shape::map(channels, height, width));
+    KINDS.into_iter().flat_map(|kind| shapes.map(|shape| (kind, shape))).collect()
 }
 
 pub(super) fn cases() -> Vec<Case> {
-    let mut cases: Vec<Case> =
-        samples().into_iter().map(|shape| Case::normal(TotalVariation, &[shape], TOLERANCE)).collect();
+    let mut cases: Vec<Case> = samples()
+        .into_iter()
+        .map(|(kind, shape)| Case::normal(TotalVariation { kind }, &[shape], TOLERANCE))
+        .collect();
     // Enough partial sums that they are folded once before the last workgroup.
-    cases.push(Case::drawn(TotalVariation, &[(Shape::map(3, 383, 389), CaseInput::Picture)], TOLERANCE));
+    let op = TotalVariation { kind: VariationKind::Squared };
+    cases.push(Case::drawn(op, &[(Shape::map(3, 383, 389), CaseInput::Picture)], TOLERANCE));
     cases
 }
 
 pub(super) fn backward_cases() -> Vec<Case> {
-    samples()
-        .into_iter()
-        .map(|shape| Case::normal(TotalVariationBackward, &[shape, Shape::Vector(1)], BACKWARD_TOLERANCE))
-        .collect()
+    let case = |(kind, shape): (VariationKind, Shape), input| {
+        let inputs = [(shape, input), (Shape::Vector(1), CaseInput::Normal)];
+        Case::drawn(TotalVariationBackward { kind }, &inputs, BACKWARD_TOLERANCE)
+    };
+    // Equal neighbours too: there the absolute kind has a kink.
+    let inputs = [CaseInput::Normal, CaseInput::Rectified];
+    samples().into_iter().flat_map(|sample| inputs.map(|input| case(sample, input))).collect()
 }

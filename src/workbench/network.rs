@@ -3,7 +3,7 @@
 use crate::ops::{
     AdaptivePool, Add, Affine, AffineBackward, Case, Conv, ConvBackward, Filter, Gram, GramBackward, Linear,
     LinearBackward, Matrix, MatrixValues, MeanSquaredError, MseBackward, Op, Pool, PoolBackward, PoolKind,
-    Relu, ReluBackward, Shape, TotalVariation, TotalVariationBackward,
+    Relu, ReluBackward, Shape, TotalVariation, TotalVariationBackward, VariationKind,
 };
 use crate::vgg::{LayerKind, Network, Preprocessing};
 use std::sync::Arc;
@@ -68,9 +68,15 @@ pub fn network_cases(layers: &[LayerShape], side: usize) -> Vec<(String, Case)> 
     let affine = Affine { order: affine.order, scale: affine.scale, bias: affine.bias };
     cases.add(format!("preprocess @{side}"), affine, &[picture], 1e-5);
     cases.add(format!("preprocess_backward @{side}"), AffineBackward { affine }, &[picture], 1e-5);
-    cases.add(format!("total_variation @{side}"), TotalVariation, &[picture], 1e-5);
+    let kind = VariationKind::Squared;
+    cases.add(format!("total_variation @{side}"), TotalVariation { kind }, &[picture], 1e-5);
     let one = Shape::Vector(1);
-    cases.add(format!("total_variation_backward @{side}"), TotalVariationBackward, &[picture, one], 1e-5);
+    cases.add(
+        format!("total_variation_backward @{side}"),
+        TotalVariationBackward { kind },
+        &[picture, one],
+        1e-5,
+    );
     let (mut side, mut channels) = (side, 3);
     for layer in layers {
         match *layer {

@@ -1,18 +1,44 @@
 //! Gram matrices: which features occur together, wherever they are.
 
+use super::relative::{inverse_mean_square, scaled};
 use super::{Domain, Statistic};
 use crate::error::Result;
 use crate::graph::{Graph, TensorId};
-use crate::ops::{Gram, MeanSquaredError};
+use crate::ops::{Gram, LinearCombination, MeanSquaredError};
 
-/// `G = F F^T / (C N)` of a feature map with C channels and N pixels. Distance: the mean over C^2 of `(G - A)^2`
-/// (neural-style).
-#[derive(Debug, Clone, Copy)]
-pub struct GramMatrix;
+/// By what a Gram matrix is divided, with C channels and N pixels.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Normalization {
+    /// `C N`, as neural-style does.
+    #[default]
+    ChannelsAndPixels,
+    /// `N`, as Gatys and style-transfer-pytorch do: a distance is C^2 times that of neural-style.
+    Pixels,
+    /// As neural-style; the distance is then divided by the mean square of the target's matrix, so that each layer
+    /// counts alike, whatever the scale of its activations.
+    Relative,
+}
+
+/// `G = F F^T` of a feature map, divided as [`Normalization`] says. Distance: the mean over C^2 of `(G - A)^2`, with A
+/// the target's.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct GramMatrix {
+    /// By what it is divided.
+    pub normalization: Normalization,
+}
 
 impl Statistic for GramMatrix {
     fn name(&self) -> &'static str {
         "gram"
+    }
+
+    fn key(&self) -> String {
+        let normalization = match self.normalization {
+            Normalization::ChannelsAndPixels => "",
+            Normalization::Pixels => "-pixels",
+            Normalization::Relative => "-relative",
+        };
+        format!("{}{normalization}", self.name())
     }
 
     fn domain(&self) -> Domain {
@@ -20,7 +46,21 @@ impl Statistic for GramMatrix {
     }
 
     fn summary(&self, graph: &mut Graph, activation: TensorId, label: &str) -> Result<Vec<TensorId>> {
-        Ok(vec![graph.apply(Gram, &[activation], format!("Gram {label}"))?])
+        let gram = graph.apply(Gram, &[activation], format!("Gram {label}"))?;
+        if self.normalization != Normalization::Pixels {
+            return Ok(vec![gram]);
+        }
+        let channels = graph.shape(activation).expect_map("gram")?.channels;
+        let by_pixels = LinearCombination::scale(channels as f32);
+        Ok(vec![graph.apply(by_pixels, &[gram], format!("Gram by pixels {label}"))?])
+    }
+
+    fn target(&self, graph: &mut Graph, summary: &[TensorId], label: &str) -> Result<Vec<TensorId>> {
+        let mut target = summary.to_vec();
+        if self.normalization == Normalization::Relative {
+            target.push(inverse_mean_square(graph, summary, label)?);
+        }
+        Ok(target)
     }
 
     fn distance(
@@ -30,6 +70,14 @@ impl Statistic for GramMatrix {
         target: &[TensorId],
         label: &str,
     ) -> Result<TensorId> {
-        graph.apply(MeanSquaredError, &[summary, target].concat(), format!("{label} Gram loss"))
+        let pair = [summary[0], target[0]];
+        let label = format!("{label} Gram loss");
+        match target {
+            [_, inverse] => {
+                let loss = graph.apply(MeanSquaredError, &pair, format!("{label}, absolute"))?;
+                scaled(graph, loss, *inverse, &label)
+            }
+            _ => graph.apply(MeanSquaredError, &pair, label),
+        }
     }
 }

@@ -5,14 +5,20 @@
 
 mod feature;
 mod gram;
+mod mean_covariance;
+mod mean_variance;
+mod relative;
 mod total_variation;
 
 pub use feature::Feature;
-pub use gram::GramMatrix;
+pub use gram::{GramMatrix, Normalization};
+pub use mean_covariance::MeanCovariance;
+pub use mean_variance::MeanVariance;
 pub use total_variation::Variation;
 
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorId};
+use crate::ops::VariationKind;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -85,10 +91,10 @@ pub trait Statistic: Debug + Send + Sync {
     ) -> Result<TensorId>;
 }
 
-/// A statistic that can be chosen by name.
+/// A statistic that can be chosen by name, which is its key.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry {
-    /// Name, as [`Statistic::name`] gives it, or with a variant behind it (`gram-pixels`).
+    /// Name, as [`Statistic::key`] gives it: the statistic's name, or with a variant behind it (`gram-pixels`).
     pub name: &'static str,
     /// What it does, in a few words for `--help`.
     pub help: &'static str,
@@ -102,9 +108,52 @@ pub const STATISTICS: &[Entry] = &[
     Entry {
         name: "gram",
         help: "Gram matrix over channels and pixels, as neural-style",
-        make: || Arc::new(GramMatrix),
+        make: || gram(Normalization::ChannelsAndPixels),
+    },
+    Entry {
+        name: "gram-pixels",
+        help: "Gram matrix over pixels alone, as Gatys",
+        make: || gram(Normalization::Pixels),
+    },
+    Entry {
+        name: "gram-relative",
+        help: "Gram matrix; its distance relative to the target's size, so that each layer counts alike",
+        make: || gram(Normalization::Relative),
+    },
+    Entry {
+        name: "mean-covariance",
+        help: "mean and covariance of the channels, each relative to the target's size",
+        make: || Arc::new(MeanCovariance),
+    },
+    Entry {
+        name: "mean-variance",
+        help: "mean and standard deviation of each channel",
+        make: || Arc::new(MeanVariance),
+    },
+    Entry {
+        name: "total-variation",
+        help: "squared differences of neighbours, as neural-style",
+        make: || variation(VariationKind::Squared),
+    },
+    Entry {
+        name: "total-variation-absolute",
+        help: "absolute differences of neighbours, as neural-style-pt",
+        make: || variation(VariationKind::Absolute),
+    },
+    Entry {
+        name: "total-variation-diagonal",
+        help: "squared differences, diagonals too, by their mean, as style-transfer-pytorch",
+        make: || variation(VariationKind::Diagonal),
     },
 ];
+
+fn gram(normalization: Normalization) -> Arc<dyn Statistic> {
+    Arc::new(GramMatrix { normalization })
+}
+
+fn variation(kind: VariationKind) -> Arc<dyn Statistic> {
+    Arc::new(Variation { kind })
+}
 
 /// The statistic of this name.
 ///
@@ -148,7 +197,7 @@ mod tests {
     fn every_entry_makes_the_statistic_it_names() {
         for entry in STATISTICS {
             assert!(entry.name.starts_with((entry.make)().name()), "{}", entry.name);
-            assert_eq!(by_name(entry.name).unwrap().key(), (entry.make)().key());
+            assert_eq!(by_name(entry.name).unwrap().key(), entry.name);
         }
         assert!(by_name("nothing").unwrap_err().to_string().contains("gram"));
     }

@@ -3,15 +3,27 @@
 use super::{Domain, Statistic};
 use crate::error::Result;
 use crate::graph::{Graph, TensorId};
-use crate::ops::TotalVariation;
+use crate::ops::{TotalVariation, VariationKind};
 
-/// `1/2 sum(dx^2 + dy^2)` of a map, neural-style's definition; see [`TotalVariation`].
-#[derive(Debug, Clone, Copy)]
-pub struct Variation;
+/// The total variation of a map in one of three definitions, see [`VariationKind`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Variation {
+    /// Which one.
+    pub kind: VariationKind,
+}
 
 impl Statistic for Variation {
     fn name(&self) -> &'static str {
         "total-variation"
+    }
+
+    fn key(&self) -> String {
+        let kind = match self.kind {
+            VariationKind::Squared => "",
+            VariationKind::Absolute => "-absolute",
+            VariationKind::Diagonal => "-diagonal",
+        };
+        format!("{}{kind}", self.name())
     }
 
     fn domain(&self) -> Domain {
@@ -33,6 +45,6 @@ impl Statistic for Variation {
         _: &[TensorId],
         label: &str,
     ) -> Result<TensorId> {
-        graph.apply(TotalVariation, summary, format!("{label} total variation"))
+        graph.apply(TotalVariation { kind: self.kind }, summary, format!("{label} total variation"))
     }
 }

@@ -1,0 +1,299 @@
+//! Mean and standard deviation of each channel of a map, and their gradients.
+
+use super::shape::{MapLayout, mismatch};
+use super::window;
+use super::{Adjoint, Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature, Source};
+use crate::error::Result;
+use crate::gpu::Profile;
+
+/// Texels of a plane that one workgroup adds up; the shader's `GROUP * TERMS`.
+const CHUNK: usize = 1024;
+
+/// Added to a variance before its root is taken, as AdaIN does: the gradient of the deviation of a channel that is
+/// the same everywhere stays finite.
+const SMALLEST: f64 = 1e-5;
+
+/// Mean over the pixels of each channel. Input: a map; output: a vector with a value for each channel.
+#[derive(Debug, Clone, Copy)]
+pub struct ChannelMean;
+
+/// Adjoint of [`ChannelMean`]: a map of this size whose channels are `dmean / pixels` everywhere. Input: the
+/// gradient, a vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChannelMeanBackward {
+    /// Rows and columns of the map.
+    pub size: [usize; 2],
+}
+
+/// Standard deviation of each channel, `sqrt(mean((F - mu)^2) + 1e-5)`. Inputs: the map F and the means of its
+/// channels, which get no gradient: at the mean itself the sum of squares does not change with it.
+#[derive(Debug, Clone, Copy)]
+pub struct ChannelDeviation;
+
+/// `dF = (F - mu) / (pixels * sigma) * dsigma`. Inputs: F, mu, sigma, dsigma.
+#[derive(Debug, Clone, Copy)]
+pub struct ChannelDeviationBackward;
+
+/// The dispatches of `entry` on a map, one for each window of its quads; `windowed` names the variables that are
+/// maps.
+fn dispatches(
+    entry: &'static str,
+    map: MapLayout,
+    windowed: &[&'static str],
+    device: &Profile,
+    finish: impl Fn(Dispatch, MapLayout) -> Dispatch,
+) -> Vec<Dispatch> {
+    let maps: Vec<(&str, MapLayout)> = windowed.iter().map(|name| (*name, map)).collect();
+    let part = |quads: std::ops::Range<usize>| {
+        let dispatch = params(Dispatch::new("channel_moments", entry), map)
+            .size("first", quads.start)
+            .size("quads", quads.len());
+        finish(dispatch, map.part(&quads)).narrow(&maps, &quads)
+    };
+    window::quads(&[map], 1, device).into_iter().map(part).collect()
+}
+
+fn splits(map: MapLayout) -> usize {
+    map.plane().div_ceil(CHUNK)
+}
+
+fn params(dispatch: Dispatch, map: MapLayout) -> Dispatch {
+    dispatch
+        .size("channels", map.channels)
+        .size("height", map.height)
+        .size("width", map.width)
+        .size("splits", splits(map))
+        .float("scale", (1.0 / map.pixels() as f64) as f32)
+        .float("smallest", SMALLEST as f32)
+}
+
+/// Sums by channel: of the values, or with a mean (input 1) of the squared distances from it.
+fn sums(map: MapLayout, deviation: bool, device: &Profile) -> Kernel {
+    let splits = splits(map);
+    let kind = [("DEVIATION", u32::from(deviation))];
+    // Without a mean the map stands in its place, because the shader binds one in any case.
+    let (mean, windowed): (_, &[&str]) =
+        if deviation { (Operand::Input(1), &["input"]) } else { (Operand::Input(0), &["input", "mean"]) };
+    let mut dispatches = dispatches("partial", map, windowed, device, |dispatch, part| {
+        let dispatch = dispatch.consts(&kind).bind("input", Operand::Input(0));
+        dispatch.bind("mean", mean.clone()).bind("partials", Operand::Scratch(0)).linear(
+            part.quads() * splits,
+            1,
+            device,
+        )
+    });
+    let finish = params(Dispatch::new("channel_moments", "finish"), map)
+        .consts(&kind)
+        .bind("partials", Operand::Scratch(0))
+        .bind("output", Operand::Output)
+        .size("first", 0)
+        .size("quads", map.quads())
+        .linear(map.quads(), 1, device);
+    dispatches.push(finish);
+    Kernel { variant: "naive", dispatches, scratch: vec![(map.quads() * splits) as u64 * 16] }
+}
+
+fn expect_channels(op: &str, map: MapLayout, shape: Shape) -> Result<()> {
+    if shape == Shape::Vector(map.channels) {
+        return Ok(());
+    }
+    Err(mismatch(op, &format!("{} channels have a value each, not {shape}", map.channels)))
+}
+
+/// The values of each channel.
+fn channels(values: &[f64], pixels: usize) -> impl Iterator<Item = &[f64]> {
+    values.chunks_exact(pixels)
+}
+
+impl Op for ChannelMean {
+    fn name(&self) -> &'static str {
+        "channel_mean"
+    }
+
+    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
+        Ok(Shape::Vector(inputs[0].expect_map("channel_mean")?.channels))
+    }
+
+    fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
+        Ok(vec![sums(signature.inputs[0].expect_map("channel_mean")?, false, device)])
+    }
+
+    fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
+        let pixels = shapes[0].layout().expect("a map").pixels();
+        channels(inputs[0], pixels).map(|values| values.iter().sum::<f64>() / pixels as f64).collect()
+    }
+
+    fn adjoint(&self, _input: usize, shapes: &[Shape]) -> Option<Adjoint> {
+        let MapLayout { height, width, .. } = shapes[0].layout()?;
+        Adjoint::new(ChannelMeanBackward { size: [height, width] }, &[Source::Upstream])
+    }
+
+    fn flops(&self, signature: &Signature) -> u64 {
+        signature.inputs[0].elements() as u64
+    }
+}
+
+impl Op for ChannelMeanBackward {
+    fn name(&self) -> &'static str {
+        "channel_mean_backward"
+    }
+
+    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
+        Ok(Shape::map(inputs[0].expect_vector("channel_mean_backward")?, self.size[0], self.size[1]))
+    }
+
+    fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
+        let map = signature.output.expect_map("channel_mean_backward")?;
+        let dispatches = dispatches("backward", map, &["output"], device, |dispatch, part| {
+            let dispatch = dispatch.bind("upstream", Operand::Input(0)).bind("output", Operand::Output);
+            dispatch.linear(part.texels(), 64, device)
+        });
+        Ok(vec![Kernel::of("naive", dispatches)])
+    }
+
+    fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
+        let pixels = self.size[0] * self.size[1];
+        inputs[0].iter().flat_map(|value| vec![value / pixels as f64; pixels]).collect()
+    }
+}
+
+impl Op for ChannelDeviation {
+    fn name(&self) -> &'static str {
+        "channel_deviation"
+    }
+
+    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
+        let map = inputs[0].expect_map("channel_deviation")?;
+        expect_channels("channel_deviation", map, inputs[1])?;
+        Ok(inputs[1])
+    }
+
+    fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
+        Ok(vec![sums(signature.inputs[0].expect_map("channel_deviation")?, true, device)])
+    }
+
+    fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
+        let pixels = shapes[0].layout().expect("a map").pixels();
+        let deviation = |(values, mean): (&[f64], &f64)| {
+            let sum: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+            (sum / pixels as f64 + SMALLEST).sqrt()
+        };
+        channels(inputs[0], pixels).zip(inputs[1]).map(deviation).collect()
+    }
+
+    fn adjoint(&self, input: usize, _shapes: &[Shape]) -> Option<Adjoint> {
+        if input != 0 {
+            return None;
+        }
+        let operands = [Source::Input(0), Source::Input(1), Source::Output, Source::Upstream];
+        Adjoint::new(ChannelDeviationBackward, &operands)
+    }
+
+    fn flops(&self, signature: &Signature) -> u64 {
+        3 * signature.inputs[0].elements() as u64
+    }
+}
+
+impl Op for ChannelDeviationBackward {
+    fn name(&self) -> &'static str {
+        "channel_deviation_backward"
+    }
+
+    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
+        let map = inputs[0].expect_map("channel_deviation_backward")?;
+        inputs[1..]
+            .iter()
+            .try_for_each(|shape| expect_channels("channel_deviation_backward", map, *shape))?;
+        Ok(inputs[0])
+    }
+
+    fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
+        let map = signature.output.expect_map("channel_deviation_backward")?;
+        let windowed = ["input", "output"];
+        let dispatches = dispatches("deviation_backward", map, &windowed, device, |dispatch, part| {
+            dispatch
+                .bind("input", Operand::Input(0))
+                .bind("mean", Operand::Input(1))
+                .bind("deviation", Operand::Input(2))
+                .bind("upstream", Operand::Input(3))
+                .bind("output", Operand::Output)
+                .linear(part.texels(), 64, device)
+        });
+        Ok(vec![Kernel::of("naive", dispatches)])
+    }
+
+    fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
+        let pixels = shapes[0].layout().expect("a map").pixels();
+        let gradient = |(channel, values): (usize, &[f64])| {
+            let [mean, deviation, upstream] = [1, 2, 3].map(|input: usize| inputs[input][channel]);
+            let rate = upstream / (pixels as f64 * deviation);
+            values.iter().map(|value| (value - mean) * rate).collect::<Vec<f64>>()
+        };
+        channels(inputs[0], pixels).enumerate().flat_map(gradient).collect()
+    }
+
+    fn flops(&self, signature: &Signature) -> u64 {
+        3 * signature.inputs[0].elements() as u64
+    }
+}
+
+/// f32 sums of at most 16 texels in a row, then in trees, of values whose mean is of their size: roundings of 6e-8
+/// add up to at most 1e-6 of the largest mean. Where values of both signs cancel (the case drawn from a normal
+/// distribution), the mean is smaller than its terms by the root of their number, up to 200 here.
+const TOLERANCE: f64 = 1e-6;
+const SIGNED_TOLERANCE: f64 = 2e-5;
+
+/// Sums of squares in the same order, a root, and 1e-5 beside them.
+const DEVIATION_TOLERANCE: f64 = 1e-6;
+
+/// Four roundings and a division that may be off by 2.5 units of the last place.
+const BACKWARD_TOLERANCE: f64 = 5e-7;
+
+/// Odd, tiny and prime sizes; several chunks of a plane; several quads, full and not.
+fn samples() -> Vec<Shape> {
+    [(1, 1, 1), (3, 1, 7), (5, 11, 1), (9, 7, 3), (4, 31, 33), (6, 61, 67), (21, 130, 71)]
+        .map(|(channels, height, width)| Shape::map(channels, height, width))
+        .into()
+}
+
+fn vector(shape: Shape) -> Shape {
+    Shape::Vector(shape.layout().map_or(0, |map| map.channels))
+}
+
+pub(super) fn mean_cases() -> Vec<Case> {
+    let both = |shape| {
+        [
+            Case::drawn(ChannelMean, &[(shape, CaseInput::Rectified)], TOLERANCE),
+            Case::normal(ChannelMean, &[shape], SIGNED_TOLERANCE),
+        ]
+    };
+    samples().into_iter().flat_map(both).collect()
+}
+
+pub(super) fn mean_backward_cases() -> Vec<Case> {
+    let case = |shape: Shape| {
+        let MapLayout { channels, height, width } = shape.layout()?;
+        let op = ChannelMeanBackward { size: [height, width] };
+        Some(Case::normal(op, &[Shape::Vector(channels)], 1e-7))
+    };
+    samples().into_iter().filter_map(case).collect()
+}
+
+pub(super) fn deviation_cases() -> Vec<Case> {
+    let case = |shape| Case::normal(ChannelDeviation, &[shape, vector(shape)], DEVIATION_TOLERANCE);
+    samples().into_iter().map(case).collect()
+}
+
+pub(super) fn deviation_backward_cases() -> Vec<Case> {
+    let case = |shape| {
+        let channels = vector(shape);
+        let inputs = [
+            (shape, CaseInput::Normal),
+            (channels, CaseInput::Scaled(0.3)),
+            (channels, CaseInput::Values(&[0.5, 2.0, 0.9, 1.3, 0.003_2])),
+            (channels, CaseInput::Normal),
+        ];
+        Case::drawn(ChannelDeviationBackward, &inputs, BACKWARD_TOLERANCE)
+    };
+    samples().into_iter().map(case).collect()
+}

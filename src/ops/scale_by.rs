@@ -1,0 +1,110 @@
+//! A tensor times a number that lies on the device: how losses are taken relative to the size of their target.
+
+use super::shape::mismatch;
+use super::window;
+use super::{Adjoint, Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature, Source};
+use crate::error::Result;
+use crate::gpu::Profile;
+
+/// `y = x * s`. Inputs: x of any shape; s, a vector of length 1, which gets no gradient.
+#[derive(Debug, Clone, Copy)]
+pub struct ScaleBy;
+
+/// `y = 1 / (scale * x + smallest)` of a vector of length 1. For targets, so without an adjoint.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Reciprocal {
+    /// Factor of the input, e.g. to make a sum a mean.
+    pub scale: f32,
+    /// Added to the denominator, so that an input of 0 gives a finite result.
+    pub smallest: f32,
+}
+
+fn expect_one(op: &str, shape: Shape) -> Result<()> {
+    if shape == Shape::Vector(1) {
+        return Ok(());
+    }
+    Err(mismatch(op, &format!("wants one number, got {shape}")))
+}
+
+impl Op for ScaleBy {
+    fn name(&self) -> &'static str {
+        "scale_by"
+    }
+
+    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
+        expect_one("scale_by", inputs[1])?;
+        Ok(inputs[0])
+    }
+
+    fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
+        let dispatch = Dispatch::new("scale_by", "forward")
+            .bind("input", Operand::Input(0))
+            .bind("number", Operand::Input(1))
+            .bind("output", Operand::Output)
+            .float("scale", 1.0)
+            .float("smallest", 0.0);
+        let quads = signature.output.stored() / 4;
+        Ok(vec![Kernel::of("naive", window::elementwise(&dispatch, &["input", "output"], quads, device))])
+    }
+
+    fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
+        inputs[0].iter().map(|value| value * inputs[1][0]).collect()
+    }
+
+    fn adjoint(&self, input: usize, _shapes: &[Shape]) -> Option<Adjoint> {
+        if input != 0 {
+            return None;
+        }
+        Adjoint::new(Self, &[Source::Upstream, Source::Input(1)])
+    }
+}
+
+impl Op for Reciprocal {
+    fn name(&self) -> &'static str {
+        "reciprocal"
+    }
+
+    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
+        expect_one("reciprocal", inputs[0])?;
+        Ok(inputs[0])
+    }
+
+    fn kernels(&self, _signature: &Signature, _device: &Profile) -> Result<Vec<Kernel>> {
+        let dispatch = Dispatch::new("scale_by", "reciprocal")
+            .bind("number", Operand::Input(0))
+            .bind("output", Operand::Output)
+            .size("count", 1)
+            .float("scale", self.scale)
+            .float("smallest", self.smallest);
+        Ok(vec![Kernel::single("naive", dispatch)])
+    }
+
+    fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
+        vec![1.0 / (f64::from(self.scale) * inputs[0][0] + f64::from(self.smallest))]
+    }
+}
+
+/// One rounding.
+const TOLERANCE: f64 = 1e-7;
+
+/// Two roundings and a division, which may be off by 2.5 units of the last place.
+const RECIPROCAL_TOLERANCE: f64 = 4e-7;
+
+pub(super) fn cases() -> Vec<Case> {
+    let one = Shape::Vector(1);
+    [Shape::map(3, 1, 1), Shape::map(5, 7, 3), one, Shape::Matrix { rows: 67, columns: 35 }]
+        .map(|shape| Case::normal(ScaleBy, &[shape, one], TOLERANCE))
+        .into()
+}
+
+pub(super) fn reciprocal_cases() -> Vec<Case> {
+    let case = |scale, input| {
+        let op = Reciprocal { scale, smallest: 1e-8 };
+        Case::drawn(op, &[(Shape::Vector(1), input)], RECIPROCAL_TOLERANCE)
+    };
+    vec![
+        case(0.2, CaseInput::Positive),
+        case(1.0 / 4096.0, CaseInput::Exactly(0.0)),
+        case(3.0, CaseInput::Exactly(1e9)),
+    ]
+}
