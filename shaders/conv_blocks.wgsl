@@ -41,7 +41,7 @@ struct Params {
 }
 
 @group(0) @binding(0) var<storage, read> input: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> activation: array<vec4<f32>>; // the input again where MASK is 0
+@group(0) @binding(1) var<storage, read> activation: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> weights: array<vec4<u32>>;
 @group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read_write> output: array<vec4<f32>>;
@@ -56,6 +56,7 @@ fn load(n: u32) -> vec4<f32> {
     var value = vec4<f32>(0.0);
     if (n < params.in_texels) {
         value = input[n];
+        // static if
         if (MASK == 1u) {
             value = select(vec4<f32>(0.0), value, activation[n] > vec4<f32>(0.0));
         }

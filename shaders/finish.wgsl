@@ -24,9 +24,11 @@ fn finish(
         return;
     }
     var value = output[i];
+    // static if
     if (ADD == 1u) {
         value += addend[i];
     }
+    // static if
     if (MASK == 1u) {
         value = select(vec4<f32>(0.0), value, activation[i] > vec4<f32>(0.0));
     }

@@ -7,7 +7,7 @@ struct Params {
     height: u32,
     width: u32,
     // Channel k of the network's input is channel order_k of the picture, times scale_k, plus bias_k.
-    // Not read by the (de)interleave entry points.
+    // Not read by `interleave`.
     order_0: u32,
     order_1: u32,
     order_2: u32,
@@ -21,13 +21,11 @@ struct Params {
 
 @group(0) @binding(0) var<storage, read> input: array<vec4<f32>>;    // picture
 @group(0) @binding(1) var<storage, read> upstream: array<vec4<f32>>; // gradient of the network's input
-@group(0) @binding(2) var<storage, read> list: array<f32>;           // interleaved: r g b r g b ...
-@group(0) @binding(3) var<storage, read_write> output: array<vec4<f32>>; // a map, or a list of 4 at a time
-@group(0) @binding(4) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>; // a map, or r g b r g b ..., 4 at a time
+@group(0) @binding(3) var<uniform> params: Params;
 
-// Texel i of the run: its pixel's number, counted without borders.
+// Texel i of the run.
 struct Place {
-    pixel: u32,
     inside: bool, // a pixel, not border
     valid: bool,  // within the run of texels at all
 }
@@ -36,10 +34,7 @@ fn place(i: u32) -> Place {
     let pitch = params.width + 1u;
     let row = i / pitch;
     let column = i - row * pitch;
-    return Place(
-        (row - 1u) * params.width + column - 1u,
-        row > 0u && row <= params.height && column > 0u,
-        i < (params.height + 2u) * pitch + 1u);
+    return Place(row > 0u && row <= params.height && column > 0u, i < (params.height + 2u) * pitch + 1u);
 }
 
 @compute @workgroup_size(64)
@@ -115,23 +110,4 @@ fn interleave(
         values = clamp(values, vec4<f32>(0.0), vec4<f32>(1.0));
     }
     output[i] = values;
-}
-
-@compute @workgroup_size(64)
-fn deinterleave(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let i = (group.y * groups.x + group.x) * 64u + local;
-    let at = place(i);
-    if (!at.valid) {
-        return;
-    }
-    var result = vec4<f32>(0.0);
-    if (at.inside) {
-        let n = 3u * at.pixel;
-        result = vec4<f32>(list[n], list[n + 1u], list[n + 2u], 0.0);
-    }
-    output[i] = result;
 }

@@ -1,6 +1,6 @@
 // The products of a Winograd convolution, in shared-memory blocks: for each position p of the transformed
 // tile, out[p] = weights[p] * input[p]. The buffer family's kernel for discrete and integrated GPUs. See
-// winograd.wgsl for the layouts; a run is the whole chunk here.
+// winograd_filter.wgsl and winograd_input.wgsl for the layouts; a run is the whole chunk here.
 //
 // A workgroup computes TILES tiles x CHANNELS output channels of one position, in steps of STEP input
 // quads; an invocation adds up a register block of EACH tiles x QUADS quads of channels. With two BUFFERS a

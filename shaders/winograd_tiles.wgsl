@@ -1,6 +1,6 @@
 // The products of a Winograd convolution, fed from storage textures: for each position p of the transformed
 // tile, out[p] = weights[p] * input[p]. The texture family's kernel for software drivers; the inner loop is
-// that of conv_tiles.wgsl. See winograd.wgsl for the layouts.
+// that of conv_tiles.wgsl. See winograd_filter.wgsl and winograd_input.wgsl for the layouts.
 
 const LANES: u32 = 8u;          // the device's subgroup size
 const VECTORS: u32 = 8u;        // runs of LANES tiles per invocation

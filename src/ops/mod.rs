@@ -44,7 +44,7 @@ pub use linear::{Linear, LinearBackward, Matrix, MatrixValues, RowLoader};
 pub use linear_combination::LinearCombination;
 pub use mse::{MeanSquaredError, MseBackward};
 pub use peaks::{MultiplyAdd, Triad};
-pub use picture::{Affine, AffineBackward, Deinterleave, Interleave};
+pub use picture::{Affine, AffineBackward, Interleave};
 pub use pool::{Pool, PoolBackward, PoolKind};
 pub use reduce::{Dot, Reduce, ReduceKind};
 pub use registry::{Entry, REGISTRY};

@@ -1,5 +1,5 @@
 //! The picture's way into the network and out to a file: channel order and scaling with its adjoint, and
-//! the change between a map and the interleaved RGB of image files.
+//! the change from a map to the interleaved RGB of image files.
 
 use super::shape::{MapLayout, mismatch};
 use super::{Adjoint, Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature, Source};
@@ -28,22 +28,12 @@ pub struct AffineBackward {
     pub affine: Affine,
 }
 
-/// A map of 3 channels as a list `r g b r g b ...`, row by row: `Vector(3 * height * width)`.
+/// A map of 3 channels as a list `r g b r g b ...`, row by row: `Vector(3 * height * width)`. The last
+/// step before a file, so it has no adjoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Interleave {
-    /// True to limit the values to 0..1, as for image files. Then no gradient flows back: it is the last
-    /// step before a file.
+    /// True to limit the values to 0..1, as for image files.
     pub clamp: bool,
-}
-
-/// A list `r g b r g b ...` as a map of 3 channels: the inverse of [`Interleave`]. Input: `Vector(3 * height *
-/// width)`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Deinterleave {
-    /// Rows.
-    pub height: usize,
-    /// Columns.
-    pub width: usize,
 }
 
 /// Sizes of a map that has to be a picture.
@@ -178,45 +168,6 @@ impl Op for Interleave {
         let value = |n: usize| inputs[0][n % 3 * pixels + n / 3];
         (0..3 * pixels).map(|n| if self.clamp { value(n).clamp(0.0, 1.0) } else { value(n) }).collect()
     }
-
-    fn adjoint(&self, _input: usize, shapes: &[Shape]) -> Option<Adjoint> {
-        let layout = shapes[0].layout().filter(|_| !self.clamp)?;
-        let op = Deinterleave { height: layout.height, width: layout.width };
-        Adjoint::new(op, &[Source::Upstream])
-    }
-}
-
-impl Op for Deinterleave {
-    fn name(&self) -> &'static str {
-        "deinterleave"
-    }
-
-    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
-        let output = Shape::map(3, self.height, self.width);
-        if inputs[0].expect_vector("deinterleave")? != output.elements() {
-            let message = format!("{} values are not a picture of {output}", inputs[0]);
-            return Err(mismatch("deinterleave", &message));
-        }
-        Ok(output)
-    }
-
-    fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
-        let layout = picture("deinterleave", signature.output)?;
-        let dispatch = Affine::IDENTITY
-            .dispatch("deinterleave", layout)
-            .bind("list", Operand::Input(0))
-            .linear(layout.texels(), GROUP, device);
-        Ok(vec![Kernel::single("naive", dispatch)])
-    }
-
-    fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
-        let pixels = self.height * self.width;
-        (0..3 * pixels).map(|n| inputs[0][n % pixels * 3 + n / pixels]).collect()
-    }
-
-    fn adjoint(&self, _input: usize, _shapes: &[Shape]) -> Option<Adjoint> {
-        Adjoint::new(Interleave { clamp: false }, &[Source::Upstream])
-    }
 }
 
 /// Values are moved or limited, not computed.
@@ -266,12 +217,4 @@ pub(super) fn interleave_cases() -> Vec<Case> {
             .map(|(height, width)| Case::normal(Interleave { clamp }, &[Shape::map(3, height, width)], EXACT))
     };
     [false, true].into_iter().flat_map(of).collect()
-}
-
-pub(super) fn deinterleave_cases() -> Vec<Case> {
-    SIZES
-        .map(|(height, width)| {
-            Case::normal(Deinterleave { height, width }, &[Shape::Vector(3 * height * width)], EXACT)
-        })
-        .into()
 }

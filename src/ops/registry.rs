@@ -26,7 +26,6 @@ pub const REGISTRY: &[Entry] = &[
     Entry { name: "conv_backward", cases: super::conv::backward_cases },
     Entry { name: "covariance", cases: super::covariance::cases },
     Entry { name: "covariance_mean_backward", cases: super::covariance::mean_backward_cases },
-    Entry { name: "deinterleave", cases: super::picture::deinterleave_cases },
     Entry { name: "dot", cases: super::reduce::dot_cases },
     Entry { name: "flatten", cases: super::flatten::cases },
     Entry { name: "gram", cases: super::gram::cases },

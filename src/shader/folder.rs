@@ -2,7 +2,7 @@
 
 use super::reflect::Interface;
 use super::source::{SOURCES, replace};
-use super::{unroll, variant};
+use super::{keep_branches, unroll, variant};
 use crate::error::{Error, Result};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -117,7 +117,7 @@ fn check(shader: &str, text: &str) -> Result<(), String> {
         Err(other) => Err(other.to_string()),
     };
     let new = reflect(text)?;
-    unroll(text)?;
+    unroll(&keep_branches(text)?)?;
     let embedded = SOURCES.iter().find(|(name, _)| *name == shader).map_or("", |(_, text)| *text);
     for (entry, _) in &reflect(embedded)?.entries {
         if !new.entries.iter().any(|(name, _)| name == entry) {

@@ -2,16 +2,20 @@
 //! target.
 //!
 //! A file under `shaders/` is complete, valid WGSL. A variant is data: other values for whole
-//! `const NAME: u32 = value;` lines. Loops that follow an `// unroll` comment are written out before
+//! `const NAME: u32 = value;` lines. Of an `if` that follows a `// static if` comment only the branch that is taken
+//! stays, so that a variant binds no more than it uses. Loops that follow an `// unroll` comment are written out before
 //! the driver sees them, because drivers keep an array that a loop variable indexes in memory.
 
+mod branch;
 mod emit;
 mod folder;
+mod marks;
 mod reflect;
 mod source;
 mod unroll;
 mod variant;
 
+use branch::keep_branches;
 pub use emit::{Code, Emitter, Target, needs_subgroups};
 pub use folder::{Folder, Reloaded};
 pub use reflect::{Interface, Member, Resource, ResourceKind, ScalarKind, validator};

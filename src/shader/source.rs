@@ -18,6 +18,7 @@ sources![
     "adaptive_pool",
     "add",
     "average",
+    "border",
     "channel_moments",
     "conv",
     "conv_blocks",
@@ -45,8 +46,10 @@ sources![
     "sum",
     "total_variation",
     "weighted_sum",
-    "winograd",
     "winograd_blocks",
+    "winograd_filter",
+    "winograd_input",
+    "winograd_output",
     "winograd_tiles",
 ];
 

@@ -5,6 +5,7 @@
 //! `const LIMIT: u32 = n;` of the file. Its body is repeated with `i` replaced by `0u`, `1u`, ...;
 //! marked loops inside it follow. The marked file and its unrolled form mean the same.
 
+use super::marks::{closing_brace, constants, evaluate, find_marker, first_line};
 use std::collections::HashMap;
 
 /// The text with every marked loop written out.
@@ -16,46 +17,10 @@ pub fn unroll(text: &str) -> Result<String, String> {
     expand(text, &consts)
 }
 
-fn constants(text: &str) -> HashMap<String, u32> {
-    let mut consts: HashMap<String, u32> = HashMap::new();
-    for line in text.lines() {
-        let Some((name, value)) = line
-            .strip_prefix("const ")
-            .and_then(|rest| rest.split_once(": u32 = "))
-            .and_then(|(name, rest)| {
-                let (value, _) = rest.split_once(';')?;
-                Some((name, value))
-            })
-        else {
-            continue;
-        };
-        if let Some(value) = evaluate(value, &consts) {
-            consts.insert(name.to_owned(), value);
-        }
-    }
-    consts
-}
-
-/// A number, a known name, or products and quotients of such, from left to right as WGSL has it.
-fn evaluate(expression: &str, consts: &HashMap<String, u32>) -> Option<u32> {
-    let expression = expression.trim();
-    if let Some(last) = expression.rfind(['*', '/']) {
-        let (left, right) =
-            (evaluate(&expression[..last], consts)?, evaluate(&expression[last + 1..], consts)?);
-        return if expression[last..].starts_with('*') {
-            left.checked_mul(right)
-        } else {
-            left.checked_div(right)
-        };
-    }
-    let digits = expression.strip_suffix('u').unwrap_or(expression);
-    digits.parse().ok().or_else(|| consts.get(expression).copied())
-}
-
 fn expand(text: &str, consts: &HashMap<String, u32>) -> Result<String, String> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(marker) = find_marker(rest) {
+    while let Some(marker) = find_marker(rest, "// unroll") {
         let (before, from_marker) = rest.split_at(marker);
         out.push_str(before);
         let after_marker = from_marker.split_once('\n').map_or("", |(_, tail)| tail);
@@ -82,22 +47,6 @@ fn expand(text: &str, consts: &HashMap<String, u32>) -> Result<String, String> {
     Ok(out)
 }
 
-fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or("").trim()
-}
-
-/// Byte position of the next line that is just `// unroll`.
-fn find_marker(text: &str) -> Option<usize> {
-    let mut position = 0;
-    for line in text.split_inclusive('\n') {
-        if line.trim() == "// unroll" {
-            return Some(position);
-        }
-        position += line.len();
-    }
-    None
-}
-
 /// `for (var i = 0u; i < LIMIT; i++)` as its name and limit.
 fn parse_header(header: &str, consts: &HashMap<String, u32>) -> Option<(String, u32)> {
     let inner = header.trim().strip_prefix("for")?.trim().strip_prefix('(')?.strip_suffix(')')?;
@@ -110,23 +59,6 @@ fn parse_header(header: &str, consts: &HashMap<String, u32>) -> Option<(String, 
         start.trim() == "0u" && left.trim() == name && step == format!("{name}++") && parts.next().is_none();
     plain.then_some(())?;
     Some((name.to_owned(), evaluate(limit, consts)?))
-}
-
-fn closing_brace(text: &str) -> Option<usize> {
-    let mut depth = 0usize;
-    let mut in_comment = false;
-    let bytes = text.as_bytes();
-    for (position, byte) in bytes.iter().enumerate() {
-        match byte {
-            b'\n' => in_comment = false,
-            b'/' if bytes.get(position + 1) == Some(&b'/') => in_comment = true,
-            b'{' if !in_comment => depth += 1,
-            b'}' if !in_comment && depth == 0 => return Some(position),
-            b'}' if !in_comment => depth -= 1,
-            _ => {}
-        }
-    }
-    None
 }
 
 /// True if code (not a comment) says `break` or `continue`.
@@ -207,16 +139,5 @@ mod tests {
             assert!(unroll(&format!("// unroll\nfor (var i = 0u; i < 2u; i++) {{ {body} }}\n")).is_err());
         }
         assert!(unroll("// unroll\nfor (var i = 0u; i < 2u; i++) { breaks(); // break\n }\n").is_ok());
-    }
-
-    #[test]
-    fn products_and_quotients_go_from_left_to_right() {
-        let consts = HashMap::from([("A".to_owned(), 6)]);
-        for (text, value) in [("A * 4u / 8u", 3), ("A / 4u * 8u", 8), ("A / 2u / 3u", 1), ("A", 6)] {
-            assert_eq!(evaluate(text, &consts), Some(value), "{text}");
-        }
-        for unknown in ["A + 1u", "B", "A / 0u", "A * 1u - 1u", ""] {
-            assert_eq!(evaluate(unknown, &consts), None, "{unknown}");
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! From a file and its constants to the final source.
 
 use super::reflect::Interface;
-use super::{source, unroll};
+use super::{keep_branches, source, unroll};
 use crate::error::{Error, Result};
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -11,7 +11,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 pub struct Shader {
     /// Final WGSL.
     pub source: Arc<str>,
-    /// Bindings, parameters and entry points, reflected from the text before loops are written out.
+    /// Bindings, parameters and entry points, reflected from the branches that are taken, before loops are written out.
     pub interface: Interface,
 }
 
@@ -20,7 +20,7 @@ type Key = (&'static str, Vec<(&'static str, u32)>, bool);
 static FINAL: LazyLock<Mutex<HashMap<Key, Arc<Shader>>>> = LazyLock::new(Mutex::default);
 
 impl Shader {
-    /// The shader `name` with these constants, reflected and unrolled. Each is made once a process.
+    /// The shader `name` with these constants and only the branches that they take, reflected and unrolled. Each is made once a process.
     ///
     /// # Errors
     /// [`Error::Gpu`] if the file, a constant, or the resulting text is not valid.
@@ -56,12 +56,13 @@ impl Shader {
         for (constant, value) in consts {
             text = set_const(name, &text, constant, *value)?;
         }
+        let refuse = |what: &str, message| Error::Gpu { what: format!("{what} of shader {name}"), message };
+        text = keep_branches(&text).map_err(|message| refuse("conditions", message))?;
         // The marked loops bind nothing of their own (rung 1 compares), and written out the text takes a tenth
         // of a second to parse.
         let interface = Interface::reflect(name, &text)?;
         if unrolled {
-            text = unroll(&text)
-                .map_err(|message| Error::Gpu { what: format!("unrolling shader {name}"), message })?;
+            text = unroll(&text).map_err(|message| refuse("loops", message))?;
         }
         Ok(Self { source: text.into(), interface })
     }

@@ -65,9 +65,9 @@ const BROKEN: &[Broken] = &[
     },
     Broken {
         fault: "swapped dimensions on non-square maps",
-        shader: "winograd",
-        from: "let pitch = params.width + 1u;\n    return quad * (params.height + 1u) * pitch",
-        to: "let pitch = params.height + 1u;\n    return quad * (params.width + 1u) * pitch",
+        shader: "winograd_input",
+        from: "let pitch = params.width + 1u;\n    let first = quad * (params.height + 1u) * pitch",
+        to: "let pitch = params.height + 1u;\n    let first = quad * (params.width + 1u) * pitch",
         kernel: "conv/texture_winograd4",
     },
     Broken {
@@ -319,7 +319,7 @@ fn a_run_verifies_its_kernels_first_and_refuses_a_broken_one() {
     let place = Place::new();
     let photo = place.photo("photo.png", 48, 32);
     place.render_for(&photo, "1").args(["--verify"]).assert().success().stderr(contains("Verified "));
-    let shaders = BROKEN.iter().find(|case| case.shader == "winograd").unwrap();
+    let shaders = BROKEN.iter().find(|case| case.shader == "winograd_input").unwrap();
     broken(&place, shaders);
     let mut run = place.render_for(&photo, "1");
     run.args(["--verify", "--overwrite", "--kernels", "texture", "--shader-dir", "my shaders"]);

@@ -94,7 +94,6 @@ impl Blocks {
                 ("MASK", u32::from(mask.is_some())),
                 ("HALF", u32::from(matrix.half)),
             ])
-            .bind("activation", mask.unwrap_or_else(|| matrix.input.clone()))
             .bind("input", matrix.input)
             .bind("weights", matrix.weights)
             .bind("bias", matrix.bias)
@@ -106,7 +105,10 @@ impl Blocks {
             .size("plane", output.plane())
             .linear(positions, self.positions, device);
         dispatch.groups[2] = output.channels.div_ceil(self.channels) as u32;
-        dispatch
+        match mask {
+            Some(mask) => dispatch.bind("activation", mask),
+            None => dispatch,
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod backward;
 mod blocks;
+mod border;
 mod cases;
 mod convolution;
 mod filter;

@@ -21,12 +21,18 @@ pub(in crate::ops) fn after(
         kernel.redirect_output(result);
         kernel.scratch.push(shape.bytes());
     }
-    let Some(some) = result.as_ref().or(mask) else { return kernel };
-    let dispatch = Dispatch::new("finish", "finish")
+    if result.is_none() && mask.is_none() {
+        return kernel;
+    }
+    let mut dispatch = Dispatch::new("finish", "finish")
         .consts(&[("ADD", u32::from(add)), ("MASK", u32::from(mask.is_some()))])
-        .bind("addend", some.clone())
-        .bind("activation", mask.unwrap_or(some).clone())
         .bind("output", Operand::Output);
+    if let Some(result) = result {
+        dispatch = dispatch.bind("addend", result);
+    }
+    if let Some(mask) = mask {
+        dispatch = dispatch.bind("activation", mask.clone());
+    }
     let names = ["addend", "activation", "output"];
     kernel.dispatches.extend(window::elementwise(&dispatch, &names, shape.stored() / 4, device));
     kernel

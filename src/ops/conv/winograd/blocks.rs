@@ -1,6 +1,7 @@
 //! The products in shared-memory blocks fed from buffers (`winograd_blocks.wgsl`): the buffer family.
 
-use super::passes::{Memory, Passes};
+use super::memory::Memory;
+use super::passes::Passes;
 use super::tile::{BLOCK, TEXEL, WinogradTile};
 use super::weights::{WinogradWeights, weights};
 use crate::gpu::{Family, Profile};
@@ -21,9 +22,6 @@ const UNIT: usize = 16;
 /// Winograd's method saves: at 20 to 30 operations per byte, as GPUs have, both are level at 16 to 24 tiles.
 /// Calculated, not measured: no GPU was at hand.
 const ENOUGH_TILES: usize = 24;
-
-/// Scratch buffers of the kernel.
-pub(super) const MEMORY: Memory = Memory::Buffers;
 
 /// Sizes of a workgroup's block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,9 +105,9 @@ impl Blocks {
                 ("ADJOINT", u32::from(adjoint)),
                 ("HALF", u32::from(device.half_weights)),
             ])
-            .bind("input", MEMORY.transformed(passes.bytes(input)))
+            .bind("input", Memory::Buffers.transformed(passes.bytes(input)))
             .bind("weights", weights(passes.tile, filter, Packing::buffer(device)))
-            .bind("output", MEMORY.products(passes.bytes(output)))
+            .bind("output", Memory::Buffers.products(passes.bytes(output)))
             .size("in_quads", input.quads())
             .size("out_quads", output.quads())
             .size("chunk", passes.chunk)

@@ -1,9 +1,11 @@
 //! A Winograd convolution as a kernel: which tile sizes and families a device gets.
 
-use super::blocks::{self, Blocks};
-use super::passes::{Finish, Passes};
+use super::blocks::Blocks;
+use super::memory::Memory;
+use super::passes::Passes;
 use super::tile::{TEXEL, WinogradTile};
-use super::tiles::{self, Tiles};
+use super::tiles::Tiles;
+use super::transforms::{Finish, Transforms};
 use super::weights::WinogradWeights;
 use crate::gpu::Profile;
 use crate::ops::conv::filter::Filter;
@@ -59,11 +61,15 @@ impl Winograd {
         self.passes.tile.pools()
     }
 
-    /// Scratch buffers of the kernel.
+    /// Number of scratch buffers of the kernel.
     pub fn scratch(&self) -> usize {
+        self.memory().scratch()
+    }
+
+    fn memory(&self) -> Memory {
         match self.products {
-            Products::Tiles(_) => 0,
-            Products::Blocks(_) => 2,
+            Products::Tiles(_) => Memory::Textures,
+            Products::Blocks(_) => Memory::Buffers,
         }
     }
 
@@ -78,27 +84,20 @@ impl Winograd {
         finish: &Finish,
         device: &Profile,
     ) -> Kernel {
-        let Self { passes, products } = self;
+        let Self { passes, products } = *self;
         let maps = [input.1, output];
-        let (variant, memory, products) = match (products, passes.tile) {
-            (Products::Tiles(tiles), tile) => {
-                let variant = match tile {
-                    WinogradTile::Four => "texture_winograd4",
-                    WinogradTile::Two => "texture_winograd2",
-                };
-                (variant, tiles::MEMORY, tiles.products(passes, filter, maps, adjoint))
-            }
-            (Products::Blocks(blocks), tile) => {
-                let variant = match tile {
-                    WinogradTile::Four => "buffer_winograd4",
-                    WinogradTile::Two => "buffer_winograd2",
-                };
-                (variant, blocks::MEMORY, blocks.products(passes, filter, maps, adjoint, device))
-            }
+        let variant = match (products, passes.tile) {
+            (Products::Tiles(_), WinogradTile::Four) => "texture_winograd4",
+            (Products::Tiles(_), WinogradTile::Two) => "texture_winograd2",
+            (Products::Blocks(_), WinogradTile::Four) => "buffer_winograd4",
+            (Products::Blocks(_), WinogradTile::Two) => "buffer_winograd2",
         };
-        let scratch =
-            if self.scratch() > 0 { maps.map(|map| passes.bytes(map)).to_vec() } else { Vec::new() };
-        let dispatches = passes.dispatches(memory, input, output, &products, adjoint, finish, device);
-        Kernel { variant, dispatches, scratch }
+        let products = match products {
+            Products::Tiles(tiles) => tiles.products(&passes, filter, maps, adjoint),
+            Products::Blocks(blocks) => blocks.products(&passes, filter, maps, adjoint, device),
+        };
+        let scratch = maps.iter().take(self.scratch()).map(|map| passes.bytes(*map)).collect();
+        let transforms = Transforms { passes, memory: self.memory(), input, output, turned: adjoint, finish };
+        Kernel { variant, dispatches: transforms.around(&products, device), scratch }
     }
 }

@@ -1,19 +1,22 @@
 //! Winograd convolution (Lavin and Gray 2015): 3x3 kernels that keep the size, and their adjoint with the
 //! same transformed weights.
 //!
-//! `winograd.wgsl` has the transforms: of the filter (the op in `weights`), of the input and of the output
-//! (`passes`). Between the latter come the products, `winograd_tiles.wgsl` in the texture family (`tiles`)
-//! and `winograd_blocks.wgsl` in the buffer family (`blocks`).
+//! The filter is transformed once, on the device (`weights`, `winograd_filter.wgsl`). A convolution is then, for one
+//! chunk of tiles after the other, the transform of the input, the products, and the transform of what they give
+//! (`transforms`). The products are `winograd_tiles.wgsl` in the texture family (`tiles`) and `winograd_blocks.wgsl` in
+//! the buffer family (`blocks`).
 
 mod blocks;
 mod kernel;
+mod memory;
 mod passes;
 mod tile;
 mod tiles;
+mod transforms;
 mod weights;
 
 pub(super) use kernel::Winograd;
-pub(super) use passes::Finish;
 pub use tile::WinogradTile;
+pub(super) use transforms::Finish;
 pub use weights::WinogradWeights;
 pub(in crate::ops) use weights::cases;

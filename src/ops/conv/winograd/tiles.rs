@@ -1,6 +1,7 @@
 //! The products in register tiles fed from textures (`winograd_tiles.wgsl`): the texture family.
 
-use super::passes::{Memory, Passes};
+use super::memory::Memory;
+use super::passes::Passes;
 use super::tile::{BLOCK, TEXEL, WinogradTile};
 use super::weights::weights;
 use crate::gpu::Profile;
@@ -12,9 +13,6 @@ use std::sync::Arc;
 /// Transformed values of one chunk of tiles, in bytes, where the chunk is not the smallest there is. Small
 /// enough for the caches of a CPU (a chunk is written once and read a few times).
 const CHUNK_BYTES: usize = 8 << 20;
-
-/// Staging textures of the kernel.
-pub(super) const MEMORY: Memory = Memory::Textures { map: 0, transformed: 1, products: 2, pool_indices: 3 };
 
 /// Sizes for one map on one device.
 #[derive(Debug, Clone, Copy)]
@@ -69,9 +67,9 @@ impl Tiles {
                 ("CHANNELS", self.channels as u32),
                 ("WEIGHT_QUADS", (self.channels / 4).div_ceil(self.lanes) as u32),
             ])
-            .bind("input", MEMORY.transformed(passes.bytes(input)))
+            .bind("input", Memory::Textures.transformed(passes.bytes(input)))
             .bind("weights", weights(passes.tile, filter, Packing::Texture))
-            .bind("output", MEMORY.products(passes.bytes(output)))
+            .bind("output", Memory::Textures.products(passes.bytes(output)))
             .size("in_quads", input.quads())
             .size("out_quads", output.quads())
             .size("chunk", passes.chunk)

@@ -114,24 +114,13 @@ impl Op for WinogradWeights {
 
     fn kernels(&self, _signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
         let quads = self.in_channels.div_ceil(4);
-        let dispatch = Dispatch::new("winograd", "weights")
+        let dispatch = Dispatch::new("winograd_filter", "transform")
             .consts(&self.tile.consts())
             .bind("filters", Operand::Input(0))
             .bind("output", Operand::Output)
-            // The entry point takes the filter's sizes in these.
-            .size("height", self.out_channels)
-            .size("width", self.in_channels)
-            .size("quads", quads)
-            .size("first_quad", 0)
-            .size("tiles", 0)
-            .size("tiles_across", 0)
-            .size("first_tile", 0)
-            .size("chunk", 0)
-            .size("run", 0)
-            .size("stride", 0)
-            .size("texels", 0)
-            .size("turned", 0)
-            .size("relu", 0)
+            .size("out_channels", self.out_channels)
+            .size("in_channels", self.in_channels)
+            .size("in_quads", quads)
             .linear(self.padded() * quads, GROUP, device);
         Ok(vec![Kernel::single("naive", dispatch)])
     }

@@ -1,0 +1,258 @@
+// Winograd convolution, the transform of the input (see winograd_filter.wgsl for the method and its points).
+//
+// `transform` reads a map. `transform_routed`, in the backward pass through a convolution that is pooled where it is
+// made, reads the gradient of the pooled map and the pool indices in place of the gradient of the map (see
+// src/ops/conv/pool_indices.rs).
+//
+// The adjoint is the convolution with the filter turned by 180 degrees. Turning the input tile and the
+// output tile in place of the filter gives the same, so one set of transformed weights serves both. Whether they are
+// turned is a parameter: a variant of its own would be one more long compilation.
+//
+// Maps are bordered quads (see src/ops/core/shape.rs). Work goes in chunks of `chunk` tiles. Transformed: texel
+// position * stride + (tile / run * in_quads + in_quad) * run + tile % run, where a run is as many tiles as an
+// invocation of winograd_tiles.wgsl takes, or for winograd_blocks.wgsl all of the chunk.
+
+const TEXTURES: u32 = 0u;  // where all maps and transformed values lie: 1 in textures of 8192 columns, 0 in buffers
+const TILE: u32 = 4u;      // 4 or 2
+const SIDE: u32 = 6u;      // TILE + 2
+const HALF: u32 = 2u;      // windows of a tile along each axis where it is pooled: TILE is 4 then
+const SPAN: u32 = 4u;      // HALF + 2: side of the pooled gradient under an input tile
+const COVER: u32 = 3u;     // side of the pool indices under it
+const STRIDE: u32 = 6u;    // of the array of a tile
+const A: f32 = 0.75;
+const B: f32 = 1.5;
+const A2: f32 = A * A;
+const B2: f32 = B * B;
+
+struct Params {
+    height: u32, // of the map that is transformed, before a pool
+    width: u32,
+    quads: u32,  // of the window that is bound
+    first_quad: u32, // of that window
+    tiles: u32,  // of the whole map
+    tiles_across: u32,
+    first_tile: u32, // of this chunk
+    chunk: u32,      // tiles of this chunk, whole runs
+    run: u32,
+    stride: u32,     // texels from one position to the next
+    texels: u32,     // of the window
+    turned: u32,     // 1: the adjoint
+}
+
+@group(0) @binding(0) var map_texture: texture_storage_2d<rgba32float, read>; // the map, or the pooled gradient
+@group(0) @binding(1) var<storage, read> map_buffer: array<vec4<f32>>;
+@group(0) @binding(2) var indices_texture: texture_storage_2d<rgba32float, read>;
+@group(0) @binding(3) var<storage, read> indices_buffer: array<vec4<f32>>;
+@group(0) @binding(4) var transformed_texture: texture_storage_2d<rgba32float, write>;
+@group(0) @binding(5) var<storage, read_write> transformed_buffer: array<vec4<f32>>;
+@group(0) @binding(6) var<uniform> params: Params;
+
+alias Line = array<vec4<f32>, 6>;
+
+var<private> tile: array<vec4<f32>, 36>;
+var<private> pooled: array<vec4<f32>, 16>; // SPAN x SPAN values of the pooled gradient
+var<private> routes: array<vec4<f32>, 9>;  // COVER x COVER texels of pool indices
+
+fn load_map(n: u32) -> vec4<f32> {
+    // static if
+    if (TEXTURES == 1u) {
+        return textureLoad(map_texture, vec2<u32>(n & 8191u, n >> 13u));
+    } else {
+        return map_buffer[n];
+    }
+}
+
+fn load_indices(n: u32) -> vec4<f32> {
+    // static if
+    if (TEXTURES == 1u) {
+        return textureLoad(indices_texture, vec2<u32>(n & 8191u, n >> 13u));
+    } else {
+        return indices_buffer[n];
+    }
+}
+
+fn store_transformed(n: u32, value: vec4<f32>) {
+    // static if
+    if (TEXTURES == 1u) {
+        textureStore(transformed_texture, vec2<u32>(n & 8191u, n >> 13u), value);
+    } else {
+        transformed_buffer[n] = value;
+    }
+}
+
+// B^T of F(TILE, 3).
+fn input_line(d: Line) -> Line {
+    if (TILE == 2u) {
+        return Line(d[0] - d[2], d[1] + d[2], d[2] - d[1], d[3] - d[1], d[0], d[0]);
+    }
+    let even_a = d[4] - B2 * d[2];
+    let odd_a = A * (d[3] - B2 * d[1]);
+    let even_b = d[4] - A2 * d[2];
+    let odd_b = B * (d[3] - A2 * d[1]);
+    return Line(
+        (A2 * B2) * d[0] - (A2 + B2) * d[2] + d[4],
+        even_a + odd_a,
+        even_a - odd_a,
+        even_b + odd_b,
+        even_b - odd_b,
+        (A2 * B2) * d[1] - (A2 + B2) * d[3] + d[5]);
+}
+
+// Six values of `tile`, `step` apart. With TILE 2 the last two are not used.
+fn line_of_tile(start: u32, step: u32) -> Line {
+    return Line(
+        tile[start], tile[start + step], tile[start + 2u * step],
+        tile[start + 3u * step], tile[start + 4u * step], tile[start + 5u * step]);
+}
+
+// Transforms `tile`, columns and then rows, and stores it as tile t of the chunk.
+fn store_tile(t: u32, quad: u32) {
+    // unroll
+    for (var c = 0u; c < SIDE; c++) {
+        let line = input_line(line_of_tile(c, STRIDE));
+        // unroll
+        for (var r = 0u; r < SIDE; r++) {
+            tile[r * STRIDE + c] = line[r];
+        }
+    }
+    // A window of the quads has but one run.
+    let run = params.run;
+    let start = (t / run * params.quads + params.first_quad + quad) * run + t % run;
+    let step = params.stride;
+    // unroll
+    for (var r = 0u; r < SIDE; r++) {
+        let line = input_line(line_of_tile(r * STRIDE, 1u));
+        // unroll
+        for (var c = 0u; c < SIDE; c++) {
+            store_transformed(start + (r * SIDE + c) * step, line[c]);
+        }
+    }
+}
+
+// How a tile's input is read: from which texel, how far to the next row, how far to the next column. It begins one
+// row above and one column left of the tile's output, so that of the first tile is the map's first texel. Turned, it is
+// read from its last pixel backwards. Tiles at the far edges reach into the next row or plane: what they read there
+// enters only into outputs that are not stored.
+fn walk(t: u32, quad: u32) -> vec3<u32> {
+    // Tiles beyond the last repeat it; nothing reads what comes of them.
+    let at = min(params.first_tile + t, params.tiles - 1u);
+    let row = at / params.tiles_across * TILE;
+    let column = at % params.tiles_across * TILE;
+    let pitch = params.width + 1u;
+    let first = quad * (params.height + 1u) * pitch + row * pitch + column;
+    if (params.turned == 1u) {
+        return vec3<u32>(first + (SIDE - 1u) * (pitch + 1u), 0u - pitch, 0xffffffffu);
+    }
+    return vec3<u32>(first, pitch, 1u);
+}
+
+@compute @workgroup_size(64)
+fn transform(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = (group.y * groups.x + group.x) * 64u + local;
+    let t = i % params.chunk;
+    let quad = i / params.chunk;
+    if (quad >= params.quads) {
+        return;
+    }
+    let way = walk(t, quad);
+    let last = params.texels - 1u; // border, so zero
+    // unroll
+    for (var r = 0u; r < SIDE; r++) {
+        // unroll
+        for (var c = 0u; c < SIDE; c++) {
+            tile[r * STRIDE + c] = load_map(min(way.x + r * way.y + c * way.z, last));
+        }
+    }
+    store_tile(t, quad);
+}
+
+// Where the pooled gradient and the pool indices under an input tile start, in their own maps.
+struct PooledCorner {
+    texel: u32,
+    pitch: u32,
+    index: u32,
+    index_pitch: u32,
+    last_index: u32, // border, so zero
+}
+
+// In both maps the border stands for what the tile has above and left of the first pixel. Beyond the far edges
+// it is as with `walk`.
+fn pooled_corner(t: u32, quad: u32) -> PooledCorner {
+    let at = min(params.first_tile + t, params.tiles - 1u);
+    let row = at / params.tiles_across;
+    let column = at % params.tiles_across;
+    let height = params.height / 2u;
+    let width = params.width / 2u;
+    let pitch = width + 1u;
+    // A texel of pool indices is for 2x2 pooled pixels.
+    let index_height = (height + 1u) / 2u;
+    let index_pitch = (width + 1u) / 2u + 1u;
+    return PooledCorner(
+        (quad * (height + 1u) + row * HALF) * pitch + column * HALF,
+        pitch,
+        (quad * (index_height + 1u) + row) * index_pitch + column,
+        index_pitch,
+        (params.quads * (index_height + 1u) + 1u) * index_pitch);
+}
+
+// Routes the pooled gradient into `tile`, turned: each value goes to the pixel of its window that its index names.
+fn route() {
+    // unroll
+    for (var j = 0u; j < SPAN; j++) {
+        // unroll
+        for (var i = 0u; i < SPAN; i++) {
+            let d = pooled[j * SPAN + i];
+            // The first pooled pixel is the last of its texel of pool indices.
+            let bits = vec4<i32>(i32(
+                routes[(j + 1u) / 2u * COVER + (i + 1u) / 2u][(j + 1u) % 2u * 2u + (i + 1u) % 2u]));
+            // unroll
+            for (var y = 0u; y < 2u; y++) {
+                // unroll
+                for (var x = 0u; x < 2u; x++) {
+                    // The tile begins with the second row and column of its first window.
+                    let r = 2u * j + y;
+                    let c = 2u * i + x;
+                    if (r >= 1u && r <= SIDE && c >= 1u && c <= SIDE) {
+                        let wins = (bits & (vec4<i32>(1, 16, 256, 4096) << vec4<u32>(2u * y + x))) != vec4<i32>(0);
+                        tile[(SIDE - max(r, 1u)) * STRIDE + SIDE - max(c, 1u)] = select(vec4<f32>(0.0), d, wins);
+                    }
+                }
+            }
+        }
+    }
+}
+
+@compute @workgroup_size(64)
+fn transform_routed(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = (group.y * groups.x + group.x) * 64u + local;
+    let t = i % params.chunk;
+    let quad = i / params.chunk;
+    if (quad >= params.quads) {
+        return;
+    }
+    let first = pooled_corner(t, quad);
+    // unroll
+    for (var j = 0u; j < SPAN; j++) {
+        // unroll
+        for (var i = 0u; i < SPAN; i++) {
+            pooled[j * SPAN + i] = load_map(min(first.texel + j * first.pitch + i, params.texels - 1u));
+        }
+    }
+    // unroll
+    for (var j = 0u; j < COVER; j++) {
+        // unroll
+        for (var i = 0u; i < COVER; i++) {
+            routes[j * COVER + i] = load_indices(min(first.index + j * first.index_pitch + i, first.last_index));
+        }
+    }
+    route();
+    store_tile(t, quad);
+}

@@ -1,0 +1,75 @@
+//! Where the maps and the transformed values lie, which is what the families differ in around the products.
+
+use super::tile::TEXEL;
+use crate::ops::{MapLayout, Operand};
+
+/// Where the transformed values lie between the passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Memory {
+    /// In staging textures, into which the maps that are read are copied.
+    Textures,
+    /// In the kernel's scratch buffers. The maps are read where they are.
+    Buffers,
+}
+
+/// Staging textures of [`Memory::Textures`].
+const MAP: usize = 0;
+const TRANSFORMED: usize = 1;
+const PRODUCTS: usize = 2;
+const POOL_INDICES: usize = 3;
+
+impl Memory {
+    /// The constant that says so to the shaders.
+    pub fn constant(self) -> (&'static str, u32) {
+        ("TEXTURES", u32::from(self == Self::Textures))
+    }
+
+    /// Of a variable's two forms in the shaders the name of the one that is bound.
+    pub fn name(self, texture: &'static str, buffer: &'static str) -> &'static str {
+        match self {
+            Self::Textures => texture,
+            Self::Buffers => buffer,
+        }
+    }
+
+    /// The operand of the transformed tiles, of so many bytes.
+    pub fn transformed(self, bytes: u64) -> Operand {
+        self.between(TRANSFORMED, 0, bytes)
+    }
+
+    /// The operand of the products, of so many bytes.
+    pub fn products(self, bytes: u64) -> Operand {
+        self.between(PRODUCTS, 1, bytes)
+    }
+
+    /// Number of scratch buffers for these two.
+    pub fn scratch(self) -> usize {
+        if self == Self::Buffers { 2 } else { 0 }
+    }
+
+    fn between(self, slot: usize, scratch: usize, bytes: u64) -> Operand {
+        match self {
+            Self::Textures => Operand::Texture { slot, bytes },
+            Self::Buffers => Operand::Scratch(scratch),
+        }
+    }
+
+    /// A map that is read, `again` in chunks after the first.
+    pub fn map(self, operand: &Operand, map: MapLayout, again: bool) -> Operand {
+        self.read(operand, map, MAP, again)
+    }
+
+    /// The pool indices that are read, `again` in chunks after the first.
+    pub fn pool_indices(self, operand: &Operand, map: MapLayout, again: bool) -> Operand {
+        self.read(operand, map, POOL_INDICES, again)
+    }
+
+    /// A map goes to its texture once; the later chunks find it there.
+    fn read(self, operand: &Operand, map: MapLayout, slot: usize, again: bool) -> Operand {
+        match self {
+            Self::Buffers => operand.clone(),
+            Self::Textures if again => Operand::Texture { slot, bytes: (map.texels() * TEXEL) as u64 },
+            Self::Textures => operand.clone().staged_in(slot),
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The transforms around the products (`winograd_input.wgsl`, `winograd_output.wgsl`), in both families.
+
+use super::memory::Memory;
+use super::passes::Passes;
+use super::tile::GROUP;
+use crate::gpu::Profile;
+use crate::ops::conv::pool_indices::PoolIndices;
+use crate::ops::conv::{border, tiles};
+use crate::ops::{Dispatch, MapLayout, Operand, window};
+use std::ops::Range;
+
+/// What is done to each value before it is stored, or as it is loaded.
+#[derive(Debug, Clone, Default)]
+pub(in crate::ops::conv) struct Finish {
+    /// One value per output channel.
+    pub bias: Option<Operand>,
+    /// Rectify.
+    pub relu: bool,
+    /// Add the result to what the output holds ([`crate::ops::Op::overwrites`]).
+    pub add: bool,
+    /// Where this map is not positive, the result is zero; after the addition.
+    pub mask: Option<Operand>,
+    /// Of the rectified result the maxima of 2x2 windows are stored, and their pool indices in the saved output. There is
+    /// no addition and no mask then.
+    pub pool: bool,
+    /// Pool indices by which the input is routed, which then is the gradient of a pooled map.
+    pub pool_indices: Option<Operand>,
+}
+
+/// One convolution, or its adjoint, as the transforms see it.
+pub(super) struct Transforms<'a> {
+    pub passes: Passes,
+    pub memory: Memory,
+    /// The map that is transformed. With pool indices the operand is the gradient of the pooled map.
+    pub input: (Operand, MapLayout),
+    /// The map that comes of it, before a pool.
+    pub output: MapLayout,
+    /// True for the adjoint.
+    pub turned: bool,
+    pub finish: &'a Finish,
+}
+
+impl Transforms<'_> {
+    /// All dispatches: for each chunk the transform of the input, the products, and the transform of what
+    /// they give; the zeros around the result.
+    pub fn around(&self, products: &Dispatch, device: &Profile) -> Vec<Dispatch> {
+        let mut dispatches = Vec::new();
+        for first in self.passes.chunks() {
+            dispatches.extend(self.load(first, device));
+            dispatches.push(products.clone());
+            dispatches.extend(self.store(first, device));
+        }
+        let results = self.results().into_iter().zip([Operand::Output, Operand::Saved]);
+        dispatches.extend(results.flat_map(|(map, operand)| border::clear(map, &operand, device)));
+        dispatches
+    }
+
+    /// What is written: the output, or the pooled map and its indices.
+    fn results(&self) -> Vec<MapLayout> {
+        let indices = PoolIndices::of(self.output);
+        if self.finish.pool { vec![indices.pooled(), indices.layout()] } else { vec![self.output] }
+    }
+
+    /// The transform of one chunk of the input. Maps in buffers larger than a binding come in windows.
+    fn load(&self, first: usize, device: &Profile) -> Vec<Dispatch> {
+        let Self { passes, memory, .. } = self;
+        let (operand, input) = &self.input;
+        let indices = PoolIndices::of(*input);
+        let routed = self.finish.pool_indices.as_ref();
+        let (entry, map) =
+            if routed.is_some() { ("transform_routed", indices.pooled()) } else { ("transform", *input) };
+        let mut maps = vec![("map_buffer", map)];
+        maps.extend(routed.map(|_| ("indices_buffer", indices.layout())));
+        let layouts: Vec<MapLayout> = maps.iter().map(|(_, layout)| *layout).collect();
+        let windows = match memory {
+            Memory::Textures => std::iter::once(0..input.quads()).collect(),
+            Memory::Buffers => window::quads(&layouts, 1, device),
+        };
+        let part = |quads: Range<usize>| {
+            let dispatch = passes
+                .transform("winograd_input", entry, *input, &quads, first)
+                .consts(&[memory.constant()])
+                .size("run", passes.run)
+                .size("texels", map.part(&quads).texels())
+                .size("turned", usize::from(self.turned))
+                .bind(memory.name("map_texture", "map_buffer"), memory.map(operand, map, first > 0))
+                .bind(
+                    memory.name("transformed_texture", "transformed_buffer"),
+                    memory.transformed(passes.bytes(*input)),
+                );
+            let dispatch = match routed {
+                None => dispatch,
+                Some(found) => dispatch.bind(
+                    memory.name("indices_texture", "indices_buffer"),
+                    memory.pool_indices(found, indices.layout(), first > 0),
+                ),
+            };
+            dispatch.linear(passes.chunk * quads.len(), GROUP, device).narrow(&maps, &quads)
+        };
+        windows.into_iter().map(part).collect()
+    }
+
+    /// The transform of one chunk of products.
+    fn store(&self, first: usize, device: &Profile) -> Vec<Dispatch> {
+        let Self { passes, memory, output, finish, .. } = self;
+        let results = self.results();
+        let entry = if finish.pool { "transform_pooled" } else { "transform" };
+        let bias = finish.bias.clone().unwrap_or_else(|| tiles::no_bias(output.quads()));
+        let mut maps = vec![("output", results[0]), ("activation", *output)];
+        maps.extend(results.get(1).map(|indices| ("indices", *indices)));
+        let part = |quads: Range<usize>| {
+            let mut dispatch = passes
+                .transform("winograd_output", entry, *output, &quads, first)
+                .consts(&[memory.constant()])
+                .size("turned", usize::from(self.turned))
+                .size("relu", usize::from(finish.relu))
+                .bind(
+                    memory.name("products_texture", "products_buffer"),
+                    memory.products(passes.bytes(*output)),
+                )
+                .bind("bias", bias.clone())
+                .bind("output", Operand::Output);
+            if finish.pool {
+                dispatch = dispatch.bind("indices", Operand::Saved);
+            } else {
+                dispatch = dispatch
+                    .consts(&[("MASK", u32::from(finish.mask.is_some())), ("ADD", u32::from(finish.add))]);
+            }
+            if let Some(mask) = &finish.mask {
+                dispatch = dispatch.bind("activation", mask.clone());
+            }
+            dispatch.linear(passes.chunk * quads.len(), GROUP, device).narrow(&maps, &quads)
+        };
+        window::quads(&results, 1, device).into_iter().map(part).collect()
+    }
+}

@@ -1,0 +1,90 @@
+//! Marked passages of a shader's text: where they are, and the constants that they name.
+
+use std::collections::HashMap;
+
+/// The file's `const NAME: u32 = value;` lines that are numbers, products or quotients.
+pub(super) fn constants(text: &str) -> HashMap<String, u32> {
+    let mut consts: HashMap<String, u32> = HashMap::new();
+    for line in text.lines() {
+        let Some((name, value)) = line
+            .strip_prefix("const ")
+            .and_then(|rest| rest.split_once(": u32 = "))
+            .and_then(|(name, rest)| {
+                let (value, _) = rest.split_once(';')?;
+                Some((name, value))
+            })
+        else {
+            continue;
+        };
+        if let Some(value) = evaluate(value, &consts) {
+            consts.insert(name.to_owned(), value);
+        }
+    }
+    consts
+}
+
+/// A number, a known name, or products and quotients of such, from left to right as WGSL has it.
+pub(super) fn evaluate(expression: &str, consts: &HashMap<String, u32>) -> Option<u32> {
+    let expression = expression.trim();
+    if let Some(last) = expression.rfind(['*', '/']) {
+        let (left, right) =
+            (evaluate(&expression[..last], consts)?, evaluate(&expression[last + 1..], consts)?);
+        return if expression[last..].starts_with('*') {
+            left.checked_mul(right)
+        } else {
+            left.checked_div(right)
+        };
+    }
+    let digits = expression.strip_suffix('u').unwrap_or(expression);
+    digits.parse().ok().or_else(|| consts.get(expression).copied())
+}
+
+pub(super) fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or("").trim()
+}
+
+/// Byte position of the next line that is just the marker.
+pub(super) fn find_marker(text: &str, marker: &str) -> Option<usize> {
+    let mut position = 0;
+    for line in text.split_inclusive('\n') {
+        if line.trim() == marker {
+            return Some(position);
+        }
+        position += line.len();
+    }
+    None
+}
+
+/// Byte position of the `}` that closes a block, of which `text` starts behind the `{`.
+pub(super) fn closing_brace(text: &str) -> Option<usize> {
+    let mut depth = 0usize;
+    let mut in_comment = false;
+    let bytes = text.as_bytes();
+    for (position, byte) in bytes.iter().enumerate() {
+        match byte {
+            b'\n' => in_comment = false,
+            b'/' if bytes.get(position + 1) == Some(&b'/') => in_comment = true,
+            b'{' if !in_comment => depth += 1,
+            b'}' if !in_comment && depth == 0 => return Some(position),
+            b'}' if !in_comment => depth -= 1,
+            _ => {}
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_and_quotients_go_from_left_to_right() {
+        let consts = HashMap::from([("A".to_owned(), 6)]);
+        for (text, value) in [("A * 4u / 8u", 3), ("A / 4u * 8u", 8), ("A / 2u / 3u", 1), ("A", 6)] {
+            assert_eq!(evaluate(text, &consts), Some(value), "{text}");
+        }
+        for unknown in ["A + 1u", "B", "A / 0u", "A * 1u - 1u", ""] {
+            assert_eq!(evaluate(unknown, &consts), None, "{unknown}");
+        }
+    }
+}
