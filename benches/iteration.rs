@@ -16,9 +16,11 @@ use clap::{Parser, ValueEnum};
 use neural_mirage::gpu::{DeviceOptions, Family};
 use neural_mirage::graph::Engine;
 use neural_mirage::image_io::Picture;
-use neural_mirage::mirage::{Factor, Request, Schedule, Session};
+use neural_mirage::mirage::preset::{FACTORS, Preset};
+use neural_mirage::mirage::{Request, Scales, Schedule, Session, Strength};
 use neural_mirage::vgg::{Network, locate};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -69,11 +71,13 @@ fn request(side: usize, objective: Objective) -> neural_mirage::Result<Request> 
     let photo = Picture { width: side, height: side, rgb: (0..side * side * 3).map(value).collect() };
     let mut request = Request::new(photo);
     request.schedule = Schedule::default();
-    request.iterations = 1;
+    request.scales = Scales::single(1);
     if let Objective::Style = objective {
-        request.abstracted = Factor::new("none", 0.0)?;
+        let mut preset = Preset::default();
+        preset.abstracted.layers.clear();
+        preset.smooth_weight = 0.0;
+        request.groups = preset.groups();
         request.top_classes = 0;
-        request.tv_weight = 0.0;
     }
     Ok(request)
 }
@@ -99,7 +103,7 @@ fn main() -> neural_mirage::Result<()> {
         Kernels::Naive => Family::Naive,
     };
     let engine = Engine::open(&DeviceOptions { family, exact: arguments.exact, ..Default::default() })?;
-    let network = Network::open(&locate::find_weights(arguments.weights.as_deref())?, None)?;
+    let network = Arc::new(Network::open(&locate::find_weights(arguments.weights.as_deref())?, None)?);
     if !arguments.json {
         println!("{}", engine.context.describe());
     }
@@ -112,7 +116,9 @@ fn main() -> neural_mirage::Result<()> {
             println!("{{\"side\": {side}, \"first\": {seconds:.3}, \"peak_mib\": {}}}", peak_mib());
             continue;
         }
-        request.balance = None;
+        for group in request.groups.iter_mut().filter(|group| FACTORS.contains(&group.name.as_str())) {
+            group.strength = Strength::Weight(1.0);
+        }
         let mut session = Session::new(&engine, &network, request)?;
         let times = session.time_iterations(WARM + arguments.iterations)?;
         let mut times = times[WARM..].to_vec();

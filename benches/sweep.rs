@@ -11,11 +11,12 @@
 use neural_mirage::gpu::DeviceOptions;
 use neural_mirage::graph::Engine;
 use neural_mirage::image_io;
-use neural_mirage::mirage::{Balance, Request, Session};
+use neural_mirage::mirage::{Event, Request, Scales, Session, Shares};
 use neural_mirage::vgg::Network;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Instant;
 
 const SPATIAL: [f32; 3] = [5.0, 20.0, 50.0];
@@ -96,17 +97,20 @@ fn programs(cells: &[Cell]) -> f64 {
 fn in_one_process(cells: &[Cell]) -> f64 {
     let engine = Engine::open(&DeviceOptions::default()).expect("a device");
     let network = Network::open(&root("weights/vgg16-narrow.safetensors"), None).expect("the network");
+    let network = Arc::new(network);
     let photo = image_io::read(&root("docs/photos/summer-palace.jpg")).expect("the photo").picture;
     let (width, height) = image_io::fit(photo.width, photo.height, 160);
     let photo = image_io::resize(&photo, width, height).expect("a size");
     let begun = Instant::now();
     for (spatial, style, iterations) in cells {
         let mut request = Request::new(photo.clone());
-        request.balance = Some(Balance { spatial: *spatial, abstracted: 40.0, style: *style });
-        request.iterations = *iterations;
+        let shares =
+            format!("spatial={spatial},abstract=40,style={style}").parse::<Shares>().expect("shares");
+        shares.apply(&mut request.groups).expect("shares");
+        request.scales = Scales::single(*iterations);
         request.schedule.report_every = 0;
         let mut session = Session::new(&engine, &network, request).expect("a session");
-        session.run(&mut |_| Ok(ControlFlow::Continue(()))).expect("a run");
+        session.run(&mut |_: Event<'_>| Ok(ControlFlow::Continue(()))).expect("a run");
     }
     begun.elapsed().as_secs_f64()
 }

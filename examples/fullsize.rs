@@ -10,11 +10,13 @@ use clap::Parser;
 use neural_mirage::gpu::DeviceOptions;
 use neural_mirage::graph::Engine;
 use neural_mirage::image_io;
-use neural_mirage::mirage::{Factor, Request, Session, activations};
+use neural_mirage::mirage::preset::{FACTORS, Preset, layers};
+use neural_mirage::mirage::{Request, Session, Strength, activations};
 use neural_mirage::ops::{PoolKind, Shape};
 use neural_mirage::vgg::Network;
 use safetensors::tensor::{Dtype, TensorView};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 #[derive(Parser)]
 struct Arguments {
@@ -59,7 +61,7 @@ fn write(dump: &Dump, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments = Arguments::parse();
     let engine = Engine::open(&DeviceOptions::default())?;
-    let network = Network::open(&arguments.weights, None)?;
+    let network = Arc::new(Network::open(&arguments.weights, None)?);
     let photo = image_io::read(&arguments.photo)?.picture;
     let start = image_io::read(&arguments.start)?.picture;
 
@@ -84,16 +86,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         )?;
     }
     let mut request = Request::new(photo);
-    request.balance = None;
-    request.tv_weight = 0.0;
-    request.spatial = Factor::new(&arguments.spatial, 1.0)?;
-    request.abstracted = Factor::new(&arguments.r#abstract, 1.0)?;
-    request.style = Factor::new(&arguments.style, 1.0)?;
+    let mut preset = Preset { smooth_weight: 0.0, ..Preset::default() };
+    for (name, list) in FACTORS.into_iter().zip([&arguments.spatial, &arguments.r#abstract, &arguments.style])
+    {
+        if let Some(factor) = preset.factor_mut(name) {
+            factor.layers = layers(list)?;
+            factor.strength = Strength::Weight(1.0);
+        }
+    }
+    request.groups = preset.groups();
     let size = [3, request.photo.height, request.photo.width];
     let mut session = Session::new(&engine, &network, request)?;
     let (losses, gradient) = session.evaluate(&start)?;
     for loss in &losses {
-        println!("{:>8} {:<8} {:.6e}", loss.factor.to_string(), loss.layer, loss.loss);
+        println!("{:>8} {:<8} {:.6e}", loss.group, loss.source, loss.loss);
     }
     let losses: Vec<f32> = losses.iter().map(|loss| loss.loss as f32).collect();
     dump.push(("losses".to_owned(), vec![losses.len()], losses));

@@ -7,19 +7,19 @@
 //!
 //! ```no_run
 //! use neural_mirage::{gpu, graph, image_io, mirage, vgg};
-//! use std::{ops::ControlFlow, path::Path};
+//! use std::{ops::ControlFlow, path::Path, sync::Arc};
 //!
 //! fn main() -> neural_mirage::Result<()> {
-//!     let network = vgg::Network::open(&vgg::locate::find_weights(None)?, None)?;
+//!     let network = Arc::new(vgg::Network::open(&vgg::locate::find_weights(None)?, None)?);
 //!     let photo = image_io::read(Path::new("photo.jpg"))?.picture;
 //!     let (width, height) = image_io::fit(photo.width, photo.height, 384);
 //!     let mut request = mirage::Request::new(image_io::resize(&photo, width, height)?);
-//!     request.iterations = 100;
+//!     request.scales = mirage::Scales::single(100);
 //!     request.schedule.snapshot_at = vec![5, 10, 20];
 //!
 //!     let engine = graph::Engine::open(&gpu::DeviceOptions::default())?;
 //!     let mut session = mirage::Session::new(&engine, &network, request)?;
-//!     let outcome = session.run(&mut |event| {
+//!     let outcome = session.run(&mut |event: mirage::Event<'_>| {
 //!         if let mirage::Event::Report(report) = event {
 //!             println!("{:4} {:.4}", report.iteration, report.total);
 //!         }

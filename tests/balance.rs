@@ -10,10 +10,12 @@ mod common;
 use common::{engine, turn};
 use neural_mirage::gpu::Family;
 use neural_mirage::image_io::{self, Picture};
-use neural_mirage::mirage::{Balance, Event, Factor, FactorKind, Init, Request, Session};
+use neural_mirage::mirage::preset::{self, FACTORS, Preset};
+use neural_mirage::mirage::{Event, Init, Request, Scales, Session, Strength, Weights};
 use neural_mirage::vgg::Network;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Points of a hundred by which a measured share may be off: the acceptance limit. Measured at these sizes: below 0.001,
 /// the rounding of the gradients.
@@ -26,10 +28,15 @@ fn photo(name: &str, size: usize) -> Picture {
     image_io::resize(&picture, width, height).expect(name)
 }
 
-fn layers(request: &mut Request, [spatial, content, style]: [&str; 3]) {
-    request.spatial = Factor::new(spatial, 1.0).expect("layers");
-    request.abstracted = Factor::new(content, 1.0).expect("layers");
-    request.style = Factor::new(style, 1.0).expect("layers");
+/// The three factors with these layers, each as strong as `strength` says.
+fn factors(layers: [&str; 3], strength: impl Fn(&str) -> Strength) -> Preset {
+    let mut preset = Preset::default();
+    for (name, layers) in FACTORS.into_iter().zip(layers) {
+        let factor = preset.factor_mut(name).expect("a factor");
+        factor.layers = preset::layers(layers).expect("layers");
+        factor.strength = strength(name);
+    }
+    preset
 }
 
 #[test]
@@ -39,7 +46,7 @@ fn measured_shares_are_those_asked_for() {
     let sizes: Vec<usize> = sizes.split(',').map(|size| size.trim().parse().expect("sizes")).collect();
     let engine = engine(Family::Auto);
     let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/vgg16-narrow.safetensors");
-    let network = Network::open(&weights, None).expect("the default network");
+    let network = Arc::new(Network::open(&weights, None).expect("the default network"));
     let sets = [
         ("default", ["relu4_2", "fc8", "relu1_1,relu2_1,relu3_1,relu4_1,relu5_1"], [20.0, 40.0, 40.0]),
         ("fine", ["relu2_2,relu3_1:0.5", "fc6,fc7", "relu2_1,relu4_1"], [30.0, 30.0, 40.0]),
@@ -48,41 +55,37 @@ fn measured_shares_are_those_asked_for() {
     let mut worst: f32 = 0.0;
     for name in ["astronaut.png", "chelsea.png", "coffee.png"] {
         for size in &sizes {
-            for (set, names, [spatial, abstracted, style]) in sets {
+            for (set, names, asked_for) in sets {
                 let mut request = Request::new(photo(name, *size));
-                layers(&mut request, names);
-                request.balance = Some(Balance { spatial, abstracted, style });
-                request.iterations = 11;
+                let asked_for = |name: &str| {
+                    asked_for[FACTORS.iter().position(|other| *other == name).expect("a factor")]
+                };
+                request.groups = factors(names, |name| Strength::Share(asked_for(name))).groups();
+                request.scales = Scales::single(11);
                 request.top_classes = 0;
                 request.schedule.report_every = 0;
                 request.schedule.snapshot_at = vec![10];
                 let mut session = Session::new(&engine, &network, request.clone()).expect("a session");
-                let (mut raw, mut reached) = (Vec::new(), None);
+                let (mut raw, mut reached) = (Weights::default(), None);
                 session
-                    .run(&mut |event| {
+                    .run(&mut |event: Event<'_>| {
                         match event {
-                            Event::Balanced { iteration: 10, weights, .. } => raw = weights.to_vec(),
+                            Event::Weighted { iteration: 10, weights, .. } => raw = weights.clone(),
                             Event::Snapshot { picture, .. } => reached = Some(picture.clone()),
                             _ => {}
                         }
                         Ok(ControlFlow::Continue(()))
                     })
                     .expect("a run");
-                assert_eq!(raw.len(), 3, "the balance is measured after ten iterations");
-                let balance = request.balance.take().expect("shares");
-                for (kind, weight, _) in raw {
-                    match kind {
-                        FactorKind::Spatial => request.spatial.weight = weight,
-                        FactorKind::Abstract => request.abstracted.weight = weight,
-                        _ => request.style.weight = weight,
-                    }
-                }
+                let measured = raw.0.iter().filter(|weight| weight.norm.is_some()).count();
+                assert_eq!(measured, 3, "the balance is measured after ten iterations");
+                request.groups = factors(names, |name| Strength::Weight(raw.of(name))).groups();
                 request.init = Init::Picture(reached.expect("a picture"));
-                request.iterations = 1;
-                session.restart(&network, request).expect("a session");
+                request.scales = Scales::single(1);
+                session.restart(request).expect("a session");
                 let mut shares = None;
                 session
-                    .run(&mut |event| {
+                    .run(&mut |event: Event<'_>| {
                         if let Event::Report(report) = event
                             && report.iteration == 0
                         {
@@ -93,15 +96,16 @@ fn measured_shares_are_those_asked_for() {
                     .expect("a look");
                 let shares = shares.expect("a report");
                 assert_eq!(shares.len(), 3);
-                let list = |share: &dyn Fn(FactorKind) -> f32| {
-                    FactorKind::THREE.map(|kind| format!("{:.1}", 100.0 * share(kind))).join(" / ")
+                let list = |share: &dyn Fn(&str) -> f32| {
+                    FACTORS.map(|name| format!("{:.1}", 100.0 * share(name))).join(" / ")
                 };
-                let measured = |kind| shares.iter().find(|(other, _)| *other == kind).expect("a share").1;
-                let asked = list(&|kind| balance.share(kind));
+                let measured =
+                    |name: &str| shares.iter().find(|(other, _)| other == name).expect("a share").1;
+                let asked = list(&|name| asked_for(name) / 100.0);
                 println!("| {name} | {size} | {set} | {asked} | {} |", list(&measured));
-                for kind in FactorKind::THREE {
-                    let off = 100.0 * (measured(kind) - balance.share(kind)).abs();
-                    assert!(off <= POINTS, "{name} {size} {set}: {kind} is {off} points off");
+                for factor in FACTORS {
+                    let off = (100.0 * measured(factor) - asked_for(factor)).abs();
+                    assert!(off <= POINTS, "{name} {size} {set}: {factor} is {off} points off");
                     worst = worst.max(off);
                 }
             }

@@ -3,17 +3,17 @@
 mod common;
 #[path = "common/golden.rs"]
 mod golden;
+#[allow(dead_code, reason = "shared with other tests of the objective, which use the rest of it")]
 #[path = "common/objective.rs"]
 mod objective;
 
 use common::{assert_close, engine, engine_with, relative_l2, turn, widen};
-use golden::{Golden, path, text};
+use golden::{Golden, text};
 use neural_mirage::gpu::{DeviceOptions, Family};
 use neural_mirage::graph::Engine;
 use neural_mirage::mirage::{Session, activations};
 use neural_mirage::ops::PoolKind;
-use neural_mirage::vgg::Network;
-use objective::{picture, pooling, request};
+use objective::{network, picture, pooling, request};
 use std::sync::Arc;
 
 /// Up to sixteen layers, each adding rounding of a few 1e-7 of its largest value (f32 sums of about a hundred
@@ -33,7 +33,7 @@ const GRADIENT: f64 = 2e-4;
 
 fn check_requests(engine: &Arc<Engine>, names: &[&str]) {
     let golden = Golden::open("objective.safetensors");
-    let network = Network::open(&path("tiny_vgg.safetensors"), None).expect("the tiny network");
+    let network = network();
     for described in golden.cases["requests"].as_array().expect("a list") {
         let name = text(&described["name"]);
         if !names.is_empty() && !names.contains(&name) {
@@ -55,7 +55,7 @@ fn check_requests(engine: &Arc<Engine>, names: &[&str]) {
         assert_eq!(losses.len(), wanted.len(), "{name}");
         for (actual, wanted) in losses.iter().zip(&wanted) {
             let error = (actual.loss - wanted).abs() / wanted.abs().max(1e-12);
-            assert!(error <= LOSSES, "{name} {}: {} against {wanted}", actual.layer, actual.loss);
+            assert!(error <= LOSSES, "{name} {}: {} against {wanted}", actual.source, actual.loss);
         }
         let expected = widen(&golden.tensor(text(&expected["gradient"])).1);
         let error = relative_l2(&gradient, &expected);
@@ -74,7 +74,7 @@ fn activations_match_pytorch_at_every_layer() {
 
 fn check_activations(engine: &Arc<Engine>, limit: f64) {
     let golden = Golden::open("objective.safetensors");
-    let network = Network::open(&path("tiny_vgg.safetensors"), None).expect("the tiny network");
+    let network = network();
     let described = golden.cases["activations"].as_array().expect("a list");
     assert!(described.len() > 40);
     for case in described {

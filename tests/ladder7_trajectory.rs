@@ -3,17 +3,19 @@
 mod common;
 #[path = "common/golden.rs"]
 mod golden;
+#[allow(dead_code, reason = "shared with other tests of the objective, which use the rest of it")]
 #[path = "common/objective.rs"]
 mod objective;
 
 use common::{engine, engine_with, relative_l2, turn, widen};
-use golden::{Golden, path, text};
+use golden::{Golden, text};
 use neural_mirage::gpu::{DeviceOptions, Family};
 use neural_mirage::graph::Engine;
 use neural_mirage::image_io::Picture;
-use neural_mirage::mirage::{AdamOptions, Ending, Event, FactorKind, Init, Outcome, Request, Session};
+use neural_mirage::mirage::optimizer::Adam;
+use neural_mirage::mirage::{Ending, Event, Init, Request, RunResult, Session, Weights};
 use neural_mirage::vgg::Network;
-use objective::{picture, request};
+use objective::{iterate, network, picture, request, weigh};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -29,14 +31,14 @@ fn planar(picture: &Picture) -> Vec<f32> {
 
 fn run(
     engine: &Arc<Engine>,
-    network: &Network,
+    network: &Arc<Network>,
     request: Request,
-) -> (Outcome, Vec<f64>, Vec<(u32, Picture)>) {
+) -> (RunResult, Vec<f64>, Vec<(u32, Picture)>) {
     let mut totals = Vec::new();
     let mut snapshots = Vec::new();
     let mut session = Session::new(engine, network, request).expect("a session");
     let outcome = session
-        .run(&mut |event| {
+        .run(&mut |event: Event<'_>| {
             match event {
                 Event::Report(report) => totals.push(report.total),
                 Event::Snapshot { iteration, picture, .. } => snapshots.push((iteration, picture.clone())),
@@ -72,7 +74,7 @@ fn ten_steps_match_pytorch_on_a_minimal_device() {
 
 fn check_trajectories(engine: &Arc<Engine>) {
     let golden = Golden::open("objective.safetensors");
-    let network = Network::open(&path("tiny_vgg.safetensors"), None).expect("the tiny network");
+    let network = network();
     let trajectories = golden.cases["trajectories"].as_array().expect("a list");
     assert_eq!(trajectories.len(), 2);
     for trajectory in trajectories {
@@ -82,13 +84,14 @@ fn check_trajectories(engine: &Arc<Engine>) {
         let mut request = request(&golden, described);
         let number = |key: &str| trajectory[key].as_f64().expect("a number");
         request.init = Init::Picture(picture(&golden, text(&trajectory["start"])));
-        request.iterations = number("steps") as u32;
-        request.adam = AdamOptions {
+        iterate(&mut request, number("steps") as u32);
+        request.optimizer = Arc::new(Adam {
             learning_rate: number("lr") as f32,
             beta1: number("beta1"),
             beta2: number("beta2"),
             epsilon: number("eps"),
-        };
+            ..Adam::default()
+        });
         request.schedule.report_every = 1;
         let (outcome, totals, _) = run(engine, &network, request);
         let expected = trajectory["totals"].as_array().expect("a list");
@@ -111,7 +114,7 @@ fn check_trajectories(engine: &Arc<Engine>) {
 /// A small request with everything on, a balance, snapshots.
 fn small_request(golden: &Golden) -> Request {
     let mut request = Request::new(picture(golden, "photo"));
-    request.iterations = 12;
+    iterate(&mut request, 12);
     request.schedule.report_every = 5;
     request.schedule.snapshot_at = vec![3, 12];
     request
@@ -122,7 +125,7 @@ fn the_same_seed_gives_the_same_picture_and_another_seed_another() {
     let _turn = turn();
     let engine = engine(Family::Auto);
     let golden = Golden::open("objective.safetensors");
-    let network = Network::open(&path("tiny_vgg.safetensors"), None).expect("the tiny network");
+    let network = network();
     let first = run(&engine, &network, small_request(&golden));
     let second = run(&engine, &network, small_request(&golden));
     assert_eq!(first.0.picture, second.0.picture);
@@ -137,7 +140,7 @@ fn reports_and_snapshots_do_not_change_the_run() {
     let _turn = turn();
     let engine = engine(Family::Auto);
     let golden = Golden::open("objective.safetensors");
-    let network = Network::open(&path("tiny_vgg.safetensors"), None).expect("the tiny network");
+    let network = network();
     let (outcome, totals, snapshots) = run(&engine, &network, small_request(&golden));
     assert_eq!(totals.len(), 4, "reports at 0, 5, 10, 12");
     assert!(totals.iter().all(|total| total.is_finite() && *total > 0.0));
@@ -148,7 +151,7 @@ fn reports_and_snapshots_do_not_change_the_run() {
     assert_eq!(run(&engine, &network, quiet).0.picture, outcome.picture);
     // A run of three iterations ends where the snapshot after three was taken, weights given.
     let mut short = small_request(&golden);
-    short.iterations = 3;
+    iterate(&mut short, 3);
     assert_eq!(run(&engine, &network, short).0.picture, snapshots[0].1);
 }
 
@@ -159,26 +162,26 @@ fn the_first_balanced_step_is_that_of_its_weights() {
     let _turn = turn();
     let engine = engine(Family::Auto);
     let golden = Golden::open("objective.safetensors");
-    let network = Network::open(&path("tiny_vgg.safetensors"), None).expect("the tiny network");
+    let network = network();
     let mut request = small_request(&golden);
-    request.iterations = 1;
+    iterate(&mut request, 1);
     // An epsilon like the gradients' mean: else the first step only tells their signs.
-    request.adam = AdamOptions { epsilon: 1.0, ..request.adam };
-    request.style.layers[0].factor = 0.5;
-    let mut weights = Vec::new();
+    request.optimizer = Arc::new(Adam { epsilon: 1.0, ..Adam::default() });
+    request.groups[2].losses[0].weight = 0.5;
+    let mut weights = Weights::default();
     let mut shares = Vec::new();
     let mut session = Session::new(&engine, &network, request.clone()).expect("a session");
     let balanced = session
-        .run(&mut |event| {
+        .run(&mut |event: Event<'_>| {
             match event {
-                Event::Balanced { weights: measured, .. } => weights = measured.to_vec(),
+                Event::Weighted { weights: measured, .. } => weights = measured.clone(),
                 Event::Report(report) => shares.push(report.gradient_shares.clone()),
                 _ => {}
             }
             Ok(ControlFlow::Continue(()))
         })
         .expect("a run");
-    assert_eq!(weights.len(), 3);
+    assert_eq!(weights.0.iter().filter(|weight| weight.norm.is_some()).count(), 3);
     // The second report measures the shares anew, one step on.
     assert_eq!(shares.len(), 2);
     for ((kind, share), wanted) in shares[0].iter().zip([0.2, 0.4, 0.4]) {
@@ -186,16 +189,9 @@ fn the_first_balanced_step_is_that_of_its_weights() {
     }
     assert_eq!(shares[1].len(), 3);
     assert_ne!(shares[1], shares[0]);
-    request.balance = None;
-    for (kind, weight, _) in weights {
-        match kind {
-            FactorKind::Spatial => request.spatial.weight = weight,
-            FactorKind::Abstract => request.abstracted.weight = weight,
-            _ => request.style.weight = weight,
-        }
-    }
+    weigh(&mut request, |name| weights.of(name));
     let given = run(&engine, &network, request.clone()).0;
-    request.iterations = 0;
+    iterate(&mut request, 0);
     let start = planar(&run(&engine, &network, request).0.picture);
     let moved = |picture: &Picture| -> Vec<f32> {
         planar(picture).iter().zip(&start).map(|(to, from)| to - from).collect()
@@ -210,8 +206,8 @@ fn the_first_balanced_step_is_that_of_its_weights() {
 /// A request without a balance, whose measurement waits.
 fn request_with_weights(golden: &Golden) -> Request {
     let mut request = small_request(golden);
-    request.balance = None;
-    request.iterations = 9;
+    weigh(&mut request, |_| 1.0);
+    iterate(&mut request, 9);
     request.schedule = Default::default();
     request
 }
@@ -222,7 +218,7 @@ fn the_loop_waits_only_when_it_is_two_iterations_ahead() {
     let _turn = turn();
     let engine = engine(Family::Auto);
     let golden = Golden::open("objective.safetensors");
-    let network = Network::open(&path("tiny_vgg.safetensors"), None).expect("the tiny network");
+    let network = network();
     for every in [0, 1] {
         let mut request = request_with_weights(&golden);
         request.schedule.report_every = every;
@@ -231,10 +227,11 @@ fn the_loop_waits_only_when_it_is_two_iterations_ahead() {
         // A second run finds the staging buffers of the first.
         for _ in 0..2 {
             let (mut before, mut heard) = (0, Vec::new());
-            let outcome = session.run(&mut |event| {
+            let outcome = session.run(&mut |event: Event<'_>| {
                 match event {
                     Event::Started(_) => before = engine.context.waits(),
-                    Event::Balanced { .. } => heard.push("balance".to_owned()),
+                    Event::Scale(_) => {}
+                    Event::Weighted { .. } => heard.push("balance".to_owned()),
                     Event::Progress { iteration, .. } => heard.push(format!("done {iteration}")),
                     Event::Snapshot { iteration, .. } => heard.push(format!("snapshot {iteration}")),
                     Event::Report(report) => {
@@ -276,12 +273,12 @@ fn a_stop_tells_all_that_was_submitted_and_is_prompt() {
     let _turn = turn();
     let engine = engine(Family::Auto);
     let golden = Golden::open("objective.safetensors");
-    let network = Network::open(&path("tiny_vgg.safetensors"), None).expect("the tiny network");
+    let network = network();
     let mut request = request_with_weights(&golden);
     request.schedule.report_every = 1;
     let mut session = Session::new(&engine, &network, request.clone()).expect("a session");
     let mut reports = Vec::new();
-    let outcome = session.run(&mut |event| {
+    let outcome = session.run(&mut |event: Event<'_>| {
         if let Event::Report(report) = event {
             reports.push(report.iteration);
         }
@@ -290,7 +287,7 @@ fn a_stop_tells_all_that_was_submitted_and_is_prompt() {
     let outcome = outcome.expect("a run");
     assert_eq!((outcome.ending, outcome.iterations), (Ending::Stopped, 6));
     assert_eq!(reports, [0, 1, 2, 3, 4, 5, 6]);
-    request.iterations = 6;
+    iterate(&mut request, 6);
     assert_eq!(run(&engine, &network, request).0.picture, outcome.picture);
 }
 
@@ -299,15 +296,14 @@ fn a_blown_up_picture_ends_the_run_with_the_last_good_one() {
     let _turn = turn();
     let engine = engine(Family::Auto);
     let golden = Golden::open("objective.safetensors");
-    let network = Network::open(&path("tiny_vgg.safetensors"), None).expect("the tiny network");
+    let network = network();
     let mut request = request_with_weights(&golden);
     request.schedule.report_every = 1;
-    request.clamp = false;
     // The first step already leaves the range of f32's squares.
-    request.adam.learning_rate = 1e30;
+    request.optimizer = Arc::new(Adam { learning_rate: 1e30, clamp: false, ..Adam::default() });
     let mut session = Session::new(&engine, &network, request).expect("a session");
     let mut reports = Vec::new();
-    let error = session.run(&mut |event| {
+    let error = session.run(&mut |event: Event<'_>| {
         if let Event::Report(report) = event {
             reports.push(report.iteration);
         }

@@ -8,43 +8,45 @@ mod golden;
 mod objective;
 
 use common::{engine, turn};
-use golden::{Golden, path};
+use golden::Golden;
 use neural_mirage::gpu::Family;
 use neural_mirage::graph::Engine;
 use neural_mirage::image_io::Picture;
+use neural_mirage::mirage::optimizer::Adam;
+use neural_mirage::mirage::preset::{FACTORS, LayerWeight, Preset};
 use neural_mirage::mirage::{
-    Balance, Checkpoint, Controls, Ending, Event, FactorKind, Init, LayerWeight, Listener, Outcome, Request,
-    Session, State,
+    Checkpoint, Controls, Ending, Event, Init, Observer, Request, RunResult, Scales, Session, Shares, State,
+    Target,
 };
 use neural_mirage::vgg::Network;
-use objective::picture;
+use objective::{iterate, network, picture, share, weigh};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 const GO_ON: neural_mirage::Result<ControlFlow<()>> = Ok(ControlFlow::Continue(()));
 
 /// A device with the tiny network, and a request of it with everything on.
-fn setting() -> (Arc<Engine>, Network, Request) {
+fn setting() -> (Arc<Engine>, Arc<Network>, Request) {
     let golden = Golden::open("objective.safetensors");
-    let network = Network::open(&path("tiny_vgg.safetensors"), None).expect("the tiny network");
+    let network = network();
     let mut request = Request::new(picture(&golden, "photo"));
-    request.iterations = 14;
+    iterate(&mut request, 14);
     request.schedule.report_every = 4;
     (engine(Family::Auto), network, request)
 }
 
-fn session(setting: &(Arc<Engine>, Network, Request), request: Request) -> Session {
+fn session(setting: &(Arc<Engine>, Arc<Network>, Request), request: Request) -> Session {
     Session::new(&setting.0, &setting.1, request).expect("a session")
 }
 
-fn run(session: &mut Session, listener: &mut Listener<'_>) -> Outcome {
-    session.run(listener).expect("a run")
+fn run(session: &mut Session, observer: &mut dyn Observer) -> RunResult {
+    session.run(observer).expect("a run")
 }
 
 /// Runs, and returns the states that the schedule asked for.
-fn states(session: &mut Session) -> (Outcome, Vec<State>) {
+fn states(session: &mut Session) -> (RunResult, Vec<State>) {
     let mut states = Vec::new();
-    let outcome = run(session, &mut |event| {
+    let outcome = run(session, &mut |event: Event<'_>| {
         if let Event::State(state) = event {
             states.push(state.clone());
         }
@@ -56,20 +58,25 @@ fn states(session: &mut Session) -> (Outcome, Vec<State>) {
 /// What a run may be made of, each in its own way hard to take up again.
 fn kinds(request: &Request) -> Vec<(&'static str, Request)> {
     let balanced = Request { rebalance_every: 3, ..request.clone() };
-    let raw = Request { balance: None, ..request.clone() };
+    let mut raw = request.clone();
+    weigh(&mut raw, |_| 1.0);
+    let mut preset = Preset::default();
+    preset.style.target = Target::Images([(turned(&request.photo), 1.0)].into());
     let photo = Request {
         init: Init::Photo,
-        style_images: vec![(turned(&request.photo), 1.0)],
+        groups: preset.groups(),
         stop_when_change_below: 1e-9,
         ..request.clone()
     };
-    let unclamped = Request { clamp: false, ..raw.clone() };
+    let unclamped = Request { optimizer: Arc::new(Adam { clamp: false, ..Adam::default() }), ..raw.clone() };
+    let averaged = Request { average_decay: 0.9, ..request.clone() };
     vec![
         ("default", request.clone()),
         ("rebalanced", balanced),
         ("raw weights", raw),
         ("from the photo", photo),
         ("unclamped", unclamped),
+        ("averaged", averaged),
     ]
 }
 
@@ -86,7 +93,7 @@ fn a_run_goes_on_from_every_state_with_the_same_bits() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("state.safetensors");
     for (name, mut request) in kinds(&setting.2) {
-        let plain = run(&mut session(&setting, request.clone()), &mut |_| GO_ON);
+        let plain = run(&mut session(&setting, request.clone()), &mut |_: Event<'_>| GO_ON);
         request.schedule.state_every = 1;
         let (whole, saved) = states(&mut session(&setting, request.clone()));
         assert!(whole.picture == plain.picture, "{name}: saving changes nothing");
@@ -114,11 +121,11 @@ fn a_stopped_run_leaves_a_state_that_goes_on() {
     let setting = setting();
     let mut request = setting.2.clone();
     request.schedule.state_when_stopped = true;
-    let whole = run(&mut session(&setting, request.clone()), &mut |_| GO_ON);
+    let whole = run(&mut session(&setting, request.clone()), &mut |_: Event<'_>| GO_ON);
     for stop in [0, 1, 6, 9, 10, 11] {
         let mut first = session(&setting, request.clone());
         let mut state = None;
-        let outcome = run(&mut first, &mut |event| {
+        let outcome = run(&mut first, &mut |event: Event<'_>| {
             match event {
                 Event::State(found) => state = Some(found.clone()),
                 Event::Progress { iteration, .. } if iteration > stop => return Ok(ControlFlow::Break(())),
@@ -132,7 +139,7 @@ fn a_stopped_run_leaves_a_state_that_goes_on() {
         let mut later = session(&setting, request.clone());
         later.resume(state).unwrap();
         assert!(
-            run(&mut later, &mut |_| GO_ON).picture == whole.picture,
+            run(&mut later, &mut |_: Event<'_>| GO_ON).picture == whole.picture,
             "stopped after {}",
             outcome.iterations
         );
@@ -148,15 +155,16 @@ fn states_of_other_runs_are_refused() {
     let mut first = session(&setting, request.clone());
     let (_, saved) = states(&mut first);
     let [state] = &saved[..] else { panic!("one state") };
-    request.iterations = 13;
+    iterate(&mut request, 13);
     let error = session(&setting, request.clone()).resume(state.clone()).unwrap_err();
     assert!(error.to_string().contains("--iterations"), "{error}");
     let mut other = state.clone();
     other.size = [state.size[0] + 1, state.size[1]];
     assert!(first.resume(other).unwrap_err().to_string().contains("--size"));
     let mut damaged = state.clone();
-    damaged.second_moment[7] = f32::NAN;
-    assert!(first.resume(damaged).unwrap_err().to_string().contains("second moment"));
+    let second = damaged.tensors.iter_mut().find(|(name, _)| name == "adam:second_moment").expect("a moment");
+    second.1[7] = f32::NAN;
+    assert!(first.resume(damaged).unwrap_err().to_string().contains("second_moment"));
 }
 
 #[test]
@@ -166,21 +174,22 @@ fn a_session_that_starts_anew_is_as_good_as_a_new_one() {
     let mut requests: Vec<Request> = kinds(&setting.2).into_iter().map(|(_, request)| request).collect();
     let mut seeded = setting.2.clone();
     seeded.seed = 5;
-    seeded.adam.learning_rate = 0.01;
-    seeded.balance = Some(Balance { spatial: 60.0, abstracted: 10.0, style: 30.0 });
-    let mut layers = setting.2.clone();
-    layers.style.layers = vec![LayerWeight { layer: "relu1_1".into(), factor: 2.0 }];
-    layers.abstracted.layers.clear();
+    seeded.optimizer = Arc::new(Adam { learning_rate: 0.01, ..Adam::default() });
+    share(&mut seeded, "spatial=60,abstract=10,style=30");
+    let mut preset = Preset::default();
+    preset.style.layers = vec![LayerWeight { layer: "relu1_1".into(), weight: 2.0 }];
+    preset.abstracted.layers.clear();
+    let layers = Request { groups: preset.groups(), ..setting.2.clone() };
     requests.extend([seeded, layers, setting.2.clone()]);
     let mut used = session(&setting, setting.2.clone());
     for request in requests {
-        let fresh = run(&mut session(&setting, request.clone()), &mut |_| GO_ON);
-        used.restart(&setting.1, request.clone()).unwrap();
-        assert!(run(&mut used, &mut |_| GO_ON).picture == fresh.picture, "{:?}", request.style);
+        let fresh = run(&mut session(&setting, request.clone()), &mut |_: Event<'_>| GO_ON);
+        used.restart(request.clone()).unwrap();
+        assert!(run(&mut used, &mut |_: Event<'_>| GO_ON).picture == fresh.picture, "{:?}", request.groups);
     }
     // Only weights, seeds and steps may be changed without preparing anew.
     let same = &setting.2;
-    assert!(same.shares_objective(&Request { seed: 3, iterations: 2, ..same.clone() }));
+    assert!(same.shares_objective(&Request { seed: 3, scales: Scales::single(2), ..same.clone() }));
     for (name, other) in
         kinds(same).into_iter().filter(|(name, _)| *name != "default" && *name != "rebalanced")
     {
@@ -192,13 +201,13 @@ fn a_session_that_starts_anew_is_as_good_as_a_new_one() {
 fn a_pause_holds_the_run_until_it_is_told_to_go_on() {
     let _turn = turn();
     let setting = setting();
-    let whole = run(&mut session(&setting, setting.2.clone()), &mut |_| GO_ON);
+    let whole = run(&mut session(&setting, setting.2.clone()), &mut |_: Event<'_>| GO_ON);
     let mut held = session(&setting, setting.2.clone());
     let controls = Controls::new();
     held.set_controls(&controls);
     let (mut done, mut paused_at, mut saved) = (0, None, Vec::new());
     let mut helper = None;
-    let outcome = run(&mut held, &mut |event| {
+    let outcome = run(&mut held, &mut |event: Event<'_>| {
         match event {
             Event::Progress { iteration, .. } => {
                 assert!(!(paused_at.is_some() && controls.is_paused()), "an iteration of a run that is held");
@@ -246,7 +255,7 @@ fn a_paused_run_can_be_stopped() {
     let controls = Controls::new();
     held.set_controls(&controls);
     controls.pause();
-    let outcome = run(&mut held, &mut |event| {
+    let outcome = run(&mut held, &mut |event: Event<'_>| {
         if let Event::Paused { paused: true, .. } = event {
             let controls = controls.clone();
             std::thread::spawn(move || controls.stop());
@@ -262,10 +271,11 @@ fn a_paused_run_can_be_stopped() {
 fn shares_follow_while_the_run_goes_on() {
     let _turn = turn();
     let setting = setting();
-    let wanted = Balance { spatial: 10.0, abstracted: 70.0, style: 20.0 };
+    let wanted: Shares = "spatial=10,abstract=70,style=20".parse().unwrap();
     let mut shut = setting.2.clone();
-    shut.balance = Some(Balance { spatial: 50.0, abstracted: 0.0, style: 50.0 });
-    let raw = Request { balance: None, ..setting.2.clone() };
+    share(&mut shut, "spatial=50,abstract=0,style=50");
+    let mut raw = setting.2.clone();
+    weigh(&mut raw, |_| 1.0);
     for mut request in [setting.2.clone(), shut, raw] {
         request.adjustable = true;
         request.schedule.report_every = 1;
@@ -274,16 +284,16 @@ fn shares_follow_while_the_run_goes_on() {
         steered.set_controls(&controls);
         let (mut asked_at, mut set_at, mut after) = (None, None, None);
         let mut done = 0;
-        run(&mut steered, &mut |event| {
+        run(&mut steered, &mut |event: Event<'_>| {
             match event {
                 Event::Progress { iteration, .. } => {
                     done = iteration;
                     if iteration == 5 {
-                        controls.set_balance(wanted);
+                        controls.set_shares(wanted.clone());
                         asked_at = Some(iteration);
                     }
                 }
-                Event::Balanced { iteration, balance, .. } if balance == wanted && set_at.is_none() => {
+                Event::Weighted { iteration, shares, .. } if *shares == wanted && set_at.is_none() => {
                     assert_eq!(iteration, done, "measured where the run is");
                     set_at = Some(iteration);
                 }
@@ -298,7 +308,8 @@ fn shares_follow_while_the_run_goes_on() {
         // What had been submitted runs as it was: two iterations at most.
         assert!(set - asked <= 2, "asked for after {asked}, set after {set}");
         for (kind, share) in after.expect("a report") {
-            assert!((share - wanted.share(kind)).abs() < 1e-4, "{kind}: {share}");
+            let wanted = wanted.get(&kind).expect("a share") / 100.0;
+            assert!((share - wanted).abs() < 1e-4, "{kind}: {share}");
         }
     }
 }
@@ -308,14 +319,14 @@ fn a_picture_that_stands_still_ends_the_run() {
     let _turn = turn();
     let setting = setting();
     let mut request = setting.2.clone();
-    request.iterations = 60;
+    iterate(&mut request, 60);
     request.schedule.report_every = 1;
-    request.adam.learning_rate = 1e-4;
+    request.optimizer = Arc::new(Adam { learning_rate: 1e-4, ..Adam::default() });
     // Adam moves a value by the learning rate in an iteration, or less.
     for (limit, ending) in [(2e-4, Ending::Settled), (1e-7, Ending::Finished)] {
         let mut settling = session(&setting, Request { stop_when_change_below: limit, ..request.clone() });
         let mut changes = Vec::new();
-        let outcome = run(&mut settling, &mut |event| {
+        let outcome = run(&mut settling, &mut |event: Event<'_>| {
             if let Event::Report(report) = event {
                 changes.extend(report.change.map(|change| (report.iteration, change)));
             }
@@ -342,11 +353,11 @@ fn the_balance_is_measured_as_often_as_asked_for() {
         request.rebalance_every = every;
         request.schedule.report_every = 1;
         let mut measured = Vec::new();
-        run(&mut session(&setting, request), &mut |event| {
+        run(&mut session(&setting, request), &mut |event: Event<'_>| {
             match event {
-                Event::Balanced { iteration, .. } => measured.push(iteration),
+                Event::Weighted { iteration, .. } => measured.push(iteration),
                 Event::Report(report) if measured.last() == Some(&report.iteration) => {
-                    for (kind, wanted) in FactorKind::THREE.into_iter().zip([0.2, 0.4, 0.4]) {
+                    for (kind, wanted) in FACTORS.into_iter().zip([0.2, 0.4, 0.4]) {
                         let share = report.gradient_share(kind).expect("a share");
                         assert!((share - wanted).abs() < 1e-4, "{kind}: {share}");
                     }
@@ -369,7 +380,7 @@ fn pictures_come_as_the_schedule_says_and_at_the_end() {
         request.schedule.picture_at = at;
         let mut seen = Vec::new();
         let mut lasts = Vec::new();
-        let outcome = run(&mut session(&setting, request), &mut |event| {
+        let outcome = run(&mut session(&setting, request), &mut |event: Event<'_>| {
             if let Event::Picture { iteration, picture, last } = event {
                 seen.push(iteration);
                 if last {

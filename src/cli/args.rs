@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::gpu::{AdapterChoice, DeviceOptions, Family};
 use crate::graph::Engine;
 use crate::image_io::BitDepth;
-use crate::mirage::Balance;
+use crate::mirage::Shares;
 use crate::ops::PoolKind;
 use crate::tune::{Adapter, Cache};
 use crate::vgg::{Network, Preprocessing, locate};
@@ -92,7 +92,7 @@ pub(super) struct BalanceArgs {
     /// How strongly each factor pulls, in shares: the weights are measured for you [default:
     /// spatial=20,abstract=40,style=40, unless a weight below is given]
     #[arg(long, value_name = "SHARES", conflicts_with_all = ["spatial_weight", "abstract_weight", "style_weight"])]
-    pub balance: Option<Balance>,
+    pub balance: Option<Shares>,
     /// Measure the balance anew every so many iterations, so that the shares hold to the end; 0 measures at the
     /// start and after 10 iterations
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -394,6 +394,8 @@ mod tests {
     use super::*;
     use crate::image_io::Picture;
     use crate::mirage::Request;
+    use crate::mirage::optimizer::Adam;
+    use crate::mirage::preset::{self, Preset};
     use clap::{CommandFactory as _, Parser};
 
     #[derive(Debug, Parser)]
@@ -415,14 +417,14 @@ mod tests {
     fn defaults_are_the_librarys() {
         let args = parse(&["photo.png"]).unwrap();
         let request = Request::new(Picture { width: 1, height: 1, rgb: vec![0.0; 3] });
-        assert_eq!(args.optimisation.iterations, request.iterations);
-        assert_eq!(args.optimisation.learning_rate, request.adam.learning_rate);
-        assert_eq!(args.optimisation.beta1, request.adam.beta1);
-        assert_eq!(args.optimisation.beta2, request.adam.beta2);
-        assert_eq!(args.optimisation.epsilon, request.adam.epsilon);
+        let adam = Adam::default();
+        assert_eq!(vec![args.optimisation.iterations], request.scales.iterations);
+        assert_eq!(args.optimisation.learning_rate, adam.learning_rate);
+        assert_eq!(args.optimisation.beta1, adam.beta1);
+        assert_eq!(args.optimisation.beta2, adam.beta2);
+        assert_eq!(args.optimisation.epsilon, adam.epsilon);
         assert_eq!(args.optimisation.seed, request.seed);
-        assert_eq!(args.optimisation.clamps(), request.clamp);
-        assert_eq!(args.balance.tv_weight, request.tv_weight);
+        assert_eq!(args.optimisation.clamps(), adam.clamp);
         assert_eq!(args.watching.print_every, request.schedule.report_every);
         assert_eq!(args.watching.top, request.top_classes);
         assert!(matches!(args.optimisation.init, Start::Noise));
@@ -430,14 +432,13 @@ mod tests {
         let help = Only::command().render_long_help().to_string().replace('\n', " ");
         let words: Vec<&str> = help.split_whitespace().collect();
         let help = words.join(" ");
-        let layers = |factor: &crate::mirage::Factor| {
-            factor.layers.iter().map(|layer| layer.layer.clone()).collect::<Vec<_>>().join(",")
-        };
+        let preset = Preset::default();
+        assert_eq!(args.balance.tv_weight, preset.smooth_weight);
         for default in [
-            layers(&request.spatial),
-            layers(&request.abstracted),
-            layers(&request.style),
-            request.balance.unwrap().to_string(),
+            preset::layers_text(&preset.spatial.layers),
+            preset::layers_text(&preset.abstracted.layers),
+            preset::layers_text(&preset.style.layers),
+            Shares::of(&preset.groups()).to_string(),
         ] {
             assert!(help.contains(&format!("[default: {default}")), "{default}: {help}");
         }

@@ -6,7 +6,7 @@ use super::names::{Names, percent};
 use super::record::weight_options;
 use super::stdout;
 use super::text::escaped;
-use crate::mirage::{FactorKind, LayerTime, PartTime, Readout, Report, Started};
+use crate::mirage::{LayerTime, PartTime, Readout, Report, ScaleStarted, Started, Weights};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
@@ -150,9 +150,16 @@ impl Console {
         }
     }
 
-    /// The weights that a balance came to, in a form that can be given back.
-    pub(super) fn balanced(&self, iteration: u32, weights: &[(FactorKind, f32, f32)]) {
-        let weights = weights.iter().map(|(kind, weight, _)| (*kind, *weight));
+    /// A scale begins, of several.
+    pub(super) fn scale(&self, started: &ScaleStarted) {
+        if started.count > 1 {
+            let [height, width] = started.scale.size;
+            self.say(&format!("Scale {} of {}: {width}x{height} pixels", started.index + 1, started.count));
+        }
+    }
+
+    /// The weights that the shares came to, in a form that can be given back.
+    pub(super) fn weighted(&self, iteration: u32, weights: &Weights) {
         self.say(&format!("Shares set after iteration {iteration}, as by {}", weight_options(weights)));
     }
 
@@ -174,15 +181,15 @@ impl Console {
             width = self.iterations.to_string().len()
         );
         self.losses.clear();
-        for kind in report.factors() {
-            let loss = number(report.factor_loss(kind));
-            let of_loss = percent(report.loss_share(kind) as f32);
-            let share = match report.gradient_share(kind) {
+        for group in report.groups() {
+            let loss = number(report.group_loss(group));
+            let of_loss = percent(report.loss_share(group) as f32);
+            let share = match report.gradient_share(group) {
                 Some(share) => format!("{of_loss}% of loss, {}% of gradient", percent(share)),
                 None => format!("{of_loss}% of loss"),
             };
-            line += &format!("  {kind} {loss} ({share})");
-            self.losses += &format!("  {kind} {loss}");
+            line += &format!("  {group} {loss} ({share})");
+            self.losses += &format!("  {group} {loss}");
         }
         let pace = self.pace(report.iteration, report.seconds);
         if self.voice.bar.is_none() && !pace.is_empty() {

@@ -1,39 +1,39 @@
 //! Default layers for networks that aren't the usual VGG.
 
-use crate::mirage::{FactorKind, LayerWeight, Request};
+use crate::mirage::preset::{ABSTRACT, LayerWeight, Preset, SPATIAL, STYLE};
 use crate::vgg::{LayerKind, Network};
 
 /// Fits the layers of the factors that the user left at their defaults to the network, and says what it
 /// changed.
 pub(super) fn adapt(
-    request: &mut Request,
+    preset: &mut Preset,
     network: &Network,
-    is_default: impl Fn(FactorKind) -> bool,
+    is_default: impl Fn(&str) -> bool,
 ) -> Vec<String> {
     let mut notes = Vec::new();
     let exists = |layer: &LayerWeight| network.layers.iter().any(|l| l.name == layer.layer);
     let relus = relus(network);
-    let mut fit = |kind: FactorKind, layers: &mut Vec<LayerWeight>, better: Vec<String>| {
-        if !is_default(kind) || layers.iter().all(exists) {
+    let mut fit = |name: &str, layers: &mut Vec<LayerWeight>, better: Vec<String>| {
+        if !is_default(name) || layers.iter().all(exists) {
             return;
         }
         let chosen = if better.is_empty() { "none".to_owned() } else { better.join(",") };
-        notes.push(format!("the network lacks a default layer, so this run uses --{kind} {chosen}"));
-        *layers = better.into_iter().map(|layer| LayerWeight { layer, factor: 1.0 }).collect();
+        notes.push(format!("the network lacks a default layer, so this run uses --{name} {chosen}"));
+        *layers = better.into_iter().map(|layer| LayerWeight { layer, weight: 1.0 }).collect();
     };
 
     // Layout: the last ReLU of the last block but one, as relu4_2 is near the end of the fourth of five.
     let spatial = relus.iter().rev().nth(1).or(relus.last()).and_then(|block| block.last());
-    fit(FactorKind::Spatial, &mut request.spatial.layers, spatial.into_iter().cloned().collect());
+    fit(SPATIAL, &mut preset.spatial.layers, spatial.into_iter().cloned().collect());
     // Style: the first ReLU of each block.
     let style = relus.iter().filter_map(|block| block.first()).cloned().collect();
-    fit(FactorKind::Style, &mut request.style.layers, style);
+    fit(STYLE, &mut preset.style.layers, style);
     if network.has_head() {
         let last = network.layers.iter().rev().find(|layer| matches!(layer.kind, LayerKind::Linear(_)));
         let last = last.map(|layer| layer.name.clone()).into_iter().collect();
-        fit(FactorKind::Abstract, &mut request.abstracted.layers, last);
-    } else if is_default(FactorKind::Abstract) && !request.abstracted.layers.is_empty() {
-        request.abstracted.layers.clear();
+        fit(ABSTRACT, &mut preset.abstracted.layers, last);
+    } else if is_default(ABSTRACT) && !preset.abstracted.layers.is_empty() {
+        preset.abstracted.layers.clear();
         notes.push(
             "the network has no fully connected layers, so the abstract factor is left out; the default network has them"
                 .to_owned(),

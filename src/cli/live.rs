@@ -5,7 +5,9 @@ use super::names::Names;
 use super::plan::Plan;
 use crate::error::Result;
 use crate::image_io::Picture;
-use crate::mirage::{Balance, Controls, FactorKind, Readout, Report, Started};
+use crate::mirage;
+use crate::mirage::preset::{ABSTRACT, FACTORS, SPATIAL, STYLE};
+use crate::mirage::{Controls, Readout, Report, Started, Weights, effective_shares};
 use crate::web::{Command, FactorReport, LivePage, Options, Shares, Start};
 use std::path::Path;
 
@@ -31,7 +33,10 @@ impl Live {
                 Command::Save => controls.save(),
                 Command::Stop => controls.stop(),
                 Command::Shares(Shares { spatial, abstracted, style }) => {
-                    controls.set_balance(Balance { spatial, abstracted, style });
+                    let shares = [(SPATIAL, spatial), (ABSTRACT, abstracted), (STYLE, style)];
+                    controls.set_shares(mirage::Shares(
+                        shares.map(|(name, share)| (name.to_owned(), share)).into(),
+                    ));
                 }
             })
         };
@@ -48,16 +53,18 @@ impl Live {
         let Some(page) = &self.page else { return };
         let request = &plan.request;
         let [height, width] = started.size;
-        let present = FactorKind::THREE.into_iter().filter(|kind| request.is_present(*kind));
-        let steerable: Vec<&str> = present.map(FactorKind::name).collect();
+        let present = request.present();
+        let is_present = |name: &&str| present.iter().any(|group| group.name == *name);
+        let steerable: Vec<&str> = FACTORS.into_iter().filter(is_present).collect();
+        let shares = effective_shares(&request.groups);
         let title = photo.file_name().unwrap_or_default().to_string_lossy();
         page.begin(&Start {
             device: &started.device,
             size: [width, height],
-            shares: request.balance.map(shares),
+            shares: (!shares.is_empty()).then(|| three(&shares)),
             steerable: &steerable,
             photo_classes: &named(&started.photo_classes, &plan.names),
-            ..Start::new(&title, &request.photo, request.iterations)
+            ..Start::new(&title, &request.photo, started.scales.last().map_or(0, |scale| scale.end))
         });
         for note in plan.notes.iter().chain(&started.notes) {
             page.note(note);
@@ -66,11 +73,11 @@ impl Live {
 
     pub(super) fn report(&self, report: &Report, names: &Names) {
         let Some(page) = &self.page else { return };
-        let factors = report.factors().into_iter().map(|kind| FactorReport {
-            name: kind.to_string(),
-            loss: report.factor_loss(kind),
-            loss_share: Some(report.loss_share(kind) as f32),
-            gradient_share: report.gradient_share(kind),
+        let factors = report.groups().into_iter().map(|group| FactorReport {
+            name: group.to_owned(),
+            loss: report.group_loss(group),
+            loss_share: Some(report.loss_share(group) as f32),
+            gradient_share: report.gradient_share(group),
         });
         page.report(&crate::web::Report {
             iteration: report.iteration,
@@ -83,10 +90,12 @@ impl Live {
         });
     }
 
-    pub(super) fn balanced(&self, iteration: u32, balance: Balance, weights: &[(FactorKind, f32, f32)]) {
+    pub(super) fn weighted(&self, iteration: u32, shares: &mirage::Shares, weights: &Weights) {
         let Some(page) = &self.page else { return };
-        let shares = FactorKind::THREE.map(|kind| (kind.name(), balance.share(kind)));
-        let weights: Vec<_> = weights.iter().map(|(kind, weight, _)| (kind.name(), *weight)).collect();
+        let sum: f32 = shares.0.iter().map(|(_, share)| share).sum();
+        let shares: Vec<_> = shares.0.iter().map(|(name, share)| (name.as_str(), share / sum)).collect();
+        let measured = weights.0.iter().filter(|weight| weight.norm.is_some());
+        let weights: Vec<_> = measured.map(|weight| (weight.group.as_str(), weight.weight)).collect();
         page.weights(iteration, &shares, &weights);
     }
 
@@ -140,13 +149,9 @@ impl Live {
     }
 }
 
-fn shares(balance: Balance) -> Shares {
-    let share = |kind| balance.share(kind);
-    Shares {
-        spatial: share(FactorKind::Spatial),
-        abstracted: share(FactorKind::Abstract),
-        style: share(FactorKind::Style),
-    }
+fn three(shares: &[(&str, f32)]) -> Shares {
+    let share = |name| shares.iter().find(|(other, _)| *other == name).map_or(0.0, |(_, share)| *share);
+    Shares { spatial: share(SPATIAL), abstracted: share(ABSTRACT), style: share(STYLE) }
 }
 
 fn named(classes: &[(usize, f32)], names: &Names) -> Vec<(String, f32)> {

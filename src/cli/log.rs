@@ -4,7 +4,7 @@ use super::files::{check_free, is_same};
 use super::names::{Class, Names};
 use super::record::Options;
 use crate::error::{Error, Result};
-use crate::mirage::{Balance, FactorKind, Report};
+use crate::mirage::{Report, ScaleStarted, Shares, Weights};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -29,6 +29,8 @@ pub(super) enum Line<'a> {
     },
     /// Raw weights were set from shares.
     Balance { iteration: u32, balance: String, weights: Vec<WeightLine> },
+    /// A scale begins: the first of `scales` is 1.
+    Scale { iteration: u32, scale: usize, scales: usize, size: Size, device_memory: u64 },
     /// A report: 0 is the start picture, N the picture after N steps.
     Iteration {
         iteration: u32,
@@ -92,11 +94,11 @@ impl<'a> Line<'a> {
     /// The line of a report.
     pub(super) fn report(report: &'a Report, names: &Names) -> Self {
         let term = |term: &'a crate::mirage::TermLoss| TermLine {
-            factor: term.factor.to_string(),
-            layer: &term.layer,
+            factor: term.group.clone(),
+            layer: &term.source,
             loss: term.loss,
         };
-        let shares = report.gradient_shares.iter().map(|(kind, share)| (kind.to_string(), *share));
+        let shares = report.gradient_shares.iter().cloned();
         Self::Iteration {
             iteration: report.iteration,
             seconds: report.seconds,
@@ -104,9 +106,9 @@ impl<'a> Line<'a> {
             terms: report.terms.iter().map(term).collect(),
             shares: shares.collect(),
             loss_shares: report
-                .factors()
+                .groups()
                 .into_iter()
-                .map(|kind| (kind.to_string(), report.loss_share(kind)))
+                .map(|group| (group.to_owned(), report.loss_share(group)))
                 .collect(),
             classes: names.classes(&report.readout.classes),
             class_distance: report.readout.distance,
@@ -114,15 +116,25 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// The line of a balance.
-    pub(super) fn balance(iteration: u32, balance: &Balance, weights: &[(FactorKind, f32, f32)]) -> Self {
-        let weight = |&(factor, weight, gradient): &(FactorKind, f32, f32)| WeightLine {
-            factor: factor.to_string(),
-            weight,
-            gradient,
-        };
-        let balance = balance.to_string();
-        Self::Balance { iteration, balance, weights: weights.iter().map(weight).collect() }
+    /// The line of measured weights.
+    pub(super) fn weighted(iteration: u32, shares: &Shares, weights: &Weights) -> Self {
+        let measured = weights.0.iter().filter_map(|weight| {
+            let factor = weight.group.clone();
+            Some(WeightLine { factor, weight: weight.weight, gradient: weight.norm? })
+        });
+        Self::Balance { iteration, balance: shares.to_string(), weights: measured.collect() }
+    }
+
+    /// The line of a scale that begins.
+    pub(super) fn scale(started: &ScaleStarted) -> Self {
+        let [height, width] = started.scale.size;
+        Self::Scale {
+            iteration: started.scale.first,
+            scale: started.index + 1,
+            scales: started.count,
+            size: Size { width, height },
+            device_memory: started.memory.total(),
+        }
     }
 }
 
@@ -232,8 +244,8 @@ mod tests {
             iteration: 0,
             seconds: 0.5,
             total: f64::NAN,
-            terms: vec![TermLoss { factor: FactorKind::Style, layer: "relu1_1".into(), loss: f64::INFINITY }],
-            gradient_shares: vec![(FactorKind::Style, 0.25)],
+            terms: vec![TermLoss { group: "style".into(), source: "relu1_1".into(), loss: f64::INFINITY }],
+            gradient_shares: vec![("style".into(), 0.25)],
             readout: Readout::default(),
             change: None,
         };

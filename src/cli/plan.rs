@@ -9,7 +9,9 @@ use super::record::Options;
 use super::{film, layers};
 use crate::error::{Error, Result};
 use crate::image_io::{self, Picture};
-use crate::mirage::{self, AdamOptions, Factor, FactorKind, Init, Request, Schedule};
+use crate::mirage::optimizer::Adam;
+use crate::mirage::preset::{self, FACTORS, Preset};
+use crate::mirage::{self, Init, Request, Scales, Schedule, Strength, Target};
 use crate::vgg::Network;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +20,8 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct Plan {
     pub request: Request,
+    /// Iterations of the whole run.
+    pub iterations: u32,
     pub network: Arc<Network>,
     pub names: Names,
     pub files: Files,
@@ -48,75 +52,109 @@ impl Plan {
         own: Option<Own>,
         open: impl FnOnce() -> Result<(Arc<Network>, bool)>,
     ) -> Result<Self> {
-        let mut request = request(args)?;
+        let (mut request, mut preset) = request(args)?;
         let mut notes = Vec::new();
-        let late: Vec<String> = request
-            .schedule
-            .snapshot_at
-            .iter()
-            .filter(|at| **at > request.iterations)
-            .map(u32::to_string)
-            .collect();
+        let last = iterations(&request)?;
+        let late: Vec<String> =
+            request.schedule.snapshot_at.iter().filter(|at| **at > last).map(u32::to_string).collect();
         if !late.is_empty() {
             notes.push(format!(
                 "no snapshot after iteration {}: the run ends after {}, see --iterations",
                 late.join(", "),
-                request.iterations
+                last
             ));
         }
 
-        pictures(args, &mut request, &mut notes)?;
-        let files = Files::new(&args.files, &args.photo, request.iterations, own);
+        pictures(args, &mut request, &mut preset, &mut notes)?;
+        request.groups = preset.groups();
+        let last = iterations(&request)?;
+        request.schedule = schedule(&args.watching, last);
+        let files = Files::new(&args.files, &args.photo, last, own);
         if checks_places {
-            places(args, &request.schedule, &files)?;
+            places(args, &request.schedule, last, &files)?;
         }
 
         let (network, fresh) = open()?;
         let names = Names::of(&network, args.network.labels.as_deref())?;
-        notes.extend(layers::adapt(&mut request, &network, |kind| match kind {
-            FactorKind::Spatial => args.factors.spatial.is_none(),
-            FactorKind::Abstract => args.factors.r#abstract.is_none(),
-            FactorKind::Style => args.factors.style.is_none(),
-            FactorKind::Smooth => false,
+        notes.extend(layers::adapt(&mut preset, &network, |name| match name {
+            preset::SPATIAL => args.factors.spatial.is_none(),
+            preset::ABSTRACT => args.factors.r#abstract.is_none(),
+            preset::STYLE => args.factors.style.is_none(),
+            _ => false,
         }));
+        request.groups = preset.groups();
+        preset.check(&network)?;
         mirage::check_request(&network, &request)?;
-        // A factor that pulls with weight 0 counts for nothing, but a misspelt layer is told all the same.
-        let factors = FactorKind::THREE.iter().filter_map(|kind| request.factor(*kind));
-        for layer in factors.flat_map(|factor| &factor.layers) {
-            network.index_of(&layer.layer)?;
-        }
         if fresh {
             network.check_finite()?;
         }
 
-        let options = Options::new(args, &request, &network, &files.output);
-        Ok(Self { request, network, names, files, options, notes })
+        let options = Options::new(args, &request, &preset, &network, &files.output);
+        Ok(Self { request, iterations: last, network, names, files, options, notes })
     }
 }
 
-/// The request but for its pictures, with all numbers checked.
-fn request(args: &RenderArgs) -> Result<Request> {
+/// Iterations of a whole run.
+fn iterations(request: &Request) -> Result<u32> {
+    Ok(request.plan()?.last().map_or(0, |scale| scale.end))
+}
+
+/// The request but for its pictures, and the preset that its objective is made by, with all numbers checked.
+fn request(args: &RenderArgs) -> Result<(Request, Preset)> {
     let blank = Picture { width: 1, height: 1, rgb: vec![0.5; 3] };
     let mut request = Request::new(blank.clone());
+    let preset = preset(args, &blank)?;
+    request.groups = preset.groups();
+    request.rebalance_every = args.balance.rebalance_every;
 
-    let factors = &args.factors;
-    let weights = &args.balance;
-    let parts = [
-        (&mut request.spatial, &factors.spatial, weights.spatial_weight),
-        (&mut request.abstracted, &factors.r#abstract, weights.abstract_weight),
-        (&mut request.style, &factors.style, weights.style_weight),
-    ];
-    let mut raw = false;
-    for (factor, layers, weight) in parts {
-        raw |= weight.is_some();
-        factor.weight = weight.unwrap_or(factor.weight);
+    let optimisation = &args.optimisation;
+    request.pooling = args.network.pooling.kind();
+    request.seed = optimisation.seed;
+    request.scales = Scales::single(optimisation.iterations);
+    request.optimizer = Arc::new(Adam {
+        learning_rate: optimisation.learning_rate,
+        beta1: optimisation.beta1,
+        beta2: optimisation.beta2,
+        epsilon: optimisation.epsilon,
+        clamp: optimisation.clamps(),
+        ..Adam::default()
+    });
+    request.stop_when_change_below = optimisation.stop_when_change_below;
+    request.schedule = schedule(&args.watching, iterations(&request)?);
+    request.adjustable = args.watching.web.is_some();
+    request.top_classes = args.watching.top;
+    request.check()?;
+    Ok((request, preset))
+}
+
+/// The factors as the options state them; style images are `blank` for now.
+fn preset(args: &RenderArgs, blank: &Picture) -> Result<Preset> {
+    let mut preset = Preset::default();
+    let (factors, balance) = (&args.factors, &args.balance);
+    let layers = [&factors.spatial, &factors.r#abstract, &factors.style];
+    let weights = [balance.spatial_weight, balance.abstract_weight, balance.style_weight];
+    let raw = weights.iter().any(Option::is_some);
+    for ((name, layers), weight) in FACTORS.into_iter().zip(layers).zip(weights) {
+        let Some(factor) = preset.factor_mut(name) else { continue };
         if let Some(layers) = layers {
-            *factor = Factor::new(layers, factor.weight)?;
+            factor.layers = preset::layers(layers)?;
+        }
+        if raw {
+            factor.strength = Strength::Weight(weight.unwrap_or(1.0));
         }
     }
-    request.balance = if raw { None } else { weights.balance.or(request.balance) };
-    request.tv_weight = weights.tv_weight;
-    request.rebalance_every = weights.rebalance_every;
+    if let Some(shares) = &balance.balance {
+        let mut groups = preset.groups();
+        shares.apply(&mut groups)?;
+        for group in groups {
+            if let Some(factor) = preset.factor_mut(&group.name) {
+                factor.strength = group.strength;
+            } else if let Strength::Share(_) = group.strength {
+                return Err(Error::usage(format!("{} has no share: give --tv-weight", group.name)));
+            }
+        }
+    }
+    preset.smooth_weight = balance.tv_weight;
 
     let (images, blends) = (&factors.style_image, &factors.style_blend);
     if !blends.is_empty() && blends.len() != images.len() {
@@ -126,26 +164,12 @@ fn request(args: &RenderArgs) -> Result<Request> {
             images.len()
         )));
     }
-    let blend = |index: usize| blends.get(index).copied().unwrap_or(1.0);
-    request.style_images = (0..images.len()).map(|index| (blank.clone(), blend(index))).collect();
-
-    let optimisation = &args.optimisation;
-    request.pooling = args.network.pooling.kind();
-    request.seed = optimisation.seed;
-    request.iterations = optimisation.iterations;
-    request.adam = AdamOptions {
-        learning_rate: optimisation.learning_rate,
-        beta1: optimisation.beta1,
-        beta2: optimisation.beta2,
-        epsilon: optimisation.epsilon,
-    };
-    request.clamp = optimisation.clamps();
-    request.stop_when_change_below = optimisation.stop_when_change_below;
-    request.schedule = schedule(&args.watching, request.iterations);
-    request.adjustable = args.watching.web.is_some();
-    request.top_classes = args.watching.top;
-    request.check()?;
-    Ok(request)
+    if !images.is_empty() {
+        let blend = |index: usize| blends.get(index).copied().unwrap_or(1.0);
+        preset.style.target =
+            Target::Images((0..images.len()).map(|at| (blank.clone(), blend(at))).collect());
+    }
+    Ok(preset)
 }
 
 /// When what is due.
@@ -172,11 +196,20 @@ fn early() -> impl Iterator<Item = u32> {
 }
 
 /// Reads the pictures that the request lacks.
-fn pictures(args: &RenderArgs, request: &mut Request, notes: &mut Vec<String>) -> Result<()> {
+fn pictures(
+    args: &RenderArgs,
+    request: &mut Request,
+    preset: &mut Preset,
+    notes: &mut Vec<String>,
+) -> Result<()> {
     let longest = args.files.size as usize;
     request.photo = load(&args.photo, longest, notes)?;
-    for (path, (picture, _)) in args.factors.style_image.iter().zip(&mut request.style_images) {
-        *picture = load(path, longest, notes)?;
+    if let Target::Images(images) = &preset.style.target {
+        let load =
+            |(path, (_, blend)): (&PathBuf, &(Picture, f32))| Ok((load(path, longest, notes)?, *blend));
+        let images =
+            args.factors.style_image.iter().zip(images.as_ref()).map(load).collect::<Result<Vec<_>>>()?;
+        preset.style.target = Target::Images(images.into());
     }
     request.init = match &args.optimisation.init {
         Start::Noise => Init::Noise,
@@ -202,11 +235,10 @@ pub(super) fn inputs(args: &RenderArgs) -> Vec<PathBuf> {
 }
 
 /// Makes sure that everything can be written, and that nothing is lost by it.
-fn places(args: &RenderArgs, schedule: &Schedule, files: &Files) -> Result<()> {
+fn places(args: &RenderArgs, schedule: &Schedule, last: u32, files: &Files) -> Result<()> {
     let pictures = inputs(args);
     let mut inputs: Vec<&Path> = pictures.iter().map(AsRef::as_ref).collect();
     inputs.extend(args.network.weights.as_deref());
-    let last = args.optimisation.iterations;
     files.check(|iteration| iteration <= last && schedule.snapshots(iteration), &inputs)?;
     inputs.push(&files.output);
     Log::check(args.watching.log.as_deref(), args.files.overwrite, &inputs)?;

@@ -5,7 +5,8 @@ use super::names::Names;
 use crate::error::{Error, Result};
 use crate::hex::hex;
 use crate::image_io;
-use crate::mirage::{FactorKind, Readout, Report, Request};
+use crate::mirage::preset::{ABSTRACT, Preset, SMOOTH, SPATIAL, STYLE, layers_text};
+use crate::mirage::{Readout, Report, Request, Shares, Strength, Target, Weights};
 use crate::vgg::Network;
 use clap::ValueEnum as _;
 use serde::Serialize;
@@ -64,21 +65,22 @@ pub(super) struct Options {
 
 impl Options {
     /// From the arguments and what became of them.
-    pub(super) fn new(args: &RenderArgs, request: &Request, network: &Network, output: &Path) -> Self {
+    pub(super) fn new(
+        args: &RenderArgs,
+        request: &Request,
+        preset: &Preset,
+        network: &Network,
+        output: &Path,
+    ) -> Self {
         let path = |path: &Path| path.to_string_lossy().into_owned();
-        let layers = |kind| {
-            let layers = request.factor(kind).map(|factor| factor.layers.as_slice()).unwrap_or_default();
-            let layer = |layer: &crate::mirage::LayerWeight| match layer.factor {
-                1.0 => layer.layer.clone(),
-                factor => format!("{}:{factor}", layer.layer),
-            };
-            let text = layers.iter().map(layer).collect::<Vec<_>>().join(",");
-            if text.is_empty() { "none".to_owned() } else { text }
+        let layers =
+            |name| preset.factor(name).map_or("none".to_owned(), |factor| layers_text(&factor.layers));
+        let weight = |name| match preset.factor(name)?.strength {
+            Strength::Weight(weight) => Some(weight),
+            Strength::Share(_) => None,
         };
-        let weight = |kind| match request.balance {
-            None => request.factor(kind).map(|factor| factor.weight),
-            Some(_) => None,
-        };
+        let shares = Shares::of(&request.groups);
+        let optimisation = &args.optimisation;
         Self {
             photo: path(&args.photo),
             output: path(output),
@@ -87,30 +89,33 @@ impl Options {
                 Depth::Eight => 8,
                 Depth::Sixteen => 16,
             },
-            spatial: layers(FactorKind::Spatial),
-            r#abstract: layers(FactorKind::Abstract),
-            style: layers(FactorKind::Style),
+            spatial: layers(SPATIAL),
+            r#abstract: layers(ABSTRACT),
+            style: layers(STYLE),
             style_image: args.factors.style_image.iter().map(|image| path(image)).collect(),
-            style_blend: request.style_images.iter().map(|(_, blend)| *blend).collect(),
-            balance: request.balance.map(|balance| balance.to_string()),
-            spatial_weight: weight(FactorKind::Spatial),
-            abstract_weight: weight(FactorKind::Abstract),
-            style_weight: weight(FactorKind::Style),
-            tv_weight: request.tv_weight,
+            style_blend: match &preset.style.target {
+                Target::Images(images) => images.iter().map(|(_, blend)| *blend).collect(),
+                _ => Vec::new(),
+            },
+            balance: (!shares.0.is_empty()).then(|| shares.to_string()),
+            spatial_weight: weight(SPATIAL),
+            abstract_weight: weight(ABSTRACT),
+            style_weight: weight(STYLE),
+            tv_weight: preset.smooth_weight,
             rebalance_every: request.rebalance_every,
             weights: path(&network.path),
             preprocessing: network.preprocessing.to_string(),
             pooling: name(args.network.pooling.to_possible_value()),
             labels: args.network.labels.as_deref().map(path),
-            iterations: request.iterations,
+            iterations: optimisation.iterations,
             stop_when_change_below: request.stop_when_change_below,
             init: args.optimisation.init.text(),
             seed: request.seed,
-            learning_rate: request.adam.learning_rate,
-            beta1: request.adam.beta1,
-            beta2: request.adam.beta2,
-            epsilon: request.adam.epsilon,
-            clamp: request.clamp,
+            learning_rate: optimisation.learning_rate,
+            beta1: optimisation.beta1,
+            beta2: optimisation.beta2,
+            epsilon: optimisation.epsilon,
+            clamp: optimisation.clamps(),
             print_every: request.schedule.report_every,
             save_every: request.schedule.snapshot_every,
             save_at: args.watching.save_at.clone(),
@@ -224,11 +229,11 @@ impl Facts {
     /// Takes over a report.
     pub(super) fn report(&mut self, report: &Report, names: &Names) {
         let factors: Map<String, Value> = report
-            .factors()
+            .groups()
             .into_iter()
-            .map(|kind| {
-                let share = report.gradient_share(kind);
-                (kind.to_string(), json!({ "loss": report.factor_loss(kind), "gradient_share": share }))
+            .map(|group| {
+                let share = report.gradient_share(group);
+                (group.to_owned(), json!({ "loss": report.group_loss(group), "gradient_share": share }))
             })
             .collect();
         let losses = json!({
@@ -247,8 +252,7 @@ impl Facts {
     }
 
     /// Takes over raw weights.
-    pub(super) fn balance(&mut self, weights: &[(FactorKind, f32, f32)]) {
-        let weights = weights.iter().map(|(kind, weight, _)| (*kind, *weight));
+    pub(super) fn weighted(&mut self, weights: &Weights) {
         self.weights = Some(weight_options(weights));
     }
 }
@@ -288,12 +292,11 @@ impl Told {
 }
 
 /// Raw weights as the options that set them, to the last bit.
-pub(super) fn weight_options(weights: impl Iterator<Item = (FactorKind, f32)>) -> String {
-    let option = |(kind, weight): (FactorKind, f32)| match kind {
-        FactorKind::Smooth => format!("--tv-weight {weight:?}"),
-        kind => format!("--{kind}-weight {weight:?}"),
-    };
-    weights.map(option).collect::<Vec<_>>().join(" ")
+pub(super) fn weight_options(weights: &Weights) -> String {
+    let measured = weights.0.iter().filter(|weight| weight.norm.is_some());
+    let option = |group: &str| if group == SMOOTH { "tv".to_owned() } else { group.to_owned() };
+    let words = measured.map(|weight| format!("--{}-weight {:?}", option(&weight.group), weight.weight));
+    words.collect::<Vec<_>>().join(" ")
 }
 
 fn name(value: Option<clap::builder::PossibleValue>) -> String {

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Trace;
 use crate::graph::Engine;
 use crate::image_io::Picture;
-use crate::mirage::{Controls, Ending, Event, LayerTime, Outcome, Session, Started, State};
+use crate::mirage::{Controls, Ending, Event, LayerTime, RunResult, Session, Started, State};
 use crate::workbench::{Verified, verify};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -70,6 +70,8 @@ struct Run {
     facts: Facts,
     checkpoints: Checkpoints,
     warnings: Shares,
+    /// True once weights were measured for shares.
+    shares: bool,
     film: Option<Filming>,
     live: Live,
     photo: PathBuf,
@@ -97,7 +99,7 @@ impl Run {
         let facts = Facts::new(String::new(), own.as_ref().map(|own| own.run.clone()));
         let mut plan = Plan::new(args, own)?;
         plan.notes.splice(0..0, notes);
-        let console = Console::new(&args.watching, plan.request.iterations);
+        let console = Console::new(&args.watching, plan.iterations);
         for note in &plan.notes {
             console.note(note);
         }
@@ -122,6 +124,7 @@ impl Run {
             facts,
             checkpoints,
             warnings: Shares::default(),
+            shares: false,
             film,
             live,
             photo: args.photo.clone(),
@@ -197,12 +200,12 @@ impl Run {
             self.layers = (layers, timing.elapsed().as_secs_f64());
         }
         if let Some(state) = resumed {
-            self.facts.weights = Some(weight_options(state.weights.iter().copied()));
+            self.facts.weights = Some(weight_options(&state.weights));
             self.console.say(&format!("Going on after iteration {}", state.iteration));
             session.resume(state)?;
         }
         session.set_controls(&self.controls);
-        match session.run(&mut |event| self.hear(event)) {
+        match session.run(&mut |event: Event<'_>| self.hear(event)) {
             Ok(outcome) => self.finish(&outcome),
             Err(error) => {
                 if let Some((iteration, picture)) = session.last_good() {
@@ -216,12 +219,16 @@ impl Run {
     fn hear(&mut self, event: Event<'_>) -> Result<ControlFlow<()>> {
         match event {
             Event::Started(started) => self.start(started)?,
-            Event::Balanced { iteration, balance, weights } => {
-                self.console.balanced(iteration, weights);
-                self.facts.balance(weights);
-                self.live.balanced(iteration, balance, weights);
-                self.log.write(&Line::balance(iteration, &balance, weights))?;
-                self.plan.request.balance = Some(balance);
+            Event::Scale(started) => {
+                self.console.scale(started);
+                self.log.write(&Line::scale(started))?;
+            }
+            Event::Weighted { iteration, shares, weights } => {
+                self.console.weighted(iteration, weights);
+                self.facts.weighted(weights);
+                self.live.weighted(iteration, shares, weights);
+                self.log.write(&Line::weighted(iteration, shares, weights))?;
+                self.shares = true;
             }
             Event::Progress { iteration, seconds } => {
                 self.seconds = seconds;
@@ -239,7 +246,7 @@ impl Run {
                 self.facts.report(report, &self.plan.names);
                 self.live.report(report, &self.plan.names);
                 self.log.write(&Line::report(report, &self.plan.names))?;
-                for message in self.warnings.warnings(report, self.plan.request.balance.is_some()) {
+                for message in self.warnings.warnings(report, self.shares) {
                     self.console.warn(&message);
                     self.live.warn(&message);
                     self.log.write(&Line::Warning { iteration: report.iteration, message })?;
@@ -313,7 +320,7 @@ impl Run {
         Ok(())
     }
 
-    fn finish(&mut self, outcome: &Outcome) -> Result<u8> {
+    fn finish(&mut self, outcome: &RunResult) -> Result<u8> {
         self.seconds = outcome.seconds;
         self.plan.files.write_output(&outcome.picture, self.record(outcome.iterations))?;
         self.finish_film(outcome.iterations)?;

@@ -11,7 +11,7 @@ use super::text::one_line;
 use super::words::{self, Given, is_given};
 use crate::error::{Error, Result};
 use crate::image_io;
-use crate::mirage::State;
+use crate::mirage::{State, Weights};
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
 use serde_json::{Map, Value};
 use std::ffi::{OsStr, OsString};
@@ -94,8 +94,7 @@ fn go_on(args: &ResumeArgs, saved: &Saved) -> Result<(RenderArgs, State, Origin)
     };
     let branches = changes(Change::Branches) || changes(Change::BranchesAnew);
     if changes(Change::BranchesAnew) {
-        state.weights.clear();
-        state.measured.clear();
+        state.weights = Weights::default();
     }
     balance(given, &mut options, &saved.state);
     let own = Own::new(saved.run.clone(), &args.file);
@@ -151,16 +150,16 @@ fn is_same_place(one: &Path, other: &Path) -> bool {
 fn balance(given: &[Given], options: &mut Map<String, Value>, state: &State) {
     let raw = || options::names(|row| row.raw_weight);
     if raw().any(|name| is_given(given, name)) {
-        for (kind, weight) in &state.weights {
-            let name = format!("{kind}_weight");
+        for weight in &state.weights.0 {
+            let name = format!("{}_weight", weight.group);
             if raw().any(|raw| raw == name) {
                 // As text, which keeps every bit of an f32.
-                options.insert(name, Value::from(weight.to_string()));
+                options.insert(name, Value::from(weight.weight.to_string()));
             }
         }
         options.remove("balance");
-    } else if let Some(balance) = &state.balance {
-        options.insert("balance".to_owned(), Value::String(balance.to_string()));
+    } else if !state.shares.0.is_empty() {
+        options.insert("balance".to_owned(), Value::String(state.shares.to_string()));
         for name in raw() {
             options.remove(name);
         }

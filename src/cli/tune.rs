@@ -6,10 +6,12 @@ use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, DeviceOptions};
 use crate::graph::Engine;
 use crate::image_io::Picture;
+use crate::mirage::preset::Preset;
 use crate::mirage::{Request, Session};
 use crate::tune::{Cache, Contest, Found, tune, uses};
 use clap::Args;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Options of `mirage tune`.
 #[derive(Debug, Args)]
@@ -40,7 +42,7 @@ pub(super) fn run(args: &TuneArgs) -> Result<()> {
             "the environment names no home folder for the tuning cache: give a file with --tuning-cache",
         )
     })?;
-    let network = args.network.open()?;
+    let network = Arc::new(args.network.open()?);
     let width = args.size as usize;
     let height = (width * 2 / 3).max(1);
     // What it shows makes no difference to the time; not all the same, so that no loss is zero.
@@ -49,7 +51,9 @@ pub(super) fn run(args: &TuneArgs) -> Result<()> {
     let mut request = Request::new(photo);
     request.pooling = args.network.pooling.kind();
     if !network.has_head() {
-        request.abstracted.layers.clear();
+        let mut preset = Preset::default();
+        preset.abstracted.layers.clear();
+        request.groups = preset.groups();
     }
 
     let (mut cache, note) = Cache::load(&path);

@@ -1,7 +1,7 @@
 //! Warnings about the balance: a factor that hardly counts, or one beside which no other does.
 
 use super::names::percent;
-use crate::mirage::{FactorKind, Report};
+use crate::mirage::Report;
 use std::collections::HashSet;
 
 /// A factor with a smaller share of the gradient hardly counts.
@@ -12,7 +12,7 @@ const MOST: f32 = 0.98;
 /// Watches the shares of a run; tells each thing once.
 #[derive(Debug, Default)]
 pub(super) struct Shares {
-    told: HashSet<(FactorKind, bool)>,
+    told: HashSet<(String, bool)>,
 }
 
 impl Shares {
@@ -26,7 +26,7 @@ impl Shares {
         let mut warnings = Vec::new();
         for (kind, share) in shares {
             let large = *share > MOST;
-            if (!large && *share >= LEAST) || !self.told.insert((*kind, large)) {
+            if (!large && *share >= LEAST) || !self.told.insert((kind.clone(), large)) {
                 continue;
             }
             let option = if balanced {
@@ -43,10 +43,6 @@ impl Shares {
                 format!("the {kind} factor makes {percent}% of the gradient and hardly counts: raise {option}")
             });
         }
-        // Shares that were set can move away from what was asked for.
-        if balanced && !warnings.is_empty() {
-            warnings.push("--rebalance-every 25 keeps the shares during the run".to_owned());
-        }
         warnings
     }
 }
@@ -56,13 +52,13 @@ mod tests {
     use super::*;
     use crate::mirage::Readout;
 
-    fn report(shares: &[(FactorKind, f32)]) -> Report {
+    fn report(shares: &[(&str, f32)]) -> Report {
         Report {
             iteration: 0,
             seconds: 0.0,
             total: 1.0,
             terms: Vec::new(),
-            gradient_shares: shares.to_vec(),
+            gradient_shares: shares.iter().map(|(name, share)| ((*name).to_owned(), *share)).collect(),
             readout: Readout::default(),
             change: None,
         }
@@ -70,25 +66,24 @@ mod tests {
 
     #[test]
     fn each_extreme_is_told_once_with_its_option() {
-        use FactorKind::{Abstract, Spatial, Style};
         let mut shares = Shares::default();
-        let even = report(&[(Spatial, 0.01), (Abstract, 0.01), (Style, 0.98)]);
+        let even = report(&[("spatial", 0.01), ("abstract", 0.01), ("style", 0.98)]);
         assert!(shares.warnings(&even, false).is_empty());
-        let lopsided = report(&[(Spatial, 0.985), (Abstract, 0.009), (Style, 0.006)]);
+        let lopsided = report(&[("spatial", 0.985), ("abstract", 0.009), ("style", 0.006)]);
         let told = shares.warnings(&lopsided, false);
         assert_eq!(told.len(), 3, "{told:?}");
         assert!(told[0].contains("98%") || told[0].contains("99%"), "{told:?}");
         assert!(told[0].contains("--spatial-weight") && told[1].contains("--abstract-weight"), "{told:?}");
         assert!(shares.warnings(&lopsided, false).is_empty(), "once");
         let told = Shares::default().warnings(&lopsided, true);
-        assert!(told[2].contains("--balance") && told[3].contains("--rebalance-every"), "{told:?}");
+        assert!(told.len() == 3 && told[2].contains("--balance"), "{told:?}");
     }
 
     #[test]
     fn one_factor_alone_or_none_is_no_reason() {
         let mut shares = Shares::default();
-        assert!(shares.warnings(&report(&[(FactorKind::Style, 1.0)]), false).is_empty());
-        let still = report(&[(FactorKind::Style, 0.0), (FactorKind::Spatial, 0.0)]);
+        assert!(shares.warnings(&report(&[("style", 1.0)]), false).is_empty());
+        let still = report(&[("style", 0.0), ("spatial", 0.0)]);
         assert!(shares.warnings(&still, false).is_empty());
     }
 }

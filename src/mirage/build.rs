@@ -1,32 +1,48 @@
-//! The graph of an objective while it is made: tensors with buffers of their own, losses with their weights,
-//! and the gradients.
+//! The graph of an objective while it is built: tensors with memory of their own, losses with their weights, and the
+//! gradients.
 
-use super::objective::Term;
-use super::request::FactorKind;
+use super::capture::Captured;
+use super::loss::Group;
 use crate::error::{Error, Result};
 use crate::graph::{Bindings, Engine, Graph, Memory, TensorId, gradients};
-use crate::ops::{Shape, WeightedSum};
+use crate::ops::{Add, Dot, Shape, WeightedSum};
 use std::sync::Arc;
 
-/// The graph under construction with the buffers of its outer tensors.
+/// The graph under construction with the memory of its outer tensors.
 pub(super) struct Build<'a> {
-    pub engine: &'a Arc<Engine>,
+    engine: &'a Arc<Engine>,
     pub graph: Graph,
     pub bound: Bindings,
+    losses: Vec<WeightedLoss>,
+}
+
+/// A loss and its weight, which is data on the device.
+struct WeightedLoss {
+    loss: TensorId,
+    /// Its weight in the objective.
+    weight: TensorId,
+    memory: Memory,
+    /// Its weight within its group.
+    own: f32,
 }
 
 /// Gradients with respect to the picture.
-pub(super) struct Slopes {
+pub(super) struct Gradients {
     /// Of the whole objective.
     pub all: TensorId,
-    /// Of each active one of the three factors, unweighted.
-    pub factors: Vec<(FactorKind, TensorId)>,
-    /// Of the total variation, weighted.
-    smooth: Option<TensorId>,
+    /// Of each measured group, at weight 1, with the group's name.
+    pub groups: Vec<(String, TensorId)>,
+    /// Of all other groups together, weighted.
+    rest: Option<TensorId>,
 }
 
-impl Build<'_> {
-    /// A tensor from outside, with its buffer.
+impl<'a> Build<'a> {
+    /// An empty graph.
+    pub fn new(engine: &'a Arc<Engine>) -> Self {
+        Self { engine, graph: Graph::new(), bound: Bindings::new(), losses: Vec::new() }
+    }
+
+    /// A tensor from outside, with its memory.
     ///
     /// # Errors
     /// If the device fails or has too little memory.
@@ -35,113 +51,150 @@ impl Build<'_> {
         Ok((tensor, self.keep(tensor)?))
     }
 
-    /// Gives a tensor a buffer of its own.
+    /// Gives a tensor memory of its own.
     ///
     /// # Errors
     /// If the device fails or has too little memory.
     pub fn keep(&mut self, tensor: TensorId) -> Result<Memory> {
-        if let Some(buffer) = self.bound.get(&tensor) {
-            return Ok(buffer.clone());
+        if let Some(memory) = self.bound.get(&tensor) {
+            return Ok(memory.clone());
         }
         let described = self.graph.tensor(tensor);
-        let buffer = self.engine.tensor(&described.label, described.shape)?;
-        self.bound.insert(tensor, buffer.clone());
-        Ok(buffer)
+        let memory = self.engine.tensor(&described.label, described.shape)?;
+        self.bound.insert(tensor, memory.clone());
+        Ok(memory)
     }
 
-    /// Registers a loss with its weight, as data on the device.
+    /// Lets a tensor lie in this memory.
+    pub fn bind(&mut self, tensor: TensorId, memory: &Memory) {
+        self.bound.insert(tensor, memory.clone());
+    }
+
+    /// A tensor that is whatever lies in this memory, however it came there.
+    pub fn alias(&mut self, label: &str, memory: &Memory, shape: Shape) -> TensorId {
+        let tensor = self.graph.external(label, shape);
+        self.bind(tensor, memory);
+        tensor
+    }
+
+    /// Captured targets as tensors.
+    pub fn targets(&mut self, label: &str, captured: Vec<Captured>) -> Vec<TensorId> {
+        captured.iter().map(|part| self.alias(label, &part.memory, part.shape)).collect()
+    }
+
+    /// Registers a loss, with a weight that is data on the device.
     ///
     /// # Errors
     /// If the device fails or has too little memory.
-    pub fn term(
-        &mut self,
-        term: Term,
-        loss: TensorId,
-        terms: &mut Vec<Term>,
-        seeds: &mut Vec<(TensorId, TensorId)>,
-        weights: &mut Vec<Memory>,
-        parts: &mut Vec<(String, TensorId)>,
-    ) -> Result<()> {
-        let (weight, buffer) = self.external(&format!("weight {}", term.layer), Shape::Vector(1))?;
-        parts.push((format!("loss {}", terms.len()), loss));
-        seeds.push((loss, weight));
-        weights.push(buffer);
-        terms.push(term);
+    pub fn term(&mut self, label: &str, loss: TensorId, own: f32) -> Result<()> {
+        let (weight, memory) = self.external(&format!("weight {label}"), Shape::Vector(1))?;
+        self.losses.push(WeightedLoss { loss, weight, memory, own });
         Ok(())
     }
 
-    /// Appends the gradients of the terms' losses, of which `seeds` gives loss and weight.
+    /// The losses in the order in which they were registered.
+    pub fn losses(&self) -> impl Iterator<Item = TensorId> {
+        self.losses.iter().map(|term| term.loss)
+    }
+
+    /// Memory of the weight of each loss.
+    pub fn loss_weights(&self) -> Vec<Memory> {
+        self.losses.iter().map(|term| term.memory.clone()).collect()
+    }
+
+    /// Appends the sum of all weighted losses.
     ///
     /// # Errors
-    /// If the device fails or has too little memory.
-    pub fn slopes(
-        &mut self,
-        terms: &[Term],
-        seeds: &[(TensorId, TensorId)],
-        picture: TensorId,
-    ) -> Result<Slopes> {
-        let mut kinds: Vec<FactorKind> = terms.iter().map(|term| term.kind).collect();
-        kinds.dedup();
-        let mut sums: Vec<(String, Vec<(TensorId, TensorId)>)> = Vec::new();
-        for kind in &kinds {
-            let mut of_kind = Vec::new();
-            for (term, (loss, weight)) in terms.iter().zip(seeds).filter(|(term, _)| term.kind == *kind) {
-                let seed = match kind {
-                    FactorKind::Smooth => *weight,
-                    _ => self.constant(term.factor)?,
-                };
-                of_kind.push((*loss, seed));
-            }
-            sums.push((format!("{kind} "), of_kind));
+    /// If there is no loss.
+    pub fn total(&mut self) -> Result<TensorId> {
+        let mut total = None;
+        for term in &self.losses {
+            let weighted = self.graph.apply(Dot, &[term.loss, term.weight], "weighted loss")?;
+            total = Some(match total {
+                None => weighted,
+                Some(sum) => self.graph.apply(Add, &[sum, weighted], "objective")?,
+            });
         }
-        sums.push((String::new(), seeds.to_vec()));
+        total.ok_or_else(no_gradient)
+    }
+
+    /// Appends the gradients of the registered losses. `group_of` gives the measured group of each, if it has one.
+    ///
+    /// # Errors
+    /// If the device fails or has too little memory, or no loss depends on the picture.
+    pub fn gradients(
+        &mut self,
+        groups: &[Group],
+        group_of: &[Option<usize>],
+        picture: TensorId,
+    ) -> Result<Gradients> {
+        let mut sums: Vec<(String, Vec<(TensorId, TensorId)>)> = Vec::new();
+        let mut measured = Vec::new();
+        for (at, group) in groups.iter().enumerate() {
+            let mut seeds = Vec::new();
+            for index in (0..self.losses.len()).filter(|index| group_of[*index] == Some(at)) {
+                let WeightedLoss { loss, own, .. } = self.losses[index];
+                seeds.push((loss, self.constant(own)?));
+            }
+            if !seeds.is_empty() {
+                measured.push(group.name.clone());
+                sums.push((format!("{} ", group.name), seeds));
+            }
+        }
+        let weighted = |term: &WeightedLoss| (term.loss, term.weight);
+        let others = self.losses.iter().zip(group_of).filter(|(_, group)| group.is_none());
+        sums.push(("rest ".to_owned(), others.map(|(term, _)| weighted(term)).collect()));
+        sums.push((String::new(), self.losses.iter().map(weighted).collect()));
         let sums: Vec<_> = sums.iter().map(|(word, seeds)| (word.as_str(), seeds.as_slice())).collect();
         let mut found = gradients(&mut self.graph, &sums, picture)?;
-        let none = || Error::Gpu {
-            what: "building the gradient".to_owned(),
-            message: "no loss depends on the picture".to_owned(),
-        };
-        let all = found.pop().flatten().ok_or_else(none)?;
-        let mut slopes = Slopes { all, factors: Vec::new(), smooth: None };
-        for (kind, slope) in kinds.into_iter().zip(found) {
-            match (kind, slope) {
-                (FactorKind::Smooth, slope) => slopes.smooth = slope,
-                (kind, slope) => slopes.factors.push((kind, slope.ok_or_else(none)?)),
-            }
-        }
-        Ok(slopes)
+        let all = found.pop().flatten().ok_or_else(no_gradient)?;
+        let rest = found.pop().flatten();
+        let groups = measured
+            .into_iter()
+            .zip(found)
+            .map(|(name, gradient)| Ok((name, gradient.ok_or_else(no_gradient)?)))
+            .collect::<Result<_>>()?;
+        Ok(Gradients { all, groups, rest })
     }
 
     /// A tensor that holds one number, which never changes.
     fn constant(&mut self, value: f32) -> Result<TensorId> {
         let tensor = self.graph.external(format!("{value}"), Shape::Vector(1));
-        let buffer = self.engine.tensor_with("factor of a layer", Shape::Vector(1), &[value])?;
-        self.bound.insert(tensor, buffer);
+        let memory = self.engine.tensor_with("weight of a loss in its group", Shape::Vector(1), &[value])?;
+        self.bind(tensor, &memory);
         Ok(tensor)
     }
 
-    /// The weighted sum of the factors' gradients as they lie in memory, which is not to compute them anew; its
-    /// weights, and which factors' they are.
+    /// The weighted sum of the groups' gradients as they lie in memory, which is not to compute them anew; its
+    /// weights, and the group of each (`None` for the rest, which is weighted already).
     ///
     /// # Errors
     /// If the device fails or has too little memory.
-    pub fn sum_of_factors(&mut self, slopes: &Slopes) -> Result<(TensorId, Memory, Vec<FactorKind>)> {
-        let mut kinds = Vec::new();
+    pub fn sum_of_groups(
+        &mut self,
+        gradients: &Gradients,
+    ) -> Result<(TensorId, Memory, Vec<Option<String>>)> {
+        let mut groups = Vec::new();
         let mut inputs = Vec::new();
-        for (kind, slope) in &slopes.factors {
-            let buffer = self.keep(*slope)?;
-            let there = self.graph.external(format!("{kind} gradient"), self.graph.shape(*slope));
-            self.bound.insert(there, buffer);
-            kinds.push(*kind);
-            inputs.push(there);
+        for (group, gradient) in &gradients.groups {
+            let memory = self.keep(*gradient)?;
+            inputs.push(self.alias(&format!("{group} gradient"), &memory, self.graph.shape(*gradient)));
+            groups.push(Some(group.clone()));
         }
-        if let Some(smooth) = slopes.smooth {
-            kinds.push(FactorKind::Smooth);
-            inputs.push(smooth);
+        if let Some(rest) = gradients.rest {
+            inputs.push(rest);
+            groups.push(None);
         }
-        let (weights, buffer) = self.external("weights of the sum", Shape::Vector(inputs.len()))?;
+        let (weights, memory) = self.external("weights of the sum", Shape::Vector(inputs.len()))?;
         inputs.insert(0, weights);
-        let sum = self.graph.apply(WeightedSum, &inputs, "sum of the factors' gradients")?;
-        Ok((sum, buffer, kinds))
+        let sum = self.graph.apply(WeightedSum, &inputs, "sum of the groups' gradients")?;
+        Ok((sum, memory, groups))
+    }
+}
+
+fn no_gradient() -> Error {
+    Error::Gpu {
+        what: "building the gradient".to_owned(),
+        message: "no loss depends on the picture".to_owned(),
     }
 }

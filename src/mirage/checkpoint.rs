@@ -2,18 +2,19 @@
 //!
 //! | tensor | shape | holds |
 //! | --- | --- | --- |
-//! | `picture`, `first_moment`, `second_moment` | 3, height, width | as in [`State`] |
-//! | `optimiser` | 4 | Adam's counters |
-//! | `weights` | factors | raw weight of each of `state:factors` |
-//! | `measured` | factors, 2 | raw weight and gradient norm of each of `state:measured`, if measured |
-//! | `balance` | 3 | shares of the spatial, abstract and style factor, if there are any |
-//! | `looked` | height, width, 3 | the picture that the change is measured from, if it may end the run |
+//! | `tensor:NAME` | length | each tensor of [`State::tensors`] |
+//! | `weights` | groups, 3 | weight, gradient norm and reference of each of `state:groups`; NaN where there is none |
+//! | `shares` | shares | the share of each of `state:shares` |
+//! | `last_look` | length | the picture that the change is measured from, if it may end the run |
 //!
-//! The counters are texts (`state:iteration`, `state:seconds`, `state:balanced`, `state:looked`), and so is a SHA-256 of all tensors.
-//! All is little-endian f32, so a checkpoint can be taken to another machine.
+//! Counters and names are texts (`state:...`). All is little-endian f32, so a checkpoint can be taken to another machine.
+//!
+//! `state:sha256` is the SHA-256 of the whole file, with 64 zeros in its own place: a single flipped bit anywhere, in a
+//! number or in an option, is noticed.
 
-use super::request::{Balance, FactorKind};
+use super::loss::Shares;
 use super::state::State;
+use super::weighting::{GroupWeight, Weights};
 use crate::error::{Error, Result};
 use crate::files::write_whole;
 use crate::hex::hex;
@@ -24,9 +25,15 @@ use std::collections::HashMap;
 use std::path::Path;
 
 /// What the text `format` of a checkpoint says.
-const FORMAT: &str = "neural-mirage checkpoint 1";
-/// What a person can do about a file that is no checkpoint.
+const FORMAT: &str = "neural-mirage checkpoint 2";
+/// What to do about a file that is not a checkpoint.
 const REMEDY: &str = "Give a file that `mirage render` saved after Ctrl-C or with --checkpoint-every";
+/// What stands before the hash in the file.
+const HASH_KEY: &str = "\"state:sha256\":\"";
+/// What stands in place of the hash while it is computed.
+const NO_HASH: [u8; 64] = [b'0'; 64];
+/// What the names of the state's tensors begin with.
+const TENSOR: &str = "tensor:";
 
 /// A run between two iterations, as it lies on disk.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,65 +52,66 @@ impl Checkpoint {
     /// [`Error::Io`] if the system refuses.
     pub fn save(&self, path: &Path) -> Result<()> {
         let state = &self.state;
+        let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+        let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = state
+            .tensors
+            .iter()
+            .map(|(name, values)| (format!("{TENSOR}{name}"), vec![values.len()], bytes(values)))
+            .collect();
+        let row = |weight: &GroupWeight| {
+            [weight.weight, weight.norm.unwrap_or(f32::NAN), weight.reference.unwrap_or(f32::NAN)]
+        };
+        let weights: Vec<f32> = state.weights.0.iter().flat_map(row).collect();
+        tensors.push(("weights".to_owned(), vec![state.weights.0.len(), 3], bytes(&weights)));
+        let shares: Vec<f32> = state.shares.0.iter().map(|(_, share)| *share).collect();
+        tensors.push(("shares".to_owned(), vec![shares.len()], bytes(&shares)));
+        if let Some((_, look)) = &state.last_look {
+            tensors.push(("last_look".to_owned(), vec![look.len()], bytes(look)));
+        }
         let [height, width] = state.size;
-        let map = vec![3, height, width];
-        let numbers =
-            |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
-        let weights: Vec<f32> = state.weights.iter().map(|(_, weight)| *weight).collect();
-        let measured: Vec<f32> =
-            state.measured.iter().flat_map(|(_, weight, norm)| [*weight, *norm]).collect();
-        let mut tensors = vec![
-            ("picture", map.clone(), numbers(&state.picture)),
-            ("first_moment", map.clone(), numbers(&state.first_moment)),
-            ("second_moment", map, numbers(&state.second_moment)),
-            ("optimiser", vec![4], numbers(&state.optimiser)),
-            ("weights", vec![weights.len()], numbers(&weights)),
-            ("measured", vec![state.measured.len(), 2], numbers(&measured)),
-        ];
-        if let Some(balance) = &state.balance {
-            let shares = [balance.spatial, balance.abstracted, balance.style];
-            tensors.push(("balance", vec![3], numbers(&shares)));
-        }
-        if let Some((_, looked)) = &state.looked {
-            tensors.push(("looked", vec![height, width, 3], numbers(looked)));
-        }
-        let list = |kinds: Vec<String>| kinds.join(",");
+        let names = |names: Vec<&str>| names.join(",");
         let mut texts = self.texts.clone();
         let own = [
             ("format", FORMAT.to_owned()),
             ("state:iteration", state.iteration.to_string()),
             ("state:seconds", state.seconds.to_string()),
-            ("state:factors", list(state.weights.iter().map(|(kind, _)| kind.to_string()).collect())),
-            ("state:measured", list(state.measured.iter().map(|(kind, ..)| kind.to_string()).collect())),
+            ("state:scale", state.scale.to_string()),
+            ("state:size", format!("{height}x{width}")),
+            ("state:groups", names(state.weights.0.iter().map(|weight| weight.group.as_str()).collect())),
+            ("state:shares", names(state.shares.0.iter().map(|(name, _)| name.as_str()).collect())),
             ("state:balanced", state.balanced.to_string()),
-            ("state:looked", state.looked.as_ref().map_or(String::new(), |(at, _)| at.to_string())),
-            ("state:sha256", hash(tensors.iter().map(|(name, _, bytes)| (*name, bytes.as_slice())))),
+            ("state:last_look", state.last_look.as_ref().map_or(String::new(), |(at, _)| at.to_string())),
+            ("state:sha256", String::from_utf8_lossy(&NO_HASH).into_owned()),
         ];
         texts.extend(own.map(|(key, value)| (key.to_owned(), value)));
 
-        let refused = |error: safetensors::SafeTensorError| {
-            Error::io(path, "writing the checkpoint")(std::io::Error::other(error.to_string()))
-        };
+        let refused =
+            |message: String| Error::io(path, "writing the checkpoint")(std::io::Error::other(message));
         let views = tensors
             .iter()
-            .map(|(name, shape, bytes)| Ok((*name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(refused)?;
-        let bytes = safetensors::serialize(views, Some(texts)).map_err(refused)?;
-        write_whole(path, &bytes, "writing the checkpoint")
+            .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
+            .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
+            .map_err(|error| refused(error.to_string()))?;
+        let mut file =
+            safetensors::serialize(views, Some(texts)).map_err(|error| refused(error.to_string()))?;
+        let at = hash_at(&file).ok_or_else(|| refused("a text imitates the checksum".to_owned()))?;
+        let hash = hex(&Sha256::digest(&file));
+        file[at..at + NO_HASH.len()].copy_from_slice(hash.as_bytes());
+        write_whole(path, &file, "writing the checkpoint")
     }
 
     /// Reads a file.
     ///
     /// # Errors
-    /// [`Error::File`] if it can't be read, is no checkpoint, or is damaged.
+    /// [`Error::File`] if it can't be read, is not a checkpoint, or is damaged.
     pub fn load(path: &Path) -> Result<Self> {
         let wrong = |problem: String| Error::file(path, problem, REMEDY);
-        let bytes = std::fs::read(path).map_err(|error| wrong(format!("it can't be read: {error}")))?;
-        let no_tensors =
-            |error: safetensors::SafeTensorError| wrong(format!("it is no checkpoint, or damaged ({error})"));
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(no_tensors)?;
-        let tensors = SafeTensors::deserialize(&bytes).map_err(no_tensors)?;
+        let damaged = |what: &str| wrong(format!("the checkpoint is damaged: {what}"));
+        let mut bytes = std::fs::read(path).map_err(|error| wrong(format!("it can't be read: {error}")))?;
+        let not_tensors = |error: safetensors::SafeTensorError| {
+            wrong(format!("it is not a checkpoint, or damaged ({error})"))
+        };
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(not_tensors)?;
         let mut texts = header.metadata().clone().unwrap_or_default();
         match texts.remove("format") {
             Some(format) if format == FORMAT => {}
@@ -114,94 +122,94 @@ impl Checkpoint {
                     "Use the version of mirage that wrote it",
                 ));
             }
-            _ => return Err(wrong("it is no checkpoint".to_owned())),
+            _ => return Err(wrong("it is not a checkpoint".to_owned())),
+        }
+        let changed = || damaged("its content is not what was written");
+        let at = hash_at(&bytes).ok_or_else(changed)?;
+        let written: [u8; 64] =
+            bytes.get(at..).and_then(|rest| rest.first_chunk()).copied().ok_or_else(changed)?;
+        bytes[at..at + NO_HASH.len()].copy_from_slice(&NO_HASH);
+        if hex(&Sha256::digest(&bytes)).as_bytes() != written {
+            return Err(changed());
         }
 
-        let damaged = |what: &str| wrong(format!("the checkpoint is damaged: {what}"));
-        let tensor = |name: &str| -> Result<Option<(Vec<usize>, Vec<f32>)>> {
-            let Ok(view) = tensors.tensor(name) else { return Ok(None) };
+        let tensors = SafeTensors::deserialize(&bytes).map_err(not_tensors)?;
+        let mut text = |name: &str| {
+            texts.remove(&format!("state:{name}")).ok_or_else(|| damaged(&format!("{name} is missing")))
+        };
+        text("sha256")?;
+        let mut named = HashMap::new();
+        let mut of_state = Vec::new();
+        for (name, view) in tensors.iter() {
             if view.dtype() != Dtype::F32 {
                 return Err(damaged(&format!("`{name}` is not F32")));
             }
             let (values, _) = view.data().as_chunks::<4>();
-            Ok(Some((view.shape().to_vec(), values.iter().map(|value| f32::from_le_bytes(*value)).collect())))
-        };
-        let needed = |name: &str| tensor(name)?.ok_or_else(|| damaged(&format!("`{name}` is missing")));
-        let mut text = |name: &str| {
-            texts.remove(&format!("state:{name}")).ok_or_else(|| damaged(&format!("{name} is missing")))
-        };
-
-        let mut names = tensors.names();
-        names.sort_unstable_by_key(|name| ORDER.iter().position(|other| other == name));
-        let whole = names.iter().filter_map(|name| Some((*name, tensors.tensor(name).ok()?.data())));
-        if text("sha256")? != hash(whole) {
-            return Err(damaged("its numbers are not those that were written"));
-        }
-        let (shape, picture) = needed("picture")?;
-        let [3, height, width] = shape[..] else { return Err(damaged("`picture` has another shape")) };
-        let (_, optimiser) = needed("optimiser")?;
-        let kinds = |list: &str| {
-            list.split(',')
-                .filter(|name| !name.is_empty())
-                .map(|name| kind(name).ok_or_else(|| damaged(&format!("`{name}` is no factor"))))
-                .collect::<Result<Vec<_>>>()
-        };
-        let (factors, weights) = (kinds(&text("factors")?)?, needed("weights")?.1);
-        let (measured_kinds, measured) = (kinds(&text("measured")?)?, needed("measured")?.1);
-        if factors.len() != weights.len() || 2 * measured_kinds.len() != measured.len() {
-            return Err(damaged("weights and factors differ in number"));
-        }
-        let balance = match tensor("balance")? {
-            None => None,
-            Some((_, shares)) => {
-                let [spatial, abstracted, style] = shares[..] else { return Err(damaged("`balance`")) };
-                Some(Balance { spatial, abstracted, style })
+            let values: Vec<f32> = values.iter().map(|value| f32::from_le_bytes(*value)).collect();
+            match name.strip_prefix(TENSOR) {
+                Some(name) => of_state.push((name.to_owned(), values)),
+                None => drop(named.insert(name.to_owned(), values)),
             }
+        }
+        // safetensors orders tensors by size and name, and a state is the same whatever their order.
+        of_state.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let list = |names: String| {
+            names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect::<Vec<_>>()
         };
-        let looked_at = text("looked")?;
-        let looked = match tensor("looked")? {
-            None => None,
-            Some((_, values)) => Some((looked_at.parse().map_err(|_| damaged("looked"))?, values)),
+        let mut needed =
+            |name: &str| named.remove(name).ok_or_else(|| damaged(&format!("`{name}` is missing")));
+
+        let (groups, rows) = (list(text("groups")?), needed("weights")?);
+        let (rows, rest) = rows.as_chunks::<3>();
+        if rows.len() != groups.len() || !rest.is_empty() {
+            return Err(damaged("weights and groups differ in number"));
+        }
+        let known = |value: f32| Some(value).filter(|value| !value.is_nan());
+        let weight = |(group, [weight, norm, reference]): (String, &[f32; 3])| GroupWeight {
+            group,
+            weight: *weight,
+            norm: known(*norm),
+            reference: known(*reference),
         };
+        let weights = Weights(groups.into_iter().zip(rows).map(weight).collect());
+        let (names, shares) = (list(text("shares")?), needed("shares")?);
+        if names.len() != shares.len() {
+            return Err(damaged("shares and their names differ in number"));
+        }
+        let look_at = text("last_look")?;
+        let last_look = match needed("last_look") {
+            Err(_) => None,
+            Ok(values) => Some((look_at.parse().map_err(|_| damaged("last_look"))?, values)),
+        };
+        let size = text("size")?;
+        let size = size
+            .split_once('x')
+            .and_then(|(height, width)| Some([height.parse().ok()?, width.parse().ok()?]));
         let state = State {
-            balanced: text("balanced")? == "true",
             iteration: text("iteration")?.parse().map_err(|_| damaged("iteration"))?,
             seconds: text("seconds")?.parse().map_err(|_| damaged("seconds"))?,
-            size: [height, width],
-            picture,
-            first_moment: needed("first_moment")?.1,
-            second_moment: needed("second_moment")?.1,
-            optimiser: *optimiser.first_chunk().ok_or_else(|| damaged("`optimiser` is too short"))?,
-            balance,
-            weights: factors.into_iter().zip(weights).collect(),
-            measured: measured_kinds
-                .into_iter()
-                .zip(measured.as_chunks::<2>().0)
-                .map(|(kind, [weight, norm])| (kind, *weight, *norm))
-                .collect(),
-            looked,
+            scale: text("scale")?.parse().map_err(|_| damaged("scale"))?,
+            size: size.ok_or_else(|| damaged("size"))?,
+            tensors: of_state,
+            shares: Shares(names.into_iter().zip(shares).collect()),
+            weights,
+            balanced: text("balanced")? == "true",
+            last_look,
         };
         state.check(state.size).map_err(|error| damaged(&error.to_string()))?;
         Ok(Self { state, texts })
     }
 }
 
-/// The order in which tensors are hashed; a file may hold them in another.
-const ORDER: [&str; 8] =
-    ["picture", "first_moment", "second_moment", "optimiser", "weights", "measured", "balance", "looked"];
-
-fn hash<'a>(tensors: impl Iterator<Item = (&'a str, &'a [u8])>) -> String {
-    let mut hash = Sha256::new();
-    for (name, bytes) in tensors {
-        hash.update(name);
-        hash.update((bytes.len() as u64).to_le_bytes());
-        hash.update(bytes);
-    }
-    hex(&hash.finalize())
-}
-
-fn kind(name: &str) -> Option<FactorKind> {
-    FactorKind::ALL.into_iter().find(|kind| kind.name() == name)
+/// Where the hash stands in a file: in its header, just once.
+fn hash_at(file: &[u8]) -> Option<usize> {
+    let header = usize::try_from(u64::from_le_bytes(*file.first_chunk()?)).ok()?;
+    let header = file.get(8..8_usize.checked_add(header)?)?;
+    let mut found =
+        header.windows(HASH_KEY.len()).enumerate().filter(|(_, text)| *text == HASH_KEY.as_bytes());
+    let (at, _) = found.next()?;
+    let start = 8 + at + HASH_KEY.len();
+    (found.next().is_none() && start + NO_HASH.len() <= 8 + header.len()).then_some(start)
 }
 
 #[cfg(test)]
@@ -211,19 +219,31 @@ mod tests {
     fn checkpoint() -> Checkpoint {
         let values =
             |start: f32| (0..3 * 5 * 7).map(|at| (start + at as f32).sin() / 3.0).collect::<Vec<f32>>();
+        let weight = |group: &str, weight, norm, reference| GroupWeight {
+            group: group.to_owned(),
+            weight,
+            norm,
+            reference,
+        };
         let state = State {
             iteration: 37,
             seconds: 12.345_678_9,
+            scale: 2,
             size: [5, 7],
-            picture: values(1.0),
-            first_moment: values(2.0),
-            second_moment: values(3.0),
-            optimiser: [37.0, 0.979, 0.036_4, 0.0],
-            balance: Some(Balance { spatial: 20.1, abstracted: 0.0, style: 1e-9 }),
-            weights: vec![(FactorKind::Spatial, 0.1), (FactorKind::Smooth, f32::MIN_POSITIVE)],
-            measured: vec![(FactorKind::Spatial, 0.1, 0.3)],
+            tensors: vec![
+                ("adam:counters".to_owned(), vec![37.0, 0.979, 0.036_4, 0.0]),
+                ("adam:first_moment".to_owned(), values(2.0)),
+                ("adam:second_moment".to_owned(), values(3.0)),
+                ("average".to_owned(), values(5.0)),
+                ("picture".to_owned(), values(1.0)),
+            ],
+            shares: Shares(vec![("spatial".to_owned(), 20.1), ("a b".to_owned(), 1e-9)]),
+            weights: Weights(vec![
+                weight("spatial", 0.1, Some(0.3), Some(0.2)),
+                weight("smooth", f32::MIN_POSITIVE, None, None),
+            ]),
             balanced: true,
-            looked: Some((30, values(4.0))),
+            last_look: Some((30, values(4.0))),
         };
         let texts = [("options".to_owned(), "{\"photo\":\"my photo ü.png\"}".to_owned())].into();
         Checkpoint { state, texts }
@@ -235,9 +255,9 @@ mod tests {
         let path = folder.path().join("a run.safetensors");
         let full = checkpoint();
         let mut bare = checkpoint();
-        bare.state.balance = None;
-        bare.state.measured.clear();
-        bare.state.looked = None;
+        bare.state.shares = Shares::default();
+        bare.state.weights = Weights::default();
+        bare.state.last_look = None;
         for checkpoint in [full, bare] {
             checkpoint.save(&path).unwrap();
             assert_eq!(Checkpoint::load(&path).unwrap(), checkpoint);
@@ -245,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_always_seen() {
+    fn any_flipped_bit_and_any_lost_byte_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run.safetensors");
         checkpoint().save(&path).unwrap();
@@ -254,28 +274,41 @@ mod tests {
             std::fs::write(&path, &whole[..length]).unwrap();
             assert_eq!(Checkpoint::load(&path).unwrap_err().exit_code(), 2, "{length} bytes");
         }
-        // Any flipped bit of a number; the header's own letters may be harmless blanks.
         let header = 8 + u64::from_le_bytes(*whole.first_chunk().unwrap()) as usize;
-        for at in (header..whole.len()).step_by(41) {
-            let mut flipped = whole.clone();
-            flipped[at] ^= 0x10;
-            std::fs::write(&path, &flipped).unwrap();
-            let message = Checkpoint::load(&path).unwrap_err().to_string();
-            assert!(message.contains("not those that were written"), "byte {at}: {message}");
+        // Every byte of the header, a sample of the numbers.
+        for at in (0..header).chain((header..whole.len()).step_by(41)) {
+            for bit in [0x01, 0x10, 0x80] {
+                let mut flipped = whole.clone();
+                flipped[at] ^= bit;
+                std::fs::write(&path, &flipped).unwrap();
+                assert_eq!(Checkpoint::load(&path).unwrap_err().exit_code(), 2, "byte {at}, bit {bit}");
+            }
         }
+        std::fs::write(&path, [whole.as_slice(), &[0]].concat()).unwrap();
+        assert!(Checkpoint::load(&path).is_err());
     }
 
     #[test]
-    fn other_files_are_told_apart() {
+    fn a_text_that_looks_like_the_checksum_is_harmless() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.safetensors");
+        let mut checkpoint = checkpoint();
+        checkpoint.texts.insert("options".to_owned(), format!("{HASH_KEY}{}\"", "1".repeat(64)));
+        checkpoint.save(&path).unwrap();
+        assert_eq!(Checkpoint::load(&path).unwrap(), checkpoint);
+    }
+
+    #[test]
+    fn other_files_are_recognised() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("other.safetensors");
         let bytes = [0_u8; 8];
         let view = TensorView::new(Dtype::F32, vec![2], &bytes).unwrap();
         for (metadata, words) in [
-            (None, "no checkpoint"),
-            (Some([("format".to_owned(), "pt".to_owned())].into()), "no checkpoint"),
-            (Some([("format".to_owned(), "neural-mirage checkpoint 9".to_owned())].into()), "version"),
-            (Some([("format".to_owned(), FORMAT.to_owned())].into()), "missing"),
+            (None, "not a checkpoint"),
+            (Some([("format".to_owned(), "pt".to_owned())].into()), "not a checkpoint"),
+            (Some([("format".to_owned(), "neural-mirage checkpoint 1".to_owned())].into()), "version"),
+            (Some([("format".to_owned(), FORMAT.to_owned())].into()), "damaged"),
         ] {
             std::fs::write(&path, safetensors::serialize([("a", view.clone())], metadata).unwrap()).unwrap();
             let message = Checkpoint::load(&path).unwrap_err().to_string();

@@ -1,30 +1,30 @@
 //! Commands to a run that goes on, from any thread.
 
-use super::request::Balance;
+use super::loss::Shares;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// A handle on a run: what is asked for is done before the next iteration is submitted. Clones command the same
+/// A handle on a run: commands are applied before the next iteration is submitted. Clones command the same
 /// run.
 #[derive(Debug, Clone, Default)]
 pub struct Controls(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    wishes: Mutex<Wishes>,
+    pending: Mutex<PendingCommands>,
     changed: Condvar,
 }
 
-/// What is asked for and not done yet.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Wishes {
-    /// Hold the run.
+/// Commands that are not applied yet.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct PendingCommands {
+    /// Pause the run.
     pub paused: bool,
     /// End it.
     pub stop: bool,
     /// Make a snapshot.
     pub save: bool,
     /// Go on with these shares.
-    pub balance: Option<Balance>,
+    pub shares: Option<Shares>,
 }
 
 impl Controls {
@@ -33,60 +33,61 @@ impl Controls {
         Self::default()
     }
 
-    /// Holds the run after the iterations that were submitted.
+    /// Pauses the run after the iterations that were submitted.
     pub fn pause(&self) {
-        self.wish(|wishes| wishes.paused = true);
+        self.command(|pending| pending.paused = true);
     }
 
     /// Lets it go on.
     pub fn resume(&self) {
-        self.wish(|wishes| wishes.paused = false);
+        self.command(|pending| pending.paused = false);
     }
 
     /// Ends it after the iterations that were submitted, paused or not.
     pub fn stop(&self) {
-        self.wish(|wishes| wishes.stop = true);
+        self.command(|pending| pending.stop = true);
     }
 
     /// Asks for a snapshot now; a paused run makes one too.
     pub fn save(&self) {
-        self.wish(|wishes| wishes.save = true);
+        self.command(|pending| pending.save = true);
     }
 
-    /// Changes the shares: the gradients are measured and the weights set before the next iteration. A factor
-    /// that the objective lacks stays out; see [`Request::adjustable`](super::Request::adjustable).
-    pub fn set_balance(&self, balance: Balance) {
-        self.wish(|wishes| wishes.balance = Some(balance));
+    /// Changes the shares of the groups that are named: the gradients are measured and the weights set before the next
+    /// iteration. A group that the objective lacks stays out; see [`Request::adjustable`](super::Request::adjustable).
+    pub fn set_shares(&self, shares: Shares) {
+        self.command(|pending| pending.shares = Some(shares));
     }
 
-    /// True if the run is held or about to be.
+    /// True if the run is paused or about to be.
     pub fn is_paused(&self) -> bool {
         self.lock().paused
     }
 
-    /// Takes what is asked for. `paused` stays until it is withdrawn, `stop` for good.
-    pub(super) fn take(&self) -> Wishes {
-        let mut wishes = self.lock();
-        let taken = *wishes;
-        wishes.save = false;
-        wishes.balance = None;
+    /// Takes the pending commands. `paused` stays until it is withdrawn, `stop` for good.
+    pub(super) fn take(&self) -> PendingCommands {
+        let mut pending = self.lock();
+        let taken = pending.clone();
+        pending.save = false;
+        pending.shares = None;
         taken
     }
 
-    /// Waits while the run is held and nothing else is asked for.
+    /// Waits while the run is paused and there is no other command.
     pub(super) fn wait(&self) {
-        let held =
-            |wishes: &mut Wishes| wishes.paused && !wishes.stop && !wishes.save && wishes.balance.is_none();
-        drop(self.0.changed.wait_while(self.lock(), held).unwrap_or_else(PoisonError::into_inner));
+        let idle = |pending: &mut PendingCommands| {
+            pending.paused && !pending.stop && !pending.save && pending.shares.is_none()
+        };
+        drop(self.0.changed.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn wish(&self, change: impl FnOnce(&mut Wishes)) {
+    fn command(&self, change: impl FnOnce(&mut PendingCommands)) {
         change(&mut self.lock());
         self.0.changed.notify_all();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Wishes> {
-        self.0.wishes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, PendingCommands> {
+        self.0.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -96,21 +97,21 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn wishes_are_taken_once_but_a_pause_holds() {
+    fn commands_are_taken_once_but_a_pause_stays() {
         let controls = Controls::new();
-        let balance = Balance { spatial: 1.0, abstracted: 2.0, style: 3.0 };
+        let shares: Shares = "spatial=1,style=3".parse().unwrap();
         controls.pause();
         controls.save();
-        controls.set_balance(balance);
+        controls.set_shares(shares.clone());
         let taken = controls.take();
-        assert_eq!(taken, Wishes { paused: true, stop: false, save: true, balance: Some(balance) });
-        assert_eq!(controls.take(), Wishes { paused: true, ..Default::default() });
+        assert_eq!(taken, PendingCommands { paused: true, stop: false, save: true, shares: Some(shares) });
+        assert_eq!(controls.take(), PendingCommands { paused: true, ..Default::default() });
         controls.resume();
-        assert_eq!(controls.take(), Wishes::default());
+        assert_eq!(controls.take(), PendingCommands::default());
     }
 
     #[test]
-    fn whatever_is_asked_for_ends_the_waiting() {
+    fn every_command_ends_the_waiting() {
         for ask in [Controls::resume, Controls::stop, Controls::save] {
             let controls = Controls::new();
             controls.pause();
@@ -120,7 +121,7 @@ mod tests {
                 ask(&other);
             });
             controls.wait();
-            assert_ne!(controls.take(), Wishes { paused: true, ..Default::default() });
+            assert_ne!(controls.take(), PendingCommands { paused: true, ..Default::default() });
             asking.join().unwrap();
         }
     }

@@ -1,26 +1,47 @@
-//! What a session tells its listeners: terminal, files, and whatever else wants to follow.
+//! What happens in a run, and who is informed.
 
-use super::request::{Balance, FactorKind};
+use super::loss::Shares;
+use super::scales::Scale;
 use super::state::State;
+use super::weighting::Weights;
+use crate::error::Result;
 use crate::graph::MemoryUse;
 use crate::image_io::Picture;
+use std::ops::ControlFlow;
 
-/// Something happened.
-#[derive(Debug, Clone)]
+/// Follows a run: a terminal, a log, a page, a film, files.
+pub trait Observer {
+    /// Something happened. The answer is whether to go on, or to stop after the iterations that were submitted (two at
+    /// most).
+    ///
+    /// # Errors
+    /// Any; the run ends with it.
+    fn observe(&mut self, event: Event<'_>) -> Result<ControlFlow<()>>;
+}
+
+impl<F: FnMut(Event<'_>) -> Result<ControlFlow<()>>> Observer for F {
+    fn observe(&mut self, event: Event<'_>) -> Result<ControlFlow<()>> {
+        self(event)
+    }
+}
+
+/// Something happened. Iterations are those of the whole run.
+#[derive(Debug, Clone, Copy)]
 pub enum Event<'a> {
     /// All is prepared; the first iteration follows.
     Started(&'a Started),
-    /// Raw weights were set from the shares of a balance: factor, weight, measured gradient norm (mean
-    /// absolute gradient at weight 1).
-    Balanced {
+    /// A scale begins. Pictures have its size from here on.
+    Scale(&'a ScaleStarted),
+    /// Weights were measured for the groups' shares.
+    Weighted {
         /// After this many iterations.
         iteration: u32,
         /// The shares.
-        balance: Balance,
-        /// Factor, raw weight, mean absolute gradient per unit of weight.
-        weights: &'a [(FactorKind, f32, f32)],
+        shares: &'a Shares,
+        /// The weight of each group.
+        weights: &'a Weights,
     },
-    /// An iteration is done; comes for every one, after what else it has to tell.
+    /// An iteration is done; comes for every one, behind its other events.
     Progress {
         /// Iterations done so far.
         iteration: u32,
@@ -40,7 +61,7 @@ pub enum Event<'a> {
         /// What the network sees in it.
         readout: &'a Readout,
     },
-    /// A picture for whoever looks on, as the schedule wants it.
+    /// A picture to look at, as the schedule wants it.
     Picture {
         /// The picture after this many iterations.
         iteration: u32,
@@ -51,11 +72,11 @@ pub enum Event<'a> {
     },
     /// The run's state, as the schedule wants it.
     State(&'a State),
-    /// The run is held, or goes on again.
+    /// The run is paused, or goes on again.
     Paused {
         /// After this many iterations.
         iteration: u32,
-        /// True if it is held.
+        /// True if it is paused.
         paused: bool,
     },
 }
@@ -65,10 +86,12 @@ pub enum Event<'a> {
 pub struct Started {
     /// Adapter, backend and driver.
     pub device: String,
-    /// Device memory of the run.
+    /// Device memory of the first scale.
     pub memory: MemoryUse,
-    /// Output height and width.
+    /// Height and width of the final picture.
     pub size: [usize; 2],
+    /// The sizes on the way to it, its own the last.
+    pub scales: Vec<Scale>,
     /// Seconds from the session's creation to here: targets captured, kernels compiled.
     pub prepared_in: f64,
     /// Top classes of the photo: class index and probability; empty without fc layers.
@@ -77,6 +100,19 @@ pub struct Started {
     pub notes: Vec<String>,
     /// Label and chosen kernel variant of each node of the objective.
     pub variants: Vec<(String, &'static str)>,
+}
+
+/// A scale that begins.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ScaleStarted {
+    /// Which one, counted from 0.
+    pub index: usize,
+    /// How many there are.
+    pub count: usize,
+    /// Its size and iterations.
+    pub scale: Scale,
+    /// Device memory at this scale.
+    pub memory: MemoryUse,
 }
 
 /// What the network sees in a picture, and how far that is from what it sees in the photo.
@@ -91,15 +127,15 @@ pub struct Readout {
 /// One weighted loss.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TermLoss {
-    /// Its factor.
-    pub factor: FactorKind,
-    /// Its layer; `picture` for the total variation.
-    pub layer: String,
+    /// Name of its group.
+    pub group: String,
+    /// Its layer, or `picture`.
+    pub source: String,
     /// Weighted loss.
     pub loss: f64,
 }
 
-/// State of the run after some iterations.
+/// Numbers of the run after some iterations.
 #[derive(Debug, Clone)]
 pub struct Report {
     /// Iterations done: 0 is the start picture.
@@ -110,9 +146,9 @@ pub struct Report {
     pub total: f64,
     /// Each weighted loss.
     pub terms: Vec<TermLoss>,
-    /// Share of each of the three factors, as far as active, in the sum of their mean absolute gradients, in
-    /// [0, 1]; empty in the report of a stopped run.
-    pub gradient_shares: Vec<(FactorKind, f32)>,
+    /// Share of each measured group in the sum of their mean absolute gradients, in [0, 1]; empty in the report of a
+    /// stopped run.
+    pub gradient_shares: Vec<(String, f32)>,
     /// What the network sees in the picture.
     pub readout: Readout,
     /// Mean absolute change of a colour value in an iteration, where black to white is 1: of the last ten
@@ -121,26 +157,25 @@ pub struct Report {
 }
 
 impl Report {
-    /// Sum of the weighted losses of one factor.
-    pub fn factor_loss(&self, kind: FactorKind) -> f64 {
-        self.terms.iter().filter(|term| term.factor == kind).map(|term| term.loss).sum()
+    /// Sum of the weighted losses of one group.
+    pub fn group_loss(&self, group: &str) -> f64 {
+        self.terms.iter().filter(|term| term.group == group).map(|term| term.loss).sum()
     }
 
-    /// The factors that have losses, the smoothness last.
-    pub fn factors(&self) -> Vec<FactorKind> {
-        let mut factors: Vec<FactorKind> = self.terms.iter().map(|term| term.factor).collect();
-        factors.sort_unstable();
-        factors.dedup();
-        factors
+    /// The groups that have losses, in the objective's order.
+    pub fn groups(&self) -> Vec<&str> {
+        let mut groups: Vec<&str> = self.terms.iter().map(|term| term.group.as_str()).collect();
+        groups.dedup();
+        groups
     }
 
-    /// Share of one factor in the sum of all weighted losses, in [0, 1]; 0 where all of them are 0.
-    pub fn loss_share(&self, kind: FactorKind) -> f64 {
-        if self.total > 0.0 { self.factor_loss(kind) / self.total } else { 0.0 }
+    /// Share of one group in the sum of all weighted losses, in [0, 1]; 0 where all of them are 0.
+    pub fn loss_share(&self, group: &str) -> f64 {
+        if self.total > 0.0 { self.group_loss(group) / self.total } else { 0.0 }
     }
 
-    /// Share of one of the three factors in the gradient, where it was measured.
-    pub fn gradient_share(&self, kind: FactorKind) -> Option<f32> {
-        self.gradient_shares.iter().find(|(factor, _)| *factor == kind).map(|(_, share)| *share)
+    /// Share of one group in the gradient, where it was measured.
+    pub fn gradient_share(&self, group: &str) -> Option<f32> {
+        self.gradient_shares.iter().find(|(name, _)| name == group).map(|(_, share)| *share)
     }
 }

@@ -10,12 +10,21 @@ use crate::vgg::{self, DType, LayerKind, Network};
 use std::collections::HashMap;
 use std::sync::Arc;
 
+/// How the network looks at a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct View {
+    /// Its pooling between blocks.
+    pub pooling: PoolKind,
+    /// What its first convolution sees beyond the border; the others see zeros.
+    pub border: Padding,
+}
+
 /// Appends the preprocessing and the layers up to the deepest of `wanted` (indices into
 /// `network.layers`) to a graph, and returns the tensor of each wanted layer.
 ///
 /// A conv (or fully connected) layer and its ReLU become one node unless the layer itself is wanted.
 /// Dropout is the identity. Before the first fully connected layer stands an adaptive max pool, whatever
-/// `pooling` is (Töyrylä 2016), so that pictures of any size fit.
+/// the pooling is (Töyrylä 2016), so that pictures of any size fit.
 ///
 /// # Errors
 /// If the picture is too small for the deepest layer.
@@ -24,13 +33,15 @@ pub(super) fn forward(
     network: &Network,
     picture: TensorId,
     wanted: &[usize],
-    pooling: PoolKind,
+    view: View,
 ) -> Result<HashMap<usize, TensorId>> {
     let mut found = HashMap::new();
     let Some(&deepest) = wanted.iter().max() else { return Ok(found) };
     let affine = network.preprocessing.affine();
     let preprocess = Affine { order: affine.order, scale: affine.scale, bias: affine.bias };
     let mut current = graph.apply(preprocess, &[picture], "preprocessed")?;
+    let first = network.layers.iter().position(|layer| matches!(layer.kind, LayerKind::Conv(_)));
+    let first = first.unwrap_or(0);
     let mut index = 0;
     while index <= deepest {
         let layer = &network.layers[index];
@@ -44,7 +55,7 @@ pub(super) fn forward(
                     filter: Arc::new(filter(network, &layer.name, conv)),
                     stride: conv.stride,
                     padding: conv.padding,
-                    mode: Padding::Zeros,
+                    mode: if index == first { view.border } else { Padding::Zeros },
                     relu: rectified,
                     pool: false,
                 };
@@ -53,7 +64,7 @@ pub(super) fn forward(
             LayerKind::Relu => graph.apply(Relu, &[current], label)?,
             LayerKind::Pool { size, stride } => {
                 let op = Pool {
-                    kind: pooling,
+                    kind: view.pooling,
                     kernel: [*size; 2],
                     stride: [*stride; 2],
                     padding: [0, 0],

@@ -1,76 +1,101 @@
-//! The objective: losses, their gradient with respect to the picture, and the optimiser's step, as one
-//! prepared program.
-//!
-//! Definitions (neural-style, Johnson 2015, and neural-mirage, Töyrylä 2016), with `F` the activations
-//! of a layer, `T` those of the photo, `N` pixels, `C` channels:
-//! - spatial and abstract: `weight * factor * mean((F - T)^2)`;
-//! - style: `weight * factor * mean over C^2 of (G - A)^2`, `G = F F^T / (C N)`;
-//! - total variation: `weight / 2 * sum(dx^2 + dy^2)` of the RGB picture in [0, 1].
+//! The objective at one size: losses, their gradient with respect to the picture, the optimiser's step and the average
+//! of the pictures, as one prepared program.
 
 use super::build::Build;
 use super::capture::{Wanted, planar};
+use super::loss::{Group, Loss, Strength};
 use super::network_graph;
-use super::readout::probability_layer;
-use super::request::{FactorKind, Request};
-use super::targets::{Captured, targets};
+use super::optimizer::{Optimizer, StateTensor, StepInputs};
+use super::readout::probabilities;
+use super::request::Request;
+use super::targets::{Cache, targets};
+use super::weighting::Weights;
 use crate::error::{Error, Result};
-use crate::graph::{
-    Bindings, Engine, Goals, Graph, Memory, Pending, Program, Readback, Submission, TensorId, Values, When,
-};
+use crate::graph::{Engine, Goals, Memory, Program, Readback, Submission, TensorId, Values, When};
 use crate::image_io::Picture;
-use crate::ops::{
-    Adam, Gram, Interleave, MeanSquaredError, Reduce, ReduceKind, Shape, TotalVariation, VariationKind,
-};
+use crate::ops::{Average, Interleave, Reduce, ReduceKind, Shape};
 use crate::vgg::Network;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Section of the program that computes losses, classes and the count of non-finite values.
+/// Section that computes losses, classes and the count of values that are not finite.
 pub(super) const LOSSES: &str = "losses";
-/// Section that computes the gradient and its norm.
+/// Section that computes the gradient.
 pub(super) const GRADIENT: &str = "gradient";
-/// Section that makes one step of the optimiser; includes the gradient.
+/// Section that computes the gradient of each measured group by itself, at weight 1, and its norm.
+pub(super) const GROUPS: &str = "groups";
+/// Section that makes the gradient the weighted sum of those that [`GROUPS`] left, which must be of the present
+/// picture: to rounding the same as [`GRADIENT`], without another forward and backward pass. Empty without shares.
+pub(super) const SUM: &str = "sum";
+/// Section that makes one step of the optimiser along the gradient that [`GRADIENT`] or [`SUM`] left.
 pub(super) const STEP: &str = "step";
-/// Section that copies the picture into the snapshot tensor.
+/// Section that copies the picture that is shown.
 pub(super) const SNAPSHOT: &str = "snapshot";
-/// Section that computes the gradient of each of the three factors, by itself and unweighted, and its norm.
-pub(super) const FACTORS: &str = "factors";
-/// Section that makes the optimiser's step along the weighted sum of the gradients that [`FACTORS`] left, which
-/// must be of the present picture: to rounding the same step as [`STEP`], without another way there and back.
-/// There is none without shares.
-pub(super) const STEP_OF_FACTORS: &str = "step of factors";
+
+/// Read-back of the numbers of [`LOSSES`] and [`GROUPS`].
+pub(super) const REPORT: &str = "report";
+/// Read-back of what [`SNAPSHOT`] copied.
+pub(super) const PICTURE: &str = "picture";
+/// Read-back of picture, average and optimiser before the step.
+pub(super) const STATE: &str = "state";
+
+/// Name of the picture among the tensors of a state.
+pub(super) const STATE_PICTURE: &str = "picture";
+/// Name of the average.
+pub(super) const STATE_AVERAGE: &str = "average";
+/// Name of the average's counters.
+pub(super) const STATE_AVERAGE_COUNTERS: &str = "average_counters";
+
+/// Iterations submitted ahead of the device. Enough to keep it busy; few enough that a stop is prompt.
+pub(super) const AHEAD: usize = 2;
+/// Read-backs of one kind that may be in flight at once: one for each iteration ahead, and that about to be submitted.
+const READ_BACKS: usize = AHEAD + 1;
 
 /// One loss.
 #[derive(Debug, Clone)]
 pub(super) struct Term {
-    pub kind: FactorKind,
-    /// Name of the layer; `picture` for the total variation.
-    pub layer: String,
-    /// The layer's own factor.
-    pub factor: f32,
+    /// Name of its group.
+    pub group: String,
+    /// Name of its layer, or `picture`.
+    pub source: String,
+    /// Its weight within the group.
+    pub weight: f32,
 }
 
-/// Values on the device that the loop reads or writes.
+/// A tensor that the next iteration depends on.
+#[derive(Debug, Clone)]
+pub(super) struct StatePart {
+    pub name: String,
+    pub shape: Shape,
+    memory: Memory,
+    /// For a tensor of the optimiser.
+    pub optimizer: Option<StateTensor>,
+}
+
+/// A prepared objective.
 #[derive(Debug)]
 pub(super) struct Objective {
     engine: Arc<Engine>,
     pub program: Program,
+    /// The groups in it.
+    pub groups: Vec<Group>,
+    /// For each group whether its gradient is measured.
+    measured: Vec<bool>,
     pub terms: Vec<Term>,
     pub shape: Shape,
-    pub picture: Memory,
     pub gradient: Memory,
-    weights: Vec<Memory>,
-    /// With a balance: weights of what [`STEP_OF_FACTORS`] sums up, and whose gradients these are, in order.
-    summands: Option<(Memory, Vec<FactorKind>)>,
+    optimizer: Arc<dyn Optimizer>,
+    loss_weights: Vec<Memory>,
+    /// Weights of what [`SUM`] sums up, and the group of each; `None` for the gradient of all that is not measured.
+    summands: Option<(Memory, Vec<Option<String>>)>,
     control: Memory,
-    /// Adam's moments and counters.
-    optimiser: [Memory; 3],
+    pub state: Vec<StatePart>,
     /// Class probabilities of the photo.
     pub photo_probabilities: Vec<f32>,
 }
 
 /// Numbers of one report.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Numbers {
     /// Unweighted loss of each term.
     pub losses: Vec<f32>,
@@ -78,340 +103,357 @@ pub(super) struct Numbers {
     pub non_finite: f32,
     /// Class probabilities; empty without fc layers.
     pub probabilities: Vec<f32>,
-    /// Mean absolute gradient of each of the three factors at weight 1, as far as active and when [`FACTORS`]
-    /// ran last.
-    pub norms: [f32; 3],
+    /// Mean absolute gradient of each group at weight 1, as [`GROUPS`] measured it last; NaN where it is not measured.
+    pub norms: Vec<f32>,
 }
 
-/// Sections on their way through the device.
-#[derive(Debug)]
-pub(super) struct Submitted {
-    pub submission: Submission,
-    /// Numbers of the report, if asked for.
-    pub report: Option<Pending>,
-    /// The picture, with [`SNAPSHOT`].
-    pub snapshot: Option<Pending>,
-    /// Picture and optimiser before the step, if asked for; see [`Objective::state`].
-    pub state: Option<Pending>,
-}
-
-/// What to read of a submission, besides the snapshot.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Wanting {
-    /// The numbers of [`LOSSES`] and [`FACTORS`], of the submitted sections or of earlier ones.
-    pub report: bool,
-    /// Picture and optimiser before the step.
-    pub state: bool,
-}
-
-/// Adam's counters.
-const OPTIMISER: Shape = Shape::Vector(4);
-
-/// Read-backs of one kind that may be on their way at once: as many as the loop has iterations in flight,
-/// with that about to be submitted.
-const READ_BACKS: usize = super::session::AHEAD + 1;
-
-/// The layers of a request, with what to capture of them, checked against a network.
+/// The losses of some groups that count, with what to capture for each.
 ///
 /// # Errors
-/// [`Error::Usage`] for an unknown layer, an abstract layer that holds layout, a spatial or style layer
-/// that holds none.
-pub(super) fn terms(network: &Network, request: &Request) -> Result<Vec<(Term, Wanted)>> {
-    let mut terms = Vec::new();
-    for kind in FactorKind::THREE {
-        if !request.is_present(kind) {
-            continue;
-        }
-        let Some(factor) = request.factor(kind) else { continue };
-        for item in factor.layers.iter().filter(|item| item.factor > 0.0) {
-            if kind == FactorKind::Abstract && !network.has_head() {
-                return Err(Error::usage(format!(
-                    "the abstract factor needs fully connected layers, and {} has none: use --abstract none, or a weights file with fc layers",
-                    network.path.display()
-                )));
-            }
-            let layer = network.index_of(&item.layer)?;
-            let connected = network.layers[..=layer]
-                .iter()
-                .any(|layer| matches!(layer.kind, crate::vgg::LayerKind::Linear(_)));
-            if connected != (kind == FactorKind::Abstract) {
-                let wanted = if kind == FactorKind::Abstract {
-                    "fully connected layers, such as fc8"
-                } else {
-                    "layers of the conv part, such as relu4_2"
-                };
-                return Err(Error::usage(format!(
-                    "the {kind} factor takes {wanted}; `{}` is not one",
-                    item.layer
-                )));
-            }
-            let term = Term { kind, layer: item.layer.clone(), factor: item.factor };
-            terms.push((term, Wanted { layer, gram: kind == FactorKind::Style }));
+/// If the network has no such layer.
+pub(super) fn losses<'a>(
+    network: &Network,
+    groups: &'a [Group],
+) -> Result<Vec<(&'a Group, &'a Loss, Wanted)>> {
+    let mut found = Vec::new();
+    for group in groups {
+        for loss in group.counting() {
+            found.push((group, loss, Wanted::new(network, &loss.source, &loss.statistic)?));
         }
     }
-    Ok(terms)
+    Ok(found)
 }
 
 impl Objective {
-    /// Captures the targets of a request, as far as `captured` lacks them, and prepares the program that follows
-    /// them.
+    /// Captures the targets of a request at one size, as far as `cache` lacks them, and prepares the program that
+    /// follows them.
     ///
     /// # Errors
-    /// As [`terms`], and if the device fails or has too little memory.
+    /// If a layer doesn't exist, the picture is too small, or the device fails or has too little memory.
     pub fn new(
         engine: &Arc<Engine>,
         network: &Network,
         request: &Request,
-        captured: &mut Captured,
+        size: [usize; 2],
+        cache: &mut Cache,
     ) -> Result<Self> {
-        let layers = terms(network, request)?;
-        let targets = targets(engine, network, request, &layers, captured)?;
-        let shape = Shape::map(3, request.photo.height, request.photo.width);
-        let mut build = Build { engine, graph: Graph::new(), bound: Bindings::new() };
+        let groups = request.present();
+        let losses = losses(network, &groups)?;
+        let wanted: Vec<(&Loss, Wanted)> =
+            losses.iter().map(|(_, loss, wanted)| (*loss, wanted.clone())).collect();
+        let targets = targets(engine, network, request, size, &wanted, cache)?;
+        let shape = Shape::map(3, size[0], size[1]);
+        let mut build = Build::new(engine);
 
-        let (picture, picture_buffer) = build.external("picture", shape)?;
-        let class_layer = probability_layer(network).filter(|_| targets.classes.is_some());
-        let mut wanted: Vec<usize> = layers.iter().map(|(_, wanted)| wanted.layer).collect();
-        wanted.extend(class_layer);
+        let (picture, picture_memory) = build.external("picture", shape)?;
+        let class_layer =
+            probabilities(network).and_then(|wanted| wanted.layer).filter(|_| targets.classes.is_some());
+        let mut layers: Vec<usize> = losses.iter().filter_map(|(_, _, wanted)| wanted.layer).collect();
+        layers.extend(class_layer);
         let activations =
-            network_graph::forward(&mut build.graph, network, picture, &wanted, request.pooling)?;
+            network_graph::forward(&mut build.graph, network, picture, &layers, request.view())?;
 
         let mut terms = Vec::new();
-        let mut seeds = Vec::new();
-        let mut weights = Vec::new();
-        let mut parts = Vec::new();
-        let mut grams: HashMap<usize, TensorId> = HashMap::new();
-        for ((term, wanted), target) in layers.into_iter().zip(targets.terms) {
-            let mut value = activations[&wanted.layer];
-            if wanted.gram {
-                value = match grams.get(&wanted.layer) {
-                    Some(gram) => *gram,
-                    None => build.graph.apply(Gram, &[value], format!("Gram {}", term.layer))?,
-                };
-                grams.insert(wanted.layer, value);
-            }
-            let goal = build.graph.external(format!("target {}", term.layer), target.shape);
-            build.bound.insert(goal, target.buffer);
-            let loss = build.graph.apply(
-                MeanSquaredError,
-                &[value, goal],
-                format!("{} loss {}", term.kind, term.layer),
-            )?;
-            build.term(term, loss, &mut terms, &mut seeds, &mut weights, &mut parts)?;
-        }
-        if request.tv_weight > 0.0 {
-            let loss = build.graph.apply(
-                TotalVariation { kind: VariationKind::Squared },
-                &[picture],
-                "total variation",
-            )?;
-            let term = Term { kind: FactorKind::Smooth, layer: "picture".to_owned(), factor: 1.0 };
-            build.term(term, loss, &mut terms, &mut seeds, &mut weights, &mut parts)?;
-        }
-        let mut report_goals: Vec<TensorId> = seeds.iter().map(|(loss, _)| *loss).collect();
-        let non_finite =
-            build.graph.apply(Reduce { kind: ReduceKind::NonFinite }, &[picture], "non-finite values")?;
-        parts.push(("non-finite".to_owned(), non_finite));
-        report_goals.push(non_finite);
-        if let Some(layer) = class_layer {
-            let tensor = activations[&layer];
-            parts.push(("classes".to_owned(), tensor));
-            report_goals.push(tensor);
+        let mut summaries: HashMap<(Option<usize>, String), Vec<TensorId>> = HashMap::new();
+        for ((group, loss, wanted), target) in losses.iter().zip(targets.losses) {
+            let label = wanted.label(network);
+            let activation = wanted.layer.map_or(picture, |layer| activations[&layer]);
+            let key = (wanted.layer, loss.statistic.key());
+            let summary = match summaries.get(&key) {
+                Some(summary) => summary.clone(),
+                None => loss.statistic.summary(&mut build.graph, activation, &label)?,
+            };
+            summaries.insert(key, summary.clone());
+            let target = build.targets(&format!("target {label}"), target);
+            let label = format!("{} {label}", group.name);
+            let distance = loss.statistic.distance(&mut build.graph, &summary, &target, &label)?;
+            build.term(&label, distance, loss.weight)?;
+            terms.push(Term {
+                group: group.name.clone(),
+                source: loss.source.to_string(),
+                weight: loss.weight,
+            });
         }
 
-        let slopes = build.slopes(&terms, &seeds, picture)?;
-        let (slope, gradient) = (slopes.all, build.keep(slopes.all)?);
-        let norm = build.graph.apply(Reduce { kind: ReduceKind::L1 }, &[slope], "gradient norm")?;
-        build.keep(norm)?;
-        let mut factor_norms = Vec::new();
-        for kind in FactorKind::THREE {
-            if let Some((_, slope)) = slopes.factors.iter().find(|(other, _)| *other == kind) {
-                let label = format!("{kind} gradient norm");
-                let norm = build.graph.apply(Reduce { kind: ReduceKind::L1 }, &[*slope], label.clone())?;
-                factor_norms.push(norm);
-                parts.push((label, norm));
-            }
+        let mut parts: Vec<(String, TensorId)> =
+            build.losses().enumerate().map(|(index, loss)| (loss_name(index), loss)).collect();
+        let count = Reduce { kind: ReduceKind::NonFinite };
+        parts.push((NON_FINITE.to_owned(), build.graph.apply(count, &[picture], "non-finite values")?));
+        parts.extend(class_layer.map(|layer| (CLASSES.to_owned(), activations[&layer])));
+        let loss_goals: Vec<TensorId> = parts.iter().map(|(_, tensor)| *tensor).collect();
+
+        let measured: Vec<bool> = groups.iter().map(is_measured).collect();
+        let of_term =
+            |term: &Term| groups.iter().position(|group| group.name == term.group && is_measured(group));
+        let group_of: Vec<Option<usize>> = terms.iter().map(of_term).collect();
+        let gradients = build.gradients(&groups, &group_of, picture)?;
+        let gradient = build.keep(gradients.all)?;
+        let mut norms = Vec::new();
+        for (group, gradient) in &gradients.groups {
+            let label = norm_name(group);
+            let norm = build.graph.apply(Reduce { kind: ReduceKind::L1 }, &[*gradient], label.clone())?;
+            parts.push((label, norm));
+            norms.push(norm);
         }
-        let (first, first_buffer) = build.external("first moment", shape)?;
-        let (second, second_buffer) = build.external("second moment", shape)?;
-        let (state, state_buffer) = build.external("optimiser state", OPTIMISER)?;
-        let (control, control_buffer) = build.external("control", Shape::Vector(4))?;
-        // Before the step: the snapshot of a submission is of the picture that its losses are of.
-        let interleaved = build.graph.apply(Interleave { clamp: request.clamp }, &[picture], "snapshot")?;
-        let adam = Adam {
-            beta1: request.adam.beta1,
-            beta2: request.adam.beta2,
-            epsilon: request.adam.epsilon,
-            clamp: request.clamp,
+        // Only for shares, groups are measured where a step follows at once.
+        let (mut summands, mut sums) = (None, Vec::new());
+        if request.has_shares() || request.adjustable {
+            let (sum, weights, groups) = build.sum_of_groups(&gradients)?;
+            build.bind(sum, &gradient);
+            summands = Some((weights, groups));
+            sums.push(sum);
+        }
+
+        let optimizer = request.optimizer.clone();
+        let mut state = vec![StatePart {
+            name: STATE_PICTURE.to_owned(),
+            shape,
+            memory: picture_memory,
+            optimizer: None,
+        }];
+        let mut state_tensors = vec![(STATE_PICTURE.to_owned(), picture)];
+        let mut add = |build: &mut Build<'_>, name: String, shape, optimizer| -> Result<TensorId> {
+            let (tensor, memory) = build.external(&name, shape)?;
+            state_tensors.push((name.clone(), tensor));
+            state.push(StatePart { name, shape, memory, optimizer });
+            Ok(tensor)
         };
-        let step = build.graph.apply(adam, &[picture, slope, first, second, state, control], "step")?;
-        // Only for a balance, factors are measured where a step follows at once.
-        let (mut summands, mut steps_of_factors) = (None, Vec::new());
-        if request.sums_factors() {
-            let (sum, weights, kinds) = build.sum_of_factors(&slopes)?;
-            let inputs = [picture, sum, first, second, state, control];
-            steps_of_factors.push(build.graph.apply(adam, &inputs, "step of factors")?);
-            summands = Some((weights, kinds));
+        let mut optimizer_state = Vec::new();
+        let mut shown = picture;
+        for tensor in optimizer.state(shape) {
+            let name = format!("{}:{}", optimizer.name(), tensor.name);
+            let id = add(&mut build, name, tensor.shape, Some(tensor))?;
+            optimizer_state.push(id);
+            shown = if optimizer.shown() == Some(tensor.name) { id } else { shown };
+        }
+        let (stepped, mut average) = (shown, None);
+        if request.average_decay > 0.0 {
+            let mean = add(&mut build, STATE_AVERAGE.to_owned(), shape, None)?;
+            let counters = add(&mut build, STATE_AVERAGE_COUNTERS.to_owned(), Shape::Vector(4), None)?;
+            average = Some((mean, counters));
+            shown = mean;
         }
 
-        // What somebody reads, or what comes from outside, must keep its meaning.
-        let kept = build.bound.keys().copied().chain(parts.iter().map(|(_, tensor)| *tensor));
-        build.graph.fuse(&kept.chain([interleaved]).collect());
-        let read = |name: &str, tensors: Vec<(String, TensorId)>, when| Readback {
+        // Before the step: the snapshot of a submission is of the iteration that its losses are of.
+        let clamp = optimizer.clamps();
+        let snapshot = build.graph.apply(Interleave { clamp }, &[shown], "snapshot")?;
+        let loss = if optimizer.needs_loss() { Some(build.total()?) } else { None };
+        let along = build.alias("gradient", &gradient, shape);
+        let (control, control_memory) = build.external("control", Shape::Vector(4))?;
+        let inputs = StepInputs { picture, gradient: along, loss, control };
+        let mut steps = optimizer.step(&mut build.graph, &inputs, &optimizer_state)?;
+        if let Some((mean, counters)) = average {
+            let op = Average { decay: f64::from(request.average_decay) };
+            steps.push(build.graph.apply(op, &[stepped, mean, counters], "average")?);
+        }
+
+        // What is read, or comes from outside, must keep its meaning.
+        let read = parts.iter().map(|(_, tensor)| *tensor).chain([snapshot]);
+        let kept = build.bound.keys().copied().chain(read).collect();
+        build.graph.fuse(&kept);
+        let readback = |name: &str, tensors, when| Readback {
             name: name.to_owned(),
             tensors,
             when,
             in_flight: READ_BACKS,
         };
-        let named = |tensors: &[(&str, TensorId)]| {
-            tensors.iter().map(|(name, tensor)| ((*name).to_owned(), *tensor)).collect()
-        };
-        let state_parts = [("picture", picture), ("first", first), ("second", second), ("counters", state)];
         let goals = Goals::default()
-            .section(LOSSES, report_goals)
-            .section(GRADIENT, [norm])
-            .section(STEP, [step])
-            .section(SNAPSHOT, [interleaved])
-            .section(FACTORS, factor_norms)
-            .section(STEP_OF_FACTORS, steps_of_factors)
-            .readback(read("report", parts, When::After))
-            .readback(read("snapshot", named(&[("picture", interleaved)]), When::After))
-            .readback(read("state", named(&state_parts), When::Before));
+            .section(LOSSES, loss_goals)
+            .section(GRADIENT, [gradients.all])
+            .section(GROUPS, norms)
+            .section(SUM, sums)
+            .section(SNAPSHOT, [snapshot])
+            .section(STEP, steps)
+            .readback(readback(REPORT, parts, When::After))
+            .readback(readback(PICTURE, vec![(PICTURE.to_owned(), snapshot)], When::After))
+            .readback(readback(STATE, state_tensors, When::Before));
         // While the device makes the targets. Memory is taken when what they needed is free.
         Program::compile(engine, &build.graph, &goals)?;
         if let Some(submission) = &targets.submission {
             submission.wait()?;
         }
         let photo_probabilities = match &targets.classes {
-            Some(target) => engine.read(&target.buffer, target.shape, "classes of the photo")?,
+            Some(target) => engine.read(&target.memory, target.shape, "classes of the photo")?,
             None => Vec::new(),
         };
         let program = Program::prepare(engine, &build.graph, &build.bound, &goals, |_| 0)?;
-
+        let loss_weights = build.loss_weights();
         let objective = Self {
             engine: engine.clone(),
             program,
+            groups,
+            measured,
             terms,
             shape,
-            picture: picture_buffer,
             gradient,
-            weights,
+            optimizer,
+            loss_weights,
             summands,
-            control: control_buffer,
-            optimiser: [first_buffer, second_buffer, state_buffer],
+            control: control_memory,
+            state,
             photo_probabilities,
         };
-        objective.set_learning_rate(request.adam.learning_rate)?;
+        objective.set_control(0)?;
         Ok(objective)
     }
 
-    /// Sets the picture, and the optimiser to its beginning.
+    /// Takes over the shares, weights and learning rate of another request for the same objective.
+    pub fn adopt(&mut self, request: &Request) {
+        self.optimizer = request.optimizer.clone();
+        for group in &mut self.groups {
+            if let Some(other) = request.groups.iter().find(|other| other.name == group.name) {
+                group.strength = other.strength;
+            }
+        }
+    }
+
+    /// Sets the picture, and all other state to its beginning.
     ///
     /// # Errors
     /// If the device fails.
     pub fn set_picture(&self, picture: &Picture) -> Result<()> {
-        let nothing = vec![0.0; self.shape.elements()];
-        self.set_state(&planar(picture), [&nothing, &nothing], [0.0; 4])
+        self.set_state(&[(STATE_PICTURE.to_owned(), planar(picture))])
     }
 
-    /// Sets picture, first and second moment and the optimiser's counters, in logical order.
+    /// Sets the state from tensors by name, in logical order. What is not among them begins anew: what is shown as the
+    /// picture, all else as zeros.
+    ///
+    /// # Errors
+    /// If the device fails, or a tensor has another size.
+    pub fn set_state(&self, tensors: &[(String, Vec<f32>)]) -> Result<()> {
+        let find = |name: &str| tensors.iter().find(|(other, _)| other == name).map(|(_, values)| values);
+        let picture = find(STATE_PICTURE);
+        for part in &self.state {
+            let shown = part.name == STATE_AVERAGE || self.is_shown(part);
+            let values = find(&part.name).or(picture.filter(|_| shown));
+            let zeros;
+            let values = match values {
+                Some(values) => values,
+                None => {
+                    zeros = vec![0.0; part.shape.elements()];
+                    &zeros
+                }
+            };
+            if values.len() != part.shape.elements() {
+                return Err(Error::usage(format!(
+                    "the state's {} has {} values in place of {}",
+                    part.name,
+                    values.len(),
+                    part.shape.elements()
+                )));
+            }
+            self.engine.write(&part.memory, part.shape, values)?;
+        }
+        Ok(())
+    }
+
+    /// True for the tensor of the optimiser that is shown in place of the picture.
+    pub fn is_shown(&self, part: &StatePart) -> bool {
+        part.optimizer.is_some_and(|tensor| self.optimizer.shown() == Some(tensor.name))
+    }
+
+    /// Sets what the optimiser reads for the step after `done` steps at this scale.
     ///
     /// # Errors
     /// If the device fails.
-    pub fn set_state(&self, picture: &[f32], moments: [&[f32]; 2], counters: [f32; 4]) -> Result<()> {
-        let [first, second, state] = &self.optimiser;
-        self.engine.write(&self.picture, self.shape, picture)?;
-        self.engine.write(first, self.shape, moments[0])?;
-        self.engine.write(second, self.shape, moments[1])?;
-        self.engine.write(state, OPTIMISER, &counters)
+    pub fn set_control(&self, done: u32) -> Result<()> {
+        self.engine.write(&self.control, Shape::Vector(4), &self.optimizer.control(done))
     }
 
-    /// Picture, first and second moment and the optimiser's counters from a state that was read.
-    pub fn state(&self, mut values: Values) -> ([Vec<f32>; 3], [f32; 4]) {
-        let counters = values.get("counters").and_then(|values| values.first_chunk::<4>()).copied();
-        let tensors = ["picture", "first", "second"].map(|name| values.take(name).unwrap_or_default());
-        (tensors, counters.unwrap_or([f32::NAN; 4]))
+    /// Sets the weight of each group in the gradient; a loss's is that times its own. What the optimiser knows of the
+    /// objective before, it forgets if `anew`.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn set_weights(&self, weights: &Weights, anew: bool) -> Result<()> {
+        for (term, memory) in self.terms.iter().zip(&self.loss_weights) {
+            self.engine.write(memory, Shape::Vector(1), &[weights.of(&term.group) * term.weight])?;
+        }
+        let depends = |part: &&StatePart| part.optimizer.is_some_and(|tensor| tensor.depends_on_weights);
+        for part in self.state.iter().filter(depends).filter(|_| anew) {
+            self.engine.write(&part.memory, part.shape, &vec![0.0; part.shape.elements()])?;
+        }
+        let Some((memory, groups)) = &self.summands else { return Ok(()) };
+        // The gradient of what is not measured has its weights in it already.
+        let of_sum = |group: &Option<String>| group.as_ref().map_or(1.0, |group| weights.of(group));
+        let of_sum: Vec<f32> = groups.iter().map(of_sum).collect();
+        self.engine.write(memory, Shape::Vector(of_sum.len()), &of_sum)
     }
 
-    /// True if there is [`STEP_OF_FACTORS`].
-    pub fn sums_factors(&self) -> bool {
+    /// Measures the groups' gradient norms at the present picture, at weight 1, and waits for them. The losses are
+    /// computed along with them, and the gradients stay for [`SUM`].
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn measure(&self) -> Result<Numbers> {
+        match self.submit(&[LOSSES, GROUPS], &[REPORT])?.take(REPORT) {
+            Some(report) => Ok(self.numbers(report.finish()?)),
+            None => Ok(Numbers::default()),
+        }
+    }
+
+    /// Submits sections and read-backs. Waits for nothing.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn submit(&self, sections: &[&str], readbacks: &[&str]) -> Result<Submission> {
+        self.program.submit(sections, readbacks, "iteration")
+    }
+
+    /// The present state, waited for.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn read_state(&self) -> Result<Vec<(String, Vec<f32>)>> {
+        match self.submit(&[], &[STATE])?.take(STATE) {
+            Some(state) => Ok(named(&state.finish()?)),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// True if there is [`SUM`].
+    pub fn has_sum(&self) -> bool {
         self.summands.is_some()
     }
 
-    /// Sets the learning rate of the steps to come.
-    ///
-    /// # Errors
-    /// If the device fails.
-    pub fn set_learning_rate(&self, rate: f32) -> Result<()> {
-        self.engine.write(&self.control, Shape::Vector(4), &[rate, 0.0, 0.0, 0.0])
-    }
-
-    /// Sets the weight of each factor in the gradient; a term's is that times the layer's factor.
-    ///
-    /// # Errors
-    /// If the device fails.
-    pub fn set_weights(&self, weight: impl Fn(FactorKind) -> f32) -> Result<()> {
-        for (term, buffer) in self.terms.iter().zip(&self.weights) {
-            self.engine.write(buffer, Shape::Vector(1), &[weight(term.kind) * term.factor])?;
-        }
-        let Some((buffer, kinds)) = &self.summands else { return Ok(()) };
-        // The gradient of the total variation has its weight in it already.
-        let of_sum = |kind: &FactorKind| if *kind == FactorKind::Smooth { 1.0 } else { weight(*kind) };
-        let weights: Vec<f32> = kinds.iter().map(of_sum).collect();
-        self.engine.write(buffer, Shape::Vector(weights.len()), &weights)
-    }
-
-    /// Measures the three factors' gradient norms at the present picture, at weight 1, and waits for them. The
-    /// losses are computed along with them, and the gradients stay for [`STEP_OF_FACTORS`].
-    ///
-    /// # Errors
-    /// If the device fails.
-    pub fn measure(&self) -> Result<[f32; 3]> {
-        match self.run(&[LOSSES, FACTORS], Wanting { report: true, state: false })?.report {
-            Some(report) => Ok(self.numbers(&report.finish()?).norms),
-            None => Ok([f32::NAN; 3]),
-        }
-    }
-
-    /// Submits sections, and starts reading what they make: the snapshot with [`SNAPSHOT`], and what is wanted
-    /// besides. Waits for nothing.
-    ///
-    /// # Errors
-    /// If the device fails.
-    pub fn run(&self, sections: &[&str], wanting: Wanting) -> Result<Submitted> {
-        let wanted = [
-            ("state", wanting.state),
-            ("report", wanting.report),
-            ("snapshot", sections.contains(&SNAPSHOT)),
-        ];
-        let wanted: Vec<&str> = wanted.iter().filter(|(_, wanted)| *wanted).map(|(name, _)| *name).collect();
-        let mut submission = self.program.submit(sections, &wanted, "iteration")?;
-        Ok(Submitted {
-            report: submission.take("report"),
-            snapshot: submission.take("snapshot"),
-            state: submission.take("state"),
-            submission,
-        })
+    /// True if this group's gradient is measured.
+    pub fn measures(&self, group: &str) -> bool {
+        self.groups.iter().zip(&self.measured).any(|(other, measured)| *measured && other.name == group)
     }
 
     /// The numbers of a report that was read.
-    pub fn numbers(&self, values: &Values) -> Numbers {
-        let number = |name: &str| values.get(name).and_then(|values| values.first()).copied();
-        let loss = |index| number(&format!("loss {index}")).unwrap_or(f32::NAN);
-        let norm = |kind| {
-            let sum = number(&format!("{kind} gradient norm")).unwrap_or(0.0);
-            sum / self.shape.elements() as f32
+    pub fn numbers(&self, mut values: Values) -> Numbers {
+        let one = |values: &Values, name: &str| {
+            values.get(name).and_then(|values| values.first()).copied().unwrap_or(f32::NAN)
         };
+        let norm = |group: &Group| one(&values, &norm_name(&group.name)) / self.shape.elements() as f32;
         Numbers {
-            losses: (0..self.terms.len()).map(loss).collect(),
-            non_finite: number("non-finite").unwrap_or(f32::NAN),
-            probabilities: values.get("classes").unwrap_or_default().to_vec(),
-            norms: FactorKind::THREE.map(norm),
+            losses: (0..self.terms.len()).map(|index| one(&values, &loss_name(index))).collect(),
+            non_finite: one(&values, NON_FINITE),
+            norms: self.groups.iter().map(norm).collect(),
+            probabilities: values.take(CLASSES).unwrap_or_default(),
         }
     }
+}
 
-    /// Staging buffers made for reports, snapshots and states.
-    pub fn staging_buffers(&self) -> usize {
-        self.program.staging_buffers()
-    }
+/// Values of a read-back with their names.
+pub(super) fn named(values: &Values) -> Vec<(String, Vec<f32>)> {
+    values.iter().map(|(name, values)| (name.to_owned(), values.to_vec())).collect()
+}
+
+/// True for a group whose gradient is measured by itself: one with a share, and one that steers the picture, since
+/// reports have its share.
+fn is_measured(group: &Group) -> bool {
+    matches!(group.strength, Strength::Share(_)) || group.counting().any(|loss| loss.statistic.has_target())
+}
+
+const NON_FINITE: &str = "non-finite";
+const CLASSES: &str = "classes";
+
+fn loss_name(index: usize) -> String {
+    format!("loss {index}")
+}
+
+fn norm_name(group: &str) -> String {
+    format!("{group} gradient norm")
 }

@@ -1,16 +1,19 @@
 //! What the network sees: class probabilities of a picture.
 
-use super::capture::{Wanted, capture};
+use super::capture::{Stage, Wanted, capture, read};
+use super::network_graph::View;
+use super::statistic::Feature;
 use crate::error::{Error, Result};
 use crate::graph::Engine;
 use crate::image_io::Picture;
-use crate::ops::{PoolKind, Shape};
+use crate::ops::{Padding, PoolKind, Shape};
 use crate::vgg::{LayerKind, Network};
 use std::sync::Arc;
 
-/// Index of the layer that holds the class probabilities.
-pub(super) fn probability_layer(network: &Network) -> Option<usize> {
-    network.layers.iter().position(|layer| matches!(layer.kind, LayerKind::Softmax))
+/// The class probabilities, if the network has any.
+pub(super) fn probabilities(network: &Network) -> Option<Wanted> {
+    let layer = network.layers.iter().position(|layer| matches!(layer.kind, LayerKind::Softmax));
+    layer.map(|layer| Wanted { layer: Some(layer), statistic: Arc::new(Feature) })
 }
 
 /// The probability of each of the network's classes, for a picture.
@@ -24,18 +27,16 @@ pub fn classify(
     picture: &Picture,
     pooling: PoolKind,
 ) -> Result<Vec<f32>> {
-    let layer = probability_layer(network).ok_or_else(|| {
+    let wanted = probabilities(network).ok_or_else(|| {
         Error::usage(format!(
             "{} has no fully connected layers, so it names no classes: use a weights file that has them",
             network.path.display()
         ))
     })?;
-    let (targets, _) = capture(engine, network, picture, pooling, &[Wanted { layer, gram: false }])?;
-    let mut probabilities = Vec::new();
-    for target in targets {
-        probabilities = engine.read(&target.buffer, target.shape, "class probabilities")?;
-    }
-    Ok(probabilities)
+    let view = View { pooling, border: Padding::Zeros };
+    let (found, _) = capture(engine, network, view, picture, &[wanted], Stage::Target)?;
+    let parts = read(engine, &found.concat(), "class probabilities")?;
+    Ok(parts.into_iter().flat_map(|(_, values)| values).collect())
 }
 
 /// How far two pictures are apart in what the network sees: half the sum of absolute differences of their class
@@ -58,11 +59,9 @@ pub fn activations(
 ) -> Result<Vec<(Shape, Vec<f32>)>> {
     let wanted: Vec<Wanted> = layers
         .iter()
-        .map(|layer| Ok(Wanted { layer: network.index_of(layer)?, gram: false }))
+        .map(|layer| Ok(Wanted { layer: Some(network.index_of(layer)?), statistic: Arc::new(Feature) }))
         .collect::<Result<_>>()?;
-    let (targets, _) = capture(engine, network, picture, pooling, &wanted)?;
-    targets
-        .into_iter()
-        .map(|target| Ok((target.shape, engine.read(&target.buffer, target.shape, "activations")?)))
-        .collect()
+    let view = View { pooling, border: Padding::Zeros };
+    let (found, _) = capture(engine, network, view, picture, &wanted, Stage::Target)?;
+    read(engine, &found.concat(), "activations")
 }

@@ -1,29 +1,30 @@
-//! The loop: start picture, steps, reports, snapshots, commands, and an orderly end.
+//! The loop: start picture, steps, reports, snapshots, commands, scales, and an orderly end.
 
-use super::balance::Weights;
-use super::event::{Event, Readout, Report};
-use super::objective::{FACTORS, LOSSES, Numbers, SNAPSHOT, STEP, STEP_OF_FACTORS, Submitted, Wanting};
+use super::controls::PendingCommands;
+use super::event::{Event, Observer, Readout, Report};
+use super::loss::Shares;
+use super::next_scale::carry;
+use super::objective::{
+    AHEAD, GRADIENT, GROUPS, LOSSES, Numbers, PICTURE, REPORT, SNAPSHOT, STATE, STEP, SUM, named,
+};
 use super::readout::class_distance;
-use super::request::Balance;
-use super::session::{AHEAD, Session};
+use super::session::{Session, weighted};
 use super::start;
 use super::state::State;
+use super::weighting::Weights;
 use crate::error::{Error, Result};
-use crate::graph::Values;
+use crate::graph::{Submission, Values};
 use crate::image_io::Picture;
 use crate::vgg::labels::top_k;
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-/// After so many iterations the balance is measured once more: by then every loss is alive, and the
-/// start's grain, which looks like nothing to the network, no longer decides the weights.
+/// After so many iterations of the first scale the weights are measured once more: by then every loss has a gradient,
+/// and the start's grain, which looks like nothing to the network, no longer decides the weights.
 const REBALANCE_AT: u32 = 10;
 /// How far the picture has moved is measured over so many iterations.
 const LOOK_EVERY: u32 = 10;
-
-/// What a listener answers: go on, or stop after the iterations that were submitted (two at most).
-pub type Listener<'a> = dyn FnMut(Event<'_>) -> Result<ControlFlow<()>> + 'a;
 
 /// Why a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +33,7 @@ pub enum Ending {
     Finished,
     /// The picture changed by less than [`Request::stop_when_change_below`](super::Request).
     Settled,
-    /// The listener asked to stop.
+    /// An observer asked to stop.
     Stopped,
     /// [`Controls::stop`](super::Controls::stop) was called.
     Commanded,
@@ -40,8 +41,8 @@ pub enum Ending {
 
 /// The result of a run.
 #[derive(Debug, Clone)]
-pub struct Outcome {
-    /// The picture.
+pub struct RunResult {
+    /// The picture, at the size of the scale at which the run ended.
     pub picture: Picture,
     /// Iterations done.
     pub iterations: u32,
@@ -51,22 +52,22 @@ pub struct Outcome {
     pub seconds: f64,
 }
 
-/// An iteration that was submitted and not yet told of.
+/// An iteration that was submitted and not yet reported.
 #[derive(Debug)]
 struct InFlight {
     /// Iterations before it.
     iteration: u32,
-    submitted: Submitted,
+    submission: Submission,
     /// The weights it runs with.
     weights: Weights,
-    wanted: Due,
+    due: Due,
 }
 
-/// What is to be told of an iteration.
+/// What is to be reported of an iteration.
 #[derive(Debug, Clone, Copy, Default)]
 struct Due {
     report: bool,
-    /// With the factors' shares.
+    /// With the groups' shares.
     shares: bool,
     snapshot: bool,
     picture: bool,
@@ -77,93 +78,140 @@ struct Due {
     step: bool,
     /// The run ends with it.
     last: bool,
-    /// The balance was measured just before it.
+    /// The weights were measured just before it.
     balanced: bool,
 }
 
+/// The loop's own state: what was submitted, why it is to end, and who is informed.
+struct Progress<'a> {
+    in_flight: VecDeque<InFlight>,
+    ending: Option<Ending>,
+    observer: &'a mut dyn Observer,
+}
+
+impl Progress<'_> {
+    fn emit(&mut self, event: Event<'_>) -> Result<()> {
+        if self.observer.observe(event)?.is_break() {
+            self.ending = self.ending.or(Some(Ending::Stopped));
+        }
+        Ok(())
+    }
+}
+
 impl Session {
-    /// Runs to the end, telling `listener` what happens.
+    /// Runs to the end, and informs `observer` of what happens.
     ///
     /// Iterations are submitted ahead of the device, and what a report or a snapshot needs is read while later
-    /// ones run: the host waits for the oldest of them only, when there are more than it may be ahead, and
-    /// where the balance is measured.
+    /// ones run: the host waits for the oldest of them only, when there are more than it may be ahead, where weights are
+    /// measured, and between scales.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] if the picture blows up, a listener's own error, or if the device fails; see
+    /// [`Error::NonFinite`] if the picture blows up, an observer's own error, or if the device fails; see
     /// [`Session::last_good`].
-    pub fn run(&mut self, listener: &mut Listener<'_>) -> Result<Outcome> {
+    pub fn run(&mut self, observer: &mut dyn Observer) -> Result<RunResult> {
         self.most_in_flight = 0;
         let mut iteration = self.begin()?;
-        let mut ending = listener(Event::Started(&self.started))?.is_break().then_some(Ending::Stopped);
-        let first = iteration;
-        let mut in_flight = VecDeque::new();
-        let last = self.request.iterations;
+        let mut progress = Progress { in_flight: VecDeque::new(), ending: None, observer };
+        progress.emit(Event::Started(&self.started))?;
+        let mut first = iteration;
+        progress.emit(Event::Scale(&self.scale_started()))?;
+        let last = self.iterations();
         loop {
-            let snapshot = self.obey(iteration, &mut in_flight, &mut ending, listener)?;
+            let snapshot = self.apply_commands(iteration, &mut progress)?;
+            if iteration == self.scales[self.scale].end && iteration < last {
+                self.emit_all(&mut progress, 0)?;
+                // A scale without iterations is passed through.
+                while progress.ending.is_none() && iteration == self.scales[self.scale].end {
+                    self.next_scale(&mut progress)?;
+                    first = iteration;
+                }
+            }
             let mut balanced = self.rebalances(iteration, first);
             if balanced {
-                // Measuring waits for all that is in flight, so that is told first: events stay in order.
-                self.tell_all(&mut in_flight, 0, &mut ending, listener)?;
-                // Without any weights there would be no losses to tell.
-                balanced = ending.is_none() || self.weights.measured.is_empty();
+                // Measuring waits for all that is in flight, so that is reported first: events stay in order.
+                self.emit_all(&mut progress, 0)?;
+                // Without any weights there would be no losses to report.
+                balanced = progress.ending.is_none() || !self.weights.is_measured();
             }
-            if balanced && self.rebalance(iteration, listener)?.is_break() {
-                ending = ending.or(Some(Ending::Stopped));
+            if balanced {
+                self.rebalance(iteration, &mut progress)?;
             }
             if iteration == last {
-                ending = ending.or(Some(Ending::Finished));
+                progress.ending = progress.ending.or(Some(Ending::Finished));
             }
-            let due = self.due(iteration, ending, balanced, snapshot);
-            in_flight.push_back(self.submit(iteration, due)?);
-            self.most_in_flight = self.most_in_flight.max(in_flight.len());
-            if ending.is_some() {
+            let due = self.due(iteration, progress.ending, balanced, snapshot);
+            progress.in_flight.push_back(self.submit(iteration, due)?);
+            self.most_in_flight = self.most_in_flight.max(progress.in_flight.len());
+            if progress.ending.is_some() {
                 break;
             }
-            self.tell_all(&mut in_flight, AHEAD, &mut ending, listener)?;
+            self.emit_all(&mut progress, AHEAD)?;
             iteration += 1;
         }
-        // It ends here whatever the listener still answers.
-        self.tell_all(&mut in_flight, 0, &mut ending, listener)?;
+        // It ends here whatever the observer still answers.
+        self.emit_all(&mut progress, 0)?;
         let Some((_, picture)) = &self.last_good else {
             return Err(Error::NonFinite { iteration, count: 0 });
         };
-        Ok(Outcome {
+        Ok(RunResult {
             picture: picture.clone(),
             iterations: iteration,
-            ending: ending.unwrap_or(Ending::Finished),
+            ending: progress.ending.unwrap_or(Ending::Finished),
             seconds: self.seconds(),
         })
     }
 
-    /// Sets picture, optimiser and weights to where the run begins; the answer is the number of iterations before.
+    /// Sets picture, optimiser and weights to where the run begins, and returns the number of iterations before.
     fn begin(&mut self) -> Result<u32> {
         self.last_good = None;
-        self.looked = None;
+        self.last_look = None;
         self.change = None;
         self.earlier = 0.0;
         self.measure = false;
-        self.weights = Weights::given(&self.request);
         let mut iteration = 0;
         match self.resumed.take() {
-            None => self.objective.set_picture(&start::picture(&self.request)?)?,
+            None => {
+                self.enter(0)?;
+                let objective = self.objective()?;
+                objective.set_picture(&start::picture(&self.request, self.scales[0].size)?)?;
+                self.weights = Weights::given(&objective.groups);
+            }
             Some(state) => {
-                state.check(self.started.size)?;
-                let moments = [state.first_moment.as_slice(), &state.second_moment];
-                self.objective.set_state(&state.picture, moments, state.optimiser)?;
+                let objective = self.objective()?;
+                objective.set_state(&state.tensors)?;
+                let given = Weights::given(&objective.groups);
+                let same_groups = state.weights.0.len() == given.0.len()
+                    && state.weights.0.iter().zip(&given.0).all(|(one, other)| one.group == other.group);
+                let keeps = self.request.has_shares() && same_groups;
+                self.weights = if keeps { state.weights.clone() } else { given };
+                self.measure = self.request.has_shares()
+                    && (state.balanced || !keeps || state.shares != Shares::of(&self.request.groups));
                 iteration = state.iteration;
                 self.earlier = state.seconds;
-                self.looked.clone_from(&state.looked);
-                if self.request.balance.is_some() {
-                    self.weights = state.as_weights();
-                    self.measure = state.balanced
-                        || self.weights.raw.is_empty()
-                        || state.balance != self.request.balance;
-                }
+                self.last_look = state.last_look;
             }
         }
-        self.weights.apply(&self.objective)?;
+        self.objective()?.set_weights(&self.weights, false)?;
         self.clock = Some(Instant::now());
         Ok(iteration)
+    }
+
+    /// Goes on at the next scale, with the picture and what the optimiser takes along.
+    fn next_scale(&mut self, progress: &mut Progress<'_>) -> Result<()> {
+        let engine = self.engine.clone();
+        let _span = engine.context.trace().map(|trace| trace.host("host", "preparing the next scale"));
+        let objective = self.objective()?;
+        let state = objective.read_state()?;
+        let next = self.scale + 1;
+        let clamp = self.request.optimizer.clamps();
+        let carried = carry(&engine, objective, &state, self.scales[next].size, clamp)?;
+        self.enter(next)?;
+        let objective = self.objective()?;
+        objective.set_state(&carried)?;
+        objective.set_weights(&self.weights, false)?;
+        self.last_look = None;
+        self.change = None;
+        progress.emit(Event::Scale(&self.scale_started()))
     }
 
     /// Seconds of the run so far, without pauses.
@@ -171,82 +219,89 @@ impl Session {
         self.earlier + self.clock.map_or(0.0, |clock| clock.elapsed().as_secs_f64())
     }
 
-    /// Does what was asked for through the controls, and stays here while the run is held. True if a snapshot is
-    /// wanted of the iteration to come.
-    fn obey(
-        &mut self,
-        iteration: u32,
-        in_flight: &mut VecDeque<InFlight>,
-        ending: &mut Option<Ending>,
-        listener: &mut Listener<'_>,
-    ) -> Result<bool> {
-        let mut wishes = self.controls.take();
-        let mut snapshot = wishes.save;
-        self.adopt(wishes.balance);
-        if wishes.paused && !wishes.stop && ending.is_none() && iteration < self.request.iterations {
-            self.tell_all(in_flight, 0, ending, listener)?;
+    /// Applies the pending commands, and stays here while the run is paused. True if a snapshot is wanted of the
+    /// iteration to come.
+    fn apply_commands(&mut self, iteration: u32, progress: &mut Progress<'_>) -> Result<bool> {
+        let mut pending = self.controls.take();
+        let mut snapshot = pending.save;
+        self.apply_shares(&pending)?;
+        if pending.paused && !pending.stop && progress.ending.is_none() && iteration < self.iterations() {
+            self.emit_all(progress, 0)?;
             self.earlier = self.seconds();
             self.clock = None;
-            tell_paused(true, iteration, ending, listener)?;
-            // Whoever comes to look meanwhile finds the picture at which the run stands.
+            progress.emit(Event::Paused { iteration, paused: true })?;
+            // A viewer who comes meanwhile finds the picture at which the run stands.
             let shown = Due { picture: self.request.schedule.has_pictures(), ..Due::default() };
             let shown = self.submit(iteration, shown)?;
-            self.tell(shown, ending, listener)?;
-            while wishes.paused && !wishes.stop && ending.is_none() {
+            self.report(shown, progress)?;
+            while pending.paused && !pending.stop && progress.ending.is_none() {
                 if snapshot {
-                    let due = Due { snapshot: true, ..Due::default() };
-                    let submitted = self.submit(iteration, due)?;
-                    self.tell(submitted, ending, listener)?;
+                    let submitted = self.submit(iteration, Due { snapshot: true, ..Due::default() })?;
+                    self.report(submitted, progress)?;
                     snapshot = false;
                 }
                 self.controls.wait();
-                wishes = self.controls.take();
-                snapshot |= wishes.save;
-                self.adopt(wishes.balance);
+                pending = self.controls.take();
+                snapshot |= pending.save;
+                self.apply_shares(&pending)?;
             }
             self.clock = Some(Instant::now());
-            tell_paused(false, iteration, ending, listener)?;
+            progress.emit(Event::Paused { iteration, paused: false })?;
         }
-        if wishes.stop {
-            *ending = ending.or(Some(Ending::Commanded));
+        if pending.stop {
+            progress.ending = progress.ending.or(Some(Ending::Commanded));
         }
         Ok(snapshot)
     }
 
     /// Takes over new shares: they are measured before the next step.
-    fn adopt(&mut self, balance: Option<Balance>) {
-        if let Some(balance) = balance {
-            self.request.balance = Some(balance);
-            self.measure = true;
-        }
+    fn apply_shares(&mut self, pending: &PendingCommands) -> Result<()> {
+        let Some(shares) = &pending.shares else { return Ok(()) };
+        let mut groups = self.request.groups.clone();
+        shares.apply(&mut groups)?;
+        self.request.groups = groups;
+        let request = self.request.clone();
+        self.objective_mut()?.adopt(&request);
+        self.measure = true;
+        Ok(())
     }
 
     fn rebalances(&self, iteration: u32, first: u32) -> bool {
         let every = self.request.rebalance_every;
+        let scale = self.scales[self.scale];
+        let done = iteration - scale.first;
+        let again = if self.scale == 0 { REBALANCE_AT } else { 0 };
         // A loss at its minimum has no gradient to measure: try again until it has one.
-        let due = iteration == 0
+        let due = done == 0
             || self.measure
-            || iteration == REBALANCE_AT
-            || (iteration < REBALANCE_AT && self.weights.incomplete())
-            || (every > 0 && iteration.is_multiple_of(every));
+            || done == again
+            || (done < REBALANCE_AT && self.weights.is_incomplete())
+            || (every > 0 && done.is_multiple_of(every));
         // The last iteration makes no step, so weights are of no use to it but for its own report.
-        self.request.balance.is_some() && due && (iteration == first || iteration < self.request.iterations)
+        self.request.has_shares() && due && (iteration == first || iteration < self.iterations())
     }
 
-    fn rebalance(&mut self, iteration: u32, listener: &mut Listener<'_>) -> Result<ControlFlow<()>> {
-        let Some(balance) = self.request.balance else { return Ok(ControlFlow::Continue(())) };
-        let context = &self.engine.context;
-        let _span = context.trace().map(|trace| trace.host("host", "measuring the balance"));
-        self.weights = Weights::balanced(&self.objective, &self.request, balance, &self.weights)?;
+    fn rebalance(&mut self, iteration: u32, progress: &mut Progress<'_>) -> Result<()> {
+        let engine = self.engine.clone();
+        let _span = engine.context.trace().map(|trace| trace.host("host", "measuring the weights"));
+        let done = iteration - self.scales[self.scale].first;
+        let settled = if self.scale == 0 { done > REBALANCE_AT } else { done > 0 };
+        let objective = self.objective()?;
+        let norms = objective.measure()?.norms;
+        let limit = settled && !self.measure;
+        let weights = Weights::measured(&objective.groups, &norms, &self.weights, limit);
+        objective.set_weights(&weights, true)?;
+        self.weights = weights;
         self.measure = false;
-        listener(Event::Balanced { iteration, balance, weights: &self.weights.measured })
+        let shares = Shares::of(&self.request.groups);
+        progress.emit(Event::Weighted { iteration, shares: &shares, weights: &self.weights })
     }
 
     /// What is due at an iteration, of which nothing is submitted yet.
     fn due(&self, iteration: u32, ending: Option<Ending>, balanced: bool, snapshot: bool) -> Due {
         let schedule = &self.request.schedule;
         let ends = ending.is_some();
-        let report = schedule.reports(iteration, self.request.iterations) || ends;
+        let report = schedule.reports(iteration, self.iterations()) || ends;
         // A stop should be prompt, so it goes without the shares.
         let prompt = matches!(ending, Some(Ending::Stopped | Ending::Commanded));
         Due {
@@ -266,74 +321,67 @@ impl Session {
 
     /// Submits what an iteration takes, report and snapshot included.
     fn submit(&self, iteration: u32, due: Due) -> Result<InFlight> {
-        // Losses and snapshot are of the picture before the step of the same submission. The balance has
-        // measured losses and factors here, and left the gradients. It is the same at every schedule of reports,
-        // so these do not decide which way the step is computed.
+        // Losses and snapshot are of the picture before the step of the same submission. Measuring the weights has
+        // computed losses and groups here, and left the gradients. It is the same at every schedule of reports, so these
+        // do not decide how the step is computed.
+        let objective = self.objective()?;
         let numbers = due.report || due.snapshot;
-        let from_factors = due.balanced && self.objective.sums_factors();
-        let sections = [
-            (LOSSES, numbers && !due.balanced),
-            (FACTORS, due.shares && !due.balanced),
-            (SNAPSHOT, due.report || due.snapshot || due.picture || due.look),
-            (STEP, due.step && !from_factors),
-            (STEP_OF_FACTORS, due.step && from_factors),
-        ];
-        let sections: Vec<&str> = sections.iter().filter(|(_, due)| *due).map(|(name, _)| *name).collect();
-        let submitted = self.objective.run(&sections, Wanting { report: numbers, state: due.state })?;
-        Ok(InFlight { iteration, submitted, weights: self.weights.clone(), wanted: due })
+        let snapshot = due.report || due.snapshot || due.picture || due.look;
+        let sum = due.balanced && objective.has_sum();
+        let mut sections = Vec::new();
+        let mut readbacks = Vec::new();
+        let mut add = |wanted: bool, name: &'static str| sections.extend(wanted.then_some(name));
+        add(numbers && !due.balanced, LOSSES);
+        add(due.shares && !due.balanced, GROUPS);
+        add(snapshot, SNAPSHOT);
+        add(due.step, if sum { SUM } else { GRADIENT });
+        add(due.step, STEP);
+        let mut read = |wanted: bool, name: &'static str| readbacks.extend(wanted.then_some(name));
+        read(numbers, REPORT);
+        read(snapshot, PICTURE);
+        read(due.state, STATE);
+        if due.step {
+            objective.set_control(iteration - self.scales[self.scale].first)?;
+        }
+        let submission = objective.submit(&sections, &readbacks)?;
+        Ok(InFlight { iteration, submission, weights: self.weights.clone(), due })
     }
 
-    /// Waits for the oldest iterations until no more than `left` are in flight, and tells of them in order.
-    fn tell_all(
-        &mut self,
-        in_flight: &mut VecDeque<InFlight>,
-        left: usize,
-        ending: &mut Option<Ending>,
-        listener: &mut Listener<'_>,
-    ) -> Result<()> {
-        while in_flight.len() > left
-            && let Some(oldest) = in_flight.pop_front()
+    /// Waits for the oldest iterations until no more than `left` are in flight, and reports them in order.
+    fn emit_all(&mut self, progress: &mut Progress<'_>, left: usize) -> Result<()> {
+        while progress.in_flight.len() > left
+            && let Some(oldest) = progress.in_flight.pop_front()
         {
-            self.tell(oldest, ending, listener)?;
+            self.report(oldest, progress)?;
         }
         Ok(())
     }
 
-    /// The first iteration with its report and picture, waited for and told to nobody; for benches.
+    /// The first iteration with its report and picture, waited for and reported to no one; for benches.
     pub(super) fn one_iteration(&mut self) -> Result<()> {
-        let ignore: &mut Listener<'_> = &mut |_| Ok(ControlFlow::Continue(()));
+        let ignore: &mut dyn Observer = &mut |_: Event<'_>| Ok(ControlFlow::Continue(()));
+        let mut progress = Progress { in_flight: VecDeque::new(), ending: None, observer: ignore };
         let first = self.begin()?;
         let balanced = self.rebalances(first, first);
         if balanced {
-            let _ = self.rebalance(first, ignore)?;
+            self.rebalance(first, &mut progress)?;
         }
         let submitted = self.submit(first, self.due(first, None, balanced, false))?;
-        self.tell(submitted, &mut None, ignore)
+        self.report(submitted, &mut progress)
     }
 
-    /// Waits for one iteration and tells of it.
-    fn tell(
-        &mut self,
-        done: InFlight,
-        ending: &mut Option<Ending>,
-        listener: &mut Listener<'_>,
-    ) -> Result<()> {
-        let InFlight { iteration, submitted, weights, wanted } = done;
+    /// Waits for one iteration and reports it.
+    fn report(&mut self, done: InFlight, progress: &mut Progress<'_>) -> Result<()> {
+        let InFlight { iteration, mut submission, weights, due } = done;
         let engine = self.engine.clone();
-        let context = &engine.context;
-        let _span =
-            context.trace().map(|trace| trace.host("host", format!("telling of iteration {iteration}")));
-        let mut tell = |event: Event<'_>| -> Result<()> {
-            if listener(event)?.is_break() {
-                *ending = ending.or(Some(Ending::Stopped));
-            }
-            Ok(())
-        };
-        if submitted.report.is_none() && submitted.snapshot.is_none() && submitted.state.is_none() {
-            submitted.submission.wait()?;
+        let trace = engine.context.trace();
+        let _span = trace.map(|trace| trace.host("host", format!("reporting iteration {iteration}")));
+        let [numbers, picture, state] = [REPORT, PICTURE, STATE].map(|name| submission.take(name));
+        if numbers.is_none() && picture.is_none() && state.is_none() {
+            submission.wait()?;
         }
-        let numbers = match submitted.report {
-            Some(pending) => Some(self.objective.numbers(&pending.finish()?)),
+        let numbers = match numbers {
+            Some(pending) => Some(self.objective()?.numbers(pending.finish()?)),
             None => None,
         };
         if let Some(numbers) = &numbers
@@ -342,50 +390,61 @@ impl Session {
             return Err(Error::NonFinite { iteration, count: numbers.non_finite as u64 });
         }
         let seconds = self.seconds();
-        let readout = numbers.as_ref().map(|numbers| self.readout(numbers)).unwrap_or_default();
+        let readout = numbers.as_ref().map(|numbers| self.readout(numbers)).transpose()?.unwrap_or_default();
         let mut settled = false;
-        if let Some(pending) = submitted.snapshot {
-            let [height, width] = self.started.size;
-            let rgb = pending.finish()?.take("picture").unwrap_or_default();
+        if let Some(pending) = picture {
+            let [height, width] = self.scales[self.scale].size;
+            let rgb = pending.finish()?.take(PICTURE).unwrap_or_default();
             let picture = Picture { width, height, rgb };
-            if wanted.snapshot {
-                tell(Event::Snapshot { iteration, picture: &picture, seconds, readout: &readout })?;
+            if due.snapshot {
+                progress.emit(Event::Snapshot {
+                    iteration,
+                    picture: &picture,
+                    seconds,
+                    readout: &readout,
+                })?;
             }
-            if wanted.picture {
-                tell(Event::Picture { iteration, picture: &picture, last: wanted.last })?;
+            if due.picture {
+                progress.emit(Event::Picture { iteration, picture: &picture, last: due.last })?;
             }
             if picture.rgb.iter().all(|value| value.is_finite()) {
-                settled = wanted.look && self.look(iteration, &picture);
+                settled = due.look && self.look(iteration, &picture);
                 self.last_good = Some((iteration, picture));
             }
         }
-        if let Some(pending) = submitted.state {
-            let state = self.state(iteration, seconds, &weights, wanted.balanced, pending.finish()?);
-            // One that nothing can go on from would only replace a good one.
-            if state.check(self.started.size).is_ok() {
-                tell(Event::State(&state))?;
+        if let Some(pending) = state {
+            let state = self.state(iteration, seconds, &weights, due.balanced, &pending.finish()?);
+            // One that can't be resumed would only replace a good one.
+            if state.check(self.scales[self.scale].size).is_ok() {
+                progress.emit(Event::State(&state))?;
             }
         }
         if let Some(numbers) = numbers
-            && wanted.report
+            && due.report
         {
-            let terms = self.weighted(&numbers.losses, &weights);
+            let objective = self.objective()?;
+            let terms = weighted(&objective.terms, &numbers.losses, &weights);
+            let measures = |group: &str| objective.measures(group);
             let report = Report {
                 iteration,
                 seconds,
                 total: terms.iter().map(|term| term.loss).sum(),
                 terms,
-                gradient_shares: if wanted.shares { weights.shares(numbers.norms) } else { Vec::new() },
+                gradient_shares: if due.shares {
+                    weights.shares(&numbers.norms, measures)
+                } else {
+                    Vec::new()
+                },
                 readout,
                 change: self.change,
             };
-            tell(Event::Report(&report))?;
+            progress.emit(Event::Report(&report))?;
         }
-        if wanted.step {
-            tell(Event::Progress { iteration: iteration + 1, seconds })?;
+        if due.step {
+            progress.emit(Event::Progress { iteration: iteration + 1, seconds })?;
         }
         if settled {
-            *ending = ending.or(Some(Ending::Settled));
+            progress.ending = progress.ending.or(Some(Ending::Settled));
         }
         Ok(())
     }
@@ -393,23 +452,24 @@ impl Session {
     /// Measures how far the picture has moved since the last look. True if that is so little that the run is to
     /// end.
     fn look(&mut self, iteration: u32, picture: &Picture) -> bool {
-        if let Some((before, old)) = &self.looked
+        if let Some((before, old)) = &self.last_look
             && iteration > *before
         {
             let sum: f64 = old.iter().zip(&picture.rgb).map(|(old, new)| f64::from((new - old).abs())).sum();
             self.change = Some((sum / old.len() as f64 / f64::from(iteration - before)) as f32);
         }
-        self.looked = Some((iteration, picture.rgb.clone()));
-        self.change.is_some_and(|change| change < self.request.stop_when_change_below)
+        self.last_look = Some((iteration, picture.rgb.clone()));
+        let last_scale = self.scale + 1 == self.scales.len();
+        last_scale && self.change.is_some_and(|change| change < self.request.stop_when_change_below)
     }
 
-    fn readout(&self, numbers: &Numbers) -> Readout {
-        let photo = &self.objective.photo_probabilities;
+    fn readout(&self, numbers: &Numbers) -> Result<Readout> {
+        let photo = &self.objective()?.photo_probabilities;
         let known = !photo.is_empty() && numbers.probabilities.len() == photo.len();
-        Readout {
+        Ok(Readout {
             classes: top_k(&numbers.probabilities, self.request.top_classes),
             distance: known.then(|| class_distance(photo, &numbers.probabilities)),
-        }
+        })
     }
 
     fn state(
@@ -418,34 +478,20 @@ impl Session {
         seconds: f64,
         weights: &Weights,
         balanced: bool,
-        values: Values,
+        values: &Values,
     ) -> State {
-        let ([picture, first_moment, second_moment], optimiser) = self.objective.state(values);
+        let mut tensors = named(values);
+        tensors.sort_by(|(one, _), (other, _)| one.cmp(other));
         State {
             iteration,
             seconds,
-            size: self.started.size,
-            picture,
-            first_moment,
-            second_moment,
-            optimiser,
-            balance: self.request.balance,
-            weights: weights.raw.clone(),
-            measured: weights.measured.clone(),
+            scale: self.scale,
+            size: self.scales[self.scale].size,
+            tensors,
+            shares: Shares::of(&self.request.groups),
+            weights: weights.clone(),
             balanced,
-            looked: self.looked.clone().filter(|_| self.request.stop_when_change_below > 0.0),
+            last_look: self.last_look.clone().filter(|_| self.request.stop_when_change_below > 0.0),
         }
     }
-}
-
-fn tell_paused(
-    paused: bool,
-    iteration: u32,
-    ending: &mut Option<Ending>,
-    listener: &mut Listener<'_>,
-) -> Result<()> {
-    if listener(Event::Paused { iteration, paused })?.is_break() {
-        *ending = ending.or(Some(Ending::Stopped));
-    }
-    Ok(())
 }

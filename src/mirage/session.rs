@@ -1,43 +1,78 @@
-//! A prepared run: its objective, its start, and measurements on it. The loop is in `run`.
+//! A prepared run: its objective at the present scale, and measurements on it. The loop is in `run`.
 
-use super::balance::Weights;
 use super::controls::Controls;
-use super::event::{Started, TermLoss};
+use super::event::{ScaleStarted, Started, TermLoss};
 use super::layer_times::{LayerTime, by_layer};
-use super::objective::{GRADIENT, LOSSES, Objective, STEP, Wanting, terms};
+use super::loss::{Source, Target};
+use super::objective::{GRADIENT, LOSSES, Objective, REPORT, STEP, Term, losses};
 use super::request::{Init, Request};
+use super::scales::Scale;
 use super::state::State;
-use super::targets::Captured;
+use super::statistic::Domain;
+use super::targets::{Cache, image_at};
+use super::weighting::Weights;
 use super::{network_graph, start};
 use crate::error::{Error, Result};
-use crate::graph::{Engine, PreparedNode};
+use crate::graph::{Engine, MemoryUse, PreparedNode};
 use crate::image_io::Picture;
-use crate::vgg::Network;
 use crate::vgg::labels::top_k;
+use crate::vgg::{LayerKind, Network};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Iterations submitted ahead of the device. Enough to keep it busy; few enough that a stop is prompt.
-pub(super) const AHEAD: usize = 2;
 /// Checks layers and sizes of a request against a network; needs no device.
 ///
 /// # Errors
-/// [`Error::Usage`]: an unknown layer, an abstract layer without fc layers, a picture too small, a number
-/// out of range.
+/// [`Error::Usage`]: an unknown layer, a statistic that does not suit its layer, a picture too small, a number out of
+/// range.
 pub fn check_request(network: &Network, request: &Request) -> Result<()> {
     request.check()?;
-    let terms = terms(network, request)?;
-    let deepest = |style_only: bool| {
-        let layers =
-            terms.iter().filter(|(_, wanted)| wanted.gram || !style_only).map(|(_, wanted)| wanted.layer);
-        layers.max()
-    };
-    if let Some(deepest) = deepest(false) {
-        network_graph::check_size(network, deepest, request.photo.height, request.photo.width)?;
+    let groups = request.present();
+    let losses = losses(network, &groups)?;
+    for (group, loss, wanted) in &losses {
+        let before = wanted.layer.map_or(&[][..], |layer| &network.layers[..=layer]);
+        let connected = before.iter().any(|layer| matches!(layer.kind, LayerKind::Linear(_)));
+        let suits = match loss.statistic.domain() {
+            Domain::Any => true,
+            Domain::Maps => !connected,
+            Domain::Vectors => connected,
+        };
+        let (name, statistic, source) = (&group.name, loss.statistic.name(), &loss.source);
+        if !suits {
+            let kind = if connected { "holds no layout" } else { "holds a layout" };
+            return Err(Error::usage(format!(
+                "the {name} group takes the statistic {statistic} of {source}, which {kind}: choose another layer or statistic"
+            )));
+        }
+        if let (Target::Classes(classes), Source::Layer(_)) = (&loss.target, source) {
+            let count = network.classes().unwrap_or(0);
+            if !loss.statistic.takes_classes() {
+                return Err(Error::usage(format!(
+                    "the statistic {statistic} of {name} can't be compared with classes: use the statistic classes"
+                )));
+            }
+            if let Some((class, _)) = classes.iter().find(|(class, _)| *class >= count) {
+                return Err(Error::usage(format!("there is no class {class}: the network has {count}")));
+            }
+        }
     }
-    for (style, _) in &request.style_images {
+    let deepest = |of_images: bool| {
+        let counts = |target: &Target| !of_images || matches!(target, Target::Images(_));
+        losses
+            .iter()
+            .filter(|(_, loss, _)| counts(&loss.target))
+            .filter_map(|(_, _, wanted)| wanted.layer)
+            .max()
+    };
+    for scale in request.plan()? {
+        if let Some(deepest) = deepest(false) {
+            network_graph::check_size(network, deepest, scale.size[0], scale.size[1])?;
+        }
         if let Some(deepest) = deepest(true) {
-            network_graph::check_size(network, deepest, style.height, style.width)?;
+            for image in request.images() {
+                let image = image_at(request, image, scale.size)?;
+                network_graph::check_size(network, deepest, image.height, image.width)?;
+            }
         }
     }
     Ok(())
@@ -47,53 +82,62 @@ pub fn check_request(network: &Network, request: &Request) -> Result<()> {
 #[derive(Debug)]
 pub struct Session {
     pub(super) engine: Arc<Engine>,
+    network: Arc<Network>,
     pub(super) request: Request,
-    pub(super) objective: Objective,
+    pub(super) scales: Vec<Scale>,
+    /// The present scale.
+    pub(super) scale: usize,
+    /// None only while one gives way to the next.
+    objective: Option<Objective>,
     pub(super) started: Started,
     pub(super) weights: Weights,
     pub(super) controls: Controls,
     /// Where the run begins, if not at the start picture.
     pub(super) resumed: Option<State>,
-    /// True if the balance is to be measured before the next step.
+    /// True if the weights are to be measured before the next step.
     pub(super) measure: bool,
     pub(super) last_good: Option<(u32, Picture)>,
     /// Iteration and values of the last picture that the change was measured from.
-    pub(super) looked: Option<(u32, Vec<f32>)>,
+    pub(super) last_look: Option<(u32, Vec<f32>)>,
     pub(super) change: Option<f32>,
     /// Seconds of the run before the clock was started.
     pub(super) earlier: f64,
-    /// None while the run is held.
+    /// None while the run is paused.
     pub(super) clock: Option<Instant>,
     pub(super) most_in_flight: usize,
-    captured: Captured,
+    cache: Cache,
 }
 
 impl Session {
-    /// Captures the targets and prepares everything.
+    /// Captures the targets and prepares everything for the first scale.
     ///
     /// # Errors
     /// As [`check_request`], and if the device fails or has too little memory.
-    pub fn new(engine: &Arc<Engine>, network: &Network, request: Request) -> Result<Self> {
+    pub fn new(engine: &Arc<Engine>, network: &Arc<Network>, request: Request) -> Result<Self> {
         let begin = Instant::now();
         check_request(network, &request)?;
-        let mut captured = Captured::default();
-        let objective = Objective::new(engine, network, &request, &mut captured)?;
+        let scales = request.plan()?;
+        let mut cache = Cache::default();
+        let objective = Objective::new(engine, network, &request, scales[0].size, &mut cache)?;
         Ok(Self {
             engine: engine.clone(),
-            weights: Weights::given(&request),
-            started: started(engine, &request, &objective, begin),
+            network: network.clone(),
+            weights: Weights::given(&objective.groups),
+            started: started(engine, &request, &scales, &objective, begin),
             request,
-            objective,
+            scales,
+            scale: 0,
+            objective: Some(objective),
             controls: Controls::new(),
             resumed: None,
             measure: false,
             last_good: None,
-            looked: None,
+            last_look: None,
             change: None,
             earlier: 0.0,
             clock: None,
             most_in_flight: 0,
-            captured,
+            cache,
         })
     }
 
@@ -103,17 +147,19 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::new`]; the session is then still that of the earlier request.
-    pub fn restart(&mut self, network: &Network, request: Request) -> Result<()> {
+    pub fn restart(&mut self, request: Request) -> Result<()> {
         let begin = Instant::now();
-        check_request(network, &request)?;
-        if self.request.shares_objective(&request) {
-            self.objective.set_learning_rate(request.adam.learning_rate)?;
+        check_request(&self.network, &request)?;
+        let scales = request.plan()?;
+        if self.request.shares_objective(&request) && self.scale == 0 {
+            self.objective_mut()?.adopt(&request);
         } else {
-            self.objective = Objective::new(&self.engine, network, &request, &mut self.captured)?;
+            let size = scales[0].size;
+            self.objective =
+                Some(Objective::new(&self.engine, &self.network, &request, size, &mut self.cache)?);
         }
-        self.started = started(&self.engine, &request, &self.objective, begin);
-        self.request = request;
-        self.resumed = None;
+        self.started = started(&self.engine, &request, &scales, self.objective()?, begin);
+        (self.request, self.scales, self.scale, self.resumed) = (request, scales, 0, None);
         Ok(())
     }
 
@@ -121,22 +167,60 @@ impl Session {
     /// were measured for the same shares; else they are measured anew, or the request's raw weights are taken.
     ///
     /// # Errors
-    /// [`Error::Usage`] if the state is of another size, damaged, or beyond the request's iterations.
+    /// [`Error::Usage`] if the state is of another size, damaged, or beyond the request's iterations; else if its scale
+    /// can't be prepared.
     pub fn resume(&mut self, state: State) -> Result<()> {
-        state.check(self.started.size)?;
-        if state.iteration > self.request.iterations {
+        let end = self.iterations();
+        if state.iteration > end {
             return Err(Error::usage(format!(
-                "the run has {} iterations already: give a larger number than {} with --iterations",
-                state.iteration, self.request.iterations
+                "the run has {} iterations already, of {end} now: give a larger number with --iterations",
+                state.iteration
             )));
         }
+        let scale = self.scales.get(state.scale).copied();
+        let scale = scale.filter(|scale| (scale.first..=scale.end).contains(&state.iteration));
+        let Some(scale) = scale else {
+            return Err(Error::usage(format!(
+                "after {} iterations the run was at another scale than it would be now: keep --scales, --min-size and the --iterations of the scales that are done",
+                state.iteration
+            )));
+        };
+        state.check(scale.size)?;
+        self.enter(state.scale)?;
         self.resumed = Some(state);
         Ok(())
+    }
+
+    /// Prepares a scale, if it is not the present one.
+    pub(super) fn enter(&mut self, scale: usize) -> Result<()> {
+        if scale == self.scale && self.objective.is_some() {
+            return Ok(());
+        }
+        // The memory of the one goes before that of the other is taken.
+        self.objective = None;
+        let size = self.scales[scale].size;
+        self.objective =
+            Some(Objective::new(&self.engine, &self.network, &self.request, size, &mut self.cache)?);
+        self.scale = scale;
+        Ok(())
+    }
+
+    pub(super) fn objective(&self) -> Result<&Objective> {
+        self.objective.as_ref().ok_or_else(unprepared)
+    }
+
+    pub(super) fn objective_mut(&mut self) -> Result<&mut Objective> {
+        self.objective.as_mut().ok_or_else(unprepared)
     }
 
     /// Lets these controls command the run.
     pub fn set_controls(&mut self, controls: &Controls) {
         self.controls = controls.clone();
+    }
+
+    /// Iterations of the whole run.
+    pub fn iterations(&self) -> u32 {
+        self.scales.last().map_or(0, |scale| scale.end)
     }
 
     /// The newest finite picture that was read back, with its iteration; worth saving if
@@ -145,9 +229,19 @@ impl Session {
         self.last_good.as_ref().map(|(iteration, picture)| (*iteration, picture))
     }
 
-    /// Device memory of the run.
-    pub fn memory(&self) -> crate::graph::MemoryUse {
-        self.objective.program.memory()
+    /// Device memory at the present scale.
+    pub fn memory(&self) -> MemoryUse {
+        self.objective.as_ref().map(|objective| objective.program.memory()).unwrap_or_default()
+    }
+
+    /// What is known of the present scale.
+    pub(super) fn scale_started(&self) -> ScaleStarted {
+        ScaleStarted {
+            index: self.scale,
+            count: self.scales.len(),
+            scale: self.scales[self.scale],
+            memory: self.memory(),
+        }
     }
 
     /// Seconds of each step of one iteration, run one by one; for reports on where time goes.
@@ -155,12 +249,12 @@ impl Session {
     /// # Errors
     /// If the device fails.
     pub fn profile(&self) -> Result<Vec<(String, f64)>> {
-        self.objective.program.time_steps(&[GRADIENT])
+        self.objective()?.program.time_steps(&[GRADIENT])
     }
 
     /// The nodes of one iteration and its reports, for tuning.
     pub fn nodes(&self) -> &[PreparedNode] {
-        self.objective.program.nodes()
+        self.objective.as_ref().map_or(&[], |objective| objective.program.nodes())
     }
 
     /// What each layer takes in an iteration: its nodes run one by one, the least time of two after one that
@@ -170,7 +264,7 @@ impl Session {
     /// # Errors
     /// If the device fails.
     pub fn layer_times(&self) -> Result<Vec<LayerTime>> {
-        let program = &self.objective.program;
+        let program = &self.objective()?.program;
         program.time_nodes(&[GRADIENT])?;
         let first = program.time_nodes(&[GRADIENT])?;
         let second = program.time_nodes(&[GRADIENT])?;
@@ -183,13 +277,13 @@ impl Session {
     /// # Errors
     /// If the device fails.
     pub fn time_iterations(&mut self, count: usize) -> Result<Vec<f64>> {
-        self.objective.set_picture(&start::picture(&self.request)?)?;
-        self.weights.apply(&self.objective)?;
+        let objective = self.objective()?;
+        objective.set_picture(&start::picture(&self.request, self.scales[self.scale].size)?)?;
+        objective.set_weights(&self.weights, true)?;
         let mut times = Vec::new();
         for _ in 0..count {
             let begin = Instant::now();
-            let submitted = self.objective.run(&[STEP], Wanting::default())?;
-            submitted.submission.wait()?;
+            objective.submit(&[GRADIENT, STEP], &[])?.wait()?;
             times.push(begin.elapsed().as_secs_f64());
         }
         Ok(times)
@@ -210,40 +304,53 @@ impl Session {
     /// # Errors
     /// If the device fails.
     pub fn evaluate(&mut self, picture: &Picture) -> Result<(Vec<TermLoss>, Vec<f32>)> {
-        self.objective.set_picture(picture)?;
-        self.weights = Weights::given(&self.request);
-        self.weights.apply(&self.objective)?;
+        let weights = Weights::given(&self.objective()?.groups);
+        let objective = self.objective()?;
+        objective.set_picture(picture)?;
+        objective.set_weights(&weights, true)?;
         let mut losses = Vec::new();
-        if let Some(report) =
-            self.objective.run(&[LOSSES, GRADIENT], Wanting { report: true, state: false })?.report
-        {
-            let values = report.finish()?;
-            losses = self.weighted(&self.objective.numbers(&values).losses, &self.weights);
+        if let Some(report) = objective.submit(&[LOSSES, GRADIENT], &[REPORT])?.take(REPORT) {
+            let numbers = objective.numbers(report.finish()?);
+            losses = weighted(&objective.terms, &numbers.losses, &weights);
         }
-        let gradient = self.engine.read(&self.objective.gradient, self.objective.shape, "gradient")?;
+        let gradient = self.engine.read(&objective.gradient, objective.shape, "gradient")?;
+        self.weights = weights;
         Ok((losses, gradient))
     }
 
     /// Largest number of iterations that were in flight at once in the last run, and how many staging buffers
-    /// the session has made for reports and snapshots.
+    /// the present scale has made for reports and snapshots.
     pub fn in_flight(&self) -> (usize, usize) {
-        (self.most_in_flight, self.objective.staging_buffers())
-    }
-
-    pub(super) fn weighted(&self, losses: &[f32], weights: &Weights) -> Vec<TermLoss> {
-        let weigh = |(term, loss): (&super::objective::Term, &f32)| TermLoss {
-            factor: term.kind,
-            layer: term.layer.clone(),
-            loss: f64::from(*loss) * f64::from(weights.of(term.kind)) * f64::from(term.factor),
-        };
-        self.objective.terms.iter().zip(losses).map(weigh).collect()
+        let made = self.objective.as_ref().map_or(0, |objective| objective.program.staging_buffers());
+        (self.most_in_flight, made)
     }
 }
 
+/// Losses times their weights.
+pub(super) fn weighted(terms: &[Term], losses: &[f32], weights: &Weights) -> Vec<TermLoss> {
+    let weigh = |(term, loss): (&Term, &f32)| TermLoss {
+        group: term.group.clone(),
+        source: term.source.clone(),
+        loss: f64::from(*loss) * f64::from(weights.of(&term.group)) * f64::from(term.weight),
+    };
+    terms.iter().zip(losses).map(weigh).collect()
+}
+
 /// What a session of a request starts with.
-fn started(engine: &Engine, request: &Request, objective: &Objective, begin: Instant) -> Started {
+fn started(
+    engine: &Engine,
+    request: &Request,
+    scales: &[Scale],
+    objective: &Objective,
+    begin: Instant,
+) -> Started {
     let mut notes = Vec::new();
-    if request.init == Init::Photo && request.style_images.is_empty() {
+    let own_targets = || {
+        let losses =
+            request.groups.iter().filter(|group| group.is_active()).flat_map(|group| group.counting());
+        losses.filter(|loss| loss.statistic.has_target()).all(|loss| loss.target == Target::Photo)
+    };
+    if request.init == Init::Photo && own_targets() {
         notes.push(
             "the photo already meets its own targets, so a start from it has next to nothing to follow: use --init noise or a --style-image".to_owned(),
         );
@@ -258,10 +365,18 @@ fn started(engine: &Engine, request: &Request, objective: &Objective, begin: Ins
     Started {
         device: engine.context.describe(),
         memory: objective.program.memory(),
-        size: [request.photo.height, request.photo.width],
+        size: request.size(),
+        scales: scales.to_vec(),
         prepared_in: begin.elapsed().as_secs_f64(),
         photo_classes: top_k(&objective.photo_probabilities, request.top_classes),
         notes,
         variants: nodes.map(|node| (node.label.clone(), node.variant)).collect(),
+    }
+}
+
+fn unprepared() -> Error {
+    Error::Gpu {
+        what: "the session".to_owned(),
+        message: "its objective could not be prepared, so it can't run".to_owned(),
     }
 }

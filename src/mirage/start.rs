@@ -1,6 +1,7 @@
 //! The picture that an optimisation starts from.
 
 use super::request::{Init, Request};
+use super::targets::photo_at;
 use crate::error::Result;
 use crate::image_io::{Picture, resize};
 use rand::SeedableRng;
@@ -10,15 +11,15 @@ use rand_distr::{Distribution, StandardNormal};
 /// Standard deviation of the grain of [`Init::Noise`], in the picture's unit.
 const GRAIN: f32 = 0.01;
 
-/// The start picture of a request, at the photo's size.
+/// The start picture of a request at one size.
 ///
 /// # Errors
-/// If a given picture can't be resized.
-pub(super) fn picture(request: &Request) -> Result<Picture> {
-    let Picture { width, height, .. } = request.photo;
+/// If a picture can't be resized.
+pub(super) fn picture(request: &Request, size: [usize; 2]) -> Result<Picture> {
+    let [height, width] = size;
     let gray = || vec![0.5; width * height * 3];
     Ok(match &request.init {
-        Init::Photo => request.photo.clone(),
+        Init::Photo => photo_at(request, size)?,
         Init::Gray => Picture { width, height, rgb: gray() },
         Init::Picture(given) => resize(given, width, height)?,
         Init::Noise => {

@@ -1,10 +1,18 @@
 //! Requests and pictures from `tests/golden/objective.safetensors`.
 
-use super::golden::{Golden, text};
+use super::golden::{Golden, path, text};
 use neural_mirage::image_io::Picture;
-use neural_mirage::mirage::{Factor, FactorKind, LayerWeight, Request};
+use neural_mirage::mirage::preset::{FACTORS, LayerWeight, Preset};
+use neural_mirage::mirage::{Request, Scales, Shares, Strength, Target};
 use neural_mirage::ops::PoolKind;
+use neural_mirage::vgg::Network;
 use serde_json::Value;
+use std::sync::Arc;
+
+/// The tiny network that the goldens were made with.
+pub fn network() -> Arc<Network> {
+    Arc::new(Network::open(&path("tiny_vgg.safetensors"), None).expect("the tiny network"))
+}
 
 /// A picture of the goldens, from channel, row, column order.
 pub fn picture(golden: &Golden, key: &str) -> Picture {
@@ -20,37 +28,52 @@ pub fn pooling(value: &Value) -> PoolKind {
     if text(value) == "max" { PoolKind::Max } else { PoolKind::Average }
 }
 
-/// The request as described; the weight of each term goes into its layer's factor.
+/// Gives the factors raw weights in place of shares.
+pub fn weigh(request: &mut Request, weight: impl Fn(&str) -> f32) {
+    for group in request.groups.iter_mut().filter(|group| FACTORS.contains(&group.name.as_str())) {
+        group.strength = Strength::Weight(weight(&group.name));
+    }
+}
+
+/// Gives factors shares, such as `spatial=20,style=40`.
+pub fn share(request: &mut Request, shares: &str) {
+    shares.parse::<Shares>().and_then(|shares| shares.apply(&mut request.groups)).expect("shares");
+}
+
+/// One scale with so many iterations.
+pub fn iterate(request: &mut Request, iterations: u32) {
+    request.scales = Scales::single(iterations);
+}
+
+/// The request as described, with raw weights; the weight of each loss is that of its layer.
 pub fn request(golden: &Golden, described: &Value) -> Request {
     let mut request = Request::new(picture(golden, text(&described["photo"])));
-    let factor = |kind: FactorKind| {
+    let mut preset = Preset::default();
+    for name in FACTORS {
         let terms = described["terms"].as_array().expect("a list").iter();
         let layers = terms
-            .filter(|term| text(&term["factor"]) == kind.to_string())
+            .filter(|term| text(&term["factor"]) == name)
             .map(|term| {
                 let number = |key: &str| term[key].as_f64().expect("a number");
-                let factor = (number("weight") * number("layer_factor")) as f32;
-                LayerWeight { layer: text(&term["layer"]).to_owned(), factor }
+                let weight = (number("weight") * number("layer_factor")) as f32;
+                LayerWeight { layer: text(&term["layer"]).to_owned(), weight }
             })
             .collect();
-        Factor { layers, weight: 1.0 }
-    };
-    request.spatial = factor(FactorKind::Spatial);
-    request.abstracted = factor(FactorKind::Abstract);
-    request.style = factor(FactorKind::Style);
-    request.balance = None;
-    request.tv_weight = described["tv_weight"].as_f64().expect("a number") as f32;
+        let factor = preset.factor_mut(name).expect("a factor");
+        factor.layers = layers;
+        factor.strength = Strength::Weight(1.0);
+    }
+    preset.smooth_weight = described["tv_weight"].as_f64().expect("a number") as f32;
     request.pooling = pooling(&described["pooling"]);
     let styles = described["style_images"].as_array().expect("a list");
     let own = styles.len() == 1 && styles[0]["image"] == described["photo"];
     if !own {
-        request.style_images = styles
-            .iter()
-            .map(|style| {
-                let blend = style["blend"].as_f64().expect("a number") as f32;
-                (picture(golden, text(&style["image"])), blend)
-            })
-            .collect();
+        let image = |style: &Value| {
+            let blend = style["blend"].as_f64().expect("a number") as f32;
+            (picture(golden, text(&style["image"])), blend)
+        };
+        preset.style.target = Target::Images(styles.iter().map(image).collect());
     }
+    request.groups = preset.groups();
     request
 }

@@ -3,7 +3,8 @@
 use crate::cli::options::{self, Sweeping};
 use crate::cli::words::{self, Given};
 use crate::error::{Error, Result};
-use crate::mirage::{Balance, FactorKind};
+use crate::mirage::Shares;
+use crate::mirage::preset::FACTORS;
 use clap::ArgAction;
 use std::ffi::OsString;
 
@@ -20,7 +21,7 @@ pub(super) struct Axis {
 #[derive(Debug, Clone, PartialEq)]
 enum Target {
     /// A factor's share of the balance.
-    Share(FactorKind),
+    Share(String),
     /// An option: its name in a record, its long name, and whether it is a switch.
     Option { id: String, long: String, switch: bool },
 }
@@ -47,7 +48,7 @@ impl Axis {
         let target = target(name)?;
         let axis = Self { name: name.to_owned(), values, target };
         for value in 0..axis.values.len() {
-            axis.apply(value, &mut Vec::new(), Balance { spatial: 1.0, abstracted: 1.0, style: 1.0 })?;
+            axis.apply(value, &mut Vec::new(), Shares::default())?;
         }
         Ok(axis)
     }
@@ -70,27 +71,25 @@ impl Axis {
         format!("{}={}", self.name, self.values[value])
     }
 
-    /// Puts the option with this value among those given; the answer is the balance, with the share set if this is
+    /// Puts the option with this value among those given; the answer are the shares, with this one set if it is
     /// one.
     ///
     /// # Errors
     /// [`Error::Usage`] if the value can't be one of the option.
-    pub(super) fn apply(&self, value: usize, options: &mut Vec<Given>, balance: Balance) -> Result<Balance> {
+    pub(super) fn apply(&self, value: usize, options: &mut Vec<Given>, mut shares: Shares) -> Result<Shares> {
         let text = &self.values[value];
         match &self.target {
-            Target::Share(kind) => {
+            Target::Share(name) => {
                 let share = text.parse().ok().filter(|share: &f32| share.is_finite() && *share >= 0.0);
                 let share = share.ok_or_else(|| {
                     Error::usage(format!(
-                        "`{}` is no share: give numbers >= 0, or name layers with --vary {kind}-layers=...",
+                        "`{}` is no share: give numbers >= 0, or name layers with --vary {name}-layers=...",
                         self.label(value)
                     ))
                 })?;
-                Ok(match kind {
-                    FactorKind::Spatial => Balance { spatial: share, ..balance },
-                    FactorKind::Abstract => Balance { abstracted: share, ..balance },
-                    _ => Balance { style: share, ..balance },
-                })
+                shares.0.retain(|(other, _)| other != name);
+                shares.0.push((name.clone(), share));
+                Ok(shares)
             }
             Target::Option { id, long, switch } => {
                 options.retain(|(name, _)| name != id);
@@ -104,15 +103,15 @@ impl Axis {
                     }
                 };
                 options.push((id.clone(), word));
-                Ok(balance)
+                Ok(shares)
             }
         }
     }
 }
 
 fn target(name: &str) -> Result<Target> {
-    if let Some(kind) = FactorKind::THREE.into_iter().find(|kind| kind.name() == name) {
-        return Ok(Target::Share(kind));
+    if FACTORS.contains(&name) {
+        return Ok(Target::Share(name.to_owned()));
     }
     let command = words::command();
     let found = command.get_arguments().find(|arg| {
@@ -231,9 +230,9 @@ impl Run {
     ///
     /// # Errors
     /// [`Error::Usage`] if a value is none of its option.
-    pub(super) fn options(&self, vary: &[Axis], given: &[Given], balance: Balance) -> Result<Vec<Given>> {
+    pub(super) fn options(&self, vary: &[Axis], given: &[Given], balance: &Shares) -> Result<Vec<Given>> {
         let mut options = given.to_vec();
-        let mut shares = balance;
+        let mut shares = balance.clone();
         for (axis, value) in vary.iter().zip(&self.choice) {
             shares = axis.apply(*value, &mut options, shares)?;
         }
@@ -253,7 +252,9 @@ impl Run {
 mod tests {
     use super::*;
 
-    const EVEN: Balance = Balance { spatial: 20.0, abstracted: 40.0, style: 40.0 };
+    fn even() -> Shares {
+        "spatial=20,abstract=40,style=40".parse().unwrap()
+    }
 
     fn axes(texts: &[&str]) -> Vec<Axis> {
         texts.iter().map(|text| Axis::new(text).unwrap()).collect()
@@ -268,8 +269,8 @@ mod tests {
         assert_eq!(table.runs.len(), 6);
         let run = &table.runs[4];
         assert_eq!((run.cells[0].name().as_str(), run.label.as_str()), ("r2c2", "spatial=20, style=40"));
-        let args = words::parse(&[run.options(&vary, &[], EVEN).unwrap(), photo()].concat()).unwrap();
-        let expected = Balance { spatial: 20.0, abstracted: 40.0, style: 40.0 };
+        let args = words::parse(&[run.options(&vary, &[], &even()).unwrap(), photo()].concat()).unwrap();
+        let expected = "abstract=40,spatial=20,style=40".parse().unwrap();
         assert_eq!(args.balance.balance, Some(expected));
         assert_eq!(args.optimisation.iterations, 50);
     }
@@ -288,7 +289,7 @@ mod tests {
         let cells: Vec<_> = table.runs[3].cells.iter().map(|cell| (cell.name(), cell.iterations)).collect();
         assert_eq!(cells, [("r4c2".to_owned(), 10), ("r4c1".to_owned(), 50)]);
         let args =
-            words::parse(&[table.runs[0].options(&vary, &[], EVEN).unwrap(), photo()].concat()).unwrap();
+            words::parse(&[table.runs[0].options(&vary, &[], &even()).unwrap(), photo()].concat()).unwrap();
         assert_eq!(args.factors.spatial.as_deref(), Some("relu1_1,relu2_1"));
         assert!(args.device.exact && args.balance.balance.is_none());
         assert_eq!(args.optimisation.iterations, 50);

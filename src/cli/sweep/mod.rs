@@ -17,8 +17,8 @@ use super::record::Told;
 use super::render::{self, Origin};
 use super::words::{self, Given, is_given};
 use crate::error::{Error, Result};
-use crate::image_io;
-use crate::mirage::{Balance, Request};
+use crate::mirage::Shares;
+use crate::mirage::preset::Preset;
 use axes::{Axis, Table};
 use paint::Sweep;
 use std::path::{Path, PathBuf};
@@ -81,9 +81,9 @@ fn paint(args: &SweepArgs) -> Result<u8> {
             "shares are varied, but raw weights are given: vary those (--vary style-weight=...), or give --balance",
         ));
     }
-    let blank = image_io::Picture { width: 1, height: 1, rgb: vec![0.0; 3] };
-    let usual = Request::new(blank).balance.unwrap_or(Balance { spatial: 1.0, abstracted: 1.0, style: 1.0 });
-    let balance = base.balance.balance.unwrap_or(usual);
+    let mut groups = Preset::default().groups();
+    base.balance.balance.clone().unwrap_or_default().apply(&mut groups)?;
+    let balance = Shares::of(&groups);
     let table = Table::new(&vary, &columns, base.optimisation.iterations);
     let folder = output.unwrap_or_else(|| {
         let mut name = base.photo.file_stem().unwrap_or_default().to_owned();
@@ -91,7 +91,7 @@ fn paint(args: &SweepArgs) -> Result<u8> {
         name.into()
     });
     let options: Vec<Vec<Given>> =
-        table.runs.iter().map(|run| run.options(&vary, &given, balance)).collect::<Result<_>>()?;
+        table.runs.iter().map(|run| run.options(&vary, &given, &balance)).collect::<Result<_>>()?;
     let varied: Vec<&str> = vary.iter().map(|axis| axis.name.as_str()).collect();
     let varied = varied.into_iter().chain((!columns.is_empty()).then_some("iterations"));
     let photo = base.photo.file_name().unwrap_or_default().to_string_lossy();

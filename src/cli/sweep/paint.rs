@@ -153,7 +153,7 @@ impl Sweep {
             })
             .collect();
         let count = self.table.runs.len();
-        let steps = missing.iter().map(|run| u64::from(self.plans[*run].1.request.iterations)).sum();
+        let steps = missing.iter().map(|run| u64::from(self.plans[*run].1.iterations)).sum();
         self.progress.begin(steps);
         if missing.len() < count {
             self.progress.say(&format!("{} of {count} runs are painted already", count - missing.len()));
@@ -198,7 +198,7 @@ impl Sweep {
         let checkpoint = contact.folder.join(format!("run-{}-checkpoint.safetensors", run + 1));
         let checkpoints = Checkpoints::new(checkpoint.clone(), &plan.options, &plan::inputs(args))?;
         if let Some(state) = left(&checkpoint, &plan.options)
-            && state.iteration <= plan.request.iterations
+            && state.iteration <= plan.iterations
             && cells.iter().all(|cell| {
                 cell.iterations >= state.iteration || painted[cell.row * columns + cell.column].is_some()
             })
@@ -208,6 +208,7 @@ impl Sweep {
         let mut facts = Facts::new(sha256, None);
         let mut warnings = Shares::default();
         let mut readout = Readout::default();
+        let mut shares = false;
         let before = progress.done;
         let mut put =
             |cell: &Cell, picture: &Picture, readout: &Readout, facts: &Facts, seconds| -> Result<()> {
@@ -224,15 +225,18 @@ impl Sweep {
                     Some(Painted { picture: picture.clone(), classes, distance });
                 Ok(())
             };
-        let outcome = session.run(&mut |event| {
+        let outcome = session.run(&mut |event: Event<'_>| {
             match event {
                 Event::Started(started) => facts.device.clone_from(&started.device),
-                Event::Balanced { weights, .. } => facts.balance(weights),
+                Event::Weighted { weights, .. } => {
+                    facts.weighted(weights);
+                    shares = true;
+                }
                 Event::Progress { iteration, .. } => progress.step(before, iteration),
                 Event::Report(report) => {
                     facts.report(report, &plan.names);
                     readout.clone_from(&report.readout);
-                    for warning in warnings.warnings(report, plan.request.balance.is_some()) {
+                    for warning in warnings.warnings(report, shares) {
                         progress.say(&format!("warning: {}: {warning}", table.runs[run].label));
                     }
                 }
@@ -243,7 +247,7 @@ impl Sweep {
                     }
                 }
                 Event::State(state) => checkpoints.save(state, &facts)?,
-                Event::Picture { .. } | Event::Paused { .. } => {}
+                Event::Scale(_) | Event::Picture { .. } | Event::Paused { .. } => {}
             }
             Ok(ControlFlow::Continue(()))
         })?;
@@ -252,7 +256,7 @@ impl Sweep {
             for cell in cells.iter().filter(|cell| cell.iterations >= outcome.iterations) {
                 put(cell, &outcome.picture, &readout, &facts, outcome.seconds)?;
             }
-            progress.done = before + u64::from(plan.request.iterations);
+            progress.done = before + u64::from(plan.iterations);
             if checkpoint.exists() {
                 std::fs::remove_file(&checkpoint)
                     .map_err(Error::io(&checkpoint, "removing the checkpoint"))?;
@@ -273,7 +277,7 @@ fn prepare<'a>(
     let key = format!("{:?} {} {}", args.device.options(), network.path.display(), network.preprocessing);
     let ready = match prepared.take().filter(|ready| ready.key == key) {
         Some(mut ready) => {
-            ready.session.restart(network, plan.request.clone())?;
+            ready.session.restart(plan.request.clone())?;
             ready
         }
         None => {

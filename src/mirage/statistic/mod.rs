@@ -55,6 +55,11 @@ pub trait Statistic: Debug + Send + Sync {
         true
     }
 
+    /// True if its target may be a probability for each class; [`Statistic::distance`] then takes that vector alone.
+    fn takes_classes(&self) -> bool {
+        false
+    }
+
     /// Appends the statistic of an activation to a graph. `label` names the layer.
     ///
     /// # Errors

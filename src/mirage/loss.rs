@@ -1,0 +1,308 @@
+//! The objective as data: losses, in groups that share a weight.
+
+use super::statistic::Statistic;
+use crate::error::{Error, Result};
+use crate::image_io::Picture;
+use std::collections::HashSet;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// What a loss looks at.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// The activation of a layer, by its name.
+    Layer(String),
+    /// The picture itself, as red, green and blue in [0, 1].
+    Picture,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Layer(name) => f.pad(name),
+            Self::Picture => f.pad("picture"),
+        }
+    }
+}
+
+/// What a loss compares with.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Target {
+    /// The photo.
+    Photo,
+    /// Other images with their blend weights, which are normalised.
+    Images(Arc<[(Picture, f32)]>),
+    /// A probability for each of some classes, by index; they are normalised. For a layer of class scores only.
+    Classes(Vec<(usize, f32)>),
+}
+
+/// One loss: `weight * distance(statistic of the source, that of the target)`.
+#[derive(Debug, Clone)]
+pub struct Loss {
+    /// What it looks at.
+    pub source: Source,
+    /// What it takes of that.
+    pub statistic: Arc<dyn Statistic>,
+    /// What it compares with; unused by a statistic without a target.
+    pub target: Target,
+    /// Multiplies the weight of its group.
+    pub weight: f32,
+}
+
+impl PartialEq for Loss {
+    fn eq(&self, other: &Self) -> bool {
+        self.source == other.source
+            && self.statistic.key() == other.statistic.key()
+            && self.target == other.target
+            && self.weight == other.weight
+    }
+}
+
+/// How much a group counts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Strength {
+    /// By its share of the gradient: its weight is measured, so that the gradients of all groups with shares stand in
+    /// this proportion. Shares count relative to their sum.
+    Share(f32),
+    /// By this weight.
+    Weight(f32),
+}
+
+impl Strength {
+    /// The number, whatever it means.
+    pub fn value(self) -> f32 {
+        match self {
+            Self::Share(value) | Self::Weight(value) => value,
+        }
+    }
+}
+
+/// Losses with one weight between them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Group {
+    /// Its name in options, logs and checkpoints.
+    pub name: String,
+    /// Its losses; those of weight 0 are left out.
+    pub losses: Vec<Loss>,
+    /// How much it counts.
+    pub strength: Strength,
+}
+
+impl Group {
+    /// The losses that count.
+    pub fn counting(&self) -> impl Iterator<Item = &Loss> {
+        self.losses.iter().filter(|loss| loss.weight > 0.0)
+    }
+
+    /// True if it has losses that count and a share or weight above 0.
+    pub fn is_active(&self) -> bool {
+        self.strength.value() > 0.0 && self.counting().next().is_some()
+    }
+}
+
+/// The groups' shares of the gradient as fractions of 1, in order; groups with a weight of their own have none.
+pub fn effective_shares(groups: &[Group]) -> Vec<(&str, f32)> {
+    let shares: Vec<(&str, f32)> = groups
+        .iter()
+        .filter_map(|group| match group.strength {
+            Strength::Share(share) => Some((group.name.as_str(), share)),
+            Strength::Weight(_) => None,
+        })
+        .collect();
+    let sum: f32 = shares.iter().map(|(_, share)| share).sum();
+    let part = |share: f32| if sum > 0.0 { share / sum } else { 0.0 };
+    shares.into_iter().map(|(name, share)| (name, part(share))).collect()
+}
+
+/// Checks names and numbers of groups.
+///
+/// # Errors
+/// [`Error::Usage`] naming the group.
+pub fn check_groups(groups: &[Group]) -> Result<()> {
+    let mut names = HashSet::new();
+    for group in groups {
+        let name = &group.name;
+        if !names.insert(name) {
+            return Err(Error::usage(format!("two groups of losses are called `{name}`")));
+        }
+        let what = match group.strength {
+            Strength::Share(_) => "share",
+            Strength::Weight(_) => "weight",
+        };
+        not_negative(&format!("the {what} of {name}"), group.strength.value())?;
+        for loss in &group.losses {
+            not_negative(&format!("the weight of {} in {name}", loss.source), loss.weight)?;
+            check_target(name, &loss.target)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_target(group: &str, target: &Target) -> Result<()> {
+    let (what, weights): (_, Vec<f32>) = match target {
+        Target::Photo => return Ok(()),
+        Target::Images(images) => ("blend weight", images.iter().map(|(_, weight)| *weight).collect()),
+        Target::Classes(classes) => {
+            ("class probability", classes.iter().map(|(_, weight)| *weight).collect())
+        }
+    };
+    for weight in &weights {
+        not_negative(&format!("a {what} of {group}"), *weight)?;
+    }
+    if weights.iter().sum::<f32>() > 0.0 {
+        return Ok(());
+    }
+    Err(Error::usage(format!("every {what} of {group} is zero: give at least one of them a number above 0")))
+}
+
+/// Checks that a number is finite and at least 0.
+///
+/// # Errors
+/// [`Error::Usage`] naming it.
+pub fn not_negative(name: &str, value: f32) -> Result<()> {
+    if value.is_finite() && value >= 0.0 {
+        return Ok(());
+    }
+    Err(Error::usage(format!("{name} is {value}: it must be a number >= 0")))
+}
+
+/// Shares of some groups by name, written `spatial=20,style=50`.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Shares(pub Vec<(String, f32)>);
+
+impl Shares {
+    /// The shares that groups have.
+    pub fn of(groups: &[Group]) -> Self {
+        let share = |group: &Group| match group.strength {
+            Strength::Share(share) => Some((group.name.clone(), share)),
+            Strength::Weight(_) => None,
+        };
+        Self(groups.iter().filter_map(share).collect())
+    }
+
+    /// The share of one group.
+    pub fn get(&self, name: &str) -> Option<f32> {
+        self.0.iter().find(|(other, _)| other == name).map(|(_, share)| *share)
+    }
+
+    /// Sets the shares of the groups that are named; the others keep theirs.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if there is no such group, or no share is left above 0.
+    pub fn apply(&self, groups: &mut [Group]) -> Result<()> {
+        for (name, share) in &self.0 {
+            let Some(at) = groups.iter().position(|group| group.name == *name) else {
+                return Err(unknown(name, groups));
+            };
+            groups[at].strength = Strength::Share(*share);
+        }
+        let any = |group: &Group| matches!(group.strength, Strength::Share(share) if share > 0.0);
+        if self.0.is_empty() || groups.iter().any(any) {
+            return Ok(());
+        }
+        Err(Error::usage("all shares are zero: give at least one group a share above 0"))
+    }
+}
+
+fn unknown(name: &str, groups: &[Group]) -> Error {
+    let names: Vec<&str> = groups
+        .iter()
+        .filter(|group| matches!(group.strength, Strength::Share(_)))
+        .map(|group| group.name.as_str())
+        .collect();
+    Error::usage(format!("`{name}` has no share: shares are of {}", names.join(", ")))
+}
+
+impl FromStr for Shares {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let mut shares = Self::default();
+        for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+            let parsed = item
+                .split_once('=')
+                .and_then(|(name, number)| Some((name.trim(), number.trim().parse::<f32>().ok()?)))
+                .filter(|(_, share)| share.is_finite() && *share >= 0.0);
+            let Some((name, share)) = parsed else {
+                return Err(Error::usage(format!(
+                    "`{item}` is not a share: write for example --balance spatial=30,style=40, with numbers >= 0"
+                )));
+            };
+            if shares.get(name).is_some() {
+                return Err(Error::usage(format!("`{name}` has two shares in `{text}`: give it one")));
+            }
+            shares.0.push((name.to_owned(), share));
+        }
+        if shares.0.is_empty() {
+            return Err(Error::usage("--balance names no group: write for example --balance spatial=30"));
+        }
+        Ok(shares)
+    }
+}
+
+impl fmt::Display for Shares {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let items: Vec<String> = self.0.iter().map(|(name, share)| format!("{name}={share}")).collect();
+        f.write_str(&items.join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mirage::statistic::Feature;
+
+    fn group(name: &str, strength: Strength) -> Group {
+        let loss = Loss {
+            source: Source::Layer("relu1_1".into()),
+            statistic: Arc::new(Feature),
+            target: Target::Photo,
+            weight: 1.0,
+        };
+        Group { name: name.into(), losses: vec![loss], strength }
+    }
+
+    #[test]
+    fn groups_that_are_not_named_keep_their_shares() {
+        let mut groups = [
+            group("a", Strength::Share(20.0)),
+            group("b", Strength::Share(40.0)),
+            group("c", Strength::Share(40.0)),
+            group("d", Strength::Weight(0.1)),
+        ];
+        "a=80".parse::<Shares>().unwrap().apply(&mut groups).unwrap();
+        assert_eq!(effective_shares(&groups), [("a", 0.5), ("b", 0.25), ("c", 0.25)]);
+        assert_eq!(Shares::of(&groups).to_string(), "a=80,b=40,c=40");
+        assert!("d=1".parse::<Shares>().unwrap().apply(&mut groups).is_ok());
+        let error = "e=1".parse::<Shares>().unwrap().apply(&mut groups).unwrap_err().to_string();
+        assert!(error.contains("`e`") && error.contains("a, b, c"), "{error}");
+        assert!("a=0,b=0,c=0,d=0".parse::<Shares>().unwrap().apply(&mut groups).is_err());
+    }
+
+    #[test]
+    fn shares_that_are_not_understood_are_named() {
+        for text in ["", "a", "a=", "a=x", "a=-1", "a=nan", "a=1,a=2", "a=inf"] {
+            assert!(text.parse::<Shares>().is_err(), "{text}");
+        }
+        assert_eq!(" a = 1 , b=2 ".parse::<Shares>().unwrap().to_string(), "a=1,b=2");
+    }
+
+    #[test]
+    fn wrong_numbers_are_refused() {
+        assert!(
+            check_groups(&[group("a", Strength::Share(1.0)), group("a", Strength::Weight(1.0))]).is_err()
+        );
+        for value in [-1.0, f32::NAN, f32::INFINITY] {
+            assert!(check_groups(&[group("a", Strength::Weight(value))]).is_err());
+            let mut one = group("a", Strength::Share(1.0));
+            one.losses[0].weight = value;
+            assert!(check_groups(&[one]).is_err());
+        }
+        for classes in [vec![], vec![(1, 0.0)], vec![(1, -1.0), (2, 2.0)]] {
+            let mut one = group("a", Strength::Share(1.0));
+            one.losses[0].target = Target::Classes(classes);
+            assert!(check_groups(&[one]).is_err());
+        }
+    }
+}

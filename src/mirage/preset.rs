@@ -1,0 +1,232 @@
+//! The method's own objective: the spatial, abstract and style factors, and smoothness. The only place that knows
+//! their names.
+
+use super::loss::{Group, Loss, Source, Strength, Target};
+use super::statistic::{Feature, GramMatrix, Statistic, Variation};
+use crate::error::{Error, Result};
+use crate::ops::VariationKind;
+use crate::vgg::{LayerKind, Network};
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// The photo's layout: activations of conv layers.
+pub const SPATIAL: &str = "spatial";
+/// What the network thinks it sees: activations of fully connected layers.
+pub const ABSTRACT: &str = "abstract";
+/// Textures and colours: a statistic of conv layers.
+pub const STYLE: &str = "style";
+/// Smoothness of the picture itself.
+pub const SMOOTH: &str = "smooth";
+/// The three factors, in the order in which they are always listed.
+pub const FACTORS: [&str; 3] = [SPATIAL, ABSTRACT, STYLE];
+
+/// A layer with a weight of its own, written `relu1_1` or `relu1_1:0.5`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerWeight {
+    /// Name of the layer.
+    pub layer: String,
+    /// Multiplies the weight of the layer's group.
+    pub weight: f32,
+}
+
+impl FromStr for LayerWeight {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (layer, weight) = match text.split_once(':') {
+            None => (text, 1.0),
+            Some((layer, number)) => {
+                let weight =
+                    number.trim().parse().ok().filter(|weight: &f32| weight.is_finite() && *weight >= 0.0);
+                let weight = weight.ok_or_else(|| {
+                    Error::usage(format!(
+                        "`{number}` in `{text}` is not a weight: write LAYER:NUMBER with a number >= 0"
+                    ))
+                })?;
+                (layer, weight)
+            }
+        };
+        if layer.trim().is_empty() {
+            return Err(Error::usage(format!("`{text}` names no layer: write LAYER or LAYER:NUMBER")));
+        }
+        Ok(Self { layer: layer.trim().to_owned(), weight })
+    }
+}
+
+/// Layers from a comma-separated list, e.g. `relu1_1:0.5,relu4_1`; `none` or an empty text is no layer.
+///
+/// # Errors
+/// [`Error::Usage`] naming the item that is not understood.
+pub fn layers(list: &str) -> Result<Vec<LayerWeight>> {
+    let list = if list.trim() == "none" { "" } else { list };
+    list.split(',').filter(|item| !item.trim().is_empty()).map(str::parse).collect()
+}
+
+/// Layers as [`layers`] reads them.
+pub fn layers_text(layers: &[LayerWeight]) -> String {
+    let text = |layer: &LayerWeight| match layer.weight {
+        1.0 => layer.layer.clone(),
+        weight => format!("{}:{weight}", layer.layer),
+    };
+    let text = layers.iter().map(text).collect::<Vec<_>>().join(",");
+    if text.is_empty() { "none".to_owned() } else { text }
+}
+
+/// One factor.
+#[derive(Debug, Clone)]
+pub struct Factor {
+    /// Its layers; every one counts in full, times its own weight.
+    pub layers: Vec<LayerWeight>,
+    /// What it holds on to.
+    pub statistic: Arc<dyn Statistic>,
+    /// What it compares with.
+    pub target: Target,
+    /// How much it counts.
+    pub strength: Strength,
+}
+
+/// The three factors and the smoothness.
+#[derive(Debug, Clone)]
+pub struct Preset {
+    /// Layout.
+    pub spatial: Factor,
+    /// Content of the fully connected layers.
+    pub abstracted: Factor,
+    /// Textures and colours.
+    pub style: Factor,
+    /// Kind of smoothness.
+    pub smooth: Arc<dyn Statistic>,
+    /// Weight of the smoothness. (Shares sum to a gradient of about 1, so 0.1 is little.)
+    pub smooth_weight: f32,
+}
+
+impl Default for Preset {
+    /// All three factors at work, with the photo as the only target.
+    fn default() -> Self {
+        let factor = |names: &[&str], statistic: Arc<dyn Statistic>, share: f32| Factor {
+            layers: names.iter().map(|name| LayerWeight { layer: (*name).to_owned(), weight: 1.0 }).collect(),
+            statistic,
+            target: Target::Photo,
+            strength: Strength::Share(share),
+        };
+        let style = ["relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"];
+        Self {
+            spatial: factor(&["relu4_2"], Arc::new(Feature), 20.0),
+            abstracted: factor(&["fc8"], Arc::new(Feature), 40.0),
+            style: factor(&style, Arc::new(GramMatrix::default()), 40.0),
+            smooth: Arc::new(Variation { kind: VariationKind::Squared }),
+            smooth_weight: 0.1,
+        }
+    }
+}
+
+impl Preset {
+    /// One of the three factors by its name.
+    pub fn factor(&self, name: &str) -> Option<&Factor> {
+        match name {
+            SPATIAL => Some(&self.spatial),
+            ABSTRACT => Some(&self.abstracted),
+            STYLE => Some(&self.style),
+            _ => None,
+        }
+    }
+
+    /// As [`Preset::factor`], to be changed.
+    pub fn factor_mut(&mut self, name: &str) -> Option<&mut Factor> {
+        match name {
+            SPATIAL => Some(&mut self.spatial),
+            ABSTRACT => Some(&mut self.abstracted),
+            STYLE => Some(&mut self.style),
+            _ => None,
+        }
+    }
+
+    /// The objective.
+    pub fn groups(&self) -> Vec<Group> {
+        let mut groups = Vec::new();
+        for name in FACTORS {
+            let Some(factor) = self.factor(name) else { continue };
+            let loss = |layer: &LayerWeight| Loss {
+                source: Source::Layer(layer.layer.clone()),
+                statistic: factor.statistic.clone(),
+                target: factor.target.clone(),
+                weight: layer.weight,
+            };
+            let losses = factor.layers.iter().map(loss).collect();
+            groups.push(Group { name: name.to_owned(), losses, strength: factor.strength });
+        }
+        let smooth = Loss {
+            source: Source::Picture,
+            statistic: self.smooth.clone(),
+            target: Target::Photo,
+            weight: 1.0,
+        };
+        let strength = Strength::Weight(self.smooth_weight);
+        groups.push(Group { name: SMOOTH.to_owned(), losses: vec![smooth], strength });
+        groups
+    }
+
+    /// Checks that each factor has layers of its own kind in this network.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for an unknown layer, an abstract layer that holds layout, a spatial or style layer that holds
+    /// none.
+    pub fn check(&self, network: &Network) -> Result<()> {
+        for name in FACTORS {
+            let Some(factor) = self.factor(name) else { continue };
+            for item in &factor.layers {
+                // A layer that doesn't count may be any, but not misspelt.
+                if item.weight == 0.0 || factor.strength.value() == 0.0 {
+                    network.index_of(&item.layer)?;
+                    continue;
+                }
+                if name == ABSTRACT && !network.has_head() {
+                    return Err(Error::usage(format!(
+                        "the abstract factor needs fully connected layers, and {} has none: use --abstract none, or a weights file with fc layers",
+                        network.path.display()
+                    )));
+                }
+                let layer = network.index_of(&item.layer)?;
+                let connected =
+                    network.layers[..=layer].iter().any(|layer| matches!(layer.kind, LayerKind::Linear(_)));
+                if connected != (name == ABSTRACT) {
+                    let wanted = if name == ABSTRACT {
+                        "fully connected layers, such as fc8"
+                    } else {
+                        "layers of the conv part, such as relu4_2"
+                    };
+                    return Err(Error::usage(format!(
+                        "the {name} factor takes {wanted}; `{}` is not one",
+                        item.layer
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_layers_come_back() {
+        for text in ["relu1_1", "relu1_1:0.5,relu4_1", "none"] {
+            assert_eq!(layers_text(&layers(text).unwrap()), text);
+        }
+        assert!(layers("").unwrap().is_empty());
+        for text in [":1", "a:x", "a:-1", "a:nan"] {
+            assert!(layers(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_preset_makes_four_groups() {
+        let groups = Preset::default().groups();
+        let names: Vec<&str> = groups.iter().map(|group| group.name.as_str()).collect();
+        assert_eq!(names, [SPATIAL, ABSTRACT, STYLE, SMOOTH]);
+        assert_eq!(groups[2].losses.len(), 5);
+        assert_eq!(groups[3].strength, Strength::Weight(0.1));
+    }
+}

@@ -1,0 +1,133 @@
+//! Coarse to fine: the sizes at which a picture is painted, one after another.
+
+use crate::error::{Error, Result};
+use crate::image_io::fit;
+
+/// How many sizes there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScaleCount {
+    /// As many as fit between the smallest size and the picture's own.
+    Auto,
+    /// This many, whatever the smallest size.
+    Exactly(u32),
+}
+
+/// Sizes and the iterations at each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scales {
+    /// How many.
+    pub count: ScaleCount,
+    /// The longest side of the smallest picture is at least this many pixels, with [`ScaleCount::Auto`].
+    pub min_size: u32,
+    /// Iterations at each size, the smallest first. The last number holds for all further sizes.
+    pub iterations: Vec<u32>,
+}
+
+/// One size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scale {
+    /// Height and width of the picture.
+    pub size: [usize; 2],
+    /// The iterations of the whole run that are done before it.
+    pub first: u32,
+    /// The iterations of the whole run that are done with it.
+    pub end: u32,
+}
+
+/// A picture is this much longer than at the scale before (Crowson's `style-transfer-pytorch`).
+const STEP: f64 = std::f64::consts::SQRT_2;
+/// More sizes than this never differ by a pixel each.
+const MOST: u32 = 32;
+
+impl Scales {
+    /// One size only.
+    pub fn single(iterations: u32) -> Self {
+        Self { count: ScaleCount::Exactly(1), min_size: 1, iterations: vec![iterations] }
+    }
+
+    /// The sizes for a picture of this height and width, the smallest first and its own last.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the option that is out of range.
+    pub fn plan(&self, [height, width]: [usize; 2]) -> Result<Vec<Scale>> {
+        let longest = height.max(width) as f64;
+        let count = match self.count {
+            ScaleCount::Exactly(0) => return Err(Error::usage("--scales must be at least 1")),
+            ScaleCount::Exactly(count) if count > MOST => {
+                return Err(Error::usage(format!("--scales is {count}: at most {MOST} make sense")));
+            }
+            ScaleCount::Exactly(count) => count,
+            ScaleCount::Auto => {
+                let side = |steps: u32| (longest / STEP.powi(steps as i32)).round();
+                let above = |steps: &u32| side(*steps) >= f64::from(self.min_size.max(1));
+                (1..MOST).take_while(above).count() as u32 + 1
+            }
+        };
+        let mut scales: Vec<Scale> = Vec::new();
+        let mut first = 0_u32;
+        for index in 0..count {
+            let side = (longest / STEP.powi((count - 1 - index) as i32)).round().max(1.0);
+            let (scaled_width, scaled_height) = fit(width, height, side as usize);
+            let size = if index + 1 == count { [height, width] } else { [scaled_height, scaled_width] };
+            let iterations = self.iterations.get(index as usize).or(self.iterations.last());
+            let end = first.checked_add(iterations.copied().unwrap_or(0));
+            let end = end.ok_or_else(|| Error::usage("--iterations sum up to more than 4 billion"))?;
+            scales.push(Scale { size, first, end });
+            first = end;
+        }
+        Ok(scales)
+    }
+}
+
+/// The scale that iteration `iteration` (counted from 0) belongs to; the last one behind the end.
+pub fn scale_at(scales: &[Scale], iteration: u32) -> usize {
+    let found = scales.iter().position(|scale| iteration < scale.end);
+    found.unwrap_or(scales.len().saturating_sub(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sizes(scales: &[Scale]) -> Vec<usize> {
+        scales.iter().map(|scale| scale.size[1]).collect()
+    }
+
+    #[test]
+    fn sizes_grow_by_the_root_of_two_to_the_pictures_own() {
+        let auto = Scales { count: ScaleCount::Auto, min_size: 128, iterations: vec![100, 50] };
+        let scales = auto.plan([341, 512]).unwrap();
+        assert_eq!(sizes(&scales), [128, 181, 256, 362, 512]);
+        assert_eq!(scales[0].size, [85, 128]);
+        assert_eq!(scales[4].size, [341, 512]);
+        let ends: Vec<u32> = scales.iter().map(|scale| scale.end).collect();
+        assert_eq!(ends, [100, 150, 200, 250, 300]);
+        assert_eq!(
+            sizes(&Scales { min_size: 129, ..auto.clone() }.plan([341, 512]).unwrap()),
+            [181, 256, 362, 512]
+        );
+        assert_eq!(sizes(&auto.plan([50, 60]).unwrap()), [60]);
+        let three = Scales { count: ScaleCount::Exactly(3), ..auto };
+        assert_eq!(sizes(&three.plan([60, 60]).unwrap()), [30, 42, 60]);
+    }
+
+    #[test]
+    fn every_iteration_belongs_to_a_scale() {
+        let scales = Scales { count: ScaleCount::Exactly(2), min_size: 1, iterations: vec![3, 2] };
+        let plan = scales.plan([8, 8]).unwrap();
+        assert_eq!([0, 2, 3, 4, 5, 9].map(|at| scale_at(&plan, at)), [0, 0, 1, 1, 1, 1]);
+    }
+
+    #[test]
+    fn senseless_numbers_are_refused() {
+        let good = Scales::single(5);
+        assert_eq!(good.plan([3, 2]).unwrap(), [Scale { size: [3, 2], first: 0, end: 5 }]);
+        for bad in [
+            Scales { count: ScaleCount::Exactly(0), ..good.clone() },
+            Scales { count: ScaleCount::Exactly(99), ..good.clone() },
+            Scales { count: ScaleCount::Exactly(2), iterations: vec![u32::MAX, 1], ..good },
+        ] {
+            assert!(bad.plan([64, 64]).is_err(), "{bad:?}");
+        }
+    }
+}

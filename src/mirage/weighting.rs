@@ -1,0 +1,160 @@
+//! Shares become weights: arithmetic on gradient norms, without a device.
+//!
+//! The gradient norm of a group is the mean absolute value of the picture's gradient at weight 1. A group's weight is
+//! its share divided by that norm, so that the groups' gradients stand in the proportion of their shares (as in
+//! crowsonkb/style_transfer, which scales each gradient to mean 1).
+
+use super::loss::{Group, Strength, effective_shares};
+
+/// A weight that is measured anew may have grown at most this much since it was first measured at its scale. Without a
+/// limit the weight of a loss that is nearly met grows until its noise rules the picture.
+pub const GROWTH: f32 = 4.0;
+
+/// The weight of one group.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GroupWeight {
+    /// The group's name.
+    pub group: String,
+    /// Its weight.
+    pub weight: f32,
+    /// Mean absolute gradient at weight 1, where the weight was measured.
+    pub norm: Option<f32>,
+    /// The weight that later ones may exceed at most [`GROWTH`] times.
+    pub reference: Option<f32>,
+}
+
+/// The weight of every group of an objective.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Weights(pub Vec<GroupWeight>);
+
+impl Weights {
+    /// Weights as given; 1 where they are yet to be measured.
+    pub fn given(groups: &[Group]) -> Self {
+        let weight = |group: &Group| GroupWeight {
+            group: group.name.clone(),
+            weight: match group.strength {
+                Strength::Weight(weight) => weight,
+                Strength::Share(_) => 1.0,
+            },
+            norm: None,
+            reference: None,
+        };
+        Self(groups.iter().map(weight).collect())
+    }
+
+    /// Weights that give the groups their shares of the gradient, from each group's norm at weight 1. A group without
+    /// a gradient (a loss at its minimum) keeps its earlier weight. With `limit` weights grow at most [`GROWTH`] times
+    /// beyond those measured without it.
+    pub fn measured(groups: &[Group], norms: &[f32], earlier: &Self, limit: bool) -> Self {
+        let shares = effective_shares(groups);
+        let weights = groups.iter().zip(norms).map(|(group, norm)| {
+            let before = earlier.0.iter().find(|weight| weight.group == group.name);
+            let share = shares.iter().find(|(name, _)| *name == group.name).map(|(_, share)| *share);
+            let reference = before.and_then(|before| before.reference).filter(|_| limit);
+            let weight = match (group.strength, share) {
+                (Strength::Weight(weight), _) => weight,
+                (Strength::Share(_), None | Some(0.0)) => 0.0,
+                (Strength::Share(_), Some(share)) if is_gradient(*norm) => share / norm,
+                _ => before.map_or(1.0, |before| before.weight),
+            };
+            let weight = reference.map_or(weight, |reference| weight.min(GROWTH * reference));
+            let measured = is_gradient(*norm) && share.is_some_and(|share| share > 0.0);
+            GroupWeight {
+                group: group.name.clone(),
+                weight,
+                norm: share.map(|_| *norm),
+                reference: reference.or(measured.then_some(weight)),
+            }
+        });
+        Self(weights.collect())
+    }
+
+    /// Weight of one group; 0 if there is none of this name.
+    pub fn of(&self, group: &str) -> f32 {
+        self.0.iter().find(|weight| weight.group == group).map_or(0.0, |weight| weight.weight)
+    }
+
+    /// True if any weight was measured.
+    pub fn is_measured(&self) -> bool {
+        self.0.iter().any(|weight| weight.norm.is_some())
+    }
+
+    /// True if a group had no gradient when its weight was measured.
+    pub fn is_incomplete(&self) -> bool {
+        self.0.iter().any(|weight| weight.norm.is_some_and(|norm| !is_gradient(norm)))
+    }
+
+    /// Share of each group in the sum of the gradients' norms, from the norms at weight 1 in the order of the weights;
+    /// of those groups for which `counts` holds.
+    pub fn shares(&self, norms: &[f32], counts: impl Fn(&str) -> bool) -> Vec<(String, f32)> {
+        let weighted: Vec<(&str, f32)> = self
+            .0
+            .iter()
+            .zip(norms)
+            .filter(|(weight, _)| counts(&weight.group))
+            .map(|(weight, norm)| (weight.group.as_str(), weight.weight * norm))
+            .collect();
+        let sum: f32 = weighted.iter().map(|(_, norm)| norm).sum();
+        let share = |norm: f32| if sum > 0.0 { norm / sum } else { 0.0 };
+        weighted.into_iter().map(|(group, norm)| (group.to_owned(), share(norm))).collect()
+    }
+}
+
+/// True for a norm that weights can be computed from.
+fn is_gradient(norm: f32) -> bool {
+    norm.is_finite() && norm > 0.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn groups(strengths: &[Strength]) -> Vec<Group> {
+        let name = |at: usize| ["a", "b", "c", "d"][at].to_owned();
+        let group = |(at, strength): (usize, &Strength)| Group {
+            name: name(at),
+            losses: vec![],
+            strength: *strength,
+        };
+        strengths.iter().enumerate().map(group).collect()
+    }
+
+    #[test]
+    fn gradients_stand_in_the_proportion_of_the_shares() {
+        use Strength::{Share, Weight};
+        let groups = groups(&[Share(1.0), Share(3.0), Weight(0.5), Share(0.0)]);
+        let given = Weights::given(&groups);
+        assert!(!given.is_measured());
+        let weights = Weights::measured(&groups, &[2.0, 0.25, 9.0, 7.0], &given, false);
+        let raw: Vec<f32> = weights.0.iter().map(|weight| weight.weight).collect();
+        assert_eq!(raw, [0.125, 3.0, 0.5, 0.0]);
+        assert!(weights.is_measured() && !weights.is_incomplete());
+        let shares = weights.shares(&[2.0, 0.25, 9.0, 7.0], |name| name != "c");
+        assert_eq!(shares, [("a".to_owned(), 0.25), ("b".to_owned(), 0.75), ("d".to_owned(), 0.0)]);
+    }
+
+    #[test]
+    fn a_loss_that_is_met_keeps_its_weight() {
+        let groups = groups(&[Strength::Share(1.0), Strength::Share(1.0)]);
+        let first = Weights::measured(&groups, &[0.5, 0.5], &Weights::given(&groups), false);
+        for met in [0.0, f32::NAN, f32::INFINITY] {
+            let next = Weights::measured(&groups, &[met, 0.25], &first, false);
+            assert_eq!([next.of("a"), next.of("b")], [1.0, 2.0]);
+            assert!(next.is_incomplete());
+        }
+    }
+
+    #[test]
+    fn a_weight_grows_only_so_far() {
+        let groups = groups(&[Strength::Share(1.0), Strength::Share(1.0)]);
+        let mut weights = Weights::measured(&groups, &[0.5, 0.5], &Weights::given(&groups), false);
+        for norm in [0.1, 0.01, 1e-6] {
+            weights = Weights::measured(&groups, &[norm, 0.5], &weights, true);
+            assert_eq!([weights.of("a"), weights.of("b")], [GROWTH, 1.0]);
+        }
+        weights = Weights::measured(&groups, &[1.0, 0.5], &weights, true);
+        assert_eq!(weights.of("a"), 0.5);
+        weights = Weights::measured(&groups, &[0.0009765625, 0.5], &weights, false);
+        assert_eq!(weights.of("a"), 512.0);
+    }
+}
