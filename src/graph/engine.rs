@@ -1,14 +1,12 @@
 //! What programs on one device share: pipelines, packed weights, memory.
 
-use super::choices::{Choices, Verdict, look_up};
-use super::goals::Goals;
-use super::memory::Memory;
-use super::single::SingleOp;
+use super::choices::Choices;
+use super::kernels::Selection;
+use super::memory::{Memory, Packed};
+use super::options::Options;
 use crate::error::Result;
 use crate::gpu::{Context, DeviceOptions, PipelineCache};
-use crate::ops::{
-    Constant, ConstantPart, Initializer, Kernel, Op, Shape, Signature, Storage, TEXTURE_WIDTH, TexelCopy,
-};
+use crate::ops::{Constant, Kernel, Shape, Storage, TEXTURE_WIDTH};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -28,13 +26,6 @@ pub struct Engine {
     constants_ahead: AtomicU64,
     choices: OnceLock<Choices>,
     outdated: AtomicUsize,
-}
-
-/// A buffer or a texture on the device.
-#[derive(Debug, Clone)]
-pub(super) enum Packed {
-    Buffer(wgpu::Buffer),
-    Texture(wgpu::Texture),
 }
 
 impl Engine {
@@ -70,15 +61,19 @@ impl Engine {
         self.outdated.load(Ordering::Relaxed)
     }
 
-    /// The kernel that measurement chose for this use, if any.
-    pub(super) fn chosen(&self, op: &dyn Op, signature: &Signature) -> Result<Option<Kernel>> {
-        let Some(choices) = self.choices.get() else { return Ok(None) };
-        match look_up(choices, op, signature, self.context.profile())? {
-            Verdict::Chosen(kernel) => return Ok(Some(kernel)),
-            Verdict::Outdated => drop(self.outdated.fetch_add(1, Ordering::Relaxed)),
-            Verdict::Unknown => {}
-        }
-        Ok(None)
+    /// True if there are choices by measurement.
+    pub(super) fn has_choices(&self) -> bool {
+        self.choices.get().is_some()
+    }
+
+    /// How programs on this device choose their kernels.
+    pub(super) fn selection<'a>(
+        &'a self,
+        pick: &'a dyn Fn(&[Kernel]) -> usize,
+        options: Options,
+    ) -> Selection<'a> {
+        let measured = self.choices.get().map(|choices| (choices, &self.outdated));
+        Selection { profile: self.context.profile(), options, pick, measured }
     }
 
     /// Lets go of packed weights that no program uses; they are made anew when needed.
@@ -128,110 +123,33 @@ impl Engine {
         self.context.read_f32(memory.buffer(), count, label)
     }
 
-    /// The constant on the device, uploaded on first use.
-    pub(super) fn constant(self: &Arc<Self>, constant: &Constant) -> Result<Packed> {
+    /// The memory of a constant, if it was made.
+    pub(super) fn constant(&self, constant: &Constant) -> Option<Packed> {
         let key = (constant.key.clone(), constant.storage);
-        if let Some(memory) = self.constants.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
-            return Ok(memory.clone());
-        }
-        let memory = match constant.storage {
-            Storage::Buffer => Packed::Buffer(self.context.storage_buffer(&constant.key, constant.bytes)?),
-            Storage::Texture => Packed::Texture(self.staging_texture(&constant.key, constant.bytes / 16)?),
-        };
-        match (&constant.initializer, &memory) {
-            (Initializer::Host(make), Packed::Buffer(buffer)) => self.context.upload(buffer, 0, &make()?)?,
-            (Initializer::Host(make), Packed::Texture(_)) => {
-                // Through a buffer, in the same way as activations.
-                let bytes = make()?;
-                let buffer = self.context.storage_buffer(&constant.key, bytes.len() as u64)?;
-                self.context.upload(&buffer, 0, &bytes)?;
-                let all = TexelCopy { from: 0, to: 0, texels: bytes.len() as u64 / 16 };
-                self.place(&buffer, &[all], &memory)?;
-            }
-            (Initializer::Device { parts, values }, _) => {
-                let values = values()?;
-                for ConstantPart { op, values: range, copies } in parts {
-                    let part = values.get(range.clone()).unwrap_or_default();
-                    let buffer = self.compute(&constant.key, op, part.to_vec())?;
-                    self.place(&buffer, copies, &memory)?;
-                }
-            }
-        }
-        let mut constants = self.constants.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(constants.entry(key).or_insert(memory).clone())
+        self.constants.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
     }
 
-    /// Has a buffer's texels copied to their places in a constant.
-    fn place(&self, buffer: &wgpu::Buffer, copies: &[TexelCopy], memory: &Packed) -> Result<()> {
-        let label = "uploading weights";
-        let descriptor = wgpu::CommandEncoderDescriptor { label: Some(label) };
-        let mut encoder = self.context.device().create_command_encoder(&descriptor);
-        for copy in copies {
-            match memory {
-                Packed::Texture(texture) => copy_to_texture(&mut encoder, buffer, texture, *copy),
-                Packed::Buffer(to) => {
-                    encoder.copy_buffer_to_buffer(buffer, copy.from * 16, to, copy.to * 16, copy.texels * 16)
-                }
-            }
-        }
-        let submission = self.context.submit(encoder, label)?;
-        // The buffer lives until the device has copied it. Only so much of that at once: the peak of memory
-        // should be that of the run, not of its start.
-        let bytes = buffer.size();
+    /// Keeps the memory of a constant, unless another one was kept meanwhile; the answer is what is kept.
+    pub(super) fn keep_constant(&self, constant: &Constant, memory: Packed) -> Packed {
+        let key = (constant.key.clone(), constant.storage);
+        let mut constants = self.constants.lock().unwrap_or_else(PoisonError::into_inner);
+        constants.entry(key).or_insert(memory).clone()
+    }
+
+    /// Notes that a submission keeps so many bytes alive for making constants, and waits for it if these have become
+    /// too many: the peak of memory should be that of the run, not of its start.
+    pub(super) fn ahead(&self, bytes: u64, submission: &wgpu::SubmissionIndex, label: &str) -> Result<()> {
         let ahead = self.constants_ahead.fetch_add(bytes, Ordering::Relaxed);
         if ahead + bytes > CONSTANTS_AHEAD {
-            self.context.wait(&submission, label)?;
+            self.context.wait(submission, label)?;
             self.constants_ahead.store(0, Ordering::Relaxed);
         }
         Ok(())
-    }
-
-    /// The output of an op on one vector.
-    fn compute(self: &Arc<Self>, label: &str, op: &Arc<dyn Op>, values: Vec<f32>) -> Result<wgpu::Buffer> {
-        let single = SingleOp::new(self, op.clone(), &[Shape::Vector(values.len())])?;
-        let buffer = self.tensor(label, single.signature().output)?;
-        let (program, _) = single.program(0, &[values], buffer.clone())?;
-        program.submit(&[Goals::ALL], &[], label)?;
-        Ok(buffer.buffer().clone())
     }
 
     /// A linear texture for so many texels.
     pub(super) fn staging_texture(&self, label: &str, texels: u64) -> Result<wgpu::Texture> {
         let rows = texels.div_ceil(u64::from(TEXTURE_WIDTH)).max(1) as u32;
         self.context.storage_texture(label, TEXTURE_WIDTH, rows)
-    }
-}
-
-/// Copies texels of a buffer into a linear texture: what is left of a row, whole rows, what is left.
-pub(super) fn copy_to_texture(
-    encoder: &mut wgpu::CommandEncoder,
-    buffer: &wgpu::Buffer,
-    texture: &wgpu::Texture,
-    TexelCopy { mut from, mut to, mut texels }: TexelCopy,
-) {
-    let width = u64::from(TEXTURE_WIDTH);
-    while texels > 0 {
-        let column = to % width;
-        let rows = if column == 0 { texels / width } else { 0 };
-        let (across, down) = if rows > 0 { (width, rows) } else { (texels.min(width - column), 1) };
-        encoder.copy_buffer_to_texture(
-            wgpu::TexelCopyBufferInfo {
-                buffer,
-                layout: wgpu::TexelCopyBufferLayout {
-                    offset: from * 16,
-                    bytes_per_row: Some(TEXTURE_WIDTH * 16),
-                    rows_per_image: None,
-                },
-            },
-            wgpu::TexelCopyTextureInfo {
-                texture,
-                mip_level: 0,
-                origin: wgpu::Origin3d { x: column as u32, y: (to / width) as u32, z: 0 },
-                aspect: wgpu::TextureAspect::All,
-            },
-            wgpu::Extent3d { width: across as u32, height: down as u32, depth_or_array_layers: 1 },
-        );
-        let copied = across * down;
-        (from, to, texels) = (from + copied, to + copied, texels - copied);
     }
 }

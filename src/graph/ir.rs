@@ -85,6 +85,18 @@ impl Graph {
         Ok(output)
     }
 
+    /// The graph of one op on inputs of these shapes, all from outside; its inputs and its output.
+    ///
+    /// # Errors
+    /// As [`Graph::apply`].
+    pub(super) fn single(op: &Arc<dyn Op>, shapes: &[Shape]) -> Result<(Self, Vec<TensorId>, TensorId)> {
+        let mut graph = Self::new();
+        let external = |(index, shape): (usize, &Shape)| graph.external(format!("input {index}"), *shape);
+        let inputs: Vec<TensorId> = shapes.iter().enumerate().map(external).collect();
+        let output = graph.apply_shared(op.clone(), &inputs, op.name())?;
+        Ok((graph, inputs, output))
+    }
+
     /// A tensor that becomes the saved output of the node that makes `output`.
     pub(super) fn add_saved(&mut self, output: TensorId, shape: Shape) -> TensorId {
         self.external(format!("{} saved", self.tensor(output).label), shape)
@@ -107,6 +119,11 @@ impl Graph {
     /// All tensors.
     pub fn tensors(&self) -> &[Tensor] {
         &self.tensors
+    }
+
+    /// Ids of all tensors.
+    pub(super) fn ids(&self) -> impl Iterator<Item = TensorId> + use<> {
+        (0..self.tensors.len()).map(TensorId)
     }
 
     /// One tensor.

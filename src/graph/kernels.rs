@@ -1,53 +1,83 @@
 //! From nodes to kernels, and from these to what is compiled.
 
-use super::engine::Engine;
+use super::choices::{Choices, Verdict, look_up};
 use super::ir::Node;
+use super::lowered::Entry;
 use super::options::Options;
 use crate::error::Result;
-use crate::gpu::PipelineKey;
-use crate::ops::{Kernel, Signature};
+use crate::gpu::Profile;
+use crate::ops::{Dispatch, Kernel, Signature};
 use crate::shader::Shader;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The kernel of a node, and whether measurement chose it; else `pick` does.
-///
-/// # Errors
-/// As [`crate::ops::Op::kernels`].
-pub(super) fn choose(
-    engine: &Engine,
-    node: &Node,
-    signature: &Signature,
-    pick: &impl Fn(&[Kernel]) -> usize,
-    options: Options,
-) -> Result<(Kernel, bool)> {
-    let op = node.op.as_ref();
-    if options.tuned
-        && let Some(kernel) = engine.chosen(op, signature)?
-    {
-        return Ok((kernel, true));
-    }
-    let mut candidates = options.candidates(op, signature, engine.context.profile())?;
-    Ok((candidates.swap_remove(pick(&candidates).min(candidates.len() - 1)), false))
+/// How the kernels of a graph are chosen.
+#[derive(Clone, Copy)]
+pub struct Selection<'a> {
+    /// For which device.
+    pub profile: &'a Profile,
+    /// Among which kernels.
+    pub options: Options,
+    /// Which of a node's kernels, where measurement has chosen none.
+    pub pick: &'a dyn Fn(&[Kernel]) -> usize,
+    /// Choices by measurement, and how many were found to be outdated.
+    pub(super) measured: Option<(&'a Choices, &'a AtomicUsize)>,
 }
 
-/// What to compile for each dispatch, and its shader.
-///
-/// # Errors
-/// [`crate::Error::Gpu`] if a kernel and its call do not fit together.
-pub(super) fn shaders(kernels: &[Kernel], unroll: bool) -> Result<(Vec<PipelineKey>, Vec<Arc<Shader>>)> {
-    let mut keys = Vec::new();
-    let mut shaders = Vec::new();
-    for dispatch in kernels.iter().flat_map(|kernel| &kernel.dispatches) {
-        let shader = Shader::load_form(dispatch.shader, &dispatch.consts, unroll)?;
-        dispatch.check(&shader.interface)?;
-        let (resources, _) = shader.interface.entry(dispatch.entry)?;
-        keys.push(PipelineKey {
-            label: format!("{}/{}", dispatch.shader, dispatch.entry),
-            source: shader.source.clone(),
-            entry: dispatch.entry,
-            layout: resources.iter().map(|resource| resource.layout_entry()).collect(),
-        });
-        shaders.push(shader);
+impl<'a> Selection<'a> {
+    /// The kernel that each op prefers on this device.
+    pub fn preferred(profile: &'a Profile) -> Self {
+        Self { profile, options: Options::default(), pick: &|_| 0, measured: None }
     }
-    Ok((keys, shaders))
+
+    /// The kernel of a node.
+    ///
+    /// # Errors
+    /// As [`crate::ops::Op::kernels`].
+    pub(super) fn choose(&self, node: &Node, signature: &Signature) -> Result<Kernel> {
+        let op = node.op.as_ref();
+        if self.options.tuned
+            && let Some((choices, outdated)) = self.measured
+        {
+            match look_up(choices, op, signature, self.profile)? {
+                Verdict::Chosen(kernel) => return Ok(kernel),
+                Verdict::Outdated => drop(outdated.fetch_add(1, Ordering::Relaxed)),
+                Verdict::Unknown => {}
+            }
+        }
+        let mut candidates = self.options.candidates(op, signature, self.profile)?;
+        Ok(candidates.swap_remove((self.pick)(&candidates).min(candidates.len() - 1)))
+    }
+}
+
+/// Shader, entry point and constants.
+type Key = (&'static str, &'static str, Vec<(&'static str, u32)>);
+
+/// Entry points, each once.
+#[derive(Debug, Default)]
+pub(super) struct Entries {
+    pub list: Vec<Entry>,
+    index: HashMap<Key, usize>,
+}
+
+impl Entries {
+    /// The index of a dispatch's entry point, which is checked against the call.
+    ///
+    /// # Errors
+    /// [`crate::Error::Gpu`] if the two do not fit together.
+    pub fn of(&mut self, dispatch: &Dispatch, unroll: bool) -> Result<usize> {
+        let key = (dispatch.shader, dispatch.entry, dispatch.consts.clone());
+        let index = match self.index.get(&key) {
+            Some(index) => *index,
+            None => {
+                let text = Shader::load_form(dispatch.shader, &dispatch.consts, unroll)?;
+                let (shader, entry, consts) = key.clone();
+                self.list.push(Entry { shader, entry, consts, text });
+                self.index.insert(key, self.list.len() - 1);
+                self.list.len() - 1
+            }
+        };
+        dispatch.check(&self.list[index].text.interface)?;
+        Ok(index)
+    }
 }

@@ -1,5 +1,11 @@
 //! Device memory as the layers above hold it.
 
+use super::ir::TensorId;
+use std::collections::HashMap;
+
+/// Memory of the tensors that are not planned: those from outside, and those that are read by their memory.
+pub type Bindings = HashMap<TensorId, Memory>;
+
 /// Memory of a tensor on the device. Cloning shares it; two handles are equal if they name the same memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Memory {
@@ -19,4 +25,11 @@ impl Memory {
     pub fn bytes(&self) -> u64 {
         self.buffer.size()
     }
+}
+
+/// Memory of a constant.
+#[derive(Debug, Clone)]
+pub(super) enum Packed {
+    Buffer(wgpu::Buffer),
+    Texture(wgpu::Texture),
 }

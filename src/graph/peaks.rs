@@ -1,8 +1,8 @@
 //! What the device can do at most, measured: what benches hold kernels against.
 
 use super::engine::Engine;
-use super::exec::Program;
 use super::goals::Goals;
+use super::program::Program;
 use super::single::SingleOp;
 use crate::error::Result;
 use crate::ops::{MultiplyAdd, Op, Shape, Triad};

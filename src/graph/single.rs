@@ -1,11 +1,12 @@
-//! One op on its own: how kernels are tested, timed and tried out, and how the device makes constants.
+//! One op on its own: how kernels are tested, timed and tried out.
 
 use super::engine::Engine;
-use super::exec::{Bindings, Program};
+
 use super::goals::Goals;
 use super::ir::Graph;
-use super::memory::Memory;
+use super::memory::{Bindings, Memory};
 use super::options::Options;
+use super::program::Program;
 use crate::error::Result;
 use crate::ops::{Kernel, Op, Shape, Signature};
 use std::sync::Arc;
@@ -138,19 +139,14 @@ impl SingleOp {
         output: Memory,
         saved: Option<Memory>,
     ) -> Result<(Program, Vec<Memory>)> {
-        let mut graph = Graph::new();
+        let (graph, ids, result) = Graph::single(&self.op, &self.signature.inputs)?;
         let mut bound = Bindings::new();
-        let mut ids = Vec::new();
-        let mut buffers = Vec::new();
-        for (index, (shape, values)) in self.signature.inputs.iter().zip(inputs).enumerate() {
-            let label = format!("input {index}");
-            let buffer = self.engine.tensor_with(&label, *shape, values)?;
-            let id = graph.external(label, *shape);
-            bound.insert(id, buffer.clone());
-            ids.push(id);
-            buffers.push(buffer);
+        let mut memories = Vec::new();
+        for ((id, shape), values) in ids.into_iter().zip(&self.signature.inputs).zip(inputs) {
+            let memory = self.engine.tensor_with(&graph.tensor(id).label, *shape, values)?;
+            bound.insert(id, memory.clone());
+            memories.push(memory);
         }
-        let result = graph.apply_shared(self.op.clone(), &ids, self.op.name())?;
         bound.insert(result, output);
         let made = graph.nodes().last().and_then(|node| node.saved);
         bound.extend(made.zip(saved));
@@ -158,6 +154,6 @@ impl SingleOp {
         let options = Options { tuned: false, ..self.options };
         let goals = Goals::all([result]);
         let program = Program::prepare_with(&self.engine, &graph, &bound, &goals, pick, options)?;
-        Ok((program, buffers))
+        Ok((program, memories))
     }
 }

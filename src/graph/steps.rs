@@ -1,59 +1,35 @@
-//! What a prepared program is made of: copies and dispatches, and how they are recorded.
+//! Copies and dispatches on the device, and how they are recorded.
 
-use super::engine::copy_to_texture;
+use super::lowered::Sections;
 use crate::gpu::Pipeline;
-use crate::ops::TexelCopy;
+use crate::ops::{TEXTURE_WIDTH, TexelCopy};
 use std::sync::Arc;
-
-/// A set of sections, one bit each.
-pub(super) type Sections = u64;
 
 /// One copy or dispatch.
 #[derive(Debug)]
-pub(super) struct Step {
+pub(super) struct DeviceStep {
     pub sections: Sections,
     /// The node that it is of.
     pub node: usize,
     pub label: String,
-    pub action: Action,
+    pub work: Work,
 }
 
 /// What a step does.
 #[derive(Debug)]
-pub(super) enum Action {
-    Dispatch {
-        pipeline: Arc<Pipeline>,
-        bind_group: wgpu::BindGroup,
-        groups: [u32; 3],
-    },
-    /// Copies texels of a buffer into a linear texture.
-    Stage {
-        buffer: wgpu::Buffer,
-        texture: wgpu::Texture,
-        copy: TexelCopy,
-    },
-    /// Copies so many bytes.
-    Copy {
-        from: Part,
-        to: Part,
-        bytes: u64,
-    },
+pub(super) enum Work {
+    Dispatch { pipeline: Arc<Pipeline>, bind_group: wgpu::BindGroup, groups: [u32; 3] },
+    Stage { buffer: wgpu::Buffer, texture: wgpu::Texture, copy: TexelCopy },
+    Copy { from: (wgpu::Buffer, u64), to: (wgpu::Buffer, u64), bytes: u64 },
 }
 
-/// A buffer from this offset on.
-#[derive(Debug, PartialEq)]
-pub(super) struct Part {
-    pub buffer: wgpu::Buffer,
-    pub offset: u64,
-}
-
-impl Action {
-    /// Records the action if it is a copy, and returns whether it is.
-    pub(super) fn copy(&self, encoder: &mut wgpu::CommandEncoder) -> bool {
+impl Work {
+    /// Records the work if it is a copy, and returns whether it is.
+    pub fn copy(&self, encoder: &mut wgpu::CommandEncoder) -> bool {
         match self {
             Self::Stage { buffer, texture, copy } => copy_to_texture(encoder, buffer, texture, *copy),
             Self::Copy { from, to, bytes } => {
-                encoder.copy_buffer_to_buffer(&from.buffer, from.offset, &to.buffer, to.offset, *bytes);
+                encoder.copy_buffer_to_buffer(&from.0, from.1, &to.0, to.1, *bytes);
             }
             Self::Dispatch { .. } => return false,
         }
@@ -62,10 +38,10 @@ impl Action {
 }
 
 /// Records steps in order.
-pub(super) fn record<'a>(encoder: &mut wgpu::CommandEncoder, steps: impl Iterator<Item = &'a Step>) {
+pub(super) fn record<'a>(encoder: &mut wgpu::CommandEncoder, steps: impl Iterator<Item = &'a DeviceStep>) {
     let mut steps = steps.peekable();
     while let Some(step) = steps.peek() {
-        if step.action.copy(encoder) {
+        if step.work.copy(encoder) {
             steps.next();
             continue;
         }
@@ -74,7 +50,8 @@ pub(super) fn record<'a>(encoder: &mut wgpu::CommandEncoder, steps: impl Iterato
             label: Some(&step.label),
             timestamp_writes: None,
         });
-        while let Some(Step { action: Action::Dispatch { pipeline, bind_group, groups }, .. }) = steps.peek()
+        while let Some(DeviceStep { work: Work::Dispatch { pipeline, bind_group, groups }, .. }) =
+            steps.peek()
         {
             pass.set_pipeline(&pipeline.compute);
             pass.set_bind_group(0, bind_group, &[]);
@@ -82,5 +59,39 @@ pub(super) fn record<'a>(encoder: &mut wgpu::CommandEncoder, steps: impl Iterato
             pass.dispatch_workgroups(x, y, z);
             steps.next();
         }
+    }
+}
+
+/// Copies texels of a buffer into a linear texture: what is left of a row, whole rows, what is left.
+pub(super) fn copy_to_texture(
+    encoder: &mut wgpu::CommandEncoder,
+    buffer: &wgpu::Buffer,
+    texture: &wgpu::Texture,
+    TexelCopy { mut from, mut to, mut texels }: TexelCopy,
+) {
+    let width = u64::from(TEXTURE_WIDTH);
+    while texels > 0 {
+        let column = to % width;
+        let rows = if column == 0 { texels / width } else { 0 };
+        let (across, down) = if rows > 0 { (width, rows) } else { (texels.min(width - column), 1) };
+        encoder.copy_buffer_to_texture(
+            wgpu::TexelCopyBufferInfo {
+                buffer,
+                layout: wgpu::TexelCopyBufferLayout {
+                    offset: from * 16,
+                    bytes_per_row: Some(TEXTURE_WIDTH * 16),
+                    rows_per_image: None,
+                },
+            },
+            wgpu::TexelCopyTextureInfo {
+                texture,
+                mip_level: 0,
+                origin: wgpu::Origin3d { x: column as u32, y: (to / width) as u32, z: 0 },
+                aspect: wgpu::TextureAspect::All,
+            },
+            wgpu::Extent3d { width: across as u32, height: down as u32, depth_or_array_layers: 1 },
+        );
+        let copied = across * down;
+        (from, to, texels) = (from + copied, to + copied, texels - copied);
     }
 }

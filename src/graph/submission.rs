@@ -1,6 +1,8 @@
 //! Submitted work, and the values that come back from it.
 
 use super::engine::Engine;
+use super::goals::When;
+use super::lowered::{Location, LoweredReadback};
 use crate::error::Result;
 use crate::gpu::{Copy, ReadBack, StagingPool};
 use crate::ops::Shape;
@@ -10,36 +12,24 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct Reader {
     pub name: String,
-    pub before: bool,
-    layout: Arc<[Part]>,
-    /// Each tensor's buffer, the offset in it and the bytes.
+    pub when: When,
+    layout: Arc<[(String, Shape)]>,
+    /// Each value's buffer, the offset in it and the bytes.
     sources: Vec<(wgpu::Buffer, u64, u64)>,
     pool: StagingPool,
 }
 
-/// One value of a read-back.
-#[derive(Debug)]
-struct Part {
-    name: String,
-    shape: Shape,
-}
-
 impl Reader {
-    /// A read-back of these tensors: name, shape, buffer and offset of each.
-    pub fn new(
-        name: &str,
-        before: bool,
-        in_flight: usize,
-        tensors: Vec<(String, Shape, wgpu::Buffer, u64)>,
-    ) -> Self {
-        let (mut layout, mut sources, mut bytes) = (Vec::new(), Vec::new(), 0);
-        for (name, shape, buffer, offset) in tensors {
-            bytes += shape.bytes();
-            sources.push((buffer, offset, shape.bytes()));
-            layout.push(Part { name, shape });
-        }
-        let pool = StagingPool::new(name, bytes, in_flight);
-        Self { name: name.to_owned(), before, layout: layout.into(), sources, pool }
+    /// A read-back from these buffers.
+    pub fn new(read: &LoweredReadback, buffers: &[wgpu::Buffer]) -> Self {
+        let source = |(_, shape, at): &(String, Shape, Location)| {
+            (buffers[at.buffer].clone(), at.offset, shape.bytes())
+        };
+        let layout = read.values.iter().map(|(name, shape, _)| (name.clone(), *shape)).collect();
+        let sources: Vec<_> = read.values.iter().map(source).collect();
+        let bytes = sources.iter().map(|(_, _, bytes)| bytes).sum();
+        let pool = StagingPool::new(&read.name, bytes, read.in_flight);
+        Self { name: read.name.clone(), when: read.when, layout, sources, pool }
     }
 
     /// Records the copy of the tensors into a staging buffer.
@@ -90,7 +80,7 @@ impl Submission {
 #[derive(Debug)]
 pub struct Pending {
     engine: Arc<Engine>,
-    layout: Arc<[Part]>,
+    layout: Arc<[(String, Shape)]>,
     read: ReadBack,
 }
 
@@ -102,10 +92,10 @@ impl Pending {
     pub fn finish(self) -> Result<Values> {
         let stored = self.read.finish(&self.engine.context)?;
         let mut rest = stored.as_slice();
-        let unpack = |part: &Part| {
-            let (here, behind) = rest.split_at(part.shape.stored().min(rest.len()));
+        let unpack = |(name, shape): &(String, Shape)| {
+            let (here, behind) = rest.split_at(shape.stored().min(rest.len()));
             rest = behind;
-            (part.name.clone(), part.shape.unpack(here))
+            (name.clone(), shape.unpack(here))
         };
         Ok(Values { values: self.layout.iter().map(unpack).collect() })
     }

@@ -1,6 +1,6 @@
 //! Recording for a trace: each dispatch in a pass of its own, with stamps at both ends.
 
-use super::steps::{Action, Step};
+use super::steps::{DeviceStep, Work};
 use crate::error::Result;
 use crate::gpu::{Context, Trace};
 
@@ -10,7 +10,7 @@ pub(super) fn record<'a>(
     context: &Context,
     trace: &Trace,
     encoder: &mut wgpu::CommandEncoder,
-    steps: impl Iterator<Item = &'a Step>,
+    steps: impl Iterator<Item = &'a DeviceStep>,
 ) {
     if let Err(error) = record_steps(context, trace, encoder, steps) {
         trace.fail(error);
@@ -21,14 +21,14 @@ fn record_steps<'a>(
     context: &Context,
     trace: &Trace,
     encoder: &mut wgpu::CommandEncoder,
-    steps: impl Iterator<Item = &'a Step>,
+    steps: impl Iterator<Item = &'a DeviceStep>,
 ) -> Result<()> {
     let mut stamps = trace.stamps(context);
     let mut staged = false;
     for step in steps {
-        match &step.action {
-            Action::Stage { .. } | Action::Copy { .. } => staged = step.action.copy(encoder),
-            Action::Dispatch { pipeline, bind_group, groups: [x, y, z] } => {
+        match &step.work {
+            Work::Stage { .. } | Work::Copy { .. } => staged = step.work.copy(encoder),
+            Work::Dispatch { pipeline, bind_group, groups: [x, y, z] } => {
                 if let Some(full) = stamps.take_if(|stamps| stamps.room() == 0) {
                     trace.recorded(context, encoder, full)?;
                     stamps = trace.stamps(context);

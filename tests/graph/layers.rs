@@ -1,0 +1,197 @@
+//! Files in layers: none imports a file that imports it, directly or through others.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// Folders under `src/` whose files form no circle.
+const FOLDERS: &[&str] = &["graph", "ops"];
+
+/// A module by its path, from the folder on: `["graph", "fuse", "mask"]`.
+type Module = Vec<String>;
+
+/// Text of each module of a folder, without comments and tests.
+fn modules(folder: &Path, at: Module, found: &mut BTreeMap<Module, String>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let mut module = at.clone();
+        if path.is_dir() {
+            module.push(name);
+            modules(&path, module, found);
+        } else if name != "tests" {
+            if name != "mod" {
+                module.push(name);
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+            let code = text.lines().map(|line| line.split("//").next().unwrap_or_default());
+            found.insert(module, code.collect::<Vec<_>>().join("\n"));
+        }
+    }
+}
+
+/// The paths that begin at the start of a text, as far as they are paths: `a::{b, c::d}` has two.
+fn paths(text: &str, before: &[String], found: &mut Vec<Module>) -> usize {
+    let name: String = text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    let path = [before, std::slice::from_ref(&name)].concat();
+    let rest = &text[name.len()..];
+    let Some(behind) = rest.strip_prefix("::") else {
+        found.push(path);
+        return name.len();
+    };
+    let mut at = name.len() + 2;
+    let Some(mut list) = behind.strip_prefix('{') else {
+        return at + paths(behind, &path, found);
+    };
+    at += 1;
+    loop {
+        let start = list.trim_start_matches([' ', '\n', ',']);
+        at += list.len() - start.len();
+        if start.starts_with('}') || start.is_empty() {
+            return at + 1;
+        }
+        // Anything but a path ends it, such as `self` or `as`: one step on.
+        let taken = paths(start, &path, found).max(1);
+        at += taken;
+        list = &start[taken.min(start.len())..];
+    }
+}
+
+/// All paths in a module's text that lead into its folder, absolute.
+fn imports(module: &Module, is_folder: bool, text: &str) -> Vec<Module> {
+    let mut found = Vec::new();
+    let root = format!("crate::{}::", module[0]);
+    // `super` of a file is its folder's module, and `super` of that the one above.
+    let own: &[String] = if is_folder { module } else { &module[..module.len() - 1] };
+    for (start, _) in text.match_indices("super::") {
+        let before = text[..start].chars().next_back();
+        if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':' || c == '(') {
+            continue;
+        }
+        let mut rest = &text[start..];
+        let mut at = if is_folder { own } else { module.as_slice() };
+        while let Some(behind) = rest.strip_prefix("super::") {
+            rest = behind;
+            at = &at[..at.len() - 1];
+        }
+        if !at.is_empty() {
+            take(rest, at, &mut found);
+        }
+    }
+    for (start, _) in text.match_indices(&root) {
+        take(&text[start + root.len()..], &module[..1], &mut found);
+    }
+    found
+}
+
+fn take(text: &str, at: &[String], found: &mut Vec<Module>) {
+    match text.strip_prefix('{') {
+        // A list at the top: as if it had a name before it.
+        Some(_) => {
+            let mut inner = Vec::new();
+            paths(&format!("x::{text}"), &[], &mut inner);
+            found.extend(inner.into_iter().map(|path| [at, &path[1..]].concat()));
+        }
+        None => drop(paths(text, at, found)),
+    }
+}
+
+/// The module that a path means: through re-exports, down to the file.
+fn resolve(path: &[String], modules: &BTreeMap<Module, String>) -> Option<Module> {
+    let depth = (1..=path.len()).rev().find(|depth| modules.contains_key(&path[..*depth]))?;
+    let (module, rest) = path.split_at(depth);
+    let Some(name) = rest.first() else { return Some(module.to_vec()) };
+    // Does the module itself only pass the name on?
+    let text = &modules[module];
+    for (start, _) in text.match_indices("use ") {
+        let mut inner = Vec::new();
+        paths(&text[start + 4..], &[], &mut inner);
+        for found in inner.iter().filter(|found| found.len() > 1 && found.last() == Some(name)) {
+            let inside = [module, found.as_slice()].concat();
+            if modules.contains_key(&inside[..=depth]) {
+                return resolve(&inside, modules);
+            }
+        }
+    }
+    Some(module.to_vec())
+}
+
+/// What each module imports of its own folder.
+fn edges(modules: &BTreeMap<Module, String>) -> BTreeMap<Module, BTreeSet<Module>> {
+    let folders: BTreeSet<&[String]> = modules.keys().map(|module| &module[..module.len() - 1]).collect();
+    let edge = |(module, text): (&Module, &String)| {
+        let found = imports(module, folders.contains(module.as_slice()), text);
+        let mut found: BTreeSet<Module> = found.iter().filter_map(|path| resolve(path, modules)).collect();
+        found.remove(module);
+        (module.clone(), found)
+    };
+    modules.iter().map(edge).collect()
+}
+
+/// A circle of modules, if there is one.
+fn circle(edges: &BTreeMap<Module, BTreeSet<Module>>) -> Option<Vec<String>> {
+    fn visit<'a>(
+        module: &'a Module,
+        edges: &'a BTreeMap<Module, BTreeSet<Module>>,
+        way: &mut Vec<&'a Module>,
+        done: &mut BTreeSet<&'a Module>,
+    ) -> bool {
+        if way.contains(&module) {
+            way.push(module);
+            return true;
+        }
+        if !done.insert(module) {
+            return false;
+        }
+        way.push(module);
+        for next in edges.get(module).into_iter().flatten() {
+            if visit(next, edges, way, done) {
+                return true;
+            }
+        }
+        way.pop();
+        false
+    }
+    let (mut way, mut done) = (Vec::new(), BTreeSet::new());
+    let found = edges.keys().any(|module| visit(module, edges, &mut way, &mut done));
+    found.then(|| way.iter().map(|module| module.join("::")).collect())
+}
+
+#[test]
+fn no_file_imports_one_that_imports_it() {
+    for folder in FOLDERS {
+        let mut found = BTreeMap::new();
+        modules(&Path::new("src").join(folder), vec![(*folder).to_owned()], &mut found);
+        let edges = edges(&found);
+        let count: usize = edges.values().map(BTreeSet::len).sum();
+        assert!(count >= found.len() / 2, "{folder}: only {count} imports found");
+        assert_eq!(circle(&edges), None, "{folder}");
+    }
+}
+
+/// The check must find circles of each form.
+#[test]
+fn circles_are_found() {
+    let check = |files: &[(&str, &str)]| {
+        let module = |path: &str| path.split("::").map(str::to_owned).collect::<Module>();
+        let modules = files.iter().map(|(path, text)| (module(path), (*text).to_owned())).collect();
+        circle(&edges(&modules)).is_some()
+    };
+    let root = ("m", "mod a;\nmod b;\npub use a::One;\npub use b::{Other, Two as Second};");
+    assert!(!check(&[root, ("m::a", "use super::b::Two;"), ("m::b", "")]));
+    assert!(check(&[root, ("m::a", "use super::b::Two;"), ("m::b", "use super::a::One;")]));
+    // By a name that the folder passes on, in a list, by its full path, and in the midst of code.
+    for back in [
+        "use super::One;",
+        "use super::{c::X, a::{One, Zero}};",
+        "use crate::m::a;",
+        "use crate::m::{One};",
+        "let x = super::a::One;",
+    ] {
+        assert!(check(&[root, ("m::a", "use super::Other;"), ("m::b", back)]), "{back}");
+    }
+    let deep = ("m::f", "mod g;\nuse super::b::Two;");
+    assert!(!check(&[root, ("m::a", ""), deep, ("m::f::g", "use super::super::a::One;"), ("m::b", "")]));
+    let back = ("m::b", "use super::f::g::X;");
+    assert!(check(&[root, ("m::a", ""), deep, ("m::f::g", "use super::super::b::Two;"), back]));
+}
