@@ -1,14 +1,14 @@
 //! The options of `mirage render`, grouped as `--help` shows them.
 
+use super::values::{self, Depth, Kernels, Pooling, Start};
 use crate::error::Result;
 use crate::gpu::{AdapterChoice, DeviceOptions, Family};
 use crate::graph::Engine;
-use crate::image_io::BitDepth;
 use crate::mirage::Shares;
-use crate::ops::PoolKind;
 use crate::tune::{Adapter, Cache};
 use crate::vgg::{Network, Preprocessing, locate};
-use clap::{Args, ValueEnum};
+use clap::Args;
+use serde::Serialize;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
@@ -17,34 +17,43 @@ pub(super) const WEIGHTS_VARIABLE: &str = "MIRAGE_WEIGHTS";
 /// Sides of a picture, in pixels.
 pub(super) const SIDES: RangeInclusive<i64> = 1..=crate::image_io::MAX_SIDE as i64;
 
-/// Options of `mirage render`.
-#[derive(Debug, Args)]
+/// Options of `mirage render`. Those that are recorded serialise as a record states them.
+#[derive(Debug, Args, Serialize)]
 pub(super) struct RenderArgs {
     /// The photograph to re-imagine: PNG, JPEG, WebP, TIFF or BMP
     #[arg(value_name = "PHOTO")]
+    #[serde(serialize_with = "values::paths")]
     pub photo: PathBuf,
     #[command(flatten)]
+    #[serde(flatten)]
     pub files: FileArgs,
     #[command(flatten)]
+    #[serde(flatten)]
     pub factors: FactorArgs,
     #[command(flatten)]
+    #[serde(flatten)]
     pub balance: BalanceArgs,
     #[command(flatten)]
+    #[serde(flatten)]
     pub network: NetworkArgs,
     #[command(flatten)]
+    #[serde(flatten)]
     pub optimisation: OptimisationArgs,
     #[command(flatten)]
+    #[serde(flatten)]
     pub watching: WatchingArgs,
     #[command(flatten)]
+    #[serde(flatten)]
     pub device: DeviceArgs,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Args, Serialize)]
 #[command(next_help_heading = "Input and output")]
 pub(super) struct FileArgs {
     /// The picture to paint; its ending is its format: .png, .jpg, .webp or .tiff [default: the photo's name
     /// with -mirage.png, in the current folder]
     #[arg(short, long, value_name = "FILE")]
+    #[serde(serialize_with = "values::paths")]
     pub output: Option<PathBuf>,
     /// Longest side of the picture in pixels: a larger one has finer detail and takes longer
     #[arg(long, value_name = "PIXELS", default_value_t = 320, value_parser = clap::value_parser!(u32).range(SIDES))]
@@ -54,10 +63,11 @@ pub(super) struct FileArgs {
     pub bit_depth: Depth,
     /// Replace files that exist [default: refuse to]
     #[arg(long)]
+    #[serde(skip)]
     pub overwrite: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Args, Serialize)]
 #[command(next_help_heading = "Factors")]
 pub(super) struct FactorArgs {
     /// Layers that hold the photo's layout, e.g. relu3_1:0.5,relu4_2; early ones hold every edge, deep ones
@@ -74,6 +84,7 @@ pub(super) struct FactorArgs {
     pub style: Option<String>,
     /// Pictures to take the style from, one or several [default: the photo itself]
     #[arg(long, value_name = "FILE", num_args = 1..)]
+    #[serde(serialize_with = "values::paths")]
     pub style_image: Vec<PathBuf>,
     /// How much each style picture counts, e.g. 1,2 [default: all the same]
     #[arg(
@@ -86,12 +97,13 @@ pub(super) struct FactorArgs {
     pub style_blend: Vec<f32>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Args, Serialize)]
 #[command(next_help_heading = "Balance")]
 pub(super) struct BalanceArgs {
     /// How strongly each factor pulls, in shares: the weights are measured for you [default:
     /// spatial=20,abstract=40,style=40, unless a weight below is given]
     #[arg(long, value_name = "SHARES", conflicts_with_all = ["spatial_weight", "abstract_weight", "style_weight"])]
+    #[serde(serialize_with = "values::text")]
     pub balance: Option<Shares>,
     /// Measure the balance anew every so many iterations, so that the shares hold to the end; 0 measures at the
     /// start and after 10 iterations
@@ -111,25 +123,28 @@ pub(super) struct BalanceArgs {
     pub tv_weight: f32,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Args, Serialize)]
 #[command(next_help_heading = "Network")]
 pub(super) struct NetworkArgs {
     /// The network to look through: a safetensors file, or vgg16 or vgg19 once fetched with `mirage weights
     /// --fetch` [default: the one that comes with the program]
     #[arg(long, alias = "network", value_name = "FILE", env = WEIGHTS_VARIABLE, hide_env_values = true)]
+    #[serde(serialize_with = "values::paths")]
     pub weights: Option<PathBuf>,
     /// Colours the network was trained on: caffe or torchvision [default: what its file says]
     #[arg(long, value_name = "NAME")]
+    #[serde(serialize_with = "values::text")]
     pub preprocessing: Option<Preprocessing>,
     /// How the network shrinks its view: max is crisp, avg is softer
     #[arg(long, value_name = "KIND", default_value = "max")]
     pub pooling: Pooling,
     /// Names of the network's classes, one a line [default: ImageNet's, where they fit]
     #[arg(long, value_name = "FILE")]
+    #[serde(serialize_with = "values::paths")]
     pub labels: Option<PathBuf>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Args, Serialize)]
 #[command(next_help_heading = "Optimisation")]
 pub(super) struct OptimisationArgs {
     /// How many times the picture is worked over
@@ -162,10 +177,11 @@ pub(super) struct OptimisationArgs {
     pub clamp: bool,
     /// Let colours run beyond black and white; they are cut off only in the file
     #[arg(long, overrides_with = "clamp")]
+    #[serde(skip)]
     pub no_clamp: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Args, Serialize)]
 #[command(next_help_heading = "Watching")]
 pub(super) struct WatchingArgs {
     /// Tell losses, shares and classes every so many iterations; 0 only at the start and the end
@@ -184,22 +200,27 @@ pub(super) struct WatchingArgs {
     /// Make a film of the chain: .webp, .gif or .apng; each of the first iterations, later ones further apart
     /// [default: none]
     #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
     pub film: Option<PathBuf>,
     /// Save what `mirage resume` goes on from every so many iterations, beside the picture; 0 only after Ctrl-C
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub checkpoint_every: u32,
     /// Watch and steer the run in a browser, on this port of this machine [default: off; 7816 without a number]
     #[arg(long, value_name = "PORT", num_args = 0..=1, default_missing_value = "7816", require_equals = false)]
+    #[serde(skip)]
     pub web: Option<u16>,
     /// Let browsers of other machines see the page: the address to listen on, such as 0.0.0.0
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", requires = "web")]
+    #[serde(skip)]
     pub web_host: std::net::IpAddr,
     /// Write a log, one JSON object a line; - is standard output [default: none]
     #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
     pub log: Option<PathBuf>,
     /// Write a trace of the run, to be looked at in Perfetto or chrome://tracing: each dispatch on the device, each
     /// submission, read-back and wait; makes the run slower [default: none]
     #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
     pub trace: Option<PathBuf>,
     /// How many classes to tell; 0 for none
     #[arg(long, value_name = "N", default_value_t = 5)]
@@ -207,13 +228,15 @@ pub(super) struct WatchingArgs {
     /// Tell more: memory, and each layer's kernel and time, which takes three iterations to measure
     /// [default: off]
     #[arg(short, long, conflicts_with = "quiet")]
+    #[serde(skip)]
     pub verbose: bool,
     /// Tell nothing but errors [default: off]
     #[arg(short, long)]
+    #[serde(skip)]
     pub quiet: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Args, Serialize)]
 #[command(next_help_heading = "Device")]
 pub(super) struct DeviceArgs {
     /// Graphics device by number or part of its name, from `mirage devices` [default: the most capable]
@@ -232,8 +255,10 @@ pub(super) struct DeviceArgs {
     /// Test the kernels of this run on this device first, at its shapes, and paint only if the driver computes
     /// right [default: off]
     #[arg(long)]
+    #[serde(skip)]
     pub verify: bool,
     #[command(flatten)]
+    #[serde(skip)]
     pub tuning: TuningArgs,
 }
 
@@ -247,98 +272,6 @@ pub(super) struct TuningArgs {
     /// Choose kernels without the tuning cache [default: use it where there is one]
     #[arg(long, conflicts_with = "tuning_cache")]
     pub no_tuning_cache: bool,
-}
-
-/// `--bit-depth`.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(super) enum Depth {
-    #[value(name = "8")]
-    Eight,
-    #[value(name = "16")]
-    Sixteen,
-}
-
-/// `--pooling`.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(super) enum Pooling {
-    Max,
-    Avg,
-}
-
-/// `--kernels`.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(super) enum Kernels {
-    Auto,
-    Texture,
-    Buffer,
-    Naive,
-}
-
-/// `--init`.
-#[derive(Debug, Clone)]
-pub(super) enum Start {
-    Noise,
-    Photo,
-    Gray,
-    File(PathBuf),
-}
-
-impl From<&std::ffi::OsStr> for Start {
-    fn from(text: &std::ffi::OsStr) -> Self {
-        match text.to_str() {
-            Some("noise") => Self::Noise,
-            Some("photo") => Self::Photo,
-            Some("gray" | "grey") => Self::Gray,
-            _ => Self::File(text.into()),
-        }
-    }
-}
-
-impl From<std::ffi::OsString> for Start {
-    fn from(text: std::ffi::OsString) -> Self {
-        Self::from(text.as_os_str())
-    }
-}
-
-impl Start {
-    /// As on the command line.
-    pub(super) fn text(&self) -> String {
-        match self {
-            Self::Noise => "noise".to_owned(),
-            Self::Photo => "photo".to_owned(),
-            Self::Gray => "gray".to_owned(),
-            Self::File(path) => path.to_string_lossy().into_owned(),
-        }
-    }
-}
-
-impl Depth {
-    pub(super) fn bits(self) -> BitDepth {
-        match self {
-            Self::Eight => BitDepth::Eight,
-            Self::Sixteen => BitDepth::Sixteen,
-        }
-    }
-}
-
-impl Kernels {
-    pub(super) fn family(self) -> Family {
-        match self {
-            Self::Auto => Family::Auto,
-            Self::Texture => Family::Texture,
-            Self::Buffer => Family::Buffer,
-            Self::Naive => Family::Naive,
-        }
-    }
-}
-
-impl Pooling {
-    pub(super) fn kind(self) -> PoolKind {
-        match self {
-            Self::Max => PoolKind::Max,
-            Self::Avg => PoolKind::Average,
-        }
-    }
 }
 
 impl NetworkArgs {

@@ -225,7 +225,7 @@ pub(super) fn is_same(a: &Path, b: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::args::Depth;
+    use crate::cli::values::Depth;
 
     fn files(output: Option<&str>, iterations: u32) -> Files {
         let args = FileArgs {

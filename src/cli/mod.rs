@@ -28,6 +28,7 @@ mod stdout;
 mod sweep;
 mod text;
 mod tune;
+mod values;
 mod warnings;
 mod weights;
 mod words;

@@ -277,11 +277,33 @@ impl Form {
 
     /// The files that a value of this form names.
     pub(super) fn files(self, value: &Value) -> Vec<&str> {
+        let names = self.names_files(value);
+        let texts = match value {
+            Value::Array(all) => all.as_slice(),
+            one => std::slice::from_ref(one),
+        };
+        texts.iter().filter(|_| names).filter_map(Value::as_str).collect()
+    }
+
+    /// [`Form::files`], to be changed.
+    pub(super) fn files_mut(self, value: &mut Value) -> Vec<&mut String> {
+        let names = self.names_files(value);
+        let texts = match value {
+            Value::Array(all) => all.as_mut_slice(),
+            one => std::slice::from_mut(one),
+        };
+        let text = |value| match value {
+            &mut Value::String(ref mut text) => Some(text),
+            _ => None,
+        };
+        texts.iter_mut().filter(|_| names).filter_map(text).collect()
+    }
+
+    fn names_files(self, value: &Value) -> bool {
         match (self, value) {
-            (File, Value::String(file)) => vec![file],
-            (Files, Value::Array(all)) => all.iter().filter_map(Value::as_str).collect(),
-            (FileOr(words), Value::String(text)) if !words.contains(&text.as_str()) => vec![text],
-            _ => Vec::new(),
+            (File, Value::String(_)) | (Files, Value::Array(_)) => true,
+            (FileOr(words), Value::String(text)) => !words.contains(&text.as_str()),
+            _ => false,
         }
     }
 }

@@ -1,11 +1,12 @@
 //! From arguments to a run that can start: every check that needs no device, the cheap ones first.
 
-use super::args::{RenderArgs, Start, WatchingArgs};
+use super::args::{RenderArgs, WatchingArgs};
 use super::files::{Files, load, load_start};
 use super::log::Log;
 use super::names::Names;
 use super::own::Own;
 use super::record::Options;
+use super::values::Start;
 use super::{film, layers};
 use crate::error::{Error, Result};
 use crate::image_io::{self, Picture};
@@ -89,7 +90,7 @@ impl Plan {
             network.check_finite()?;
         }
 
-        let options = Options::new(args, &request, &preset, &network, &files.output);
+        let options = Options::new(args, &request, &preset, &network, &files.output)?;
         Ok(Self { request, iterations: last, network, names, files, options, notes })
     }
 }

@@ -1,14 +1,15 @@
 //! The record of a run: its options as they were resolved, for the log and for the picture itself.
 
-use super::args::{Depth, RenderArgs, Start};
+use super::args::RenderArgs;
 use super::names::Names;
+use super::options;
+use super::values;
 use crate::error::{Error, Result};
 use crate::hex::hex;
 use crate::image_io;
 use crate::mirage::preset::{ABSTRACT, Preset, SMOOTH, SPATIAL, STYLE, layers_text};
 use crate::mirage::{Readout, Report, Request, Shares, Strength, Target, Weights};
 use crate::vgg::Network;
-use clap::ValueEnum as _;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -18,61 +19,23 @@ pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// What the keys of a picture's texts begin with.
 const PREFIX: &str = "neural-mirage:";
 
-/// All options after defaults, named as on the command line. Values that don't apply are `null`.
+/// All recorded options after defaults, named as on the command line. Values that don't apply are `null`.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct Options {
-    photo: String,
-    output: String,
-    size: u32,
-    bit_depth: u8,
-    spatial: String,
-    r#abstract: String,
-    style: String,
-    style_image: Vec<String>,
-    style_blend: Vec<f32>,
-    balance: Option<String>,
-    spatial_weight: Option<f32>,
-    abstract_weight: Option<f32>,
-    style_weight: Option<f32>,
-    tv_weight: f32,
-    rebalance_every: u32,
-    weights: String,
-    preprocessing: String,
-    pooling: String,
-    labels: Option<String>,
-    iterations: u32,
-    stop_when_change_below: f32,
-    init: String,
-    seed: u64,
-    learning_rate: f32,
-    beta1: f64,
-    beta2: f64,
-    epsilon: f64,
-    clamp: bool,
-    print_every: u32,
-    save_every: u32,
-    save_at: Vec<u32>,
-    save_early: bool,
-    checkpoint_every: u32,
-    top: usize,
-    adapter: Option<String>,
-    kernels: String,
-    exact: bool,
-    half_weights: bool,
-    #[serde(skip)]
-    starts_from_file: bool,
-}
+#[serde(transparent)]
+pub(super) struct Options(Map<String, Value>);
 
 impl Options {
-    /// From the arguments and what became of them.
+    /// From the arguments, with what became of those that are worked out.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if an argument has no form for a record, which no argument can cause.
     pub(super) fn new(
         args: &RenderArgs,
         request: &Request,
         preset: &Preset,
         network: &Network,
         output: &Path,
-    ) -> Self {
-        let path = |path: &Path| path.to_string_lossy().into_owned();
+    ) -> Result<Self> {
         let layers =
             |name| preset.factor(name).map_or("none".to_owned(), |factor| layers_text(&factor.layers));
         let weight = |name| match preset.factor(name)?.strength {
@@ -80,19 +43,11 @@ impl Options {
             Strength::Share(_) => None,
         };
         let shares = Shares::of(&request.groups);
-        let optimisation = &args.optimisation;
-        Self {
-            photo: path(&args.photo),
-            output: path(output),
-            size: args.files.size,
-            bit_depth: match args.files.bit_depth {
-                Depth::Eight => 8,
-                Depth::Sixteen => 16,
-            },
+        let resolved = json_of(&Resolved {
+            output: values::path(output),
             spatial: layers(SPATIAL),
             r#abstract: layers(ABSTRACT),
             style: layers(STYLE),
-            style_image: args.factors.style_image.iter().map(|image| path(image)).collect(),
             style_blend: match &preset.style.target {
                 Target::Images(images) => images.iter().map(|(_, blend)| *blend).collect(),
                 _ => Vec::new(),
@@ -101,43 +56,22 @@ impl Options {
             spatial_weight: weight(SPATIAL),
             abstract_weight: weight(ABSTRACT),
             style_weight: weight(STYLE),
-            tv_weight: preset.smooth_weight,
-            rebalance_every: request.rebalance_every,
-            weights: path(&network.path),
+            weights: values::path(&network.path),
             preprocessing: network.preprocessing.to_string(),
-            pooling: name(args.network.pooling.to_possible_value()),
-            labels: args.network.labels.as_deref().map(path),
-            iterations: optimisation.iterations,
-            stop_when_change_below: request.stop_when_change_below,
-            init: args.optimisation.init.text(),
-            seed: request.seed,
-            learning_rate: optimisation.learning_rate,
-            beta1: optimisation.beta1,
-            beta2: optimisation.beta2,
-            epsilon: optimisation.epsilon,
-            clamp: optimisation.clamps(),
-            print_every: request.schedule.report_every,
-            save_every: request.schedule.snapshot_every,
-            save_at: args.watching.save_at.clone(),
-            save_early: args.watching.save_early,
-            checkpoint_every: args.watching.checkpoint_every,
-            top: request.top_classes,
-            adapter: args.device.adapter.clone(),
-            kernels: name(args.device.kernels.to_possible_value()),
-            exact: args.device.exact,
-            half_weights: args.device.half_weights,
-            starts_from_file: matches!(args.optimisation.init, Start::File(_)),
-        }
+            clamp: args.optimisation.clamps(),
+        })?;
+        let mut options = json_of(args)?;
+        options.extend(resolved);
+        Ok(Self(options))
     }
 
     /// The same for a picture of another name, on the way to this one.
     pub(super) fn of_snapshot(&self, output: &Path, iterations: u32) -> Self {
-        Self {
-            output: output.to_string_lossy().into_owned(),
-            iterations,
-            save_at: Vec::new(),
-            ..self.clone()
-        }
+        let mut options = self.0.clone();
+        options.insert("output".to_owned(), values::path(output));
+        options.insert("iterations".to_owned(), iterations.into());
+        options.insert("save_at".to_owned(), Value::Array(Vec::new()));
+        Self(options)
     }
 
     /// The options with paths that hold wherever the program is started.
@@ -145,42 +79,29 @@ impl Options {
     /// # Errors
     /// [`Error::Io`] if the current folder can't be found.
     pub(super) fn absolute(&self) -> Result<Map<String, Value>> {
-        let mut options = self.map();
+        let mut options = self.0.clone();
         let whole = |text: &mut String| -> Result<()> {
             let path = std::path::absolute(&*text).map_err(Error::io(Path::new(text), "finding the file"))?;
             *text = path.to_string_lossy().into_owned();
             Ok(())
         };
-        for name in ["photo", "output", "weights", "labels", "style_image", "init"] {
-            match options.get_mut(name) {
-                Some(Value::String(text)) if name != "init" || self.starts_from_file => whole(text)?,
-                Some(Value::Array(list)) => {
-                    for item in list {
-                        if let Value::String(text) = item {
-                            whole(text)?;
-                        }
-                    }
-                }
-                _ => {}
-            }
+        for (name, value) in &mut options {
+            let form = options::row(name).and_then(options::Row::form);
+            form.map(|form| form.files_mut(value)).unwrap_or_default().into_iter().try_for_each(whole)?;
         }
         Ok(options)
     }
 
     /// All options as JSON.
-    pub(super) fn map(&self) -> Map<String, Value> {
-        // By way of the text, which has 0.03 where the nearest f32 is 0.029999999329.
-        let text = serde_json::to_string(self).unwrap_or_default();
-        // Names and plain values: there is nothing that could fail.
-        serde_json::from_str(&text).unwrap_or_default()
+    pub(super) fn map(&self) -> &Map<String, Value> {
+        &self.0
     }
 
     /// The texts that a picture carries.
     pub(super) fn embed(&self, facts: &Facts, iterations: u32, seconds: f64) -> Vec<(String, String)> {
-        let options = Value::Object(self.map()).to_string();
         let mut texts = vec![
-            ("options", options),
-            ("seed", self.seed.to_string()),
+            ("options", Value::Object(self.0.clone()).to_string()),
+            ("seed", self.0.get("seed").map(Value::to_string).unwrap_or_default()),
             ("iterations", iterations.to_string()),
             ("seconds", format!("{seconds:.3}")),
             ("adapter", facts.device.clone()),
@@ -299,6 +220,54 @@ pub(super) fn weight_options(weights: &Weights) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-fn name(value: Option<clap::builder::PossibleValue>) -> String {
-    value.map(|value| value.get_name().to_owned()).unwrap_or_default()
+/// Options that are worked out from several arguments, the photo and the network; named as the arguments are.
+#[derive(Serialize)]
+struct Resolved {
+    output: Value,
+    spatial: String,
+    r#abstract: String,
+    style: String,
+    style_blend: Vec<f32>,
+    balance: Option<String>,
+    spatial_weight: Option<f32>,
+    abstract_weight: Option<f32>,
+    style_weight: Option<f32>,
+    weights: Value,
+    preprocessing: String,
+    clamp: bool,
+}
+
+/// A struct as a JSON object.
+fn json_of(value: &impl Serialize) -> Result<Map<String, Value>> {
+    // By way of the text, which has 0.03 where the nearest f32 is 0.029999999329.
+    serde_json::to_string(value)
+        .and_then(|text| serde_json::from_str(&text))
+        .map_err(|error| Error::usage(format!("the options can't be recorded: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::words;
+
+    #[test]
+    fn the_table_and_the_record_have_the_same_options() {
+        let words = |name: &str, word: &str| (name.to_owned(), vec![word.into()]);
+        let args =
+            words::parse(&[words("photo", "p.png"), words("style_image", "--style-image=s.png")]).unwrap();
+        let record = json_of(&args).unwrap();
+        for row in options::TABLE {
+            assert_eq!(row.form().is_some(), record.contains_key(row.name), "{}", row.name);
+            let value = record.get(row.name).unwrap_or(&Value::Null);
+            assert_eq!(row.form().and_then(|form| form.problem(value)), None, "{}", row.name);
+        }
+        for name in record.keys() {
+            assert!(options::row(name).is_some(), "{name} is recorded and has no row");
+        }
+        assert_eq!(record["learning_rate"].to_string(), "0.03");
+        assert_eq!(
+            options::row("style_image").unwrap().form().unwrap().files(&record["style_image"]),
+            ["s.png"]
+        );
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::console::{duration, number};
 use super::names::percent;
+use super::options;
 use super::record::Told;
 use super::stdout;
 use super::text::{one_line, quoted};
@@ -142,7 +143,10 @@ impl History {
             Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(", "),
             other => other.to_string(),
         };
-        self.told.options.iter().map(|(name, value)| (name.replace('_', "-"), text(value))).collect()
+        let place = |name: &str| options::TABLE.iter().position(|row| row.name == name).unwrap_or(usize::MAX);
+        let mut all: Vec<_> = self.told.options.iter().collect();
+        all.sort_by_key(|(name, _)| place(name));
+        all.into_iter().map(|(name, value)| (name.replace('_', "-"), text(value))).collect()
     }
 
     fn text(&self) -> String {

@@ -8,7 +8,7 @@ mod table;
 mod test;
 mod watch;
 
-use super::args::Kernels;
+use super::values::Kernels;
 use crate::error::Result;
 use crate::gpu::{AdapterChoice, DeviceOptions};
 use crate::graph::Engine;

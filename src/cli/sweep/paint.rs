@@ -111,9 +111,9 @@ impl Sweep {
                 if overwrite || path.symlink_metadata().is_err() {
                     continue;
                 }
-                let wanted = plan.options.of_snapshot(&path, cell.iterations).map();
+                let wanted = plan.options.of_snapshot(&path, cell.iterations);
                 let told = Told::by(&path)?;
-                match told.map(|told| (difference(&told.options, &wanted), told.classes)) {
+                match told.map(|told| (difference(&told.options, wanted.map()), told.classes)) {
                     Some((None, classes)) => {
                         let picture = image_io::read(&path)?.picture;
                         let index = cell.row * self.table.columns.len() + cell.column;
