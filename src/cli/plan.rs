@@ -55,26 +55,7 @@ impl Plan {
     ) -> Result<Self> {
         let (mut request, mut preset) = request(args)?;
         let mut notes = Vec::new();
-        let last = iterations(&request)?;
-        let late: Vec<String> =
-            request.schedule.snapshot_at.iter().filter(|at| **at > last).map(u32::to_string).collect();
-        if !late.is_empty() {
-            notes.push(format!(
-                "no snapshot after iteration {}: the run ends after {}, see --iterations",
-                late.join(", "),
-                last
-            ));
-        }
-
         pictures(args, &mut request, &mut preset, &mut notes)?;
-        request.groups = preset.groups();
-        let last = iterations(&request)?;
-        request.schedule = schedule(&args.watching, last);
-        let files = Files::new(&args.files, &args.photo, last, own);
-        if checks_places {
-            places(args, &request.schedule, last, &files)?;
-        }
-
         let (network, fresh) = open()?;
         let names = Names::of(&network, args.network.labels.as_deref())?;
         notes.extend(layers::adapt(&mut preset, &network, |name| match name {
@@ -86,6 +67,20 @@ impl Plan {
         request.groups = preset.groups();
         preset.check(&network)?;
         mirage::check_request(&network, &request)?;
+        let last = request.plan(&network)?.last().map_or(0, |scale| scale.end);
+        request.schedule = schedule(&args.watching, last);
+        let late: Vec<String> =
+            request.schedule.snapshot_at.iter().filter(|at| **at > last).map(u32::to_string).collect();
+        if !late.is_empty() {
+            notes.push(format!(
+                "no snapshot after iteration {}: the run ends after {last}, see --iterations",
+                late.join(", ")
+            ));
+        }
+        let files = Files::new(&args.files, &args.photo, last, own);
+        if checks_places {
+            places(args, &request.schedule, last, &files)?;
+        }
         if fresh {
             network.check_finite()?;
         }
@@ -93,11 +88,6 @@ impl Plan {
         let options = Options::new(args, &request, &preset, &network, &files.output)?;
         Ok(Self { request, iterations: last, network, names, files, options, notes })
     }
-}
-
-/// Iterations of a whole run.
-fn iterations(request: &Request) -> Result<u32> {
-    Ok(request.plan()?.last().map_or(0, |scale| scale.end))
 }
 
 /// The request but for its pictures, and the preset that its objective is made by, with all numbers checked.
@@ -121,7 +111,6 @@ fn request(args: &RenderArgs) -> Result<(Request, Preset)> {
         ..Adam::default()
     });
     request.stop_when_change_below = optimisation.stop_when_change_below;
-    request.schedule = schedule(&args.watching, iterations(&request)?);
     request.adjustable = args.watching.web.is_some();
     request.top_classes = args.watching.top;
     request.check()?;

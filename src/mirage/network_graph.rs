@@ -128,6 +128,18 @@ fn matrix(network: &Network, name: &str, linear: &vgg::Linear) -> Matrix {
 /// # Errors
 /// [`Error::Usage`] naming the layer and the smallest size for it.
 pub(super) fn check_size(network: &Network, deepest: usize, height: usize, width: usize) -> Result<()> {
+    let smallest = smallest_side(network, deepest);
+    if height.min(width) >= smallest {
+        return Ok(());
+    }
+    Err(Error::usage(format!(
+        "a picture of {width}x{height} pixels is too small for layer {}: its shorter side must have at least {smallest} pixels. Use a larger picture or --size, or layers before it",
+        network.layers[deepest].name
+    )))
+}
+
+/// Length of the shorter side of the smallest picture that reaches layer `deepest`.
+pub(super) fn smallest_side(network: &Network, deepest: usize) -> usize {
     let reaches = |mut side: usize| {
         network.layers[..=deepest].iter().all(|layer| {
             match layer.kind {
@@ -140,13 +152,6 @@ pub(super) fn check_size(network: &Network, deepest: usize, height: usize, width
             side > 0
         })
     };
-    let shorter = height.min(width);
-    if reaches(shorter) {
-        return Ok(());
-    }
-    let smallest = (shorter..=4096).find(|side| reaches(*side)).unwrap_or(4096);
-    Err(Error::usage(format!(
-        "a picture of {width}x{height} pixels is too small for layer {}: its shorter side must have at least {smallest} pixels. Use a larger picture or --size, or layers before it",
-        network.layers[deepest].name
-    )))
+    // No network of this kind has more than a dozen pools.
+    (1..=4096).find(|side| reaches(*side)).unwrap_or(4096)
 }

@@ -1,13 +1,14 @@
 //! What is wanted: the objective, the optimiser, the sizes, the start, and when to report.
 
-use super::loss::{self, Group, Strength, Target, not_negative};
-use super::network_graph::View;
+use super::loss::{self, Group, Source, Strength, Target, not_negative};
+use super::network_graph::{View, smallest_side};
 use super::optimizer::{Adam, Optimizer};
 use super::preset::Preset;
 use super::scales::{Scale, Scales};
 use crate::error::{Error, Result};
 use crate::image_io::Picture;
 use crate::ops::{Padding, PoolKind};
+use crate::vgg::Network;
 use std::sync::Arc;
 
 /// The picture that the optimisation starts from.
@@ -140,9 +141,15 @@ impl Request {
     /// The sizes at which the picture is painted, in order.
     ///
     /// # Errors
-    /// As [`Scales::plan`].
-    pub fn plan(&self) -> Result<Vec<Scale>> {
-        self.scales.plan(self.size())
+    /// As [`Scales::plan`], and if the network lacks a layer.
+    pub fn plan(&self, network: &Network) -> Result<Vec<Scale>> {
+        let mut shortest = 1;
+        for loss in self.present().iter().flat_map(Group::counting) {
+            if let Source::Layer(name) = &loss.source {
+                shortest = shortest.max(smallest_side(network, network.index_of(name)?));
+            }
+        }
+        self.scales.plan(self.size(), shortest)
     }
 
     /// Checks all numbers, before any work.
@@ -159,7 +166,7 @@ impl Request {
             )));
         }
         self.optimizer.check()?;
-        self.plan()?;
+        self.scales.plan(self.size(), 1)?;
         let steers =
             |group: &Group| group.is_active() && group.counting().any(|loss| loss.statistic.has_target());
         if self.groups.iter().any(steers) {
@@ -189,14 +196,11 @@ impl Request {
                 .map(|group| (group.name, matches!(group.strength, Strength::Share(_)), group.losses))
                 .collect()
         };
-        let sizes = |request: &Self| -> Vec<[usize; 2]> {
-            request.plan().unwrap_or_default().iter().map(|scale| scale.size).collect()
-        };
         losses(self) == losses(other)
             && self.photo == other.photo
             && self.pooling == other.pooling
             && self.border == other.border
-            && sizes(self) == sizes(other)
+            && (self.scales.count, self.scales.min_size) == (other.scales.count, other.scales.min_size)
             && self.optimizer.key() == other.optimizer.key()
             && (self.average_decay == other.average_decay)
             && (self.top_classes > 0) == (other.top_classes > 0)

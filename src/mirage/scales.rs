@@ -6,7 +6,8 @@ use crate::image_io::fit;
 /// How many sizes there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScaleCount {
-    /// As many as fit between the smallest size and the picture's own.
+    /// As many as fit between the smallest size, or the smallest that the network's layers take, and the picture's
+    /// own.
     Auto,
     /// This many, whatever the smallest size.
     Exactly(u32),
@@ -45,11 +46,12 @@ impl Scales {
         Self { count: ScaleCount::Exactly(1), min_size: 1, iterations: vec![iterations] }
     }
 
-    /// The sizes for a picture of this height and width, the smallest first and its own last.
+    /// The sizes for a picture of this height and width, the smallest first and its own last. With
+    /// [`ScaleCount::Auto`] the shorter side of all but the last is at least `shortest`.
     ///
     /// # Errors
     /// [`Error::Usage`] naming the option that is out of range.
-    pub fn plan(&self, [height, width]: [usize; 2]) -> Result<Vec<Scale>> {
+    pub fn plan(&self, [height, width]: [usize; 2], shortest: usize) -> Result<Vec<Scale>> {
         let longest = height.max(width) as f64;
         let count = match self.count {
             ScaleCount::Exactly(0) => return Err(Error::usage("--scales must be at least 1")),
@@ -59,7 +61,11 @@ impl Scales {
             ScaleCount::Exactly(count) => count,
             ScaleCount::Auto => {
                 let side = |steps: u32| (longest / STEP.powi(steps as i32)).round();
-                let above = |steps: &u32| side(*steps) >= f64::from(self.min_size.max(1));
+                let above = |steps: &u32| {
+                    let (scaled_width, scaled_height) = fit(width, height, side(*steps) as usize);
+                    side(*steps) >= f64::from(self.min_size.max(1))
+                        && scaled_width.min(scaled_height) >= shortest
+                };
                 (1..MOST).take_while(above).count() as u32 + 1
             }
         };
@@ -96,38 +102,41 @@ mod tests {
     #[test]
     fn sizes_grow_by_the_root_of_two_to_the_pictures_own() {
         let auto = Scales { count: ScaleCount::Auto, min_size: 128, iterations: vec![100, 50] };
-        let scales = auto.plan([341, 512]).unwrap();
+        let scales = auto.plan([341, 512], 32).unwrap();
         assert_eq!(sizes(&scales), [128, 181, 256, 362, 512]);
         assert_eq!(scales[0].size, [85, 128]);
         assert_eq!(scales[4].size, [341, 512]);
         let ends: Vec<u32> = scales.iter().map(|scale| scale.end).collect();
         assert_eq!(ends, [100, 150, 200, 250, 300]);
         assert_eq!(
-            sizes(&Scales { min_size: 129, ..auto.clone() }.plan([341, 512]).unwrap()),
+            sizes(&Scales { min_size: 129, ..auto.clone() }.plan([341, 512], 32).unwrap()),
             [181, 256, 362, 512]
         );
-        assert_eq!(sizes(&auto.plan([50, 60]).unwrap()), [60]);
+        assert_eq!(sizes(&auto.plan([50, 60], 1).unwrap()), [60]);
+        // A panorama has fewer: its shorter side would be too small for the network.
+        assert_eq!(sizes(&auto.plan([64, 512], 32).unwrap()), [256, 362, 512]);
+        assert_eq!(sizes(&auto.plan([16, 512], 32).unwrap()), [512]);
         let three = Scales { count: ScaleCount::Exactly(3), ..auto };
-        assert_eq!(sizes(&three.plan([60, 60]).unwrap()), [30, 42, 60]);
+        assert_eq!(sizes(&three.plan([60, 60], 60).unwrap()), [30, 42, 60]);
     }
 
     #[test]
     fn every_iteration_belongs_to_a_scale() {
         let scales = Scales { count: ScaleCount::Exactly(2), min_size: 1, iterations: vec![3, 2] };
-        let plan = scales.plan([8, 8]).unwrap();
+        let plan = scales.plan([8, 8], 1).unwrap();
         assert_eq!([0, 2, 3, 4, 5, 9].map(|at| scale_at(&plan, at)), [0, 0, 1, 1, 1, 1]);
     }
 
     #[test]
     fn senseless_numbers_are_refused() {
         let good = Scales::single(5);
-        assert_eq!(good.plan([3, 2]).unwrap(), [Scale { size: [3, 2], first: 0, end: 5 }]);
+        assert_eq!(good.plan([3, 2], 1).unwrap(), [Scale { size: [3, 2], first: 0, end: 5 }]);
         for bad in [
             Scales { count: ScaleCount::Exactly(0), ..good.clone() },
             Scales { count: ScaleCount::Exactly(99), ..good.clone() },
             Scales { count: ScaleCount::Exactly(2), iterations: vec![u32::MAX, 1], ..good },
         ] {
-            assert!(bad.plan([64, 64]).is_err(), "{bad:?}");
+            assert!(bad.plan([64, 64], 1).is_err(), "{bad:?}");
         }
     }
 }

@@ -64,7 +64,7 @@ pub fn check_request(network: &Network, request: &Request) -> Result<()> {
             .filter_map(|(_, _, wanted)| wanted.layer)
             .max()
     };
-    for scale in request.plan()? {
+    for scale in request.plan(network)? {
         if let Some(deepest) = deepest(false) {
             network_graph::check_size(network, deepest, scale.size[0], scale.size[1])?;
         }
@@ -116,7 +116,7 @@ impl Session {
     pub fn new(engine: &Arc<Engine>, network: &Arc<Network>, request: Request) -> Result<Self> {
         let begin = Instant::now();
         check_request(network, &request)?;
-        let scales = request.plan()?;
+        let scales = request.plan(network)?;
         let mut cache = Cache::default();
         let objective = Objective::new(engine, network, &request, scales[0].size, &mut cache)?;
         Ok(Self {
@@ -150,7 +150,7 @@ impl Session {
     pub fn restart(&mut self, request: Request) -> Result<()> {
         let begin = Instant::now();
         check_request(&self.network, &request)?;
-        let scales = request.plan()?;
+        let scales = request.plan(&self.network)?;
         if self.request.shares_objective(&request) && self.scale == 0 {
             self.objective_mut()?.adopt(&request);
         } else {
