@@ -61,7 +61,7 @@ fn forward(
             let inside = select(0u, k, k < end);
             // unroll
             for (var q = 0u; q < QUADS; q++) {
-                // Behind the last quad the last one is read again; nobody reads those sums.
+                // Behind the last quad the last one is read again; nothing reads those sums.
                 let n = min(row * QUADS + q, last) * params.plane + inside;
                 left[v * QUADS + q] = textureLoad(input, vec2<u32>(n & 8191u, n >> 13u));
                 let m = min(column * QUADS + q, last) * params.plane + inside;

@@ -126,7 +126,7 @@ fn forward(
                 }
             }
         }
-        // With two buffers the next step fills the half that everybody has left since the last barrier.
+        // With two buffers the next step fills the half that all have left since the last barrier.
         if (BUFFERS == 1u) {
             workgroupBarrier();
         }

@@ -6,21 +6,24 @@ mod common;
 use common::{assert_close, draw, engine, engine_with, filter, turn, widen};
 use neural_mirage::gpu::{DeviceOptions, Family};
 use neural_mirage::graph::{Bindings, Engine, Goals, Graph, Options, Program, TensorId, gradient, gradients};
-use neural_mirage::ops::{Add, CaseInput, Conv, Gram, MeanSquaredError, Pool, PoolKind, Shape};
+use neural_mirage::ops::{Add, CaseInput, Conv, Gram, MeanSquaredError, Padding, Pool, PoolKind, Shape};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::collections::HashSet;
 use std::sync::Arc;
 
 /// A small network with losses at two depths, one of them twice, and a max pool: sums of three gradients,
-/// masks behind convolutions and behind a pool.
-fn forward([height, width]: [usize; 2]) -> (Graph, Vec<TensorId>, Vec<(TensorId, TensorId)>, TensorId) {
+/// masks behind convolutions and behind a pool. The first two convolutions have this padding.
+fn forward(
+    [height, width]: [usize; 2],
+    mode: Padding,
+) -> (Graph, Vec<TensorId>, Vec<(TensorId, TensorId)>, TensorId) {
     let mut graph = Graph::new();
     let picture = graph.external("picture", Shape::map(3, height, width));
     let mut outer = vec![picture];
     let conv = |outs, ins| Conv::same(filter(outs, ins, [3, 3]), true);
-    let first = graph.apply(conv(9, 3), &[picture], "first").unwrap();
-    let second = graph.apply(conv(12, 9), &[first], "second").unwrap();
+    let first = graph.apply(Conv { mode, ..conv(9, 3) }, &[picture], "first").unwrap();
+    let second = graph.apply(Conv { mode, ..conv(12, 9) }, &[first], "second").unwrap();
     let pooled = graph.apply(Pool::halve(PoolKind::Max), &[second], "pooled").unwrap();
     let third = graph.apply(conv(7, 12), &[pooled], "third").unwrap();
     let fourth = graph.apply(conv(5, 7), &[third], "fourth").unwrap();
@@ -39,8 +42,8 @@ fn forward([height, width]: [usize; 2]) -> (Graph, Vec<TensorId>, Vec<(TensorId,
 }
 
 /// The same with the gradient with respect to the picture.
-fn build(size: [usize; 2]) -> (Graph, Vec<TensorId>, TensorId, TensorId) {
-    let (mut graph, outer, seeds, third) = forward(size);
+fn build(size: [usize; 2], mode: Padding) -> (Graph, Vec<TensorId>, TensorId, TensorId) {
+    let (mut graph, outer, seeds, third) = forward(size, mode);
     let slope = gradient(&mut graph, &seeds, outer[0]).unwrap().unwrap();
     (graph, outer, slope, third)
 }
@@ -66,9 +69,15 @@ fn values(engine: &Arc<Engine>, mut graph: Graph, outer: &[TensorId], wanted: &[
 }
 
 /// The gradient, after fusion if asked for, and what nodes were run.
-fn run(options: &DeviceOptions, size: [usize; 2], fuse: bool, keep: bool) -> (Vec<f32>, Vec<&'static str>) {
+fn run(
+    options: &DeviceOptions,
+    size: [usize; 2],
+    mode: Padding,
+    fuse: bool,
+    keep: bool,
+) -> (Vec<f32>, Vec<&'static str>) {
     let engine = engine_with(options, |_| {});
-    let (mut graph, outer, slope, third) = build(size);
+    let (mut graph, outer, slope, third) = build(size, mode);
     let mut random = ChaCha8Rng::seed_from_u64(5);
     let mut bound = Bindings::new();
     for tensor in outer {
@@ -119,10 +128,16 @@ fn fused_steps_change_no_bit() {
     let _turn = turn();
     for (device, exact) in devices() {
         // Whole tiles, and an odd last row and column that the pool drops.
-        for (size, whole) in [([20, 24], true), ([21, 19], false), ([22, 27], false)] {
-            let what = format!("{:?}, exact {exact}, {size:?}", device.family);
-            let (plain, nodes) = run(&device, size, false, false);
-            let (fused, fewer) = run(&device, size, true, false);
+        let sizes = [
+            ([20, 24], Padding::Zeros, true),
+            ([20, 24], Padding::Replicate, true),
+            ([21, 19], Padding::Zeros, false),
+            ([22, 27], Padding::Zeros, false),
+        ];
+        for (size, mode, whole) in sizes {
+            let what = format!("{:?}, exact {exact}, {size:?}, {mode:?}", device.family);
+            let (plain, nodes) = run(&device, size, mode, false, false);
+            let (fused, fewer) = run(&device, size, mode, true, false);
             assert!(plain.iter().any(|value| *value != 0.0) && plain.iter().all(|value| value.is_finite()));
             // Sums of three gradients at the first conv and of two at the third: the part from a conv takes one
             // sum each; the sum of the two losses' gradients stays.
@@ -149,7 +164,7 @@ fn what_is_added_is_written_over_only_if_nothing_reads_it_later() {
     for (device, exact) in devices() {
         let what = format!("{:?}, exact {exact}", device.family);
         let engine = engine_with(&device, |_| {});
-        let (mut graph, outer, slope, _) = build([20, 24]);
+        let (mut graph, outer, slope, _) = build([20, 24], Padding::Zeros);
         let mut random = ChaCha8Rng::seed_from_u64(5);
         let mut bound = Bindings::new();
         for tensor in outer {
@@ -202,8 +217,8 @@ fn what_is_added_is_written_over_only_if_nothing_reads_it_later() {
 fn what_is_kept_is_not_fused() {
     let _turn = turn();
     let device = DeviceOptions { family: Family::Naive, ..Default::default() };
-    let (plain, nodes) = run(&device, [21, 19], false, false);
-    let (kept, same) = run(&device, [21, 19], true, true);
+    let (plain, nodes) = run(&device, [21, 19], Padding::Zeros, false, false);
+    let (kept, same) = run(&device, [21, 19], Padding::Zeros, true, true);
     assert_eq!(nodes, same);
     assert_eq!(plain, kept);
 }
@@ -249,7 +264,7 @@ fn a_map_that_something_else_reads_is_stored() {
 fn gradients_side_by_side_change_no_bit() {
     let _turn = turn();
     let engine = engine(Family::Texture);
-    let (graph, outer, seeds, _) = forward([21, 19]);
+    let (graph, outer, seeds, _) = forward([21, 19], Padding::Zeros);
     let picture = outer[0];
     let parts = [&seeds[..2], &seeds[2..3], &seeds[3..], &seeds[..]];
     let words = ["first ", "third ", "fourth ", ""];

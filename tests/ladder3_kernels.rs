@@ -11,7 +11,7 @@ use neural_mirage::gpu::{DeviceOptions, Family, PipelineCache, PipelineKey};
 use neural_mirage::graph::{Engine, Options, Outcome, SingleOp};
 use neural_mirage::ops::{
     Add, Case, CaseInput, Conv, ConvBackward, GramBackward, Kernel, MeanSquaredError, MseBackward, Op,
-    Operand, Pool, PoolBackward, PoolKind, REGISTRY, Relu, ReluBackward, Shape, Then,
+    Operand, Padding, Pool, PoolBackward, PoolKind, REGISTRY, Relu, ReluBackward, Shape, Then,
 };
 use neural_mirage::shader::Shader;
 use neural_mirage::workbench::reference;
@@ -182,7 +182,18 @@ fn maps_larger_than_a_binding_run_in_windows() {
     let pooled = Conv { pool: true, ..conv.clone() };
     let pooled_backward = ConvBackward { conv: pooled.clone(), ..backward.clone() };
     let indices = pooled.saved(&[input]).unwrap();
+    // Few input channels, because edge pixels read all of them at once; backward either map in windows.
+    let replicate =
+        |outs, ins| Conv { mode: Padding::Replicate, ..Conv::same(filter(outs, ins, [3, 3]), true) };
+    let (few, many) = (Shape::map(20, 21, 33), output);
+    let edges_backward = |outs, ins| {
+        let conv = Conv { relu: ins > outs, ..replicate(outs, ins) };
+        ConvBackward { conv, size: [21, 33], then: Then { add: true, mask: true } }
+    };
     let cases = [
+        Case::normal(replicate(70, 20), &[few], 1e-5),
+        Case::normal(edges_backward(70, 20), &[many, many, few, few], 1e-5),
+        Case::normal(edges_backward(20, 70), &[few, few, many, many], 1e-5),
         Case::normal(pooled, &[input], 1e-5),
         Case::drawn(pooled_backward, &[(indices, INDICES), (halved, CaseInput::Normal)], 1e-5),
         Case::normal(Add, &[output; 2], 1e-7),

@@ -1,4 +1,4 @@
-//! What a shader binds and takes, read from its own text by naga: nobody types a binding twice.
+//! What a shader binds and takes, read from its own text by naga, so no binding is typed twice.
 
 use crate::error::{Error, Result};
 use naga::valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};

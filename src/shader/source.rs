@@ -22,6 +22,7 @@ sources![
     "channel_moments",
     "conv",
     "conv_blocks",
+    "conv_edges",
     "conv_tiles",
     "covariance",
     "finish",
@@ -74,7 +75,7 @@ struct Replaced {
     generation: u64,
 }
 
-/// Of the whole process, as the embedded files are: whoever works on a shader wants it everywhere.
+/// Of the whole process, as the embedded files are: a shader that is worked on is used everywhere.
 static REPLACED: LazyLock<RwLock<Replaced>> = LazyLock::new(RwLock::default);
 
 /// Puts a text in the place of an embedded one; what was made from that is forgotten by the caller.

@@ -1,6 +1,7 @@
 //! The adjoint of a convolution with respect to its input.
 
 use super::convolution::{Conv, Padding, tuned_blocks};
+use super::edges;
 use super::filter::Packing;
 use super::pool_indices::{self, PoolIndices};
 use super::tiles::{self, Tiles};
@@ -38,8 +39,8 @@ impl ConvBackward {
         if self.conv.relu { Operand::Scratch(scratch) } else { Operand::Input(1) }
     }
 
-    /// The kernel with the mask before it, where y was rectified; where it was pooled too, with the way back
-    /// through both.
+    /// The kernel with the mask before it, where y was rectified; where it was pooled too, with the
+    /// backward pass through both.
     fn masked(&self, mut kernel: Kernel, map: MapLayout, signature: &Signature, device: &Profile) -> Kernel {
         if self.conv.relu {
             let scratch = self.upstream(kernel.scratch.len());
@@ -114,18 +115,36 @@ impl Op for ConvBackward {
         let mask = self.then.mask.then_some(Operand::Input(2 + usize::from(add)));
         // Winograd's last pass does the last steps itself, after others comes one more.
         let finished = |kernel: Kernel| finish::after(kernel, signature.output, add, mask.as_ref(), device);
+        let edges = edges::are_corrected(&self.conv);
+        // Before the last steps, so that fusing these changes no bit. Where y was pooled, its gradient is in this
+        // scratch buffer.
+        let corrected = |kernel: Kernel, scratch: usize| {
+            let operands = edges::Backward {
+                upstream: if self.conv.pool { Operand::Scratch(scratch) } else { Operand::Input(1) },
+                activation: mask_here.then_some(Operand::Input(0)),
+            };
+            if !edges {
+                return kernel;
+            }
+            edges::after_backward(kernel, &self.conv, [input, output], &operands, device)
+        };
         let taps = self.conv.tuned_taps();
         if taps == Some(9) {
-            let finish = winograd::Finish { add, mask: mask.clone(), ..Default::default() };
+            let finish = if edges {
+                winograd::Finish::default()
+            } else {
+                winograd::Finish { add, mask: mask.clone(), ..Default::default() }
+            };
             for winograd in Winograd::choices(&self.conv.filter, output, input, device) {
-                let kernel = if self.conv.pool && winograd.pools() {
+                let kernel = if self.conv.pool && winograd.pools() && !edges {
                     let finish = winograd::Finish { pool_indices: Some(Operand::Input(0)), ..finish.clone() };
                     let upstream = (Operand::Input(1), output);
                     winograd.kernel(&self.conv.filter, upstream, input, true, &finish, device)
                 } else {
                     let upstream = (self.upstream(winograd.scratch()), output);
                     let kernel = winograd.kernel(&self.conv.filter, upstream, input, true, &finish, device);
-                    self.masked(kernel, output, signature, device)
+                    let kernel = self.masked(kernel, output, signature, device);
+                    if edges { finished(corrected(kernel, winograd.scratch())) } else { kernel }
                 };
                 let late = winograd.after_direct(output, input);
                 if late { &mut after } else { &mut kernels }.push(kernel);
@@ -159,7 +178,7 @@ impl Op for ConvBackward {
             direct.push(before(Kernel::single(blocks.variant, dispatch)));
         }
         let naive = before(Kernel::single("naive", naive));
-        kernels.extend(direct.into_iter().map(finished));
+        kernels.extend(direct.into_iter().map(|kernel| finished(corrected(kernel, 0))));
         kernels.append(&mut after);
         kernels.push(finished(naive));
         Ok(kernels)

@@ -45,6 +45,7 @@ fn samples() -> Vec<(Conv, Shape)> {
         (conv, Shape::map(shape.0, shape.1, shape.2))
     };
     let pooled = |(conv, shape)| (Conv { pool: true, ..conv }, shape);
+    let replicate = |(conv, shape)| (Conv { mode: Padding::Replicate, ..conv }, shape);
     vec![
         pooled(same(3, 5, true, 2, 3)),
         pooled(same(6, 9, true, 5, 2)), // a last tile of one row, in no window
@@ -63,8 +64,17 @@ fn samples() -> Vec<(Conv, Shape)> {
         same(70, 9, true, 11, 13),
         same(130, 33, false, 5, 3),
         same(40, 37, true, 39, 43),
-        general([3, 3], [1, 1], [1, 1], Padding::Replicate, true, (3, 5, 7)),
-        general([3, 3], [1, 1], [1, 1], Padding::Replicate, false, (5, 1, 1)),
+        replicate(same(64, 3, true, 23, 19)),
+        replicate(same(6, 3, true, 5, 7)),
+        replicate(same(6, 5, false, 1, 1)),
+        replicate(same(9, 3, true, 1, 13)),
+        replicate(same(7, 4, false, 11, 1)),
+        replicate(same(5, 3, true, 2, 2)),
+        replicate(same(3, 17, true, 2, 31)),
+        replicate(same(13, 6, false, 3, 3)),
+        replicate(same(40, 37, true, 39, 43)),
+        replicate(pooled(same(21, 17, true, 13, 19))),
+        replicate(pooled(same(6, 3, true, 2, 3))),
         general([1, 1], [1, 1], [0, 0], Padding::Zeros, true, (9, 4, 6)),
         general([1, 1], [1, 1], [0, 0], Padding::Zeros, false, (33, 12, 13)),
         (Conv::same(sample(10, 3, [1, 1]), true), Shape::map(3, 9, 17)),

@@ -63,10 +63,11 @@ impl Conv {
         Ok(size)
     }
 
-    /// Taps if this is what the tuned kernels do: 9 for 3x3 kernels that keep the size, 1 for 1x1 kernels.
+    /// Taps if this is what the tuned kernels do: 9 for 3x3 kernels that keep the size (with zeros beyond the edge, see
+    /// `edges.rs` for others), 1 for 1x1 kernels.
     pub(super) fn tuned_taps(&self) -> Option<u32> {
         match (self.filter.kernel, self.stride, self.padding) {
-            ([3, 3], [1, 1], [1, 1]) if self.mode == Padding::Zeros => Some(9),
+            ([3, 3], [1, 1], [1, 1]) => Some(9),
             ([1, 1], [1, 1], [0, 0]) => Some(1),
             _ => None,
         }

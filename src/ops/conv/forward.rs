@@ -2,6 +2,7 @@
 
 use super::backward::{ConvBackward, Then};
 use super::convolution::{Conv, tuned_blocks};
+use super::edges;
 use super::filter::Packing;
 use super::pool_indices::PoolIndices;
 use super::tiles::{self, Tiles};
@@ -30,6 +31,9 @@ impl Op for Conv {
         let pooled = |kernel: Kernel| {
             if self.pool { PoolIndices::of(output).pool_after(kernel, device) } else { kernel }
         };
+        let edges = edges::are_corrected(self);
+        let finished =
+            |kernel: Kernel| pooled(if edges { edges::after(kernel, self, output, device) } else { kernel });
         let naive = self
             .naive("forward", input, output)
             .bind("input", Operand::Input(0))
@@ -48,11 +52,11 @@ impl Op for Conv {
             };
             for winograd in Winograd::choices(&self.filter, input, output, device) {
                 let operand = (Operand::Input(0), input);
-                let kernel = if winograd.pools() {
+                let kernel = if winograd.pools() && !edges {
                     winograd.kernel(&self.filter, operand, output, false, &finish, device)
                 } else {
                     let finish = winograd::Finish { pool: false, ..finish.clone() };
-                    pooled(winograd.kernel(&self.filter, operand, output, false, &finish, device))
+                    finished(winograd.kernel(&self.filter, operand, output, false, &finish, device))
                 };
                 let late = winograd.after_direct(input, output);
                 if late { &mut after } else { &mut kernels }.push(kernel);
@@ -70,7 +74,7 @@ impl Op for Conv {
                 relu: self.relu,
             };
             let dispatches = tiles.dispatches(input, output, &matrix, device);
-            kernels.push(pooled(Kernel::of("texture", dispatches)));
+            kernels.push(finished(Kernel::of("texture", dispatches)));
         }
         for (blocks, taps) in tuned_blocks(taps, output, device) {
             let matrix = tiles::Matrix {
@@ -82,7 +86,7 @@ impl Op for Conv {
                 relu: self.relu,
             };
             let dispatch = blocks.dispatch(input, output, matrix, None, device);
-            kernels.push(pooled(Kernel::single(blocks.variant, dispatch)));
+            kernels.push(finished(Kernel::single(blocks.variant, dispatch)));
         }
         kernels.append(&mut after);
         kernels.push(pooled(Kernel::single("naive", naive)));

@@ -6,6 +6,7 @@ mod blocks;
 mod border;
 mod cases;
 mod convolution;
+mod edges;
 mod filter;
 mod forward;
 mod pool_indices;

@@ -40,7 +40,7 @@ pub struct Matrix {
     pub columns: usize,
     /// True to keep the weights in f16 on the device; all arithmetic is f32.
     pub half: bool,
-    /// Reads the weights. Called once for each chunk of rows, so nobody ever holds the whole matrix.
+    /// Reads the weights. Called once for each chunk of rows, so the whole matrix is never in memory.
     /// Values of the other precision are converted.
     pub values: RowLoader,
     /// Reads the biases, one per row.

@@ -1,0 +1,105 @@
+//! Replicate padding for kernels that know only zeros beyond the edge: the pixels on the edge are corrected after them
+//! (`conv_edges.wgsl`), which is as much work as there are such pixels.
+
+use super::convolution::{Conv, Padding};
+use super::filter::Packing;
+use crate::gpu::Profile;
+use crate::ops::{Dispatch, Kernel, MapLayout, Operand, window};
+use std::ops::Range;
+
+/// Invocations per workgroup; as in the shader.
+const GROUP: usize = 64;
+/// Edge pixels of an invocation on software drivers, which load weights lane by lane. On a GPU it is one: so few
+/// pixels would leave cores idle otherwise.
+const SOFTWARE_PIXELS: usize = 4;
+
+/// What the correction of an adjoint reads.
+pub(super) struct Backward {
+    /// The gradient of the convolution's own output.
+    pub upstream: Operand,
+    /// That output, where the gradient counts only where it is positive.
+    pub activation: Option<Operand>,
+}
+
+/// True if the tuned kernels need a correction.
+pub(super) fn are_corrected(conv: &Conv) -> bool {
+    conv.mode == Padding::Replicate && conv.tuned_taps() == Some(9)
+}
+
+/// Number of pixels on the edge of a map.
+fn pixels(map: MapLayout) -> usize {
+    map.pixels() - map.height.saturating_sub(2) * map.width.saturating_sub(2)
+}
+
+fn dispatch(entry: &'static str, conv: &Conv, map: MapLayout, window: &Range<usize>) -> Dispatch {
+    Dispatch::new("conv_edges", entry)
+        .consts(&[("RELU", u32::from(conv.relu))])
+        .bind("weights", conv.filter.constant(4, false, Packing::Buffer))
+        .bind("output", Operand::Output)
+        .size("height", map.height)
+        .size("width", map.width)
+        .size("in_quads", conv.filter.in_channels.div_ceil(4))
+        .size("first_quad", window.start)
+        .size("quads", window.len())
+}
+
+/// The kernel of the convolution from that with zeros beyond the edge: edge pixels of the `output` are computed anew.
+pub(super) fn after(mut kernel: Kernel, conv: &Conv, output: MapLayout, device: &Profile) -> Kernel {
+    let each = if device.software { SOFTWARE_PIXELS } else { 1 };
+    let part = |quads: Range<usize>| {
+        dispatch("forward", conv, output, &quads)
+            .consts(&[("PIXELS", each as u32)])
+            .bind("input", Operand::Input(0))
+            .bind("bias", conv.filter.bias_constant())
+            .size("dx_first_quad", 0)
+            .size("dx_quads", 0)
+            .loops(10 * conv.filter.in_channels.div_ceil(4))
+            .linear(pixels(output).div_ceil(each) * quads.len(), GROUP, device)
+            .narrow(&[("output", output)], &quads)
+    };
+    kernel.dispatches.extend(window::quads(&[output], 1, device).into_iter().map(part));
+    kernel
+}
+
+/// The kernel of the adjoint from that with zeros beyond the edge: to edge pixels of dx is added what the positions
+/// that repeat them get. `maps` are dx and dy.
+pub(super) fn after_backward(
+    mut kernel: Kernel,
+    conv: &Conv,
+    maps: [MapLayout; 2],
+    operands: &Backward,
+    device: &Profile,
+) -> Kernel {
+    let [dx, dy] = maps;
+    let part = |to: &Range<usize>, from: &Range<usize>| {
+        let relu = u32::from(operands.activation.is_some());
+        let mut dispatch = dispatch("backward", &Conv { relu: relu == 1, ..conv.clone() }, dx, from)
+            .bind("upstream", operands.upstream.clone())
+            .size("dx_first_quad", to.start)
+            .size("dx_quads", to.len())
+            // Positions beyond the edge and their taps, and at most 15 of these pairs meet an output.
+            .loops(100 + 15 * from.len())
+            .linear(pixels(dx) * to.len(), GROUP, device);
+        if let Some(activation) = &operands.activation {
+            dispatch = dispatch.bind("activation", activation.clone());
+        }
+        dispatch.narrow(&[("output", dx)], to).narrow(&[("upstream", dy), ("activation", dy)], from)
+    };
+    // Each window of the upstream gradient adds its share.
+    for to in window::quads(&[dx], 1, device) {
+        kernel.dispatches.extend(window::quads(&[dy], 1, device).iter().map(|from| part(&to, from)));
+    }
+    kernel
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pixels_on_the_edge_are_counted_once() {
+        for (height, width, expected) in [(1, 1, 1), (1, 7, 7), (7, 1, 7), (2, 2, 4), (3, 3, 8), (5, 4, 14)] {
+            assert_eq!(pixels(MapLayout { channels: 3, height, width }), expected, "{height}x{width}");
+        }
+    }
+}
