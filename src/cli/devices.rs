@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 /// Lists the adapters, best first.
 pub(super) fn run() -> Result<()> {
-    let found = adapters();
+    let found = adapters()?;
     if found.is_empty() {
         // Opening one is what fails in the words that help.
         return Context::open(&DeviceOptions::default()).map(drop);

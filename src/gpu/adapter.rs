@@ -1,5 +1,6 @@
 //! Finding the adapters of this machine and picking one of them.
 
+use super::wait;
 use crate::error::{Error, Result};
 
 /// Which adapter a run uses.
@@ -65,16 +66,21 @@ fn rank(kind: wgpu::DeviceType) -> u8 {
     }
 }
 
-fn enumerate() -> Vec<wgpu::Adapter> {
-    let mut found = pollster::block_on(instance().enumerate_adapters(wgpu::Backends::PRIMARY));
+fn enumerate() -> Result<Vec<wgpu::Adapter>> {
+    let instance = instance();
+    let all = instance.enumerate_adapters(wgpu::Backends::PRIMARY);
+    let mut found = wait::block_on("looking for adapters", all, wait::sleep)?;
     found.retain(|adapter| adapter.get_info().backend != wgpu::Backend::Noop);
     found.sort_by_key(|adapter| rank(adapter.get_info().device_type));
-    found
+    Ok(found)
 }
 
 /// All adapters of this machine, best first.
-pub fn adapters() -> Vec<AdapterSummary> {
-    enumerate()
+///
+/// # Errors
+/// [`Error::Timeout`] if a driver does not answer.
+pub fn adapters() -> Result<Vec<AdapterSummary>> {
+    Ok(enumerate()?
         .into_iter()
         .enumerate()
         .map(|(index, adapter)| AdapterSummary {
@@ -83,12 +89,12 @@ pub fn adapters() -> Vec<AdapterSummary> {
             limits: adapter.limits(),
             features: adapter.features(),
         })
-        .collect()
+        .collect())
 }
 
 /// The adapter of this choice.
 pub(super) fn pick(choice: &AdapterChoice) -> Result<wgpu::Adapter> {
-    let found = enumerate();
+    let found = enumerate()?;
     if found.is_empty() {
         return Err(Error::NoAdapter(no_adapter_message()));
     }

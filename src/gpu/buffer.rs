@@ -63,8 +63,7 @@ impl Context {
             self.queue().write_buffer(buffer, offset + (index * UPLOAD_CHUNK) as u64, chunk);
             if bytes.len() > UPLOAD_CHUNK {
                 // Flush, so that the staging memory of this piece is free before the next one needs it.
-                let submission = self.queue().submit([]);
-                self.wait(&submission, "uploading")?;
+                self.flush("uploading")?;
             }
         }
         self.check("uploading")

@@ -1,19 +1,13 @@
 //! One opened device, with the rules that every use of it follows: errors are caught and typed, every
 //! wait has a timeout, every object has a label.
 
-use super::Trace;
 use super::adapter::{self, AdapterChoice};
-use super::quirks;
+use super::wait::{self, Fence};
+use super::{Trace, quirks};
 use crate::error::{Error, Result};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
-
-/// How long one wait may take before the device counts as hung. A software driver may need a minute for
-/// one iteration on a large picture; a GPU's own watchdog acts within seconds.
-const WAIT_LIMIT: Duration = Duration::from_secs(600);
-/// One poll waits at most this long, so that a lost device is noticed.
-const POLL_SLICE: Duration = Duration::from_secs(2);
+use std::time::Instant;
 
 /// Which family of kernels a run uses where an op has several.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -151,7 +145,8 @@ impl Context {
             },
             ..Default::default()
         });
-        let (device, queue) = pollster::block_on(request).map_err(|error| Error::Gpu {
+        let opened = wait::block_on("opening the device", request, wait::sleep)?;
+        let (device, queue) = opened.map_err(|error| Error::Gpu {
             what: format!("opening {}", adapter::describe(&info)),
             message: error.to_string(),
         })?;
@@ -252,15 +247,23 @@ impl Context {
     ///
     /// # Errors
     /// As [`Context::check`].
-    pub fn submit(&self, encoder: wgpu::CommandEncoder, what: &str) -> Result<wgpu::SubmissionIndex> {
+    pub fn submit(&self, encoder: wgpu::CommandEncoder, what: &str) -> Result<Fence> {
         let begin = Instant::now();
         let _span = self.trace().map(|trace| trace.host("submission", what));
-        let index = self.queue.submit([encoder.finish()]);
+        let fence = Fence::new(&self.queue, self.queue.submit([encoder.finish()]));
         self.check(what)?;
         if let Some(trace) = self.trace() {
-            trace.submitted(begin, &index);
+            trace.submitted(begin, &fence);
         }
-        Ok(index)
+        Ok(fence)
+    }
+
+    /// Has all writes that were queued done, and waits for them.
+    ///
+    /// # Errors
+    /// As [`Context::wait`].
+    pub fn flush(&self, what: &str) -> Result<()> {
+        self.wait(&Fence::new(&self.queue, self.queue.submit([])), what)
     }
 
     /// From now on everything is traced; the first call counts.
@@ -278,32 +281,27 @@ impl Context {
         self.waits.load(Ordering::Relaxed)
     }
 
-    /// Waits until this submission is done.
+    /// Waits until this work is done.
     ///
     /// # Errors
     /// [`Error::Timeout`] after ten minutes, else as [`Context::check`].
-    pub fn wait(&self, submission: &wgpu::SubmissionIndex, what: &str) -> Result<()> {
+    pub fn wait(&self, fence: &Fence, what: &str) -> Result<()> {
+        self.block_on(fence, what, fence.done())
+    }
+
+    /// Waits for something that comes with this work or soon after.
+    pub(super) fn block_on<T>(
+        &self,
+        fence: &Fence,
+        what: &str,
+        future: impl Future<Output = T>,
+    ) -> Result<T> {
         self.waits.fetch_add(1, Ordering::Relaxed);
         let _span = self.trace().map(|trace| trace.host("waiting", what));
-        let start = Instant::now();
-        loop {
-            let poll = wgpu::PollType::Wait {
-                submission_index: Some(submission.clone()),
-                timeout: Some(POLL_SLICE),
-            };
-            let outcome = self.device.poll(poll);
-            self.check(what)?;
-            match outcome {
-                Ok(_) => return Ok(()),
-                Err(wgpu::PollError::Timeout) if start.elapsed() < WAIT_LIMIT => {}
-                Err(wgpu::PollError::Timeout) => {
-                    return Err(Error::Timeout { doing: what.to_owned(), seconds: WAIT_LIMIT.as_secs() });
-                }
-                Err(error) => {
-                    return Err(Error::Gpu { what: what.to_owned(), message: error.to_string() });
-                }
-            }
-        }
+        let value =
+            wait::block_on(what, future, wait::drive(&self.device, fence, what, || self.check(what)))?;
+        self.check(what)?;
+        Ok(value)
     }
 }
 

@@ -9,6 +9,7 @@ mod quirks;
 mod read_back;
 mod stopwatch;
 mod trace;
+mod wait;
 
 pub use adapter::{AdapterChoice, AdapterSummary, adapters};
 pub use buffer::UPLOAD_CHUNK;
@@ -18,3 +19,4 @@ pub use quirks::{Effect, QUIRKS, Quirk, Version, quirks};
 pub use read_back::{Copy, ReadBack, StagingPool};
 pub use stopwatch::Stopwatch;
 pub use trace::{Stamps, Trace};
+pub use wait::Fence;

@@ -1,8 +1,9 @@
 //! Reading from the device: staging buffers that are used again, and values on their way.
 
 use super::Context;
+use super::wait::{Answer, Fence};
 use crate::error::{Error, Result};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// At most so many staging buffers of one size. What is read often goes through these: no allocation for
 /// each read, and no more memory than was planned.
@@ -105,14 +106,14 @@ pub struct Copy {
 
 impl Copy {
     /// Asks for the values, once the copy was submitted. Nothing waits until [`ReadBack::finish`].
-    pub fn read(self, submission: &wgpu::SubmissionIndex) -> ReadBack {
+    pub fn read(self, fence: &Fence) -> ReadBack {
         let Self { lease, bytes, label } = self;
-        let (sender, receiver) = mpsc::channel();
+        let mapped = Answer::pending();
+        let deliver = mapped.clone();
         lease.staging.slice(..).map_async(wgpu::MapMode::Read, move |outcome| {
-            // The receiver is gone only if the read-back was dropped: then nobody wants the answer.
-            drop(sender.send(outcome));
+            deliver.deliver(outcome.map_err(|error| error.to_string()));
         });
-        ReadBack { lease, bytes, submission: submission.clone(), receiver, label }
+        ReadBack { lease, bytes, fence: fence.clone(), mapped, label }
     }
 }
 
@@ -121,8 +122,9 @@ impl Copy {
 pub struct ReadBack {
     lease: Lease,
     bytes: usize,
-    submission: wgpu::SubmissionIndex,
-    receiver: mpsc::Receiver<Result<(), wgpu::BufferAsyncError>>,
+    fence: Fence,
+    /// Whether the staging buffer can be read, or why not.
+    mapped: Answer<Result<(), String>>,
     label: String,
 }
 
@@ -141,23 +143,30 @@ impl ReadBack {
     /// As [`ReadBack::finish`].
     pub fn finish_as<T: bytemuck::Pod>(self, context: &Context) -> Result<Vec<T>> {
         let _span = context.trace().map(|trace| trace.host("reading back", &self.label));
-        let answer = match self.receiver.try_recv() {
-            Err(mpsc::TryRecvError::Empty) => {
-                context.wait(&self.submission, &self.label)?;
-                self.receiver.try_recv()
-            }
-            arrived => arrived,
-        };
-        let refused = |message: String| Error::Gpu { what: self.label.clone(), message };
-        match answer {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(refused(error.to_string())),
-            Err(error) => return Err(refused(format!("the mapping did not complete: {error}"))),
+        if !self.mapped.has_come() {
+            return context.block_on(&self.fence, &self.label, self.values())?;
         }
-        let view =
-            self.lease.staging.slice(..).get_mapped_range().map_err(|error| refused(error.to_string()))?;
-        let bytes = view.get(..self.bytes).ok_or_else(|| refused("short read".to_owned()))?;
+        self.copy_out()
+    }
+
+    /// The values, once they are there.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`].
+    pub async fn values<T: bytemuck::Pod>(&self) -> Result<Vec<T>> {
+        self.mapped.clone().await.map_err(|message| self.refused(message))?;
+        self.copy_out()
+    }
+
+    fn copy_out<T: bytemuck::Pod>(&self) -> Result<Vec<T>> {
+        let slice = self.lease.staging.slice(..);
+        let view = slice.get_mapped_range().map_err(|error| self.refused(error.to_string()))?;
+        let bytes = view.get(..self.bytes).ok_or_else(|| self.refused("short read".to_owned()))?;
         Ok(bytemuck::pod_collect_to_vec(bytes))
+    }
+
+    fn refused(&self, message: String) -> Error {
+        Error::Gpu { what: self.label.clone(), message }
     }
 }
 
@@ -178,8 +187,7 @@ impl Context {
         let mut encoder =
             self.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(label) });
         let copy = StagingPool::new(label, bytes, 1).copy(self, &mut encoder, buffer)?;
-        let submission = self.submit(encoder, label)?;
-        Ok(copy.read(&submission))
+        Ok(copy.read(&self.submit(encoder, label)?))
     }
 
     /// Reads `count` f32 values from the start of `buffer`, waiting for them.

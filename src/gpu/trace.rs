@@ -3,6 +3,7 @@
 //!
 //! Tracing costs: each dispatch is a pass of its own, with a timestamp at both ends.
 
+use super::wait::Fence;
 use super::{Context, ReadBack, StagingPool};
 use crate::error::{Error, Result};
 use serde_json::{Value, json};
@@ -189,14 +190,14 @@ impl Trace {
     }
 
     /// Tells that what was recorded is submitted: `started` is when the submission began.
-    pub(super) fn submitted(&self, started: Instant, submission: &wgpu::SubmissionIndex) {
+    pub(super) fn submitted(&self, started: Instant, fence: &Fence) {
         let submitted = started.saturating_duration_since(self.begin).as_secs_f64();
         let mut state = self.state();
         let recorded = std::mem::take(&mut state.recorded);
         let running = recorded.into_iter().map(|Recorded { dispatches, copy }| Running {
             dispatches,
             submitted,
-            stamps: copy.read(submission),
+            stamps: copy.read(fence),
         });
         state.running.extend(running);
     }

@@ -5,7 +5,7 @@ use super::kernels::Selection;
 use super::memory::{Memory, Packed};
 use super::options::Options;
 use crate::error::Result;
-use crate::gpu::{Context, DeviceOptions, PipelineCache};
+use crate::gpu::{Context, DeviceOptions, Fence, PipelineCache};
 use crate::ops::{Constant, Kernel, Shape, Storage, TEXTURE_WIDTH};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -138,10 +138,10 @@ impl Engine {
 
     /// Notes that a submission keeps so many bytes alive for making constants, and waits for it if these have become
     /// too many: the peak of memory should be that of the run, not of its start.
-    pub(super) fn ahead(&self, bytes: u64, submission: &wgpu::SubmissionIndex, label: &str) -> Result<()> {
+    pub(super) fn ahead(&self, bytes: u64, fence: &Fence, label: &str) -> Result<()> {
         let ahead = self.constants_ahead.fetch_add(bytes, Ordering::Relaxed);
         if ahead + bytes > CONSTANTS_AHEAD {
-            self.context.wait(submission, label)?;
+            self.context.wait(fence, label)?;
             self.constants_ahead.store(0, Ordering::Relaxed);
         }
         Ok(())

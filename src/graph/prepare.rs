@@ -84,7 +84,7 @@ fn place(engine: &Engine, buffer: &wgpu::Buffer, copies: &[TexelCopy], memory: &
             }
         }
     }
-    let submission = engine.context.submit(encoder, label)?;
+    let fence = engine.context.submit(encoder, label)?;
     // The buffer lives until the device has copied it.
-    engine.ahead(buffer.size(), &submission, label)
+    engine.ahead(buffer.size(), &fence, label)
 }

@@ -113,11 +113,11 @@ impl Program {
         for reader in readers.iter().filter(|reader| reader.when == When::After) {
             copies.push((reader, reader.copy(&self.engine, &mut encoder)?));
         }
-        let index = self.engine.context.submit(encoder, label)?;
+        let fence = self.engine.context.submit(encoder, label)?;
         let pending =
-            |(reader, copy): (&&Reader, _)| (reader.name.clone(), reader.pending(&self.engine, copy, &index));
+            |(reader, copy): (&&Reader, _)| (reader.name.clone(), reader.pending(&self.engine, copy, &fence));
         let pending = copies.into_iter().map(pending).collect();
-        Ok(Submission { engine: self.engine.clone(), label: label.to_owned(), index, pending })
+        Ok(Submission { engine: self.engine.clone(), label: label.to_owned(), fence, pending })
     }
 
     fn encoder(&self, label: &str) -> wgpu::CommandEncoder {
@@ -176,8 +176,8 @@ impl Program {
         let begin = Instant::now();
         let mut encoder = self.encoder(label);
         record(&mut encoder, steps);
-        let submission = self.engine.context.submit(encoder, label)?;
-        self.engine.context.wait(&submission, label)?;
+        let fence = self.engine.context.submit(encoder, label)?;
+        self.engine.context.wait(&fence, label)?;
         Ok(begin.elapsed().as_secs_f64())
     }
 }

@@ -4,7 +4,7 @@ use super::engine::Engine;
 use super::goals::When;
 use super::lowered::{Location, LoweredReadback};
 use crate::error::Result;
-use crate::gpu::{Copy, ReadBack, StagingPool};
+use crate::gpu::{Copy, Fence, ReadBack, StagingPool};
 use crate::ops::Shape;
 use std::sync::Arc;
 
@@ -41,8 +41,8 @@ impl Reader {
     }
 
     /// The values once the copy is submitted.
-    pub fn pending(&self, engine: &Arc<Engine>, copy: Copy, submission: &wgpu::SubmissionIndex) -> Pending {
-        Pending { engine: engine.clone(), layout: self.layout.clone(), read: copy.read(submission) }
+    pub fn pending(&self, engine: &Arc<Engine>, copy: Copy, fence: &Fence) -> Pending {
+        Pending { engine: engine.clone(), layout: self.layout.clone(), read: copy.read(fence) }
     }
 
     /// Staging buffers made so far.
@@ -56,7 +56,7 @@ impl Reader {
 pub struct Submission {
     pub(super) engine: Arc<Engine>,
     pub(super) label: String,
-    pub(super) index: wgpu::SubmissionIndex,
+    pub(super) fence: Fence,
     pub(super) pending: Vec<(String, Pending)>,
 }
 
@@ -66,7 +66,7 @@ impl Submission {
     /// # Errors
     /// As [`crate::gpu::Context::wait`].
     pub fn wait(&self) -> Result<()> {
-        self.engine.context.wait(&self.index, &self.label)
+        self.engine.context.wait(&self.fence, &self.label)
     }
 
     /// The read-back of this name; `None` if it was not asked for, or already taken.

@@ -169,6 +169,35 @@ fn no_file_imports_one_that_imports_it() {
     }
 }
 
+/// Waiting for the device has one place, and each way to do it is used where it belongs only.
+#[test]
+fn only_one_file_waits_for_the_device() {
+    let allowed = [
+        ("PollType", "src/gpu/wait.rs"),
+        ("on_submitted_work_done", "src/gpu/wait.rs"),
+        ("park_timeout", "src/gpu/wait.rs"),
+        ("map_async", "src/gpu/read_back.rs"),
+    ];
+    let mut seen = BTreeSet::new();
+    let mut folders = vec![Path::new("src").to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let Ok(text) = std::fs::read_to_string(&path) else { continue };
+            for (word, place) in allowed.iter().filter(|(word, _)| text.contains(word)) {
+                assert!(path.ends_with(place), "{word} in {}, not in {place}", path.display());
+                seen.insert(*word);
+            }
+            assert!(!text.contains("pollster"), "{}", path.display());
+        }
+    }
+    assert_eq!(seen.len(), allowed.len(), "only {seen:?} were found");
+}
+
 /// The check must find circles of each form.
 #[test]
 fn circles_are_found() {

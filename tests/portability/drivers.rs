@@ -15,7 +15,7 @@ fn engines(family: Family) -> [Arc<Engine>; 2] {
     DRIVERS.map(|name| {
         let options = DeviceOptions { adapter: AdapterChoice::Name(name.to_owned()), family, ..Default::default() };
         let context = Context::open(&options).unwrap_or_else(|error| {
-            let found: Vec<String> = adapters().into_iter().map(|adapter| adapter.info.name).collect();
+            let found: Vec<String> = adapters().unwrap().into_iter().map(|adapter| adapter.info.name).collect();
             panic!(
                 "{error}\n{name} is not among {found:?}. Install the packages `mesa-vulkan-drivers` and `chromium` \
                  (Debian's names) and set VK_DRIVER_FILES to the drivers' JSON files, as tools/test does"

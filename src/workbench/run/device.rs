@@ -362,8 +362,7 @@ impl<'a> Ready<'a> {
         let any = variables.into_iter().any(|(variable, memory)| stale(variable, memory));
         let restore = || {
             self.fill(stale)?;
-            let submission = self.context.queue().submit([]);
-            self.context.wait(&submission, "filling the inputs anew")
+            self.context.flush("filling the inputs anew")
         };
         let record = |encoder: &mut wgpu::CommandEncoder| self.record(encoder);
         measure_commands(self.context, rounds, &record, any.then_some(&restore))

@@ -1,0 +1,212 @@
+//! Waiting: the only file that blocks on the device.
+//!
+//! What takes time on the device is a future, completed by a callback of wgpu's. [`block_on`] waits for one on this
+//! thread and drives the device meanwhile; where an event loop does that, as in a browser, the futures can be awaited as
+//! they are.
+
+use crate::error::{Error, Result};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+/// How long one wait may take before the device counts as hung. A software driver may need a minute for
+/// one iteration on a large picture; a GPU's own watchdog acts within seconds.
+const LIMIT: Duration = Duration::from_secs(600);
+/// The device is driven for at most this long at a time, so that a lost one is noticed.
+const SLICE: Duration = Duration::from_secs(2);
+/// What is done and not yet called back, which another thread may be about to do, is looked for after so long.
+const MOMENT: Duration = Duration::from_millis(5);
+
+/// A value that a callback delivers. Clones share it, and each may be awaited.
+#[derive(Debug)]
+pub(super) struct Answer<T>(Arc<Mutex<State<T>>>);
+
+#[derive(Debug)]
+struct State<T> {
+    value: Option<T>,
+    wakers: Vec<Waker>,
+}
+
+impl<T> Clone for Answer<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T: Clone> Answer<T> {
+    /// An answer that has not come yet.
+    pub fn pending() -> Self {
+        Self(Arc::new(Mutex::new(State { value: None, wakers: Vec::new() })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<T>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Delivers the value.
+    pub fn deliver(&self, value: T) {
+        let mut state = self.state();
+        state.value = Some(value);
+        let wakers = std::mem::take(&mut state.wakers);
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// True if the value is there.
+    pub fn has_come(&self) -> bool {
+        self.state().value.is_some()
+    }
+}
+
+impl<T: Clone> Future for Answer<T> {
+    type Output = T;
+
+    fn poll(self: std::pin::Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        let mut state = self.state();
+        match &state.value {
+            Some(value) => Poll::Ready(value.clone()),
+            None => {
+                state.wakers.push(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// Work that was submitted; done when the device has passed it.
+#[derive(Debug, Clone)]
+pub struct Fence {
+    index: wgpu::SubmissionIndex,
+    done: Answer<()>,
+}
+
+impl Fence {
+    /// The fence of the submission that the queue has just taken.
+    pub(super) fn new(queue: &wgpu::Queue, index: wgpu::SubmissionIndex) -> Self {
+        let done = Answer::pending();
+        let deliver = done.clone();
+        queue.on_submitted_work_done(move || deliver.deliver(()));
+        Self { index, done }
+    }
+
+    /// Waits until the work is done.
+    pub async fn done(&self) {
+        self.done.clone().await;
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Waits on this thread until a future is done, and has it driven meanwhile: `drive` works on it for at most as long as it
+/// is given.
+///
+/// # Errors
+/// [`Error::Timeout`] after ten minutes; what `drive` answers.
+pub(super) fn block_on<T>(
+    what: &str,
+    future: impl Future<Output = T>,
+    drive: impl FnMut(Duration) -> Result<()>,
+) -> Result<T> {
+    block_until(what, future, drive, LIMIT)
+}
+
+fn block_until<T>(
+    what: &str,
+    future: impl Future<Output = T>,
+    mut drive: impl FnMut(Duration) -> Result<()>,
+    limit: Duration,
+) -> Result<T> {
+    let begin = Instant::now();
+    let mut future = pin!(future);
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut context = Context::from_waker(&waker);
+    loop {
+        if let Poll::Ready(value) = future.as_mut().poll(&mut context) {
+            return Ok(value);
+        }
+        let left = limit.saturating_sub(begin.elapsed());
+        if left.is_zero() {
+            return Err(Error::Timeout { doing: what.to_owned(), seconds: limit.as_secs() });
+        }
+        drive(left.min(SLICE))?;
+    }
+}
+
+/// Lets this thread sleep until it is woken: for what needs no device of ours to get on.
+pub(super) fn sleep(slice: Duration) -> Result<()> {
+    std::thread::park_timeout(slice);
+    Ok(())
+}
+
+/// Has a device work up to a fence; `check` reports what has gone wrong on it.
+pub(super) fn drive<'a>(
+    device: &'a wgpu::Device,
+    fence: &'a Fence,
+    what: &'a str,
+    check: impl Fn() -> Result<()> + 'a,
+) -> impl FnMut(Duration) -> Result<()> + 'a {
+    let mut passed = false;
+    move |slice| {
+        let submission_index = (!passed).then(|| fence.index.clone());
+        let timeout = Some(slice);
+        let outcome = device.poll(wgpu::PollType::Wait { submission_index, timeout });
+        check()?;
+        match outcome {
+            Ok(_) if passed => sleep(MOMENT),
+            Ok(_) => {
+                passed = true;
+                Ok(())
+            }
+            Err(wgpu::PollError::Timeout) => Ok(()),
+            Err(error) => Err(Error::Gpu { what: what.to_owned(), message: error.to_string() }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_comes_once_it_is_delivered_and_to_every_clone() {
+        let answer = Answer::pending();
+        let (one, other) = (answer.clone(), answer.clone());
+        let thread = std::thread::spawn(move || block_on("a clone", one, sleep));
+        assert!(!answer.has_come());
+        std::thread::sleep(Duration::from_millis(20));
+        answer.deliver(7);
+        assert_eq!(thread.join().unwrap().unwrap(), 7);
+        // What has come needs no drive.
+        assert_eq!(block_on("another", other, |_| panic!("nothing to wait for")).unwrap(), 7);
+    }
+
+    #[test]
+    fn a_wait_ends_at_its_limit_and_with_an_error() {
+        let limit = Duration::from_millis(30);
+        let error = block_until("never", Answer::<()>::pending(), sleep, limit).unwrap_err();
+        assert!(matches!(&error, Error::Timeout { doing, .. } if doing == "never"), "{error}");
+        let lost = |_| Err(Error::DeviceLost("gone".to_owned()));
+        let error = block_on("never", Answer::<()>::pending(), lost).unwrap_err();
+        assert!(matches!(error, Error::DeviceLost(_)), "{error}");
+    }
+
+    #[test]
+    fn drive_is_given_no_more_than_what_is_left() {
+        let limit = Duration::from_millis(40);
+        let mut slices = Vec::new();
+        let drive = |slice: Duration| {
+            slices.push(slice);
+            sleep(slice.min(Duration::from_millis(10)))
+        };
+        block_until("never", Answer::<()>::pending(), drive, limit).unwrap_err();
+        assert!(slices.len() >= 2 && slices.windows(2).all(|pair| pair[1] < pair[0]), "{slices:?}");
+    }
+}
