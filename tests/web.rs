@@ -1,4 +1,4 @@
-//! The live page: what goes over the wire, and (with Chromium) what is seen.
+//! The live page: its messages, and (with Chromium) what it shows.
 //!
 //! The tests with a browser need Debian's package `chromium`, so a plain `cargo test` leaves them out; `tools/test`
 //! installs it and runs `cargo test --test web -- --ignored`. With MIRAGE_SCREENSHOTS=FOLDER they leave pictures.
@@ -13,6 +13,8 @@ mod client;
 mod page;
 #[path = "web/real.rs"]
 mod real;
+#[path = "web/scales.rs"]
+mod scales;
 #[path = "web/stand_in.rs"]
 mod stand_in;
 #[path = "web/wire.rs"]

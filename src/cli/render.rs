@@ -221,6 +221,7 @@ impl Run {
             Event::Started(started) => self.start(started)?,
             Event::Scale(started) => {
                 self.console.scale(started);
+                self.live.scale(started);
                 self.log.write(&Line::scale(started))?;
             }
             Event::Weighted { iteration, shares, weights } => {

@@ -1,4 +1,4 @@
-//! Who may see the page, and who may steer.
+//! Who may see the page, and who may control the run.
 
 use super::Options;
 use crate::error::{Error, Result};
@@ -35,7 +35,7 @@ impl Access {
         Ok(Self { address, token: hex(&bytes) })
     }
 
-    /// Address of the page, with the token.
+    /// URL of the page, with the token.
     pub fn url(&self) -> String {
         let host = match self.address.ip() {
             // A server on all addresses has no address of its own to show.
@@ -63,21 +63,21 @@ impl Access {
         let host = single(headers, &HOST)?.ok_or("The request has no Host.")?;
         if !self.is_here(host) {
             return Err(format!(
-                "This server doesn't go by the name {host:?}. Use its address, as the program printed it."
+                "This server has no name {host:?}. Use its address, as the program printed it."
             ));
         }
         match single(headers, &ORIGIN)? {
             None if origin_needed => Err("The request has no Origin.".into()),
             Some(origin) if origin.strip_prefix("http://") != Some(host) => {
-                Err(format!("Requests from {origin:?} are refused: only the page itself may ask."))
+                Err(format!("Requests from {origin:?} are refused: only the page itself may send them."))
             }
             _ => Ok(host),
         }
     }
 
-    /// Whether a Host header names this server. The port is the browser's affair: a tunnel may have another one.
+    /// Whether a Host header names this server. Any port will do: a tunnel may have another one.
     fn is_here(&self, host: &str) -> bool {
-        // Strict, as what passes here goes into a header of the answer.
+        // Strict, as the host goes into a header of the answer.
         let (name, port) = match host.rsplit_once(':') {
             Some((name, port)) if !host.ends_with(']') => (name, Some(port)),
             _ => (host, None),
@@ -106,20 +106,20 @@ impl std::fmt::Debug for Access {
     }
 }
 
-/// A header that may come once.
+/// A header that may occur once.
 fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, String> {
     let mut values = headers.get_all(name).iter();
     let value = values.next().map(|value| value.to_str());
     match (value.transpose(), values.next()) {
         (Ok(value), None) => Ok(value),
-        _ => Err(format!("The request's {name} makes no sense.")),
+        _ => Err(format!("The request's {name} is malformed or occurs twice.")),
     }
 }
 
 /// Binds the address.
 ///
 /// # Errors
-/// [`Error::Usage`] that says what to do.
+/// [`Error::Usage`] with advice.
 pub(super) fn bind(options: &Options) -> Result<TcpListener> {
     let address = SocketAddr::new(options.host, options.port);
     let failed = |error: std::io::Error| {

@@ -1,4 +1,4 @@
-//! Pictures become JPEG on a thread of their own.
+//! Encodes pictures as JPEG, on a thread of its own.
 
 use super::history::History;
 use super::message::Snapshot;
@@ -76,9 +76,9 @@ struct Queue {
     busy: bool,
     /// When the last picture was encoded.
     last_picture: Option<Instant>,
-    /// No pace any more: the run is over.
+    /// The run is over, so pictures need no pace any more.
     finishing: bool,
-    /// Counts the runs: what is encoded of an earlier one is thrown away.
+    /// Counts the runs: pictures of an earlier one are dropped.
     run: u64,
 }
 
@@ -146,7 +146,7 @@ impl Encoder {
         });
     }
 
-    /// Somebody came to watch.
+    /// A viewer connected.
     pub fn wake(&self) {
         self.changed.notify_all();
     }
@@ -157,7 +157,7 @@ impl Encoder {
         queue.picture.is_none() && !queue.busy && queue.last_picture.is_none_or(|last| last.elapsed() >= PACE)
     }
 
-    /// Ends the thread when all is encoded that anybody will see; waits for that, or for the deadline.
+    /// Ends the thread when all pictures are encoded that a viewer will see; waits for that, or for the deadline.
     pub fn finish(&self, deadline: Instant) {
         self.change(|queue| queue.finishing = true);
         let mut queue = self.lock();
@@ -248,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn large_pictures_are_reduced_and_strange_values_have_a_colour() {
+    fn large_pictures_are_reduced_and_values_out_of_range_clamped() {
         let mut picture = Picture { width: 3000, height: 2, rgb: vec![0.5; 3000 * 2 * 3] };
         picture.rgb[..4].copy_from_slice(&[f32::NAN, f32::INFINITY, -1.0, 2.0]);
         let frame = Frame::new(&picture);

@@ -1,10 +1,10 @@
-//! All that a viewer needs, however late it comes: bounded, and never waited for.
+//! What a viewer needs, however late it connects. Its size is bounded, and the run never waits for it.
 //!
-//! Whatever is told gets the next number of a clock. A viewer remembers the clock of its last visit and takes what
-//! has a later number ([`History::since`]); so a slow one skips what was replaced meanwhile, and holds up nobody.
+//! Each entry gets the next number of a clock. A viewer remembers the clock of its last read and takes the entries with
+//! a later number ([`History::since`]); a slow one skips what was replaced meanwhile, and delays no one.
 
 use super::Start;
-use super::message::{Item, Kind, Report, Seen, Shares, Snapshot, header, json};
+use super::message::{Item, Kind, Latest, Report, Snapshot, header, json};
 use axum::body::Bytes;
 use axum::extract::ws::Message;
 use std::collections::VecDeque;
@@ -27,7 +27,7 @@ const SNAPSHOTS: usize = 48;
 /// Most bytes of snapshots that are kept.
 const SNAPSHOT_BYTES: usize = 12 << 20;
 
-/// A value and the clock when it was told.
+/// A value and the clock when it was stored.
 #[derive(Debug)]
 struct Stamped<T>(u64, T);
 
@@ -42,7 +42,8 @@ struct Kept {
 struct State {
     clock: u64,
     start: Option<Stamped<Item>>,
-    asked: Option<Stamped<Item>>,
+    scale: Option<Stamped<Item>>,
+    requested: Option<Stamped<Item>>,
     progress: Option<Stamped<Item>>,
     paused: Option<Stamped<Item>>,
     strip: Option<Stamped<Item>>,
@@ -55,7 +56,7 @@ struct State {
     snapshots: Vec<Stamped<Kept>>,
     next_snapshot: u32,
     notes: VecDeque<Stamped<Item>>,
-    steerable: Vec<String>,
+    adjustable: Vec<String>,
 }
 
 impl State {
@@ -65,18 +66,19 @@ impl State {
         Stamped(self.clock, value)
     }
 
-    fn slot(&mut self, kind: Seen) -> &mut Option<Stamped<Item>> {
+    fn slot(&mut self, kind: Latest) -> &mut Option<Stamped<Item>> {
         match kind {
-            Seen::Start => &mut self.start,
-            Seen::Asked => &mut self.asked,
-            Seen::Progress => &mut self.progress,
-            Seen::Paused => &mut self.paused,
-            Seen::Strip => &mut self.strip,
-            Seen::End => &mut self.end,
+            Latest::Start => &mut self.start,
+            Latest::Scale => &mut self.scale,
+            Latest::Requested => &mut self.requested,
+            Latest::Progress => &mut self.progress,
+            Latest::Paused => &mut self.paused,
+            Latest::Strip => &mut self.strip,
+            Latest::End => &mut self.end,
         }
     }
 
-    fn put(&mut self, kind: Seen, item: Item) {
+    fn put(&mut self, kind: Latest, item: Item) {
         let stamped = self.stamp(item);
         *self.slot(kind) = Some(stamped);
     }
@@ -95,13 +97,13 @@ impl State {
     }
 }
 
-/// What was told of a run so far.
+/// What is known of a run so far.
 #[derive(Debug)]
 pub(super) struct History {
     state: Mutex<State>,
     /// The clock, for viewers to wait on.
-    news: watch::Sender<u64>,
-    /// How many watch, for the run to wait on at its end.
+    updates: watch::Sender<u64>,
+    /// How many viewers there are, for the run to wait on at its end.
     viewers: Mutex<usize>,
     gone: Condvar,
 }
@@ -110,14 +112,14 @@ impl Default for History {
     fn default() -> Self {
         Self {
             state: Mutex::default(),
-            news: watch::Sender::new(0),
+            updates: watch::Sender::new(0),
             viewers: Mutex::default(),
             gone: Condvar::new(),
         }
     }
 }
 
-/// A thread that panicked while it held the lock left whole values behind: each is put in one assignment.
+/// A thread that panicked while it held the lock left whole values behind: each is stored in one assignment.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -131,33 +133,40 @@ impl History {
             state.clock
         };
         // Two callers may come here in either order; viewers only need to wake.
-        self.news.send_replace(clock);
+        self.updates.send_replace(clock);
     }
 
-    /// A run starts: all but the notes is forgotten.
+    /// A run starts: only the notes are kept.
     pub fn begin(&self, start: &Start<'_>) {
         self.change(|state| {
             let (clock, next_snapshot) = (state.clock, state.next_snapshot);
             let notes = std::mem::take(&mut state.notes);
-            let steerable = start.steerable.iter().map(|name| (*name).to_owned()).collect();
-            *state = State { clock, next_snapshot, notes, steerable, ..State::default() };
-            state.put(Seen::Start, Item::start(start));
+            let adjustable = start.groups.iter().filter(|group| group.adjustable);
+            let adjustable = adjustable.map(|group| group.name.to_owned()).collect();
+            *state = State { clock, next_snapshot, notes, adjustable, ..State::default() };
+            state.put(Latest::Start, Item::start(start));
         });
     }
 
-    /// Somebody asked for shares.
-    pub fn asked(&self, shares: Shares) {
-        self.change(|state| state.put(Seen::Asked, Item::Asked { shares }));
+    /// A scale begins.
+    pub fn scale(&self, index: usize) {
+        self.change(|state| state.put(Latest::Scale, Item::Scale { index }));
+    }
+
+    /// A viewer requested shares.
+    pub fn requested(&self, shares: &[(String, f32)]) {
+        let item = Item::Requested { shares: shares.to_vec() };
+        self.change(|state| state.put(Latest::Requested, item));
     }
 
     /// Iterations done.
     pub fn progress(&self, iteration: u32, seconds: f64) {
-        self.change(|state| state.put(Seen::Progress, Item::Progress { iteration, seconds }));
+        self.change(|state| state.put(Latest::Progress, Item::Progress { iteration, seconds }));
     }
 
-    /// The run holds, or goes on.
+    /// The run is paused, or goes on.
     pub fn paused(&self, paused: bool) {
-        self.change(|state| state.put(Seen::Paused, Item::Paused { paused }));
+        self.change(|state| state.put(Latest::Paused, Item::Paused { paused }));
     }
 
     /// A report, to be kept.
@@ -177,7 +186,7 @@ impl History {
         });
     }
 
-    /// Shares and weights that are in force.
+    /// Shares and weights in effect.
     pub fn weights(&self, iteration: u32, shares: &[(&str, f32)], weights: &[(&str, f32)]) {
         let owned =
             |pairs: &[(&str, f32)]| pairs.iter().map(|(name, value)| ((*name).into(), *value)).collect();
@@ -191,7 +200,7 @@ impl History {
         });
     }
 
-    /// A word to the viewers.
+    /// A text for the viewers.
     pub fn note(&self, text: &str) {
         let item = Item::Note { text: text.chars().take(NOTE_LENGTH).collect() };
         self.change(|state| {
@@ -227,35 +236,35 @@ impl History {
             while (state.snapshots.len() > SNAPSHOTS || bytes(state) > SNAPSHOT_BYTES) && state.thin_strip() {
             }
             let kept = state.snapshots.iter().map(|kept| kept.1.about.id).collect();
-            state.put(Seen::Strip, Item::Strip { kept });
+            state.put(Latest::Strip, Item::Strip { kept });
         });
     }
 
     /// The run is over.
     pub fn end(&self, ending: &str, output: &str) {
         let item = Item::End { ending: ending.to_owned(), output: output.to_owned() };
-        self.change(|state| state.put(Seen::End, item));
+        self.change(|state| state.put(Latest::End, item));
     }
 
-    /// Whether a thing was told of this run.
-    pub fn seen(&self, kind: Seen) -> bool {
+    /// True if this run has an item of a kind.
+    pub fn has(&self, kind: Latest) -> bool {
         lock(&self.state).slot(kind).is_some()
     }
 
-    /// Factors whose shares can be changed now: none once the run is over.
-    pub fn steerable(&self) -> Vec<String> {
+    /// Groups whose shares can be set now: none once the run is over.
+    pub fn adjustable(&self) -> Vec<String> {
         let state = lock(&self.state);
-        if state.end.is_some() { Vec::new() } else { state.steerable.clone() }
+        if state.end.is_some() { Vec::new() } else { state.adjustable.clone() }
     }
 
-    /// What was told after `clock`, in the order in which a page needs it, the clock to ask with next
-    /// time, and whether the run is over.
+    /// The messages after `clock`, in the order in which a page needs them, the clock for the next call, and whether the
+    /// run is over.
     pub fn since(&self, clock: u64) -> (Vec<Message>, u64, bool) {
         let state = lock(&self.state);
         let mut messages = Vec::new();
         let mut text = |text: String| messages.push(Message::Text(text.into()));
-        // What was asked last may be in force or not yet: the order says which.
-        let mut shares: Vec<_> = state.start.iter().chain(&state.weights).chain(&state.asked).collect();
+        // Whether the shares that were requested last are in effect follows from the order.
+        let mut shares: Vec<_> = state.start.iter().chain(&state.weights).chain(&state.requested).collect();
         shares.sort_by_key(|item| item.0);
         shares.iter().filter(|item| item.0 > clock).for_each(|item| text(item.1.json()));
         let reports: Vec<&str> =
@@ -263,7 +272,7 @@ impl History {
         if !reports.is_empty() {
             text(format!(r#"{{"type":"reports","reports":[{}]}}"#, reports.join(",")));
         }
-        let latest = [&state.progress, &state.paused, &state.strip].into_iter().flatten();
+        let latest = [&state.scale, &state.progress, &state.paused, &state.strip].into_iter().flatten();
         latest.filter(|item| item.0 > clock).for_each(|item| text(item.1.json()));
         let pictures = [&state.photo, &state.picture].into_iter().flatten();
         messages.extend(pictures.filter(|p| p.0 > clock).map(|p| Message::Binary(p.1.clone())));
@@ -276,23 +285,23 @@ impl History {
         (messages, state.clock, state.end.is_some())
     }
 
-    /// Wakes whenever something is told.
+    /// Wakes whenever something is stored.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
-        self.news.subscribe()
+        self.updates.subscribe()
     }
 
-    /// One more watches, until the answer is dropped.
+    /// Counts one more viewer, until the answer is dropped.
     pub fn enter(self: &Arc<Self>) -> Presence {
         *lock(&self.viewers) += 1;
         Presence(self.clone())
     }
 
-    /// How many watch.
+    /// How many viewers there are.
     pub fn viewers(&self) -> usize {
         *lock(&self.viewers)
     }
 
-    /// Waits until nobody watches, or for the deadline.
+    /// Waits until no viewer is left, or for the deadline.
     pub fn wait_for_viewers(&self, deadline: Instant) {
         let mut viewers = lock(&self.viewers);
         while *viewers > 0 {
@@ -310,7 +319,7 @@ fn framed(kind: Kind, iteration: u32, id: u32, jpeg: &[u8]) -> Bytes {
     [header(kind, iteration, id).as_slice(), jpeg].concat().into()
 }
 
-/// Somebody watches.
+/// A viewer is connected.
 #[derive(Debug)]
 pub(super) struct Presence(Arc<History>);
 
@@ -330,7 +339,7 @@ mod tests {
             iteration,
             seconds: 0.0,
             total: 1.0,
-            factors: Vec::new(),
+            groups: Vec::new(),
             classes: Vec::new(),
             class_distance: None,
             change: None,
@@ -359,7 +368,7 @@ mod tests {
         assert_eq!((kept[0], kept[kept.len() - 1]), (0, 19_999));
         assert!(kept.is_sorted());
         assert!(kept[kept.len() - RECENT_REPORTS..].windows(2).all(|pair| pair[1] == pair[0] + 1));
-        // Who has seen that gets only what follows.
+        // The next read gets only what is new.
         assert!(history.since(clock).0.is_empty());
         history.report(&report(20_000));
         assert_eq!(iterations(&history.since(clock).0), [20_000]);

@@ -1,4 +1,4 @@
-//! What goes over the wire.
+//! The messages between the server and the page.
 //!
 //! Texts are JSON objects with a `type`; [`Item`] and [`Request`] list them. Pictures are binary: [`header`], then a
 //! JPEG file.
@@ -9,44 +9,17 @@ use serde::{Deserialize, Serialize};
 /// Length of a picture's header.
 pub(super) const HEADER: usize = 12;
 
-/// The factors that have a share.
-pub(super) const FACTORS: [&str; 3] = ["spatial", "abstract", "style"];
-
-/// Shares of the three factors in the gradient, in any unit: only their proportion counts.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Shares {
-    /// The photo's layout.
-    pub spatial: f32,
-    /// What the network thinks it sees; `abstract` on the wire.
-    #[serde(rename = "abstract")]
-    pub abstracted: f32,
-    /// Textures and colours.
-    pub style: f32,
-}
-
-impl Shares {
-    /// Names and shares, in the order of [`FACTORS`].
-    fn named(self) -> [(&'static str, f32); 3] {
-        let [spatial, abstracted, style] = FACTORS;
-        [(spatial, self.spatial), (abstracted, self.abstracted), (style, self.style)]
-    }
-
-    /// What is wrong with these shares, if anything, for a run with these steerable factors.
-    fn fault(self, steerable: &[String]) -> Option<String> {
-        let values = self.named();
-        if values.iter().any(|(_, share)| !share.is_finite() || *share < 0.0) {
-            return Some("a share must be a number from 0 up".into());
-        }
-        let sum: f32 = values.iter().map(|(_, share)| share).sum();
-        if !(sum.is_finite() && sum > 0.0) {
-            return Some("the shares must not all be zero, and their sum must be finite".into());
-        }
-        let fixed =
-            |(name, share): &(&str, f32)| *share > 0.0 && !steerable.iter().any(|other| other == name);
-        let (name, _) = values.iter().find(|value| fixed(value))?;
-        Some(format!("the {name} factor can't be steered in this run"))
-    }
+/// One size of a run that goes coarse to fine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Scale {
+    /// Width of the picture in pixels.
+    pub width: usize,
+    /// Its height.
+    pub height: usize,
+    /// The iterations of the whole run that are done before it.
+    pub first: u32,
+    /// The iterations of the whole run that are done with it.
+    pub end: u32,
 }
 
 /// State of a run after some iterations. Numbers that are NaN or infinite are shown as missing.
@@ -59,27 +32,27 @@ pub struct Report {
     pub seconds: f64,
     /// Sum of all weighted losses.
     pub total: f64,
-    /// Each factor that is part of the run.
-    pub factors: Vec<FactorReport>,
+    /// Each group of losses of the run.
+    pub groups: Vec<GroupReport>,
     /// Top classes of the picture, label and probability, most probable first; empty without fc layers.
     pub classes: Vec<(String, f32)>,
-    /// Distance between the class vectors of photo and picture.
+    /// Distance between the class probabilities of photo and picture.
     pub class_distance: Option<f32>,
     /// Mean absolute change of a colour value (0 to 1) in one iteration.
     pub change: Option<f32>,
 }
 
-/// One factor in a [`Report`].
+/// One group of losses in a [`Report`].
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct FactorReport {
-    /// `spatial`, `abstract`, `style` or `smooth`.
+pub struct GroupReport {
+    /// One of the names in [`Start::groups`]; the page leaves out others.
     pub name: String,
     /// Its weighted loss.
     pub loss: f64,
     /// Its share in the sum of all weighted losses, 0 to 1.
     pub loss_share: Option<f32>,
-    /// Its share in the sum of the factors' mean absolute gradients, 0 to 1.
+    /// Its share in the sum of the groups' mean absolute gradients, 0 to 1.
     pub gradient_share: Option<f32>,
 }
 
@@ -87,48 +60,58 @@ pub struct FactorReport {
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub(super) enum Item {
-    /// A run started: forget what came before.
+    /// A run starts; what came before is void.
     Start {
         title: String,
         device: String,
-        width: usize,
-        height: usize,
-        iterations: u32,
-        shares: Option<Shares>,
-        steerable: Vec<String>,
+        scales: Vec<Scale>,
+        groups: Vec<GroupStart>,
         photo_classes: Vec<(String, f32)>,
     },
-    /// Somebody asked for these shares.
-    Asked { shares: Shares },
-    /// Shares and raw weights in force.
+    /// A scale begins, counted from 0.
+    Scale { index: usize },
+    /// A viewer requested these shares.
+    Requested { shares: Vec<(String, f32)> },
+    /// Shares and raw weights in effect.
     Weights { iteration: u32, shares: Vec<(String, f32)>, weights: Vec<(String, f32)> },
     /// Iterations done.
     Progress { iteration: u32, seconds: f64 },
-    /// The run holds, or goes on.
+    /// The run is paused, or goes on.
     Paused { paused: bool },
     /// The snapshots that are kept, by id; the page drops the others.
     Strip { kept: Vec<u32> },
     /// About the snapshot whose picture follows.
     Snapshot(Snapshot),
-    /// A word to the viewer.
+    /// A text for the viewer.
     Note { text: String },
     /// The run is over.
     End { ending: String, output: String },
-    /// The answer to a hello: whether its token lets the viewer steer.
-    Access { steer: bool },
-    /// A message was not followed, and why.
+    /// The answer to a hello: whether its token lets the viewer control the run.
+    Access { control: bool },
+    /// A message was refused, and why.
     Refused { reason: String },
-    /// Nothing is new, but the server is there.
+    /// A heartbeat.
     Alive,
+}
+
+/// A group of losses in [`Item::Start`].
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct GroupStart {
+    name: String,
+    about: String,
+    share: Option<f32>,
+    adjustable: bool,
 }
 
 /// The kinds of [`Item`] of which only the latest counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Seen {
+pub(super) enum Latest {
     /// [`Item::Start`].
     Start,
-    /// [`Item::Asked`].
-    Asked,
+    /// [`Item::Scale`].
+    Scale,
+    /// [`Item::Requested`].
+    Requested,
     /// [`Item::Progress`].
     Progress,
     /// [`Item::Paused`].
@@ -140,21 +123,24 @@ pub(super) enum Seen {
 }
 
 impl Item {
-    /// The beginning of a run.
+    /// The start of a run.
     pub fn start(start: &Start<'_>) -> Self {
+        let groups = start.groups.iter().map(|group| GroupStart {
+            name: group.name.to_owned(),
+            about: group.about.to_owned(),
+            share: group.share,
+            adjustable: group.adjustable,
+        });
         Self::Start {
             title: start.title.to_owned(),
             device: start.device.to_owned(),
-            width: start.size[0],
-            height: start.size[1],
-            iterations: start.iterations,
-            shares: start.shares,
-            steerable: start.steerable.iter().map(|name| (*name).to_owned()).collect(),
+            scales: start.scales.clone(),
+            groups: groups.collect(),
             photo_classes: start.photo_classes.to_vec(),
         }
     }
 
-    /// As it goes out.
+    /// As it is sent.
     pub fn json(&self) -> String {
         json(self)
     }
@@ -165,7 +151,7 @@ pub(super) fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("plain values")
 }
 
-/// What is told of a snapshot beside its picture.
+/// A snapshot without its picture.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Snapshot {
     /// Given by the history.
@@ -206,7 +192,7 @@ pub(super) fn header(kind: Kind, iteration: u32, id: u32) -> [u8; HEADER] {
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase", deny_unknown_fields)]
 pub(super) enum Request {
-    /// The first word: with the token, this viewer may steer.
+    /// The first message: with the token, this viewer may control the run.
     Hello {
         token: String,
     },
@@ -214,7 +200,9 @@ pub(super) enum Request {
     Resume,
     Save,
     Stop,
-    Shares(Shares),
+    Shares {
+        shares: Vec<(String, f32)>,
+    },
 }
 
 impl Request {
@@ -226,23 +214,46 @@ impl Request {
         serde_json::from_str(text).map_err(|error| format!("not understood: {error}"))
     }
 
-    /// The command in it; `None` for a hello.
+    /// The command in it, for a run with these adjustable groups; `None` for a hello.
     ///
     /// # Errors
-    /// A sentence that says why it can't be followed.
-    pub fn command(self, steerable: &[String]) -> Result<Option<Command>, String> {
+    /// A sentence that says why it is refused.
+    pub fn command(self, adjustable: &[String]) -> Result<Option<Command>, String> {
         Ok(Some(match self {
             Self::Hello { .. } => return Ok(None),
             Self::Pause => Command::Pause,
             Self::Resume => Command::Resume,
             Self::Save => Command::Save,
             Self::Stop => Command::Stop,
-            Self::Shares(shares) => match shares.fault(steerable) {
-                Some(fault) => return Err(fault),
-                None => Command::Shares(shares),
-            },
+            Self::Shares { shares } => {
+                check_shares(&shares, adjustable)?;
+                Command::Shares(shares)
+            }
         }))
     }
+}
+
+/// Checks that there is one sensible share for each adjustable group, and none for others.
+fn check_shares(shares: &[(String, f32)], adjustable: &[String]) -> Result<(), String> {
+    for (at, (name, share)) in shares.iter().enumerate() {
+        if !adjustable.contains(name) {
+            return Err(format!("the share of `{name}` can't be changed in this run"));
+        }
+        if shares[..at].iter().any(|(other, _)| other == name) {
+            return Err(format!("`{name}` has two shares"));
+        }
+        if !share.is_finite() || *share < 0.0 {
+            return Err(format!("the share of `{name}` must be a number from 0 up"));
+        }
+    }
+    if let Some(name) = adjustable.iter().find(|name| !shares.iter().any(|(other, _)| other == *name)) {
+        return Err(format!("`{name}` has no share"));
+    }
+    let sum: f32 = shares.iter().map(|(_, share)| share).sum();
+    if sum.is_finite() && sum > 0.0 {
+        return Ok(());
+    }
+    Err("the shares must not all be zero, and their sum must be finite".into())
 }
 
 #[cfg(test)]
@@ -250,39 +261,52 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_that_make_no_sense_are_refused() {
-        let all = FACTORS.map(str::to_owned);
-        let command = |text: &str, steerable: &[String]| Request::parse(text)?.command(steerable);
-        let good = r#"{"type":"shares","spatial":0.2,"abstract":0,"style":3}"#;
-        let shares = Shares { spatial: 0.2, abstracted: 0.0, style: 3.0 };
+    fn senseless_shares_are_refused() {
+        let all = ["layout", "mood", "ink"].map(str::to_owned);
+        let command = |text: &str, adjustable: &[String]| Request::parse(text)?.command(adjustable);
+        let good = r#"{"type":"shares","shares":[["ink",3],["layout",0.2],["mood",0]]}"#;
+        let shares = vec![("ink".to_owned(), 3.0), ("layout".to_owned(), 0.2), ("mood".to_owned(), 0.0)];
         assert_eq!(command(good, &all), Ok(Some(Command::Shares(shares))));
-        assert_eq!(command(good, &[all[0].clone(), all[2].clone()]), Ok(Some(Command::Shares(shares))));
-        for (text, word) in [
-            (r#"{"type":"shares","spatial":0,"abstract":0,"style":0}"#, "zero"),
-            (r#"{"type":"shares","spatial":-1,"abstract":0,"style":2}"#, "from 0"),
-            (r#"{"type":"shares","spatial":1e39,"abstract":0,"style":2}"#, "from 0"),
-            (r#"{"type":"shares","spatial":3e38,"abstract":3e38,"style":2}"#, "finite"),
-            (r#"{"type":"shares","spatial":null,"abstract":0,"style":2}"#, "not understood"),
-            (r#"{"type":"shares","spatial":1,"abstract":0}"#, "style"),
-            (r#"{"type":"shares","spatial":1,"abstract":0,"style":1,"more":1}"#, "more"),
-            (r#"{"type":"dance"}"#, "dance"),
-            ("[", "not understood"),
+        for (shares, word) in [
+            (r#"[["layout",0],["mood",0],["ink",0]]"#, "zero"),
+            (r#"[["layout",-1],["mood",0],["ink",2]]"#, "from 0"),
+            (r#"[["layout",1e39],["mood",0],["ink",2]]"#, "from 0"),
+            (r#"[["layout",3e38],["mood",3e38],["ink",2]]"#, "finite"),
+            (r#"[["layout",null],["mood",0],["ink",2]]"#, "not understood"),
+            (r#"[["layout",NaN],["mood",0],["ink",2]]"#, "not understood"),
+            (r#"[["layout","1"],["mood",0],["ink",2]]"#, "not understood"),
+            (r#"[["layout",1,2],["mood",0],["ink",2]]"#, "not understood"),
+            (r#"[["layout",1],["mood",0]]"#, "`ink` has no share"),
+            (r#"[["layout",1],["mood",0],["layout",1]]"#, "`layout` has two"),
+            (r#"[["layout",1],["mood",0],["ink",1],["ink",0]]"#, "`ink` has two"),
+            (r#"[["layout",1],["mood",0],["ink",1],["Ink",1]]"#, "`Ink`"),
+            (r#"[["layout",1],["mood",0],["ink",1],["smooth",0]]"#, "`smooth`"),
+            ("[]", "no share"),
+            (r#"{"layout":1,"mood":0,"ink":1}"#, "not understood"),
+            (r#"[],"more":1"#, "more"),
         ] {
+            let text = format!(r#"{{"type":"shares","shares":{shares}}}"#);
+            let refused = command(&text, &all).unwrap_err();
+            assert!(refused.contains(word), "{text}: {refused}");
+        }
+        for (text, word) in [(r#"{"type":"dance"}"#, "dance"), ("[", "not understood")] {
             let refused = command(text, &all).unwrap_err();
             assert!(refused.contains(word), "{text}: {refused}");
         }
-        let refused = command(good, &all[..2]).unwrap_err();
-        assert!(refused.contains("style factor"), "{refused}");
+        // Of a group that is part of the run, but has no share to change; and once the run is over.
+        assert!(command(good, &all[..2]).unwrap_err().contains("`ink`"));
+        assert!(command(good, &[]).is_err());
+        assert!(command(r#"{"type":"shares","shares":[]}"#, &[]).is_err());
     }
 
     #[test]
     fn missing_numbers_are_null() {
-        let factor = FactorReport {
+        let group = GroupReport {
             name: "style".into(),
             loss: f64::NAN,
             loss_share: Some(0.5),
             gradient_share: Some(f32::NAN),
         };
-        assert_eq!(json(&factor), r#"{"name":"style","loss":null,"lossShare":0.5,"gradientShare":null}"#);
+        assert_eq!(json(&group), r#"{"name":"style","loss":null,"lossShare":0.5,"gradientShare":null}"#);
     }
 }

@@ -1,9 +1,9 @@
-//! The live page: a run shown in browsers while it paints, and steered from them.
+//! The live page: a run shown in browsers while it paints, and controlled from them.
 //!
-//! [`LivePage::open`] serves one page, with all of its assets, from threads of its own. The run tells it what
+//! [`LivePage::open`] serves one page, with all of its assets, from threads of its own. The run reports what
 //! happens ([`LivePage::report`], [`LivePage::picture`], ...) and never waits for it: a call stores what is new, or
-//! replaces what is older, and returns. Viewers fetch from that store at the pace they can keep; each gets all it
-//! needs on connection, however late.
+//! replaces what is older, and returns. Viewers read from that store at their own pace; each gets all it needs on
+//! connection, however late.
 //!
 //! ```no_run
 //! use neural_mirage::image_io::Picture;
@@ -16,7 +16,7 @@
 //!     let page = LivePage::open(&Options::default(), move |command| {
 //!         let _ = sender.send(command);
 //!     })?;
-//!     println!("Watch and steer: {}", page.url());
+//!     println!("Live page: {}", page.url());
 //!     page.begin(&Start::new("photo.jpg", photo, 100));
 //!     for iteration in 1..=100 {
 //!         for command in commands.try_iter() {
@@ -32,15 +32,15 @@
 //! }
 //! ```
 //!
-//! # Who may do what
-//! - The server listens on 127.0.0.1 unless told otherwise, and answers only requests that name it by an address it
+//! # Access
+//! - The server listens on 127.0.0.1 by default, and answers only requests that name it by an address it
 //!   listens on or as `localhost`: a web site can't reach it by pointing a name of its own at 127.0.0.1.
 //! - A request from a page of another origin is refused, and so is a WebSocket handshake without an origin.
-//! - Whoever reaches the server may watch. What changes the run needs the token in the fragment of
-//!   [`LivePage::url`], which browsers never send to a server by themselves; it is compared in constant time.
+//! - Anyone who can reach the server may watch. Commands need the token in the fragment of [`LivePage::url`], which
+//!   browsers never send to a server by themselves; it is compared in constant time.
 //! - The page loads nothing from elsewhere, and its Content-Security-Policy forbids it to.
-//! - Requests, messages, connections and waiting times are limited (see `server.rs` and `viewer.rs`), and so is what
-//!   is kept of a long run (see `history.rs`).
+//! - Requests, messages, connections and waiting times are limited (see `server.rs` and `viewer.rs`), and so is
+//!   the history of a long run (see `history.rs`).
 
 mod access;
 mod encoder;
@@ -54,20 +54,20 @@ use crate::image_io::Picture;
 use access::Access;
 use encoder::{Encoder, Frame};
 use history::History;
-use message::Seen;
-pub use message::{FactorReport, Report, Shares};
+use message::Latest;
+pub use message::{GroupReport, Report, Scale};
 use server::{Server, Shared};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Longest that [`LivePage::end`] waits for the last picture to be encoded, and again for the last words to go out.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Longest that [`LivePage::end`] waits for the last picture to be encoded, and again for it to be sent.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where the page is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    /// Address to listen on. Anything but a loopback address lets others in the network watch.
+    /// Address to listen on. Any but a loopback address lets others in the network watch.
     pub host: IpAddr,
     /// Port to listen on; 0 takes any free one.
     pub port: u16,
@@ -80,10 +80,10 @@ impl Default for Options {
     }
 }
 
-/// What a viewer with the token asks of the run.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// A command of a viewer with the token.
+#[derive(Debug, Clone, PartialEq)]
 pub enum Command {
-    /// Hold after the present iteration; answered with [`LivePage::paused`].
+    /// Pause after the present iteration; answered with [`LivePage::paused`].
     Pause,
     /// Go on; answered with [`LivePage::paused`].
     Resume,
@@ -91,9 +91,23 @@ pub enum Command {
     Save,
     /// End after the present iteration, with the picture saved; answered with [`LivePage::end`].
     Stop,
-    /// Give the factors these shares of the gradient from now on; answered with [`LivePage::weights`]. The
-    /// shares are finite, not negative, not all zero, and zero for factors that can't be steered.
-    Shares(Shares),
+    /// Give the adjustable groups these shares of the gradient from now on; answered with [`LivePage::weights`].
+    /// There is one share for each of them, in any order and unit; the shares are finite, not negative and not all
+    /// zero.
+    Shares(Vec<(String, f32)>),
+}
+
+/// A group of losses, as a run starts with it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Group<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// What it is about, in a few words; may be empty.
+    pub about: &'a str,
+    /// Its share of the gradient as a fraction of 1; `None` if its weight is given.
+    pub share: Option<f32>,
+    /// True if its share can be set while the run goes on, as that of every group with a share.
+    pub adjustable: bool,
 }
 
 /// What a run starts with.
@@ -105,28 +119,24 @@ pub struct Start<'a> {
     pub device: &'a str,
     /// The photo, in the proportions of the picture that is painted.
     pub photo: &'a Picture,
-    /// Width and height of the picture that is painted, in pixels.
-    pub size: [usize; 2],
-    /// Iterations in all.
-    pub iterations: u32,
-    /// Shares that the run begins with; `None` if it was given raw weights.
-    pub shares: Option<Shares>,
-    /// Factors whose shares can be changed: any of `spatial`, `abstract`, `style`.
-    pub steerable: &'a [&'a str],
+    /// The sizes at which the picture is painted, the smallest first; at least one.
+    pub scales: Vec<Scale>,
+    /// The groups of losses, in the order in which they are listed.
+    pub groups: &'a [Group<'a>],
     /// Top classes of the photo, label and probability, most probable first; empty without fc layers.
     pub photo_classes: &'a [(String, f32)],
 }
 
 impl<'a> Start<'a> {
-    /// A run at the photo's own size, with raw weights and nothing to steer.
+    /// A run at the photo's own size, without groups.
     pub fn new(title: &'a str, photo: &'a Picture, iterations: u32) -> Self {
-        let size = [photo.width, photo.height];
-        Self { title, device: "", photo, size, iterations, shares: None, steerable: &[], photo_classes: &[] }
+        let scale = Scale { width: photo.width, height: photo.height, first: 0, end: iterations };
+        Self { title, device: "", photo, scales: vec![scale], groups: &[], photo_classes: &[] }
     }
 }
 
-/// The page of one run. All calls return at once; what they tell is sent from other threads. Dropped without
-/// [`LivePage::end`], it tells its viewers that the run broke off.
+/// The page of one run. All calls return at once; messages are sent from other threads. Dropped without
+/// [`LivePage::end`], it shows that the run failed.
 #[derive(Debug)]
 pub struct LivePage {
     history: Arc<History>,
@@ -136,11 +146,10 @@ pub struct LivePage {
 }
 
 impl LivePage {
-    /// Starts the server. `commands` is called from one of its threads and must not block: hand the command on.
+    /// Starts the server. `commands` is called from one of its threads and must not block.
     ///
     /// # Errors
-    /// [`Error::Usage`](crate::Error::Usage) if the address can't be listened on, for one because the port is in
-    /// use; [`Error::Io`](crate::Error::Io) if the system gives no random numbers or threads.
+    /// [`Error::Usage`](crate::Error::Usage) if the address can't be listened on, e.g. because the port is in use; [`Error::Io`](crate::Error::Io) if the system gives no random numbers or threads.
     pub fn open(options: &Options, commands: impl Fn(Command) + Send + Sync + 'static) -> Result<Self> {
         let listener = access::bind(options)?;
         let access = Access::new(&listener)?;
@@ -157,16 +166,21 @@ impl LivePage {
         Ok(Self { history, encoder, server, url })
     }
 
-    /// Address of the page, with the token that lets its viewer steer.
+    /// Address of the page, with the token that lets its viewer control the run.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// A run starts, the first or another: what the page showed of an earlier one is gone.
+    /// A run starts, the first or another; the page forgets an earlier one.
     pub fn begin(&self, start: &Start<'_>) {
         self.encoder.forget();
         self.history.begin(start);
         self.show(start.photo, |frame| self.encoder.photo(frame));
+    }
+
+    /// A scale of [`Start::scales`] begins, counted from 0. Pictures have its size from here on.
+    pub fn scale(&self, index: usize) {
+        self.history.scale(index);
     }
 
     /// Losses, shares and classes were measured.
@@ -174,7 +188,7 @@ impl LivePage {
         self.history.report(report);
     }
 
-    /// These shares (by factor; empty if the run was given raw weights) and raw weights are in force after
+    /// These shares (by group, as fractions of 1; empty if all weights are given) and weights are in effect after
     /// `iteration` iterations.
     pub fn weights(&self, iteration: u32, shares: &[(&str, f32)], weights: &[(&str, f32)]) {
         self.history.weights(iteration, shares, weights);
@@ -186,7 +200,7 @@ impl LivePage {
     }
 
     /// The newest picture, after `iteration` iterations. It is copied (as 8 bit values), and replaces an earlier
-    /// one that is not yet encoded; it is encoded only while somebody watches.
+    /// one that is not yet encoded; it is encoded only while there are viewers.
     pub fn picture(&self, iteration: u32, picture: &Picture) {
         self.show(picture, |frame| self.encoder.picture(iteration, frame));
     }
@@ -198,32 +212,32 @@ impl LivePage {
         self.show(picture, |frame| self.encoder.snapshot(about, frame));
     }
 
-    /// A word to the viewers: what was saved, what to look out for.
+    /// A text for the viewers, such as what was saved.
     pub fn note(&self, text: &str) {
         self.history.note(text);
     }
 
-    /// The run holds, or goes on.
+    /// The run is paused, or goes on.
     pub fn paused(&self, paused: bool) {
         self.history.paused(paused);
     }
 
-    /// True if somebody watches and is ready for another picture: the earlier one is encoded, and not just now.
-    /// A run that asks before it fetches a picture from the device fetches no more than can be seen.
+    /// True if there are viewers, and the last picture was encoded some time ago: a run that checks this before it reads
+    /// a picture back from the device reads no more than can be seen.
     pub fn wants_pictures(&self) -> bool {
         self.history.viewers() > 0 && self.encoder.is_free()
     }
 
-    /// The run is over: tells all viewers how (`finished`, `stopped`, a sentence) and where the picture lies, waits
-    /// a second or two at most until they have heard, and shuts down.
+    /// The run is over. Sends all viewers how it ended (`finished`, `settled`, `stopped`, `failed` or a sentence) and
+    /// where the picture is saved, waits a second or two at most until they have received it, and shuts down.
     pub fn end(mut self, ending: &str, output: &str) {
         self.close(ending, output);
     }
 
     fn close(&mut self, ending: &str, output: &str) {
-        self.encoder.finish(Instant::now() + LAST_WORDS);
+        self.encoder.finish(Instant::now() + CLOSE_TIMEOUT);
         self.history.end(ending, output);
-        self.history.wait_for_viewers(Instant::now() + LAST_WORDS);
+        self.history.wait_for_viewers(Instant::now() + CLOSE_TIMEOUT);
         self.server.stop();
     }
 
@@ -238,7 +252,7 @@ impl LivePage {
 
 impl Drop for LivePage {
     fn drop(&mut self) {
-        if !self.history.seen(Seen::End) {
+        if !self.history.has(Latest::End) {
             self.close("failed", "");
         }
     }

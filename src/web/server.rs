@@ -1,4 +1,4 @@
-//! The server: few, small and quick requests, of which one becomes a WebSocket.
+//! The server of a few small files and of the WebSocket.
 
 use super::access::Access;
 use super::encoder::Encoder;
@@ -31,22 +31,23 @@ const HEAD: Duration = Duration::from_secs(10);
 const EXCHANGE: Duration = Duration::from_secs(30);
 /// Most bytes of a request's head.
 const HEAD_SIZE: usize = 16 << 10;
-/// Most connections at once that are not viewers yet; further ones are closed unheard.
+/// Most connections at once that are not viewers yet; further ones are closed.
 const CONNECTIONS: usize = 64;
 /// Most viewers at once.
 const VIEWERS: usize = 32;
-/// Largest message from a viewer: a hundred bytes are enough for any.
+/// Largest message from a viewer, in bytes: enough for the shares of a hundred groups.
 const MESSAGE: usize = 4096;
 /// Longest wait for the server's thread to end.
 const STOP: Duration = Duration::from_secs(1);
 
 /// Path, content type and content of all that is served.
-const ASSETS: [(&str, &str, &str); 9] = [
+const ASSETS: [(&str, &str, &str); 10] = [
     ("/", "text/html; charset=utf-8", include_str!("page/index.html")),
     ("/page.css", "text/css; charset=utf-8", include_str!("page/page.css")),
     ("/main.js", "text/javascript; charset=utf-8", include_str!("page/main.js")),
     ("/stage.js", "text/javascript; charset=utf-8", include_str!("page/stage.js")),
     ("/controls.js", "text/javascript; charset=utf-8", include_str!("page/controls.js")),
+    ("/shares.js", "text/javascript; charset=utf-8", include_str!("page/shares.js")),
     ("/curves.js", "text/javascript; charset=utf-8", include_str!("page/curves.js")),
     ("/classes.js", "text/javascript; charset=utf-8", include_str!("page/classes.js")),
     ("/ui.js", "text/javascript; charset=utf-8", include_str!("page/ui.js")),
@@ -72,7 +73,7 @@ impl Server {
     /// Starts it.
     ///
     /// # Errors
-    /// [`Error::Io`] if the system refuses.
+    /// [`Error::Io`] if the system gives no thread or socket.
     pub fn start(listener: TcpListener, shared: Shared) -> Result<Self> {
         let place = Path::new("the live page");
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -91,13 +92,13 @@ impl Server {
                 runtime.block_on(async {
                     tokio::select! {
                         () = accept(&listener, router(Arc::new(shared))) => {}
-                        // Told to stop, or the page is gone.
+                        // By `stop`, or as the page was dropped.
                         _ = stopping => {}
                     }
                 });
                 // Ends all connections.
                 drop((runtime, listener));
-                // The receiver may have waited long enough.
+                // The receiver may have given up waiting.
                 let _ = ended.send(());
             })
             .map_err(Error::io(place, "starting a thread for the server"))?;
@@ -120,7 +121,7 @@ async fn accept(listener: &tokio::net::TcpListener, router: Router) {
     http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_SIZE);
     loop {
         let Ok((stream, _)) = listener.accept().await else {
-            // The peer is gone already, or this process has too many files open: neither is for ever.
+            // The peer is gone already, or this process has too many files open: both pass.
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
@@ -131,8 +132,8 @@ async fn accept(listener: &tokio::net::TcpListener, router: Router) {
         let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
         tokio::spawn(async move {
             let _permit = permit;
-            // A connection that fails or takes too long concerns nobody but its peer. One that has become a
-            // viewer is done here.
+            // A connection that fails or takes too long needs no handling. One that has become a viewer goes on
+            // in its own task.
             drop(tokio::time::timeout(EXCHANGE, connection).await);
         });
     }
@@ -146,7 +147,7 @@ fn router(shared: Arc<Shared>) -> Router {
     let viewers = Arc::new(Semaphore::new(VIEWERS));
     let watch = |State(shared): State<Arc<Shared>>, upgrade: WebSocketUpgrade| async move {
         let Ok(permit) = viewers.try_acquire_owned() else {
-            return (StatusCode::SERVICE_UNAVAILABLE, "Too many are watching.").into_response();
+            return (StatusCode::SERVICE_UNAVAILABLE, "There are too many viewers.").into_response();
         };
         upgrade.max_message_size(MESSAGE).max_frame_size(MESSAGE).on_upgrade(|socket| async move {
             let _permit = permit;
@@ -155,12 +156,12 @@ fn router(shared: Arc<Shared>) -> Router {
     };
     router
         .route("/live", get(watch))
-        .fallback(|| async { (StatusCode::NOT_FOUND, "There is nothing here.") })
+        .fallback(|| async { (StatusCode::NOT_FOUND, "Not found.") })
         .layer(from_fn_with_state(shared.clone(), guard))
         .with_state(shared)
 }
 
-/// Refuses what doesn't come from the page itself, and gives every answer the headers that keep it alone.
+/// Refuses what doesn't come from the page itself, and adds the headers that isolate the page.
 async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let is_live = Uri::path(request.uri()) == "/live";
     let (host, mut response) = match shared.access.check(request.headers(), is_live) {

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 use tungstenite::{Message, WebSocket};
 
 /// Longest wait for the browser to start or to answer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A browser with one page; ended with all of its processes when dropped.
 pub struct Browser {
     socket: WebSocket<TcpStream>,
     session: Value,
     next: u64,
-    complaints: Vec<String>,
+    errors: Vec<String>,
     requests: Vec<String>,
     process: Chromium,
     /// Holds the profile.
@@ -31,13 +31,13 @@ impl Browser {
         let (port, path) =
             wait_for_port(&folder.path().join("profile/DevToolsActivePort"), &folder.path().join("log"));
         let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         let (socket, _) = tungstenite::client(format!("ws://127.0.0.1:{port}{path}"), stream).unwrap();
         let mut browser = Self {
             socket,
             session: Value::Null,
             next: 0,
-            complaints: Vec::new(),
+            errors: Vec::new(),
             requests: Vec::new(),
             process,
             _folder: folder,
@@ -59,7 +59,7 @@ impl Browser {
         self.call("Page.navigate", json!({ "url": "about:blank" }));
         let answer = self.call("Page.navigate", json!({ "url": url }));
         assert!(answer.get("errorText").is_none(), "{url}: {answer}");
-        self.wait_until("document.readyState === 'complete'", PATIENCE);
+        self.wait_until("document.readyState === 'complete'", TIMEOUT);
     }
 
     /// Value of an expression of JavaScript; promises are awaited.
@@ -109,7 +109,7 @@ impl Browser {
         }
     }
 
-    /// Moves a range to a value, as a hand would: an `input` event, then `change`.
+    /// Moves a range to a value, as a mouse would: an `input` event, then `change`.
     pub fn set_range(&mut self, selector: &str, value: f64) {
         self.value(&format!(
             "(() => {{ const e = {}; if (e.disabled) throw new Error('disabled'); e.value = {value}; \
@@ -154,9 +154,9 @@ impl Browser {
         while self.value(&format!("Boolean({expression})")) != json!(true) {
             assert!(
                 start.elapsed() < limit,
-                "still not true after {limit:?}: {expression}\nthe page says: {}\ncomplaints: {:?}",
+                "still not true after {limit:?}: {expression}\nthe page shows: {}\nerrors: {:?}",
                 self.value("document.body.innerText"),
-                self.complaints
+                self.errors
             );
             std::thread::sleep(Duration::from_millis(30));
         }
@@ -169,7 +169,7 @@ impl Browser {
         self.call("Emulation.setDeviceMetricsOverride", metrics);
     }
 
-    /// What the viewer prefers: `prefers-color-scheme` `dark`, `prefers-reduced-motion` `reduce`, ...; replaces
+    /// What the viewer's system prefers: `prefers-color-scheme` `dark`, `prefers-reduced-motion` `reduce`, ...; replaces
     /// what was preferred before.
     pub fn prefer(&mut self, feature: &str, value: &str) {
         let features = json!([{ "name": feature, "value": value }]);
@@ -206,13 +206,13 @@ impl Browser {
     }
 
     /// Errors that the console showed so far, exceptions included.
-    pub fn complaints(&mut self) -> &[String] {
-        // Whatever came before this answer has been read with it.
+    pub fn errors(&mut self) -> &[String] {
+        // All events before this answer are read with it.
         self.value("0");
-        &self.complaints
+        &self.errors
     }
 
-    /// All addresses that were asked for so far.
+    /// All addresses that were requested so far.
     pub fn requests(&mut self) -> &[String] {
         self.value("0");
         &self.requests
@@ -237,11 +237,11 @@ impl Browser {
                 assert!(answer.get("error").is_none(), "{method}: {answer}");
                 return answer["result"].take();
             }
-            self.hear(&answer);
+            self.event(&answer);
         }
     }
 
-    fn hear(&mut self, event: &Value) {
+    fn event(&mut self, event: &Value) {
         let details = &event["params"];
         match event["method"].as_str() {
             Some("Network.requestWillBeSent") => {
@@ -250,12 +250,12 @@ impl Browser {
             Some("Network.webSocketCreated") => {
                 self.requests.push(details["url"].as_str().unwrap_or_default().to_owned());
             }
-            Some("Runtime.exceptionThrown") => self.complaints.push(details["exceptionDetails"].to_string()),
+            Some("Runtime.exceptionThrown") => self.errors.push(details["exceptionDetails"].to_string()),
             Some("Runtime.consoleAPICalled") if details["type"] == "error" => {
-                self.complaints.push(details["args"].to_string());
+                self.errors.push(details["args"].to_string());
             }
             Some("Log.entryAdded") if details["entry"]["level"] == "error" => {
-                self.complaints.push(details["entry"].to_string());
+                self.errors.push(details["entry"].to_string());
             }
             _ => {}
         }
@@ -277,7 +277,7 @@ fn wait_for_port(file: &Path, log: &Path) -> (u16, String) {
             return (port, path.to_owned());
         }
         assert!(
-            start.elapsed() < PATIENCE,
+            start.elapsed() < TIMEOUT,
             "chromium doesn't answer: {}",
             std::fs::read_to_string(log).unwrap_or_default()
         );

@@ -1,7 +1,7 @@
 //! A plain client of the live page.
 
 use neural_mirage::image_io::Picture;
-use neural_mirage::web::{Command, FactorReport, LivePage, Options, Report, Shares, Start};
+use neural_mirage::web::{Command, Group, GroupReport, LivePage, Options, Report, Scale, Start};
 use serde_json::{Value, json};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -13,7 +13,7 @@ use tungstenite::{Message, WebSocket};
 /// Against a hung state, not a measure of speed.
 pub const LIMIT: Duration = Duration::from_secs(20);
 
-/// A page that listens, and what it is told to do.
+/// A page that listens, and its commands.
 pub fn open() -> (LivePage, Receiver<Command>) {
     let (sender, commands) = channel();
     let page = LivePage::open(&Options::default(), move |command| {
@@ -24,18 +24,33 @@ pub fn open() -> (LivePage, Receiver<Command>) {
     (page, commands)
 }
 
+/// Two groups whose shares can be set, and two with given weights.
+pub const GROUPS: [Group<'_>; 4] = [
+    Group { name: "layout", about: "where things are", share: Some(0.25), adjustable: true },
+    Group { name: "brush strokes", about: "", share: Some(0.75), adjustable: true },
+    Group { name: "pinned", about: "", share: None, adjustable: false },
+    Group { name: "smooth", about: "", share: None, adjustable: false },
+];
+
+/// A run of 100 iterations in three scales.
 pub fn begin(page: &LivePage, photo: &Picture) {
+    let scale = |part: usize, first, end| Scale {
+        width: photo.width.div_ceil(part),
+        height: photo.height.div_ceil(part),
+        first,
+        end,
+    };
     page.begin(&Start {
-        shares: Some(Shares { spatial: 1.0, abstracted: 1.0, style: 2.0 }),
-        steerable: &["spatial", "abstract", "style"],
+        scales: vec![scale(4, 0, 50), scale(2, 50, 80), scale(1, 80, 100)],
+        groups: &GROUPS,
         photo_classes: &[("dock".into(), 0.5)],
         ..Start::new("photo.jpg", photo, 100)
     });
 }
 
 pub fn report(iteration: u32) -> Report {
-    let factor = FactorReport {
-        name: "style".into(),
+    let group = GroupReport {
+        name: "layout".into(),
         loss: 2.0,
         loss_share: Some(1.0),
         gradient_share: Some(f32::NAN),
@@ -44,7 +59,7 @@ pub fn report(iteration: u32) -> Report {
         iteration,
         seconds: 0.5,
         total: 2.0,
-        factors: vec![factor],
+        groups: vec![group],
         classes: vec![("boat".into(), 0.25)],
         class_distance: Some(0.1),
         change: None,
@@ -62,7 +77,7 @@ pub fn address(page: &LivePage) -> (String, String) {
 pub fn raw(host: &str, text: &str) -> String {
     let mut stream = TcpStream::connect(host).unwrap();
     stream.set_read_timeout(Some(LIMIT)).unwrap();
-    // The server may have enough before all is sent.
+    // The server may close before all is sent.
     let _ = stream.write_all(text.as_bytes());
     let mut answer = Vec::new();
     // A reset in place of an orderly end is an end too.
@@ -105,7 +120,7 @@ impl Viewer {
     }
 
     /// The next text of a type.
-    pub fn hear(&mut self, kind: &str) -> Value {
+    pub fn text(&mut self, kind: &str) -> Value {
         loop {
             if let Message::Text(text) = self.0.read().unwrap_or_else(|error| panic!("{kind}: {error}")) {
                 let value: Value = serde_json::from_str(&text).unwrap();
@@ -117,7 +132,7 @@ impl Viewer {
     }
 
     /// The next picture of a kind: iteration and JPEG.
-    pub fn see(&mut self, kind: u8) -> (u32, Vec<u8>) {
+    pub fn picture(&mut self, kind: u8) -> (u32, Vec<u8>) {
         loop {
             if let Message::Binary(bytes) = self.0.read().unwrap()
                 && bytes[0] == kind

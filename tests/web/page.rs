@@ -11,7 +11,7 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A run in a thread of its own; the answer is what it was told.
+/// A run in a thread of its own, which returns its commands.
 fn start(iterations: u32) -> (String, JoinHandle<Vec<Command>>) {
     let (sender, commands) = mpsc::channel();
     let page = LivePage::open(&Options::default(), move |command| {
@@ -32,11 +32,11 @@ fn start(iterations: u32) -> (String, JoinHandle<Vec<Command>>) {
 
 #[test]
 #[ignore = "needs Debian's package chromium; tools/test installs it and runs this"]
-fn the_page_shows_and_steers() {
+fn the_page_shows_the_run_and_controls_it() {
     let (url, run) = start(2000);
     let mut browser = Browser::open(&url);
 
-    // It shows: the picture changes, curves grow.
+    // The picture changes, curves grow.
     browser.wait_until("Number(picture.dataset.version) >= 2 && picture.naturalWidth === 320", LIMIT);
     let version = browser.attribute("#picture", "data-version");
     browser.wait_until(&format!("Number(picture.dataset.version) > {version} + 2"), LIMIT);
@@ -47,7 +47,7 @@ fn the_page_shows_and_steers() {
     browser.wait_until(&format!("Number(picture.dataset.iteration) > {iteration} + 50"), LIMIT);
     assert_ne!(browser.value(colours), early);
     browser.wait_until("Number(document.querySelector('#loss-curve').dataset.points) >= 5", LIMIT);
-    let length = "document.querySelector('#share-curve .line.style').getAttribute('d').length";
+    let length = "document.querySelector('#share-curve .line[data-group=style]').getAttribute('d').length";
     let before = browser.value(length);
     browser.wait_until(&format!("{length} > {before}"), LIMIT);
     assert_eq!(browser.text("#title"), "harbour.jpg");
@@ -56,40 +56,40 @@ fn the_page_shows_and_steers() {
     browser.wait_until("document.querySelectorAll('#picture-classes li').length === 5", LIMIT);
     assert_eq!(browser.value("access.hidden"), true);
 
-    // A slider changes what is asked at once, then what is measured.
-    assert_eq!(browser.text("#asked-style"), "40 %");
-    browser.set_range("#share-style", 80.0);
-    assert_eq!(browser.text("#asked-style"), "80 %");
-    assert_eq!(browser.text("#asked-spatial"), "10 %");
+    // A slider changes the requested share at once, then the measured one.
+    assert_eq!(browser.text("#requested-style"), "40 %");
+    browser.set_range("#slider-style", 80.0);
+    assert_eq!(browser.text("#requested-style"), "80 %");
+    assert_eq!(browser.text("#requested-spatial"), "10 %");
     browser.wait_until("parseFloat(document.querySelector('#measured-style').textContent) > 70", LIMIT);
     assert!(browser.number("#measured-style") > browser.number("#measured-spatial"));
-    browser.wait_until("document.querySelector('#shares-state').dataset.state === 'in-force'", LIMIT);
-    // What is asked is drawn as steps: one level before, one after.
+    browser.wait_until("document.querySelector('#shares-state').dataset.state === 'in-effect'", LIMIT);
+    // Requested shares are drawn as steps: one level before, one after.
     browser.wait_until(
-        "document.querySelector('#share-curve .asked.style')?.getAttribute('d').split('H').length === 3",
+        "document.querySelector('#share-curve .requested[data-group=style]')?.getAttribute('d').split('H').length === 3",
         LIMIT,
     );
 
     // The keyboard moves it too, and Tab leads on.
-    browser.focus("#share-style");
+    browser.focus("#slider-style");
     browser.press("ArrowRight");
     browser.press("ArrowRight");
-    assert_eq!(browser.text("#asked-style"), "82 %");
-    assert!(browser.attribute("#share-style", "aria-valuetext").starts_with("82 % asked"));
+    assert_eq!(browser.text("#requested-style"), "82 %");
+    assert!(browser.attribute("#slider-style", "aria-valuetext").starts_with("82 % requested"));
     browser.focus("#pause");
     browser.press("Tab");
     assert_eq!(browser.value("document.activeElement.id"), "save");
 
-    // Pause holds the count; the same button goes on.
+    // A paused run counts no iterations; the same button resumes it.
     browser.focus("#pause");
     browser.press("Space");
     browser.wait_until("state.dataset.state === 'paused'", LIMIT);
-    let held = browser.text("#iteration");
+    let paused = browser.text("#iteration");
     std::thread::sleep(Duration::from_millis(500));
-    assert_eq!(browser.text("#iteration"), held);
+    assert_eq!(browser.text("#iteration"), paused);
     assert_eq!(browser.text("#pause"), "Resume");
     browser.click("#pause");
-    browser.wait_until(&format!("Number(iteration.textContent) > {held}"), LIMIT);
+    browser.wait_until(&format!("Number(iteration.textContent) > {paused}"), LIMIT);
 
     browser.click("#save");
     browser.wait_until("notes.textContent.includes('Saved harbour-')", LIMIT);
@@ -116,7 +116,7 @@ fn the_page_shows_and_steers() {
     browser.press("ArrowRight");
     assert_eq!(browser.attribute("#wipe", "aria-valuetext"), "31 percent photo");
 
-    // Whatever can be acted on has a name.
+    // All controls have names.
     let controls = browser.controls();
     for (role, count) in [("slider", 5), ("button", 6), ("radio", 2)] {
         let found = controls.iter().filter(|(other, _)| other == role).count();
@@ -126,7 +126,7 @@ fn the_page_shows_and_steers() {
     let unnamed = controls.iter().find(|(_, name)| name.trim().is_empty());
     assert_eq!(unnamed, None, "{controls:?}");
 
-    // Who wants little motion gets fewer pictures: in 3 s at most 3, of dozens.
+    // With reduced motion there are fewer pictures: in 3 s at most 3, of dozens.
     browser.click("#strip .thumbnail:last-child");
     browser.prefer("prefers-reduced-motion", "reduce");
     let version = "Number(picture.dataset.version)";
@@ -146,22 +146,25 @@ fn the_page_shows_and_steers() {
     assert_eq!(browser.text("#stop"), "Stop");
     browser.click("#stop");
     browser.click("#stop");
-    let heard = run.join().unwrap();
+    let commands = run.join().unwrap();
     browser.wait_until("state.dataset.state === 'ended'", LIMIT);
     assert!(browser.text("#ending").contains("harbour-mirage.png"));
     assert_eq!(browser.value("document.querySelector('#pause').disabled"), true);
     assert_eq!(browser.attribute("#picture", "data-iteration"), "20", "the page keeps what it has");
 
-    let whole: Vec<_> = heard.iter().filter(|command| !matches!(command, Command::Shares(_))).collect();
+    let whole: Vec<_> = commands.iter().filter(|command| !matches!(command, Command::Shares(_))).collect();
     assert_eq!(whole, [&Command::Pause, &Command::Resume, &Command::Save, &Command::Stop]);
-    let shares: Vec<_> = heard
+    let shares: Vec<_> = commands
         .iter()
         .filter_map(|command| if let Command::Shares(shares) = command { Some(shares) } else { None })
         .collect();
     let last = shares.last().unwrap();
-    assert!((last.style - 0.82).abs() < 1e-4 && (last.spatial - 0.09).abs() < 1e-4, "{shares:?}");
+    let names: Vec<&str> = last.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["spatial", "abstract", "style"]);
+    // The page computes in whole percents and f64.
+    assert!((last[2].1 - 0.82).abs() < 1e-4 && (last[0].1 - 0.09).abs() < 1e-4, "{shares:?}");
 
-    assert_eq!(browser.complaints(), [] as [&str; 0]);
+    assert_eq!(browser.errors(), [] as [&str; 0]);
     let own = url.split('#').next().unwrap().trim_start_matches("http://").to_owned();
     for address in browser.requests() {
         let local = ["http://", "ws://"].iter().any(|scheme| address.starts_with(&format!("{scheme}{own}")));
@@ -171,19 +174,19 @@ fn the_page_shows_and_steers() {
 
 #[test]
 #[ignore = "needs Debian's package chromium; tools/test installs it and runs this"]
-fn without_the_token_it_only_shows() {
+fn without_the_token_there_is_no_control() {
     let (url, run) = start(100_000);
     let plain = url.split('#').next().unwrap();
     let mut browser = Browser::open(plain);
     browser.wait_until("!access.hidden && Number(picture.dataset.version) >= 1", LIMIT);
-    for id in ["pause", "save", "stop", "share-spatial", "share-abstract", "share-style"] {
+    for id in ["pause", "save", "stop", "slider-spatial", "slider-abstract", "slider-style"] {
         assert_eq!(browser.value(&format!("document.getElementById('{id}').disabled")), true, "{id}");
     }
-    browser.keep("desk-light-view-only", 1280, 900);
+    browser.keep("desktop-light-view-only", 1280, 900);
     browser.go(&format!("{plain}#token=00000000000000000000000000000000"));
     browser.wait_until("!access.hidden", LIMIT);
 
-    // With it, a second look has all that came before.
+    // With it, a second viewer gets all that came before.
     browser.wait_until("Number(document.querySelector('#loss-curve').dataset.points) >= 8", LIMIT);
     browser.go(&url);
     browser.wait_until("access.hidden && !document.querySelector('#stop').disabled", LIMIT);
@@ -193,23 +196,23 @@ fn without_the_token_it_only_shows() {
     browser.click("#stop");
     assert_eq!(run.join().unwrap(), [Command::Stop]);
     browser.wait_until("state.dataset.state === 'ended'", LIMIT);
-    assert_eq!(browser.complaints(), [] as [&str; 0]);
+    assert_eq!(browser.errors(), [] as [&str; 0]);
 }
 
 #[test]
 #[ignore = "needs Debian's package chromium; tools/test installs it and runs this"]
-fn it_fits_a_desk_and_a_phone_by_day_and_by_night() {
+fn it_fits_a_desktop_and_a_phone_in_light_and_dark() {
     let (url, run) = start(300);
     let mut browser = Browser::open(&url);
     browser.wait_until("Number(iteration.textContent) >= 60", LIMIT);
-    browser.set_range("#share-spatial", 55.0);
+    browser.set_range("#slider-spatial", 55.0);
     browser.click("#save");
     browser.wait_until("Number(iteration.textContent) >= 120", LIMIT);
     let background = "getComputedStyle(document.body).backgroundColor";
     let mut seen = Vec::new();
     for scheme in ["light", "dark"] {
         browser.prefer("prefers-color-scheme", scheme);
-        for (device, width, height) in [("desk", 1280, 900), ("phone", 390, 844)] {
+        for (device, width, height) in [("desktop", 1280, 900), ("phone", 390, 844)] {
             browser.resize(width, height);
             browser.value("scrollTo(0, 0)");
             browser.keep(&format!("{device}-{scheme}"), width, height);
@@ -226,22 +229,22 @@ fn it_fits_a_desk_and_a_phone_by_day_and_by_night() {
     browser.resize(1280, 900);
     browser.click("#mode-compare");
     browser.value("document.querySelector('#numbers').open = true; panel.scrollTo(0, 400)");
-    browser.keep("desk-dark-compare", 1280, 900);
+    browser.keep("desktop-dark-compare", 1280, 900);
     assert_eq!(browser.value("document.querySelectorAll('#numbers-body tr').length"), 12);
     browser.value("document.querySelector('#numbers').open = false; panel.scrollTo(0, 5000)");
-    browser.keep("desk-dark-classes", 1280, 900);
+    browser.keep("desktop-dark-classes", 1280, 900);
     browser.wait_until("state.dataset.state === 'ended'", LIMIT);
     assert_eq!(browser.text("#state"), "Finished");
     run.join().unwrap();
     browser.prefer("prefers-color-scheme", "light");
     browser.value("panel.scrollTo(0, 0)");
-    browser.keep("desk-light-ended", 1280, 900);
-    assert_eq!(browser.complaints(), [] as [&str; 0]);
+    browser.keep("desktop-light-ended", 1280, 900);
+    assert_eq!(browser.errors(), [] as [&str; 0]);
 }
 
 #[test]
 #[ignore = "needs Debian's package chromium; tools/test installs it and runs this"]
-fn a_broken_connection_is_told_and_mended() {
+fn a_broken_connection_is_shown_and_restored() {
     let (url, run) = start(100_000);
     let (server, token) = url.trim_start_matches("http://").split_once('/').unwrap();
     let mut wire = Wire::lay(server, 0);
@@ -254,7 +257,7 @@ fn a_broken_connection_is_told_and_mended() {
     assert!(browser.text("#connection").contains("trying again in"));
     assert_eq!(browser.value("document.querySelector('#pause').disabled"), true);
     assert_eq!(browser.value("picture.naturalWidth"), 320, "the page keeps what it has");
-    browser.keep("desk-light-lost", 1280, 900);
+    browser.keep("desktop-light-lost", 1280, 900);
     let mut wire = Wire::lay(server, port);
     browser.wait_until("connection.dataset.state === 'live'", LIMIT);
     browser.wait_until("!document.querySelector('#stop').disabled", LIMIT);
@@ -266,7 +269,7 @@ fn a_broken_connection_is_told_and_mended() {
     wire.cut();
 }
 
-/// A wire to the server that can be cut.
+/// A connection to the server that can be cut.
 struct Wire {
     port: u16,
     cut: Arc<AtomicBool>,

@@ -12,7 +12,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// A run, killed when dropped.
 struct Run {
     child: Child,
-    told: BufReader<ChildStderr>,
+    stderr: BufReader<ChildStderr>,
 }
 
 impl Drop for Run {
@@ -23,7 +23,7 @@ impl Drop for Run {
 }
 
 impl Run {
-    /// Starts a run without end; the answer has the address of its page.
+    /// Starts a very long run; returns it with the URL of its page.
     fn start(folder: &Path) -> (Self, String) {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut command = Command::new(env!("CARGO_BIN_EXE_mirage"));
@@ -33,8 +33,8 @@ impl Run {
         command.args(["--print-every", "4", "--save-at", "2,5,8", "--no-tuning-cache"]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let told = BufReader::new(child.stderr.take().unwrap());
-        let mut run = Self { child, told };
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut run = Self { child, stderr };
         let line = run.line("Live page: ");
         (run, line.trim_start_matches("Live page: ").trim().to_owned())
     }
@@ -44,7 +44,7 @@ impl Run {
         let mut all = String::new();
         loop {
             let mut line = String::new();
-            assert!(self.told.read_line(&mut line).unwrap() > 0, "no line begins with {beginning}: {all}");
+            assert!(self.stderr.read_line(&mut line).unwrap() > 0, "no line begins with {beginning}: {all}");
             if line.starts_with(beginning) {
                 return line;
             }
@@ -60,13 +60,13 @@ impl Run {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        panic!("the program doesn't end");
+        panic!("the program is still running");
     }
 }
 
 #[test]
 #[ignore = "needs Debian's package chromium; tools/test installs it and runs this"]
-fn a_real_run_is_shown_and_steered() {
+fn a_real_run_is_shown_and_controlled() {
     let folder = tempfile::tempdir().unwrap();
     let (mut run, url) = Run::start(folder.path());
     let mut browser = Browser::open(&url);
@@ -85,30 +85,30 @@ fn a_real_run_is_shown_and_steered() {
     assert_eq!(browser.value("document.querySelectorAll('#photo-classes li').length"), 5);
     browser.wait_until("strip.querySelectorAll('[data-iteration]').length === 3", LIMIT);
 
-    // A second viewer comes and goes; the run does not care.
+    // A second viewer comes and goes, which does not disturb the run.
     drop(Browser::open(&url));
 
     // A slider changes what the next report measures: the spatial factor takes over.
     let before = browser.number("#measured-spatial");
-    browser.set_range("#share-style", 1.0);
-    browser.set_range("#share-abstract", 1.0);
-    browser.set_range("#share-spatial", 100.0);
+    browser.set_range("#slider-style", 1.0);
+    browser.set_range("#slider-abstract", 1.0);
+    browser.set_range("#slider-spatial", 100.0);
     browser.wait_until("parseFloat(document.querySelector('#measured-spatial').textContent) > 80", LIMIT);
     assert!(before < 80.0, "{before} % before");
-    browser.wait_until("document.querySelector('#shares-state').dataset.state === 'in-force'", LIMIT);
+    browser.wait_until("document.querySelector('#shares-state').dataset.state === 'in-effect'", LIMIT);
 
-    // Pause holds the count of iterations; saving works all the same.
+    // A paused run counts no iterations, but saves.
     browser.click("#pause");
     browser.wait_until("state.dataset.state === 'paused'", LIMIT);
-    let held = browser.text("#iteration");
+    let paused = browser.text("#iteration");
     browser.click("#save");
     browser.wait_until("notes.textContent.includes('Saved out-')", LIMIT);
     std::thread::sleep(Duration::from_secs(2));
-    assert_eq!(browser.text("#iteration"), held);
-    let saved = folder.path().join(format!("out-{:0>6}.png", held));
+    assert_eq!(browser.text("#iteration"), paused);
+    let saved = folder.path().join(format!("out-{:0>6}.png", paused));
     image::open(&saved).unwrap_or_else(|error| panic!("{}: {error}", saved.display()));
     browser.click("#pause");
-    browser.wait_until(&format!("Number(iteration.textContent) > {held}"), LIMIT);
+    browser.wait_until(&format!("Number(iteration.textContent) > {paused}"), LIMIT);
 
     browser.keep("live-desktop", 1280, 900);
     browser.keep("live-phone", 390, 844);
@@ -124,7 +124,7 @@ fn a_real_run_is_shown_and_steered() {
     assert_eq!(image::image_dimensions(folder.path().join("out.png")).unwrap(), (160, 107));
     image::open(folder.path().join("out.png")).unwrap();
     assert!(folder.path().join("out-checkpoint.safetensors").exists());
-    let complaints: Vec<String> = browser.complaints().to_vec();
-    // Once the program has ended, the browser may complain that it is gone.
-    assert!(complaints.iter().all(|text| text.contains("ERR_CONNECTION_REFUSED")), "{complaints:?}");
+    let errors: Vec<String> = browser.errors().to_vec();
+    // Once the program has ended, the browser may report that it is gone.
+    assert!(errors.iter().all(|text| text.contains("ERR_CONNECTION_REFUSED")), "{errors:?}");
 }

@@ -1,11 +1,15 @@
-//! A run that paints nothing real: it feeds a live page as a real one would, and obeys its commands.
+//! A stand-in for a run: it reports to a live page as a run would, and applies its commands.
 
-use neural_mirage::image_io::Picture;
-use neural_mirage::web::{Command, FactorReport, LivePage, Report, Shares, Start};
+use neural_mirage::image_io::{Picture, resize};
+use neural_mirage::web::{Command, Group, GroupReport, LivePage, Report, Scale, Start};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-const FACTORS: [&str; 3] = ["spatial", "abstract", "style"];
+/// Of these three the stand-in changes shares; a fourth has a given weight.
+const NAMES: [&str; 3] = ["spatial", "abstract", "style"];
+const ABOUT: [&str; 3] = ["the photo’s layout", "what the network sees", "textures and colours"];
+/// The scales end after this many iterations, if the run is that long.
+const ENDS: [u32; 2] = [20, 50];
 
 /// How long the run is and how it goes.
 #[derive(Debug, Clone)]
@@ -21,44 +25,56 @@ pub struct StandIn {
 }
 
 impl StandIn {
-    /// Feeds the page until the end, or until it is told to stop. The answer is what it was told, pauses and
-    /// resumptions included.
+    /// Runs until the end, or the command to stop. The answer is all commands, pauses and resumptions included.
     pub fn run(&self, page: LivePage, commands: &Receiver<Command>) -> Vec<Command> {
         let mut shares = [0.3, 0.3, 0.4_f32];
+        let scales = self.scales();
+        let photos: Vec<Picture> =
+            scales.iter().map(|scale| resize(&self.photo, scale.width, scale.height).unwrap()).collect();
+        let mut groups: Vec<Group<'_>> = (0..3)
+            .map(|at| Group { name: NAMES[at], about: ABOUT[at], share: Some(shares[at]), adjustable: true })
+            .collect();
+        groups.push(Group { name: "smooth", about: "", share: None, adjustable: false });
         let photo_classes = classes(0.0);
         page.begin(&Start {
             device: "stand-in, no device",
-            shares: Some(Shares { spatial: shares[0], abstracted: shares[1], style: shares[2] }),
-            steerable: &FACTORS,
+            scales: scales.clone(),
+            groups: &groups,
             photo_classes: &photo_classes,
             ..Start::new("harbour.jpg", &self.photo, self.iterations)
         });
         let named = |shares: [f32; 3]| {
             let sum: f32 = shares.iter().sum();
-            [0, 1, 2].map(|at| (FACTORS[at], shares[at] / sum))
+            [0, 1, 2].map(|at| (NAMES[at], shares[at] / sum))
         };
-        let weights = |shares: [f32; 3]| [0, 1, 2].map(|at| (FACTORS[at], shares[at] * [3.0, 40.0, 0.7][at]));
+        let weights = |shares: [f32; 3]| [0, 1, 2].map(|at| (NAMES[at], shares[at] * [3.0, 40.0, 0.7][at]));
         page.weights(0, &named(shares), &weights(shares));
         page.note("style.jpg is the photo itself: no style picture was given");
         let start = Instant::now();
-        let (mut heard, mut paused, mut iteration) = (Vec::new(), false, 0);
-        let mut told = None;
+        let (mut received, mut paused, mut iteration) = (Vec::new(), false, 0);
+        let (mut reported, mut current) = (None, None);
         let ending = loop {
-            if told.replace(iteration) != Some(iteration) {
-                self.tell(&page, iteration, start.elapsed().as_secs_f64(), shares);
+            if reported.replace(iteration) != Some(iteration) {
+                let scale = scales.iter().position(|scale| iteration < scale.end).unwrap_or(scales.len() - 1);
+                if current.replace(scale) != Some(scale) {
+                    page.scale(scale);
+                }
+                let seconds = start.elapsed().as_secs_f64();
+                self.report(&page, iteration, seconds, shares, &photos[scale]);
             }
             if iteration == self.iterations {
                 break "finished";
             }
             let command = if paused { commands.recv().ok() } else { commands.recv_timeout(self.pace).ok() };
-            heard.extend(command);
-            match command {
+            received.extend(command.clone());
+            match &command {
                 Some(Command::Pause) => paused = true,
                 Some(Command::Resume) => paused = false,
                 Some(Command::Save) => page.note(&format!("Saved harbour-{iteration:04}.png")),
                 Some(Command::Stop) => break "stopped",
                 Some(Command::Shares(wanted)) => {
-                    shares = [wanted.spatial, wanted.abstracted, wanted.style];
+                    let share = |name: &str| wanted.iter().find(|(other, _)| other == name).unwrap().1;
+                    shares = NAMES.map(share);
                     let sum: f32 = shares.iter().sum();
                     shares = shares.map(|share| share / sum);
                     page.weights(iteration, &named(shares), &weights(shares));
@@ -72,10 +88,25 @@ impl StandIn {
             }
         };
         page.end(ending, "harbour-mirage.png");
-        heard
+        received
     }
 
-    fn tell(&self, page: &LivePage, iteration: u32, seconds: f64, shares: [f32; 3]) {
+    fn scales(&self) -> Vec<Scale> {
+        let (width, height) = (self.photo.width, self.photo.height);
+        let mut first = 0;
+        let ends = ENDS.iter().copied().filter(|end| *end < self.iterations).chain([self.iterations]);
+        let ends: Vec<u32> = ends.collect();
+        let scale = |(at, end): (usize, &u32)| {
+            let part = 0.5 + 0.5 * (at + 1) as f64 / ends.len() as f64;
+            let scaled = |length: usize| (length as f64 * part).round() as usize;
+            let scale = Scale { width: scaled(width), height: scaled(height), first, end: *end };
+            first = *end;
+            scale
+        };
+        ends.iter().enumerate().map(scale).collect()
+    }
+
+    fn report(&self, page: &LivePage, iteration: u32, seconds: f64, shares: [f32; 3], photo: &Picture) {
         let done = iteration as f32 / self.iterations as f32;
         page.progress(iteration, seconds);
         if iteration.is_multiple_of(self.report_every) {
@@ -83,7 +114,7 @@ impl StandIn {
         }
         let is_snapshot = iteration > 0 && iteration.is_multiple_of(self.snapshot_every);
         if is_snapshot || page.wants_pictures() {
-            let picture = paint(&self.photo, done, shares);
+            let picture = paint(photo, done, shares);
             page.picture(iteration, &picture);
             if is_snapshot {
                 page.snapshot(iteration, &picture, &format!("harbour-{iteration:04}.png"), &classes(done));
@@ -93,7 +124,7 @@ impl StandIn {
 }
 
 fn report(iteration: u32, seconds: f64, done: f32, shares: [f32; 3]) -> Report {
-    // What is measured is near what is asked, never quite.
+    // Measured shares are near the requested ones.
     let wobble = |at: usize| 1.0 + 0.06 * (iteration as f32 * 0.37 + at as f32 * 2.1).sin();
     let measured = [0, 1, 2].map(|at| shares[at] * wobble(at));
     let sum: f32 = measured.iter().sum();
@@ -103,17 +134,26 @@ fn report(iteration: u32, seconds: f64, done: f32, shares: [f32; 3]) -> Report {
         fall[at] * ((-rate * f64::from(done) * 2.0).exp() + 0.02) * f64::from(wobble(at))
     });
     let total: f64 = losses.iter().sum();
-    let factors = [0, 1, 2].map(|at| FactorReport {
-        name: FACTORS[at].into(),
-        loss: losses[at],
-        loss_share: Some((losses[at] / total) as f32),
-        gradient_share: Some(measured[at] / sum),
+    let mut groups: Vec<GroupReport> = (0..3)
+        .map(|at| GroupReport {
+            name: NAMES[at].into(),
+            loss: losses[at],
+            loss_share: Some((losses[at] / total) as f32),
+            gradient_share: Some(measured[at] / sum),
+        })
+        .collect();
+    let smooth = 0.4 + f64::from(done);
+    groups.push(GroupReport {
+        name: "smooth".into(),
+        loss: smooth,
+        loss_share: Some((smooth / total) as f32),
+        gradient_share: None,
     });
     Report {
         iteration,
         seconds,
         total,
-        factors: factors.into(),
+        groups,
         classes: classes(done),
         class_distance: Some(0.9 * done.sqrt()),
         change: Some(0.02 / (1.0 + 9.0 * done)),
@@ -150,7 +190,7 @@ fn paint(photo: &Picture, done: f32, shares: [f32; 3]) -> Picture {
     picture
 }
 
-/// An evening at the water, for want of a photo.
+/// An evening at the water, in place of a photo.
 pub fn photo(width: usize, height: usize) -> Picture {
     let mut rgb = Vec::with_capacity(width * height * 3);
     for row in 0..height {

@@ -3,7 +3,7 @@
 use super::client::{LIMIT, Viewer, address, begin, get, open, raw, report, status};
 use super::stand_in::photo;
 use neural_mirage::image_io::Picture;
-use neural_mirage::web::{Command, LivePage, Options, Shares};
+use neural_mirage::web::{Command, LivePage, Options};
 use serde_json::{Value, json};
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
@@ -27,7 +27,7 @@ fn the_page_is_served_and_may_load_nothing_else() {
     ] {
         assert!(head.contains(part), "{part}: {head}");
     }
-    // Whatever the page refers to is there.
+    // All that the page refers to is there.
     let script = get(&host, "/main.js", &format!("Host: {host}\r\n"));
     let quoted = |text: &str| -> Vec<String> {
         text.split('"')
@@ -85,31 +85,31 @@ fn other_hosts_and_origins_are_refused() {
 }
 
 #[test]
-fn only_the_token_steers() {
+fn only_the_token_controls_the_run() {
     let (page, commands) = open();
     let (host, token) = address(&page);
     begin(&page, &photo(32, 20));
     let wrong = format!("{}{}", &token[..31], if token.ends_with('0') { '1' } else { '0' });
     for bad in ["", &wrong, "\u{0}"] {
         let mut viewer = Viewer::open(&host, bad);
-        assert_eq!(viewer.hear("access")["steer"], false);
+        assert_eq!(viewer.text("access")["control"], false);
         for command in ["pause", "resume", "save", "stop"] {
             viewer.send(&json!({ "type": command }));
-            assert!(viewer.hear("refused")["reason"].as_str().unwrap().contains("view only"));
+            assert!(viewer.text("refused")["reason"].as_str().unwrap().contains("view only"));
         }
-        viewer.send(&json!({ "type": "shares", "spatial": 1, "abstract": 1, "style": 1 }));
-        viewer.hear("refused");
+        viewer.send(&json!({ "type": "shares", "shares": [["layout", 1], ["brush strokes", 1]] }));
+        viewer.text("refused");
     }
     // Without a hello, and with the right token taken back by a wrong one.
     let mut viewer = Viewer::connect(&host, Some(&format!("http://{host}")), &host).unwrap();
     viewer.send(&json!({ "type": "stop" }));
-    viewer.hear("refused");
+    viewer.text("refused");
     let mut viewer = Viewer::open(&host, &token);
-    assert_eq!(viewer.hear("access")["steer"], true);
+    assert_eq!(viewer.text("access")["control"], true);
     viewer.send(&json!({ "type": "hello", "token": wrong }));
-    assert_eq!(viewer.hear("access")["steer"], false);
+    assert_eq!(viewer.text("access")["control"], false);
     viewer.send(&json!({ "type": "stop" }));
-    viewer.hear("refused");
+    viewer.text("refused");
     assert!(commands.try_recv().is_err(), "nothing got through");
 
     let (mut first, mut second) = (Viewer::open(&host, &token), Viewer::open(&host, ""));
@@ -122,30 +122,42 @@ fn only_the_token_steers() {
         first.send(&json!({ "type": text }));
         assert_eq!(commands.recv_timeout(LIMIT).unwrap(), command);
     }
-    first.send(&json!({ "type": "shares", "spatial": 0.5, "abstract": 0, "style": 0.25 }));
-    let shares = Shares { spatial: 0.5, abstracted: 0.0, style: 0.25 };
-    assert_eq!(commands.recv_timeout(LIMIT).unwrap(), Command::Shares(shares));
-    assert_eq!(second.hear("asked")["shares"], json!({ "spatial": 0.5, "abstract": 0.0, "style": 0.25 }));
+    let shares = json!([["brush strokes", 0.5], ["layout", 0.25]]);
+    first.send(&json!({ "type": "shares", "shares": shares }));
+    let command = Command::Shares(vec![("brush strokes".into(), 0.5), ("layout".into(), 0.25)]);
+    assert_eq!(commands.recv_timeout(LIMIT).unwrap(), command);
+    assert_eq!(second.text("requested")["shares"], shares);
 }
 
 #[test]
-fn nonsense_is_refused_and_ends_nothing_but_its_connection() {
+fn malformed_messages_are_refused_and_end_only_their_connection() {
     let (page, commands) = open();
     let (host, token) = address(&page);
     begin(&page, &photo(32, 20));
     let mut viewer = Viewer::open(&host, &token);
-    viewer.hear("access");
+    viewer.text("access");
     for text in
         ["", "{", "[[[[[[", "null", "\"stop\"", "{\"type\":\"stop\"", "{\"type\":7}", "{\"type\":\"shares\"}"]
     {
         viewer.0.send(Message::text(text)).unwrap();
-        viewer.hear("refused");
+        viewer.text("refused");
     }
     viewer.0.send(Message::binary(vec![1, 2, 3])).unwrap();
-    viewer.hear("refused");
+    viewer.text("refused");
+    for shares in [
+        json!([["layout", 1], ["brush strokes", 1], ["pinned", 1]]),
+        json!([["layout", 1], ["brush strokes", 1], ["smooth", 0]]),
+        json!([["layout", 1], ["brush strokes", 1], ["layout", 1]]),
+        json!([["layout", -1], ["brush strokes", 2]]),
+        json!([["layout", 1e39], ["brush strokes", 2]]),
+        json!(vec![["layout", "1"]; 200]),
+    ] {
+        viewer.send(&json!({ "type": "shares", "shares": shares }));
+        viewer.text("refused");
+    }
     viewer.send(&json!({ "type": "save" }));
     assert_eq!(commands.recv_timeout(LIMIT).unwrap(), Command::Save, "still served");
-    // Too much of it ends the connection.
+    // Too many of them end the connection.
     for _ in 0..20 {
         // It may be ended already.
         let _ = viewer.0.send(Message::text("{"));
@@ -156,11 +168,11 @@ fn nonsense_is_refused_and_ends_nothing_but_its_connection() {
     let huge = "x".repeat(1 << 20);
     for (text, answered) in [(deep.as_str(), true), (huge.as_str(), false)] {
         let mut viewer = Viewer::open(&host, &token);
-        viewer.hear("access");
+        viewer.text("access");
         // The server may close while this is being sent.
         let _ = viewer.0.send(Message::text(text));
         if answered {
-            viewer.hear("refused");
+            viewer.text("refused");
         } else {
             while viewer.0.read().is_ok() {}
         }
@@ -171,7 +183,7 @@ fn nonsense_is_refused_and_ends_nothing_but_its_connection() {
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
     }
     let mut fresh = Viewer::open(&host, &token);
-    assert_eq!(fresh.hear("access")["steer"], true);
+    assert_eq!(fresh.text("access")["control"], true);
 }
 
 #[test]
@@ -200,9 +212,11 @@ fn all_viewers_get_the_same_and_a_late_one_all_of_it() {
     let (host, _) = address(&page);
     let picture = photo(320, 213);
     let mut early = Viewer::open(&host, "");
-    early.hear("access");
+    early.text("access");
     begin(&page, &picture);
-    page.weights(0, &[("spatial", 0.25), ("style", 0.5)], &[("style", 7.0)]);
+    page.scale(0);
+    page.weights(0, &[("layout", 0.25), ("brush strokes", 0.75)], &[("layout", 7.0)]);
+    page.scale(1);
     for iteration in 0..3 {
         page.report(&report(iteration));
     }
@@ -215,25 +229,40 @@ fn all_viewers_get_the_same_and_a_late_one_all_of_it() {
     let mut late = Viewer::open(&host, "");
     let mut photos = Vec::new();
     for viewer in [&mut early, &mut late] {
-        let start = viewer.hear("start");
+        let start = viewer.text("start");
+        assert_eq!(start["title"], "photo.jpg");
         assert_eq!(
-            (&start["title"], &start["width"], &start["iterations"]),
-            (&json!("photo.jpg"), &json!(320), &json!(100))
+            start["scales"],
+            json!([
+                { "width": 80, "height": 54, "first": 0, "end": 50 },
+                { "width": 160, "height": 107, "first": 50, "end": 80 },
+                { "width": 320, "height": 213, "first": 80, "end": 100 },
+            ])
         );
+        let names = |key: &str| -> Vec<Value> {
+            start["groups"].as_array().unwrap().iter().map(|group| group[key].clone()).collect()
+        };
+        assert_eq!(names("name"), ["layout", "brush strokes", "pinned", "smooth"]);
+        assert_eq!(names("adjustable"), [true, true, false, false]);
+        assert_eq!(names("share"), [json!(0.25), json!(0.75), Value::Null, Value::Null]);
+        assert_eq!(names("about")[0], "where things are");
+        let weights = viewer.text("weights");
+        assert_eq!(weights["shares"], json!([["layout", 0.25], ["brush strokes", 0.75]]));
         assert_eq!(start["photoClasses"], json!([["dock", 0.5]]));
     }
     for viewer in [&mut early, &mut late] {
         let mut reports = Vec::new();
         let (mut seen, mut about) = ([false; 3], Value::Null);
-        let (mut words, mut paused) = (Value::Null, Value::Null);
-        while reports.len() < 3 || seen != [true; 3] || words.is_null() || paused.is_null() {
+        let (mut note, mut paused, mut scale) = (Value::Null, Value::Null, Value::Null);
+        while reports.len() < 3 || seen != [true; 3] || note.is_null() || paused.is_null() {
             match viewer.0.read().unwrap() {
                 Message::Text(text) => {
                     let value: Value = serde_json::from_str(&text).unwrap();
                     match value["type"].as_str().unwrap() {
                         "reports" => reports.extend(value["reports"].as_array().unwrap().clone()),
                         "snapshot" => about = value,
-                        "note" => words = value["text"].clone(),
+                        "note" => note = value["text"].clone(),
+                        "scale" => scale = value["index"].clone(),
                         "paused" => paused = value["paused"].clone(),
                         _ => {}
                     }
@@ -248,18 +277,28 @@ fn all_viewers_get_the_same_and_a_late_one_all_of_it() {
             }
         }
         assert_eq!(reports[2]["iteration"], 2);
-        assert_eq!(reports[2]["factors"][0]["gradientShare"], Value::Null, "NaN");
+        assert_eq!(reports[2]["groups"][0]["gradientShare"], Value::Null, "NaN");
         assert_eq!(about["path"], "mirage-0002.png");
         assert_eq!(about["classes"], json!([["boat", 0.75]]));
-        assert_eq!((words, paused), (json!("Saved mirage-0002.png"), json!(true)));
+        assert_eq!(note, "Saved mirage-0002.png");
+        assert_eq!((scale, paused), (json!(1), json!(true)));
     }
     assert_eq!(photos[0], photos[1]);
     // Another run on the same page: the first is forgotten.
     begin(&page, &photo(32, 20));
     page.report(&report(9));
     let mut third = Viewer::open(&host, "");
-    assert_eq!(third.hear("reports")["reports"].as_array().unwrap().len(), 1);
-    let (_, jpeg) = third.see(0);
+    let mut texts = Vec::new();
+    let jpeg = loop {
+        match third.0.read().unwrap() {
+            Message::Text(text) => texts.push(serde_json::from_str::<Value>(&text).unwrap()),
+            Message::Binary(bytes) => break bytes.slice(12..),
+            _ => {}
+        }
+    };
+    let of = |kind: &str| texts.iter().filter(|text| text["type"] == kind).collect::<Vec<_>>();
+    assert!(of("scale").is_empty() && of("weights").is_empty(), "{texts:?}");
+    assert_eq!(of("reports")[0]["reports"].as_array().unwrap().len(), 1);
     assert_ne!(jpeg, photos[0][12..]);
 }
 
@@ -274,29 +313,28 @@ fn the_strip_is_thinned_evenly() {
     }
     // The last one is there when all are encoded.
     let mut waiting = Viewer::open(&host, "");
-    while waiting.hear("snapshot")["iteration"] != 200 {}
+    while waiting.text("snapshot")["iteration"] != 200 {}
     let mut viewer = Viewer::open(&host, "");
-    let kept = viewer.hear("strip")["kept"].as_array().unwrap().len();
+    let kept = viewer.text("strip")["kept"].as_array().unwrap().len();
     assert!((24..=48).contains(&kept), "{kept}");
     let iterations: Vec<i64> =
-        (0..kept).map(|_| viewer.hear("snapshot")["iteration"].as_i64().unwrap()).collect();
+        (0..kept).map(|_| viewer.text("snapshot")["iteration"].as_i64().unwrap()).collect();
     assert_eq!((iterations[0], iterations[kept - 1]), (1, 200));
     let widest = iterations.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
     assert!(widest <= 20, "{iterations:?}");
 }
 
 #[test]
-fn a_viewer_that_never_reads_holds_up_nobody() {
+fn a_viewer_that_never_reads_delays_no_one() {
     const PICTURES: u32 = 2000;
     let (page, _commands) = open();
     let (host, _) = address(&page);
     let picture = photo(320, 213);
     begin(&page, &picture);
-    let _deaf: Vec<Viewer> = (0..3).map(|_| Viewer::open(&host, "")).collect();
+    let _stalled: Vec<Viewer> = (0..3).map(|_| Viewer::open(&host, "")).collect();
     let mut good = Viewer::open(&host, "");
-    good.hear("access");
+    good.text("access");
     let before = resident();
-    let start = Instant::now();
     let mut slowest = Duration::ZERO;
     for iteration in 1..=PICTURES {
         let call = Instant::now();
@@ -305,10 +343,9 @@ fn a_viewer_that_never_reads_holds_up_nobody() {
         page.report(&report(iteration));
         slowest = slowest.max(call.elapsed());
     }
-    // 2000 copies of 0.8 MB take a second or two even on a busy machine; a wait for the deaf ones would take
-    // at least the 20 s until they are dropped.
-    assert!(start.elapsed() < Duration::from_secs(15), "{:?}, slowest {slowest:?}", start.elapsed());
-    while good.see(1).0 != PICTURES {}
+    // A call copies 0.8 MB. One that waited for a stalled viewer would take the 20 s until it is dropped.
+    assert!(slowest < Duration::from_secs(5), "{slowest:?}");
+    while good.picture(1).0 != PICTURES {}
     // Everything in flight, were it kept, would be 2000 pictures of 200 kB.
     if let (Some(before), Some(after)) = (before, resident()) {
         assert!(after < before + (120 << 20), "{} MB, then {} MB", before >> 20, after >> 20);
@@ -316,33 +353,33 @@ fn a_viewer_that_never_reads_holds_up_nobody() {
     let end = Instant::now();
     page.end("finished", "mirage.png");
     assert!(end.elapsed() < Duration::from_secs(5), "{:?}", end.elapsed());
-    assert_eq!(good.hear("end")["output"], "mirage.png");
+    assert_eq!(good.text("end")["output"], "mirage.png");
 }
 
 #[test]
-fn a_viewer_that_only_watches_stays_and_a_deaf_one_is_dropped() {
+fn a_viewer_that_only_watches_stays_and_a_stalled_one_is_dropped() {
     let (page, _commands) = open();
     let (host, _) = address(&page);
     begin(&page, &photo(32, 20));
-    let mut deaf = Viewer::open(&host, "");
+    let mut stalled = Viewer::open(&host, "");
     let mut good = Viewer::open(&host, "");
-    let reader = std::thread::spawn(move || good.hear("note"));
-    // Steady news, longer than the 25 s of silence that a viewer is allowed; it answers pings only.
+    let reader = std::thread::spawn(move || good.text("note"));
+    // Steady updates, longer than the 25 s of silence that a viewer is allowed; it answers pings only.
     for iteration in 0..320 {
         page.progress(iteration, 0.0);
         std::thread::sleep(Duration::from_millis(100));
     }
     page.note("still here");
     assert_eq!(reader.join().unwrap()["text"], "still here");
-    let mut heard = 0;
-    while let Ok(message) = deaf.0.read() {
+    let mut received = 0;
+    while let Ok(message) = stalled.0.read() {
         assert!(!message.to_string().contains("still here"));
-        heard += 1;
+        received += 1;
     }
-    assert!(heard > 100, "{heard}");
+    assert!(received > 100, "{received}");
 }
 
-/// Resident memory of this process in bytes, where the system tells.
+/// Resident memory of this process in bytes, on Linux.
 fn resident() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
@@ -350,51 +387,51 @@ fn resident() -> Option<u64> {
 }
 
 #[test]
-fn pictures_are_wanted_only_while_somebody_watches() {
+fn pictures_are_wanted_only_while_there_are_viewers() {
     let (page, _commands) = open();
     let (host, _) = address(&page);
     let picture = photo(32, 20);
     begin(&page, &picture);
     assert!(!page.wants_pictures());
     page.picture(1, &picture);
-    // One that came while nobody watched is there for the first who does.
+    // A picture of the time before is there for the first viewer.
     let mut viewer = Viewer::open(&host, "");
-    assert_eq!(viewer.see(1).0, 1);
+    assert_eq!(viewer.picture(1).0, 1);
     let start = Instant::now();
     while !page.wants_pictures() {
         assert!(start.elapsed() < LIMIT);
         std::thread::sleep(Duration::from_millis(5));
     }
     page.picture(2, &picture);
-    assert_eq!(viewer.see(1).0, 2);
+    assert_eq!(viewer.picture(1).0, 2);
     drop(viewer);
     let start = Instant::now();
     while page.wants_pictures() {
         assert!(start.elapsed() < LIMIT);
         std::thread::sleep(Duration::from_millis(5));
     }
-    // A picture that can't be one is told of, and does no harm.
+    // A malformed picture leads to a note.
     page.picture(3, &Picture { width: 5, height: 5, rgb: vec![0.0; 7] });
     let mut viewer = Viewer::open(&host, "");
-    assert!(viewer.hear("note")["text"].as_str().unwrap().contains("can't be shown"));
+    assert!(viewer.text("note")["text"].as_str().unwrap().contains("can't be shown"));
 }
 
 #[test]
-fn viewers_hear_the_end() {
+fn viewers_receive_the_end() {
     for by_drop in [false, true] {
         let (page, _commands) = open();
         let (host, _) = address(&page);
         let picture = photo(320, 213);
         begin(&page, &picture);
         let mut viewers: Vec<Viewer> = (0..3).map(|_| Viewer::open(&host, "")).collect();
-        viewers.iter_mut().for_each(|viewer| drop(viewer.hear("access")));
+        viewers.iter_mut().for_each(|viewer| drop(viewer.text("access")));
         page.picture(100, &picture);
         let readers: Vec<_> = viewers
             .into_iter()
             .map(|mut viewer| {
                 std::thread::spawn(move || {
-                    let (iteration, _) = viewer.see(1);
-                    let end = viewer.hear("end");
+                    let (iteration, _) = viewer.picture(1);
+                    let end = viewer.text("end");
                     let closing = viewer.0.read();
                     assert!(matches!(closing, Ok(Message::Close(_))), "{closing:?}");
                     // Answers the close.
@@ -429,7 +466,7 @@ fn a_port_in_use_is_a_usage_error_that_says_what_to_do() {
     let text = error.to_string();
     assert!(text.contains(&format!("--web: port {port}")) && text.contains("--web 0"), "{text}");
     assert_eq!(error.exit_code(), 2);
-    // An address of nobody here (TEST-NET-1).
+    // Not an address of this machine (TEST-NET-1).
     let host = Ipv4Addr::new(192, 0, 2, 1).into();
     let error = LivePage::open(&Options { host, port: 0 }, |_| {}).unwrap_err();
     assert!(error.to_string().contains("not an address of this machine"), "{error}");

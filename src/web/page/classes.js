@@ -36,7 +36,7 @@ export class Classes {
   }
 }
 
-/** Fills one side; classes that the other side has too are marked. */
+/** Fills one list; classes that the other list has too are marked. */
 function fill(list, classes, other) {
   while (list.children.length > classes.length) list.lastChild.remove();
   classes.forEach(([label, probability], at) => {

@@ -1,5 +1,5 @@
-// Loss and share of each factor over the iterations, drawn as SVG, and as a table.
-import { FACTORS, NAMES, SHARED, byId, element, number, percent, svg } from "/ui.js";
+// Loss and share of each group over the iterations, drawn as SVG, and as a table.
+import { TONES, byId, element, heading, number, percent, size, svg, tone } from "/ui.js";
 
 const HEIGHT = 150;
 const MARGIN = { left: 42, right: 12, top: 8, bottom: 20 };
@@ -8,20 +8,31 @@ const REPORTS = 4096;
 const RECENT = 1024;
 /** Rows of the table. */
 const ROWS = 12;
-/** Marks of the lines: the shape tells them apart where colour doesn't. */
-const MARKS = {
-  spatial: "M-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0-7 0z",
-  abstract: "M-3.2-3.2h6.4v6.4h-6.4z",
-  style: "M0-4.2L4.2 3.4H-4.2z",
-  smooth: "M0-4.4L4.4 0 0 4.4-4.4 0z",
-};
+/** The size of a scale is written beside its line if the next line is at least this far (px). */
+const SCALE_ROOM = 58;
+/** Marks of the lines, by tone: the shape tells them apart without colour. */
+const MARKS = [
+  "M-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0-7 0z",
+  "M-3.2-3.2h6.4v6.4h-6.4z",
+  "M0-4.2L4.2 3.4H-4.2z",
+  "M0-4.4L4.4 0 0 4.4-4.4 0z",
+  "M0 4.2L4.2-3.4H-4.2z",
+  "M-1.5-4h3v2.5h2.5v3h-2.5v2.5h-3v-2.5h-2.5v-3h2.5z",
+  "M-4.2 0L-2.1-3.6h4.2L4.2 0 2.1 3.6h-4.2z",
+  "M-4-2.2h8v4.4h-8z",
+];
 
 export class Curves {
-  /** {iteration, loss, lossShare, share}: of each factor its loss, and its share of the loss and of the gradient. */
+  /** {iteration, loss, lossShare, share}: three maps from a group to its loss, and its share of loss and gradient. */
   #reports = [];
-  /** {iteration, shares: {factor: share}} */
-  #asked = [];
-  #factors = [];
+  /** {iteration, shares}: a map from a group to its share. */
+  #requested = [];
+  #scales = [];
+  /** Place of each group in the list that the run started with. */
+  #places = new Map();
+  /** The groups that have losses, and those that have shares. */
+  #present = new Set();
+  #measured = new Set();
   #pointer = null;
   #due = false;
   #plots;
@@ -45,21 +56,25 @@ export class Curves {
     byId("numbers").addEventListener("toggle", () => this.#table());
   }
 
-  begin() {
+  begin({ groups, scales }) {
     this.#reports = [];
-    this.#asked = [];
-    this.#factors = [];
+    this.#requested = [];
+    this.#scales = scales;
+    this.#places = new Map(groups.map((group, at) => [group.name, at]));
+    this.#present.clear();
+    this.#measured.clear();
     this.#later();
   }
 
   add(reports) {
     for (const report of reports) {
-      const point = { iteration: report.iteration, loss: {}, lossShare: {}, share: {} };
-      for (const { name, loss, lossShare, gradientShare } of report.factors) {
-        point.lossShare[name] = lossShare;
-        point.loss[name] = loss;
-        point.share[name] = gradientShare;
-        if (!this.#factors.includes(name) && FACTORS.includes(name)) this.#factors.push(name);
+      const point = { iteration: report.iteration, loss: new Map(), lossShare: new Map(), share: new Map() };
+      for (const { name, loss, lossShare, gradientShare } of report.groups) {
+        point.loss.set(name, loss);
+        point.lossShare.set(name, lossShare);
+        point.share.set(name, gradientShare);
+        this.#present.add(name);
+        if (Number.isFinite(gradientShare)) this.#measured.add(name);
       }
       this.#reports.push(point);
     }
@@ -70,15 +85,28 @@ export class Curves {
     this.#later();
   }
 
-  inForce({ iteration, shares }) {
-    if (shares.length === 0) return;
+  inEffect({ iteration, shares }) {
     const sum = shares.reduce((total, [, share]) => total + share, 0);
     if (!(sum > 0)) return;
-    this.#asked.push({ iteration, shares: Object.fromEntries(shares.map(([name, share]) => [name, share / sum])) });
+    this.#requested.push({ iteration, shares: new Map(shares.map(([name, share]) => [name, share / sum])) });
     this.#later();
   }
 
-  /** Draws with the next frame, once for all that came. */
+  /** The groups of a plot, in the run's order. */
+  #groups(isShare) {
+    const shown = isShare ? this.#measured : this.#present;
+    return [...this.#places.keys()].filter((name) => shown.has(name));
+  }
+
+  #tone(name) {
+    return tone(this.#places.get(name));
+  }
+
+  #mark(name) {
+    return MARKS[this.#places.get(name) % TONES];
+  }
+
+  /** Draws with the next frame, once for all updates until then. */
   #later() {
     if (this.#due) return;
     this.#due = true;
@@ -93,10 +121,10 @@ export class Curves {
     const width = plot.svg.clientWidth;
     if (width === 0) return;
     const reports = this.#reports;
-    const factors = this.#factors.filter((name) => plot.log || SHARED.includes(name));
+    const groups = this.#groups(!plot.log);
     const last = Math.max(10, reports.at(-1)?.iteration ?? 0);
     const x = (iteration) => MARGIN.left + (iteration / last) * (width - MARGIN.left - MARGIN.right);
-    const { y, ticks } = plot.log ? logScale(reports, factors) : linearScale();
+    const { y, ticks } = plot.log ? logScale(reports, groups) : linearScale();
     const parts = [];
     for (const [value, text] of ticks) {
       const at = y(value);
@@ -106,18 +134,22 @@ export class Curves {
     for (const [value, anchor] of [[0, "start"], [Math.round(last / 2), "middle"], [last, "end"]]) {
       parts.push(label(String(value), x(value), HEIGHT - 5, anchor));
     }
+    parts.push(...this.#scaleLines(x, last, width));
     if (!plot.log) {
-      for (const name of factors) {
-        const d = steps(this.#asked, name, last, x, y);
-        if (d) parts.push(svg("path", { class: `asked ${name}`, d }));
+      for (const name of groups) {
+        const d = steps(this.#requested, name, last, x, y);
+        if (d) parts.push(svg("path", { class: `requested ${this.#tone(name)}`, "data-group": name, d }));
       }
     }
-    for (const name of factors) {
-      const points = reports.map((report) => [x(report.iteration), y(report[plot.name][name])]);
+    for (const name of groups) {
+      const points = reports.map((report) => [x(report.iteration), y(report[plot.name].get(name))]);
       const whole = points.filter(([, at]) => Number.isFinite(at));
-      parts.push(svg("path", { class: `line ${name}`, d: path(points) }));
+      parts.push(svg("path", { class: `line ${this.#tone(name)}`, "data-group": name, d: path(points) }));
       const end = whole.at(-1);
-      if (end) parts.push(svg("path", { class: `mark ${name}`, d: MARKS[name], transform: `translate(${end.join(" ")})` }));
+      if (end) {
+        const transform = `translate(${end.join(" ")})`;
+        parts.push(svg("path", { class: `mark ${this.#tone(name)}`, d: this.#mark(name), transform }));
+      }
     }
     const chosen = this.#chosen(x);
     if (this.#pointer !== null && chosen) {
@@ -127,7 +159,21 @@ export class Curves {
     plot.svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
     plot.svg.replaceChildren(...parts);
     plot.svg.dataset.points = reports.length;
-    this.#legend(plot, factors, chosen);
+    this.#legend(plot, groups, chosen);
+  }
+
+  /** A line where each further scale begins, with its size where there is room. */
+  #scaleLines(x, last, width) {
+    const begun = this.#scales.map((scale, at) => ({ ...scale, at })).filter(({ at, first }) => at > 0 && first <= last);
+    return begun.flatMap((scale, index) => {
+      const [at, next] = [x(scale.first), index + 1 < begun.length ? x(begun[index + 1].first) : width];
+      const [y1, y2] = [MARGIN.top, HEIGHT - MARGIN.bottom];
+      const line = svg("line", { class: "scale", "data-scale": scale.at + 1, x1: at, x2: at, y1, y2 });
+      const title = svg("title");
+      title.textContent = `Scale ${scale.at + 1} of ${this.#scales.length}, ${size(scale)}, from iteration ${scale.first}`;
+      line.append(title);
+      return next - at < SCALE_ROOM ? [line] : [line, label(size(scale), at + 4, y1 + 8, "start")];
+    });
   }
 
   /** The report under the pointer, or the latest one. */
@@ -141,29 +187,31 @@ export class Curves {
     return best;
   }
 
-  #legend(plot, factors, chosen) {
-    while (plot.legend.children.length > factors.length) plot.legend.lastChild.remove();
-    factors.forEach((name, at) => {
+  #legend(plot, groups, chosen) {
+    while (plot.legend.children.length > groups.length) plot.legend.lastChild.remove();
+    groups.forEach((name, at) => {
       const item = plot.legend.children[at] ?? plot.legend.appendChild(element("li"));
-      if (item.dataset.factor !== name) {
-        item.dataset.factor = name;
+      if (item.dataset.group !== name || item.dataset.tone !== this.#tone(name)) {
+        item.dataset.group = name;
+        item.dataset.tone = this.#tone(name);
         const sample = svg("svg", { width: 30, height: 10, viewBox: "0 -5 30 10", "aria-hidden": "true" });
         sample.append(
-          svg("path", { class: `line ${name}`, d: "M0 0H30" }),
-          svg("path", { class: `mark ${name}`, d: MARKS[name], transform: "translate(15 0)" }),
+          svg("path", { class: `line ${this.#tone(name)}`, d: "M0 0H30" }),
+          svg("path", { class: `mark ${this.#tone(name)}`, d: this.#mark(name), transform: "translate(15 0)" }),
         );
-        item.replaceChildren(sample, element("span", "", NAMES[name]), element("b"));
+        item.replaceChildren(sample, element("span", "", heading(name)), element("b"));
       }
-      const share = plot.log && Number.isFinite(chosen?.lossShare[name]) ? ` · ${percent(chosen.lossShare[name])}` : "";
-      item.lastChild.textContent = plot.text(chosen?.[plot.name][name]) + share;
+      const lossShare = chosen?.lossShare.get(name);
+      const share = plot.log && Number.isFinite(lossShare) ? ` · ${percent(lossShare)}` : "";
+      item.lastChild.textContent = plot.text(chosen?.[plot.name].get(name)) + share;
     });
     const latest = this.#reports.at(-1);
-    const values = factors.map((name) => `${NAMES[name]} ${plot.text(latest?.[plot.name][name])}`);
+    const values = groups.map((name) => `${heading(name)} ${plot.text(latest?.[plot.name].get(name))}`);
     plot.svg.setAttribute(
       "aria-label",
       latest
-        ? `${plot.title} of each factor after ${latest.iteration} iterations: ${values.join(", ")}. The table below has more.`
-        : `${plot.title} of each factor: nothing yet`,
+        ? `${plot.title} of each group after ${latest.iteration} iterations: ${values.join(", ")}. The table below has more.`
+        : `${plot.title} of each group: nothing yet`,
     );
   }
 
@@ -171,15 +219,15 @@ export class Curves {
   #table() {
     if (!byId("numbers").open) return;
     const head = element("tr");
-    const heading = (text) => {
+    const column = (text) => {
       const cell = element("th", "", text);
       cell.scope = "col";
       return cell;
     };
-    const shared = this.#factors.filter((name) => SHARED.includes(name));
-    head.append(heading("Iteration"));
-    head.append(...this.#factors.map((name) => heading(`${NAMES[name]} loss`)));
-    head.append(...shared.map((name) => heading(`${NAMES[name]} share`)));
+    const [groups, measured] = [this.#groups(false), this.#groups(true)];
+    head.append(column("Iteration"));
+    head.append(...groups.map((name) => column(`${heading(name)} loss`)));
+    head.append(...measured.map((name) => column(`${heading(name)} share`)));
     byId("numbers-head").replaceChildren(head);
     const count = Math.min(ROWS, this.#reports.length);
     const rows = Array.from({ length: count }, (_, at) => {
@@ -189,8 +237,8 @@ export class Curves {
       const name = element("th", "", String(report.iteration));
       name.scope = "row";
       row.append(name);
-      row.append(...this.#factors.map((factor) => element("td", "", number(report.loss[factor]))));
-      row.append(...shared.map((factor) => element("td", "", percent(report.share[factor]))));
+      row.append(...groups.map((group) => element("td", "", number(report.loss.get(group)))));
+      row.append(...measured.map((group) => element("td", "", percent(report.share.get(group)))));
       return row;
     });
     byId("numbers-body").replaceChildren(...rows);
@@ -222,13 +270,13 @@ function path(points) {
   return parts.join("");
 }
 
-/** What was asked of a factor, as steps. */
-function steps(asked, name, last, x, y) {
+/** The shares that were requested for a group, as steps. */
+function steps(requested, name, last, x, y) {
   const parts = [];
-  asked.forEach(({ iteration, shares }, at) => {
-    const level = y(shares[name] ?? 0).toFixed(1);
+  requested.forEach(({ iteration, shares }, at) => {
+    const level = y(shares.get(name) ?? 0).toFixed(1);
     parts.push(`${at === 0 ? "M" : "L"}${x(Math.min(iteration, last)).toFixed(1)} ${level}`);
-    parts.push(`H${x(Math.min(asked[at + 1]?.iteration ?? last, last)).toFixed(1)}`);
+    parts.push(`H${x(Math.min(requested[at + 1]?.iteration ?? last, last)).toFixed(1)}`);
   });
   return parts.join("");
 }
@@ -240,11 +288,11 @@ function linearScale() {
   return { y, ticks: [0, 0.25, 0.5, 0.75, 1].map((share) => [share, `${share * 100} %`]) };
 }
 
-function logScale(reports, factors) {
+function logScale(reports, groups) {
   let [low, high] = [Infinity, 0];
   for (const report of reports) {
-    for (const name of factors) {
-      const value = report.loss[name];
+    for (const name of groups) {
+      const value = report.loss.get(name);
       if (value > 0 && Number.isFinite(value)) [low, high] = [Math.min(low, value), Math.max(high, value)];
     }
   }

@@ -1,13 +1,13 @@
-// The connection: what comes in is handed to the parts of the page, what the viewer wants goes out.
+// The connection: hands messages to the parts of the page, and sends the viewer's commands.
 import { Stage } from "/stage.js";
 import { Controls } from "/controls.js";
 import { Curves } from "/curves.js";
 import { Classes } from "/classes.js";
-import { announce, byId } from "/ui.js";
+import { announce, byId, size } from "/ui.js";
 
-/** Pauses before another try, in seconds; the last one repeats. */
+/** Seconds before each new try to connect; the last one repeats. */
 const RETRIES = [1, 2, 4, 8, 15, 30];
-/** A server that says nothing for so long (ms) is gone: it gives a sign of life every 10 s. */
+/** A server that sends nothing for this long (ms) is gone: it sends a heartbeat every 10 s. */
 const SILENCE = 25000;
 /** Length of a picture's header. */
 const HEADER = 12;
@@ -24,9 +24,9 @@ stage.onShow = (snapshot) => classes.show(snapshot);
 let socket = null;
 let failures = 0;
 let ended = false;
-let steered = null;
-let lastWord = 0;
-/** What comes in the first moment is history, which nobody needs to be told. */
+let hadControl = null;
+let lastMessage = 0;
+/** Messages of the first moment are history, which is not announced. */
 let openedAt = 0;
 let snapshot = null;
 
@@ -47,10 +47,10 @@ function connect() {
   const current = new WebSocket(`ws://${location.host}/live`);
   socket = current;
   current.binaryType = "arraybuffer";
-  lastWord = Date.now();
+  lastMessage = Date.now();
   current.onopen = () => {
     openedAt = Date.now();
-    lastWord = openedAt;
+    lastMessage = openedAt;
     snapshot = null;
     clearNotes();
     send({ type: "hello", token });
@@ -59,10 +59,10 @@ function connect() {
     if (socket !== current) return;
     if (failures > 0) announce("Connected again.");
     failures = 0;
-    lastWord = Date.now();
+    lastMessage = Date.now();
     if (!ended) connection("live", "live");
-    if (typeof event.data === "string") hear(JSON.parse(event.data));
-    else see(event.data);
+    if (typeof event.data === "string") receive(JSON.parse(event.data));
+    else show(event.data);
   };
   current.onclose = () => {
     if (socket === current) lost();
@@ -89,7 +89,7 @@ function lost() {
 }
 
 setInterval(() => {
-  if (socket && !ended && Date.now() - lastWord > SILENCE) {
+  if (socket && !ended && Date.now() - lastMessage > SILENCE) {
     const silent = socket;
     socket = null;
     silent.close();
@@ -97,18 +97,21 @@ setInterval(() => {
   }
 }, 2000);
 
-/** Follows a text. */
-function hear(message) {
+/** Handles a text. */
+function receive(message) {
   switch (message.type) {
     case "start":
       begin(message);
       break;
-    case "asked":
-      controls.asked(message.shares);
+    case "scale":
+      controls.scale(message.index, isNew());
+      break;
+    case "requested":
+      controls.requested(message.shares);
       break;
     case "weights":
-      controls.inForce(message);
-      curves.inForce(message);
+      controls.inEffect(message);
+      curves.inEffect(message);
       break;
     case "reports":
       curves.add(message.reports);
@@ -119,7 +122,7 @@ function hear(message) {
       controls.progress(message);
       break;
     case "paused":
-      controls.paused(message.paused, fresh());
+      controls.paused(message.paused, isNew());
       break;
     case "strip":
       stage.keep(message.kept);
@@ -134,7 +137,7 @@ function hear(message) {
       end(message);
       break;
     case "access":
-      access(message.steer);
+      access(message.control);
       break;
     case "refused":
       note(`Not done: ${message.reason}.`);
@@ -146,7 +149,7 @@ function hear(message) {
 }
 
 /** Shows a picture. */
-function see(buffer) {
+function show(buffer) {
   const header = new DataView(buffer);
   const kind = header.getUint8(0);
   const iteration = header.getUint32(4, true);
@@ -160,30 +163,30 @@ function begin(start) {
   ended = false;
   document.title = `${start.title}: neural-mirage`;
   byId("title").textContent = start.title;
-  const parts = [`${start.width}×${start.height}`, start.device].filter((part) => part);
+  const parts = [start.scales.map(size).at(-1), start.device].filter((part) => part);
   byId("about").textContent = parts.join(" · ");
   stage.begin(start);
   controls.begin(start);
-  curves.begin();
+  curves.begin(start);
   classes.begin(start.photoClasses);
 }
 
 function end({ ending, output }) {
   ended = true;
   connection("ended", "ended");
-  controls.end(ending, output, fresh());
+  controls.end(ending, output, isNew());
   stage.end();
 }
 
-function access(steer) {
-  controls.access(steer);
-  if (steer !== steered && !steer) {
+function access(control) {
+  controls.access(control);
+  if (control !== hadControl && !control) {
     announce(token ? "View only: the token is not the one of this run." : "View only: the address has no token.");
   }
-  steered = steer;
+  hadControl = control;
 }
 
-function fresh() {
+function isNew() {
   return Date.now() - openedAt > 1000;
 }
 
@@ -193,7 +196,7 @@ function note(text) {
   item.textContent = text;
   byId("notes").prepend(item);
   while (byId("notes").children.length > NOTES) byId("notes").lastChild.remove();
-  if (fresh()) announce(text);
+  if (isNew()) announce(text);
 }
 
 function clearNotes() {

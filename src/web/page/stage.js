@@ -1,7 +1,7 @@
 // The picture, the wipe over it, and the strip of snapshots.
 import { byId, element } from "/ui.js";
 
-/** Who wants little motion sees a new picture this often, in ms. */
+/** With reduced motion a new picture is shown this often, in ms. */
 const CALM = 1500;
 const reduced = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -36,8 +36,10 @@ export class Stage {
   }
 
   /** Another run. */
-  begin({ width, height }) {
-    byId("frame").style.setProperty("--ratio", width / height);
+  begin({ scales }) {
+    // Pictures of all scales are shown at one size, in the proportions of the last one.
+    const last = scales.at(-1);
+    if (last) document.body.style.setProperty("--ratio", last.width / last.height);
     for (const { url, button } of this.#snapshots.values()) {
       URL.revokeObjectURL(url);
       button.remove();
@@ -71,7 +73,7 @@ export class Stage {
     this.#live.image.src = this.#now.url;
     this.#live.hidden = false;
     if (this.#chosen === null) this.#update();
-    // The browser shows the old one until it has decoded the new one.
+    // The browser shows the old one until the new one is decoded.
     if (old) setTimeout(() => URL.revokeObjectURL(old.url), 2000);
   }
 
@@ -126,7 +128,7 @@ export class Stage {
   #thumbnail(text, chosen) {
     const button = element("button", "thumbnail");
     button.type = "button";
-    // The range below is the way there for the keyboard: one stop instead of many.
+    // The keyboard uses the range below: one stop instead of many.
     button.tabIndex = -1;
     button.hidden = text === "now";
     button.image = element("img");
@@ -144,7 +146,7 @@ export class Stage {
     this.onShow(this.#snapshots.get(id) ?? null);
   }
 
-  /** Brings what is chosen into the middle of the strip. Only the strip scrolls, never the page. */
+  /** Scrolls the strip, and never the page, to what is chosen. */
   #scroll() {
     const button = this.#snapshots.get(this.#chosen)?.button ?? this.#live;
     const strip = byId("strip");

@@ -1,9 +1,17 @@
 // What all parts of the page use.
 
-/** The factors that have a share, and one that has none. */
-export const SHARED = ["spatial", "abstract", "style"];
-export const FACTORS = [...SHARED, "smooth"];
-export const NAMES = { spatial: "Spatial", abstract: "Abstract", style: "Style", smooth: "Smooth" };
+/** Groups have this many colours and marks; further groups begin anew. */
+export const TONES = 8;
+
+/** Class of the group at a place in the list that the run started with: its colour. */
+export function tone(at) {
+  return `tone-${at % TONES}`;
+}
+
+/** A group's name as a heading. */
+export function heading(name) {
+  return name.charAt(0).toUpperCase() + name.slice(1);
+}
 
 export function byId(id) {
   return document.getElementById(id);
@@ -24,7 +32,7 @@ export function svg(name, attributes = {}) {
   return made;
 }
 
-/** Tells screen readers. */
+/** Has screen readers read a text. */
 export function announce(text) {
   byId("announce").textContent = text;
 }
@@ -56,10 +64,15 @@ export function wholePercents(shares) {
   return whole;
 }
 
-/** A time in words. */
+/** A duration in words. */
 export function duration(seconds) {
   if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s`;
   const minutes = Math.round(seconds / 60);
   if (minutes < 90) return `${minutes} min`;
   return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
+/** Width and height of a scale. */
+export function size({ width, height }) {
+  return `${width}×${height}`;
 }
