@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::network::edit_distance;
 use crate::{Error, Result};
 
 /// The 1000 class names of ImageNet, in the order of the published networks' outputs.
@@ -65,6 +66,119 @@ pub fn top_k(probabilities: &[f32], k: usize) -> Vec<(usize, f32)> {
     classes
 }
 
+/// Classes by name, each with its part of the whole: `castle:0.7,lakeside:0.3`. A class is its whole label or a part
+/// that only one label has (upper and lower case count alike), or its number, counted from 0. Without numbers behind
+/// them classes count alike. The parts sum to 1, and a class that is named twice is listed once.
+///
+/// # Errors
+/// [`Error::Usage`] if a class is not found, and then with those that are like it, or stands for several; if a part is
+/// not a positive number.
+pub fn parse_classes(text: &str, labels: &Labels) -> Result<Vec<(usize, f32)>> {
+    let mut classes: Vec<(usize, f32)> = Vec::new();
+    for item in text.split(',') {
+        // A label may hold a colon itself.
+        let (name, part) = match item.rsplit_once(':') {
+            Some((name, part)) if labels.find(item.trim()).is_none() => (name.trim(), Some(part.trim())),
+            _ => (item.trim(), None),
+        };
+        let part: f32 = match part {
+            None => 1.0,
+            Some(part) => {
+                part.parse().ok().filter(|part: &f32| *part > 0.0 && part.is_finite()).ok_or_else(|| {
+                    Error::usage(format!("'{part}' in '{}' is not a positive number", item.trim()))
+                })?
+            }
+        };
+        let class = labels.class(name)?;
+        match classes.iter_mut().find(|(known, _)| *known == class) {
+            Some((_, sum)) => *sum += part,
+            None => classes.push((class, part)),
+        }
+    }
+    let sum: f32 = classes.iter().map(|(_, part)| part).sum();
+    if !sum.is_finite() {
+        return Err(Error::usage(format!("the parts of '{text}' are too large")));
+    }
+    classes.iter_mut().for_each(|(_, part)| *part /= sum);
+    Ok(classes)
+}
+
+/// How many labels an error lists.
+const LISTED: usize = 6;
+
+impl Labels {
+    /// The class with just this label, if there is one.
+    fn find(&self, name: &str) -> Option<usize> {
+        let mut found = self.0.iter().enumerate().filter(|(_, label)| same(label, name));
+        let (first, _) = found.next()?;
+        found.next().is_none().then_some(first)
+    }
+
+    /// The class of this name or number.
+    fn class(&self, name: &str) -> Result<usize> {
+        if name.is_empty() {
+            return Err(Error::usage(
+                "a class is missing: give names and parts such as castle:0.7,lakeside:0.3",
+            ));
+        }
+        if let Some(class) = self.find(name) {
+            return Ok(class);
+        }
+        if let Ok(class) = name.parse::<usize>() {
+            if class < self.len() {
+                return Ok(class);
+            }
+            let last = self.len().saturating_sub(1);
+            return Err(Error::usage(format!(
+                "there is no class {class}: they are numbered from 0 to {last}"
+            )));
+        }
+        let lower = name.to_lowercase();
+        let numbered = || self.0.iter().enumerate();
+        let exact: Vec<_> = numbered().filter(|(_, label)| same(label, name)).collect();
+        let within: Vec<_> = if exact.is_empty() {
+            numbered().filter(|(_, label)| label.to_lowercase().contains(&lower)).collect()
+        } else {
+            exact
+        };
+        match within.as_slice() {
+            [(class, _)] => Ok(*class),
+            [] => {
+                let mut near: Vec<(usize, usize)> = numbered()
+                    .map(|(class, label)| (edit_distance(&lower, &label.to_lowercase()), class))
+                    .filter(|(distance, _)| *distance <= 2.max(name.len() / 3))
+                    .collect();
+                near.sort_unstable();
+                let near: Vec<String> = near.iter().take(3).map(|(_, class)| self.named(*class)).collect();
+                let hint = match near.as_slice() {
+                    [] => format!("give its number, from 0 to {}", self.len().saturating_sub(1)),
+                    _ => format!("did you mean {}?", near.join(", ")),
+                };
+                Err(Error::usage(format!("there is no class '{name}'; {hint}")))
+            }
+            several => {
+                let shown: Vec<String> =
+                    several.iter().take(LISTED).map(|(class, _)| self.named(*class)).collect();
+                let more = several.len().saturating_sub(LISTED);
+                let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+                let shown = shown.join(", ");
+                Err(Error::usage(format!(
+                    "'{name}' stands for several classes: {shown}{more}. Give the number of one"
+                )))
+            }
+        }
+    }
+
+    /// A class for messages: its label and number.
+    fn named(&self, class: usize) -> String {
+        format!("{} ({class})", self.get(class).unwrap_or_default())
+    }
+}
+
+fn same(label: &str, name: &str) -> bool {
+    label.to_lowercase() == name.to_lowercase()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,5 +224,46 @@ mod tests {
         assert_eq!(top_k(&p, 3), [(2, 0.4), (4, 0.4), (0, 0.1)]);
         assert_eq!(top_k(&p, 99).len(), 4);
         assert_eq!(top_k(&[], 5), []);
+    }
+
+    #[test]
+    fn classes_come_by_name_and_number() {
+        let labels = Labels::imagenet();
+        let parse = |text| parse_classes(text, &labels).unwrap();
+        let castle = parse("castle")[0].0;
+        assert_eq!(labels.get(castle), Some("castle"));
+        let two = parse("Castle:3, lakeside:1");
+        assert_eq!(two[0], (castle, 0.75));
+        assert_eq!((labels.get(two[1].0), two[1].1), (Some("lakeside"), 0.25));
+        // A part of one label; the whole of one that is a part of others; a number; the same twice.
+        assert_eq!(parse("great white")[0].0, 2);
+        assert_eq!(labels.get(parse("crane")[0].0), Some("crane"));
+        assert_eq!(parse("281,285:1"), [(281, 0.5), (285, 0.5)]);
+        assert_eq!(parse("281:1,tabby:3,0:4"), [(281, 0.5), (0, 0.5)]);
+    }
+
+    #[test]
+    fn classes_that_do_not_fit_are_refused_with_a_hint() {
+        let labels = Labels::imagenet();
+        for (text, hint) in [
+            ("", "missing"),
+            ("castle,,lakeside", "missing"),
+            ("casle", "castle (483)"),
+            ("shark", "several classes"),
+            ("1000", "0 to 999"),
+            ("castle:-1", "positive"),
+            ("castle:NaN", "positive"),
+            ("castle:much", "positive"),
+            ("castle:3e38,tench:3e38", "too large"),
+            ("zzzzzzzz", "no class"),
+        ] {
+            let error = parse_classes(text, &labels).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(hint), "{text}: {error}");
+        }
+        let own = Labels::of("a:1\na:2\nthe same\nthe same");
+        assert_eq!(parse_classes("a:1", &own).unwrap(), [(0, 1.0)]);
+        assert!(parse_classes("the same", &own).unwrap_err().to_string().contains("the same (3)"));
+        assert_eq!(parse_classes("3", &own).unwrap(), [(3, 1.0)]);
     }
 }

@@ -448,7 +448,7 @@ impl Builder<'_> {
 }
 
 /// Insertions, deletions and replacements of characters that turn `a` into `b`; ASCII case is free.
-fn edit_distance(a: &str, b: &str) -> usize {
+pub(super) fn edit_distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, from) in a.chars().enumerate() {

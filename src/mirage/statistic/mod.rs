@@ -3,18 +3,22 @@
 //! One file for each statistic, and one line in [`STATISTICS`]. A statistic is made of graph ops, so its gradient
 //! follows from their adjoints.
 
+mod classes;
 mod feature;
 mod gram;
 mod mean_covariance;
 mod mean_variance;
 mod relative;
 mod total_variation;
+mod wasserstein;
 
+pub use classes::Classes;
 pub use feature::Feature;
 pub use gram::{GramMatrix, Normalization};
 pub use mean_covariance::MeanCovariance;
 pub use mean_variance::MeanVariance;
 pub use total_variation::Variation;
+pub use wasserstein::Wasserstein;
 
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorId};
@@ -109,6 +113,11 @@ pub struct Entry {
 
 /// The statistics that can be chosen by name.
 pub const STATISTICS: &[Entry] = &[
+    Entry {
+        name: "classes",
+        help: "what the network takes the picture for (last layer only)",
+        make: || Arc::new(Classes),
+    },
     Entry { name: "feature", help: "the activations themselves", make: || Arc::new(Feature) },
     Entry {
         name: "gram",
@@ -149,6 +158,11 @@ pub const STATISTICS: &[Entry] = &[
         name: "total-variation-diagonal",
         help: "squared differences, diagonals too, by their mean, as style-transfer-pytorch",
         make: || variation(VariationKind::Diagonal),
+    },
+    Entry {
+        name: "wasserstein",
+        help: "Wasserstein-2 distance of means and covariances, as style-transfer-pytorch",
+        make: || Arc::new(Wasserstein),
     },
 ];
 

@@ -23,14 +23,19 @@ pub enum CaseInput {
     Scaled(f32),
     /// Normal, but about one value in five is NaN, infinite or minus infinite.
     NonFinite,
+    /// A symmetric square matrix with eigenvalues of 0.5 to about 4.5, as a covariance.
+    Covariance,
 }
 
 impl CaseInput {
     /// Values of this kind for a tensor, in logical order.
     pub fn draw(self, shape: Shape, random: &mut impl Rng) -> Vec<f32> {
+        if self == Self::Covariance {
+            return covariance(shape, random);
+        }
         (0..shape.elements())
             .map(|index| match self {
-                Self::Normal => StandardNormal.sample(random),
+                Self::Normal | Self::Covariance => StandardNormal.sample(random),
                 Self::Rectified => {
                     let value: f32 = StandardNormal.sample(random);
                     value.max(0.0)
@@ -51,4 +56,17 @@ impl CaseInput {
             })
             .collect()
     }
+}
+
+/// `W W^T / n + I / 2` with W an n x n matrix of normal values. Other shapes get the square matrix's first values.
+fn covariance(shape: Shape, random: &mut impl Rng) -> Vec<f32> {
+    let side = shape.elements().isqrt();
+    let factor = CaseInput::Normal.draw(Shape::Matrix { rows: side, columns: side }, random);
+    let row = |index: usize| &factor[index * side..(index + 1) * side];
+    let element = |index: usize| {
+        let (a, b) = (index / side, index % side);
+        let product: f32 = row(a).iter().zip(row(b)).map(|(x, y)| x * y).sum();
+        product / side as f32 + if a == b { 0.5 } else { 0.0 }
+    };
+    (0..side * side).map(element).collect()
 }

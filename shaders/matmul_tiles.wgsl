@@ -1,0 +1,102 @@
+// Product of two matrices, D = A B, each of which may come transposed, fed from storage textures: the texture family's
+// kernel for software drivers, which load storage textures for all lanes at once and buffers lane by lane. See
+// matmul.wgsl for the layout and the blocks of 4 x 4.
+//
+// The lanes of a workgroup, one subgroup, are neighbouring columns of blocks; each has TALL x WIDE blocks of D.
+
+const TRANSPOSE_A: u32 = 0u; // 1: the first matrix lies transposed
+const TRANSPOSE_B: u32 = 0u;
+const LANES: u32 = 8u; // the device's subgroup size
+const TALL: u32 = 2u;  // blocks of an invocation, down
+const WIDE: u32 = 2u;  // and across, LANES apart
+const BLOCKS: u32 = TALL * WIDE;
+
+struct Params {
+    rows: u32,    // of D
+    depth: u32,   // columns of A, rows of B
+    a_rows: u32,  // as A lies in memory
+    a_quads: u32, // of a row of A, as it lies
+    b_rows: u32,
+    b_quads: u32,
+    quads: u32,   // of a row of D
+    strips: u32,  // workgroups across
+}
+
+@group(0) @binding(0) var a: texture_storage_2d<rgba32float, read>;
+@group(0) @binding(1) var b: texture_storage_2d<rgba32float, read>;
+@group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>;
+@group(0) @binding(3) var<uniform> params: Params;
+
+fn row_of_a(row: u32, quad: u32) -> vec4<f32> {
+    let n = min(row, params.a_rows - 1u) * params.a_quads + min(quad, params.a_quads - 1u);
+    return select(vec4<f32>(0.0), textureLoad(a, vec2<u32>(n & 8191u, n >> 13u)), row < params.a_rows);
+}
+
+fn row_of_b(row: u32, quad: u32) -> vec4<f32> {
+    let n = min(row, params.b_rows - 1u) * params.b_quads + min(quad, params.b_quads - 1u);
+    return select(vec4<f32>(0.0), textureLoad(b, vec2<u32>(n & 8191u, n >> 13u)), row < params.b_rows);
+}
+
+// Blocks beyond the last row or column hold anything; what they would give is not stored.
+fn block_of_a(row: u32, column: u32) -> mat4x4<f32> {
+    if (TRANSPOSE_A == 1u) {
+        let r = column * 4u;
+        return transpose(mat4x4<f32>(row_of_a(r, row), row_of_a(r + 1u, row), row_of_a(r + 2u, row), row_of_a(r + 3u, row)));
+    }
+    let r = row * 4u;
+    return mat4x4<f32>(row_of_a(r, column), row_of_a(r + 1u, column), row_of_a(r + 2u, column), row_of_a(r + 3u, column));
+}
+
+fn block_of_b(row: u32, column: u32) -> mat4x4<f32> {
+    if (TRANSPOSE_B == 1u) {
+        let r = column * 4u;
+        return transpose(mat4x4<f32>(row_of_b(r, row), row_of_b(r + 1u, row), row_of_b(r + 2u, row), row_of_b(r + 3u, row)));
+    }
+    let r = row * 4u;
+    return mat4x4<f32>(row_of_b(r, column), row_of_b(r + 1u, column), row_of_b(r + 2u, column), row_of_b(r + 3u, column));
+}
+
+@compute @workgroup_size(LANES)
+fn forward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let unit = group.y * groups.x + group.x;
+    let down = unit / params.strips;
+    let row = down * TALL;
+    let column = (unit - down * params.strips) * LANES * WIDE + lane;
+    if (row * 4u >= params.rows) {
+        return;
+    }
+    var sums: array<mat4x4<f32>, BLOCKS>;
+    for (var k = 0u; k * 4u < params.depth; k++) {
+        var left: array<mat4x4<f32>, TALL>;
+        // unroll
+        for (var t = 0u; t < TALL; t++) {
+            left[t] = block_of_a(row + t, k);
+        }
+        // unroll
+        for (var w = 0u; w < WIDE; w++) {
+            let right = block_of_b(k, column + w * LANES);
+            // unroll
+            for (var t = 0u; t < TALL; t++) {
+                sums[t * WIDE + w] += right * left[t];
+            }
+        }
+    }
+    // unroll
+    for (var t = 0u; t < TALL; t++) {
+        // unroll
+        for (var w = 0u; w < WIDE; w++) {
+            let quad = column + w * LANES;
+            // unroll
+            for (var r = 0u; r < 4u; r++) {
+                let at = (row + t) * 4u + r;
+                if (at < params.rows && quad < params.quads) {
+                    output[at * params.quads + quad] = sums[t * WIDE + w][r];
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,140 @@
+// What surrounds the matrix products in the Newton-Schulz iteration for a square root (src/ops/matrix_root.rs). All
+// matrices are square, their rows padded with zeros to whole quads (see src/ops/shape.rs).
+
+const GROUP: u32 = 256u; // invocations of the workgroup that sums, a power of 2
+
+struct Params {
+    side: u32,
+    quads: u32, // of a row
+    first: f32, // combine: factor of the first matrix
+    second: f32,
+    identity: f32,
+}
+
+@group(0) @binding(0) var<storage, read> a: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> b: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> c: array<vec4<f32>>;
+// The norm of A, its root, and the reciprocals of both.
+@group(0) @binding(3) var<storage, read> numbers: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read_write> output: array<vec4<f32>>;
+@group(0) @binding(5) var<uniform> params: Params;
+
+var<workgroup> shares: array<f32, GROUP>;
+
+fn total(value: f32, local: u32) -> f32 {
+    shares[local] = value;
+    for (var stride = GROUP / 2u; stride > 0u; stride /= 2u) {
+        workgroupBarrier();
+        if (local < stride) {
+            shares[local] += shares[local + stride];
+        }
+    }
+    workgroupBarrier();
+    return shares[0];
+}
+
+fn diagonal(i: u32) -> vec4<f32> {
+    let row = i / params.quads;
+    let columns = vec4<u32>((i - row * params.quads) * 4u) + vec4<u32>(0u, 1u, 2u, 3u);
+    return select(vec4<f32>(0.0), vec4<f32>(1.0), columns == vec4<u32>(row));
+}
+
+// The Frobenius norm of A, with what is derived from it.
+@compute @workgroup_size(GROUP)
+fn norm(@builtin(local_invocation_index) local: u32) {
+    var sum = 0.0;
+    for (var i = local; i < params.side * params.quads; i += GROUP) {
+        sum += dot(a[i], a[i]);
+    }
+    sum = total(sum, local);
+    if (local == 0u) {
+        // A matrix of zeros has a root of zeros.
+        let size = max(sqrt(sum), 1e-30);
+        output[0] = vec4<f32>(size, sqrt(size), 1.0 / size, inverseSqrt(size));
+    }
+}
+
+fn index(group: vec3<u32>, groups: vec3<u32>, local: u32) -> u32 {
+    return (group.y * groups.x + group.x) * 64u + local;
+}
+
+// A divided by its norm.
+@compute @workgroup_size(64)
+fn normalise(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = index(group, groups, local);
+    if (i < params.side * params.quads) {
+        output[i] = a[i] * numbers[0].z;
+    }
+}
+
+// first * a + second * b + identity * I
+@compute @workgroup_size(64)
+fn combine(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = index(group, groups, local);
+    if (i < params.side * params.quads) {
+        output[i] = params.first * a[i] + params.second * b[i] + params.identity * diagonal(i);
+    }
+}
+
+// The root itself: the iteration's result with the norm put back.
+@compute @workgroup_size(64)
+fn root(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = index(group, groups, local);
+    if (i < params.side * params.quads) {
+        output[i] = a[i] * numbers[0].y;
+    }
+}
+
+// Its trace.
+@compute @workgroup_size(GROUP)
+fn trace(@builtin(local_invocation_index) local: u32) {
+    var sum = 0.0;
+    for (var row = local; row < params.side; row += GROUP) {
+        sum += a[row * params.quads + row / 4u][row % 4u];
+    }
+    sum = total(sum, local);
+    if (local == 0u) {
+        output[0] = vec4<f32>(sum * numbers[0].y, 0.0, 0.0, 0.0);
+    }
+}
+
+// The trace of X P: both are symmetric but for rounding.
+@compute @workgroup_size(GROUP)
+fn residue(@builtin(local_invocation_index) local: u32) {
+    var sum = 0.0;
+    for (var i = local; i < params.side * params.quads; i += GROUP) {
+        sum += dot(a[i], b[i]);
+    }
+    sum = total(sum, local);
+    if (local == 0u) {
+        output[0] = vec4<f32>(sum, 0.0, 0.0, 0.0);
+    }
+}
+
+// The gradient of the trace: (Z + P) / 2 over the root of the norm, and what changes with the norm. a = Z, b = P,
+// c = X, which is A over its norm; upstream = the trace of X P.
+@group(0) @binding(6) var<storage, read> upstream: array<vec4<f32>>;
+
+@compute @workgroup_size(64)
+fn gradient(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = index(group, groups, local);
+    if (i < params.side * params.quads) {
+        output[i] = (a[i] + b[i] - upstream[0].x * c[i]) * (0.5 * numbers[0].w);
+    }
+}

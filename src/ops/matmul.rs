@@ -1,0 +1,233 @@
+//! Product of two matrices.
+
+use super::shape::mismatch;
+use super::{Adjoint, Case, Dispatch, Kernel, Op, Operand, Shape, Signature, Source, TEXTURE_WIDTH};
+use crate::error::Result;
+use crate::gpu::{Family, Profile};
+
+/// Quads of rows and of columns that a lane computes in `matmul_tiles.wgsl`.
+const TALL: usize = 2;
+const WIDE: usize = 2;
+/// Quads of rows and columns of a tile in `matmul_blocks.wgsl`.
+const TILE: usize = 16;
+
+/// `D = A B`. Inputs: A and B, matrices, each of which may come transposed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MatMul {
+    /// For each of the inputs, whether its transpose takes part.
+    pub transposed: [bool; 2],
+}
+
+/// Shape of a matrix as two sizes.
+fn sizes(shape: Shape) -> Result<[usize; 2]> {
+    match shape {
+        Shape::Matrix { rows, columns } => Ok([rows, columns]),
+        _ => Err(mismatch("matmul", &format!("wants matrices, got {shape}"))),
+    }
+}
+
+/// A way to compute a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// `matmul_tiles.wgsl`, with this subgroup size.
+    Texture(usize),
+    /// `matmul_blocks.wgsl`.
+    Buffer,
+    /// `matmul.wgsl`.
+    Naive,
+}
+
+impl Form {
+    /// The forms that suit a device and matrices of these shapes, the preferred first and the naive one last.
+    pub(super) fn choices(matrices: &[Shape], device: &Profile) -> Vec<Self> {
+        let mut forms = Vec::new();
+        if let Some(lanes) = device.lanes {
+            let rows = |shape: &Shape| (shape.stored() / 4).div_ceil(TEXTURE_WIDTH as usize);
+            let fits = lanes.is_power_of_two()
+                && (4..=64).contains(&lanes)
+                && TEXTURE_WIDTH <= device.max_texture_side
+                && matrices.iter().all(|shape| rows(shape) <= device.max_texture_side as usize);
+            if device.prefers(Family::Texture) && fits {
+                forms.push(Self::Texture(lanes as usize));
+            }
+        }
+        if device.prefers(Family::Buffer) {
+            forms.push(Self::Buffer);
+        }
+        forms.push(Self::Naive);
+        forms
+    }
+
+    /// Name of the kernel variant.
+    pub(super) fn variant(self) -> &'static str {
+        match self {
+            Self::Texture(_) => "texture",
+            Self::Buffer => "buffer",
+            Self::Naive => "naive",
+        }
+    }
+
+    /// The dispatch of a product of these operands and shapes.
+    pub(super) fn dispatch(
+        self,
+        op: MatMul,
+        operands: [Operand; 2],
+        shapes: [[usize; 2]; 2],
+        output: Operand,
+        device: &Profile,
+    ) -> Dispatch {
+        let [[a_rows, a_columns], [b_rows, b_columns]] = shapes;
+        let [rows, depth] = if op.transposed[0] { [a_columns, a_rows] } else { [a_rows, a_columns] };
+        let columns = if op.transposed[1] { b_rows } else { b_columns };
+        let quads = columns.div_ceil(4);
+        let [a, b] = operands;
+        let shader = match self {
+            Self::Texture(_) => "matmul_tiles",
+            Self::Buffer => "matmul_blocks",
+            Self::Naive => "matmul",
+        };
+        let dispatch = Dispatch::new(shader, "forward")
+            .consts(&[
+                ("TRANSPOSE_A", u32::from(op.transposed[0])),
+                ("TRANSPOSE_B", u32::from(op.transposed[1])),
+            ])
+            .bind("output", output)
+            .size("rows", rows)
+            .size("depth", depth)
+            .size("a_rows", a_rows)
+            .size("a_quads", a_columns.div_ceil(4))
+            .size("b_rows", b_rows)
+            .size("b_quads", b_columns.div_ceil(4))
+            .size("quads", quads)
+            .loops(depth.div_ceil(4));
+        let row_quads = rows.div_ceil(4);
+        match self {
+            Self::Texture(lanes) => {
+                let strips = quads.div_ceil(lanes * WIDE);
+                dispatch
+                    .consts(&[("LANES", lanes as u32), ("TALL", TALL as u32), ("WIDE", WIDE as u32)])
+                    .bind("a", a.staged_in(0))
+                    .bind("b", b.staged_in(1))
+                    .size("strips", strips)
+                    .linear(row_quads.div_ceil(TALL) * strips, 1, device)
+            }
+            Self::Buffer => {
+                let strips = quads.div_ceil(TILE);
+                dispatch.bind("a", a).bind("b", b).size("strips", strips).linear(
+                    row_quads.div_ceil(TILE) * strips,
+                    1,
+                    device,
+                )
+            }
+            Self::Naive => dispatch.bind("a", a).bind("b", b).linear(row_quads * quads, 64, device),
+        }
+    }
+}
+
+impl Op for MatMul {
+    fn name(&self) -> &'static str {
+        "matmul"
+    }
+
+    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
+        let ([mut rows, mut depth], [mut other, mut columns]) = (sizes(inputs[0])?, sizes(inputs[1])?);
+        if self.transposed[0] {
+            [rows, depth] = [depth, rows];
+        }
+        if self.transposed[1] {
+            [other, columns] = [columns, other];
+        }
+        if depth != other {
+            let message =
+                format!("{} and {} don't fit, transposed: {:?}", inputs[0], inputs[1], self.transposed);
+            return Err(mismatch("matmul", &message));
+        }
+        Ok(Shape::Matrix { rows, columns })
+    }
+
+    fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
+        let shapes = [sizes(signature.inputs[0])?, sizes(signature.inputs[1])?];
+        let kernel = |form: Form| {
+            let operands = [Operand::Input(0), Operand::Input(1)];
+            let dispatch = form.dispatch(*self, operands, shapes, Operand::Output, device);
+            Kernel::single(form.variant(), dispatch)
+        };
+        Ok(Form::choices(&signature.inputs, device).into_iter().map(kernel).collect())
+    }
+
+    fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
+        let wide = [0, 1].map(|index: usize| {
+            let [rows, columns] = sizes(shapes[index]).expect("a matrix");
+            if self.transposed[index] {
+                ([columns, rows], transpose(inputs[index], rows, columns))
+            } else {
+                ([rows, columns], inputs[index].to_vec())
+            }
+        });
+        let [([rows, depth], a), ([_, columns], b)] = wide;
+        multiply(&a, &b, [rows, depth, columns])
+    }
+
+    fn adjoint(&self, input: usize, _shapes: &[Shape]) -> Option<Adjoint> {
+        let [a, b] = self.transposed;
+        let (own, other) = (Source::Upstream, Source::Input(1 - input));
+        let (transposed, operands) = match (input, self.transposed[input]) {
+            (0, false) => ([false, !b], [own, other]),
+            (0, true) => ([b, true], [other, own]),
+            (_, false) => ([!a, false], [other, own]),
+            (_, true) => ([true, a], [own, other]),
+        };
+        Adjoint::new(Self { transposed }, &operands)
+    }
+
+    fn flops(&self, signature: &Signature) -> u64 {
+        let depth = sizes(signature.inputs[0]).map_or(
+            0,
+            |[rows, columns]| {
+                if self.transposed[0] { rows } else { columns }
+            },
+        );
+        2 * (signature.output.elements() * depth) as u64
+    }
+}
+
+/// The transpose of a matrix in logical order.
+fn transpose(values: &[f64], rows: usize, columns: usize) -> Vec<f64> {
+    (0..columns).flat_map(|column| (0..rows).map(move |row| values[row * columns + column])).collect()
+}
+
+/// The product in f64; sizes are rows, depth, columns.
+pub(super) fn multiply(a: &[f64], b: &[f64], [rows, depth, columns]: [usize; 3]) -> Vec<f64> {
+    let mut product = vec![0.0; rows * columns];
+    for row in 0..rows {
+        for k in 0..depth {
+            let factor = a[row * depth + k];
+            for column in 0..columns {
+                product[row * columns + column] += factor * b[k * columns + column];
+            }
+        }
+    }
+    product
+}
+
+/// f32 sums of at most 150 products of both signs: roundings of 6e-8 of sums that wander as far as the result,
+/// 6e-8 * sqrt(150) = 7e-7 of the largest value.
+const TOLERANCE: f64 = 1.5e-6;
+
+pub(super) fn cases() -> Vec<Case> {
+    // Rows, depth, columns: tiny, prime, more than a tile of each family in each direction.
+    let sizes = [[1, 1, 1], [3, 7, 5], [4, 4, 4], [67, 9, 2], [5, 131, 66], [70, 13, 137]];
+    let flags = [[false, false], [true, false], [false, true], [true, true]];
+    let case = |[rows, depth, columns]: [usize; 3], transposed: [bool; 2]| {
+        let shape = |transposed, rows, columns| {
+            if transposed {
+                Shape::Matrix { rows: columns, columns: rows }
+            } else {
+                Shape::Matrix { rows, columns }
+            }
+        };
+        let inputs = [shape(transposed[0], rows, depth), shape(transposed[1], depth, columns)];
+        Case::normal(MatMul { transposed }, &inputs, TOLERANCE)
+    };
+    sizes.into_iter().flat_map(|sizes| flags.map(|flags| case(sizes, flags))).collect()
+}

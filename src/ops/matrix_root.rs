@@ -1,0 +1,311 @@
+//! Square root of a symmetric positive matrix by Newton-Schulz iteration, and the trace of it with its gradient.
+//!
+//! With X = A / s, s the Frobenius norm of A, the coupled iteration is `Y_0 = X, Z_0 = I, T = (3 I - Z Y) / 2,
+//! Y' = Y T, Z' = T Z`; Y tends to the root of X and Z to its inverse. Each of the 12 steps makes a small eigenvalue of
+//! Y up to 1.5 times larger, so those of A below about 6e-5 of the largest are not there yet at the end. That is meant:
+//! more steps amplify what rounding in f32 leaves of them (an eigenvalue slightly below 0 then grows without bound),
+//! and style-transfer-pytorch stops there too.
+//!
+//! **The gradient of the trace** is that of the number computed, converged or not, so that it agrees with finite
+//! differences, with PyTorch's autograd through the same steps, and with what a line search sees. It has a closed
+//! form, because all matrices of the iteration are polynomials of A and commute. Backward through the steps the
+//! difference `Ybar Y - Zbar Z` stays as it is, and the sum `c = Ybar Y + Zbar Z` obeys
+//! `c_k = 3 (I - Z_k Y_k) (2 T_k)^-1 c_(k+1)`. From `Ybar = I, Zbar = 0` at the end, Y_n = X Z_n, and Z_n = T_0 ... T_(n-1)
+//! follows
+//!
+//! `d trace(Y_n) / dX = (Z_n + P) / 2`, with `P = (3/2 (I - Z_0 Y_0)) ... (3/2 (I - Z_(n-1) Y_(n-1)))`.
+//!
+//! One more product a step gives P; taking the derivative step by step would take six. Where the iteration has
+//! converged P is 0 and the gradient half the inverse root, the textbook's derivative.
+
+use super::covariance::expect_square;
+use super::matmul::{Form, MatMul, multiply};
+use super::scale_by::ScaleBy;
+use super::{Adjoint, Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature, Source};
+use crate::error::Result;
+use crate::gpu::Profile;
+
+/// Steps of the iteration.
+const STEPS: usize = 12;
+
+/// The root of a symmetric positive semi-definite matrix, as far as 12 steps go. For targets, so without an adjoint.
+#[derive(Debug, Clone, Copy)]
+pub struct MatrixRoot;
+
+/// The trace of the root of a symmetric positive semi-definite matrix, a vector of length 1. Saves the gradient, a
+/// matrix, for the backward pass.
+#[derive(Debug, Clone, Copy)]
+pub struct RootTrace;
+
+/// Dispatches of an iteration in the making, with their scratch buffers.
+struct Iteration<'a> {
+    form: Form,
+    side: usize,
+    device: &'a Profile,
+    dispatches: Vec<Dispatch>,
+    scratch: Vec<u64>,
+    numbers: Operand,
+}
+
+impl<'a> Iteration<'a> {
+    fn new(form: Form, side: usize, device: &'a Profile) -> Self {
+        let numbers = Operand::Scratch(0);
+        Self { form, side, device, dispatches: Vec::new(), scratch: vec![16], numbers }
+    }
+
+    /// A new scratch buffer for a matrix.
+    fn matrix(&mut self) -> Operand {
+        let shape = Shape::Matrix { rows: self.side, columns: self.side };
+        self.scratch.push(shape.bytes());
+        Operand::Scratch(self.scratch.len() - 1)
+    }
+
+    fn push(&mut self, entry: &'static str, bindings: &[(&'static str, &Operand)], factors: [f32; 3]) {
+        let mut dispatch = Dispatch::new("matrix_root", entry)
+            .size("side", self.side)
+            .size("quads", self.side.div_ceil(4))
+            .float("first", factors[0])
+            .float("second", factors[1])
+            .float("identity", factors[2]);
+        for (name, operand) in bindings {
+            dispatch = dispatch.bind(name, (*operand).clone());
+        }
+        if !matches!(entry, "norm" | "trace" | "residue") {
+            dispatch = dispatch.linear(self.side * self.side.div_ceil(4), 64, self.device);
+        }
+        self.dispatches.push(dispatch);
+    }
+
+    fn multiply(&mut self, a: &Operand, b: &Operand, output: &Operand) {
+        let shapes = [[self.side; 2]; 2];
+        let operands = [a.clone(), b.clone()];
+        let dispatch = self.form.dispatch(MatMul::default(), operands, shapes, output.clone(), self.device);
+        self.dispatches.push(dispatch);
+    }
+
+    /// `output = first * a + second * b + identity * I`
+    fn combine(&mut self, a: &Operand, b: &Operand, output: &Operand, factors: [f32; 3]) {
+        self.push("combine", &[("a", a), ("b", b), ("output", output)], factors);
+    }
+
+    /// All steps. Returns X, Y and Z, and with `residue` P.
+    fn run(&mut self, residue: bool) -> [Operand; 4] {
+        let [x, t, product] = [self.matrix(), self.matrix(), self.matrix()];
+        let [mut y, mut next_y] = [self.matrix(), self.matrix()];
+        let [mut z, mut next_z] = [self.matrix(), self.matrix()];
+        let [mut p, mut next_p] =
+            if residue { [self.matrix(), self.matrix()] } else { [x.clone(), x.clone()] };
+        let (none, numbers) = ([0.0; 3], self.numbers.clone());
+        let input = Operand::Input(0);
+        self.push("norm", &[("a", &input), ("output", &numbers)], none);
+        self.push("normalise", &[("a", &input), ("numbers", &numbers), ("output", &x)], none);
+        // The first step, from Y = X and Z = I.
+        self.combine(&x, &x, &z, [-0.5, 0.0, 1.5]);
+        self.multiply(&x, &z, &y);
+        if residue {
+            self.combine(&x, &x, &p, [-1.5, 0.0, 1.5]);
+        }
+        for _ in 1..STEPS {
+            self.multiply(&z, &y, &product);
+            self.combine(&product, &product, &t, [-0.5, 0.0, 1.5]);
+            if residue {
+                // 3/2 (I - Z Y) = 3 T - 3 I
+                self.multiply(&p, &t, &product);
+                self.combine(&product, &p, &next_p, [3.0, -3.0, 0.0]);
+                std::mem::swap(&mut p, &mut next_p);
+            }
+            self.multiply(&y, &t, &next_y);
+            self.multiply(&t, &z, &next_z);
+            std::mem::swap(&mut y, &mut next_y);
+            std::mem::swap(&mut z, &mut next_z);
+        }
+        [x, y, z, p]
+    }
+
+    fn kernel(self) -> Kernel {
+        Kernel { variant: self.form.variant(), dispatches: self.dispatches, scratch: self.scratch }
+    }
+}
+
+/// The iteration in f64: s, X, Y, Z and P.
+fn reference(a: &[f64], side: usize) -> (f64, [Vec<f64>; 4]) {
+    let size = a.iter().map(|value| value * value).sum::<f64>().sqrt().max(1e-30);
+    let product = |a: &[f64], b: &[f64]| multiply(a, b, [side; 3]);
+    let combine = |a: &[f64], factor: f64, identity: f64| -> Vec<f64> {
+        let on_diagonal = |index: usize| if index % (side + 1) == 0 { identity } else { 0.0 };
+        a.iter().enumerate().map(|(index, value)| factor * value + on_diagonal(index)).collect()
+    };
+    let x = combine(a, 1.0 / size, 0.0);
+    let (mut y, mut z, mut p) = (x.clone(), combine(&x, 0.0, 1.0), combine(&x, 0.0, 1.0));
+    for _ in 0..STEPS {
+        let w = product(&z, &y);
+        let t = combine(&w, -0.5, 1.5);
+        p = product(&p, &combine(&w, -1.5, 1.5));
+        y = product(&y, &t);
+        z = product(&t, &z);
+    }
+    (size, [x, y, z, p])
+}
+
+impl Op for MatrixRoot {
+    fn name(&self) -> &'static str {
+        "matrix_root"
+    }
+
+    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
+        expect_square("matrix_root", inputs[0])?;
+        Ok(inputs[0])
+    }
+
+    fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
+        let side = expect_square("matrix_root", signature.output)?;
+        let kernel = |form| {
+            let mut iteration = Iteration::new(form, side, device);
+            let [_, y, _, _] = iteration.run(false);
+            let numbers = iteration.numbers.clone();
+            let bindings = [("a", &y), ("numbers", &numbers), ("output", &Operand::Output)];
+            iteration.push("root", &bindings, [0.0; 3]);
+            iteration.kernel()
+        };
+        Ok(Form::choices(&[signature.output], device).into_iter().map(kernel).collect())
+    }
+
+    fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
+        let side = expect_square("matrix_root", shapes[0]).expect("a square matrix");
+        let (size, [_, y, _, _]) = reference(inputs[0], side);
+        y.iter().map(|value| value * size.sqrt()).collect()
+    }
+
+    fn flops(&self, signature: &Signature) -> u64 {
+        let side = expect_square("matrix_root", signature.output).unwrap_or(0) as u64;
+        3 * STEPS as u64 * 2 * side.pow(3)
+    }
+}
+
+impl Op for RootTrace {
+    fn name(&self) -> &'static str {
+        "root_trace"
+    }
+
+    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
+        expect_square("root_trace", inputs[0])?;
+        Ok(Shape::Vector(1))
+    }
+
+    fn saved(&self, inputs: &[Shape]) -> Option<Shape> {
+        inputs.first().copied()
+    }
+
+    fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
+        let side = expect_square("root_trace", signature.inputs[0])?;
+        let kernel = |form| {
+            let mut iteration = Iteration::new(form, side, device);
+            let [x, y, z, p] = iteration.run(true);
+            let (numbers, none) = (iteration.numbers.clone(), [0.0; 3]);
+            let trace = [("a", &y), ("numbers", &numbers), ("output", &Operand::Output)];
+            iteration.push("trace", &trace, none);
+            let residue = iteration.matrix();
+            iteration.push("residue", &[("a", &x), ("b", &p), ("output", &residue)], none);
+            let gradient = [
+                ("a", &z),
+                ("b", &p),
+                ("c", &x),
+                ("upstream", &residue),
+                ("numbers", &numbers),
+                ("output", &Operand::Saved),
+            ];
+            iteration.push("gradient", &gradient, none);
+            iteration.kernel()
+        };
+        Ok(Form::choices(&[signature.inputs[0]], device).into_iter().map(kernel).collect())
+    }
+
+    fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
+        let side = expect_square("root_trace", shapes[0]).expect("a square matrix");
+        let (size, [_, y, _, _]) = reference(inputs[0], side);
+        vec![y.iter().step_by(side + 1).sum::<f64>() * size.sqrt()]
+    }
+
+    fn reference_saved(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Option<Vec<f64>> {
+        let side = expect_square("root_trace", shapes[0]).ok()?;
+        let (size, [x, _, z, p]) = reference(inputs[0], side);
+        let residue: f64 = x.iter().zip(&p).map(|(x, p)| x * p).sum();
+        let element = |index: usize| 0.5 * (z[index] + p[index] - residue * x[index]) / size.sqrt();
+        Some((0..x.len()).map(element).collect())
+    }
+
+    fn saved_fault(
+        &self,
+        inputs: &[&[f64]],
+        shapes: &[Shape],
+        saved: &[f32],
+        tolerance: f64,
+    ) -> Option<String> {
+        let expected = self.reference_saved(inputs, shapes)?;
+        let largest = expected.iter().fold(0.0, |largest: f64, value| largest.max(value.abs()));
+        let allowed = GRADIENT_TOLERANCE * tolerance * largest;
+        let wrong = |(actual, expected): (&f32, &f64)| !((f64::from(*actual) - expected).abs() <= allowed);
+        let index = saved.iter().zip(&expected).position(wrong)?;
+        Some(format!("element {index} is {} in place of {}", saved[index], expected[index]))
+    }
+
+    fn adjoint(&self, _input: usize, _shapes: &[Shape]) -> Option<Adjoint> {
+        Adjoint::new(ScaleBy, &[Source::Saved, Source::Upstream])
+    }
+
+    fn flops(&self, signature: &Signature) -> u64 {
+        let side = expect_square("root_trace", signature.inputs[0]).unwrap_or(0) as u64;
+        4 * STEPS as u64 * 2 * side.pow(3)
+    }
+}
+
+/// Twelve steps of products in f32, each with roundings of 1e-6 of the largest value, which the iteration corrects as
+/// long as it converges.
+const TOLERANCE: f64 = 2e-5;
+
+/// How much larger the errors of the gradient may be than those of the trace, relative to the largest value of each:
+/// it changes with the small eigenvalues' power of -1/2.
+const GRADIENT_TOLERANCE: f64 = 50.0;
+
+/// Rank 1 and a ridge of 0.001: the small eigenvalues are a 15,000th of the large one, and nearly converge.
+const DEFICIENT_5: CaseInput = CaseInput::Values(&[
+    1.001, 2.0, -1.0, 0.5, 3.0, 2.0, 4.001, -2.0, 1.0, 6.0, -1.0, -2.0, 1.001, -0.5, -3.0, 0.5, 1.0, -0.5,
+    0.251, 1.5, 3.0, 6.0, -3.0, 1.5, 9.001,
+]);
+/// The same with a ridge of a hundred-thousandth: the small ones do not converge.
+const SINGULAR_5: CaseInput = CaseInput::Values(&[
+    1.00001, 2.0, -1.0, 0.5, 3.0, 2.0, 4.00001, -2.0, 1.0, 6.0, -1.0, -2.0, 1.00001, -0.5, -3.0, 0.5, 1.0,
+    -0.5, 0.25001, 1.5, 3.0, 6.0, -3.0, 1.5, 9.00001,
+]);
+
+/// And with one of a 5000th, half way.
+const PARTIAL_5: CaseInput = CaseInput::Values(&[
+    1.0002, 2.0, -1.0, 0.5, 3.0, 2.0, 4.0002, -2.0, 1.0, 6.0, -1.0, -2.0, 1.0002, -0.5, -3.0, 0.5, 1.0, -0.5,
+    0.2502, 1.5, 3.0, 6.0, -3.0, 1.5, 9.0002,
+]);
+
+/// Sides, matrices, tolerances. More than one tile of each family.
+fn samples() -> Vec<(usize, CaseInput, f64)> {
+    let mut samples: Vec<_> =
+        [1, 3, 8, 17, 67].into_iter().map(|side| (side, CaseInput::Covariance, TOLERANCE)).collect();
+    samples.push((5, DEFICIENT_5, 5.0 * TOLERANCE));
+    samples.push((5, PARTIAL_5, 5.0 * TOLERANCE));
+    samples.push((5, SINGULAR_5, 5.0 * TOLERANCE));
+    samples
+}
+
+fn square(side: usize) -> Shape {
+    Shape::Matrix { rows: side, columns: side }
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let case = |(side, input, tolerance)| Case::drawn(MatrixRoot, &[(square(side), input)], tolerance);
+    let mut cases: Vec<Case> = samples().into_iter().map(case).collect();
+    cases.push(case((4, CaseInput::Exactly(0.0), TOLERANCE)));
+    cases
+}
+
+pub(super) fn trace_cases() -> Vec<Case> {
+    let case = |(side, input, tolerance)| Case::drawn(RootTrace, &[(square(side), input)], tolerance);
+    samples().into_iter().map(case).collect()
+}
