@@ -272,13 +272,13 @@ const DEFICIENT_5: CaseInput = CaseInput::Values(&[
     1.001, 2.0, -1.0, 0.5, 3.0, 2.0, 4.001, -2.0, 1.0, 6.0, -1.0, -2.0, 1.001, -0.5, -3.0, 0.5, 1.0, -0.5,
     0.251, 1.5, 3.0, 6.0, -3.0, 1.5, 9.001,
 ]);
-/// The same with a ridge of a hundred-thousandth: the small ones do not converge.
+/// With a ridge of a hundred-thousandth: far from it.
 const SINGULAR_5: CaseInput = CaseInput::Values(&[
     1.00001, 2.0, -1.0, 0.5, 3.0, 2.0, 4.00001, -2.0, 1.0, 6.0, -1.0, -2.0, 1.00001, -0.5, -3.0, 0.5, 1.0,
     -0.5, 0.25001, 1.5, 3.0, 6.0, -3.0, 1.5, 9.00001,
 ]);
 
-/// And with one of a 5000th, half way.
+/// With a ridge of 0.0002, a 76,000th of the large one: half way.
 const PARTIAL_5: CaseInput = CaseInput::Values(&[
     1.0002, 2.0, -1.0, 0.5, 3.0, 2.0, 4.0002, -2.0, 1.0, 6.0, -1.0, -2.0, 1.0002, -0.5, -3.0, 0.5, 1.0, -0.5,
     0.2502, 1.5, 3.0, 6.0, -3.0, 1.5, 9.0002,
