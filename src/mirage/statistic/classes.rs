@@ -19,17 +19,6 @@ impl Classes {
     pub fn summary_of(distribution: &[f32]) -> Vec<Vec<f32>> {
         vec![distribution.iter().map(|p| if *p > 0.0 { p.ln() } else { NEVER }).collect()]
     }
-
-    /// The summary of some classes with their probabilities, of `count` in all; see [`crate::vgg::labels`].
-    pub fn summary_of_named(classes: &[(usize, f32)], count: usize) -> Vec<Vec<f32>> {
-        let mut distribution = vec![0.0; count];
-        for (class, probability) in classes {
-            if let Some(value) = distribution.get_mut(*class) {
-                *value += probability;
-            }
-        }
-        Self::summary_of(&distribution)
-    }
 }
 
 fn softmax(logits: &[f32]) -> Vec<f32> {
@@ -82,7 +71,7 @@ mod tests {
 
     #[test]
     fn classes_blend_in_their_probabilities() {
-        let named = Classes::summary_of_named(&[(2, 0.75), (0, 0.25)], 4);
+        let named = Classes::summary_of(&[0.25, 0.0, 0.75, 0.0]);
         assert_eq!(named[0][1], NEVER);
         let other = vec![vec![0.0, 0.0, 80.0, 0.0]];
         let blended = Classes.blend(&[(0.5, named), (0.5, other)]).unwrap();
