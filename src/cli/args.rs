@@ -1,10 +1,10 @@
 //! The options of `mirage render`, grouped as `--help` shows them.
 
-use super::values::{self, Depth, Kernels, Pooling, Start};
+use super::values::{self, Border, Count, Depth, Kernels, Pooling, Start, Variation};
 use crate::error::Result;
 use crate::gpu::{AdapterChoice, DeviceOptions, Family};
 use crate::graph::Engine;
-use crate::mirage::Shares;
+use crate::mirage::{Scales, Shares};
 use crate::tune::{Adapter, Cache};
 use crate::vgg::{Network, Preprocessing, locate};
 use clap::Args;
@@ -86,6 +86,21 @@ pub(super) struct FactorArgs {
     #[arg(long, value_name = "FILE", num_args = 1..)]
     #[serde(serialize_with = "values::paths")]
     pub style_image: Vec<PathBuf>,
+    /// Pictures whose layout to follow in place of the photo's, one or several of one size [default: the photo]
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    #[serde(serialize_with = "values::paths")]
+    pub spatial_image: Vec<PathBuf>,
+    /// Pictures whose content to show in place of the photo's, one or several [default: the photo]
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "classes")]
+    #[serde(serialize_with = "values::paths")]
+    pub abstract_image: Vec<PathBuf>,
+    /// Classes to show in place of the photo's content, by name or number, e.g. castle:0.7,lakeside:0.3 [default:
+    /// the photo's]
+    #[arg(long, value_name = "LIST")]
+    pub classes: Option<String>,
+    /// What style is: gram, gram-pixels, gram-relative, mean-variance, mean-covariance or wasserstein
+    #[arg(long, value_name = "NAME", default_value = "gram")]
+    pub style_statistic: String,
     /// How much each style picture counts, e.g. 1,2 [default: all the same]
     #[arg(
         long,
@@ -121,6 +136,10 @@ pub(super) struct BalanceArgs {
     /// Smoothness: irons out grain and speckles (total variation); 0 leaves them
     #[arg(long, value_name = "NUMBER", default_value_t = 0.1, allow_negative_numbers = true)]
     pub tv_weight: f32,
+    /// What smoothness is: squared differences of neighbours (neural-style), absolute ones (neural-style-pt), or squared
+    /// ones with the diagonals (style-transfer-pytorch)
+    #[arg(long, value_name = "KIND", default_value = "squared")]
+    pub tv_kind: Variation,
 }
 
 #[derive(Debug, Args, Serialize)]
@@ -138,6 +157,10 @@ pub(super) struct NetworkArgs {
     /// How the network shrinks its view: max is crisp, avg is softer
     #[arg(long, value_name = "KIND", default_value = "max")]
     pub pooling: Pooling,
+    /// What the network sees beyond the picture's border: zeros, as it was trained, or replicate, which leaves no
+    /// frame
+    #[arg(long, value_name = "KIND", default_value = "zeros")]
+    pub border: Border,
     /// Names of the network's classes, one a line [default: ImageNet's, where they fit]
     #[arg(long, value_name = "FILE")]
     #[serde(serialize_with = "values::paths")]
@@ -147,9 +170,20 @@ pub(super) struct NetworkArgs {
 #[derive(Debug, Args, Serialize)]
 #[command(next_help_heading = "Optimisation")]
 pub(super) struct OptimisationArgs {
-    /// How many times the picture is worked over
-    #[arg(long, value_name = "N", default_value_t = 150, value_parser = clap::value_parser!(u32).range(1..))]
-    pub iterations: u32,
+    /// How many times the picture is worked over, at each scale; or a list from the smallest scale to the largest, whose
+    /// last number holds for all further ones
+    #[arg(long, value_name = "N|LIST", value_delimiter = ',', default_value = "150", value_parser = clap::value_parser!(u32).range(1..))]
+    pub iterations: Vec<u32>,
+    /// How many sizes the picture goes through, each 1.4 times the one before: auto is as many as --min-size allows
+    #[arg(long, value_name = "auto|N", default_value = "1")]
+    pub scales: Count,
+    /// Longest side of the smallest picture, in pixels, with --scales auto
+    #[arg(long, value_name = "PIXELS", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    pub min_size: u32,
+    /// Show and keep an average of the last pictures of a scale in place of the last one: 0.99 is of about a hundred,
+    /// 0 of one
+    #[arg(long, value_name = "NUMBER", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub average_decay: f32,
     /// What to paint over: noise, photo, gray, or a picture file
     #[arg(long, value_name = "START", default_value = "noise")]
     pub init: Start,
@@ -159,6 +193,9 @@ pub(super) struct OptimisationArgs {
     /// How far a colour may move in one iteration, where black to white is 1
     #[arg(long, value_name = "NUMBER", default_value_t = 0.03, allow_negative_numbers = true)]
     pub learning_rate: f32,
+    /// Makes later steps at a scale smaller: the learning rate is divided by sqrt(1 + NUMBER * steps)
+    #[arg(long, value_name = "NUMBER", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub learning_rate_decay: f32,
     /// Adam's memory of direction: higher is smoother
     #[arg(long, value_name = "NUMBER", default_value_t = 0.9, allow_negative_numbers = true)]
     pub beta1: f64,
@@ -316,6 +353,11 @@ impl TuningArgs {
 }
 
 impl OptimisationArgs {
+    /// The sizes and the iterations at each.
+    pub(super) fn scales(&self) -> Scales {
+        Scales { count: self.scales.0, min_size: self.min_size, iterations: self.iterations.clone() }
+    }
+
     /// Whether to clamp after each step: the last of the two flags counts.
     pub(super) fn clamps(&self) -> bool {
         !self.no_clamp
@@ -351,7 +393,11 @@ mod tests {
         let args = parse(&["photo.png"]).unwrap();
         let request = Request::new(Picture { width: 1, height: 1, rgb: vec![0.0; 3] });
         let adam = Adam::default();
-        assert_eq!(vec![args.optimisation.iterations], request.scales.iterations);
+        assert_eq!(args.optimisation.scales(), request.scales);
+        assert_eq!(args.optimisation.average_decay, request.average_decay);
+        assert_eq!(args.optimisation.learning_rate_decay, adam.decay);
+        assert_eq!(args.network.border.kind(), request.border);
+        assert_eq!(args.network.pooling.kind(), request.pooling);
         assert_eq!(args.optimisation.learning_rate, adam.learning_rate);
         assert_eq!(args.optimisation.beta1, adam.beta1);
         assert_eq!(args.optimisation.beta2, adam.beta2);
@@ -367,6 +413,8 @@ mod tests {
         let help = words.join(" ");
         let preset = Preset::default();
         assert_eq!(args.balance.tv_weight, preset.smooth_weight);
+        assert_eq!(args.balance.tv_kind.statistic().key(), preset.smooth.key());
+        assert_eq!(args.factors.style_statistic, preset.style.statistic.key());
         for default in [
             preset::layers_text(&preset.spatial.layers),
             preset::layers_text(&preset.abstracted.layers),

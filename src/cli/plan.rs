@@ -1,6 +1,6 @@
 //! From arguments to a run that can start: every check that needs no device, the cheap ones first.
 
-use super::args::{RenderArgs, WatchingArgs};
+use super::args::{FactorArgs, RenderArgs, WatchingArgs};
 use super::files::{Files, load, load_start};
 use super::log::Log;
 use super::names::Names;
@@ -12,8 +12,10 @@ use crate::error::{Error, Result};
 use crate::image_io::{self, Picture};
 use crate::mirage::optimizer::Adam;
 use crate::mirage::preset::{self, FACTORS, Preset};
-use crate::mirage::{self, Init, Request, Scales, Schedule, Strength, Target};
+use crate::mirage::statistic;
+use crate::mirage::{self, Init, Request, Schedule, Strength, Target};
 use crate::vgg::Network;
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -90,6 +92,20 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// A picture of one of the run's scales at the size of the last, as all that is written has it.
+    ///
+    /// # Errors
+    /// If it can't be resized.
+    pub(super) fn at_full_size<'a>(&self, picture: &'a Picture) -> Result<Cow<'a, Picture>> {
+        let Picture { width, height, .. } = self.request.photo;
+        if (picture.width, picture.height) == (width, height) {
+            return Ok(Cow::Borrowed(picture));
+        }
+        image_io::resize(picture, width, height).map(Cow::Owned)
+    }
+}
+
 /// The request but for its pictures, and the preset that its objective is made by, with all numbers checked.
 fn request(args: &RenderArgs) -> Result<(Request, Preset)> {
     let blank = Picture { width: 1, height: 1, rgb: vec![0.5; 3] };
@@ -101,14 +117,16 @@ fn request(args: &RenderArgs) -> Result<(Request, Preset)> {
     let optimisation = &args.optimisation;
     request.pooling = args.network.pooling.kind();
     request.seed = optimisation.seed;
-    request.scales = Scales::single(optimisation.iterations);
+    request.scales = optimisation.scales();
+    request.average_decay = optimisation.average_decay;
+    request.border = args.network.border.kind();
     request.optimizer = Arc::new(Adam {
         learning_rate: optimisation.learning_rate,
+        decay: optimisation.learning_rate_decay,
         beta1: optimisation.beta1,
         beta2: optimisation.beta2,
         epsilon: optimisation.epsilon,
         clamp: optimisation.clamps(),
-        ..Adam::default()
     });
     request.stop_when_change_below = optimisation.stop_when_change_below;
     request.adjustable = args.watching.web.is_some();
@@ -145,6 +163,8 @@ fn preset(args: &RenderArgs, blank: &Picture) -> Result<Preset> {
         }
     }
     preset.smooth_weight = balance.tv_weight;
+    preset.smooth = balance.tv_kind.statistic();
+    preset.style.statistic = statistic::by_name(&factors.style_statistic)?;
 
     let (images, blends) = (&factors.style_image, &factors.style_blend);
     if !blends.is_empty() && blends.len() != images.len() {
@@ -154,10 +174,11 @@ fn preset(args: &RenderArgs, blank: &Picture) -> Result<Preset> {
             images.len()
         )));
     }
-    if !images.is_empty() {
-        let blend = |index: usize| blends.get(index).copied().unwrap_or(1.0);
-        preset.style.target =
-            Target::Images((0..images.len()).map(|at| (blank.clone(), blend(at))).collect());
+    for (name, images) in images_of(args) {
+        let Some(factor) = preset.factor_mut(name).filter(|_| !images.is_empty()) else { continue };
+        let blend = |index: usize| if name == preset::STYLE { blends.get(index).copied() } else { None };
+        let images = (0..images.len()).map(|at| (blank.clone(), blend(at).unwrap_or(1.0)));
+        factor.target = Target::Images(images.collect());
     }
     Ok(preset)
 }
@@ -185,6 +206,12 @@ fn early() -> impl Iterator<Item = u32> {
         .map(|(one, _)| one)
 }
 
+/// The images that each factor follows in place of the photo.
+fn images_of(args: &RenderArgs) -> [(&'static str, &[PathBuf]); 3] {
+    let FactorArgs { spatial_image, abstract_image, style_image, .. } = &args.factors;
+    [(preset::SPATIAL, spatial_image), (preset::ABSTRACT, abstract_image), (preset::STYLE, style_image)]
+}
+
 /// Reads the pictures that the request lacks.
 fn pictures(
     args: &RenderArgs,
@@ -194,12 +221,14 @@ fn pictures(
 ) -> Result<()> {
     let longest = args.files.size as usize;
     request.photo = load(&args.photo, longest, notes)?;
-    if let Target::Images(images) = &preset.style.target {
-        let load =
-            |(path, (_, blend)): (&PathBuf, &(Picture, f32))| Ok((load(path, longest, notes)?, *blend));
-        let images =
-            args.factors.style_image.iter().zip(images.as_ref()).map(load).collect::<Result<Vec<_>>>()?;
-        preset.style.target = Target::Images(images.into());
+    for (name, paths) in images_of(args) {
+        let Some(factor) = preset.factor_mut(name) else { continue };
+        if let Target::Images(images) = &factor.target {
+            let load =
+                |(path, (_, blend)): (&PathBuf, &(Picture, f32))| Ok((load(path, longest, notes)?, *blend));
+            let images = paths.iter().zip(images.as_ref()).map(load).collect::<Result<Vec<_>>>()?;
+            factor.target = Target::Images(images.into());
+        }
     }
     request.init = match &args.optimisation.init {
         Start::Noise => Init::Noise,
@@ -216,7 +245,7 @@ fn pictures(
 /// The files that a run reads, but for the network.
 pub(super) fn inputs(args: &RenderArgs) -> Vec<PathBuf> {
     let mut inputs = vec![args.photo.clone()];
-    inputs.extend(args.factors.style_image.iter().cloned());
+    inputs.extend(images_of(args).into_iter().flat_map(|(_, images)| images.iter().cloned()));
     if let Start::File(path) = &args.optimisation.init {
         inputs.push(path.clone());
     }

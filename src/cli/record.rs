@@ -66,10 +66,14 @@ impl Options {
     }
 
     /// The same for a picture of another name, on the way to this one.
-    pub(super) fn of_snapshot(&self, output: &Path, iterations: u32) -> Self {
+    ///
+    /// `iterations` are given if it is of a run of one scale that goes on behind it.
+    pub(super) fn of_snapshot(&self, output: &Path, iterations: Option<u32>) -> Self {
         let mut options = self.0.clone();
         options.insert("output".to_owned(), values::path(output));
-        options.insert("iterations".to_owned(), iterations.into());
+        if let Some(iterations) = iterations {
+            options.insert("iterations".to_owned(), vec![iterations].into());
+        }
         options.insert("save_at".to_owned(), Value::Array(Vec::new()));
         Self(options)
     }

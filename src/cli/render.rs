@@ -257,7 +257,8 @@ impl Run {
                 self.seconds = seconds;
                 let path = self.plan.files.free_snapshot(iteration);
                 self.facts.readout(readout, &self.plan.names);
-                self.plan.files.write(&path, picture, self.record(iteration))?;
+                let whole = self.plan.at_full_size(picture)?;
+                self.plan.files.write(&path, &whole, self.record(iteration))?;
                 self.console.snapshot(&path, readout, &self.plan.names);
                 self.live.snapshot(iteration, picture, &path, readout, &self.plan.names);
                 self.log.write(&Line::Snapshot {
@@ -280,7 +281,7 @@ impl Run {
             }
             Event::Picture { iteration, picture, last } => {
                 if let Some(film) = &mut self.film {
-                    film.picture(iteration, picture, last)?;
+                    film.picture(iteration, &*self.plan.at_full_size(picture)?, last)?;
                 }
                 self.live.picture(iteration, picture, last);
             }
@@ -323,7 +324,8 @@ impl Run {
 
     fn finish(&mut self, outcome: &RunResult) -> Result<u8> {
         self.seconds = outcome.seconds;
-        self.plan.files.write_output(&outcome.picture, self.record(outcome.iterations))?;
+        let picture = self.plan.at_full_size(&outcome.picture)?;
+        self.plan.files.write_output(&picture, self.record(outcome.iterations))?;
         self.finish_film(outcome.iterations)?;
         self.console.close();
         let output = self.plan.files.output.display();
@@ -363,7 +365,11 @@ impl Run {
     /// Saves what a failed run leaves.
     fn rescue(&mut self, iteration: u32, picture: &Picture) {
         let output = self.plan.files.output.display().to_string();
-        match self.plan.files.write_output(picture, self.record(iteration)) {
+        let saved = self
+            .plan
+            .at_full_size(picture)
+            .and_then(|picture| self.plan.files.write_output(&picture, self.record(iteration)));
+        match saved {
             Ok(()) => {
                 self.console.note(&format!("the picture after iteration {iteration} is saved as {output}"));
                 self.rescued = Some((iteration, output));

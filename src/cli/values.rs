@@ -2,12 +2,16 @@
 
 use crate::gpu::Family;
 use crate::image_io::BitDepth;
-use crate::ops::PoolKind;
+use crate::mirage::ScaleCount;
+use crate::mirage::statistic::{self, Statistic};
+use crate::ops::{Padding, PoolKind, VariationKind};
 use clap::ValueEnum;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
 
 /// `--bit-depth`.
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -24,6 +28,56 @@ pub(super) enum Depth {
 pub(super) enum Pooling {
     Max,
     Avg,
+}
+
+/// `--border`.
+#[derive(Debug, Clone, Copy, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Border {
+    Zeros,
+    Replicate,
+}
+
+/// `--tv-kind`.
+#[derive(Debug, Clone, Copy, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Variation {
+    Squared,
+    Absolute,
+    Diagonal,
+}
+
+/// `--scales`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Count(pub ScaleCount);
+
+impl FromStr for Count {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self(ScaleCount::Auto)),
+            _ => match text.parse() {
+                Ok(count) if (1..=32).contains(&count) => Ok(Self(ScaleCount::Exactly(count))),
+                _ => Err("write auto, or a number from 1 to 32".to_owned()),
+            },
+        }
+    }
+}
+
+impl Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            ScaleCount::Auto => f.write_str("auto"),
+            ScaleCount::Exactly(count) => write!(f, "{count}"),
+        }
+    }
+}
+
+impl Serialize for Count {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.to_string())
+    }
 }
 
 /// `--kernels`.
@@ -91,6 +145,26 @@ impl Kernels {
             Self::Buffer => Family::Buffer,
             Self::Naive => Family::Naive,
         }
+    }
+}
+
+impl Border {
+    pub(super) fn kind(self) -> Padding {
+        match self {
+            Self::Zeros => Padding::Zeros,
+            Self::Replicate => Padding::Replicate,
+        }
+    }
+}
+
+impl Variation {
+    pub(super) fn statistic(self) -> Arc<dyn Statistic> {
+        let kind = match self {
+            Self::Squared => VariationKind::Squared,
+            Self::Absolute => VariationKind::Absolute,
+            Self::Diagonal => VariationKind::Diagonal,
+        };
+        Arc::new(statistic::Variation { kind })
     }
 }
 

@@ -163,7 +163,7 @@ pub(super) struct Run {
 pub(super) struct Cell {
     pub row: usize,
     pub column: usize,
-    /// After this many iterations.
+    /// After this many iterations; 0 until the run is planned, where the table does not say.
     pub iterations: u32,
 }
 
@@ -176,9 +176,9 @@ impl Cell {
 
 impl Table {
     /// Lays out the axes: with columns of iterations, each choice of the varied options is a row; else the last
-    /// varied option goes to the right and the one before it down. `iterations` is how long a run is where nothing
-    /// else says so.
-    pub(super) fn new(vary: &[Axis], columns: &[u32], iterations: u32) -> Self {
+    /// varied option goes to the right and the one before it down. How long a run is where no column says so is
+    /// up to its options.
+    pub(super) fn new(vary: &[Axis], columns: &[u32]) -> Self {
         let choices = vary.iter().fold(vec![Vec::new()], |choices: Vec<Vec<usize>>, axis| {
             let longer = |choice: &Vec<usize>| {
                 let choice = choice.clone();
@@ -202,7 +202,7 @@ impl Table {
                 if column == 0 {
                     table.rows.push(label(down, &choice));
                 }
-                let cells = vec![Cell { row, column, iterations: iterations_of(vary, &choice, iterations) }];
+                let cells = vec![Cell { row, column, iterations: 0 }];
                 table.runs.push(Run { label: label(vary, &choice), choice, cells });
             }
         } else {
@@ -220,11 +220,6 @@ impl Table {
     }
 }
 
-fn iterations_of(vary: &[Axis], choice: &[usize], iterations: u32) -> u32 {
-    let varied = vary.iter().zip(choice).find(|(axis, _)| axis.is_iterations());
-    varied.and_then(|(axis, value)| axis.values[*value].parse().ok()).unwrap_or(iterations)
-}
-
 impl Run {
     /// Its options: those given, with the varied ones in their places.
     ///
@@ -240,7 +235,7 @@ impl Run {
             options.retain(|(name, _)| name != "balance");
             options.push(("balance".to_owned(), vec![format!("--balance={shares}").into()]));
         }
-        if let Some(last) = self.cells.last() {
+        if let Some(last) = self.cells.last().filter(|cell| cell.iterations > 0) {
             options.retain(|(name, _)| name != "iterations");
             options.push(("iterations".to_owned(), vec![format!("--iterations={}", last.iterations).into()]));
         }
@@ -263,7 +258,7 @@ mod tests {
     #[test]
     fn two_axes_go_down_and_right() {
         let vary = axes(&["spatial=5,20", "--style=10,40,80"]);
-        let table = Table::new(&vary, &[], 50);
+        let table = Table::new(&vary, &[]);
         assert_eq!(table.rows, ["spatial=5", "spatial=20"]);
         assert_eq!(table.columns, ["style=10", "style=40", "style=80"]);
         assert_eq!(table.runs.len(), 6);
@@ -272,7 +267,7 @@ mod tests {
         let args = words::parse(&[run.options(&vary, &[], &even()).unwrap(), photo()].concat()).unwrap();
         let expected = "abstract=40,spatial=20,style=40".parse().unwrap();
         assert_eq!(args.balance.balance, Some(expected));
-        assert_eq!(args.optimisation.iterations, 50);
+        assert_eq!(args.optimisation.iterations, [150]);
     }
 
     fn photo() -> Vec<Given> {
@@ -282,7 +277,7 @@ mod tests {
     #[test]
     fn iterations_are_columns_of_one_run() {
         let vary = axes(&["spatial-layers=relu1_1+relu2_1,relu5_1", "exact=on,off"]);
-        let table = Table::new(&vary, &[50, 10], 150);
+        let table = Table::new(&vary, &[50, 10]);
         assert_eq!(table.columns, ["iterations=50", "iterations=10"]);
         assert_eq!(table.rows.len(), 4);
         assert_eq!(table.rows[1], "spatial-layers=relu1_1+relu2_1, exact=off");
@@ -292,15 +287,16 @@ mod tests {
             words::parse(&[table.runs[0].options(&vary, &[], &even()).unwrap(), photo()].concat()).unwrap();
         assert_eq!(args.factors.spatial.as_deref(), Some("relu1_1,relu2_1"));
         assert!(args.device.exact && args.balance.balance.is_none());
-        assert_eq!(args.optimisation.iterations, 50);
+        assert_eq!(args.optimisation.iterations, [50]);
     }
 
     #[test]
     fn one_axis_is_a_row_and_iterations_may_be_it() {
         let vary = axes(&["iterations=5,10"]);
-        let table = Table::new(&vary, &[], 150);
+        let table = Table::new(&vary, &[]);
         assert_eq!((table.rows.len(), table.columns.len()), (1, 2));
-        assert_eq!(table.runs[1].cells[0].iterations, 10);
+        let options = [table.runs[1].options(&vary, &[], &even()).unwrap(), photo()].concat();
+        assert_eq!(words::parse(&options).unwrap().optimisation.iterations, [10]);
     }
 
     #[test]

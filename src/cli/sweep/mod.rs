@@ -17,8 +17,8 @@ use super::record::Told;
 use super::render::{self, Origin};
 use super::words::{self, Given, is_given};
 use crate::error::{Error, Result};
-use crate::mirage::Shares;
 use crate::mirage::preset::Preset;
+use crate::mirage::{ScaleCount, Shares};
 use axes::{Axis, Table};
 use paint::Sweep;
 use std::path::{Path, PathBuf};
@@ -71,7 +71,14 @@ fn paint(args: &SweepArgs) -> Result<u8> {
     if !is_given(&given, "size") {
         given.push(("size".to_owned(), vec![format!("--size={SIZE}").into()]));
     }
+    // Cells are small: one scale is enough, and iterations are then those of the whole run.
+    if !is_given(&given, "scales") {
+        given.push(("scales".to_owned(), vec!["--scales=1".into()]));
+    }
     let base = words::parse(&given)?;
+    if !columns.is_empty() && base.optimisation.scales.0 != ScaleCount::Exactly(1) {
+        return Err(Error::usage("columns of iterations are of runs with one scale: leave --scales out"));
+    }
     let output = base.files.output.clone();
     let overwrite = base.files.overwrite;
     given.retain(|(name, _)| !["output", "overwrite"].contains(&name.as_str()));
@@ -84,7 +91,7 @@ fn paint(args: &SweepArgs) -> Result<u8> {
     let mut groups = Preset::default().groups();
     base.balance.balance.clone().unwrap_or_default().apply(&mut groups)?;
     let balance = Shares::of(&groups);
-    let table = Table::new(&vary, &columns, base.optimisation.iterations);
+    let table = Table::new(&vary, &columns);
     let folder = output.unwrap_or_else(|| {
         let mut name = base.photo.file_stem().unwrap_or_default().to_owned();
         name.push("-sweep");
@@ -132,7 +139,9 @@ fn promote(cell: &Path, given: &[Given]) -> Result<u8> {
     }
     let told = Told::by(cell)?.ok_or_else(not_a_cell)?;
     let mut accepted = accept::accept(cell, Source::Picture, &told.options, given)?;
-    accepted.options.remove("size");
+    for own in ["size", "scales", "min_size"] {
+        accepted.options.remove(own);
+    }
     let mut options = words::merged(words::recorded(&accepted.options), given);
     if !is_given(given, "output") {
         options.push(("output".to_owned(), vec![output(cell)]));

@@ -61,7 +61,8 @@ impl Sweep {
     ) -> Result<Self> {
         let mut networks: Vec<(PathBuf, String, Arc<Network>)> = Vec::new();
         let mut plans = Vec::new();
-        for (run, options) in table.runs.iter().zip(options) {
+        let mut table = table;
+        for (run, options) in table.runs.iter_mut().zip(options) {
             let args = words::parse(options)?;
             let plan = Plan::with(&args, false, None, || {
                 let path = locate::find_weights(args.network.weights.as_deref())?;
@@ -76,6 +77,10 @@ impl Sweep {
                 Ok((network, true))
             });
             let mut plan = plan.map_err(|error| in_run(run, error))?;
+            run.cells
+                .iter_mut()
+                .filter(|cell| cell.iterations == 0)
+                .for_each(|cell| cell.iterations = plan.iterations);
             let schedule = &mut plan.request.schedule;
             schedule.report_every = 0;
             schedule.snapshot_at = run.cells.iter().rev().skip(1).map(|cell| cell.iterations).collect();
@@ -111,7 +116,7 @@ impl Sweep {
                 if overwrite || path.symlink_metadata().is_err() {
                     continue;
                 }
-                let wanted = plan.options.of_snapshot(&path, cell.iterations);
+                let wanted = plan.options.of_snapshot(&path, within(cell, plan));
                 let told = Told::by(&path)?;
                 match told.map(|told| (difference(&told.options, wanted.map()), told.classes)) {
                     Some((None, classes)) => {
@@ -213,7 +218,8 @@ impl Sweep {
         let mut put =
             |cell: &Cell, picture: &Picture, readout: &Readout, facts: &Facts, seconds| -> Result<()> {
                 let path = contact.cell(cell);
-                let options = plan.options.of_snapshot(&path, cell.iterations);
+                let picture = &*plan.at_full_size(picture)?;
+                let options = plan.options.of_snapshot(&path, within(cell, plan));
                 let metadata = options.embed(facts, cell.iterations, seconds);
                 image_io::write(
                     &path,
@@ -316,6 +322,11 @@ fn painted(picture: Picture, seen: &Map<String, Value>) -> Painted {
     let classes = seen.get("classes").and_then(Value::as_array).into_iter().flatten();
     let distance = seen.get("distance").and_then(Value::as_f64).map(|distance| distance as f32);
     Painted { picture, classes: classes.filter_map(class).collect(), distance }
+}
+
+/// The iterations of a cell that its run goes on behind.
+fn within(cell: &Cell, plan: &Plan) -> Option<u32> {
+    (cell.iterations != plan.iterations).then_some(cell.iterations)
 }
 
 /// An error with the run that it is of.
