@@ -68,7 +68,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut dump = Dump::new();
     for (prefix, picture) in [("", &photo), ("start/", &start)] {
         let layers = ["relu5_1", "fc6", "fc8"];
-        let found = activations(&engine, &network, picture, PoolKind::Max, &layers)?;
+        let found = activations(&engine, &network, picture, PoolKind::Max.into(), &layers)?;
         for (layer, (shape, values)) in layers.iter().zip(found) {
             dump.push((format!("{prefix}{layer}"), sizes(shape), values));
         }
@@ -78,7 +78,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let names = network.layer_names();
         let layers: Vec<&str> =
             names.into_iter().filter(|name| name.starts_with("relu") || *name == "pool5").collect();
-        let found = activations(&engine, &network, &start, PoolKind::Max, &layers)?;
+        let found = activations(&engine, &network, &start, PoolKind::Max.into(), &layers)?;
         let named = layers.iter().zip(found);
         write(
             &named.map(|(layer, (shape, values))| (layer.to_string(), sizes(shape), values)).collect(),

@@ -89,9 +89,9 @@ fn check_activations(engine: &Arc<Engine>, limit: f64) {
     // All at once gives the same: fusing a ReLU into its conv must not depend on who asks.
     let layers = network.layer_names();
     let input = picture(&golden, "start");
-    let together = activations(engine, &network, &input, PoolKind::Max, &layers).expect("all layers");
+    let together = activations(engine, &network, &input, PoolKind::Max.into(), &layers).expect("all layers");
     for (layer, (_, values)) in layers.iter().zip(together) {
-        let alone = activations(engine, &network, &input, PoolKind::Max, &[layer]).expect(layer);
+        let alone = activations(engine, &network, &input, PoolKind::Max.into(), &[layer]).expect(layer);
         assert_close(layer, &values, &widen(&alone[0].1), 1e-6);
     }
 }

@@ -154,13 +154,10 @@ pub(super) struct NetworkArgs {
     #[arg(long, value_name = "NAME")]
     #[serde(serialize_with = "values::text")]
     pub preprocessing: Option<Preprocessing>,
-    /// How the network shrinks its view: max is crisp, avg is softer
+    /// How the network shrinks its view: max is crisp, avg is softer, avg2 is softer and doubled, which keeps later
+    /// layers about as bright as with max
     #[arg(long, value_name = "KIND", default_value = "max")]
     pub pooling: Pooling,
-    /// What the network sees beyond the picture's border: zeros, as it was trained, or replicate, which leaves no
-    /// frame
-    #[arg(long, value_name = "KIND", default_value = "zeros")]
-    pub border: Border,
     /// Names of the network's classes, one a line [default: ImageNet's, where they fit]
     #[arg(long, value_name = "FILE")]
     #[serde(serialize_with = "values::paths")]
@@ -184,6 +181,10 @@ pub(super) struct OptimisationArgs {
     /// 0 of one
     #[arg(long, value_name = "NUMBER", default_value_t = 0.0, allow_negative_numbers = true)]
     pub average_decay: f32,
+    /// What the network sees beyond the picture's border: zeros, as it was trained, or replicate, which leaves no
+    /// frame
+    #[arg(long, value_name = "KIND", default_value = "zeros", help_heading = "Network")]
+    pub border: Border,
     /// What to paint over: noise, photo, gray, or a picture file
     #[arg(long, value_name = "START", default_value = "noise")]
     pub init: Start,
@@ -396,8 +397,8 @@ mod tests {
         assert_eq!(args.optimisation.scales(), request.scales);
         assert_eq!(args.optimisation.average_decay, request.average_decay);
         assert_eq!(args.optimisation.learning_rate_decay, adam.decay);
-        assert_eq!(args.network.border.kind(), request.border);
-        assert_eq!(args.network.pooling.kind(), request.pooling);
+        assert_eq!(args.optimisation.border.kind(), request.border);
+        assert_eq!(args.network.pooling.pooling(), request.pooling);
         assert_eq!(args.optimisation.learning_rate, adam.learning_rate);
         assert_eq!(args.optimisation.beta1, adam.beta1);
         assert_eq!(args.optimisation.beta2, adam.beta2);

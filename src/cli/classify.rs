@@ -55,7 +55,7 @@ pub(super) fn run(args: &ClassifyArgs) -> Result<()> {
     }
     let mut first: Option<Vec<f32>> = None;
     for (index, (path, picture)) in args.images.iter().zip(&pictures).enumerate() {
-        let pooling = args.network.pooling.kind();
+        let pooling = args.network.pooling.pooling();
         let found = mirage::classify(&engine, &network, picture, pooling)?;
         let mut text = if index > 0 { "\n".to_owned() } else { String::new() };
         text += &path.display().to_string();

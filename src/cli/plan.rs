@@ -115,11 +115,11 @@ fn request(args: &RenderArgs) -> Result<(Request, Preset)> {
     request.rebalance_every = args.balance.rebalance_every;
 
     let optimisation = &args.optimisation;
-    request.pooling = args.network.pooling.kind();
+    request.pooling = args.network.pooling.pooling();
     request.seed = optimisation.seed;
     request.scales = optimisation.scales();
     request.average_decay = optimisation.average_decay;
-    request.border = args.network.border.kind();
+    request.border = args.optimisation.border.kind();
     request.optimizer = Arc::new(Adam {
         learning_rate: optimisation.learning_rate,
         decay: optimisation.learning_rate_decay,

@@ -49,7 +49,7 @@ pub(super) fn run(args: &TuneArgs) -> Result<()> {
     let value = |index: usize| (index * 37 % 101) as f32 * 0.01;
     let photo = Picture { width, height, rgb: (0..width * height * 3).map(value).collect() };
     let mut request = Request::new(photo);
-    request.pooling = args.network.pooling.kind();
+    request.pooling = args.network.pooling.pooling();
     if !network.has_head() {
         let mut preset = Preset::default();
         preset.abstracted.layers.clear();

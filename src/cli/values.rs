@@ -2,8 +2,8 @@
 
 use crate::gpu::Family;
 use crate::image_io::BitDepth;
-use crate::mirage::ScaleCount;
 use crate::mirage::statistic::{self, Statistic};
+use crate::mirage::{self, ScaleCount};
 use crate::ops::{Padding, PoolKind, VariationKind};
 use clap::ValueEnum;
 use serde::{Serialize, Serializer};
@@ -28,6 +28,8 @@ pub(super) enum Depth {
 pub(super) enum Pooling {
     Max,
     Avg,
+    /// Averages, doubled.
+    Avg2,
 }
 
 /// `--border`.
@@ -169,10 +171,11 @@ impl Variation {
 }
 
 impl Pooling {
-    pub(super) fn kind(self) -> PoolKind {
+    pub(super) fn pooling(self) -> mirage::Pooling {
         match self {
-            Self::Max => PoolKind::Max,
-            Self::Avg => PoolKind::Average,
+            Self::Max => PoolKind::Max.into(),
+            Self::Avg => PoolKind::Average.into(),
+            Self::Avg2 => mirage::Pooling { kind: PoolKind::Average, gain: 2.0 },
         }
     }
 }

@@ -3,18 +3,34 @@
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorId};
 use crate::ops::{
-    AdaptivePool, Affine, Conv, Filter, Flatten, Linear, Matrix, MatrixValues, Padding, Pool, PoolKind, Relu,
-    Softmax,
+    AdaptivePool, Affine, Conv, Filter, Flatten, Linear, LinearCombination, Matrix, MatrixValues, Padding,
+    Pool, PoolKind, Relu, Softmax,
 };
 use crate::vgg::{self, DType, LayerKind, Network};
 use std::collections::HashMap;
 use std::sync::Arc;
 
+/// Pooling between the blocks of a network.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pooling {
+    /// Of what.
+    pub kind: PoolKind,
+    /// By how much pooled activations are multiplied: 1 as networks are trained; 2 brings averages back to about the
+    /// size of the maxima that they were trained with (Crowson's `style-transfer-pytorch`).
+    pub gain: f32,
+}
+
+impl From<PoolKind> for Pooling {
+    fn from(kind: PoolKind) -> Self {
+        Self { kind, gain: 1.0 }
+    }
+}
+
 /// How the network looks at a picture.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct View {
     /// Its pooling between blocks.
-    pub pooling: PoolKind,
+    pub pooling: Pooling,
     /// What its first convolution sees beyond the border; the others see zeros.
     pub border: Padding,
 }
@@ -64,13 +80,22 @@ pub(super) fn forward(
             LayerKind::Relu => graph.apply(Relu, &[current], label)?,
             LayerKind::Pool { size, stride } => {
                 let op = Pool {
-                    kind: view.pooling,
+                    kind: view.pooling.kind,
                     kernel: [*size; 2],
                     stride: [*stride; 2],
                     padding: [0, 0],
                     ceil: false,
                 };
-                graph.apply(op, &[current], label)?
+                let pooled = graph.apply(op, &[current], label)?;
+                if view.pooling.gain == 1.0 {
+                    pooled
+                } else {
+                    graph.apply(
+                        LinearCombination::scale(view.pooling.gain),
+                        &[pooled],
+                        format!("{label} scaled"),
+                    )?
+                }
             }
             LayerKind::AdaptivePool { height, width } => {
                 let op = AdaptivePool { kind: PoolKind::Max, size: [*height, *width] };

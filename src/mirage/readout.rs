@@ -1,12 +1,12 @@
 //! What the network sees: class probabilities of a picture.
 
 use super::capture::{Stage, Wanted, capture, read};
-use super::network_graph::View;
+use super::network_graph::{Pooling, View};
 use super::statistic::Feature;
 use crate::error::{Error, Result};
 use crate::graph::Engine;
 use crate::image_io::Picture;
-use crate::ops::{Padding, PoolKind, Shape};
+use crate::ops::{Padding, Shape};
 use crate::vgg::{LayerKind, Network};
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub fn classify(
     engine: &Arc<Engine>,
     network: &Network,
     picture: &Picture,
-    pooling: PoolKind,
+    pooling: Pooling,
 ) -> Result<Vec<f32>> {
     let wanted = probabilities(network).ok_or_else(|| {
         Error::usage(format!(
@@ -54,7 +54,7 @@ pub fn activations(
     engine: &Arc<Engine>,
     network: &Network,
     picture: &Picture,
-    pooling: PoolKind,
+    pooling: Pooling,
     layers: &[&str],
 ) -> Result<Vec<(Shape, Vec<f32>)>> {
     let wanted: Vec<Wanted> = layers

@@ -1,7 +1,7 @@
 //! What is wanted: the objective, the optimiser, the sizes, the start, and when to report.
 
 use super::loss::{self, Group, Source, Strength, Target, not_negative};
-use super::network_graph::{View, smallest_side};
+use super::network_graph::{Pooling, View, smallest_side};
 use super::optimizer::{Adam, Optimizer};
 use super::preset::Preset;
 use super::scales::{Scale, Scales};
@@ -89,7 +89,7 @@ pub struct Request {
     /// is then computed, whatever its share.
     pub adjustable: bool,
     /// Pooling of the network.
-    pub pooling: PoolKind,
+    pub pooling: Pooling,
     /// What the network's first convolution sees beyond the picture's border.
     pub border: Padding,
     /// Start.
@@ -120,7 +120,7 @@ impl Request {
             groups: Preset::default().groups(),
             rebalance_every: 0,
             adjustable: false,
-            pooling: PoolKind::Max,
+            pooling: PoolKind::Max.into(),
             border: Padding::Zeros,
             init: Init::Noise,
             seed: 0,
@@ -166,6 +166,10 @@ impl Request {
             )));
         }
         self.optimizer.check()?;
+        let gain = self.pooling.gain;
+        if !(gain > 0.0 && gain.is_finite()) {
+            return Err(Error::usage(format!("the gain of the pooling is {gain}: it must be above 0")));
+        }
         self.scales.plan(self.size(), 1)?;
         let steers =
             |group: &Group| group.is_active() && group.counting().any(|loss| loss.statistic.has_target());

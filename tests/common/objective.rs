@@ -3,7 +3,7 @@
 use super::golden::{Golden, path, text};
 use neural_mirage::image_io::Picture;
 use neural_mirage::mirage::preset::{FACTORS, LayerWeight, Preset};
-use neural_mirage::mirage::{Request, Scales, Shares, Strength, Target};
+use neural_mirage::mirage::{Pooling, Request, Scales, Shares, Strength, Target};
 use neural_mirage::ops::PoolKind;
 use neural_mirage::vgg::Network;
 use serde_json::Value;
@@ -24,8 +24,8 @@ pub fn picture(golden: &Golden, key: &str) -> Picture {
     Picture { width, height, rgb }
 }
 
-pub fn pooling(value: &Value) -> PoolKind {
-    if text(value) == "max" { PoolKind::Max } else { PoolKind::Average }
+pub fn pooling(value: &Value) -> Pooling {
+    if text(value) == "max" { PoolKind::Max.into() } else { PoolKind::Average.into() }
 }
 
 /// Gives the factors raw weights in place of shares.
