@@ -96,7 +96,7 @@ pub(super) struct FactorArgs {
     pub abstract_image: Vec<PathBuf>,
     /// Classes to show in place of the photo's content, by name or number, e.g. castle:0.7,lakeside:0.3 [default:
     /// the photo's]
-    #[arg(long, value_name = "LIST")]
+    #[arg(long, value_name = "LIST", conflicts_with = "abstract")]
     pub classes: Option<String>,
     /// What style is: gram, gram-pixels, gram-relative, mean-variance, mean-covariance or wasserstein
     #[arg(long, value_name = "NAME", default_value = "gram")]

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::mirage::Readout;
 use crate::vgg::Network;
-use crate::vgg::labels::Labels;
+use crate::vgg::labels::{Labels, parse_classes};
 use serde::Serialize;
 use std::path::Path;
 
@@ -45,6 +45,17 @@ impl Names {
             )),
             _ => Ok(Self(Some(labels))),
         }
+    }
+
+    /// Classes of a list such as `castle:0.7,lakeside:0.3`, by index.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if a class is not understood, or the network has no labels.
+    pub(super) fn parse_classes(&self, list: &str) -> Result<Vec<(usize, f32)>> {
+        let labels = self.0.as_ref().ok_or_else(|| {
+            Error::usage("--classes needs the names of the network's classes: give them with --labels")
+        })?;
+        parse_classes(list, labels)
     }
 
     /// Name of a class.

@@ -189,7 +189,7 @@ pub(super) const TABLE: &[Row] = &[
     Row::picture("style_image", Files).other_gradients(),
     Row::picture("spatial_image", Files).other_gradients(),
     Row::picture("abstract_image", Files).other_gradients().dropped_with(&["classes"]),
-    Row::picture("classes", Text).other_gradients().dropped_with(&["abstract_image"]),
+    Row::picture("classes", Text).other_gradients().dropped_with(&["abstract_image", "abstract"]),
     Row::picture("style_statistic", Text).other_gradients(),
     Row::picture("style_blend", Numbers).other_gradients().dropped_with(&["style_image"]),
     // Balance: shares and raw weights exclude each other.

@@ -60,9 +60,12 @@ impl Plan {
         pictures(args, &mut request, &mut preset, &mut notes)?;
         let (network, fresh) = open()?;
         let names = Names::of(&network, args.network.labels.as_deref())?;
+        if let Some(list) = &args.factors.classes {
+            preset.show_classes(&network, names.parse_classes(list)?)?;
+        }
         notes.extend(layers::adapt(&mut preset, &network, |name| match name {
             preset::SPATIAL => args.factors.spatial.is_none(),
-            preset::ABSTRACT => args.factors.r#abstract.is_none(),
+            preset::ABSTRACT => args.factors.r#abstract.is_none() && args.factors.classes.is_none(),
             preset::STYLE => args.factors.style.is_none(),
             _ => false,
         }));

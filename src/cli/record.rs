@@ -46,7 +46,8 @@ impl Options {
         let resolved = json_of(&Resolved {
             output: values::path(output),
             spatial: layers(SPATIAL),
-            r#abstract: layers(ABSTRACT),
+            // With classes the layer is that of the class scores, and no choice.
+            r#abstract: args.factors.classes.is_none().then(|| layers(ABSTRACT)),
             style: layers(STYLE),
             style_blend: match &preset.style.target {
                 Target::Images(images) => images.iter().map(|(_, blend)| *blend).collect(),
@@ -229,7 +230,7 @@ pub(super) fn weight_options(weights: &Weights) -> String {
 struct Resolved {
     output: Value,
     spatial: String,
-    r#abstract: String,
+    r#abstract: Option<String>,
     style: String,
     style_blend: Vec<f32>,
     balance: Option<String>,

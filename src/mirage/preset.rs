@@ -2,7 +2,7 @@
 //! their names.
 
 use super::loss::{Group, Loss, Source, Strength, Target};
-use super::statistic::{Feature, GramMatrix, Statistic, Variation};
+use super::statistic::{Classes, Feature, GramMatrix, Statistic, Variation};
 use crate::error::{Error, Result};
 use crate::ops::VariationKind;
 use crate::vgg::{LayerKind, Network};
@@ -139,6 +139,24 @@ impl Preset {
             STYLE => Some(&mut self.style),
             _ => None,
         }
+    }
+
+    /// Has the abstract factor show these classes, by index with their probabilities, in place of a picture's content.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the network has no classes.
+    pub fn show_classes(&mut self, network: &Network, classes: Vec<(usize, f32)>) -> Result<()> {
+        let logits = network.layers.iter().rev().find(|layer| matches!(layer.kind, LayerKind::Linear(_)));
+        let logits = logits.ok_or_else(|| {
+            Error::usage(format!(
+                "{} has no fully connected layers, so it knows no classes: use a weights file that has them",
+                network.path.display()
+            ))
+        })?;
+        self.abstracted.layers = vec![LayerWeight { layer: logits.name.clone(), weight: 1.0 }];
+        self.abstracted.statistic = Arc::new(Classes);
+        self.abstracted.target = Target::Classes(classes);
+        Ok(())
     }
 
     /// The objective.

@@ -37,6 +37,10 @@ impl Statistic for Classes {
         Domain::Vectors
     }
 
+    fn takes_classes(&self) -> bool {
+        true
+    }
+
     fn summary(&self, _: &mut Graph, activation: TensorId, _: &str) -> Result<Vec<TensorId>> {
         Ok(vec![activation])
     }
