@@ -124,7 +124,7 @@ impl Request {
             border: Padding::Zeros,
             init: Init::Noise,
             seed: 0,
-            scales: Scales::single(150),
+            scales: Scales { min_size: 128, ..Scales::single(150) },
             stop_when_change_below: 0.0,
             optimizer: Arc::new(Adam::default()),
             average_decay: 0.0,
