@@ -256,7 +256,7 @@ fn a_broken_connection_is_shown_and_restored() {
     browser.wait_until("connection.dataset.state === 'lost'", LIMIT);
     assert!(browser.text("#connection").contains("trying again in"));
     assert_eq!(browser.value("document.querySelector('#pause').disabled"), true);
-    assert_eq!(browser.value("picture.naturalWidth"), 320, "the page keeps what it has");
+    assert_eq!(browser.value("picture.naturalWidth > 0"), true, "the page keeps what it has");
     browser.keep("desktop-light-lost", 1280, 900);
     let mut wire = Wire::lay(server, port);
     browser.wait_until("connection.dataset.state === 'live'", LIMIT);
