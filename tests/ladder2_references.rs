@@ -101,9 +101,6 @@ fn build(case: &Value, inputs: &[(Vec<usize>, Vec<f32>)]) -> (Arc<dyn Op>, usize
             let kind = match text(&attrs["kind"]) {
                 "sum" => ReduceKind::Sum,
                 "l1" => ReduceKind::L1,
-                "l2" => ReduceKind::L2,
-                "min" => ReduceKind::Min,
-                "max" => ReduceKind::Max,
                 "nonfinite" => ReduceKind::NonFinite,
                 "dot" => return (Arc::new(Dot), 2),
                 other => panic!("unknown reduction {other}"),

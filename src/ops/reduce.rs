@@ -1,4 +1,4 @@
-//! A tensor to one number: sums, norms, extrema, the count of values that are not finite, dot products.
+//! A tensor to one number: sums, the count of values that are not finite, dot products.
 //!
 //! The order of summation is fixed, so a result repeats bit for bit on the same device.
 
@@ -14,12 +14,6 @@ pub enum ReduceKind {
     Sum,
     /// `sum |x_i|`
     L1,
-    /// `sqrt(sum x_i^2)`
-    L2,
-    /// `min x_i`; unspecified if any is NaN.
-    Min,
-    /// `max x_i`; unspecified if any is NaN.
-    Max,
     /// How many are NaN or infinite. As an f32, so exact up to 2^24 and within a millionth above.
     NonFinite,
 }
@@ -47,23 +41,11 @@ const LARGEST: usize = 512;
 const SMALLEST: usize = 16;
 
 /// First stage, and if it leaves several numbers, the second.
-fn kernel(first: Dispatch, kind: ReduceKind, shape: Shape, device: &Profile) -> Kernel {
+fn kernel(first: Dispatch, shape: Shape, device: &Profile) -> Kernel {
     let quads = shape.stored() / 4;
-    let (map, [pitch, plane, limit]) = match shape {
-        Shape::Map { channels, height, width } => (1, [width + 1, (height + 1) * (width + 1), channels]),
-        Shape::Vector(length) => (0, [quads, quads, length]),
-        Shape::Matrix { columns, .. } => (0, [columns.div_ceil(4), quads, columns]),
-    };
     let groups = quads.div_ceil(GROUP * SMALLEST).clamp(1, LARGEST.min(device.max_groups as usize));
     let fill = |dispatch: Dispatch, count: usize, groups: usize| {
-        dispatch
-            .consts(&[("KIND", kind as u32), ("MAP", map)])
-            .size("count", count)
-            .size("stride", groups * GROUP)
-            .size("pitch", pitch.max(1))
-            .size("plane", plane.max(1))
-            .size("limit", limit)
-            .groups([groups, 1, 1])
+        dispatch.size("count", count).size("stride", groups * GROUP).groups([groups, 1, 1])
     };
     if groups == 1 {
         return Kernel::single("naive", fill(first.bind("output", Operand::Output), quads, 1));
@@ -85,8 +67,10 @@ impl Op for Reduce {
     }
 
     fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
-        let first = Dispatch::new("reduce", "partial").bind("input", Operand::Input(0));
-        Ok(vec![kernel(first, self.kind, signature.inputs[0], device)])
+        let first = Dispatch::new("reduce", "partial")
+            .consts(&[("KIND", self.kind as u32)])
+            .bind("input", Operand::Input(0));
+        Ok(vec![kernel(first, signature.inputs[0], device)])
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
@@ -94,9 +78,6 @@ impl Op for Reduce {
         vec![match self.kind {
             ReduceKind::Sum => values.sum(),
             ReduceKind::L1 => values.map(f64::abs).sum(),
-            ReduceKind::L2 => values.map(|x| x * x).sum::<f64>().sqrt(),
-            ReduceKind::Min => values.fold(f64::INFINITY, f64::min),
-            ReduceKind::Max => values.fold(f64::NEG_INFINITY, f64::max),
             ReduceKind::NonFinite => values.filter(|x| !x.is_finite()).count() as f64,
         }]
     }
@@ -122,7 +103,7 @@ impl Op for Dot {
         let first = Dispatch::new("reduce", "partial_dot")
             .bind("input", Operand::Input(0))
             .bind("other", Operand::Input(1));
-        Ok(vec![kernel(first, ReduceKind::Sum, signature.inputs[0], device)])
+        Ok(vec![kernel(first, signature.inputs[0], device)])
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
@@ -168,12 +149,7 @@ pub(super) fn cases() -> Vec<Case> {
         push(ReduceKind::Sum, CaseInput::Picture, TOLERANCE);
         push(ReduceKind::Sum, CaseInput::Normal, SIGNED_TOLERANCE);
         push(ReduceKind::L1, CaseInput::Normal, TOLERANCE);
-        push(ReduceKind::L2, CaseInput::Normal, TOLERANCE);
-        // Exact; all of one sign, on the far side of the padding's zero.
-        push(ReduceKind::Min, CaseInput::Picture, 0.0);
-        push(ReduceKind::Min, CaseInput::Normal, 0.0);
-        push(ReduceKind::Max, CaseInput::Exactly(-2.5), 0.0);
-        push(ReduceKind::Max, CaseInput::Normal, 0.0);
+        // Exact.
         push(ReduceKind::NonFinite, CaseInput::NonFinite, 0.0);
         push(ReduceKind::NonFinite, CaseInput::Normal, 0.0);
     }
