@@ -33,8 +33,12 @@
 //! [`workbench`] (kernels tested and timed) → [`graph`] (nodes, gradient, memory plan, replay) → [`ops`]
 //! (kernels) → [`shader`] (WGSL, variants) → [`gpu`] (device). [`vgg`] reads networks, [`image_io`] pictures;
 //! [`web`] shows and steers a run in a browser. A module uses only those to its right, and [`error`].
+//!
+//! Without its default features the crate is the library alone. `cli` is the program and all that follows; `web`, `film`
+//! (animations), `fetch` (downloads of networks) and `workbench` (shaders of anybody's) can be had one by one.
 #![warn(missing_docs)]
 
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod error;
 mod files;
@@ -47,6 +51,7 @@ pub mod ops;
 pub mod shader;
 pub mod tune;
 pub mod vgg;
+#[cfg(feature = "web")]
 pub mod web;
 pub mod workbench;
 

@@ -1,4 +1,5 @@
 //! Films: written by the program, read back by other decoders.
+#![cfg(feature = "film")]
 #![allow(missing_docs, reason = "an integration test has no readers of its documentation")]
 
 use std::fs;

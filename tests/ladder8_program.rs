@@ -1,6 +1,7 @@
 //! Rung 8 of the ladder: the real program on real files: bad input, output, log, interruption.
 //!
 //! Checks that should need no device run without any, so one that comes too late shows as "no adapter".
+#![cfg(feature = "cli")]
 
 #[path = "program/bad_input.rs"]
 mod bad_input;

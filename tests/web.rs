@@ -2,6 +2,7 @@
 //!
 //! The tests with a browser need Debian's package `chromium`, so a plain `cargo test` leaves them out; `tools/test`
 //! installs it and runs `cargo test --test web -- --ignored`. With MIRAGE_SCREENSHOTS=FOLDER they leave pictures.
+#![cfg(feature = "cli")]
 
 #[path = "web/browser.rs"]
 mod browser;

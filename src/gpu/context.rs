@@ -203,13 +203,15 @@ impl Context {
         &self.profile
     }
 
-    /// The same device with another kernel family; used by tests and benches.
+    /// The same device with another kernel family. Hidden: for tests and benches, which share one device.
+    #[doc(hidden)]
     pub fn set_family(&mut self, family: Family) {
         self.profile.family = family;
     }
 
     /// Makes the device look smaller than it is: `change` may lower the limits of the profile, which
-    /// everything above the device goes by. For tests of what happens at a limit.
+    /// everything above the device goes by. Hidden: for tests of what happens at a limit.
+    #[doc(hidden)]
     pub fn restrict(&mut self, change: impl FnOnce(&mut Profile)) {
         change(&mut self.profile);
     }
@@ -276,7 +278,8 @@ impl Context {
         self.trace.get().map(Arc::as_ref)
     }
 
-    /// How often the host has waited for the device so far; for tests of what should not wait.
+    /// How often the host has waited for the device so far. Hidden: for tests of what should not wait.
+    #[doc(hidden)]
     pub fn waits(&self) -> u64 {
         self.waits.load(Ordering::Relaxed)
     }

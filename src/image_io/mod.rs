@@ -16,6 +16,7 @@
 mod color;
 mod decode;
 mod encode;
+#[cfg(feature = "film")]
 mod film;
 mod metadata;
 mod resize;
@@ -26,6 +27,7 @@ use crate::{Error, Result};
 
 pub use decode::{read, read_metadata};
 pub use encode::{BitDepth, WriteOptions, check_writable, write, writes};
+#[cfg(feature = "film")]
 pub use film::{Film, FilmOptions, MAX_FRAME_MILLISECONDS, check_film};
 pub use resize::{fit, resize};
 pub use sheet::{Cell, Sheet};

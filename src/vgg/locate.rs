@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::fetch::{self, FETCH_COMMAND};
+use super::published::{self, FETCH_COMMAND};
 use crate::{Error, Result};
 
 /// File name of the network that comes with the program.
@@ -13,7 +13,7 @@ const PROGRAM: &str = "neural-mirage";
 /// The weights file to open.
 ///
 /// `option` is what the user asked for: a path, which is returned as it is (opening it tells whether
-/// it is any good), or the short name of a network that [`fetch`](super::fetch::fetch) has
+/// it is any good), or the short name of a network that `vgg::fetch` has
 /// downloaded, `vgg16` or `vgg19`. Without it, the default network is looked for next to the
 /// executable, in the folders where installations and checkouts keep it, in the current folder's
 /// `weights/` and in the user's data folder.
@@ -29,7 +29,7 @@ pub fn find_weights(option: Option<&Path>) -> Result<PathBuf> {
         let executable = executable.map(|path| path.canonicalize().unwrap_or(path));
         return first_of(default_places(executable.as_deref(), data.as_deref()));
     };
-    match path.to_str().filter(|name| fetch::is_known(name) && !path.exists()) {
+    match path.to_str().filter(|name| published::is_known(name) && !path.exists()) {
         Some(name) => fetched(name, data.as_deref()),
         None => Ok(path.to_owned()),
     }
@@ -58,7 +58,7 @@ fn data_dir_from(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> 
 
 /// The file of a network downloaded earlier.
 fn fetched(name: &str, data: Option<&Path>) -> Result<PathBuf> {
-    let path = data.map(|folder| folder.join(fetch::file_name(name)));
+    let path = data.map(|folder| folder.join(published::file_name(name)));
     match path {
         Some(path) if path.is_file() => Ok(path),
         Some(path) => Err(Error::usage(format!(

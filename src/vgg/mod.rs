@@ -8,6 +8,7 @@
 //! Beside it: [`labels`] (class names and top-k), [`locate`] (which file to use when none is named)
 //! and [`fetch`] (downloading the published full-size networks).
 
+#[cfg(feature = "fetch")]
 pub mod fetch;
 pub mod labels;
 mod layer;
@@ -15,6 +16,7 @@ mod layout;
 pub mod locate;
 mod network;
 mod preprocessing;
+mod published;
 mod summary;
 mod tensor;
 

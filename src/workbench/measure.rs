@@ -93,6 +93,7 @@ pub fn measure(engine: &Engine, programs: &[Program], rounds: usize, budget: f64
 ///
 /// # Errors
 /// As [`Context::wait`].
+#[cfg(feature = "workbench")]
 pub(super) fn measure_commands(
     context: &Context,
     rounds: usize,

@@ -5,6 +5,7 @@
 //! [`Samples`] states how sure that is; [`Record`] keeps the figures, to be compared with later ones;
 //! [`RunPlan`] runs a shader of anybody's on [`Array`]s from files.
 
+#[cfg(feature = "workbench")]
 mod array;
 mod case;
 mod catalogue;
@@ -14,9 +15,11 @@ mod measure;
 mod naive;
 mod network;
 mod record;
+#[cfg(feature = "workbench")]
 mod run;
 mod verify;
 
+#[cfg(feature = "workbench")]
 pub use array::{Array, Element, dimensions};
 pub use case::{inputs, reference, samples, widen};
 pub use catalogue::{Listed, Pass, catalogue, typical};
@@ -26,6 +29,7 @@ pub use measure::{Clock, Samples, bytes, measure, measure_wall, seconds};
 pub use naive::fault;
 pub use network::{LayerShape, layers_of, network_cases, topology};
 pub use record::{Change, Record, Row};
+#[cfg(feature = "workbench")]
 pub use run::{
     Bound, Form, Input, Leaf, ListKind, Memory, Outcome, Output, Param, Params, RunPlan, RunRequest,
     RunResult, ShaderRequest, Source, UserShader, Variable, Wanted,

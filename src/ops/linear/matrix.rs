@@ -163,7 +163,7 @@ impl Matrix {
 
 impl Matrix {
     /// A matrix of irregular values that depend only on their position, so that any rows can be had on
-    /// their own, scaled like an initialised layer. With `id`s alike, so are the values.
+    /// their own, scaled like an initialised layer. With `id`s alike, so are the values. Hidden: for tests and benches.
     #[doc(hidden)]
     pub fn sample(rows: usize, columns: usize, half: bool) -> Arc<Self> {
         let scale = (6.0 / columns as f32).sqrt();

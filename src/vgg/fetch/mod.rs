@@ -10,17 +10,15 @@ use ureq::http::{Response, StatusCode, header};
 use ureq::{Agent, Body};
 
 use super::locate::data_dir;
+pub use super::published::FETCH_COMMAND;
+use super::published::{NETWORKS, file_name};
 use crate::hex::hex;
 use crate::{Error, Result};
 
-/// The command that downloads a network, as messages call it.
-pub const FETCH_COMMAND: &str = "mirage weights --fetch";
 /// The environment variable that replaces the Hugging Face hub by another address, for tests and mirrors.
 pub const BASE_VARIABLE: &str = "MIRAGE_FETCH_BASE";
 /// The Hugging Face hub.
 const HUB: &str = "https://huggingface.co";
-/// Short name and repository of each network that can be downloaded.
-const NETWORKS: [(&str, &str); 2] = [("vgg16", "timm/vgg16.tv_in1k"), ("vgg19", "timm/vgg19.tv_in1k")];
 /// The weights file in each repository.
 const REMOTE_FILE: &str = "model.safetensors";
 /// How often a broken download is taken up again in a row without a single new byte.
@@ -53,16 +51,6 @@ struct Pointer {
 /// The short names of the networks that can be downloaded.
 pub fn names() -> Vec<&'static str> {
     NETWORKS.iter().map(|(name, _)| *name).collect()
-}
-
-/// Whether `name` is one of [`names`].
-pub(super) fn is_known(name: &str) -> bool {
-    NETWORKS.iter().any(|(known, _)| *known == name)
-}
-
-/// What the downloaded network `name` is called on disk.
-pub(super) fn file_name(name: &str) -> String {
-    format!("{name}.safetensors")
 }
 
 /// Downloads the published network `name` (`vgg16` or `vgg19`) from the Hugging Face hub, or from
