@@ -329,3 +329,31 @@ fn text_of_a_record_reaches_the_terminal_escaped() {
     std::fs::remove_file(place.path("evil.png")).unwrap();
     clean(run(&["resume", "evil-checkpoint.safetensors", "--iterations", "3"]));
 }
+
+/// The sheet is rewritten after each run of a sweep: never in the place of what is not the sweep's.
+#[test]
+fn a_sweep_replaces_no_file_that_is_not_its_own() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    place.file("victim", b"precious");
+    let sweep = |folder: &str| {
+        let mut command = place.deviceless();
+        command.arg("sweep").arg(&photo).arg("--weights").arg(place.network());
+        command.args(["--vary", "seed=1,2", "--size", "48", "-o", folder]).assert()
+    };
+    for name in ["sheet.png", "sheet.html"] {
+        std::fs::create_dir_all(place.path("folder")).unwrap();
+        place.file(&format!("folder/{name}"), b"precious");
+        sweep("folder").code(2).stderr(told(name).and(told("--overwrite")));
+        assert_eq!(std::fs::read(place.path(&format!("folder/{name}"))).unwrap(), b"precious");
+        std::fs::remove_dir_all(place.path("folder")).unwrap();
+        #[cfg(unix)]
+        {
+            std::fs::create_dir_all(place.path("folder")).unwrap();
+            std::os::unix::fs::symlink("../victim", place.path(&format!("folder/{name}"))).unwrap();
+            sweep("folder").code(2).stderr(told(name).and(told("--overwrite")));
+            std::fs::remove_dir_all(place.path("folder")).unwrap();
+        }
+    }
+    assert_eq!(std::fs::read(place.path("victim")).unwrap(), b"precious");
+}

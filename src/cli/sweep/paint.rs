@@ -144,6 +144,22 @@ impl Sweep {
                 }
             }
         }
+        self.check_sheet(overwrite)
+    }
+
+    /// Makes sure that no other file, and no link to one, is in the place of the sheet and its page.
+    fn check_sheet(&self, overwrite: bool) -> Result<()> {
+        let goes_on = self.painted.iter().any(Option::is_some);
+        for path in [self.contact.picture(), self.contact.page()] {
+            let Ok(found) = path.symlink_metadata() else { continue };
+            if !overwrite && !(goes_on && found.is_file()) {
+                return Err(Error::file(
+                    &path,
+                    "there is a file that is not this sweep's",
+                    "Choose another folder with -o, or allow replacing it with --overwrite",
+                ));
+            }
+        }
         Ok(())
     }
 
