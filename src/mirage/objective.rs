@@ -381,11 +381,17 @@ impl Objective {
     }
 
     /// Measures the groups' gradient norms at the present picture, at weight 1, and waits for them. The losses are
-    /// computed along with them, and the gradients stay for [`SUM`].
+    /// computed along with them, and the gradients stay for [`SUM`]. Where the optimiser shows another picture, because
+    /// the present one is only tried, that one first takes its place.
     ///
     /// # Errors
     /// If the device fails.
     pub fn measure(&self) -> Result<Numbers> {
+        let picture = self.state.iter().find(|part| part.name == STATE_PICTURE);
+        if let (Some(picture), Some(shown)) = (picture, self.state.iter().find(|part| self.is_shown(part))) {
+            let values = self.engine.read(&shown.memory, shown.shape, "the picture shown")?;
+            self.engine.write(&picture.memory, picture.shape, &values)?;
+        }
         match self.submit(&[LOSSES, GROUPS], &[REPORT])?.take(REPORT) {
             Some(report) => Ok(self.numbers(report.finish()?)),
             None => Ok(Numbers::default()),

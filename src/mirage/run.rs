@@ -168,7 +168,7 @@ impl Session {
         self.change = None;
         self.earlier = 0.0;
         self.measure = false;
-        let mut iteration = 0;
+        let (mut iteration, mut anew) = (0, false);
         match self.resumed.take() {
             None => {
                 self.enter(0)?;
@@ -186,12 +186,14 @@ impl Session {
                 self.weights = if keeps { state.weights.clone() } else { given };
                 self.measure = self.request.has_shares()
                     && (state.balanced || !keeps || state.shares != Shares::of(&self.request.groups));
+                // With other weights than before, the loss that the optimiser may know is that of another objective.
+                anew = self.weights.0.iter().any(|own| state.weights.of(&own.group) != own.weight);
                 iteration = state.iteration;
                 self.earlier = state.seconds;
                 self.last_look = state.last_look;
             }
         }
-        self.objective()?.set_weights(&self.weights, false)?;
+        self.objective()?.set_weights(&self.weights, anew)?;
         self.clock = Some(Instant::now());
         Ok(iteration)
     }

@@ -1,6 +1,6 @@
 //! Adam: a running mean of the gradient, divided by the root of a running mean of its square.
 
-use super::{NextScale, Optimizer, StateTensor, StepInputs};
+use super::{NextScale, Optimizer, Settings, StateTensor, StepInputs};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorId};
 use crate::ops::{self, Shape};
@@ -25,6 +25,21 @@ pub struct Adam {
 impl Default for Adam {
     fn default() -> Self {
         Self { learning_rate: 0.03, decay: 0.0, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, clamp: true }
+    }
+}
+
+impl Adam {
+    /// With these settings, and defaults for those left open.
+    pub(super) fn with(settings: &Settings) -> Self {
+        let default = Self::default();
+        Self {
+            learning_rate: settings.learning_rate.unwrap_or(default.learning_rate),
+            decay: settings.decay.unwrap_or(default.decay),
+            beta1: settings.beta1.unwrap_or(default.beta1),
+            beta2: settings.beta2.unwrap_or(default.beta2),
+            epsilon: settings.epsilon.unwrap_or(default.epsilon),
+            clamp: settings.clamp,
+        }
     }
 }
 

@@ -4,13 +4,16 @@
 //! scales and the checkpoints know no more of it than that.
 
 mod adam;
+mod lbfgs;
 
 pub use adam::Adam;
+pub use lbfgs::{Lbfgs, LineSearch};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorId};
 use crate::ops::Shape;
 use std::fmt::Debug;
+use std::sync::Arc;
 
 /// A tensor that an optimiser keeps between steps. It is all zeros before the first step.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -21,7 +24,8 @@ pub struct StateTensor {
     pub shape: Shape,
     /// What it begins the next scale with.
     pub next_scale: NextScale,
-    /// True if it becomes zero where the objective changes under way, because its weights were measured anew.
+    /// True if it becomes zero where the objective changes under way, because its weights were measured anew. The next
+    /// step then starts from the picture: that is the one shown, if the optimiser has one (see [`Optimizer::shown`]).
     pub depends_on_weights: bool,
 }
 
@@ -74,7 +78,8 @@ pub trait Optimizer: Debug + Send + Sync {
     }
 
     /// The state tensor to show in place of the picture, of the same shape, by its name: for optimisers that may take a
-    /// step back. It begins as the picture.
+    /// step back. It begins as the picture. Where weights are measured anew, the loop first copies it to the picture,
+    /// which otherwise may be one that was tried and not accepted.
     fn shown(&self) -> Option<&'static str> {
         None
     }
@@ -91,4 +96,130 @@ pub trait Optimizer: Debug + Send + Sync {
     /// # Errors
     /// If a parameter is out of an op's range.
     fn step(&self, graph: &mut Graph, inputs: &StepInputs, state: &[TensorId]) -> Result<Vec<TensorId>>;
+}
+
+/// An optimiser that can be chosen by name.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    /// Name, as [`Optimizer::name`] gives it, or with a variant behind it (`lbfgs-plain`).
+    pub name: &'static str,
+    /// What it does, in a few words for `--help`.
+    pub help: &'static str,
+    /// Makes it.
+    pub make: fn(&Settings) -> Arc<dyn Optimizer>,
+}
+
+/// Settings of any optimiser. Each takes those that it has; `None` is its default.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Settings {
+    /// Step size.
+    pub learning_rate: Option<f32>,
+    /// How fast Adam's step size decays, see [`Adam::decay`].
+    pub decay: Option<f32>,
+    /// Decay of Adam's first moment.
+    pub beta1: Option<f64>,
+    /// Decay of Adam's second moment.
+    pub beta2: Option<f64>,
+    /// Adam's epsilon.
+    pub epsilon: Option<f64>,
+    /// Pairs that L-BFGS keeps.
+    pub history: Option<usize>,
+    /// True to cut the picture off to [0, 1] after each step.
+    pub clamp: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            learning_rate: None,
+            decay: None,
+            beta1: None,
+            beta2: None,
+            epsilon: None,
+            history: None,
+            clamp: true,
+        }
+    }
+}
+
+/// The optimisers that can be chosen by name.
+pub const OPTIMIZERS: &[Entry] = &[
+    Entry {
+        name: "adam",
+        help: "running means of the gradient and its square; robust",
+        make: |settings| Arc::new(Adam::with(settings)),
+    },
+    Entry {
+        name: "lbfgs",
+        help: "curvature from the last steps; takes no step that raises the loss",
+        make: |settings| Arc::new(Lbfgs::with(settings, LineSearch::Backtracking)),
+    },
+    Entry {
+        name: "lbfgs-plain",
+        help: "the same without a line search, as in neural-style",
+        make: |settings| Arc::new(Lbfgs::with(settings, LineSearch::None)),
+    },
+];
+
+/// The optimiser of this name with these settings.
+///
+/// # Errors
+/// [`Error::Usage`] with the names that there are, or naming a setting that is out of range.
+pub fn by_name(name: &str, settings: &Settings) -> Result<Arc<dyn Optimizer>> {
+    let found = OPTIMIZERS.iter().find(|entry| entry.name == name).map(|entry| (entry.make)(settings));
+    let optimizer = found.ok_or_else(|| {
+        let names: Vec<&str> = OPTIMIZERS.iter().map(|entry| entry.name).collect();
+        Error::usage(format!("there is no optimiser `{name}`: choose one of {}", names.join(", ")))
+    })?;
+    optimizer.check()?;
+    Ok(optimizer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_entry_makes_the_optimizer_it_names() {
+        let mut keys = Vec::new();
+        for entry in OPTIMIZERS {
+            let made = by_name(entry.name, &Settings::default()).unwrap();
+            assert!(entry.name.starts_with(made.name()) && made.clamps(), "{}", entry.name);
+            keys.push(made.key());
+            let picture = Shape::map(3, 5, 7);
+            let state = made.state(picture);
+            let mut names: Vec<&str> = state.iter().map(|tensor| tensor.name).collect();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), state.len(), "{}", entry.name);
+            // What is shown is a picture, and outlives a change of the weights.
+            if let Some(shown) = made.shown() {
+                let tensor = state.iter().find(|tensor| tensor.name == shown).unwrap();
+                assert_eq!((tensor.shape, tensor.depends_on_weights), (picture, false));
+            }
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), OPTIMIZERS.len());
+        assert!(by_name("nothing", &Settings::default()).unwrap_err().to_string().contains("lbfgs"));
+    }
+
+    #[test]
+    fn settings_reach_the_optimizer_and_are_checked() {
+        let settings = Settings { learning_rate: Some(0.5), clamp: false, ..Settings::default() };
+        for entry in OPTIMIZERS {
+            let made = by_name(entry.name, &settings).unwrap();
+            assert_eq!((made.control(0)[0], made.clamps()), (0.5, false), "{}", entry.name);
+            let bad = Settings { learning_rate: Some(-1.0), ..settings };
+            assert!(by_name(entry.name, &bad).unwrap_err().to_string().contains("--learning-rate"));
+        }
+        let history = |history| Settings { history: Some(history), ..settings };
+        assert_ne!(
+            by_name("lbfgs", &history(3)).unwrap().key(),
+            by_name("lbfgs", &history(4)).unwrap().key()
+        );
+        let decay = Settings { decay: Some(1.0), beta1: Some(0.5), ..settings };
+        let adam = by_name("adam", &decay).unwrap();
+        assert!(adam.control(3)[0] == 0.25 && adam.key().contains("0.5"));
+    }
 }

@@ -1,0 +1,57 @@
+//! The part of a gradient that a picture in [0, 1] can follow.
+
+use super::shape::mismatch;
+use super::window;
+use super::{Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature};
+use crate::error::Result;
+use crate::gpu::Profile;
+
+/// `p = g`, but 0 where x is at 0 or below and g positive, or x at 1 or above and g negative: there a step along
+/// `-g` leads out of [0, 1]. Inputs: x, g of one shape. For optimisers, so without an adjoint.
+#[derive(Debug, Clone, Copy)]
+pub struct FreeGradient;
+
+/// True if x can't follow `-g` without leaving [0, 1].
+pub(super) fn held(x: f64, g: f64) -> bool {
+    (x <= 0.0 && g > 0.0) || (x >= 1.0 && g < 0.0)
+}
+
+impl Op for FreeGradient {
+    fn name(&self) -> &'static str {
+        "free_gradient"
+    }
+
+    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
+        if inputs[0] != inputs[1] {
+            return Err(mismatch("free_gradient", &format!("{} and {} differ", inputs[0], inputs[1])));
+        }
+        Ok(inputs[0])
+    }
+
+    fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
+        let quads = signature.output.stored() / 4;
+        let dispatch = Dispatch::new("free_gradient", "forward")
+            .bind("x", Operand::Input(0))
+            .bind("gradient", Operand::Input(1))
+            .bind("output", Operand::Output);
+        let dispatches = window::elementwise(&dispatch, &["x", "gradient", "output"], quads, device);
+        Ok(vec![Kernel::of("naive", dispatches)])
+    }
+
+    fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
+        let free = |(x, g): (&f64, &f64)| if held(*x, *g) { 0.0 } else { *g };
+        inputs[0].iter().zip(inputs[1]).map(free).collect()
+    }
+}
+
+/// Values at both bounds, beyond them and between.
+pub(super) const AT_BOUNDS: CaseInput =
+    CaseInput::Values(&[0.0, 1.0, 0.5, 0.0, 1.0, -0.25, 1.5, 1.0, 0.0, 0.3, 0.0, 1.0, 0.9]);
+
+pub(super) fn cases() -> Vec<Case> {
+    let shapes = [Shape::map(3, 1, 1), Shape::map(5, 7, 3), Shape::map(3, 37, 29), Shape::Vector(29)];
+    let case = |(shape, gradient)| Case::drawn(FreeGradient, &[(shape, AT_BOUNDS), (shape, gradient)], 0.0);
+    let drawn =
+        shapes.into_iter().flat_map(|shape| [(shape, CaseInput::Normal), (shape, CaseInput::Rectified)]);
+    drawn.map(case).collect()
+}
