@@ -1,11 +1,12 @@
-//! A kernel as plain data: buffers, textures and dispatches that any WebGPU page can replay.
+//! A lowered program as JSON that any WebGPU page can replay: an executor besides our own.
 
-use neural_mirage::ops::{
-    Constant, ConstantPart, Dispatch, Initializer, Kernel, Op, Operand, Shape, Signature, Storage,
-};
-use neural_mirage::shader::{ResourceKind, Shader};
+use neural_mirage::gpu::Profile;
+use neural_mirage::graph::lowered::{Action, Binding, Location, Lowered, LoweredConstant, Origin};
+use neural_mirage::graph::{Goals, Graph, Selection, TensorId, lower};
+use neural_mirage::ops::{Initializer, Kernel, Op, Shape, Signature};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 /// A NaN, which buffers hold until something is written.
 const POISON: u32 = 0x7fc0_0000;
@@ -65,27 +66,34 @@ impl Job {
     /// The job of one kernel of an op, on inputs in logical order.
     pub fn new(
         what: &str,
-        op: &dyn Op,
-        kernel: &Kernel,
-        signature: &Signature,
-        inputs: &[Vec<f32>],
+        op: &Arc<dyn Op>,
+        variant: &str,
+        inputs: &[(Shape, Vec<f32>)],
+        profile: &Profile,
         modules: &Modules,
     ) -> Self {
+        let mut graph = Graph::new();
+        let ids: Vec<TensorId> = inputs.iter().map(|(shape, _)| graph.external("input", *shape)).collect();
+        let output = graph.apply_shared(op.clone(), &ids, "output").unwrap();
+        let saved = graph.nodes()[0].saved;
         let mut job = Self { what: what.to_owned(), ..Default::default() };
-        let packed = signature.inputs.iter().zip(inputs).map(|(shape, values)| words(&shape.pack(values)));
-        let bound: Vec<usize> = packed.map(|words| job.buffer(words)).collect();
-        let poison = |count| std::iter::repeat_n(POISON, count);
-        let output = match op.overwrites() {
-            Some(input) => job.buffers[bound[input]].iter().copied().chain(poison(GUARD)).collect(),
-            None => poison(signature.output.stored() + GUARD).collect(),
-        };
-        let output = job.buffer(output);
-        let saved = op.saved(&signature.inputs);
-        let saved = saved.map(|shape| (job.buffer(vec![POISON; shape.stored() + GUARD]), shape));
-        job.lower(kernel, signature, &bound, output, saved, modules);
+        let mut bound: HashMap<TensorId, usize> = HashMap::new();
+        for (id, (shape, values)) in ids.iter().zip(inputs) {
+            bound.insert(*id, job.buffer(words(&shape.pack(values))));
+        }
+        for id in [Some(output), saved].into_iter().flatten() {
+            bound.insert(id, job.buffer(vec![POISON; graph.shape(id).stored() + GUARD]));
+        }
+        let pick = |kernels: &[Kernel]| kernels.iter().position(|kernel| kernel.variant == variant).unwrap();
+        let mut selection = Selection::preferred(profile);
+        selection.options.all_families = true;
+        selection.pick = &pick;
+        let program =
+            lower(&graph, |tensor| bound.contains_key(&tensor), &Goals::all([output]), &selection).unwrap();
+        job.append(&program, &bound, modules);
         job.results = match op.mutates() {
-            [] => [output].into_iter().chain(saved.map(|(buffer, _)| buffer)).collect(),
-            mutated => mutated.iter().map(|input| bound[*input]).collect(),
+            [] => [Some(output), saved].into_iter().flatten().map(|id| bound[&id]).collect(),
+            mutated => mutated.iter().map(|input| bound[&ids[*input]]).collect(),
         };
         job
     }
@@ -129,153 +137,101 @@ impl Job {
         self.buffers.len() - 1
     }
 
-    /// Appends the dispatches of a kernel on these buffers.
-    fn lower(
-        &mut self,
-        kernel: &Kernel,
-        signature: &Signature,
-        inputs: &[usize],
-        output: usize,
-        saved: Option<(usize, Shape)>,
-        modules: &Modules,
-    ) {
-        let scratch: Vec<usize> = kernel
-            .scratch
-            .iter()
-            .map(|bytes| self.buffer(vec![POISON; bytes.div_ceil(4) as usize]))
-            .collect();
-        let mut places = Places {
-            signature,
-            inputs,
-            output,
-            saved,
-            scratch,
-            constants: HashMap::new(),
-            slots: HashMap::new(),
-        };
-        for dispatch in &kernel.dispatches {
-            let step = self.step(dispatch, &mut places, modules);
-            self.steps.push(step);
-        }
-    }
-
-    fn step(&mut self, dispatch: &Dispatch, places: &mut Places<'_>, modules: &Modules) -> Step {
-        let shader = Shader::load(dispatch.shader, &dispatch.consts).unwrap();
-        dispatch.check(&shader.interface).unwrap();
-        let (resources, _) = shader.interface.entry(dispatch.entry).unwrap();
-        let (mut staged, mut bindings) = (Vec::new(), Vec::new());
-        for resource in resources {
-            let binding = resource.binding;
-            if let ResourceKind::Uniform { .. } = resource.kind {
-                let mut bytes = dispatch.uniform(&shader.interface).unwrap();
-                bytes.resize(bytes.len().next_multiple_of(16), 0);
-                bindings.push(Bound::Uniform { binding, uniform: bytemuck::pod_collect_to_vec(&bytes) });
-                continue;
-            }
-            let operand = dispatch.operand(&resource.name).unwrap();
-            bindings.push(match operand {
-                Operand::Texture { slot, bytes } => {
-                    Bound::Texture { binding, texture: self.slot(places, *slot, bytes / 16) }
-                }
-                Operand::Staged { inner, slot } => {
-                    let (buffer, _, bytes) = self.place(inner, places, modules);
-                    let texture = self.slot(places, *slot, bytes / 16);
-                    staged.push(Staged { buffer, texture, texels: bytes / 16 });
-                    Bound::Texture { binding, texture }
-                }
-                Operand::Constant(Constant { storage: Storage::Texture, .. }) => {
-                    let (buffer, _, bytes) = self.place(operand, places, modules);
-                    self.textures.push(bytes / 16);
-                    let texture = self.textures.len() - 1;
-                    staged.push(Staged { buffer, texture, texels: bytes / 16 });
-                    Bound::Texture { binding, texture }
-                }
-                _ => {
-                    let (buffer, offset, size) = self.place(operand, places, modules);
-                    Bound::Buffer { binding, buffer, offset, size }
-                }
+    /// Appends a program, with these buffers for what is bound.
+    fn append(&mut self, program: &Lowered, bound: &HashMap<TensorId, usize>, modules: &Modules) {
+        let constants: Vec<usize> =
+            program.constants.iter().map(|constant| self.constant(constant, modules)).collect();
+        let mut buffers = Vec::new();
+        for buffer in &program.buffers {
+            buffers.push(match buffer.origin {
+                Origin::Own => self.buffer(vec![POISON; buffer.bytes as usize / 4]),
+                Origin::Bound(tensor) => bound[&tensor],
+                Origin::Constant(index) => constants[index],
             });
         }
-        let module = modules[&(dispatch.shader, dispatch.consts.clone())];
-        Step { module, entry: dispatch.entry, groups: dispatch.groups, staged, bindings }
-    }
-
-    /// The texture of a slot, at least so large.
-    fn slot(&mut self, places: &mut Places<'_>, slot: usize, texels: u64) -> usize {
-        let texture = *places.slots.entry(slot).or_insert_with(|| {
-            self.textures.push(0);
-            self.textures.len() - 1
-        });
-        self.textures[texture] = self.textures[texture].max(texels);
-        texture
-    }
-
-    /// Buffer, offset and bytes of an operand.
-    fn place(&mut self, operand: &Operand, places: &mut Places<'_>, modules: &Modules) -> (usize, u64, u64) {
-        match operand {
-            Operand::Input(input) => (places.inputs[*input], 0, places.signature.inputs[*input].bytes()),
-            Operand::Output => (places.output, 0, places.signature.output.bytes()),
-            Operand::Saved => {
-                let (buffer, shape) =
-                    places.saved.expect("a kernel writes a saved output, and there is none");
-                (buffer, 0, shape.bytes())
+        let (mut textures, mut staged) = (Vec::new(), Vec::new());
+        for texture in &program.textures {
+            self.textures.push(texture.texels);
+            textures.push(self.textures.len() - 1);
+            if let Origin::Constant(index) = texture.origin {
+                let (buffer, texture, texels) = (constants[index], self.textures.len() - 1, texture.texels);
+                staged.push(Staged { buffer, texture, texels });
             }
-            Operand::Scratch(scratch) => {
-                let buffer = places.scratch[*scratch];
-                (buffer, 0, self.buffers[buffer].len() as u64 * 4)
-            }
-            Operand::Window { inner, offset, bytes } => {
-                (self.place(inner, places, modules).0, *offset, *bytes)
-            }
-            Operand::Constant(constant) => {
-                let key = (constant.key.clone(), constant.storage == Storage::Texture);
-                if let Some(buffer) = places.constants.get(&key) {
-                    return (*buffer, 0, constant.bytes);
+        }
+        for (position, step) in program.steps.iter().enumerate() {
+            match &step.action {
+                Action::Stage { buffer, texture, copy } => {
+                    assert_eq!(
+                        (copy.from, copy.to),
+                        (0, 0),
+                        "{}: the page stages from the start",
+                        step.label
+                    );
+                    let (buffer, texture) = (buffers[*buffer], textures[*texture]);
+                    staged.push(Staged { buffer, texture, texels: copy.texels });
                 }
-                let buffer = self.constant(constant, modules);
-                places.constants.insert(key, buffer);
-                (buffer, 0, constant.bytes)
+                Action::Copy { from, to, bytes } => {
+                    // What is written over is copied first of all: so it may as well be there from the start.
+                    assert_eq!((position, from.offset, to.offset), (0, 0, 0), "{}", step.label);
+                    let count = *bytes as usize / 4;
+                    let words = self.buffers[buffers[from.buffer]][..count].to_vec();
+                    self.buffers[buffers[to.buffer]][..count].copy_from_slice(&words);
+                }
+                Action::Dispatch { entry, bindings, groups } => {
+                    let entry = &program.entries[*entry];
+                    let bind = |(binding, what): &(u32, Binding)| {
+                        let binding = *binding;
+                        match *what {
+                            Binding::Buffer(Location { buffer, offset }, size) => {
+                                Bound::Buffer { binding, buffer: buffers[buffer], offset, size }
+                            }
+                            Binding::Texture(texture) => {
+                                Bound::Texture { binding, texture: textures[texture] }
+                            }
+                            Binding::Params { offset, bytes } => {
+                                let (start, bytes) = (offset as usize, bytes.next_multiple_of(16) as usize);
+                                let bytes = &program.params[start..start + bytes];
+                                Bound::Uniform { binding, uniform: bytemuck::pod_collect_to_vec(bytes) }
+                            }
+                        }
+                    };
+                    self.steps.push(Step {
+                        module: modules[&(entry.shader, entry.consts.clone())],
+                        entry: entry.entry,
+                        groups: *groups,
+                        staged: std::mem::take(&mut staged),
+                        bindings: bindings.iter().map(bind).collect(),
+                    });
+                }
             }
-            Operand::Staged { .. } | Operand::Texture { .. } => panic!("{operand:?} is no buffer"),
         }
     }
 
-    /// Made by the host, or by a job of its own before.
-    fn constant(&mut self, constant: &Constant, modules: &Modules) -> usize {
+    /// The buffer of a constant: made by the host, or by steps of its own before.
+    fn constant(
+        &mut self,
+        LoweredConstant { constant, parts }: &LoweredConstant,
+        modules: &Modules,
+    ) -> usize {
         match &constant.initializer {
             Initializer::Host(make) => self.buffer(bytemuck::pod_collect_to_vec(&make().unwrap())),
-            Initializer::Device { parts, values } => {
+            Initializer::Device { parts: described, values } => {
                 // Samples are small: one part, whose texels lie as they do in the constant.
-                let [ConstantPart { op, values: range, copies }] = parts.as_slice() else {
+                let ([described], [part]) = (described.as_slice(), parts.as_slice()) else {
                     panic!("several parts")
                 };
-                assert!(
-                    copies.iter().all(|copy| copy.from == copy.to),
-                    "the part is not the constant as it lies"
-                );
-                let values = values().unwrap()[range.clone()].to_vec();
-                let shape = Shape::Vector(values.len());
-                let signature = Signature::of(op.as_ref(), &[shape]).unwrap();
-                let input = self.buffer(words(&shape.pack(&values)));
-                let output = self.buffer(vec![POISON; signature.output.stored()]);
-                let kernel = op.kernels(&signature, &super::web::page_profile(None)).unwrap().swap_remove(0);
-                self.lower(&kernel, &signature, &[input], output, None, modules);
+                let in_place = described.copies.iter().all(|copy| copy.from == copy.to);
+                assert!(in_place, "the part is not the constant as it lies");
+                let values = values().unwrap()[described.values.clone()].to_vec();
+                let shape = part.program.nodes[0].signature.output;
+                let input = self.buffer(words(&Shape::Vector(values.len()).pack(&values)));
+                let output = self.buffer(vec![POISON; shape.stored()]);
+                let bound = HashMap::from([(part.input, input), (part.output, output)]);
+                self.append(&part.program, &bound, modules);
                 output
             }
         }
     }
-}
-
-/// Where the operands of one kernel are.
-struct Places<'a> {
-    signature: &'a Signature,
-    inputs: &'a [usize],
-    output: usize,
-    /// The saved output, of ops that have one.
-    saved: Option<(usize, Shape)>,
-    scratch: Vec<usize>,
-    constants: HashMap<(String, bool), usize>,
-    slots: HashMap<usize, usize>,
 }
 
 fn words(values: &[f32]) -> Vec<u32> {

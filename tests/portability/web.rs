@@ -87,7 +87,7 @@ struct Plan {
 }
 
 /// What kernels may choose by on the page's device: WebGPU's default limits, and its subgroup size.
-pub fn page_profile(lanes: Option<u32>) -> Profile {
+fn page_profile(lanes: Option<u32>) -> Profile {
     let minimal = profiles().into_iter().find(|(name, _)| name == "minimal software");
     Profile { lanes, ..minimal.expect("one of the invented devices").1 }
 }
@@ -151,7 +151,8 @@ impl Plan {
         let sample = |(case, signature, kernel, seed): (Case, Signature, Kernel, u64)| {
             let values = inputs(&case, seed);
             let what = format!("{:?}/{} on {:?}", case.op, kernel.variant, case.inputs);
-            let job = Job::new(&what, case.op.as_ref(), &kernel, &signature, &values, &modules);
+            let shaped: Vec<_> = signature.inputs.iter().copied().zip(values.iter().cloned()).collect();
+            let job = Job::new(&what, &case.op, kernel.variant, &shaped, &page_profile(lanes), &modules);
             Sample { case, signature, values, job }
         };
         let samples = chosen.into_iter().map(sample).collect();
