@@ -38,8 +38,8 @@ const BROKEN: &[Broken] = &[
     Broken {
         fault: "off-by-one border",
         shader: "total_variation",
-        from: "at.row > 0u && at.row < params.height &&",
-        to: "at.row > 0u && at.row <= params.height &&",
+        from: "let inside = at.row < params.height &&",
+        to: "let inside = at.row <= params.height &&",
         kernel: "total_variation/naive",
     },
     Broken {
