@@ -94,7 +94,7 @@ fn main() -> neural_mirage::Result<()> {
             {
                 engine.forget_constants();
                 let program = single.prepare(index, &values)?;
-                let samples: Samples = measure_wall(&engine, &program, RUNS, ENOUGH)?;
+                let samples: Samples = measure_wall(&program, RUNS, ENOUGH)?;
                 if arguments.steps {
                     steps(&program)?;
                 }

@@ -5,7 +5,9 @@ mod common;
 
 use common::{assert_close, draw, engine, engine_with, filter, turn, widen};
 use neural_mirage::gpu::{DeviceOptions, Family};
-use neural_mirage::graph::{Bindings, Engine, Goals, Graph, Options, Program, TensorId, gradient, gradients};
+use neural_mirage::graph::{
+    Bindings, Engine, Goals, Graph, PrepareOptions, Program, TensorId, gradient, gradients,
+};
 use neural_mirage::ops::{Add, CaseInput, Conv, Gram, MeanSquaredError, Padding, Pool, PoolKind, Shape};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -182,7 +184,7 @@ fn what_is_added_is_written_over_only_if_nothing_reads_it_later() {
             let mut bound = bound.clone();
             bound.extend(more.iter().map(|id| (*id, engine.tensor("more", graph.shape(*id)).unwrap())));
             let goals: Vec<TensorId> = [slope].iter().chain(more).copied().collect();
-            let options = Options { share, ..Default::default() };
+            let options = PrepareOptions { share, ..Default::default() };
             let program =
                 Program::prepare_with(&engine, graph, &bound, &Goals::all(goals.clone()), |_| 0, options)
                     .unwrap();

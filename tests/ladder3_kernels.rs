@@ -8,7 +8,7 @@ mod common;
 use common::{assert_close, engine, engine_with, filter, inputs, turn, widen};
 use neural_mirage::Error;
 use neural_mirage::gpu::{DeviceOptions, Family, PipelineCache, PipelineKey};
-use neural_mirage::graph::{Engine, Options, Outcome, SingleOp};
+use neural_mirage::graph::{Engine, PrepareOptions, SingleOp, SingleRun};
 use neural_mirage::ops::{
     Add, Case, CaseInput, Conv, ConvBackward, GramBackward, Kernel, MeanSquaredError, MseBackward, Op,
     Operand, Padding, Pool, PoolBackward, PoolKind, REGISTRY, Relu, ReluBackward, Shape, Then,
@@ -66,7 +66,7 @@ fn check(
 }
 
 /// Tests the saved output of an op that has one.
-fn check_saved(what: &str, case: &Case, values: &[Vec<f32>], outcome: &Outcome) {
+fn check_saved(what: &str, case: &Case, values: &[Vec<f32>], outcome: &SingleRun) {
     let shapes: Vec<Shape> = case.inputs.iter().map(|(shape, _)| *shape).collect();
     let expected = case.op.saved(&shapes);
     assert_eq!(outcome.saved.is_some(), expected.is_some(), "{what}");
@@ -275,7 +275,7 @@ fn unrolled_and_plain_loops_compute_the_same() {
         let engine = engine(family);
         for (case, seed) in cases() {
             let unrolled = single(&engine, &case);
-            let plain = single(&engine, &case).with(Options { unroll: false, ..Default::default() });
+            let plain = single(&engine, &case).with(PrepareOptions { unroll: false, ..Default::default() });
             for (variant, kernel) in kernels(&engine, case.op.as_ref(), &unrolled).iter().enumerate() {
                 // One case for each set of shaders with marked loops.
                 let marked: Vec<_> = kernel

@@ -6,7 +6,7 @@ mod common;
 use common::{assert_close, draw, engine, engine_with, filter, turn, widen};
 use neural_mirage::gpu::{DeviceOptions, Family, Profile};
 use neural_mirage::graph::{
-    Bindings, Engine, Goals, Graph, Options, Place, Plan, Program, TensorId, gradient,
+    Bindings, Engine, Goals, Graph, Place, Plan, PrepareOptions, Program, TensorId, gradient,
 };
 use neural_mirage::ops::{Add, CaseInput, Conv, Dispatch, Kernel, Op, Operand, Relu, Shape, Signature};
 use neural_mirage::{Error, Result};
@@ -226,7 +226,7 @@ proptest! {
             expected.insert(node.output, values);
         }
         for share in [true, false] {
-            let options = Options { share, ..Default::default() };
+            let options = PrepareOptions { share, ..Default::default() };
             let program =
                 Program::prepare_with(engine, &graph, &bound, &Goals::all(goals.clone()), |_| 0, options).unwrap();
             program.submit(&[Goals::ALL], &[], "random graph").unwrap();
@@ -255,7 +255,7 @@ fn convolutions(side: usize) -> (Graph, [TensorId; 3]) {
 }
 
 /// Runs the convolutions and returns the gradient and the planned bytes.
-fn run(engine: &Arc<Engine>, side: usize, options: Options) -> Result<(Vec<f32>, u64)> {
+fn run(engine: &Arc<Engine>, side: usize, options: PrepareOptions) -> Result<(Vec<f32>, u64)> {
     let (graph, [picture, upstream, gradient]) = convolutions(side);
     let mut random = ChaCha8Rng::seed_from_u64(3);
     let mut bound = Bindings::new();
@@ -276,8 +276,8 @@ fn planned_equals_unplanned_bit_for_bit() {
     let _turn = turn();
     for family in [Family::Texture, Family::Buffer, Family::Naive] {
         let engine = engine(family);
-        let (shared, less) = run(&engine, 18, Options::default()).unwrap();
-        let (alone, more) = run(&engine, 18, Options { share: false, ..Default::default() }).unwrap();
+        let (shared, less) = run(&engine, 18, PrepareOptions::default()).unwrap();
+        let (alone, more) = run(&engine, 18, PrepareOptions { share: false, ..Default::default() }).unwrap();
         assert!(shared.iter().any(|value| *value != 0.0), "{family:?}: nothing was computed");
         let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(&shared), bits(&alone), "{family:?}");
@@ -291,14 +291,14 @@ fn windows_change_no_bit() {
     // Winograd's kernels need bindings for at least one run of tiles, so larger maps.
     for (side, exact) in [(18, true), (58, false)] {
         let options = DeviceOptions { family: Family::Texture, exact, ..Default::default() };
-        let (whole, _) = run(&engine_with(&options, |_| {}), side, Options::default()).unwrap();
+        let (whole, _) = run(&engine_with(&options, |_| {}), side, PrepareOptions::default()).unwrap();
         let largest = Shape::map(36, side, side + 3).bytes();
         let engine = engine_with(&options, |profile| profile.max_binding = largest - 1);
         if engine.context.profile().lanes.is_none() {
             // Only a device with one subgroup size runs the texture family at all.
             return;
         }
-        let (windows, _) = run(&engine, side, Options::default()).unwrap();
+        let (windows, _) = run(&engine, side, PrepareOptions::default()).unwrap();
         let differing = whole.iter().zip(&windows).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
         assert_eq!(differing, 0, "of {} values at side {side}", whole.len());
     }
@@ -306,7 +306,7 @@ fn windows_change_no_bit() {
 
 fn refused(restrict: impl Fn(&mut Profile), family: Family) -> Error {
     let options = DeviceOptions { family, ..Default::default() };
-    run(&engine_with(&options, restrict), 18, Options::default()).unwrap_err()
+    run(&engine_with(&options, restrict), 18, PrepareOptions::default()).unwrap_err()
 }
 
 #[test]
@@ -333,7 +333,7 @@ fn limits_give_typed_errors() {
         // The weights of conv1, 36x20x3x3, bound as a buffer, are larger than any of its maps here.
         let small = |profile: &mut Profile| profile.max_binding = 20_000;
         let engine = engine_with(&DeviceOptions { family, ..Default::default() }, small);
-        match run(&engine, 2, Options::default()) {
+        match run(&engine, 2, PrepareOptions::default()) {
             Err(Error::OutOfMemory { needed, .. }) if family != Family::Texture => assert!(needed > 20_000),
             // Weights in textures are not bound as a range.
             Ok(_) if family == Family::Texture => {}
@@ -344,7 +344,7 @@ fn limits_give_typed_errors() {
     assert!(matches!(&error, Error::Gpu { message, .. } if message.contains("exceed")), "{error}");
     let fits = |profile: &mut Profile| profile.max_workgroup_storage = 64;
     let engine = engine_with(&DeviceOptions { family: Family::Buffer, ..Default::default() }, fits);
-    run(&engine, 5, Options::default()).expect("the naive kernels need no workgroup memory");
+    run(&engine, 5, PrepareOptions::default()).expect("the naive kernels need no workgroup memory");
 }
 
 #[test]

@@ -49,7 +49,7 @@ fn instance() -> wgpu::Instance {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     descriptor.backends = wgpu::Backends::PRIMARY.with_env();
     descriptor.flags = wgpu::InstanceFlags::empty().with_env();
-    // Refuse an allocation that the driver's own budget can't hold, where it tells one: a clear message
+    // Refuse an allocation that the driver's own budget can't hold, where it reports one: a clear message
     // before the first iteration, in place of a machine that swaps or a process that is killed.
     descriptor.memory_budget_thresholds.for_resource_creation = Some(95);
     wgpu::Instance::new(descriptor)

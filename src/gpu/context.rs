@@ -114,8 +114,8 @@ impl Context {
         Self::open_with(options, wanted_features(), requested_limits)
     }
 
-    /// Opens a device for shaders of anybody's: with every feature that a compute shader may use, and with the
-    /// adapter's own limits; [`DeviceOptions::minimal`] goes without as ever.
+    /// Opens a device for any user's shader: with every feature that a compute shader may use, and with the
+    /// adapter's own limits; with [`DeviceOptions::minimal`] as [`Context::open`] does.
     ///
     /// # Errors
     /// As [`Context::open`].
@@ -138,8 +138,8 @@ impl Context {
             label: Some("neural-mirage"),
             required_features: features,
             required_limits: limits.clone(),
-            // Small blocks: whatever is larger has memory of its own, which goes back when it is freed. Weights in the
-            // making and targets leave holes in large blocks that later tensors do not fit into.
+            // Small blocks: whatever is larger has memory of its own, which goes back when it is freed. Weights
+            // that are being prepared and targets leave holes in large blocks that later tensors do not fit into.
             memory_hints: wgpu::MemoryHints::Manual {
                 suballocated_device_memory_block_size: 8 << 20..16 << 20,
             },

@@ -8,7 +8,7 @@
 /// A fault that some drivers have.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Quirk {
-    /// Name for people, e.g. in `mirage devices`.
+    /// Name for messages, e.g. in `mirage devices`.
     pub name: &'static str,
     /// The backend that it shows on.
     pub backend: wgpu::Backend,
@@ -35,7 +35,7 @@ pub enum Effect {
     LoopLimit(u32),
 }
 
-/// Version of a driver: the first three numbers with dots between them in what the driver tells.
+/// Version of a driver: the first three numbers with dots between them in the driver's description.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(pub [u32; 3]);
 
@@ -73,7 +73,7 @@ impl Version {
 }
 
 impl Quirk {
-    /// True if this adapter's driver has the fault. A driver that does not tell its version counts as having
+    /// True if this adapter's driver has the fault. A driver that does not report its version counts as having
     /// what any version had.
     pub fn matches(&self, info: &wgpu::AdapterInfo) -> bool {
         let version = Version::find(&info.driver_info);

@@ -30,7 +30,7 @@ impl StagingPool {
     /// Records a copy of the start of `buffer` into a free staging buffer.
     ///
     /// # Errors
-    /// [`Error::Gpu`] if all of them are in use, [`Error::OutOfMemory`] if a new one can't be had.
+    /// [`Error::Gpu`] if all of them are in use, [`Error::OutOfMemory`] if a new one can't be allocated.
     pub fn copy(
         &self,
         context: &Context,

@@ -2,6 +2,7 @@
 
 use super::{Context, StagingPool};
 use crate::error::{Error, Result};
+use std::time::Instant;
 
 /// Times work on the device between two stamps, where it has timestamps.
 #[derive(Debug)]
@@ -35,7 +36,7 @@ impl Stopwatch {
             usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
             mapped_at_creation: false,
         });
-        context.check("making a stopwatch")?;
+        context.check("creating a stopwatch")?;
         Ok(Some(Self { queries, resolved, staging: StagingPool::new("timestamps", size, 1), stamps }))
     }
 
@@ -67,5 +68,38 @@ impl Stopwatch {
         };
         // A driver may let its clock run backwards; then the difference is of no use, and negative.
         Ok(ticks.iter().map(|tick| tick.wrapping_sub(first) as i64 as f64 * period).collect())
+    }
+}
+
+impl Context {
+    /// Records commands so often, submits them at once and waits for them. Seconds of one run: by wall clock, and by
+    /// the device if there is a watch of two stamps and what it says is credible (some drivers return zeros).
+    ///
+    /// # Errors
+    /// As [`Context::wait`].
+    pub fn time(
+        &self,
+        runs: usize,
+        watch: Option<&Stopwatch>,
+        record: impl Fn(&mut wgpu::CommandEncoder),
+    ) -> Result<(f64, Option<f64>)> {
+        let label = "timing";
+        let begin = Instant::now();
+        let descriptor = wgpu::CommandEncoderDescriptor { label: Some(label) };
+        let mut encoder = self.device().create_command_encoder(&descriptor);
+        let each = |seconds: f64| seconds / runs as f64;
+        let Some(watch) = watch else {
+            (0..runs).for_each(|_| record(&mut encoder));
+            let fence = self.submit(encoder, label)?;
+            self.wait(&fence, label)?;
+            return Ok((each(begin.elapsed().as_secs_f64()), None));
+        };
+        watch.stamp(&mut encoder, 0);
+        (0..runs).for_each(|_| record(&mut encoder));
+        watch.stamp(&mut encoder, 1);
+        let stamps = watch.read(self, encoder, label)?;
+        let wall = begin.elapsed().as_secs_f64();
+        let device = stamps.get(1).copied().filter(|seconds| *seconds > 0.0 && *seconds <= wall);
+        Ok((each(wall), device.map(each)))
     }
 }

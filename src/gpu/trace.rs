@@ -146,8 +146,8 @@ impl Trace {
         self.state().fault.get_or_insert(error);
     }
 
-    /// Stamps for a recording; `None` if the device has no timestamps. If it can't make them, the next check of
-    /// the device tells.
+    /// Stamps for a recording; `None` if the device has no timestamps. If it can't create them, the next check of
+    /// the device returns the error.
     pub fn stamps(&self, context: &Context) -> Option<Stamps> {
         let device = context.device();
         if !device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
@@ -189,7 +189,7 @@ impl Trace {
         Ok(())
     }
 
-    /// Tells that what was recorded is submitted: `started` is when the submission began.
+    /// Notes that what was recorded is submitted: `started` is when the submission began.
     pub(super) fn submitted(&self, started: Instant, fence: &Fence) {
         let submitted = started.saturating_duration_since(self.begin).as_secs_f64();
         let mut state = self.state();

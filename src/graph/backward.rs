@@ -20,14 +20,14 @@ pub fn gradient(graph: &mut Graph, seeds: &Seeds, wrt: TensorId) -> Result<Optio
 /// Appends the gradients of several such sums with respect to `wrt`, each with a word for its labels, and returns
 /// them in that order. All of them read the one forward pass.
 ///
-/// They go back side by side, from one place where the forward pass makes its maps smaller to the next: little
-/// memory is held for those that wait there, and what they all read is needed no longer.
+/// Their backward passes run in step, from one place where the forward pass makes its maps smaller to the next: the
+/// gradients that are held there are small, and activations that all have read are free.
 ///
 /// # Errors
 /// As [`gradient`].
 pub fn gradients(graph: &mut Graph, sums: &[(&str, &Seeds)], wrt: TensorId) -> Result<Vec<Option<TensorId>>> {
     let depends = dependents(graph, wrt);
-    let way_back = stretches(graph, &depends);
+    let backward = stretches(graph, &depends);
     let mut upstreams = Vec::new();
     for (word, seeds) in sums {
         let mut upstream = Upstream { word, arriving: HashMap::new() };
@@ -36,7 +36,7 @@ pub fn gradients(graph: &mut Graph, sums: &[(&str, &Seeds)], wrt: TensorId) -> R
         }
         upstreams.push(upstream);
     }
-    for stretch in way_back {
+    for stretch in backward {
         for upstream in &mut upstreams {
             for index in &stretch {
                 upstream.pass(graph, *index, &depends)?;
@@ -46,10 +46,10 @@ pub fn gradients(graph: &mut Graph, sums: &[(&str, &Seeds)], wrt: TensorId) -> R
     Ok(upstreams.iter().map(|upstream| upstream.arriving.get(&wrt).copied()).collect())
 }
 
-/// The nodes whose output depends on `wrt`, in the order of the way back, cut behind each node of the forward
+/// The nodes whose output depends on `wrt`, in the order of the backward pass, cut behind each node of the forward
 /// pass that makes its input smaller.
 ///
-/// A side branch (a loss, and the Gram matrix that it is of) comes right before the way back reaches the layer
+/// A side branch (a loss, and the Gram matrix that it is of) comes right before the backward pass reaches the layer
 /// that it hangs on, not with the last losses at the start: its gradient is as large as the layer's map.
 fn stretches(graph: &Graph, depends: &[bool]) -> Vec<Vec<usize>> {
     let nodes = graph.nodes();
@@ -101,7 +101,7 @@ fn stretches(graph: &Graph, depends: &[bool]) -> Vec<Vec<usize>> {
     stretches
 }
 
-/// One gradient on its way back.
+/// One gradient during its backward pass.
 struct Upstream<'a> {
     word: &'a str,
     /// The gradient that has arrived at each tensor so far.
@@ -109,7 +109,7 @@ struct Upstream<'a> {
 }
 
 impl Upstream<'_> {
-    /// Goes back through one node of the forward pass.
+    /// The backward pass through one node.
     fn pass(&mut self, graph: &mut Graph, index: usize, depends: &[bool]) -> Result<()> {
         let node = graph.nodes()[index].clone();
         let Some(&arriving) = self.arriving.get(&node.output) else { return Ok(()) };

@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn uses_that_differ_in_what_the_op_does_besides_are_told_apart() {
+    fn uses_that_differ_in_what_the_op_does_besides_are_distinct() {
         let of = |relu| {
             let filter = Filter {
                 id: "f".into(),

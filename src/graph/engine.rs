@@ -3,7 +3,7 @@
 use super::choices::Choices;
 use super::kernels::Selection;
 use super::memory::{Memory, Packed};
-use super::options::Options;
+use super::options::PrepareOptions;
 use crate::error::Result;
 use crate::gpu::{Context, DeviceOptions, Fence, PipelineCache};
 use crate::ops::{Constant, Kernel, Shape, Storage, TEXTURE_WIDTH};
@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-/// Constants are made ahead of the device until their inputs and copies take so many bytes.
+/// Host and device are at most so many bytes of constants' inputs and copies apart.
 const CONSTANTS_AHEAD: u64 = 16 << 20;
 
 /// A device with its pipelines and constants.
@@ -49,7 +49,7 @@ impl Engine {
         })
     }
 
-    /// From now on programs use these kernels, where they say something of a use, in place of the ops' own
+    /// From now on programs use these kernels, where there is one for a use, in place of the ops' own
     /// preference. The first call counts.
     pub fn use_choices(&self, choices: Choices) {
         // A second one has no effect, as documented.
@@ -70,13 +70,13 @@ impl Engine {
     pub(super) fn selection<'a>(
         &'a self,
         pick: &'a dyn Fn(&[Kernel]) -> usize,
-        options: Options,
+        options: PrepareOptions,
     ) -> Selection<'a> {
         let measured = self.choices.get().map(|choices| (choices, &self.outdated));
         Selection { profile: self.context.profile(), options, pick, measured }
     }
 
-    /// Lets go of packed weights that no program uses; they are made anew when needed.
+    /// Releases packed weights that no program uses; they are made again when needed.
     pub fn forget_constants(&self) {
         self.constants.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }

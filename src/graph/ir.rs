@@ -168,7 +168,7 @@ impl Graph {
         (0..self.nodes.len()).for_each(|index| self.number(index));
     }
 
-    /// Notes that the node that made `tensor` belongs to the way back through the one that made `forward`.
+    /// Notes that the node that made `tensor` belongs to the backward pass through the one that made `forward`.
     pub(super) fn mark_adjoint(&mut self, tensor: TensorId, forward: TensorId) {
         if let Some(node) = self.tensor(tensor).producer {
             self.nodes[node].adjoint_of = Some(forward);

@@ -3,7 +3,7 @@
 use super::choices::{Choices, Verdict, look_up};
 use super::ir::Node;
 use super::lowered::Entry;
-use super::options::Options;
+use super::options::PrepareOptions;
 use crate::error::Result;
 use crate::gpu::Profile;
 use crate::ops::{Dispatch, Kernel, Signature};
@@ -17,7 +17,7 @@ pub struct Selection<'a> {
     /// For which device.
     pub profile: &'a Profile,
     /// Among which kernels.
-    pub options: Options,
+    pub options: PrepareOptions,
     /// Which of a node's kernels, where measurement has chosen none.
     pub pick: &'a dyn Fn(&[Kernel]) -> usize,
     /// Choices by measurement, and how many were found to be outdated.
@@ -27,7 +27,7 @@ pub struct Selection<'a> {
 impl<'a> Selection<'a> {
     /// The kernel that each op prefers on this device.
     pub fn preferred(profile: &'a Profile) -> Self {
-        Self { profile, options: Options::default(), pick: &|_| 0, measured: None }
+        Self { profile, options: PrepareOptions::default(), pick: &|_| 0, measured: None }
     }
 
     /// The kernel of a node.

@@ -7,7 +7,7 @@ use super::lowered::{
     Action, Binding, Buffer, Location, Lowered, LoweredConstant, LoweredReadback, Operands, Origin,
     PartProgram, PreparedNode, Sections, Step, Texture,
 };
-use super::options::Options;
+use super::options::PrepareOptions;
 use super::plan::{MemoryUse, Plan};
 use crate::error::{Error, Result};
 use crate::gpu::Profile;
@@ -374,7 +374,7 @@ impl Lowering<'_> {
         let parts = match &constant.initializer {
             Initializer::Host(_) => Vec::new(),
             Initializer::Device { parts, .. } => {
-                let options = Options { tuned: false, ..Options::default() };
+                let options = PrepareOptions { tuned: false, ..PrepareOptions::default() };
                 let selection = Selection { options, ..Selection::preferred(self.selection.profile) };
                 let program = |part: &crate::ops::ConstantPart| {
                     let input = Shape::Vector(part.values.len());

@@ -7,7 +7,7 @@ use crate::ops::{Kernel, Op, Signature};
 
 /// How a graph is prepared. The default is right for all work; tests compare the other ways with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
+pub struct PrepareOptions {
     /// Tensors that are not alive at the same time share memory.
     pub share: bool,
     /// Marked loops of the shaders are written out.
@@ -18,7 +18,7 @@ pub struct Options {
     pub all_families: bool,
 }
 
-impl Options {
+impl PrepareOptions {
     /// The kernels that there are for a node.
     pub(super) fn candidates(
         &self,
@@ -30,7 +30,7 @@ impl Options {
     }
 }
 
-impl Default for Options {
+impl Default for PrepareOptions {
     fn default() -> Self {
         Self { share: true, unroll: true, tuned: true, all_families: false }
     }

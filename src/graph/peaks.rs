@@ -115,17 +115,11 @@ fn copy(engine: &Engine) -> Result<f64> {
     let context = &engine.context;
     let bytes = stream(engine) as u64 * 4;
     let buffers = [context.storage_buffer("copied", bytes)?, context.storage_buffer("copy", bytes)?];
-    let seconds = |runs: usize| -> Result<f64> {
-        let label = "copying";
-        let mut encoder =
-            context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(label) });
-        for _ in 0..runs {
+    let seconds = |runs: usize| {
+        let times = context.time(runs, None, |encoder| {
             encoder.copy_buffer_to_buffer(&buffers[0], 0, &buffers[1], 0, bytes);
-        }
-        let begin = Instant::now();
-        let submission = context.submit(encoder, label)?;
-        context.wait(&submission, label)?;
-        Ok(begin.elapsed().as_secs_f64() / runs as f64)
+        });
+        times.map(|(seconds, _)| seconds)
     };
     seconds(1)?;
     let runs = runs(seconds(1)?);

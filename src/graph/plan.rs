@@ -64,7 +64,7 @@ impl MemoryUse {
 }
 
 /// Memory that is needed from one node to another.
-struct Wanted {
+struct Demand {
     bytes: u64,
     /// The tensors that it is for: more than one where each is written over the one before.
     tensors: Vec<TensorId>,
@@ -74,7 +74,7 @@ struct Wanted {
     uses: Vec<(usize, bool)>,
 }
 
-impl Wanted {
+impl Demand {
     fn made_by(node: usize, bytes: u64) -> Self {
         Self { bytes, tensors: Vec::new(), scratch: None, uses: vec![(node, true)] }
     }
@@ -120,7 +120,7 @@ impl Wanted {
 }
 
 impl Plan {
-    /// Plans a graph. `bound` tells which tensors have buffers of their own; `kernels` gives the scratch
+    /// Plans a graph. `bound` is true for tensors with buffers of their own; `kernels` gives the scratch
     /// needs of each node. With `share` off every tensor gets its own buffer.
     pub fn new(graph: &Graph, bound: impl Fn(TensorId) -> bool, kernels: &[Kernel], share: bool) -> Self {
         let mut plan = Self::default();
@@ -133,7 +133,7 @@ impl Plan {
         let mut wanted = plan.wanted(graph, bound, kernels, share);
         // The largest first: so a slot is as large as its first tenant, and the others cost nothing.
         wanted.sort_by_key(|wanted| Reverse(wanted.bytes));
-        let mut tenants: Vec<Vec<(&Wanted, u64)>> = Vec::new();
+        let mut tenants: Vec<Vec<(&Demand, u64)>> = Vec::new();
         plan.scratch =
             kernels.iter().map(|kernel| vec![Place { slot: 0, offset: 0 }; kernel.scratch.len()]).collect();
         for wanted in &wanted {
@@ -165,8 +165,8 @@ impl Plan {
         bound: impl Fn(TensorId) -> bool,
         kernels: &[Kernel],
         share: bool,
-    ) -> Vec<Wanted> {
-        let mut wanted: Vec<Wanted> = Vec::new();
+    ) -> Vec<Demand> {
+        let mut wanted: Vec<Demand> = Vec::new();
         let mut memory_of: HashMap<TensorId, usize> = HashMap::new();
         for (index, node) in graph.nodes().iter().enumerate() {
             let over = node.op.overwrites().map(|input| node.inputs[input]).filter(|over| {
@@ -182,7 +182,7 @@ impl Plan {
             for made in [Some(node.output), node.saved].into_iter().flatten().filter(|made| !bound(*made)) {
                 let over = over.filter(|_| made == node.output);
                 let memory = over.and_then(|over| memory_of.get(&over).copied()).unwrap_or_else(|| {
-                    wanted.push(Wanted::made_by(index, graph.shape(made).bytes()));
+                    wanted.push(Demand::made_by(index, graph.shape(made).bytes()));
                     wanted.len() - 1
                 });
                 wanted[memory].tensors.push(made);
@@ -190,7 +190,7 @@ impl Plan {
             }
             for (position, bytes) in kernels[index].scratch.iter().enumerate() {
                 let scratch = Some((index, position));
-                wanted.push(Wanted { scratch, ..Wanted::made_by(index, *bytes) });
+                wanted.push(Demand { scratch, ..Demand::made_by(index, *bytes) });
             }
         }
         wanted

@@ -6,13 +6,14 @@ use super::ir::{Graph, TensorId};
 use super::lower::{entries, lower};
 use super::lowered::{Lowered, PreparedNode, Sections};
 use super::memory::Bindings;
-use super::options::Options;
+use super::options::PrepareOptions;
 use super::plan::MemoryUse;
 use super::prepare::prepare;
 use super::replay::{Replay, pipelines};
 use super::steps::{DeviceStep, record};
 use super::submission::{Reader, Submission};
 use crate::error::{Error, Result};
+use crate::gpu::Stopwatch;
 use crate::ops::Kernel;
 use std::sync::Arc;
 use std::time::Instant;
@@ -39,7 +40,7 @@ impl Program {
         goals: &Goals,
         pick: impl Fn(&[Kernel]) -> usize,
     ) -> Result<Self> {
-        Self::prepare_with(engine, graph, bound, goals, pick, Options::default())
+        Self::prepare_with(engine, graph, bound, goals, pick, PrepareOptions::default())
     }
 
     /// As [`Program::prepare`], in another way than usual.
@@ -52,7 +53,7 @@ impl Program {
         bound: &Bindings,
         goals: &Goals,
         pick: impl Fn(&[Kernel]) -> usize,
-        options: Options,
+        options: PrepareOptions,
     ) -> Result<Self> {
         let attempt = |options| {
             let selection = engine.selection(&pick, options);
@@ -63,7 +64,7 @@ impl Program {
         match attempt(options) {
             // What was measured at one size may not fit at another one in the same bucket.
             Err(Error::Gpu { .. } | Error::OutOfMemory { .. }) if options.tuned && engine.has_choices() => {
-                attempt(Options { tuned: false, ..options })
+                attempt(PrepareOptions { tuned: false, ..options })
             }
             done => done,
         }
@@ -75,7 +76,7 @@ impl Program {
     /// # Errors
     /// As [`Program::prepare`].
     pub fn compile(engine: &Arc<Engine>, graph: &Graph, goals: &Goals) -> Result<()> {
-        let entries = entries(graph, goals, &engine.selection(&|_| 0, Options::default()))?;
+        let entries = entries(graph, goals, &engine.selection(&|_| 0, PrepareOptions::default()))?;
         pipelines(engine, &entries.list).map(drop)
     }
 
@@ -85,11 +86,6 @@ impl Program {
             let index = self.lowered.sections.iter().position(|section| section == name);
             Ok(bits | 1 << index.ok_or_else(|| unknown("section", name))?)
         })
-    }
-
-    /// Records all steps of all sections.
-    pub(crate) fn record_all(&self, encoder: &mut wgpu::CommandEncoder) {
-        self.replay.record(&self.engine, encoder, Sections::MAX);
     }
 
     /// Runs these sections once, in one submission, and starts these read-backs. Waits for nothing.
@@ -165,6 +161,17 @@ impl Program {
             }
         }
         Ok(times)
+    }
+
+    /// Runs all sections so often in one submission and waits. Seconds of one run by wall clock, and by the device as
+    /// [`Context::time`](crate::gpu::Context::time) has them.
+    ///
+    /// # Errors
+    /// As [`Program::submit`].
+    pub fn time_runs(&self, runs: usize, watch: Option<&Stopwatch>) -> Result<(f64, Option<f64>)> {
+        let record =
+            |encoder: &mut wgpu::CommandEncoder| self.replay.record(&self.engine, encoder, Sections::MAX);
+        self.engine.context.time(runs, watch, record)
     }
 
     fn steps(&self, sections: Sections) -> impl Iterator<Item = &DeviceStep> {

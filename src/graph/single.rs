@@ -5,7 +5,7 @@ use super::engine::Engine;
 use super::goals::Goals;
 use super::ir::Graph;
 use super::memory::{Bindings, Memory};
-use super::options::Options;
+use super::options::PrepareOptions;
 use super::program::Program;
 use crate::error::Result;
 use crate::ops::{Kernel, Op, Shape, Signature};
@@ -20,12 +20,12 @@ pub struct SingleOp {
     engine: Arc<Engine>,
     op: Arc<dyn Op>,
     signature: Signature,
-    options: Options,
+    options: PrepareOptions,
 }
 
-/// What one run of one kernel left behind.
+/// The results of one run of one kernel.
 #[derive(Debug, Clone)]
-pub struct Outcome {
+pub struct SingleRun {
     /// The output in logical order; for ops that change inputs in place, those inputs one after another.
     pub values: Vec<f32>,
     /// The output as stored, padding included.
@@ -43,11 +43,11 @@ impl SingleOp {
     /// If the op does not take them.
     pub fn new(engine: &Arc<Engine>, op: Arc<dyn Op>, shapes: &[Shape]) -> Result<Self> {
         let signature = Signature::of(op.as_ref(), shapes)?;
-        Ok(Self { engine: engine.clone(), op, signature, options: Options::default() })
+        Ok(Self { engine: engine.clone(), op, signature, options: PrepareOptions::default() })
     }
 
     /// The same, prepared in another way.
-    pub fn with(mut self, options: Options) -> Self {
+    pub fn with(mut self, options: PrepareOptions) -> Self {
         self.options = options;
         self
     }
@@ -72,7 +72,7 @@ impl SingleOp {
     ///
     /// # Errors
     /// As [`Program::prepare`] and [`crate::gpu::ReadBack::finish`].
-    pub fn run(&self, variant: usize, inputs: &[Vec<f32>]) -> Result<Outcome> {
+    pub fn run(&self, variant: usize, inputs: &[Vec<f32>]) -> Result<SingleRun> {
         let saved = self.op.saved(&self.signature.inputs);
         let buffer = self.poisoned("output", self.signature.output)?;
         let saved_buffer = saved.map(|shape| self.poisoned("saved", shape)).transpose()?;
@@ -93,7 +93,7 @@ impl SingleOp {
             }
         }
         let guard_intact = guard.iter().all(|value| value.is_nan());
-        Ok(Outcome { values, stored: all, saved: read_saved, guard_intact })
+        Ok(SingleRun { values, stored: all, saved: read_saved, guard_intact })
     }
 
     /// Memory for a tensor and its guard zone, full of NaN.
@@ -151,7 +151,7 @@ impl SingleOp {
         let made = graph.nodes().last().and_then(|node| node.saved);
         bound.extend(made.zip(saved));
         let pick = |_: &[Kernel]| variant;
-        let options = Options { tuned: false, ..self.options };
+        let options = PrepareOptions { tuned: false, ..self.options };
         let goals = Goals::all([result]);
         let program = Program::prepare_with(&self.engine, &graph, &bound, &goals, pick, options)?;
         Ok((program, memories))

@@ -54,7 +54,7 @@ pub struct Entry {
     pub content: String,
     /// The variant to take.
     pub variant: String,
-    /// Least seconds of each candidate that took part, for people.
+    /// Least seconds of each candidate that took part; informative.
     pub seconds: Vec<(String, f64)>,
 }
 
@@ -62,7 +62,7 @@ pub struct Entry {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Cache {
     format: u32,
-    /// Version of the program that wrote it, for people.
+    /// Version of the program that wrote it; informative.
     program: String,
     entries: Vec<Entry>,
 }
@@ -74,7 +74,7 @@ impl Default for Cache {
 }
 
 impl Cache {
-    /// Where the cache is if nobody says otherwise: `neural-mirage/tuning.json` in the user's folder for
+    /// The default path of the cache: `neural-mirage/tuning.json` in the user's folder for
     /// caches. `None` where the environment names no home.
     pub fn default_path() -> Option<PathBuf> {
         default_path_from(|name| std::env::var_os(name).map(PathBuf::from))

@@ -11,7 +11,9 @@ pub use cache::{Adapter, Cache, Entry};
 pub use select::{Contest, Selection};
 
 use crate::error::{Error, Result};
-use crate::graph::{Engine, Options, Outcome, PreparedNode, Program, SingleOp, Use, candidates, content};
+use crate::graph::{
+    Engine, PrepareOptions, PreparedNode, Program, SingleOp, SingleRun, Use, candidates, content,
+};
 use crate::ops::{Op, Signature};
 use crate::workbench::{fault, samples, seconds};
 use std::sync::Arc;
@@ -30,7 +32,7 @@ pub struct Found {
     pub variants: Vec<&'static str>,
     /// Candidates that did not take part, and why.
     pub refused: Vec<(&'static str, String)>,
-    /// How the contest ended; `None` if nobody took part, and the default stays untested.
+    /// How the contest ended; `None` if none took part, and the default stays untested.
     pub selection: Option<Selection>,
 }
 
@@ -69,7 +71,7 @@ pub fn tune(
 ) -> Result<Found> {
     let kernels = candidates(op.as_ref(), signature, engine.context.profile())?;
     let variants: Vec<&'static str> = kernels.iter().map(|kernel| kernel.variant).collect();
-    let options = Options { all_families: true, ..Options::default() };
+    let options = PrepareOptions { all_families: true, ..PrepareOptions::default() };
     let single = SingleOp::new(engine, op.clone(), &signature.inputs)?.with(options);
     let inputs = samples(op.as_ref(), signature);
 
@@ -79,7 +81,7 @@ pub fn tune(
     programs.resize_with(kernels.len(), || None);
     let naive = single.run(kernels.len() - 1, &inputs)?;
     for (index, variant) in variants.iter().enumerate() {
-        match enter(engine, &single, index, &inputs, &naive) {
+        match enter(&single, index, &inputs, &naive) {
             Ok(Ok(program)) => {
                 programs[index] = Some(program);
                 entered.push(index);
@@ -92,7 +94,7 @@ pub fn tune(
         }
     }
     let selection = contest.select(kernels.len(), &entered, |index| match &programs[index] {
-        Some((program, runs)) => seconds(engine, program, *runs),
+        Some((program, runs)) => seconds(program, *runs),
         None => Ok(f64::INFINITY),
     })?;
     let of = Use::of(op.as_ref(), signature, engine.context.profile())?;
@@ -112,19 +114,18 @@ pub fn tune(
     Ok(Found { of, variants, refused, selection })
 }
 
-/// Checks one candidate and prepares it, warm, with the number of runs that makes a sample; or says why it
+/// Checks one candidate and prepares it, warm, with the number of runs that makes a sample; or returns why it
 /// can't take part.
 fn enter(
-    engine: &Arc<Engine>,
     single: &SingleOp,
     index: usize,
     inputs: &[Vec<f32>],
-    naive: &Outcome,
+    naive: &SingleRun,
 ) -> Result<Result<(Program, usize), String>> {
     if let Some(fault) = fault(&single.run(index, inputs)?, naive) {
         return Ok(Err(fault));
     }
     let program = single.prepare(index, inputs)?;
-    let once = seconds(engine, &program, 1)?;
+    let once = seconds(&program, 1)?;
     Ok(Ok((program, ((SAMPLE / once.max(1e-9)) as usize).clamp(1, MOST_RUNS))))
 }

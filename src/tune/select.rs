@@ -11,7 +11,7 @@ pub struct Contest {
     /// Candidates slower than so many times the leader are dropped, once they had [`Contest::patience`] rounds:
     /// one disturbed run should not decide.
     pub drop_beyond: f64,
-    /// Rounds before anybody is dropped, but the hopeless.
+    /// Rounds before any candidate but a hopeless one is dropped.
     pub patience: usize,
     /// Candidates slower than so many times the leader are dropped after any round.
     pub hopeless: f64,
@@ -39,7 +39,7 @@ pub struct Selection {
 impl Contest {
     /// Compares the candidates at `entered` (indices below `count`). Candidate 0 is the default: it wins
     /// unless another one is clearly faster, or it did not enter. `time` runs one and returns its seconds.
-    /// `None` if nobody entered.
+    /// `None` without candidates.
     ///
     /// # Errors
     /// Those of `time`.

@@ -77,7 +77,7 @@ impl Pass {
         })
     }
 
-    /// `shader/entry NAME=value ...`, which tells passes apart.
+    /// `shader/entry NAME=value ...`, which distinguishes passes.
     pub fn name(&self) -> String {
         let consts = self.consts.iter().map(|(name, value)| format!(" {name}={value}"));
         format!("{}/{}{}", self.shader, self.entry, consts.collect::<String>())

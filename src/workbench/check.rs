@@ -3,7 +3,7 @@
 use super::case::{inputs, reference, widen};
 use super::compare::Difference;
 use crate::error::{Error, Result};
-use crate::graph::{Engine, Options, Outcome, SingleOp};
+use crate::graph::{Engine, PrepareOptions, SingleOp, SingleRun};
 use crate::ops::{Case, Shape};
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ pub struct Checked {
 }
 
 /// Runs all kernels of a case that this device can run, of every family if none is forced, on inputs of this seed,
-/// into an output full of NaN with a guard zone behind it. `wanted` says which variants.
+/// into an output full of NaN with a guard zone behind it. `wanted` selects variants.
 ///
 /// # Errors
 /// If the device is lost or gives no answer. What a single kernel does wrong, an error of its own included, is part
@@ -39,7 +39,7 @@ pub fn check(
     wanted: impl Fn(&str) -> bool,
 ) -> Result<Vec<Checked>> {
     let shapes: Vec<Shape> = case.inputs.iter().map(|(shape, _)| *shape).collect();
-    let options = Options { all_families: true, ..Options::default() };
+    let options = PrepareOptions { all_families: true, ..PrepareOptions::default() };
     let single = SingleOp::new(engine, case.op.clone(), &shapes)?.with(options);
     let variants = single.variants()?;
     if !variants.iter().any(|variant| wanted(variant)) {
@@ -75,7 +75,7 @@ pub fn check(
 }
 
 /// What is wrong with the second output of an op that has one.
-fn saved_fault(case: &Case, shapes: &[Shape], values: &[Vec<f32>], outcome: &Outcome) -> Option<String> {
+fn saved_fault(case: &Case, shapes: &[Shape], values: &[Vec<f32>], outcome: &SingleRun) -> Option<String> {
     let shape = case.op.saved(shapes)?;
     let Some([saved, stored]) = &outcome.saved else { return Some("has no second output".to_owned()) };
     let wide: Vec<Vec<f64>> = values.iter().map(|values| widen(values)).collect();

@@ -2,7 +2,7 @@
 
 use super::catalogue;
 use crate::error::Result;
-use crate::gpu::{Context, Stopwatch};
+use crate::gpu::Stopwatch;
 use crate::graph::{Engine, Program, SingleOp};
 use crate::ops::Op;
 use serde::{Deserialize, Serialize};
@@ -68,15 +68,14 @@ pub fn measure(engine: &Engine, programs: &[Program], rounds: usize, budget: f64
     let watch = Stopwatch::new(&engine.context, 2)?;
     let mut counts = Vec::new();
     for program in programs {
-        let record = |encoder: &mut wgpu::CommandEncoder| program.record_all(encoder);
-        counts.push(runs_a_sample(&engine.context, &record, watch.as_ref())?);
+        counts.push(runs_a_sample(&|runs| program.time_runs(runs, watch.as_ref()))?);
     }
     let mut walls = vec![Vec::new(); programs.len()];
     let mut devices = vec![Vec::new(); programs.len()];
     let begin = Instant::now();
     for _ in 0..rounds.max(1) {
         for (index, program) in programs.iter().enumerate() {
-            let (wall, device) = time(engine, program, counts[index], watch.as_ref())?;
+            let (wall, device) = program.time_runs(counts[index], watch.as_ref())?;
             walls[index].push(wall);
             devices[index].extend(device);
         }
@@ -88,41 +87,39 @@ pub fn measure(engine: &Engine, programs: &[Program], rounds: usize, budget: f64
     Ok(samples.map(|(walls, devices)| by_best_clock(walls, devices)).collect())
 }
 
-/// Times commands that somebody records, `rounds` times. What is measured changes the memory that it works on if
-/// there is something to `restore`, which is called before each sample and not timed: then a sample is one run.
+/// Times work, `rounds` times: `time` runs it so often in one submission and returns the seconds of one run, by wall
+/// clock and by the device. Work that changes its own inputs has a `restore`, which is called before each sample and
+/// not timed; a sample is then one run.
 ///
 /// # Errors
-/// As [`Context::wait`].
+/// As [`Context::wait`](crate::gpu::Context::wait).
 #[cfg(feature = "workbench")]
-pub(super) fn measure_commands(
-    context: &Context,
+pub(super) fn measure_work(
     rounds: usize,
-    record: &dyn Fn(&mut wgpu::CommandEncoder),
+    time: &Time<'_>,
     restore: Option<&dyn Fn() -> Result<()>>,
 ) -> Result<Samples> {
-    let watch = Stopwatch::new(context, 2)?;
     let runs = match restore {
         Some(_) => 1,
-        None => runs_a_sample(context, record, watch.as_ref())?,
+        None => runs_a_sample(time)?,
     };
     let (mut walls, mut devices) = (Vec::new(), Vec::new());
     for _ in 0..rounds.max(1) {
         restore.map_or(Ok(()), |restore| restore())?;
-        let (wall, device) = time_commands(context, record, runs, watch.as_ref())?;
+        let (wall, device) = time(runs)?;
         walls.push(wall);
         devices.extend(device);
     }
     Ok(by_best_clock(walls, devices))
 }
 
+/// Runs something so often in one submission; seconds of one run by wall clock, and by the device if that is credible.
+type Time<'a> = dyn Fn(usize) -> Result<(f64, Option<f64>)> + 'a;
+
 /// How many runs make a sample of about [`SAMPLE`] seconds. Runs twice, which compiles and touches memory too.
-fn runs_a_sample(
-    context: &Context,
-    record: &dyn Fn(&mut wgpu::CommandEncoder),
-    watch: Option<&Stopwatch>,
-) -> Result<usize> {
-    time_commands(context, record, 1, watch)?;
-    let (wall, _) = time_commands(context, record, 1, watch)?;
+fn runs_a_sample(time: &Time<'_>) -> Result<usize> {
+    time(1)?;
+    let (wall, _) = time(1)?;
     Ok(((SAMPLE / wall.max(1e-9)) as usize).clamp(1, MOST_RUNS))
 }
 
@@ -137,12 +134,12 @@ fn by_best_clock(walls: Vec<f64>, devices: Vec<f64>) -> Samples {
 ///
 /// # Errors
 /// As [`Program::submit`].
-pub fn measure_wall(engine: &Engine, program: &Program, runs: usize, budget: f64) -> Result<Samples> {
-    time(engine, program, 1, None)?;
+pub fn measure_wall(program: &Program, runs: usize, budget: f64) -> Result<Samples> {
+    program.time_runs(1, None)?;
     let mut seconds = Vec::new();
     let begin = Instant::now();
     while seconds.is_empty() || (seconds.len() < runs && begin.elapsed().as_secs_f64() < budget) {
-        seconds.push(self::seconds(engine, program, 1)?);
+        seconds.push(self::seconds(program, 1)?);
     }
     Ok(Samples::new(Clock::Wall, seconds))
 }
@@ -151,45 +148,8 @@ pub fn measure_wall(engine: &Engine, program: &Program, runs: usize, budget: f64
 ///
 /// # Errors
 /// As [`Program::submit`].
-pub fn seconds(engine: &Engine, program: &Program, runs: usize) -> Result<f64> {
-    Ok(time(engine, program, runs, None)?.0)
-}
-
-/// Seconds of one run out of several in one submission: by wall clock, and by the device if that is credible.
-fn time(
-    engine: &Engine,
-    program: &Program,
-    runs: usize,
-    watch: Option<&Stopwatch>,
-) -> Result<(f64, Option<f64>)> {
-    time_commands(&engine.context, &|encoder| program.record_all(encoder), runs, watch)
-}
-
-/// As [`time`], for commands that somebody records.
-fn time_commands(
-    context: &Context,
-    record: &dyn Fn(&mut wgpu::CommandEncoder),
-    runs: usize,
-    watch: Option<&Stopwatch>,
-) -> Result<(f64, Option<f64>)> {
-    let label = "timing";
-    let begin = Instant::now();
-    let mut encoder =
-        context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(label) });
-    let each = |seconds: f64| seconds / runs as f64;
-    let Some(watch) = watch else {
-        (0..runs).for_each(|_| record(&mut encoder));
-        let submission = context.submit(encoder, label)?;
-        context.wait(&submission, label)?;
-        return Ok((each(begin.elapsed().as_secs_f64()), None));
-    };
-    watch.stamp(&mut encoder, 0);
-    (0..runs).for_each(|_| record(&mut encoder));
-    watch.stamp(&mut encoder, 1);
-    let stamps = watch.read(context, encoder, label)?;
-    let wall = begin.elapsed().as_secs_f64();
-    let device = stamps.get(1).copied().filter(|seconds| *seconds > 0.0 && *seconds <= wall);
-    Ok((each(wall), device.map(each)))
+pub fn seconds(program: &Program, runs: usize) -> Result<f64> {
+    Ok(program.time_runs(runs, None)?.0)
 }
 
 /// Bytes that an op has to move at least: its tensors, and its weights as the naive kernel reads them, once each.

@@ -3,7 +3,7 @@
 //! [`check()`] runs every kernel of a case on outputs full of NaN and compares with the f64 reference;
 //! [`network_cases`] makes the cases of a network's layers at one size; [`measure`] times a prepared kernel and
 //! [`Samples`] states how sure that is; [`Record`] keeps the figures, to be compared with later ones;
-//! [`RunPlan`] runs a shader of anybody's on [`Array`]s from files.
+//! [`RunPlan`] runs a user's shader on [`Array`]s from files.
 
 #[cfg(feature = "workbench")]
 mod array;
@@ -31,7 +31,7 @@ pub use network::{LayerShape, layers_of, network_cases, topology};
 pub use record::{Change, Record, Row};
 #[cfg(feature = "workbench")]
 pub use run::{
-    Bound, Form, Input, Leaf, ListKind, Memory, Outcome, Output, Param, Params, RunPlan, RunRequest,
-    RunResult, ShaderRequest, Source, UserShader, Variable, Wanted,
+    Bound, Form, Input, Leaf, ListKind, Memory, Output, Param, Params, ResultSpec, RunPlan, RunRequest,
+    RunResult, ShaderRequest, ShaderRun, Source, UserShader, Variable,
 };
 pub use verify::{Verified, verify};

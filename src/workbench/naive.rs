@@ -2,7 +2,7 @@
 
 use super::case::widen;
 use super::compare::Difference;
-use crate::graph::Outcome;
+use crate::graph::SingleRun;
 
 /// Largest difference between a kernel and the naive one, relative to the largest value: ten times the tolerance of
 /// the least accurate kernel (Winograd F(4x4, 3x3), 1e-5), because at full size sums are longer, and the naive
@@ -15,7 +15,7 @@ const TIES: f64 = 1e-3;
 
 /// What is wrong with what a kernel left behind, if anything is; `naive` is what the naive kernel made of the same
 /// inputs.
-pub fn fault(outcome: &Outcome, naive: &Outcome) -> Option<String> {
+pub fn fault(outcome: &SingleRun, naive: &SingleRun) -> Option<String> {
     let difference = Difference::of(&outcome.values, &widen(&naive.values));
     if !difference.within(TOLERANCE) {
         let worst = difference.worst.map_or_else(String::new, |(index, actual, expected)| {
@@ -44,9 +44,9 @@ fn same_decisions(one: &[f32], other: &[f32]) -> bool {
 mod tests {
     use super::*;
 
-    fn outcome(values: &[f32], saved: Option<&[f32]>) -> Outcome {
+    fn outcome(values: &[f32], saved: Option<&[f32]>) -> SingleRun {
         let saved = saved.map(|saved| [saved.to_vec(), saved.to_vec()]);
-        Outcome { values: values.to_vec(), stored: values.to_vec(), saved, guard_intact: true }
+        SingleRun { values: values.to_vec(), stored: values.to_vec(), saved, guard_intact: true }
     }
 
     fn differs(actual: &[f32], expected: &[f32]) -> bool {
@@ -62,7 +62,7 @@ mod tests {
         assert!(differs(&[1.0, f32::NAN, 1.0], &[1.0, 2.0, 1.0]));
         assert!(differs(&[1.0], &[1.0, -2.0]));
         assert!(differs(&[f32::INFINITY], &[f32::INFINITY]));
-        let touched = Outcome { guard_intact: false, ..outcome(&[1.0], None) };
+        let touched = SingleRun { guard_intact: false, ..outcome(&[1.0], None) };
         assert_eq!(fault(&touched, &outcome(&[1.0], None)).unwrap(), "writes behind its output");
     }
 

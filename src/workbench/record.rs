@@ -81,7 +81,7 @@ impl Row {
 pub enum Change {
     /// The earlier record has no such row.
     New,
-    /// By another clock, so nothing can be said.
+    /// By another clock: not comparable.
     OtherClock,
     /// Within the noise of the two.
     Same(f64),

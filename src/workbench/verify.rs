@@ -4,7 +4,7 @@ use super::case::samples;
 use super::check::check;
 use super::naive::fault;
 use crate::error::{Error, Result};
-use crate::graph::{Engine, Options, PreparedNode, SingleOp, Use};
+use crate::graph::{Engine, PrepareOptions, PreparedNode, SingleOp, Use};
 use crate::ops::REGISTRY;
 use std::sync::Arc;
 
@@ -77,7 +77,7 @@ pub fn verify(engine: &Arc<Engine>, nodes: &[PreparedNode]) -> Result<Verified> 
 
 /// What is wrong with a node's kernel against the naive one, at the node's shapes.
 fn compare(engine: &Arc<Engine>, node: &PreparedNode) -> Result<Option<String>> {
-    let options = Options { all_families: true, ..Options::default() };
+    let options = PrepareOptions { all_families: true, ..PrepareOptions::default() };
     let single = SingleOp::new(engine, node.op.clone(), &node.signature.inputs)?.with(options);
     let variants = single.variants()?;
     let Some(index) = variants.iter().position(|variant| *variant == node.variant) else {

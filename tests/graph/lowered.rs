@@ -4,7 +4,7 @@ use crate::common::{assert_close, draw, engine_with, filter, profiles, turn, wid
 use neural_mirage::gpu::{DeviceOptions, Family, Profile};
 use neural_mirage::graph::lowered::{Action, Binding, Location, Lowered, Origin};
 use neural_mirage::graph::{
-    Bindings, Goals, Graph, Options, Program, Readback, Selection, TensorId, When, gradient, lower,
+    Bindings, Goals, Graph, PrepareOptions, Program, Readback, Selection, TensorId, When, gradient, lower,
 };
 use neural_mirage::ops::{Adam, CaseInput, Conv, Gram, MeanSquaredError, Pool, PoolKind, Shape};
 use neural_mirage::shader::ResourceKind;
@@ -89,7 +89,7 @@ impl Net {
 
     fn lower(&self, profile: &Profile, share: bool) -> Lowered {
         let mut selection = Selection::preferred(profile);
-        selection.options = Options { share, ..Default::default() };
+        selection.options = PrepareOptions { share, ..Default::default() };
         let bound = |tensor| self.outside.iter().any(|(id, _)| *id == tensor);
         lower(&self.graph, bound, &self.goals, &selection).unwrap()
     }

@@ -5,7 +5,7 @@ use super::watch::watch;
 use super::{DeviceArgs, Filter};
 use crate::cli::stdout;
 use crate::error::{Error, Result};
-use crate::graph::{Engine, Options, Peaks, Program, SingleOp, candidates};
+use crate::graph::{Engine, Peaks, PrepareOptions, Program, SingleOp, candidates};
 use crate::ops::{Case, Shape};
 use crate::shader::Folder;
 use crate::vgg::{Network, locate};
@@ -144,7 +144,7 @@ impl Bench<'_> {
     fn case(&self, name: &str, case: &Case, shaders: Option<&[&str]>) -> Result<Vec<Row>> {
         let profile = self.engine.context.profile();
         let shapes: Vec<Shape> = case.inputs.iter().map(|(shape, _)| *shape).collect();
-        let options = Options { all_families: true, ..Options::default() };
+        let options = PrepareOptions { all_families: true, ..PrepareOptions::default() };
         let single = SingleOp::new(self.engine, case.op.clone(), &shapes)?.with(options);
         let kernels = candidates(case.op.as_ref(), single.signature(), profile)?;
         let any = !self.args.filter.variant.is_empty() || self.args.all || shaders.is_some();

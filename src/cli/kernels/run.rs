@@ -7,8 +7,8 @@ use crate::cli::stdout;
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, Context, DeviceOptions};
 use crate::workbench::{
-    Clock, Difference, Input, Output, Params, RunPlan, RunRequest, RunResult, Samples, ShaderRequest, ULP,
-    Wanted, dimensions,
+    Clock, Difference, Input, Output, Params, ResultSpec, RunPlan, RunRequest, RunResult, Samples,
+    ShaderRequest, ULP, dimensions,
 };
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -217,7 +217,7 @@ impl RunArgs {
     }
 
     /// Writes and tells one result; false if it is not what it should be.
-    fn tell(&self, wanted: &Wanted, result: &RunResult) -> Result<bool> {
+    fn tell(&self, wanted: &ResultSpec, result: &RunResult) -> Result<bool> {
         let RunResult { name, array, unwritten, first_unwritten } = result;
         let shape = dimensions(&array.shape);
         if let Some(path) = &wanted.path {

@@ -27,7 +27,7 @@ pub struct Array {
     pub bytes: Vec<u8>,
 }
 
-/// Dimensions as people write them: `64x32`, or `one number`.
+/// Dimensions for messages: `64x32`, or `one number`.
 pub fn dimensions(shape: &[usize]) -> String {
     if shape.is_empty() {
         return "one number".to_owned();
@@ -214,7 +214,7 @@ fn promises_too_much(head: &[u8]) -> bool {
     sides.is_none_or(|sides| count(&sides).is_none())
 }
 
-/// Opens a plain file and says how long it is.
+/// Opens a plain file and returns its length.
 fn open(path: &Path) -> Result<(File, u64)> {
     let refuse = |error: std::io::Error| {
         Error::file(path, format!("can't be read: {error}"), "Check the name and the file's permissions")

@@ -1,11 +1,11 @@
 //! The run itself.
 
-use super::plan::{Memory, RunPlan, Wanted};
+use super::plan::{Memory, ResultSpec, RunPlan};
 use super::shader::{Bound, Variable};
 use crate::error::{Error, Result};
-use crate::gpu::Context;
+use crate::gpu::{Context, Stopwatch};
 use crate::workbench::Array;
-use crate::workbench::measure::{Samples, measure_commands};
+use crate::workbench::measure::{Samples, measure_work};
 
 /// Half a word of what memory is filled with before a kernel writes it: a NaN as f16, twice as f32, four times as
 /// f64.
@@ -17,7 +17,7 @@ const ROW: usize = wgpu::COPY_BYTES_PER_ROW_ALIGNMENT as usize;
 
 /// What came of a run.
 #[derive(Debug, Clone)]
-pub struct Outcome {
+pub struct ShaderRun {
     /// What was read back, in the order of [`RunPlan::results`].
     pub results: Vec<RunResult>,
     /// Names of the variables behind whose memory something was written.
@@ -62,18 +62,18 @@ struct Ready<'a> {
 
 impl RunPlan {
     /// Runs the shader once and reads its results, then, if that is wanted, so many times more to time it. Memory
-    /// that is both input and output, and atomics, are filled anew before each timed run.
+    /// that is both input and output, and atomics, are filled again before each timed run.
     ///
     /// # Errors
     /// [`Error::Usage`] if the device can't do what the shader or its call asks for; [`Error::Gpu`] if it is lost
     /// or gives no answer.
-    pub fn run(&self, context: &Context, repeat: Option<usize>) -> Result<Outcome> {
+    pub fn run(&self, context: &Context, repeat: Option<usize>) -> Result<ShaderRun> {
         self.shader.check_features(context.device().features(), &context.describe())?;
         self.check_limits(&context.device().limits())?;
         self.execute(context, repeat).map_err(|error| self.explained(error))
     }
 
-    /// What the other commands say of these errors is about pictures.
+    /// The other commands' remedies for these errors are about pictures.
     fn explained(&self, error: Error) -> Error {
         match error {
             Error::OutOfMemory { what, needed, .. } => Error::OutOfMemory {
@@ -95,7 +95,7 @@ impl RunPlan {
         }
     }
 
-    fn execute(&self, context: &Context, repeat: Option<usize>) -> Result<Outcome> {
+    fn execute(&self, context: &Context, repeat: Option<usize>) -> Result<ShaderRun> {
         let ready = Ready::new(self, context)?;
         ready.fill(|_, _| true)?;
         let label = self.shader.entry.as_str();
@@ -108,7 +108,7 @@ impl RunPlan {
         let samples = repeat.map(|repeat| ready.measure(repeat)).transpose()?;
         let data = self.shader.variables.iter().zip(&self.memory).filter(|(variable, _)| variable.is_data());
         let bytes = data.map(|(_, memory)| memory.length as u64).sum();
-        Ok(Outcome { results, overruns, samples, bytes })
+        Ok(ShaderRun { results, overruns, samples, bytes })
     }
 
     /// wgpu checks neither workgroup sizes that overrides set nor the sum of workgroup memory; and these messages
@@ -362,10 +362,11 @@ impl<'a> Ready<'a> {
         let any = variables.into_iter().any(|(variable, memory)| stale(variable, memory));
         let restore = || {
             self.fill(stale)?;
-            self.context.flush("filling the inputs anew")
+            self.context.flush("filling the inputs again")
         };
-        let record = |encoder: &mut wgpu::CommandEncoder| self.record(encoder);
-        measure_commands(self.context, rounds, &record, any.then_some(&restore))
+        let watch = Stopwatch::new(self.context, 2)?;
+        let time = |runs| self.context.time(runs, watch.as_ref(), |encoder| self.record(encoder));
+        measure_work(rounds, &time, any.then_some(&restore))
     }
 
     /// What is in the memory now, and the names of the variables whose guard zone was written.
@@ -397,7 +398,7 @@ impl<'a> Ready<'a> {
         Ok((results.collect(), overruns))
     }
 
-    fn result(&self, wanted: &Wanted, bytes: &[u8]) -> RunResult {
+    fn result(&self, wanted: &ResultSpec, bytes: &[u8]) -> RunResult {
         let variable = &self.plan.shader.variables[wanted.variable];
         let memory = &self.plan.memory[wanted.variable];
         let element = variable.element();
@@ -453,7 +454,7 @@ impl<'a> Ready<'a> {
 }
 
 impl RunPlan {
-    /// What the API says of somebody's shader is theirs to mend.
+    /// The API's errors about a user's shader are usage errors.
     fn refused(&self, outcome: Result<()>) -> Result<()> {
         outcome.map_err(|error| match error {
             Error::Gpu { what, message } => Error::usage(format!(

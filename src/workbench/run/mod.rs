@@ -1,6 +1,6 @@
 //! Runs any compute shader on arrays from files.
 //!
-//! [`UserShader`] reads the WGSL anew by naga: not through [`crate::shader::Interface`], which refuses what this
+//! [`UserShader`] reflects the WGSL itself, not through [`crate::shader::Interface`], which refuses what this
 //! program's own kernels don't use. [`RunPlan`] matches inputs, outputs and parameters with its variables, all
 //! before a device is opened; [`RunPlan::run`] then runs it into memory full of NaN words with a guard zone behind
 //! it.
@@ -12,9 +12,9 @@ mod plan;
 mod shader;
 mod spec;
 
-pub use device::{Outcome, RunResult};
+pub use device::{RunResult, ShaderRun};
 pub use form::{Form, Leaf, ListKind};
 pub use params::{Param, Params};
-pub use plan::{Memory, RunPlan, RunRequest, Wanted};
+pub use plan::{Memory, ResultSpec, RunPlan, RunRequest};
 pub use shader::{Bound, ShaderRequest, UserShader, Variable};
 pub use spec::{Input, Output, Source};

@@ -10,7 +10,7 @@ use crate::workbench::Element;
 pub struct Param {
     /// The member that it is for; the next one if it has no name.
     pub name: Option<String>,
-    /// The type that somebody expects it to have.
+    /// The expected type.
     pub element: Option<Element>,
     /// The number.
     pub text: String,

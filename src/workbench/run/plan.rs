@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 use std::path::PathBuf;
 
-/// What somebody wants to have run.
+/// What to run.
 #[derive(Debug, Clone, Default)]
 pub struct RunRequest {
     /// The shader.
@@ -36,17 +36,17 @@ pub struct RunPlan {
     /// What the shader's variables hold, in their order.
     pub memory: Vec<Memory>,
     /// What is read back.
-    pub results: Vec<Wanted>,
+    pub results: Vec<ResultSpec>,
     /// Workgroups along each axis.
     pub workgroups: [u32; 3],
-    /// What somebody should know of how files were taken.
+    /// Notes on how files were read.
     pub notes: Vec<String>,
 }
 
 /// Memory of one variable.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
-    /// What it holds at first; empty if nothing was said of that.
+    /// Its first contents; empty if none were given.
     pub bytes: Vec<u8>,
     /// Its length in bytes, without a guard zone.
     pub length: usize,
@@ -65,9 +65,9 @@ impl Memory {
     }
 }
 
-/// Something to be read back.
+/// A variable to be read back.
 #[derive(Debug, Clone)]
-pub struct Wanted {
+pub struct ResultSpec {
     /// Which of the shader's variables.
     pub variable: usize,
     /// Dimensions of the array that it becomes.
@@ -229,7 +229,12 @@ impl RunPlan {
     }
 
     /// One result: its shape, as stated or as the expected values, the input or the declaration have it.
-    fn want(&mut self, index: usize, output: Option<&Output>, expected: Option<&Input>) -> Result<Wanted> {
+    fn want(
+        &mut self,
+        index: usize,
+        output: Option<&Output>,
+        expected: Option<&Input>,
+    ) -> Result<ResultSpec> {
         let variable = &self.shader.variables[index];
         let memory = &mut self.memory[index];
         let expected = match expected {
@@ -286,7 +291,7 @@ impl RunPlan {
             ));
         }
         (memory.length, memory.extent) = (length, extent);
-        Ok(Wanted {
+        Ok(ResultSpec {
             variable: index,
             shape,
             packed,
@@ -415,7 +420,7 @@ fn length(variable: &Variable, shape: &[usize]) -> (usize, bool) {
     }
 }
 
-/// Says why a variable can't have so many bytes; returns height and width of a texture.
+/// Checks that a variable can have so many bytes; returns height and width of a texture.
 fn check_length(variable: &Variable, shape: &[usize], length: usize) -> Result<[u32; 2], String> {
     let size = variable.element().size();
     let numbers = |bytes: usize| format!("{} {}", bytes / size, variable.element());

@@ -1,4 +1,4 @@
-//! A compute shader of anybody's, read by naga: what it binds, takes and needs.
+//! A user's compute shader, reflected by naga: bindings, parameters and required features.
 
 use super::form::{Form, number};
 use crate::error::{Error, Result};
@@ -9,7 +9,7 @@ use naga::{AddressSpace, Expression, Handle, ImageClass, ShaderStage, StorageAcc
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What people are told to do about a text that is not valid.
+/// The remedy for a text that is not valid.
 const MEND: &str = "Mend the shader";
 
 /// How a variable is bound.
