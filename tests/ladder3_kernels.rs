@@ -245,15 +245,16 @@ fn winograd_in_buffers_runs_in_windows() {
 /// Tests the preferred kernel where bindings are small, and that it then comes in windows. Returns its name.
 fn check_windows(case: &Case, family: Family, max_binding: impl Fn(u64) -> u64) -> &'static str {
     let mut variant = "";
+    let values = inputs(case, 3);
+    let expected = reference(case, &values);
     for alignment in [16, 64, 256] {
         let engine = engine_with(&DeviceOptions { family, ..Default::default() }, |profile| {
             profile.binding_alignment = profile.binding_alignment.max(alignment);
             profile.max_binding = max_binding(profile.binding_alignment);
         });
         let single = single(&engine, case);
-        let values = inputs(case, 3);
         let outcome = single.run(0, &values).unwrap_or_else(|error| panic!("{:?}: {error}", case.op));
-        assert_close(&format!("{:?}", case.op), &outcome.values, &reference(case, &values), case.tolerance);
+        assert_close(&format!("{:?}", case.op), &outcome.values, &expected, case.tolerance);
         let clean = single.signature().output.pack(&outcome.values);
         assert_eq!(outcome.stored, clean, "{:?}: padding is not zero", case.op);
         assert!(outcome.guard_intact, "{:?}: wrote behind its output", case.op);
