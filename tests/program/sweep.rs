@@ -36,7 +36,7 @@ fn a_sheet_has_the_pictures_that_single_runs_paint() {
         let told = options(&place, &file);
         assert_eq!(told["balance"], balance);
         assert_eq!(told["style"], layers);
-        assert_eq!(told["iterations"].to_string(), iterations);
+        assert_eq!(told["iterations"].to_string(), format!("[{iterations}]"));
         // The same as a run by itself, bit for bit, although it ran in a used session.
         let single = format!("{cell}.png");
         let mut alone = place.mirage();
@@ -80,7 +80,7 @@ fn a_cell_becomes_a_picture_of_full_size() {
         promote.assert().success();
         assert_eq!(image::open(place.path(output)).unwrap().dimensions(), (80, 53));
         let told = options(&place, output);
-        assert_eq!((&told["seed"], &told["iterations"]), (&seed.into(), &3.into()));
+        assert_eq!((&told["seed"], &told["iterations"]), (&seed.into(), &serde_json::json!([3])));
     }
     let assert = place.mirage().args(["sweep", "--continue", "my sweep/sheet.html#r7c7"]).assert();
     assert.code(2).stderr(predicate::str::contains("no cell"));
