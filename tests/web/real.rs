@@ -29,7 +29,8 @@ impl Run {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mirage"));
         command.current_dir(folder).arg("render").arg(root.join("docs/photos/summer-palace.jpg"));
         command.arg("--weights").arg(root.join("weights/vgg16-narrow.safetensors"));
-        command.args(["-o", "out.png", "--size", "160", "--iterations", "100000", "--web", "0"]);
+        command.args(["-o", "out.png", "--size", "160", "--web", "0"]);
+        command.args(["--scales", "2", "--iterations", "6,100000"]);
         command.args(["--print-every", "4", "--save-at", "2,5,8", "--no-tuning-cache"]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -71,11 +72,14 @@ fn a_real_run_is_shown_and_controlled() {
     let (mut run, url) = Run::start(folder.path());
     let mut browser = Browser::open(&url);
 
-    // The picture changes and the curves grow.
+    // The second scale follows the first, the picture changes, and the curves grow.
     browser.wait_until("picture.naturalWidth === 160", LIMIT);
+    assert_eq!(browser.text("#scale"), "Scale 2 of 2, 160×107");
+    assert_eq!(browser.text("#total"), "100006");
     let version = browser.attribute("#picture", "data-version");
     browser.wait_until(&format!("Number(picture.dataset.version) > {version} + 2"), LIMIT);
     browser.wait_until("Number(document.querySelector('#loss-curve').dataset.points) >= 3", LIMIT);
+    browser.wait_until("document.querySelectorAll('#loss-curve .scale').length === 1", LIMIT);
     let points = browser.value("Number(document.querySelector('#share-curve').dataset.points)");
     browser.wait_until(
         &format!("Number(document.querySelector('#share-curve').dataset.points) > {points}"),

@@ -1,8 +1,8 @@
 // Loss and share of each group over the iterations, drawn as SVG, and as a table.
 import { TONES, byId, element, heading, number, percent, size, svg, tone } from "/ui.js";
 
-const HEIGHT = 150;
-const MARGIN = { left: 42, right: 12, top: 8, bottom: 20 };
+const HEIGHT = 160;
+const MARGIN = { left: 42, right: 12, top: 18, bottom: 20 };
 /** Reports that are kept, as on the server; older ones are thinned. */
 const REPORTS = 4096;
 const RECENT = 1024;
@@ -167,12 +167,13 @@ export class Curves {
     const begun = this.#scales.map((scale, at) => ({ ...scale, at })).filter(({ at, first }) => at > 0 && first <= last);
     return begun.flatMap((scale, index) => {
       const [at, next] = [x(scale.first), index + 1 < begun.length ? x(begun[index + 1].first) : width];
-      const [y1, y2] = [MARGIN.top, HEIGHT - MARGIN.bottom];
+      // Above the plot, where no curve crosses the text.
+      const [y1, y2] = [2, HEIGHT - MARGIN.bottom];
       const line = svg("line", { class: "scale", "data-scale": scale.at + 1, x1: at, x2: at, y1, y2 });
       const title = svg("title");
       title.textContent = `Scale ${scale.at + 1} of ${this.#scales.length}, ${size(scale)}, from iteration ${scale.first}`;
       line.append(title);
-      return next - at < SCALE_ROOM ? [line] : [line, label(size(scale), at + 4, y1 + 8, "start")];
+      return next - at < SCALE_ROOM ? [line] : [line, label(size(scale), at + 4, y1 + 9, "start")];
     });
   }
 
