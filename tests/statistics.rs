@@ -154,9 +154,20 @@ fn every_statistic_takes_part_in_a_run() {
             Domain::Maps | Domain::Any => Source::Layer("relu3_1".to_owned()),
         };
         let loss = Loss { source, statistic, target: Target::Photo, weight: 1.0 };
-        let group = Group { name: "tested".to_owned(), losses: vec![loss], strength: Strength::Share(1.0) };
+        let group = Group { name: "tested".to_owned(), losses: vec![loss], strength: Strength::Share(9.0) };
         let mut request = Request::new(objective::picture(&golden, "photo_large"));
         request.groups = vec![group];
+        if !request.groups[0].losses[0].statistic.has_target() {
+            // Smoothness alone leads nowhere, and is refused.
+            let layout = Loss {
+                source: Source::Layer("relu3_1".to_owned()),
+                statistic: by_name("feature").unwrap(),
+                target: Target::Photo,
+                weight: 1.0,
+            };
+            let strength = Strength::Share(1.0);
+            request.groups.push(Group { name: "layout".to_owned(), losses: vec![layout], strength });
+        }
         request.scales = Scales::single(8);
         request.schedule.report_every = 8;
         let mut reports = Vec::new();
