@@ -148,8 +148,9 @@ fn every_statistic_takes_part_in_a_run() {
     statistics.push(Arc::new(Quarters));
     for statistic in statistics {
         let key = statistic.key();
+        let smooth = !statistic.has_target();
         let source = match statistic.domain() {
-            _ if !statistic.has_target() => Source::Picture,
+            _ if smooth => Source::Picture,
             Domain::Vectors => Source::Layer("fc8".to_owned()),
             Domain::Maps | Domain::Any => Source::Layer("relu3_1".to_owned()),
         };
@@ -157,7 +158,7 @@ fn every_statistic_takes_part_in_a_run() {
         let group = Group { name: "tested".to_owned(), losses: vec![loss], strength: Strength::Share(9.0) };
         let mut request = Request::new(objective::picture(&golden, "photo_large"));
         request.groups = vec![group];
-        if !request.groups[0].losses[0].statistic.has_target() {
+        if smooth {
             // Smoothness alone leads nowhere, and is refused.
             let layout = Loss {
                 source: Source::Layer("relu3_1".to_owned()),
@@ -180,7 +181,9 @@ fn every_statistic_takes_part_in_a_run() {
         };
         let result = session.run(observer).unwrap();
         let [(0, first), (8, last)] = reports[..] else { panic!("{key}: {reports:?}") };
-        assert!(first.is_finite() && last < first, "{key}: the loss goes from {first} to {last}");
+        // What holds on to a layout makes a gray start less smooth.
+        let falls = last < first || (smooth && last.is_finite());
+        assert!(first.is_finite() && falls, "{key}: the loss goes from {first} to {last}");
         assert!(result.picture.rgb.iter().all(|value| value.is_finite()), "{key}");
     }
 }
