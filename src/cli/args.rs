@@ -56,7 +56,7 @@ pub(super) struct FileArgs {
     #[serde(serialize_with = "values::paths")]
     pub output: Option<PathBuf>,
     /// Longest side of the picture in pixels: a larger one has finer detail and takes longer
-    #[arg(long, value_name = "PIXELS", default_value_t = 320, value_parser = clap::value_parser!(u32).range(SIDES))]
+    #[arg(long, value_name = "PIXELS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(SIDES))]
     pub size: u32,
     /// Bits per colour channel: 16 (PNG and TIFF) leaves more room for editing afterwards
     #[arg(long, value_name = "BITS", default_value = "8")]
@@ -79,7 +79,7 @@ pub(super) struct FactorArgs {
     #[arg(long, alias = "abstract-layers", value_name = "LAYERS")]
     pub r#abstract: Option<String>,
     /// Layers that hold colours and textures, fine ones early, large ones deep; none lets the style go
-    /// [default: relu1_1,relu2_1,relu3_1,relu4_1,relu5_1]
+    /// [default: relu1_1,relu2_1,relu3_1,relu4_1]
     #[arg(long, alias = "style-layers", value_name = "LAYERS")]
     pub style: Option<String>,
     /// Pictures to take the style from, one or several [default: the photo itself]
@@ -99,7 +99,7 @@ pub(super) struct FactorArgs {
     #[arg(long, value_name = "LIST", conflicts_with = "abstract")]
     pub classes: Option<String>,
     /// What style is: gram, gram-pixels, gram-relative, mean-variance, mean-covariance or wasserstein
-    #[arg(long, value_name = "NAME", default_value = "gram")]
+    #[arg(long, value_name = "NAME", default_value = "mean-covariance")]
     pub style_statistic: String,
     /// How much each style picture counts, e.g. 1,2 [default: all the same]
     #[arg(
@@ -116,7 +116,8 @@ pub(super) struct FactorArgs {
 #[command(next_help_heading = "Balance")]
 pub(super) struct BalanceArgs {
     /// How strongly each factor pulls, in shares: the weights are measured for you [default:
-    /// spatial=20,abstract=40,style=40, unless a weight below is given]
+    /// spatial=30,abstract=20,style=50; with a --style-image
+    /// spatial=15,abstract=0,style=85; none if a weight below is given]
     #[arg(long, value_name = "SHARES", conflicts_with_all = ["spatial_weight", "abstract_weight", "style_weight"])]
     #[serde(serialize_with = "values::text")]
     pub balance: Option<Shares>,
@@ -134,7 +135,7 @@ pub(super) struct BalanceArgs {
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     pub style_weight: Option<f32>,
     /// Smoothness: irons out grain and speckles (total variation); 0 leaves them
-    #[arg(long, value_name = "NUMBER", default_value_t = 0.1, allow_negative_numbers = true)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 1.0, allow_negative_numbers = true)]
     pub tv_weight: f32,
     /// What smoothness is: squared differences of neighbours (neural-style), absolute ones (neural-style-pt), or squared
     /// ones with the diagonals (style-transfer-pytorch)
@@ -154,10 +155,6 @@ pub(super) struct NetworkArgs {
     #[arg(long, value_name = "NAME")]
     #[serde(serialize_with = "values::text")]
     pub preprocessing: Option<Preprocessing>,
-    /// How the network shrinks its view: max is crisp, avg is softer, avg2 is softer and doubled, which keeps later
-    /// layers about as bright as with max
-    #[arg(long, value_name = "KIND", default_value = "max")]
-    pub pooling: Pooling,
     /// Names of the network's classes, one a line [default: ImageNet's, where they fit]
     #[arg(long, value_name = "FILE")]
     #[serde(serialize_with = "values::paths")]
@@ -169,39 +166,43 @@ pub(super) struct NetworkArgs {
 pub(super) struct OptimisationArgs {
     /// How many times the picture is worked over, at each scale; or a list from the smallest scale to the largest, whose
     /// last number holds for all further ones
-    #[arg(long, value_name = "N|LIST", value_delimiter = ',', default_value = "150", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N|LIST", value_delimiter = ',', default_value = "60,40,26,16,12", value_parser = clap::value_parser!(u32).range(1..))]
     pub iterations: Vec<u32>,
     /// How many sizes the picture goes through, each 1.4 times the one before: auto is as many as --min-size allows
-    #[arg(long, value_name = "auto|N", default_value = "1")]
+    #[arg(long, value_name = "auto|N", default_value = "auto")]
     pub scales: Count,
     /// Longest side of the smallest picture, in pixels, with --scales auto
     #[arg(long, value_name = "PIXELS", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     pub min_size: u32,
     /// Show and keep an average of the last pictures of a scale in place of the last one: 0.99 is of about a hundred,
     /// 0 of one
-    #[arg(long, value_name = "NUMBER", default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 0.9, allow_negative_numbers = true)]
     pub average_decay: f32,
+    /// How the network shrinks its view: max is crisp, avg is softer, avg2 is softer and doubled, which keeps later
+    /// layers about as bright as with max
+    #[arg(long, value_name = "KIND", default_value = "avg2", help_heading = "Network")]
+    pub pooling: Pooling,
     /// What the network sees beyond the picture's border: zeros, as it was trained, or replicate, which leaves no
     /// frame
-    #[arg(long, value_name = "KIND", default_value = "zeros", help_heading = "Network")]
+    #[arg(long, value_name = "KIND", default_value = "replicate", help_heading = "Network")]
     pub border: Border,
-    /// What to paint over: noise, photo, gray, or a picture file
-    #[arg(long, value_name = "START", default_value = "noise")]
+    /// What to paint over: blur (the photo as a few patches of colour), noise, photo, gray, or a picture file
+    #[arg(long, value_name = "START", default_value = "blur")]
     pub init: Start,
     /// Another number gives another picture; the same number the same one
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     pub seed: u64,
     /// How far a colour may move in one iteration, where black to white is 1
-    #[arg(long, value_name = "NUMBER", default_value_t = 0.03, allow_negative_numbers = true)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 0.02, allow_negative_numbers = true)]
     pub learning_rate: f32,
     /// Makes later steps at a scale smaller: the learning rate is divided by sqrt(1 + NUMBER * steps)
-    #[arg(long, value_name = "NUMBER", default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 0.1, allow_negative_numbers = true)]
     pub learning_rate_decay: f32,
     /// Adam's memory of direction: higher is smoother
     #[arg(long, value_name = "NUMBER", default_value_t = 0.9, allow_negative_numbers = true)]
     pub beta1: f64,
     /// Adam's memory of size: higher is steadier
-    #[arg(long, value_name = "NUMBER", default_value_t = 0.999, allow_negative_numbers = true)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 0.99, allow_negative_numbers = true)]
     pub beta2: f64,
     /// Adam's guard against division by zero
     #[arg(long, value_name = "NUMBER", default_value = "1e-8", allow_negative_numbers = true)]
@@ -398,7 +399,7 @@ mod tests {
         assert_eq!(args.optimisation.average_decay, request.average_decay);
         assert_eq!(args.optimisation.learning_rate_decay, adam.decay);
         assert_eq!(args.optimisation.border.kind(), request.border);
-        assert_eq!(args.network.pooling.pooling(), request.pooling);
+        assert_eq!(args.optimisation.pooling.pooling(), request.pooling);
         assert_eq!(args.optimisation.learning_rate, adam.learning_rate);
         assert_eq!(args.optimisation.beta1, adam.beta1);
         assert_eq!(args.optimisation.beta2, adam.beta2);
@@ -407,7 +408,7 @@ mod tests {
         assert_eq!(args.optimisation.clamps(), adam.clamp);
         assert_eq!(args.watching.print_every, request.schedule.report_every);
         assert_eq!(args.watching.top, request.top_classes);
-        assert!(matches!(args.optimisation.init, Start::Noise));
+        assert!(matches!(args.optimisation.init, Start::Blur));
         // And what --help says of those that are worked out later.
         let help = Only::command().render_long_help().to_string().replace('\n', " ");
         let words: Vec<&str> = help.split_whitespace().collect();

@@ -4,6 +4,7 @@ use super::args::{DeviceArgs, NetworkArgs, SIDES};
 use super::files::load;
 use super::names::{Names, percent};
 use super::stdout;
+use super::values::Pooling;
 use crate::error::{Error, Result};
 use crate::graph::Engine;
 use crate::mirage;
@@ -28,6 +29,9 @@ pub(super) struct ClassifyArgs {
     size: u32,
     #[command(flatten)]
     network: NetworkArgs,
+    /// How the network shrinks its view: max, avg or avg2
+    #[arg(long, value_name = "KIND", default_value = "max", help_heading = "Network")]
+    pooling: Pooling,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -55,7 +59,7 @@ pub(super) fn run(args: &ClassifyArgs) -> Result<()> {
     }
     let mut first: Option<Vec<f32>> = None;
     for (index, (path, picture)) in args.images.iter().zip(&pictures).enumerate() {
-        let pooling = args.network.pooling.pooling();
+        let pooling = args.pooling.pooling();
         let found = mirage::classify(&engine, &network, picture, pooling)?;
         let mut text = if index > 0 { "\n".to_owned() } else { String::new() };
         text += &path.display().to_string();

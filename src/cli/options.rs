@@ -215,7 +215,7 @@ pub(super) const TABLE: &[Row] = &[
     Row::picture("scales", Text),
     Row::picture("min_size", Number),
     Row::picture("average_decay", Number),
-    Row::picture("init", FileOr(&["noise", "photo", "gray"])),
+    Row::picture("init", FileOr(&["noise", "blur", "photo", "gray"])),
     Row::picture("seed", Number),
     Row::picture("learning_rate", Number),
     Row::picture("learning_rate_decay", Number),

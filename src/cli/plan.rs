@@ -118,7 +118,7 @@ fn request(args: &RenderArgs) -> Result<(Request, Preset)> {
     request.rebalance_every = args.balance.rebalance_every;
 
     let optimisation = &args.optimisation;
-    request.pooling = args.network.pooling.pooling();
+    request.pooling = args.optimisation.pooling.pooling();
     request.seed = optimisation.seed;
     request.scales = optimisation.scales();
     request.average_decay = optimisation.average_decay;
@@ -140,7 +140,8 @@ fn request(args: &RenderArgs) -> Result<(Request, Preset)> {
 
 /// The factors as the options state them; style images are `blank` for now.
 fn preset(args: &RenderArgs, blank: &Picture) -> Result<Preset> {
-    let mut preset = Preset::default();
+    let styled = !args.factors.style_image.is_empty();
+    let mut preset = if styled { Preset::of_style_images() } else { Preset::default() };
     let (factors, balance) = (&args.factors, &args.balance);
     let layers = [&factors.spatial, &factors.r#abstract, &factors.style];
     let weights = [balance.spatial_weight, balance.abstract_weight, balance.style_weight];
@@ -235,6 +236,7 @@ fn pictures(
     }
     request.init = match &args.optimisation.init {
         Start::Noise => Init::Noise,
+        Start::Blur => Init::Blur,
         Start::Photo => Init::Photo,
         Start::Gray => Init::Gray,
         Start::File(path) => {

@@ -2,12 +2,13 @@
 
 use super::args::{NetworkArgs, SIDES};
 use super::stdout;
+use super::values::Pooling;
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, DeviceOptions};
 use crate::graph::Engine;
 use crate::image_io::Picture;
 use crate::mirage::preset::Preset;
-use crate::mirage::{Request, Session};
+use crate::mirage::{Request, Scales, Session};
 use crate::tune::{Cache, Contest, Found, tune, uses};
 use clap::Args;
 use std::path::PathBuf;
@@ -18,6 +19,9 @@ use std::sync::Arc;
 pub(super) struct TuneArgs {
     #[command(flatten)]
     network: NetworkArgs,
+    /// How the network shrinks its view: max, avg or avg2
+    #[arg(long, value_name = "KIND", default_value = "avg2", help_heading = "Network")]
+    pooling: Pooling,
     /// Longest side of the pictures to tune for, in pixels, at 3 to 2; holds for sizes near it
     #[arg(long, value_name = "PIXELS", default_value_t = 320, value_parser = clap::value_parser!(u32).range(SIDES))]
     size: u32,
@@ -49,7 +53,8 @@ pub(super) fn run(args: &TuneArgs) -> Result<()> {
     let value = |index: usize| (index * 37 % 101) as f32 * 0.01;
     let photo = Picture { width, height, rgb: (0..width * height * 3).map(value).collect() };
     let mut request = Request::new(photo);
-    request.pooling = args.network.pooling.pooling();
+    request.pooling = args.pooling.pooling();
+    request.scales = Scales::single(1);
     if !network.has_head() {
         let mut preset = Preset::default();
         preset.abstracted.layers.clear();

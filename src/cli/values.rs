@@ -96,6 +96,7 @@ pub(super) enum Kernels {
 #[derive(Debug, Clone)]
 pub(super) enum Start {
     Noise,
+    Blur,
     Photo,
     Gray,
     File(PathBuf),
@@ -105,6 +106,7 @@ impl From<&std::ffi::OsStr> for Start {
     fn from(text: &std::ffi::OsStr) -> Self {
         match text.to_str() {
             Some("noise") => Self::Noise,
+            Some("blur") => Self::Blur,
             Some("photo") => Self::Photo,
             Some("gray" | "grey") => Self::Gray,
             _ => Self::File(text.into()),
@@ -123,6 +125,7 @@ impl Start {
     pub(super) fn text(&self) -> String {
         match self {
             Self::Noise => "noise".to_owned(),
+            Self::Blur => "blur".to_owned(),
             Self::Photo => "photo".to_owned(),
             Self::Gray => "gray".to_owned(),
             Self::File(path) => path.to_string_lossy().into_owned(),

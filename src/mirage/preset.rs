@@ -2,7 +2,7 @@
 //! their names.
 
 use super::loss::{Group, Loss, Source, Strength, Target};
-use super::statistic::{Classes, Feature, GramMatrix, Statistic, Variation};
+use super::statistic::{Classes, Feature, MeanCovariance, Statistic, Variation};
 use crate::error::{Error, Result};
 use crate::ops::VariationKind;
 use crate::vgg::{LayerKind, Network};
@@ -96,7 +96,7 @@ pub struct Preset {
     pub style: Factor,
     /// Kind of smoothness.
     pub smooth: Arc<dyn Statistic>,
-    /// Weight of the smoothness. (Shares sum to a gradient of about 1, so 0.1 is little.)
+    /// Weight of the smoothness. (Shares sum to a gradient of about 1 a colour value, so 0.1 is little.)
     pub smooth_weight: f32,
 }
 
@@ -109,18 +109,27 @@ impl Default for Preset {
             target: Target::Photo,
             strength: Strength::Share(share),
         };
-        let style = ["relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"];
+        let style = ["relu1_1", "relu2_1", "relu3_1", "relu4_1"];
         Self {
-            spatial: factor(&["relu4_2"], Arc::new(Feature), 20.0),
-            abstracted: factor(&["fc8"], Arc::new(Feature), 40.0),
-            style: factor(&style, Arc::new(GramMatrix::default()), 40.0),
+            spatial: factor(&["relu4_2"], Arc::new(Feature), 30.0),
+            abstracted: factor(&["fc8"], Arc::new(Feature), 20.0),
+            style: factor(&style, Arc::new(MeanCovariance), 50.0),
             smooth: Arc::new(Variation { kind: VariationKind::Squared }),
-            smooth_weight: 0.1,
+            smooth_weight: 1.0,
         }
     }
 }
 
 impl Preset {
+    /// The default where the style is that of other images: the photo gives the layout, and no more.
+    pub fn of_style_images() -> Self {
+        let mut preset = Self::default();
+        preset.spatial.strength = Strength::Share(15.0);
+        preset.abstracted.strength = Strength::Share(0.0);
+        preset.style.strength = Strength::Share(85.0);
+        preset
+    }
+
     /// One of the three factors by its name.
     pub fn factor(&self, name: &str) -> Option<&Factor> {
         match name {
@@ -245,6 +254,6 @@ mod tests {
         let names: Vec<&str> = groups.iter().map(|group| group.name.as_str()).collect();
         assert_eq!(names, [SPATIAL, ABSTRACT, STYLE, SMOOTH]);
         assert_eq!(groups[2].losses.len(), 5);
-        assert_eq!(groups[3].strength, Strength::Weight(0.1));
+        assert_eq!(groups[3].strength, Strength::Weight(1.0));
     }
 }

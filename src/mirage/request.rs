@@ -4,7 +4,7 @@ use super::loss::{self, Group, Source, Strength, Target, not_negative};
 use super::network_graph::{Pooling, View, smallest_side};
 use super::optimizer::{Adam, Optimizer};
 use super::preset::Preset;
-use super::scales::{Scale, Scales};
+use super::scales::{Scale, ScaleCount, Scales};
 use crate::error::{Error, Result};
 use crate::image_io::Picture;
 use crate::ops::{Padding, PoolKind};
@@ -16,6 +16,9 @@ use std::sync::Arc;
 pub enum Init {
     /// Gray with random grain, the same for the same seed.
     Noise,
+    /// The photo blurred to a few patches of colour, with random grain: colours and darks are in their places, all else
+    /// is to be painted.
+    Blur,
     /// The photo itself.
     Photo,
     /// Even mid gray.
@@ -120,14 +123,14 @@ impl Request {
             groups: Preset::default().groups(),
             rebalance_every: 0,
             adjustable: false,
-            pooling: PoolKind::Max.into(),
-            border: Padding::Zeros,
-            init: Init::Noise,
+            pooling: Pooling { kind: PoolKind::Average, gain: 2.0 },
+            border: Padding::Replicate,
+            init: Init::Blur,
             seed: 0,
-            scales: Scales { min_size: 128, ..Scales::single(150) },
+            scales: Scales { count: ScaleCount::Auto, min_size: 128, iterations: vec![60, 40, 26, 16, 12] },
             stop_when_change_below: 0.0,
             optimizer: Arc::new(Adam::default()),
-            average_decay: 0.0,
+            average_decay: 0.9,
             schedule: Schedule { report_every: 25, ..Default::default() },
             top_classes: 5,
         }

@@ -24,7 +24,7 @@ pub struct Adam {
 
 impl Default for Adam {
     fn default() -> Self {
-        Self { learning_rate: 0.03, decay: 0.0, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, clamp: true }
+        Self { learning_rate: 0.02, decay: 0.1, beta1: 0.9, beta2: 0.99, epsilon: 1e-8, clamp: true }
     }
 }
 
@@ -56,7 +56,7 @@ impl Optimizer for Adam {
         let Self { learning_rate, decay, beta1, beta2, epsilon, .. } = *self;
         if !(learning_rate > 0.0 && learning_rate.is_finite()) {
             return Err(Error::usage(format!(
-                "--learning-rate is {learning_rate}: it must be above 0; 0.03 is usual"
+                "--learning-rate is {learning_rate}: it must be above 0; 0.02 is usual"
             )));
         }
         if !(decay >= 0.0 && decay.is_finite()) {
@@ -113,7 +113,7 @@ mod tests {
     fn the_learning_rate_decays_within_a_scale() {
         let adam = Adam { learning_rate: 0.5, decay: 3.0, ..Adam::default() };
         assert_eq!([0, 1, 5].map(|done| adam.control(done)[0]), [0.5, 0.25, 0.125]);
-        assert_eq!(Adam::default().control(1000)[0], Adam::default().learning_rate);
+        assert_eq!(Adam { decay: 0.0, ..adam }.control(1000)[0], 0.5);
     }
 
     #[test]
