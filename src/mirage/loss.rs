@@ -201,7 +201,7 @@ impl Shares {
         if self.0.is_empty() || groups.iter().any(any) {
             return Ok(());
         }
-        Err(Error::usage("all shares are zero: give at least one group a share above 0"))
+        Err(Error::usage("all shares of --balance are zero: give at least one group a share above 0"))
     }
 }
 

@@ -28,7 +28,7 @@ fn a_picture_knows_its_run_and_how_it_differs_from_another() {
         "weights at the end",
         "--style-weight",
         "learning-rate",
-        "0.03\n",
+        "0.02\n",
     ] {
         assert!(told.contains(words), "{words}: {told}");
     }

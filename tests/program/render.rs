@@ -45,8 +45,8 @@ fn a_run_leaves_picture_snapshots_and_a_log_of_the_stated_form() {
     assert_eq!(start["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(start["network"]["sha256"].as_str().unwrap().len(), 64);
     assert!(!start["device"].as_str().unwrap().is_empty());
-    assert_eq!(start["options"]["balance"], "spatial=20,abstract=40,style=40");
-    assert_eq!(start["options"]["learning_rate"], 0.03);
+    assert_eq!(start["options"]["balance"], "spatial=30,abstract=20,style=50");
+    assert_eq!(start["options"]["learning_rate"], 0.02);
     assert_eq!(start["photo_classes"].as_array().unwrap().len(), 3);
     let balances = events(&log, "balance");
     assert_eq!(balances[0]["iteration"], 0);
@@ -60,7 +60,7 @@ fn a_run_leaves_picture_snapshots_and_a_log_of_the_stated_form() {
         let layers: Vec<&str> = terms.iter().map(|term| term["layer"].as_str().unwrap()).collect();
         assert_eq!(
             layers,
-            ["relu4_2", "fc8", "relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1", "picture"]
+            ["relu4_2", "fc8", "relu1_1", "relu2_1", "relu3_1", "relu4_1", "picture"]
         );
         let sum: f64 = terms.iter().map(|term| term["loss"].as_f64().unwrap()).sum();
         let total = line["total"].as_f64().unwrap();
