@@ -168,10 +168,10 @@ pub(super) struct OptimisationArgs {
     /// last number holds for all further ones
     #[arg(long, value_name = "N|LIST", value_delimiter = ',', default_value = "60,40,26,16,12", value_parser = clap::value_parser!(u32).range(1..))]
     pub iterations: Vec<u32>,
-    /// How many sizes the picture goes through, each 1.4 times the one before: auto is as many as --min-size allows
+    /// How many sizes the picture goes through, each 1.4 times the one before: auto is as many as the smallest size allows
     #[arg(long, value_name = "auto|N", default_value = "auto")]
     pub scales: Count,
-    /// Longest side of the smallest picture, in pixels, with --scales auto
+    /// Longest side of the smallest picture, in pixels, where the number of scales is auto
     #[arg(long, value_name = "PIXELS", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     pub min_size: u32,
     /// Show and keep an average of the last pictures of a scale in place of the last one: 0.99 is of about a hundred,

@@ -13,7 +13,7 @@ use crate::image_io::{self, Picture};
 use crate::mirage::optimizer::Adam;
 use crate::mirage::preset::{self, FACTORS, Preset};
 use crate::mirage::statistic;
-use crate::mirage::{self, Init, Request, Schedule, Strength, Target};
+use crate::mirage::{self, Init, Request, Schedule, Strength, Target, not_negative};
 use crate::vgg::Network;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -58,6 +58,12 @@ impl Plan {
         let (mut request, mut preset) = request(args)?;
         let mut notes = Vec::new();
         pictures(args, &mut request, &mut preset, &mut notes)?;
+        // The network may leave out the smallest scales, so these are the most iterations that there can be.
+        let most = request.scales.plan(request.size(), 1)?.last().map_or(0, |scale| scale.end);
+        let files = Files::new(&args.files, &args.photo, most, own);
+        if checks_places {
+            places(args, &schedule(&args.watching, most), most, &files)?;
+        }
         let (network, fresh) = open()?;
         let names = Names::of(&network, args.network.labels.as_deref())?;
         if let Some(list) = &args.factors.classes {
@@ -81,10 +87,6 @@ impl Plan {
                 "no snapshot after iteration {}: the run ends after {last}, see --iterations",
                 late.join(", ")
             ));
-        }
-        let files = Files::new(&args.files, &args.photo, last, own);
-        if checks_places {
-            places(args, &request.schedule, last, &files)?;
         }
         if fresh {
             network.check_finite()?;
@@ -152,7 +154,9 @@ fn preset(args: &RenderArgs, blank: &Picture) -> Result<Preset> {
             factor.layers = preset::layers(layers)?;
         }
         if raw {
-            factor.strength = Strength::Weight(weight.unwrap_or(1.0));
+            let weight = weight.unwrap_or(1.0);
+            not_negative(&format!("--{name}-weight"), weight)?;
+            factor.strength = Strength::Weight(weight);
         }
     }
     if let Some(shares) = &balance.balance {
@@ -166,6 +170,7 @@ fn preset(args: &RenderArgs, blank: &Picture) -> Result<Preset> {
             }
         }
     }
+    not_negative("--tv-weight", balance.tv_weight)?;
     preset.smooth_weight = balance.tv_weight;
     preset.smooth = balance.tv_kind.statistic();
     preset.style.statistic = statistic::by_name(&factors.style_statistic)?;

@@ -28,7 +28,6 @@ pub(super) enum Depth {
 pub(super) enum Pooling {
     Max,
     Avg,
-    /// Averages, doubled.
     Avg2,
 }
 

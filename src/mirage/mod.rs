@@ -28,7 +28,7 @@ pub use checkpoint::Checkpoint;
 pub use controls::Controls;
 pub use event::{Event, Observer, Readout, Report, ScaleStarted, Started, TermLoss};
 pub use layer_times::{LayerTime, PartTime};
-pub use loss::{Group, Loss, Shares, Source, Strength, Target, effective_shares};
+pub use loss::{Group, Loss, Shares, Source, Strength, Target, effective_shares, not_negative};
 pub use network_graph::Pooling;
 pub use next_scale::resize_map;
 pub use readout::{activations, class_distance, classify};

@@ -58,10 +58,7 @@ fn a_run_leaves_picture_snapshots_and_a_log_of_the_stated_form() {
     for line in iterations {
         let terms = line["terms"].as_array().unwrap();
         let layers: Vec<&str> = terms.iter().map(|term| term["layer"].as_str().unwrap()).collect();
-        assert_eq!(
-            layers,
-            ["relu4_2", "fc8", "relu1_1", "relu2_1", "relu3_1", "relu4_1", "picture"]
-        );
+        assert_eq!(layers, ["relu4_2", "fc8", "relu1_1", "relu2_1", "relu3_1", "relu4_1", "picture"]);
         let sum: f64 = terms.iter().map(|term| term["loss"].as_f64().unwrap()).sum();
         let total = line["total"].as_f64().unwrap();
         assert!((sum - total).abs() <= 1e-6 * total.abs(), "{line}");

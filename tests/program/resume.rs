@@ -92,7 +92,7 @@ fn what_has_changed_meanwhile_is_refused() {
         "--quiet",
     ]);
     moved.assert().success();
-    for (name, told) in [("photo.png", "there is no such file"), ("moved.png", "no checkpoint")] {
+    for (name, told) in [("photo.png", "there is no such file"), ("moved.png", "not a checkpoint")] {
         let assert = place.mirage().args(["resume", name]).assert().code(2);
         assert.stderr(predicate::str::contains(told).or(predicate::str::contains("can't be read")));
     }
