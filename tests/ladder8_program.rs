@@ -74,6 +74,8 @@ fn help_tells_every_option_by_purpose_with_its_default() {
         ("--average-decay", "0.9"),
         ("--init", "blur"),
         ("--seed", "0"),
+        ("--optimizer", "adam"),
+        ("--history", "20"),
         ("--learning-rate", "0.02"),
         ("--learning-rate-decay", "0.1"),
         ("--beta1", "0.9"),

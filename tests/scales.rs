@@ -11,7 +11,7 @@ use common::{engine, turn};
 use golden::Golden;
 use neural_mirage::gpu::Family;
 use neural_mirage::graph::Engine;
-use neural_mirage::mirage::optimizer::{Adam, Optimizer};
+use neural_mirage::mirage::optimizer::{Adam, Lbfgs, Optimizer};
 use neural_mirage::mirage::{
     Checkpoint, Ending, Event, Observer, Request, RunResult, ScaleCount, Scales, Session, State, scale_at,
 };
@@ -143,7 +143,10 @@ fn a_run_of_two_scales_goes_on_from_every_iteration_with_the_same_bits() {
     let rebalanced = Request { rebalance_every: 2, ..request.clone() };
     let adam: Arc<dyn Optimizer> = Arc::new(Adam { decay: 0.1, ..Adam::default() });
     let decaying = Request { optimizer: adam, average_decay: 0.0, ..request.clone() };
-    for (name, request) in [("Adam", request), ("rebalanced", rebalanced), ("decaying", decaying)] {
+    let lbfgs: Arc<dyn Optimizer> = Arc::new(Lbfgs::default());
+    let lbfgs = Request { optimizer: lbfgs, rebalance_every: 2, ..request.clone() };
+    let runs = [("Adam", request), ("rebalanced", rebalanced), ("decaying", decaying), ("L-BFGS", lbfgs)];
+    for (name, request) in runs {
         resumes_from_everywhere(name, &request);
     }
 }

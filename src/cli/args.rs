@@ -192,9 +192,16 @@ pub(super) struct OptimisationArgs {
     /// Another number gives another picture; the same number the same one
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     pub seed: u64,
-    /// How far a colour may move in one iteration, where black to white is 1
-    #[arg(long, value_name = "NUMBER", default_value_t = 0.02, allow_negative_numbers = true)]
-    pub learning_rate: f32,
+    /// How the picture follows the gradient: adam, robust; lbfgs, which takes no step that raises the loss; or
+    /// lbfgs-plain, without that line search
+    #[arg(long, value_name = "NAME", default_value = "adam")]
+    pub optimizer: String,
+    /// How far a colour may move in one iteration, where black to white is 1 [default: 0.02 for adam, 1 for lbfgs]
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub learning_rate: Option<f32>,
+    /// Steps that lbfgs remembers; each takes the memory of two pictures
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub history: u32,
     /// Makes later steps at a scale smaller: the learning rate is divided by sqrt(1 + NUMBER * steps)
     #[arg(long, value_name = "NUMBER", default_value_t = 0.1, allow_negative_numbers = true)]
     pub learning_rate_decay: f32,
@@ -371,7 +378,7 @@ mod tests {
     use super::*;
     use crate::image_io::Picture;
     use crate::mirage::Request;
-    use crate::mirage::optimizer::Adam;
+    use crate::mirage::optimizer::{Adam, Lbfgs};
     use crate::mirage::preset::{self, Preset};
     use clap::{CommandFactory as _, Parser};
 
@@ -400,7 +407,12 @@ mod tests {
         assert_eq!(args.optimisation.learning_rate_decay, adam.decay);
         assert_eq!(args.optimisation.border.kind(), request.border);
         assert_eq!(args.optimisation.pooling.pooling(), request.pooling);
-        assert_eq!(args.optimisation.learning_rate, adam.learning_rate);
+        assert_eq!(args.optimisation.history as usize, Lbfgs::default().history);
+        assert!(args.optimisation.learning_rate.is_none());
+        for rate in [adam.learning_rate, Lbfgs::default().learning_rate] {
+            let help = Only::command().render_long_help().to_string();
+            assert!(help.contains(&format!("{rate} for ")), "{rate}");
+        }
         assert_eq!(args.optimisation.beta1, adam.beta1);
         assert_eq!(args.optimisation.beta2, adam.beta2);
         assert_eq!(args.optimisation.epsilon, adam.epsilon);

@@ -10,7 +10,7 @@ use super::values::Start;
 use super::{film, layers};
 use crate::error::{Error, Result};
 use crate::image_io::{self, Picture};
-use crate::mirage::optimizer::Adam;
+use crate::mirage::optimizer::{self, Settings};
 use crate::mirage::preset::{self, FACTORS, Preset};
 use crate::mirage::statistic;
 use crate::mirage::{self, Init, Request, Schedule, Strength, Target, not_negative};
@@ -125,14 +125,16 @@ fn request(args: &RenderArgs) -> Result<(Request, Preset)> {
     request.scales = optimisation.scales();
     request.average_decay = optimisation.average_decay;
     request.border = args.optimisation.border.kind();
-    request.optimizer = Arc::new(Adam {
+    let settings = Settings {
         learning_rate: optimisation.learning_rate,
-        decay: optimisation.learning_rate_decay,
-        beta1: optimisation.beta1,
-        beta2: optimisation.beta2,
-        epsilon: optimisation.epsilon,
+        decay: Some(optimisation.learning_rate_decay),
+        beta1: Some(optimisation.beta1),
+        beta2: Some(optimisation.beta2),
+        epsilon: Some(optimisation.epsilon),
+        history: Some(optimisation.history as usize),
         clamp: optimisation.clamps(),
-    });
+    };
+    request.optimizer = optimizer::by_name(&optimisation.optimizer, &settings)?;
     request.stop_when_change_below = optimisation.stop_when_change_below;
     request.adjustable = args.watching.web.is_some();
     request.top_classes = args.watching.top;

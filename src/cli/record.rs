@@ -60,6 +60,7 @@ impl Options {
             weights: values::path(&network.path),
             preprocessing: network.preprocessing.to_string(),
             clamp: args.optimisation.clamps(),
+            learning_rate: request.optimizer.control(0)[0],
         })?;
         let mut options = json_of(args)?;
         options.extend(resolved);
@@ -240,6 +241,7 @@ struct Resolved {
     weights: Value,
     preprocessing: String,
     clamp: bool,
+    learning_rate: f32,
 }
 
 /// A struct as a JSON object.
