@@ -357,7 +357,7 @@ fn the_balance_is_measured_as_often_as_asked_for() {
             match event {
                 Event::Weighted { iteration, .. } => measured.push(iteration),
                 Event::Report(report) if measured.last() == Some(&report.iteration) => {
-                    for (kind, wanted) in FACTORS.into_iter().zip([0.3, 0.2, 0.5]) {
+                    for (kind, wanted) in FACTORS.into_iter().zip([0.15, 0.3, 0.55]) {
                         let share = report.gradient_share(kind).expect("a share");
                         assert!((share - wanted).abs() < 1e-4, "{kind}: {share}");
                     }

@@ -79,7 +79,7 @@ pub(super) struct FactorArgs {
     #[arg(long, alias = "abstract-layers", value_name = "LAYERS")]
     pub r#abstract: Option<String>,
     /// Layers that hold colours and textures, fine ones early, large ones deep; none lets the style go
-    /// [default: relu1_1,relu2_1,relu3_1,relu4_1]
+    /// [default: relu1_1,relu2_1:0.5,relu3_1:0.25,relu4_1:0.125]
     #[arg(long, alias = "style-layers", value_name = "LAYERS")]
     pub style: Option<String>,
     /// Pictures to take the style from, one or several [default: the photo itself]
@@ -116,8 +116,8 @@ pub(super) struct FactorArgs {
 #[command(next_help_heading = "Balance")]
 pub(super) struct BalanceArgs {
     /// How strongly each factor pulls, in shares: the weights are measured for you [default:
-    /// spatial=30,abstract=20,style=50; with a --style-image
-    /// spatial=15,abstract=0,style=85; none if a weight below is given]
+    /// spatial=15,abstract=30,style=55; with a --style-image
+    /// spatial=25,abstract=0,style=75; none if a weight below is given]
     #[arg(long, value_name = "SHARES", conflicts_with_all = ["spatial_weight", "abstract_weight", "style_weight"])]
     #[serde(serialize_with = "values::text")]
     pub balance: Option<Shares>,

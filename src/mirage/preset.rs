@@ -103,17 +103,21 @@ pub struct Preset {
 impl Default for Preset {
     /// All three factors at work, with the photo as the only target.
     fn default() -> Self {
-        let factor = |names: &[&str], statistic: Arc<dyn Statistic>, share: f32| Factor {
-            layers: names.iter().map(|name| LayerWeight { layer: (*name).to_owned(), weight: 1.0 }).collect(),
+        let factor = |layers: &[(&str, f32)], statistic: Arc<dyn Statistic>, share: f32| Factor {
+            layers: layers
+                .iter()
+                .map(|(layer, weight)| LayerWeight { layer: (*layer).to_owned(), weight: *weight })
+                .collect(),
             statistic,
             target: Target::Photo,
             strength: Strength::Share(share),
         };
-        let style = ["relu1_1", "relu2_1", "relu3_1", "relu4_1"];
+        // Deep layers count less: alone they paint a lattice.
+        let style = [("relu1_1", 1.0), ("relu2_1", 0.5), ("relu3_1", 0.25), ("relu4_1", 0.125)];
         Self {
-            spatial: factor(&["relu4_2"], Arc::new(Feature), 30.0),
-            abstracted: factor(&["fc8"], Arc::new(Feature), 20.0),
-            style: factor(&style, Arc::new(MeanCovariance), 50.0),
+            spatial: factor(&[("relu4_2", 1.0)], Arc::new(Feature), 15.0),
+            abstracted: factor(&[("fc8", 1.0)], Arc::new(Feature), 30.0),
+            style: factor(&style, Arc::new(MeanCovariance), 55.0),
             smooth: Arc::new(Variation { kind: VariationKind::Squared }),
             smooth_weight: 1.0,
         }
@@ -124,9 +128,9 @@ impl Preset {
     /// The default where the style is that of other images: the photo gives the layout, and no more.
     pub fn of_style_images() -> Self {
         let mut preset = Self::default();
-        preset.spatial.strength = Strength::Share(15.0);
+        preset.spatial.strength = Strength::Share(25.0);
         preset.abstracted.strength = Strength::Share(0.0);
-        preset.style.strength = Strength::Share(85.0);
+        preset.style.strength = Strength::Share(75.0);
         preset
     }
 
@@ -253,7 +257,7 @@ mod tests {
         let groups = Preset::default().groups();
         let names: Vec<&str> = groups.iter().map(|group| group.name.as_str()).collect();
         assert_eq!(names, [SPATIAL, ABSTRACT, STYLE, SMOOTH]);
-        assert_eq!(groups[2].losses.len(), 5);
+        assert_eq!(groups[2].losses.len(), 4);
         assert_eq!(groups[3].strength, Strength::Weight(1.0));
     }
 }

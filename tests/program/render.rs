@@ -45,7 +45,7 @@ fn a_run_leaves_picture_snapshots_and_a_log_of_the_stated_form() {
     assert_eq!(start["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(start["network"]["sha256"].as_str().unwrap().len(), 64);
     assert!(!start["device"].as_str().unwrap().is_empty());
-    assert_eq!(start["options"]["balance"], "spatial=30,abstract=20,style=50");
+    assert_eq!(start["options"]["balance"], "spatial=15,abstract=30,style=55");
     assert_eq!(start["options"]["learning_rate"], 0.02);
     assert_eq!(start["photo_classes"].as_array().unwrap().len(), 3);
     let balances = events(&log, "balance");
