@@ -45,6 +45,9 @@ pub(super) struct Captured {
     pub memory: Memory,
 }
 
+/// Shape and values, in logical order, of one tensor of a statistic.
+pub(super) type Part = (Shape, Vec<f32>);
+
 /// How far to go with what is captured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -103,7 +106,7 @@ pub(super) fn capture(
 pub(super) fn prepare(
     engine: &Arc<Engine>,
     network: &Network,
-    summaries: &[(&Wanted, Vec<(Shape, Vec<f32>)>)],
+    summaries: &[(&Wanted, Vec<Part>)],
 ) -> Result<Vec<Vec<Captured>>> {
     let mut graph = Graph::new();
     let mut bound = Bindings::new();
@@ -154,7 +157,7 @@ fn run(
 ///
 /// # Errors
 /// If the device fails.
-pub(super) fn read(engine: &Engine, captured: &[Captured], label: &str) -> Result<Vec<(Shape, Vec<f32>)>> {
+pub(super) fn read(engine: &Engine, captured: &[Captured], label: &str) -> Result<Vec<Part>> {
     captured.iter().map(|part| Ok((part.shape, engine.read(&part.memory, part.shape, label)?))).collect()
 }
 

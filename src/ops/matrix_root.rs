@@ -132,7 +132,7 @@ fn reference(a: &[f64], side: usize) -> (f64, [Vec<f64>; 4]) {
     let size = a.iter().map(|value| value * value).sum::<f64>().sqrt().max(1e-30);
     let product = |a: &[f64], b: &[f64]| multiply(a, b, [side; 3]);
     let combine = |a: &[f64], factor: f64, identity: f64| -> Vec<f64> {
-        let on_diagonal = |index: usize| if index % (side + 1) == 0 { identity } else { 0.0 };
+        let on_diagonal = |index: usize| if index.is_multiple_of(side + 1) { identity } else { 0.0 };
         a.iter().enumerate().map(|(index, value)| factor * value + on_diagonal(index)).collect()
     };
     let x = combine(a, 1.0 / size, 0.0);
@@ -244,8 +244,8 @@ impl Op for RootTrace {
         let expected = self.reference_saved(inputs, shapes)?;
         let largest = expected.iter().fold(0.0, |largest: f64, value| largest.max(value.abs()));
         let allowed = GRADIENT_TOLERANCE * tolerance * largest;
-        let wrong = |(actual, expected): (&f32, &f64)| !((f64::from(*actual) - expected).abs() <= allowed);
-        let index = saved.iter().zip(&expected).position(wrong)?;
+        let right = |(actual, expected): (&f32, &f64)| (f64::from(*actual) - expected).abs() <= allowed;
+        let index = saved.iter().zip(&expected).position(|pair| !right(pair))?;
         Some(format!("element {index} is {} in place of {}", saved[index], expected[index]))
     }
 

@@ -152,7 +152,8 @@ impl Sweep {
         let goes_on = self.painted.iter().any(Option::is_some);
         for path in [self.contact.picture(), self.contact.page()] {
             let Ok(found) = path.symlink_metadata() else { continue };
-            if !overwrite && !(goes_on && found.is_file()) {
+            let own = goes_on && found.is_file();
+            if !overwrite && !own {
                 return Err(Error::file(
                     &path,
                     "there is a file that is not this sweep's",
