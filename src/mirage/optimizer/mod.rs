@@ -66,7 +66,7 @@ pub trait Optimizer: Debug + Send + Sync {
     /// Checks the parameters.
     ///
     /// # Errors
-    /// [`Error::Usage`](crate::Error::Usage) naming the option.
+    /// [`Error::Usage`] naming the option.
     fn check(&self) -> Result<()>;
 
     /// What it keeps between steps, for a picture of this shape.
