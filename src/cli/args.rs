@@ -135,11 +135,11 @@ pub(super) struct BalanceArgs {
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     pub style_weight: Option<f32>,
     /// Smoothness: irons out grain and speckles (total variation); 0 leaves them
-    #[arg(long, value_name = "NUMBER", default_value_t = 1.0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 2.0, allow_negative_numbers = true)]
     pub tv_weight: f32,
     /// What smoothness is: squared differences of neighbours (neural-style), absolute ones (neural-style-pt), or squared
-    /// ones with the diagonals (style-transfer-pytorch)
-    #[arg(long, value_name = "KIND", default_value = "squared")]
+    /// ones with the diagonals (style-transfer-pytorch), which smooths the border too
+    #[arg(long, value_name = "KIND", default_value = "diagonal")]
     pub tv_kind: Variation,
 }
 

@@ -168,7 +168,7 @@ impl Variation {
             Self::Absolute => VariationKind::Absolute,
             Self::Diagonal => VariationKind::Diagonal,
         };
-        Arc::new(statistic::Variation { kind })
+        Arc::new(statistic::Variation::summed(kind))
     }
 }
 

@@ -118,8 +118,8 @@ impl Default for Preset {
             spatial: factor(&[("relu4_2", 1.0)], Arc::new(Feature), 15.0),
             abstracted: factor(&[("fc8", 1.0)], Arc::new(Feature), 30.0),
             style: factor(&style, Arc::new(MeanCovariance), 55.0),
-            smooth: Arc::new(Variation { kind: VariationKind::Squared }),
-            smooth_weight: 1.0,
+            smooth: Arc::new(Variation::summed(VariationKind::Diagonal)),
+            smooth_weight: 2.0,
         }
     }
 }
@@ -258,6 +258,6 @@ mod tests {
         let names: Vec<&str> = groups.iter().map(|group| group.name.as_str()).collect();
         assert_eq!(names, [SPATIAL, ABSTRACT, STYLE, SMOOTH]);
         assert_eq!(groups[2].losses.len(), 4);
-        assert_eq!(groups[3].strength, Strength::Weight(1.0));
+        assert_eq!(groups[3].strength, Strength::Weight(2.0));
     }
 }

@@ -171,7 +171,7 @@ fn gram(normalization: Normalization) -> Arc<dyn Statistic> {
 }
 
 fn variation(kind: VariationKind) -> Arc<dyn Statistic> {
-    Arc::new(Variation { kind })
+    Arc::new(Variation { kind, by_pixels: false })
 }
 
 /// The statistic of this name.

@@ -3,13 +3,23 @@
 use super::{Domain, Statistic};
 use crate::error::Result;
 use crate::graph::{Graph, TensorId};
-use crate::ops::{TotalVariation, VariationKind};
+use crate::ops::{LinearCombination, TotalVariation, VariationKind};
 
 /// The total variation of a map in one of three definitions, see [`VariationKind`].
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Variation {
     /// Which one.
     pub kind: VariationKind,
+    /// True to multiply a definition by means with the number of pixels, so that a weight smooths as much at every
+    /// size. The others are sums already.
+    pub by_pixels: bool,
+}
+
+impl Variation {
+    /// A definition as a sum over pixels.
+    pub fn summed(kind: VariationKind) -> Self {
+        Self { kind, by_pixels: kind == VariationKind::Diagonal }
+    }
 }
 
 impl Statistic for Variation {
@@ -23,7 +33,8 @@ impl Statistic for Variation {
             VariationKind::Absolute => "-absolute",
             VariationKind::Diagonal => "-diagonal",
         };
-        format!("{}{kind}", self.name())
+        let by_pixels = if self.by_pixels { "-by-pixels" } else { "" };
+        format!("{}{kind}{by_pixels}", self.name())
     }
 
     fn domain(&self) -> Domain {
@@ -45,6 +56,15 @@ impl Statistic for Variation {
         _: &[TensorId],
         label: &str,
     ) -> Result<TensorId> {
-        graph.apply(TotalVariation { kind: self.kind }, summary, format!("{label} total variation"))
+        let label = format!("{label} total variation");
+        let variation = graph.apply(TotalVariation { kind: self.kind }, summary, label.clone())?;
+        let mut pixels = 1.0;
+        for activation in summary.iter().filter(|_| self.by_pixels) {
+            pixels = graph.shape(*activation).expect_map("total variation")?.pixels() as f32;
+        }
+        if pixels == 1.0 {
+            return Ok(variation);
+        }
+        graph.apply(LinearCombination::scale(pixels), &[variation], format!("{label} by pixels"))
     }
 }
