@@ -208,6 +208,7 @@ mod tests {
         // A group without losses keeps its share, which counts for nothing.
         request.groups[1].losses.clear();
         request.groups[0].strength = Strength::Share(10.0);
+        request.groups[2].strength = Strength::Share(40.0);
         let present = request.present();
         let shown = groups(&present);
         assert_eq!(adjustable(&shown), [SPATIAL, STYLE]);

@@ -271,7 +271,7 @@ mod tests {
         for name in record.keys() {
             assert!(options::row(name).is_some(), "{name} is recorded and has no row");
         }
-        assert_eq!(record["learning_rate"].to_string(), "0.03");
+        assert_eq!(record["learning_rate_decay"].to_string(), "0.1");
         assert_eq!(
             options::row("style_image").unwrap().form().unwrap().files(&record["style_image"]),
             ["s.png"]

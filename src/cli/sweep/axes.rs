@@ -267,7 +267,7 @@ mod tests {
         let args = words::parse(&[run.options(&vary, &[], &even()).unwrap(), photo()].concat()).unwrap();
         let expected = "abstract=40,spatial=20,style=40".parse().unwrap();
         assert_eq!(args.balance.balance, Some(expected));
-        assert_eq!(args.optimisation.iterations, [150]);
+        assert_eq!(args.optimisation.iterations, [60, 40, 26, 16, 12], "as by default");
     }
 
     fn photo() -> Vec<Given> {
