@@ -16,8 +16,10 @@ use clap::{Parser, ValueEnum};
 use neural_mirage::gpu::{DeviceOptions, Family};
 use neural_mirage::graph::Engine;
 use neural_mirage::image_io::Picture;
-use neural_mirage::mirage::preset::{FACTORS, Preset};
+use neural_mirage::mirage::preset::{FACTORS, Preset, layers};
+use neural_mirage::mirage::statistic::by_name;
 use neural_mirage::mirage::{Request, Scales, Schedule, Session, Strength};
+use neural_mirage::ops::{Padding, PoolKind};
 use neural_mirage::vgg::{Network, locate};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -72,13 +74,19 @@ fn request(side: usize, objective: Objective) -> neural_mirage::Result<Request> 
     let mut request = Request::new(photo);
     request.schedule = Schedule::default();
     request.scales = Scales::single(1);
+    // What tools/compare_peers.py gives PyTorch to do.
+    request.pooling = PoolKind::Max.into();
+    request.border = Padding::Zeros;
+    request.average_decay = 0.0;
+    let mut preset = Preset { smooth: by_name("total-variation")?, ..Preset::default() };
+    preset.style.layers = layers("relu1_1,relu2_1,relu3_1,relu4_1,relu5_1")?;
+    preset.style.statistic = by_name("gram")?;
     if let Objective::Style = objective {
-        let mut preset = Preset::default();
         preset.abstracted.layers.clear();
         preset.smooth_weight = 0.0;
-        request.groups = preset.groups();
         request.top_classes = 0;
     }
+    request.groups = preset.groups();
     Ok(request)
 }
 

@@ -11,8 +11,9 @@ use neural_mirage::gpu::DeviceOptions;
 use neural_mirage::graph::Engine;
 use neural_mirage::image_io;
 use neural_mirage::mirage::preset::{FACTORS, Preset, layers};
+use neural_mirage::mirage::statistic::by_name;
 use neural_mirage::mirage::{Request, Session, Strength, activations};
-use neural_mirage::ops::{PoolKind, Shape};
+use neural_mirage::ops::{Padding, PoolKind, Shape};
 use neural_mirage::vgg::Network;
 use safetensors::tensor::{Dtype, TensorView};
 use std::path::{Path, PathBuf};
@@ -86,7 +87,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         )?;
     }
     let mut request = Request::new(photo);
+    // As tools/check_fullsize.py computes it.
+    request.pooling = PoolKind::Max.into();
+    request.border = Padding::Zeros;
     let mut preset = Preset { smooth_weight: 0.0, ..Preset::default() };
+    preset.style.statistic = by_name("gram")?;
     for (name, list) in FACTORS.into_iter().zip([&arguments.spatial, &arguments.r#abstract, &arguments.style])
     {
         if let Some(factor) = preset.factor_mut(name) {

@@ -90,6 +90,7 @@ fn check_trajectories(engine: &Arc<Engine>) {
             beta1: number("beta1"),
             beta2: number("beta2"),
             epsilon: number("eps"),
+            decay: 0.0,
             ..Adam::default()
         });
         request.schedule.report_every = 1;

@@ -3,8 +3,9 @@
 use super::golden::{Golden, path, text};
 use neural_mirage::image_io::Picture;
 use neural_mirage::mirage::preset::{FACTORS, LayerWeight, Preset};
+use neural_mirage::mirage::statistic::by_name;
 use neural_mirage::mirage::{Pooling, Request, Scales, Shares, Strength, Target};
-use neural_mirage::ops::PoolKind;
+use neural_mirage::ops::{Padding, PoolKind};
 use neural_mirage::vgg::Network;
 use serde_json::Value;
 use std::sync::Arc;
@@ -48,7 +49,11 @@ pub fn iterate(request: &mut Request, iterations: u32) {
 /// The request as described, with raw weights; the weight of each loss is that of its layer.
 pub fn request(golden: &Golden, described: &Value) -> Request {
     let mut request = Request::new(picture(golden, text(&described["photo"])));
-    let mut preset = Preset::default();
+    // The goldens are of neural-style's definitions.
+    request.border = Padding::Zeros;
+    request.average_decay = 0.0;
+    let mut preset = Preset { smooth: by_name("total-variation").expect("a statistic"), ..Preset::default() };
+    preset.style.statistic = by_name("gram").expect("a statistic");
     for name in FACTORS {
         let terms = described["terms"].as_array().expect("a list").iter();
         let layers = terms
