@@ -62,6 +62,8 @@ fn measured_shares_are_those_asked_for() {
                 };
                 request.groups = factors(names, |name| Strength::Share(asked_for(name))).groups();
                 request.scales = Scales::single(11);
+                // The picture that is read back is then the one that was measured.
+                request.average_decay = 0.0;
                 request.top_classes = 0;
                 request.schedule.report_every = 0;
                 request.schedule.snapshot_at = vec![10];

@@ -35,7 +35,6 @@ impl Op for AddOver {
         let dispatch = Dispatch::new("finish", "finish")
             .consts(&[("ADD", 1)])
             .bind("addend", Operand::Input(0))
-            .bind("activation", Operand::Input(0))
             .bind("output", Operand::Output)
             .size("count", count)
             .linear(count, 64, device);

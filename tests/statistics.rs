@@ -17,7 +17,7 @@ use common::{draw, engine, relative_l2, turn, widen};
 use golden::{Golden, shape, text};
 use neural_mirage::gpu::Family;
 use neural_mirage::mirage::statistic::{Classes, Domain, STATISTICS, Statistic, by_name};
-use neural_mirage::mirage::{Event, Group, Loss, Request, Scales, Session, Source, Strength, Target};
+use neural_mirage::mirage::{Event, Group, Init, Loss, Request, Scales, Session, Source, Strength, Target};
 use neural_mirage::ops::{CaseInput, Shape};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -170,6 +170,7 @@ fn every_statistic_takes_part_in_a_run() {
             request.groups.push(Group { name: "layout".to_owned(), losses: vec![layout], strength });
         }
         request.scales = Scales::single(8);
+        request.init = Init::Gray;
         request.schedule.report_every = 8;
         let mut reports = Vec::new();
         let mut session = Session::new(&engine, &network, request).unwrap();
