@@ -15,6 +15,7 @@ use crate::graph::{Engine, Goals, Memory, Program, Readback, Submission, TensorI
 use crate::image_io::Picture;
 use crate::ops::{Average, Interleave, Reduce, ReduceKind, Shape};
 use crate::vgg::Network;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -89,6 +90,8 @@ pub(super) struct Objective {
     /// Weights of what [`SUM`] sums up, and the group of each; `None` for the gradient of all that is not measured.
     summands: Option<(Memory, Vec<Option<String>>)>,
     control: Memory,
+    /// What `control` holds.
+    control_values: Cell<Option<[f32; 4]>>,
     pub state: Vec<StatePart>,
     /// Class probabilities of the photo.
     pub photo_probabilities: Vec<f32>,
@@ -278,7 +281,7 @@ impl Objective {
         };
         let program = Program::prepare(engine, &build.graph, &build.bound, &goals, |_| 0)?;
         let loss_weights = build.loss_weights();
-        let objective = Self {
+        Ok(Self {
             engine: engine.clone(),
             program,
             groups,
@@ -290,11 +293,10 @@ impl Objective {
             loss_weights,
             summands,
             control: control_memory,
+            control_values: Cell::new(None),
             state,
             photo_probabilities,
-        };
-        objective.set_control(0)?;
-        Ok(objective)
+        })
     }
 
     /// Takes over the shares, weights and learning rate of another request for the same objective.
@@ -357,7 +359,12 @@ impl Objective {
     /// # Errors
     /// If the device fails.
     pub fn set_control(&self, done: u32) -> Result<()> {
-        self.engine.write(&self.control, Shape::Vector(4), &self.optimizer.control(done))
+        let values = self.optimizer.control(done);
+        if self.control_values.get() != Some(values) {
+            self.engine.write(&self.control, Shape::Vector(4), &values)?;
+            self.control_values.set(Some(values));
+        }
+        Ok(())
     }
 
     /// Sets the weight of each group in the gradient; a loss's is that times its own. What the optimiser knows of the

@@ -280,6 +280,7 @@ impl Session {
         let objective = self.objective()?;
         objective.set_picture(&start::picture(&self.request, self.scales[self.scale].size)?)?;
         objective.set_weights(&self.weights, true)?;
+        objective.set_control(0)?;
         let mut times = Vec::new();
         for _ in 0..count {
             let begin = Instant::now();

@@ -48,12 +48,15 @@ impl Cache {
             self.known.clear();
             self.view = Some(view);
         }
-        let mut hashes = vec![hash([(&request.photo, 1.0)])];
-        let losses = request.groups.iter().flat_map(|group| &group.losses);
-        hashes.extend(losses.filter_map(|loss| match &loss.target {
-            Target::Images(images) => Some(hash(weighted(images))),
-            _ => None,
-        }));
+        let mut sets = vec![Images::Photo(&request.photo)];
+        for loss in request.groups.iter().flat_map(|group| &group.losses) {
+            if let Target::Images(images) = &loss.target
+                && !sets.contains(&Images::Blended(images))
+            {
+                sets.push(Images::Blended(images));
+            }
+        }
+        let hashes: Vec<u64> = sets.into_iter().map(Images::hash).collect();
         self.known.retain(|key, _| hashes.contains(&key.images));
     }
 }
@@ -110,73 +113,105 @@ pub(super) fn targets(
         let reaches = |layer| network_graph::check_size(network, layer, size[0], size[1]).is_ok();
         request.top_classes > 0 && wanted.layer.is_some_and(reaches)
     });
-    let of_photo = hash([(&request.photo, 1.0)]);
-    let key = |images: u64, wanted: &Wanted| Key {
-        images,
-        size,
-        layer: wanted.layer,
-        statistic: wanted.statistic.key(),
-    };
 
-    // Everything of the photo in one forward pass.
-    let mut missing: Vec<&Wanted> = Vec::new();
-    let with_photo =
-        losses.iter().filter(|(loss, _)| loss.target == Target::Photo && loss.statistic.has_target());
-    for wanted in with_photo.map(|(_, wanted)| wanted).chain(&classes) {
-        let key = |wanted: &Wanted| key(of_photo, wanted);
-        if !cache.known.contains_key(&key(wanted)) && !missing.iter().any(|other| key(other) == key(wanted)) {
-            missing.push(wanted);
-        }
+    // What is captured, by the images that it is captured from.
+    let mut sets = vec![ImageSet::of(Images::Photo(&request.photo))];
+    sets[0].wanted.extend(classes.clone());
+    let mut set_of_loss = Vec::new();
+    for (loss, wanted) in losses {
+        let images = match &loss.target {
+            _ if !loss.statistic.has_target() => None,
+            Target::Photo => Some(Images::Photo(&request.photo)),
+            Target::Images(images) => Some(Images::Blended(images)),
+            Target::Classes(_) => None,
+        };
+        set_of_loss.push(images.map(|images| {
+            let at = sets.iter().position(|set| set.images == images).unwrap_or_else(|| {
+                sets.push(ImageSet::of(images));
+                sets.len() - 1
+            });
+            sets[at].wanted.push(wanted.clone());
+            at
+        }));
     }
+
+    // All that is missing of a set of images in one forward pass of each image.
     let mut submission = None;
-    if !missing.is_empty() {
-        let wanted: Vec<Wanted> = missing.iter().map(|wanted| (*wanted).clone()).collect();
-        let photo = photo_at(request, size)?;
-        let (found, last) = capture(engine, network, view, &photo, &wanted, Stage::Target)?;
-        let keys = wanted.iter().map(|wanted| key(of_photo, wanted));
-        cache.known.extend(keys.zip(found));
-        submission = Some(last);
-    }
-
-    // The images of all losses that share them in one forward pass each.
-    for (at, (loss, _)) in losses.iter().enumerate() {
-        let Target::Images(images) = &loss.target else { continue };
-        if losses[..at].iter().any(|(earlier, _)| earlier.target == loss.target) {
-            continue;
-        }
-        let of_images = hash(weighted(images));
+    for set in &sets {
         let mut missing: Vec<Wanted> = Vec::new();
-        for (_, wanted) in losses.iter().filter(|(other, _)| other.target == loss.target) {
-            let key = |wanted: &Wanted| key(of_images, wanted);
-            let known = cache.known.contains_key(&key(wanted));
-            if wanted.statistic.has_target()
-                && !known
-                && !missing.iter().any(|other| key(other) == key(wanted))
-            {
+        for wanted in &set.wanted {
+            let key = set.key(size, wanted);
+            if !cache.known.contains_key(&key) && missing.iter().all(|other| set.key(size, other) != key) {
                 missing.push(wanted.clone());
             }
         }
-        if !missing.is_empty() {
-            let found = blended(engine, network, request, size, images, &missing)?;
-            cache.known.extend(missing.iter().map(|wanted| key(of_images, wanted)).zip(found));
+        if missing.is_empty() {
+            continue;
         }
+        let found = match set.images {
+            Images::Photo(_) => {
+                let photo = photo_at(request, size)?;
+                let (found, last) = capture(engine, network, view, &photo, &missing, Stage::Target)?;
+                submission = Some(last);
+                found
+            }
+            Images::Blended(images) => blended(engine, network, request, size, images, &missing)?,
+        };
+        cache.known.extend(missing.iter().map(|wanted| set.key(size, wanted)).zip(found));
     }
 
-    let target = |(loss, wanted): &(&Loss, Wanted)| -> Result<Vec<Captured>> {
-        if !loss.statistic.has_target() {
-            return Ok(Vec::new());
+    let known = |set: usize, wanted: &Wanted| cache.known.get(&sets[set].key(size, wanted)).cloned();
+    let target = |((loss, wanted), set): (&(&Loss, Wanted), &Option<usize>)| match (&loss.target, set) {
+        (_, Some(set)) => Ok(known(*set, wanted).unwrap_or_default()),
+        (Target::Classes(classes), None) if loss.statistic.has_target() => {
+            Ok(vec![distribution(engine, network, classes)?])
         }
-        let images = match &loss.target {
-            Target::Photo => of_photo,
-            Target::Images(images) => hash(weighted(images)),
-            Target::Classes(classes) => return Ok(vec![distribution(engine, network, classes)?]),
-        };
-        Ok(cache.known.get(&key(images, wanted)).cloned().unwrap_or_default())
+        _ => Ok(Vec::new()),
     };
-    let of_losses = losses.iter().map(target).collect::<Result<_>>()?;
-    let known_classes = classes.and_then(|wanted| cache.known.get(&key(of_photo, &wanted)).cloned());
-    let classes = known_classes.and_then(|parts| parts.into_iter().next());
+    let of_losses = losses.iter().zip(&set_of_loss).map(target).collect::<Result<_>>()?;
+    let of_photo = classes.and_then(|wanted| known(0, &wanted));
+    let classes = of_photo.and_then(|parts| parts.into_iter().next());
     Ok(Targets { losses: of_losses, classes, submission })
+}
+
+/// Images from which targets are captured.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Images<'a> {
+    Photo(&'a Picture),
+    Blended(&'a [(Picture, f32)]),
+}
+
+impl Images<'_> {
+    /// A number that tells these images and weights from others.
+    fn hash(self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        let mut add = |image: &Picture, weight: f32| {
+            (image.width, image.height, weight.to_bits()).hash(&mut hasher);
+            hasher.write(bytemuck::cast_slice(&image.rgb));
+        };
+        match self {
+            Self::Photo(photo) => add(photo, 1.0),
+            Self::Blended(images) => images.iter().for_each(|(image, weight)| add(image, *weight)),
+        }
+        hasher.finish()
+    }
+}
+
+/// Images, and what is captured from them.
+struct ImageSet<'a> {
+    images: Images<'a>,
+    hash: u64,
+    wanted: Vec<Wanted>,
+}
+
+impl<'a> ImageSet<'a> {
+    fn of(images: Images<'a>) -> Self {
+        Self { images, hash: images.hash(), wanted: Vec::new() }
+    }
+
+    fn key(&self, size: [usize; 2], wanted: &Wanted) -> Key {
+        Key { images: self.hash, size, layer: wanted.layer, statistic: wanted.statistic.key() }
+    }
 }
 
 /// The targets of several images, blended with weights that sum to 1.
@@ -225,18 +260,4 @@ fn distribution(engine: &Engine, network: &Network, classes: &[(usize, f32)]) ->
     }
     let shape = Shape::Vector(values.len());
     Ok(Captured { shape, memory: engine.tensor_with("class probabilities", shape, &values)? })
-}
-
-fn weighted(images: &[(Picture, f32)]) -> impl Iterator<Item = (&Picture, f32)> {
-    images.iter().map(|(image, weight)| (image, *weight))
-}
-
-/// Images and weights as a number, to tell them from others.
-fn hash<'a>(images: impl IntoIterator<Item = (&'a Picture, f32)>) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    for (image, weight) in images {
-        (image.width, image.height, weight.to_bits()).hash(&mut hasher);
-        hasher.write(bytemuck::cast_slice(&image.rgb));
-    }
-    hasher.finish()
 }
