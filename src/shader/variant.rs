@@ -58,7 +58,7 @@ impl Shader {
         }
         let refuse = |what: &str, message| Error::Gpu { what: format!("{what} of shader {name}"), message };
         text = keep_branches(&text).map_err(|message| refuse("conditions", message))?;
-        // The marked loops bind nothing of their own (rung 1 compares), and written out the text takes a tenth
+        // The marked loops bind nothing of their own (tests/kernels/variants.rs compares), and written out the text takes a tenth
         // of a second to parse.
         let interface = Interface::reflect(name, &text)?;
         if unrolled {

@@ -1,5 +1,4 @@
 //! Reads the goldens that `tools/make_goldens.py` wrote with PyTorch.
-#![allow(dead_code, reason = "each test file uses a part of these helpers")]
 
 use neural_mirage::ops::Shape;
 use safetensors::{Dtype, SafeTensors};

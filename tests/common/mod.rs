@@ -1,12 +1,19 @@
-//! Shared by the test files: the device, the comparator, random inputs.
-#![allow(dead_code, reason = "each test file uses a part of these helpers")]
+//! Shared by the test binaries: the device, the comparator, random inputs, and in modules what some of them need.
+#![allow(dead_code, reason = "each test binary uses a part of these helpers")]
 
+#[cfg(feature = "cli")]
+pub mod chromium;
+pub mod golden;
+pub mod objective;
+pub mod runs;
+pub mod statistics;
+pub mod synthetic;
 pub mod variants;
 
 use neural_mirage::gpu::{AdapterChoice, Context, DeviceOptions, Family, Profile};
 use neural_mirage::graph::Engine;
 use neural_mirage::ops::{CaseInput, Filter, Shape};
-#[allow(unused_imports, reason = "each test file uses a part of these helpers")]
+#[allow(unused_imports, reason = "each test binary uses a part of these helpers")]
 pub use neural_mirage::workbench::{distance, inputs, widen};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;

@@ -1,5 +1,4 @@
 //! A statistic's loss and gradient on their own: as f64 references, and on the device.
-#![allow(dead_code, reason = "each test file uses a part of these helpers")]
 
 use neural_mirage::Result;
 use neural_mirage::graph::{Bindings, Engine, Goals, Graph, Program, TensorId, gradient};

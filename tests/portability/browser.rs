@@ -1,6 +1,6 @@
 //! A headless browser with one page, and the server that the page talks to.
 
-use super::chromium::Chromium;
+use crate::common::chromium::Chromium;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};

@@ -94,7 +94,7 @@ fn unusable_networks() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     let good = network(&[8, 7, 9]);
-    let broken = |name: &str, change: &dyn Fn(&mut crate::synthetic::FileBuilder)| {
+    let broken = |name: &str, change: &dyn Fn(&mut crate::common::synthetic::FileBuilder)| {
         let mut file = good.clone();
         change(&mut file);
         place.file(name, &file.bytes())

@@ -181,7 +181,7 @@ fn networks_that_lack_default_layers_get_others_with_a_note() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     let headless = place.file("headless.safetensors", &network(&[]).bytes());
-    let shallow = crate::synthetic::Net::small().caffe().write(&place.path(""));
+    let shallow = crate::common::synthetic::Net::small().caffe().write(&place.path(""));
     for (weights, note, abstract_layers, spatial) in [
         (headless, "abstract factor is left out", "none", "relu4_2"),
         (shallow, "--style relu1_1,relu2_1", "fc8", "relu1_2"),

@@ -1,6 +1,6 @@
 //! A folder of its own for each test, with small pictures and a small network in it.
 
-use crate::synthetic::{FileBuilder, Net};
+use crate::common::synthetic::{FileBuilder, Net};
 use assert_cmd::Command;
 use image::{ImageFormat, RgbImage};
 use std::ffi::OsStr;

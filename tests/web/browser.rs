@@ -1,6 +1,6 @@
 //! Debian's Chromium, headless, driven over its DevTools protocol (one WebSocket, no further program).
 
-use super::chromium::Chromium;
+use crate::common::chromium::Chromium;
 use serde_json::{Value, json};
 use std::net::TcpStream;
 use std::path::Path;

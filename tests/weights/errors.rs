@@ -6,7 +6,7 @@ use neural_mirage::Error;
 use neural_mirage::vgg::{Matrix, Network, Preprocessing};
 use proptest::prelude::*;
 
-use super::synthetic::{FileBuilder, Net};
+use crate::common::synthetic::{FileBuilder, Net};
 
 /// The message for a file that must be refused as [`Error::File`], with its three parts.
 fn refused(path: &Path) -> String {

@@ -1,0 +1,353 @@
+//! Every variant of every op against its f64 reference, at odd, tiny and prime shapes, on outputs
+//! full of NaN with a guard zone behind them.
+//!
+//! `KERNEL=conv cargo test --test kernels cases` tests the ops whose names contain `conv`.
+
+use crate::common::{assert_close, engine, engine_with, filter, inputs, turn, widen};
+use neural_mirage::Error;
+use neural_mirage::gpu::{DeviceOptions, Family, PipelineCache, PipelineKey};
+use neural_mirage::graph::{Engine, PrepareOptions, SingleOp, SingleRun};
+use neural_mirage::ops::{
+    Add, Case, CaseInput, Conv, ConvBackward, GramBackward, Kernel, MeanSquaredError, MseBackward, Op,
+    Operand, Padding, Pool, PoolBackward, PoolKind, REGISTRY, Relu, ReluBackward, Shape, Then,
+};
+use neural_mirage::shader::Shader;
+use neural_mirage::workbench::reference;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// The cases of the ops that the environment asks for, each with the seed of its inputs.
+fn cases() -> Vec<(Case, u64)> {
+    let filter = std::env::var("KERNEL").unwrap_or_default();
+    let chosen = REGISTRY.iter().filter(|entry| entry.name.contains(&filter));
+    chosen.flat_map(|entry| (entry.cases)().into_iter().zip(1..)).collect()
+}
+
+fn single(engine: &Arc<Engine>, case: &Case) -> SingleOp {
+    let shapes: Vec<Shape> = case.inputs.iter().map(|(shape, _)| *shape).collect();
+    SingleOp::new(engine, case.op.clone(), &shapes).unwrap()
+}
+
+fn kernels(engine: &Engine, op: &dyn Op, single: &SingleOp) -> Vec<Kernel> {
+    op.kernels(single.signature(), engine.context.profile()).unwrap()
+}
+
+/// Tests each kernel that this device offers; returns the variants seen. On a device whose limits were
+/// lowered a kernel may refuse to run, but must not be wrong; without `refusals` it must run.
+fn check(
+    engine: &Arc<Engine>,
+    case: &Case,
+    seed: u64,
+    refusals: bool,
+) -> BTreeSet<(&'static str, &'static str)> {
+    let values = inputs(case, seed);
+    let expected = reference(case, &values);
+    let single = single(engine, case);
+    let mut seen = BTreeSet::new();
+    for (variant, name) in single.variants().unwrap().into_iter().enumerate() {
+        let what = format!("{:?}/{name} on {:?}", case.op, case.inputs);
+        let outcome = match single.run(variant, &values) {
+            Ok(outcome) => outcome,
+            Err(Error::Gpu { message, .. }) if refusals && message.contains("exceed") => continue,
+            Err(error) => panic!("{what}: {error}"),
+        };
+        assert_close(&what, &outcome.values, &expected, case.tolerance);
+        assert!(outcome.guard_intact, "{what}: wrote behind its output");
+        if case.op.mutates().is_empty() {
+            let clean = single.signature().output.pack(&outcome.values);
+            assert_eq!(outcome.stored, clean, "{what}: padding is not zero");
+        }
+        check_saved(&what, case, &values, &outcome);
+        seen.insert((case.op.name(), name));
+    }
+    seen
+}
+
+/// Tests the saved output of an op that has one.
+fn check_saved(what: &str, case: &Case, values: &[Vec<f32>], outcome: &SingleRun) {
+    let shapes: Vec<Shape> = case.inputs.iter().map(|(shape, _)| *shape).collect();
+    let expected = case.op.saved(&shapes);
+    assert_eq!(outcome.saved.is_some(), expected.is_some(), "{what}");
+    let (Some([saved, stored]), Some(shape)) = (&outcome.saved, expected) else { return };
+    let wide: Vec<Vec<f64>> = values.iter().map(|values| widen(values)).collect();
+    let wide: Vec<&[f64]> = wide.iter().map(Vec::as_slice).collect();
+    let fault = case.op.saved_fault(&wide, &shapes, saved, case.tolerance);
+    assert_eq!(fault, None, "{what}");
+    assert_eq!(*stored, shape.pack(saved), "{what}: the saved output's padding is not zero");
+}
+
+#[test]
+fn every_kernel_of_every_family_matches_its_reference() {
+    let _turn = turn();
+    let mut seen = BTreeSet::new();
+    for family in [Family::Texture, Family::Buffer] {
+        let engine = engine(family);
+        cases().iter().for_each(|(case, seed)| seen.extend(check(&engine, case, *seed, false)));
+    }
+    println!("{seen:?}");
+    // What a change of the choice could silently leave out.
+    for variant in [
+        "texture_winograd4",
+        "texture_winograd2",
+        "texture",
+        "buffer_winograd4",
+        "buffer_winograd2",
+        "buffer",
+        "buffer_double",
+        "buffer_small",
+        "buffer_few",
+        "naive",
+    ] {
+        let ops = ["conv", "conv_backward"];
+        let asked = |op: &str| cases().iter().any(|(case, _)| case.op.name() == op);
+        let missing = ops.iter().find(|op| asked(op) && !seen.contains(&(**op, variant)));
+        assert_eq!(missing, None, "did not run as {variant}");
+    }
+}
+
+#[test]
+fn every_kernel_runs_on_a_minimal_device() {
+    let _turn = turn();
+    for family in [Family::Texture, Family::Buffer] {
+        let options = DeviceOptions { family, minimal: true, ..Default::default() };
+        let engine = engine_with(&options, |_| {});
+        assert_eq!(engine.context.profile().lanes, None);
+        for (case, seed) in cases() {
+            check(&engine, &case, seed, false);
+        }
+    }
+}
+
+#[test]
+fn no_kernel_is_wrong_where_few_workgroups_fit_side_by_side() {
+    let _turn = turn();
+    for family in [Family::Texture, Family::Buffer] {
+        let options = DeviceOptions { family, ..Default::default() };
+        let engine = engine_with(&options, |profile| profile.max_groups = 16);
+        for (case, seed) in cases() {
+            check(&engine, &case, seed, true);
+        }
+    }
+}
+
+#[test]
+fn dispatches_wider_than_the_device_wrap() {
+    let _turn = turn();
+    let conv = Conv::same(filter(5, 4, [3, 3]), true);
+    let single_tap = Conv { padding: [0, 0], ..Conv::same(filter(6, 3, [1, 1]), false) };
+    let backward = ConvBackward { conv: conv.clone(), size: [61, 83], then: Then::default() };
+    let (input, output) = (Shape::map(4, 61, 83), Shape::map(5, 61, 83));
+    let cases = [
+        Case::normal(Add, &[Shape::Vector(6001); 2], 1e-7),
+        Case::normal(Relu, &[Shape::Vector(6001)], 0.0),
+        // As the registry's tolerance for convolutions.
+        Case::normal(conv, &[input], 1e-5),
+        Case::normal(backward, &[output, output], 1e-5),
+        Case::normal(single_tap, &[Shape::map(3, 61, 83)], 1e-5),
+    ];
+    for family in [Family::Texture, Family::Buffer] {
+        let options = DeviceOptions { family, ..Default::default() };
+        let engine = engine_with(&options, |profile| profile.max_groups = 13);
+        for case in &cases {
+            check(&engine, case, 1, false);
+            for kernel in kernels(&engine, case.op.as_ref(), &single(&engine, case)) {
+                let wraps = kernel.dispatches.iter().all(|dispatch| dispatch.groups[1] > 1);
+                assert!(wraps, "{:?}/{} does not wrap, so this tests nothing", case.op, kernel.variant);
+            }
+        }
+    }
+}
+
+/// Pool indices of four channels each, some with no bit.
+const INDICES: CaseInput =
+    CaseInput::Values(&[4660.0, 1.0, 34952.0, 8.0, 0.0, 16385.0, 4.0, 520.0, 8258.0, 32.0, 2.0]);
+
+/// A full-size VGG at 1024 pixels has maps of 256 MiB; some adapters bind 128 MiB at once. Here both are a
+/// thousand times smaller.
+#[test]
+fn maps_larger_than_a_binding_run_in_windows() {
+    let _turn = turn();
+    let conv = Conv::same(filter(70, 36, [3, 3]), true);
+    let backward = ConvBackward { conv: conv.clone(), size: [21, 33], then: Then::default() };
+    let (input, output) = (Shape::map(36, 21, 33), Shape::map(70, 21, 33));
+    let halve = Pool::halve(PoolKind::Max);
+    let pool_backward = PoolBackward { pool: halve, size: [21, 33], rectified: false };
+    let average = Pool::halve(PoolKind::Average);
+    let average_backward = PoolBackward { pool: average, size: [21, 33], rectified: false };
+    let halved = Shape::map(70, 10, 16);
+    let gram = Shape::Matrix { rows: 70, columns: 70 };
+    // Tolerances as in the registry.
+    let pooled = Conv { pool: true, ..conv.clone() };
+    let pooled_backward = ConvBackward { conv: pooled.clone(), ..backward.clone() };
+    let indices = pooled.saved(&[input]).unwrap();
+    // Few input channels, because edge pixels read all of them at once; backward either map in windows.
+    let replicate =
+        |outs, ins| Conv { mode: Padding::Replicate, ..Conv::same(filter(outs, ins, [3, 3]), true) };
+    let (few, many) = (Shape::map(20, 21, 33), output);
+    let edges_backward = |outs, ins| {
+        let conv = Conv { relu: ins > outs, ..replicate(outs, ins) };
+        ConvBackward { conv, size: [21, 33], then: Then { add: true, mask: true } }
+    };
+    let cases = [
+        Case::normal(replicate(70, 20), &[few], 1e-5),
+        Case::normal(edges_backward(70, 20), &[many, many, few, few], 1e-5),
+        Case::normal(edges_backward(20, 70), &[few, few, many, many], 1e-5),
+        Case::normal(pooled, &[input], 1e-5),
+        Case::drawn(pooled_backward, &[(indices, INDICES), (halved, CaseInput::Normal)], 1e-5),
+        Case::normal(Add, &[output; 2], 1e-7),
+        Case::normal(Relu, &[output], 0.0),
+        Case::normal(ReluBackward, &[output; 2], 0.0),
+        Case::normal(conv, &[input], 1e-5),
+        Case::normal(backward, &[output, output], 1e-5),
+        Case::normal(halve, &[output], 0.0),
+        Case::normal(pool_backward, &[output, halved], 2e-6),
+        Case::normal(average, &[output], 2e-6),
+        Case::normal(average_backward, &[halved], 2e-6),
+        Case::normal(MeanSquaredError, &[output; 2], 1e-6),
+        Case::normal(MseBackward, &[output, output, Shape::Vector(1)], 2.4e-7),
+        Case::normal(GramBackward, &[output, gram], 1e-6),
+    ];
+    for case in &cases {
+        // With coarse alignment, as WebGPU's default, windows of these planes are sixteen quads of eighteen.
+        check_windows(case, Family::Texture, |alignment| if alignment > 64 { 200 << 10 } else { 96 << 10 });
+    }
+}
+
+/// The buffer family's Winograd kernels read their input in windows too. The transformed weights and values
+/// have to fit a binding, so the map is large and the channels are few.
+#[test]
+fn winograd_in_buffers_runs_in_windows() {
+    let _turn = turn();
+    let conv = Conv::same(filter(40, 36, [3, 3]), true);
+    let then = Then { add: true, mask: true };
+    let backward = ConvBackward { conv: Conv { relu: false, ..conv.clone() }, size: [61, 83], then };
+    let (input, output) = (Shape::map(36, 61, 83), Shape::map(40, 61, 83));
+    let pooled = Conv { pool: true, ..conv.clone() };
+    // Larger, so that the pooled map comes in windows too.
+    let large = Shape::map(36, 101, 103);
+    let (halved, indices) = (pooled.output(&[large]).unwrap(), pooled.saved(&[large]).unwrap());
+    let pooled_backward = ConvBackward { conv: pooled.clone(), size: [101, 103], then: Then::default() };
+    let cases = [
+        Case::normal(conv, &[input], 1e-5),
+        // As the registry's tolerance for convolutions.
+        Case::normal(backward, &[output, output, input, input], 1e-5),
+        Case::normal(pooled, &[large], 1e-5),
+        Case::drawn(pooled_backward, &[(indices, INDICES), (halved, CaseInput::Normal)], 1e-5),
+    ];
+    for case in &cases {
+        let variant = check_windows(case, Family::Buffer, |_| 400 << 10);
+        assert_eq!(variant, "buffer_winograd4");
+    }
+}
+
+/// Tests the preferred kernel where bindings are small, and that it then comes in windows. Returns its name.
+fn check_windows(case: &Case, family: Family, max_binding: impl Fn(u64) -> u64) -> &'static str {
+    let mut variant = "";
+    let values = inputs(case, 3);
+    let expected = reference(case, &values);
+    for alignment in [16, 64, 256] {
+        let engine = engine_with(&DeviceOptions { family, ..Default::default() }, |profile| {
+            profile.binding_alignment = profile.binding_alignment.max(alignment);
+            profile.max_binding = max_binding(profile.binding_alignment);
+        });
+        let single = single(&engine, case);
+        let outcome = single.run(0, &values).unwrap_or_else(|error| panic!("{:?}: {error}", case.op));
+        assert_close(&format!("{:?}", case.op), &outcome.values, &expected, case.tolerance);
+        let clean = single.signature().output.pack(&outcome.values);
+        assert_eq!(outcome.stored, clean, "{:?}: padding is not zero", case.op);
+        assert!(outcome.guard_intact, "{:?}: wrote behind its output", case.op);
+        check_saved(&format!("{:?}", case.op), case, &values, &outcome);
+        let kernel = kernels(&engine, case.op.as_ref(), &single).swap_remove(0);
+        let windows = kernel.dispatches.iter().flat_map(|dispatch| &dispatch.bindings);
+        let windows = windows.filter(|(_, operand)| matches!(operand, Operand::Window { .. })).count();
+        assert!(windows > 1, "{:?} runs in one piece, so this tests nothing", case.op);
+        variant = kernel.variant;
+    }
+    variant
+}
+
+#[test]
+fn unrolled_and_plain_loops_compute_the_same() {
+    let _turn = turn();
+    let mut tested = BTreeSet::new();
+    for family in [Family::Texture, Family::Buffer] {
+        let engine = engine(family);
+        for (case, seed) in cases() {
+            let unrolled = single(&engine, &case);
+            let plain = single(&engine, &case).with(PrepareOptions { unroll: false, ..Default::default() });
+            for (variant, kernel) in kernels(&engine, case.op.as_ref(), &unrolled).iter().enumerate() {
+                // One case for each set of shaders with marked loops.
+                let marked: Vec<_> = kernel
+                    .dispatches
+                    .iter()
+                    .filter(|dispatch| {
+                        let shader = Shader::load_form(dispatch.shader, &dispatch.consts, false).unwrap();
+                        shader.source.contains("// unroll")
+                    })
+                    .map(|dispatch| (dispatch.shader, dispatch.consts.clone(), dispatch.entry))
+                    .collect();
+                if marked.is_empty() || !tested.insert(marked) {
+                    continue;
+                }
+                let what = format!("{:?}/{} plain against unrolled", case.op, kernel.variant);
+                let values = inputs(&case, seed);
+                let one = unrolled.run(variant, &values).unwrap().values;
+                let other = plain.run(variant, &values).unwrap().values;
+                // A driver may contract a product and a sum in one form and not in the other.
+                assert_close(&what, &other, &widen(&one), case.tolerance);
+            }
+        }
+    }
+    println!("{} shader variants with marked loops", tested.len());
+}
+
+#[test]
+fn a_refused_pipeline_is_not_kept() {
+    let context = &engine(Family::Auto).context;
+    let key = |source: &str| PipelineKey {
+        label: "test".to_owned(),
+        source: source.into(),
+        entry: "main",
+        layout: Vec::new(),
+    };
+    let good = key("@compute @workgroup_size(1) fn main() {}");
+    let bad = key("@compute @workgroup_size(1) fn main() { nothing(); }");
+    let cache = PipelineCache::default();
+    for _ in 0..2 {
+        let error = cache.get(context, &[good.clone(), bad.clone()]).unwrap_err();
+        assert!(matches!(error, Error::Gpu { .. }), "{error}");
+        assert!(cache.is_empty());
+    }
+    assert_eq!(cache.get(context, &[good.clone(), good]).unwrap().len(), 2);
+    assert_eq!(cache.len(), 1);
+}
+
+/// At 1024 pixels eight quads of a map of 64 channels are just above the 128 MiB that some adapters bind, at 2048
+/// more than one is: then the tiles have fewer channels. Here everything is four thousand times smaller.
+#[test]
+fn tiles_have_fewer_channels_where_a_window_holds_few_quads() {
+    let _turn = turn();
+    let conv = Conv::same(filter(64, 3, [3, 3]), true);
+    // Windows of these planes may start anywhere, whatever the alignment.
+    let output = Shape::map(64, 21, 31);
+    let gram = Shape::Matrix { rows: 64, columns: 64 };
+    // Tolerances as in the registry.
+    let cases = [
+        Case::normal(conv, &[Shape::map(3, 21, 31)], 1e-5),
+        Case::normal(GramBackward, &[output, gram], 1e-6),
+    ];
+    // A plane is 22 * 32 texels of 16 bytes, 11 KiB: there is room for seven, and for one.
+    for binding in [88 << 10, 17 << 10] {
+        let options = DeviceOptions { family: Family::Texture, ..Default::default() };
+        let engine = engine_with(&options, |profile| profile.max_binding = binding);
+        for case in &cases {
+            let preferred = kernels(&engine, case.op.as_ref(), &single(&engine, case)).swap_remove(0);
+            assert_eq!(preferred.variant, "texture", "{:?}", case.op);
+            let values = inputs(case, 3);
+            let outcome = single(&engine, case).run(0, &values).unwrap();
+            let what = format!("{:?} with {binding} B", case.op);
+            assert_close(&what, &outcome.values, &reference(case, &values), case.tolerance);
+            assert!(outcome.guard_intact, "{what}");
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Kernels on their own: the comparator, shader variants, the ops' f64 references, and every kernel against them.
+
+mod cases;
+#[path = "../common/mod.rs"]
+mod common;
+mod comparator;
+mod half_weights;
+mod linear_chunks;
+mod quirks;
+mod references;
+mod tuning;
+mod variants;

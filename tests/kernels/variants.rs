@@ -1,0 +1,118 @@
+//! Every shader variant that any registry case yields on several invented devices, without a GPU:
+//! it is valid with no more capabilities than it declares, fits its call and the device's limits, and
+//! every backend's writer takes it.
+
+use crate::common::variants::{for_each_dispatch, variants};
+use neural_mirage::ops::REGISTRY;
+use neural_mirage::shader::{Code, Emitter, Interface, SOURCES, Shader, Target, needs_subgroups};
+use std::collections::BTreeSet;
+
+/// Parses, and validates without subgroups unless the text shows that it needs them; emits for every target.
+fn emit(what: &str, shader: &Shader, entries: &[&str]) {
+    let emitter = Emitter::new(what, shader).unwrap_or_else(|error| panic!("{error}"));
+    for entry in entries {
+        for target in Target::ALL {
+            let code = emitter.emit(entry, target).unwrap_or_else(|error| panic!("{error}"));
+            let whole = match &code {
+                Code::Words(words) => words.len() > 20,
+                Code::Text(text) => text.contains(match target {
+                    Target::Hlsl => "numthreads",
+                    Target::Msl => "kernel void",
+                    _ => "@compute",
+                }),
+            };
+            assert!(whole, "{what}: no entry point in the {}", target.name());
+        }
+    }
+}
+
+#[test]
+fn every_variant_is_valid_and_every_backend_takes_it() {
+    let variants = variants();
+    for ((shader, consts, entry), example) in &variants {
+        let what = format!("{shader} {consts:?} {entry} ({example})");
+        let unrolled = Shader::load(shader, consts).unwrap_or_else(|error| panic!("{what}: {error}"));
+        emit(&what, &unrolled, &[entry]);
+    }
+    println!("{} variants", variants.len());
+}
+
+#[test]
+fn unrolled_and_plain_forms_have_one_interface() {
+    for (shader, consts, _) in variants().keys() {
+        let what = format!("{shader} {consts:?}");
+        let unrolled = Shader::load(shader, consts).unwrap();
+        let plain = Shader::load_form(shader, consts, false).unwrap();
+        Emitter::new(&what, &plain).unwrap_or_else(|error| panic!("{error}"));
+        // Both are reflected from the plain text, so that of the unrolled text is reflected here.
+        let reflected = Interface::reflect(shader, &unrolled.source).unwrap();
+        assert_eq!(reflected, plain.interface, "{what}");
+        assert_eq!(unrolled.source == plain.source, !plain.source.contains("// unroll"), "{what}");
+    }
+}
+
+#[test]
+fn every_call_fits_its_entry_point_and_its_device() {
+    for_each_dispatch(|what, _, profile, dispatch| {
+        let shader = Shader::load(dispatch.shader, &dispatch.consts).unwrap();
+        let what = format!("{what}: {}/{}", dispatch.shader, dispatch.entry);
+        dispatch.check(&shader.interface).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let (_, size) = shader.interface.entry(dispatch.entry).unwrap();
+        let invocations: u32 = size.iter().product();
+        assert!(invocations <= profile.max_invocations, "{what}: {size:?} invocations");
+        let bytes = shader.interface.workgroup_bytes(dispatch.entry).unwrap();
+        assert!(bytes <= profile.max_workgroup_storage, "{what}: {bytes} B of workgroup memory");
+        assert!(dispatch.groups.iter().all(|count| (1..=profile.max_groups).contains(count)), "{what}");
+        if profile.lanes.is_none() {
+            assert!(!needs_subgroups(&shader.source), "{what}: needs subgroups, the device has none");
+        }
+    });
+}
+
+#[test]
+fn the_files_as_they_stand_are_valid() {
+    for (name, text) in SOURCES {
+        // With all branches of marked conditions.
+        let shader = Shader { source: (*text).into(), interface: Interface::reflect(name, text).unwrap() };
+        let entries: Vec<&str> = shader.interface.entries.iter().map(|(entry, _)| entry.as_str()).collect();
+        emit(name, &shader, &entries);
+    }
+}
+
+#[test]
+fn shaders_on_disk_listed_and_used_are_the_same() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/shaders");
+    let on_disk: BTreeSet<String> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|ending| ending == "wgsl"))
+        .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    let listed: BTreeSet<String> = SOURCES.iter().map(|(name, _)| (*name).to_owned()).collect();
+    assert_eq!(listed.len(), SOURCES.len(), "a shader is listed twice");
+    assert_eq!(on_disk, listed, "files under shaders/ against SOURCES");
+    let used: BTreeSet<String> = variants().keys().map(|(shader, _, _)| (*shader).to_owned()).collect();
+    assert_eq!(listed, used, "SOURCES against what the ops dispatch");
+}
+
+#[test]
+fn every_entry_point_is_used() {
+    let used: BTreeSet<(&str, &str)> =
+        variants().keys().map(|(shader, _, entry)| (*shader, *entry)).collect();
+    for (name, _) in SOURCES {
+        for (entry, _) in &Shader::load(name, &[]).unwrap().interface.entries {
+            assert!(used.contains(&(*name, entry.as_str())), "no op dispatches {name}/{entry}");
+        }
+    }
+}
+
+#[test]
+fn each_op_is_registered_once() {
+    let names: BTreeSet<&str> = REGISTRY.iter().map(|entry| entry.name).collect();
+    assert_eq!(names.len(), REGISTRY.len());
+    for entry in REGISTRY {
+        let cases = (entry.cases)();
+        assert!(!cases.is_empty(), "{} has no case", entry.name);
+        assert!(cases.iter().all(|case| case.op.name() == entry.name), "{}", entry.name);
+    }
+}

@@ -1,0 +1,115 @@
+//! The balance on real photos with the default network: shares that were asked for are shares that are measured.
+//!
+//! Each run goes to the iteration at which the balance is measured again. Its picture is then looked at by a session
+//! of its own, with nothing but the raw weights that the run had come to, so the shares are measured by other means
+//! than those that made the weights. `MIRAGE_BALANCE_SIZES=192,256,384,512` checks other sizes than the test's own,
+//! with `--nocapture` for the table of docs/balance.md.
+
+use crate::common::{engine, turn};
+use neural_mirage::gpu::Family;
+use neural_mirage::image_io::{self, Picture};
+use neural_mirage::mirage::preset::{self, FACTORS, Preset};
+use neural_mirage::mirage::{Event, Init, Request, Scales, Session, Strength, Weights};
+use neural_mirage::vgg::Network;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Points of a hundred by which a measured share may be off: the acceptance limit. Measured at these sizes: below 0.001,
+/// the rounding of the gradients.
+const POINTS: f32 = 5.0;
+
+fn photo(name: &str, size: usize) -> Picture {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/photos").join(name);
+    let picture = image_io::read(&path).expect(name).picture;
+    let (width, height) = image_io::fit(picture.width, picture.height, size);
+    image_io::resize(&picture, width, height).expect(name)
+}
+
+/// The three factors with these layers, each as strong as `strength` says.
+fn factors(layers: [&str; 3], strength: impl Fn(&str) -> Strength) -> Preset {
+    let mut preset = Preset::default();
+    for (name, layers) in FACTORS.into_iter().zip(layers) {
+        let factor = preset.factor_mut(name).expect("a factor");
+        factor.layers = preset::layers(layers).expect("layers");
+        factor.strength = strength(name);
+    }
+    preset
+}
+
+#[test]
+fn measured_shares_are_those_asked_for() {
+    let _turn = turn();
+    let sizes = std::env::var("MIRAGE_BALANCE_SIZES").unwrap_or_else(|_| "64,80,96,112".to_owned());
+    let sizes: Vec<usize> = sizes.split(',').map(|size| size.trim().parse().expect("sizes")).collect();
+    let engine = engine(Family::Auto);
+    let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/vgg16-narrow.safetensors");
+    let network = Arc::new(Network::open(&weights, None).expect("the default network"));
+    let sets = [
+        ("default", ["relu4_2", "fc8", "relu1_1,relu2_1,relu3_1,relu4_1,relu5_1"], [20.0, 40.0, 40.0]),
+        ("fine", ["relu2_2,relu3_1:0.5", "fc6,fc7", "relu2_1,relu4_1"], [30.0, 30.0, 40.0]),
+    ];
+    println!("| photo | size | layers | asked | measured |\n| --- | --- | --- | --- | --- |");
+    let mut worst: f32 = 0.0;
+    for name in ["astronaut.png", "chelsea.png", "coffee.png"] {
+        for size in &sizes {
+            for (set, names, asked_for) in sets {
+                let mut request = Request::new(photo(name, *size));
+                let asked_for = |name: &str| {
+                    asked_for[FACTORS.iter().position(|other| *other == name).expect("a factor")]
+                };
+                request.groups = factors(names, |name| Strength::Share(asked_for(name))).groups();
+                request.scales = Scales::single(11);
+                // The picture that is read back is then the one that was measured.
+                request.average_decay = 0.0;
+                request.top_classes = 0;
+                request.schedule.report_every = 0;
+                request.schedule.snapshot_at = vec![10];
+                let mut session = Session::new(&engine, &network, request.clone()).expect("a session");
+                let (mut raw, mut reached) = (Weights::default(), None);
+                session
+                    .run(&mut |event: Event<'_>| {
+                        match event {
+                            Event::Weighted { iteration: 10, weights, .. } => raw = weights.clone(),
+                            Event::Snapshot { picture, .. } => reached = Some(picture.clone()),
+                            _ => {}
+                        }
+                        Ok(ControlFlow::Continue(()))
+                    })
+                    .expect("a run");
+                let measured = raw.0.iter().filter(|weight| weight.norm.is_some()).count();
+                assert_eq!(measured, 3, "the balance is measured after ten iterations");
+                request.groups = factors(names, |name| Strength::Weight(raw.of(name))).groups();
+                request.init = Init::Picture(reached.expect("a picture"));
+                request.scales = Scales::single(1);
+                session.restart(request).expect("a session");
+                let mut shares = None;
+                session
+                    .run(&mut |event: Event<'_>| {
+                        if let Event::Report(report) = event
+                            && report.iteration == 0
+                        {
+                            shares = Some(report.gradient_shares.clone());
+                        }
+                        Ok(ControlFlow::Continue(()))
+                    })
+                    .expect("a look");
+                let shares = shares.expect("a report");
+                assert_eq!(shares.len(), 3);
+                let list = |share: &dyn Fn(&str) -> f32| {
+                    FACTORS.map(|name| format!("{:.1}", 100.0 * share(name))).join(" / ")
+                };
+                let measured =
+                    |name: &str| shares.iter().find(|(other, _)| other == name).expect("a share").1;
+                let asked = list(&|name| asked_for(name) / 100.0);
+                println!("| {name} | {size} | {set} | {asked} | {} |", list(&measured));
+                for factor in FACTORS {
+                    let off = (100.0 * measured(factor) - asked_for(factor)).abs();
+                    assert!(off <= POINTS, "{name} {size} {set}: {factor} is {off} points off");
+                    worst = worst.max(off);
+                }
+            }
+        }
+    }
+    println!("worst: {worst:.3} points");
+}

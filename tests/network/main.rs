@@ -1,0 +1,6 @@
+//! Whole networks: a tiny one against PyTorch, the default one's balance.
+
+mod balance;
+#[path = "../common/mod.rs"]
+mod common;
+mod goldens;

@@ -1,0 +1,91 @@
+//! L-BFGS and moments between scales against PyTorch, on the goldens of `tools/make_optimizer_goldens.py`.
+
+use crate::common::golden::{Golden, shape, text};
+use crate::common::objective::{iterate, network, picture, request};
+use crate::common::{assert_close, engine, relative_l2, turn, widen};
+use neural_mirage::gpu::Family;
+use neural_mirage::mirage::optimizer::{Lbfgs, LineSearch};
+use neural_mirage::mirage::{Event, Init, Session, resize_map};
+use neural_mirage::ops::ResizeMode;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+/// PyTorch's own totals in f32 are off by up to 6e-5 after ten steps, and its picture by 2e-4. Pairs are small
+/// differences of large numbers, so rounding grows with the steps; that of Winograd's kernels is ten times larger.
+const TOTALS: f64 = 1e-2;
+const PICTURE: f64 = 1e-2;
+
+#[test]
+fn ten_steps_of_lbfgs_match_pytorch_and_neural_style() {
+    let _turn = turn();
+    let engine = engine(Family::Auto);
+    let (golden, goldens) = (Golden::open("objective.safetensors"), Golden::open("optimizers.safetensors"));
+    let network = network();
+    let trajectories = goldens.cases["trajectories"].as_array().expect("a list");
+    assert_eq!(trajectories.len(), 5);
+    for trajectory in trajectories {
+        let name = text(&trajectory["name"]);
+        let requests = golden.cases["requests"].as_array().expect("a list");
+        let described = requests.iter().find(|r| r["name"] == trajectory["request"]).expect("its request");
+        let mut request = request(&golden, described);
+        let number = |key: &str| trajectory[key].as_f64().expect("a number");
+        request.init = Init::Picture(picture(&golden, text(&trajectory["start"])));
+        let expected = trajectory["totals"].as_array().expect("a list");
+        iterate(&mut request, expected.len() as u32 - 1);
+        request.schedule.report_every = 1;
+        request.optimizer = Arc::new(Lbfgs {
+            learning_rate: number("lr") as f32,
+            history: number("history") as usize,
+            line_search: LineSearch::None,
+            clamp: false,
+        });
+        let mut totals = Vec::new();
+        let mut session = Session::new(&engine, &network, request).expect("a session");
+        let result = session
+            .run(&mut |event: Event<'_>| {
+                if let Event::Report(report) = event {
+                    totals.push(report.total);
+                }
+                Ok(ControlFlow::Continue(()))
+            })
+            .expect("a run");
+        assert_eq!(totals.len(), expected.len(), "{name}");
+        for (step, (actual, expected)) in totals.iter().zip(expected).enumerate() {
+            let expected = expected.as_f64().expect("a number");
+            let error = (actual - expected).abs() / expected;
+            assert!(error <= TOTALS, "{name} step {step}: {actual} against {expected}");
+        }
+        let expected = widen(&goldens.tensor(text(&trajectory["final_image"])).1);
+        let rgb = &result.picture.rgb;
+        let planes: Vec<f32> =
+            (0..3).flat_map(|channel| rgb.iter().skip(channel).step_by(3).copied()).collect();
+        let error = relative_l2(&planes, &expected);
+        println!("{name}: final picture off by {error:.1e}");
+        assert!(error <= PICTURE, "{name}: final picture off by {error:.1e}");
+    }
+}
+
+#[test]
+fn moments_at_another_size_match_pytorch() {
+    let _turn = turn();
+    let engine = engine(Family::Auto);
+    let goldens = Golden::open("optimizers.safetensors");
+    let cases = goldens.cases["moments"].as_array().expect("a list");
+    assert_eq!(cases.len(), 7);
+    for case in cases {
+        let name = text(&case["name"]);
+        let size = [0, 1].map(|index| case["size"][index].as_u64().expect("a size") as usize);
+        for (moment, carried, mode) in [
+            ("first", "carried_first", ResizeMode::Bicubic),
+            ("second", "carried_second", ResizeMode::Bilinear),
+        ] {
+            let (sizes, values) = goldens.tensor(text(&case[moment]));
+            let resized = resize_map(&engine, &values, shape(&sizes), size, mode).expect("a map");
+            let expected = widen(&goldens.tensor(text(&case[carried])).1);
+            // Weights of both axes with an error of 2e-7 each, and sixteen products at most.
+            assert_close(&format!("{name} {moment}"), &resized, &expected, 1e-5);
+            // A second moment has no negative value, which has no root.
+            assert!(moment == "first" || resized.iter().all(|value| *value >= 0.0), "{name}");
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! A run that is held, steered, saved and taken up again: it does what it is told, and not one bit else.
+
+use crate::common::golden::Golden;
+use crate::common::objective::{iterate, network, picture, share, weigh};
+use crate::common::runs::{GO_ON, Setting, run, session, states};
+use crate::common::{engine, turn};
+use neural_mirage::gpu::Family;
+use neural_mirage::image_io::Picture;
+use neural_mirage::mirage::optimizer::Adam;
+use neural_mirage::mirage::preset::{FACTORS, LayerWeight, Preset};
+use neural_mirage::mirage::{Checkpoint, Controls, Ending, Event, Init, Request, Scales, Shares, Target};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+/// A device with the tiny network, and a request of it with everything on.
+fn setting() -> Setting {
+    let golden = Golden::open("objective.safetensors");
+    let network = network();
+    let mut request = Request::new(picture(&golden, "photo"));
+    iterate(&mut request, 14);
+    request.schedule.report_every = 4;
+    (engine(Family::Auto), network, request)
+}
+
+/// What a run may be made of, each in its own way hard to take up again.
+fn kinds(request: &Request) -> Vec<(&'static str, Request)> {
+    let balanced = Request { rebalance_every: 3, ..request.clone() };
+    let mut raw = request.clone();
+    weigh(&mut raw, |_| 1.0);
+    let mut preset = Preset::default();
+    preset.style.target = Target::Images([(turned(&request.photo), 1.0)].into());
+    let photo = Request {
+        init: Init::Photo,
+        groups: preset.groups(),
+        stop_when_change_below: 1e-9,
+        ..request.clone()
+    };
+    let unclamped = Request { optimizer: Arc::new(Adam { clamp: false, ..Adam::default() }), ..raw.clone() };
+    let averaged = Request { average_decay: 0.5, ..request.clone() };
+    vec![
+        ("default", request.clone()),
+        ("rebalanced", balanced),
+        ("raw weights", raw),
+        ("from the photo", photo),
+        ("unclamped", unclamped),
+        ("averaged", averaged),
+    ]
+}
+
+fn turned(picture: &Picture) -> Picture {
+    let mut rgb = picture.rgb.clone();
+    rgb.reverse();
+    Picture { rgb, ..picture.clone() }
+}
+
+#[test]
+fn a_run_goes_on_from_every_state_with_the_same_bits() {
+    let _turn = turn();
+    let setting = setting();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("state.safetensors");
+    for (name, mut request) in kinds(&setting.2) {
+        let plain = run(&mut session(&setting, request.clone()), &mut |_: Event<'_>| GO_ON);
+        request.schedule.state_every = 1;
+        let (whole, saved) = states(&mut session(&setting, request.clone()));
+        assert!(whole.picture == plain.picture, "{name}: saving changes nothing");
+        assert_eq!(
+            saved.iter().map(|state| state.iteration).collect::<Vec<_>>(),
+            (1..=14).collect::<Vec<_>>()
+        );
+        for state in saved {
+            let iteration = state.iteration;
+            // By way of the disk, and in a session of its own.
+            Checkpoint { state, texts: Default::default() }.save(&file).unwrap();
+            let state = Checkpoint::load(&file).unwrap().state;
+            let mut later = session(&setting, request.clone());
+            later.resume(state).unwrap();
+            let (outcome, rest) = states(&mut later);
+            assert!(outcome.picture == whole.picture, "{name}: from {iteration}");
+            assert_eq!(rest.len() as u32, 14 - iteration.max(1) + 1, "{name}: from {iteration}");
+        }
+    }
+}
+
+#[test]
+fn a_stopped_run_leaves_a_state_that_goes_on() {
+    let _turn = turn();
+    let setting = setting();
+    let mut request = setting.2.clone();
+    request.schedule.state_when_stopped = true;
+    let whole = run(&mut session(&setting, request.clone()), &mut |_: Event<'_>| GO_ON);
+    for stop in [0, 1, 6, 9, 10, 11] {
+        let mut first = session(&setting, request.clone());
+        let mut state = None;
+        let outcome = run(&mut first, &mut |event: Event<'_>| {
+            match event {
+                Event::State(found) => state = Some(found.clone()),
+                Event::Progress { iteration, .. } if iteration > stop => return Ok(ControlFlow::Break(())),
+                _ => {}
+            }
+            GO_ON
+        });
+        assert_eq!(outcome.ending, Ending::Stopped);
+        let state = state.expect("a state");
+        assert_eq!(state.iteration, outcome.iterations);
+        let mut later = session(&setting, request.clone());
+        later.resume(state).unwrap();
+        assert!(
+            run(&mut later, &mut |_: Event<'_>| GO_ON).picture == whole.picture,
+            "stopped after {}",
+            outcome.iterations
+        );
+    }
+}
+
+#[test]
+fn states_of_other_runs_are_refused() {
+    let _turn = turn();
+    let setting = setting();
+    let mut request = setting.2.clone();
+    request.schedule.state_every = 14;
+    let mut first = session(&setting, request.clone());
+    let (_, saved) = states(&mut first);
+    let [state] = &saved[..] else { panic!("one state") };
+    iterate(&mut request, 13);
+    let error = session(&setting, request.clone()).resume(state.clone()).unwrap_err();
+    assert!(error.to_string().contains("--iterations"), "{error}");
+    let mut other = state.clone();
+    other.size = [state.size[0] + 1, state.size[1]];
+    assert!(first.resume(other).unwrap_err().to_string().contains("--size"));
+    let mut damaged = state.clone();
+    let second = damaged.tensors.iter_mut().find(|(name, _)| name == "adam:second_moment").expect("a moment");
+    second.1[7] = f32::NAN;
+    assert!(first.resume(damaged).unwrap_err().to_string().contains("second_moment"));
+}
+
+#[test]
+fn a_session_that_starts_anew_is_as_good_as_a_new_one() {
+    let _turn = turn();
+    let setting = setting();
+    let mut requests: Vec<Request> = kinds(&setting.2).into_iter().map(|(_, request)| request).collect();
+    let mut seeded = setting.2.clone();
+    seeded.seed = 5;
+    seeded.optimizer = Arc::new(Adam { learning_rate: 0.01, ..Adam::default() });
+    share(&mut seeded, "spatial=60,abstract=10,style=30");
+    let mut preset = Preset::default();
+    preset.style.layers = vec![LayerWeight { layer: "relu1_1".into(), weight: 2.0 }];
+    preset.abstracted.layers.clear();
+    let layers = Request { groups: preset.groups(), ..setting.2.clone() };
+    requests.extend([seeded, layers, setting.2.clone()]);
+    let mut used = session(&setting, setting.2.clone());
+    for request in requests {
+        let fresh = run(&mut session(&setting, request.clone()), &mut |_: Event<'_>| GO_ON);
+        used.restart(request.clone()).unwrap();
+        assert!(run(&mut used, &mut |_: Event<'_>| GO_ON).picture == fresh.picture, "{:?}", request.groups);
+    }
+    // Only weights, seeds and steps may be changed without preparing anew.
+    let same = &setting.2;
+    assert!(same.shares_objective(&Request { seed: 3, scales: Scales::single(2), ..same.clone() }));
+    for (name, other) in
+        kinds(same).into_iter().filter(|(name, _)| *name != "default" && *name != "rebalanced")
+    {
+        assert!(!same.shares_objective(&other), "{name}");
+    }
+}
+
+#[test]
+fn a_pause_holds_the_run_until_it_is_told_to_go_on() {
+    let _turn = turn();
+    let setting = setting();
+    let whole = run(&mut session(&setting, setting.2.clone()), &mut |_: Event<'_>| GO_ON);
+    let mut held = session(&setting, setting.2.clone());
+    let controls = Controls::new();
+    held.set_controls(&controls);
+    let (mut done, mut paused_at, mut saved) = (0, None, Vec::new());
+    let mut helper = None;
+    let outcome = run(&mut held, &mut |event: Event<'_>| {
+        match event {
+            Event::Progress { iteration, .. } => {
+                assert!(!(paused_at.is_some() && controls.is_paused()), "an iteration of a run that is held");
+                done = iteration;
+                if iteration == 3 {
+                    controls.pause();
+                }
+            }
+            Event::Paused { iteration, paused: true } => {
+                assert_eq!(iteration, done, "all that was submitted is told first");
+                paused_at = Some(iteration);
+                let controls = controls.clone();
+                helper = Some(std::thread::spawn(move || {
+                    // Two pictures of a run that stands still, then on.
+                    for _ in 0..2 {
+                        std::thread::sleep(std::time::Duration::from_millis(80));
+                        controls.save();
+                    }
+                    std::thread::sleep(std::time::Duration::from_millis(80));
+                    controls.resume();
+                }));
+            }
+            Event::Paused { iteration, paused: false } => assert_eq!(Some(iteration), paused_at),
+            Event::Snapshot { iteration, picture, readout, .. } => {
+                assert!(!readout.classes.is_empty() && readout.distance.is_some());
+                saved.push((iteration, picture.clone()));
+            }
+            _ => {}
+        }
+        GO_ON
+    });
+    helper.expect("a pause").join().unwrap();
+    assert!(outcome.picture == whole.picture, "a pause changes no bit");
+    assert_eq!(saved.len(), 2);
+    assert!(saved[0] == saved[1], "two pictures of the same iteration");
+    assert_eq!(Some(saved[0].0), paused_at);
+    assert!(outcome.seconds < 60.0);
+}
+
+#[test]
+fn a_paused_run_can_be_stopped() {
+    let _turn = turn();
+    let setting = setting();
+    let mut held = session(&setting, setting.2.clone());
+    let controls = Controls::new();
+    held.set_controls(&controls);
+    controls.pause();
+    let outcome = run(&mut held, &mut |event: Event<'_>| {
+        if let Event::Paused { paused: true, .. } = event {
+            let controls = controls.clone();
+            std::thread::spawn(move || controls.stop());
+        }
+        GO_ON
+    });
+    assert_eq!((outcome.ending, outcome.iterations), (Ending::Commanded, 0));
+}
+
+/// Shares that are changed hold from the next submitted iteration on, also those of a factor that had none, and
+/// where raw weights were given.
+#[test]
+fn shares_follow_while_the_run_goes_on() {
+    let _turn = turn();
+    let setting = setting();
+    let wanted: Shares = "spatial=10,abstract=70,style=20".parse().unwrap();
+    let mut shut = setting.2.clone();
+    share(&mut shut, "spatial=50,abstract=0,style=50");
+    let mut raw = setting.2.clone();
+    weigh(&mut raw, |_| 1.0);
+    for mut request in [setting.2.clone(), shut, raw] {
+        request.adjustable = true;
+        request.schedule.report_every = 1;
+        let mut steered = session(&setting, request);
+        let controls = Controls::new();
+        steered.set_controls(&controls);
+        let (mut asked_at, mut set_at, mut after) = (None, None, None);
+        let mut done = 0;
+        run(&mut steered, &mut |event: Event<'_>| {
+            match event {
+                Event::Progress { iteration, .. } => {
+                    done = iteration;
+                    if iteration == 5 {
+                        controls.set_shares(wanted.clone());
+                        asked_at = Some(iteration);
+                    }
+                }
+                Event::Weighted { iteration, shares, .. } if *shares == wanted && set_at.is_none() => {
+                    assert_eq!(iteration, done, "measured where the run is");
+                    set_at = Some(iteration);
+                }
+                Event::Report(report) if set_at == Some(report.iteration) => {
+                    after = Some(report.gradient_shares.clone());
+                }
+                _ => {}
+            }
+            GO_ON
+        });
+        let (asked, set) = (asked_at.expect("asked"), set_at.expect("the shares are never set"));
+        // What had been submitted runs as it was: two iterations at most.
+        assert!(set - asked <= 2, "asked for after {asked}, set after {set}");
+        for (kind, share) in after.expect("a report") {
+            let wanted = wanted.get(&kind).expect("a share") / 100.0;
+            assert!((share - wanted).abs() < 1e-4, "{kind}: {share}");
+        }
+    }
+}
+
+#[test]
+fn a_picture_that_stands_still_ends_the_run() {
+    let _turn = turn();
+    let setting = setting();
+    let mut request = setting.2.clone();
+    iterate(&mut request, 60);
+    request.schedule.report_every = 1;
+    request.optimizer = Arc::new(Adam { learning_rate: 1e-4, ..Adam::default() });
+    // Adam moves a value by the learning rate in an iteration, or less.
+    for (limit, ending) in [(2e-4, Ending::Settled), (1e-7, Ending::Finished)] {
+        let mut settling = session(&setting, Request { stop_when_change_below: limit, ..request.clone() });
+        let mut changes = Vec::new();
+        let outcome = run(&mut settling, &mut |event: Event<'_>| {
+            if let Event::Report(report) = event {
+                changes.extend(report.change.map(|change| (report.iteration, change)));
+            }
+            GO_ON
+        });
+        assert_eq!(outcome.ending, ending, "{changes:?}");
+        assert!(
+            changes.iter().all(|(at, change)| *at >= 10 && *change > 0.0 && *change < 2e-4),
+            "{changes:?}"
+        );
+        if ending == Ending::Settled {
+            // Seen at iteration 10, when at most two more were under way.
+            assert!((10..=13).contains(&outcome.iterations), "{}", outcome.iterations);
+        }
+    }
+}
+
+#[test]
+fn the_balance_is_measured_as_often_as_asked_for() {
+    let _turn = turn();
+    let setting = setting();
+    for (every, expected) in [(0, vec![0, 10]), (4, vec![0, 4, 8, 10, 12]), (1, (0..14).collect())] {
+        let mut request = setting.2.clone();
+        request.rebalance_every = every;
+        request.schedule.report_every = 1;
+        let mut measured = Vec::new();
+        run(&mut session(&setting, request), &mut |event: Event<'_>| {
+            match event {
+                Event::Weighted { iteration, .. } => measured.push(iteration),
+                // After iteration 10 a weight's growth is limited.
+                Event::Report(report)
+                    if report.iteration <= 10 && measured.last() == Some(&report.iteration) =>
+                {
+                    for (kind, wanted) in FACTORS.into_iter().zip([0.15, 0.3, 0.55]) {
+                        let share = report.gradient_share(kind).expect("a share");
+                        assert!((share - wanted).abs() < 1e-4, "{kind}: {share}");
+                    }
+                }
+                _ => {}
+            }
+            GO_ON
+        });
+        assert_eq!(measured, expected, "every {every}");
+    }
+}
+
+#[test]
+fn pictures_come_as_the_schedule_says_and_at_the_end() {
+    let _turn = turn();
+    let setting = setting();
+    for (every, at, expected) in [(5, vec![], vec![0, 5, 10, 14]), (0, vec![2, 3], vec![2, 3, 14])] {
+        let mut request = setting.2.clone();
+        request.schedule.picture_every = every;
+        request.schedule.picture_at = at;
+        let mut seen = Vec::new();
+        let mut lasts = Vec::new();
+        let outcome = run(&mut session(&setting, request), &mut |event: Event<'_>| {
+            if let Event::Picture { iteration, picture, last } = event {
+                seen.push(iteration);
+                if last {
+                    lasts.push(picture.clone());
+                }
+            }
+            GO_ON
+        });
+        assert_eq!(seen, expected);
+        assert!(lasts == [outcome.picture], "the last picture is the result");
+    }
+}

@@ -1,0 +1,565 @@
+//! Films: written by the program, read back by other decoders.
+
+use std::fs;
+use std::io::Cursor;
+use std::path::Path;
+
+use image::AnimationDecoder;
+use image::codecs::{gif::GifDecoder, png::PngDecoder, webp::WebPDecoder};
+use image::metadata::LoopCount;
+use neural_mirage::Error;
+use neural_mirage::image_io::{
+    Film, FilmOptions, MAX_FRAME_MILLISECONDS, Picture, WriteOptions, check_film, read, read_metadata, write,
+};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tempfile::TempDir;
+
+const ENDINGS: [&str; 3] = ["webp", "gif", "apng"];
+const SIZES: [(usize, usize); 3] = [(1, 1), (17, 31), (320, 213)];
+
+// ---- helpers ----
+
+fn folder() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn noise(seed: u64, (width, height): (usize, usize)) -> Picture {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let rgb = (0..width * height * 3).map(|_| random.random_range(-0.1f32..1.1)).collect();
+    Picture::new(width, height, rgb).unwrap()
+}
+
+/// Smooth, of many colours, without symmetry, and another for each seed.
+fn gradient(seed: u64, (width, height): (usize, usize)) -> Picture {
+    let phase = seed as f32 * 0.23;
+    let mut rgb = Vec::new();
+    for y in 0..height {
+        for x in 0..width {
+            let (u, v) = ((x as f32 + 0.5) / width as f32, (y as f32 + 0.5) / height as f32);
+            rgb.extend([
+                0.5 + 0.5 * (2.0 * u + v + phase).sin(),
+                0.5 + 0.4 * (3.0 * v - u + 2.0 * phase).cos(),
+                0.9 * u * (1.0 - v) + 0.05,
+            ]);
+        }
+    }
+    Picture::new(width, height, rgb).unwrap()
+}
+
+/// What a file of 8 bits should hold.
+fn levels(picture: &Picture) -> Vec<u8> {
+    picture.rgb.iter().map(|v| (v.clamp(0.0, 1.0) * 255.0).round() as u8).collect()
+}
+
+struct Shown {
+    size: (usize, usize),
+    milliseconds: u32,
+    levels: Vec<u8>,
+}
+
+/// The frames of a film, composed as a viewer would, and how often they are shown.
+fn play(path: &Path) -> (Vec<Shown>, LoopCount) {
+    let bytes = Cursor::new(fs::read(path).unwrap());
+    let (frames, count) = match path.extension().unwrap().to_str().unwrap() {
+        "webp" => {
+            let decoder = WebPDecoder::new(bytes).unwrap();
+            let count = decoder.loop_count();
+            (decoder.into_frames().collect_frames(), count)
+        }
+        "gif" => {
+            let decoder = GifDecoder::new(bytes).unwrap();
+            let count = decoder.loop_count();
+            (decoder.into_frames().collect_frames(), count)
+        }
+        _ => {
+            let decoder = PngDecoder::new(bytes).unwrap().apng().unwrap();
+            let count = decoder.loop_count();
+            (decoder.into_frames().collect_frames(), count)
+        }
+    };
+    let shown = frames.unwrap().into_iter().map(|frame| {
+        let (numerator, denominator) = frame.delay().numer_denom_ms();
+        assert_eq!((frame.left(), frame.top()), (0, 0));
+        let buffer = frame.into_buffer();
+        assert!(buffer.pixels().all(|p| p[3] == 255), "transparent");
+        Shown {
+            size: (buffer.width() as usize, buffer.height() as usize),
+            milliseconds: numerator / denominator,
+            levels: buffer.pixels().flat_map(|p| [p[0], p[1], p[2]]).collect(),
+        }
+    });
+    (shown.collect(), count)
+}
+
+/// Peak signal-to-noise ratio in dB; infinite for equal ones.
+fn psnr(a: &[u8], b: &[u8]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let squares: f64 = a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
+    10.0 * (255.0f64.powi(2) * a.len() as f64 / squares).log10()
+}
+
+/// Means of 4x4 pixels: dithering is right on the average over a neighbourhood, which is what eyes see.
+fn blurred(levels: &[u8], (width, height): (usize, usize)) -> Vec<u8> {
+    let mut out = Vec::new();
+    for y in 0..height.saturating_sub(3) {
+        for x in 0..width.saturating_sub(3) {
+            for c in 0..3 {
+                let at = |i: usize| usize::from(levels[((y + i / 4) * width + x + i % 4) * 3 + c]);
+                out.push(((0..16).map(at).sum::<usize>() as f64 / 16.0).round() as u8);
+            }
+        }
+    }
+    out
+}
+
+fn record() -> Vec<(String, String)> {
+    vec![
+        ("neural-mirage:options".to_owned(), "{\"spatial\":5,\"photo\":\"Tübingen <&>.jpg\"}".to_owned()),
+        ("neural-mirage:version".to_owned(), "0.1.0 \u{7f} \"x\" \0 ]]>".to_owned()),
+        ("Long".to_owned(), "0123456789é\n".repeat(20_000)),
+        ("Empty".to_owned(), String::new()),
+    ]
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn film(path: &Path) -> Film {
+    Film::create(path, FilmOptions::default()).unwrap()
+}
+
+// ---- what a film holds ----
+
+/// Writes `count` frames and compares what a viewer sees with them.
+fn round_trip(
+    ending: &str,
+    size: (usize, usize),
+    count: usize,
+    make: fn(u64, (usize, usize)) -> Picture,
+) -> f64 {
+    let dir = folder();
+    let path = dir.path().join(format!("film.{ending}"));
+    let options = FilmOptions { hold_last: 1500, ..FilmOptions::default() };
+    let mut film = Film::create(&path, options).unwrap();
+    let pictures: Vec<Picture> = (0..count as u64).map(|seed| make(seed, size)).collect();
+    let times: Vec<u32> = (0..count as u32).map(|i| 40 + 7 * (i % 5)).collect();
+    for (picture, time) in pictures.iter().zip(&times) {
+        film.frame(picture, *time).unwrap();
+        assert!(names(dir.path()).is_empty(), "nothing is seen of a film until it is finished");
+    }
+    assert_eq!(film.frames(), count);
+    film.finish(record()).unwrap();
+    assert_eq!(names(dir.path()), [format!("film.{ending}")]);
+
+    let context = format!("{ending} {size:?} x{count}");
+    let (shown, rounds) = play(&path);
+    assert!(matches!(rounds, LoopCount::Infinite), "{context}");
+    assert_eq!(shown.len(), count, "{context}");
+    assert_eq!(read_metadata(&path).unwrap(), record(), "{context}");
+    let (mut wanted, mut seen) = (0, 0);
+    let mut worst = f64::INFINITY;
+    for (i, frame) in shown.iter().enumerate() {
+        assert_eq!(frame.size, size, "{context}");
+        let time = times[i] + if i + 1 == count { 1500 } else { 0 };
+        // GIF counts in 10 ms. The sum is rounded, so that a frame's time is off by less than 10 ms, and the
+        // end of every frame by at most 5 ms.
+        let (off, off_sum) = if ending == "gif" { (9, 5) } else { (0, 0) };
+        (wanted, seen) = (wanted + time, seen + frame.milliseconds);
+        assert!(frame.milliseconds.abs_diff(time) <= off, "{context}: {} for {time}", frame.milliseconds);
+        assert!(seen.abs_diff(wanted) <= off_sum, "{context}: {seen} for {wanted}");
+        let original = levels(&pictures[i]);
+        let here = psnr(&frame.levels, &original);
+        worst = worst.min(here);
+        // The order: no other frame fits better, unless it is nearly the same, as single pixels may be.
+        for (j, other) in pictures.iter().enumerate().filter(|(j, _)| *j != i) {
+            let other = levels(other);
+            let alike = size == (1, 1) && psnr(&original, &other) > 25.0;
+            assert!(alike || psnr(&frame.levels, &other) < here, "{context}: frame {i} looks like frame {j}");
+        }
+    }
+    worst
+}
+
+/// The bounds are what was measured less 0.5 dB for other machines' arithmetic. Lossy WebP at quality 80 halves the
+/// colour resolution, which takes noise of independent colours to 11.3 dB; that is what noise costs in any JPEG-like
+/// format, and no photo is like it. GIF: 256 colours, and dithering, which costs signal-to-noise but no tones (see
+/// `dithering_keeps_tones`).
+#[test]
+fn every_format_keeps_frames_times_order_and_texts() {
+    for (ending, size, noisy, smooth) in [
+        ("webp", SIZES[0], 41.2, 42.4),
+        ("webp", SIZES[1], 10.8, 34.9),
+        ("webp", SIZES[2], 10.9, 42.4),
+        ("gif", SIZES[0], f64::INFINITY, f64::INFINITY),
+        ("gif", SIZES[1], 29.2, 37.4),
+        ("gif", SIZES[2], 24.7, 33.3),
+        ("apng", SIZES[0], f64::INFINITY, f64::INFINITY),
+        ("apng", SIZES[1], f64::INFINITY, f64::INFINITY),
+        ("apng", SIZES[2], f64::INFINITY, f64::INFINITY),
+    ] {
+        for count in [1, 2, 23] {
+            for (name, bound, make) in
+                [("noise", noisy, noise as fn(u64, _) -> _), ("gradient", smooth, gradient)]
+            {
+                let worst = round_trip(ending, size, count, make);
+                assert!(worst >= bound, "{ending} {size:?} x{count} {name}: {worst:.2} dB < {bound} dB");
+            }
+        }
+    }
+}
+
+#[test]
+fn dithering_keeps_tones() {
+    let dir = folder();
+    let path = dir.path().join("a.gif");
+    let picture = gradient(1, SIZES[2]);
+    let mut film = film(&path);
+    film.frame(&picture, 100).unwrap();
+    film.finish(vec![]).unwrap();
+    let shown = play(&path).0.remove(0);
+    let found = psnr(&blurred(&shown.levels, SIZES[2]), &blurred(&levels(&picture), SIZES[2]));
+    // Measured: 47.8 dB, against 35.6 dB pixel by pixel.
+    assert!(found >= 46.0, "{found:.2} dB");
+}
+
+/// A reader that knows blocks and nothing of XMP must come out behind it: the end of the file is where it ends.
+#[test]
+fn the_blocks_of_a_gif_lead_to_its_end() {
+    let dir = folder();
+    let path = dir.path().join("a.gif");
+    let texts = [vec![], record(), vec![("k".to_owned(), "ÿ\u{10ffff}~".repeat(300))]];
+    for (texts, extensions) in texts.into_iter().zip([1, 2, 2]) {
+        let options = FilmOptions { overwrite: true, ..FilmOptions::default() };
+        let mut film = Film::create(&path, options).unwrap();
+        for seed in 0..3 {
+            film.frame(&noise(seed, SIZES[1]), 50).unwrap();
+        }
+        film.finish(texts).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        assert!(bytes.starts_with(b"GIF89a\x11\0\x1f\0"));
+        let palette = |flags: u8| if flags & 0x80 == 0 { 0 } else { 3 << ((flags & 7) + 1) };
+        let mut at = 13 + palette(bytes[10]);
+        let (mut frames, mut application) = (0, 0);
+        loop {
+            let kind = bytes[at];
+            match kind {
+                0x21 => {
+                    application += usize::from(bytes[at + 1] == 0xff);
+                    at += 2;
+                }
+                0x2c => {
+                    frames += 1;
+                    at += 10 + palette(bytes[at + 9]) + 1;
+                }
+                0x3b => break,
+                other => panic!("a block of kind {other} at {at}"),
+            }
+            while bytes[at] != 0 {
+                at += 1 + usize::from(bytes[at]);
+            }
+            at += 1;
+        }
+        assert_eq!((at + 1, frames, application), (bytes.len(), 3, extensions));
+    }
+}
+
+#[test]
+fn few_colours_are_exact_in_a_gif() {
+    let dir = folder();
+    let path = dir.path().join("a.gif");
+    for colours in [2usize, 3, 255, 256] {
+        let rgb = (0..40 * 30)
+            .flat_map(|i| {
+                let n = i * 7 % colours;
+                [n as f32 / 255.0, (n * 3 % 256) as f32 / 255.0, (n / 2) as f32 / 255.0]
+            })
+            .collect();
+        let picture = Picture::new(40, 30, rgb).unwrap();
+        let options = FilmOptions { overwrite: true, ..FilmOptions::default() };
+        let mut film = Film::create(&path, options).unwrap();
+        film.frame(&picture, 100).unwrap();
+        film.finish(vec![]).unwrap();
+        assert_eq!(play(&path).0[0].levels, levels(&picture), "{colours} colours");
+    }
+}
+
+#[test]
+fn equal_neighbours_become_one_longer_frame() {
+    for ending in ENDINGS {
+        let dir = folder();
+        let path = dir.path().join(format!("a.{ending}"));
+        let mut film = Film::create(&path, FilmOptions { hold_last: 0, ..FilmOptions::default() }).unwrap();
+        let (a, b) = (gradient(0, (12, 9)), gradient(5, (12, 9)));
+        // Equal in 8 bits is equal.
+        let mut nearly = a.clone();
+        nearly.rgb.iter_mut().for_each(|v| *v = (*v * 255.0).round() / 255.0);
+        for picture in [&a, &nearly, &a, &b, &a] {
+            film.frame(picture, 50).unwrap();
+        }
+        // Longer than a frame may be shown: two frames.
+        film.frame(&a, MAX_FRAME_MILLISECONDS).unwrap();
+        assert_eq!(film.frames(), 4);
+        film.finish(vec![]).unwrap();
+        let times: Vec<u32> = play(&path).0.iter().map(|f| f.milliseconds).collect();
+        assert_eq!(times, [150, 50, 50, MAX_FRAME_MILLISECONDS], "{ending}");
+    }
+}
+
+#[test]
+fn the_longest_times_fit_every_format() {
+    for ending in ENDINGS {
+        let dir = folder();
+        let path = dir.path().join(format!("a.{ending}"));
+        let options = FilmOptions { hold_last: MAX_FRAME_MILLISECONDS, ..FilmOptions::default() };
+        let mut film = Film::create(&path, options).unwrap();
+        film.frame(&gradient(0, (5, 4)), 1).unwrap();
+        film.frame(&gradient(5, (5, 4)), MAX_FRAME_MILLISECONDS).unwrap();
+        film.finish(vec![]).unwrap();
+        let times: Vec<u32> = play(&path).0.iter().map(|f| f.milliseconds).collect();
+        // GIF: at least 20 ms, or browsers take it for 100 ms; the next frame gives them back.
+        let expected = if ending == "gif" {
+            [20, 2 * MAX_FRAME_MILLISECONDS - 20]
+        } else {
+            [1, 2 * MAX_FRAME_MILLISECONDS]
+        };
+        assert_eq!(times, expected, "{ending}");
+    }
+}
+
+#[test]
+fn films_are_known_to_the_rest_of_the_library() {
+    let dir = folder();
+    for ending in ENDINGS {
+        let path = dir.path().join(format!("a.{ending}"));
+        let mut film = film(&path);
+        film.frame(&gradient(0, (12, 9)), 50).unwrap();
+        film.frame(&gradient(5, (12, 9)), 50).unwrap();
+        film.finish(vec![]).unwrap();
+        assert_eq!(read_metadata(&path).unwrap(), [], "{ending}");
+        match read(&path) {
+            Ok(decoded) => {
+                assert_ne!(ending, "gif");
+                assert!(decoded.notes.join(";").contains("animation"), "{ending}: {:?}", decoded.notes);
+                let found = psnr(&levels(&decoded.picture), &levels(&gradient(0, (12, 9))));
+                assert!(found > 30.0, "{ending}: {found:.2} dB");
+            }
+            Err(error) => {
+                assert_eq!(ending, "gif");
+                assert!(error.to_string().contains("a GIF, which isn't read"), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn damaged_gifs_are_told_of() {
+    let dir = folder();
+    let path = dir.path().join("a.gif");
+    let mut film = film(&path);
+    film.frame(&gradient(0, (12, 9)), 50).unwrap();
+    film.finish(record()).unwrap();
+    let whole = fs::read(&path).unwrap();
+    for length in [6, 10, 13, 40, 60, 500] {
+        fs::write(&path, &whole[..length]).unwrap();
+        let error = read_metadata(&path).unwrap_err();
+        assert!(matches!(error, Error::File { .. }), "{length}: {error}");
+    }
+}
+
+// ---- what becomes of the file ----
+
+#[test]
+fn a_film_that_is_dropped_leaves_nothing() {
+    for ending in ENDINGS {
+        let dir = folder();
+        let path = dir.path().join(format!("a.{ending}"));
+        fs::write(&path, b"what was there").unwrap();
+        let mut film =
+            Film::create(&path, FilmOptions { overwrite: true, ..FilmOptions::default() }).unwrap();
+        film.frame(&noise(0, SIZES[1]), 50).unwrap();
+        drop(film);
+        assert_eq!(names(dir.path()), [format!("a.{ending}")]);
+        assert_eq!(fs::read(&path).unwrap(), b"what was there");
+    }
+}
+
+/// The process ends without a chance to tidy up, as with `kill -9`.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_process_that_dies_leaves_nothing() {
+    const WHERE: &str = "NEURAL_MIRAGE_TEST_FILM";
+    if let Some(path) = std::env::var_os(WHERE) {
+        let mut film = film(Path::new(&path));
+        film.frame(&noise(0, SIZES[1]), 50).unwrap();
+        film.frame(&noise(1, SIZES[1]), 50).unwrap();
+        std::process::abort();
+    }
+    for ending in ENDINGS {
+        let dir = folder();
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "film::a_process_that_dies_leaves_nothing"])
+            .env(WHERE, dir.path().join(format!("a.{ending}")))
+            .output()
+            .unwrap()
+            .status;
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(6), "{status}");
+        assert_eq!(names(dir.path()), [""; 0], "{ending}");
+    }
+}
+
+#[test]
+fn existing_files_are_replaced_only_with_leave() {
+    for ending in ENDINGS {
+        let dir = folder();
+        let path = dir.path().join(format!("a.{ending}"));
+        fs::write(&path, b"precious").unwrap();
+        for error in
+            [check_film(&path, false).unwrap_err(), Film::create(&path, FilmOptions::default()).unwrap_err()]
+        {
+            assert!(error.to_string().contains("exists already"), "{error}");
+            assert_eq!(error.exit_code(), 2);
+        }
+        check_film(&path, true).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+        let mut film =
+            Film::create(&path, FilmOptions { overwrite: true, ..FilmOptions::default() }).unwrap();
+        film.frame(&noise(0, (3, 2)), 50).unwrap();
+        film.finish(vec![]).unwrap();
+        assert_eq!(play(&path).0.len(), 1);
+        assert_eq!(names(dir.path()), [format!("a.{ending}")]);
+    }
+}
+
+#[test]
+fn a_file_that_came_meanwhile_is_kept() {
+    let dir = folder();
+    let path = dir.path().join("a.webp");
+    let mut film = film(&path);
+    film.frame(&noise(0, (3, 2)), 50).unwrap();
+    fs::write(&path, b"came meanwhile").unwrap();
+    let error = film.finish(vec![]).unwrap_err();
+    assert!(error.to_string().contains("exists already"), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), b"came meanwhile");
+    assert_eq!(names(dir.path()), ["a.webp"]);
+}
+
+#[test]
+#[cfg(unix)]
+fn films_get_the_permissions_of_any_new_file() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = folder();
+    let (path, other) = (dir.path().join("a.apng"), dir.path().join("b.png"));
+    let mut film = film(&path);
+    film.frame(&noise(0, (3, 2)), 50).unwrap();
+    film.finish(vec![]).unwrap();
+    write(&other, &noise(0, (3, 2)), &WriteOptions::default()).unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+    assert_eq!(mode(&path), mode(&other));
+}
+
+// ---- refusals ----
+
+#[test]
+fn names_that_are_no_films_are_refused() {
+    let dir = folder();
+    for (name, part) in [
+        ("a.png", "End the name in .apng"),
+        ("a.mp4", "films can't be written as .mp4. End the name in .webp"),
+        ("a", "no extension"),
+        ("none/a.gif", "doesn't exist"),
+        ("file/a.gif", "is a file, not a folder"),
+        ("", "it is a folder"),
+    ] {
+        fs::write(dir.path().join("file"), b"").unwrap();
+        let path = dir.path().join(name);
+        for error in
+            [check_film(&path, false).unwrap_err(), Film::create(&path, FilmOptions::default()).unwrap_err()]
+        {
+            assert!(matches!(error, Error::File { .. }), "{error}");
+            assert!(error.to_string().contains(part), "{error}");
+        }
+        assert_eq!(names(dir.path()), ["file"]);
+    }
+    for good in ["a.webp", "a.GIF", "a.aPng"] {
+        check_film(&dir.path().join(good), false).unwrap();
+    }
+    assert_eq!(names(dir.path()), ["file"]);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_folder_without_room_is_refused_at_once() {
+    // Nobody can make files here, not even root.
+    let path = Path::new("/proc/self/film.webp");
+    for error in
+        [check_film(path, false).unwrap_err(), Film::create(path, FilmOptions::default()).unwrap_err()]
+    {
+        assert!(matches!(error, Error::File { .. }), "{error}");
+        assert!(error.to_string().contains("no file can be made in its folder"), "{error}");
+    }
+}
+
+#[test]
+fn mistakes_leave_the_film_as_it_was() {
+    for ending in ENDINGS {
+        let dir = folder();
+        let path = dir.path().join(format!("a.{ending}"));
+        let mut film = film(&path);
+        film.frame(&gradient(0, (12, 9)), 50).unwrap();
+
+        let error = film.frame(&gradient(1, (9, 12)), 50).unwrap_err();
+        assert!(matches!(error, Error::Usage(_)), "{error}");
+        assert!(error.to_string().contains("9x12 pixels, but the film has 12x9"), "{error}");
+
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut bad = gradient(1, (12, 9));
+            bad.rgb[3 * 12 * 4 + 5] = value;
+            let error = film.frame(&bad, 50).unwrap_err();
+            assert!(matches!(error, Error::Io { .. }), "{error}");
+            assert!(
+                error.to_string().contains("1 values that are NaN or infinite, the first at 1,4"),
+                "{error}"
+            );
+        }
+        for time in [0, MAX_FRAME_MILLISECONDS + 1, u32::MAX] {
+            let error = film.frame(&gradient(1, (12, 9)), time).unwrap_err();
+            assert!(error.to_string().contains("out of range"), "{error}");
+        }
+        let mut malformed = gradient(1, (12, 9));
+        malformed.rgb.pop();
+        assert!(matches!(film.frame(&malformed, 50), Err(Error::Usage(_))));
+
+        assert_eq!(film.frames(), 1);
+        film.frame(&gradient(5, (12, 9)), 50).unwrap();
+        film.finish(vec![]).unwrap();
+        assert_eq!(play(&path).0.len(), 2, "{ending}");
+    }
+}
+
+#[test]
+fn options_and_ends_out_of_range_are_refused() {
+    let dir = folder();
+    let path = dir.path().join("a.webp");
+    for options in [
+        FilmOptions { webp_quality: 0, ..FilmOptions::default() },
+        FilmOptions { webp_quality: 101, ..FilmOptions::default() },
+        FilmOptions { hold_last: MAX_FRAME_MILLISECONDS + 1, ..FilmOptions::default() },
+    ] {
+        assert!(matches!(Film::create(&path, options), Err(Error::Usage(_))));
+    }
+    let error = film(&path).finish(vec![]).unwrap_err();
+    assert!(error.to_string().contains("no frame"), "{error}");
+
+    let mut long = film(&path);
+    let error = long.frame(&gradient(0, (16_384, 1)), 50).unwrap_err();
+    assert!(error.to_string().contains("too many for WebP"), "{error}");
+    long.frame(&gradient(0, (16_383, 1)), 50).unwrap();
+    let error = long.finish(vec![(" bad".to_owned(), String::new())]).unwrap_err();
+    assert!(matches!(error, Error::Usage(_)), "{error}");
+    assert!(names(dir.path()).is_empty());
+}

@@ -1,0 +1,9 @@
+//! Graphs become programs: memory, fusion, the lowered program, its sections and read-backs; and the layers of `src/`.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod fusion;
+mod layers;
+mod lowered;
+mod memory;
+mod readbacks;

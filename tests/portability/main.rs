@@ -1,0 +1,13 @@
+//! Portability without the hardware: compilers, drivers and a browser that the kernels meet elsewhere.
+//!
+//! These need Debian's packages `spirv-tools`, `glslang-tools` and `chromium`, so a plain `cargo test` leaves
+//! them out; `tools/test` installs the packages and runs `cargo test --test portability -- --ignored`. See
+//! docs/portability.md.
+
+mod browser;
+#[path = "../common/mod.rs"]
+mod common;
+mod compilers;
+mod drivers;
+mod lower;
+mod web;

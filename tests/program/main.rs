@@ -1,0 +1,222 @@
+//! The real program on real files: bad input, output, log, interruption.
+//!
+//! Checks that should need no device run without any, so one that comes too late shows as "no adapter".
+#![cfg(feature = "cli")]
+
+mod bad_input;
+#[path = "../common/mod.rs"]
+mod common;
+mod history;
+mod hostile;
+#[cfg(unix)]
+mod interrupt;
+mod kernels;
+mod kernels_run;
+mod render;
+mod resume;
+mod support;
+mod sweep;
+mod tune;
+
+use predicates::prelude::*;
+use support::Place;
+
+#[test]
+fn help_tells_every_option_by_purpose_with_its_default() {
+    let place = Place::new();
+    let output = place.mirage().env("COLUMNS", "500").args(["render", "--help"]).output().unwrap();
+    assert!(output.status.success());
+    let help = String::from_utf8(output.stdout).unwrap();
+    let headings =
+        ["Input and output:", "Factors:", "Balance:", "Network:", "Optimisation:", "Watching:", "Device:"];
+    let places: Vec<usize> = headings.iter().map(|heading| help.find(heading).expect(heading)).collect();
+    assert!(places.is_sorted(), "{places:?}");
+    for (option, default) in [
+        ("--output", "the photo's name with -mirage.png, in the current folder"),
+        ("--size", "512"),
+        ("--bit-depth", "8"),
+        ("--overwrite", "refuse to"),
+        ("--spatial", "relu4_2"),
+        ("--abstract", "fc8"),
+        ("--style", "relu1_1,relu2_1:0.5,relu3_1:0.25,relu4_1:0.125"),
+        ("--spatial-image", "the photo"),
+        ("--abstract-image", "the photo"),
+        ("--classes", "the photo's"),
+        ("--style-statistic", "mean-covariance"),
+        ("--style-image", "the photo itself"),
+        ("--style-blend", "all the same"),
+        ("--balance", "spatial=15,abstract=30,style=55"),
+        ("--spatial-weight", "1 if"),
+        ("--abstract-weight", "1 if"),
+        ("--style-weight", "1 if"),
+        ("--tv-weight", "2"),
+        ("--weights", "the one that comes with the program"),
+        ("--preprocessing", "what its file says"),
+        ("--tv-kind", "diagonal"),
+        ("--border", "replicate"),
+        ("--pooling", "avg2"),
+        ("--labels", "ImageNet's"),
+        ("--iterations", "60,40,26,16,12"),
+        ("--scales", "auto"),
+        ("--min-size", "128"),
+        ("--average-decay", "0.9"),
+        ("--init", "blur"),
+        ("--seed", "0"),
+        ("--optimizer", "adam"),
+        ("--history", "20"),
+        ("--learning-rate", "0.02"),
+        ("--learning-rate-decay", "0.1"),
+        ("--beta1", "0.9"),
+        ("--beta2", "0.99"),
+        ("--epsilon", "1e-8"),
+        ("--clamp", "on"),
+        ("--rebalance-every", "0"),
+        ("--stop-when-change-below", "0"),
+        ("--print-every", "25"),
+        ("--save-early", "off"),
+        ("--film", "none"),
+        ("--checkpoint-every", "0"),
+        ("--web", "off"),
+        ("--web-host", "127.0.0.1"),
+        ("--save-every", "0"),
+        ("--save-at", "none"),
+        ("--log", "none"),
+        ("--top", "5"),
+        ("--verbose", "off"),
+        ("--quiet", "off"),
+        ("--adapter", "the most capable"),
+        ("--kernels", "auto"),
+        ("--tuning-cache", "tuning.json in"),
+        ("--no-tuning-cache", "use it"),
+    ] {
+        let line = help.lines().find(|line| {
+            line.trim_start().trim_start_matches(|c: char| c != '-').contains(&format!("{option} "))
+        });
+        let line = line.unwrap_or_else(|| panic!("{option} is missing in\n{help}"));
+        assert!(line.contains(&format!("[default: {default}")), "{line}");
+    }
+    assert!(help.contains("--no-clamp"));
+}
+
+#[test]
+fn without_a_command_the_program_tells_what_it_can_do() {
+    let place = Place::new();
+    place.mirage().assert().code(2).stderr(predicate::str::contains("mirage render"));
+    place.mirage().arg("--version").assert().success().stdout(predicate::str::starts_with("mirage "));
+    place.mirage().arg("--help").assert().success().stdout(predicate::str::contains("classify"));
+}
+
+#[test]
+fn devices_are_listed_with_their_limits() {
+    let place = Place::new();
+    place
+        .mirage()
+        .arg("devices")
+        .assert()
+        .success()
+        .stdout(predicate::str::starts_with("0: "))
+        .stdout(predicate::str::contains("[default]"))
+        .stdout(predicate::str::contains("workgroup memory"))
+        .stdout(predicate::str::contains("timestamps"));
+}
+
+#[test]
+fn without_an_adapter_the_package_to_install_is_named() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    let weights = place.network();
+    for words in [
+        vec!["devices".as_ref()],
+        vec!["render".as_ref(), photo.as_os_str(), "--weights".as_ref(), weights.as_os_str()],
+        vec!["classify".as_ref(), photo.as_os_str(), "--weights".as_ref(), weights.as_os_str()],
+    ] {
+        let assert = place.deviceless().args(&words).assert().code(2);
+        if cfg!(target_os = "linux") {
+            assert.stderr(predicate::str::contains("mesa-vulkan-drivers"));
+        }
+    }
+    assert_eq!(place.entries(), ["net.safetensors", "photo.png"], "nothing is left behind");
+}
+
+#[test]
+fn an_unknown_adapter_is_told_with_the_list() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    for adapter in ["no such device", "99"] {
+        place
+            .render(&photo)
+            .args(["--adapter", adapter])
+            .assert()
+            .code(2)
+            .stderr(predicate::str::contains(adapter).and(predicate::str::contains("0: ")));
+    }
+}
+
+#[test]
+fn weights_are_described() {
+    let place = Place::new();
+    let weights = place.network();
+    for (command, words) in [
+        (place.deviceless().args(["weights".as_ref(), weights.as_os_str()]), "conv4_2"),
+        (place.deviceless().arg("weights"), "vgg16-narrow.safetensors"),
+        (place.deviceless().arg("weights").env("MIRAGE_WEIGHTS", &weights), "conv4_2"),
+    ] {
+        command
+            .assert()
+            .success()
+            .stdout(predicate::str::contains(words).and(predicate::str::contains("SHA-256")))
+            .stdout(predicate::str::contains("preprocessing").and(predicate::str::contains("relu1_1")));
+    }
+}
+
+#[test]
+fn a_download_without_a_network_tells_the_address() {
+    let place = Place::new();
+    // Port 9 answers nobody.
+    let mut command = place.deviceless();
+    command
+        .args(["weights", "--fetch", "vgg19", "--dir", "here"])
+        .env("MIRAGE_FETCH_BASE", "http://127.0.0.1:9");
+    command.assert().code(1).stderr(predicate::str::contains("http://127.0.0.1:9/"));
+    place
+        .deviceless()
+        .args(["weights", "--fetch", "vgg99"])
+        .assert()
+        .code(2)
+        .stderr(predicate::str::contains("vgg19"));
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_program_quietly() {
+    let place = Place::new();
+    let mut child = place.spawn(place.deviceless().arg("weights"));
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+#[test]
+fn classes_are_named_with_labels_where_there_are_some() {
+    let place = Place::new();
+    let photo = place.photo("a photo.png", 64, 48);
+    let weights = place.network();
+    let mut command = place.mirage();
+    command
+        .arg("classify")
+        .args([&photo, &photo])
+        .arg("--weights")
+        .arg(&weights)
+        .args(["--top", "3", "--size", "64"]);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.matches("a photo.png\n").count(), 2);
+    assert!(text.contains("0.000 from ") && text.contains("a photo.png (0: the same classes"), "{text}");
+    assert_eq!(text.matches("%  class ").count(), 6, "{text}");
+
+    let labels = place.file("labels.txt", b"ant\nbee\ncat\ndog\neel\nfox\ngnu\nhen\nibis\n");
+    let output = command.arg("--labels").arg(&labels).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(!text.contains("class ") && text.matches('%').count() == 6, "{text}");
+}

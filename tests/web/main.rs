@@ -1,0 +1,15 @@
+//! The live page: its messages, and (with Chromium) what it shows.
+//!
+//! The tests with a browser need Debian's package `chromium`, so a plain `cargo test` leaves them out; `tools/test`
+//! installs it and runs `cargo test --test web -- --ignored`. With MIRAGE_SCREENSHOTS=FOLDER they leave pictures.
+#![cfg(feature = "cli")]
+
+mod browser;
+mod client;
+#[path = "../common/mod.rs"]
+mod common;
+mod page;
+mod real;
+mod scales;
+mod stand_in;
+mod wire;
