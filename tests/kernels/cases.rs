@@ -1,7 +1,7 @@
 //! Every variant of every op against its f64 reference, at odd, tiny and prime shapes, on outputs
 //! full of NaN with a guard zone behind them.
 //!
-//! `KERNEL=conv cargo test --test kernels cases` tests the ops whose names contain `conv`.
+//! `KERNEL=conv cargo test --test kernels cases::` tests the ops whose names contain `conv`.
 
 use crate::common::{assert_close, engine, engine_with, filter, inputs, turn, widen};
 use neural_mirage::Error;

@@ -1,5 +1,6 @@
 //! Films: written by the program, read back by other decoders.
 
+use super::support::{folder, listing};
 use std::fs;
 use std::io::Cursor;
 use std::path::Path;
@@ -8,30 +9,21 @@ use image::AnimationDecoder;
 use image::codecs::{gif::GifDecoder, png::PngDecoder, webp::WebPDecoder};
 use image::metadata::LoopCount;
 use neural_mirage::Error;
-use neural_mirage::image_io::{
-    Film, FilmOptions, MAX_FRAME_MILLISECONDS, Picture, WriteOptions, check_film, read, read_metadata, write,
-};
+use neural_mirage::image_io::{Film, FilmOptions, MAX_FRAME_MILLISECONDS, Picture, read, read_metadata};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tempfile::TempDir;
 
-const ENDINGS: [&str; 3] = ["webp", "gif", "apng"];
-const SIZES: [(usize, usize); 3] = [(1, 1), (17, 31), (320, 213)];
+pub const ENDINGS: [&str; 3] = ["webp", "gif", "apng"];
+pub const SIZES: [(usize, usize); 3] = [(1, 1), (17, 31), (320, 213)];
 
-// ---- helpers ----
-
-fn folder() -> TempDir {
-    tempfile::tempdir().unwrap()
-}
-
-fn noise(seed: u64, (width, height): (usize, usize)) -> Picture {
+pub fn noise(seed: u64, (width, height): (usize, usize)) -> Picture {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let rgb = (0..width * height * 3).map(|_| random.random_range(-0.1f32..1.1)).collect();
     Picture::new(width, height, rgb).unwrap()
 }
 
 /// Smooth, of many colours, without symmetry, and another for each seed.
-fn gradient(seed: u64, (width, height): (usize, usize)) -> Picture {
+pub fn gradient(seed: u64, (width, height): (usize, usize)) -> Picture {
     let phase = seed as f32 * 0.23;
     let mut rgb = Vec::new();
     for y in 0..height {
@@ -52,14 +44,14 @@ fn levels(picture: &Picture) -> Vec<u8> {
     picture.rgb.iter().map(|v| (v.clamp(0.0, 1.0) * 255.0).round() as u8).collect()
 }
 
-struct Shown {
+pub struct Shown {
     size: (usize, usize),
     milliseconds: u32,
     levels: Vec<u8>,
 }
 
 /// The frames of a film, composed as a viewer would, and how often they are shown.
-fn play(path: &Path) -> (Vec<Shown>, LoopCount) {
+pub fn play(path: &Path) -> (Vec<Shown>, LoopCount) {
     let bytes = Cursor::new(fs::read(path).unwrap());
     let (frames, count) = match path.extension().unwrap().to_str().unwrap() {
         "webp" => {
@@ -122,18 +114,9 @@ fn record() -> Vec<(String, String)> {
     ]
 }
 
-fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
-}
-
-fn film(path: &Path) -> Film {
+pub fn film(path: &Path) -> Film {
     Film::create(path, FilmOptions::default()).unwrap()
 }
-
-// ---- what a film holds ----
 
 /// Writes `count` frames and compares what a viewer sees with them.
 fn round_trip(
@@ -150,11 +133,11 @@ fn round_trip(
     let times: Vec<u32> = (0..count as u32).map(|i| 40 + 7 * (i % 5)).collect();
     for (picture, time) in pictures.iter().zip(&times) {
         film.frame(picture, *time).unwrap();
-        assert!(names(dir.path()).is_empty(), "nothing is seen of a film until it is finished");
+        assert!(listing(dir.path()).is_empty(), "nothing is seen of a film until it is finished");
     }
     assert_eq!(film.frames(), count);
     film.finish(record()).unwrap();
-    assert_eq!(names(dir.path()), [format!("film.{ending}")]);
+    assert_eq!(listing(dir.path()), [format!("film.{ending}")]);
 
     let context = format!("{ending} {size:?} x{count}");
     let (shown, rounds) = play(&path);
@@ -369,197 +352,4 @@ fn damaged_gifs_are_told_of() {
         let error = read_metadata(&path).unwrap_err();
         assert!(matches!(error, Error::File { .. }), "{length}: {error}");
     }
-}
-
-// ---- what becomes of the file ----
-
-#[test]
-fn a_film_that_is_dropped_leaves_nothing() {
-    for ending in ENDINGS {
-        let dir = folder();
-        let path = dir.path().join(format!("a.{ending}"));
-        fs::write(&path, b"what was there").unwrap();
-        let mut film =
-            Film::create(&path, FilmOptions { overwrite: true, ..FilmOptions::default() }).unwrap();
-        film.frame(&noise(0, SIZES[1]), 50).unwrap();
-        drop(film);
-        assert_eq!(names(dir.path()), [format!("a.{ending}")]);
-        assert_eq!(fs::read(&path).unwrap(), b"what was there");
-    }
-}
-
-/// The process ends without a chance to tidy up, as with `kill -9`.
-#[test]
-#[cfg(target_os = "linux")]
-fn a_process_that_dies_leaves_nothing() {
-    const WHERE: &str = "NEURAL_MIRAGE_TEST_FILM";
-    if let Some(path) = std::env::var_os(WHERE) {
-        let mut film = film(Path::new(&path));
-        film.frame(&noise(0, SIZES[1]), 50).unwrap();
-        film.frame(&noise(1, SIZES[1]), 50).unwrap();
-        std::process::abort();
-    }
-    for ending in ENDINGS {
-        let dir = folder();
-        let status = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "film::a_process_that_dies_leaves_nothing"])
-            .env(WHERE, dir.path().join(format!("a.{ending}")))
-            .output()
-            .unwrap()
-            .status;
-        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(6), "{status}");
-        assert_eq!(names(dir.path()), [""; 0], "{ending}");
-    }
-}
-
-#[test]
-fn existing_files_are_replaced_only_with_leave() {
-    for ending in ENDINGS {
-        let dir = folder();
-        let path = dir.path().join(format!("a.{ending}"));
-        fs::write(&path, b"precious").unwrap();
-        for error in
-            [check_film(&path, false).unwrap_err(), Film::create(&path, FilmOptions::default()).unwrap_err()]
-        {
-            assert!(error.to_string().contains("exists already"), "{error}");
-            assert_eq!(error.exit_code(), 2);
-        }
-        check_film(&path, true).unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"precious");
-        let mut film =
-            Film::create(&path, FilmOptions { overwrite: true, ..FilmOptions::default() }).unwrap();
-        film.frame(&noise(0, (3, 2)), 50).unwrap();
-        film.finish(vec![]).unwrap();
-        assert_eq!(play(&path).0.len(), 1);
-        assert_eq!(names(dir.path()), [format!("a.{ending}")]);
-    }
-}
-
-#[test]
-fn a_file_that_came_meanwhile_is_kept() {
-    let dir = folder();
-    let path = dir.path().join("a.webp");
-    let mut film = film(&path);
-    film.frame(&noise(0, (3, 2)), 50).unwrap();
-    fs::write(&path, b"came meanwhile").unwrap();
-    let error = film.finish(vec![]).unwrap_err();
-    assert!(error.to_string().contains("exists already"), "{error}");
-    assert_eq!(fs::read(&path).unwrap(), b"came meanwhile");
-    assert_eq!(names(dir.path()), ["a.webp"]);
-}
-
-#[test]
-#[cfg(unix)]
-fn films_get_the_permissions_of_any_new_file() {
-    use std::os::unix::fs::PermissionsExt;
-    let dir = folder();
-    let (path, other) = (dir.path().join("a.apng"), dir.path().join("b.png"));
-    let mut film = film(&path);
-    film.frame(&noise(0, (3, 2)), 50).unwrap();
-    film.finish(vec![]).unwrap();
-    write(&other, &noise(0, (3, 2)), &WriteOptions::default()).unwrap();
-    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
-    assert_eq!(mode(&path), mode(&other));
-}
-
-// ---- refusals ----
-
-#[test]
-fn names_that_are_no_films_are_refused() {
-    let dir = folder();
-    for (name, part) in [
-        ("a.png", "End the name in .apng"),
-        ("a.mp4", "films can't be written as .mp4. End the name in .webp"),
-        ("a", "no extension"),
-        ("none/a.gif", "doesn't exist"),
-        ("file/a.gif", "is a file, not a folder"),
-        ("", "it is a folder"),
-    ] {
-        fs::write(dir.path().join("file"), b"").unwrap();
-        let path = dir.path().join(name);
-        for error in
-            [check_film(&path, false).unwrap_err(), Film::create(&path, FilmOptions::default()).unwrap_err()]
-        {
-            assert!(matches!(error, Error::File { .. }), "{error}");
-            assert!(error.to_string().contains(part), "{error}");
-        }
-        assert_eq!(names(dir.path()), ["file"]);
-    }
-    for good in ["a.webp", "a.GIF", "a.aPng"] {
-        check_film(&dir.path().join(good), false).unwrap();
-    }
-    assert_eq!(names(dir.path()), ["file"]);
-}
-
-#[test]
-#[cfg(target_os = "linux")]
-fn a_folder_without_room_is_refused_at_once() {
-    // Nobody can make files here, not even root.
-    let path = Path::new("/proc/self/film.webp");
-    for error in
-        [check_film(path, false).unwrap_err(), Film::create(path, FilmOptions::default()).unwrap_err()]
-    {
-        assert!(matches!(error, Error::File { .. }), "{error}");
-        assert!(error.to_string().contains("no file can be made in its folder"), "{error}");
-    }
-}
-
-#[test]
-fn mistakes_leave_the_film_as_it_was() {
-    for ending in ENDINGS {
-        let dir = folder();
-        let path = dir.path().join(format!("a.{ending}"));
-        let mut film = film(&path);
-        film.frame(&gradient(0, (12, 9)), 50).unwrap();
-
-        let error = film.frame(&gradient(1, (9, 12)), 50).unwrap_err();
-        assert!(matches!(error, Error::Usage(_)), "{error}");
-        assert!(error.to_string().contains("9x12 pixels, but the film has 12x9"), "{error}");
-
-        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let mut bad = gradient(1, (12, 9));
-            bad.rgb[3 * 12 * 4 + 5] = value;
-            let error = film.frame(&bad, 50).unwrap_err();
-            assert!(matches!(error, Error::Io { .. }), "{error}");
-            assert!(
-                error.to_string().contains("1 values that are NaN or infinite, the first at 1,4"),
-                "{error}"
-            );
-        }
-        for time in [0, MAX_FRAME_MILLISECONDS + 1, u32::MAX] {
-            let error = film.frame(&gradient(1, (12, 9)), time).unwrap_err();
-            assert!(error.to_string().contains("out of range"), "{error}");
-        }
-        let mut malformed = gradient(1, (12, 9));
-        malformed.rgb.pop();
-        assert!(matches!(film.frame(&malformed, 50), Err(Error::Usage(_))));
-
-        assert_eq!(film.frames(), 1);
-        film.frame(&gradient(5, (12, 9)), 50).unwrap();
-        film.finish(vec![]).unwrap();
-        assert_eq!(play(&path).0.len(), 2, "{ending}");
-    }
-}
-
-#[test]
-fn options_and_ends_out_of_range_are_refused() {
-    let dir = folder();
-    let path = dir.path().join("a.webp");
-    for options in [
-        FilmOptions { webp_quality: 0, ..FilmOptions::default() },
-        FilmOptions { webp_quality: 101, ..FilmOptions::default() },
-        FilmOptions { hold_last: MAX_FRAME_MILLISECONDS + 1, ..FilmOptions::default() },
-    ] {
-        assert!(matches!(Film::create(&path, options), Err(Error::Usage(_))));
-    }
-    let error = film(&path).finish(vec![]).unwrap_err();
-    assert!(error.to_string().contains("no frame"), "{error}");
-
-    let mut long = film(&path);
-    let error = long.frame(&gradient(0, (16_384, 1)), 50).unwrap_err();
-    assert!(error.to_string().contains("too many for WebP"), "{error}");
-    long.frame(&gradient(0, (16_383, 1)), 50).unwrap();
-    let error = long.finish(vec![(" bad".to_owned(), String::new())]).unwrap_err();
-    assert!(matches!(error, Error::Usage(_)), "{error}");
-    assert!(names(dir.path()).is_empty());
 }

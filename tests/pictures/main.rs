@@ -1,6 +1,11 @@
-//! Pictures in files: read, written, on sheets, in films.
+//! Pictures in files: read, refused, written, on sheets, in films.
 
-mod files;
 #[cfg(feature = "film")]
 mod film;
+#[cfg(feature = "film")]
+mod film_files;
+mod reading;
+mod refusing;
 mod sheet;
+mod support;
+mod writing;

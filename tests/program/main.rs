@@ -12,6 +12,7 @@ mod hostile;
 mod interrupt;
 mod kernels;
 mod kernels_run;
+mod kernels_run_calls;
 mod render;
 mod resume;
 mod support;

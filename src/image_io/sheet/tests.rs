@@ -1,4 +1,4 @@
-//! That nothing overlaps, whatever the texts: the rectangles of layouts. Pixels are looked at in tests/sheet.rs.
+//! That nothing overlaps, whatever the texts: the rectangles of layouts. Pixels are looked at in tests/pictures/sheet.rs.
 
 use super::*;
 
