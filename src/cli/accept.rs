@@ -4,9 +4,9 @@
 //! Where anything is written, who may watch, what may be replaced and which device is used is the command line's to
 //! say: a record that gives such an option was not written by this program and is refused by the option's name.
 
+use super::escape::{one_line, quoted};
+use super::option_words::{self, OptionWords};
 use super::options::{self, Form, Recorded};
-use super::text::{one_line, quoted};
-use super::words::{self, Given};
 use crate::error::{Error, Result};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -36,7 +36,7 @@ pub(super) fn accept(
     file: &Path,
     source: Source,
     record: &Map<String, Value>,
-    given: &[Given],
+    given: &[OptionWords],
 ) -> Result<Accepted> {
     let refuse = |problem: String, remedy: String| Err(Error::file(file, problem, remedy));
     let mut accepted = Accepted { options: Map::new(), notes: Vec::new() };
@@ -58,7 +58,7 @@ pub(super) fn accept(
                 ),
             );
         };
-        if words::is_replaced(name, given) {
+        if option_words::is_replaced(name, given) {
             continue;
         }
         if let Some(problem) = form.problem(value) {
@@ -123,7 +123,7 @@ mod tests {
     use serde_json::json;
 
     fn taken(source: Source, record: &Value, given: &[&str]) -> Result<Accepted> {
-        let given: Vec<Given> = given.iter().map(|name| ((*name).to_owned(), Vec::new())).collect();
+        let given: Vec<OptionWords> = given.iter().map(|name| ((*name).to_owned(), Vec::new())).collect();
         accept(Path::new("some file"), source, record.as_object().unwrap(), &given)
     }
 
@@ -134,7 +134,7 @@ mod tests {
         let error = taken(Source::Checkpoint, record, &[]).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         let text = error.to_string();
-        assert!(!crate::cli::text::has_control(&text), "{text:?}");
+        assert!(!crate::cli::escape::has_control(&text), "{text:?}");
         text
     }
 

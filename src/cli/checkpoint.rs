@@ -1,8 +1,9 @@
-//! Checkpoints of a run: where they lie, and what they say of it besides its numbers.
+//! Checkpoints: the run's state with its options and the hashes of the files that it reads.
 
+use super::escape::one_line;
+use super::metadata::{RunMetadata, VERSION};
 use super::options;
-use super::record::{Facts, Options, VERSION};
-use super::text::one_line;
+use super::recorded_options::RecordedOptions;
 use crate::error::{Error, Result};
 use crate::hex::hex;
 use crate::mirage::{Checkpoint, State};
@@ -19,20 +20,16 @@ const NETWORK: &str = "network-sha256";
 const ADAPTER: &str = "adapter";
 const RUN: &str = "run";
 
-/// Saves the checkpoints of a run.
+/// The texts of a run's checkpoints that stay the same: its options, and the SHA-256 of each file that it reads.
 #[derive(Debug)]
-pub(super) struct Checkpoints {
-    /// The file, always the same: the newest replaces the one before.
-    pub path: PathBuf,
-    texts: HashMap<String, String>,
-}
+pub(super) struct RunTexts(HashMap<String, String>);
 
-impl Checkpoints {
-    /// For a run with these options, which reads `inputs`.
+impl RunTexts {
+    /// Of a run with these options, which reads `inputs`.
     ///
     /// # Errors
     /// If an input can't be read any more.
-    pub(super) fn new(path: PathBuf, options: &Options, inputs: &[PathBuf]) -> Result<Self> {
+    pub(super) fn new(options: &RecordedOptions, inputs: &[PathBuf]) -> Result<Self> {
         let mut hashes = Map::new();
         for input in inputs {
             let whole = std::path::absolute(input).map_err(Error::io(input, "finding the file"))?;
@@ -43,41 +40,40 @@ impl Checkpoints {
             (INPUTS, Value::Object(hashes).to_string()),
             ("version", VERSION.to_owned()),
         ];
-        let texts = texts.map(|(key, text)| (key.to_owned(), text)).into();
-        Ok(Self { path, texts })
+        Ok(Self(texts.map(|(key, text)| (key.to_owned(), text)).into()))
     }
+}
 
-    /// Replaces the checkpoint.
-    ///
-    /// # Errors
-    /// [`Error::Io`] if the system refuses; the one before is then still there.
-    pub(super) fn save(&self, state: &State, facts: &Facts) -> Result<()> {
-        let mut texts = self.texts.clone();
-        texts.insert(NETWORK.to_owned(), facts.sha256.clone());
-        texts.insert(ADAPTER.to_owned(), facts.device.clone());
-        texts.insert(RUN.to_owned(), facts.run.clone());
-        Checkpoint { state: state.clone(), texts }.save(&self.path)
-    }
+/// Saves a checkpoint in place of the one before.
+///
+/// # Errors
+/// [`Error::Io`] if the system refuses; the one before is then still there.
+pub(super) fn save(path: &Path, state: &State, texts: &RunTexts, metadata: &RunMetadata) -> Result<()> {
+    let mut texts = texts.0.clone();
+    texts.insert(NETWORK.to_owned(), metadata.network_sha256.clone());
+    texts.insert(ADAPTER.to_owned(), metadata.device.clone());
+    texts.insert(RUN.to_owned(), metadata.run.clone());
+    Checkpoint { state: state.clone(), texts }.save(path)
 }
 
 /// A checkpoint that was read.
 #[derive(Debug)]
-pub(super) struct Saved {
+pub(super) struct SavedCheckpoint {
     path: PathBuf,
     pub state: State,
-    /// Options of the run as the file states them: anybody may have written it.
+    /// Options of the run as the file states them. They can be anyone's: see [`accept`](super::accept).
     pub options: Map<String, Value>,
     /// SHA-256 of the network's file.
     pub network: String,
     /// Adapter, backend and driver.
     pub adapter: String,
-    /// The run's own name.
+    /// The run's identifier.
     pub run: String,
     /// SHA-256 of each file that the run read, by its path.
     inputs: Map<String, Value>,
 }
 
-impl Saved {
+impl SavedCheckpoint {
     /// Reads a checkpoint.
     ///
     /// # Errors
@@ -96,8 +92,8 @@ impl Saved {
         Ok(Self { path: path.to_owned(), state, options, inputs, network, adapter, run })
     }
 
-    /// Makes sure that the files that the record names hold what they held before, and that a photo in another place
-    /// is the same one. So a record from somebody else makes the program read only what that person knew already.
+    /// Checks that the files that the record names hold what they held before, and that a photo in another place is the
+    /// same one. So a forged record makes the program read only files whose content its author knew already.
     ///
     /// # Errors
     /// [`Error::File`] naming the file that has changed, is gone, or whose content the checkpoint doesn't state.

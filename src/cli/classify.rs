@@ -1,9 +1,10 @@
 //! `mirage classify`: what the network sees.
 
 use super::args::{DeviceArgs, NetworkArgs, SIDES};
+use super::class_names::ClassNames;
 use super::files::load;
-use super::names::{Names, percent};
-use super::stdout;
+use super::format::percent;
+use super::streams;
 use super::values::Pooling;
 use crate::error::{Error, Result};
 use crate::graph::Engine;
@@ -43,19 +44,19 @@ pub(super) fn run(args: &ClassifyArgs) -> Result<()> {
         let mut notes = Vec::new();
         pictures.push(load(path, args.size as usize, &mut notes)?);
         for note in notes {
-            stdout::tell(&format!("note: {note}"));
+            streams::eprint(&format!("note: {note}"));
         }
     }
     let network = args.network.open()?;
     if !network.has_head() {
         return Err(no_classes(&network));
     }
-    let names = Names::of(&network, args.network.labels.as_deref())?;
+    let names = ClassNames::of(&network, args.network.labels.as_deref())?;
     network.check_finite()?;
 
     let engine = Engine::open(&args.device.options())?;
     if let Some(note) = args.device.tuning.apply(&engine) {
-        stdout::tell(&format!("note: {note}"));
+        streams::eprint(&format!("note: {note}"));
     }
     let mut first: Option<Vec<f32>> = None;
     for (index, (path, picture)) in args.images.iter().zip(&pictures).enumerate() {
@@ -74,7 +75,7 @@ pub(super) fn run(args: &ClassifyArgs) -> Result<()> {
                 let _ = write!(text, "\n  {}", far(distance, &args.images[0]));
             }
         }
-        stdout::print(&text)?;
+        streams::print(&text)?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! `mirage devices`: what can do the work.
 
-use super::stdout;
+use super::format::bytes;
+use super::streams;
 use crate::error::Result;
 use crate::gpu::{AdapterSummary, Context, DeviceOptions, adapters, quirks};
 use std::fmt::Write as _;
@@ -13,8 +14,8 @@ pub(super) fn run() -> Result<()> {
         return Context::open(&DeviceOptions::default()).map(drop);
     }
     let texts: Vec<String> = found.iter().map(describe).collect();
-    stdout::print(&texts.join("\n\n"))?;
-    stdout::print("\nChoose one with --adapter NUMBER or --adapter PART-OF-ITS-NAME.")
+    streams::print(&texts.join("\n\n"))?;
+    streams::print("\nChoose one with --adapter NUMBER or --adapter PART-OF-ITS-NAME.")
 }
 
 fn describe(adapter: &AdapterSummary) -> String {
@@ -60,36 +61,4 @@ fn describe(adapter: &AdapterSummary) -> String {
         line("worked around", quirk.name.to_owned());
     }
     text
-}
-
-/// A size in the largest unit that leaves it at least 1.
-pub(super) fn bytes(count: u64) -> String {
-    let units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = count as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < units.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    let number = format!("{value:.1}");
-    format!("{} {}", number.strip_suffix(".0").unwrap_or(&number), units[unit])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::bytes;
-
-    #[test]
-    fn sizes_read_well() {
-        for (count, text) in [
-            (0, "0 bytes"),
-            (1023, "1023 bytes"),
-            (32 << 10, "32 KiB"),
-            (128 << 20, "128 MiB"),
-            (1_610_612_736, "1.5 GiB"),
-            (u64::from(u32::MAX), "4 GiB"),
-        ] {
-            assert_eq!(bytes(count), text);
-        }
-    }
 }

@@ -1,10 +1,11 @@
 //! Pictures on disk: reading what goes in, checking and writing what comes out.
 
 use super::args::FileArgs;
-use super::own::Own;
+use super::resumed_run::ResumedRun;
 use crate::error::{Error, Result};
 use crate::image_io::{self, Picture, WriteOptions};
 use std::ffi::{OsStr, OsString};
+use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 
 /// A photo with a shorter side than this, in pixels, has nothing to re-imagine.
@@ -61,12 +62,12 @@ pub(super) struct Files {
     digits: usize,
     options: WriteOptions,
     /// The run that goes on, which may replace its own files.
-    own: Option<Own>,
+    resumed: Option<ResumedRun>,
 }
 
 impl Files {
     /// Names from the arguments; nothing is touched.
-    pub(super) fn new(args: &FileArgs, photo: &Path, iterations: u32, own: Option<Own>) -> Self {
+    pub(super) fn new(args: &FileArgs, photo: &Path, iterations: u32, resumed: Option<ResumedRun>) -> Self {
         let output = args.output.clone().unwrap_or_else(|| {
             let mut name = photo.file_stem().map_or_else(|| OsString::from("photo"), ToOwned::to_owned);
             name.push("-mirage.png");
@@ -77,7 +78,7 @@ impl Files {
             overwrite: args.overwrite,
             ..WriteOptions::default()
         };
-        Self { output, digits: iterations.to_string().len().max(DIGITS), options, own }
+        Self { output, digits: iterations.to_string().len().max(DIGITS), options, resumed }
     }
 
     /// The snapshot of an iteration: the picture's name with a number, e.g. `out-0010.png`.
@@ -155,7 +156,7 @@ impl Files {
 
     /// True if a file that is there may be replaced.
     fn replaces(&self, path: &Path) -> bool {
-        self.options.overwrite || self.own.as_ref().is_some_and(|own| own.wrote(path))
+        self.options.overwrite || self.resumed.as_ref().is_some_and(|run| run.wrote(path))
     }
 
     fn options_for(&self, path: &Path) -> WriteOptions {
@@ -217,6 +218,55 @@ pub(super) fn check_free(path: &Path, overwrite: bool, option: &str) -> Result<(
     ))
 }
 
+/// Checks that the log can be written; leaves nothing behind.
+///
+/// # Errors
+/// [`Error::File`] if the file can't be written, may not be replaced, or is another of this run.
+pub(super) fn check_log(path: Option<&Path>, overwrite: bool, others: &[&Path]) -> Result<()> {
+    match path.filter(|path| path.as_os_str() != "-") {
+        Some(path) => check_place(path, "the log", "--log", overwrite, others),
+        None => Ok(()),
+    }
+}
+
+/// Checks that a file can be written beside the picture; leaves nothing behind. `what` and `option` name it
+/// in messages.
+///
+/// # Errors
+/// As [`check_log`].
+pub(super) fn check_place(
+    path: &Path,
+    what: &str,
+    option: &str,
+    overwrite: bool,
+    others: &[&Path],
+) -> Result<()> {
+    if let Some(other) = others.iter().find(|other| is_same(other, path)) {
+        let problem = format!("{what} would replace {}, a file of this run", other.display());
+        return Err(Error::file(path, problem, format!("Choose another name with {option}")));
+    }
+    let unusable = |error: std::io::Error| {
+        let problem = format!("{what} can't be written there ({error})");
+        Err(Error::file(path, problem, format!("Choose a file that can be written with {option}")))
+    };
+    match path.metadata() {
+        Ok(found) if found.is_dir() => {
+            Err(Error::file(path, "it is a folder", "Add a file name to the path, such as run.jsonl"))
+        }
+        // A pipe or a terminal: nothing is lost by writing to it, but opening it may wait.
+        Ok(found) if !found.is_file() => Ok(()),
+        Ok(_) => {
+            check_free(path, overwrite, option)?;
+            OpenOptions::new().append(true).open(path).map(drop).or_else(unusable)
+        }
+        Err(_) => {
+            check_free(path, overwrite, option)?;
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            tempfile::tempfile_in(folder.unwrap_or(Path::new("."))).map(drop).or_else(unusable)
+        }
+    }
+}
+
 /// True if both names lead to the same file.
 pub(super) fn is_same(a: &Path, b: &Path) -> bool {
     a == b || matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
@@ -272,5 +322,25 @@ mod tests {
         assert!(error.contains("out.png") && error.contains("--overwrite"), "{error}");
         files.options.overwrite = true;
         files.check(|at| [1, 2].contains(&at), &[]).unwrap();
+    }
+
+    #[test]
+    fn unusable_logs_are_found_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.jsonl");
+        check_log(Some(&path), false, &[]).unwrap();
+        assert!(!path.exists(), "checking leaves nothing behind");
+        for (path, overwrite, words) in
+            [(folder.path().to_owned(), true, "folder"), (folder.path().join("no/run.jsonl"), false, "--log")]
+        {
+            let error = check_log(Some(&path), overwrite, &[]).unwrap_err();
+            assert!(error.to_string().contains(words), "{error}");
+            assert_eq!(error.exit_code(), 2);
+        }
+        std::fs::write(&path, "precious").unwrap();
+        assert!(check_log(Some(&path), false, &[]).is_err());
+        assert!(check_log(Some(&path), true, &[&path]).is_err());
+        check_log(Some(&path), true, &[]).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
     }
 }

@@ -1,12 +1,14 @@
 //! Ctrl-C: once to stop with the picture saved, twice to quit at once.
 
-use super::INTERRUPTED;
 use crate::mirage::Controls;
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Whether somebody asked to stop. SIGTERM and SIGHUP count like Ctrl-C.
+/// Exit code of a run that Ctrl-C ended, as shells expect it: 128 + SIGINT.
+pub(super) const INTERRUPTED: u8 = 130;
+
+/// Whether the user asked to stop. SIGTERM and SIGHUP count like Ctrl-C.
 #[derive(Debug, Default)]
 pub(super) struct Interrupt(Arc<State>);
 
@@ -15,7 +17,7 @@ struct State {
     /// True while there is something to finish and save.
     armed: AtomicBool,
     signals: AtomicU32,
-    /// Of the run that a signal stops, also where it is held.
+    /// Of the run that a signal stops, even while it is paused.
     controls: Mutex<Option<Controls>>,
 }
 
@@ -39,11 +41,11 @@ impl State {
 }
 
 impl Interrupt {
-    /// Takes over the signals of this process; until [`Interrupt::arm`] they quit at once.
+    /// Handles the signals of this process; until [`Interrupt::arm`] they quit at once.
     pub(super) fn install() -> Self {
         let interrupt = Self::default();
         let state = interrupt.0.clone();
-        // Without a handler the system's own reaction stays, which is to end the program: good enough.
+        // Without a handler the system's own reaction remains, which is to end the program: good enough.
         let _ = ctrlc::set_handler(move || match state.signal() {
             Reaction::Quit => quit(),
             Reaction::Finish => {
@@ -63,7 +65,7 @@ impl Interrupt {
         self.0.armed.store(true, Ordering::SeqCst);
     }
 
-    /// True once somebody asked to stop.
+    /// True once the user asked to stop.
     pub(super) fn requested(&self) -> bool {
         self.0.signals.load(Ordering::SeqCst) > 0
     }

@@ -6,41 +6,39 @@
 mod accept;
 mod args;
 mod checkpoint;
+mod class_names;
 mod classify;
-mod console;
 mod devices;
+mod escape;
 mod files;
-mod film;
+mod format;
 mod interrupt;
 mod kernels;
 mod layers;
-mod live;
-mod log;
-mod names;
+mod metadata;
+mod observers;
+mod option_words;
 mod options;
-mod own;
+mod pace;
 mod plan;
-mod record;
+mod recorded_options;
 mod render;
 mod resume;
+mod resumed_run;
+mod schedule;
 mod show;
-mod stdout;
+mod streams;
 mod sweep;
-mod text;
+mod terminal;
 mod tune;
 mod values;
-mod warnings;
 mod weights;
-mod words;
 
 use crate::error::{Error, Result};
 use crate::shader::Folder;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
-
-/// Exit code of a run that Ctrl-C ended, as shells expect it: 128 + SIGINT.
-const INTERRUPTED: u8 = 130;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -93,7 +91,7 @@ pub fn main() -> ExitCode {
     let code = match run(&Cli::parse()) {
         Ok(code) => code,
         // Whoever read the output has seen enough, as `mirage devices | head -1` has.
-        Err(error) if stdout::is_closed(&error) => 0,
+        Err(error) if streams::is_closed(&error) => 0,
         Err(error) => {
             complain(&error);
             error.exit_code()
@@ -132,5 +130,5 @@ fn hush_device_selection() {}
 
 /// Reports an error.
 fn complain(error: &Error) {
-    stdout::tell(&format!("mirage: {error}"));
+    streams::eprint(&format!("mirage: {error}"));
 }

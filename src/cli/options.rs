@@ -268,7 +268,7 @@ impl Form {
             Value::String(text) if text.len() > LONGEST => {
                 Some(format!("it is {} bytes long, the most are {LONGEST}", text.len()))
             }
-            Value::String(text) if super::text::has_control(text) => {
+            Value::String(text) if super::escape::has_control(text) => {
                 Some("it has control characters".to_owned())
             }
             Value::String(_) => None,
@@ -323,12 +323,12 @@ impl Form {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::words;
+    use crate::cli::option_words;
     use clap::ArgAction;
 
     #[test]
     fn every_option_has_a_row_and_every_row_an_option() {
-        let command = words::command();
+        let command = option_words::command();
         let arguments: Vec<&str> = command
             .get_arguments()
             .map(|arg| arg.get_id().as_str())
@@ -352,7 +352,7 @@ mod tests {
 
     #[test]
     fn rows_agree_with_what_clap_knows() {
-        for arg in words::command().get_arguments() {
+        for arg in option_words::command().get_arguments() {
             let Some(row) = row(arg.get_id().as_str()) else { continue };
             assert!(arg.is_positional() || arg.get_long() == Some(&row.long()), "{}", row.name);
             if let Some(form) = row.form() {

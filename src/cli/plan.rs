@@ -1,19 +1,19 @@
 //! From arguments to a run that can start: every check that needs no device, the cheap ones first.
 
-use super::args::{FactorArgs, RenderArgs, WatchingArgs};
-use super::files::{Files, load, load_start};
-use super::log::Log;
-use super::names::Names;
-use super::own::Own;
-use super::record::Options;
+use super::args::{FactorArgs, RenderArgs};
+use super::class_names::ClassNames;
+use super::files::{self, Files, load, load_start};
+use super::layers;
+use super::recorded_options::RecordedOptions;
+use super::resumed_run::ResumedRun;
+use super::schedule::schedule;
 use super::values::Start;
-use super::{film, layers};
 use crate::error::{Error, Result};
 use crate::image_io::{self, Picture};
 use crate::mirage::optimizer::{self, Settings};
 use crate::mirage::preset::{self, FACTORS, Preset};
 use crate::mirage::statistic;
-use crate::mirage::{self, Init, Request, Schedule, Strength, Target, not_negative};
+use crate::mirage::{self, Init, Request, Scale, Schedule, Strength, Target, not_negative, work};
 use crate::vgg::Network;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -25,34 +25,35 @@ pub(super) struct Plan {
     pub request: Request,
     /// Iterations of the whole run.
     pub iterations: u32,
+    /// The sizes that the run goes through.
+    pub scales: Vec<Scale>,
     pub network: Arc<Network>,
-    pub names: Names,
+    pub names: ClassNames,
     pub files: Files,
-    pub options: Options,
+    pub options: RecordedOptions,
     /// What the user should know.
     pub notes: Vec<String>,
 }
 
 impl Plan {
-    /// Checks arguments, then pictures, then places to write, then the network. `own` is the run that goes on, if one
-    /// does.
+    /// Checks arguments, then pictures, then places to write, then the network.
     ///
     /// # Errors
     /// The first thing that is wrong, in words that name the remedy.
-    pub(super) fn new(args: &RenderArgs, own: Option<Own>) -> Result<Self> {
+    pub(super) fn new(args: &RenderArgs, resumed: Option<ResumedRun>) -> Result<Self> {
         let open = || args.network.open().map(|network| (Arc::new(network), true));
-        Self::with(args, true, own, open)
+        Self::with(args, true, resumed, open)
     }
 
-    /// The same with a network that somebody opens, who says whether its values are still to be checked; and with the
-    /// places to write at unchecked, if they are somebody else's care.
+    /// [`Plan::new`] with a network that `open` provides, and whether its values are still to be checked; places to write
+    /// are only checked with `checks_places`.
     ///
     /// # Errors
     /// As [`Plan::new`].
     pub(super) fn with(
         args: &RenderArgs,
         checks_places: bool,
-        own: Option<Own>,
+        resumed: Option<ResumedRun>,
         open: impl FnOnce() -> Result<(Arc<Network>, bool)>,
     ) -> Result<Self> {
         let (mut request, mut preset) = request(args)?;
@@ -60,12 +61,12 @@ impl Plan {
         pictures(args, &mut request, &mut preset, &mut notes)?;
         // The network may leave out the smallest scales, so these are the most iterations that there can be.
         let most = request.scales.plan(request.size(), 1)?.last().map_or(0, |scale| scale.end);
-        let files = Files::new(&args.files, &args.photo, most, own);
+        let files = Files::new(&args.files, &args.photo, most, resumed);
         if checks_places {
             places(args, &schedule(&args.watching, most), most, &files)?;
         }
         let (network, fresh) = open()?;
-        let names = Names::of(&network, args.network.labels.as_deref())?;
+        let names = ClassNames::of(&network, args.network.labels.as_deref())?;
         if let Some(list) = &args.factors.classes {
             preset.show_classes(&network, names.parse_classes(list)?)?;
         }
@@ -78,7 +79,8 @@ impl Plan {
         request.groups = preset.groups();
         preset.check(&network)?;
         mirage::check_request(&network, &request)?;
-        let last = request.plan(&network)?.last().map_or(0, |scale| scale.end);
+        let scales = request.plan(&network)?;
+        let last = scales.last().map_or(0, |scale| scale.end);
         request.schedule = schedule(&args.watching, last);
         let late: Vec<String> =
             request.schedule.snapshot_at.iter().filter(|at| **at > last).map(u32::to_string).collect();
@@ -92,12 +94,17 @@ impl Plan {
             network.check_finite()?;
         }
 
-        let options = Options::new(args, &request, &preset, &network, &files.output)?;
-        Ok(Self { request, iterations: last, network, names, files, options, notes })
+        let options = RecordedOptions::new(args, &request, &preset, &network, &files.output)?;
+        Ok(Self { request, iterations: last, scales, network, names, files, options, notes })
     }
 }
 
 impl Plan {
+    /// The work of all iterations, see [`work`].
+    pub(super) fn work(&self) -> u64 {
+        work(&self.scales, u32::MAX)
+    }
+
     /// A picture of one of the run's scales at the size of the last, as all that is written has it.
     ///
     /// # Errors
@@ -194,29 +201,6 @@ fn preset(args: &RenderArgs, blank: &Picture) -> Result<Preset> {
     Ok(preset)
 }
 
-/// When what is due.
-fn schedule(args: &WatchingArgs, iterations: u32) -> Schedule {
-    let mut snapshot_at = args.save_at.clone();
-    if args.save_early {
-        snapshot_at.extend(early().take_while(|at| *at < iterations));
-    }
-    Schedule {
-        report_every: args.print_every,
-        snapshot_every: args.save_every,
-        snapshot_at,
-        picture_every: u32::from(args.web.is_some()),
-        picture_at: args.film.as_ref().map(|_| film::frames(iterations)).unwrap_or_default(),
-        state_every: args.checkpoint_every,
-        state_when_stopped: true,
-    }
-}
-
-/// The iterations of `--save-early`: each a sum of the two before, as the picture changes ever more slowly.
-fn early() -> impl Iterator<Item = u32> {
-    std::iter::successors(Some((1, 2)), |(one, two): &(u32, u32)| Some((*two, one.checked_add(*two)?)))
-        .map(|(one, _)| one)
-}
-
 /// The images that each factor follows in place of the photo.
 fn images_of(args: &RenderArgs) -> [(&'static str, &[PathBuf]); 3] {
     let FactorArgs { spatial_image, abstract_image, style_image, .. } = &args.factors;
@@ -272,16 +256,16 @@ fn places(args: &RenderArgs, schedule: &Schedule, last: u32, files: &Files) -> R
     inputs.extend(args.network.weights.as_deref());
     files.check(|iteration| iteration <= last && schedule.snapshots(iteration), &inputs)?;
     inputs.push(&files.output);
-    Log::check(args.watching.log.as_deref(), args.files.overwrite, &inputs)?;
+    files::check_log(args.watching.log.as_deref(), args.files.overwrite, &inputs)?;
     if let Some(film) = &args.watching.film {
         inputs.extend(args.watching.log.as_deref());
-        Log::check_place(film, "the film", "--film", args.files.overwrite, &inputs)?;
+        files::check_place(film, "the film", "--film", args.files.overwrite, &inputs)?;
         image_io::check_film(film, args.files.overwrite)?;
         inputs.push(film);
     }
     if let Some(trace) = &args.watching.trace {
         inputs.extend(args.watching.log.as_deref());
-        Log::check_place(trace, "the trace", "--trace", args.files.overwrite, &inputs)?;
+        files::check_place(trace, "the trace", "--trace", args.files.overwrite, &inputs)?;
     }
     Ok(())
 }

@@ -2,13 +2,13 @@
 
 use super::accept::{self, Source};
 use super::args::RenderArgs;
-use super::checkpoint::Saved;
+use super::checkpoint::SavedCheckpoint;
+use super::escape::one_line;
 use super::files;
+use super::option_words::{self, OptionWords, is_given};
 use super::options::{self, Change};
-use super::own::Own;
 use super::render::{self, Origin};
-use super::text::one_line;
-use super::words::{self, Given, is_given};
+use super::resumed_run::ResumedRun;
 use crate::error::{Error, Result};
 use crate::image_io;
 use crate::mirage::{State, Weights};
@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub(super) struct ResumeArgs {
     file: PathBuf,
-    given: Vec<Given>,
+    given: Vec<OptionWords>,
 }
 
 impl Args for ResumeArgs {
@@ -37,7 +37,7 @@ impl Args for ResumeArgs {
             .value_parser(value_parser!(PathBuf))
             .help_heading("Input and output")
             .help("Where the photo is now, if it was moved [default: where it was]");
-        words::command()
+        option_words::command()
             .get_arguments()
             .filter(|arg| arg.get_id() != "photo")
             .fold(command.arg(file).arg(photo), |command, arg| command.arg(arg.clone()))
@@ -53,7 +53,7 @@ impl FromArgMatches for ResumeArgs {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let missing = || clap::Error::new(clap::error::ErrorKind::MissingRequiredArgument);
         let file = matches.get_one::<PathBuf>("file").cloned().ok_or_else(missing)?;
-        Ok(Self { file, given: words::given(matches) })
+        Ok(Self { file, given: option_words::given(matches) })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
@@ -64,13 +64,13 @@ impl FromArgMatches for ResumeArgs {
 
 /// Goes on; the answer is the exit code.
 pub(super) fn run(args: &ResumeArgs) -> Result<u8> {
-    let saved = Saved::load(&args.file)?;
-    let (render, state, origin) = go_on(args, &saved)?;
-    render::follow(&render, origin, Some(state))
+    let saved = SavedCheckpoint::load(&args.file)?;
+    let (render, origin) = go_on(args, &saved)?;
+    render::follow(&render, origin)
 }
 
-/// The options, the state and the record to go on with.
-fn go_on(args: &ResumeArgs, saved: &Saved) -> Result<(RenderArgs, State, Origin)> {
+/// The options to go on with, and what is taken from the run so far.
+fn go_on(args: &ResumeArgs, saved: &SavedCheckpoint) -> Result<(RenderArgs, Origin)> {
     let given = &args.given;
     let mut state = saved.state.clone();
     let accept::Accepted { mut options, mut notes } =
@@ -97,9 +97,9 @@ fn go_on(args: &ResumeArgs, saved: &Saved) -> Result<(RenderArgs, State, Origin)
         state.weights = Weights::default();
     }
     balance(given, &mut options, &saved.state);
-    let own = Own::new(saved.run.clone(), &args.file);
-    let own = (!branches && !is_given(given, "output")).then_some(own);
-    let mut options = words::merged(words::recorded(&options), given);
+    let resumed = ResumedRun::new(saved.run.clone(), &args.file);
+    let resumed = (!branches && !is_given(given, "output")).then_some(resumed);
+    let mut options = option_words::merged(option_words::recorded(&options), given);
     if !is_given(given, "output") {
         let recorded = saved.options.get("output").and_then(Value::as_str).unwrap_or_default();
         let mut output = output(&args.file, recorded);
@@ -119,8 +119,8 @@ fn go_on(args: &ResumeArgs, saved: &Saved) -> Result<(RenderArgs, State, Origin)
         options.push(("output".to_owned(), vec![word]));
     }
     let network = (!is_given(given, "weights")).then(|| saved.network.clone());
-    let origin = Origin { notes, network, device: saved.adapter.clone(), own };
-    Ok((words::parse(&options)?, state, origin))
+    let origin = Origin { notes, network, device: saved.adapter.clone(), resumed, state: Some(state) };
+    Ok((option_words::parse(&options)?, origin))
 }
 
 /// The picture of a run that goes on: beside the checkpoint and named after it, as `out-checkpoint.safetensors` is
@@ -147,7 +147,7 @@ fn is_same_place(one: &Path, other: &Path) -> bool {
 
 /// States the balance as the run had it in the end: its shares may have been changed while it went on, and where raw
 /// weights are given now, the others are those in force.
-fn balance(given: &[Given], options: &mut Map<String, Value>, state: &State) {
+fn balance(given: &[OptionWords], options: &mut Map<String, Value>, state: &State) {
     let raw = || options::names(|row| row.raw_weight);
     if raw().any(|name| is_given(given, name)) {
         for weight in &state.weights.0 {

@@ -1,11 +1,11 @@
 //! `mirage show`: the run that a picture is of, or how the runs of two pictures differ.
 
-use super::console::{duration, number};
-use super::names::percent;
+use super::escape::{one_line, quoted};
+use super::format::percent;
+use super::format::{duration, number};
+use super::metadata::PictureMetadata;
 use super::options;
-use super::record::Told;
-use super::stdout;
-use super::text::{one_line, quoted};
+use super::streams;
 use crate::error::{Error, Result};
 use clap::Args;
 use serde_json::{Map, Value};
@@ -30,7 +30,7 @@ pub(super) struct ShowArgs {
 pub(super) fn run(args: &ShowArgs) -> Result<()> {
     let one = History::of(&args.picture)?;
     let other = args.other.as_deref().map(History::of).transpose()?;
-    stdout::print(&match (args.json, &other) {
+    streams::print(&match (args.json, &other) {
         (true, None) => Value::Object(one.json()).to_string(),
         (true, Some(other)) => Value::Array(vec![one.json().into(), other.json().into()]).to_string(),
         (false, None) => one.text(),
@@ -42,32 +42,32 @@ pub(super) fn run(args: &ShowArgs) -> Result<()> {
 #[derive(Debug)]
 struct History {
     path: PathBuf,
-    told: Told,
+    metadata: PictureMetadata,
 }
 
 impl History {
     fn of(path: &Path) -> Result<Self> {
-        let told = Told::by(path)?.ok_or_else(|| {
+        let metadata = PictureMetadata::read(path)?.ok_or_else(|| {
             Error::file(
                 path,
                 "this picture does not tell of a run",
                 "Give one that mirage painted, as it was saved: other programs may drop what is written in it",
             )
         })?;
-        Ok(Self { path: path.to_owned(), told })
+        Ok(Self { path: path.to_owned(), metadata })
     }
 
     fn fact(&self, name: &str) -> Option<&str> {
-        self.told.facts.iter().find(|(other, _)| other == name).map(|(_, text)| text.as_str())
+        self.metadata.text(name)
     }
 
     fn json(&self) -> Map<String, Value> {
         let mut all = Map::new();
         all.insert("picture".to_owned(), self.path.to_string_lossy().into());
-        all.insert("options".to_owned(), self.told.options.clone().into());
-        all.insert("losses".to_owned(), self.told.losses.clone().into());
-        all.insert("classes".to_owned(), self.told.classes.clone().into());
-        for (name, text) in &self.told.facts {
+        all.insert("options".to_owned(), self.metadata.options.clone().into());
+        all.insert("losses".to_owned(), self.metadata.losses.clone().into());
+        all.insert("classes".to_owned(), self.metadata.classes.clone().into());
+        for (name, text) in &self.metadata.texts {
             let value = match name.as_str() {
                 "iterations" | "seed" | "seconds" => {
                     text.parse::<serde_json::Number>().ok().map(Value::Number)
@@ -101,14 +101,14 @@ impl History {
     }
 
     fn loss_rows(&self) -> Vec<(String, String)> {
-        let Some(iteration) = self.told.losses.get("iteration").and_then(Value::as_u64) else {
+        let Some(iteration) = self.metadata.losses.get("iteration").and_then(Value::as_u64) else {
             return Vec::new();
         };
         let told =
             |value: Option<&Value>| value.and_then(Value::as_f64).map_or("not finite".to_owned(), number);
-        let mut rows = vec![(format!("loss after {iteration}"), told(self.told.losses.get("total")))];
+        let mut rows = vec![(format!("loss after {iteration}"), told(self.metadata.losses.get("total")))];
         for (factor, values) in
-            self.told.losses.get("factors").and_then(Value::as_object).into_iter().flatten()
+            self.metadata.losses.get("factors").and_then(Value::as_object).into_iter().flatten()
         {
             let share = values.get("gradient_share").and_then(Value::as_f64);
             let share = share.map(|share| format!(", {}% of the gradient", percent(share as f32)));
@@ -119,7 +119,7 @@ impl History {
     }
 
     fn class_rows(&self) -> Vec<(String, String)> {
-        let classes = self.told.classes.get("classes").and_then(Value::as_array).into_iter().flatten();
+        let classes = self.metadata.classes.get("classes").and_then(Value::as_array).into_iter().flatten();
         let class = |class: &Value| {
             let probability = class.get("probability")?.as_f64()?;
             Some(format!("{} {}%", class.get("label")?.as_str()?, percent(probability as f32)))
@@ -129,7 +129,7 @@ impl History {
         if !classes.is_empty() {
             rows.push(("classes".to_owned(), classes.join(", ")));
         }
-        if let Some(distance) = self.told.classes.get("distance").and_then(Value::as_f64) {
+        if let Some(distance) = self.metadata.classes.get("distance").and_then(Value::as_f64) {
             rows.push(("class distance".to_owned(), format!("{distance:.3}")));
         }
         rows
@@ -144,7 +144,7 @@ impl History {
             other => other.to_string(),
         };
         let place = |name: &str| options::TABLE.iter().position(|row| row.name == name).unwrap_or(usize::MAX);
-        let mut all: Vec<_> = self.told.options.iter().collect();
+        let mut all: Vec<_> = self.metadata.options.iter().collect();
         all.sort_by_key(|(name, _)| place(name));
         all.into_iter().map(|(name, value)| (name.replace('_', "-"), text(value))).collect()
     }

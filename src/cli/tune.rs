@@ -1,7 +1,7 @@
 //! `mirage tune`: measures kernels and keeps what is fastest.
 
 use super::args::{NetworkArgs, SIDES};
-use super::stdout;
+use super::streams;
 use super::values::Pooling;
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, DeviceOptions};
@@ -63,7 +63,7 @@ pub(super) fn run(args: &TuneArgs) -> Result<()> {
 
     let (mut cache, note) = Cache::load(&path);
     if let Some(note) = note {
-        stdout::tell(&format!("note: {note}"));
+        streams::eprint(&format!("note: {note}"));
     }
     let options = DeviceOptions {
         adapter: args.adapter.clone().unwrap_or_default(),
@@ -76,7 +76,7 @@ pub(super) fn run(args: &TuneArgs) -> Result<()> {
         let session = Session::new(&engine, &network, request)?;
         uses(&engine, session.nodes())?
     };
-    stdout::print(&format!(
+    streams::print(&format!(
         "Tuning {} uses of kernels for {width}x{height} pixels on {}",
         uses.len(),
         engine.context.describe()
@@ -87,7 +87,7 @@ pub(super) fn run(args: &TuneArgs) -> Result<()> {
         let found = tune(&engine, op, signature, &Contest::default(), &mut cache)?;
         changed += usize::from(found.selection.as_ref().is_some_and(|selection| selection.winner > 0));
         let shapes: Vec<String> = signature.inputs.iter().map(ToString::to_string).collect();
-        stdout::print(&format!(
+        streams::print(&format!(
             "{} {} -> {}: {}",
             op.name(),
             shapes.join(", "),
@@ -96,7 +96,7 @@ pub(super) fn run(args: &TuneArgs) -> Result<()> {
         ))?;
         cache.save(&path)?;
     }
-    stdout::print(&format!(
+    streams::print(&format!(
         "{changed} of {} now use another kernel than by default. Kept in {}",
         uses.len(),
         path.display()

@@ -1,7 +1,7 @@
 //! `mirage weights`: what a weights file holds, and getting the full-size ones.
 
-use super::stdout;
-use super::text::quoted;
+use super::escape::quoted;
+use super::streams;
 use crate::error::Result;
 use crate::vgg::{Network, Preprocessing, fetch, locate};
 use clap::Args;
@@ -34,7 +34,7 @@ pub(super) fn run(args: &WeightsArgs) -> Result<()> {
     let named = args.file.clone().or_else(|| std::env::var_os(super::args::WEIGHTS_VARIABLE).map(Into::into));
     let path = locate::find_weights(named.as_deref())?;
     let network = Network::open(&path, args.preprocessing)?;
-    stdout::print(&network.summary()?)?;
+    streams::print(&network.summary()?)?;
     // After the summary, which may tell how the file came to be broken.
     network.check_finite()
 }
@@ -54,10 +54,10 @@ fn download(name: &str, folder: Option<&Path>) -> Result<()> {
     bar.finish_and_clear();
     let fetched = fetched?;
     let state = if fetched.already_present { "is there already" } else { "downloaded and checked" };
-    stdout::print(&format!("{name} {state}: {}\nSHA-256 {}", fetched.path.display(), fetched.sha256))?;
+    streams::print(&format!("{name} {state}: {}\nSHA-256 {}", fetched.path.display(), fetched.sha256))?;
     let option = match folder {
         Some(_) => quoted(&fetched.path),
         None => name.to_owned(),
     };
-    stdout::print(&format!("Use it with --weights {option}, or set MIRAGE_WEIGHTS={option}"))
+    streams::print(&format!("Use it with --weights {option}, or set MIRAGE_WEIGHTS={option}"))
 }

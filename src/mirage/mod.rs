@@ -34,7 +34,7 @@ pub use next_scale::resize_map;
 pub use readout::{activations, class_distance, classify};
 pub use request::{Init, Request, Schedule};
 pub use run::{Ending, RunResult};
-pub use scales::{Scale, ScaleCount, Scales, scale_at};
+pub use scales::{Scale, ScaleCount, Scales, scale_at, work};
 pub use session::{Session, check_request};
 pub use state::State;
 pub use weighting::{GROWTH, GroupWeight, Weights};

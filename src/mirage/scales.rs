@@ -91,6 +91,13 @@ pub fn scale_at(scales: &[Scale], iteration: u32) -> usize {
     found.unwrap_or(scales.len().saturating_sub(1))
 }
 
+/// The work of the first `iterations` of a run: each counts as many units as its scale has pixels.
+pub fn work(scales: &[Scale], iterations: u32) -> u64 {
+    let pixels = |scale: &Scale| scale.size[0] as u64 * scale.size[1] as u64;
+    let done = |scale: &Scale| u64::from(iterations.min(scale.end).saturating_sub(scale.first));
+    scales.iter().map(|scale| done(scale) * pixels(scale)).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,6 +132,8 @@ mod tests {
         let scales = Scales { count: ScaleCount::Exactly(2), min_size: 1, iterations: vec![3, 2] };
         let plan = scales.plan([8, 8], 1).unwrap();
         assert_eq!([0, 2, 3, 4, 5, 9].map(|at| scale_at(&plan, at)), [0, 0, 1, 1, 1, 1]);
+        assert_eq!(plan[0].size, [6, 6]);
+        assert_eq!([0, 2, 3, 4, 9].map(|at| work(&plan, at)), [0, 72, 108, 172, 236]);
     }
 
     #[test]

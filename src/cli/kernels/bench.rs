@@ -3,7 +3,7 @@
 use super::table::{Table, metric};
 use super::watch::watch;
 use super::{DeviceArgs, Filter};
-use crate::cli::stdout;
+use crate::cli::streams;
 use crate::error::{Error, Result};
 use crate::graph::{Engine, Peaks, PrepareOptions, Program, SingleOp, candidates};
 use crate::ops::{Case, Shape};
@@ -62,13 +62,13 @@ pub(super) fn run(args: &BenchArgs, folder: Option<Folder>) -> Result<u8> {
     if let Some(earlier) = &earlier
         && earlier.device != device
     {
-        stdout::print(&format!(
+        streams::print(&format!(
             "note: the earlier figures are of another device or driver: {}",
             earlier.device
         ))?;
     }
     let peaks = Peaks::measure(&engine)?;
-    stdout::print(&format!(
+    streams::print(&format!(
         "{device}\nmeasured peaks: {}FLOP/s (multiply-add, f32), {}B/s",
         metric(peaks.flops),
         metric(peaks.bandwidth)
@@ -76,9 +76,9 @@ pub(super) fn run(args: &BenchArgs, folder: Option<Folder>) -> Result<u8> {
     let bench = Bench { args, engine: &engine, peaks };
     let mut last = bench.round(&cases, earlier.as_ref(), None)?;
     while let Some(watch) = &mut watch {
-        stdout::print("\nWaiting for a shader to be saved; Ctrl-C ends.")?;
+        streams::print("\nWaiting for a shader to be saved; Ctrl-C ends.")?;
         let changed = watch.next()?;
-        stdout::print(&format!("\n{} changed", changed.join(", ")))?;
+        streams::print(&format!("\n{} changed", changed.join(", ")))?;
         engine.forget_constants();
         // A text that is valid may still not fit its call; the next one may.
         match bench.round(&cases, Some(&last), Some(&changed)) {
@@ -89,7 +89,7 @@ pub(super) fn run(args: &BenchArgs, folder: Option<Folder>) -> Result<u8> {
                 last.rows.extend(record.rows);
             }
             Err(error @ (Error::Gpu { .. } | Error::OutOfMemory { .. })) => {
-                stdout::print(&error.to_string())?
+                streams::print(&error.to_string())?
             }
             Err(error) => return Err(error),
         }
@@ -127,7 +127,7 @@ impl Bench<'_> {
         for (name, case) in cases {
             let rows = self.case(name, case, shaders)?;
             if !rows.is_empty() {
-                stdout::print(&format!("{name}\n{}", self.table(&rows, earlier)))?;
+                streams::print(&format!("{name}\n{}", self.table(&rows, earlier)))?;
             }
             record.rows.extend(rows);
         }

@@ -2,8 +2,8 @@
 
 use super::table::metric;
 use super::{DeviceArgs, Filter};
-use crate::cli::devices::bytes;
-use crate::cli::stdout;
+use crate::cli::format::bytes;
+use crate::cli::streams;
 use crate::error::{Error, Result};
 use crate::workbench::{Listed, Pass, catalogue, typical};
 use clap::Args;
@@ -41,16 +41,16 @@ pub(super) fn run(args: &ListArgs) -> Result<()> {
             action: "writing",
             source: error.into(),
         })?;
-        return stdout::print(&text);
+        return streams::print(&text);
     }
-    stdout::print(&format!("{device}\n"))?;
+    streams::print(&format!("{device}\n"))?;
     let mut op = "";
     for kernel in &listed {
         if kernel.op != op {
             op = kernel.op;
-            stdout::print(op)?;
+            streams::print(op)?;
         }
-        stdout::print(&describe(kernel))?;
+        streams::print(&describe(kernel))?;
     }
     Ok(())
 }

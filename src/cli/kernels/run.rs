@@ -1,9 +1,9 @@
 //! `mirage kernels run`: a kernel of one's own, from the shell.
 
 use super::table::metric;
-use crate::cli::devices::bytes;
 use crate::cli::files::is_same;
-use crate::cli::stdout;
+use crate::cli::format::bytes;
+use crate::cli::streams;
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, Context, DeviceOptions};
 use crate::workbench::{
@@ -151,29 +151,29 @@ pub(super) fn run(args: &RunArgs) -> Result<u8> {
     })?;
     let outcome = plan.run(&context, args.repeat.map(|repeat| repeat as usize))?;
     let ([x, y, z], [i, j, k]) = (plan.workgroups, plan.shader.workgroup);
-    stdout::print(&format!(
+    streams::print(&format!(
         "{}\n{}: {x}x{y}x{z} workgroups of {i}x{j}x{k} invocations",
         context.describe(),
         plan.shader.entry
     ))?;
     for (variable, memory) in plan.shader.variables.iter().zip(&plan.memory) {
         if let Some(source) = &memory.source {
-            stdout::print(&format!("{} <- {source}", variable.describe()))?;
+            streams::print(&format!("{} <- {source}", variable.describe()))?;
         }
     }
     for note in &plan.notes {
-        stdout::print(&format!("note: {note}"))?;
+        streams::print(&format!("note: {note}"))?;
     }
     let mut good = true;
     for (wanted, result) in plan.results.iter().zip(&outcome.results) {
         good &= args.tell(wanted, result)?;
     }
     for name in &outcome.overruns {
-        stdout::print(&format!("FAILED {name}: something was written behind its end"))?;
+        streams::print(&format!("FAILED {name}: something was written behind its end"))?;
         good = false;
     }
     if let Some(samples) = &outcome.samples {
-        stdout::print(&times(samples, outcome.bytes))?;
+        streams::print(&times(samples, outcome.bytes))?;
     }
     Ok(u8::from(!good))
 }
@@ -222,11 +222,11 @@ impl RunArgs {
         let shape = dimensions(&array.shape);
         if let Some(path) = &wanted.path {
             array.write_npy(path)?;
-            stdout::print(&format!("{name}: {shape} {} -> {}", array.element, path.display()))?;
+            streams::print(&format!("{name}: {shape} {} -> {}", array.element, path.display()))?;
         }
         if let Some(first) = first_unwritten {
             let (all, place) = (array.elements(), place(*first, &array.shape));
-            stdout::print(&format!(
+            streams::print(&format!(
                 "note: {name}: {unwritten} of {all} elements were not written, the first is {place}"
             ))?;
         }
@@ -243,7 +243,7 @@ impl RunArgs {
                 "not finite".to_owned()
             }
         };
-        stdout::print(&format!(
+        streams::print(&format!(
             "{verdict} {name}: largest error {}, RMS {}, allowed {}",
             ulps(difference.largest),
             ulps(difference.rms),
@@ -251,7 +251,7 @@ impl RunArgs {
         ))?;
         if let Some((index, actual, expected)) = difference.worst.filter(|_| !good) {
             let place = place(index, &array.shape);
-            stdout::print(&format!("  {place} is {actual:e} in place of {expected:e}"))?;
+            streams::print(&format!("  {place} is {actual:e} in place of {expected:e}"))?;
         }
         Ok(good)
     }

@@ -1,7 +1,7 @@
 //! `mirage kernels show`: shaders as the driver gets them, and as a start for one's own.
 
 use super::{DeviceArgs, Filter};
-use crate::cli::stdout;
+use crate::cli::streams;
 use crate::error::{Error, Result};
 use crate::files::write_whole;
 use crate::shader::{Code, Emitter, SOURCES, Target};
@@ -65,8 +65,8 @@ pub(super) fn run(args: &ShowArgs) -> Result<()> {
             continue;
         }
         let comment = if args.to == Target::Spirv { ";" } else { "//" };
-        stdout::print(&format!("{comment} {}, pass {} of {count}: {}", kernel, index + 1, pass.name()))?;
-        stdout::print(&text(pass, args.to)?)?;
+        streams::print(&format!("{comment} {}, pass {} of {count}: {}", kernel, index + 1, pass.name()))?;
+        streams::print(&text(pass, args.to)?)?;
     }
     match args.pass {
         Some(wanted) if wanted as usize > count => {
@@ -94,10 +94,10 @@ fn write_files(folder: &Path, used: impl Fn(&str) -> bool) -> Result<()> {
     for (name, text) in SOURCES.iter().filter(|(name, _)| used(name)) {
         let path = folder.join(format!("{name}.wgsl"));
         if path.exists() {
-            stdout::print(&format!("{} is there already and was left alone", path.display()))?;
+            streams::print(&format!("{} is there already and was left alone", path.display()))?;
         } else {
             write_whole(&path, text.as_bytes(), "writing")?;
-            stdout::print(&path.display().to_string())?;
+            streams::print(&path.display().to_string())?;
         }
     }
     Ok(())

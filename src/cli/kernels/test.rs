@@ -3,7 +3,7 @@
 use super::table::Table;
 use super::watch::watch;
 use super::{DeviceArgs, Filter};
-use crate::cli::stdout;
+use crate::cli::streams;
 use crate::error::{Error, Result};
 use crate::files::write_whole;
 use crate::graph::{Engine, candidates};
@@ -61,12 +61,12 @@ pub(super) fn run(args: &TestArgs, folder: Option<Folder>) -> Result<u8> {
     let mut watch = watch(args.watch, folder)?;
     let engine = args.device.open()?;
     let cases = args.cases();
-    stdout::print(&engine.context.describe())?;
+    streams::print(&engine.context.describe())?;
     let mut passed = args.round(&engine, &cases, None)?;
     while let Some(watch) = &mut watch {
-        stdout::print("\nWaiting for a shader to be saved; Ctrl-C ends.")?;
+        streams::print("\nWaiting for a shader to be saved; Ctrl-C ends.")?;
         let changed = watch.next()?;
-        stdout::print(&format!("\n{} changed", changed.join(", ")))?;
+        streams::print(&format!("\n{} changed", changed.join(", ")))?;
         // Weights that the device transformed were made by the old text.
         engine.forget_constants();
         passed = args.round(&engine, &cases, Some(&changed))?;
@@ -111,24 +111,24 @@ impl TestArgs {
         }
         if checked.is_empty() {
             return match shaders {
-                Some(_) => stdout::print("No kernel that is tested here uses it.").map(|()| true),
+                Some(_) => streams::print("No kernel that is tested here uses it.").map(|()| true),
                 None => Err(self.filter.nothing()),
             };
         }
         let kernels = kernels(&checked);
-        stdout::print(&table(&checked, &kernels))?;
+        streams::print(&table(&checked, &kernels))?;
         let failed: Vec<&Checked> = checked.iter().filter(|checked| checked.fault.is_some()).collect();
         for checked in failed.iter().take(MOST_TOLD) {
             let fault = checked.fault.as_deref().unwrap_or_default();
-            stdout::print(&format!("FAILED {}: {fault}", name(checked)))?;
+            streams::print(&format!("FAILED {}: {fault}", name(checked)))?;
         }
         if failed.len() > MOST_TOLD {
-            stdout::print(&format!("and {} more; --json tells all", failed.len() - MOST_TOLD))?;
+            streams::print(&format!("and {} more; --json tells all", failed.len() - MOST_TOLD))?;
         }
         let wrong = kernels.iter().filter(|(op, variant)| {
             failed.iter().any(|checked| checked.op == *op && checked.variant == *variant)
         });
-        stdout::print(&format!(
+        streams::print(&format!(
             "{} kernels at {} shapes: {} failed",
             kernels.len(),
             checked.len(),

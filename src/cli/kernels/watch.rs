@@ -61,7 +61,7 @@ impl Watch {
                     Ok(()) => good.push(reloaded.shader),
                     // A closed stderr is nobody's concern.
                     Err(error) => {
-                        crate::cli::stdout::tell(&format!("{error}\nThe last good one stays in use."))
+                        crate::cli::streams::eprint(&format!("{error}\nThe last good one stays in use."))
                     }
                 }
             }

@@ -1,6 +1,6 @@
 //! The options of `mirage sweep`: its own, and those of `mirage render`.
 
-use crate::cli::words::{self, Given};
+use crate::cli::option_words::{self, OptionWords};
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_parser};
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ pub(in crate::cli) struct SweepArgs {
     /// The cell to paint at full size.
     pub promote: Option<PathBuf>,
     /// All options of `mirage render` that were given, the photo among them.
-    pub given: Vec<Given>,
+    pub given: Vec<OptionWords>,
 }
 
 impl Args for SweepArgs {
@@ -46,7 +46,7 @@ impl Args for SweepArgs {
                 .help("Paint a cell of a sheet at full size: SWEEP/sheet.html#r1c2 or SWEEP/r1c2.png"),
         ];
         let command = own.into_iter().fold(command, Command::arg);
-        let rest = words::command()
+        let rest = option_words::command()
             .mut_arg("size", |arg| {
                 arg.default_value(super::SIZE).help("Longest side of the cells in pixels; 320 for --continue")
             })
@@ -72,7 +72,7 @@ impl FromArgMatches for SweepArgs {
             vary: matches.get_many("vary").into_iter().flatten().cloned().collect(),
             columns: matches.get_one("columns").cloned(),
             promote: matches.get_one("continue").cloned(),
-            given: words::given(matches),
+            given: option_words::given(matches),
         })
     }
 

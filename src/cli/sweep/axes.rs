@@ -1,7 +1,7 @@
 //! What a sweep varies: axes, and the runs and cells that they make.
 
+use crate::cli::option_words::{self, OptionWords};
 use crate::cli::options::{self, Sweeping};
-use crate::cli::words::{self, Given};
 use crate::error::{Error, Result};
 use crate::mirage::Shares;
 use crate::mirage::preset::FACTORS;
@@ -76,7 +76,12 @@ impl Axis {
     ///
     /// # Errors
     /// [`Error::Usage`] if the value can't be one of the option.
-    pub(super) fn apply(&self, value: usize, options: &mut Vec<Given>, mut shares: Shares) -> Result<Shares> {
+    pub(super) fn apply(
+        &self,
+        value: usize,
+        options: &mut Vec<OptionWords>,
+        mut shares: Shares,
+    ) -> Result<Shares> {
         let text = &self.values[value];
         match &self.target {
             Target::Share(name) => {
@@ -113,7 +118,7 @@ fn target(name: &str) -> Result<Target> {
     if FACTORS.contains(&name) {
         return Ok(Target::Share(name.to_owned()));
     }
-    let command = words::command();
+    let command = option_words::command();
     let found = command.get_arguments().find(|arg| {
         arg.get_long() == Some(name) || arg.get_all_aliases().is_some_and(|aliases| aliases.contains(&name))
     });
@@ -172,6 +177,11 @@ impl Cell {
     pub(super) fn name(&self) -> String {
         format!("r{}c{}", self.row + 1, self.column + 1)
     }
+
+    /// Its iterations, if its run of `end` iterations goes on behind it.
+    pub(super) fn stops_before(&self, end: u32) -> Option<u32> {
+        (self.iterations != end).then_some(self.iterations)
+    }
 }
 
 impl Table {
@@ -225,7 +235,12 @@ impl Run {
     ///
     /// # Errors
     /// [`Error::Usage`] if a value is none of its option.
-    pub(super) fn options(&self, vary: &[Axis], given: &[Given], balance: &Shares) -> Result<Vec<Given>> {
+    pub(super) fn options(
+        &self,
+        vary: &[Axis],
+        given: &[OptionWords],
+        balance: &Shares,
+    ) -> Result<Vec<OptionWords>> {
         let mut options = given.to_vec();
         let mut shares = balance.clone();
         for (axis, value) in vary.iter().zip(&self.choice) {
@@ -264,13 +279,14 @@ mod tests {
         assert_eq!(table.runs.len(), 6);
         let run = &table.runs[4];
         assert_eq!((run.cells[0].name().as_str(), run.label.as_str()), ("r2c2", "spatial=20, style=40"));
-        let args = words::parse(&[run.options(&vary, &[], &even()).unwrap(), photo()].concat()).unwrap();
+        let args =
+            option_words::parse(&[run.options(&vary, &[], &even()).unwrap(), photo()].concat()).unwrap();
         let expected = "abstract=40,spatial=20,style=40".parse().unwrap();
         assert_eq!(args.balance.balance, Some(expected));
         assert_eq!(args.optimisation.iterations, [60, 40, 26, 16, 12], "as by default");
     }
 
-    fn photo() -> Vec<Given> {
+    fn photo() -> Vec<OptionWords> {
         vec![("photo".to_owned(), vec!["p.png".into()])]
     }
 
@@ -284,7 +300,8 @@ mod tests {
         let cells: Vec<_> = table.runs[3].cells.iter().map(|cell| (cell.name(), cell.iterations)).collect();
         assert_eq!(cells, [("r4c2".to_owned(), 10), ("r4c1".to_owned(), 50)]);
         let args =
-            words::parse(&[table.runs[0].options(&vary, &[], &even()).unwrap(), photo()].concat()).unwrap();
+            option_words::parse(&[table.runs[0].options(&vary, &[], &even()).unwrap(), photo()].concat())
+                .unwrap();
         assert_eq!(args.factors.spatial.as_deref(), Some("relu1_1,relu2_1"));
         assert!(args.device.exact && args.balance.balance.is_none());
         assert_eq!(args.optimisation.iterations, [50]);
@@ -296,7 +313,7 @@ mod tests {
         let table = Table::new(&vary, &[]);
         assert_eq!((table.rows.len(), table.columns.len()), (1, 2));
         let options = [table.runs[1].options(&vary, &[], &even()).unwrap(), photo()].concat();
-        assert_eq!(words::parse(&options).unwrap().optimisation.iterations, [10]);
+        assert_eq!(option_words::parse(&options).unwrap().optimisation.iterations, [10]);
     }
 
     #[test]

@@ -5,17 +5,19 @@
 
 mod args;
 mod axes;
+mod cells;
 mod paint;
+mod progress;
 mod sheet;
 
 pub(super) use args::SweepArgs;
 
 use super::accept::{self, Source};
 use super::interrupt::Interrupt;
+use super::metadata::PictureMetadata;
+use super::option_words::{self, OptionWords, is_given};
 use super::options::{self, Row, Sweeping};
-use super::record::Told;
 use super::render::{self, Origin};
-use super::words::{self, Given, is_given};
 use crate::error::{Error, Result};
 use crate::mirage::preset::Preset;
 use crate::mirage::{ScaleCount, Shares};
@@ -75,7 +77,7 @@ fn paint(args: &SweepArgs) -> Result<u8> {
     if !is_given(&given, "scales") {
         given.push(("scales".to_owned(), vec!["--scales=1".into()]));
     }
-    let base = words::parse(&given)?;
+    let base = option_words::parse(&given)?;
     if !columns.is_empty() && base.optimisation.scales.0 != ScaleCount::Exactly(1) {
         return Err(Error::usage("columns of iterations are of runs with one scale: leave --scales out"));
     }
@@ -97,7 +99,7 @@ fn paint(args: &SweepArgs) -> Result<u8> {
         name.push("-sweep");
         name.into()
     });
-    let options: Vec<Vec<Given>> =
+    let options: Vec<Vec<OptionWords>> =
         table.runs.iter().map(|run| run.options(&vary, &given, &balance)).collect::<Result<_>>()?;
     let varied: Vec<&str> = vary.iter().map(|axis| axis.name.as_str()).collect();
     let varied = varied.into_iter().chain((!columns.is_empty()).then_some("iterations"));
@@ -126,7 +128,7 @@ fn columns(text: &str) -> Result<Vec<u32>> {
 }
 
 /// Runs one cell at full size, or as `given` says.
-fn promote(cell: &Path, given: &[Given]) -> Result<u8> {
+fn promote(cell: &Path, given: &[OptionWords]) -> Result<u8> {
     let not_a_cell = || {
         Error::file(
             cell,
@@ -137,19 +139,18 @@ fn promote(cell: &Path, given: &[Given]) -> Result<u8> {
     if !cell.exists() {
         return Err(not_a_cell());
     }
-    let told = Told::by(cell)?.ok_or_else(not_a_cell)?;
-    let mut accepted = accept::accept(cell, Source::Picture, &told.options, given)?;
-    for own in ["size", "scales", "min_size"] {
-        accepted.options.remove(own);
+    let metadata = PictureMetadata::read(cell)?.ok_or_else(not_a_cell)?;
+    let mut accepted = accept::accept(cell, Source::Picture, &metadata.options, given)?;
+    for name in ["size", "scales", "min_size"] {
+        accepted.options.remove(name);
     }
-    let mut options = words::merged(words::recorded(&accepted.options), given);
+    let mut options = option_words::merged(option_words::recorded(&accepted.options), given);
     if !is_given(given, "output") {
         options.push(("output".to_owned(), vec![output(cell)]));
     }
-    let network = told.facts.into_iter().find(|(name, _)| name == "network-sha256");
-    let network = network.filter(|_| !is_given(given, "weights")).map(|(_, sha256)| sha256);
+    let network = metadata.text("network-sha256").filter(|_| !is_given(given, "weights")).map(str::to_owned);
     let origin = Origin { notes: accepted.notes, network, ..Origin::default() };
-    render::follow(&words::parse(&options)?, origin, None)
+    render::follow(&option_words::parse(&options)?, origin)
 }
 
 /// Where a promoted cell goes: `holiday-sweep-r2c3.png`, beside the sweep's folder.

@@ -1,27 +1,28 @@
 //! The runs of a sweep, one after the other, each from where it was left.
 
 use super::axes::{Cell, Run, Table};
+use super::cells::CellWriter;
+use super::progress::Progress;
 use super::sheet::{Contact, Painted};
-use crate::cli::INTERRUPTED;
 use crate::cli::args::RenderArgs;
-use crate::cli::checkpoint::{Checkpoints, Saved};
-use crate::cli::console::{Voice, duration};
-use crate::cli::interrupt::Interrupt;
+use crate::cli::checkpoint::SavedCheckpoint;
+use crate::cli::escape::one_line;
+use crate::cli::format::duration;
+use crate::cli::interrupt::{INTERRUPTED, Interrupt};
+use crate::cli::metadata::{PictureMetadata, RunMetadata};
+use crate::cli::observers::{Checkpoints, MetadataRecorder, Observers, RunStatus, ShareWarnings};
+use crate::cli::option_words::{self, OptionWords};
 use crate::cli::options::{self, Effect, Row};
 use crate::cli::plan::{self, Plan};
-use crate::cli::record::{Facts, Options, Told};
-use crate::cli::text::one_line;
-use crate::cli::warnings::Shares;
-use crate::cli::words::{self, Given};
+use crate::cli::recorded_options::RecordedOptions;
 use crate::error::{Error, Result};
 use crate::graph::Engine;
-use crate::image_io::{self, Picture, WriteOptions};
-use crate::mirage::{Controls, Ending, Event, Readout, Session, State};
+use crate::image_io::{self, Picture};
+use crate::mirage::{Controls, Ending, Readout, Session, State};
 use crate::vgg::{Network, locate};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -29,7 +30,7 @@ use std::time::Instant;
 pub(super) struct Sweep {
     table: Table,
     contact: Contact,
-    plans: Vec<(RenderArgs, Plan)>,
+    plans: Vec<(RenderArgs, Rc<Plan>)>,
     /// Cells of row after row.
     painted: Vec<Option<Painted>>,
     interrupt: Interrupt,
@@ -56,14 +57,14 @@ impl Sweep {
         folder: PathBuf,
         overwrite: bool,
         table: Table,
-        options: &[Vec<Given>],
+        options: &[Vec<OptionWords>],
         interrupt: Interrupt,
     ) -> Result<Self> {
         let mut networks: Vec<(PathBuf, String, Arc<Network>)> = Vec::new();
         let mut plans = Vec::new();
         let mut table = table;
         for (run, options) in table.runs.iter_mut().zip(options) {
-            let args = words::parse(options)?;
+            let args = option_words::parse(options)?;
             let plan = Plan::with(&args, false, None, || {
                 let path = locate::find_weights(args.network.weights.as_deref())?;
                 let preprocessing = format!("{:?}", args.network.preprocessing);
@@ -84,7 +85,7 @@ impl Sweep {
             let schedule = &mut plan.request.schedule;
             schedule.report_every = 0;
             schedule.snapshot_at = run.cells.iter().rev().skip(1).map(|cell| cell.iterations).collect();
-            plans.push((args, plan));
+            plans.push((args, Rc::new(plan)));
         }
         let about = plans.first().map(|(_, plan)| {
             let photo = &plan.request.photo;
@@ -96,7 +97,7 @@ impl Sweep {
             .map_err(Error::io(&contact.folder, "making the folder of the sweep"))?;
         let mut sweep = Self {
             painted: vec![None; table.rows.len() * table.columns.len()],
-            progress: Progress::new(base),
+            progress: Progress::new(base.watching.quiet),
             contact,
             table,
             plans,
@@ -116,9 +117,9 @@ impl Sweep {
                 if overwrite || path.symlink_metadata().is_err() {
                     continue;
                 }
-                let wanted = plan.options.of_snapshot(&path, within(cell, plan));
-                let told = Told::by(&path)?;
-                match told.map(|told| (difference(&told.options, wanted.map()), told.classes)) {
+                let options = plan.options.of_snapshot(&path, cell.stops_before(plan.iterations));
+                let found = PictureMetadata::read(&path)?;
+                match found.map(|found| (difference(&found.options, options.map()), found.classes)) {
                     Some((None, classes)) => {
                         let picture = image_io::read(&path)?.picture;
                         let index = cell.row * self.table.columns.len() + cell.column;
@@ -175,25 +176,27 @@ impl Sweep {
             })
             .collect();
         let count = self.table.runs.len();
-        let steps = missing.iter().map(|run| u64::from(self.plans[*run].1.iterations)).sum();
-        self.progress.begin(steps);
+        let work = missing.iter().map(|run| self.plans[*run].1.work()).sum();
+        self.progress.start(count, work);
         if missing.len() < count {
-            self.progress.say(&format!("{} of {count} runs are painted already", count - missing.len()));
+            self.progress
+                .lines
+                .print(&format!("{} of {count} runs are painted already", count - missing.len()));
         }
         self.interrupt.arm(&self.controls);
         for run in missing {
             let ending = self.paint(run).map_err(|error| in_run(&self.table.runs[run], error))?;
             self.write_sheet()?;
             if ending != Ending::Finished && ending != Ending::Settled {
-                self.progress.close();
-                self.progress.say("Stopped. The same command goes on where this one ended.");
+                self.progress.lines.close();
+                self.progress.lines.print("Stopped. The same command goes on where this one ended.");
                 return Ok(if self.interrupt.requested() { INTERRUPTED } else { 0 });
             }
-            self.progress.say(&format!("{}/{count}  {}", run + 1, self.table.runs[run].label));
+            self.progress.lines.print(&format!("{}/{count}  {}", run + 1, self.table.runs[run].label));
         }
         self.write_sheet()?;
-        self.progress.close();
-        self.progress.say(&format!(
+        self.progress.lines.close();
+        self.progress.lines.print(&format!(
             "Done in {}: {} and {}",
             duration(begun.elapsed().as_secs_f64()),
             self.contact.picture().display(),
@@ -216,10 +219,12 @@ impl Sweep {
         let session = prepare(prepared, args, plan, progress)?;
         session.set_controls(controls);
 
-        let sha256 = plan.network.sha256()?;
+        let mut metadata = RunMetadata::new(None);
+        metadata.network_sha256 = plan.network.sha256()?;
+        let status = RunStatus::new(metadata, Vec::new());
         let checkpoint = contact.folder.join(format!("run-{}-checkpoint.safetensors", run + 1));
-        let checkpoints = Checkpoints::new(checkpoint.clone(), &plan.options, &plan::inputs(args))?;
-        if let Some(state) = left(&checkpoint, &plan.options)
+        let mut checkpoints = Checkpoints::new(checkpoint.clone(), plan, &plan::inputs(args), &status)?;
+        if let Some(state) = saved_state(&checkpoint, &plan.options)
             && state.iteration <= plan.iterations
             && cells.iter().all(|cell| {
                 cell.iterations >= state.iteration || painted[cell.row * columns + cell.column].is_some()
@@ -227,59 +232,29 @@ impl Sweep {
         {
             session.resume(state)?;
         }
-        let mut facts = Facts::new(sha256, None);
-        let mut warnings = Shares::default();
-        let mut readout = Readout::default();
-        let mut shares = false;
-        let before = progress.done;
-        let mut put =
-            |cell: &Cell, picture: &Picture, readout: &Readout, facts: &Facts, seconds| -> Result<()> {
-                let path = contact.cell(cell);
-                let picture = &*plan.at_full_size(picture)?;
-                let options = plan.options.of_snapshot(&path, within(cell, plan));
-                let metadata = options.embed(facts, cell.iterations, seconds);
-                image_io::write(
-                    &path,
-                    picture,
-                    &WriteOptions { metadata, overwrite: true, ..Default::default() },
-                )?;
-                let (classes, distance) = (readout.classes.clone(), readout.distance);
-                painted[cell.row * columns + cell.column] =
-                    Some(Painted { picture: picture.clone(), classes, distance });
-                Ok(())
-            };
-        let outcome = session.run(&mut |event: Event<'_>| {
-            match event {
-                Event::Started(started) => facts.device.clone_from(&started.device),
-                Event::Weighted { weights, .. } => {
-                    facts.weighted(weights);
-                    shares = true;
-                }
-                Event::Progress { iteration, .. } => progress.step(before, iteration),
-                Event::Report(report) => {
-                    facts.report(report, &plan.names);
-                    readout.clone_from(&report.readout);
-                    for warning in warnings.warnings(report, shares) {
-                        progress.say(&format!("warning: {}: {warning}", table.runs[run].label));
-                    }
-                }
-                Event::Snapshot { iteration, picture, seconds, readout } => {
-                    facts.readout(readout, &plan.names);
-                    if let Some(cell) = cells.iter().find(|cell| cell.iterations == iteration) {
-                        put(cell, picture, readout, &facts, seconds)?;
-                    }
-                }
-                Event::State(state) => checkpoints.save(state, &facts)?,
-                Event::Scale(_) | Event::Picture { .. } | Event::Paused { .. } => {}
-            }
-            Ok(ControlFlow::Continue(()))
-        })?;
+        let mut metadata = MetadataRecorder { plan: plan.clone(), status: status.clone() };
+        let mut share_warnings = ShareWarnings::new(&plan.request.groups, &status);
+        let mut writer = CellWriter {
+            cells,
+            contact,
+            plan,
+            status: status.clone(),
+            painted,
+            columns,
+            last_readout: Readout::default(),
+        };
+        let mut shown = progress.follow(run, &table.runs[run].label, &status);
+        // Metadata and warnings stand before what saves and shows them.
+        let outcome = session.run(&mut Observers(vec![
+            &mut metadata,
+            &mut share_warnings,
+            &mut writer,
+            &mut checkpoints,
+            &mut shown,
+        ]))?;
         if matches!(outcome.ending, Ending::Finished | Ending::Settled) {
-            // A run that settled shows its last picture in all cells that were still to come.
-            for cell in cells.iter().filter(|cell| cell.iterations >= outcome.iterations) {
-                put(cell, &outcome.picture, &readout, &facts, outcome.seconds)?;
-            }
-            progress.done = before + u64::from(plan.iterations);
+            writer.finish(&outcome)?;
+            progress.finish_run(plan.work());
             if checkpoint.exists() {
                 std::fs::remove_file(&checkpoint)
                     .map_err(Error::io(&checkpoint, "removing the checkpoint"))?;
@@ -306,7 +281,7 @@ fn prepare<'a>(
         None => {
             let engine = Engine::open(&args.device.options())?;
             if let Some(note) = args.device.tuning.apply(&engine) {
-                progress.say(&format!("note: {note}"));
+                progress.lines.note(&note);
             }
             let session = Session::new(&engine, network, plan.request.clone())?;
             Prepared { key, session }
@@ -315,11 +290,11 @@ fn prepare<'a>(
     Ok(&mut prepared.insert(ready).session)
 }
 
-/// What an interrupted run left, if it was this one.
-fn left(path: &Path, options: &Options) -> Option<State> {
-    let saved = path.exists().then(|| Saved::load(path).ok()).flatten()?;
-    let wanted = options.absolute().ok()?;
-    difference(&saved.options, &wanted).is_none().then_some(saved.state)
+/// The state of an interrupted run, if it had these options.
+fn saved_state(path: &Path, options: &RecordedOptions) -> Option<State> {
+    let saved = path.exists().then(|| SavedCheckpoint::load(path).ok()).flatten()?;
+    let options = options.absolute().ok()?;
+    difference(&saved.options, &options).is_none().then_some(saved.state)
 }
 
 /// The first option in which two records differ, of those that make the picture. (A cell's iterations are those of its
@@ -341,51 +316,10 @@ fn painted(picture: Picture, seen: &Map<String, Value>) -> Painted {
     Painted { picture, classes: classes.filter_map(class).collect(), distance }
 }
 
-/// The iterations of a cell that its run goes on behind.
-fn within(cell: &Cell, plan: &Plan) -> Option<u32> {
-    (cell.iterations != plan.iterations).then_some(cell.iterations)
-}
-
 /// An error with the run that it is of.
 fn in_run(run: &Run, error: Error) -> Error {
     match error {
         Error::Usage(text) if !run.label.is_empty() => Error::Usage(format!("{}: {text}", run.label)),
         other => other,
-    }
-}
-
-/// What a person sees of all runs together.
-struct Progress {
-    voice: Voice,
-    /// Iterations of the runs that are done.
-    done: u64,
-}
-
-impl Progress {
-    fn new(args: &RenderArgs) -> Self {
-        Self { voice: Voice::new(args.watching.quiet, || ProgressBar::new(0)), done: 0 }
-    }
-
-    fn begin(&self, steps: u64) {
-        let Some(bar) = &self.voice.bar else { return };
-        bar.set_length(steps);
-        // The template is a constant with known keys.
-        if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len} iterations, {eta} left") {
-            bar.set_style(style);
-        }
-    }
-
-    fn step(&self, before: u64, iteration: u32) {
-        if let Some(bar) = &self.voice.bar {
-            bar.set_position(before + u64::from(iteration));
-        }
-    }
-
-    fn say(&self, text: &str) {
-        self.voice.say(text);
-    }
-
-    fn close(&self) {
-        self.voice.close();
     }
 }

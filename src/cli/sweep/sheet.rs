@@ -1,8 +1,9 @@
 //! The contact sheet of a sweep: one picture, and a page with the full cells.
 
 use super::axes::{Cell, Table};
-use crate::cli::names::{Names, percent};
-use crate::cli::text::quoted;
+use crate::cli::class_names::ClassNames;
+use crate::cli::escape::quoted;
+use crate::cli::format::percent;
 use crate::error::Result;
 use crate::files::write_whole;
 use crate::image_io::{self, Picture, Sheet, WriteOptions};
@@ -53,7 +54,7 @@ impl Contact {
     ///
     /// # Errors
     /// If the sheet would be too large, or the system refuses.
-    pub(super) fn write(&self, table: &Table, painted: &[Option<Painted>], names: &Names) -> Result<()> {
+    pub(super) fn write(&self, table: &Table, painted: &[Option<Painted>], names: &ClassNames) -> Result<()> {
         let size = painted.iter().flatten().next().map(|cell| (cell.picture.width, cell.picture.height));
         let Some((width, height)) = size else { return Ok(()) };
         let mut cells = Vec::new();
@@ -88,7 +89,7 @@ impl Contact {
         &self,
         table: &Table,
         painted: &[Option<Painted>],
-        names: &Names,
+        names: &ClassNames,
         (width, height): (usize, usize),
     ) -> String {
         let mut rows = String::from("<tr><td class=\"corner\"></td>");
@@ -134,7 +135,7 @@ impl Contact {
 }
 
 /// What the network sees in a cell.
-fn caption(cell: &Painted, names: &Names, most: usize) -> String {
+fn caption(cell: &Painted, names: &ClassNames, most: usize) -> String {
     let class =
         |(index, probability): &(usize, f32)| format!("{} {}%", names.name(*index), percent(*probability));
     let mut parts: Vec<String> = cell.classes.iter().take(most).map(class).collect();

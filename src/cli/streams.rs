@@ -1,7 +1,6 @@
-//! Standard output for results, with a closed pipe as an ordinary end, and standard error for everything else. What
-//! is written to either is escaped here.
+//! The standard streams: output for results, error for everything else. Control characters are escaped here.
 
-use super::text::escaped;
+use super::escape::escaped;
 use crate::error::{Error, Result};
 use std::io::{ErrorKind, Write as _};
 use std::path::Path;
@@ -16,8 +15,8 @@ pub(super) fn print(text: &str) -> Result<()> {
         .map_err(Error::io(Path::new(NAME), "writing"))
 }
 
-/// Writes a line to standard error. If that is closed, there is nobody to say so to.
-pub(super) fn tell(text: &str) {
+/// Writes a line to standard error, if that is open.
+pub(super) fn eprint(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", escaped(text));
 }
 

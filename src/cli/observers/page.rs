@@ -1,145 +1,135 @@
 //! `--web`: the live page of a run. It shows the run's events and sends commands back.
 
-use super::args::WatchingArgs;
-use super::names::Names;
-use super::plan::Plan;
+use super::status::SharedStatus;
+use crate::cli::args::WatchingArgs;
+use crate::cli::class_names::ClassNames;
+use crate::cli::plan::Plan;
 use crate::error::Result;
 use crate::image_io::Picture;
 use crate::mirage::preset::{ABSTRACT, SMOOTH, SPATIAL, STYLE};
-use crate::mirage::{self, Controls, Readout, Report, ScaleStarted, Started, Weights, effective_shares};
+use crate::mirage::{self, Controls, Event, Observer, Readout, Started, Weights, effective_shares};
 use crate::web::{Command, Group, GroupReport, LivePage, Options, Scale, Start};
-use std::path::Path;
+use std::ops::ControlFlow;
+use std::rc::Rc;
 
-/// The page of a run; without `--web` there is none, and all of this does nothing.
+/// The page of a run.
 #[derive(Debug)]
-pub(super) struct Live {
-    page: Option<LivePage>,
+pub(in crate::cli) struct Page {
+    page: LivePage,
+    plan: Rc<Plan>,
+    status: SharedStatus,
+    /// What the page is called.
+    title: String,
     /// True while the run is paused.
     paused: bool,
 }
 
-impl Live {
-    /// Opens the page if it is wanted. Its viewers' commands go to the controls.
+impl Page {
+    /// Opens the page on a port. Its viewers' commands go to the controls.
     ///
     /// # Errors
     /// If the port can't be listened on.
-    pub(super) fn open(args: &WatchingArgs, controls: &Controls) -> Result<Self> {
-        let open = |port| {
-            let controls = controls.clone();
-            LivePage::open(&Options { host: args.web_host, port }, move |command| match command {
-                Command::Pause => controls.pause(),
-                Command::Resume => controls.resume(),
-                Command::Save => controls.save(),
-                Command::Stop => controls.stop(),
-                Command::Shares(shares) => controls.set_shares(mirage::Shares(shares)),
-            })
-        };
-        Ok(Self { page: args.web.map(open).transpose()?, paused: false })
+    pub(in crate::cli) fn open(
+        port: u16,
+        args: &WatchingArgs,
+        title: String,
+        controls: &Controls,
+        plan: &Rc<Plan>,
+        status: &SharedStatus,
+    ) -> Result<Self> {
+        let controls = controls.clone();
+        let page = LivePage::open(&Options { host: args.web_host, port }, move |command| match command {
+            Command::Pause => controls.pause(),
+            Command::Resume => controls.resume(),
+            Command::Save => controls.save(),
+            Command::Stop => controls.stop(),
+            Command::Shares(shares) => controls.set_shares(mirage::Shares(shares)),
+        })?;
+        Ok(Self { page, plan: plan.clone(), status: status.clone(), title, paused: false })
     }
 
     /// Address of the page, with the token.
-    pub(super) fn url(&self) -> Option<&str> {
-        self.page.as_ref().map(LivePage::url)
+    pub(in crate::cli) fn url(&self) -> &str {
+        self.page.url()
     }
 
-    /// The run starts.
-    pub(super) fn begin(&self, plan: &Plan, photo: &Path, started: &Started) {
-        let Some(page) = &self.page else { return };
-        let present = plan.request.present();
-        let title = photo.file_name().unwrap_or_default().to_string_lossy();
-        page.begin(&Start {
-            title: &title,
+    /// The run is over.
+    pub(in crate::cli) fn end(self, ending: &str, output: &str) {
+        self.page.end(ending, output);
+    }
+
+    fn started(&self, started: &Started) {
+        let Plan { request, names, .. } = &*self.plan;
+        self.page.begin(&Start {
+            title: &self.title,
             device: &started.device,
-            photo: &plan.request.photo,
+            photo: &request.photo,
             scales: started.scales.iter().map(scale).collect(),
-            groups: &groups(&present),
-            photo_classes: &named(&started.photo_classes, &plan.names),
+            groups: &groups(&request.present()),
+            photo_classes: &named(&started.photo_classes, names),
         });
-        for note in plan.notes.iter().chain(&started.notes) {
-            page.note(note);
+        for note in self.status.borrow().notes.iter().chain(&started.notes) {
+            self.page.note(note);
         }
     }
 
-    /// A scale begins.
-    pub(super) fn scale(&self, started: &ScaleStarted) {
-        if let Some(page) = &self.page {
-            page.scale(started.index);
-        }
-    }
-
-    pub(super) fn report(&self, report: &Report, names: &Names) {
-        let Some(page) = &self.page else { return };
+    fn report(&self, report: &mirage::Report) {
         let groups = report.groups().into_iter().map(|group| GroupReport {
             name: group.to_owned(),
             loss: report.group_loss(group),
             loss_share: Some(report.loss_share(group) as f32),
             gradient_share: report.gradient_share(group),
         });
-        page.report(&crate::web::Report {
+        self.page.report(&crate::web::Report {
             iteration: report.iteration,
             seconds: report.seconds,
             total: report.total,
             groups: groups.collect(),
-            classes: named(&report.readout.classes, names),
+            classes: named(&report.readout.classes, &self.plan.names),
             class_distance: report.readout.distance,
             change: report.change,
         });
+        for warning in &self.status.borrow().warnings {
+            self.page.note(warning);
+        }
     }
 
-    pub(super) fn weighted(&self, iteration: u32, shares: &mirage::Shares, weights: &Weights) {
-        let Some(page) = &self.page else { return };
+    fn weighted(&self, iteration: u32, shares: &mirage::Shares, weights: &Weights) {
         let measured = weights.0.iter().filter(|weight| weight.norm.is_some());
         let weights: Vec<_> = measured.map(|weight| (weight.group.as_str(), weight.weight)).collect();
-        page.weights(iteration, &fractions(shares, &weights), &weights);
+        self.page.weights(iteration, &fractions(shares, &weights), &weights);
     }
 
-    pub(super) fn progress(&self, iteration: u32, seconds: f64) {
-        if let Some(page) = &self.page {
-            page.progress(iteration, seconds);
+    fn snapshot(&self, iteration: u32, picture: &Picture, readout: &Readout) {
+        let path = &self.status.borrow().snapshot;
+        let classes = named(&readout.classes, &self.plan.names);
+        self.page.snapshot(iteration, picture, &path.to_string_lossy(), &classes);
+        self.page.note(&format!("Saved {}", path.display()));
+    }
+}
+
+impl Observer for Page {
+    fn observe(&mut self, event: Event<'_>) -> Result<ControlFlow<()>> {
+        match event {
+            Event::Started(started) => self.started(started),
+            Event::Scale(started) => self.page.scale(started.index),
+            Event::Weighted { iteration, shares, weights } => self.weighted(iteration, shares, weights),
+            Event::Progress { iteration, seconds } => self.page.progress(iteration, seconds),
+            Event::Report(report) => self.report(report),
+            Event::Snapshot { iteration, picture, readout, .. } => self.snapshot(iteration, picture, readout),
+            // The last picture, and that of a paused run, are kept for viewers who connect later.
+            Event::Picture { iteration, picture, last } => {
+                if last || self.paused || self.page.wants_pictures() {
+                    self.page.picture(iteration, picture);
+                }
+            }
+            Event::Paused { paused, .. } => {
+                self.paused = paused;
+                self.page.paused(paused);
+            }
+            Event::State(_) => {}
         }
-    }
-
-    /// Shows a picture if a viewer is ready for it. The last one, and that of a paused run, are shown in any case, also
-    /// to viewers who connect later.
-    pub(super) fn picture(&self, iteration: u32, picture: &Picture, last: bool) {
-        if let Some(page) = &self.page
-            && (last || self.paused || page.wants_pictures())
-        {
-            page.picture(iteration, picture);
-        }
-    }
-
-    pub(super) fn snapshot(
-        &self,
-        iteration: u32,
-        picture: &Picture,
-        path: &Path,
-        readout: &Readout,
-        names: &Names,
-    ) {
-        let Some(page) = &self.page else { return };
-        page.snapshot(iteration, picture, &path.to_string_lossy(), &named(&readout.classes, names));
-        page.note(&format!("Saved {}", path.display()));
-    }
-
-    pub(super) fn paused(&mut self, paused: bool) {
-        self.paused = paused;
-        if let Some(page) = &self.page {
-            page.paused(paused);
-        }
-    }
-
-    pub(super) fn warn(&self, text: &str) {
-        if let Some(page) = &self.page {
-            page.note(text);
-        }
-    }
-
-    /// The run is over.
-    pub(super) fn end(&mut self, ending: &str, output: &str) {
-        if let Some(page) = self.page.take() {
-            page.end(ending, output);
-        }
+        Ok(ControlFlow::Continue(()))
     }
 }
 
@@ -182,7 +172,7 @@ fn scale(scale: &mirage::Scale) -> Scale {
     Scale { width, height, first: scale.first, end: scale.end }
 }
 
-fn named(classes: &[(usize, f32)], names: &Names) -> Vec<(String, f32)> {
+fn named(classes: &[(usize, f32)], names: &ClassNames) -> Vec<(String, f32)> {
     classes.iter().map(|(index, probability)| (names.name(*index), *probability)).collect()
 }
 

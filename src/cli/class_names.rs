@@ -1,5 +1,6 @@
-//! Names of classes, as the terminal and the log show them.
+//! ClassNames of classes, as the terminal and the log show them.
 
+use super::format::percent;
 use crate::error::{Error, Result};
 use crate::mirage::Readout;
 use crate::vgg::Network;
@@ -12,7 +13,7 @@ const IMAGENET: usize = 1000;
 
 /// The class names of one network; numbers where there are none.
 #[derive(Debug)]
-pub(super) struct Names(Option<Labels>);
+pub(super) struct ClassNames(Option<Labels>);
 
 /// One class of a readout.
 #[derive(Debug, Serialize)]
@@ -22,7 +23,7 @@ pub(super) struct Class {
     probability: f32,
 }
 
-impl Names {
+impl ClassNames {
     /// The labels of `file`, or those that come with the program where they fit the network.
     ///
     /// # Errors
@@ -82,10 +83,4 @@ impl Names {
         let distance = readout.distance.map(|distance| format!("; {distance:.2} from the photo's classes"));
         self.line(&readout.classes) + &distance.unwrap_or_default()
     }
-}
-
-/// A share of 1 in percent, with a decimal only where it is small.
-pub(super) fn percent(share: f32) -> String {
-    let percent = share * 100.0;
-    if percent < 9.95 { format!("{percent:.1}") } else { format!("{percent:.0}") }
 }

@@ -12,10 +12,10 @@ use serde_json::{Map, Value};
 use std::ffi::OsString;
 
 /// An option, by the name that it has in a record, and its words.
-pub(super) type Given = (String, Vec<OsString>);
+pub(super) type OptionWords = (String, Vec<OsString>);
 
 /// True if an option of this name, as in a record, is among those given.
-pub(super) fn is_given(given: &[Given], name: &str) -> bool {
+pub(super) fn is_given(given: &[OptionWords], name: &str) -> bool {
     given.iter().any(|(other, _)| other == name)
 }
 
@@ -26,7 +26,7 @@ pub(super) fn command() -> Command {
 }
 
 /// The options of `mirage render` that somebody gave on the command line, as words.
-pub(super) fn given(matches: &ArgMatches) -> Vec<Given> {
+pub(super) fn given(matches: &ArgMatches) -> Vec<OptionWords> {
     let mut found = Vec::new();
     for arg in command().get_arguments() {
         let name = arg.get_id().as_str();
@@ -59,7 +59,7 @@ pub(super) fn given(matches: &ArgMatches) -> Vec<Given> {
 }
 
 /// The options of a record, as words.
-pub(super) fn recorded(options: &Map<String, Value>) -> Vec<Given> {
+pub(super) fn recorded(options: &Map<String, Value>) -> Vec<OptionWords> {
     let word = |name: &str, value: &Value| {
         let text = match value {
             Value::String(text) => text.clone(),
@@ -89,14 +89,15 @@ pub(super) fn recorded(options: &Map<String, Value>) -> Vec<Given> {
 }
 
 /// True if a recorded option gives way to those given: to itself, or to one that states the same thing.
-pub(super) fn is_replaced(name: &str, given: &[Given]) -> bool {
+pub(super) fn is_replaced(name: &str, given: &[OptionWords]) -> bool {
     let others = options::row(name).map(|row| row.dropped_with).unwrap_or_default();
     is_given(given, name) || others.iter().any(|other| is_given(given, other))
 }
 
 /// Recorded options with those that somebody gave in their place.
-pub(super) fn merged(recorded: Vec<Given>, given: &[Given]) -> Vec<Given> {
-    let mut all: Vec<Given> = recorded.into_iter().filter(|(name, _)| !is_replaced(name, given)).collect();
+pub(super) fn merged(recorded: Vec<OptionWords>, given: &[OptionWords]) -> Vec<OptionWords> {
+    let mut all: Vec<OptionWords> =
+        recorded.into_iter().filter(|(name, _)| !is_replaced(name, given)).collect();
     all.extend(given.iter().cloned());
     all
 }
@@ -105,9 +106,9 @@ pub(super) fn merged(recorded: Vec<Given>, given: &[Given]) -> Vec<Given> {
 ///
 /// # Errors
 /// [`Error::Usage`] in the words of the command line's own messages.
-pub(super) fn parse(options: &[Given]) -> Result<RenderArgs> {
+pub(super) fn parse(options: &[OptionWords]) -> Result<RenderArgs> {
     // A photo's name may begin like an option's.
-    let photo = |(name, _): &&Given| name == "photo";
+    let photo = |(name, _): &&OptionWords| name == "photo";
     let words = options.iter().filter(|option| !photo(option)).flat_map(|(_, words)| words.clone());
     let photo = options.iter().filter(photo).flat_map(|(_, words)| words.clone());
     let words = words.chain(["--".into()]).chain(photo);
@@ -129,7 +130,7 @@ mod tests {
         command().try_get_matches_from(words).unwrap()
     }
 
-    fn texts(options: &[Given]) -> Vec<String> {
+    fn texts(options: &[OptionWords]) -> Vec<String> {
         options.iter().flat_map(|(_, words)| words).map(|word| word.to_string_lossy().into_owned()).collect()
     }
 

@@ -1,0 +1,89 @@
+//! Numbers, times and sizes as text for people.
+
+/// A number of any size, in few digits.
+pub(super) fn number(value: f64) -> String {
+    let size = value.abs();
+    if !value.is_finite() {
+        value.to_string()
+    } else if size == 0.0 {
+        "0".to_owned()
+    } else if (0.001..99_999.5).contains(&size) {
+        // Four significant digits.
+        let digits = (3 - size.log10().floor() as i32).clamp(0, 6) as usize;
+        format!("{value:.digits$}")
+    } else {
+        format!("{value:.3e}")
+    }
+}
+
+/// A duration, such as `2 min 5 s`.
+pub(super) fn duration(seconds: f64) -> String {
+    if seconds < 9.95 {
+        return format!("{:.1} s", seconds.max(0.0));
+    }
+    let whole = seconds.max(0.0).round() as u64;
+    match (whole / 3600, whole / 60 % 60, whole % 60) {
+        (0, 0, seconds) => format!("{seconds} s"),
+        (0, minutes, seconds) => format!("{minutes} min {seconds} s"),
+        (hours, minutes, _) => format!("{hours} h {minutes} min"),
+    }
+}
+
+/// A fraction of 1 in percent, without the sign; with a decimal only where it is small.
+pub(super) fn percent(fraction: f32) -> String {
+    let percent = fraction * 100.0;
+    if percent < 9.95 { format!("{percent:.1}") } else { format!("{percent:.0}") }
+}
+
+/// A size in the largest unit that leaves it at least 1.
+pub(super) fn bytes(count: u64) -> String {
+    let units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let number = format!("{value:.1}");
+    format!("{} {}", number.strip_suffix(".0").unwrap_or(&number), units[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_durations() {
+        for (value, text) in [
+            (0.0, "0"),
+            (1.0, "1.000"),
+            (0.012_345, "0.01235"),
+            (1234.56, "1235"),
+            (-12.345, "-12.35"),
+            (1.0e9, "1.000e9"),
+            (2.5e-7, "2.500e-7"),
+            (f64::NAN, "NaN"),
+        ] {
+            assert_eq!(number(value), text);
+        }
+        for (seconds, text) in
+            [(0.2, "0.2 s"), (12.4, "12 s"), (59.6, "1 min 0 s"), (3725.0, "1 h 2 min"), (-1.0, "0.0 s")]
+        {
+            assert_eq!(duration(seconds), text);
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (count, text) in [
+            (0, "0 bytes"),
+            (1023, "1023 bytes"),
+            (32 << 10, "32 KiB"),
+            (128 << 20, "128 MiB"),
+            (1_610_612_736, "1.5 GiB"),
+            (u64::from(u32::MAX), "4 GiB"),
+        ] {
+            assert_eq!(bytes(count), text);
+        }
+    }
+}

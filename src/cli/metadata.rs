@@ -1,0 +1,147 @@
+//! The metadata that a picture carries: which run it is of, and what was measured in it.
+
+use super::class_names::ClassNames;
+use super::recorded_options::RecordedOptions;
+use crate::error::Result;
+use crate::hex::hex;
+use crate::image_io;
+use crate::mirage::preset::SMOOTH;
+use crate::mirage::{Readout, Report, Weights};
+use serde_json::{Map, Value, json};
+use std::path::Path;
+
+/// This program's version.
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// What the keys in a picture begin with.
+const PREFIX: &str = "neural-mirage:";
+
+/// What pictures and checkpoints state about their run besides its options.
+#[derive(Debug)]
+pub(super) struct RunMetadata {
+    /// An identifier that can't be guessed: a resumed run may replace the files that carry it.
+    pub run: String,
+    /// Adapter, backend and driver.
+    pub device: String,
+    /// SHA-256 of the network's file.
+    pub network_sha256: String,
+    /// Seconds of the run so far.
+    pub seconds: f64,
+    /// The last report, as JSON.
+    pub losses: Option<String>,
+    /// What the network sees in the picture, as JSON.
+    pub classes: Option<String>,
+    /// Raw weights in force, as options.
+    pub weights: Option<String>,
+}
+
+impl RunMetadata {
+    /// Of a run that starts, or of a resumed one with this identifier if it has one.
+    pub(super) fn new(run: Option<String>) -> Self {
+        let run = run.filter(|run| !run.is_empty());
+        Self {
+            run: run.unwrap_or_else(|| hex(&rand::random::<[u8; 16]>())),
+            device: String::new(),
+            network_sha256: String::new(),
+            seconds: 0.0,
+            losses: None,
+            classes: None,
+            weights: None,
+        }
+    }
+
+    /// Takes over a report.
+    pub(super) fn set_report(&mut self, report: &Report, names: &ClassNames) {
+        let factors: Map<String, Value> = report
+            .groups()
+            .into_iter()
+            .map(|group| {
+                let share = report.gradient_share(group);
+                (group.to_owned(), json!({ "loss": report.group_loss(group), "gradient_share": share }))
+            })
+            .collect();
+        let losses = json!({
+            "iteration": report.iteration,
+            "total": report.total,
+            "factors": factors,
+        });
+        self.losses = Some(losses.to_string());
+        self.set_readout(&report.readout, names);
+    }
+
+    /// Takes over what the network sees in the newest picture.
+    pub(super) fn set_readout(&mut self, readout: &Readout, names: &ClassNames) {
+        let seen = json!({ "classes": names.classes(&readout.classes), "distance": readout.distance });
+        self.classes = (!readout.classes.is_empty()).then(|| seen.to_string());
+    }
+
+    /// Takes over raw weights.
+    pub(super) fn set_weights(&mut self, weights: &Weights) {
+        self.weights = Some(weight_options(weights));
+    }
+
+    /// Key and text of all that the picture after `iterations` carries.
+    pub(super) fn texts(&self, options: &RecordedOptions, iterations: u32) -> Vec<(String, String)> {
+        let options = options.map();
+        let mut texts = vec![
+            ("options", Value::Object(options.clone()).to_string()),
+            ("seed", options.get("seed").map(Value::to_string).unwrap_or_default()),
+            ("iterations", iterations.to_string()),
+            ("seconds", format!("{:.3}", self.seconds)),
+            ("adapter", self.device.clone()),
+            ("network-sha256", self.network_sha256.clone()),
+            ("version", VERSION.to_owned()),
+            ("run", self.run.clone()),
+        ];
+        let known = [("losses", &self.losses), ("classes", &self.classes), ("weights", &self.weights)];
+        texts.extend(known.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))));
+        let named = texts.into_iter().map(|(key, value)| (format!("{PREFIX}{key}"), value));
+        [("Software".to_owned(), format!("neural-mirage {VERSION}"))].into_iter().chain(named).collect()
+    }
+}
+
+/// Raw weights as the options that set them, to the last bit.
+pub(super) fn weight_options(weights: &Weights) -> String {
+    let measured = weights.0.iter().filter(|weight| weight.norm.is_some());
+    let option = |group: &str| if group == SMOOTH { "tv".to_owned() } else { group.to_owned() };
+    let options = measured.map(|weight| format!("--{}-weight {:?}", option(&weight.group), weight.weight));
+    options.collect::<Vec<_>>().join(" ")
+}
+
+/// The metadata of a picture or film that was read.
+#[derive(Debug)]
+pub(super) struct PictureMetadata {
+    /// Options, resolved. They can be anyone's: see [`accept`](super::accept).
+    pub options: Map<String, Value>,
+    /// The last report.
+    pub losses: Map<String, Value>,
+    /// What the network sees in the picture.
+    pub classes: Map<String, Value>,
+    /// Name and text of everything else.
+    pub texts: Vec<(String, String)>,
+}
+
+impl PictureMetadata {
+    /// Reads a file's; `None` if it has none.
+    ///
+    /// # Errors
+    /// [`Error::File`](crate::Error::File) if the file can't be read.
+    pub(super) fn read(picture: &Path) -> Result<Option<Self>> {
+        let mut options = None;
+        let (mut losses, mut classes, mut texts) = (Map::new(), Map::new(), Vec::new());
+        for (key, text) in image_io::read_metadata(picture)? {
+            match key.strip_prefix(PREFIX) {
+                Some("options") => options = serde_json::from_str(&text).ok(),
+                Some("losses") => losses = serde_json::from_str(&text).unwrap_or_default(),
+                Some("classes") => classes = serde_json::from_str(&text).unwrap_or_default(),
+                Some(name) => texts.push((name.to_owned(), text)),
+                None => {}
+            }
+        }
+        Ok(options.map(|options| Self { options, losses, classes, texts }))
+    }
+
+    /// One of the texts.
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
+        self.texts.iter().find(|(other, _)| other == name).map(|(_, text)| text.as_str())
+    }
+}

@@ -1,0 +1,310 @@
+//! `--log`: one JSON object a line, written at once so that other programs can follow the run.
+
+use super::status::SharedStatus;
+use crate::cli::class_names::{Class, ClassNames};
+use crate::cli::metadata::VERSION;
+use crate::cli::plan::Plan;
+use crate::cli::recorded_options::RecordedOptions;
+use crate::cli::streams;
+use crate::error::{Error, Result};
+use crate::mirage::{Event, Observer, Readout, Report, RunResult, ScaleStarted, Shares, Started, Weights};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write as _;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// One line. Numbers that are NaN or infinite become `null`: JSON has no others.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+enum Line<'a> {
+    /// All is prepared.
+    Start {
+        version: &'a str,
+        device: &'a str,
+        size: Size,
+        network: NetworkLine<'a>,
+        options: &'a RecordedOptions,
+        prepared_in: f64,
+        device_memory: u64,
+        photo_classes: Vec<Class>,
+        notes: &'a [String],
+    },
+    /// Raw weights were set from shares.
+    Balance { iteration: u32, balance: String, weights: Vec<WeightLine> },
+    /// A scale begins: the first of `scales` is 1.
+    Scale { iteration: u32, scale: usize, scales: usize, size: Size, device_memory: u64 },
+    /// A report: 0 is the start picture, N the picture after N steps.
+    Iteration {
+        iteration: u32,
+        seconds: f64,
+        total: f64,
+        terms: Vec<TermLine<'a>>,
+        /// Of the sum of mean absolute gradients, by group.
+        shares: BTreeMap<String, f32>,
+        /// Of the sum of weighted losses, by group.
+        loss_shares: BTreeMap<String, f64>,
+        classes: Vec<Class>,
+        /// From the photo's classes: 0 is the same, 1 nothing in common.
+        class_distance: Option<f32>,
+        /// Mean absolute change of a colour value in an iteration.
+        change: Option<f32>,
+    },
+    /// A snapshot is on disk.
+    Snapshot { iteration: u32, path: String, classes: Vec<Class>, class_distance: Option<f32> },
+    /// A checkpoint is on disk.
+    Checkpoint { iteration: u32, path: String },
+    /// The run is paused, or goes on again.
+    Paused { iteration: u32, paused: bool },
+    /// Something is likely to spoil the picture.
+    Warning { iteration: u32, message: &'a str },
+    /// The picture is on disk.
+    End { ending: &'a str, iterations: u32, seconds: f64, output: String },
+    /// The run failed; `output` is there if a picture could be saved all the same.
+    Error { message: String, exit_code: u8, iteration: Option<u32>, output: Option<String> },
+}
+
+#[derive(Debug, Serialize)]
+struct Size {
+    width: usize,
+    height: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct NetworkLine<'a> {
+    path: String,
+    sha256: &'a str,
+    topology: String,
+    preprocessing: String,
+}
+
+#[derive(Debug, Serialize)]
+struct WeightLine {
+    factor: String,
+    weight: f32,
+    /// Mean absolute gradient at weight 1.
+    gradient: f32,
+}
+
+#[derive(Debug, Serialize)]
+struct TermLine<'a> {
+    factor: String,
+    layer: &'a str,
+    loss: f64,
+}
+
+impl<'a> Line<'a> {
+    /// The line of a report.
+    fn report(report: &'a Report, names: &ClassNames) -> Self {
+        let term = |term: &'a crate::mirage::TermLoss| TermLine {
+            factor: term.group.clone(),
+            layer: &term.source,
+            loss: term.loss,
+        };
+        let shares = report.gradient_shares.iter().cloned();
+        Self::Iteration {
+            iteration: report.iteration,
+            seconds: report.seconds,
+            total: report.total,
+            terms: report.terms.iter().map(term).collect(),
+            shares: shares.collect(),
+            loss_shares: report
+                .groups()
+                .into_iter()
+                .map(|group| (group.to_owned(), report.loss_share(group)))
+                .collect(),
+            classes: names.classes(&report.readout.classes),
+            class_distance: report.readout.distance,
+            change: report.change,
+        }
+    }
+
+    /// The line of measured weights.
+    fn weighted(iteration: u32, shares: &Shares, weights: &Weights) -> Self {
+        let measured = weights.0.iter().filter_map(|weight| {
+            let factor = weight.group.clone();
+            Some(WeightLine { factor, weight: weight.weight, gradient: weight.norm? })
+        });
+        Self::Balance { iteration, balance: shares.to_string(), weights: measured.collect() }
+    }
+
+    /// The line of a scale that begins.
+    fn scale(started: &ScaleStarted) -> Self {
+        let [height, width] = started.scale.size;
+        Self::Scale {
+            iteration: started.scale.first,
+            scale: started.index + 1,
+            scales: started.count,
+            size: Size { width, height },
+            device_memory: started.memory.total(),
+        }
+    }
+}
+
+/// Writes the log.
+#[derive(Debug)]
+pub(in crate::cli) struct Log {
+    lines: Lines,
+    plan: Rc<Plan>,
+    status: SharedStatus,
+}
+
+impl Log {
+    /// Opens the log, empty. `-` is standard output.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the system refuses.
+    pub(in crate::cli) fn open(path: &Path, plan: &Rc<Plan>, status: &SharedStatus) -> Result<Self> {
+        Ok(Self { lines: Lines::open(path)?, plan: plan.clone(), status: status.clone() })
+    }
+
+    /// The run ended with its picture saved.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the system refuses, as all that write.
+    pub(in crate::cli) fn end(&mut self, ending: &str, outcome: &RunResult) -> Result<()> {
+        self.lines.write(&Line::End {
+            ending,
+            iterations: outcome.iterations,
+            seconds: outcome.seconds,
+            output: self.plan.files.output.to_string_lossy().into_owned(),
+        })
+    }
+
+    /// The run failed; `rescued` says after which iteration a picture was saved all the same, and where.
+    pub(in crate::cli) fn error(&mut self, error: &Error, rescued: Option<(u32, String)>) -> Result<()> {
+        let (iteration, output) = rescued.unzip();
+        let (message, exit_code) = (error.to_string(), error.exit_code());
+        self.lines.write(&Line::Error { message, exit_code, iteration, output })
+    }
+
+    fn started(&mut self, started: &Started) -> Result<()> {
+        let Plan { network, names, options, .. } = &*self.plan;
+        let status = self.status.borrow();
+        let [height, width] = started.size;
+        let notes = [status.notes.as_slice(), started.notes.as_slice()].concat();
+        self.lines.write(&Line::Start {
+            version: VERSION,
+            device: &started.device,
+            size: Size { width, height },
+            network: NetworkLine {
+                path: network.path.to_string_lossy().into_owned(),
+                sha256: &status.metadata.network_sha256,
+                topology: network.topology(),
+                preprocessing: network.preprocessing.to_string(),
+            },
+            options,
+            prepared_in: started.prepared_in,
+            device_memory: started.memory.total(),
+            photo_classes: names.classes(&started.photo_classes),
+            notes: &notes,
+        })
+    }
+
+    fn report(&mut self, report: &Report) -> Result<()> {
+        self.lines.write(&Line::report(report, &self.plan.names))?;
+        let iteration = report.iteration;
+        let warnings = &self.status.borrow().warnings;
+        warnings.iter().try_for_each(|message| self.lines.write(&Line::Warning { iteration, message }))
+    }
+
+    fn snapshot(&mut self, iteration: u32, readout: &Readout) -> Result<()> {
+        let path = self.status.borrow().snapshot.to_string_lossy().into_owned();
+        let classes = self.plan.names.classes(&readout.classes);
+        self.lines.write(&Line::Snapshot { iteration, path, classes, class_distance: readout.distance })
+    }
+
+    fn checkpoint(&mut self, iteration: u32) -> Result<()> {
+        let path = self.plan.files.checkpoint().to_string_lossy().into_owned();
+        self.lines.write(&Line::Checkpoint { iteration, path })
+    }
+}
+
+impl Observer for Log {
+    fn observe(&mut self, event: Event<'_>) -> Result<ControlFlow<()>> {
+        match event {
+            Event::Started(started) => self.started(started)?,
+            Event::Scale(started) => self.lines.write(&Line::scale(started))?,
+            Event::Weighted { iteration, shares, weights } => {
+                self.lines.write(&Line::weighted(iteration, shares, weights))?;
+            }
+            Event::Report(report) => self.report(report)?,
+            Event::Snapshot { iteration, readout, .. } => self.snapshot(iteration, readout)?,
+            Event::State(state) => self.checkpoint(state.iteration)?,
+            Event::Paused { iteration, paused } => self.lines.write(&Line::Paused { iteration, paused })?,
+            Event::Progress { .. } | Event::Picture { .. } => {}
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+/// Where the lines go.
+#[derive(Debug)]
+enum Lines {
+    Stdout,
+    File(PathBuf, File),
+}
+
+impl Lines {
+    fn open(path: &Path) -> Result<Self> {
+        if path.as_os_str() == "-" {
+            return Ok(Self::Stdout);
+        }
+        Ok(Self::File(path.to_owned(), File::create(path).map_err(Error::io(path, "creating the log"))?))
+    }
+
+    /// Writes one line, whole.
+    fn write(&mut self, line: &Line<'_>) -> Result<()> {
+        let text = serde_json::to_string(line).map_err(std::io::Error::from);
+        match self {
+            Self::Stdout => streams::print(&text.map_err(Error::io(Path::new("-"), "writing the log"))?),
+            Self::File(path, file) => text
+                .and_then(|text| file.write_all(format!("{text}\n").as_bytes()))
+                .and_then(|()| file.flush())
+                .map_err(Error::io(path, "writing the log")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mirage::TermLoss;
+
+    #[test]
+    fn an_iteration_has_the_stated_form_and_survives_nan() {
+        let report = Report {
+            iteration: 0,
+            seconds: 0.5,
+            total: f64::NAN,
+            terms: vec![TermLoss { group: "style".into(), source: "relu1_1".into(), loss: f64::INFINITY }],
+            gradient_shares: vec![("style".into(), 0.25)],
+            readout: Readout::default(),
+            change: None,
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.jsonl");
+        let mut log = Lines::open(&path).unwrap();
+        log.write(&Line::Iteration {
+            iteration: 0,
+            seconds: report.seconds,
+            total: report.total,
+            terms: vec![TermLine { factor: "style".into(), layer: "relu1_1", loss: f64::INFINITY }],
+            shares: [("style".to_owned(), 0.25)].into(),
+            loss_shares: [("style".to_owned(), f64::NAN)].into(),
+            classes: Vec::new(),
+            class_distance: report.readout.distance,
+            change: report.change,
+        })
+        .unwrap();
+        assert_eq!(
+            std::fs::read_to_string(&path).unwrap(),
+            "{\"event\":\"iteration\",\"iteration\":0,\"seconds\":0.5,\"total\":null,\
+             \"terms\":[{\"factor\":\"style\",\"layer\":\"relu1_1\",\"loss\":null}],\
+             \"shares\":{\"style\":0.25},\"loss_shares\":{\"style\":null},\"classes\":[],\
+             \"class_distance\":null,\"change\":null}\n"
+        );
+    }
+}

@@ -1,0 +1,36 @@
+//! Keeps the metadata of a run up to date.
+
+use super::status::SharedStatus;
+use crate::cli::plan::Plan;
+use crate::error::Result;
+use crate::mirage::{Event, Observer};
+use std::ops::ControlFlow;
+use std::rc::Rc;
+
+/// Writes [`RunMetadata`](crate::cli::metadata::RunMetadata); stands before all that save it.
+#[derive(Debug)]
+pub(in crate::cli) struct MetadataRecorder {
+    pub plan: Rc<Plan>,
+    pub status: SharedStatus,
+}
+
+impl Observer for MetadataRecorder {
+    fn observe(&mut self, event: Event<'_>) -> Result<ControlFlow<()>> {
+        let metadata = &mut self.status.borrow_mut().metadata;
+        match event {
+            Event::Started(started) => metadata.device.clone_from(&started.device),
+            Event::Weighted { weights, .. } => metadata.set_weights(weights),
+            Event::Progress { seconds, .. } => metadata.seconds = seconds,
+            Event::Report(report) => {
+                metadata.seconds = report.seconds;
+                metadata.set_report(report, &self.plan.names);
+            }
+            Event::Snapshot { seconds, readout, .. } => {
+                metadata.seconds = seconds;
+                metadata.set_readout(readout, &self.plan.names);
+            }
+            Event::Scale(_) | Event::Picture { .. } | Event::State(_) | Event::Paused { .. } => {}
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+}

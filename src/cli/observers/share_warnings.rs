@@ -1,0 +1,132 @@
+//! Warnings about the balance: a group that hardly counts, or one beside which no other does.
+
+use super::status::SharedStatus;
+use crate::cli::format::percent;
+use crate::error::Result;
+use crate::mirage::{Event, Group, Observer, Report, Strength};
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+
+/// A group with a smaller share of the gradient hardly counts.
+const LEAST: f32 = 0.01;
+/// Beside a group with a larger share the others hardly count.
+const MOST: f32 = 0.98;
+
+/// Watches the shares of a run, and gives each warning once. It writes the status's warnings, so it stands before all
+/// that show them.
+#[derive(Debug)]
+pub(in crate::cli) struct ShareWarnings {
+    status: SharedStatus,
+    /// True if shares are set, false if raw weights are.
+    balanced: bool,
+    given: HashSet<(String, bool)>,
+}
+
+impl ShareWarnings {
+    /// For a run with these groups.
+    pub(in crate::cli) fn new(groups: &[Group], status: &SharedStatus) -> Self {
+        let balanced = groups.iter().any(|group| matches!(group.strength, Strength::Share(_)));
+        Self { status: status.clone(), balanced, given: HashSet::new() }
+    }
+
+    /// What a report gives reason to warn of.
+    fn warnings(&mut self, report: &Report) -> Vec<String> {
+        let shares = &report.gradient_shares;
+        // One group alone always has all of the gradient, and where all gradients are zero there are no shares.
+        if shares.len() < 2 || !shares.iter().any(|(_, share)| *share > 0.0) {
+            return Vec::new();
+        }
+        let mut warnings = Vec::new();
+        for (group, share) in shares {
+            let large = *share > MOST;
+            if (!large && *share >= LEAST) || !self.given.insert((group.clone(), large)) {
+                continue;
+            }
+            let option = if self.balanced {
+                format!("its share in --balance ({group}=...)")
+            } else {
+                format!("--{group}-weight")
+            };
+            let percent = percent(*share);
+            warnings.push(if large {
+                format!(
+                    "the {group} factor makes {percent}% of the gradient, so the others hardly count: lower {option}"
+                )
+            } else {
+                format!("the {group} factor makes {percent}% of the gradient and hardly counts: raise {option}")
+            });
+        }
+        warnings
+    }
+}
+
+impl Observer for ShareWarnings {
+    fn observe(&mut self, event: Event<'_>) -> Result<ControlFlow<()>> {
+        match event {
+            // The live page can set shares where raw weights were given.
+            Event::Weighted { .. } => self.balanced = true,
+            Event::Report(report) => {
+                let warnings = self.warnings(report);
+                self.status.borrow_mut().warnings = warnings;
+            }
+            _ => {}
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::metadata::RunMetadata;
+    use crate::cli::observers::status::RunStatus;
+    use crate::mirage::Readout;
+
+    fn report(shares: &[(&str, f32)]) -> Report {
+        Report {
+            iteration: 0,
+            seconds: 0.0,
+            total: 1.0,
+            terms: Vec::new(),
+            gradient_shares: shares.iter().map(|(name, share)| ((*name).to_owned(), *share)).collect(),
+            readout: Readout::default(),
+            change: None,
+        }
+    }
+
+    fn watch() -> ShareWarnings {
+        ShareWarnings::new(&[], &RunStatus::new(RunMetadata::new(None), Vec::new()))
+    }
+
+    #[test]
+    fn each_extreme_is_warned_of_once_with_its_option() {
+        let mut watch = watch();
+        let even = report(&[("spatial", 0.01), ("abstract", 0.01), ("style", 0.98)]);
+        assert!(watch.warnings(&even).is_empty());
+        let lopsided = report(&[("spatial", 0.985), ("abstract", 0.009), ("style", 0.006)]);
+        let given = watch.warnings(&lopsided);
+        assert_eq!(given.len(), 3, "{given:?}");
+        assert!(given[0].contains("98%") || given[0].contains("99%"), "{given:?}");
+        assert!(given[0].contains("--spatial-weight") && given[1].contains("--abstract-weight"), "{given:?}");
+        assert!(watch.warnings(&lopsided).is_empty(), "once");
+    }
+
+    #[test]
+    fn with_shares_the_warning_is_of_the_balance_and_shown_by_the_report_only() {
+        let mut watch = watch();
+        watch.balanced = true;
+        let lopsided = report(&[("spatial", 0.985), ("abstract", 0.009), ("style", 0.006)]);
+        assert!(watch.observe(Event::Report(&lopsided)).unwrap().is_continue());
+        let given = watch.status.borrow().warnings.clone();
+        assert!(given.len() == 3 && given[2].contains("--balance"), "{given:?}");
+        assert!(watch.observe(Event::Report(&lopsided)).unwrap().is_continue());
+        assert!(watch.status.borrow().warnings.is_empty());
+    }
+
+    #[test]
+    fn one_group_alone_or_none_is_no_reason() {
+        let mut watch = watch();
+        assert!(watch.warnings(&report(&[("style", 1.0)])).is_empty());
+        assert!(watch.warnings(&report(&[("style", 0.0), ("spatial", 0.0)])).is_empty());
+    }
+}

@@ -1,0 +1,30 @@
+//! What the observers of a run share.
+
+use crate::cli::metadata::RunMetadata;
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+/// What is known of a run while it goes on.
+#[derive(Debug)]
+pub(in crate::cli) struct RunStatus {
+    /// What pictures and checkpoints carry, up to the newest event.
+    pub metadata: RunMetadata,
+    /// What the user should know of the request, found before the run.
+    pub notes: Vec<String>,
+    /// What the newest report gives reason to warn of.
+    pub warnings: Vec<String>,
+    /// Where the newest snapshot was saved.
+    pub snapshot: PathBuf,
+}
+
+/// The status of one run, in the hands of all its observers.
+pub(in crate::cli) type SharedStatus = Rc<RefCell<RunStatus>>;
+
+impl RunStatus {
+    /// Of a run that is about to start.
+    pub(in crate::cli) fn new(metadata: RunMetadata, notes: Vec<String>) -> SharedStatus {
+        let (warnings, snapshot) = (Vec::new(), PathBuf::new());
+        Rc::new(RefCell::new(Self { metadata, notes, warnings, snapshot }))
+    }
+}

@@ -1,0 +1,256 @@
+//! What the user sees of a run on standard error: a bar on a terminal, plain lines elsewhere.
+
+use super::status::SharedStatus;
+use crate::cli::args::WatchingArgs;
+use crate::cli::escape::one_line;
+use crate::cli::format::{bytes, number, percent};
+use crate::cli::metadata::weight_options;
+use crate::cli::pace::Pace;
+use crate::cli::plan::Plan;
+use crate::cli::terminal::Terminal;
+use crate::error::Result;
+use crate::mirage::{Event, LayerTime, Observer, PartTime, Readout, Report, ScaleStarted, Started, work};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::rc::Rc;
+use std::time::Instant;
+
+/// Prints the events of a run.
+#[derive(Debug)]
+pub(in crate::cli) struct RunTerminal {
+    pub lines: Terminal,
+    plan: Rc<Plan>,
+    status: SharedStatus,
+    begun: Instant,
+    /// The device on which a resumed run was before; empty for a new run.
+    pub earlier_device: String,
+    /// With `--verbose`: the time of each layer, and the seconds that it took to measure.
+    pub layer_times: Option<(Vec<LayerTime>, f64)>,
+    /// True with `--verbose` until the first report.
+    awaits_report: bool,
+    pace: Pace,
+    /// The groups' losses in the last report, for the bar.
+    losses: String,
+}
+
+impl RunTerminal {
+    /// For a run whose command started at `begun`.
+    pub(in crate::cli) fn new(
+        args: &WatchingArgs,
+        plan: &Rc<Plan>,
+        status: &SharedStatus,
+        begun: Instant,
+    ) -> Self {
+        Self {
+            lines: Terminal::new(args.quiet),
+            plan: plan.clone(),
+            status: status.clone(),
+            begun,
+            earlier_device: String::new(),
+            layer_times: None,
+            awaits_report: args.verbose,
+            pace: Pace::default(),
+            losses: String::new(),
+        }
+    }
+
+    fn started(&mut self, started: &Started) {
+        let [height, width] = started.size;
+        let names = &self.plan.names;
+        self.lines.print(&format!("Painting {width}x{height} pixels on {}", started.device));
+        if !started.photo_classes.is_empty() {
+            let classes = names.line(&started.photo_classes);
+            self.lines.print(&format!("The photo, to the network: {classes}"));
+        }
+        for note in &started.notes {
+            self.lines.note(note);
+        }
+        if let Some((layers, seconds)) = &self.layer_times {
+            self.details(started, layers, *seconds);
+        }
+        if !self.earlier_device.is_empty() && self.earlier_device != started.device {
+            self.lines.note(&format!(
+                "the run was on {} before: another device rounds otherwise, so the picture will differ in detail",
+                one_line(&self.earlier_device)
+            ));
+        }
+        self.pace = Pace::new(&started.scales);
+        self.lines.start_bar("{bar:16} {wide_msg}", work(&started.scales, u32::MAX));
+    }
+
+    fn details(&self, started: &Started, layers: &[LayerTime], seconds: f64) {
+        let memory = &started.memory;
+        self.lines.print(&format!("prepared in {:.2} s", started.prepared_in));
+        self.lines.print(&format!(
+            "device memory {}: activations and gradients {} ({} without sharing), pictures and targets {}, weights {}, \
+             staging {}",
+            bytes(memory.total()),
+            bytes(memory.planned),
+            bytes(memory.unshared),
+            bytes(memory.bound),
+            bytes(memory.constants),
+            bytes(memory.staging)
+        ));
+        self.lines.print(&format!("kernels: {}", tally(&started.variants)));
+        self.lines.print(&format!(
+            "time of each layer by itself, without the optimiser's step ({seconds:.1} s to measure):"
+        ));
+        self.lines.print(&table(layers));
+    }
+
+    fn scale(&self, started: &ScaleStarted) {
+        if started.count > 1 {
+            let [height, width] = started.scale.size;
+            let (number, count) = (started.index + 1, started.count);
+            self.lines.print(&format!("Scale {number} of {count}: {width}x{height} pixels"));
+        }
+    }
+
+    fn progress(&mut self, iteration: u32, seconds: f64) {
+        self.pace.record(iteration, seconds);
+        self.lines.advance(self.pace.work_done(), || {
+            format!("{iteration}/{}  {}{}", self.plan.iterations, self.pace.text(), self.losses)
+        });
+    }
+
+    fn report(&mut self, report: &Report) {
+        if std::mem::take(&mut self.awaits_report) {
+            let measuring = self.layer_times.as_ref().map_or(0.0, |(_, seconds)| *seconds);
+            let seconds = self.begun.elapsed().as_secs_f64() - measuring;
+            self.lines.print(&format!("time to first iteration {seconds:.2} s"));
+        }
+        let iterations = self.plan.iterations;
+        let width = iterations.to_string().len();
+        let mut line = format!("{:>width$}/{iterations}  loss {}", report.iteration, number(report.total));
+        self.losses.clear();
+        for group in report.groups() {
+            let loss = number(report.group_loss(group));
+            let of_loss = percent(report.loss_share(group) as f32);
+            let share = match report.gradient_share(group) {
+                Some(share) => format!("{of_loss}% of loss, {}% of gradient", percent(share)),
+                None => format!("{of_loss}% of loss"),
+            };
+            line += &format!("  {group} {loss} ({share})");
+            self.losses += &format!("  {group} {loss}");
+        }
+        let pace = self.pace.text();
+        if !self.lines.has_bar() && !pace.is_empty() {
+            line += &format!("  {pace}");
+        }
+        self.lines.print(&line);
+        if !report.readout.classes.is_empty() {
+            let indent = " ".repeat(2 * width + 3);
+            self.lines.print(&format!("{indent}{}", self.plan.names.readout(&report.readout)));
+        }
+        for warning in &self.status.borrow().warnings {
+            self.lines.warn(warning);
+        }
+    }
+
+    fn snapshot(&self, readout: &Readout) {
+        let classes = match readout.classes.is_empty() {
+            true => String::new(),
+            false => format!(": {}", self.plan.names.readout(readout)),
+        };
+        self.lines.print(&format!("Saved {}{classes}", self.status.borrow().snapshot.display()));
+    }
+}
+
+impl Observer for RunTerminal {
+    fn observe(&mut self, event: Event<'_>) -> Result<ControlFlow<()>> {
+        match event {
+            Event::Started(started) => self.started(started),
+            Event::Scale(started) => self.scale(started),
+            Event::Weighted { iteration, weights, .. } => {
+                let options = weight_options(weights);
+                self.lines.print(&format!("Shares set after iteration {iteration}, as by {options}"));
+            }
+            Event::Progress { iteration, seconds } => self.progress(iteration, seconds),
+            Event::Report(report) => self.report(report),
+            Event::Snapshot { readout, .. } => self.snapshot(readout),
+            Event::Paused { iteration, paused } => {
+                let what = if paused { "Paused" } else { "Going on" };
+                self.lines.print(&format!("{what} after iteration {iteration}"));
+            }
+            Event::Picture { .. } | Event::State(_) => {}
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+/// How many nodes use each variant, e.g. `12 conv/texture, 5 pool`.
+fn tally(variants: &[(String, &'static str)]) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for (_, variant) in variants {
+        *counts.entry(variant).or_default() += 1;
+    }
+    counts.iter().map(|(variant, count)| format!("{count} {variant}")).collect::<Vec<_>>().join(", ")
+}
+
+/// Milliseconds and kernels of each layer, forward and backward, aligned, with a line of sums.
+fn table(layers: &[LayerTime]) -> String {
+    let sum = |part: fn(&LayerTime) -> Option<&PartTime>| -> f64 {
+        layers.iter().filter_map(part).map(|part| part.seconds).sum()
+    };
+    let [forward, backward] = [sum(|layer| layer.forward.as_ref()), sum(|layer| layer.backward.as_ref())];
+    let total = (forward + backward).max(f64::MIN_POSITIVE);
+    let cells = |part: &Option<PartTime>| match part {
+        Some(part) => (format!("{:.2}", part.seconds * 1e3), part.variants.join("+")),
+        None => (String::new(), String::new()),
+    };
+    let milliseconds = |seconds: f64| (format!("{:.2}", seconds * 1e3), String::new());
+    let share = |seconds: f64| format!("{:.1}%", 100.0 * seconds / total);
+    let mut rows = vec![(
+        "layer".to_owned(),
+        ("ms".to_owned(), "forward".to_owned()),
+        ("ms".to_owned(), "backward".to_owned()),
+        "share".to_owned(),
+    )];
+    rows.extend(layers.iter().map(|layer| {
+        (layer.layer.clone(), cells(&layer.forward), cells(&layer.backward), share(layer.seconds()))
+    }));
+    rows.push(("all".to_owned(), milliseconds(forward), milliseconds(backward), share(total)));
+    let width = |cell: fn(&Row) -> &str| rows.iter().map(|row| cell(row).chars().count()).max().unwrap_or(0);
+    let (name, one, two) = (width(|row| &row.0), width(|row| &row.1.1), width(|row| &row.2.1));
+    let line = |(layer, (ahead, kernel), (back, adjoint), share): &Row| {
+        format!("  {layer:name$} {ahead:>8} {kernel:one$} {back:>8} {adjoint:two$} {share:>6}")
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Layer; milliseconds and kernels forward; the same backward; share.
+type Row = (String, (String, String), (String, String), String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_layers_are_aligned_and_summed() {
+        let part =
+            |variants: &[&'static str], seconds| Some(PartTime { variants: variants.to_vec(), seconds });
+        let layers = [
+            LayerTime { layer: "relu1_1".into(), forward: part(&["texture"], 0.001), backward: None },
+            LayerTime {
+                layer: "pool1".into(),
+                forward: part(&["halve"], 0.012),
+                backward: part(&["halve", "naive"], 0.003),
+            },
+        ];
+        assert_eq!(
+            table(&layers).lines().collect::<Vec<_>>(),
+            [
+                "  layer         ms forward       ms backward     share",
+                "  relu1_1     1.00 texture                        6.2%",
+                "  pool1      12.00 halve       3.00 halve+naive  93.8%",
+                "  all        13.00             3.00             100.0%",
+            ]
+        );
+    }
+
+    #[test]
+    fn variants_are_counted() {
+        let variants = [("a".into(), "texture"), ("b".into(), "naive"), ("c".into(), "texture")];
+        assert_eq!(tally(&variants), "1 naive, 2 texture");
+    }
+}

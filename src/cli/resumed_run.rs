@@ -1,0 +1,31 @@
+//! A resumed run may replace the files that it wrote itself, and no others.
+
+use super::metadata::PictureMetadata;
+use std::path::{Path, PathBuf};
+
+/// A run that goes on from a checkpoint.
+#[derive(Debug, Clone)]
+pub(super) struct ResumedRun {
+    /// Its identifier, which its pictures and checkpoints carry; empty if it has none.
+    pub id: String,
+    /// The checkpoint, without links.
+    checkpoint: Option<PathBuf>,
+}
+
+impl ResumedRun {
+    /// The run with this identifier, from this checkpoint.
+    pub(super) fn new(id: String, checkpoint: &Path) -> Self {
+        Self { id, checkpoint: checkpoint.canonicalize().ok() }
+    }
+
+    /// True if the run wrote this file: the checkpoint, or a picture that carries the run's identifier. A link may lead
+    /// anywhere, and is nothing that the run wrote.
+    pub(super) fn wrote(&self, path: &Path) -> bool {
+        if self.checkpoint.is_some() && path.canonicalize().ok() == self.checkpoint {
+            return true;
+        }
+        let is_file = path.symlink_metadata().is_ok_and(|found| found.is_file());
+        let metadata = || PictureMetadata::read(path).ok().flatten();
+        is_file && !self.id.is_empty() && metadata().is_some_and(|found| found.text("run") == Some(&self.id))
+    }
+}

@@ -1,0 +1,60 @@
+//! When reports, snapshots, frames and checkpoints of a run are due.
+
+use super::args::WatchingArgs;
+use crate::mirage::Schedule;
+
+/// A frame of a film comes after one more iteration for each so many before it.
+const FRAME_STEP: u32 = 20;
+
+/// The schedule of a run of so many iterations.
+pub(super) fn schedule(args: &WatchingArgs, iterations: u32) -> Schedule {
+    let mut snapshot_at = args.save_at.clone();
+    if args.save_early {
+        snapshot_at.extend(early().take_while(|at| *at < iterations));
+    }
+    Schedule {
+        report_every: args.print_every,
+        snapshot_every: args.save_every,
+        snapshot_at,
+        picture_every: u32::from(args.web.is_some()),
+        picture_at: args.film.as_ref().map(|_| frames(iterations)).unwrap_or_default(),
+        state_every: args.checkpoint_every,
+        state_when_stopped: true,
+    }
+}
+
+/// The iterations of `--save-early`: each the sum of the two before, as the picture changes ever more slowly.
+fn early() -> impl Iterator<Item = u32> {
+    std::iter::successors(Some((1, 2)), |(one, two): &(u32, u32)| Some((*two, one.checked_add(*two)?)))
+        .map(|(one, _)| one)
+}
+
+/// The iterations that a film shows: each at first, then one after a twentieth more of all before it, as the picture
+/// changes ever more slowly.
+fn frames(iterations: u32) -> Vec<u32> {
+    let mut frames: Vec<u32> =
+        std::iter::successors(Some(0_u32), |at| at.checked_add((at / FRAME_STEP).max(1)))
+            .take_while(|at| *at < iterations)
+            .collect();
+    frames.push(iterations);
+    frames
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_spread_with_the_run_and_end_with_it() {
+        assert_eq!(frames(3), [0, 1, 2, 3]);
+        let long = frames(150);
+        assert_eq!((long.len(), long[40], long[41], *long.last().unwrap()), (72, 40, 42, 150));
+        assert!(frames(1_000_000).len() < 300);
+        assert!(long.windows(2).all(|pair| pair[0] < pair[1]));
+    }
+
+    #[test]
+    fn early_pictures_are_a_fibonacci_sequence() {
+        assert_eq!(early().take(7).collect::<Vec<_>>(), [1, 2, 3, 5, 8, 13, 21]);
+    }
+}

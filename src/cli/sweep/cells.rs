@@ -1,0 +1,70 @@
+//! Saves the cells of one run of a sweep.
+
+use super::axes::Cell;
+use super::sheet::{Contact, Painted};
+use crate::cli::observers::SharedStatus;
+use crate::cli::plan::Plan;
+use crate::error::Result;
+use crate::image_io::{self, Picture, WriteOptions};
+use crate::mirage::{Event, Observer, Readout, RunResult};
+use std::ops::ControlFlow;
+
+/// Writes each cell of a run as soon as its iterations are done.
+pub(super) struct CellWriter<'a> {
+    pub cells: &'a [Cell],
+    pub contact: &'a Contact,
+    pub plan: &'a Plan,
+    pub status: SharedStatus,
+    /// Cells of row after row.
+    pub painted: &'a mut [Option<Painted>],
+    /// Columns of the sheet.
+    pub columns: usize,
+    /// What the network sees in the last picture.
+    pub last_readout: Readout,
+}
+
+impl CellWriter<'_> {
+    /// Writes the cells that the end of the run fills: the last, and where it ended early, those that were still to
+    /// come.
+    ///
+    /// # Errors
+    /// If a cell can't be written.
+    pub(super) fn finish(&mut self, outcome: &RunResult) -> Result<()> {
+        self.status.borrow_mut().metadata.seconds = outcome.seconds;
+        let readout = std::mem::take(&mut self.last_readout);
+        let cells = self.cells;
+        let rest = cells.iter().filter(|cell| cell.iterations >= outcome.iterations);
+        for cell in rest {
+            self.write(cell, &outcome.picture, &readout)?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, cell: &Cell, picture: &Picture, readout: &Readout) -> Result<()> {
+        let path = self.contact.cell(cell);
+        let picture = &*self.plan.at_full_size(picture)?;
+        let options = self.plan.options.of_snapshot(&path, cell.stops_before(self.plan.iterations));
+        let metadata = self.status.borrow().metadata.texts(&options, cell.iterations);
+        image_io::write(&path, picture, &WriteOptions { metadata, overwrite: true, ..Default::default() })?;
+        let (classes, distance) = (readout.classes.clone(), readout.distance);
+        self.painted[cell.row * self.columns + cell.column] =
+            Some(Painted { picture: picture.clone(), classes, distance });
+        Ok(())
+    }
+}
+
+impl Observer for CellWriter<'_> {
+    fn observe(&mut self, event: Event<'_>) -> Result<ControlFlow<()>> {
+        match event {
+            Event::Report(report) => self.last_readout.clone_from(&report.readout),
+            Event::Snapshot { iteration, picture, readout, .. } => {
+                let cells = self.cells;
+                if let Some(cell) = cells.iter().find(|cell| cell.iterations == iteration) {
+                    self.write(cell, picture, readout)?;
+                }
+            }
+            _ => {}
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+}

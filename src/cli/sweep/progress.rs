@@ -1,0 +1,71 @@
+//! What the user sees of all runs of a sweep together.
+
+use crate::cli::observers::SharedStatus;
+use crate::cli::terminal::Terminal;
+use crate::error::Result;
+use crate::mirage::{Event, Observer, Scale, work};
+use std::ops::ControlFlow;
+
+/// The bar of a sweep. Its length is the work of all runs, see [`work`].
+#[derive(Debug)]
+pub(super) struct Progress {
+    pub lines: Terminal,
+    runs: usize,
+    /// Work of the runs that are done.
+    done: u64,
+}
+
+impl Progress {
+    pub(super) fn new(quiet: bool) -> Self {
+        Self { lines: Terminal::new(quiet), runs: 0, done: 0 }
+    }
+
+    /// The sweep starts, with this many runs and this much work.
+    pub(super) fn start(&mut self, runs: usize, work: u64) {
+        self.runs = runs;
+        self.lines.start_bar("{bar:24} {msg}, {eta} left", work);
+    }
+
+    /// A run is done, with this much work.
+    pub(super) fn finish_run(&mut self, work: u64) {
+        self.done += work;
+    }
+
+    /// Follows one run.
+    pub(super) fn follow<'a>(&'a self, run: usize, label: &'a str, status: &SharedStatus) -> RunProgress<'a> {
+        RunProgress { progress: self, run, label, scales: Vec::new(), status: status.clone() }
+    }
+}
+
+/// Moves the bar by the iterations of one run, and prints its warnings with its label.
+#[derive(Debug)]
+pub(super) struct RunProgress<'a> {
+    progress: &'a Progress,
+    /// Number of the run, counted from 0.
+    run: usize,
+    label: &'a str,
+    scales: Vec<Scale>,
+    status: SharedStatus,
+}
+
+impl Observer for RunProgress<'_> {
+    fn observe(&mut self, event: Event<'_>) -> Result<ControlFlow<()>> {
+        match event {
+            Event::Started(started) => self.scales.clone_from(&started.scales),
+            Event::Progress { iteration, .. } => {
+                let Progress { lines, runs, done } = self.progress;
+                lines.advance(done + work(&self.scales, iteration), || {
+                    let last = self.scales.last().map_or(0, |scale| scale.end);
+                    format!("run {} of {runs}, iteration {iteration} of {last}", self.run + 1)
+                });
+            }
+            Event::Report(_) => {
+                for warning in &self.status.borrow().warnings {
+                    self.progress.lines.warn(&format!("{}: {warning}", self.label));
+                }
+            }
+            _ => {}
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+}
