@@ -9,6 +9,7 @@ use super::option_words::{self, OptionWords};
 use super::options::{self, Form, Recorded};
 use crate::error::{Error, Result};
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::path::Path;
 
 /// Where a record lies.
@@ -41,7 +42,7 @@ pub(super) fn accept(
     let refuse = |problem: String, remedy: String| Err(Error::file(file, problem, remedy));
     let mut accepted = Accepted { options: Map::new(), notes: Vec::new() };
     let mut read = Vec::new();
-    for (name, value) in record {
+    for (name, value) in &*in_present_form(record) {
         let Some(row) = options::row(name) else {
             return refuse(
                 format!("its record has the option `{}`, which this version does not know", one_line(name)),
@@ -62,6 +63,9 @@ pub(super) fn accept(
             continue;
         }
         if let Some(problem) = form.problem(value) {
+            if option_words::is_given(given, name) {
+                continue;
+            }
             return refuse(
                 format!("the value of --{long} in its record can't be used: {problem}"),
                 format!(
@@ -88,6 +92,32 @@ pub(super) fn accept(
         accepted.notes.insert(0, format!("read, as the record names them: {}", read.join(", ")));
     }
     Ok(accepted)
+}
+
+/// True for the record of a version that had one scale: its iterations are a number, not a list of those of each scale.
+pub(super) fn has_one_scale(record: &Map<String, Value>) -> bool {
+    record.get("iterations").is_some_and(Value::is_u64)
+}
+
+/// A record as this version writes it. A version that had one scale did not record what it had no other choice of.
+fn in_present_form(record: &Map<String, Value>) -> Cow<'_, Map<String, Value>> {
+    if !has_one_scale(record) {
+        return Cow::Borrowed(record);
+    }
+    let mut options = record.clone();
+    options.entry("iterations").and_modify(|iterations| *iterations = vec![iterations.take()].into());
+    for (name, value) in [
+        ("scales", Value::from("1")),
+        ("average_decay", 0.into()),
+        ("learning_rate_decay", 0.into()),
+        ("style_statistic", "gram".into()),
+        ("tv_kind", "squared".into()),
+        ("border", "zeros".into()),
+        ("optimizer", "adam".into()),
+    ] {
+        options.entry(name).or_insert(value);
+    }
+    Cow::Owned(options)
 }
 
 /// Says so if an option that is not taken would have changed something for the user.
@@ -136,6 +166,30 @@ mod tests {
         let text = error.to_string();
         assert!(!crate::cli::escape::has_control(&text), "{text:?}");
         text
+    }
+
+    #[test]
+    fn a_record_of_the_time_before_scales_keeps_its_one_scale() {
+        let record =
+            json!({ "iterations": 150, "seed": 3, "pooling": "max", "style_statistic": "wasserstein" });
+        let accepted = taken(Source::Picture, &record, &[]).unwrap().options;
+        assert_eq!(accepted["iterations"], json!([150]));
+        assert_eq!((&accepted["scales"], &accepted["average_decay"]), (&json!("1"), &json!(0)));
+        assert_eq!(
+            (&accepted["border"], &accepted["style_statistic"]),
+            (&json!("zeros"), &json!("wasserstein"))
+        );
+        let words =
+            [option_words::recorded(&accepted), vec![("photo".to_owned(), vec!["p.png".into()])]].concat();
+        assert_eq!(option_words::parse(&words).unwrap().optimisation.iterations, [150]);
+        let record = json!({ "iterations": [150], "seed": 3 });
+        assert_eq!(taken(Source::Picture, &record, &[]).unwrap().options.len(), 2);
+        assert!(
+            !taken(Source::Picture, &json!({ "iterations": 5 }), &["iterations"])
+                .unwrap()
+                .options
+                .contains_key("iterations")
+        );
     }
 
     #[test]

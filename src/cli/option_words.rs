@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args as _, Command, FromArgMatches as _};
 use serde_json::{Map, Value};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 /// An option, by the name that it has in a record, and its words.
 pub(super) type OptionWords = (String, Vec<OsString>);
@@ -88,18 +88,49 @@ pub(super) fn recorded(options: &Map<String, Value>) -> Vec<OptionWords> {
     found
 }
 
-/// True if a recorded option gives way to those given: to itself, or to one that states the same thing.
+/// True if a recorded option is dropped for those that are given: for itself, or for one that states the same thing.
 pub(super) fn is_replaced(name: &str, given: &[OptionWords]) -> bool {
-    let others = options::row(name).map(|row| row.dropped_with).unwrap_or_default();
-    is_given(given, name) || others.iter().any(|other| is_given(given, other))
+    let row = options::row(name);
+    let others = row.map(|row| row.dropped_with).unwrap_or_default();
+    let itself = is_given(given, name) && !row.is_some_and(|row| row.named_parts);
+    itself || others.iter().any(|other| is_given(given, other))
 }
 
-/// Recorded options with those that somebody gave in their place.
+/// Recorded options with those that are given in their place.
 pub(super) fn merged(recorded: Vec<OptionWords>, given: &[OptionWords]) -> Vec<OptionWords> {
-    let mut all: Vec<OptionWords> =
-        recorded.into_iter().filter(|(name, _)| !is_replaced(name, given)).collect();
-    all.extend(given.iter().cloned());
+    let (mut all, mut parts) = (Vec::new(), Vec::new());
+    for option in recorded.into_iter().filter(|(name, _)| !is_replaced(name, given)) {
+        if is_given(given, &option.0) { parts.push(option) } else { all.push(option) }
+    }
+    for (name, words) in given {
+        let words = match parts.iter().find(|(other, _)| other == name) {
+            Some((_, recorded)) => {
+                recorded.iter().chain(words).cloned().reduce(|one, other| with_parts(&one, &other))
+            }
+            None => None,
+        }
+        .map_or_else(|| words.clone(), |word| vec![word]);
+        all.push((name.clone(), words));
+    }
     all
+}
+
+/// `--option=a=1,b=3,c=4` for `--option=a=1,b=2` and `--option=b=3,c=4`. What is not understood stays, to be refused as
+/// part of the command line.
+fn with_parts(recorded: &OsStr, given: &OsStr) -> OsString {
+    let (Some((option, recorded)), Some((_, parts))) = (split(recorded), split(given)) else {
+        return given.to_owned();
+    };
+    let name = |part: &str| part.split('=').next().unwrap_or_default().trim().to_owned();
+    let is_given = |part: &&str| parts.split(',').any(|other| name(other) == name(part));
+    let kept = recorded.split(',').filter(|part| !is_given(part));
+    let all: Vec<&str> = kept.chain(parts.split(',')).collect();
+    format!("{option}={}", all.join(",")).into()
+}
+
+/// The option and the value of a word `--option=value`.
+fn split(word: &OsStr) -> Option<(&str, &str)> {
+    word.to_str()?.split_once('=')
 }
 
 /// The options of `mirage render` from words.
@@ -204,6 +235,31 @@ mod tests {
         assert_eq!(args.balance.balance, None);
         assert_eq!(args.optimisation.seed, 2);
         assert!(args.optimisation.clamps());
+    }
+
+    #[test]
+    fn parts_that_are_not_given_stay_as_recorded() {
+        let old = vec![("balance".to_owned(), vec!["--balance=spatial=20,abstract=0,style=40".into()])];
+        for (given, expected) in [
+            (&["--balance=style=50"][..], "spatial=20,abstract=0,style=50"),
+            (&["--balance", " style = 50 ,spatial=1"], "abstract=0,style=50,spatial=1"),
+            (&[], "spatial=20,abstract=0,style=40"),
+        ] {
+            let all = merged(old.clone(), &super::given(&matches(given)));
+            assert_eq!(
+                parse(&[all, vec![("photo".to_owned(), vec!["p.png".into()])]].concat())
+                    .unwrap()
+                    .balance
+                    .balance,
+                Some(expected.parse().unwrap())
+            );
+        }
+        // Raw weights still replace all of it.
+        let raw = super::given(&matches(&["--style-weight=3"]));
+        assert_eq!(merged(old.clone(), &raw), raw);
+        let wrong = super::given(&matches(&["--balance=style=50"]));
+        let forged = vec![("balance".to_owned(), vec!["--balance=spatial".into()])];
+        assert!(texts(&merged(forged, &wrong)).contains(&"--balance=spatial,style=50".to_owned()));
     }
 
     #[test]

@@ -85,6 +85,9 @@ pub(super) struct Row {
     pub dropped_with: &'static [&'static str],
     /// True for the options that state the balance by raw weights.
     pub raw_weight: bool,
+    /// True if the value is a list `NAME=VALUE,...` of parts that may be given one by one: those that are not given stay as
+    /// recorded.
+    pub named_parts: bool,
 }
 
 impl Row {
@@ -94,7 +97,16 @@ impl Row {
             Effect::Output | Effect::Watching => (Change::Keeps, Sweeping::Refused),
             Effect::Device => (Change::Keeps, Sweeping::Accepted),
         };
-        Self { name, effect, change, sweeping, recorded, dropped_with: &[], raw_weight: false }
+        Self {
+            name,
+            effect,
+            change,
+            sweeping,
+            recorded,
+            dropped_with: &[],
+            raw_weight: false,
+            named_parts: false,
+        }
     }
 
     const fn picture(name: &'static str, form: Form) -> Self {
@@ -157,6 +169,11 @@ impl Row {
         self
     }
 
+    const fn named_parts(mut self) -> Self {
+        self.named_parts = true;
+        self
+    }
+
     /// As on the command line, without its dashes.
     pub(super) fn long(&self) -> String {
         self.name.replace('_', "-")
@@ -193,7 +210,7 @@ pub(super) const TABLE: &[Row] = &[
     Row::picture("style_statistic", Text).other_gradients(),
     Row::picture("style_blend", Numbers).other_gradients().dropped_with(&["style_image"]),
     // Balance: shares and raw weights exclude each other.
-    Row::picture("balance", Text).other_gradients().dropped_with(&[
+    Row::picture("balance", Text).other_gradients().named_parts().dropped_with(&[
         "spatial_weight",
         "abstract_weight",
         "style_weight",

@@ -149,10 +149,14 @@ fn request(args: &RenderArgs) -> Result<(Request, Preset)> {
     Ok((request, preset))
 }
 
+/// The preset before any option, with style images or without.
+pub(super) fn default_preset(styled: bool) -> Preset {
+    if styled { Preset::of_style_images() } else { Preset::default() }
+}
+
 /// The factors as the options state them; style images are `blank` for now.
 fn preset(args: &RenderArgs, blank: &Picture) -> Result<Preset> {
-    let styled = !args.factors.style_image.is_empty();
-    let mut preset = if styled { Preset::of_style_images() } else { Preset::default() };
+    let mut preset = default_preset(!args.factors.style_image.is_empty());
     let (factors, balance) = (&args.factors, &args.balance);
     let layers = [&factors.spatial, &factors.r#abstract, &factors.style];
     let weights = [balance.spatial_weight, balance.abstract_weight, balance.style_weight];

@@ -11,7 +11,7 @@ use super::render::{self, Origin};
 use super::resumed_run::ResumedRun;
 use crate::error::{Error, Result};
 use crate::image_io;
-use crate::mirage::{State, Weights};
+use crate::mirage::{Shares, State, Weights};
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
 use serde_json::{Map, Value};
 use std::ffi::{OsStr, OsString};
@@ -159,7 +159,14 @@ fn balance(given: &[OptionWords], options: &mut Map<String, Value>, state: &Stat
         }
         options.remove("balance");
     } else if !state.shares.0.is_empty() {
-        options.insert("balance".to_owned(), Value::String(state.shares.to_string()));
+        // Groups that take no part are not in the state, and keep the shares that they were given.
+        let given: Option<Shares> =
+            options.get("balance").and_then(Value::as_str).and_then(|text| text.parse().ok());
+        let mut shares = state.shares.clone();
+        shares.0.extend(
+            given.unwrap_or_default().0.into_iter().filter(|(name, _)| state.shares.get(name).is_none()),
+        );
+        options.insert("balance".to_owned(), Value::String(shares.to_string()));
         for name in raw() {
             options.remove(name);
         }

@@ -36,7 +36,7 @@ pub enum Event<'a> {
     Weighted {
         /// After this many iterations.
         iteration: u32,
-        /// The shares.
+        /// The shares of the groups in the objective.
         shares: &'a Shares,
         /// The weight of each group.
         weights: &'a Weights,

@@ -180,12 +180,13 @@ impl Session {
                 let objective = self.objective()?;
                 objective.set_state(&state.tensors)?;
                 let given = Weights::given(&objective.groups);
+                let shares = Shares::of(&objective.groups);
                 let same_groups = state.weights.0.len() == given.0.len()
                     && state.weights.0.iter().zip(&given.0).all(|(one, other)| one.group == other.group);
                 let keeps = self.request.has_shares() && same_groups;
                 self.weights = if keeps { state.weights.clone() } else { given };
-                self.measure = self.request.has_shares()
-                    && (state.balanced || !keeps || state.shares != Shares::of(&self.request.groups));
+                self.measure =
+                    self.request.has_shares() && (state.balanced || !keeps || state.shares != shares);
                 // With other weights than before, the loss that the optimiser may know is that of another objective.
                 anew = self.weights.0.iter().any(|own| state.weights.of(&own.group) != own.weight);
                 iteration = state.iteration;
@@ -292,10 +293,10 @@ impl Session {
         let norms = objective.measure()?.norms;
         let limit = settled && !self.measure;
         let weights = Weights::measured(&objective.groups, &norms, &self.weights, limit);
+        let shares = Shares::of(&objective.groups);
         objective.set_weights(&weights, true)?;
         self.weights = weights;
         self.measure = false;
-        let shares = Shares::of(&self.request.groups);
         progress.emit(Event::Weighted { iteration, shares: &shares, weights: &self.weights })
     }
 
@@ -415,7 +416,7 @@ impl Session {
             }
         }
         if let Some(pending) = state {
-            let state = self.state(iteration, seconds, &weights, due.balanced, &pending.finish()?);
+            let state = self.state(iteration, seconds, &weights, due.balanced, &pending.finish()?)?;
             // One that can't be resumed would only replace a good one.
             if state.check(self.scales[self.scale].size).is_ok() {
                 progress.emit(Event::State(&state))?;
@@ -481,19 +482,19 @@ impl Session {
         weights: &Weights,
         balanced: bool,
         values: &Values,
-    ) -> State {
+    ) -> Result<State> {
         let mut tensors = named(values);
         tensors.sort_by(|(one, _), (other, _)| one.cmp(other));
-        State {
+        Ok(State {
             iteration,
             seconds,
             scale: self.scale,
             size: self.scales[self.scale].size,
             tensors,
-            shares: Shares::of(&self.request.groups),
+            shares: Shares::of(&self.objective()?.groups),
             weights: weights.clone(),
             balanced,
             last_look: self.last_look.clone().filter(|_| self.request.stop_when_change_below > 0.0),
-        }
+        })
     }
 }

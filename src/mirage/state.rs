@@ -20,7 +20,7 @@ pub struct State {
     /// Name and values of each tensor in logical order (channel, row, column): the picture, not clamped where the run
     /// does not clamp; the average if there is one; what the optimiser keeps, named `optimiser:tensor`.
     pub tensors: Vec<(String, Vec<f32>)>,
-    /// The shares that the run aims at; empty if all weights were given.
+    /// The shares that the groups in the objective are to have; empty if all weights were given.
     pub shares: Shares,
     /// The weights in force.
     pub weights: Weights,

@@ -104,6 +104,33 @@ fn orders_in_a_record_are_refused_by_name() {
     assert_eq!(place.entries(), before, "nothing was written");
 }
 
+/// Records had one number of iterations before there were scales.
+#[test]
+fn an_old_record_is_understood_by_resume_and_sweep() {
+    let place = finished();
+    std::fs::create_dir(place.path("sweep")).unwrap();
+    forge_picture(&place, "sweep/r1c1.png", |options| {
+        options.insert("iterations".to_owned(), json!(2));
+        for name in
+            ["scales", "min_size", "average_decay", "border", "tv_kind", "style_statistic", "optimizer"]
+        {
+            options.remove(name);
+        }
+    });
+    promote(&place, "sweep/r1c1.png", &["--quiet"]).success();
+    let metadata = image_io::read_metadata(&place.path("sweep-r1c1.png")).unwrap();
+    let (_, text) = metadata.iter().find(|(key, _)| key == "neural-mirage:options").unwrap();
+    let options: Record = serde_json::from_str(text).unwrap();
+    assert_eq!((&options["iterations"], &options["scales"]), (&json!([2]), &json!("1")));
+    assert_eq!((&options["border"], &options["style_statistic"]), (&json!("zeros"), &json!("gram")));
+    forge_checkpoint(&place, "old-checkpoint.safetensors", |options| {
+        options.insert("iterations".to_owned(), json!(3));
+    });
+    place.mirage().args(["resume", "old-checkpoint.safetensors", "--quiet"]).assert().success();
+    let metadata = image_io::read_metadata(&place.path("old.png")).unwrap();
+    assert!(metadata.contains(&("neural-mirage:iterations".to_owned(), "3".to_owned())));
+}
+
 #[test]
 fn a_run_that_goes_on_writes_beside_its_checkpoint() {
     let place = finished();

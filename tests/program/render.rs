@@ -182,9 +182,9 @@ fn networks_that_lack_default_layers_get_others_with_a_note() {
     let photo = place.photo("photo.png", 64, 48);
     let headless = place.file("headless.safetensors", &network(&[]).bytes());
     let shallow = crate::common::synthetic::Net::small().caffe().write(&place.path(""));
-    for (weights, note, abstract_layers, spatial) in [
-        (headless, "abstract factor is left out", "none", "relu4_2"),
-        (shallow, "--style relu1_1,relu2_1", "fc8", "relu1_2"),
+    for (weights, note, abstract_layers, spatial, balance) in [
+        (headless, "abstract factor is left out", "none", "relu4_2", "spatial=15,style=55"),
+        (shallow, "--style relu1_1,relu2_1", "fc8", "relu1_2", "spatial=15,abstract=30,style=55"),
     ] {
         let mut command = place.mirage();
         command.arg("render").arg(&photo).args(["-o", "out.png", "--overwrite", "--size", "48"]);
@@ -192,8 +192,11 @@ fn networks_that_lack_default_layers_get_others_with_a_note() {
         let output = command.output().unwrap();
         let told = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && told.contains(note), "{told}");
-        let options = &log(&place.path("run.jsonl"))[0]["options"];
+        let log = log(&place.path("run.jsonl"));
+        let options = &log[0]["options"];
         assert_eq!((&options["abstract"], &options["spatial"]), (&abstract_layers.into(), &spatial.into()));
+        // Shares are those of the groups that take part.
+        assert_eq!(events(&log, "balance")[0]["balance"], balance);
     }
 }
 

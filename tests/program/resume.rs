@@ -41,7 +41,8 @@ fn a_run_that_goes_on_ends_with_the_same_bits() {
 fn another_balance_branches_off_into_a_picture_of_its_own() {
     let place = Place::new();
     place.photo("photo.png", 64, 48);
-    render(&place, "out.png", "4", &["--checkpoint-every", "2"]).assert().success();
+    let words = ["--checkpoint-every", "2", "--balance", "spatial=40"];
+    render(&place, "out.png", "4", &words).assert().success();
     let first = pixels(&place.path("out.png"));
     let resume = |words: &[&str]| {
         let mut command = place.mirage();
@@ -54,9 +55,14 @@ fn another_balance_branches_off_into_a_picture_of_its_own() {
     assert_eq!(pixels(&place.path("out.png")), first, "the trunk stays as it was");
     let branches = ["out-2.png", "out-3.png", "named.png"].map(|name| pixels(&place.path(name)));
     assert!(branches[0] != branches[1] && branches[1] != branches[2]);
+    let show = |picture: &str| -> serde_json::Value {
+        let shown = place.mirage().args(["show", picture, "--json"]).output().unwrap().stdout;
+        serde_json::from_slice(&shown).unwrap()
+    };
+    // Shares that were not given are those of the run, not the defaults.
+    assert_eq!(show("out-2.png")["options"]["balance"], "spatial=40,abstract=30,style=1");
     // The raw weights that were not given are those in force.
-    let shown = place.mirage().args(["show", "out-3.png", "--json"]).output().unwrap().stdout;
-    let shown: serde_json::Value = serde_json::from_slice(&shown).unwrap();
+    let shown = show("out-3.png");
     assert_eq!(shown["options"]["style_weight"], 2e3);
     assert!(shown["options"]["balance"].is_null());
     let spatial = shown["options"]["spatial_weight"].as_f64().unwrap();

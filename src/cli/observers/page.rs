@@ -158,8 +158,7 @@ fn about(group: &str) -> &'static str {
     }
 }
 
-/// The shares of the groups that were measured, as fractions of 1. A group without losses may have a share too, which
-/// counts for nothing.
+/// The shares of the groups that were measured, as fractions of 1.
 fn fractions<'a>(shares: &mirage::Shares, measured: &[(&'a str, f32)]) -> Vec<(&'a str, f32)> {
     let share = |name: &str| shares.get(name).unwrap_or(0.0);
     let sum: f32 = measured.iter().map(|(name, _)| share(name)).sum();
@@ -195,7 +194,7 @@ mod tests {
     #[test]
     fn the_page_shows_the_effective_shares_of_the_groups_that_take_part() {
         let mut request = request();
-        // A group without losses keeps its share, which counts for nothing.
+        // A group without losses takes no part.
         request.groups[1].losses.clear();
         request.groups[0].strength = Strength::Share(10.0);
         request.groups[2].strength = Strength::Share(40.0);
@@ -205,7 +204,7 @@ mod tests {
         let shares: Vec<_> = shown.iter().map(|group| (group.name, group.share)).collect();
         assert_eq!(shares, [(SPATIAL, Some(0.2)), (STYLE, Some(0.8)), (SMOOTH, None)]);
         let measured = [(SPATIAL, 3.0), (STYLE, 7.0)];
-        assert_eq!(fractions(&Shares::of(&request.groups), &measured), effective_shares(&present));
+        assert_eq!(fractions(&Shares::of(&present), &measured), effective_shares(&present));
     }
 
     #[test]

@@ -17,9 +17,9 @@ use super::interrupt::Interrupt;
 use super::metadata::PictureMetadata;
 use super::option_words::{self, OptionWords, is_given};
 use super::options::{self, Row, Sweeping};
+use super::plan;
 use super::render::{self, Origin};
 use crate::error::{Error, Result};
-use crate::mirage::preset::Preset;
 use crate::mirage::{ScaleCount, Shares};
 use axes::{Axis, Table};
 use paint::Sweep;
@@ -90,7 +90,8 @@ fn paint(args: &SweepArgs) -> Result<u8> {
             "shares are varied, but raw weights are given: vary those (--vary style-weight=...), or give --balance",
         ));
     }
-    let mut groups = Preset::default().groups();
+    let styled = !base.factors.style_image.is_empty() || vary.iter().any(|axis| axis.id() == "style_image");
+    let mut groups = plan::default_preset(styled).groups();
     base.balance.balance.clone().unwrap_or_default().apply(&mut groups)?;
     let balance = Shares::of(&groups);
     let table = Table::new(&vary, &columns);
@@ -141,8 +142,11 @@ fn promote(cell: &Path, given: &[OptionWords]) -> Result<u8> {
     }
     let metadata = PictureMetadata::read(cell)?.ok_or_else(not_a_cell)?;
     let mut accepted = accept::accept(cell, Source::Picture, &metadata.options, given)?;
-    for name in ["size", "scales", "min_size"] {
-        accepted.options.remove(name);
+    accepted.options.remove("size");
+    // Cells have one scale because they are small. Where there was no other, one scale makes the same picture larger.
+    if !accept::has_one_scale(&metadata.options) {
+        accepted.options.remove("scales");
+        accepted.options.remove("min_size");
     }
     let mut options = option_words::merged(option_words::recorded(&accepted.options), given);
     if !is_given(given, "output") {

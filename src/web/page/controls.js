@@ -56,7 +56,7 @@ export class Controls {
     this.#pace = [];
     this.#quarter = 0;
     byId("total").textContent = this.#total();
-    byId("progress").max = Math.max(1, this.#total());
+    byId("progress").max = Math.max(1, this.#work(this.#total()));
     byId("progress").value = 0;
     byId("iteration").textContent = 0;
     byId("ending").hidden = true;
@@ -95,11 +95,11 @@ export class Controls {
   progress({ iteration, seconds }) {
     this.#iteration = iteration;
     byId("iteration").textContent = iteration;
-    byId("progress").value = iteration;
+    byId("progress").value = this.#work(iteration);
     this.#pace.push([this.#work(iteration), seconds]);
     if (this.#pace.length > PACE) this.#pace.shift();
     this.#timeLeft();
-    const quarter = Math.floor((4 * iteration) / Math.max(1, this.#total()));
+    const quarter = Math.floor((4 * this.#work(iteration)) / Math.max(1, this.#work(this.#total())));
     if (quarter > this.#quarter && quarter < 4) announce(`${quarter * 25} percent done.`);
     this.#quarter = quarter;
   }
