@@ -1,8 +1,8 @@
-//! What is taken from a record. A record is data, never orders: a picture or a checkpoint may come from anybody.
+//! What is taken from a record. Records are untrusted input: a picture or a checkpoint may come from anywhere.
 //!
-//! Options that make the picture are taken, if their values have the right form. Files that they name are only read.
-//! Where anything is written, who may watch, what may be replaced and which device is used is the command line's to
-//! say: a record that gives such an option was not written by this program and is refused by the option's name.
+//! Options that the picture depends on are taken if their values have the right form. Files that they name are only read.
+//! Where to write, what to replace, who may watch and which device to use are taken from the command line only: a record
+//! with such an option was not written by this program, and is refused with the option's name.
 
 use super::escape::{one_line, quoted};
 use super::option_words::{self, OptionWords};
@@ -15,9 +15,9 @@ use std::path::Path;
 /// Where a record lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
-    /// In a picture: a new run is made after it.
+    /// In a picture, for a new run.
     Picture,
-    /// In a checkpoint: its run goes on.
+    /// In a checkpoint, for its own run.
     Checkpoint,
 }
 
@@ -29,7 +29,7 @@ pub(super) struct Accepted {
     pub notes: Vec<String>,
 }
 
-/// Takes what may be taken from the record of `file`, except where an option in its place is given.
+/// Takes what may be taken from the record of `file`, except options that are given.
 ///
 /// # Errors
 /// [`Error::File`] naming the first option that no record may give, that is unknown, or whose value can't be used.
@@ -45,17 +45,16 @@ pub(super) fn accept(
     for (name, value) in &*in_present_form(record) {
         let Some(row) = options::row(name) else {
             return refuse(
-                format!("its record has the option `{}`, which this version does not know", one_line(name)),
-                "Use the version of mirage that wrote it; if the file is from somebody else, don't trust it"
-                    .to_owned(),
+                format!("its record has an option that this version does not know: `{}`", one_line(name)),
+                "Use the version of mirage that wrote it, and only files that you trust".to_owned(),
             );
         };
         let long = row.long();
         let Some(form) = row.form() else {
             return refuse(
-                format!("its record gives --{long}, which only the command line may give"),
+                format!("its record sets --{long}, which only the command line may set"),
                 format!(
-                    "No record of this program does: don't trust the file. To use --{long}, start a new run with it"
+                    "Don't trust this file: mirage records no such option. To use --{long}, give it on the command line"
                 ),
             );
         };
@@ -68,9 +67,7 @@ pub(super) fn accept(
             }
             return refuse(
                 format!("the value of --{long} in its record can't be used: {problem}"),
-                format!(
-                    "Give --{long} yourself, if you know it; a file from somebody else is not to be trusted"
-                ),
+                format!("Give --{long} on the command line, and use only files that you trust"),
             );
         }
         let is_taken = match row.recorded {
@@ -89,17 +86,17 @@ pub(super) fn accept(
         }
     }
     if !read.is_empty() {
-        accepted.notes.insert(0, format!("read, as the record names them: {}", read.join(", ")));
+        accepted.notes.insert(0, format!("files taken from the record: {}", read.join(", ")));
     }
     Ok(accepted)
 }
 
-/// True for the record of a version that had one scale: its iterations are a number, not a list of those of each scale.
+/// True for a record of a version with one scale: its iterations are a number, not a list with a number per scale.
 pub(super) fn has_one_scale(record: &Map<String, Value>) -> bool {
     record.get("iterations").is_some_and(Value::is_u64)
 }
 
-/// A record as this version writes it. A version that had one scale did not record what it had no other choice of.
+/// A record as this version writes it. Versions with one scale did not record options that they lacked.
 fn in_present_form(record: &Map<String, Value>) -> Cow<'_, Map<String, Value>> {
     if !has_one_scale(record) {
         return Cow::Borrowed(record);
@@ -120,27 +117,26 @@ fn in_present_form(record: &Map<String, Value>) -> Cow<'_, Map<String, Value>> {
     Cow::Owned(options)
 }
 
-/// Says so if an option that is not taken would have changed something for the user.
+/// A note on an option that is not taken, if it would have made a difference.
 fn not_taken(name: &str, form: Form, value: &Value) -> Option<String> {
     let text = value.as_str()?;
-    // Where a picture goes is another matter, and said there; numbers and switches are only of that run.
+    // The output has a note of its own; numbers and switches only concern the earlier run.
     let counts = name != "output" && matches!(form, Form::Text | Form::File);
     let option = options::row(name)?.long();
-    counts.then(|| {
-        format!("--{option} is not taken from a record: give --{option} {} if you want it", quoted(text))
-    })
+    counts
+        .then(|| format!("--{option} is not taken from records: to use it, give --{option} {}", quoted(text)))
 }
 
-/// A device or a pipe that a record names could be read without end, or wait.
+/// Refuses devices and pipes, which could be read without end.
 fn check_ordinary(file: &Path, option: &str, path: &Path) -> Result<()> {
     match path.metadata() {
         Ok(found) if !found.is_file() => Err(Error::file(
             file,
             format!(
-                "its record names {} for --{option}, which is no ordinary file",
+                "its record names {} for --{option}, which is not an ordinary file",
                 one_line(&path.to_string_lossy())
             ),
-            format!("Give --{option} yourself; a file from somebody else is not to be trusted"),
+            format!("Give --{option} on the command line, and use only files that you trust"),
         )),
         _ => Ok(()),
     }
@@ -169,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_of_the_time_before_scales_keeps_its_one_scale() {
+    fn an_old_record_keeps_its_one_scale() {
         let record =
             json!({ "iterations": 150, "seed": 3, "pooling": "max", "style_statistic": "wasserstein" });
         let accepted = taken(Source::Picture, &record, &[]).unwrap().options;
@@ -290,7 +286,7 @@ mod tests {
                 json!({ "style_image": [path] }),
             ] {
                 let text = refusal(&record);
-                assert!(text.contains(path) && text.contains("no ordinary file"), "{text}");
+                assert!(text.contains(path) && text.contains("not an ordinary file"), "{text}");
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The options of `mirage render`, grouped as `--help` shows them.
 
-use super::values::{self, Border, Count, Depth, Kernels, Pooling, Start, Variation};
+use super::values::{self, Border, Depth, Kernels, Pooling, ScaleCountArg, StartPicture, Variation};
 use crate::error::Result;
 use crate::gpu::{AdapterChoice, DeviceOptions, Family};
 use crate::graph::Engine;
@@ -12,12 +12,12 @@ use serde::Serialize;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-/// The environment variable in place of `--weights`.
+/// Environment variable that stands in for `--weights`.
 pub(super) const WEIGHTS_VARIABLE: &str = "MIRAGE_WEIGHTS";
-/// Sides of a picture, in pixels.
+/// Allowed sides of a picture, in pixels.
 pub(super) const SIDES: RangeInclusive<i64> = 1..=crate::image_io::MAX_SIDE as i64;
 
-/// Options of `mirage render`. Those that are recorded serialise as a record states them.
+/// Options of `mirage render`. Recorded options serialise to their form in a record.
 #[derive(Debug, Args, Serialize)]
 pub(super) struct RenderArgs {
     /// The photograph to re-imagine: PNG, JPEG, WebP, TIFF or BMP
@@ -50,18 +50,18 @@ pub(super) struct RenderArgs {
 #[derive(Debug, Args, Serialize)]
 #[command(next_help_heading = "Input and output")]
 pub(super) struct FileArgs {
-    /// The picture to paint; its ending is its format: .png, .jpg, .webp or .tiff [default: the photo's name
-    /// with -mirage.png, in the current folder]
+    /// Output file; its extension is the format: .png, .jpg, .webp or .tiff [default: the photo's name with
+    /// -mirage.png, in the current folder]
     #[arg(short, long, value_name = "FILE")]
     #[serde(serialize_with = "values::paths")]
     pub output: Option<PathBuf>,
-    /// Longest side of the picture in pixels: a larger one has finer detail and takes longer
+    /// Longest side of the picture in pixels; larger pictures have finer detail and take longer
     #[arg(long, value_name = "PIXELS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(SIDES))]
     pub size: u32,
-    /// Bits per colour channel: 16 (PNG and TIFF) leaves more room for editing afterwards
+    /// Bits per colour channel; 16 (PNG and TIFF) leaves more room for later editing
     #[arg(long, value_name = "BITS", default_value = "8")]
     pub bit_depth: Depth,
-    /// Replace files that exist [default: refuse to]
+    /// Replace existing files [default: refuse to]
     #[arg(long)]
     #[serde(skip)]
     pub overwrite: bool,
@@ -70,15 +70,15 @@ pub(super) struct FileArgs {
 #[derive(Debug, Args, Serialize)]
 #[command(next_help_heading = "Factors")]
 pub(super) struct FactorArgs {
-    /// Layers that hold the photo's layout, e.g. relu3_1:0.5,relu4_2; early ones hold every edge, deep ones
-    /// only what stands where; none lets the layout go [default: relu4_2]
+    /// Layers that keep the photo's layout, e.g. relu3_1:0.5,relu4_2: early layers keep every edge, deep ones only
+    /// what is where; none drops the layout [default: relu4_2]
     #[arg(long, alias = "spatial-layers", value_name = "LAYERS")]
     pub spatial: Option<String>,
-    /// Layers that hold what the photo is of, wherever it ends up: fc6, fc7, fc8 or prob; none lets the
-    /// meaning go [default: fc8]
+    /// Layers that keep the photo's content, wherever it is placed: fc6, fc7, fc8 or prob; none drops the content
+    /// [default: fc8]
     #[arg(long, alias = "abstract-layers", value_name = "LAYERS")]
     pub r#abstract: Option<String>,
-    /// Layers that hold colours and textures, fine ones early, large ones deep; none lets the style go
+    /// Layers that keep colours and textures: early layers fine ones, deep layers large ones; none drops the style
     /// [default: relu1_1,relu2_1:0.5,relu3_1:0.25,relu4_1:0.125]
     #[arg(long, alias = "style-layers", value_name = "LAYERS")]
     pub style: Option<String>,
@@ -86,22 +86,22 @@ pub(super) struct FactorArgs {
     #[arg(long, value_name = "FILE", num_args = 1..)]
     #[serde(serialize_with = "values::paths")]
     pub style_image: Vec<PathBuf>,
-    /// Pictures whose layout to follow in place of the photo's, one or several of one size [default: the photo]
+    /// Pictures to take the layout from, one or several of the same size [default: the photo]
     #[arg(long, value_name = "FILE", num_args = 1..)]
     #[serde(serialize_with = "values::paths")]
     pub spatial_image: Vec<PathBuf>,
-    /// Pictures whose content to show in place of the photo's, one or several [default: the photo]
+    /// Pictures to take the content from, one or several [default: the photo]
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "classes")]
     #[serde(serialize_with = "values::paths")]
     pub abstract_image: Vec<PathBuf>,
-    /// Classes to show in place of the photo's content, by name or number, e.g. castle:0.7,lakeside:0.3 [default:
-    /// the photo's]
+    /// Classes to show instead of the photo's content, by name or number, e.g. castle:0.7,lakeside:0.3 [default: the
+    /// photo's]
     #[arg(long, value_name = "LIST", conflicts_with = "abstract")]
     pub classes: Option<String>,
-    /// What style is: gram, gram-pixels, gram-relative, mean-variance, mean-covariance or wasserstein
+    /// Statistic that describes the style: gram, gram-pixels, gram-relative, mean-variance, mean-covariance or wasserstein
     #[arg(long, value_name = "NAME", default_value = "mean-covariance")]
     pub style_statistic: String,
-    /// How much each style picture counts, e.g. 1,2 [default: all the same]
+    /// Weight of each style picture, e.g. 1,2 [default: all the same]
     #[arg(
         long,
         value_name = "NUMBERS",
@@ -115,30 +115,31 @@ pub(super) struct FactorArgs {
 #[derive(Debug, Args, Serialize)]
 #[command(next_help_heading = "Balance")]
 pub(super) struct BalanceArgs {
-    /// How strongly each factor pulls, in shares: the weights are measured for you [default:
+    /// Share of each factor in the gradient; the weights are measured to match. Factors that are not named keep
+    /// their shares [default:
     /// spatial=15,abstract=30,style=55; with a --style-image
     /// spatial=25,abstract=0,style=75; none if a weight below is given]
     #[arg(long, value_name = "SHARES", conflicts_with_all = ["spatial_weight", "abstract_weight", "style_weight"])]
     #[serde(serialize_with = "values::text")]
     pub balance: Option<Shares>,
-    /// Measure the balance anew every so many iterations, so that the shares hold to the end; 0 measures at the
-    /// start and after 10 iterations
+    /// Measure the weights again every N iterations, so that the shares hold to the end; 0: at the start and after 10
+    /// iterations
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub rebalance_every: u32,
-    /// Raw weight of the layout, in place of a share [default: 1 if another raw weight is given]
+    /// Raw weight of the layout, instead of a share [default: 1 if another raw weight is given]
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     pub spatial_weight: Option<f32>,
-    /// Raw weight of the meaning, in place of a share [default: 1 if another raw weight is given]
+    /// Raw weight of the content, instead of a share [default: 1 if another raw weight is given]
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     pub abstract_weight: Option<f32>,
-    /// Raw weight of the style, in place of a share [default: 1 if another raw weight is given]
+    /// Raw weight of the style, instead of a share [default: 1 if another raw weight is given]
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     pub style_weight: Option<f32>,
-    /// Smoothness: irons out grain and speckles (total variation); 0 leaves them
+    /// Weight of the smoothness (total variation), which removes grain and speckles
     #[arg(long, value_name = "NUMBER", default_value_t = 2.0, allow_negative_numbers = true)]
     pub tv_weight: f32,
-    /// What smoothness is: squared differences of neighbours (neural-style), absolute ones (neural-style-pt), or squared
-    /// ones with the diagonals (style-transfer-pytorch), which smooths the border too
+    /// Kind of smoothness: squared differences of neighbours (neural-style), absolute differences (neural-style-pt),
+    /// or diagonal, squared differences with the diagonals, up to the border (style-transfer-pytorch)
     #[arg(long, value_name = "KIND", default_value = "diagonal")]
     pub tv_kind: Variation,
 }
@@ -146,16 +147,16 @@ pub(super) struct BalanceArgs {
 #[derive(Debug, Args, Serialize)]
 #[command(next_help_heading = "Network")]
 pub(super) struct NetworkArgs {
-    /// The network to look through: a safetensors file, or vgg16 or vgg19 once fetched with `mirage weights
+    /// The network: a safetensors file, or vgg16 or vgg19 once fetched with `mirage weights
     /// --fetch` [default: the one that comes with the program]
     #[arg(long, alias = "network", value_name = "FILE", env = WEIGHTS_VARIABLE, hide_env_values = true)]
     #[serde(serialize_with = "values::paths")]
     pub weights: Option<PathBuf>,
-    /// Colours the network was trained on: caffe or torchvision [default: what its file says]
+    /// Preprocessing that the network was trained with: caffe or torchvision [default: what its file says]
     #[arg(long, value_name = "NAME")]
     #[serde(serialize_with = "values::text")]
     pub preprocessing: Option<Preprocessing>,
-    /// Names of the network's classes, one a line [default: ImageNet's, where they fit]
+    /// File with the names of the network's classes, one per line [default: ImageNet's, where they fit]
     #[arg(long, value_name = "FILE")]
     #[serde(serialize_with = "values::paths")]
     pub labels: Option<PathBuf>,
@@ -164,64 +165,63 @@ pub(super) struct NetworkArgs {
 #[derive(Debug, Args, Serialize)]
 #[command(next_help_heading = "Optimisation")]
 pub(super) struct OptimisationArgs {
-    /// How many times the picture is worked over, at each scale; or a list from the smallest scale to the largest, whose
-    /// last number holds for all further ones
+    /// Iterations at each scale, or a list from the smallest scale to the largest; its last number holds for all further
+    /// scales
     #[arg(long, value_name = "N|LIST", value_delimiter = ',', default_value = "60,40,26,16,12", value_parser = clap::value_parser!(u32).range(1..))]
     pub iterations: Vec<u32>,
-    /// How many sizes the picture goes through, each 1.4 times the one before: auto is as many as the smallest size allows
+    /// Number of sizes to paint at, each 1.4 times the size before; auto: as many as the smallest size allows
     #[arg(long, value_name = "auto|N", default_value = "auto")]
-    pub scales: Count,
-    /// Longest side of the smallest picture, in pixels, where the number of scales is auto
+    pub scales: ScaleCountArg,
+    /// Longest side of the smallest scale in pixels, with --scales auto
     #[arg(long, value_name = "PIXELS", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     pub min_size: u32,
-    /// Show and keep an average of the last pictures of a scale in place of the last one: 0.99 is of about a hundred,
-    /// 0 of one
+    /// Show and save a moving average of the scale's last pictures: 0.9 averages about 10, 0.99 about 100; 0 takes the
+    /// last picture itself
     #[arg(long, value_name = "NUMBER", default_value_t = 0.9, allow_negative_numbers = true)]
     pub average_decay: f32,
-    /// How the network shrinks its view: max is crisp, avg is softer, avg2 is softer and doubled, which keeps later
-    /// layers about as bright as with max
+    /// Pooling of the network: max is crisp; avg is softer; avg2 is avg times 2, which keeps the activations of later
+    /// layers about as large as with max
     #[arg(long, value_name = "KIND", default_value = "avg2", help_heading = "Network")]
     pub pooling: Pooling,
-    /// What the network sees beyond the picture's border: zeros, as it was trained, or replicate, which leaves no
-    /// frame
+    /// Padding at the picture's border: zeros, as the network was trained; or replicate, which paints no frame
     #[arg(long, value_name = "KIND", default_value = "replicate", help_heading = "Network")]
     pub border: Border,
-    /// What to paint over: blur (the photo as a few patches of colour), noise, photo, gray, or a picture file
+    /// Picture to start from: blur (the photo as a few patches of colour), noise, photo, gray, or a picture file
     #[arg(long, value_name = "START", default_value = "blur")]
-    pub init: Start,
-    /// Another number gives another picture; the same number the same one
+    pub init: StartPicture,
+    /// Seed of all random numbers: another seed gives another picture
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     pub seed: u64,
-    /// How the picture follows the gradient: adam, robust; lbfgs, which takes no step that raises the loss; or
-    /// lbfgs-plain, without that line search
+    /// Optimiser: adam; lbfgs, with a line search that accepts no step that raises the loss; or lbfgs-plain, without
+    /// line search
     #[arg(long, value_name = "NAME", default_value = "adam")]
     pub optimizer: String,
-    /// How far a colour may move in one iteration, where black to white is 1 [default: 0.02 for adam, 1 for lbfgs]
+    /// Size of a step: for adam, about the most that a colour changes in an iteration, where black to white is 1 [default: 0.02 for adam, 1 for lbfgs]
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     pub learning_rate: Option<f32>,
-    /// Steps that lbfgs remembers; each takes the memory of two pictures
+    /// Steps in the history of lbfgs; each takes the memory of two pictures
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub history: u32,
-    /// Makes later steps at a scale smaller: the learning rate is divided by sqrt(1 + NUMBER * steps)
+    /// Decay of the learning rate within a scale: it is divided by sqrt(1 + NUMBER * steps)
     #[arg(long, value_name = "NUMBER", default_value_t = 0.1, allow_negative_numbers = true)]
     pub learning_rate_decay: f32,
-    /// Adam's memory of direction: higher is smoother
+    /// Adam's decay of the first moment
     #[arg(long, value_name = "NUMBER", default_value_t = 0.9, allow_negative_numbers = true)]
     pub beta1: f64,
-    /// Adam's memory of size: higher is steadier
+    /// Adam's decay of the second moment
     #[arg(long, value_name = "NUMBER", default_value_t = 0.99, allow_negative_numbers = true)]
     pub beta2: f64,
-    /// Adam's guard against division by zero
+    /// Adam's term against division by zero
     #[arg(long, value_name = "NUMBER", default_value = "1e-8", allow_negative_numbers = true)]
     pub epsilon: f64,
-    /// End when an iteration changes a colour value by less than this on average, where black to white is 1 and
-    /// 0.001 is hardly anything; measured over ten iterations; 0 never
+    /// Stop when an iteration changes colour values by less than this on average, where black to white is 1, e.g. 0.001;
+    /// measured over ten iterations; 0 never stops early
     #[arg(long, value_name = "NUMBER", default_value_t = 0.0, allow_negative_numbers = true)]
     pub stop_when_change_below: f32,
-    /// Keep colours between black and white after each iteration [default: on]
+    /// Clamp colours between black and white after each iteration [default: on]
     #[arg(long, overrides_with = "no_clamp")]
     pub clamp: bool,
-    /// Let colours run beyond black and white; they are cut off only in the file
+    /// Clamp colours only when a picture is saved
     #[arg(long, overrides_with = "clamp")]
     #[serde(skip)]
     pub no_clamp: bool,
@@ -230,53 +230,51 @@ pub(super) struct OptimisationArgs {
 #[derive(Debug, Args, Serialize)]
 #[command(next_help_heading = "Watching")]
 pub(super) struct WatchingArgs {
-    /// Tell losses, shares and classes every so many iterations; 0 only at the start and the end
+    /// Print losses, shares and classes every N iterations; 0: only at the start and the end
     #[arg(long, value_name = "N", default_value_t = 25)]
     pub print_every: u32,
-    /// Save a snapshot every so many iterations, beside the picture and numbered; 0 for none
+    /// Save a numbered snapshot beside the picture every N iterations; 0 for none
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub save_every: u32,
-    /// Save snapshots after these iterations too, e.g. 1,2,5,10,20,50; the early ones are often the loveliest
-    /// [default: none]
+    /// Save snapshots after these iterations too, e.g. 1,2,5,10,20,50 [default: none]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub save_at: Vec<u32>,
-    /// Save the early pictures: after iterations 1, 2, 3, 5, 8, 13, 21, 34, 55 and so on [default: off]
+    /// Save snapshots of the early pictures: after iterations 1, 2, 3, 5, 8, 13, 21, 34, 55 and so on [default: off]
     #[arg(long)]
     pub save_early: bool,
-    /// Make a film of the chain: .webp, .gif or .apng; each of the first iterations, later ones further apart
-    /// [default: none]
+    /// Save a film of the run: .webp, .gif or .apng; frames of all early iterations, later ones further apart [default:
+    /// none]
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
     pub film: Option<PathBuf>,
-    /// Save what `mirage resume` goes on from every so many iterations, beside the picture; 0 only after Ctrl-C
+    /// Save a checkpoint for `mirage resume` beside the picture every N iterations; 0: only after Ctrl-C
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub checkpoint_every: u32,
-    /// Watch and steer the run in a browser, on this port of this machine [default: off; 7816 without a number]
+    /// Watch and control the run in a browser, at this port of this machine [default: off; 7816 without a number]
     #[arg(long, value_name = "PORT", num_args = 0..=1, default_missing_value = "7816", require_equals = false)]
     #[serde(skip)]
     pub web: Option<u16>,
-    /// Let browsers of other machines see the page: the address to listen on, such as 0.0.0.0
+    /// Address to listen on; others than 127.0.0.1, such as 0.0.0.0, let other machines see the page
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", requires = "web")]
     #[serde(skip)]
     pub web_host: std::net::IpAddr,
-    /// Write a log, one JSON object a line; - is standard output [default: none]
+    /// Write a log, one JSON object per line; - is standard output [default: none]
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
     pub log: Option<PathBuf>,
-    /// Write a trace of the run, to be looked at in Perfetto or chrome://tracing: each dispatch on the device, each
-    /// submission, read-back and wait; makes the run slower [default: none]
+    /// Write a trace for Perfetto or chrome://tracing: each dispatch on the device, each submission, read-back and wait;
+    /// slows the run down [default: none]
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
     pub trace: Option<PathBuf>,
-    /// How many classes to tell; 0 for none
+    /// Number of classes to print; 0 for none
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub top: usize,
-    /// Tell more: memory, and each layer's kernel and time, which takes three iterations to measure
-    /// [default: off]
+    /// Print more: memory, and each layer's kernel and time, which takes three iterations to measure [default: off]
     #[arg(short, long, conflicts_with = "quiet")]
     #[serde(skip)]
     pub verbose: bool,
-    /// Tell nothing but errors [default: off]
+    /// Print only errors [default: off]
     #[arg(short, long)]
     #[serde(skip)]
     pub quiet: bool,
@@ -288,18 +286,17 @@ pub(super) struct DeviceArgs {
     /// Graphics device by number or part of its name, from `mirage devices` [default: the most capable]
     #[arg(long, value_name = "NAME|INDEX")]
     pub adapter: Option<String>,
-    /// Kind of kernels: texture suits software drivers, buffer suits GPUs, naive is the slow reference
+    /// Family of kernels: texture suits software drivers, buffer suits GPUs, naive is the slow reference
     #[arg(long, value_name = "KIND", default_value = "auto")]
     pub kernels: Kernels,
-    /// Convolve directly, without Winograd's method: slower, half the rounding error [default: off]
+    /// Compute convolutions directly, without Winograd's method: slower, half the rounding error [default: off]
     #[arg(long)]
     pub exact: bool,
-    /// Keep weights in half precision in the device's memory: half the memory for the fully connected layers,
-    /// and for the convolutions of --kernels buffer [default: off]
+    /// Store weights in half precision on the device: half the memory for the fully connected layers, and for the
+    /// convolutions of --kernels buffer [default: off]
     #[arg(long)]
     pub half_weights: bool,
-    /// Test the kernels of this run on this device first, at its shapes, and paint only if the driver computes
-    /// right [default: off]
+    /// Test the kernels of this run on this device first, and paint only if their results are right [default: off]
     #[arg(long)]
     #[serde(skip)]
     pub verify: bool,
@@ -311,17 +308,17 @@ pub(super) struct DeviceArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Device")]
 pub(super) struct TuningArgs {
-    /// File with what `mirage tune` measured; used with --kernels auto [default: tuning.json in the user's
-    /// folder for caches]
+    /// File with the measurements of `mirage tune`, used with --kernels auto [default: tuning.json in the user's cache
+    /// folder]
     #[arg(long, value_name = "FILE")]
     pub tuning_cache: Option<PathBuf>,
-    /// Choose kernels without the tuning cache [default: use it where there is one]
+    /// Ignore the tuning cache [default: use it where there is one]
     #[arg(long, conflicts_with = "tuning_cache")]
     pub no_tuning_cache: bool,
 }
 
 impl NetworkArgs {
-    /// Opens the network; milliseconds, whatever its size.
+    /// Opens the network, without reading its values.
     pub(super) fn open(&self) -> Result<Network> {
         Network::open(&locate::find_weights(self.weights.as_deref())?, self.preprocessing)
     }
@@ -331,7 +328,7 @@ impl DeviceArgs {
     /// How to open the device.
     pub(super) fn options(&self) -> DeviceOptions {
         let family = self.kernels.family();
-        // Parsing can't fail: what is no number is part of a name.
+        // Parsing can't fail: what is not a number is part of a name.
         let adapter = self.adapter.as_ref().and_then(|text| text.parse::<AdapterChoice>().ok());
         DeviceOptions {
             adapter: adapter.unwrap_or_default(),
@@ -344,7 +341,7 @@ impl DeviceArgs {
 }
 
 impl TuningArgs {
-    /// Lets a device use what was measured for it; the answer is a note on a cache that can't be used.
+    /// Has a device use the measurements that were made for it. Returns a note on a cache that can't be used.
     pub(super) fn apply(&self, engine: &Engine) -> Option<String> {
         let path = self.tuning_cache.clone().or_else(Cache::default_path)?;
         let profile = engine.context.profile();
@@ -416,8 +413,8 @@ mod tests {
         assert_eq!(args.optimisation.clamps(), adam.clamp);
         assert_eq!(args.watching.print_every, request.schedule.report_every);
         assert_eq!(args.watching.top, request.top_classes);
-        assert!(matches!(args.optimisation.init, Start::Blur));
-        // And what --help says of those that are worked out later.
+        assert!(matches!(args.optimisation.init, StartPicture::Blur));
+        // And what --help says of defaults that are resolved later.
         let help = Only::command().render_long_help().to_string().replace('\n', " ");
         let words: Vec<&str> = help.split_whitespace().collect();
         let help = words.join(" ");
@@ -469,7 +466,7 @@ mod tests {
             assert!(argument.get_help_heading().is_some(), "{name}");
             let help = argument.get_help().unwrap().to_string();
             let known = help.contains("[default: ") || !argument.get_default_values().is_empty();
-            assert!(known || name == "no_clamp", "{name} tells no default");
+            assert!(known || name == "no_clamp", "{name} states no default");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Checkpoints: the run's state with its options and the hashes of the files that it reads.
+//! Checkpoints: the state of a run with its options, and the hashes of the files that it reads.
 
 use super::escape::one_line;
 use super::metadata::{RunMetadata, VERSION};
@@ -96,24 +96,24 @@ impl SavedCheckpoint {
     /// same one. So a forged record makes the program read only files whose content its author knew already.
     ///
     /// # Errors
-    /// [`Error::File`] naming the file that has changed, is gone, or whose content the checkpoint doesn't state.
+    /// [`Error::File`] naming the file that has changed, is gone, or whose SHA-256 the checkpoint doesn't state.
     pub(super) fn check_inputs(&self, accepted: &Map<String, Value>, photo: Option<&Path>) -> Result<()> {
         let stated = |file: &str| {
             let stated = self.inputs.get(file).and_then(Value::as_str);
             stated.ok_or_else(|| {
-                let problem = format!("it does not state what {} held", one_line(file));
+                let problem = format!("it has no SHA-256 of {}", one_line(file));
                 Error::file(&self.path, problem, "Start the run anew with `mirage render`")
             })
         };
         for (name, value) in accepted {
-            // The network has a hash of its own.
+            // The network's hash is checked by itself.
             let form = options::row(name).and_then(options::Row::form).filter(|_| name != "weights");
             for file in form.map(|form| form.files(value)).unwrap_or_default() {
                 if hash(Path::new(file))? != stated(file)? {
                     return Err(Error::file(
                         Path::new(file),
                         "this file has changed since the run was interrupted",
-                        "Put the old one back, or start a new run with --init and the last picture",
+                        "Restore the old file, or start a new run with --init and the last picture",
                     ));
                 }
             }
@@ -123,7 +123,7 @@ impl SavedCheckpoint {
             Some(photo) if hash(photo)? != stated(before)? => Err(Error::file(
                 photo,
                 "this is not the photo that the run was made with",
-                "Give that one, or start a new run with this photo, and --init with the last picture",
+                "Give that photo, or start a new run with this one and --init with the last picture",
             )),
             _ => Ok(()),
         }
@@ -132,11 +132,10 @@ impl SavedCheckpoint {
 
 /// SHA-256 of an ordinary file.
 fn hash(path: &Path) -> Result<String> {
-    let unusable =
-        |problem: String| Error::file(path, problem, "Put it back, or name it on the command line");
+    let unusable = |problem: String| Error::file(path, problem, "Restore it, or give it on the command line");
     let unreadable = |error: std::io::Error| unusable(format!("it can't be read ({error})"));
     if !path.metadata().map_err(unreadable)?.is_file() {
-        return Err(unusable("it is no ordinary file".to_owned()));
+        return Err(unusable("it is not an ordinary file".to_owned()));
     }
     let mut file = BufReader::with_capacity(1 << 16, File::open(path).map_err(unreadable)?);
     let mut hash = Sha256::new();

@@ -1,4 +1,4 @@
-//! ClassNames of classes, as the terminal and the log show them.
+//! Names of a network's classes.
 
 use super::format::percent;
 use crate::error::{Error, Result};
@@ -8,10 +8,10 @@ use crate::vgg::labels::{Labels, parse_classes};
 use serde::Serialize;
 use std::path::Path;
 
-/// How many classes ImageNet's networks have; their labels come with the program.
+/// Number of classes of ImageNet, whose labels come with the program.
 const IMAGENET: usize = 1000;
 
-/// The class names of one network; numbers where there are none.
+/// The class names of one network; without any, classes are called by their numbers.
 #[derive(Debug)]
 pub(super) struct ClassNames(Option<Labels>);
 
@@ -27,7 +27,7 @@ impl ClassNames {
     /// The labels of `file`, or those that come with the program where they fit the network.
     ///
     /// # Errors
-    /// [`Error::File`] if the file can't be used, or has another number of names than the network classes.
+    /// [`Error::File`] if the file can't be used, or has not one name per class.
     pub(super) fn of(network: &Network, file: Option<&Path>) -> Result<Self> {
         let classes = network.classes();
         let Some(file) = file else {
@@ -42,7 +42,7 @@ impl ClassNames {
                     labels.len(),
                     network.path.display()
                 ),
-                "Give the labels of this network, one a line, in the order of its classes",
+                "Give the labels of this network, one per line, in the order of its classes",
             )),
             _ => Ok(Self(Some(labels))),
         }
@@ -51,10 +51,12 @@ impl ClassNames {
     /// Classes of a list such as `castle:0.7,lakeside:0.3`, by index.
     ///
     /// # Errors
-    /// [`Error::Usage`] if a class is not understood, or the network has no labels.
+    /// [`Error::Usage`] if a class is unknown, or the network has no labels.
     pub(super) fn parse_classes(&self, list: &str) -> Result<Vec<(usize, f32)>> {
         let labels = self.0.as_ref().ok_or_else(|| {
-            Error::usage("--classes needs the names of the network's classes: give them with --labels")
+            Error::usage(
+                "--classes needs the names of the network's classes: give a file of them with --labels",
+            )
         })?;
         parse_classes(list, labels)
     }

@@ -18,26 +18,25 @@ use std::path::{Path, PathBuf};
 /// Options of `mirage classify`.
 #[derive(Debug, Args)]
 pub(super) struct ClassifyArgs {
-    /// The pictures: PNG, JPEG, WebP, TIFF or BMP; of the second and later ones the distance from the first is told
-    /// too
+    /// The pictures: PNG, JPEG, WebP, TIFF or BMP; of all but the first, the distance from the first is printed too
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<PathBuf>,
-    /// How many classes to name
+    /// Number of classes to print
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     top: u32,
-    /// Longest side at which the network looks at a picture, in pixels
+    /// Longest side to which pictures are resized for the network, in pixels
     #[arg(long, value_name = "PIXELS", default_value_t = 320, value_parser = clap::value_parser!(u32).range(SIDES))]
     size: u32,
     #[command(flatten)]
     network: NetworkArgs,
-    /// How the network shrinks its view: max, avg or avg2
+    /// Pooling of the network: max, avg or avg2
     #[arg(long, value_name = "KIND", default_value = "max", help_heading = "Network")]
     pooling: Pooling,
     #[command(flatten)]
     device: DeviceArgs,
 }
 
-/// Names the classes of each picture.
+/// Prints the classes of each picture.
 pub(super) fn run(args: &ClassifyArgs) -> Result<()> {
     let mut pictures = Vec::new();
     for path in &args.images {
@@ -72,7 +71,7 @@ pub(super) fn run(args: &ClassifyArgs) -> Result<()> {
             None => first = Some(found),
             Some(first) => {
                 let distance = mirage::class_distance(first, &found);
-                let _ = write!(text, "\n  {}", far(distance, &args.images[0]));
+                let _ = write!(text, "\n  {}", distance_text(distance, &args.images[0]));
             }
         }
         streams::print(&text)?;
@@ -80,15 +79,15 @@ pub(super) fn run(args: &ClassifyArgs) -> Result<()> {
     Ok(())
 }
 
-/// The distance of a picture's classes from another's, in words.
-fn far(distance: f32, other: &Path) -> String {
+/// The distance of a picture's classes from another's, as text.
+fn distance_text(distance: f32, other: &Path) -> String {
     format!("{distance:.3} from {} (0: the same classes, 1: none in common)", other.display())
 }
 
 fn no_classes(network: &Network) -> Error {
     Error::file(
         &network.path,
-        "this network has no fully connected layers, so it knows no classes",
+        "this network has no fully connected layers, so it has no classes",
         "Use weights with fc6, fc7 and fc8, such as the default network",
     )
 }

@@ -1,4 +1,4 @@
-//! `mirage devices`: what can do the work.
+//! `mirage devices`: the graphics devices that can be used.
 
 use super::format::bytes;
 use super::streams;
@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 pub(super) fn run() -> Result<()> {
     let found = adapters()?;
     if found.is_empty() {
-        // Opening one is what fails in the words that help.
+        // Opening one fails with the helpful message.
         return Context::open(&DeviceOptions::default()).map(drop);
     }
     let texts: Vec<String> = found.iter().map(describe).collect();

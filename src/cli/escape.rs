@@ -1,18 +1,18 @@
-//! Text from outside on its way to a terminal or a shell: records, file names, labels, names of devices and tensors.
+//! Escapes untrusted text for terminals and shells: records, file names, labels, names of devices and tensors.
 //!
-//! Whatever goes to stdout or stderr passes [`escaped`] at the one place where it is written; values inside a line
-//! pass [`one_line`] first, so that they can't start a line of their own.
+//! All text passes [`escaped`] where it is written to stdout or stderr; values inside a line pass [`one_line`] first, so
+//! that they can't start a new line.
 
 use std::borrow::Cow;
 use std::path::Path;
 
-/// True for characters that steer a terminal or reorder the text around them, and for odd line breaks.
+/// True for characters that control a terminal or reorder the text around them, and for unusual line breaks.
 fn is_control(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
-/// True if a text holds a character that a terminal would act on, line breaks included.
+/// True if a text has a control character, line breaks included.
 pub(super) fn has_control(text: &str) -> bool {
     text.chars().any(is_control)
 }
@@ -82,7 +82,7 @@ mod tests {
         assert_eq!(serde_json::from_str::<serde_json::Value>(&escaped(&line)).unwrap(), value);
     }
 
-    /// What a real shell makes of each word is the word.
+    /// A real shell reads each quoted word as the word.
     #[cfg(unix)]
     #[test]
     fn a_shell_takes_a_quoted_word_as_it_is() {

@@ -1,4 +1,4 @@
-//! Pictures on disk: reading what goes in, checking and writing what comes out.
+//! Files of a run: reads pictures, checks and writes the output.
 
 use super::args::FileArgs;
 use super::resumed_run::ResumedRun;
@@ -8,12 +8,12 @@ use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 
-/// A photo with a shorter side than this, in pixels, has nothing to re-imagine.
+/// The shorter side of a photo must have so many pixels.
 const SMALLEST_PHOTO: usize = 16;
-/// Snapshots have at least so many digits, so that runs of usual length sort together.
+/// Snapshots have at least so many digits, so that they sort by iteration.
 const DIGITS: usize = 4;
 
-/// Reads a photo and fits it to the size of the run. `notes` gains what was done to it.
+/// Reads a photo and fits it to the size of the run. Adds what was done to it to `notes`.
 pub(super) fn load(path: &Path, longest: usize, notes: &mut Vec<String>) -> Result<Picture> {
     let picture = read(path, notes)?;
     let (width, height) = (picture.width, picture.height);
@@ -61,7 +61,7 @@ pub(super) struct Files {
     pub output: PathBuf,
     digits: usize,
     options: WriteOptions,
-    /// The run that goes on, which may replace its own files.
+    /// A resumed run, which may replace its own files.
     resumed: Option<ResumedRun>,
 }
 
@@ -92,20 +92,20 @@ impl Files {
         self.output.with_file_name(name)
     }
 
-    /// The same for a snapshot that nobody planned, so that its name was not checked: another one if it is taken.
+    /// [`Files::snapshot`], or another name if that is taken: snapshots that the live page asks for were not checked.
     pub(super) fn free_snapshot(&self, iteration: u32) -> PathBuf {
         let path = self.snapshot(iteration);
         if path.symlink_metadata().is_err() || self.replaces(&path) { path } else { free_name(&path) }
     }
 
-    /// What `mirage resume` goes on from: beside the picture, e.g. `out-checkpoint.safetensors`.
+    /// The checkpoint, beside the picture, e.g. `out-checkpoint.safetensors`.
     pub(super) fn checkpoint(&self) -> PathBuf {
         let mut name = self.output.file_stem().unwrap_or_default().to_owned();
         name.push("-checkpoint.safetensors");
         self.output.with_file_name(name)
     }
 
-    /// Makes sure that all pictures can be written, and that none replaces what the run reads. `is_due` says after
+    /// Checks that all pictures can be written, and that none replaces what the run reads. `is_due` says after
     /// which iterations there is a snapshot.
     ///
     /// # Errors
@@ -114,8 +114,8 @@ impl Files {
         self.check_name(&self.output, inputs)?;
         image_io::check_writable(&self.output, &self.options_for(&self.output))?;
         self.check_name(&self.checkpoint(), inputs)?;
-        // Same folder, ending and depth: only the names are new. What lies there is gone through, not all names that
-        // may come: there can be millions.
+        // Snapshots share the folder, extension and depth of the output: only their names are left to check. Existing
+        // files are compared, because there can be millions of snapshots.
         let folder = self.output.parent().filter(|folder| !folder.as_os_str().is_empty());
         let entries = std::fs::read_dir(folder.unwrap_or(Path::new(".")));
         let mut taken: Vec<u32> = entries
@@ -132,15 +132,17 @@ impl Files {
     /// The iteration whose snapshot has this file name, if there is one.
     fn iteration(&self, name: &OsStr) -> Option<u32> {
         let name = name.to_str()?;
-        let (stem, digits) = name.strip_suffix(&self.ending()).unwrap_or(name).rsplit_once('-')?;
+        let (stem, digits) = name.strip_suffix(&self.extension()).unwrap_or(name).rsplit_once('-')?;
         let iteration = digits.parse().ok()?;
         let expected = self.output.file_stem()?.to_str()? == stem;
         (expected && self.snapshot(iteration).file_name()?.to_str()? == name).then_some(iteration)
     }
 
-    /// The ending of all pictures, with its dot.
-    fn ending(&self) -> String {
-        self.output.extension().map_or_else(String::new, |ending| format!(".{}", ending.to_string_lossy()))
+    /// The extension of all pictures, with its dot.
+    fn extension(&self) -> String {
+        self.output
+            .extension()
+            .map_or_else(String::new, |extension| format!(".{}", extension.to_string_lossy()))
     }
 
     fn check_name(&self, path: &Path, inputs: &[&Path]) -> Result<()> {
@@ -154,7 +156,7 @@ impl Files {
         check_free(path, self.replaces(path), "-o")
     }
 
-    /// True if a file that is there may be replaced.
+    /// True if this file may be replaced.
     fn replaces(&self, path: &Path) -> bool {
         self.options.overwrite || self.resumed.as_ref().is_some_and(|run| run.wrote(path))
     }
@@ -168,8 +170,8 @@ impl Files {
         image_io::write(path, picture, &WriteOptions { metadata: record, ..self.options_for(path) })
     }
 
-    /// Writes the finished picture; if that fails (somebody removed the folder, the disk is full), tries
-    /// the system's folder for temporary files, so that no hour of work is lost.
+    /// Writes the finished picture. If that fails (the folder was removed, the disk is full), tries the system's folder
+    /// for temporary files, so that the work is not lost.
     ///
     /// # Errors
     /// The reason of the failure, with the place of the rescued picture if there is one.
@@ -204,9 +206,9 @@ pub(super) fn free_name(path: &Path) -> PathBuf {
     (2..1000).map(name).find(free).unwrap_or_else(|| name(1000))
 }
 
-/// An error if there is something of this name and it may not be replaced.
+/// An error if the file exists and may not be replaced.
 pub(super) fn check_free(path: &Path, overwrite: bool, option: &str) -> Result<()> {
-    // Not `exists`: that follows links, and a dangling link is something too.
+    // Not `exists`: that follows links, and a dangling link is not free either.
     let found = path.symlink_metadata().is_ok_and(|found| !found.is_dir());
     if overwrite || !found {
         return Ok(());
@@ -214,7 +216,7 @@ pub(super) fn check_free(path: &Path, overwrite: bool, option: &str) -> Result<(
     Err(Error::file(
         path,
         "the file exists already",
-        format!("Choose another name with {option}, or allow replacing it with --overwrite"),
+        format!("Choose another name with {option}, or replace it with --overwrite"),
     ))
 }
 

@@ -45,7 +45,7 @@ impl Interrupt {
     pub(super) fn install() -> Self {
         let interrupt = Self::default();
         let state = interrupt.0.clone();
-        // Without a handler the system's own reaction remains, which is to end the program: good enough.
+        // Without a handler a signal ends the program at once, which is acceptable.
         let _ = ctrlc::set_handler(move || match state.signal() {
             Reaction::Quit => quit(),
             Reaction::Finish => {

@@ -49,7 +49,7 @@ impl RunMetadata {
         }
     }
 
-    /// Takes over a report.
+    /// Sets losses and classes from a report.
     pub(super) fn set_report(&mut self, report: &Report, names: &ClassNames) {
         let factors: Map<String, Value> = report
             .groups()
@@ -68,13 +68,13 @@ impl RunMetadata {
         self.set_readout(&report.readout, names);
     }
 
-    /// Takes over what the network sees in the newest picture.
+    /// Sets what the network sees in the newest picture.
     pub(super) fn set_readout(&mut self, readout: &Readout, names: &ClassNames) {
         let seen = json!({ "classes": names.classes(&readout.classes), "distance": readout.distance });
         self.classes = (!readout.classes.is_empty()).then(|| seen.to_string());
     }
 
-    /// Takes over raw weights.
+    /// Sets the raw weights.
     pub(super) fn set_weights(&mut self, weights: &Weights) {
         self.weights = Some(weight_options(weights));
     }

@@ -1,20 +1,20 @@
 //! The `mirage` program: arguments, the terminal, files. All work is the library's.
 //!
-//! Exit codes: 0 for success, 2 for what the user can mend in the request or its files, 1 for a failure
-//! while working, 130 after Ctrl-C.
+//! Exit codes: 0 for success, 1 for a failure at work, 2 for a problem of the request or its files that the user can
+//! fix, 130 after Ctrl-C.
 
 mod accept;
 mod args;
 mod checkpoint;
 mod class_names;
 mod classify;
+mod default_layers;
 mod devices;
 mod escape;
 mod files;
 mod format;
 mod interrupt;
 mod kernels;
-mod layers;
 mod metadata;
 mod observers;
 mod option_words;
@@ -34,7 +34,7 @@ mod tune;
 mod values;
 mod weights;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::shader::Folder;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -43,20 +43,20 @@ use std::process::ExitCode;
 const EXAMPLES: &str = "\
 Examples:
   mirage render holiday.jpg                         the default mirage, holiday-mirage.png
-  mirage render holiday.jpg --spatial none          let the layout go: the scene is built anew
+  mirage render holiday.jpg --spatial none          drop the layout: the scene is rebuilt
   mirage render holiday.jpg --style-image starry-night.jpg
   mirage render holiday.jpg --save-at 1,2,5,10,20,50
   mirage sweep holiday.jpg --vary spatial=5,20,50 --columns iterations=10,50,150
   mirage classify holiday.jpg                       what the network sees in it
   mirage weights --fetch vgg19                      get the real VGG-19";
 
-/// Re-imagines a photograph through a neural network: the layout is the photo's, the sense is the
-/// network's, the brush is the style's.
+/// Re-imagines a photograph through a neural network: layout, content and style are kept in the proportions that you
+/// choose.
 #[derive(Debug, Parser)]
 #[command(name = "mirage", version, after_help = EXAMPLES, subcommand_required = true, arg_required_else_help = true)]
 struct Cli {
-    /// Use the WGSL files of this folder in place of the program's own of the same names; `mirage kernels show
-    /// --files DIR` writes them to start from [default: none]
+    /// Use the WGSL files of this folder instead of the built-in ones of the same names; `mirage kernels show --files
+    /// DIR` writes those [default: none]
     #[arg(long, value_name = "DIR", global = true, help_heading = "Shaders")]
     shader_dir: Option<PathBuf>,
     #[command(subcommand)]
@@ -67,19 +67,19 @@ struct Cli {
 enum Command {
     /// Paint the mirage of a photo
     Render(Box<args::RenderArgs>),
-    /// Name what the network sees in pictures
+    /// Print what the network sees in pictures
     Classify(classify::ClassifyArgs),
-    /// List the graphics devices that can do the work
+    /// List the graphics devices that can be used
     Devices,
     /// Test, time, print and try out compute kernels on this device
     Kernels(kernels::KernelsArgs),
-    /// Go on from a checkpoint, with the same options or others
+    /// Resume a run from its checkpoint, with the same options or others
     Resume(resume::ResumeArgs),
-    /// Tell the run that a picture is of, or how two pictures' runs differ
+    /// Print how a picture was made, or how the runs of two pictures differ
     Show(show::ShowArgs),
-    /// Paint a contact sheet: the photo with other values of one or two options, side by side
+    /// Paint a contact sheet: the photo with several values of one or two options, side by side
     Sweep(sweep::SweepArgs),
-    /// Measure which kernels are the fastest on this device, once, for all later runs
+    /// Measure which kernels are the fastest on this device, for all later runs
     Tune(tune::TuneArgs),
     /// Describe a weights file, or download a full-size network
     Weights(weights::WeightsArgs),
@@ -87,13 +87,13 @@ enum Command {
 
 /// Runs the program on the process's arguments.
 pub fn main() -> ExitCode {
-    hush_device_selection();
+    silence_device_selection();
     let code = match run(&Cli::parse()) {
         Ok(code) => code,
-        // Whoever read the output has seen enough, as `mirage devices | head -1` has.
+        // The reader has seen enough, as in `mirage devices | head -1`.
         Err(error) if streams::is_closed(&error) => 0,
         Err(error) => {
-            complain(&error);
+            streams::eprint(&format!("mirage: {error}"));
             error.exit_code()
         }
     };
@@ -115,10 +115,10 @@ fn run(cli: &Cli) -> Result<u8> {
     }
 }
 
-/// Keeps Mesa's device selection layer, which orders GPUs by what the desktop uses, from complaining on
-/// stderr that there is no desktop: on a server every run would begin with lines that look like errors.
+/// Silences Mesa's device selection layer, which orders GPUs by what the desktop uses and complains on stderr where there
+/// is no desktop: on a server every run would begin with lines that look like errors.
 #[cfg(target_os = "linux")]
-fn hush_device_selection() {
+fn silence_device_selection() {
     if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
         // SAFETY: the first thing that the program does; no other thread runs yet.
         unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
@@ -126,9 +126,4 @@ fn hush_device_selection() {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn hush_device_selection() {}
-
-/// Reports an error.
-fn complain(error: &Error) {
-    streams::eprint(&format!("mirage: {error}"));
-}
+fn silence_device_selection() {}

@@ -1,4 +1,4 @@
-//! Options as words of a command line: those that a run has recorded, those that somebody gave, and both together.
+//! Options as words of a command line: those that a run has recorded, those that the user gave, and both together.
 //!
 //! `mirage resume`, `mirage sweep` and `mirage show` all rest on this: what a run was asked for is kept in its
 //! picture as JSON with the names of the options, so it can be asked for again, with changes.
@@ -14,18 +14,18 @@ use std::ffi::{OsStr, OsString};
 /// An option, by the name that it has in a record, and its words.
 pub(super) type OptionWords = (String, Vec<OsString>);
 
-/// True if an option of this name, as in a record, is among those given.
+/// True if the option with this name, as in a record, is among those given.
 pub(super) fn is_given(given: &[OptionWords], name: &str) -> bool {
     given.iter().any(|(other, _)| other == name)
 }
 
-/// The command that `mirage render` is, but that the photo may be missing.
+/// The command `mirage render` with an optional photo.
 pub(super) fn command() -> Command {
     RenderArgs::augment_args(Command::new("mirage").no_binary_name(true))
         .mut_arg("photo", |arg| arg.required(false))
 }
 
-/// The options of `mirage render` that somebody gave on the command line, as words.
+/// The options of `mirage render` that were given on the command line, as words.
 pub(super) fn given(matches: &ArgMatches) -> Vec<OptionWords> {
     let mut found = Vec::new();
     for arg in command().get_arguments() {
@@ -35,7 +35,7 @@ pub(super) fn given(matches: &ArgMatches) -> Vec<OptionWords> {
             continue;
         }
         let Some(long) = arg.get_long() else {
-            // The photo, which is named by its place.
+            // The photo, which is positional.
             let values = matches.get_raw(name).into_iter().flatten();
             found.push((name.to_owned(), values.map(Into::into).collect()));
             continue;
@@ -136,7 +136,7 @@ fn split(word: &OsStr) -> Option<(&str, &str)> {
 /// The options of `mirage render` from words.
 ///
 /// # Errors
-/// [`Error::Usage`] in the words of the command line's own messages.
+/// [`Error::Usage`] with clap's message.
 pub(super) fn parse(options: &[OptionWords]) -> Result<RenderArgs> {
     // A photo's name may begin like an option's.
     let photo = |(name, _): &&OptionWords| name == "photo";
@@ -147,7 +147,7 @@ pub(super) fn parse(options: &[OptionWords]) -> Result<RenderArgs> {
     read(RenderArgs::augment_args(Command::new("mirage").no_binary_name(true))).map_err(|error| {
         let text = error.to_string();
         let text = text.trim_start_matches("error: ");
-        // The rest are hints at a usage that nobody typed.
+        // The rest are hints at the usage of a command line that the user didn't type.
         Error::usage(text.split("\n\n").next().unwrap_or(text).trim().replace('\n', " "))
     })
 }
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_word_is_told_in_a_line() {
+    fn an_error_is_one_line() {
         let error = parse(&[("seed".to_owned(), vec!["--seed=x".into()])]).unwrap_err();
         assert!(
             matches!(&error, Error::Usage(text) if text.contains("--seed") && !text.contains('\n')),

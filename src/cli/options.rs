@@ -1,5 +1,5 @@
-//! The table of options: for each option of `mirage render`, what depends on it, what a change means to a run that
-//! goes on, whether a sweep takes it, and how it is recorded.
+//! The table of options: for each option of `mirage render`, what depends on it, what a change means to a resumed run,
+//! whether a sweep takes it, and how it is recorded.
 //!
 //! `resume`, `sweep`, the records in pictures and checkpoints, and what is accepted from such a record follow from
 //! this table. A new option is a clap field in `args` and a row here; a test finds one without the other.
@@ -13,20 +13,20 @@ pub(super) enum Effect {
     Picture,
     /// Where and how files are written.
     Output,
-    /// What is reported and kept while the run goes on.
+    /// What is reported and saved during the run.
     Watching,
-    /// On what device and by which kernels it is computed: the picture but for rounding.
+    /// Device and kernels, which change the picture only by rounding.
     Device,
 }
 
-/// What a change of an option means to a run that goes on.
+/// What a change of an option means to a resumed run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
     /// The run stays the same, and so does its output.
     Keeps,
-    /// The run branches off into a picture of its own.
+    /// The run branches off into a new picture.
     Branches,
-    /// It branches, and weights that were measured hold no longer.
+    /// It branches off, and its weights are measured again.
     BranchesAnew,
 }
 
@@ -44,13 +44,13 @@ pub(super) enum Sweeping {
 /// How a record states an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Recorded {
-    /// Never: it says where to write, who may watch, or what may be replaced.
+    /// Never: it states where to write, who may watch, or what may be replaced.
     No,
-    /// For the reader only: it is never taken from a record.
+    /// For information: it is never taken from a record.
     Shown(Form),
-    /// A picture's record and a checkpoint, for any run that follows it.
+    /// Taken from pictures and checkpoints.
     Always(Form),
-    /// Taken from the checkpoint of a run that goes on, not from a picture.
+    /// Taken from checkpoints, not from pictures.
     Resumed(Form),
 }
 
@@ -125,7 +125,7 @@ impl Row {
         Self::new(name, Effect::Device, recorded)
     }
 
-    /// The run is about the same picture, however this is changed.
+    /// A change leaves the run the same.
     const fn keeps(mut self) -> Self {
         self.change = Change::Keeps;
         self
@@ -136,19 +136,19 @@ impl Row {
         self
     }
 
-    /// Gradients are others after a change.
+    /// A change alters the gradients.
     const fn other_gradients(mut self) -> Self {
         self.change = Change::BranchesAnew;
         self
     }
 
-    /// A sweep may vary it although it is not of the picture.
+    /// A sweep may vary it although the picture does not depend on it.
     const fn varies(mut self) -> Self {
         self.sweeping = Sweeping::Varies;
         self
     }
 
-    /// For any command, a sweep too.
+    /// A sweep takes it too.
     const fn any_command(mut self) -> Self {
         self.sweeping = Sweeping::Accepted;
         self
@@ -273,33 +273,33 @@ pub(super) fn row(name: &str) -> Option<&'static Row> {
     TABLE.iter().find(|row| row.name == name)
 }
 
-/// Names of the options that a test on their rows holds for.
+/// Names of the options for whose rows `holds` is true.
 pub(super) fn names(holds: impl Fn(&Row) -> bool) -> impl Iterator<Item = &'static str> {
     TABLE.iter().filter(move |row| holds(row)).map(|row| row.name)
 }
 
 impl Form {
-    /// Why a value of a record can't be one of this form, if so; `null` says that the option doesn't apply.
+    /// Why a value of a record does not have this form, if so; `null` says that the option doesn't apply.
     pub(super) fn problem(self, value: &Value) -> Option<String> {
         let text = |value: &Value| match value {
             Value::String(text) if text.len() > LONGEST => {
-                Some(format!("it is {} bytes long, the most are {LONGEST}", text.len()))
+                Some(format!("it is {} bytes long; at most {LONGEST} are allowed", text.len()))
             }
             Value::String(text) if super::escape::has_control(text) => {
                 Some("it has control characters".to_owned())
             }
             Value::String(_) => None,
-            _ => Some("it is no text".to_owned()),
+            _ => Some("it is not a text".to_owned()),
         };
         match (self, value) {
             (_, Value::Null) => None,
             (Number, Value::Number(_)) | (Switch, Value::Bool(_)) => None,
-            (Number, _) => Some("it is no number".to_owned()),
+            (Number, _) => Some("it is not a number".to_owned()),
             (Switch, _) => Some("it is neither true nor false".to_owned()),
             (Numbers, Value::Array(all)) if all.iter().all(Value::is_number) => None,
-            (Numbers, _) => Some("it is no list of numbers".to_owned()),
+            (Numbers, _) => Some("it is not a list of numbers".to_owned()),
             (Files, Value::Array(all)) => all.iter().find_map(text),
-            (Files, _) => Some("it is no list of files".to_owned()),
+            (Files, _) => Some("it is not a list of files".to_owned()),
             (Text | File | FileOr(_), value) => text(value),
         }
     }
@@ -314,7 +314,7 @@ impl Form {
         texts.iter().filter(|_| names).filter_map(Value::as_str).collect()
     }
 
-    /// [`Form::files`], to be changed.
+    /// [`Form::files`], mutable.
     pub(super) fn files_mut(self, value: &mut Value) -> Vec<&mut String> {
         let names = self.names_files(value);
         let texts = match value {
@@ -381,9 +381,9 @@ mod tests {
         }
     }
 
-    /// Nothing that says where to write, who may connect, or what may be replaced ever comes from a record.
+    /// Where to write, who may connect and what may be replaced never come from a record.
     #[test]
-    fn records_give_no_orders() {
+    fn records_set_only_what_the_picture_depends_on() {
         for name in [
             "output",
             "overwrite",

@@ -1,13 +1,13 @@
-//! From arguments to a run that can start: every check that needs no device, the cheap ones first.
+//! Arguments become a run that can start: all checks that need no device, the cheap ones first.
 
 use super::args::{FactorArgs, RenderArgs};
 use super::class_names::ClassNames;
+use super::default_layers;
 use super::files::{self, Files, load, load_start};
-use super::layers;
 use super::recorded_options::RecordedOptions;
 use super::resumed_run::ResumedRun;
 use super::schedule::schedule;
-use super::values::Start;
+use super::values::StartPicture;
 use crate::error::{Error, Result};
 use crate::image_io::{self, Picture};
 use crate::mirage::optimizer::{self, Settings};
@@ -39,7 +39,7 @@ impl Plan {
     /// Checks arguments, then pictures, then places to write, then the network.
     ///
     /// # Errors
-    /// The first thing that is wrong, in words that name the remedy.
+    /// The first problem, with its remedy.
     pub(super) fn new(args: &RenderArgs, resumed: Option<ResumedRun>) -> Result<Self> {
         let open = || args.network.open().map(|network| (Arc::new(network), true));
         Self::with(args, true, resumed, open)
@@ -70,7 +70,7 @@ impl Plan {
         if let Some(list) = &args.factors.classes {
             preset.show_classes(&network, names.parse_classes(list)?)?;
         }
-        notes.extend(layers::adapt(&mut preset, &network, |name| match name {
+        notes.extend(default_layers::adapt(&mut preset, &network, |name| match name {
             preset::SPATIAL => args.factors.spatial.is_none(),
             preset::ABSTRACT => args.factors.r#abstract.is_none() && args.factors.classes.is_none(),
             preset::STYLE => args.factors.style.is_none(),
@@ -86,7 +86,7 @@ impl Plan {
             request.schedule.snapshot_at.iter().filter(|at| **at > last).map(u32::to_string).collect();
         if !late.is_empty() {
             notes.push(format!(
-                "no snapshot after iteration {}: the run ends after {last}, see --iterations",
+                "no snapshot after iteration {}: the run ends after {last} (--iterations)",
                 late.join(", ")
             ));
         }
@@ -105,7 +105,7 @@ impl Plan {
         work(&self.scales, u32::MAX)
     }
 
-    /// A picture of one of the run's scales at the size of the last, as all that is written has it.
+    /// A picture of one of the run's scales at the size of the last, which all saved pictures have.
     ///
     /// # Errors
     /// If it can't be resized.
@@ -118,7 +118,7 @@ impl Plan {
     }
 }
 
-/// The request but for its pictures, and the preset that its objective is made by, with all numbers checked.
+/// The request without its pictures, and the preset of its objective, with all numbers checked.
 fn request(args: &RenderArgs) -> Result<(Request, Preset)> {
     let blank = Picture { width: 1, height: 1, rgb: vec![0.5; 3] };
     let mut request = Request::new(blank.clone());
@@ -179,7 +179,7 @@ fn preset(args: &RenderArgs, blank: &Picture) -> Result<Preset> {
             if let Some(factor) = preset.factor_mut(&group.name) {
                 factor.strength = group.strength;
             } else if let Strength::Share(_) = group.strength {
-                return Err(Error::usage(format!("{} has no share: give --tv-weight", group.name)));
+                return Err(Error::usage(format!("{} has no share: use --tv-weight", group.name)));
             }
         }
     }
@@ -205,7 +205,7 @@ fn preset(args: &RenderArgs, blank: &Picture) -> Result<Preset> {
     Ok(preset)
 }
 
-/// The images that each factor follows in place of the photo.
+/// The images that each factor takes instead of the photo.
 fn images_of(args: &RenderArgs) -> [(&'static str, &[PathBuf]); 3] {
     let FactorArgs { spatial_image, abstract_image, style_image, .. } = &args.factors;
     [(preset::SPATIAL, spatial_image), (preset::ABSTRACT, abstract_image), (preset::STYLE, style_image)]
@@ -230,11 +230,11 @@ fn pictures(
         }
     }
     request.init = match &args.optimisation.init {
-        Start::Noise => Init::Noise,
-        Start::Blur => Init::Blur,
-        Start::Photo => Init::Photo,
-        Start::Gray => Init::Gray,
-        Start::File(path) => {
+        StartPicture::Noise => Init::Noise,
+        StartPicture::Blur => Init::Blur,
+        StartPicture::Photo => Init::Photo,
+        StartPicture::Gray => Init::Gray,
+        StartPicture::File(path) => {
             let (width, height) = (request.photo.width, request.photo.height);
             Init::Picture(load_start(path, width, height, notes)?)
         }
@@ -242,18 +242,18 @@ fn pictures(
     Ok(())
 }
 
-/// The files that a run reads, but for the network.
+/// The files that a run reads, without the network.
 pub(super) fn inputs(args: &RenderArgs) -> Vec<PathBuf> {
     let mut inputs = vec![args.photo.clone()];
     inputs.extend(images_of(args).into_iter().flat_map(|(_, images)| images.iter().cloned()));
-    if let Start::File(path) = &args.optimisation.init {
+    if let StartPicture::File(path) = &args.optimisation.init {
         inputs.push(path.clone());
     }
     inputs.extend(args.network.labels.clone());
     inputs
 }
 
-/// Makes sure that everything can be written, and that nothing is lost by it.
+/// Checks that everything can be written, and that nothing is lost by it.
 fn places(args: &RenderArgs, schedule: &Schedule, last: u32, files: &Files) -> Result<()> {
     let pictures = inputs(args);
     let mut inputs: Vec<&Path> = pictures.iter().map(AsRef::as_ref).collect();

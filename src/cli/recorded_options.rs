@@ -11,16 +11,16 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use std::path::Path;
 
-/// All recorded options after defaults, named as on the command line. Values that don't apply are `null`.
+/// All recorded options with their defaults resolved, named as on the command line. Values that don't apply are `null`.
 #[derive(Debug, Clone, Serialize)]
 #[serde(transparent)]
 pub(super) struct RecordedOptions(Map<String, Value>);
 
 impl RecordedOptions {
-    /// From the arguments, with what became of those that are worked out.
+    /// From the arguments, with the values of those that depend on the network or on each other.
     ///
     /// # Errors
-    /// [`Error::Usage`] if an argument has no form for a record, which no argument can cause.
+    /// [`Error::Usage`] if an argument can't be recorded, which none can cause.
     pub(super) fn new(
         args: &RenderArgs,
         request: &Request,
@@ -38,7 +38,7 @@ impl RecordedOptions {
         let resolved = json_of(&Resolved {
             output: values::path(output),
             spatial: layers(SPATIAL),
-            // With classes the layer is that of the class scores, and no choice.
+            // With classes the layer is that of the class scores, which is not an option.
             r#abstract: args.factors.classes.is_none().then(|| layers(ABSTRACT)),
             style: layers(STYLE),
             style_blend: match &preset.style.target {
@@ -59,9 +59,7 @@ impl RecordedOptions {
         Ok(Self(options))
     }
 
-    /// The same for a picture of another name, on the way to this one.
-    ///
-    /// `iterations` are given if it is of a run of one scale that goes on behind it.
+    /// The options of a snapshot or cell with another name; `iterations` are its own where its run continues after it.
     pub(super) fn of_snapshot(&self, output: &Path, iterations: Option<u32>) -> Self {
         let mut options = self.0.clone();
         options.insert("output".to_owned(), values::path(output));
@@ -96,7 +94,7 @@ impl RecordedOptions {
     }
 }
 
-/// Options that are worked out from several arguments, the photo and the network; named as the arguments are.
+/// Options that depend on several arguments, the photo or the network; named as the arguments are.
 #[derive(Serialize)]
 struct Resolved {
     output: Value,
@@ -116,7 +114,7 @@ struct Resolved {
 
 /// A struct as a JSON object.
 fn json_of(value: &impl Serialize) -> Result<Map<String, Value>> {
-    // By way of the text, which has 0.03 where the nearest f32 is 0.029999999329.
+    // Through text, which has 0.03 where the nearest f32 is 0.029999999329.
     serde_json::to_string(value)
         .and_then(|text| serde_json::from_str(&text))
         .map_err(|error| Error::usage(format!("the options can't be recorded: {error}")))

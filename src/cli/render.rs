@@ -23,16 +23,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// What a run takes from the one that it follows.
+/// What a run takes from an earlier one.
 #[derive(Debug, Default)]
-pub(super) struct Origin {
+pub(super) struct EarlierRun {
     /// What the user should know of the record.
     pub notes: Vec<String>,
     /// SHA-256 of the network, if it must be the same.
     pub network: Option<String>,
     /// The device of the run so far.
     pub device: String,
-    /// The run, if it goes on: it keeps its identifier and may replace its own files.
+    /// The run, if it is resumed: it keeps its identifier and may replace its own files.
     pub resumed: Option<ResumedRun>,
     /// The state to start from.
     pub state: Option<State>,
@@ -40,12 +40,12 @@ pub(super) struct Origin {
 
 /// Paints, and returns the exit code.
 pub(super) fn run(args: &RenderArgs) -> Result<u8> {
-    follow(args, Origin::default())
+    continue_from(args, EarlierRun::default())
 }
 
-/// Paints as another run did or from its state, and returns the exit code.
-pub(super) fn follow(args: &RenderArgs, origin: Origin) -> Result<u8> {
-    let Origin { notes, network, device, resumed, state } = origin;
+/// Paints with what is taken from an earlier run, and returns the exit code.
+pub(super) fn continue_from(args: &RenderArgs, earlier: EarlierRun) -> Result<u8> {
+    let EarlierRun { notes, network, device, resumed, state } = earlier;
     let mut run = Run::new(args, notes, resumed)?;
     if let Some(before) = network
         && before != run.plan.network.sha256()?
@@ -53,7 +53,7 @@ pub(super) fn follow(args: &RenderArgs, origin: Origin) -> Result<u8> {
         return Err(Error::file(
             &run.plan.network.path,
             "this is not the network that the run was made with",
-            "Put that network back, or name the one to go on with by --weights",
+            "Restore that network, or choose another with --weights",
         ));
     }
     run.terminal.earlier_device = device;
@@ -132,7 +132,7 @@ impl Run {
         let mut tracing = None;
         let mut done = self.paint_traced(&args.device, state, &mut tracing);
         if let (Some(path), Some((engine, trace))) = (&self.trace, tracing) {
-            // The trace of a failed run is the more interesting one; its own error comes first all the same.
+            // The trace of a failed run is saved too, but the run's own error comes first.
             let saved = trace.save(&engine.context, path);
             if saved.is_ok() {
                 self.terminal.lines.print(&format!("Trace: {}", path.display()));
@@ -146,7 +146,7 @@ impl Run {
                 page.end(&error.to_string(), output);
             }
             if let Some(log) = &mut self.log {
-                // The error itself is what counts, even if the log can't be written.
+                // A log that can't be written must not hide the run's own error.
                 let _ = log.error(error, self.rescued);
             }
         }
@@ -163,7 +163,7 @@ impl Run {
         let mut session = self.prepare(device, tracing)?;
         if let Some(state) = state {
             self.status.borrow_mut().metadata.set_weights(&state.weights);
-            self.terminal.lines.print(&format!("Going on after iteration {}", state.iteration));
+            self.terminal.lines.print(&format!("Resuming after iteration {}", state.iteration));
             session.resume(state)?;
         }
         session.set_controls(&self.controls);
@@ -180,8 +180,8 @@ impl Run {
         }
     }
 
-    /// All observers, each behind those whose results it uses: metadata and warnings first, then files, then what shows
-    /// or lists these.
+    /// All observers, each after those whose results it uses: metadata and warnings first, then the files that carry the
+    /// metadata, then what shows all of these.
     fn observers(&mut self) -> Observers<'_> {
         let mut list: Vec<&mut dyn Observer> = vec![
             &mut self.metadata,
@@ -247,7 +247,7 @@ impl Run {
         let output = &self.plan.files.output;
         let (ending, code, word) = match outcome.ending {
             Ending::Finished => ("finished", 0, "Done"),
-            Ending::Settled => ("settled", 0, "Done, the picture hardly changes any more,"),
+            Ending::Settled => ("settled", 0, "Done (the picture hardly changes any more)"),
             _ if self.interrupt.requested() => ("stopped", INTERRUPTED, "Stopped"),
             Ending::Stopped | Ending::Commanded => ("stopped", 0, "Stopped"),
         };
@@ -256,7 +256,7 @@ impl Run {
         if let Some(checkpoint) = self.checkpoints.saved()
             && ending == "stopped"
         {
-            terminal.print(&format!("To go on: mirage resume {}", quoted(checkpoint)));
+            terminal.print(&format!("To resume: mirage resume {}", quoted(checkpoint)));
         }
         if let Some(page) = self.page.take() {
             page.end(ending, &output.to_string_lossy());
@@ -272,7 +272,7 @@ impl Run {
         let Some(film) = self.film.take() else { return Ok(()) };
         let path = film.path.clone();
         let frames = film.finish(texts)?;
-        self.terminal.lines.print(&format!("Film of {frames} pictures: {}", path.display()));
+        self.terminal.lines.print(&format!("Film of {frames} frames: {}", path.display()));
         Ok(())
     }
 
@@ -295,7 +295,7 @@ impl Run {
             self.terminal.lines.note(&error.to_string());
         }
         if let Some(checkpoint) = self.checkpoints.saved() {
-            self.terminal.lines.note(&format!("to go on: mirage resume {}", quoted(checkpoint)));
+            self.terminal.lines.note(&format!("to resume: mirage resume {}", quoted(checkpoint)));
         }
     }
 

@@ -1,4 +1,4 @@
-//! `mirage resume`: goes on from a checkpoint, as the run was or with other options.
+//! `mirage resume`: continues a run from its checkpoint, with the same options or others.
 
 use super::accept::{self, Source};
 use super::args::RenderArgs;
@@ -7,7 +7,7 @@ use super::escape::one_line;
 use super::files;
 use super::option_words::{self, OptionWords, is_given};
 use super::options::{self, Change};
-use super::render::{self, Origin};
+use super::render::{self, EarlierRun};
 use super::resumed_run::ResumedRun;
 use crate::error::{Error, Result};
 use crate::image_io;
@@ -30,18 +30,20 @@ impl Args for ResumeArgs {
             .value_name("CHECKPOINT")
             .required(true)
             .value_parser(value_parser!(PathBuf))
-            .help("The checkpoint, which lies beside the picture and is named after it");
+            .help("The checkpoint: a file beside the picture, named after it");
         let photo = Arg::new("photo")
             .long("photo")
             .value_name("FILE")
             .value_parser(value_parser!(PathBuf))
             .help_heading("Input and output")
-            .help("Where the photo is now, if it was moved [default: where it was]");
+            .help("The photo, if it was moved [default: where it was]");
         option_words::command()
             .get_arguments()
             .filter(|arg| arg.get_id() != "photo")
             .fold(command.arg(file).arg(photo), |command, arg| command.arg(arg.clone()))
-            .after_help("What is not given stays as the run had it: the defaults are those of a new run.")
+            .after_help(
+                "Options that are not given stay as the run had them; the defaults are those of a new run.",
+            )
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -62,28 +64,28 @@ impl FromArgMatches for ResumeArgs {
     }
 }
 
-/// Goes on; the answer is the exit code.
+/// Continues the run, and returns the exit code.
 pub(super) fn run(args: &ResumeArgs) -> Result<u8> {
     let saved = SavedCheckpoint::load(&args.file)?;
-    let (render, origin) = go_on(args, &saved)?;
-    render::follow(&render, origin)
+    let (render, earlier) = continued(args, &saved)?;
+    render::continue_from(&render, earlier)
 }
 
-/// The options to go on with, and what is taken from the run so far.
-fn go_on(args: &ResumeArgs, saved: &SavedCheckpoint) -> Result<(RenderArgs, Origin)> {
+/// The options of the continued run, and what it takes from the run so far.
+fn continued(args: &ResumeArgs, saved: &SavedCheckpoint) -> Result<(RenderArgs, EarlierRun)> {
     let given = &args.given;
     let mut state = saved.state.clone();
     let accept::Accepted { mut options, mut notes } =
         accept::accept(&args.file, Source::Checkpoint, &saved.options, given)?;
     if !is_given(given, "photo") {
         let photo = options.get("photo").and_then(Value::as_str).ok_or_else(|| {
-            Error::file(&args.file, "it does not say which photo its run is of", "Give it with --photo")
+            Error::file(&args.file, "it does not state the photo of its run", "Give it with --photo")
         })?;
         if !Path::new(photo).exists() {
             return Err(Error::file(
                 Path::new(photo),
-                "the photo of this run is not there any more",
-                "Say where it is with --photo",
+                "the photo of this run does not exist any more",
+                "Give it with --photo",
             ));
         }
     }
@@ -105,7 +107,7 @@ fn go_on(args: &ResumeArgs, saved: &SavedCheckpoint) -> Result<(RenderArgs, Orig
         let mut output = output(&args.file, recorded);
         if !is_same_place(&output, Path::new(recorded)) {
             notes.push(format!(
-                "the record puts the picture at {}, but what a run writes lies beside its checkpoint: it goes to {} (-o \
+                "the record states {} as output, but a resumed run writes beside its checkpoint: the picture goes to {} (-o \
                  chooses another place)",
                 one_line(recorded),
                 output.display()
@@ -119,20 +121,20 @@ fn go_on(args: &ResumeArgs, saved: &SavedCheckpoint) -> Result<(RenderArgs, Orig
         options.push(("output".to_owned(), vec![word]));
     }
     let network = (!is_given(given, "weights")).then(|| saved.network.clone());
-    let origin = Origin { notes, network, device: saved.adapter.clone(), resumed, state: Some(state) };
-    Ok((option_words::parse(&options)?, origin))
+    let earlier = EarlierRun { notes, network, device: saved.adapter.clone(), resumed, state: Some(state) };
+    Ok((option_words::parse(&options)?, earlier))
 }
 
-/// The picture of a run that goes on: beside the checkpoint and named after it, as `out-checkpoint.safetensors` is
+/// The picture of a resumed run: beside the checkpoint and named after it, as `out-checkpoint.safetensors` is
 /// after `out.png`. Only the format is the record's.
 fn output(checkpoint: &Path, recorded: &str) -> PathBuf {
     let name = checkpoint.file_stem().unwrap_or_default();
     // A part of a name that is not UTF-8 can't be taken off.
     let stem = name.to_str().and_then(|name| name.strip_suffix("-checkpoint")).map(OsString::from);
     let mut name = stem.filter(|stem| !stem.is_empty()).unwrap_or_else(|| name.to_owned());
-    let ending = Path::new(recorded).extension().and_then(OsStr::to_str);
+    let extension = Path::new(recorded).extension().and_then(OsStr::to_str);
     name.push(".");
-    name.push(ending.filter(|ending| image_io::writes(ending)).unwrap_or("png"));
+    name.push(extension.filter(|extension| image_io::writes(extension)).unwrap_or("png"));
     checkpoint.with_file_name(name)
 }
 
@@ -145,8 +147,8 @@ fn is_same_place(one: &Path, other: &Path) -> bool {
     one.file_name() == other.file_name() && folder(one).is_some() && folder(one) == folder(other)
 }
 
-/// States the balance as the run had it in the end: its shares may have been changed while it went on, and where raw
-/// weights are given now, the others are those in force.
+/// Sets the balance to the one at the end of the run, which the live page may have changed. Where raw weights are given
+/// now, the others are those in force.
 fn balance(given: &[OptionWords], options: &mut Map<String, Value>, state: &State) {
     let raw = || options::names(|row| row.raw_weight);
     if raw().any(|name| is_given(given, name)) {

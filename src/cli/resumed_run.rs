@@ -3,7 +3,7 @@
 use super::metadata::PictureMetadata;
 use std::path::{Path, PathBuf};
 
-/// A run that goes on from a checkpoint.
+/// A run that continues from a checkpoint.
 #[derive(Debug, Clone)]
 pub(super) struct ResumedRun {
     /// Its identifier, which its pictures and checkpoints carry; empty if it has none.

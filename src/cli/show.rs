@@ -1,4 +1,4 @@
-//! `mirage show`: the run that a picture is of, or how the runs of two pictures differ.
+//! `mirage show`: how a picture was made, or how the runs of two pictures differ.
 
 use super::escape::{one_line, quoted};
 use super::format::percent;
@@ -18,15 +18,15 @@ pub(super) struct ShowArgs {
     /// A picture that mirage painted, or a snapshot
     #[arg(value_name = "PICTURE")]
     picture: PathBuf,
-    /// Another one: only what differs is told
+    /// Another picture: print only what differs
     #[arg(value_name = "OTHER")]
     other: Option<PathBuf>,
-    /// Tell everything as JSON: one object, or an array of two [default: off]
+    /// Print everything as JSON: one object, or an array of two [default: off]
     #[arg(long)]
     json: bool,
 }
 
-/// Tells.
+/// Prints.
 pub(super) fn run(args: &ShowArgs) -> Result<()> {
     let one = History::of(&args.picture)?;
     let other = args.other.as_deref().map(History::of).transpose()?;
@@ -38,7 +38,7 @@ pub(super) fn run(args: &ShowArgs) -> Result<()> {
     })
 }
 
-/// What a picture tells of its run.
+/// A picture's record of its run.
 #[derive(Debug)]
 struct History {
     path: PathBuf,
@@ -50,8 +50,8 @@ impl History {
         let metadata = PictureMetadata::read(path)?.ok_or_else(|| {
             Error::file(
                 path,
-                "this picture does not tell of a run",
-                "Give one that mirage painted, as it was saved: other programs may drop what is written in it",
+                "this picture has no record of a run",
+                "Give a picture as mirage saved it: other programs may drop the record",
             )
         })?;
         Ok(Self { path: path.to_owned(), metadata })
@@ -81,17 +81,17 @@ impl History {
 
     /// Everything besides the options, as rows of name and text.
     fn rows(&self) -> Vec<(String, String)> {
-        let fact = |name: &str| self.fact(name).unwrap_or("not told").to_owned();
+        let fact = |name: &str| self.fact(name).unwrap_or("unknown").to_owned();
         let seconds = self.fact("seconds").and_then(|text| text.parse::<f64>().ok());
         let mut rows = vec![
             ("program".to_owned(), format!("neural-mirage {}", fact("version"))),
             ("adapter".to_owned(), fact("adapter")),
             ("network SHA-256".to_owned(), fact("network-sha256")),
             ("iterations".to_owned(), fact("iterations")),
-            ("duration".to_owned(), seconds.map_or("not told".to_owned(), duration)),
+            ("duration".to_owned(), seconds.map_or("unknown".to_owned(), duration)),
         ];
         if let Some(weights) = self.fact("weights") {
-            // Meant to be given back on a command line.
+            // To be copied to a command line.
             let words: Vec<String> = weights.split_whitespace().map(word).collect();
             rows.push(("weights at the end".to_owned(), words.join(" ")));
         }
@@ -104,15 +104,15 @@ impl History {
         let Some(iteration) = self.metadata.losses.get("iteration").and_then(Value::as_u64) else {
             return Vec::new();
         };
-        let told =
+        let loss =
             |value: Option<&Value>| value.and_then(Value::as_f64).map_or("not finite".to_owned(), number);
-        let mut rows = vec![(format!("loss after {iteration}"), told(self.metadata.losses.get("total")))];
+        let mut rows = vec![(format!("loss after {iteration}"), loss(self.metadata.losses.get("total")))];
         for (factor, values) in
             self.metadata.losses.get("factors").and_then(Value::as_object).into_iter().flatten()
         {
             let share = values.get("gradient_share").and_then(Value::as_f64);
             let share = share.map(|share| format!(", {}% of the gradient", percent(share as f32)));
-            let loss = told(values.get("loss"));
+            let loss = loss(values.get("loss"));
             rows.push((format!("  {factor}"), loss + &share.unwrap_or_default()));
         }
         rows
@@ -154,14 +154,14 @@ impl History {
         format!("{}\n{rows}\noptions\n{}", self.path.display(), aligned(&self.options(), "  "))
     }
 
-    /// What differs, each as a row with both sides.
+    /// What differs: rows with both values.
     fn difference(&self, other: &Self) -> String {
         let mut rows = both(&self.options(), &other.options());
         let options = rows.len();
         rows.extend(both(&self.rows(), &other.rows()));
         let title = format!("{} and {}", self.path.display(), other.path.display());
         let verdict = match (options, rows.is_empty()) {
-            (_, true) => "\nnothing that they tell differs",
+            (_, true) => "\nno differences",
             (0, _) => "\nthe options are the same",
             _ => "",
         };
@@ -170,7 +170,7 @@ impl History {
     }
 }
 
-/// A word of a command line: options that the program writes are plain.
+/// A word of a command line: options that the program wrote need no quotes.
 fn word(word: &str) -> String {
     if word.starts_with("--") && !word.chars().any(|c| !c.is_ascii_alphanumeric() && c != '-') {
         word.to_owned()
@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn differences_are_told_from_both_sides() {
+    fn differences_have_both_values() {
         let rows = |list: &[(&str, &str)]| {
             list.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect::<Vec<_>>()
         };

@@ -20,7 +20,7 @@ pub(super) fn eprint(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", escaped(text));
 }
 
-/// True if the error says that nobody reads standard output any more.
+/// True if the error says that standard output was closed.
 pub(super) fn is_closed(error: &Error) -> bool {
     matches!(error, Error::Io { path, source, .. }
         if path == Path::new(NAME) && source.kind() == ErrorKind::BrokenPipe)

@@ -1,4 +1,4 @@
-//! `mirage tune`: measures kernels and keeps what is fastest.
+//! `mirage tune`: measures kernels and records the fastest.
 
 use super::args::{NetworkArgs, SIDES};
 use super::streams;
@@ -19,10 +19,10 @@ use std::sync::Arc;
 pub(super) struct TuneArgs {
     #[command(flatten)]
     network: NetworkArgs,
-    /// How the network shrinks its view: max, avg or avg2
+    /// Pooling of the network: max, avg or avg2
     #[arg(long, value_name = "KIND", default_value = "avg2", help_heading = "Network")]
     pooling: Pooling,
-    /// Longest side of the pictures to tune for, in pixels, at 3 to 2; holds for sizes near it
+    /// Longest side of the pictures to tune for, in pixels, at 3:2; serves sizes near it too
     #[arg(long, value_name = "PIXELS", default_value_t = 320, value_parser = clap::value_parser!(u32).range(SIDES))]
     size: u32,
     /// Graphics device by number or part of its name, from `mirage devices` [default: the most capable]
@@ -34,12 +34,12 @@ pub(super) struct TuneArgs {
     /// For runs with --half-weights [default: off]
     #[arg(long, help_heading = "Device")]
     half_weights: bool,
-    /// Where to keep the measurements [default: tuning.json in the user's folder for caches]
+    /// File for the measurements [default: tuning.json in the user's cache folder]
     #[arg(long, value_name = "FILE", help_heading = "Device")]
     tuning_cache: Option<PathBuf>,
 }
 
-/// Tunes, and saves after each op: what was measured is kept if the rest is broken off.
+/// Tunes, and saves after each op, so that an interruption loses little.
 pub(super) fn run(args: &TuneArgs) -> Result<()> {
     let path = args.tuning_cache.clone().or_else(Cache::default_path).ok_or_else(|| {
         Error::usage(

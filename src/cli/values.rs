@@ -1,4 +1,4 @@
-//! Values of options: their words on the command line, their meaning for the library, and their form in a record.
+//! Values of options: on the command line, in the library, and in a record.
 
 use crate::gpu::Family;
 use crate::image_io::BitDepth;
@@ -50,9 +50,9 @@ pub(super) enum Variation {
 
 /// `--scales`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Count(pub ScaleCount);
+pub(super) struct ScaleCountArg(pub ScaleCount);
 
-impl FromStr for Count {
+impl FromStr for ScaleCountArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -66,7 +66,7 @@ impl FromStr for Count {
     }
 }
 
-impl Display for Count {
+impl Display for ScaleCountArg {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             ScaleCount::Auto => f.write_str("auto"),
@@ -75,7 +75,7 @@ impl Display for Count {
     }
 }
 
-impl Serialize for Count {
+impl Serialize for ScaleCountArg {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.to_string())
     }
@@ -93,7 +93,7 @@ pub(super) enum Kernels {
 
 /// `--init`.
 #[derive(Debug, Clone)]
-pub(super) enum Start {
+pub(super) enum StartPicture {
     Noise,
     Blur,
     Photo,
@@ -101,7 +101,7 @@ pub(super) enum Start {
     File(PathBuf),
 }
 
-impl From<&std::ffi::OsStr> for Start {
+impl From<&std::ffi::OsStr> for StartPicture {
     fn from(text: &std::ffi::OsStr) -> Self {
         match text.to_str() {
             Some("noise") => Self::Noise,
@@ -113,13 +113,13 @@ impl From<&std::ffi::OsStr> for Start {
     }
 }
 
-impl From<std::ffi::OsString> for Start {
+impl From<std::ffi::OsString> for StartPicture {
     fn from(text: std::ffi::OsString) -> Self {
         Self::from(text.as_os_str())
     }
 }
 
-impl Start {
+impl StartPicture {
     /// As on the command line.
     pub(super) fn text(&self) -> String {
         match self {
@@ -191,7 +191,7 @@ impl Serialize for Depth {
     }
 }
 
-impl Serialize for Start {
+impl Serialize for StartPicture {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.text())
     }

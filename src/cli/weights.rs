@@ -1,4 +1,4 @@
-//! `mirage weights`: what a weights file holds, and getting the full-size ones.
+//! `mirage weights`: describes a weights file, or downloads a full-size one.
 
 use super::escape::quoted;
 use super::streams;
@@ -15,13 +15,13 @@ pub(super) struct WeightsArgs {
     /// uses: MIRAGE_WEIGHTS, or the one that comes with the program]
     #[arg(value_name = "FILE", conflicts_with = "fetch")]
     file: Option<PathBuf>,
-    /// Download the published full-size network of this name, vgg16 or vgg19; a broken download is resumed
+    /// Download a published full-size network, vgg16 or vgg19; an interrupted download is resumed
     #[arg(long, value_name = "NAME")]
     fetch: Option<String>,
-    /// Folder to download to [default: the program's own, which --weights vgg19 looks in]
+    /// Folder to download to [default: the program's folder, where --weights vgg19 finds it]
     #[arg(long, value_name = "FOLDER", requires = "fetch")]
     dir: Option<PathBuf>,
-    /// Describe the file as if it wanted these colours: caffe or torchvision [default: what the file says]
+    /// Preprocessing to assume: caffe or torchvision [default: what the file says]
     #[arg(long, value_name = "NAME")]
     preprocessing: Option<Preprocessing>,
 }
@@ -35,7 +35,7 @@ pub(super) fn run(args: &WeightsArgs) -> Result<()> {
     let path = locate::find_weights(named.as_deref())?;
     let network = Network::open(&path, args.preprocessing)?;
     streams::print(&network.summary()?)?;
-    // After the summary, which may tell how the file came to be broken.
+    // After the summary, which may show why the values are broken.
     network.check_finite()
 }
 

@@ -246,7 +246,7 @@ fn what_a_record_names_is_only_read_and_said() {
         ("photo", json!(place.path("other.png"))),
     ] {
         forge_checkpoint(&place, "evil-checkpoint.safetensors", put(name, value));
-        resume(&place, "evil-checkpoint.safetensors", &[]).code(2).stderr(told("does not state"));
+        resume(&place, "evil-checkpoint.safetensors", &[]).code(2).stderr(told("no SHA-256 of"));
     }
     // Another network than the one of its SHA-256.
     let other = crate::support::network(&[8, 6, 9]);
@@ -296,7 +296,7 @@ fn devices_and_pipes_are_not_read_for_a_record() {
             command
                 .args(["resume", "evil-checkpoint.safetensors"])
                 .timeout(std::time::Duration::from_secs(20));
-            command.assert().code(2).stderr(told("no ordinary file").and(told(&format!("--{name}"))));
+            command.assert().code(2).stderr(told("not an ordinary file").and(told(&format!("--{name}"))));
         }
     }
 }

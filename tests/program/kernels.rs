@@ -239,7 +239,7 @@ fn files_of_shaders_are_a_start_for_ones_own() {
     assert!(text.contains("fn forward"));
     // What somebody has worked on is not overwritten.
     std::fs::write(place.path("my shaders/add.wgsl"), format!("// mine\n{text}")).unwrap();
-    place.deviceless().args(files).assert().success().stdout(contains("left alone"));
+    place.deviceless().args(files).assert().success().stdout(contains("left as it is"));
     assert!(std::fs::read_to_string(place.path("my shaders/add.wgsl")).unwrap().starts_with("// mine"));
     // Any command takes them.
     let args = ["kernels", "show", "add/naive", "--shader-dir", "my shaders"];
@@ -307,7 +307,7 @@ fn a_saved_shader_is_tested_at_once_and_a_bad_one_keeps_the_last() {
     wait_for("Waiting for a shader");
     std::fs::write(&file, good.replace("a[i] + b[i]", "a[i] + b[j]")).unwrap();
     wait_for("no definition in scope for identifier: `j`");
-    wait_for("The last good one stays in use");
+    wait_for("The last valid version stays in use");
     std::fs::write(&file, &good).unwrap();
     wait_for("1 kernels at 1 shapes: 0 failed");
     child.kill().unwrap();

@@ -246,7 +246,7 @@ fn a_matrix_product_against_f64_and_a_wrong_one() {
     let said = run(&place, 0, &[&["matmul.wgsl"], &words[..], &rest].concat());
     assert!(said.contains("as expected c"), "{said}");
     let said = run(&place, 1, &[&["wrong.wgsl"], &words[..], &rest].concat());
-    assert!(said.contains("FAILED c") && said.contains("in place of"), "{said}");
+    assert!(said.contains("FAILED c") && said.contains("expected"), "{said}");
     // It is written all the same: somebody will want to look at it.
     assert_eq!(Array::read_npy(&place.path("c.npy")).unwrap().shape, [rows, columns]);
     // A transposed reference is another shape.
@@ -266,7 +266,7 @@ fn what_was_not_written_and_what_was_written_behind_is_told() {
     let said = run(&place, 0, &words("even", "3", "y.npy:3x2"));
     assert!(said.contains("3 of 6 elements were not written, the first is [0, 1]"), "{said}");
     let said = run(&place, 1, &words("all", "7", "y.npy:6"));
-    assert!(said.contains("FAILED y: something was written behind its end"), "{said}");
+    assert!(said.contains("FAILED y: something was written beyond its end"), "{said}");
     let said = run(&place, 0, &words("all", "6", "y.npy:6"));
     assert!(!said.contains("not written") && !said.contains("behind"), "{said}");
     assert_eq!(Array::read_npy(&place.path("y.npy")).unwrap().widen(), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);

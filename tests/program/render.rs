@@ -33,7 +33,7 @@ fn a_run_leaves_picture_snapshots_and_a_log_of_the_stated_form() {
     let layer = told.lines().find(|line| line.starts_with("  relu4_2 "));
     assert!(layer.is_some_and(|line| line.ends_with('%') && line.contains("texture")), "{told}");
     assert!(told.contains("no snapshot after iteration 99"), "{told}");
-    assert!(told.contains("Shares set after iteration 0, as by --spatial-weight "), "{told}");
+    assert!(told.contains("Weights for the shares after iteration 0: --spatial-weight "), "{told}");
     assert!(told.contains("12/12  loss ") && told.contains("% of gradient)"), "{told}");
     assert!(!told.contains('\u{1b}'), "no bar where there is no terminal: {told}");
 

@@ -25,7 +25,7 @@ fn a_run_that_goes_on_ends_with_the_same_bits() {
     // Its own picture may be replaced: it is the same run.
     let mut resume = place.mirage();
     resume.args(["resume", "my part-checkpoint.safetensors", "--iterations", "17", "--log", "run.jsonl"]);
-    resume.assert().success().stderr(predicate::str::contains("Going on after iteration 8"));
+    resume.assert().success().stderr(predicate::str::contains("Resuming after iteration 8"));
     assert_eq!(pixels(&place.path("my part.png")), pixels(&place.path("whole.png")));
     let log = std::fs::read_to_string(place.path("run.jsonl")).unwrap();
     assert!(log.contains("\"event\":\"checkpoint\",\"iteration\":12"), "{log}");

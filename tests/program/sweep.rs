@@ -83,7 +83,7 @@ fn a_cell_becomes_a_picture_of_full_size() {
         assert_eq!((&told["seed"], &told["iterations"]), (&seed.into(), &serde_json::json!([3])));
     }
     let assert = place.mirage().args(["sweep", "--continue", "my sweep/sheet.html#r7c7"]).assert();
-    assert.code(2).stderr(predicate::str::contains("no cell"));
+    assert.code(2).stderr(predicate::str::contains("not a cell"));
     place.mirage().args(["sweep", "--continue", "photo.png"]).assert().code(2);
 }
 

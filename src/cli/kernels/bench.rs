@@ -1,4 +1,4 @@
-//! `mirage kernels bench`: how fast is this device, and which kernel on it?
+//! `mirage kernels bench`: times the kernels on this device.
 
 use super::table::{Table, metric};
 use super::watch::watch;
@@ -16,7 +16,7 @@ use clap::Args;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Seconds that each kernel gets for its samples.
+/// Seconds for the samples of each kernel.
 const BUDGET: f64 = 1.0;
 
 /// Options of `mirage kernels bench`.
@@ -26,7 +26,7 @@ pub(super) struct BenchArgs {
     /// [default: all]
     #[arg(value_name = "OP[/VARIANT]", default_value = "", hide_default_value = true)]
     filter: Filter,
-    /// Whose layers: vgg11, vgg13, vgg16, vgg19, or a weights file; values are made up
+    /// Network whose layers are timed: vgg11, vgg13, vgg16, vgg19, or a weights file; values are random
     #[arg(long, value_name = "NAME|FILE", default_value = "vgg19")]
     network: String,
     /// Side of the square picture, in pixels
@@ -41,18 +41,18 @@ pub(super) struct BenchArgs {
     /// Write the figures [default: none]
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Figures of an earlier run, to say what has become faster or slower beyond the noise [default: none]
+    /// Figures of an earlier run, to show what is faster or slower beyond the noise [default: none]
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
-    /// Stay, and time again what uses a shader of --shader-dir whenever it is saved, against the time before;
-    /// Ctrl-C ends [default: off]
+    /// Keep running, and time what uses a shader of --shader-dir whenever it is saved, against the time before; Ctrl-C
+    /// ends [default: off]
     #[arg(long)]
     watch: bool,
     #[command(flatten)]
     device: DeviceArgs,
 }
 
-/// Times; the answer is the exit code.
+/// Times, and returns the exit code.
 pub(super) fn run(args: &BenchArgs, folder: Option<Folder>) -> Result<u8> {
     let mut watch = watch(args.watch, folder)?;
     let earlier = args.compare.as_deref().map(Record::load).transpose()?;
@@ -80,7 +80,7 @@ pub(super) fn run(args: &BenchArgs, folder: Option<Folder>) -> Result<u8> {
         let changed = watch.next()?;
         streams::print(&format!("\n{} changed", changed.join(", ")))?;
         engine.forget_constants();
-        // A text that is valid may still not fit its call; the next one may.
+        // A valid shader may still not fit its call; the next version may.
         match bench.round(&cases, Some(&last), Some(&changed)) {
             Ok(record) => {
                 last.rows.retain(|old| {
@@ -116,7 +116,7 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// Times all cases, or those that run one of `shaders`; tells each as it is done, and keeps all.
+    /// Times all cases, or those that run one of `shaders`; prints each as it is done, and keeps all.
     fn round(
         &self,
         cases: &[(String, Case)],
@@ -148,7 +148,7 @@ impl Bench<'_> {
         let single = SingleOp::new(self.engine, case.op.clone(), &shapes)?.with(options);
         let kernels = candidates(case.op.as_ref(), single.signature(), profile)?;
         let any = !self.args.filter.variant.is_empty() || self.args.all || shaders.is_some();
-        let wanted = |index: usize| {
+        let is_selected = |index: usize| {
             let uses = |shaders: &[&str]| {
                 kernels[index].dispatches.iter().any(|dispatch| shaders.contains(&dispatch.shader))
             };
@@ -156,7 +156,7 @@ impl Bench<'_> {
                 && (any || index == 0)
                 && shaders.is_none_or(uses)
         };
-        let chosen: Vec<usize> = (0..kernels.len()).filter(|index| wanted(*index)).collect();
+        let chosen: Vec<usize> = (0..kernels.len()).filter(|index| is_selected(*index)).collect();
         if chosen.is_empty() {
             return Ok(Vec::new());
         }

@@ -1,4 +1,4 @@
-//! `mirage kernels list`: what there is.
+//! `mirage kernels list`: all ops and kernels.
 
 use super::table::metric;
 use super::{DeviceArgs, Filter};
@@ -21,13 +21,14 @@ pub(super) struct ListArgs {
     device: DeviceArgs,
 }
 
-/// Lists what the device can run; where there is none, what a typical one could.
+/// Lists what the device can run; without a device, what a typical one could.
 pub(super) fn run(args: &ListArgs) -> Result<()> {
     let (profile, device) = match args.device.open() {
         Ok(engine) => (engine.context.profile().clone(), engine.context.describe()),
-        Err(Error::NoAdapter(_)) => {
-            (typical(), "no device was found: as a typical one with subgroups of 8 would have it".to_owned())
-        }
+        Err(Error::NoAdapter(_)) => (
+            typical(),
+            "no device was found: this is the list for a typical one with subgroups of 8".to_owned(),
+        ),
         Err(error) => return Err(error),
     };
     let mut listed = catalogue(&profile, |op| args.filter.op(op))?;

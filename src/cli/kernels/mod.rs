@@ -34,11 +34,11 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Print the final shaders of a kernel, as the driver gets them
     Show(show::ShowArgs),
-    /// Run a compute shader of your own on arrays from files
+    /// Run any compute shader on arrays from files
     Run(Box<run::RunArgs>),
 }
 
-/// Runs the subcommand; the answer is the exit code. `folder` holds the shaders from disk, if there are any.
+/// Runs the subcommand, and returns the exit code. `folder` holds the shaders from disk, if there are any.
 pub(in crate::cli) fn run(args: &KernelsArgs, folder: Option<Folder>) -> Result<u8> {
     match &args.command {
         Command::List(args) => list::run(args).map(|()| 0),
@@ -102,7 +102,7 @@ impl std::str::FromStr for Filter {
 
 impl Filter {
     fn op(&self, name: &str) -> bool {
-        // `conv` is that op, and not conv_backward too. A bench's names go on with shapes.
+        // `conv` is that op, and not conv_backward too. In a bench, shapes follow the name.
         let exact = REGISTRY.iter().any(|entry| entry.name == self.op);
         if exact { name.split(' ').next() == Some(&self.op) } else { name.contains(&self.op) }
     }

@@ -1,4 +1,4 @@
-//! `mirage kernels run`: a kernel of one's own, from the shell.
+//! `mirage kernels run`: any compute shader on arrays from files.
 
 use super::table::metric;
 use crate::cli::files::is_same;
@@ -26,7 +26,7 @@ Examples:
       --input w=net.safetensors:conv1_1.weight --output y=y.npy:64x32x32
 
 Variables of the entry point get inputs and outputs in the order of @group and @binding, or by name. Outputs start as
-NaN words with a guard zone behind them; what stays unwritten, and what is written behind, is told.
+NaN words, followed by a guard zone; unwritten elements and writes beyond the end are reported.
 Exit codes: 0 for success, 1 if an expectation is not met or the guard zone was written, 2 for bad input.";
 
 /// Options of `mirage kernels run`.
@@ -51,7 +51,7 @@ pub(super) struct RunArgs {
     /// shader]
     #[arg(long = "const", value_name = "NAME=VALUE", value_parser = constant, help_heading = "Shader")]
     constants: Vec<(String, String)>,
-    /// Write the loops that follow a line `// unroll` out, as is done for the program's own kernels [default: off]
+    /// Unroll the loops that follow a line `// unroll`, as for the built-in kernels [default: off]
     #[arg(long, help_heading = "Shader")]
     unroll: bool,
     /// Fill a variable: a .npy file, FILE.safetensors:TENSOR (f16 and bf16 become f32 where the shader has f32),
@@ -77,8 +77,8 @@ pub(super) struct RunArgs {
         help_heading = "Check and time"
     )]
     tolerance: Option<f64>,
-    /// Time the kernel: so many samples after the run that counts, memory that it changes filled anew before each
-    /// [default: don't]
+    /// Time the kernel with N samples after the first run; memory that it changes is refilled before each [default:
+    /// don't]
     #[arg(
         long,
         value_name = "N",
@@ -102,7 +102,7 @@ impl std::str::FromStr for Groups {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let refuse = || format!("'{text}' is not up to three whole numbers from 1 on, e.g. 16 or 16,8,1");
+        let refuse = || format!("'{text}' is not one to three whole numbers >= 1, e.g. 16 or 16,8,1");
         let given: Vec<u32> = text
             .split(',')
             .map(|part| part.trim().parse().ok().filter(|groups| *groups > 0))
@@ -125,10 +125,10 @@ fn constant(text: &str) -> Result<(String, String), String> {
 
 fn tolerance(text: &str) -> Result<f64, String> {
     let value = text.parse().ok().filter(|value: &f64| value.is_finite() && *value >= 0.0);
-    value.ok_or_else(|| format!("'{text}' is no number from 0 on, e.g. 1e-5"))
+    value.ok_or_else(|| format!("'{text}' is not a number >= 0, e.g. 1e-5"))
 }
 
-/// Runs the kernel; the answer is the exit code: 1 if it does not what it should.
+/// Runs the kernel, and returns the exit code: 1 if its results are wrong.
 pub(super) fn run(args: &RunArgs) -> Result<u8> {
     args.check_files()?;
     let plan = RunPlan::new(&RunRequest {
@@ -165,11 +165,11 @@ pub(super) fn run(args: &RunArgs) -> Result<u8> {
         streams::print(&format!("note: {note}"))?;
     }
     let mut good = true;
-    for (wanted, result) in plan.results.iter().zip(&outcome.results) {
-        good &= args.tell(wanted, result)?;
+    for (spec, result) in plan.results.iter().zip(&outcome.results) {
+        good &= args.print_result(spec, result)?;
     }
     for name in &outcome.overruns {
-        streams::print(&format!("FAILED {name}: something was written behind its end"))?;
+        streams::print(&format!("FAILED {name}: something was written beyond its end"))?;
         good = false;
     }
     if let Some(samples) = &outcome.samples {
@@ -199,14 +199,18 @@ impl RunArgs {
                 ));
             }
             if self.output[..index].iter().any(|earlier| is_same(&earlier.path, path)) {
-                return Err(Error::file(path, "two outputs have this name", "Give each --output its own"));
+                return Err(Error::file(
+                    path,
+                    "two outputs have this name",
+                    "Give each --output another name",
+                ));
             }
             let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
             if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
                 return Err(Error::file(
                     folder,
                     "this folder doesn't exist",
-                    "Make it, or choose another --output",
+                    "Create it, or choose another --output",
                 ));
             }
             if path.is_dir() {
@@ -216,11 +220,11 @@ impl RunArgs {
         Ok(())
     }
 
-    /// Writes and tells one result; false if it is not what it should be.
-    fn tell(&self, wanted: &ResultSpec, result: &RunResult) -> Result<bool> {
+    /// Writes and prints one result; false if it is wrong.
+    fn print_result(&self, spec: &ResultSpec, result: &RunResult) -> Result<bool> {
         let RunResult { name, array, unwritten, first_unwritten } = result;
         let shape = dimensions(&array.shape);
-        if let Some(path) = &wanted.path {
+        if let Some(path) = &spec.path {
             array.write_npy(path)?;
             streams::print(&format!("{name}: {shape} {} -> {}", array.element, path.display()))?;
         }
@@ -230,9 +234,9 @@ impl RunArgs {
                 "note: {name}: {unwritten} of {all} elements were not written, the first is {place}"
             ))?;
         }
-        let Some(expected) = &wanted.expected else { return Ok(true) };
+        let Some(expected) = &spec.expected else { return Ok(true) };
         let difference = Difference::between(array.widen().into_iter(), &expected.widen());
-        // Counts are right or wrong: 1e-5 of a large one would let one too many pass.
+        // Counts must be exact: 1e-5 of a large count would be more than 1.
         let tolerance = self.tolerance.unwrap_or(if array.element.is_float() { TOLERANCE } else { 0.0 });
         let good = difference.within(tolerance);
         let verdict = if good { "as expected" } else { "FAILED" };
@@ -251,7 +255,7 @@ impl RunArgs {
         ))?;
         if let Some((index, actual, expected)) = difference.worst.filter(|_| !good) {
             let place = place(index, &array.shape);
-            streams::print(&format!("  {place} is {actual:e} in place of {expected:e}"))?;
+            streams::print(&format!("  {place} is {actual:e}, expected {expected:e}"))?;
         }
         Ok(good)
     }

@@ -1,4 +1,4 @@
-//! `mirage kernels show`: shaders as the driver gets them, and as a start for one's own.
+//! `mirage kernels show`: shaders as the driver gets them, or as files to edit.
 
 use super::{DeviceArgs, Filter};
 use crate::cli::streams;
@@ -21,14 +21,14 @@ pub(super) struct ShowArgs {
         hide_default_value = true
     )]
     filter: Filter,
-    /// In which language: wgsl, web (WGSL for browsers), spirv (disassembled), hlsl or msl
+    /// Language: wgsl, web (WGSL for browsers), spirv (disassembled), hlsl or msl
     #[arg(long, value_name = "LANGUAGE", default_value = "wgsl")]
     to: Target,
     /// Only this one of the passes, counted from 1 [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pass: Option<u32>,
-    /// Write the kernels' shader files into this folder, as they are in the program, to be changed and used with
-    /// --shader-dir; files that are there already are left alone [default: print]
+    /// Write the built-in shader files of the kernels into this folder, to be edited and used with --shader-dir; existing
+    /// files stay as they are [default: print]
     #[arg(long, value_name = "DIR")]
     files: Option<PathBuf>,
     #[command(flatten)]
@@ -61,7 +61,7 @@ pub(super) fn run(args: &ShowArgs) -> Result<()> {
     }
     let count = passes.len();
     for (index, (kernel, pass)) in passes.iter().enumerate() {
-        if args.pass.is_some_and(|wanted| wanted as usize != index + 1) {
+        if args.pass.is_some_and(|pass| pass as usize != index + 1) {
             continue;
         }
         let comment = if args.to == Target::Spirv { ";" } else { "//" };
@@ -69,8 +69,8 @@ pub(super) fn run(args: &ShowArgs) -> Result<()> {
         streams::print(&text(pass, args.to)?)?;
     }
     match args.pass {
-        Some(wanted) if wanted as usize > count => {
-            Err(Error::usage(format!("--pass {wanted}: there are {count} passes with these names")))
+        Some(pass) if pass as usize > count => {
+            Err(Error::usage(format!("--pass {pass}: there are {count} passes with these names")))
         }
         _ => Ok(()),
     }
@@ -94,7 +94,7 @@ fn write_files(folder: &Path, used: impl Fn(&str) -> bool) -> Result<()> {
     for (name, text) in SOURCES.iter().filter(|(name, _)| used(name)) {
         let path = folder.join(format!("{name}.wgsl"));
         if path.exists() {
-            streams::print(&format!("{} is there already and was left alone", path.display()))?;
+            streams::print(&format!("{} exists already and was left as it is", path.display()))?;
         } else {
             write_whole(&path, text.as_bytes(), "writing")?;
             streams::print(&path.display().to_string())?;

@@ -1,4 +1,4 @@
-//! `mirage kernels test`: is this driver right?
+//! `mirage kernels test`: checks every kernel on this device.
 
 use super::table::Table;
 use super::watch::watch;
@@ -16,8 +16,8 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Failures that are told one by one; the files have all of them.
-const MOST_TOLD: usize = 20;
+/// Failures that are printed one by one; the files have all of them.
+const MOST_PRINTED: usize = 20;
 
 /// Options of `mirage kernels test`.
 #[derive(Debug, Args)]
@@ -32,16 +32,16 @@ pub(super) struct TestArgs {
     /// Side of the picture for --shapes network, in pixels; references in f64 are slow, so keep it small
     #[arg(long, value_name = "PIXELS", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
     size: u32,
-    /// Another number gives other inputs; the same number the same ones
+    /// Seed of the random inputs
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// Write what came of each kernel at each shape, as JSON [default: none]
+    /// Write the result of each kernel at each shape, as JSON [default: none]
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Write the same in JUnit's format, for test servers [default: none]
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
-    /// Stay, and test again what uses a shader of --shader-dir whenever it is saved; Ctrl-C ends [default: off]
+    /// Keep running, and test again what uses a shader of --shader-dir whenever it is saved; Ctrl-C ends [default: off]
     #[arg(long)]
     watch: bool,
     #[command(flatten)]
@@ -56,7 +56,7 @@ enum Shapes {
     Network,
 }
 
-/// Tests; the answer is the exit code: 1 if a kernel failed.
+/// Tests, and returns the exit code: 1 if a kernel failed.
 pub(super) fn run(args: &TestArgs, folder: Option<Folder>) -> Result<u8> {
     let mut watch = watch(args.watch, folder)?;
     let engine = args.device.open()?;
@@ -67,7 +67,7 @@ pub(super) fn run(args: &TestArgs, folder: Option<Folder>) -> Result<u8> {
         streams::print("\nWaiting for a shader to be saved; Ctrl-C ends.")?;
         let changed = watch.next()?;
         streams::print(&format!("\n{} changed", changed.join(", ")))?;
-        // Weights that the device transformed were made by the old text.
+        // The device transformed weights with the old shader.
         engine.forget_constants();
         passed = args.round(&engine, &cases, Some(&changed))?;
     }
@@ -85,14 +85,14 @@ impl TestArgs {
         let mut cases: Vec<(Case, u64)> =
             entries.flat_map(|entry| (entry.cases)().into_iter().zip(self.seed..)).collect();
         if self.shapes == Shapes::Quick {
-            // The first shape of each kernel counts, and a large one tells more.
+            // The first shape of each kernel is taken, and a large one shows more.
             let elements = |case: &Case| case.inputs.iter().map(|(shape, _)| shape.elements()).sum::<usize>();
             cases.sort_by_key(|(case, _)| std::cmp::Reverse(elements(case)));
         }
         cases
     }
 
-    /// Tests all cases, or those that run one of `shaders`, and tells; true if all passed.
+    /// Tests all cases, or those that run one of `shaders`, and prints the results; true if all passed.
     fn round(&self, engine: &Arc<Engine>, cases: &[(Case, u64)], shaders: Option<&[&str]>) -> Result<bool> {
         let mut checked: Vec<Checked> = Vec::new();
         for (case, seed) in cases {
@@ -102,11 +102,11 @@ impl TestArgs {
                 continue;
             }
             let quick = self.shapes == Shapes::Quick;
-            let wanted = |variant: &str| {
+            let is_selected = |variant: &str| {
                 let known = |earlier: &Checked| earlier.op == case.op.name() && earlier.variant == variant;
                 self.filter.variant(variant) && !(quick && checked.iter().any(known))
             };
-            let fresh = check(engine, case, *seed, wanted)?;
+            let fresh = check(engine, case, *seed, is_selected)?;
             checked.extend(fresh);
         }
         if checked.is_empty() {
@@ -118,12 +118,12 @@ impl TestArgs {
         let kernels = kernels(&checked);
         streams::print(&table(&checked, &kernels))?;
         let failed: Vec<&Checked> = checked.iter().filter(|checked| checked.fault.is_some()).collect();
-        for checked in failed.iter().take(MOST_TOLD) {
+        for checked in failed.iter().take(MOST_PRINTED) {
             let fault = checked.fault.as_deref().unwrap_or_default();
             streams::print(&format!("FAILED {}: {fault}", name(checked)))?;
         }
-        if failed.len() > MOST_TOLD {
-            streams::print(&format!("and {} more; --json tells all", failed.len() - MOST_TOLD))?;
+        if failed.len() > MOST_PRINTED {
+            streams::print(&format!("and {} more; --json writes all", failed.len() - MOST_PRINTED))?;
         }
         let wrong = kernels.iter().filter(|(op, variant)| {
             failed.iter().any(|checked| checked.op == *op && checked.variant == *variant)
@@ -187,7 +187,7 @@ fn table(checked: &[Checked], kernels: &[(&str, &str)]) -> String {
             let values = of().map(|checked| checked.difference.as_ref().map_or(f64::INFINITY, part));
             values.fold(0.0, f64::max)
         };
-        // Of the case that comes nearest to its limit.
+        // Of the case that is closest to its limit.
         let share = |checked: &&Checked| {
             checked.difference.map_or(f64::INFINITY, |difference| difference.largest / checked.tolerance)
         };
@@ -212,7 +212,7 @@ fn write_json(path: &Path, device: &str, checked: &[Checked]) -> Result<()> {
     let rows: Vec<serde_json::Value> = checked
         .iter()
         .map(|checked| {
-            // JSON has no infinity; null is what is not finite.
+            // JSON has no infinity: null stands for values that are not finite.
             let ulps = |part: Option<f64>| part.map(|part| part / ULP).filter(|ulps| ulps.is_finite());
             json!({
                 "op": checked.op,

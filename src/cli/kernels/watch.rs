@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// An editor saves in several steps (truncate, write, rename); this long after the last one it is done.
+/// An editor saves in several steps (truncate, write, rename); so long after the last one it has finished.
 const SETTLED: Duration = Duration::from_millis(80);
 
 /// Watches a folder of shaders.
@@ -34,17 +34,17 @@ impl Watch {
         Ok(Self { folder, events, _watcher: watcher })
     }
 
-    /// Waits until good texts were saved, and returns the shaders' names. What is wrong with a bad one is told on
-    /// stderr, and its last good text stays in use.
+    /// Waits until valid shaders were saved, and returns their names. Problems of invalid ones are printed to stderr, and
+    /// their last valid text stays in use.
     ///
     /// # Errors
-    /// If the folder is gone, or holds a file that does not belong there.
+    /// If the folder can't be read, or holds a file that does not belong there.
     pub(super) fn next(&mut self) -> Result<Vec<&'static str>> {
         loop {
             let event = self.events.recv().map_err(|_| {
                 Error::io(self.folder.path(), "watching")(std::io::Error::other("the watch has ended"))
             })?;
-            // What an event says differs from system to system; reading the files tells what has changed.
+            // Events differ from system to system: the files themselves show what has changed.
             let reading = |event: &notify::Result<notify::Event>| {
                 event.as_ref().is_ok_and(|event| event.kind.is_access())
             };
@@ -59,9 +59,8 @@ impl Watch {
             for reloaded in self.folder.reload()? {
                 match reloaded.outcome {
                     Ok(()) => good.push(reloaded.shader),
-                    // A closed stderr is nobody's concern.
                     Err(error) => {
-                        crate::cli::streams::eprint(&format!("{error}\nThe last good one stays in use."))
+                        crate::cli::streams::eprint(&format!("{error}\nThe last valid version stays in use."))
                     }
                 }
             }
@@ -76,8 +75,8 @@ impl Watch {
 ///
 /// # Errors
 /// [`Error::Usage`] without a folder.
-pub(super) fn watch(wanted: bool, folder: Option<Folder>) -> Result<Option<Watch>> {
-    match (wanted, folder) {
+pub(super) fn watch(watch: bool, folder: Option<Folder>) -> Result<Option<Watch>> {
+    match (watch, folder) {
         (false, _) => Ok(None),
         (true, Some(folder)) => Watch::new(folder).map(Some),
         (true, None) => Err(Error::usage("--watch watches a folder of shaders: give one with --shader-dir")),

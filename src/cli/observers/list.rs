@@ -5,11 +5,11 @@ use crate::mirage::{Event, Observer};
 use std::ops::ControlFlow;
 
 /// Passes each event to each of its observers, in order: one that reads the [`RunStatus`](super::status::RunStatus)
-/// stands behind those that write what it reads.
+/// comes after those that write what it reads.
 pub(in crate::cli) struct Observers<'a>(pub Vec<&'a mut dyn Observer>);
 
 impl Observer for Observers<'_> {
-    /// The run goes on if all observers agree to it.
+    /// Stops the run if any observer does.
     fn observe(&mut self, event: Event<'_>) -> Result<ControlFlow<()>> {
         let mut flow = ControlFlow::Continue(());
         for observer in &mut self.0 {

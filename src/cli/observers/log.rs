@@ -56,7 +56,7 @@ enum Line<'a> {
     Snapshot { iteration: u32, path: String, classes: Vec<Class>, class_distance: Option<f32> },
     /// A checkpoint is on disk.
     Checkpoint { iteration: u32, path: String },
-    /// The run is paused, or goes on again.
+    /// The run was paused or resumed.
     Paused { iteration: u32, paused: bool },
     /// Something is likely to spoil the picture.
     Warning { iteration: u32, message: &'a str },

@@ -1,4 +1,4 @@
-//! Warnings about the balance: a group that hardly counts, or one beside which no other does.
+//! Warnings about the balance: a group with next to none or next to all of the gradient.
 
 use super::status::SharedStatus;
 use crate::cli::format::percent;
@@ -12,8 +12,8 @@ const LEAST: f32 = 0.01;
 /// Beside a group with a larger share the others hardly count.
 const MOST: f32 = 0.98;
 
-/// Watches the shares of a run, and gives each warning once. It writes the status's warnings, so it stands before all
-/// that show them.
+/// Watches the shares of a run, and gives each warning once. It writes the status's warnings, so it comes before the
+/// observers that show them.
 #[derive(Debug)]
 pub(in crate::cli) struct ShareWarnings {
     status: SharedStatus,

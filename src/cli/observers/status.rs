@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-/// What is known of a run while it goes on.
+/// What is known of a run while it runs.
 #[derive(Debug)]
 pub(in crate::cli) struct RunStatus {
     /// What pictures and checkpoints carry, up to the newest event.
@@ -18,11 +18,11 @@ pub(in crate::cli) struct RunStatus {
     pub snapshot: PathBuf,
 }
 
-/// The status of one run, in the hands of all its observers.
+/// The status of one run, shared by all its observers.
 pub(in crate::cli) type SharedStatus = Rc<RefCell<RunStatus>>;
 
 impl RunStatus {
-    /// Of a run that is about to start.
+    /// The status of a run that is about to start.
     pub(in crate::cli) fn new(metadata: RunMetadata, notes: Vec<String>) -> SharedStatus {
         let (warnings, snapshot) = (Vec::new(), PathBuf::new());
         Rc::new(RefCell::new(Self { metadata, notes, warnings, snapshot }))

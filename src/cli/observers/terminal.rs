@@ -60,7 +60,7 @@ impl RunTerminal {
         self.lines.print(&format!("Painting {width}x{height} pixels on {}", started.device));
         if !started.photo_classes.is_empty() {
             let classes = names.line(&started.photo_classes);
-            self.lines.print(&format!("The photo, to the network: {classes}"));
+            self.lines.print(&format!("The network sees in the photo: {classes}"));
         }
         for note in &started.notes {
             self.lines.note(note);
@@ -70,7 +70,7 @@ impl RunTerminal {
         }
         if !self.earlier_device.is_empty() && self.earlier_device != started.device {
             self.lines.note(&format!(
-                "the run was on {} before: another device rounds otherwise, so the picture will differ in detail",
+                "the run was on {} before: another device rounds differently, so details of the picture will differ",
                 one_line(&self.earlier_device)
             ));
         }
@@ -163,13 +163,13 @@ impl Observer for RunTerminal {
             Event::Scale(started) => self.scale(started),
             Event::Weighted { iteration, weights, .. } => {
                 let options = weight_options(weights);
-                self.lines.print(&format!("Shares set after iteration {iteration}, as by {options}"));
+                self.lines.print(&format!("Weights for the shares after iteration {iteration}: {options}"));
             }
             Event::Progress { iteration, seconds } => self.progress(iteration, seconds),
             Event::Report(report) => self.report(report),
             Event::Snapshot { readout, .. } => self.snapshot(readout),
             Event::Paused { iteration, paused } => {
-                let what = if paused { "Paused" } else { "Going on" };
+                let what = if paused { "Paused" } else { "Resumed" };
                 self.lines.print(&format!("{what} after iteration {iteration}"));
             }
             Event::Picture { .. } | Event::State(_) => {}

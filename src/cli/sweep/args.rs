@@ -1,4 +1,4 @@
-//! The options of `mirage sweep`: its own, and those of `mirage render`.
+//! The options of `mirage sweep`: those of `mirage render` and a few more.
 
 use crate::cli::option_words::{self, OptionWords};
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_parser};
@@ -13,13 +13,13 @@ pub(in crate::cli) struct SweepArgs {
     pub columns: Option<String>,
     /// The cell to paint at full size.
     pub promote: Option<PathBuf>,
-    /// All options of `mirage render` that were given, the photo among them.
+    /// All options of `mirage render` that were given, with the photo.
     pub given: Vec<OptionWords>,
 }
 
 impl Args for SweepArgs {
     fn augment_args(command: Command) -> Command {
-        let own = [
+        let sweep_only = [
             Arg::new("photo")
                 .value_name("PHOTO")
                 .value_parser(value_parser!(PathBuf))
@@ -32,8 +32,8 @@ impl Args for SweepArgs {
                 .action(ArgAction::Append)
                 .help_heading("Sweep")
                 .help(
-                    "An option and its values, e.g. spatial=5,20,50 (shares of the balance) or seed=1,2,3 or \
-                     spatial-layers=relu1_1+relu2_1,relu5_1; once, or twice for rows and columns",
+                    "An option and its values, e.g. spatial=5,20,50 (shares of the balance), seed=1,2,3 or \
+                     spatial-layers=relu1_1+relu2_1,relu5_1; give it twice for rows and columns",
                 ),
             Arg::new("columns").long("columns").value_name("iterations=LIST").help_heading("Sweep").help(
                 "Show each run after these iterations, e.g. iterations=10,50,150 [default: only at its end]",
@@ -45,7 +45,7 @@ impl Args for SweepArgs {
                 .help_heading("Sweep")
                 .help("Paint a cell of a sheet at full size: SWEEP/sheet.html#r1c2 or SWEEP/r1c2.png"),
         ];
-        let command = own.into_iter().fold(command, Command::arg);
+        let command = sweep_only.into_iter().fold(command, Command::arg);
         let rest = option_words::command()
             .mut_arg("size", |arg| {
                 arg.default_value(super::SIZE).help("Longest side of the cells in pixels; 320 for --continue")

@@ -71,11 +71,10 @@ impl Axis {
         format!("{}={}", self.name, self.values[value])
     }
 
-    /// Puts the option with this value among those given; the answer are the shares, with this one set if it is
-    /// one.
+    /// Adds the option with this value to `options`. Returns the shares, with this value if the axis is a share.
     ///
     /// # Errors
-    /// [`Error::Usage`] if the value can't be one of the option.
+    /// [`Error::Usage`] if the option can't have the value.
     pub(super) fn apply(
         &self,
         value: usize,
@@ -88,7 +87,7 @@ impl Axis {
                 let share = text.parse().ok().filter(|share: &f32| share.is_finite() && *share >= 0.0);
                 let share = share.ok_or_else(|| {
                     Error::usage(format!(
-                        "`{}` is no share: give numbers >= 0, or name layers with --vary {name}-layers=...",
+                        "`{}` is not a share: give numbers >= 0, or layers with --vary {name}-layers=...",
                         self.label(value)
                     ))
                 })?;
@@ -124,7 +123,7 @@ fn target(name: &str) -> Result<Target> {
     });
     let unknown = || {
         Error::usage(format!(
-            "`{name}` can't be varied: name an option of `mirage render` without its dashes, or a share (spatial, abstract, style)"
+            "`{name}` can't be varied: give the name of an option of `mirage render`, or a share (spatial, abstract, style)"
         ))
     };
     let arg = found.ok_or_else(unknown)?;
@@ -134,7 +133,8 @@ fn target(name: &str) -> Result<Target> {
     }
     if id == "balance" {
         return Err(Error::usage(
-            "--balance is varied share by share: --vary spatial=5,20,50 and so on".to_owned(),
+            "--balance can't be varied as a whole: vary its shares, such as --vary spatial=5,20,50"
+                .to_owned(),
         ));
     }
     let long = arg.get_long().ok_or_else(unknown)?.to_owned();
@@ -148,7 +148,7 @@ pub(super) struct Table {
     pub rows: Vec<String>,
     /// Headings of the columns.
     pub columns: Vec<String>,
-    /// The runs, in the order in which they are made.
+    /// The runs, in the order in which they are painted.
     pub runs: Vec<Run>,
 }
 
@@ -168,7 +168,7 @@ pub(super) struct Run {
 pub(super) struct Cell {
     pub row: usize,
     pub column: usize,
-    /// After this many iterations; 0 until the run is planned, where the table does not say.
+    /// The picture after this many iterations; 0 for the run's end until the run is planned.
     pub iterations: u32,
 }
 
@@ -178,16 +178,15 @@ impl Cell {
         format!("r{}c{}", self.row + 1, self.column + 1)
     }
 
-    /// Its iterations, if its run of `end` iterations goes on behind it.
+    /// Its iterations, if its run of `end` iterations continues after it.
     pub(super) fn stops_before(&self, end: u32) -> Option<u32> {
         (self.iterations != end).then_some(self.iterations)
     }
 }
 
 impl Table {
-    /// Lays out the axes: with columns of iterations, each choice of the varied options is a row; else the last
-    /// varied option goes to the right and the one before it down. How long a run is where no column says so is
-    /// up to its options.
+    /// Lays out the axes: with columns of iterations, each choice of the varied options is a row; without, the last
+    /// varied option goes to the right and the one before it down, and the runs have the iterations of their options.
     pub(super) fn new(vary: &[Axis], columns: &[u32]) -> Self {
         let choices = vary.iter().fold(vec![Vec::new()], |choices: Vec<Vec<usize>>, axis| {
             let longer = |choice: &Vec<usize>| {
@@ -231,10 +230,10 @@ impl Table {
 }
 
 impl Run {
-    /// Its options: those given, with the varied ones in their places.
+    /// Its options: those given, with the varied ones replaced.
     ///
     /// # Errors
-    /// [`Error::Usage`] if a value is none of its option.
+    /// [`Error::Usage`] if an option can't have its value.
     pub(super) fn options(
         &self,
         vary: &[Axis],
@@ -317,14 +316,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_told() {
+    fn errors_name_what_is_wrong() {
         for (text, words) in [
             ("spatial", "no values"),
             ("spatial=", "no values"),
             ("spatial=5,5", "twice"),
             ("spatial=relu1_1", "spatial-layers"),
-            ("style=-1", "no share"),
-            ("balance=spatial=1", "share by share"),
+            ("style=-1", "not a share"),
+            ("balance=spatial=1", "vary its shares"),
             ("film=a.gif", "no picture depends"),
             ("nonsense=1", "nonsense"),
             ("exact=maybe", "on or off"),

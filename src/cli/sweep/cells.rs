@@ -1,7 +1,7 @@
 //! Saves the cells of one run of a sweep.
 
 use super::axes::Cell;
-use super::sheet::{Contact, Painted};
+use super::sheet::{ContactSheet, PaintedCell};
 use crate::cli::observers::SharedStatus;
 use crate::cli::plan::Plan;
 use crate::error::Result;
@@ -12,11 +12,11 @@ use std::ops::ControlFlow;
 /// Writes each cell of a run as soon as its iterations are done.
 pub(super) struct CellWriter<'a> {
     pub cells: &'a [Cell],
-    pub contact: &'a Contact,
+    pub contact: &'a ContactSheet,
     pub plan: &'a Plan,
     pub status: SharedStatus,
     /// Cells of row after row.
-    pub painted: &'a mut [Option<Painted>],
+    pub painted: &'a mut [Option<PaintedCell>],
     /// Columns of the sheet.
     pub columns: usize,
     /// What the network sees in the last picture.
@@ -48,7 +48,7 @@ impl CellWriter<'_> {
         image_io::write(&path, picture, &WriteOptions { metadata, overwrite: true, ..Default::default() })?;
         let (classes, distance) = (readout.classes.clone(), readout.distance);
         self.painted[cell.row * self.columns + cell.column] =
-            Some(Painted { picture: picture.clone(), classes, distance });
+            Some(PaintedCell { picture: picture.clone(), classes, distance });
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! `mirage sweep`: the same photo with other values of one or two options, side by side on a contact sheet.
 //!
-//! One process, one device, one network: a run that differs from the one before in weights, seeds or steps only takes
-//! over all that was prepared, one with other layers the targets that both have in common.
+//! All runs share one process, device and network. A run that differs from the one before only in weights, seeds or steps
+//! uses all that was prepared again; one with other layers, the targets that both have in common.
 
 mod args;
 mod axes;
@@ -18,17 +18,17 @@ use super::metadata::PictureMetadata;
 use super::option_words::{self, OptionWords, is_given};
 use super::options::{self, Row, Sweeping};
 use super::plan;
-use super::render::{self, Origin};
+use super::render::{self, EarlierRun};
 use crate::error::{Error, Result};
 use crate::mirage::{ScaleCount, Shares};
 use axes::{Axis, Table};
 use paint::Sweep;
 use std::path::{Path, PathBuf};
 
-/// Longest side of the cells where nobody says so, in pixels.
+/// Default longest side of the cells, in pixels.
 const SIZE: &str = "160";
 
-/// Paints the sheet, or one of its cells at full size; the answer is the exit code.
+/// Paints the sheet, or one of its cells at full size, and returns the exit code.
 pub(super) fn run(args: &SweepArgs) -> Result<u8> {
     match &args.promote {
         Some(cell) => promote(&sheet::cell_file(cell), &args.given),
@@ -40,7 +40,7 @@ fn paint(args: &SweepArgs) -> Result<u8> {
     let interrupt = Interrupt::install();
     if args.vary.is_empty() && args.columns.is_none() {
         return Err(Error::usage(
-            "nothing is varied: say what, such as --vary spatial=5,20,50 --vary style=10,40,80, or --columns iterations=10,50,150",
+            "nothing is varied: give for example --vary spatial=5,20,50 --vary style=10,40,80, or --columns iterations=10,50,150",
         ));
     }
     if args.vary.len() > 2 {
@@ -64,7 +64,7 @@ fn paint(args: &SweepArgs) -> Result<u8> {
     let for_one_run = |row: &Row| row.sweeping == Sweeping::Refused && is_given(&args.given, row.name);
     if let Some(row) = options::TABLE.iter().find(|row| for_one_run(row)) {
         return Err(Error::usage(format!(
-            "--{} is for one run: give it with --continue, for the cell you choose",
+            "--{} is for a single run: give it with --continue CELL",
             row.long()
         )));
     }
@@ -79,7 +79,7 @@ fn paint(args: &SweepArgs) -> Result<u8> {
     }
     let base = option_words::parse(&given)?;
     if !columns.is_empty() && base.optimisation.scales.0 != ScaleCount::Exactly(1) {
-        return Err(Error::usage("columns of iterations are of runs with one scale: leave --scales out"));
+        return Err(Error::usage("--columns iterations=... needs runs with one scale: leave out --scales"));
     }
     let output = base.files.output.clone();
     let overwrite = base.files.overwrite;
@@ -87,7 +87,7 @@ fn paint(args: &SweepArgs) -> Result<u8> {
     let shares = vary.iter().any(|axis| axis.id() == "balance");
     if shares && options::names(|row| row.raw_weight).any(|name| is_given(&given, name)) {
         return Err(Error::usage(
-            "shares are varied, but raw weights are given: vary those (--vary style-weight=...), or give --balance",
+            "shares are varied, but raw weights are given: vary the weights (--vary style-weight=...), or give --balance",
         ));
     }
     let styled = !base.factors.style_image.is_empty() || vary.iter().any(|axis| axis.id() == "style_image");
@@ -128,13 +128,13 @@ fn columns(text: &str) -> Result<Vec<u32>> {
     Ok(columns)
 }
 
-/// Runs one cell at full size, or as `given` says.
+/// Paints one cell at full size, or as `given` says.
 fn promote(cell: &Path, given: &[OptionWords]) -> Result<u8> {
     let not_a_cell = || {
         Error::file(
             cell,
-            "this is no cell of a contact sheet",
-            "Name a cell's picture, such as SWEEP/r1c2.png, or SWEEP/sheet.html#r1c2",
+            "this is not a cell of a contact sheet",
+            "Give the picture of a cell, such as SWEEP/r1c2.png, or SWEEP/sheet.html#r1c2",
         )
     };
     if !cell.exists() {
@@ -153,11 +153,11 @@ fn promote(cell: &Path, given: &[OptionWords]) -> Result<u8> {
         options.push(("output".to_owned(), vec![output(cell)]));
     }
     let network = metadata.text("network-sha256").filter(|_| !is_given(given, "weights")).map(str::to_owned);
-    let origin = Origin { notes: accepted.notes, network, ..Origin::default() };
-    render::follow(&option_words::parse(&options)?, origin)
+    let earlier = EarlierRun { notes: accepted.notes, network, ..EarlierRun::default() };
+    render::continue_from(&option_words::parse(&options)?, earlier)
 }
 
-/// Where a promoted cell goes: `holiday-sweep-r2c3.png`, beside the sweep's folder.
+/// The output of a promoted cell: `holiday-sweep-r2c3.png`, beside the sweep's folder.
 fn output(cell: &Path) -> std::ffi::OsString {
     let folder = cell.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.map_or_else(|| PathBuf::from("sweep"), Path::to_path_buf);

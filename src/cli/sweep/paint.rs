@@ -1,9 +1,9 @@
-//! The runs of a sweep, one after the other, each from where it was left.
+//! The runs of a sweep, one after the other; interrupted ones are resumed.
 
 use super::axes::{Cell, Run, Table};
 use super::cells::CellWriter;
 use super::progress::Progress;
-use super::sheet::{Contact, Painted};
+use super::sheet::{ContactSheet, PaintedCell};
 use crate::cli::args::RenderArgs;
 use crate::cli::checkpoint::SavedCheckpoint;
 use crate::cli::escape::one_line;
@@ -26,13 +26,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// A sweep that can start: all that needs no device is checked.
+/// A sweep that can start: everything that needs no device is checked.
 pub(super) struct Sweep {
     table: Table,
-    contact: Contact,
+    contact: ContactSheet,
     plans: Vec<(RenderArgs, Rc<Plan>)>,
     /// Cells of row after row.
-    painted: Vec<Option<Painted>>,
+    painted: Vec<Option<PaintedCell>>,
     interrupt: Interrupt,
     controls: Controls,
     progress: Progress,
@@ -47,10 +47,10 @@ struct Prepared {
 }
 
 impl Sweep {
-    /// Checks all runs, and finds the cells that are there already.
+    /// Checks all runs, and finds the cells that are painted already.
     ///
     /// # Errors
-    /// The first thing that is wrong with a run, or with a file in its way.
+    /// The first problem of a run or of its files.
     pub(super) fn new(
         base: &RenderArgs,
         title: String,
@@ -92,9 +92,9 @@ impl Sweep {
             let network = plan.network.path.file_stem().unwrap_or_default().to_string_lossy();
             format!("{network}, {}x{} pixels, seed {}", photo.width, photo.height, plan.request.seed)
         });
-        let contact = Contact { folder, title, about: about.unwrap_or_default() };
+        let contact = ContactSheet { folder, title, about: about.unwrap_or_default() };
         std::fs::create_dir_all(&contact.folder)
-            .map_err(Error::io(&contact.folder, "making the folder of the sweep"))?;
+            .map_err(Error::io(&contact.folder, "creating the folder of the sweep"))?;
         let mut sweep = Self {
             painted: vec![None; table.rows.len() * table.columns.len()],
             progress: Progress::new(base.watching.quiet),
@@ -109,7 +109,7 @@ impl Sweep {
         Ok(sweep)
     }
 
-    /// Takes over the cells of an earlier start.
+    /// Reads the cells that an earlier start has painted.
     fn find_painted(&mut self, overwrite: bool) -> Result<()> {
         for (run, (_, plan)) in self.table.runs.iter().zip(&self.plans) {
             for cell in &run.cells {
@@ -129,7 +129,7 @@ impl Sweep {
                         return Err(Error::file(
                             &path,
                             format!(
-                                "there is a cell of another sweep ({} differs)",
+                                "this is a cell of another sweep ({} differs)",
                                 one_line(&name.replace('_', "-"))
                             ),
                             "Choose another folder with -o, or allow replacing its cells with --overwrite",
@@ -138,7 +138,7 @@ impl Sweep {
                     None => {
                         return Err(Error::file(
                             &path,
-                            "there is a picture that is no cell of a sweep",
+                            "this picture is not a cell of a sweep",
                             "Choose another folder with -o, or allow replacing it with --overwrite",
                         ));
                     }
@@ -148,16 +148,16 @@ impl Sweep {
         self.check_sheet(overwrite)
     }
 
-    /// Makes sure that no other file, and no link to one, is in the place of the sheet and its page.
+    /// Checks that sheet and page replace no other file, and no link to one.
     fn check_sheet(&self, overwrite: bool) -> Result<()> {
-        let goes_on = self.painted.iter().any(Option::is_some);
+        let continues = self.painted.iter().any(Option::is_some);
         for path in [self.contact.picture(), self.contact.page()] {
             let Ok(found) = path.symlink_metadata() else { continue };
-            let own = goes_on && found.is_file();
-            if !overwrite && !own {
+            let is_own = continues && found.is_file();
+            if !overwrite && !is_own {
                 return Err(Error::file(
                     &path,
-                    "there is a file that is not this sweep's",
+                    "this file is not of this sweep",
                     "Choose another folder with -o, or allow replacing it with --overwrite",
                 ));
             }
@@ -165,7 +165,7 @@ impl Sweep {
         Ok(())
     }
 
-    /// Paints what is missing; the answer is the exit code.
+    /// Paints what is missing, and returns the exit code.
     pub(super) fn run(mut self) -> Result<u8> {
         let begun = Instant::now();
         let index = |table: &Table, cell: &Cell| cell.row * table.columns.len() + cell.column;
@@ -189,7 +189,7 @@ impl Sweep {
             self.write_sheet()?;
             if ending != Ending::Finished && ending != Ending::Settled {
                 self.progress.lines.close();
-                self.progress.lines.print("Stopped. The same command goes on where this one ended.");
+                self.progress.lines.print("Stopped. The same command continues this sweep.");
                 return Ok(if self.interrupt.requested() { INTERRUPTED } else { 0 });
             }
             self.progress.lines.print(&format!("{}/{count}  {}", run + 1, self.table.runs[run].label));
@@ -210,7 +210,7 @@ impl Sweep {
         self.contact.write(&self.table, &self.painted, &plan.names)
     }
 
-    /// Makes one run.
+    /// Paints one run.
     fn paint(&mut self, run: usize) -> Result<Ending> {
         let Self { table, contact, plans, painted, controls, progress, prepared, .. } = self;
         let cells = &table.runs[run].cells;
@@ -297,26 +297,26 @@ fn saved_state(path: &Path, options: &RecordedOptions) -> Option<State> {
     difference(&saved.options, &options).is_none().then_some(saved.state)
 }
 
-/// The first option in which two records differ, of those that make the picture. (A cell's iterations are those of its
-/// column.)
+/// The first option in which two records differ, of those that the picture depends on. (A cell's iterations are those of
+/// its column.)
 fn difference(one: &Map<String, Value>, other: &Map<String, Value>) -> Option<String> {
     let names = one.keys().chain(other.keys().filter(|name| !one.contains_key(*name)));
-    let makes_it = |row: &Row| matches!(row.effect, Effect::Picture | Effect::Device);
-    let counts = |name: &&String| name.as_str() != "iterations" && options::row(name).is_none_or(makes_it);
+    let counts_for = |row: &Row| matches!(row.effect, Effect::Picture | Effect::Device);
+    let counts = |name: &&String| name.as_str() != "iterations" && options::row(name).is_none_or(counts_for);
     names.filter(counts).find(|name| one.get(*name) != other.get(*name)).cloned()
 }
 
-fn painted(picture: Picture, seen: &Map<String, Value>) -> Painted {
+fn painted(picture: Picture, seen: &Map<String, Value>) -> PaintedCell {
     let class = |class: &Value| {
         let index = usize::try_from(class.get("index")?.as_u64()?).ok()?;
         Some((index, class.get("probability")?.as_f64()? as f32))
     };
     let classes = seen.get("classes").and_then(Value::as_array).into_iter().flatten();
     let distance = seen.get("distance").and_then(Value::as_f64).map(|distance| distance as f32);
-    Painted { picture, classes: classes.filter_map(class).collect(), distance }
+    PaintedCell { picture, classes: classes.filter_map(class).collect(), distance }
 }
 
-/// An error with the run that it is of.
+/// An error with the label of its run.
 fn in_run(run: &Run, error: Error) -> Error {
     match error {
         Error::Usage(text) if !run.label.is_empty() => Error::Usage(format!("{}: {text}", run.label)),

@@ -16,9 +16,9 @@ const PICTURE: &str = "sheet.png";
 /// The page.
 const HTML: &str = "sheet.html";
 
-/// A cell that is there.
+/// A cell that is painted.
 #[derive(Debug, Clone)]
-pub(super) struct Painted {
+pub(super) struct PaintedCell {
     pub picture: Picture,
     /// What the network sees in it: class index and probability.
     pub classes: Vec<(usize, f32)>,
@@ -27,7 +27,7 @@ pub(super) struct Painted {
 
 /// Writes and rewrites both files.
 #[derive(Debug)]
-pub(super) struct Contact {
+pub(super) struct ContactSheet {
     /// The folder that they are in, with the cells.
     pub folder: PathBuf,
     /// What the sweep is of.
@@ -36,7 +36,7 @@ pub(super) struct Contact {
     pub about: String,
 }
 
-impl Contact {
+impl ContactSheet {
     pub(super) fn picture(&self) -> PathBuf {
         self.folder.join(PICTURE)
     }
@@ -50,11 +50,16 @@ impl Contact {
         self.folder.join(format!("{}.png", cell.name()))
     }
 
-    /// Writes the sheet with the cells that are there; `painted` holds those of row after row.
+    /// Writes the sheet with the cells that are painted; `painted` holds those of row after row.
     ///
     /// # Errors
     /// If the sheet would be too large, or the system refuses.
-    pub(super) fn write(&self, table: &Table, painted: &[Option<Painted>], names: &ClassNames) -> Result<()> {
+    pub(super) fn write(
+        &self,
+        table: &Table,
+        painted: &[Option<PaintedCell>],
+        names: &ClassNames,
+    ) -> Result<()> {
         let size = painted.iter().flatten().next().map(|cell| (cell.picture.width, cell.picture.height));
         let Some((width, height)) = size else { return Ok(()) };
         let mut cells = Vec::new();
@@ -88,7 +93,7 @@ impl Contact {
     fn html(
         &self,
         table: &Table,
-        painted: &[Option<Painted>],
+        painted: &[Option<PaintedCell>],
         names: &ClassNames,
         (width, height): (usize, usize),
     ) -> String {
@@ -135,7 +140,7 @@ impl Contact {
 }
 
 /// What the network sees in a cell.
-fn caption(cell: &Painted, names: &ClassNames, most: usize) -> String {
+fn caption(cell: &PaintedCell, names: &ClassNames, most: usize) -> String {
     let class =
         |(index, probability): &(usize, f32)| format!("{} {}%", names.name(*index), percent(*probability));
     let mut parts: Vec<String> = cell.classes.iter().take(most).map(class).collect();
@@ -149,7 +154,7 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// The picture of a cell that somebody names: the file itself, or the page with the cell after `#`.
+/// The picture of a cell that is named by its file, or by the page with the cell after `#`.
 pub(super) fn cell_file(text: &Path) -> PathBuf {
     let name = text.to_string_lossy();
     match name.rsplit_once('#') {

@@ -3,8 +3,7 @@
 use crate::mirage::preset::{ABSTRACT, LayerWeight, Preset, SPATIAL, STYLE};
 use crate::vgg::{LayerKind, Network};
 
-/// Fits the layers of the factors that the user left at their defaults to the network, and says what it
-/// changed.
+/// Replaces default layers that the network lacks by similar ones, and returns notes on what it changed.
 pub(super) fn adapt(
     preset: &mut Preset,
     network: &Network,
@@ -18,11 +17,11 @@ pub(super) fn adapt(
             return;
         }
         let chosen = if better.is_empty() { "none".to_owned() } else { better.join(",") };
-        notes.push(format!("the network lacks a default layer, so this run uses --{name} {chosen}"));
+        notes.push(format!("the network lacks a default layer: using --{name} {chosen}"));
         *layers = better.into_iter().map(|layer| LayerWeight { layer, weight: 1.0 }).collect();
     };
 
-    // Layout: the last ReLU of the last block but one, as relu4_2 is near the end of the fourth of five.
+    // Layout: the last ReLU of the block before the last, as relu4_2 is near the end of the fourth block of five.
     let spatial = relus.iter().rev().nth(1).or(relus.last()).and_then(|block| block.last());
     fit(SPATIAL, &mut preset.spatial.layers, spatial.into_iter().cloned().collect());
     // Style: the first ReLU of each block.
@@ -34,10 +33,8 @@ pub(super) fn adapt(
         fit(ABSTRACT, &mut preset.abstracted.layers, last);
     } else if is_default(ABSTRACT) && !preset.abstracted.layers.is_empty() {
         preset.abstracted.layers.clear();
-        notes.push(
-            "the network has no fully connected layers, so the abstract factor is left out; the default network has them"
-                .to_owned(),
-        );
+        notes
+            .push("the network has no fully connected layers, so the abstract factor is left out".to_owned());
     }
     notes
 }
