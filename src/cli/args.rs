@@ -196,7 +196,8 @@ pub(super) struct OptimisationArgs {
     /// line search
     #[arg(long, value_name = "NAME", default_value = "adam")]
     pub optimizer: String,
-    /// Size of a step: for adam, about the most that a colour changes in an iteration, where black to white is 1 [default: 0.02 for adam, 1 for lbfgs]
+    /// Size of a step: for adam, about the most that a colour changes in an iteration, where black to white is 1
+    /// [default: 0.02 for adam, 1 for lbfgs]
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     pub learning_rate: Option<f32>,
     /// Steps in the history of lbfgs; each takes the memory of two pictures

@@ -88,6 +88,29 @@ fn a_cell_becomes_a_picture_of_full_size() {
 }
 
 #[test]
+fn shares_that_are_not_varied_are_those_of_a_run_with_style_images() {
+    let place = Place::new();
+    place.photo("photo.png", 96, 64);
+    place.photo("style.png", 64, 64);
+    let words = ["--vary", "style=10", "--style-image", "style.png", "--iterations", "1", "--quiet"];
+    sweep(&place, &words).assert().success();
+    assert_eq!(options(&place, "my sweep/r1c1.png")["balance"], "spatial=25,abstract=0,style=10");
+    let mut promote = place.mirage();
+    promote.args([
+        "sweep",
+        "--continue",
+        "my sweep/r1c1.png",
+        "--balance",
+        "spatial=1",
+        "--size",
+        "48",
+        "--quiet",
+    ]);
+    promote.assert().success();
+    assert_eq!(options(&place, "my sweep-r1c1.png")["balance"], "spatial=1,abstract=0,style=10");
+}
+
+#[test]
 fn what_can_not_be_varied_is_told_before_any_work() {
     let place = Place::new();
     place.photo("photo.png", 96, 64);

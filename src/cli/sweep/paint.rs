@@ -192,7 +192,8 @@ impl Sweep {
                 self.progress.lines.print("Stopped. The same command continues this sweep.");
                 return Ok(if self.interrupt.requested() { INTERRUPTED } else { 0 });
             }
-            self.progress.lines.print(&format!("{}/{count}  {}", run + 1, self.table.runs[run].label));
+            let line = format!("{}/{count}  {}", run + 1, self.table.runs[run].label);
+            self.progress.lines.print(line.trim_end());
         }
         self.write_sheet()?;
         self.progress.lines.close();
@@ -244,7 +245,7 @@ impl Sweep {
             last_readout: Readout::default(),
         };
         let mut shown = progress.follow(run, &table.runs[run].label, &status);
-        // Metadata and warnings stand before what saves and shows them.
+        // Metadata and warnings come before what saves and shows them.
         let outcome = session.run(&mut Observers(vec![
             &mut metadata,
             &mut share_warnings,

@@ -61,7 +61,10 @@ impl Observer for RunProgress<'_> {
             }
             Event::Report(_) => {
                 for warning in &self.status.borrow().warnings {
-                    self.progress.lines.warn(&format!("{}: {warning}", self.label));
+                    // A sweep over iterations only has one run, without a label.
+                    let label =
+                        if self.label.is_empty() { String::new() } else { format!("{}: ", self.label) };
+                    self.progress.lines.warn(&format!("{label}{warning}"));
                 }
             }
             _ => {}
