@@ -200,8 +200,9 @@ impl Op for ConvBackward {
         } else if self.conv.relu {
             finish::mask(&mut upstream, inputs[0]);
         }
-        self.conv.for_each_product(input, size, |to, from, weight| {
-            dx[from] += upstream[to] * f64::from(weights[weight]);
+        self.conv.for_each_row(input, size, |to, from, weight, pairs| {
+            let (dy, dx, weight) = (&upstream[to], &mut dx[from], f64::from(weights[weight]));
+            pairs.iter().for_each(|(to, from)| dx[*from] += dy[*to] * weight);
         });
         let mut more = inputs[2..].iter();
         if self.then.add

@@ -100,8 +100,9 @@ impl Op for Conv {
             ((self.filter.weights)().expect("weights"), (self.filter.bias)().expect("bias"));
         let pixels = size[0] * size[1];
         let mut y: Vec<f64> = bias.iter().flat_map(|b| std::iter::repeat_n(f64::from(*b), pixels)).collect();
-        self.for_each_product(input, size, |to, from, weight| {
-            y[to] += inputs[0][from] * f64::from(weights[weight])
+        self.for_each_row(input, size, |to, from, weight, pairs| {
+            let (y, x, weight) = (&mut y[to], &inputs[0][from], f64::from(weights[weight]));
+            pairs.iter().for_each(|(to, from)| y[*to] += x[*from] * weight);
         });
         if self.relu {
             y.iter_mut().for_each(|value| *value = value.max(0.0));
