@@ -17,14 +17,23 @@ use neural_mirage::ops::{CaseInput, Filter, Shape};
 pub use neural_mirage::workbench::{distance, inputs, widen};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-/// Opens a device with this kernel family. A machine without an adapter fails the test: nothing is skipped.
+/// The device with this kernel family that the tests of a binary share, because each pipeline is then compiled once. A
+/// test that changes it, or counts what happens on it, takes one of [`engine_with`]. A machine without an adapter fails
+/// the test: nothing is skipped.
 pub fn engine(family: Family) -> Arc<Engine> {
-    engine_with(&DeviceOptions { family, ..Default::default() }, |_| {})
+    static SHARED: Mutex<Vec<(Family, Arc<Engine>)>> = Mutex::new(Vec::new());
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, engine)) = shared.iter().find(|(other, _)| *other == family) {
+        return engine.clone();
+    }
+    let engine = engine_with(&DeviceOptions { family, ..Default::default() }, |_| {});
+    shared.push((family, engine.clone()));
+    engine
 }
 
-/// Opens a device and makes it look smaller. The variable `MIRAGE_TEST_ADAPTER` may hold a part of the name of
+/// Opens a device for one test, and makes it look smaller. The variable `MIRAGE_TEST_ADAPTER` may hold a part of the name of
 /// another adapter than the best.
 pub fn engine_with(options: &DeviceOptions, restrict: impl FnOnce(&mut Profile)) -> Arc<Engine> {
     let mut options = options.clone();
@@ -55,10 +64,28 @@ pub fn filter(out_channels: usize, in_channels: usize, kernel: [usize; 2]) -> Ar
     })
 }
 
-/// Two cores: tests that load the device heavily take turns.
-pub fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+/// Lets two tests at a time load the device: one prepares on the host while the other runs, and memory suffices on
+/// machines with many cores.
+pub fn turn() -> Turn {
+    let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+    while *free == 0 {
+        free = RETURNED.wait(free).unwrap_or_else(PoisonError::into_inner);
+    }
+    *free -= 1;
+    Turn
+}
+
+static FREE: Mutex<u32> = Mutex::new(2);
+static RETURNED: Condvar = Condvar::new();
+
+/// A test's turn on the device; it ends when dropped.
+pub struct Turn;
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *FREE.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        RETURNED.notify_one();
+    }
 }
 
 /// Fails unless `actual` is within `tolerance` of `expected`, in the sense of [`distance`].

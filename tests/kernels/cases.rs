@@ -14,13 +14,33 @@ use neural_mirage::ops::{
 use neural_mirage::shader::Shader;
 use neural_mirage::workbench::reference;
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, OnceLock};
 
-/// The cases of the ops that the environment asks for, each with the seed of its inputs.
-fn cases() -> Vec<(Case, u64)> {
-    let filter = std::env::var("KERNEL").unwrap_or_default();
-    let chosen = REGISTRY.iter().filter(|entry| entry.name.contains(&filter));
-    chosen.flat_map(|entry| (entry.cases)().into_iter().zip(1..)).collect()
+/// A case with its inputs and what they must give.
+struct Prepared {
+    case: Case,
+    values: Vec<Vec<f32>>,
+    expected: Vec<f64>,
+}
+
+impl Prepared {
+    fn new(case: Case, seed: u64) -> Self {
+        let values = inputs(&case, seed);
+        let expected = reference(&case, &values);
+        Self { case, values, expected }
+    }
+}
+
+/// The cases of the ops that the environment asks for. References take longer than kernels, so each is computed once, by
+/// the test that comes first.
+fn cases() -> impl Iterator<Item = &'static Prepared> {
+    static CASES: LazyLock<Vec<(Case, u64, OnceLock<Prepared>)>> = LazyLock::new(|| {
+        let filter = std::env::var("KERNEL").unwrap_or_default();
+        let chosen = REGISTRY.iter().filter(|entry| entry.name.contains(&filter));
+        let cases = chosen.flat_map(|entry| (entry.cases)().into_iter().zip(1..));
+        cases.map(|(case, seed)| (case, seed, OnceLock::new())).collect()
+    });
+    CASES.iter().map(|(case, seed, prepared)| prepared.get_or_init(|| Prepared::new(case.clone(), *seed)))
 }
 
 fn single(engine: &Arc<Engine>, case: &Case) -> SingleOp {
@@ -32,32 +52,38 @@ fn kernels(engine: &Engine, op: &dyn Op, single: &SingleOp) -> Vec<Kernel> {
     op.kernels(single.signature(), engine.context.profile()).unwrap()
 }
 
-/// Tests each kernel that this device offers; returns the variants seen. On a device whose limits were
-/// lowered a kernel may refuse to run, but must not be wrong; without `refusals` it must run.
+/// Kernels that have run, each as all that it is made of.
+type Ran = BTreeSet<String>;
+
+/// Tests each kernel that this device offers, but those that have run; returns the variants seen. On a device whose limits
+/// were lowered a kernel may refuse to run, but must not be wrong; without `refusals` it must run.
 fn check(
     engine: &Arc<Engine>,
-    case: &Case,
-    seed: u64,
+    Prepared { case, values, expected }: &Prepared,
     refusals: bool,
+    ran: &mut Ran,
 ) -> BTreeSet<(&'static str, &'static str)> {
-    let values = inputs(case, seed);
-    let expected = reference(case, &values);
     let single = single(engine, case);
+    let kernels = kernels(engine, case.op.as_ref(), &single);
     let mut seen = BTreeSet::new();
     for (variant, name) in single.variants().unwrap().into_iter().enumerate() {
+        // Families have kernels in common, such as the naive one.
+        if !ran.insert(format!("{:?} {:?} {:?}", case.op, case.inputs, kernels[variant])) {
+            continue;
+        }
         let what = format!("{:?}/{name} on {:?}", case.op, case.inputs);
-        let outcome = match single.run(variant, &values) {
+        let outcome = match single.run(variant, values) {
             Ok(outcome) => outcome,
             Err(Error::Gpu { message, .. }) if refusals && message.contains("exceed") => continue,
             Err(error) => panic!("{what}: {error}"),
         };
-        assert_close(&what, &outcome.values, &expected, case.tolerance);
+        assert_close(&what, &outcome.values, expected, case.tolerance);
         assert!(outcome.guard_intact, "{what}: wrote behind its output");
         if case.op.mutates().is_empty() {
             let clean = single.signature().output.pack(&outcome.values);
             assert_eq!(outcome.stored, clean, "{what}: padding is not zero");
         }
-        check_saved(&what, case, &values, &outcome);
+        check_saved(&what, case, values, &outcome);
         seen.insert((case.op.name(), name));
     }
     seen
@@ -79,10 +105,10 @@ fn check_saved(what: &str, case: &Case, values: &[Vec<f32>], outcome: &SingleRun
 #[test]
 fn every_kernel_of_every_family_matches_its_reference() {
     let _turn = turn();
-    let mut seen = BTreeSet::new();
+    let (mut seen, mut ran) = (BTreeSet::new(), Ran::new());
     for family in [Family::Texture, Family::Buffer] {
         let engine = engine(family);
-        cases().iter().for_each(|(case, seed)| seen.extend(check(&engine, case, *seed, false)));
+        cases().for_each(|case| seen.extend(check(&engine, case, false, &mut ran)));
     }
     println!("{seen:?}");
     // What a change of the choice could silently leave out.
@@ -99,7 +125,7 @@ fn every_kernel_of_every_family_matches_its_reference() {
         "naive",
     ] {
         let ops = ["conv", "conv_backward"];
-        let asked = |op: &str| cases().iter().any(|(case, _)| case.op.name() == op);
+        let asked = |op: &str| cases().any(|prepared| prepared.case.op.name() == op);
         let missing = ops.iter().find(|op| asked(op) && !seen.contains(&(**op, variant)));
         assert_eq!(missing, None, "did not run as {variant}");
     }
@@ -108,25 +134,23 @@ fn every_kernel_of_every_family_matches_its_reference() {
 #[test]
 fn every_kernel_runs_on_a_minimal_device() {
     let _turn = turn();
+    let mut ran = Ran::new();
     for family in [Family::Texture, Family::Buffer] {
         let options = DeviceOptions { family, minimal: true, ..Default::default() };
         let engine = engine_with(&options, |_| {});
         assert_eq!(engine.context.profile().lanes, None);
-        for (case, seed) in cases() {
-            check(&engine, &case, seed, false);
-        }
+        cases().for_each(|case| drop(check(&engine, case, false, &mut ran)));
     }
 }
 
 #[test]
 fn no_kernel_is_wrong_where_few_workgroups_fit_side_by_side() {
     let _turn = turn();
+    let mut ran = Ran::new();
     for family in [Family::Texture, Family::Buffer] {
         let options = DeviceOptions { family, ..Default::default() };
         let engine = engine_with(&options, |profile| profile.max_groups = 16);
-        for (case, seed) in cases() {
-            check(&engine, &case, seed, true);
-        }
+        cases().for_each(|case| drop(check(&engine, case, true, &mut ran)));
     }
 }
 
@@ -144,12 +168,14 @@ fn dispatches_wider_than_the_device_wrap() {
         Case::normal(conv, &[input], 1e-5),
         Case::normal(backward, &[output, output], 1e-5),
         Case::normal(single_tap, &[Shape::map(3, 61, 83)], 1e-5),
-    ];
+    ]
+    .map(|case| Prepared::new(case, 1));
     for family in [Family::Texture, Family::Buffer] {
         let options = DeviceOptions { family, ..Default::default() };
         let engine = engine_with(&options, |profile| profile.max_groups = 13);
-        for case in &cases {
-            check(&engine, case, 1, false);
+        for prepared in &cases {
+            check(&engine, prepared, false, &mut Ran::new());
+            let case = &prepared.case;
             for kernel in kernels(&engine, case.op.as_ref(), &single(&engine, case)) {
                 let wraps = kernel.dispatches.iter().all(|dispatch| dispatch.groups[1] > 1);
                 assert!(wraps, "{:?}/{} does not wrap, so this tests nothing", case.op, kernel.variant);
@@ -272,9 +298,9 @@ fn unrolled_and_plain_loops_compute_the_same() {
     let mut tested = BTreeSet::new();
     for family in [Family::Texture, Family::Buffer] {
         let engine = engine(family);
-        for (case, seed) in cases() {
-            let unrolled = single(&engine, &case);
-            let plain = single(&engine, &case).with(PrepareOptions { unroll: false, ..Default::default() });
+        for Prepared { case, values, .. } in cases() {
+            let unrolled = single(&engine, case);
+            let plain = single(&engine, case).with(PrepareOptions { unroll: false, ..Default::default() });
             for (variant, kernel) in kernels(&engine, case.op.as_ref(), &unrolled).iter().enumerate() {
                 // One case for each set of shaders with marked loops.
                 let marked: Vec<_> = kernel
@@ -290,9 +316,8 @@ fn unrolled_and_plain_loops_compute_the_same() {
                     continue;
                 }
                 let what = format!("{:?}/{} plain against unrolled", case.op, kernel.variant);
-                let values = inputs(&case, seed);
-                let one = unrolled.run(variant, &values).unwrap().values;
-                let other = plain.run(variant, &values).unwrap().values;
+                let one = unrolled.run(variant, values).unwrap().values;
+                let other = plain.run(variant, values).unwrap().values;
                 // A driver may contract a product and a sum in one form and not in the other.
                 assert_close(&what, &other, &widen(&one), case.tolerance);
             }
@@ -303,7 +328,8 @@ fn unrolled_and_plain_loops_compute_the_same() {
 
 #[test]
 fn a_refused_pipeline_is_not_kept() {
-    let context = &engine(Family::Auto).context;
+    // Of its own, because its errors are the device's.
+    let context = &engine_with(&DeviceOptions::default(), |_| {}).context;
     let key = |source: &str| PipelineKey {
         label: "test".to_owned(),
         source: source.into(),

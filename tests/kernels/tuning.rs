@@ -1,9 +1,9 @@
 //! Autotuning on the device: wrong and refused kernels are left out. (Who wins by time is tested with scripted
 //! times in `src/tune/select.rs`.)
 
-use crate::common::{engine, turn};
+use crate::common::{engine_with, turn};
 use neural_mirage::Result;
-use neural_mirage::gpu::{Family, Profile};
+use neural_mirage::gpu::{DeviceOptions, Profile};
 use neural_mirage::graph::{Bindings, Goals, Graph, Program};
 use neural_mirage::ops::{Conv, Filter, Kernel, Op, Relu, Shape, Signature};
 use neural_mirage::tune::{Adapter, Cache, Contest, tune};
@@ -41,7 +41,7 @@ impl Op for Faulty {
 #[test]
 fn wrong_and_refused_kernels_are_left_out_however_fast() {
     let _turn = turn();
-    let engine = engine(Family::Auto);
+    let engine = engine_with(&DeviceOptions::default(), |_| {});
     let op: Arc<dyn Op> = Arc::new(Faulty);
     let shape = Shape::Vector(6007);
     let signature = Signature::of(op.as_ref(), &[shape]).unwrap();
@@ -73,7 +73,7 @@ fn wrong_and_refused_kernels_are_left_out_however_fast() {
 #[test]
 fn a_choice_that_does_not_fit_gives_way_to_the_default() {
     let _turn = turn();
-    let engine = engine(Family::Auto);
+    let engine = engine_with(&DeviceOptions::default(), |_| {});
     let op: Arc<dyn Op> = Arc::new(Swapped);
     let shape = Shape::Vector(6007);
     let signature = Signature::of(op.as_ref(), &[shape]).unwrap();
@@ -123,7 +123,7 @@ impl Op for Swapped {
 #[test]
 fn each_form_of_an_op_keeps_its_own_choice() {
     let _turn = turn();
-    let engine = engine(Family::Auto);
+    let engine = engine_with(&DeviceOptions::default(), |_| {});
     let filter = Arc::new(Filter {
         id: "form".into(),
         out_channels: 8,
