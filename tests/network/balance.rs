@@ -2,8 +2,9 @@
 //!
 //! Each run goes to the iteration at which the balance is measured again. Its picture is then looked at by a session
 //! of its own, with nothing but the raw weights that the run had come to, so the shares are measured by other means
-//! than those that made the weights. `MIRAGE_BALANCE_SIZES=192,256,384,512` checks other sizes than the test's own,
-//! with `--nocapture` for the table of docs/balance.md.
+//! than those that made the weights. By default each photo, each size and each set of layers comes in some run.
+//! `MIRAGE_BALANCE_SIZES=192,256,384,512` takes every photo with both sets at these sizes, with `--nocapture` for the table of
+//! docs/balance.md.
 
 use crate::common::{engine, turn};
 use neural_mirage::gpu::Family;
@@ -40,8 +41,6 @@ fn factors(layers: [&str; 3], strength: impl Fn(&str) -> Strength) -> Preset {
 #[test]
 fn measured_shares_are_those_asked_for() {
     let _turn = turn();
-    let sizes = std::env::var("MIRAGE_BALANCE_SIZES").unwrap_or_else(|_| "64,80,96,112".to_owned());
-    let sizes: Vec<usize> = sizes.split(',').map(|size| size.trim().parse().expect("sizes")).collect();
     let engine = engine(Family::Auto);
     let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/vgg16-narrow.safetensors");
     let network = Arc::new(Network::open(&weights, None).expect("the default network"));
@@ -51,64 +50,70 @@ fn measured_shares_are_those_asked_for() {
     ];
     println!("| photo | size | layers | asked | measured |\n| --- | --- | --- | --- | --- |");
     let mut worst: f32 = 0.0;
-    for name in ["astronaut.png", "chelsea.png", "coffee.png"] {
-        for size in &sizes {
-            for (set, names, asked_for) in sets {
-                let mut request = Request::new(photo(name, *size));
-                let asked_for = |name: &str| {
-                    asked_for[FACTORS.iter().position(|other| *other == name).expect("a factor")]
-                };
-                request.groups = factors(names, |name| Strength::Share(asked_for(name))).groups();
-                request.scales = Scales::single(11);
-                // The picture that is read back is then the one that was measured.
-                request.average_decay = 0.0;
-                request.top_classes = 0;
-                request.schedule.report_every = 0;
-                request.schedule.snapshot_at = vec![10];
-                let mut session = Session::new(&engine, &network, request.clone()).expect("a session");
-                let (mut raw, mut reached) = (Weights::default(), None);
-                session
-                    .run(&mut |event: Event<'_>| {
-                        match event {
-                            Event::Weighted { iteration: 10, weights, .. } => raw = weights.clone(),
-                            Event::Snapshot { picture, .. } => reached = Some(picture.clone()),
-                            _ => {}
-                        }
-                        Ok(ControlFlow::Continue(()))
-                    })
-                    .expect("a run");
-                let measured = raw.0.iter().filter(|weight| weight.norm.is_some()).count();
-                assert_eq!(measured, 3, "the balance is measured after ten iterations");
-                request.groups = factors(names, |name| Strength::Weight(raw.of(name))).groups();
-                request.init = Init::Picture(reached.expect("a picture"));
-                request.scales = Scales::single(1);
-                session.restart(request).expect("a session");
-                let mut shares = None;
-                session
-                    .run(&mut |event: Event<'_>| {
-                        if let Event::Report(report) = event
-                            && report.iteration == 0
-                        {
-                            shares = Some(report.gradient_shares.clone());
-                        }
-                        Ok(ControlFlow::Continue(()))
-                    })
-                    .expect("a look");
-                let shares = shares.expect("a report");
-                assert_eq!(shares.len(), 3);
-                let list = |share: &dyn Fn(&str) -> f32| {
-                    FACTORS.map(|name| format!("{:.1}", 100.0 * share(name))).join(" / ")
-                };
-                let measured =
-                    |name: &str| shares.iter().find(|(other, _)| other == name).expect("a share").1;
-                let asked = list(&|name| asked_for(name) / 100.0);
-                println!("| {name} | {size} | {set} | {asked} | {} |", list(&measured));
-                for factor in FACTORS {
-                    let off = (100.0 * measured(factor) - asked_for(factor)).abs();
-                    assert!(off <= POINTS, "{name} {size} {set}: {factor} is {off} points off");
-                    worst = worst.max(off);
+    let photos = ["astronaut.png", "chelsea.png", "coffee.png"];
+    // Photo, size and set of layers.
+    let runs: Vec<(usize, usize, usize)> = match std::env::var("MIRAGE_BALANCE_SIZES") {
+        Ok(sizes) => {
+            let sizes = sizes.split(',').map(|size| size.trim().parse().expect("sizes"));
+            let sizes: Vec<usize> = sizes.collect();
+            let sizes = (0..photos.len()).flat_map(|photo| sizes.iter().map(move |size| (photo, *size)));
+            sizes.flat_map(|(photo, size)| (0..sets.len()).map(move |set| (photo, size, set))).collect()
+        }
+        Err(_) => vec![(0, 64, 0), (1, 80, 1), (2, 96, 0), (0, 112, 1)],
+    };
+    for (photo_index, size, set) in runs {
+        let (name, (set, names, asked_for)) = (photos[photo_index], sets[set]);
+        let mut request = Request::new(photo(name, size));
+        let asked_for =
+            |name: &str| asked_for[FACTORS.iter().position(|other| *other == name).expect("a factor")];
+        request.groups = factors(names, |name| Strength::Share(asked_for(name))).groups();
+        request.scales = Scales::single(11);
+        // The picture that is read back is then the one that was measured.
+        request.average_decay = 0.0;
+        request.top_classes = 0;
+        request.schedule.report_every = 0;
+        request.schedule.snapshot_at = vec![10];
+        let mut session = Session::new(&engine, &network, request.clone()).expect("a session");
+        let (mut raw, mut reached) = (Weights::default(), None);
+        session
+            .run(&mut |event: Event<'_>| {
+                match event {
+                    Event::Weighted { iteration: 10, weights, .. } => raw = weights.clone(),
+                    Event::Snapshot { picture, .. } => reached = Some(picture.clone()),
+                    _ => {}
                 }
-            }
+                Ok(ControlFlow::Continue(()))
+            })
+            .expect("a run");
+        let measured = raw.0.iter().filter(|weight| weight.norm.is_some()).count();
+        assert_eq!(measured, 3, "the balance is measured after ten iterations");
+        request.groups = factors(names, |name| Strength::Weight(raw.of(name))).groups();
+        request.init = Init::Picture(reached.expect("a picture"));
+        request.scales = Scales::single(1);
+        session.restart(request).expect("a session");
+        let mut shares = None;
+        session
+            .run(&mut |event: Event<'_>| {
+                if let Event::Report(report) = event
+                    && report.iteration == 0
+                {
+                    shares = Some(report.gradient_shares.clone());
+                }
+                Ok(ControlFlow::Continue(()))
+            })
+            .expect("a look");
+        let shares = shares.expect("a report");
+        assert_eq!(shares.len(), 3);
+        let list = |share: &dyn Fn(&str) -> f32| {
+            FACTORS.map(|name| format!("{:.1}", 100.0 * share(name))).join(" / ")
+        };
+        let measured = |name: &str| shares.iter().find(|(other, _)| other == name).expect("a share").1;
+        let asked = list(&|name| asked_for(name) / 100.0);
+        println!("| {name} | {size} | {set} | {asked} | {} |", list(&measured));
+        for factor in FACTORS {
+            let off = (100.0 * measured(factor) - asked_for(factor)).abs();
+            assert!(off <= POINTS, "{name} {size} {set}: {factor} is {off} points off");
+            worst = worst.max(off);
         }
     }
     println!("worst: {worst:.3} points");

@@ -95,7 +95,9 @@ fn resumes_from_everywhere(name: &str, request: &Request) {
     let (whole, saved) = states(&mut session(&setting, request.clone()));
     assert!(whole.picture == plain.picture, "{name}: saving changes nothing");
     assert_eq!(saved.iter().map(|state| state.iteration).collect::<Vec<_>>(), (1..=9).collect::<Vec<_>>());
-    for state in saved {
+    // Of the other kinds the first states, those around the end of a scale, and the last one.
+    let every = matches!(name, "Adam" | "L-BFGS");
+    for state in saved.into_iter().filter(|state| every || [1, 4, 5, 6, 9].contains(&state.iteration)) {
         let iteration = state.iteration;
         Checkpoint { state, texts: Default::default() }.save(&file).unwrap();
         let mut later = session(&setting, request.clone());

@@ -138,7 +138,7 @@ fn an_interrupted_sweep_goes_on_where_it_was() {
     use std::time::{Duration, Instant};
     let place = Place::new();
     place.photo("photo.png", 96, 64);
-    let words = ["--vary", "seed=1,2,3", "--columns", "iterations=40,400", "--quiet"];
+    let words = ["--vary", "seed=1,2,3", "--columns", "iterations=15,120", "--quiet"];
     let child = place.spawn(&sweep(&place, &words));
     let begun = Instant::now();
     // The second run has passed its first column.
@@ -164,7 +164,7 @@ fn an_interrupted_sweep_goes_on_where_it_was() {
     );
     let mut alone = place.mirage();
     alone.arg("render").arg(place.path("photo.png")).arg("--weights").arg(place.network());
-    alone.args(["--size", "48", "--seed", "2", "-o", "alone.png", "--iterations", "400", "--quiet"]);
+    alone.args(["--size", "48", "--seed", "2", "-o", "alone.png", "--iterations", "120", "--quiet"]);
     alone.assert().success();
     assert_eq!(pixels(&place.path("alone.png")), pixels(&place.path("my sweep/r2c2.png")));
 }
