@@ -8,7 +8,7 @@ use crate::graph::{Bindings, Engine, Graph, Memory, TensorId, gradients};
 use crate::ops::{Add, Dot, Shape, WeightedSum};
 use std::sync::Arc;
 
-/// The graph under construction with the memory of its outer tensors.
+/// The graph under construction, with the memory of the tensors that come from outside.
 pub(super) struct Build<'a> {
     engine: &'a Arc<Engine>,
     pub graph: Graph,
@@ -65,12 +65,12 @@ impl<'a> Build<'a> {
         Ok(memory)
     }
 
-    /// Lets a tensor lie in this memory.
+    /// Puts a tensor in this memory.
     pub fn bind(&mut self, tensor: TensorId, memory: &Memory) {
         self.bound.insert(tensor, memory.clone());
     }
 
-    /// A tensor that is whatever lies in this memory, however it came there.
+    /// A tensor from outside on this memory: to read it does not make the graph compute what the memory holds.
     pub fn alias(&mut self, label: &str, memory: &Memory, shape: Shape) -> TensorId {
         let tensor = self.graph.external(label, shape);
         self.bind(tensor, memory);
@@ -165,8 +165,8 @@ impl<'a> Build<'a> {
         Ok(tensor)
     }
 
-    /// The weighted sum of the groups' gradients as they lie in memory, which is not to compute them anew; its
-    /// weights, and the group of each (`None` for the rest, which is weighted already).
+    /// The weighted sum of the groups' gradients as they are in memory, without computing them again; its weights, and
+    /// the group of each (`None` for the rest, which is weighted already).
     ///
     /// # Errors
     /// If the device fails or has too little memory.

@@ -48,7 +48,7 @@ pub(super) struct Captured {
 /// Shape and values, in logical order, of one tensor of a statistic.
 pub(super) type Part = (Shape, Vec<f32>);
 
-/// How far to go with what is captured.
+/// How much is computed of a statistic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
     /// To the summary, which can be blended with others.
@@ -62,9 +62,9 @@ pub(super) fn planar(picture: &Picture) -> Vec<f32> {
     (0..3).flat_map(|channel| picture.rgb.iter().skip(channel).step_by(3).copied()).collect()
 }
 
-/// Runs a picture through the network once and keeps what is wanted, in that order: the tensors of each statistic.
-/// Waits for nothing: the targets are there for whatever is submitted later, and the memory in use until the submission
-/// is done.
+/// Runs a picture through the network once and keeps the tensors of each of these statistics, in their order. Waits for
+/// nothing: work that is submitted later can use the targets, and the pass keeps its memory until the submission is
+/// done.
 ///
 /// # Errors
 /// If the picture is too small, or the device fails.
@@ -161,5 +161,5 @@ pub(super) fn read(engine: &Engine, captured: &[Captured], label: &str) -> Resul
     captured.iter().map(|part| Ok((part.shape, engine.read(&part.memory, part.shape, label)?))).collect()
 }
 
-/// Targets by what they are of.
+/// Captured targets by key.
 pub(super) type Known<K> = HashMap<K, Vec<Captured>>;

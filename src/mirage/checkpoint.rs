@@ -1,4 +1,4 @@
-//! Checkpoints: a run's [`State`] in one safetensors file, with texts that say which run it is of.
+//! Checkpoints: a run's [`State`] in one safetensors file, with texts that identify the run.
 //!
 //! | tensor | shape | holds |
 //! | --- | --- | --- |
@@ -7,10 +7,11 @@
 //! | `shares` | shares | the share of each of `state:shares` |
 //! | `last_look` | length | the picture that the change is measured from, if it may end the run |
 //!
-//! Counters and names are texts (`state:...`). All is little-endian f32, so a checkpoint can be taken to another machine.
+//! Counters and names are texts (`state:...`). All values are little-endian f32, so a checkpoint can be used on another
+//! machine.
 //!
-//! `state:sha256` is the SHA-256 of the whole file, with 64 zeros in its own place: a single flipped bit anywhere, in a
-//! number or in an option, is noticed.
+//! `state:sha256` is the SHA-256 of the whole file, computed with 64 zeros in its own place, so a single flipped bit
+//! anywhere is detected.
 
 use super::loss::Shares;
 use super::state::State;
@@ -35,7 +36,7 @@ const NO_HASH: [u8; 64] = [b'0'; 64];
 /// What the names of the state's tensors begin with.
 const TENSOR: &str = "tensor:";
 
-/// A run between two iterations, as it lies on disk.
+/// A run between two iterations, as it is on disk.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checkpoint {
     /// All numbers.

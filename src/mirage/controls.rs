@@ -28,7 +28,7 @@ pub(super) struct PendingCommands {
 }
 
 impl Controls {
-    /// Handles on no run yet; give it to [`Session::set_controls`](super::Session::set_controls).
+    /// A handle that is not on a run yet; pass it to [`Session::set_controls`](super::Session::set_controls).
     pub fn new() -> Self {
         Self::default()
     }
@@ -64,7 +64,7 @@ impl Controls {
         self.lock().paused
     }
 
-    /// Takes the pending commands. `paused` stays until it is withdrawn, `stop` for good.
+    /// Takes the pending commands. `paused` stays until the run is resumed, `stop` for good.
     pub(super) fn take(&self) -> PendingCommands {
         let mut pending = self.lock();
         let taken = pending.clone();

@@ -1,4 +1,4 @@
-//! What happens in a run, and who is informed.
+//! What happens in a run, and the observers that are informed of it.
 
 use super::loss::Shares;
 use super::scales::Scale;
@@ -41,7 +41,7 @@ pub enum Event<'a> {
         /// The weight of each group.
         weights: &'a Weights,
     },
-    /// An iteration is done; comes for every one, behind its other events.
+    /// An iteration is done. Comes for every iteration, after its other events.
     Progress {
         /// Iterations done so far.
         iteration: u32,
@@ -50,18 +50,18 @@ pub enum Event<'a> {
     },
     /// Losses, shares and classes were measured.
     Report(&'a Report),
-    /// A snapshot that was asked for, by the schedule or through [`Controls`](super::Controls).
+    /// A snapshot that the schedule or [`Controls`](super::Controls) asked for.
     Snapshot {
         /// The picture after this many iterations.
         iteration: u32,
         /// The picture.
         picture: &'a Picture,
-        /// Seconds from the start of the first iteration, without pauses, until it was there.
+        /// Seconds from the start of the first iteration, without pauses, until it was read back.
         seconds: f64,
         /// What the network sees in it.
         readout: &'a Readout,
     },
-    /// A picture to look at, as the schedule wants it.
+    /// A picture to look at, where the schedule asks for one.
     Picture {
         /// The picture after this many iterations.
         iteration: u32,
@@ -70,7 +70,7 @@ pub enum Event<'a> {
         /// True if the run ends with it.
         last: bool,
     },
-    /// The run's state, as the schedule wants it.
+    /// The run's state, where the schedule asks for it.
     State(&'a State),
     /// The run is paused, or goes on again.
     Paused {
@@ -90,7 +90,7 @@ pub struct Started {
     pub memory: MemoryUse,
     /// Height and width of the final picture.
     pub size: [usize; 2],
-    /// The sizes on the way to it, its own the last.
+    /// The sizes that the run goes through; the last is that of the final picture.
     pub scales: Vec<Scale>,
     /// Seconds from the session's creation to here: targets captured, kernels compiled.
     pub prepared_in: f64,
@@ -140,7 +140,7 @@ pub struct TermLoss {
 pub struct Report {
     /// Iterations done: 0 is the start picture.
     pub iteration: u32,
-    /// Seconds from the start of the first iteration until these numbers were there.
+    /// Seconds from the start of the first iteration, without pauses, until these numbers were read back.
     pub seconds: f64,
     /// Sum of all weighted losses.
     pub total: f64,

@@ -2,14 +2,14 @@
 
 use crate::graph::PreparedNode;
 
-/// What one layer (or loss) takes.
+/// The time of one layer or loss.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerTime {
     /// Its name.
     pub layer: String,
-    /// Towards the losses, if the gradient needs it.
+    /// Forward, towards the losses, if the gradient needs it.
     pub forward: Option<PartTime>,
-    /// Back towards the picture, if it has a part in the gradient.
+    /// Backward, towards the picture, if it has a part in the gradient.
     pub backward: Option<PartTime>,
 }
 
@@ -29,7 +29,7 @@ impl LayerTime {
     }
 }
 
-/// The layers in the order of the way forward, from the nodes' times.
+/// The layers in the order of the forward pass, from the nodes' times.
 pub(super) fn by_layer<'a>(times: impl IntoIterator<Item = (&'a PreparedNode, f64)>) -> Vec<LayerTime> {
     let mut layers: Vec<LayerTime> = Vec::new();
     for (node, seconds) in times {

@@ -78,7 +78,7 @@ impl Strength {
     }
 }
 
-/// Losses with one weight between them.
+/// Losses that share one weight.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Group {
     /// Its name in options, logs and checkpoints.

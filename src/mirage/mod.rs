@@ -1,4 +1,4 @@
-//! The method: an objective made of losses steers a picture. [`Request`] says what is wanted, [`Session`] runs it and
+//! The method: an objective made of losses steers a picture. A [`Request`] describes a run, a [`Session`] runs it and
 //! reports [`Event`]s; [`preset`] makes the three factors of neural-mirage.
 
 mod build;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// Pooling between the blocks of a network.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pooling {
-    /// Of what.
+    /// Maximum or average.
     pub kind: PoolKind,
     /// By how much pooled activations are multiplied: 1 as networks are trained; 2 brings averages back to about the
     /// size of the maxima that they were trained with (Crowson's `style-transfer-pytorch`).
@@ -39,7 +39,7 @@ pub(super) struct View {
 /// `network.layers`) to a graph, and returns the tensor of each wanted layer.
 ///
 /// A conv (or fully connected) layer and its ReLU become one node unless the layer itself is wanted.
-/// Dropout is the identity. Before the first fully connected layer stands an adaptive max pool, whatever
+/// Dropout is the identity. An adaptive max pool comes before the first fully connected layer, whatever
 /// the pooling is (Töyrylä 2016), so that pictures of any size fit.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! What a run takes along from one scale to the next, larger one.
+//! The state that a run carries from one scale to the next, larger one.
 
 use super::objective::{Objective, STATE_AVERAGE, STATE_PICTURE, StatePart};
 use super::optimizer::NextScale;
@@ -8,7 +8,8 @@ use crate::ops::{Resize, ResizeMode, Shape};
 use std::sync::Arc;
 
 /// The state that the next scale begins with, by the name of each tensor: the picture that was shown, resized
-/// bicubically, and what the optimiser takes along. All else begins anew. Pictures are cut off to [0, 1] if `clamp`.
+/// bicubically, and the state that the optimiser keeps. All else is reset. With `clamp`, the picture is cut off to
+/// [0, 1].
 ///
 /// # Errors
 /// If the device fails.

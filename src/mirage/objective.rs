@@ -47,9 +47,9 @@ pub(super) const STATE_AVERAGE: &str = "average";
 /// Name of the average's counters.
 pub(super) const STATE_AVERAGE_COUNTERS: &str = "average_counters";
 
-/// Iterations submitted ahead of the device. Enough to keep it busy; few enough that a stop is prompt.
+/// Iterations submitted ahead of the device: enough to keep it busy, few enough that a stop is prompt.
 pub(super) const AHEAD: usize = 2;
-/// Read-backs of one kind that may be in flight at once: one for each iteration ahead, and that about to be submitted.
+/// Read-backs of one kind that may be in flight at once: one for each iteration ahead, and one for the next.
 const READ_BACKS: usize = AHEAD + 1;
 
 /// One loss.
@@ -87,7 +87,7 @@ pub(super) struct Objective {
     pub gradient: Memory,
     optimizer: Arc<dyn Optimizer>,
     loss_weights: Vec<Memory>,
-    /// Weights of what [`SUM`] sums up, and the group of each; `None` for the gradient of all that is not measured.
+    /// Weights of the gradients that [`SUM`] adds, and the group of each; `None` for the gradient of all other losses.
     summands: Option<(Memory, Vec<Option<String>>)>,
     control: Memory,
     /// What `control` holds.
@@ -110,7 +110,7 @@ pub(super) struct Numbers {
     pub norms: Vec<f32>,
 }
 
-/// The losses of some groups that count, with what to capture for each.
+/// The losses of these groups that count, with what to capture for each.
 ///
 /// # Errors
 /// If the network has no such layer.
@@ -128,8 +128,7 @@ pub(super) fn losses<'a>(
 }
 
 impl Objective {
-    /// Captures the targets of a request at one size, as far as `cache` lacks them, and prepares the program that
-    /// follows them.
+    /// Captures the targets of a request at one size, where `cache` lacks them, and prepares the program.
     ///
     /// # Errors
     /// If a layer doesn't exist, the picture is too small, or the device fails or has too little memory.
@@ -198,7 +197,7 @@ impl Objective {
             parts.push((label, norm));
             norms.push(norm);
         }
-        // Only for shares, groups are measured where a step follows at once.
+        // Only runs with shares measure the groups just before a step.
         let (mut summands, mut sums) = (None, Vec::new());
         if request.has_shares() || request.adjustable {
             let (sum, weights, groups) = build.sum_of_groups(&gradients)?;
@@ -250,7 +249,7 @@ impl Objective {
             steps.push(build.graph.apply(op, &[stepped, mean, counters], "average")?);
         }
 
-        // What is read, or comes from outside, must keep its meaning.
+        // Fusion must not change what is read back or comes from outside.
         let read = parts.iter().map(|(_, tensor)| *tensor).chain([snapshot]);
         let kept = build.bound.keys().copied().chain(read).collect();
         build.graph.fuse(&kept);
@@ -270,7 +269,7 @@ impl Objective {
             .readback(readback(REPORT, parts, When::After))
             .readback(readback(PICTURE, vec![(PICTURE.to_owned(), snapshot)], When::After))
             .readback(readback(STATE, state_tensors, When::Before));
-        // While the device makes the targets. Memory is taken when what they needed is free.
+        // Compiles while the device computes the targets. Memory is allocated once theirs is free again.
         Program::compile(engine, &build.graph, &goals)?;
         if let Some(submission) = &targets.submission {
             submission.wait()?;
@@ -309,7 +308,7 @@ impl Objective {
         }
     }
 
-    /// Sets the picture, and all other state to its beginning.
+    /// Sets the picture, and resets all other state.
     ///
     /// # Errors
     /// If the device fails.
@@ -317,8 +316,8 @@ impl Objective {
         self.set_state(&[(STATE_PICTURE.to_owned(), planar(picture))])
     }
 
-    /// Sets the state from tensors by name, in logical order. What is not among them begins anew: what is shown as the
-    /// picture, all else as zeros.
+    /// Sets the state from tensors by name, in logical order. Tensors that are not among them are reset: those that are
+    /// shown as the picture become the picture, the others zeros.
     ///
     /// # Errors
     /// If the device fails, or a tensor has another size.
@@ -367,8 +366,8 @@ impl Objective {
         Ok(())
     }
 
-    /// Sets the weight of each group in the gradient; a loss's is that times its own. What the optimiser knows of the
-    /// objective before, it forgets if `anew`.
+    /// Sets the weight of each group in the gradient; a loss is weighted by its group's weight times its own. With
+    /// `anew` the optimiser forgets what it knows of the objective with the old weights.
     ///
     /// # Errors
     /// If the device fails.
@@ -381,15 +380,15 @@ impl Objective {
             self.engine.write(&part.memory, part.shape, &vec![0.0; part.shape.elements()])?;
         }
         let Some((memory, groups)) = &self.summands else { return Ok(()) };
-        // The gradient of what is not measured has its weights in it already.
+        // The gradient of the groups that are not measured is weighted already.
         let of_sum = |group: &Option<String>| group.as_ref().map_or(1.0, |group| weights.of(group));
         let of_sum: Vec<f32> = groups.iter().map(of_sum).collect();
         self.engine.write(memory, Shape::Vector(of_sum.len()), &of_sum)
     }
 
-    /// Measures the groups' gradient norms at the present picture, at weight 1, and waits for them. The losses are
-    /// computed along with them, and the gradients stay for [`SUM`]. Where the optimiser shows another picture, because
-    /// the present one is only tried, that one first takes its place.
+    /// Measures the groups' gradient norms at the present picture, at weight 1, and waits for them. Losses are computed
+    /// too, and the gradients stay for [`SUM`]. If the optimiser shows another picture, because the present one is only
+    /// being tried, that other picture first replaces it.
     ///
     /// # Errors
     /// If the device fails.

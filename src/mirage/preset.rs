@@ -1,5 +1,5 @@
-//! The method's own objective: the spatial, abstract and style factors, and smoothness. The only place that knows
-//! their names.
+//! The method's own objective: the spatial, abstract and style factors, and smoothness. The only file below `cli` that
+//! knows their names.
 
 use super::loss::{Group, Loss, Source, Strength, Target};
 use super::statistic::{Classes, Feature, MeanCovariance, Statistic, Variation};
@@ -77,9 +77,9 @@ pub fn layers_text(layers: &[LayerWeight]) -> String {
 pub struct Factor {
     /// Its layers; every one counts in full, times its own weight.
     pub layers: Vec<LayerWeight>,
-    /// What it holds on to.
+    /// What it compares.
     pub statistic: Arc<dyn Statistic>,
-    /// What it compares with.
+    /// What it compares that with.
     pub target: Target,
     /// How much it counts.
     pub strength: Strength,
@@ -154,7 +154,7 @@ impl Preset {
         }
     }
 
-    /// Has the abstract factor show these classes, by index with their probabilities, in place of a picture's content.
+    /// Makes the abstract factor show these classes, given by index and probability, in place of a picture's content.
     ///
     /// # Errors
     /// [`Error::Usage`] if the network has no classes.
@@ -206,7 +206,7 @@ impl Preset {
         for name in FACTORS {
             let Some(factor) = self.factor(name) else { continue };
             for item in &factor.layers {
-                // A layer that doesn't count may be any, but not misspelt.
+                // A layer that doesn't count may be of any kind, but must exist.
                 if item.weight == 0.0 || factor.strength.value() == 0.0 {
                     network.index_of(&item.layer)?;
                     continue;

@@ -16,8 +16,8 @@ use std::sync::Arc;
 pub enum Init {
     /// Gray with random grain, the same for the same seed.
     Noise,
-    /// The photo blurred to a few patches of colour, with random grain: colours and darks are in their places, all else
-    /// is to be painted.
+    /// The photo blurred to a few patches of colour, with random grain: colours and darks are in their places, and
+    /// nothing else.
     Blur,
     /// The photo itself.
     Photo,
@@ -30,19 +30,19 @@ pub enum Init {
 /// When reports and pictures are due. Iterations are those of the whole run.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Schedule {
-    /// A report every so many iterations, besides the first and last; 0 for none between.
+    /// A report every this many iterations, besides the first and the last; 0 for none between them.
     pub report_every: u32,
-    /// A snapshot every so many iterations; 0 for none.
+    /// A snapshot every this many iterations; 0 for none.
     pub snapshot_every: u32,
     /// Snapshots after these iterations too.
     pub snapshot_at: Vec<u32>,
-    /// A picture to look at ([`Event::Picture`](super::Event::Picture)) every so many iterations; 0 for none.
+    /// A picture to look at ([`Event::Picture`](super::Event::Picture)) every this many iterations; 0 for none.
     pub picture_every: u32,
     /// Pictures to look at after these iterations too.
     pub picture_at: Vec<u32>,
-    /// The run's [`State`](super::State) every so many iterations, and at its end; 0 for none.
+    /// The run's [`State`](super::State) every this many iterations, and at the run's end; 0 for none.
     pub state_every: u32,
-    /// The run's state at its end too, if it is stopped.
+    /// The state at the end too, if the run is stopped.
     pub state_when_stopped: bool,
 }
 
@@ -85,8 +85,8 @@ pub struct Request {
     pub photo: Picture,
     /// The objective.
     pub groups: Vec<Group>,
-    /// Weights are measured anew every so many iterations; 0: when a scale begins, and once more in the first one when
-    /// all losses have a gradient.
+    /// Weights are measured again every this many iterations of a scale; 0: only when a scale begins, after ten
+    /// iterations of the first, and during the first ten of each as long as a loss has no gradient to measure.
     pub rebalance_every: u32,
     /// True if shares may be changed while the run goes on ([`Controls`](super::Controls)): every group that has losses
     /// is then computed, whatever its share.
@@ -184,7 +184,7 @@ impl Request {
         ))
     }
 
-    /// The groups that are part of the objective: those that count, and those that may come to while the run goes on.
+    /// The groups that are part of the objective: those that count, and those that may be given a share during the run.
     pub fn present(&self) -> Vec<Group> {
         let present = |group: &&Group| {
             let may_count = self.adjustable && matches!(group.strength, Strength::Share(_));
@@ -193,8 +193,8 @@ impl Request {
         self.groups.iter().filter(present).cloned().collect()
     }
 
-    /// True if `other` leads to the same objectives at the same sizes: the same pictures, losses and constants, with
-    /// other weights, shares, seeds, steps or reports at most. A [`Session`](super::Session) can then start anew
+    /// True if `other` leads to the same objectives at the same sizes: the same pictures, losses and constants, but
+    /// possibly other weights, shares, seeds, steps or reports. A [`Session`](super::Session) can then start again
     /// without preparing anything.
     pub fn shares_objective(&self, other: &Self) -> bool {
         let losses = |request: &Self| -> Vec<_> {
@@ -230,7 +230,7 @@ impl Request {
         View { pooling: self.pooling, border: self.border }
     }
 
-    /// True if some weight is to be measured.
+    /// True if a weight has to be measured.
     pub(super) fn has_shares(&self) -> bool {
         self.groups.iter().any(|group| matches!(group.strength, Strength::Share(_)))
     }

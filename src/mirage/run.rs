@@ -20,10 +20,10 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-/// After so many iterations of the first scale the weights are measured once more: by then every loss has a gradient,
-/// and the start's grain, which looks like nothing to the network, no longer decides the weights.
+/// After this many iterations of the first scale the weights are measured once more: by then every loss has a gradient,
+/// and the grain of the start, in which the network sees nothing, no longer decides the weights.
 const REBALANCE_AT: u32 = 10;
-/// How far the picture has moved is measured over so many iterations.
+/// The change of the picture is measured over this many iterations.
 const LOOK_EVERY: u32 = 10;
 
 /// Why a run ended.
@@ -52,7 +52,7 @@ pub struct RunResult {
     pub seconds: f64,
 }
 
-/// An iteration that was submitted and not yet reported.
+/// An iteration that is submitted and not yet reported.
 #[derive(Debug)]
 struct InFlight {
     /// Iterations before it.
@@ -63,7 +63,7 @@ struct InFlight {
     due: Due,
 }
 
-/// What is to be reported of an iteration.
+/// What an iteration does and reports.
 #[derive(Debug, Clone, Copy, Default)]
 struct Due {
     report: bool,
@@ -72,7 +72,7 @@ struct Due {
     snapshot: bool,
     picture: bool,
     state: bool,
-    /// A look at how far the picture has moved.
+    /// The picture is compared with the last one, to measure its change.
     look: bool,
     /// It makes a step.
     step: bool,
@@ -82,7 +82,7 @@ struct Due {
     balanced: bool,
 }
 
-/// The loop's own state: what was submitted, why it is to end, and who is informed.
+/// The loop's own state: what was submitted, why the run ends, and the observer.
 struct Progress<'a> {
     in_flight: VecDeque<InFlight>,
     ending: Option<Ending>,
@@ -101,9 +101,8 @@ impl Progress<'_> {
 impl Session {
     /// Runs to the end, and informs `observer` of what happens.
     ///
-    /// Iterations are submitted ahead of the device, and what a report or a snapshot needs is read while later
-    /// ones run: the host waits for the oldest of them only, when there are more than it may be ahead, where weights are
-    /// measured, and between scales.
+    /// Iterations are submitted ahead of the device, and what a report or a snapshot needs is read while later ones
+    /// run. The host waits for the oldest if too many are in flight, where weights are measured, and between scales.
     ///
     /// # Errors
     /// [`Error::NonFinite`] if the picture blows up, an observer's own error, or if the device fails; see
@@ -148,7 +147,7 @@ impl Session {
             self.emit_all(&mut progress, AHEAD)?;
             iteration += 1;
         }
-        // It ends here whatever the observer still answers.
+        // The run ends here, whatever the observer answers now.
         self.emit_all(&mut progress, 0)?;
         let Some((_, picture)) = &self.last_good else {
             return Err(Error::NonFinite { iteration, count: 0 });
@@ -199,7 +198,7 @@ impl Session {
         Ok(iteration)
     }
 
-    /// Goes on at the next scale, with the picture and what the optimiser takes along.
+    /// Goes on at the next scale, with the picture and the state that the optimiser keeps.
     fn next_scale(&mut self, progress: &mut Progress<'_>) -> Result<()> {
         let engine = self.engine.clone();
         let _span = engine.context.trace().map(|trace| trace.host("host", "preparing the next scale"));
@@ -222,8 +221,8 @@ impl Session {
         self.earlier + self.clock.map_or(0.0, |clock| clock.elapsed().as_secs_f64())
     }
 
-    /// Applies the pending commands, and stays here while the run is paused. True if a snapshot is wanted of the
-    /// iteration to come.
+    /// Applies the pending commands, and waits here while the run is paused. True if a snapshot of the next iteration
+    /// was asked for.
     fn apply_commands(&mut self, iteration: u32, progress: &mut Progress<'_>) -> Result<bool> {
         let mut pending = self.controls.take();
         let mut snapshot = pending.save;
@@ -233,7 +232,7 @@ impl Session {
             self.earlier = self.seconds();
             self.clock = None;
             progress.emit(Event::Paused { iteration, paused: true })?;
-            // A viewer who comes meanwhile finds the picture at which the run stands.
+            // A viewer who connects during the pause sees the present picture.
             let shown = Due { picture: self.request.schedule.has_pictures(), ..Due::default() };
             let shown = self.submit(iteration, shown)?;
             self.report(shown, progress)?;
@@ -280,7 +279,7 @@ impl Session {
             || done == again
             || (done < REBALANCE_AT && self.weights.is_incomplete())
             || (every > 0 && done.is_multiple_of(every));
-        // The last iteration makes no step, so weights are of no use to it but for its own report.
+        // The last iteration makes no step, so it needs weights only for its own report.
         self.request.has_shares() && due && (iteration == first || iteration < self.iterations())
     }
 
@@ -300,12 +299,12 @@ impl Session {
         progress.emit(Event::Weighted { iteration, shares: &shares, weights: &self.weights })
     }
 
-    /// What is due at an iteration, of which nothing is submitted yet.
+    /// What is due at an iteration that is not submitted yet.
     fn due(&self, iteration: u32, ending: Option<Ending>, balanced: bool, snapshot: bool) -> Due {
         let schedule = &self.request.schedule;
         let ends = ending.is_some();
         let report = schedule.reports(iteration, self.iterations()) || ends;
-        // A stop should be prompt, so it goes without the shares.
+        // A stop should be prompt, so its report is made without the shares.
         let prompt = matches!(ending, Some(Ending::Stopped | Ending::Commanded));
         Due {
             report,
@@ -322,11 +321,11 @@ impl Session {
         }
     }
 
-    /// Submits what an iteration takes, report and snapshot included.
+    /// Submits an iteration, with what its report and snapshot need.
     fn submit(&self, iteration: u32, due: Due) -> Result<InFlight> {
-        // Losses and snapshot are of the picture before the step of the same submission. Measuring the weights has
-        // computed losses and groups here, and left the gradients. It is the same at every schedule of reports, so these
-        // do not decide how the step is computed.
+        // Losses and snapshot are of the picture before the step of the same submission. Where weights were just
+        // measured, losses and the groups' gradients are already computed. That does not depend on the schedule of
+        // reports, so the schedule never changes how a step is computed.
         let objective = self.objective()?;
         let numbers = due.report || due.snapshot;
         let snapshot = due.report || due.snapshot || due.picture || due.look;
@@ -417,7 +416,7 @@ impl Session {
         }
         if let Some(pending) = state {
             let state = self.state(iteration, seconds, &weights, due.balanced, &pending.finish()?)?;
-            // One that can't be resumed would only replace a good one.
+            // A state that can't be resumed would only replace a good checkpoint.
             if state.check(self.scales[self.scale].size).is_ok() {
                 progress.emit(Event::State(&state))?;
             }
@@ -452,8 +451,8 @@ impl Session {
         Ok(())
     }
 
-    /// Measures how far the picture has moved since the last look. True if that is so little that the run is to
-    /// end.
+    /// Measures how much the picture has changed since it was last compared. True if that is so little that the run
+    /// should end.
     fn look(&mut self, iteration: u32, picture: &Picture) -> bool {
         if let Some((before, old)) = &self.last_look
             && iteration > *before

@@ -37,7 +37,7 @@ pub struct Scale {
 
 /// A picture is this much longer than at the scale before (Crowson's `style-transfer-pytorch`).
 const STEP: f64 = std::f64::consts::SQRT_2;
-/// More sizes than this never differ by a pixel each.
+/// The most sizes: with more, the smallest would be below one pixel even for the largest picture.
 const MOST: u32 = 32;
 
 impl Scales {
@@ -85,7 +85,7 @@ impl Scales {
     }
 }
 
-/// The scale that iteration `iteration` (counted from 0) belongs to; the last one behind the end.
+/// The scale that iteration `iteration` (counted from 0) belongs to; after the end, the last scale.
 pub fn scale_at(scales: &[Scale], iteration: u32) -> usize {
     let found = scales.iter().position(|scale| iteration < scale.end);
     found.unwrap_or(scales.len().saturating_sub(1))

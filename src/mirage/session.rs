@@ -87,14 +87,14 @@ pub struct Session {
     pub(super) scales: Vec<Scale>,
     /// The present scale.
     pub(super) scale: usize,
-    /// None only while one gives way to the next.
+    /// None only while one is replaced by the next.
     objective: Option<Objective>,
     pub(super) started: Started,
     pub(super) weights: Weights,
     pub(super) controls: Controls,
     /// Where the run begins, if not at the start picture.
     pub(super) resumed: Option<State>,
-    /// True if the weights are to be measured before the next step.
+    /// True if the weights have to be measured before the next step.
     pub(super) measure: bool,
     pub(super) last_good: Option<(u32, Picture)>,
     /// Iteration and values of the last picture that the change was measured from.
@@ -141,9 +141,9 @@ impl Session {
         })
     }
 
-    /// Makes this a session of another request, with as little work as that takes: where only weights, shares,
-    /// seeds, steps or reports differ ([`Request::shares_objective`]) all that was prepared is used again, else the
-    /// targets that both have in common.
+    /// Makes this a session of another request, with as little work as possible: where only weights, shares, seeds,
+    /// steps or reports differ ([`Request::shares_objective`]), all that was prepared is used again; otherwise the
+    /// targets that both requests have in common.
     ///
     /// # Errors
     /// As [`Session::new`]; the session is then still that of the earlier request.
@@ -163,8 +163,9 @@ impl Session {
         Ok(())
     }
 
-    /// Has the next [`Session::run`] go on from a state in place of the start picture. Its weights hold where they
-    /// were measured for the same shares; else they are measured anew, or the request's raw weights are taken.
+    /// Makes the next [`Session::run`] go on from a state in place of the start picture. The state's weights are kept
+    /// if they were measured for the same shares; otherwise they are measured again, or the request's raw weights are
+    /// used.
     ///
     /// # Errors
     /// [`Error::Usage`] if the state is of another size, damaged, or beyond the request's iterations; else if its scale
@@ -196,7 +197,7 @@ impl Session {
         if scale == self.scale && self.objective.is_some() {
             return Ok(());
         }
-        // The memory of the one goes before that of the other is taken.
+        // The old objective's memory is freed before that of the new one is allocated.
         self.objective = None;
         let size = self.scales[scale].size;
         self.objective =
@@ -213,7 +214,7 @@ impl Session {
         self.objective.as_mut().ok_or_else(unprepared)
     }
 
-    /// Lets these controls command the run.
+    /// Has the run obey these controls.
     pub fn set_controls(&mut self, controls: &Controls) {
         self.controls = controls.clone();
     }
@@ -223,8 +224,7 @@ impl Session {
         self.scales.last().map_or(0, |scale| scale.end)
     }
 
-    /// The newest finite picture that was read back, with its iteration; worth saving if
-    /// [`Session::run`] fails.
+    /// The newest finite picture that was read back, with its iteration: what can be saved if [`Session::run`] fails.
     pub fn last_good(&self) -> Option<(u32, &Picture)> {
         self.last_good.as_ref().map(|(iteration, picture)| (*iteration, picture))
     }
@@ -244,7 +244,7 @@ impl Session {
         }
     }
 
-    /// Seconds of each step of one iteration, run one by one; for reports on where time goes.
+    /// Label and seconds of each copy and dispatch of the gradient, run one by one; for reports on where time goes.
     ///
     /// # Errors
     /// If the device fails.
@@ -257,9 +257,8 @@ impl Session {
         self.objective.as_ref().map_or(&[], |objective| objective.program.nodes())
     }
 
-    /// What each layer takes in an iteration: its nodes run one by one, the least time of two after one that
-    /// warms up, so about three iterations in all. The optimiser's step and what only reports need are left
-    /// out.
+    /// The time of each layer in an iteration: its nodes run one by one, the smaller of two times after a run to warm
+    /// up, so about three iterations in all. The optimiser's step and what only reports need are left out.
     ///
     /// # Errors
     /// If the device fails.
@@ -290,8 +289,8 @@ impl Session {
         Ok(times)
     }
 
-    /// The start picture, its balance, and the first iteration with its report and picture, waited for; for
-    /// benches of what a user waits until then.
+    /// The start picture, the measurement of its weights, and the first iteration with its report and picture, waited
+    /// for; for benches of the time until then.
     ///
     /// # Errors
     /// As [`Session::run`].
@@ -299,8 +298,9 @@ impl Session {
         self.one_iteration()
     }
 
-    /// Losses and gradient at one picture with the given raw weights, without any step; for checks against
-    /// other implementations. Returns each weighted loss and the gradient in channel, row, column order.
+    /// Losses and gradient at one picture with the request's raw weights (1 where a share is given), without a step;
+    /// for checks against other implementations. Returns each weighted loss, and the gradient in channel, row, column
+    /// order.
     ///
     /// # Errors
     /// If the device fails.

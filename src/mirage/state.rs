@@ -20,14 +20,14 @@ pub struct State {
     /// Name and values of each tensor in logical order (channel, row, column): the picture, not clamped where the run
     /// does not clamp; the average if there is one; what the optimiser keeps, named `optimiser:tensor`.
     pub tensors: Vec<(String, Vec<f32>)>,
-    /// The shares that the groups in the objective are to have; empty if all weights were given.
+    /// The requested shares of the groups in the objective; empty if all weights were given.
     pub shares: Shares,
     /// The weights in force.
     pub weights: Weights,
     /// True if the weights were measured at this very picture: the next step is then made of these gradients.
     pub balanced: bool,
-    /// The last picture that the change was measured from, as red, green, blue of pixel after pixel, and its
-    /// iteration; only where the run may end by it.
+    /// Iteration and values (red, green and blue, pixel by pixel) of the last picture that the change was measured
+    /// from; only if the change may end the run.
     pub last_look: Option<(u32, Vec<f32>)>,
 }
 

@@ -17,15 +17,15 @@ use std::sync::Arc;
 /// What the losses are compared with.
 #[derive(Debug)]
 pub(super) struct Targets {
-    /// Of each loss, the tensors that its statistic's distance takes.
+    /// For each loss, the tensors that its statistic's distance takes.
     pub losses: Vec<Vec<Captured>>,
-    /// Class probabilities of the photo, where they are wanted and the network has them.
+    /// Class probabilities of the photo, if reports have classes and the network has them.
     pub classes: Option<Captured>,
     /// The device's last work on them, if there was any.
     pub submission: Option<Submission>,
 }
 
-/// Which images a target is of, at which size, and what of them.
+/// What a target was captured from: images, size, layer and statistic.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
     images: u64,
@@ -34,7 +34,7 @@ struct Key {
     statistic: String,
 }
 
-/// What was captured so far, so that the next objective of the same images need not do it again.
+/// What was captured so far, so that the next objective with the same images need not capture it again.
 #[derive(Debug, Default)]
 pub(super) struct Cache {
     view: Option<View>,
@@ -42,7 +42,7 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    /// Forgets what is of other images than the request's, or of another view of the network.
+    /// Forgets targets of images that the request does not use, or of another view of the network.
     fn keep_for(&mut self, request: &Request, view: View) {
         if self.view != Some(view) {
             self.known.clear();
@@ -69,7 +69,7 @@ pub(super) fn photo_at(request: &Request, [height, width]: [usize; 2]) -> Result
     at_size(&request.photo, width, height)
 }
 
-/// An image in the proportion in which the picture at this size is smaller than the request's.
+/// An image, scaled down by as much as the picture at this size is smaller than the request's.
 ///
 /// # Errors
 /// If it can't be resized.
@@ -135,7 +135,7 @@ pub(super) fn targets(
         }));
     }
 
-    // All that is missing of a set of images in one forward pass of each image.
+    // One forward pass of each image captures all that is missing of its set.
     let mut submission = None;
     for set in &sets {
         let mut missing: Vec<Wanted> = Vec::new();
@@ -182,7 +182,7 @@ enum Images<'a> {
 }
 
 impl Images<'_> {
-    /// A number that tells these images and weights from others.
+    /// A hash that identifies these images and their weights.
     fn hash(self) -> u64 {
         let mut hasher = DefaultHasher::new();
         let mut add = |image: &Picture, weight: f32| {

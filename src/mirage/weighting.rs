@@ -6,8 +6,8 @@
 
 use super::loss::{Group, Strength, effective_shares};
 
-/// A weight that is measured anew may have grown at most this much since it was first measured at its scale. Without a
-/// limit the weight of a loss that is nearly met grows until its noise rules the picture.
+/// A weight that is measured again may be at most this many times the one that was first measured at its scale. Without
+/// a limit, the weight of a loss that is nearly met grows until its noise dominates the picture.
 pub const GROWTH: f32 = 4.0;
 
 /// The weight of one group.

@@ -1,4 +1,4 @@
-//! L-BFGS: the curvature of the objective, as far as the last steps tell it, shapes the next one.
+//! L-BFGS: the curvature of the objective, estimated from the last steps, shapes the next one.
 
 use super::{NextScale, Optimizer, Settings, StateTensor, StepInputs};
 use crate::error::{Error, Result};
@@ -11,9 +11,9 @@ use crate::ops::{
 /// How long a step along a direction is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LineSearch {
-    /// The learning rate, whatever comes of it: as Torch's `optim.lbfgs`, and PyTorch's by default.
+    /// Always the learning rate: as Torch's `optim.lbfgs`, and PyTorch's by default.
     None,
-    /// Half of it, and half of that, as long as the loss is not finite or too high.
+    /// The learning rate, halved as long as the loss is not finite or too high.
     ///
     /// Each iteration tries one picture. If its loss is at most that of the accepted picture, less 1e-4 of the decrease
     /// that the gradient promised (Armijo), it is accepted and the next one is tried in a new direction; otherwise the
@@ -26,8 +26,8 @@ pub enum LineSearch {
 ///
 /// The last pairs of a step s and the change y of the gradient over it give a direction by the two-loop recursion,
 /// which starts from `s.y / y.y` of the newest pair. A pair is kept if `s.y > 1e-10`. The first step is
-/// `min(1, 1 / |g|_1)` times the learning rate. With `clamp`, s is the difference of the clamped pictures, and pixels at
-/// 0 or 1 that the gradient would push out of [0, 1] take no part in the direction.
+/// `min(1, 1 / |g|_1)` times the learning rate. With `clamp`, s is the difference of the clamped pictures, and values
+/// at 0 or 1 that the gradient would push out of [0, 1] take no part in the direction.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Lbfgs {
     /// Length of a step, relative to the one that the pairs give; 1 is usual.
@@ -101,7 +101,7 @@ impl Optimizer for Lbfgs {
             tensor("steps", ring.shape()),
             tensor("gradient_changes", ring.shape()),
             tensor("inner_products", ring.products()),
-            // Zeros here say that nothing is known, so the others then count for nothing: see `ops/lbfgs`.
+            // Zeros here mean that nothing is known; the other tensors are then not used: see `ops/lbfgs`.
             StateTensor { depends_on_weights: true, ..tensor("scalars", ring.scalars()) },
         ]
     }
