@@ -1,8 +1,8 @@
 //! What is taken from a record. Records are untrusted input: a picture or a checkpoint may come from anywhere.
 //!
-//! Options that the picture depends on are taken if their values have the right form. Files that they name are only read.
-//! Where to write, what to replace, who may watch and which device to use are taken from the command line only: a record
-//! with such an option was not written by this program, and is refused with the option's name.
+//! Options that the picture depends on are taken if their values have the right form. Files that they name are only
+//! read. Where to write, what to replace, who may watch and which device to use come from the command line only: a
+//! record with such an option was not written by this program, and is refused with the option's name.
 
 use super::escape::{one_line, quoted};
 use super::option_words::{self, OptionWords};
@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::path::Path;
 
-/// Where a record lies.
+/// What a record is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
     /// In a picture, for a new run.
@@ -25,11 +25,11 @@ pub(super) enum Source {
 #[derive(Debug)]
 pub(super) struct Accepted {
     pub options: Map<String, Value>,
-    /// What the user should know: files that are read, options that were not taken.
+    /// Notes for the user: files that are read, options that were not taken.
     pub notes: Vec<String>,
 }
 
-/// Takes what may be taken from the record of `file`, except options that are given.
+/// Takes from the record of `file` what may be taken, except options that are given.
 ///
 /// # Errors
 /// [`Error::File`] naming the first option that no record may give, that is unknown, or whose value can't be used.

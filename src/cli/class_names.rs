@@ -67,13 +67,13 @@ impl ClassNames {
         label.map_or_else(|| format!("class {index}"), str::to_owned)
     }
 
-    /// A readout for the log.
+    /// The classes of a readout for the log.
     pub(super) fn classes(&self, found: &[(usize, f32)]) -> Vec<Class> {
         let class = |&(index, probability)| Class { index, label: self.name(index), probability };
         found.iter().map(class).collect()
     }
 
-    /// A readout as one line, such as `tabby 43%, tiger cat 21%`.
+    /// The classes of a readout as one line, such as `tabby 43%, tiger cat 21%`.
     pub(super) fn line(&self, found: &[(usize, f32)]) -> String {
         let class =
             |&(index, probability): &(usize, f32)| format!("{} {}%", self.name(index), percent(probability));

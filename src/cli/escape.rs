@@ -1,7 +1,7 @@
 //! Escapes untrusted text for terminals and shells: records, file names, labels, names of devices and tensors.
 //!
-//! All text passes [`escaped`] where it is written to stdout or stderr; values inside a line pass [`one_line`] first, so
-//! that they can't start a new line.
+//! All text passes [`escaped`] where it is written to stdout or stderr; values inside a line pass [`one_line`] first,
+//! so that they can't start a new line.
 
 use std::borrow::Cow;
 use std::path::Path;

@@ -8,12 +8,12 @@ use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 
-/// The shorter side of a photo must have so many pixels.
+/// The shorter side of a photo must have at least this many pixels.
 const SMALLEST_PHOTO: usize = 16;
-/// Snapshots have at least so many digits, so that they sort by iteration.
+/// The numbers of snapshots have at least this many digits, so that their names sort by iteration.
 const DIGITS: usize = 4;
 
-/// Reads a photo and fits it to the size of the run. Adds what was done to it to `notes`.
+/// Reads a photo and fits it to the size of the run. Notes on what reading it changed go to `notes`.
 pub(super) fn load(path: &Path, longest: usize, notes: &mut Vec<String>) -> Result<Picture> {
     let picture = read(path, notes)?;
     let (width, height) = (picture.width, picture.height);
@@ -92,7 +92,8 @@ impl Files {
         self.output.with_file_name(name)
     }
 
-    /// [`Files::snapshot`], or another name if that is taken: snapshots that the live page asks for were not checked.
+    /// [`Files::snapshot`], or another name if that is taken: names of snapshots that the live page asks for are not
+    /// checked before the run.
     pub(super) fn free_snapshot(&self, iteration: u32) -> PathBuf {
         let path = self.snapshot(iteration);
         if path.symlink_metadata().is_err() || self.replaces(&path) { path } else { free_name(&path) }

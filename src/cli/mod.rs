@@ -1,7 +1,7 @@
 //! The `mirage` program: arguments, the terminal, files. All work is the library's.
 //!
-//! Exit codes: 0 for success, 1 for a failure at work, 2 for a problem of the request or its files that the user can
-//! fix, 130 after Ctrl-C.
+//! Exit codes: 0 for success, 1 for a failure while working, 2 for a problem of the request or its files that the user
+//! can fix, 130 after Ctrl-C.
 
 mod accept;
 mod args;
@@ -115,7 +115,7 @@ fn run(cli: &Cli) -> Result<u8> {
     }
 }
 
-/// Silences Mesa's device selection layer, which orders GPUs by what the desktop uses and complains on stderr where there
+/// Silences Mesa's device selection layer, which orders GPUs by what the desktop uses and prints warnings where there
 /// is no desktop: on a server every run would begin with lines that look like errors.
 #[cfg(target_os = "linux")]
 fn silence_device_selection() {

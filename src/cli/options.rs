@@ -85,8 +85,8 @@ pub(super) struct Row {
     pub dropped_with: &'static [&'static str],
     /// True for the options that state the balance by raw weights.
     pub raw_weight: bool,
-    /// True if the value is a list `NAME=VALUE,...` of parts that may be given one by one: those that are not given stay as
-    /// recorded.
+    /// True if the value is a list `NAME=VALUE,...` of parts that may be given one by one: parts that are not given
+    /// stay as recorded.
     pub named_parts: bool,
 }
 
@@ -148,7 +148,7 @@ impl Row {
         self
     }
 
-    /// A sweep takes it too.
+    /// A sweep accepts it.
     const fn any_command(mut self) -> Self {
         self.sweeping = Sweeping::Accepted;
         self

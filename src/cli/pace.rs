@@ -4,7 +4,7 @@ use super::format::{duration, number};
 use crate::mirage::{Scale, work};
 use std::collections::VecDeque;
 
-/// The pace is that of so many iterations.
+/// The pace is that of this many of the last iterations.
 const WINDOW: usize = 10;
 
 /// The pace of a run. Iterations count by the pixels of their scale, as the time that they take grows with these.

@@ -31,7 +31,7 @@ pub(super) struct Plan {
     pub names: ClassNames,
     pub files: Files,
     pub options: RecordedOptions,
-    /// What the user should know.
+    /// Notes for the user.
     pub notes: Vec<String>,
 }
 
@@ -45,8 +45,8 @@ impl Plan {
         Self::with(args, true, resumed, open)
     }
 
-    /// [`Plan::new`] with a network that `open` provides, and whether its values are still to be checked; places to write
-    /// are only checked with `checks_places`.
+    /// [`Plan::new`] with a network from `open`, which also says whether the network's values have yet to be checked.
+    /// Places to write are only checked with `checks_places`.
     ///
     /// # Errors
     /// As [`Plan::new`].
@@ -59,7 +59,7 @@ impl Plan {
         let (mut request, mut preset) = request(args)?;
         let mut notes = Vec::new();
         pictures(args, &mut request, &mut preset, &mut notes)?;
-        // The network may leave out the smallest scales, so these are the most iterations that there can be.
+        // The network may rule out the smallest scales, so the run has at most these iterations.
         let most = request.scales.plan(request.size(), 1)?.last().map_or(0, |scale| scale.end);
         let files = Files::new(&args.files, &args.photo, most, resumed);
         if checks_places {

@@ -20,7 +20,7 @@ impl RecordedOptions {
     /// From the arguments, with the values of those that depend on the network or on each other.
     ///
     /// # Errors
-    /// [`Error::Usage`] if an argument can't be recorded, which none can cause.
+    /// [`Error::Usage`] if an argument can't be recorded, which does not happen.
     pub(super) fn new(
         args: &RenderArgs,
         request: &Request,
@@ -59,7 +59,7 @@ impl RecordedOptions {
         Ok(Self(options))
     }
 
-    /// The options of a snapshot or cell with another name; `iterations` are its own where its run continues after it.
+    /// The options for a cell of a sweep, which has this name; with `iterations` if its run goes on after it.
     pub(super) fn of_snapshot(&self, output: &Path, iterations: Option<u32>) -> Self {
         let mut options = self.0.clone();
         options.insert("output".to_owned(), values::path(output));

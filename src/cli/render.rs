@@ -26,7 +26,7 @@ use std::time::Instant;
 /// What a run takes from an earlier one.
 #[derive(Debug, Default)]
 pub(super) struct EarlierRun {
-    /// What the user should know of the record.
+    /// Notes for the user on the record.
     pub notes: Vec<String>,
     /// SHA-256 of the network, if it must be the same.
     pub network: Option<String>,
@@ -180,8 +180,8 @@ impl Run {
         }
     }
 
-    /// All observers, each after those whose results it uses: metadata and warnings first, then the files that carry the
-    /// metadata, then what shows all of these.
+    /// All observers, each after those whose results it uses: metadata and warnings first, then the files that carry
+    /// the metadata, then those that show all of these.
     fn observers(&mut self) -> Observers<'_> {
         let mut list: Vec<&mut dyn Observer> = vec![
             &mut self.metadata,
@@ -276,7 +276,7 @@ impl Run {
         Ok(())
     }
 
-    /// Saves what a failed run leaves.
+    /// Saves the last good picture of a failed run, and its film.
     fn rescue(&mut self, iteration: u32, picture: &Picture) {
         let output = self.plan.files.output.display().to_string();
         let saved = self

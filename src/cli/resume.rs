@@ -129,7 +129,7 @@ fn continued(args: &ResumeArgs, saved: &SavedCheckpoint) -> Result<(RenderArgs, 
 /// after `out.png`. Only the format is the record's.
 fn output(checkpoint: &Path, recorded: &str) -> PathBuf {
     let name = checkpoint.file_stem().unwrap_or_default();
-    // A part of a name that is not UTF-8 can't be taken off.
+    // From a name that is not UTF-8 no part can be removed.
     let stem = name.to_str().and_then(|name| name.strip_suffix("-checkpoint")).map(OsString::from);
     let mut name = stem.filter(|stem| !stem.is_empty()).unwrap_or_else(|| name.to_owned());
     let extension = Path::new(recorded).extension().and_then(OsStr::to_str);

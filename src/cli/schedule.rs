@@ -3,10 +3,10 @@
 use super::args::WatchingArgs;
 use crate::mirage::Schedule;
 
-/// A frame of a film comes after one more iteration for each so many before it.
+/// The distance between frames of a film is the iterations done so far, divided by this.
 const FRAME_STEP: u32 = 20;
 
-/// The schedule of a run of so many iterations.
+/// The schedule of a run of this many iterations.
 pub(super) fn schedule(args: &WatchingArgs, iterations: u32) -> Schedule {
     let mut snapshot_at = args.save_at.clone();
     if args.save_early {
@@ -23,14 +23,14 @@ pub(super) fn schedule(args: &WatchingArgs, iterations: u32) -> Schedule {
     }
 }
 
-/// The iterations of `--save-early`: each the sum of the two before, as the picture changes ever more slowly.
+/// The iterations of `--save-early`: each the sum of the two before, because the picture changes ever more slowly.
 fn early() -> impl Iterator<Item = u32> {
     std::iter::successors(Some((1, 2)), |(one, two): &(u32, u32)| Some((*two, one.checked_add(*two)?)))
         .map(|(one, _)| one)
 }
 
-/// The iterations that a film shows: each at first, then one after a twentieth more of all before it, as the picture
-/// changes ever more slowly.
+/// The iterations that a film shows: at first every one, later at distances of a twentieth of those done so far,
+/// because the picture changes ever more slowly.
 fn frames(iterations: u32) -> Vec<u32> {
     let mut frames: Vec<u32> =
         std::iter::successors(Some(0_u32), |at| at.checked_add((at / FRAME_STEP).max(1)))

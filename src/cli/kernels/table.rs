@@ -41,7 +41,7 @@ impl std::fmt::Display for Table {
     }
 }
 
-/// A number with three digits that count, and a unit of a thousand where it is large: `1.23 G`.
+/// A number with three significant digits, and a decimal prefix where it is large: `1.23 G`.
 pub(super) fn metric(value: f64) -> String {
     let units = ["", "k", "M", "G", "T"];
     let mut value = value;

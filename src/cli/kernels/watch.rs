@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// An editor saves in several steps (truncate, write, rename); so long after the last one it has finished.
+/// An editor saves in several steps (truncate, write, rename); this long after the last one it has finished.
 const SETTLED: Duration = Duration::from_millis(80);
 
 /// Watches a folder of shaders.
@@ -34,8 +34,8 @@ impl Watch {
         Ok(Self { folder, events, _watcher: watcher })
     }
 
-    /// Waits until valid shaders were saved, and returns their names. Problems of invalid ones are printed to stderr, and
-    /// their last valid text stays in use.
+    /// Waits until valid shaders were saved, and returns their names. Problems of invalid ones are printed to stderr,
+    /// and their last valid text stays in use.
     ///
     /// # Errors
     /// If the folder can't be read, or holds a file that does not belong there.

@@ -1,4 +1,4 @@
-//! `--film`: the chain of pictures as an animation.
+//! `--film`: the pictures of a run as an animation.
 
 use crate::cli::plan::Plan;
 use crate::error::Result;

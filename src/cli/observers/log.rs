@@ -163,7 +163,7 @@ impl Log {
     /// The run ended with its picture saved.
     ///
     /// # Errors
-    /// [`Error::Io`] if the system refuses, as all that write.
+    /// [`Error::Io`] if the log can't be written.
     pub(in crate::cli) fn end(&mut self, ending: &str, outcome: &RunResult) -> Result<()> {
         self.lines.write(&Line::End {
             ending,
@@ -174,6 +174,9 @@ impl Log {
     }
 
     /// The run failed; `rescued` says after which iteration a picture was saved all the same, and where.
+    ///
+    /// # Errors
+    /// As [`Log::end`].
     pub(in crate::cli) fn error(&mut self, error: &Error, rescued: Option<(u32, String)>) -> Result<()> {
         let (iteration, output) = rescued.unzip();
         let (message, exit_code) = (error.to_string(), error.exit_code());

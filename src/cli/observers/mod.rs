@@ -1,4 +1,4 @@
-//! Who follows a run: each observer takes the events that concern it.
+//! The observers of a run: each handles the events that concern it.
 
 mod checkpoints;
 mod film;

@@ -18,7 +18,7 @@ pub(in crate::cli) struct Page {
     page: LivePage,
     plan: Rc<Plan>,
     status: SharedStatus,
-    /// What the page is called.
+    /// The page's title.
     title: String,
     /// True while the run is paused.
     paused: bool,
@@ -133,8 +133,8 @@ impl Observer for Page {
     }
 }
 
-/// The groups of an objective for the page. Shares can be set for those that have one; in a run with given weights only,
-/// for those that compare with a target.
+/// The groups of an objective for the page. Shares can be set for the groups that have one; in a run with given weights
+/// only, for the groups that compare with a target.
 fn groups(present: &[mirage::Group]) -> Vec<Group<'_>> {
     let shares = effective_shares(present);
     let mut listed = Vec::new();

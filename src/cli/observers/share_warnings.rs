@@ -19,6 +19,7 @@ pub(in crate::cli) struct ShareWarnings {
     status: SharedStatus,
     /// True if shares are set, false if raw weights are.
     balanced: bool,
+    /// Group, and whether its share was too large, of each warning so far.
     given: HashSet<(String, bool)>,
 }
 
@@ -29,7 +30,7 @@ impl ShareWarnings {
         Self { status: status.clone(), balanced, given: HashSet::new() }
     }
 
-    /// What a report gives reason to warn of.
+    /// Warnings about a report.
     fn warnings(&mut self, report: &Report) -> Vec<String> {
         let shares = &report.gradient_shares;
         // One group alone always has all of the gradient, and where all gradients are zero there are no shares.

@@ -1,4 +1,4 @@
-//! Saves the pictures on the way.
+//! Saves the snapshots of a run.
 
 use super::status::SharedStatus;
 use crate::cli::plan::Plan;

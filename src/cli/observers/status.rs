@@ -10,9 +10,9 @@ use std::rc::Rc;
 pub(in crate::cli) struct RunStatus {
     /// What pictures and checkpoints carry, up to the newest event.
     pub metadata: RunMetadata,
-    /// What the user should know of the request, found before the run.
+    /// Notes for the user on the request, found before the run.
     pub notes: Vec<String>,
-    /// What the newest report gives reason to warn of.
+    /// Warnings about the newest report.
     pub warnings: Vec<String>,
     /// Where the newest snapshot was saved.
     pub snapshot: PathBuf,

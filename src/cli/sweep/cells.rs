@@ -15,7 +15,7 @@ pub(super) struct CellWriter<'a> {
     pub contact: &'a ContactSheet,
     pub plan: &'a Plan,
     pub status: SharedStatus,
-    /// Cells of row after row.
+    /// The cells, row by row.
     pub painted: &'a mut [Option<PaintedCell>],
     /// Columns of the sheet.
     pub columns: usize,
@@ -24,8 +24,7 @@ pub(super) struct CellWriter<'a> {
 }
 
 impl CellWriter<'_> {
-    /// Writes the cells that the end of the run fills: the last, and where it ended early, those that were still to
-    /// come.
+    /// Writes the cells that the end of the run fills: the last one, and if the run ended early, those after its end.
     ///
     /// # Errors
     /// If a cell can't be written.

@@ -1,7 +1,7 @@
 //! `mirage sweep`: the same photo with other values of one or two options, side by side on a contact sheet.
 //!
-//! All runs share one process, device and network. A run that differs from the one before only in weights, seeds or steps
-//! uses all that was prepared again; one with other layers, the targets that both have in common.
+//! All runs share one process, device and network. A run that differs from the one before only in weights, seeds or
+//! steps uses again all that was prepared; one with other layers, the targets that both have in common.
 
 mod args;
 mod axes;
@@ -143,7 +143,8 @@ fn promote(cell: &Path, given: &[OptionWords]) -> Result<u8> {
     let metadata = PictureMetadata::read(cell)?.ok_or_else(not_a_cell)?;
     let mut accepted = accept::accept(cell, Source::Picture, &metadata.options, given)?;
     accepted.options.remove("size");
-    // Cells have one scale because they are small. Where there was no other, one scale makes the same picture larger.
+    // Cells have one scale because they are small; at full size the default scales apply. A record of a version that
+    // had one scale only keeps it.
     if !accept::has_one_scale(&metadata.options) {
         accepted.options.remove("scales");
         accepted.options.remove("min_size");

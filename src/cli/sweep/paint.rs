@@ -298,8 +298,8 @@ fn saved_state(path: &Path, options: &RecordedOptions) -> Option<State> {
     difference(&saved.options, &options).is_none().then_some(saved.state)
 }
 
-/// The first option in which two records differ, of those that the picture depends on. (A cell's iterations are those of
-/// its column.)
+/// The first option in which two records differ, of those that the picture depends on. (A cell's iterations are those
+/// of its column.)
 fn difference(one: &Map<String, Value>, other: &Map<String, Value>) -> Option<String> {
     let names = one.keys().chain(other.keys().filter(|name| !one.contains_key(*name)));
     let counts_for = |row: &Row| matches!(row.effect, Effect::Picture | Effect::Device);

@@ -30,7 +30,7 @@ pub(super) struct PaintedCell {
 pub(super) struct ContactSheet {
     /// The folder that they are in, with the cells.
     pub folder: PathBuf,
-    /// What the sweep is of.
+    /// Heading of the sheet: the photo and what is varied.
     pub title: String,
     /// Network, size, seed.
     pub about: String,
@@ -45,7 +45,7 @@ impl ContactSheet {
         self.folder.join(HTML)
     }
 
-    /// Where a cell's picture lies.
+    /// Path of a cell's picture.
     pub(super) fn cell(&self, cell: &Cell) -> PathBuf {
         self.folder.join(format!("{}.png", cell.name()))
     }
