@@ -128,7 +128,7 @@ impl Error {
         Self::Usage(message.into())
     }
 
-    /// The program's exit code: 2 for what the user can mend in the request or its files, 1 for a
+    /// The program's exit code: 2 for a problem that the user can fix in the request or its files, 1 for a
     /// failure while working.
     pub fn exit_code(&self) -> u8 {
         match self {

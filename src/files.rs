@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use std::io::Write as _;
 use std::path::Path;
 
-/// Writes a file under a temporary name beside its place, then renames it: whoever reads sees the old file or the
+/// Writes a file under a temporary name beside its place, then renames it: a reader sees the old file or the
 /// new one, never a part. `action` says what is done, for the error: "writing the tuning cache".
 ///
 /// # Errors

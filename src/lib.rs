@@ -29,13 +29,15 @@
 //! }
 //! ```
 //!
-//! The way of the data: [`cli`] (the program) → [`web`] (its live page) → [`mirage`] (session, objective) → [`tune`] (autotuning) →
-//! [`workbench`] (kernels tested and timed) → [`graph`] (nodes, gradient, memory plan, replay) → [`ops`]
-//! (kernels) → [`shader`] (WGSL, variants) → [`gpu`] (device). [`vgg`] reads networks, [`image_io`] pictures;
-//! [`web`] shows and steers a run in a browser. A module uses only those to its right, and [`error`].
+//! The modules, from the program down to the device: [`cli`] (the program) → [`web`] (the live page, which shows and
+//! steers a run in a browser) → [`mirage`] (session, objective) → [`tune`] (autotuning) → [`workbench`] (kernels tested
+//! and timed) → [`graph`] (nodes, gradient, memory plan, replay) → [`ops`] (kernels) → [`shader`] (WGSL, variants) →
+//! [`gpu`] (device). [`vgg`] reads networks, [`image_io`] pictures. A module uses only those to its right, these two,
+//! and [`error`].
 //!
-//! Without its default features the crate is the library alone. `cli` is the program and all that follows; `web`, `film`
-//! (animations), `fetch` (downloads of networks) and `workbench` (shaders of anybody's) can be had one by one.
+//! Without its default features the crate is the library alone. The feature `cli` is the program and includes the
+//! others; `web`, `film` (animations), `fetch` (downloads of networks) and `workbench` (running any shader) can also be
+//! chosen one by one.
 #![warn(missing_docs)]
 
 #[cfg(feature = "cli")]

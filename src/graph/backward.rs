@@ -17,11 +17,11 @@ pub fn gradient(graph: &mut Graph, seeds: &Seeds, wrt: TensorId) -> Result<Optio
     Ok(gradients(graph, &[("", seeds)], wrt)?.pop().flatten())
 }
 
-/// Appends the gradients of several such sums with respect to `wrt`, each with a word for its labels, and returns
-/// them in that order. All of them read the one forward pass.
+/// Appends the gradients of several such sums with respect to `wrt`, each with a prefix for its labels, and returns
+/// them in that order. All of them read the same forward pass.
 ///
-/// Their backward passes run in step, from one place where the forward pass makes its maps smaller to the next: the
-/// gradients that are held there are small, and activations that all have read are free.
+/// Their backward passes take turns, from one place where the forward pass makes its maps smaller to the next: the
+/// gradients that have to be kept there are small, and activations that all passes have read are free.
 ///
 /// # Errors
 /// As [`gradient`].
@@ -46,8 +46,8 @@ pub fn gradients(graph: &mut Graph, sums: &[(&str, &Seeds)], wrt: TensorId) -> R
     Ok(upstreams.iter().map(|upstream| upstream.arriving.get(&wrt).copied()).collect())
 }
 
-/// The nodes whose output depends on `wrt`, in the order of the backward pass, cut behind each node of the forward
-/// pass that makes its input smaller.
+/// The nodes whose output depends on `wrt`, in the order of the backward pass, cut before each node that makes its
+/// input smaller in the forward pass.
 ///
 /// A side branch (a loss, and the Gram matrix that it is of) comes right before the backward pass reaches the layer
 /// that it hangs on, not with the last losses at the start: its gradient is as large as the layer's map.
@@ -89,7 +89,7 @@ fn stretches(graph: &Graph, depends: &[bool]) -> Vec<Vec<usize>> {
     let mut stretches: Vec<Vec<usize>> = Vec::new();
     let mut cut = true;
     for index in order {
-        // The node that makes a map smaller begins a stretch: what arrives there is the smaller map's gradient.
+        // A node that makes a map smaller begins a stretch: the gradient that arrives there is that of the smaller map.
         if cut || shrinks(index) {
             stretches.push(Vec::new());
         }

@@ -10,14 +10,14 @@ use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-/// What a choice is made for: an op with what it does besides (rectify, mask, add), its exact channels, and about
-/// its size.
+/// What a choice is made for: an op with the steps that are fused into it (rectify, mask, add), its exact channels,
+/// and its approximate size.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Use {
     /// Name of the op.
     pub op: String,
-    /// What it does besides: entry points and constants of its naive kernel. Other kernels of one op differ with
-    /// these too, so a choice for one says nothing of another.
+    /// Its fused steps: entry points and constants of its naive kernel. The other kernels of the op differ with these
+    /// too, so a choice for one form is not valid for another.
     pub form: Vec<String>,
     /// Of each input and the output: channels of a map, length of a vector, rows and columns of a matrix.
     pub channels: Vec<[usize; 2]>,
@@ -37,7 +37,7 @@ impl Use {
             let consts = dispatch.consts.iter().map(|(name, value)| format!(" {name}={value}"));
             format!("{}/{}{}", dispatch.shader, dispatch.entry, consts.collect::<String>())
         });
-        // How often each is run depends on the size.
+        // A set, because how often each is run depends on the size.
         let form: BTreeSet<String> = form.collect();
         let shapes = || signature.inputs.iter().chain([&signature.output]);
         let channels = |shape: &Shape| match *shape {
@@ -123,7 +123,7 @@ pub fn content(kernels: &[Kernel]) -> Result<String> {
     Ok(hex(&hash.finalize()[..16]))
 }
 
-/// Hash of a shader file, made once for each text that it had: every node asks for some.
+/// Hash of a shader file. It is kept for each text that the file had, because every node asks for some.
 fn digest(shader: &'static str) -> Result<String> {
     static DIGESTS: LazyLock<Mutex<HashMap<(&'static str, u64), String>>> = LazyLock::new(Mutex::default);
     let key = (shader, generation());
@@ -135,14 +135,14 @@ fn digest(shader: &'static str) -> Result<String> {
     Ok(digest)
 }
 
-/// What the choices say of one use.
+/// What the choices have for one use.
 #[derive(Debug)]
 pub(super) enum Verdict {
     /// Nothing.
     Unknown,
     /// This kernel.
     Chosen(Kernel),
-    /// Something, but of other kernels than these.
+    /// A choice that was made among other kernels than these.
     Outdated,
 }
 

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-/// Host and device are at most so many bytes of constants' inputs and copies apart.
+/// While constants are made, the host runs ahead of the device by at most this many bytes of inputs and copies.
 const CONSTANTS_AHEAD: u64 = 16 << 20;
 
 /// A device with its pipelines and constants.
@@ -50,7 +50,7 @@ impl Engine {
     }
 
     /// From now on programs use these kernels, where there is one for a use, in place of the ops' own
-    /// preference. The first call counts.
+    /// preference. Only the first call has an effect.
     pub fn use_choices(&self, choices: Choices) {
         // A second one has no effect, as documented.
         let _ = self.choices.set(choices);
@@ -136,7 +136,7 @@ impl Engine {
         constants.entry(key).or_insert(memory).clone()
     }
 
-    /// Notes that a submission keeps so many bytes alive for making constants, and waits for it if these have become
+    /// Notes that a submission keeps this many bytes alive for making constants, and waits for it if they have become
     /// too many: the peak of memory should be that of the run, not of its start.
     pub(super) fn ahead(&self, bytes: u64, fence: &Fence, label: &str) -> Result<()> {
         let ahead = self.constants_ahead.fetch_add(bytes, Ordering::Relaxed);
@@ -147,7 +147,7 @@ impl Engine {
         Ok(())
     }
 
-    /// A linear texture for so many texels.
+    /// A linear texture for this many texels.
     pub(super) fn staging_texture(&self, label: &str, texels: u64) -> Result<wgpu::Texture> {
         let rows = texels.div_ceil(u64::from(TEXTURE_WIDTH)).max(1) as u32;
         self.context.storage_texture(label, TEXTURE_WIDTH, rows)

@@ -146,8 +146,8 @@ impl Graph {
         Signature { inputs: self.shapes(&node.inputs), output: self.shape(node.output) }
     }
 
-    /// For each node, whether any of `goals` is its output (or its saved one) or depends on that. To change a tensor in place
-    /// is not to make it: a node that does so is needed only for its own output (as the optimiser's step is).
+    /// For each node, whether any of `goals` is its output (or its saved output) or depends on it. Changing a tensor in
+    /// place does not count: a node that does so is needed only for its own output (as the optimiser's step is).
     pub fn needed_for(&self, goals: &[TensorId]) -> Vec<bool> {
         let mut wanted = vec![false; self.tensors.len()];
         goals.iter().for_each(|goal| wanted[goal.0] = true);

@@ -1,4 +1,4 @@
-//! From nodes to kernels, and from these to what is compiled.
+//! Chooses a kernel for each node, and collects the entry points to compile.
 
 use super::choices::{Choices, Verdict, look_up};
 use super::ir::Node;

@@ -1,4 +1,4 @@
-//! From a graph to a program as plain data. No device is needed: all that counts of it is its profile.
+//! From a graph to a program as plain data. No device is needed, only its profile.
 
 use super::goals::Goals;
 use super::ir::{Graph, Node, TensorId};
@@ -118,7 +118,7 @@ fn rounded(bytes: u64) -> u64 {
     bytes.max(16).next_multiple_of(16)
 }
 
-/// A program on its way.
+/// A program while it is being lowered.
 struct Lowering<'a> {
     graph: &'a Graph,
     bound: &'a dyn Fn(TensorId) -> bool,

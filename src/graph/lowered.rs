@@ -138,7 +138,7 @@ pub enum Action {
         /// Which texels, counted from the buffer's start.
         copy: TexelCopy,
     },
-    /// Copies so many bytes from one buffer to another.
+    /// Copies bytes from one buffer to another.
     Copy {
         /// From here.
         from: Location,
@@ -152,7 +152,7 @@ pub enum Action {
 /// What is bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Binding {
-    /// So many bytes of a buffer.
+    /// This many bytes of a buffer, from this location.
     Buffer(Location, u64),
     /// A part of the parameters.
     Params {

@@ -3,7 +3,7 @@
 use super::ir::TensorId;
 use std::collections::HashMap;
 
-/// Memory of the tensors that are not planned: those from outside, and those that are read by their memory.
+/// Memory of the tensors that are not planned: those from outside, and those with memory of their own.
 pub type Bindings = HashMap<TensorId, Memory>;
 
 /// Memory of a tensor on the device. Cloning shares it; two handles are equal if they name the same memory.

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::gpu::Profile;
 use crate::ops::{Kernel, Op, Signature};
 
-/// How a graph is prepared. The default is right for all work; tests compare the other ways with it.
+/// How a graph is prepared. The default is for all work; tests compare the other options with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PrepareOptions {
     /// Tensors that are not alive at the same time share memory.

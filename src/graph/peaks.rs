@@ -1,4 +1,4 @@
-//! What the device can do at most, measured: what benches hold kernels against.
+//! The peak rates of the device, measured, with which benches compare kernels.
 
 use super::engine::Engine;
 use super::goals::Goals;
@@ -11,13 +11,13 @@ use std::time::Instant;
 
 /// Values of the vector whose multiply-adds are timed: enough invocations for any GPU.
 const CHAIN_VALUES: usize = 1 << 20;
-/// A measurement should take so many seconds at least, so that starting it does not count.
+/// A measurement should take at least this many seconds, so that the time to start it does not count.
 const LONG_ENOUGH: f64 = 0.03;
 /// Largest number of steps: see [`MultiplyAdd::steps`].
 const MOST_STEPS: usize = 4096;
 /// Bytes of each vector of the stream: beyond the caches of all but a few devices.
 const STREAM_BYTES: u64 = 128 << 20;
-/// Each measurement is the best of so many.
+/// Each measurement is the best of this many.
 const ROUNDS: usize = 5;
 
 /// Measured peaks of a device.
@@ -39,8 +39,8 @@ impl Peaks {
         Ok(Self { flops: flops(engine)?, bandwidth: triad(engine)?.max(copy(engine)?) })
     }
 
-    /// The least time, in seconds, that the device could take for so many operations and bytes (the roofline
-    /// model, Williams et al. 2009), and true if the operations take it.
+    /// The least time, in seconds, that the device could take for these numbers of operations and bytes (the roofline
+    /// model, Williams et al. 2009), and true if the operations are the limit.
     pub fn bound(&self, flops: f64, bytes: f64) -> (f64, bool) {
         let (compute, memory) = (flops / self.flops, bytes / self.bandwidth);
         (compute.max(memory), compute >= memory)

@@ -1,4 +1,4 @@
-//! The memory plan: which tensors live when, and which share a buffer.
+//! The memory plan: when each tensor is alive, and which tensors share a buffer.
 //!
 //! A tensor gets a part of a buffer. Those that are not alive at the same time share a part; those that are may
 //! have parts of one buffer, unless a node writes to one of them while it uses the other: a dispatch can't bind one
@@ -68,7 +68,7 @@ struct Demand {
     bytes: u64,
     /// The tensors that it is for: more than one where each is written over the one before.
     tensors: Vec<TensorId>,
-    /// Or of a node its n-th scratch memory.
+    /// Or the node and the index of its scratch memory.
     scratch: Option<(usize, usize)>,
     /// The nodes that use it, in order, each with whether it writes there.
     uses: Vec<(usize, bool)>,
@@ -98,7 +98,7 @@ impl Demand {
         })
     }
 
-    /// The lowest offset in a buffer of `bytes` with these tenants where this has room.
+    /// The lowest offset with room for this in a buffer of `bytes` that has these tenants.
     fn room(&self, bytes: u64, tenants: &[(&Self, u64)]) -> Option<u64> {
         let mut busy = Vec::new();
         for (tenant, offset) in tenants.iter().filter(|(tenant, _)| tenant.alive_with(self)) {
@@ -141,7 +141,7 @@ impl Plan {
                 let offset = wanted.room(plan.slots[slot].bytes, &tenants[slot])?;
                 Some(Place { slot, offset })
             };
-            // Of the slots with room the smallest, which is the latest.
+            // The smallest slot with room, which is the newest.
             let place = (0..tenants.len()).rev().filter(|_| share).find_map(room);
             let place = place.unwrap_or_else(|| {
                 tenants.push(Vec::new());
@@ -157,8 +157,8 @@ impl Plan {
         plan
     }
 
-    /// What needs memory. With `share` a tensor that is written over a planned one, which nothing reads later, has
-    /// its memory.
+    /// What needs memory. With `share`, a tensor that is written over a planned one takes that one's memory if nothing
+    /// reads it later.
     fn wanted(
         &self,
         graph: &Graph,

@@ -43,7 +43,7 @@ impl Program {
         Self::prepare_with(engine, graph, bound, goals, pick, PrepareOptions::default())
     }
 
-    /// As [`Program::prepare`], in another way than usual.
+    /// As [`Program::prepare`], with other options than the default.
     ///
     /// # Errors
     /// As [`Program::prepare`].
@@ -70,8 +70,8 @@ impl Program {
         }
     }
 
-    /// Compiles what [`Program::prepare`] will need, and allocates nothing: for host time while the device is
-    /// busy with something else.
+    /// Compiles what [`Program::prepare`] will need, and allocates nothing, so that the host can do it while the device
+    /// is busy.
     ///
     /// # Errors
     /// As [`Program::prepare`].
@@ -163,8 +163,8 @@ impl Program {
         Ok(times)
     }
 
-    /// Runs all sections so often in one submission and waits. Seconds of one run by wall clock, and by the device as
-    /// [`Context::time`](crate::gpu::Context::time) has them.
+    /// Runs all sections this many times in one submission and waits. Returns the seconds of one run by wall clock, and
+    /// by the device's clock as [`Context::time`](crate::gpu::Context::time) does.
     ///
     /// # Errors
     /// As [`Program::submit`].

@@ -1,7 +1,6 @@
-//! One op on its own: how kernels are tested, timed and tried out.
+//! One op by itself, to test and time its kernels.
 
 use super::engine::Engine;
-
 use super::goals::Goals;
 use super::ir::Graph;
 use super::memory::{Bindings, Memory};
@@ -14,7 +13,7 @@ use std::sync::Arc;
 /// Floats after the output that a kernel must leave alone.
 const GUARD: usize = 64;
 
-/// An op with bound inputs, ready to run with any of its kernels.
+/// An op on inputs of given shapes, to run with any of its kernels.
 #[derive(Debug)]
 pub struct SingleOp {
     engine: Arc<Engine>,
@@ -46,7 +45,7 @@ impl SingleOp {
         Ok(Self { engine: engine.clone(), op, signature, options: PrepareOptions::default() })
     }
 
-    /// The same, prepared in another way.
+    /// The same, prepared with these options.
     pub fn with(mut self, options: PrepareOptions) -> Self {
         self.options = options;
         self

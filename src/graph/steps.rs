@@ -9,7 +9,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct DeviceStep {
     pub sections: Sections,
-    /// The node that it is of.
+    /// The node that it belongs to.
     pub node: usize,
     pub label: String,
     pub work: Work,
@@ -62,7 +62,7 @@ pub(super) fn record<'a>(encoder: &mut wgpu::CommandEncoder, steps: impl Iterato
     }
 }
 
-/// Copies texels of a buffer into a linear texture: what is left of a row, whole rows, what is left.
+/// Copies texels of a buffer into a linear texture: the rest of a row, whole rows, the beginning of a row.
 pub(super) fn copy_to_texture(
     encoder: &mut wgpu::CommandEncoder,
     buffer: &wgpu::Buffer,

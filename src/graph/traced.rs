@@ -4,8 +4,8 @@ use super::steps::{DeviceStep, Work};
 use crate::error::Result;
 use crate::gpu::{Context, Trace};
 
-/// Records steps in order, as [`super::steps::record`] does, for `trace`. What goes wrong is kept there: the trace
-/// ends with it, the run goes on.
+/// Records steps in order, as [`super::steps::record`] does, for `trace`. An error is kept in the trace, which ends
+/// with it, and the run goes on.
 pub(super) fn record<'a>(
     context: &Context,
     trace: &Trace,

@@ -6,7 +6,8 @@ use super::{Case, Dispatch, Kernel, Op, Operand, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
 
-/// `y = a + b`; inputs a, b. Stands in gradients only, so it has no adjoint itself.
+/// `y = a + b`; inputs a, b. For gradients, and for the value of an objective, of which no gradient is taken: so it has
+/// no adjoint.
 #[derive(Debug, Clone, Copy)]
 pub struct Add;
 

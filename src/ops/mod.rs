@@ -1,5 +1,5 @@
-//! The kernels: one file (or folder) per op with its shape rule, kernels, adjoint, reference and test cases; the
-//! shader of the same name is under `shaders/`. `core` holds what all ops are made of.
+//! The kernels: one file (or folder) per op with its shape rule, kernels, adjoint, reference and test cases. Its
+//! shaders are under `shaders/`. `core` holds what all ops are built from.
 
 mod adam;
 mod adaptive_pool;

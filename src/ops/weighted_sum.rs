@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::gpu::Profile;
 
 /// `y = sum over k of weights[k] * a_k`; inputs: the weights, a vector as long as there are summands, then
-/// a_0, a_1, ... Summed in that order. Stands behind gradients only, so it has no adjoint itself.
+/// a_0, a_1, ... Summed in that order. For gradients only, so it has no adjoint.
 #[derive(Debug, Clone, Copy)]
 pub struct WeightedSum;
 

@@ -12,7 +12,7 @@ use std::collections::HashSet;
 
 impl Graph {
     /// Applies each rule until it matches no more. The values of `kept` tensors, and of all goals that are not
-    /// gradients of maps, stay what they were; other tensors may hold more steps than before, or be made no more.
+    /// gradients of maps, stay the same; other tensors may hold the result of more steps than before, or disappear.
     pub fn fuse(&mut self, kept: &HashSet<TensorId>) {
         // The pool last: as long as a convolution's adjoint masks its gradient itself, it needs the map that a fused
         // pool does not store.

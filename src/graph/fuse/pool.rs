@@ -28,7 +28,7 @@ pub(super) fn apply(graph: &mut Graph, at: usize, kept: &HashSet<TensorId>) -> b
     let Some(conv) = op::<Conv>(&node).filter(|conv| conv.relu && !conv.pool) else { return false };
     let conv = Conv { pool: true, ..conv.clone() };
     let Some(shape) = conv.saved(&graph.shapes(&node.inputs)) else { return false };
-    // There is one for each gradient (of a group of losses, of the whole).
+    // There is one for each gradient (of each group of losses, and of the whole objective).
     let readers = (0..graph.nodes().len())
         .filter(|reader| *reader != at && graph.nodes()[*reader].inputs.contains(&map))
         .map(|reader| backward(graph, reader, map, kept));

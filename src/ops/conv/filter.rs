@@ -5,7 +5,7 @@ use crate::ops::{Constant, Initializer, Loader, Operand, Storage};
 use half::f16;
 use std::sync::Arc;
 
-/// Weights of a convolution; read from their file when a kernel wants them, not before.
+/// Weights of a convolution; read from their file when a kernel needs them, not before.
 #[derive(Clone)]
 pub struct Filter {
     /// Identity: the same id means the same weights.
@@ -55,7 +55,7 @@ impl Packing {
         if self == Self::Half { " in f16" } else { "" }
     }
 
-    /// Bytes of so many texels, an even number.
+    /// Bytes of this many texels, an even number.
     pub fn bytes(self, texels: usize) -> u64 {
         texels as u64 * if self == Self::Half { 8 } else { 16 }
     }

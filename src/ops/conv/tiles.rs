@@ -102,7 +102,7 @@ impl Tiles {
     }
 }
 
-/// A bias of zeros for so many quads.
+/// A bias of zeros for this many quads.
 pub(in crate::ops) fn no_bias(quads: usize) -> Operand {
     Operand::Constant(Constant {
         key: format!("{quads} zero quads"),

@@ -1,4 +1,4 @@
-//! Test cases that an op brings along: used by the tests, the benches and `mirage kernels`.
+//! Test cases of an op: used by the tests, the benches and `mirage kernels`.
 
 use super::op::Op;
 use super::sample::CaseInput;

@@ -6,9 +6,9 @@ use super::shape::Shape;
 use super::window;
 use crate::gpu::Profile;
 
-/// The kernel with one more pass in place, which adds and masks, for kernels that can't themselves. With `add` the
-/// output's memory holds the other summand (see [`super::op::Op::overwrites`]), so the kernel's own result goes to scratch
-/// memory.
+/// The kernel with one more pass in place, which adds and masks, for kernels that can't do so themselves. With `add`
+/// the output's memory holds the other summand (see [`super::op::Op::overwrites`]), so the kernel's own result goes to
+/// scratch memory.
 pub(in crate::ops) fn after(
     mut kernel: Kernel,
     shape: Shape,

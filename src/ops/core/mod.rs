@@ -1,4 +1,4 @@
-//! What all ops are made of: the op itself and its kernels, shapes, windows over large tensors, and steps that
+//! What all ops are built from: the op itself and its kernels, shapes, windows over large tensors, and steps that
 //! kernels share.
 
 mod call;

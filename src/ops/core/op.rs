@@ -57,7 +57,7 @@ pub trait Op: Any + Debug + Send + Sync {
         None
     }
 
-    /// What values an input takes where a kernel is tried out on made-up ones.
+    /// How the values of an input are drawn where a kernel runs on random ones.
     fn sample(&self, _input: usize) -> CaseInput {
         CaseInput::Normal
     }
@@ -156,7 +156,7 @@ impl Kernel {
         Self { variant, dispatches, scratch: Vec::new() }
     }
 
-    /// Puts another operand in the place of the output, wherever that is bound so far.
+    /// Replaces the output by another operand wherever it is bound so far.
     pub(in crate::ops) fn redirect_output(&mut self, to: &Operand) {
         let operands = self.dispatches.iter_mut().flat_map(|dispatch| &mut dispatch.bindings);
         operands.for_each(|(_, operand)| operand.redirect_output(to));
@@ -280,8 +280,8 @@ pub enum Operand {
         /// Which of the program's staging textures; those of one dispatch differ.
         slot: usize,
     },
-    /// A staging texture by itself: an earlier dispatch of the same kernel has written it, or has staged
-    /// something there, or this one writes it.
+    /// A staging texture by itself: an earlier dispatch of the same kernel has written to it or staged something in
+    /// it, or this dispatch writes to it.
     Texture {
         /// Which of the program's staging textures.
         slot: usize,

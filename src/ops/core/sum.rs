@@ -6,11 +6,11 @@ use super::shape::{Shape, mismatch};
 use crate::error::Result;
 use crate::gpu::Profile;
 
-/// Partial sums that the last dispatch, a single workgroup, adds up on its own.
+/// The most partial sums that the last dispatch, a single workgroup, adds up.
 const LAST: usize = 16 * 1024;
 /// Invocations per workgroup of the levels before; matches the shader.
 const GROUP: usize = 64;
-/// Numbers that become one at a time in those levels; 4 times the shader's `TERMS`.
+/// Numbers that are added up to one in those levels; 4 times the shader's `TERMS`.
 const FOLD: usize = 64;
 
 /// A kernel of `first`, which write `count` partial sums to the first scratch buffer, and the dispatches

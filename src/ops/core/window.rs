@@ -13,7 +13,7 @@ use std::ops::Range;
 const TEXEL: u64 = 16;
 
 /// Ranges of quads, the same for all `maps` (which have equally many quads), such that each window fits a
-/// binding and starts where one may; multiples of `step` quads. One range for all quads if they fit, or if
+/// binding and starts where a binding may start; multiples of `step` quads. One range for all quads if they fit, or if
 /// not even the smallest window does (the graph then refuses the tensor).
 pub(in crate::ops) fn quads(maps: &[MapLayout], step: usize, device: &Profile) -> Vec<Range<usize>> {
     let count = maps.first().map_or(0, MapLayout::quads);

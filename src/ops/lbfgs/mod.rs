@@ -4,7 +4,7 @@
 //! the gradient goes into the rings), `products` (of all rows of the rings with the gradient and the new y),
 //! `recursion` (the two-loop recursion on these products: Chen, Wang and Zhou 2014, "Large-scale L-BFGS using
 //! MapReduce") and `move` (the direction as a sum of the rings' rows, and the next picture to try). The host decides
-//! nothing: each part reads from the scalars what is to be done.
+//! nothing: each part reads from the scalars what it has to do.
 //!
 //! The *rings* of s and of y have a row more than pairs are kept: the new pair goes into the vacant row behind the
 //! newest, and if it is not kept, it is written over by the next.
@@ -129,7 +129,7 @@ impl Ring {
     }
 }
 
-/// Checks that inputs have the shapes that an op wants.
+/// Checks that inputs have the shapes that an op takes.
 fn expect(op: &str, inputs: &[Shape], wanted: &[Shape]) -> Result<()> {
     if inputs == wanted {
         return Ok(());

@@ -50,7 +50,7 @@ impl Tuning {
     /// length of the rows, so that more than one re-reads memory that the caches have lost by then:
     /// measured on lavapipe, 64 invocations take four times as long as 8. Backward it walks across the
     /// rows; wide strips keep that from missing the caches at every step: one word per invocation takes
-    /// three times as long as four. A GPU wants larger groups, and backward more invocations than there
+    /// three times as long as four. A GPU needs larger groups, and backward more invocations than there
     /// are words in a row.
     fn choose(device: &Profile) -> Self {
         if device.prefers(Family::Texture) {

@@ -28,7 +28,7 @@ pub enum MatrixValues {
 /// Reads a range of rows on demand.
 pub type RowLoader = Arc<dyn Fn(Range<usize>) -> Result<MatrixValues> + Send + Sync>;
 
-/// Weights of a fully connected layer; read from their file when a kernel wants them, not before. The
+/// Weights of a fully connected layer; read from their file when a kernel needs them, not before. The
 /// device holds one copy, which serves forward and backward.
 #[derive(Clone)]
 pub struct Matrix {

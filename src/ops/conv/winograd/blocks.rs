@@ -15,12 +15,12 @@ use std::sync::Arc;
 const CHUNK_BYTES: usize = 32 << 20;
 /// The same on a CPU: as in the texture family.
 const SOFTWARE_CHUNK_BYTES: usize = 8 << 20;
-/// A chunk is a multiple of so many tiles.
+/// A chunk is a multiple of this many tiles.
 const UNIT: usize = 16;
 /// With fewer tiles the direct convolution comes first. Each transformed weight is then used so few times
 /// that reading them (four times as many bytes as the filter has) takes longer than the products that
 /// Winograd's method saves: at 20 to 30 operations per byte, as GPUs have, both are level at 16 to 24 tiles.
-/// Calculated, not measured: no GPU was at hand.
+/// Calculated, not measured: no GPU was available.
 const ENOUGH_TILES: usize = 24;
 
 /// Sizes of a workgroup's block.

@@ -32,12 +32,12 @@ impl Memory {
         }
     }
 
-    /// The operand of the transformed tiles, of so many bytes.
+    /// The operand of the transformed tiles, of this many bytes.
     pub fn transformed(self, bytes: u64) -> Operand {
         self.between(TRANSFORMED, 0, bytes)
     }
 
-    /// The operand of the products, of so many bytes.
+    /// The operand of the products, of this many bytes.
     pub fn products(self, bytes: u64) -> Operand {
         self.between(PRODUCTS, 1, bytes)
     }

@@ -10,7 +10,7 @@ use crate::ops::{
 };
 use std::sync::Arc;
 
-/// Transformed weights are made in parts of about so many bytes.
+/// Transformed weights are made in parts of about this many bytes.
 const PART_BYTES: usize = 8 << 20;
 
 /// The transform of a filter: `U = G g G^T` for each pair of channels, packed for the products. Input: the
