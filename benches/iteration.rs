@@ -5,7 +5,7 @@
 //! neural-style's objective: style at relu1_1 to relu5_1, content at relu4_2. Every iteration is forward, the
 //! gradient of the picture and a step of Adam, with given weights (no balance), no report between. The picture
 //! is square. Reported are the median and minimum of single iterations, each waited for, after two that warm
-//! up; the device's memory; the largest resident memory of the process where the system tells it (Linux).
+//! up; the device's memory; the largest resident memory of the process where the system reports it (Linux).
 //!
 //! `--first` in place of that: seconds from the start of the process to the end of the first iteration, as
 //! `mirage render` would do it, balance and first report included (the last report, which measures the shares
@@ -90,7 +90,7 @@ fn request(side: usize, objective: Objective) -> neural_mirage::Result<Request> 
     Ok(request)
 }
 
-/// Largest resident memory of this process so far, in MiB; 0 where the system does not tell.
+/// Largest resident memory of this process so far, in MiB; 0 where the system does not report it.
 fn peak_mib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

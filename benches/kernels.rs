@@ -1,7 +1,7 @@
 //! Times the kernels at VGG-19's shapes on this machine's adapter, family by family:
 //! `cargo bench --bench kernels [-- FILTER --size PIXELS --all --steps --json FILE]`.
 //!
-//! What `mirage kernels bench` tells of one device, as lines for scripts (`tools/compare_peers.py`,
+//! What `mirage kernels bench` measures on one device, as lines for scripts (`tools/compare_peers.py`,
 //! `tools/plot_performance.py`), and with `--steps` what each dispatch takes. The device's peaks are measured first.
 //! Then each op with the preferred kernel of each family, with `--all` with every kernel that the device can run, the
 //! naive one included (minutes on a CPU). Wall clock of a submission and the wait for it, staging included.
@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 const RUNS: usize = 10;
-/// Runs end when they have taken so many seconds.
+/// Runs end when they have taken this many seconds.
 const ENOUGH: f64 = 2.0;
 
 #[derive(Parser)]

@@ -26,7 +26,7 @@ impl std::str::FromStr for AdapterChoice {
     }
 }
 
-/// What a person wants to know of an adapter before choosing it.
+/// What a user needs to know of an adapter to choose it.
 #[derive(Debug, Clone)]
 pub struct AdapterSummary {
     /// Position in the list, usable as [`AdapterChoice::Index`].

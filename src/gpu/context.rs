@@ -40,7 +40,7 @@ pub struct Profile {
     pub max_texture_side: u32,
     /// Largest range of a storage buffer that one binding may cover, in bytes.
     pub max_binding: u64,
-    /// Where bindings may start: multiples of so many bytes, a power of two.
+    /// Bindings start at multiples of this many bytes, a power of two.
     pub binding_alignment: u64,
     /// Largest buffer, in bytes.
     pub max_buffer: u64,

@@ -2,7 +2,7 @@
 //! name.
 //!
 //! An entry says which drivers have the fault, what is done about it, and where it is known from. A test
-//! (`tests/kernels/quirks.rs`) shows on the driver at hand that the fault is there where the table says so, and absent
+//! (`tests/kernels/quirks.rs`) shows on the present driver that the fault is there where the table says so, and absent
 //! elsewhere: an entry that is no longer needed fails.
 
 /// A fault that some drivers have.

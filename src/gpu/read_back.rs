@@ -5,7 +5,7 @@ use super::wait::{Answer, Fence};
 use crate::error::{Error, Result};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// At most so many staging buffers of one size. What is read often goes through these: no allocation for
+/// A limited number of staging buffers of one size. What is read often goes through these: no allocation for
 /// each read, and no more memory than was planned.
 #[derive(Debug)]
 pub struct StagingPool {

@@ -14,7 +14,7 @@ pub struct Stopwatch {
 }
 
 impl Stopwatch {
-    /// A watch of so many stamps; `None` if the device has no timestamps.
+    /// A stopwatch with this many stamps; `None` if the device has no timestamps.
     ///
     /// # Errors
     /// As [`Context::check`].

@@ -1,8 +1,8 @@
 //! Waiting: the only file that blocks on the device.
 //!
 //! What takes time on the device is a future, completed by a callback of wgpu's. [`block_on`] waits for one on this
-//! thread and drives the device meanwhile; where an event loop does that, as in a browser, the futures can be awaited as
-//! they are.
+//! thread and drives the device meanwhile; where an event loop does that, as in a browser, the futures can be awaited
+//! as they are.
 
 use crate::error::{Error, Result};
 use std::pin::pin;
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 const LIMIT: Duration = Duration::from_secs(600);
 /// The device is driven for at most this long at a time, so that a lost one is noticed.
 const SLICE: Duration = Duration::from_secs(2);
-/// What is done and not yet called back, which another thread may be about to do, is looked for after so long.
+/// A callback that another thread is about to run is looked for again after this long.
 const MOMENT: Duration = Duration::from_millis(5);
 
 /// A value that a callback delivers. Clones share it, and each may be awaited.
@@ -105,8 +105,8 @@ impl Wake for Unpark {
     }
 }
 
-/// Waits on this thread until a future is done, and has it driven meanwhile: `drive` works on it for at most as long as it
-/// is given.
+/// Waits on this thread until a future is done. Meanwhile `drive` advances it, each time for at most the duration that
+/// it is given.
 ///
 /// # Errors
 /// [`Error::Timeout`] after ten minutes; what `drive` answers.

@@ -1,4 +1,4 @@
-//! Embedded colour profiles: from whatever a photo is in, to sRGB.
+//! Embedded colour profiles: from the colour space of a photo to sRGB.
 
 use std::sync::Arc;
 
@@ -149,7 +149,7 @@ mod tests {
         assert!(out.iter().all(|v| (v - 0.5).abs() < 2e-3), "{out:?}");
     }
 
-    /// Profiles come from strangers: whatever a flipped byte makes of one, there is an answer.
+    /// Profiles are untrusted: a flipped byte leads to an error or a transform, never to a panic.
     #[test]
     fn damaged_profiles_never_panic() {
         for profile in [ColorProfile::new_display_p3(), ColorProfile::new_gray_with_gamma(2.2)] {

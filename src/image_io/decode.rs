@@ -24,7 +24,7 @@ const MAX_EXTRA: u64 = 1 << 29;
 const REPLACE: &str = "Get a complete copy of the file";
 const RESAVE: &str = "Save it as an 8 or 16 bit RGB PNG, or as a JPEG, and try again";
 
-/// Reads the picture in a file: PNG, JPEG, WebP, TIFF or BMP, told by content, not by name.
+/// Reads the picture in a file: PNG, JPEG, WebP, TIFF or BMP, recognised by content, not by name.
 ///
 /// Whatever the file holds (1 to 16 bits, palette, gray, alpha, CMYK, 32 bit float RGB TIFF), the
 /// picture is RGB `f32` in [0, 1] at the file's full precision (float samples as they are), with
@@ -313,7 +313,7 @@ fn turn(picture: &Picture, orientation: Orientation) -> Result<Picture, String> 
     Ok(Picture { width, height, rgb })
 }
 
-/// What `image` can't tell about a TIFF: notes further pages, and answers whether colours are stored
+/// What the crate `image` does not say about a TIFF: notes further pages, and returns whether colours are stored
 /// multiplied by alpha.
 fn tiff_extras(bytes: &[u8], notes: &mut Vec<String>) -> bool {
     let Ok(mut decoder) = tiff::decoder::Decoder::new(Cursor::new(bytes)) else { return false };

@@ -1,8 +1,8 @@
-//! Reading the pictures that people have, and writing the ones they keep.
+//! Reads and writes pictures.
 //!
 //! [`read`] accepts PNG, JPEG, WebP, TIFF and BMP, recognised by content and not by file name, and
-//! answers with one kind of picture whatever the file held: upright, opaque, three channels of
-//! `f32`, sRGB. What it had to do to get there is told in [`Decoded::notes`]. [`write()`] makes a file
+//! returns one kind of picture whatever the file holds: upright, opaque, three channels of
+//! `f32`, sRGB. [`Decoded::notes`] says what had to be changed. [`write()`] makes a file
 //! appear whole or not at all, with text [metadata](WriteOptions::metadata) inside, which
 //! [`read_metadata`] gives back. A [`Film`] is an animation that grows while a run goes on, a [`Sheet`] a grid of
 //! pictures with words around them.
@@ -66,7 +66,7 @@ impl Picture {
     }
 
     /// Whether the sides are within the limits and the values match them (the fields are public, so
-    /// anybody may have changed one).
+    /// a caller may have changed one).
     pub(crate) fn check(&self) -> Result<()> {
         check_size(self.width, self.height).map_err(Error::Usage)?;
         let expected = self.width * self.height * 3;

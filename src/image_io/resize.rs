@@ -86,7 +86,7 @@ fn pass(picture: &Picture, width: usize, height: usize, filter: fir::FilterType)
     Ok(Picture { width, height, rgb })
 }
 
-/// A side as the crate wants it. Sides are at most [`MAX_SIDE`](super::MAX_SIDE) here.
+/// A side as the crate takes it. Sides are at most [`MAX_SIDE`](super::MAX_SIDE) here.
 fn side(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }

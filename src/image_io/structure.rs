@@ -1,4 +1,4 @@
-//! What can be told from the outer structure of a file without decoding it: chiefly whether it is
+//! What the outer structure of a file shows without decoding it: mainly whether it is
 //! complete. Decoders are lenient (a JPEG cut in half decodes to a photo with a gray lower half), and
 //! a photo that is half gray would only be noticed after the whole computation.
 

@@ -154,7 +154,7 @@ pub fn needs_subgroups(text: &str) -> bool {
     text.lines().any(|line| line.split("//").next().unwrap_or("").contains("subgroup"))
 }
 
-/// WGSL for browsers: they want subgroups enabled, by a directive that naga 30 refuses.
+/// WGSL for browsers, which require a directive to enable subgroups that naga 30 refuses.
 fn web(source: &str) -> String {
     if needs_subgroups(source) { format!("enable subgroups;\n{source}") } else { source.to_owned() }
 }

@@ -96,7 +96,7 @@ pub(super) fn replace(name: &'static str, text: String) {
     replaced.generation += 1;
 }
 
-/// How often any text was replaced so far: what was derived from texts is stale when this has changed.
+/// How many times a text was replaced so far: what was derived from texts is stale once this has changed.
 pub fn generation() -> u64 {
     REPLACED.read().unwrap_or_else(PoisonError::into_inner).generation
 }

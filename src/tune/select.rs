@@ -8,12 +8,12 @@ pub struct Contest {
     /// Rounds; in each, all that are left run once, one after the other, so that a machine that grows slower or
     /// faster meanwhile treats them alike.
     pub rounds: usize,
-    /// Candidates slower than so many times the leader are dropped, once they had [`Contest::patience`] rounds:
+    /// Candidates that take more than this many times the leader's time are dropped after [`Contest::patience`] rounds:
     /// one disturbed run should not decide.
     pub drop_beyond: f64,
     /// Rounds before any candidate but a hopeless one is dropped.
     pub patience: usize,
-    /// Candidates slower than so many times the leader are dropped after any round.
+    /// Candidates that take more than this many times the leader's time are dropped after any round.
     pub hopeless: f64,
     /// The winner takes the default's place only if it takes less than this part of its time.
     pub margin: f64,

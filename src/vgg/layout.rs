@@ -273,7 +273,7 @@ fn number(text: &str) -> Option<u32> {
     digits.then(|| text.parse().ok()).flatten()
 }
 
-/// Blocks from positions in a sequence: what lies between two convolutions tells what is there.
+/// Blocks from positions in a sequence: the gap between two convolutions shows which layers are between them.
 fn numbered_blocks(file: &WeightFile, units: &BTreeMap<Unit, Keys>) -> Result<Vec<Vec<ConvKeys>>> {
     let mut blocks: Vec<Vec<ConvKeys>> = Vec::new();
     let mut last: Option<u32> = None;
@@ -373,7 +373,7 @@ fn named_blocks(
     }
 }
 
-/// Fully connected layers in order, their names checked for gaps where names tell.
+/// Fully connected layers in order, checked for gaps where their names are numbered.
 fn linears(file: &WeightFile, layout: KeyLayout, units: &BTreeMap<Unit, Keys>) -> Result<Vec<Keys>> {
     let found: Vec<(u32, &Keys)> = units
         .iter()

@@ -12,8 +12,8 @@ const PROGRAM: &str = "neural-mirage";
 
 /// The weights file to open.
 ///
-/// `option` is what the user asked for: a path, which is returned as it is (opening it tells whether
-/// it is any good), or the short name of a network that `vgg::fetch` has
+/// `option` is what the user asked for: a path, which is returned as it is (opening it shows whether
+/// it can be used), or the short name of a network that `vgg::fetch` has
 /// downloaded, `vgg16` or `vgg19`. Without it, the default network is looked for next to the
 /// executable, in the folders where installations and checkouts keep it, in the current folder's
 /// `weights/` and in the user's data folder.

@@ -1,4 +1,4 @@
-//! What a person wants to know about a weights file.
+//! The summary of a weights file for people.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

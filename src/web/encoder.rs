@@ -59,7 +59,7 @@ impl Frame {
     }
 }
 
-/// What is to be encoded.
+/// What the encoder has to encode.
 #[derive(Debug)]
 enum Job {
     Photo(Frame),

@@ -38,7 +38,7 @@ impl Samples {
         Self { clock, seconds }
     }
 
-    /// The value below which this part (0 to 1) of the samples lies.
+    /// The value below which this fraction (0 to 1) of the samples is.
     pub fn quantile(&self, part: f64) -> f64 {
         let last = self.seconds.len().saturating_sub(1);
         self.seconds.get((part * last as f64).round() as usize).copied().unwrap_or(f64::NAN)

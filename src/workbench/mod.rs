@@ -1,4 +1,4 @@
-//! The shader workbench: kernels tested against their references, and timed, on the device at hand.
+//! The shader workbench: kernels tested against their references, and timed, on the present device.
 //!
 //! [`check()`] runs every kernel of a case on outputs full of NaN and compares with the f64 reference;
 //! [`network_cases`] makes the cases of a network's layers at one size; [`measure`] times a prepared kernel and

@@ -11,11 +11,11 @@ use std::sync::Arc;
 /// A layer as far as its kernels' speed depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LayerShape {
-    /// A 3x3 convolution with border 1 and step 1, from so many channels to so many.
+    /// A 3x3 convolution with border 1 and step 1: channels in and out.
     Conv(usize, usize),
     /// A pooling that halves the map.
     Halve,
-    /// A fully connected layer, from so many features to so many.
+    /// A fully connected layer: features in and out.
     Linear(usize, usize),
 }
 

@@ -1,7 +1,7 @@
-//! Animations that grow while a run goes on, and appear as files only when they are whole.
+//! Animations that are encoded during a run, and appear as files only when they are complete.
 //!
 //! A frame is encoded as it comes, into a file without a name beside the target: so memory holds one frame at a
-//! time, and whatever ends the process, nothing half-made is left. [`Film::finish`] knows how many frames there
+//! time, and no partial file is left, however the process ends. [`Film::finish`] knows how many frames there
 //! are and how long each is shown, and puts the container around them.
 
 mod apng;

@@ -47,7 +47,7 @@ fn libwebp_still(levels: &[u8], width: u32, height: u32, quality: u8) -> Option<
         )
     };
     let copy = (length > 0 && !still.is_null()).then(|| {
-        // SAFETY: on success libwebp has stored the address of `length` bytes that it wrote; nobody else has it.
+        // SAFETY: on success libwebp has stored the address of `length` bytes that it wrote; nothing else owns it.
         unsafe { std::slice::from_raw_parts(still, length) }.to_vec()
     });
     // SAFETY: the buffer is libwebp's, isn't used after this, and null is allowed.

@@ -59,7 +59,7 @@ pub fn names() -> Vec<&'static str> {
 ///
 /// A broken download is taken up where it stopped, now or at the next call. The file gets its name
 /// only once its SHA-256 is the one that the host publishes. `progress` is called with the bytes
-/// there so far and the bytes in all. [`fetch_from`] also tells whether the file was there already.
+/// downloaded so far and the bytes in all. [`fetch_from`] also returns whether the file was there already.
 ///
 /// # Errors
 /// [`Error::Usage`] for an unknown name or without a data folder; [`Error::Download`] if the host
@@ -172,7 +172,7 @@ impl Download {
         }
         self.fill(&mut file, &part, &pointer, progress)?;
         file.sync_all().map_err(Error::io(&part, "writing"))?;
-        // Windows lets nobody read a locked file through another handle, not even its own process.
+        // On Windows a locked file can't be read through another handle, not even by its own process.
         file.seek(SeekFrom::Start(0)).map_err(Error::io(&part, "reading"))?;
         let found = sha256_from_here(&mut file, &part)?;
         // Windows renames no file that is open.

@@ -12,7 +12,7 @@ use crate::workbench::measure::{Samples, measure_work};
 const POISON: [u8; 2] = 0x7ffbu16.to_le_bytes();
 /// Bytes behind the memory of a variable that a kernel must leave alone.
 const GUARD: usize = 256;
-/// Rows of a texture are copied to buffers at multiples of so many bytes.
+/// Rows of a texture are copied to buffers at multiples of this many bytes.
 const ROW: usize = wgpu::COPY_BYTES_PER_ROW_ALIGNMENT as usize;
 
 /// What came of a run.
@@ -61,7 +61,7 @@ struct Ready<'a> {
 }
 
 impl RunPlan {
-    /// Runs the shader once and reads its results, then, if that is wanted, so many times more to time it. Memory
+    /// Runs the shader once and reads its results, then, with a number of samples, again to time it. Memory
     /// that is both input and output, and atomics, are filled again before each timed run.
     ///
     /// # Errors

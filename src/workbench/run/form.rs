@@ -1,4 +1,4 @@
-//! How a type lies in memory, as naga lays it out.
+//! The memory layout of a type, as naga computes it.
 
 use crate::workbench::Element;
 
@@ -276,7 +276,7 @@ mod tests {
     fn structs_have_nagas_offsets() {
         let text = "struct S { a: u32, b: vec3<f32>, c: array<vec2<i32>, 2> }
             @group(0) @binding(0) var<uniform> x: S;";
-        // Arrays in uniforms want strides of 16; naga parses without that rule.
+        // WGSL requires strides of 16 for arrays in uniforms; naga parses without that rule.
         let form = form(text);
         let leaves = form.leaves("");
         let names: Vec<(&str, usize)> = leaves.iter().map(|leaf| (leaf.name.as_str(), leaf.offset)).collect();

@@ -1,4 +1,4 @@
-//! Parameters in words, laid out as the shader's uniforms and immediates want them.
+//! Parameters as text, laid out as the shader's uniforms and immediates require.
 
 use super::form::Leaf;
 use super::shader::{Bound, Variable};

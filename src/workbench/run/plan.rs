@@ -84,7 +84,7 @@ impl RunPlan {
     /// Reads the shader and all files, and matches them.
     ///
     /// # Errors
-    /// [`Error::File`] or [`Error::Usage`] for whatever does not fit.
+    /// [`Error::File`] or [`Error::Usage`] for the first thing that does not fit.
     pub fn new(request: &RunRequest) -> Result<Self> {
         let shader = UserShader::read(&request.shader)?;
         if let Some(axis) = request.workgroups.iter().position(|groups| *groups == 0) {
@@ -333,7 +333,7 @@ fn read(source: &Source) -> Result<Option<Array>> {
     }
 }
 
-/// The memory of a variable as a source fills it, and what is worth telling of that.
+/// The memory of a variable as a source fills it, and a note on a conversion.
 fn fill_from(variable: &Variable, source: &Source) -> Result<(Memory, Option<String>)> {
     let what = || format!("--input {source} for `{}`", variable.describe());
     let refuse = |why: String| Error::usage(format!("{}: {why}", what()));
@@ -420,7 +420,7 @@ fn length(variable: &Variable, shape: &[usize]) -> (usize, bool) {
     }
 }
 
-/// Checks that a variable can have so many bytes; returns height and width of a texture.
+/// Checks that a variable can have this length in bytes; returns height and width of a texture.
 fn check_length(variable: &Variable, shape: &[usize], length: usize) -> Result<[u32; 2], String> {
     let size = variable.element().size();
     let numbers = |bytes: usize| format!("{} {}", bytes / size, variable.element());

@@ -94,7 +94,7 @@ impl Variable {
     }
 }
 
-/// What is to be read.
+/// The shader to read.
 #[derive(Debug, Clone, Default)]
 pub struct ShaderRequest {
     /// The WGSL file.
