@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_are_found_in_what_drivers_tell() {
+    fn versions_are_found_in_descriptions_of_drivers() {
         for (text, version) in [
             ("Mesa 22.3.6 (LLVM 15.0.6)", Some([22, 3, 6])),
             ("535.104.05", Some([535, 104, 5])),

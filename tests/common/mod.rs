@@ -33,8 +33,8 @@ pub fn engine(family: Family) -> Arc<Engine> {
     engine
 }
 
-/// Opens a device for one test, and makes it look smaller. The variable `MIRAGE_TEST_ADAPTER` may hold a part of the name of
-/// another adapter than the best.
+/// Opens a device for one test, and makes it look smaller. The variable `MIRAGE_TEST_ADAPTER` may hold a part of the
+/// name of another adapter than the best.
 pub fn engine_with(options: &DeviceOptions, restrict: impl FnOnce(&mut Profile)) -> Arc<Engine> {
     let mut options = options.clone();
     if let Ok(name) = std::env::var("MIRAGE_TEST_ADAPTER") {

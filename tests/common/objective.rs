@@ -41,7 +41,7 @@ pub fn share(request: &mut Request, shares: &str) {
     shares.parse::<Shares>().and_then(|shares| shares.apply(&mut request.groups)).expect("shares");
 }
 
-/// One scale with so many iterations.
+/// One scale with this many iterations.
 pub fn iterate(request: &mut Request, iterations: u32) {
     request.scales = Scales::single(iterations);
 }

@@ -115,7 +115,7 @@ impl Subject {
 
     /// True if the op is affine in this input: moving by u, -u and from other points changes the output
     /// by the same J u. Exact up to f64 rounding, so that a ReLU that happens not to switch at one of the
-    /// points is told apart at another.
+    /// points is detected at another.
     fn is_affine(&self, point: &[Vec<f64>], direction: &[f64]) -> bool {
         let mut zero = point.to_vec();
         zero[self.input].fill(0.0);

@@ -78,7 +78,7 @@ fn convolutions_round_their_weights_and_nothing_else() {
 #[test]
 fn weights_in_f16_are_not_those_in_f32() {
     let _turn = turn();
-    // Else the test above could not tell: the rounding is larger than its tolerance.
+    // Otherwise the test above would show nothing: the rounding is larger than its tolerance.
     let conv = Conv::same(filter(40, 37, [3, 3]), false);
     let values =
         vec![(0..37 * 15 * 17).map(|index| (index * 31 % 61) as f32 * 0.03 - 0.9).collect::<Vec<_>>()];

@@ -98,7 +98,7 @@ fn chunks_give_what_the_whole_matrix_gives() {
 }
 
 #[test]
-fn chunk_keys_tell_chunkings_and_precisions_apart() {
+fn chunk_keys_differ_by_chunking_and_precision() {
     let mut keys = BTreeSet::new();
     let device = engine(Family::Auto).context.profile().clone();
     let mut count = 0;

@@ -1,4 +1,4 @@
-//! The table of tolerated driver faults against the driver at hand: a fault is there where the table says so,
+//! The table of tolerated driver faults against the present driver: a fault is there where the table says so,
 //! and nowhere else; what is done about it works.
 
 use crate::common::{assert_close, engine, engine_with, filter, inputs, turn, widen};

@@ -79,7 +79,7 @@ fn a_choice_that_does_not_fit_gives_way_to_the_default() {
     let signature = Signature::of(op.as_ref(), &[shape]).unwrap();
     let mut cache = Cache::default();
     tune(&engine, &op, &signature, &Contest::default(), &mut cache).unwrap();
-    // Somebody's file says what this device can't run.
+    // A cache from elsewhere names a kernel that this device can't run.
     let (mut choices, _) = cache.choices(&Adapter::of(&engine.context), false);
     choices.values_mut().for_each(|choice| choice.variant = "refused".to_owned());
     assert_eq!(choices.len(), 1);
@@ -142,7 +142,7 @@ fn each_form_of_an_op_keeps_its_own_choice() {
     }
     let (mut choices, _) = cache.choices(&Adapter::of(&engine.context), false);
     assert_eq!(choices.len(), 2);
-    // Whatever won: from here on the rectified one is to be naive.
+    // From here on the rectified convolution is set to naive, whichever kernel won.
     choices.retain(|of, choice| {
         choice.variant = "naive".to_owned();
         of.form.iter().any(|form| form.contains("RELU=1"))

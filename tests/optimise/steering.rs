@@ -1,4 +1,4 @@
-//! A run that is held, steered, saved and taken up again: it does what it is told, and not one bit else.
+//! A run that is paused, steered, saved and resumed does just what the commands say, and changes no other bit.
 
 use crate::common::golden::Golden;
 use crate::common::objective::{iterate, network, picture, share, weigh};
@@ -169,7 +169,7 @@ fn a_session_that_starts_anew_is_as_good_as_a_new_one() {
 }
 
 #[test]
-fn a_pause_holds_the_run_until_it_is_told_to_go_on() {
+fn a_pause_holds_the_run_until_it_is_resumed() {
     let _turn = turn();
     let setting = setting();
     let whole = run(&mut session(&setting, setting.2.clone()), &mut |_: Event<'_>| GO_ON);

@@ -159,7 +159,7 @@ fn the_first_balanced_step_is_that_of_its_weights() {
     let network = network();
     let mut request = small_request(&golden);
     iterate(&mut request, 1);
-    // An epsilon like the gradients' mean: else the first step only tells their signs.
+    // An epsilon like the gradients' mean: otherwise the first step only shows their signs.
     request.optimizer = Arc::new(Adam { epsilon: 1.0, ..Adam::default() });
     request.groups[2].losses[0].weight = 0.5;
     let mut weights = Weights::default();
@@ -264,7 +264,7 @@ fn the_loop_waits_only_when_it_is_two_iterations_ahead() {
 }
 
 #[test]
-fn a_stop_tells_all_that_was_submitted_and_is_prompt() {
+fn a_stop_reports_all_that_was_submitted_and_is_prompt() {
     let _turn = turn();
     let engine = engine(Family::Auto);
     let golden = Golden::open("objective.safetensors");
@@ -306,7 +306,7 @@ fn a_blown_up_picture_ends_the_run_with_the_last_good_one() {
     });
     let Err(neural_mirage::Error::NonFinite { iteration, count }) = error else { panic!("{error:?}") };
     assert!(count > 0);
-    // Told in order up to the one before, although later iterations were on their way.
+    // Reported in order up to the one before, although later iterations were in flight.
     assert_eq!(reports, (0..iteration).collect::<Vec<_>>());
     let (good, picture) = session.last_good().expect("a picture");
     assert_eq!(good + 1, iteration);

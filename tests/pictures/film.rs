@@ -341,7 +341,7 @@ fn films_are_known_to_the_rest_of_the_library() {
 }
 
 #[test]
-fn damaged_gifs_are_told_of() {
+fn damaged_gifs_are_reported() {
     let dir = folder();
     let path = dir.path().join("a.gif");
     let mut film = film(&path);

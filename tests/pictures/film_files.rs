@@ -126,7 +126,7 @@ fn names_that_are_no_films_are_refused() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_folder_without_room_is_refused_at_once() {
-    // Nobody can make files here, not even root.
+    // No user can create files here, not even root.
     let path = Path::new("/proc/self/film.webp");
     for error in
         [check_film(path, false).unwrap_err(), Film::create(path, FilmOptions::default()).unwrap_err()]

@@ -111,7 +111,7 @@ fn alpha_is_composited_on_white() {
     for format in [ImageFormat::Png, ImageFormat::WebP, ImageFormat::Tiff] {
         let decoded = read_bytes(&encoded(&rgba.clone().into(), format)).unwrap();
         assert_eq!(notes(&decoded), "alpha composited on white", "{format:?}");
-        // WebP may drop the colour of a pixel nobody can see; white it is all the same.
+        // WebP may drop the colour of a transparent pixel; it is white all the same.
         assert!(worst(&decoded.picture.rgb, &expected) < 1e-6, "{format:?}");
     }
     let sixteen: DynamicImage = DynamicImage::from(rgba).to_rgba16().into();

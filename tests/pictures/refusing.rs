@@ -1,4 +1,4 @@
-//! Refusing files that nobody should trust.
+//! Refusing untrusted files.
 
 use super::support::{encoded, fixture, folder, photo, png_with_chunk, read_bytes, refusal};
 use image::ImageFormat;
@@ -84,7 +84,7 @@ fn absurd_sizes_are_refused_before_memory_is_taken() {
     refusal(read_bytes(&bmp));
 }
 
-/// Files come from strangers: whatever is in them, there is a picture or a message.
+/// Files are untrusted: whatever is in them, there is a picture or a message.
 #[test]
 fn damaged_files_never_panic() {
     let mut state = 0x2545_f491_4f6c_dd1du64;

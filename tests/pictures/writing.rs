@@ -148,7 +148,7 @@ fn unwritable_places_are_refused_beforehand() {
 }
 
 #[test]
-fn too_large_for_webp_is_told() {
+fn too_large_for_webp_is_refused() {
     let dir = folder();
     let picture = Picture::new(16_384, 1, vec![0.5; 16_384 * 3]).unwrap();
     let error = write(&dir.path().join("x.webp"), &picture, &WriteOptions::default()).unwrap_err();

@@ -96,7 +96,7 @@ fn run(
     if fuse {
         let mut kept: HashSet<TensorId> = bound.keys().copied().collect();
         if keep {
-            // Somebody wants every tensor as it was.
+            // Every tensor must keep its value.
             kept.extend(graph.nodes().iter().map(|node| node.output));
         }
         graph.fuse(&kept);

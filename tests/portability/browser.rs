@@ -19,7 +19,7 @@ const WEBGPU: [&str; 5] = [
 ];
 
 /// Opens `page` in a browser. What the page posts to `/jobs` is answered by `jobs`; what it posts to
-/// `/results` is returned. Panics after `limit`, with the last thing that the page told on `/progress`.
+/// `/results` is returned. Panics after `limit`, with the last thing that the page posted to `/progress`.
 pub fn visit(
     page: &'static str,
     jobs: impl Fn(&str) -> String + Send + Sync + 'static,

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Emits every variant for `target`, runs `check` on each file on both cores, and tells all that fail.
+/// Emits every variant for `target`, runs `check` on each file on both cores, and reports all that fail.
 fn check_all(target: Target, ending: &str, check: impl Fn(&Path) -> Result<(), String> + Sync) {
     let folder = tempfile::tempdir().unwrap();
     let variants: Vec<Variant> = variants().into_keys().collect();

@@ -16,7 +16,7 @@ use std::time::Duration;
 /// Several times what it takes on two cores.
 const LIMIT: Duration = Duration::from_secs(480);
 
-/// What the page tells of its adapter.
+/// What the page reports of its adapter.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct About {
@@ -198,7 +198,7 @@ impl Plan {
         faults
     }
 
-    /// One line for whoever reads the test's output.
+    /// One line for the test's output.
     fn summary(&self, results: &Results) -> String {
         let ran: BTreeSet<usize> = self.samples.iter().flat_map(|sample| sample.job.modules()).collect();
         let foreign = self.modules.keys().filter(|(name, consts)| foreign(name, consts, self.lanes));

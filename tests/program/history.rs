@@ -1,4 +1,4 @@
-//! What pictures tell of their runs, films, early pictures, classes, and warnings about the balance.
+//! Records of runs in pictures, films, early pictures, classes, and warnings about the balance.
 
 use crate::support::Place;
 use predicates::prelude::*;
@@ -110,7 +110,7 @@ fn a_factor_that_hardly_counts_draws_a_warning_that_names_its_option() {
         .stderr(predicate::str::contains("warning").not());
 }
 
-/// The weights that a balance comes to are told as options, and mean the same when they are given back.
+/// The weights that are measured for a balance are printed as options, and mean the same when they are given back.
 #[test]
 fn the_weights_of_a_balance_can_be_given_back() {
     let place = Place::new();

@@ -1,4 +1,4 @@
-//! Pictures and checkpoints from somebody else: a record is data, never orders.
+//! Untrusted pictures and checkpoints: a record is data, never a command.
 
 use crate::support::{Place, pixels};
 use neural_mirage::image_io::{self, WriteOptions};
@@ -182,7 +182,7 @@ fn only_its_own_files_are_replaced_by_a_run_that_goes_on() {
     let words = ["--save-at", "1,3"];
     resume(&place, "out-checkpoint.safetensors", &words).success();
     assert_ne!(pixels(&place.path("out.png")), first);
-    // A file of somebody else, a picture of another run, a picture without a record.
+    // Another file, a picture of another run, a picture without a record.
     let photo = place.path("photo.png");
     place.render_to(&photo, "other.png", "2").arg("--quiet").assert().success();
     let other = std::fs::read(place.path("other.png")).unwrap();

@@ -237,7 +237,7 @@ fn files_of_shaders_are_a_start_for_ones_own() {
     place.deviceless().args(files).assert().success().stdout(contains("add.wgsl"));
     let text = std::fs::read_to_string(place.path("my shaders/add.wgsl")).unwrap();
     assert!(text.contains("fn forward"));
-    // What somebody has worked on is not overwritten.
+    // Files that were edited are not overwritten.
     std::fs::write(place.path("my shaders/add.wgsl"), format!("// mine\n{text}")).unwrap();
     place.deviceless().args(files).assert().success().stdout(contains("left as it is"));
     assert!(std::fs::read_to_string(place.path("my shaders/add.wgsl")).unwrap().starts_with("// mine"));
@@ -327,7 +327,7 @@ fn a_run_verifies_its_kernels_first_and_refuses_a_broken_one() {
 }
 
 #[test]
-fn a_trace_tells_of_host_and_device() {
+fn a_trace_has_host_and_device() {
     let place = Place::new();
     let photo = place.photo("photo.png", 48, 32);
     place

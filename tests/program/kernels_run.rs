@@ -218,7 +218,7 @@ fn an_atomic_histogram_in_u32() {
     let said = run(&place, 1, &[&words[..], &late].concat());
     assert!(said.contains("FAILED bins") && said.contains("[0] is"), "{said}");
     run(&place, 0, &[&words[..], &late, &["--tolerance", "1e-5"]].concat());
-    // Without zeros it counts from NaN words, and is told so.
+    // Without zeros it counts from NaN words, and a note says so.
     let said = run(&place, 0, &words);
     assert!(said.contains("--input bins=zeros:16"), "{said}");
 }
@@ -247,7 +247,7 @@ fn a_matrix_product_against_f64_and_a_wrong_one() {
     assert!(said.contains("as expected c"), "{said}");
     let said = run(&place, 1, &[&["wrong.wgsl"], &words[..], &rest].concat());
     assert!(said.contains("FAILED c") && said.contains("expected"), "{said}");
-    // It is written all the same: somebody will want to look at it.
+    // It is written all the same, so that it can be looked at.
     assert_eq!(Array::read_npy(&place.path("c.npy")).unwrap().shape, [rows, columns]);
     // A transposed reference is another shape.
     let transposed = ["--expect", "b.npy", "--params", "13,11"];
@@ -255,7 +255,7 @@ fn a_matrix_product_against_f64_and_a_wrong_one() {
 }
 
 #[test]
-fn what_was_not_written_and_what_was_written_behind_is_told() {
+fn unwritten_elements_and_writes_beyond_the_end_are_reported() {
     let place = Place::new();
     let kernel = "@group(0) @binding(0) var<storage, read_write> y: array<u32>;
         @compute @workgroup_size(1) fn even(@builtin(global_invocation_id) id: vec3<u32>) { y[2u * id.x] = id.x; }
@@ -311,7 +311,7 @@ fn vectors_of_three_structs_and_half_precision_words() {
     assert_eq!(items.element, Element::U8);
     assert_eq!(items.bytes[32..36], 8u32.to_le_bytes());
     assert_eq!(items.bytes[48..52], points[3].to_le_bytes());
-    // All four words of each vector: the fourth is a gap, which nobody has to write.
+    // All four words of each vector: the fourth is a gap, which need not be written.
     let whole = ["--output", "moved=moved.npy:4x4", "--output", "items.npy:128", "--output", "wide.npy:4x2"];
     let said = run(&place, 0, &[&words[..], &whole].concat());
     assert!(!said.contains("not written"), "{said}");

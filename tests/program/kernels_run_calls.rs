@@ -186,7 +186,7 @@ fn random_inputs_are_the_same_for_the_same_seed() {
 }
 
 #[test]
-fn help_tells_every_option_with_its_default() {
+fn help_states_every_option_with_its_default() {
     let place = Place::new();
     let output = place.mirage().env("COLUMNS", "500").args(["kernels", "run", "--help"]).output().unwrap();
     let help = String::from_utf8(output.stdout).unwrap();

@@ -23,7 +23,7 @@ use predicates::prelude::*;
 use support::Place;
 
 #[test]
-fn help_tells_every_option_by_purpose_with_its_default() {
+fn help_states_every_option_with_its_default() {
     let place = Place::new();
     let output = place.mirage().env("COLUMNS", "500").args(["render", "--help"]).output().unwrap();
     assert!(output.status.success());
@@ -100,7 +100,7 @@ fn help_tells_every_option_by_purpose_with_its_default() {
 }
 
 #[test]
-fn without_a_command_the_program_tells_what_it_can_do() {
+fn without_a_command_the_program_prints_its_usage() {
     let place = Place::new();
     place.mirage().assert().code(2).stderr(predicate::str::contains("mirage render"));
     place.mirage().arg("--version").assert().success().stdout(predicate::str::starts_with("mirage "));
@@ -140,7 +140,7 @@ fn without_an_adapter_the_package_to_install_is_named() {
 }
 
 #[test]
-fn an_unknown_adapter_is_told_with_the_list() {
+fn an_unknown_adapter_is_refused_with_the_list() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     for adapter in ["no such device", "99"] {
@@ -171,9 +171,9 @@ fn weights_are_described() {
 }
 
 #[test]
-fn a_download_without_a_network_tells_the_address() {
+fn a_download_without_a_network_names_the_address() {
     let place = Place::new();
-    // Port 9 answers nobody.
+    // Nothing listens on port 9.
     let mut command = place.deviceless();
     command
         .args(["weights", "--fetch", "vgg19", "--dir", "here"])

@@ -47,7 +47,7 @@ impl Place {
         self.render_for(photo, "3")
     }
 
-    /// [`Place::render`] of so many iterations.
+    /// [`Place::render`] of this many iterations.
     pub fn render_for(&self, photo: &Path, iterations: &str) -> Command {
         self.render_to(photo, "out.png", iterations)
     }
@@ -108,7 +108,7 @@ fn render_words<'a>(photo: &'a Path, weights: &'a Path, output: &'a str) -> Vec<
 /// Five blocks with the layers that the defaults name; `fc` are widths, none for no head.
 pub fn network(fc: &[usize]) -> FileBuilder {
     let mut net = Net::new(&[&[4], &[4], &[5], &[6, 6], &[6]], 2, fc, false);
-    // Small enough that values neither grow nor fade on the way through.
+    // Small enough that values neither grow nor fade from layer to layer.
     for conv in net.blocks.iter_mut().flatten() {
         conv.filter.iter_mut().for_each(|value| *value *= 0.1);
         conv.bias.iter_mut().for_each(|value| *value *= 0.1);
@@ -136,7 +136,7 @@ pub fn jpeg(width: u32, height: u32) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// The pixels of a picture, whatever it tells of itself.
+/// The pixels of a picture, without its record.
 pub fn pixels(path: &Path) -> Vec<u8> {
     image::open(path).unwrap().into_rgb8().into_raw()
 }

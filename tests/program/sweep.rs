@@ -111,7 +111,7 @@ fn shares_that_are_not_varied_are_those_of_a_run_with_style_images() {
 }
 
 #[test]
-fn what_can_not_be_varied_is_told_before_any_work() {
+fn what_can_not_be_varied_is_refused_before_any_work() {
     let place = Place::new();
     place.photo("photo.png", 96, 64);
     for (words, told) in [

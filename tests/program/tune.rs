@@ -4,7 +4,7 @@ use crate::support::Place;
 use predicates::prelude::*;
 use std::path::Path;
 
-/// What a verbose run tells.
+/// The output of a verbose run.
 fn told(place: &Place, photo: &Path, words: &[&str]) -> String {
     let output = place.render_for(photo, "1").args(["--top", "0", "-v"]).args(words).output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -18,9 +18,9 @@ pub struct StandIn {
     pub iterations: u32,
     /// Time of one iteration.
     pub pace: Duration,
-    /// A report after so many iterations.
+    /// A report every this many iterations.
     pub report_every: u32,
-    /// A snapshot after so many iterations.
+    /// A snapshot every this many iterations.
     pub snapshot_every: u32,
 }
 

@@ -126,7 +126,7 @@ fn missing_tensors_are_named() {
 }
 
 #[test]
-fn gaps_in_the_numbering_are_told() {
+fn gaps_in_the_numbering_are_reported() {
     let without = |file: &FileBuilder, owner: &str| {
         let mut file = file.clone();
         file.tensors.retain(|key, _| !key.starts_with(owner));

@@ -13,11 +13,11 @@ use crate::common::synthetic::{FileBuilder, Net, Numbers};
 
 fn open(file: &FileBuilder) -> Network {
     let folder = tempfile::tempdir().unwrap();
-    // The mapping outlives the folder.
+    // The memory map stays valid after the folder is removed.
     Network::open(&file.write(folder.path()), None).unwrap()
 }
 
-/// Every spelling of the same network, with the layout that it should be taken for.
+/// The same network in every layout, with the layout that should be recognised.
 fn every_layout(net: &Net) -> Vec<(KeyLayout, FileBuilder)> {
     vec![
         (KeyLayout::Torchvision, net.torchvision()),
@@ -227,7 +227,7 @@ fn keras_flattening_is_undone() {
 }
 
 #[test]
-fn all_published_depths_are_told_from_the_numbering_alone() {
+fn all_published_depths_are_recognised_by_the_numbering_alone() {
     for (name, convs, norm) in [
         ("VGG-11", [1, 1, 2, 2, 2], false),
         ("VGG-13", [2, 2, 2, 2, 2], false),
@@ -297,7 +297,7 @@ fn unknown_layers_are_answered_with_the_known_ones() {
 }
 
 #[test]
-fn unrelated_tensors_are_left_alone_and_told() {
+fn unrelated_tensors_are_ignored_and_reported() {
     let mut file = Net::small().caffe();
     file.add("mean_image", &[3], &[1.0, 2.0, 3.0]);
     let network = open(&file);

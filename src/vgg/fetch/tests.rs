@@ -201,9 +201,9 @@ fn a_connection_that_keeps_breaking_is_given_up_with_the_part_kept() {
 }
 
 #[test]
-fn without_a_network_the_address_and_the_place_are_told() {
+fn without_a_network_the_address_and_the_place_are_named() {
     let folder = tempfile::tempdir().unwrap();
-    // A port that was free a moment ago, and that nobody listens on.
+    // A port that was free a moment ago, so nothing listens on it.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let base = format!("http://127.0.0.1:{port}");
     let error = fetch_from(&base, "vgg19", Some(folder.path()), &mut |_, _| {}).unwrap_err();
@@ -214,7 +214,7 @@ fn without_a_network_the_address_and_the_place_are_told() {
 }
 
 #[test]
-fn a_missing_file_and_a_page_instead_of_a_pointer_are_told() {
+fn a_missing_file_and_a_page_instead_of_a_pointer_are_reported() {
     let (content, folder) = (content(), tempfile::tempdir().unwrap());
     let server = serve(&content, &content, &[Serve::Status("404 Not Found")]);
     let error = run(&server, folder.path()).unwrap_err();

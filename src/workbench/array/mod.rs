@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_taken_is_told_by_name() {
+    fn what_can_not_be_taken_is_refused_by_name() {
         let of = |dtype: &str, fortran: &str| {
             let mut bytes =
                 header(&format!("{{'descr': {dtype}, 'fortran_order': {fortran}, 'shape': (2, 3), }}"));
