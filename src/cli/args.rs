@@ -167,7 +167,7 @@ pub(super) struct NetworkArgs {
 pub(super) struct OptimisationArgs {
     /// Iterations at each scale, or a list from the smallest scale to the largest; its last number holds for all further
     /// scales
-    #[arg(long, value_name = "N|LIST", value_delimiter = ',', default_value = "60,40,26,16,12", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N|LIST", value_delimiter = ',', default_value = "60,40,26,13,9", value_parser = clap::value_parser!(u32).range(1..))]
     pub iterations: Vec<u32>,
     /// Number of sizes to paint at, each 1.4 times the size before; auto: as many as the smallest size allows
     #[arg(long, value_name = "auto|N", default_value = "auto")]

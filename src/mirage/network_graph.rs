@@ -58,6 +58,8 @@ pub(super) fn forward(
     let mut current = graph.apply(preprocess, &[picture], "preprocessed")?;
     let first = network.layers.iter().position(|layer| matches!(layer.kind, LayerKind::Conv(_)));
     let first = first.unwrap_or(0);
+    // By how much the input of the next convolution is yet to be multiplied: its filter is, in its place.
+    let mut gain = 1.0;
     let mut index = 0;
     while index <= deepest {
         let layer = &network.layers[index];
@@ -68,7 +70,7 @@ pub(super) fn forward(
         current = match &layer.kind {
             LayerKind::Conv(conv) => {
                 let op = Conv {
-                    filter: Arc::new(filter(network, &layer.name, conv)),
+                    filter: Arc::new(filter(network, &layer.name, conv, std::mem::replace(&mut gain, 1.0))),
                     stride: conv.stride,
                     padding: conv.padding,
                     mode: if index == first { view.border } else { Padding::Zeros },
@@ -87,14 +89,18 @@ pub(super) fn forward(
                     ceil: false,
                 };
                 let pooled = graph.apply(op, &[current], label)?;
+                let next = network.layers.get(index + 1).map(|next| &next.kind);
                 if view.pooling.gain == 1.0 {
                     pooled
+                } else if matches!(next, Some(LayerKind::Conv(_)))
+                    && index < deepest
+                    && !wanted.contains(&index)
+                {
+                    gain = view.pooling.gain;
+                    pooled
                 } else {
-                    graph.apply(
-                        LinearCombination::scale(view.pooling.gain),
-                        &[pooled],
-                        format!("{label} scaled"),
-                    )?
+                    let scale = LinearCombination::scale(view.pooling.gain);
+                    graph.apply(scale, &[pooled], format!("{label} scaled"))?
                 }
             }
             LayerKind::AdaptivePool { height, width } => {
@@ -119,14 +125,20 @@ pub(super) fn forward(
     Ok(found)
 }
 
-fn filter(network: &Network, name: &str, conv: &vgg::Conv) -> Filter {
+/// The filter of a convolution whose input is to be multiplied by `gain`.
+fn filter(network: &Network, name: &str, conv: &vgg::Conv, gain: f32) -> Filter {
     let (weights, bias) = (conv.clone(), conv.clone());
+    let id = format!("{} {name}", network.path.display());
     Filter {
-        id: format!("{} {name}", network.path.display()),
+        id: if gain == 1.0 { id } else { format!("{id} times {gain}") },
         out_channels: conv.out_channels,
         in_channels: conv.in_channels,
         kernel: conv.kernel,
-        weights: Arc::new(move || weights.filter()),
+        weights: Arc::new(move || {
+            let mut filter = weights.filter()?;
+            filter.iter_mut().for_each(|weight| *weight *= gain);
+            Ok(filter)
+        }),
         bias: Arc::new(move || bias.bias()),
     }
 }
@@ -167,12 +179,8 @@ pub(super) fn check_size(network: &Network, deepest: usize, height: usize, width
 pub(super) fn smallest_side(network: &Network, deepest: usize) -> usize {
     let reaches = |mut side: usize| {
         network.layers[..=deepest].iter().all(|layer| {
-            match layer.kind {
-                LayerKind::Pool { size, stride } => {
-                    side = if side < size { 0 } else { (side - size) / stride + 1 }
-                }
-                LayerKind::AdaptivePool { .. } | LayerKind::Linear(_) => side = side.max(1).min(side),
-                _ => {}
+            if let LayerKind::Pool { size, stride } = layer.kind {
+                side = if side < size { 0 } else { (side - size) / stride + 1 };
             }
             side > 0
         })

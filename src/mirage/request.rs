@@ -127,7 +127,7 @@ impl Request {
             border: Padding::Replicate,
             init: Init::Blur,
             seed: 0,
-            scales: Scales { count: ScaleCount::Auto, min_size: 128, iterations: vec![60, 40, 26, 16, 12] },
+            scales: Scales { count: ScaleCount::Auto, min_size: 128, iterations: vec![60, 40, 26, 13, 9] },
             stop_when_change_below: 0.0,
             optimizer: Arc::new(Adam::default()),
             average_decay: 0.9,

@@ -57,7 +57,7 @@ fn help_states_every_option_with_its_default() {
         ("--border", "replicate"),
         ("--pooling", "avg2"),
         ("--labels", "ImageNet's"),
-        ("--iterations", "60,40,26,16,12"),
+        ("--iterations", "60,40,26,13,9"),
         ("--scales", "auto"),
         ("--min-size", "128"),
         ("--average-decay", "0.9"),

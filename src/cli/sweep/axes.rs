@@ -282,7 +282,7 @@ mod tests {
             option_words::parse(&[run.options(&vary, &[], &even()).unwrap(), photo()].concat()).unwrap();
         let expected = "abstract=40,spatial=20,style=40".parse().unwrap();
         assert_eq!(args.balance.balance, Some(expected));
-        assert_eq!(args.optimisation.iterations, [60, 40, 26, 16, 12], "as by default");
+        assert_eq!(args.optimisation.iterations, [60, 40, 26, 13, 9], "as by default");
     }
 
     fn photo() -> Vec<OptionWords> {
