@@ -137,7 +137,7 @@ impl Row {
     }
 
     /// A change alters the gradients.
-    const fn other_gradients(mut self) -> Self {
+    const fn changes_gradients(mut self) -> Self {
         self.change = Change::BranchesAnew;
         self
     }
@@ -200,17 +200,17 @@ pub(super) const TABLE: &[Row] = &[
     Row::output("bit_depth", Resumed(Number)),
     Row::output("overwrite", No).any_command(),
     // Factors.
-    Row::picture("spatial", Text).other_gradients(),
-    Row::picture("abstract", Text).other_gradients(),
-    Row::picture("style", Text).other_gradients(),
-    Row::picture("style_image", Files).other_gradients(),
-    Row::picture("spatial_image", Files).other_gradients(),
-    Row::picture("abstract_image", Files).other_gradients().dropped_with(&["classes"]),
-    Row::picture("classes", Text).other_gradients().dropped_with(&["abstract_image", "abstract"]),
-    Row::picture("style_statistic", Text).other_gradients(),
-    Row::picture("style_blend", Numbers).other_gradients().dropped_with(&["style_image"]),
+    Row::picture("spatial", Text).changes_gradients(),
+    Row::picture("abstract", Text).changes_gradients(),
+    Row::picture("style", Text).changes_gradients(),
+    Row::picture("style_image", Files).changes_gradients(),
+    Row::picture("spatial_image", Files).changes_gradients(),
+    Row::picture("abstract_image", Files).changes_gradients().dropped_with(&["classes"]),
+    Row::picture("classes", Text).changes_gradients().dropped_with(&["abstract_image", "abstract"]),
+    Row::picture("style_statistic", Text).changes_gradients(),
+    Row::picture("style_blend", Numbers).changes_gradients().dropped_with(&["style_image"]),
     // Balance: shares and raw weights exclude each other.
-    Row::picture("balance", Text).other_gradients().named_parts().dropped_with(&[
+    Row::picture("balance", Text).changes_gradients().named_parts().dropped_with(&[
         "spatial_weight",
         "abstract_weight",
         "style_weight",
@@ -222,10 +222,10 @@ pub(super) const TABLE: &[Row] = &[
     Row::picture("tv_weight", Number),
     Row::picture("tv_kind", Text),
     // Network.
-    Row::picture("weights", File).other_gradients(),
-    Row::picture("preprocessing", Text).other_gradients().dropped_with(&["weights"]),
-    Row::picture("pooling", Text).other_gradients(),
-    Row::picture("border", Text).other_gradients(),
+    Row::picture("weights", File).changes_gradients(),
+    Row::picture("preprocessing", Text).changes_gradients().dropped_with(&["weights"]),
+    Row::picture("pooling", Text).changes_gradients(),
+    Row::picture("border", Text).changes_gradients(),
     Row::new("labels", Effect::Picture, Resumed(File)).keeps(),
     // Optimisation.
     Row::picture("iterations", Numbers).keeps(),

@@ -60,7 +60,7 @@ impl RecordedOptions {
     }
 
     /// The options for a cell of a sweep, which has this name; with `iterations` if its run goes on after it.
-    pub(super) fn of_snapshot(&self, output: &Path, iterations: Option<u32>) -> Self {
+    pub(super) fn of_cell(&self, output: &Path, iterations: Option<u32>) -> Self {
         let mut options = self.0.clone();
         options.insert("output".to_owned(), values::path(output));
         if let Some(iterations) = iterations {

@@ -172,21 +172,7 @@ mod tests {
 
     fn device() -> Profile {
         // WebGPU's default limits.
-        Profile {
-            exact: false,
-            half_weights: false,
-            family: Family::Auto,
-            software: true,
-            lanes: Some(8),
-            max_texture_side: 8192,
-            max_binding: 128 << 20,
-            binding_alignment: 256,
-            max_buffer: 256 << 20,
-            max_groups: 65_535,
-            max_workgroup_storage: 16 << 10,
-            max_invocations: 256,
-            loop_limit: None,
-        }
+        Profile { software: true, lanes: Some(8), ..Profile::minimal() }
     }
 
     fn pool(channels: usize, height: usize, width: usize) -> (Pool, Signature) {

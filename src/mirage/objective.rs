@@ -299,7 +299,7 @@ impl Objective {
     }
 
     /// Takes over the shares, weights and learning rate of another request for the same objective.
-    pub fn adopt(&mut self, request: &Request) {
+    pub fn take_settings(&mut self, request: &Request) {
         self.optimizer = request.optimizer.clone();
         for group in &mut self.groups {
             if let Some(other) = request.groups.iter().find(|other| other.name == group.name) {

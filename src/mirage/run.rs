@@ -118,7 +118,7 @@ impl Session {
         loop {
             let snapshot = self.apply_commands(iteration, &mut progress)?;
             if iteration == self.scales[self.scale].end && iteration < last {
-                self.emit_all(&mut progress, 0)?;
+                self.report_down_to(&mut progress, 0)?;
                 // A scale without iterations is passed through.
                 while progress.ending.is_none() && iteration == self.scales[self.scale].end {
                     self.next_scale(&mut progress)?;
@@ -128,7 +128,7 @@ impl Session {
             let mut balanced = self.rebalances(iteration, first);
             if balanced {
                 // Measuring waits for all that is in flight, so that is reported first: events stay in order.
-                self.emit_all(&mut progress, 0)?;
+                self.report_down_to(&mut progress, 0)?;
                 // Without any weights there would be no losses to report.
                 balanced = progress.ending.is_none() || !self.weights.is_measured();
             }
@@ -144,11 +144,11 @@ impl Session {
             if progress.ending.is_some() {
                 break;
             }
-            self.emit_all(&mut progress, AHEAD)?;
+            self.report_down_to(&mut progress, AHEAD)?;
             iteration += 1;
         }
         // The run ends here, whatever the observer answers now.
-        self.emit_all(&mut progress, 0)?;
+        self.report_down_to(&mut progress, 0)?;
         let Some((_, picture)) = &self.last_good else {
             return Err(Error::NonFinite { iteration, count: 0 });
         };
@@ -228,7 +228,7 @@ impl Session {
         let mut snapshot = pending.save;
         self.apply_shares(&pending)?;
         if pending.paused && !pending.stop && progress.ending.is_none() && iteration < self.iterations() {
-            self.emit_all(progress, 0)?;
+            self.report_down_to(progress, 0)?;
             self.earlier = self.seconds();
             self.clock = None;
             progress.emit(Event::Paused { iteration, paused: true })?;
@@ -263,7 +263,7 @@ impl Session {
         shares.apply(&mut groups)?;
         self.request.groups = groups;
         let request = self.request.clone();
-        self.objective_mut()?.adopt(&request);
+        self.objective_mut()?.take_settings(&request);
         self.measure = true;
         Ok(())
     }
@@ -350,7 +350,7 @@ impl Session {
     }
 
     /// Waits for the oldest iterations until no more than `left` are in flight, and reports them in order.
-    fn emit_all(&mut self, progress: &mut Progress<'_>, left: usize) -> Result<()> {
+    fn report_down_to(&mut self, progress: &mut Progress<'_>, left: usize) -> Result<()> {
         while progress.in_flight.len() > left
             && let Some(oldest) = progress.in_flight.pop_front()
         {
@@ -410,7 +410,7 @@ impl Session {
                 progress.emit(Event::Picture { iteration, picture: &picture, last: due.last })?;
             }
             if picture.rgb.iter().all(|value| value.is_finite()) {
-                settled = due.look && self.look(iteration, &picture);
+                settled = due.look && self.measure_change(iteration, &picture);
                 self.last_good = Some((iteration, picture));
             }
         }
@@ -453,7 +453,7 @@ impl Session {
 
     /// Measures how much the picture has changed since it was last compared. True if that is so little that the run
     /// should end.
-    fn look(&mut self, iteration: u32, picture: &Picture) -> bool {
+    fn measure_change(&mut self, iteration: u32, picture: &Picture) -> bool {
         if let Some((before, old)) = &self.last_look
             && iteration > *before
         {

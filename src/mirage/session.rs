@@ -152,7 +152,7 @@ impl Session {
         check_request(&self.network, &request)?;
         let scales = request.plan(&self.network)?;
         if self.request.shares_objective(&request) && self.scale == 0 {
-            self.objective_mut()?.adopt(&request);
+            self.objective_mut()?.take_settings(&request);
         } else {
             let size = scales[0].size;
             self.objective =

@@ -164,19 +164,5 @@ pub(super) fn bytes(signature: &Signature, kernel: &Kernel) -> u64 {
 
 /// A device to list kernels for where none can be opened: WebGPU's default limits, subgroups of 8.
 pub fn typical() -> Profile {
-    Profile {
-        exact: false,
-        half_weights: false,
-        family: crate::gpu::Family::Auto,
-        software: true,
-        lanes: Some(8),
-        max_texture_side: 8192,
-        binding_alignment: 256,
-        max_binding: 128 << 20,
-        max_buffer: 256 << 20,
-        max_groups: 65_535,
-        max_workgroup_storage: 16 << 10,
-        max_invocations: 256,
-        loop_limit: None,
-    }
+    Profile { software: true, lanes: Some(8), ..Profile::minimal() }
 }

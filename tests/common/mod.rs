@@ -123,21 +123,7 @@ pub fn draw(shape: Shape, kind: CaseInput, random: &mut impl Rng) -> Vec<f32> {
 /// Invented devices: each kernel family, each usual subgroup size, and WebGPU's smallest limits.
 pub fn profiles() -> Vec<(String, Profile)> {
     // WebGPU's default limits, which every device has.
-    let minimal = Profile {
-        exact: false,
-        half_weights: false,
-        family: Family::Auto,
-        software: false,
-        lanes: None,
-        max_texture_side: 8192,
-        binding_alignment: 256,
-        max_binding: 128 << 20,
-        max_buffer: 256 << 20,
-        max_groups: 65_535,
-        max_workgroup_storage: 16 << 10,
-        max_invocations: 256,
-        loop_limit: None,
-    };
+    let minimal = Profile::minimal();
     let large = Profile {
         max_texture_side: 32_768,
         binding_alignment: 16,

@@ -12,7 +12,7 @@ pub(in crate::cli) struct SweepArgs {
     /// `iterations=10,50,150`.
     pub columns: Option<String>,
     /// The cell to paint at full size.
-    pub promote: Option<PathBuf>,
+    pub continue_cell: Option<PathBuf>,
     /// All options of `mirage render` that were given, with the photo.
     pub given: Vec<OptionWords>,
 }
@@ -48,7 +48,7 @@ impl Args for SweepArgs {
         let command = sweep_only.into_iter().fold(command, Command::arg);
         let rest = option_words::command()
             .mut_arg("size", |arg| {
-                arg.default_value(super::SIZE).help("Longest side of the cells in pixels; 320 for --continue")
+                arg.default_value(super::SIZE).help("Longest side of the cells in pixels; 512 for --continue")
             })
             .mut_arg("output", |arg| {
                 arg.value_name("FOLDER").help(
@@ -71,7 +71,7 @@ impl FromArgMatches for SweepArgs {
         Ok(Self {
             vary: matches.get_many("vary").into_iter().flatten().cloned().collect(),
             columns: matches.get_one("columns").cloned(),
-            promote: matches.get_one("continue").cloned(),
+            continue_cell: matches.get_one("continue").cloned(),
             given: option_words::given(matches),
         })
     }

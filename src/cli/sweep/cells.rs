@@ -42,7 +42,7 @@ impl CellWriter<'_> {
     fn write(&mut self, cell: &Cell, picture: &Picture, readout: &Readout) -> Result<()> {
         let path = self.contact.cell(cell);
         let picture = &*self.plan.at_full_size(picture)?;
-        let options = self.plan.options.of_snapshot(&path, cell.stops_before(self.plan.iterations));
+        let options = self.plan.options.of_cell(&path, cell.stops_before(self.plan.iterations));
         let metadata = self.status.borrow().metadata.texts(&options, cell.iterations);
         image_io::write(&path, picture, &WriteOptions { metadata, overwrite: true, ..Default::default() })?;
         let (classes, distance) = (readout.classes.clone(), readout.distance);

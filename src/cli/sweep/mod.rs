@@ -30,8 +30,8 @@ const SIZE: &str = "160";
 
 /// Paints the sheet, or one of its cells at full size, and returns the exit code.
 pub(super) fn run(args: &SweepArgs) -> Result<u8> {
-    match &args.promote {
-        Some(cell) => promote(&sheet::cell_file(cell), &args.given),
+    match &args.continue_cell {
+        Some(cell) => continue_cell(&sheet::cell_file(cell), &args.given),
         None => paint(args),
     }
 }
@@ -129,7 +129,7 @@ fn columns(text: &str) -> Result<Vec<u32>> {
 }
 
 /// Paints one cell at full size, or as `given` says.
-fn promote(cell: &Path, given: &[OptionWords]) -> Result<u8> {
+fn continue_cell(cell: &Path, given: &[OptionWords]) -> Result<u8> {
     let not_a_cell = || {
         Error::file(
             cell,

@@ -117,7 +117,7 @@ impl Sweep {
                 if overwrite || path.symlink_metadata().is_err() {
                     continue;
                 }
-                let options = plan.options.of_snapshot(&path, cell.stops_before(plan.iterations));
+                let options = plan.options.of_cell(&path, cell.stops_before(plan.iterations));
                 let found = PictureMetadata::read(&path)?;
                 match found.map(|found| (difference(&found.options, options.map()), found.classes)) {
                     Some((None, classes)) => {

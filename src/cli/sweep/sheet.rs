@@ -99,22 +99,22 @@ impl ContactSheet {
     ) -> String {
         let mut rows = String::from("<tr><td class=\"corner\"></td>");
         for heading in &table.columns {
-            rows += &format!("<th scope=\"col\">{}</th>", escaped(heading));
+            rows += &format!("<th scope=\"col\">{}</th>", html_escaped(heading));
         }
         rows += "</tr>\n";
         for (row, heading) in table.rows.iter().enumerate() {
-            rows += &format!("<tr><th scope=\"row\">{}</th>", escaped(heading));
+            rows += &format!("<tr><th scope=\"row\">{}</th>", html_escaped(heading));
             for (column, title) in table.columns.iter().enumerate() {
                 let name = Cell { row, column, iterations: 0 }.name();
                 let values = [heading.as_str(), title.as_str()];
                 let values: Vec<&str> = values.into_iter().filter(|text| !text.is_empty()).collect();
-                let values = escaped(&values.join(", "));
+                let values = html_escaped(&values.join(", "));
                 rows += &match painted.get(row * table.columns.len() + column) {
                     Some(Some(cell)) => format!(
                         "<td id=\"{name}\"><figure><a href=\"{name}.png\"><img src=\"{name}.png\" alt=\"{values}\"></a>\
                          <figcaption><b>{values}</b><br>{}<code>{}</code></figcaption></figure></td>\n",
-                        escaped(&caption(cell, names, 3)),
-                        escaped(&self.command(&name))
+                        html_escaped(&caption(cell, names, 3)),
+                        html_escaped(&self.command(&name))
                     ),
                     _ => format!("<td id=\"{name}\"><div class=\"empty\">not yet</div></td>\n"),
                 };
@@ -122,8 +122,8 @@ impl ContactSheet {
             rows += "</tr>\n";
         }
         // The braces of the style sheet stay as they are: only these names are filled in.
-        PAGE.replace("{title}", &escaped(&self.title))
-            .replace("{about}", &escaped(&self.about))
+        PAGE.replace("{title}", &html_escaped(&self.title))
+            .replace("{about}", &html_escaped(&self.about))
             .replace("{width}", &width.to_string())
             .replace("{height}", &height.to_string())
             .replace("{table}", &rows)
@@ -150,7 +150,7 @@ fn caption(cell: &PaintedCell, names: &ClassNames, most: usize) -> String {
     parts.join(", ")
 }
 
-fn escaped(text: &str) -> String {
+fn html_escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
@@ -179,6 +179,6 @@ mod tests {
 
     #[test]
     fn texts_can_not_break_the_page() {
-        assert_eq!(escaped("<a href=\"x\">&"), "&lt;a href=&quot;x&quot;&gt;&amp;");
+        assert_eq!(html_escaped("<a href=\"x\">&"), "&lt;a href=&quot;x&quot;&gt;&amp;");
     }
 }

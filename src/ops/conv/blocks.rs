@@ -117,21 +117,7 @@ mod tests {
     use super::*;
 
     fn profile(family: Family) -> Profile {
-        Profile {
-            exact: false,
-            half_weights: false,
-            family,
-            software: false,
-            lanes: None,
-            max_texture_side: 8192,
-            binding_alignment: 256,
-            max_binding: 128 << 20,
-            max_buffer: 256 << 20,
-            max_groups: 65_535,
-            max_workgroup_storage: 16 << 10,
-            max_invocations: 256,
-            loop_limit: None,
-        }
+        Profile { family, ..Profile::minimal() }
     }
 
     fn first(channels: usize, side: usize) -> Option<&'static str> {

@@ -127,24 +127,9 @@ impl Dispatch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::Family;
 
     fn device(max_binding: u64, binding_alignment: u64) -> Profile {
-        Profile {
-            exact: false,
-            half_weights: false,
-            family: Family::Auto,
-            software: true,
-            lanes: None,
-            max_texture_side: 8192,
-            max_binding,
-            binding_alignment,
-            max_buffer: 1 << 30,
-            max_groups: 65535,
-            max_workgroup_storage: 16384,
-            max_invocations: 256,
-            loop_limit: None,
-        }
+        Profile { max_binding, binding_alignment, max_buffer: 1 << 30, ..Profile::minimal() }
     }
 
     /// One range for everything.
