@@ -1,7 +1,8 @@
 # Sourced by tools/test and tools/demo: checks that Rust is there, and after a build that an adapter is.
 # Installs Mesa's software Vulkan driver when no adapter is found and this system is Debian's kind.
 
-say() { printf '%s\n' "== $*"; }
+# What begins, and after how many minutes: where a long run spends its time.
+say() { printf '== %s (%d:%02d)\n' "$*" $((SECONDS / 60)) $((SECONDS % 60)); }
 
 fail() {
   printf '%s\n' "$*" >&2
