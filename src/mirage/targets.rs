@@ -42,22 +42,13 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    /// Forgets targets of images that the request does not use, or of another view of the network.
-    fn keep_for(&mut self, request: &Request, view: View) {
+    /// Forgets targets of other images than these, or of another view of the network.
+    fn keep_for(&mut self, sets: &[ImageSet<'_>], view: View) {
         if self.view != Some(view) {
             self.known.clear();
             self.view = Some(view);
         }
-        let mut sets = vec![Images::Photo(&request.photo)];
-        for loss in request.groups.iter().flat_map(|group| &group.losses) {
-            if let Target::Images(images) = &loss.target
-                && !sets.contains(&Images::Blended(images))
-            {
-                sets.push(Images::Blended(images));
-            }
-        }
-        let hashes: Vec<u64> = sets.into_iter().map(Images::hash).collect();
-        self.known.retain(|key, _| hashes.contains(&key.images));
+        self.known.retain(|key, _| sets.iter().any(|set| set.hash == key.images));
     }
 }
 
@@ -108,31 +99,23 @@ pub(super) fn targets(
     cache: &mut Cache,
 ) -> Result<Targets> {
     let view = request.view();
-    cache.keep_for(request, view);
+    let mut sets = image_sets(request);
+    cache.keep_for(&sets, view);
     let classes = probabilities(network).filter(|wanted| {
         let reaches = |layer| network_graph::check_size(network, layer, size[0], size[1]).is_ok();
         request.top_classes > 0 && wanted.layer.is_some_and(reaches)
     });
 
     // What is captured, by the images that it is captured from.
-    let mut sets = vec![ImageSet::of(Images::Photo(&request.photo))];
     sets[0].wanted.extend(classes.clone());
     let mut set_of_loss = Vec::new();
     for (loss, wanted) in losses {
-        let images = match &loss.target {
-            _ if !loss.statistic.has_target() => None,
-            Target::Photo => Some(Images::Photo(&request.photo)),
-            Target::Images(images) => Some(Images::Blended(images)),
-            Target::Classes(_) => None,
-        };
-        set_of_loss.push(images.map(|images| {
-            let at = sets.iter().position(|set| set.images == images).unwrap_or_else(|| {
-                sets.push(ImageSet::of(images));
-                sets.len() - 1
-            });
-            sets[at].wanted.push(wanted.clone());
-            at
-        }));
+        let images = Images::of(&loss.target, request).filter(|_| loss.statistic.has_target());
+        let set = images.and_then(|images| sets.iter().position(|set| set.images == images));
+        if let Some(set) = set {
+            sets[set].wanted.push(wanted.clone());
+        }
+        set_of_loss.push(set);
     }
 
     // One forward pass of each image captures all that is missing of its set.
@@ -181,7 +164,16 @@ enum Images<'a> {
     Blended(&'a [(Picture, f32)]),
 }
 
-impl Images<'_> {
+impl<'a> Images<'a> {
+    /// The images of a loss's target, if it has any.
+    fn of(target: &'a Target, request: &'a Request) -> Option<Self> {
+        match target {
+            Target::Photo => Some(Self::Photo(&request.photo)),
+            Target::Images(images) => Some(Self::Blended(images)),
+            Target::Classes(_) => None,
+        }
+    }
+
     /// A hash that identifies these images and their weights.
     fn hash(self) -> u64 {
         let mut hasher = DefaultHasher::new();
@@ -202,6 +194,19 @@ struct ImageSet<'a> {
     images: Images<'a>,
     hash: u64,
     wanted: Vec<Wanted>,
+}
+
+/// All images of a request's targets, each set once, the photo first.
+fn image_sets(request: &Request) -> Vec<ImageSet<'_>> {
+    let mut sets = vec![ImageSet::of(Images::Photo(&request.photo))];
+    for loss in request.groups.iter().flat_map(|group| &group.losses) {
+        if let Some(images) = Images::of(&loss.target, request)
+            && sets.iter().all(|set| set.images != images)
+        {
+            sets.push(ImageSet::of(images));
+        }
+    }
+    sets
 }
 
 impl<'a> ImageSet<'a> {
