@@ -4,7 +4,7 @@ use super::golden::{Golden, path, text};
 use neural_mirage::image_io::Picture;
 use neural_mirage::mirage::preset::{FACTORS, LayerWeight, Preset};
 use neural_mirage::mirage::statistic::by_name;
-use neural_mirage::mirage::{Pooling, Request, Scales, Shares, Strength, Target};
+use neural_mirage::mirage::{Init, Pooling, Request, Scales, Shares, Strength, Target};
 use neural_mirage::ops::{Padding, PoolKind};
 use neural_mirage::vgg::Network;
 use serde_json::Value;
@@ -44,6 +44,14 @@ pub fn share(request: &mut Request, shares: &str) {
 /// One scale with this many iterations.
 pub fn iterate(request: &mut Request, iterations: u32) {
     request.scales = Scales::single(iterations);
+}
+
+/// The request of a golden's trajectory, with its start picture.
+pub fn request_of_trajectory(golden: &Golden, trajectory: &Value) -> Request {
+    let requests = golden.cases["requests"].as_array().expect("a list");
+    let described = requests.iter().find(|r| r["name"] == trajectory["request"]).expect("its request");
+    let init = Init::Picture(picture(golden, text(&trajectory["start"])));
+    Request { init, ..request(golden, described) }
 }
 
 /// The request as described, with raw weights; the weight of each loss is that of its layer.

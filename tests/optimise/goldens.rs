@@ -1,11 +1,11 @@
 //! L-BFGS and moments between scales against PyTorch, on the goldens of `tools/make_optimizer_goldens.py`.
 
 use crate::common::golden::{Golden, shape, text};
-use crate::common::objective::{iterate, network, picture, request};
+use crate::common::objective::{iterate, network, request_of_trajectory};
 use crate::common::{assert_close, engine, relative_l2, turn, widen};
 use neural_mirage::gpu::Family;
 use neural_mirage::mirage::optimizer::{Lbfgs, LineSearch};
-use neural_mirage::mirage::{Event, Init, Session, resize_map};
+use neural_mirage::mirage::{Event, Session, resize_map};
 use neural_mirage::ops::ResizeMode;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -25,11 +25,8 @@ fn ten_steps_of_lbfgs_match_pytorch_and_neural_style() {
     assert_eq!(trajectories.len(), 5);
     for trajectory in trajectories {
         let name = text(&trajectory["name"]);
-        let requests = golden.cases["requests"].as_array().expect("a list");
-        let described = requests.iter().find(|r| r["name"] == trajectory["request"]).expect("its request");
-        let mut request = request(&golden, described);
+        let mut request = request_of_trajectory(&golden, trajectory);
         let number = |key: &str| trajectory[key].as_f64().expect("a number");
-        request.init = Init::Picture(picture(&golden, text(&trajectory["start"])));
         let expected = trajectory["totals"].as_array().expect("a list");
         iterate(&mut request, expected.len() as u32 - 1);
         request.schedule.report_every = 1;

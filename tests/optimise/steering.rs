@@ -188,7 +188,7 @@ fn a_pause_holds_the_run_until_it_is_resumed() {
                 }
             }
             Event::Paused { iteration, paused: true } => {
-                assert_eq!(iteration, done, "all that was submitted is told first");
+                assert_eq!(iteration, done, "all that was submitted is reported first");
                 paused_at = Some(iteration);
                 let controls = controls.clone();
                 helper = Some(std::thread::spawn(move || {

@@ -1,13 +1,13 @@
 //! Ten steps of the whole optimisation against PyTorch, and repeatability.
 
 use crate::common::golden::{Golden, text};
-use crate::common::objective::{iterate, network, picture, request, weigh};
+use crate::common::objective::{iterate, network, picture, request_of_trajectory, weigh};
 use crate::common::{engine, engine_with, relative_l2, turn, widen};
 use neural_mirage::gpu::{DeviceOptions, Family};
 use neural_mirage::graph::Engine;
 use neural_mirage::image_io::Picture;
 use neural_mirage::mirage::optimizer::Adam;
-use neural_mirage::mirage::{Ending, Event, Init, Request, RunResult, Session, Weights};
+use neural_mirage::mirage::{Ending, Event, Request, RunResult, Session, Weights};
 use neural_mirage::vgg::Network;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -72,11 +72,8 @@ fn check_trajectories(engine: &Arc<Engine>) {
     assert_eq!(trajectories.len(), 2);
     for trajectory in trajectories {
         let name = text(&trajectory["name"]);
-        let requests = golden.cases["requests"].as_array().expect("a list");
-        let described = requests.iter().find(|r| r["name"] == trajectory["request"]).expect("its request");
-        let mut request = request(&golden, described);
+        let mut request = request_of_trajectory(&golden, trajectory);
         let number = |key: &str| trajectory[key].as_f64().expect("a number");
-        request.init = Init::Picture(picture(&golden, text(&trajectory["start"])));
         iterate(&mut request, number("steps") as u32);
         request.optimizer = Arc::new(Adam {
             learning_rate: number("lr") as f32,
@@ -263,6 +260,18 @@ fn the_loop_waits_only_when_it_is_two_iterations_ahead() {
     }
 }
 
+/// Runs, and asks to stop at the report of this iteration; the iterations of all reports.
+fn run_until_report(session: &mut Session, last: u32) -> (neural_mirage::Result<RunResult>, Vec<u32>) {
+    let mut reports = Vec::new();
+    let result = session.run(&mut |event: Event<'_>| {
+        if let Event::Report(report) = event {
+            reports.push(report.iteration);
+        }
+        Ok(if reports.last() == Some(&last) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    });
+    (result, reports)
+}
+
 #[test]
 fn a_stop_reports_all_that_was_submitted_and_is_prompt() {
     let _turn = turn();
@@ -272,13 +281,7 @@ fn a_stop_reports_all_that_was_submitted_and_is_prompt() {
     let mut request = request_with_weights(&golden);
     request.schedule.report_every = 1;
     let mut session = Session::new(&engine, &network, request.clone()).expect("a session");
-    let mut reports = Vec::new();
-    let outcome = session.run(&mut |event: Event<'_>| {
-        if let Event::Report(report) = event {
-            reports.push(report.iteration);
-        }
-        Ok(if reports.last() == Some(&3) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-    });
+    let (outcome, reports) = run_until_report(&mut session, 3);
     let outcome = outcome.expect("a run");
     assert_eq!((outcome.ending, outcome.iterations), (Ending::Stopped, 6));
     assert_eq!(reports, [0, 1, 2, 3, 4, 5, 6]);
@@ -297,13 +300,7 @@ fn a_blown_up_picture_ends_the_run_with_the_last_good_one() {
     // The first step already leaves the range of f32's squares.
     request.optimizer = Arc::new(Adam { learning_rate: 1e30, clamp: false, ..Adam::default() });
     let mut session = Session::new(&engine, &network, request).expect("a session");
-    let mut reports = Vec::new();
-    let error = session.run(&mut |event: Event<'_>| {
-        if let Event::Report(report) = event {
-            reports.push(report.iteration);
-        }
-        Ok(ControlFlow::Continue(()))
-    });
+    let (error, reports) = run_until_report(&mut session, u32::MAX);
     let Err(neural_mirage::Error::NonFinite { iteration, count }) = error else { panic!("{error:?}") };
     assert!(count > 0);
     // Reported in order up to the one before, although later iterations were in flight.
