@@ -16,7 +16,7 @@ fn a_picture_knows_its_run_and_how_it_differs_from_another() {
     let photo = place.photo("photo.png", 64, 48);
     place.render_for(&photo, "4").args(["--save-at", "2", "--quiet"]).assert().success();
     place.render_to(&photo, "other.jpg", "4").args(["--seed", "9", "--quiet"]).assert().success();
-    let told = stdout(place.mirage().args(["show", "out.png"]));
+    let printed = stdout(place.mirage().args(["show", "out.png"]));
     for words in [
         "adapter",
         "network SHA-256",
@@ -30,20 +30,23 @@ fn a_picture_knows_its_run_and_how_it_differs_from_another() {
         "learning-rate",
         "0.02\n",
     ] {
-        assert!(told.contains(words), "{words}: {told}");
+        assert!(printed.contains(words), "{words}: {printed}");
     }
-    let told = stdout(place.mirage().args(["show", "out.png", "other.jpg"]));
-    assert!(told.contains("seed") && told.contains("0  |  9") && !told.contains("learning-rate"), "{told}");
-    let told = stdout(place.mirage().args(["show", "out.png", "out-0002.png"]));
-    assert!(told.contains("the options are the same") && told.contains("4  |  2"), "{told}");
-    let told = stdout(place.mirage().args(["show", "out.png", "out.png"]));
-    assert!(told.contains("no differences"), "{told}");
-    let told: Value =
-        serde_json::from_str(&stdout(place.mirage().args(["show", "out.png", "--json"]))).unwrap();
-    assert_eq!(told["iterations"], 4);
+    let printed = stdout(place.mirage().args(["show", "out.png", "other.jpg"]));
     assert!(
-        told["losses"]["total"].as_f64().unwrap() > 0.0 && told["seconds"].as_f64().unwrap() > 0.0,
-        "{told}"
+        printed.contains("seed") && printed.contains("0  |  9") && !printed.contains("learning-rate"),
+        "{printed}"
+    );
+    let printed = stdout(place.mirage().args(["show", "out.png", "out-0002.png"]));
+    assert!(printed.contains("the options are the same") && printed.contains("4  |  2"), "{printed}");
+    let printed = stdout(place.mirage().args(["show", "out.png", "out.png"]));
+    assert!(printed.contains("no differences"), "{printed}");
+    let printed: Value =
+        serde_json::from_str(&stdout(place.mirage().args(["show", "out.png", "--json"]))).unwrap();
+    assert_eq!(printed["iterations"], 4);
+    assert!(
+        printed["losses"]["total"].as_f64().unwrap() > 0.0 && printed["seconds"].as_f64().unwrap() > 0.0,
+        "{printed}"
     );
     place
         .mirage()
@@ -61,8 +64,11 @@ fn early_pictures_and_a_film_of_the_chain() {
         let mut command = place.render_for(&photo, "9");
         command.args(["--save-early", "--film", film, "--overwrite"]);
         command.assert().success().stderr(predicate::str::contains("Film of 10 frames"));
-        let told = stdout(place.mirage().args(["show", film]));
-        assert!(told.lines().any(|line| line.starts_with("  iterations ") && line.ends_with(" 9")), "{told}");
+        let printed = stdout(place.mirage().args(["show", film]));
+        assert!(
+            printed.lines().any(|line| line.starts_with("  iterations ") && line.ends_with(" 9")),
+            "{printed}"
+        );
         // It would be replaced.
         let mut again = place.render_to(&photo, "x.png", "3");
         again.args(["--film", film]);
@@ -83,10 +89,10 @@ fn two_pictures_are_classified_with_their_distance() {
     command
         .args(["classify", "photo.png", "out.png", "photo.png", "--top", "2", "--weights"])
         .arg(place.network());
-    let told = stdout(&mut command);
-    let distances: Vec<&str> = told.lines().filter(|line| line.contains(" from photo.png")).collect();
-    assert_eq!(distances.len(), 2, "{told}");
-    assert!(!distances[0].contains("0.000") && distances[1].contains("0.000"), "{told}");
+    let printed = stdout(&mut command);
+    let distances: Vec<&str> = printed.lines().filter(|line| line.contains(" from photo.png")).collect();
+    assert_eq!(distances.len(), 2, "{printed}");
+    assert!(!distances[0].contains("0.000") && distances[1].contains("0.000"), "{printed}");
 }
 
 #[test]
@@ -96,10 +102,10 @@ fn a_factor_that_hardly_counts_draws_a_warning_that_names_its_option() {
     let mut command = place.render_for(&photo, "2");
     command.args(["--spatial-weight", "1e9", "--style-weight", "1e-9", "--log", "run.jsonl"]);
     let said = command.output().unwrap();
-    let told = String::from_utf8_lossy(&said.stderr);
+    let printed = String::from_utf8_lossy(&said.stderr);
     assert!(
-        told.contains("warning: the spatial factor makes 100%") && told.contains("--style-weight"),
-        "{told}"
+        printed.contains("warning: the spatial factor makes 100%") && printed.contains("--style-weight"),
+        "{printed}"
     );
     let log = std::fs::read_to_string(place.path("run.jsonl")).unwrap();
     assert!(log.contains("\"event\":\"warning\""), "{log}");
@@ -116,9 +122,9 @@ fn the_weights_of_a_balance_can_be_given_back() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     let said = place.render_for(&photo, "9").args(["--print-every", "1"]).output().unwrap();
-    let told = String::from_utf8_lossy(&said.stderr).into_owned();
+    let printed = String::from_utf8_lossy(&said.stderr).into_owned();
     let line =
-        told.lines().find(|line| line.starts_with("Weights for the shares after iteration 0: ")).unwrap();
+        printed.lines().find(|line| line.starts_with("Weights for the shares after iteration 0: ")).unwrap();
     let words: Vec<&str> = line.rsplit(": ").next().unwrap().split(' ').collect();
     assert_eq!(words.len(), 6, "{line}");
     let mut raw = place.render_to(&photo, "raw.png", "1");

@@ -47,7 +47,7 @@ fn promote(place: &Place, name: &str, words: &[&str]) -> assert_cmd::assert::Ass
     place.mirage().args(["sweep", "--continue", name, "--size", "48"]).args(words).assert()
 }
 
-fn told(text: &str) -> impl Predicate<str> + use<> {
+fn says(text: &str) -> impl Predicate<str> + use<> {
     predicate::str::contains(text.to_owned())
 }
 
@@ -78,10 +78,10 @@ fn orders_in_a_record_are_refused_by_name() {
         let option = format!("--{}", name.replace('_', "-"));
         let edit = |options: &mut Record| drop(options.insert(name.to_owned(), value.clone()));
         forge_checkpoint(&place, "evil-checkpoint.safetensors", edit);
-        resume(&place, "evil-checkpoint.safetensors", &[]).code(2).stderr(told(&option));
+        resume(&place, "evil-checkpoint.safetensors", &[]).code(2).stderr(says(&option));
         forge_picture(&place, "sweep/r1c1.png", edit);
         for cell in ["sweep/r1c1.png", "sweep/sheet.html#r1c1", "./sweep/../sweep/r1c1.png"] {
-            promote(&place, cell, &[]).code(2).stderr(told(&option));
+            promote(&place, cell, &[]).code(2).stderr(says(&option));
         }
     }
     for (name, value) in [
@@ -98,7 +98,7 @@ fn orders_in_a_record_are_refused_by_name() {
         forge_checkpoint(&place, "evil-checkpoint.safetensors", edit);
         let name = name.replace('_', "-");
         let said = resume(&place, "evil-checkpoint.safetensors", &[]).code(2);
-        said.stderr(told(&name).or(told(&name.replace('-', "_"))).and(told("\u{1b}").not()));
+        said.stderr(says(&name).or(says(&name.replace('-', "_"))).and(says("\u{1b}").not()));
     }
     assert_eq!(std::fs::read_to_string(place.path("victim")).unwrap(), "precious");
     assert_eq!(place.entries(), before, "nothing was written");
@@ -160,7 +160,7 @@ fn a_run_that_goes_on_writes_beside_its_checkpoint() {
         let picture = if output.ends_with("jpg") { format!("{name}.jpg") } else { format!("{name}.png") };
         resume(&place, &format!("{name}-checkpoint.safetensors"), &[])
             .success()
-            .stderr(told(&picture).and(told("beside its checkpoint")));
+            .stderr(says(&picture).and(says("beside its checkpoint")));
         assert!(place.path(&picture).exists(), "{output}");
     }
     for victim in [elsewhere.path("victim.png"), place.path("victim.png"), place.path("inner/victim.png")] {
@@ -192,7 +192,7 @@ fn only_its_own_files_are_replaced_by_a_run_that_goes_on() {
             forge_checkpoint(&place, "evil-checkpoint.safetensors", |_| {});
             place.file(victim, content);
             let said = resume(&place, "evil-checkpoint.safetensors", &["--save-at", "3"]);
-            said.code(2).stderr(told(victim).and(told("--overwrite")));
+            said.code(2).stderr(says(victim).and(says("--overwrite")));
             assert_eq!(std::fs::read(place.path(victim)).unwrap(), content);
             std::fs::remove_file(place.path(victim)).unwrap();
         }
@@ -211,7 +211,7 @@ fn links_lead_no_run_elsewhere() {
         forge_checkpoint(&place, "evil-checkpoint.safetensors", |_| {});
         symlink(&target, place.path("evil.png")).unwrap();
         let said = resume(&place, "evil-checkpoint.safetensors", &[]);
-        said.code(2).stderr(told("evil.png").and(told("--overwrite")));
+        said.code(2).stderr(says("evil.png").and(says("--overwrite")));
         std::fs::remove_file(place.path("evil.png")).unwrap();
     }
     assert_eq!(std::fs::read(elsewhere.path("victim.png")).unwrap(), b"precious");
@@ -236,7 +236,7 @@ fn what_a_record_names_is_only_read_and_said() {
     };
     resume(&place, "out-checkpoint.safetensors", &[])
         .success()
-        .stderr(told("photo.png (photo)").and(told("net.safetensors (weights)")));
+        .stderr(says("photo.png (photo)").and(says("net.safetensors (weights)")));
     // A file whose content the checkpoint doesn't state, so that its writer need not know it.
     let labels = place.file("labels.txt", b"a\nsecret\n");
     for (name, value) in [
@@ -246,16 +246,16 @@ fn what_a_record_names_is_only_read_and_said() {
         ("photo", json!(place.path("other.png"))),
     ] {
         forge_checkpoint(&place, "evil-checkpoint.safetensors", put(name, value));
-        resume(&place, "evil-checkpoint.safetensors", &[]).code(2).stderr(told("no SHA-256 of"));
+        resume(&place, "evil-checkpoint.safetensors", &[]).code(2).stderr(says("no SHA-256 of"));
     }
     // Another network than the one of its SHA-256.
     let other = crate::support::network(&[8, 6, 9]);
     std::fs::create_dir(place.path("nets")).unwrap();
     let weights = other.write(&place.path("nets"));
     forge_checkpoint(&place, "evil-checkpoint.safetensors", put("weights", json!(weights)));
-    resume(&place, "evil-checkpoint.safetensors", &[]).code(2).stderr(told("not the network"));
+    resume(&place, "evil-checkpoint.safetensors", &[]).code(2).stderr(says("not the network"));
     forge_picture(&place, "cell.png", put("weights", json!(weights)));
-    promote(&place, "cell.png", &[]).code(2).stderr(told("not the network"));
+    promote(&place, "cell.png", &[]).code(2).stderr(says("not the network"));
     // A picture states no content of files: names of classes are not taken from it.
     forge_picture(&place, "cell.png", |options| {
         options.insert("labels".to_owned(), json!(labels));
@@ -263,7 +263,7 @@ fn what_a_record_names_is_only_read_and_said() {
         options.insert("output".to_owned(), json!("/tmp/elsewhere.png"));
     });
     promote(&place, "cell.png", &["-o", "full.png"]).success().stderr(
-        told("photo.png (photo)").and(told("--labels is not taken")).and(told("--adapter '$(touch owned)'")),
+        says("photo.png (photo)").and(says("--labels is not taken")).and(says("--adapter '$(touch owned)'")),
     );
     assert!(!std::fs::read(place.path("full.png")).unwrap().windows(6).any(|bytes| bytes == b"secret"));
 }
@@ -274,7 +274,7 @@ fn another_photo_is_noticed_wherever_it_lies() {
     place.photo("other.png", 64, 40);
     resume(&place, "out-checkpoint.safetensors", &["--photo", "other.png"])
         .code(2)
-        .stderr(told("not the photo"));
+        .stderr(says("not the photo"));
     std::fs::copy(place.path("photo.png"), place.path("copy.png")).unwrap();
     resume(&place, "out-checkpoint.safetensors", &["--photo", "copy.png"]).success();
     // The run goes on from the copy now; that one is edited in place.
@@ -296,7 +296,7 @@ fn devices_and_pipes_are_not_read_for_a_record() {
             command
                 .args(["resume", "evil-checkpoint.safetensors"])
                 .timeout(std::time::Duration::from_secs(20));
-            command.assert().code(2).stderr(told("not an ordinary file").and(told(&format!("--{name}"))));
+            command.assert().code(2).stderr(says("not an ordinary file").and(says(&format!("--{name}"))));
         }
     }
 }
@@ -371,14 +371,14 @@ fn a_sweep_replaces_no_file_that_is_not_its_own() {
     for name in ["sheet.png", "sheet.html"] {
         std::fs::create_dir_all(place.path("folder")).unwrap();
         place.file(&format!("folder/{name}"), b"precious");
-        sweep("folder").code(2).stderr(told(name).and(told("--overwrite")));
+        sweep("folder").code(2).stderr(says(name).and(says("--overwrite")));
         assert_eq!(std::fs::read(place.path(&format!("folder/{name}"))).unwrap(), b"precious");
         std::fs::remove_dir_all(place.path("folder")).unwrap();
         #[cfg(unix)]
         {
             std::fs::create_dir_all(place.path("folder")).unwrap();
             std::os::unix::fs::symlink("../victim", place.path(&format!("folder/{name}"))).unwrap();
-            sweep("folder").code(2).stderr(told(name).and(told("--overwrite")));
+            sweep("folder").code(2).stderr(says(name).and(says("--overwrite")));
             std::fs::remove_dir_all(place.path("folder")).unwrap();
         }
     }

@@ -112,16 +112,16 @@ fn every_broken_kernel_is_seen() {
         let mut test = place.mirage();
         test.args(["kernels", "test", case.kernel, "--shader-dir", "my shaders", "--json", "out.json"]);
         let output = test.output().unwrap();
-        let told = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert_eq!(output.status.code(), Some(1), "{} was not seen:\n{told}", case.fault);
-        assert!(told.contains(&format!("FAILED {}", case.kernel)), "{}:\n{told}", case.fault);
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{} was not seen:\n{printed}", case.fault);
+        assert!(printed.contains(&format!("FAILED {}", case.kernel)), "{}:\n{printed}", case.fault);
         // By a wrong value, not because it does not run at all.
         let results: Value = serde_json::from_slice(&std::fs::read(place.path("out.json")).unwrap()).unwrap();
         let results = results["results"].as_array().unwrap();
         let ran = |result: &&Value| {
             result["fault"].is_string() && !result["fault"].as_str().unwrap().contains("GPU")
         };
-        assert!(results.iter().any(|result| ran(&result)), "{}:\n{told}", case.fault);
+        assert!(results.iter().any(|result| ran(&result)), "{}:\n{printed}", case.fault);
     }
 }
 

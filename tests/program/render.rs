@@ -26,16 +26,16 @@ fn a_run_leaves_picture_snapshots_and_a_log_of_the_stated_form() {
         .args(["--log", "run.jsonl", "--seed", "7", "--top", "3", "-v"])
         .output()
         .unwrap();
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{told}");
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{printed}");
     assert!(output.stdout.is_empty());
-    assert!(told.contains("time to first iteration") && told.contains("kernels: "), "{told}");
-    let layer = told.lines().find(|line| line.starts_with("  relu4_2 "));
-    assert!(layer.is_some_and(|line| line.ends_with('%') && line.contains("texture")), "{told}");
-    assert!(told.contains("no snapshot after iteration 99"), "{told}");
-    assert!(told.contains("Weights for the shares after iteration 0: --spatial-weight "), "{told}");
-    assert!(told.contains("12/12  loss ") && told.contains("% of gradient)"), "{told}");
-    assert!(!told.contains('\u{1b}'), "no bar where there is no terminal: {told}");
+    assert!(printed.contains("time to first iteration") && printed.contains("kernels: "), "{printed}");
+    let layer = printed.lines().find(|line| line.starts_with("  relu4_2 "));
+    assert!(layer.is_some_and(|line| line.ends_with('%') && line.contains("texture")), "{printed}");
+    assert!(printed.contains("no snapshot after iteration 99"), "{printed}");
+    assert!(printed.contains("Weights for the shares after iteration 0: --spatial-weight "), "{printed}");
+    assert!(printed.contains("12/12  loss ") && printed.contains("% of gradient)"), "{printed}");
+    assert!(!printed.contains('\u{1b}'), "no bar where there is no terminal: {printed}");
 
     let log = log(&place.path("run.jsonl"));
     let start = &log[0];
@@ -164,9 +164,9 @@ fn turned_transparent_and_deep_pictures_are_understood() {
         (gray, (48, 32), ""),
     ] {
         let output = place.render(&photo).arg("--overwrite").output().unwrap();
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{told}");
-        assert!(told.contains(note), "{told}");
+        let printed = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{printed}");
+        assert!(printed.contains(note), "{printed}");
         assert_eq!(image::open(place.path("out.png")).unwrap().dimensions(), size, "{}", photo.display());
     }
     let output = place.path("out16.png");
@@ -190,8 +190,8 @@ fn networks_that_lack_default_layers_get_others_with_a_note() {
         command.arg("render").arg(&photo).args(["-o", "out.png", "--overwrite", "--size", "48"]);
         command.args(["--iterations", "2", "--log", "run.jsonl", "--weights"]).arg(&weights);
         let output = command.output().unwrap();
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && told.contains(note), "{told}");
+        let printed = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && printed.contains(note), "{printed}");
         let log = log(&place.path("run.jsonl"));
         let options = &log[0]["options"];
         assert_eq!((&options["abstract"], &options["spatial"]), (&abstract_layers.into(), &spatial.into()));
@@ -213,9 +213,9 @@ fn raw_weights_style_images_and_other_starts_run() {
         .args(["--init", "start.webp", "--pooling", "avg", "--no-clamp", "--log", "run.jsonl"])
         .output()
         .unwrap();
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{told}");
-    assert!(told.contains("start.webp: resized from 40x40 to 48x36"), "{told}");
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{printed}");
+    assert!(printed.contains("start.webp: resized from 40x40 to 48x36"), "{printed}");
     let log = log(&place.path("run.jsonl"));
     let options = &log[0]["options"];
     assert!(options["balance"].is_null() && events(&log, "balance").is_empty());
@@ -252,9 +252,9 @@ fn a_run_that_blows_up_fails_and_saves_the_last_good_picture() {
         .args(["--log", "run.jsonl"])
         .output()
         .unwrap();
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(told.contains("--learning-rate") && told.contains("is saved as out.png"), "{told}");
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{printed}");
+    assert!(printed.contains("--learning-rate") && printed.contains("is saved as out.png"), "{printed}");
     assert_eq!(image::open(place.path("out.png")).unwrap().dimensions(), (48, 36));
     let log = log(&place.path("run.jsonl"));
     let last = log.last().unwrap();

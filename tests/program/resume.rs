@@ -74,10 +74,10 @@ fn what_has_changed_meanwhile_is_refused() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     render(&place, "out.png", "4", &["--checkpoint-every", "2"]).assert().success();
-    let refused = |words: &[&str], told: &str| {
+    let refused = |words: &[&str], printed: &str| {
         let mut command = place.mirage();
         command.args(["resume", "out-checkpoint.safetensors", "--iterations", "9"]).args(words);
-        command.assert().code(2).stderr(predicate::str::contains(told.to_owned()));
+        command.assert().code(2).stderr(predicate::str::contains(printed.to_owned()));
     };
     refused(&["--size", "40"], "--size");
     refused(&["--balance", "colour=1"], "colour");
@@ -98,9 +98,9 @@ fn what_has_changed_meanwhile_is_refused() {
         "--quiet",
     ]);
     moved.assert().success();
-    for (name, told) in [("photo.png", "there is no such file"), ("moved.png", "not a checkpoint")] {
+    for (name, printed) in [("photo.png", "there is no such file"), ("moved.png", "not a checkpoint")] {
         let assert = place.mirage().args(["resume", name]).assert().code(2);
-        assert.stderr(predicate::str::contains(told).or(predicate::str::contains("can't be read")));
+        assert.stderr(predicate::str::contains(printed).or(predicate::str::contains("can't be read")));
     }
 }
 

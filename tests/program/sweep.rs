@@ -33,10 +33,10 @@ fn a_sheet_has_the_pictures_that_single_runs_paint() {
         ("r4c1", "spatial=50,abstract=30,style=55", "relu5_1", "6"),
     ] {
         let file = format!("my sweep/{cell}.png");
-        let told = options(&place, &file);
-        assert_eq!(told["balance"], balance);
-        assert_eq!(told["style"], layers);
-        assert_eq!(told["iterations"].to_string(), format!("[{iterations}]"));
+        let printed = options(&place, &file);
+        assert_eq!(printed["balance"], balance);
+        assert_eq!(printed["style"], layers);
+        assert_eq!(printed["iterations"].to_string(), format!("[{iterations}]"));
         // The same as a run by itself, bit for bit, although it ran in a used session.
         let single = format!("{cell}.png");
         let mut alone = place.mirage();
@@ -79,8 +79,8 @@ fn a_cell_becomes_a_picture_of_full_size() {
         ]);
         promote.assert().success();
         assert_eq!(image::open(place.path(output)).unwrap().dimensions(), (80, 53));
-        let told = options(&place, output);
-        assert_eq!((&told["seed"], &told["iterations"]), (&seed.into(), &serde_json::json!([3])));
+        let printed = options(&place, output);
+        assert_eq!((&printed["seed"], &printed["iterations"]), (&seed.into(), &serde_json::json!([3])));
     }
     let assert = place.mirage().args(["sweep", "--continue", "my sweep/sheet.html#r7c7"]).assert();
     assert.code(2).stderr(predicate::str::contains("not a cell"));
@@ -114,7 +114,7 @@ fn shares_that_are_not_varied_are_those_of_a_run_with_style_images() {
 fn what_can_not_be_varied_is_refused_before_any_work() {
     let place = Place::new();
     place.photo("photo.png", 96, 64);
-    for (words, told) in [
+    for (words, printed) in [
         (&[][..], "--vary"),
         (&["--vary", "seed"], "no values"),
         (&["--vary", "seed=1,x"], "seed"),
@@ -128,7 +128,7 @@ fn what_can_not_be_varied_is_refused_before_any_work() {
     ] {
         let mut command = place.deviceless();
         command.arg("sweep").arg(place.path("photo.png")).arg("--weights").arg(place.network()).args(words);
-        command.assert().code(2).stderr(predicate::str::contains(told));
+        command.assert().code(2).stderr(predicate::str::contains(printed));
     }
 }
 

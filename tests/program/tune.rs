@@ -5,16 +5,16 @@ use predicates::prelude::*;
 use std::path::Path;
 
 /// The output of a verbose run.
-fn told(place: &Place, photo: &Path, words: &[&str]) -> String {
+fn verbose_output(place: &Place, photo: &Path, words: &[&str]) -> String {
     let output = place.render_for(photo, "1").args(["--top", "0", "-v"]).args(words).output().unwrap();
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{told}");
-    told
+    let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{printed}");
+    printed
 }
 
 /// The line that counts the kernels.
-fn kernels(told: &str) -> &str {
-    told.lines().find(|line| line.starts_with("kernels: ")).unwrap_or_else(|| panic!("{told}"))
+fn kernels(printed: &str) -> &str {
+    printed.lines().find(|line| line.starts_with("kernels: ")).unwrap_or_else(|| panic!("{printed}"))
 }
 
 /// Rewrites the cache.
@@ -41,12 +41,12 @@ fn what_was_tuned_is_used_until_it_is_outdated() {
         }
     });
     let with = ["--tuning-cache", "caches/tuning.json"];
-    let without = told(&place, &photo, &["--no-tuning-cache"]);
+    let without = verbose_output(&place, &photo, &["--no-tuning-cache"]);
     assert!(kernels(&without).contains("texture"), "{without}");
-    let naive = told(&place, &photo, &[with[0], with[1], "--overwrite"]);
+    let naive = verbose_output(&place, &photo, &[with[0], with[1], "--overwrite"]);
     assert!(!kernels(&naive).contains("texture") && !naive.contains("note: "), "{naive}");
     // A forced family is not left.
-    let forced = told(&place, &photo, &[with[0], with[1], "--overwrite", "--kernels", "texture"]);
+    let forced = verbose_output(&place, &photo, &[with[0], with[1], "--overwrite", "--kernels", "texture"]);
     assert_eq!(kernels(&forced), kernels(&without));
 
     change(&cache, |cache| {
@@ -54,7 +54,7 @@ fn what_was_tuned_is_used_until_it_is_outdated() {
             entry["content"] = "of other shaders".into();
         }
     });
-    let outdated = told(&place, &photo, &[with[0], with[1], "--overwrite"]);
+    let outdated = verbose_output(&place, &photo, &[with[0], with[1], "--overwrite"]);
     assert!(outdated.contains("measured with other kernels"), "{outdated}");
     assert_eq!(kernels(&outdated), kernels(&without));
 
@@ -63,12 +63,12 @@ fn what_was_tuned_is_used_until_it_is_outdated() {
             entry["adapter"]["driver"] = "another".into();
         }
     });
-    let foreign = told(&place, &photo, &[with[0], with[1], "--overwrite"]);
+    let foreign = verbose_output(&place, &photo, &[with[0], with[1], "--overwrite"]);
     assert!(foreign.contains("another device or driver"), "{foreign}");
     assert_eq!(kernels(&foreign), kernels(&without));
 
     std::fs::write(&cache, "{\"format\": 1, \"ent").unwrap();
-    let damaged = told(&place, &photo, &[with[0], with[1], "--overwrite"]);
+    let damaged = verbose_output(&place, &photo, &[with[0], with[1], "--overwrite"]);
     assert!(damaged.contains("is damaged"), "{damaged}");
     assert_eq!(kernels(&damaged), kernels(&without));
 }
@@ -77,8 +77,8 @@ fn what_was_tuned_is_used_until_it_is_outdated() {
 fn a_tuning_cache_that_was_asked_for_and_is_not_there_is_noted() {
     let place = Place::new();
     let photo = place.photo("photo.png", 48, 32);
-    let told = told(&place, &photo, &["--tuning-cache", "none.json"]);
-    assert!(told.contains("note: there is no tuning cache none.json"), "{told}");
+    let printed = verbose_output(&place, &photo, &["--tuning-cache", "none.json"]);
+    assert!(printed.contains("note: there is no tuning cache none.json"), "{printed}");
 }
 
 #[test]

@@ -352,8 +352,8 @@ fn fill_from(variable: &Variable, source: &Source) -> Result<(Memory, Option<Str
         Source::Npy(_) | Source::Tensor(..) => {
             let Some(array) = read(source)? else { return Err(refuse("is no file".to_owned())) };
             let is_tensor = matches!(source, Source::Tensor(..));
-            let (array, told) = convert(variable, array, is_tensor).map_err(refuse)?;
-            note = told.map(|told| format!("{source}: {told}"));
+            let (array, conversion) = convert(variable, array, is_tensor).map_err(refuse)?;
+            note = conversion.map(|conversion| format!("{source}: {conversion}"));
             let (_, packed) = length(variable, &array.shape);
             let bytes = if packed && array.element == variable.element() {
                 spread(variable, &array)
@@ -386,8 +386,8 @@ fn convert(variable: &Variable, array: Array, is_tensor: bool) -> Result<(Array,
     }
     match (array.element, declared) {
         (Element::F16 | Element::Bf16, Element::F32) if is_tensor => {
-            let told = format!("{} widened to f32", array.element);
-            Ok((array.to_f32(), Some(told)))
+            let conversion = format!("{} widened to f32", array.element);
+            Ok((array.to_f32(), Some(conversion)))
         }
         (Element::F16 | Element::Bf16, Element::U32) => {
             if !array.elements().is_multiple_of(2) {
@@ -397,10 +397,10 @@ fn convert(variable: &Variable, array: Array, is_tensor: bool) -> Result<(Array,
                     array.element
                 ));
             }
-            let told = format!("two {} in each u32, the first in its lower half", array.element);
+            let conversion = format!("two {} in each u32, the first in its lower half", array.element);
             Ok((
                 Array { element: Element::U32, shape: vec![array.elements() / 2], bytes: array.bytes },
-                Some(told),
+                Some(conversion),
             ))
         }
         (found, declared) => Err(format!(
