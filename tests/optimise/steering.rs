@@ -178,6 +178,8 @@ fn a_pause_holds_the_run_until_it_is_resumed() {
     held.set_controls(&controls);
     let (mut done, mut paused_at, mut saved) = (0, None, Vec::new());
     let mut helper = None;
+    let (arrived, pictures) = std::sync::mpsc::channel();
+    let mut pictures = Some(pictures);
     let outcome = run(&mut held, &mut |event: Event<'_>| {
         match event {
             Event::Progress { iteration, .. } => {
@@ -191,11 +193,13 @@ fn a_pause_holds_the_run_until_it_is_resumed() {
                 assert_eq!(iteration, done, "all that was submitted is reported first");
                 paused_at = Some(iteration);
                 let controls = controls.clone();
+                let pictures = pictures.take().expect("one pause");
                 helper = Some(std::thread::spawn(move || {
-                    // Two pictures of a run that stands still, then on.
+                    // Two pictures of a run that stands still, the second asked for once the first is there, then on.
                     for _ in 0..2 {
                         std::thread::sleep(std::time::Duration::from_millis(80));
                         controls.save();
+                        pictures.recv_timeout(std::time::Duration::from_secs(60)).expect("a picture");
                     }
                     std::thread::sleep(std::time::Duration::from_millis(80));
                     controls.resume();
@@ -205,6 +209,8 @@ fn a_pause_holds_the_run_until_it_is_resumed() {
             Event::Snapshot { iteration, picture, readout, .. } => {
                 assert!(!readout.classes.is_empty() && readout.distance.is_some());
                 saved.push((iteration, picture.clone()));
+                // The helper has gone if there are more than it waits for, which is found below.
+                drop(arrived.send(()));
             }
             _ => {}
         }
