@@ -32,10 +32,13 @@ mod total_variation;
 mod weighted_sum;
 
 pub use self::core::{
-    Adjoint, Case, CaseInput, Constant, ConstantPart, Dispatch, Initializer, Kernel, Loader, MapLayout, Op,
-    Operand, Shape, Signature, Source, Storage, TEXTURE_WIDTH, TexelCopy, Value,
+    Adjoint, Case, CaseInput, Constant, ConstantPart, Dispatch, Initializer, Kernel, Loader, MapLayout,
+    NativeCall, NativeConstant, NativeKernel, NativeValues, Op, Operand, Shape, Signature, Source, Storage,
+    TEXTURE_WIDTH, TexelCopy, Value,
 };
-use self::core::{finish, shape, sum, window};
+use self::core::{finish, native, shape, sum, window};
+#[cfg(test)]
+mod native_tests;
 pub use adam::Adam;
 pub use adaptive_pool::{AdaptivePool, AdaptivePoolBackward};
 pub use add::Add;

@@ -210,7 +210,7 @@ fn a_pause_holds_the_run_until_it_is_resumed() {
                 assert!(!readout.classes.is_empty() && readout.distance.is_some());
                 saved.push((iteration, picture.clone()));
                 // The helper has gone if there are more than it waits for, which is found below.
-                drop(arrived.send(()));
+                let _ = arrived.send(());
             }
             _ => {}
         }

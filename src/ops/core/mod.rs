@@ -4,6 +4,7 @@
 mod call;
 mod case;
 pub(in crate::ops) mod finish;
+pub(in crate::ops) mod native;
 mod op;
 mod sample;
 pub(in crate::ops) mod shape;
@@ -11,6 +12,7 @@ pub(in crate::ops) mod sum;
 pub(in crate::ops) mod window;
 
 pub use case::Case;
+pub use native::{NativeCall, NativeConstant, NativeKernel, NativeValues};
 pub use op::{
     Adjoint, Constant, ConstantPart, Dispatch, Initializer, Kernel, Loader, Op, Operand, Signature, Source,
     Storage, TexelCopy, Value,

@@ -1,5 +1,6 @@
 //! What an op is: shape rule, kernels, adjoint, and an f64 reference, all in one place.
 
+use super::native::NativeKernel;
 use super::sample::CaseInput;
 use super::shape::Shape;
 use crate::error::Result;
@@ -29,6 +30,14 @@ pub trait Op: Any + Debug + Send + Sync {
     /// # Errors
     /// As [`Op::output`].
     fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>>;
+
+    /// The function that does this on the CPU device.
+    ///
+    /// # Errors
+    /// As [`Op::output`].
+    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+        Err(super::shape::mismatch(self.name(), "has no native kernel yet"))
+    }
 
     /// The same in f64 on the CPU, on values in logical order. Written for clarity: it is what kernels
     /// are tested against. For ops that change inputs in place (see [`Op::mutates`]) this returns the new

@@ -1,0 +1,135 @@
+//! Kernels for the CPU: plain Rust functions on tensors as they lie in memory.
+
+use super::shape::MapLayout;
+use crate::error::Result;
+use rayon::prelude::*;
+use std::fmt::{Debug, Formatter};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Floats that one task of an elementwise kernel takes, and of which a sum adds up each part by itself. It does not
+/// depend on the number of threads, so neither do the results.
+const PART: usize = 16 * 1024;
+
+/// An op's function for the CPU, and what it needs besides its operands.
+#[derive(Clone)]
+pub struct NativeKernel {
+    /// Weights and other data that never change, made once.
+    pub constants: Vec<NativeConstant>,
+    /// The function. It writes the whole output, padding included, and may use the threads of the rayon pool that it
+    /// runs in; the result must not depend on how many there are.
+    pub run: Arc<dyn Fn(NativeCall<'_>) + Send + Sync>,
+}
+
+impl NativeKernel {
+    /// A kernel without constants.
+    pub fn new(run: impl Fn(NativeCall<'_>) + Send + Sync + 'static) -> Self {
+        Self { constants: Vec::new(), run: Arc::new(run) }
+    }
+
+    /// The same with one more constant.
+    pub fn constant(mut self, constant: NativeConstant) -> Self {
+        self.constants.push(constant);
+        self
+    }
+}
+
+impl Debug for NativeKernel {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NativeKernel").field("constants", &self.constants).finish_non_exhaustive()
+    }
+}
+
+/// What a native kernel works on. Tensors are as stored (see [`super::shape`]), without anything behind them.
+pub struct NativeCall<'a> {
+    /// The inputs. Those that the op mutates or overwrites are empty here.
+    pub inputs: Vec<&'a [f32]>,
+    /// The inputs that the op changes in place, in the order of [`super::Op::mutates`].
+    pub mutated: Vec<&'a mut [f32]>,
+    /// The output; it holds the input that the op overwrites ([`super::Op::overwrites`]), if any.
+    pub output: &'a mut [f32],
+    /// The saved output; empty for ops without one.
+    pub saved: &'a mut [f32],
+    /// The constants in the kernel's order.
+    pub constants: Vec<&'a NativeValues>,
+}
+
+/// Data that never changes, made once per key and device.
+#[derive(Clone)]
+pub struct NativeConstant {
+    /// Identity: the same key means the same values.
+    pub key: String,
+    /// Its size in bytes, known before it is made.
+    pub bytes: u64,
+    /// Makes the values.
+    pub make: Arc<dyn Fn() -> Result<NativeValues> + Send + Sync>,
+}
+
+impl Debug for NativeConstant {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        write!(f, "NativeConstant({}, {} bytes)", self.key, self.bytes)
+    }
+}
+
+/// Values of a constant.
+#[derive(Debug, Clone, PartialEq)]
+pub enum NativeValues {
+    /// Single precision.
+    F32(Vec<f32>),
+    /// Half precision, as bits.
+    F16(Vec<u16>),
+}
+
+impl NativeValues {
+    /// The values in single precision; empty if they are stored in half precision.
+    pub fn f32(&self) -> &[f32] {
+        match self {
+            Self::F32(values) => values,
+            Self::F16(_) => &[],
+        }
+    }
+}
+
+/// Fills a map: `fill` gets quad, row and the row's texels (`width * 4` floats). Borders become zero.
+pub(in crate::ops) fn fill_map(
+    layout: MapLayout,
+    output: &mut [f32],
+    fill: impl Fn(usize, usize, &mut [f32]) + Sync,
+) {
+    let pitch = layout.pitch() * 4;
+    let rows = layout.height + 1;
+    let (planes, end) = output.split_at_mut(layout.quads() * layout.plane() * 4);
+    end.fill(0.0);
+    let least = PART.div_ceil(pitch);
+    planes.par_chunks_mut(pitch).with_min_len(least).enumerate().for_each(|(index, row)| {
+        let (quad, row_above) = (index / rows, index % rows);
+        if row_above == 0 {
+            row.fill(0.0);
+        } else {
+            let (border, pixels) = row.split_at_mut(4);
+            border.fill(0.0);
+            fill(quad, row_above - 1, pixels);
+        }
+    });
+}
+
+/// Calls `fill` with each part of the output and the range of floats that it is.
+pub(in crate::ops) fn for_each_part(output: &mut [f32], fill: impl Fn(Range<usize>, &mut [f32]) + Sync) {
+    output.par_chunks_mut(PART).enumerate().for_each(|(index, part)| {
+        let start = index * PART;
+        fill(start..start + part.len(), part);
+    });
+}
+
+/// The sum of what `part` gives for each part of `count` floats, added up in order.
+pub(in crate::ops) fn sum_of_parts(count: usize, part: impl Fn(Range<usize>) -> f64 + Sync) -> f64 {
+    let parts = (0..count.div_ceil(PART)).into_par_iter();
+    let sums: Vec<f64> = parts.map(|index| part(index * PART..((index + 1) * PART).min(count))).collect();
+    sums.into_iter().sum()
+}
+
+/// Floats of a row of a map, without the border: `width * 4` of them.
+pub(in crate::ops) fn row(map: &[f32], layout: MapLayout, quad: usize, y: usize) -> &[f32] {
+    let start = layout.texel(quad, y, 0) * 4;
+    &map[start..start + layout.width * 4]
+}
