@@ -1,10 +1,14 @@
 //! Mean and standard deviation of each channel of a map, and their gradients.
 
+use super::native::{PART, fill_map, row};
 use super::shape::{MapLayout, mismatch};
 use super::window;
-use super::{Adjoint, Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature, Source};
+use super::{
+    Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source,
+};
 use crate::error::Result;
 use crate::gpu::Profile;
+use rayon::prelude::*;
 
 /// Texels of a plane that one workgroup adds up; the shader's `GROUP * TERMS`.
 const CHUNK: usize = 1024;
@@ -93,6 +97,56 @@ fn sums(map: MapLayout, deviation: bool, device: &Profile) -> Kernel {
     Kernel { variant: "naive", dispatches, scratch: vec![(map.quads() * splits) as u64 * 16] }
 }
 
+/// The sum over each channel's pixels of `term(value, place in the quad)` in a row of texels.
+fn row_sums(row: &[f32], term: impl Fn(f32, usize) -> f32) -> [f64; 4] {
+    let (texels, rest) = row.as_chunks::<16>();
+    let mut sums = [0.0; 16];
+    for texels in texels {
+        for (lane, (sum, value)) in sums.iter_mut().zip(texels).enumerate() {
+            *sum += term(*value, lane % 4);
+        }
+    }
+    for (lane, (sum, value)) in sums.iter_mut().zip(rest).enumerate() {
+        *sum += term(*value, lane % 4);
+    }
+    let mut total = [0.0; 4];
+    sums.iter().enumerate().for_each(|(lane, sum)| total[lane % 4] += f64::from(*sum));
+    total
+}
+
+/// The mean over each channel's pixels of what `sums` gives for a row of a quad, by quad.
+fn means(
+    map: MapLayout,
+    values: &[f32],
+    sums: impl Fn(usize, &[f32]) -> [f64; 4] + Sync,
+) -> impl Iterator<Item = [f64; 4]> {
+    let rows = PART.div_ceil(map.width * 4);
+    let blocks = map.height.div_ceil(rows);
+    let block = |index: usize| {
+        let (quad, first) = (index / blocks, index % blocks * rows);
+        let mut total = [0.0; 4];
+        for y in first..(first + rows).min(map.height) {
+            let sums = sums(quad, row(values, map, quad, y));
+            total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
+        }
+        total
+    };
+    let partials: Vec<[f64; 4]> = (0..map.quads() * blocks).into_par_iter().map(block).collect();
+    let pixels = map.pixels() as f64;
+    (0..map.quads()).map(move |quad| {
+        let mut total = [0.0; 4];
+        for partial in &partials[quad * blocks..(quad + 1) * blocks] {
+            total.iter_mut().zip(partial).for_each(|(total, sum)| *total += sum);
+        }
+        total.map(|sum| sum / pixels)
+    })
+}
+
+/// Four values of a vector as stored.
+fn quad_of(vector: &[f32], quad: usize) -> [f32; 4] {
+    vector.as_chunks::<4>().0[quad]
+}
+
 fn expect_channels(op: &str, map: MapLayout, shape: Shape) -> Result<()> {
     if shape == Shape::Vector(map.channels) {
         return Ok(());
@@ -116,6 +170,16 @@ impl Op for ChannelMean {
 
     fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
         Ok(vec![sums(signature.inputs[0].expect_map("channel_mean")?, false, device)])
+    }
+
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let map = signature.inputs[0].expect_map("channel_mean")?;
+        Ok(NativeKernel::new(move |call| {
+            let means = means(map, call.inputs[0], |_, row| row_sums(row, |value, _| value));
+            // Channels that only fill up the last quad are zero, and so is their mean.
+            let output = call.output.as_chunks_mut::<4>().0;
+            output.iter_mut().zip(means).for_each(|(output, mean)| *output = mean.map(|mean| mean as f32));
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
@@ -151,6 +215,18 @@ impl Op for ChannelMeanBackward {
         Ok(vec![Kernel::of("naive", dispatches)])
     }
 
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let map = signature.output.expect_map("channel_mean_backward")?;
+        let scale = (1.0 / map.pixels() as f64) as f32;
+        Ok(NativeKernel::new(move |call| {
+            let upstream = call.inputs[0];
+            fill_map(map, call.output, |quad, _, texels| {
+                let share = quad_of(upstream, quad).map(|value| value * scale);
+                texels.as_chunks_mut::<4>().0.fill(share);
+            });
+        }))
+    }
+
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
         let pixels = self.size[0] * self.size[1];
         inputs[0].iter().flat_map(|value| vec![value / pixels as f64; pixels]).collect()
@@ -170,6 +246,21 @@ impl Op for ChannelDeviation {
 
     fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
         Ok(vec![sums(signature.inputs[0].expect_map("channel_deviation")?, true, device)])
+    }
+
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let map = signature.inputs[0].expect_map("channel_deviation")?;
+        Ok(NativeKernel::new(move |call| {
+            let variances = means(map, call.inputs[0], |quad, row| {
+                let mean = quad_of(call.inputs[1], quad);
+                row_sums(row, |value, channel| (value - mean[channel]) * (value - mean[channel]))
+            });
+            let output = call.output.as_chunks_mut::<4>().0;
+            for (output, variance) in output.iter_mut().zip(variances) {
+                *output = variance.map(|variance| (variance + SMALLEST).sqrt() as f32);
+            }
+            call.output[map.channels..].fill(0.0);
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
@@ -220,6 +311,29 @@ impl Op for ChannelDeviationBackward {
                 .linear(part.texels(), 64, device)
         });
         Ok(vec![Kernel::of("naive", dispatches)])
+    }
+
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let map = signature.output.expect_map("channel_deviation_backward")?;
+        let scale = (1.0 / map.pixels() as f64) as f32;
+        Ok(NativeKernel::new(move |call| {
+            let [values, means, deviations, upstream] = [0, 1, 2, 3].map(|input: usize| call.inputs[input]);
+            fill_map(map, call.output, |quad, y, texels| {
+                let mean = quad_of(means, quad);
+                // Channels that only fill up the quad have no deviation.
+                let rate = |channel: usize| {
+                    let index = quad * 4 + channel;
+                    if index < map.channels { upstream[index] * scale / deviations[index] } else { 0.0 }
+                };
+                let rate = [0, 1, 2, 3].map(rate);
+                let values = row(values, map, quad, y).as_chunks::<4>().0;
+                for (texel, values) in texels.as_chunks_mut::<4>().0.iter_mut().zip(values) {
+                    for channel in 0..4 {
+                        texel[channel] = (values[channel] - mean[channel]) * rate[channel];
+                    }
+                }
+            });
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {

@@ -1,9 +1,11 @@
 //! Covariance matrix from a second-moment matrix and the means; traces.
 
 use super::linear_combination::LinearCombination;
+use super::native::for_each_row;
 use super::shape::mismatch;
 use super::sum;
-use super::{Adjoint, Case, Dispatch, Kernel, Op, Operand, Shape, Signature, Source};
+use super::vectors::{add_scaled, dot, sum_of_rows};
+use super::{Adjoint, Case, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -42,6 +44,12 @@ pub(super) fn expect_square(op: &str, shape: Shape) -> Result<usize> {
     }
 }
 
+/// Sum of the diagonal of a square matrix as stored.
+pub(super) fn trace(matrix: &[f32], side: usize) -> f64 {
+    let diagonal = matrix.iter().step_by(side.next_multiple_of(4) + 1).take(side);
+    diagonal.map(|value| f64::from(*value)).sum()
+}
+
 fn square(side: usize) -> Shape {
     Shape::Matrix { rows: side, columns: side }
 }
@@ -78,6 +86,23 @@ impl Op for Covariance {
             .bind("mean", Operand::Input(1))
             .linear(side * side.div_ceil(4), 64, device);
         Ok(vec![Kernel::single("naive", dispatch)])
+    }
+
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let side = expect_square("covariance", signature.output)?;
+        let stride = side.next_multiple_of(4);
+        let Self { scale, ridge } = *self;
+        Ok(NativeKernel::new(move |call| {
+            let (moments, mean) = (call.inputs[0], &call.inputs[1][..side]);
+            for_each_row(call.output, stride, |index, row| {
+                let moments = &moments[index * stride..];
+                for ((value, moment), other) in row.iter_mut().zip(moments).zip(mean) {
+                    *value = scale * moment - mean[index] * other;
+                }
+                row[index] += ridge;
+                row[side..].fill(0.0);
+            });
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
@@ -125,6 +150,27 @@ impl Op for CovarianceMeanBackward {
         Ok(vec![Kernel::single("naive", dispatch)])
     }
 
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let side = expect_square("covariance_mean_backward", signature.inputs[1])?;
+        let stride = side.next_multiple_of(4);
+        Ok(NativeKernel::new(move |call| {
+            let (mean, upstream) = (&call.inputs[0][..side], call.inputs[1]);
+            let row = |index: usize| &upstream[index * stride..index * stride + side];
+            let (gradient, padding) = call.output.split_at_mut(side);
+            padding.fill(0.0);
+            sum_of_rows(side, gradient, |rows, sum| {
+                for first in rows.clone().step_by(4) {
+                    // Past the last row of the block the first of the four is repeated, times 0.
+                    let of = |index: usize| if first + index < rows.end { first + index } else { first };
+                    let factor =
+                        |index: usize| if first + index < rows.end { mean[first + index] } else { 0.0 };
+                    add_scaled(sum, [0, 1, 2, 3].map(|index| row(of(index))), [0, 1, 2, 3].map(factor));
+                }
+            });
+            for_each_row(gradient, 1, |index, value| value[0] = -(value[0] + dot(row(index), mean)));
+        }))
+    }
+
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
         let (mean, upstream) = (inputs[0], inputs[1]);
         let side = mean.len();
@@ -157,6 +203,14 @@ impl Op for Trace {
         Ok(vec![Kernel::single("naive", dispatch)])
     }
 
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let side = expect_square("trace", signature.inputs[0])?;
+        Ok(NativeKernel::new(move |call| {
+            call.output.fill(0.0);
+            call.output[0] = trace(call.inputs[0], side) as f32;
+        }))
+    }
+
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
         let side = expect_square("trace", shapes[0]).expect("a square matrix");
         vec![inputs[0].iter().step_by(side + 1).sum()]
@@ -183,6 +237,17 @@ impl Op for TraceBackward {
             .bind("upstream", Operand::Input(0))
             .linear(self.side * self.side.div_ceil(4), 64, device);
         Ok(vec![Kernel::single("naive", dispatch)])
+    }
+
+    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+        let stride = self.side.next_multiple_of(4);
+        Ok(NativeKernel::new(move |call| {
+            let upstream = call.inputs[0][0];
+            for_each_row(call.output, stride, |index, row| {
+                row.fill(0.0);
+                row[index] = upstream;
+            });
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {

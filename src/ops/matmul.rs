@@ -1,7 +1,10 @@
 //! Product of two matrices.
 
+use super::product::{MatrixRef, product_of_rows};
 use super::shape::mismatch;
-use super::{Adjoint, Case, Dispatch, Kernel, Op, Operand, Shape, Signature, Source, TEXTURE_WIDTH};
+use super::{
+    Adjoint, Case, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source, TEXTURE_WIDTH,
+};
 use crate::error::Result;
 use crate::gpu::{Family, Profile};
 
@@ -153,6 +156,19 @@ impl Op for MatMul {
             Kernel::single(form.variant(), dispatch)
         };
         Ok(Form::choices(&signature.inputs, device).into_iter().map(kernel).collect())
+    }
+
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let shapes = [sizes(signature.inputs[0])?, sizes(signature.inputs[1])?];
+        let transposed = self.transposed;
+        Ok(NativeKernel::new(move |call| {
+            let [a, b] = [0, 1].map(|index: usize| {
+                let [rows, columns] = shapes[index];
+                let matrix = MatrixRef::stored(call.inputs[index], rows, columns);
+                if transposed[index] { matrix.transposed() } else { matrix }
+            });
+            product_of_rows(a, b, call.output);
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {

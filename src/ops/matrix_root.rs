@@ -18,10 +18,14 @@
 //! One more product a step gives P; taking the derivative step by step would take six. Where the iteration has
 //! converged P is 0 and the gradient half the inverse root, the textbook's derivative.
 
-use super::covariance::expect_square;
+use super::covariance::{expect_square, trace};
 use super::matmul::{Form, MatMul, multiply};
+use super::native::{for_each_part, sum_of_parts};
+use super::product::{MatrixRef, product_of_rows};
 use super::scale_by::ScaleBy;
-use super::{Adjoint, Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature, Source};
+use super::{
+    Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source,
+};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -127,6 +131,68 @@ impl<'a> Iteration<'a> {
     }
 }
 
+/// The iteration on the CPU: s, and X, Y, Z and P as stored. P is empty without `residue`.
+struct Iterated {
+    size: f64,
+    x: Vec<f32>,
+    y: Vec<f32>,
+    z: Vec<f32>,
+    p: Vec<f32>,
+}
+
+impl Iterated {
+    fn new(a: &[f32], side: usize, residue: bool) -> Self {
+        let matrix = || vec![0.0; a.len()];
+        let multiply = |a: &[f32], b: &[f32], output: &mut [f32]| {
+            let [a, b] = [a, b].map(|values| MatrixRef::stored(values, side, side));
+            product_of_rows(a, b, output);
+        };
+        let size = total(a, a).sqrt().max(1e-30);
+        let mut x = matrix();
+        combine([a, a], [(1.0 / size) as f32, 0.0, 0.0], side, &mut x);
+        // The first step, from Y = X and Z = I.
+        let [mut y, mut next_y, mut z, mut next_z] = [matrix(), matrix(), matrix(), matrix()];
+        combine([&x, &x], [-0.5, 0.0, 1.5], side, &mut z);
+        multiply(&x, &z, &mut y);
+        let (mut p, mut next_p) = if residue { (matrix(), matrix()) } else { (Vec::new(), Vec::new()) };
+        combine([&x, &x], [-1.5, 0.0, 1.5], side, &mut p);
+        let (mut t, mut product) = (matrix(), matrix());
+        for _ in 1..STEPS {
+            multiply(&z, &y, &mut product);
+            combine([&product, &product], [-0.5, 0.0, 1.5], side, &mut t);
+            if residue {
+                // 3/2 (I - Z Y) = 3 T - 3 I
+                multiply(&p, &t, &mut product);
+                combine([&product, &p], [3.0, -3.0, 0.0], side, &mut next_p);
+                std::mem::swap(&mut p, &mut next_p);
+            }
+            multiply(&y, &t, &mut next_y);
+            multiply(&t, &z, &mut next_z);
+            std::mem::swap(&mut y, &mut next_y);
+            std::mem::swap(&mut z, &mut next_z);
+        }
+        Self { size, x, y, z, p }
+    }
+}
+
+/// The sum of the products of the elements of two matrices.
+fn total(a: &[f32], b: &[f32]) -> f64 {
+    sum_of_parts(a.len(), |part| {
+        a[part.clone()].iter().zip(&b[part]).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+    })
+}
+
+/// `output = first * a + second * b + identity * I`, of matrices as stored; nothing if the output is empty.
+fn combine([a, b]: [&[f32]; 2], [first, second, identity]: [f32; 3], side: usize, output: &mut [f32]) {
+    for_each_part(output, |part, output| {
+        for ((output, a), b) in output.iter_mut().zip(&a[part.clone()]).zip(&b[part]) {
+            *output = first * a + second * b;
+        }
+    });
+    let diagonal = output.iter_mut().step_by(side.next_multiple_of(4) + 1).take(side);
+    diagonal.for_each(|value| *value += identity);
+}
+
 /// The iteration in f64: s, X, Y, Z and P.
 fn reference(a: &[f64], side: usize) -> (f64, [Vec<f64>; 4]) {
     let size = a.iter().map(|value| value * value).sum::<f64>().sqrt().max(1e-30);
@@ -168,6 +234,14 @@ impl Op for MatrixRoot {
             iteration.kernel()
         };
         Ok(Form::choices(&[signature.output], device).into_iter().map(kernel).collect())
+    }
+
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let side = expect_square("matrix_root", signature.output)?;
+        Ok(NativeKernel::new(move |call| {
+            let Iterated { size, y, .. } = Iterated::new(call.inputs[0], side, false);
+            combine([&y, &y], [size.sqrt() as f32, 0.0, 0.0], side, call.output);
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
@@ -218,6 +292,24 @@ impl Op for RootTrace {
             iteration.kernel()
         };
         Ok(Form::choices(&[signature.inputs[0]], device).into_iter().map(kernel).collect())
+    }
+
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let side = expect_square("root_trace", signature.inputs[0])?;
+        Ok(NativeKernel::new(move |call| {
+            let Iterated { size, x, y, z, p } = Iterated::new(call.inputs[0], side, true);
+            call.output.fill(0.0);
+            call.output[0] = (trace(&y, side) * size.sqrt()) as f32;
+            // Both are symmetric but for rounding, so this is the trace of X P.
+            let residue = total(&x, &p) as f32;
+            let scale = (0.5 / size.sqrt()) as f32;
+            for_each_part(call.saved, |part, gradient| {
+                let [x, z, p] = [&x, &z, &p].map(|matrix| &matrix[part.clone()]);
+                for (((gradient, x), z), p) in gradient.iter_mut().zip(x).zip(z).zip(p) {
+                    *gradient = (z + p - residue * x) * scale;
+                }
+            });
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {

@@ -6,9 +6,11 @@ mod case;
 pub(in crate::ops) mod finish;
 pub(in crate::ops) mod native;
 mod op;
+pub(in crate::ops) mod product;
 mod sample;
 pub(in crate::ops) mod shape;
 pub(in crate::ops) mod sum;
+pub(in crate::ops) mod vectors;
 pub(in crate::ops) mod window;
 
 pub use case::Case;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 /// Floats that one task of an elementwise kernel takes, and of which a sum adds up each part by itself. It does not
 /// depend on the number of threads, so neither do the results.
-const PART: usize = 16 * 1024;
+pub(in crate::ops) const PART: usize = 16 * 1024;
 
 /// An op's function for the CPU, and what it needs besides its operands.
 #[derive(Clone)]
@@ -132,4 +132,14 @@ pub(in crate::ops) fn sum_of_parts(count: usize, part: impl Fn(Range<usize>) -> 
 pub(in crate::ops) fn row(map: &[f32], layout: MapLayout, quad: usize, y: usize) -> &[f32] {
     let start = layout.texel(quad, y, 0) * 4;
     &map[start..start + layout.width * 4]
+}
+
+/// Calls `fill` with each row of a matrix as stored and its index; `stride` is how many floats a row has.
+pub(in crate::ops) fn for_each_row(
+    output: &mut [f32],
+    stride: usize,
+    fill: impl Fn(usize, &mut [f32]) + Sync,
+) {
+    let rows = output.par_chunks_exact_mut(stride).with_min_len(PART.div_ceil(stride));
+    rows.enumerate().for_each(|(index, row)| fill(index, row));
 }

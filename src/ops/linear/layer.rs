@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::gpu::{Family, Profile};
 use crate::ops::shape::mismatch;
 use crate::ops::{
-    Adjoint, Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature, Source, Storage,
+    Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source, Storage,
 };
 use std::ops::Range;
 use std::sync::Arc;
@@ -123,6 +123,10 @@ impl Op for Linear {
         Ok(Self::choices(device, tiles::kernel(&self.matrix, self.relu, false, device)?, tuned, naive))
     }
 
+    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+        Ok(self.matrix.native_forward(self.relu))
+    }
+
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
         let bias = (self.matrix.bias)().expect("bias");
         let weights = self.matrix.wide();
@@ -177,6 +181,10 @@ impl Op for LinearBackward {
             tuned,
             naive,
         ))
+    }
+
+    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+        Ok(self.linear.matrix.native_backward(self.linear.relu))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {

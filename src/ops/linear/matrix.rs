@@ -88,7 +88,7 @@ impl Matrix {
     }
 
     /// Some rows, in the precision in which they are stored.
-    fn load(&self, rows: Range<usize>) -> Result<MatrixValues> {
+    pub(super) fn load(&self, rows: Range<usize>) -> Result<MatrixValues> {
         let values = match ((self.values)(rows.clone())?, self.half) {
             (MatrixValues::F32(values), true) => {
                 MatrixValues::F16(values.iter().map(|value| f16::from_f32(*value).to_bits()).collect())

@@ -2,6 +2,7 @@
 
 mod layer;
 mod matrix;
+mod native;
 mod tiles;
 
 pub use layer::{Linear, LinearBackward};
