@@ -1,7 +1,8 @@
 //! The Adam optimiser as an op: one step, in place.
 
+use super::native::{for_each_part_of, write_number};
 use super::shape::mismatch;
-use super::{Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature};
+use super::{Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -28,6 +29,43 @@ pub struct Adam {
     pub epsilon: f64,
     /// True to keep x in [0, 1].
     pub clamp: bool,
+}
+
+/// The numbers of one step on the CPU.
+struct NativeStep {
+    beta2: f32,
+    /// `1 - beta`, each rounded once.
+    rates: [f32; 2],
+    epsilon: f32,
+    /// Learning rate over the correction of m.
+    length: f32,
+    /// Root of the correction of v.
+    root: f32,
+    clamp: bool,
+}
+
+impl NativeStep {
+    fn new(adam: &Adam, rate: f32, corrections: [f32; 2]) -> Self {
+        Self {
+            beta2: adam.beta2 as f32,
+            rates: [(1.0 - adam.beta1) as f32, (1.0 - adam.beta2) as f32],
+            epsilon: adam.epsilon as f32,
+            length: rate / corrections[0],
+            root: corrections[1].sqrt(),
+            clamp: adam.clamp,
+        }
+    }
+
+    /// Padding stays zero: there g, m and v are 0, and 0 / (0 + epsilon) is 0.
+    fn apply(&self, x: &mut [f32], gradient: &[f32], m: &mut [f32], v: &mut [f32]) {
+        for (((x, g), m), v) in x.iter_mut().zip(gradient).zip(m).zip(v) {
+            *m += self.rates[0] * (g - *m);
+            *v = self.beta2 * *v + self.rates[1] * g * g;
+            let moved = *x - self.length * (*m / (v.sqrt() / self.root + self.epsilon));
+            // Keeps NaN.
+            *x = if self.clamp { moved.clamp(0.0, 1.0) } else { moved };
+        }
+    }
 }
 
 impl Op for Adam {
@@ -79,6 +117,21 @@ impl Op for Adam {
             .bind("control", Operand::Input(5))
             .linear(quads, 64, device);
         Ok(vec![Kernel::of("naive", vec![advance, step])])
+    }
+
+    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+        let adam = *self;
+        Ok(NativeKernel::new(move |mut call| {
+            let (gradient, rate) = (call.inputs[1], call.inputs[5][0]);
+            let [x, m, v, state] = &mut call.mutated[..] else { return };
+            let t = state[0] + 1.0;
+            let advance = |s: f32, beta: f64| s + (1.0 - beta) as f32 * (1.0 - s);
+            let corrections = [advance(state[1], adam.beta1), advance(state[2], adam.beta2)];
+            state.iter_mut().zip([t, corrections[0], corrections[1], 0.0]).for_each(|(to, from)| *to = from);
+            write_number(call.output, t);
+            let step = NativeStep::new(&adam, rate, corrections);
+            for_each_part_of([x, m, v], |range, [x, m, v]| step.apply(x, &gradient[range], m, v));
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {

@@ -1,8 +1,9 @@
 //! Sum of two tensors of one shape: where gradients of several consumers meet.
 
+use super::lanes::elementwise;
 use super::shape::mismatch;
 use super::window;
-use super::{Case, Dispatch, Kernel, Op, Operand, Shape, Signature};
+use super::{Case, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -31,6 +32,12 @@ impl Op for Add {
             .bind("output", Operand::Output);
         let dispatches = window::elementwise(&dispatch, &["a", "b", "output"], quads, device);
         Ok(vec![Kernel::of("naive", dispatches)])
+    }
+
+    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+        Ok(NativeKernel::new(|call| {
+            elementwise(call.output, [call.inputs[0], call.inputs[1]], |[a, b]| a + b)
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {

@@ -1,7 +1,9 @@
 //! Running mean of a tensor, in place: the average of an optimiser's iterates.
 
+use super::lanes::update;
+use super::native::{for_each_part, write_number};
 use super::shape::mismatch;
-use super::{Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature};
+use super::{Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -56,6 +58,23 @@ impl Op for Average {
             .bind("average", Operand::Input(1))
             .linear(quads, 64, device);
         Ok(vec![Kernel::of("naive", vec![advance, step])])
+    }
+
+    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+        let rate = (1.0 - self.decay) as f32;
+        Ok(NativeKernel::new(move |mut call| {
+            let x = call.inputs[0];
+            let [average, state] = &mut call.mutated[..] else { return };
+            let (t, s) = (state[0] + 1.0, state[1] + rate * (1.0 - state[1]));
+            let weight = if t == 1.0 || rate == 1.0 { 1.0 } else { rate / s };
+            state.iter_mut().zip([t, s, weight, 0.0]).for_each(|(to, from)| *to = from);
+            write_number(call.output, t);
+            for_each_part(average, |range, average| match weight {
+                // What was there counts nothing, not even where it was NaN.
+                1.0 => average.copy_from_slice(&x[range]),
+                _ => update(average, [&x[range]], |average, [x]| average + weight * (x - average)),
+            });
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {

@@ -1,8 +1,13 @@
 //! How far the softmax of a vector of logits is from a distribution, and its gradient.
 
+use super::lanes::{elementwise, sums};
+use super::native::write_number;
 use super::shape::mismatch;
+use super::softmax::largest_and_powers;
 use super::sum;
-use super::{Adjoint, Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature, Source};
+use super::{
+    Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source,
+};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -54,6 +59,19 @@ impl Op for CrossEntropy {
         Ok(vec![Kernel::single("naive", kernel("forward", signature.inputs[0]))])
     }
 
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let length = signature.inputs[0].elements();
+        Ok(NativeKernel::new(move |call| {
+            let [z, p] = [call.inputs[0], call.inputs[1]].map(|input| &input[..length]);
+            let (high, sum) = largest_and_powers(z);
+            let normaliser = sum.ln();
+            // p ln p is 0 where p is.
+            let term = |[z, p]: [f32; 2]| if p > 0.0 { p * (p.ln() - (z - high - normaliser)) } else { 0.0 };
+            let [sum] = sums([z, p], |values| [term(values)]);
+            write_number(call.output, sum as f32);
+        }))
+    }
+
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
         let terms = log_softmax(inputs[0]).into_iter().zip(inputs[1]);
         vec![terms.filter(|(_, p)| **p > 0.0).map(|(q, p)| p * (p.ln() - q)).sum()]
@@ -89,6 +107,20 @@ impl Op for CrossEntropyBackward {
     fn kernels(&self, signature: &Signature, _device: &Profile) -> Result<Vec<Kernel>> {
         let dispatch = kernel("backward", signature.output).bind("upstream", Operand::Input(2));
         Ok(vec![Kernel::single("naive", dispatch)])
+    }
+
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let length = signature.output.elements();
+        Ok(NativeKernel::new(move |call| {
+            let [z, p] = [call.inputs[0], call.inputs[1]].map(|input| &input[..length]);
+            let upstream = call.inputs[2][0];
+            let (high, powers) = largest_and_powers(z);
+            let [mass] = sums([p], |[p]| [p.max(0.0)]);
+            let mass = mass as f32;
+            let (output, padding) = call.output.split_at_mut(length);
+            padding.fill(0.0);
+            elementwise(output, [z, p], |[z, p]| ((z - high).exp() / powers * mass - p.max(0.0)) * upstream);
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {

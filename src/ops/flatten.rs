@@ -1,7 +1,8 @@
 //! Between the convolutions and the fully connected layers: a map as a vector, and back.
 
+use super::native::{fill_map, for_each_row, row};
 use super::shape::{MapLayout, mismatch};
-use super::{Adjoint, Case, Dispatch, Kernel, Op, Operand, Shape, Signature, Source};
+use super::{Adjoint, Case, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -48,6 +49,19 @@ impl Op for Flatten {
         Ok(vec![kernel("flatten", map, signature.output, device)])
     }
 
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let map = signature.inputs[0].expect_map("flatten")?;
+        Ok(NativeKernel::new(move |call| {
+            let (values, padding) = call.output.split_at_mut(map.channels * map.pixels());
+            padding.fill(0.0);
+            for_each_row(values, map.width, |index, values| {
+                let (channel, y) = (index / map.height, index % map.height);
+                let texels = row(call.inputs[0], map, channel / 4, y).as_chunks::<4>().0;
+                values.iter_mut().zip(texels).for_each(|(value, texel)| *value = texel[channel % 4]);
+            });
+        }))
+    }
+
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
         // Logical order is already channel, row, column; only the memory differs.
         inputs[0].to_vec()
@@ -81,6 +95,20 @@ impl Op for Unflatten {
     fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
         let map = signature.output.expect_map("unflatten")?;
         Ok(vec![kernel("unflatten", map, signature.output, device)])
+    }
+
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let map = signature.output.expect_map("unflatten")?;
+        Ok(NativeKernel::new(move |call| {
+            fill_map(map, call.output, |quad, y, row| {
+                row.fill(0.0);
+                for (lane, channel) in (quad * 4..map.channels).take(4).enumerate() {
+                    let values = &call.inputs[0][(channel * map.height + y) * map.width..];
+                    let texels = row.as_chunks_mut::<4>().0;
+                    texels.iter_mut().zip(values).for_each(|(texel, value)| texel[lane] = *value);
+                }
+            });
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {

@@ -1,8 +1,9 @@
 //! The part of a gradient that a picture in [0, 1] can follow.
 
+use super::lanes::elementwise;
 use super::shape::mismatch;
 use super::window;
-use super::{Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature};
+use super::{Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -12,8 +13,10 @@ use crate::gpu::Profile;
 pub struct FreeGradient;
 
 /// True if x can't follow `-g` without leaving [0, 1].
-pub(super) fn held(x: f64, g: f64) -> bool {
-    (x <= 0.0 && g > 0.0) || (x >= 1.0 && g < 0.0)
+pub(super) fn held<Real: PartialOrd + From<u8>>(x: Real, g: Real) -> bool {
+    let [zero, one] = [0, 1].map(Real::from);
+    // Without branches, for loops over many values.
+    ((x <= zero) & (g > zero)) | ((x >= one) & (g < zero))
 }
 
 impl Op for FreeGradient {
@@ -36,6 +39,13 @@ impl Op for FreeGradient {
             .bind("output", Operand::Output);
         let dispatches = window::elementwise(&dispatch, &["x", "gradient", "output"], quads, device);
         Ok(vec![Kernel::of("naive", dispatches)])
+    }
+
+    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+        Ok(NativeKernel::new(|call| {
+            let free = |[x, g]: [f32; 2]| if held(x, g) { 0.0 } else { g };
+            elementwise(call.output, [call.inputs[0], call.inputs[1]], free);
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {

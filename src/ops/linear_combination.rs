@@ -1,8 +1,9 @@
 //! Linear combination of tensors with fixed factors: sums of losses, and scaled statistics.
 
+use super::lanes::elementwise;
 use super::shape::mismatch;
 use super::window;
-use super::{Adjoint, Case, Dispatch, Kernel, Op, Operand, Shape, Signature, Source};
+use super::{Adjoint, Case, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -54,6 +55,19 @@ impl Op for LinearCombination {
         let names = ["a", "b", "c", "output"];
         let quads = signature.output.stored() / 4;
         Ok(vec![Kernel::of("naive", window::elementwise(&dispatch, &names, quads, device))])
+    }
+
+    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+        let factors = self.factors.clone();
+        Ok(NativeKernel::new(move |call| match (&factors[..], &call.inputs[..]) {
+            (&[of_a], &[a]) => elementwise(call.output, [a], |[a]| of_a * a),
+            (&[of_a, of_b], &[a, b]) => elementwise(call.output, [a, b], |[a, b]| of_a * a + of_b * b),
+            (&[of_a, of_b, of_c], &[a, b, c]) => {
+                elementwise(call.output, [a, b, c], |[a, b, c]| of_a * a + of_b * b + of_c * c);
+            }
+            // Other numbers of inputs have no output shape.
+            _ => {}
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {

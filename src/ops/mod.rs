@@ -36,7 +36,7 @@ pub use self::core::{
     NativeCall, NativeConstant, NativeKernel, NativeValues, Op, Operand, Shape, Signature, Source, Storage,
     TEXTURE_WIDTH, TexelCopy, Value,
 };
-use self::core::{finish, native, product, shape, sum, vectors, window};
+use self::core::{finish, lanes, native, product, shape, sum, vectors, window};
 #[cfg(test)]
 mod native_tests;
 pub use adam::Adam;

@@ -1,8 +1,12 @@
 //! Mean squared error against a target: `mean((F - T)^2)` over all elements, neural-style's loss for
 //! content (F a map) and style (F a Gram matrix).
 
+use super::lanes::{elementwise, sums};
+use super::native::write_number;
 use super::shape::mismatch;
-use super::{Adjoint, Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature, Source};
+use super::{
+    Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source,
+};
 use super::{sum, window};
 use crate::error::Result;
 use crate::gpu::Profile;
@@ -70,6 +74,14 @@ impl Op for MeanSquaredError {
         Ok(vec![sum::total(first, all, 1.0 / shape.elements() as f64, device)])
     }
 
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let elements = signature.inputs[0].elements() as f64;
+        Ok(NativeKernel::new(move |call| {
+            let [sum] = sums([call.inputs[0], call.inputs[1]], |[f, t]| [(f - t) * (f - t)]);
+            write_number(call.output, (sum / elements) as f32);
+        }))
+    }
+
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
         let squares = inputs[0].iter().zip(inputs[1]).map(|(f, t)| (f - t).powi(2));
         vec![squares.sum::<f64>() / inputs[0].len() as f64]
@@ -107,6 +119,14 @@ impl Op for MseBackward {
         let names = ["input", "wanted", "output"];
         let dispatches = window::elementwise(&kernel, &names, shape.stored() / 4, device);
         Ok(vec![Kernel::of("naive", dispatches)])
+    }
+
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let scale = 2.0 / signature.output.elements() as f32;
+        Ok(NativeKernel::new(move |call| {
+            let factor = scale * call.inputs[2][0];
+            elementwise(call.output, [call.inputs[0], call.inputs[1]], |[f, t]| (f - t) * factor);
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {

@@ -1,10 +1,14 @@
 //! Yardsticks: an op that does nothing but multiply-adds, and one that does nothing but move memory. What the
 //! device reaches in them is what kernels are measured against (`graph/peaks.rs`).
 
+use super::lanes::elementwise;
+use super::native::for_each_part;
 use super::shape::mismatch;
-use super::{Case, Dispatch, Kernel, Op, Operand, Shape, Signature, window};
+use super::{Case, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, window};
 use crate::error::Result;
 use crate::gpu::{Family, Profile};
+use multiversion::multiversion;
+use multiversion::target::target_cfg_f;
 
 /// Chains per texel and multiply-adds of each per step; as in the shader.
 const CHAINS: usize = 12;
@@ -19,6 +23,33 @@ pub struct MultiplyAdd {
     /// Steps; at most 5000, because Mesa's software driver silently ends an invocation's loops after 65535
     /// iterations.
     pub steps: usize,
+}
+
+/// Values of which the CPU runs one chain at a time: enough for processors to start a multiply-add in every cycle.
+const CHAIN_LANES: usize = 64;
+
+/// The sums of the chains that start with up to [`CHAIN_LANES`] values.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq+avx512bw+avx2+fma", "x86_64+avx2+fma"))]
+fn chains(values: &[f32], steps: usize, sums: &mut [f32]) {
+    let (factor, summand) = (FACTOR as f32, SUMMAND as f32);
+    let mut x = [0.0; CHAIN_LANES];
+    x.iter_mut().zip(values).for_each(|(to, from)| *to = *from);
+    let mut total = [0.0; CHAIN_LANES];
+    for k in 0..CHAINS {
+        let mut chain = x.map(|x| x + k as f32 * 0.25);
+        for _ in 0..steps * REPEAT {
+            for value in &mut chain {
+                // Without the instruction `mul_add` would call a function.
+                *value = if target_cfg_f!(any(target_feature = "fma", target_arch = "aarch64")) {
+                    value.mul_add(factor, summand)
+                } else {
+                    *value * factor + summand
+                };
+            }
+        }
+        total.iter_mut().zip(chain).for_each(|(total, value)| *total += value);
+    }
+    sums.iter_mut().zip(total).for_each(|(to, from)| *to = from);
 }
 
 impl Op for MultiplyAdd {
@@ -47,6 +78,19 @@ impl Op for MultiplyAdd {
         let all = [("chains4", 4), ("chains3", 3), ("chains2", 2), ("naive", 1)];
         let first = if device.prefers(Family::Naive) { all.len() - 1 } else { 0 };
         Ok(all[first..].iter().copied().map(kernel).collect())
+    }
+
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let (length, steps) = (signature.output.elements(), self.steps);
+        Ok(NativeKernel::new(move |call| {
+            let input = call.inputs[0];
+            for_each_part(call.output, |range, output| {
+                let values = input[range.clone()].chunks(CHAIN_LANES).zip(output.chunks_mut(CHAIN_LANES));
+                values.for_each(|(x, output)| chains(x, steps, output));
+                let end = length.clamp(range.start, range.end) - range.start;
+                output[end..].fill(0.0);
+            });
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
@@ -90,6 +134,12 @@ impl Op for Triad {
         let quads = signature.output.stored() / 4;
         let dispatches = window::elementwise(&dispatch, &["input", "addend", "output"], quads, device);
         Ok(vec![Kernel::of("naive", dispatches)])
+    }
+
+    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+        Ok(NativeKernel::new(|call| {
+            elementwise(call.output, [call.inputs[0], call.inputs[1]], |[a, b]| a + FACTOR as f32 * b);
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {

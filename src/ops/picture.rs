@@ -1,8 +1,11 @@
 //! The picture's way into the network and out to a file: channel order and scaling with its adjoint, and
 //! the change from a map to the interleaved RGB of image files.
 
+use super::native::{fill_map, for_each_row, row};
 use super::shape::{MapLayout, mismatch};
-use super::{Adjoint, Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature, Source};
+use super::{
+    Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source,
+};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -93,6 +96,20 @@ impl Op for Affine {
         Ok(vec![Kernel::single("naive", dispatch)])
     }
 
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let layout = picture("preprocess", signature.output)?;
+        let Self { order, scale, bias } = *self;
+        Ok(NativeKernel::new(move |call| {
+            fill_map(layout, call.output, |quad, y, texels| {
+                let pixels = row(call.inputs[0], layout, quad, y).as_chunks::<4>().0;
+                for (texel, rgb) in texels.as_chunks_mut::<4>().0.iter_mut().zip(pixels) {
+                    let channel = |k: usize| rgb[order[k] % 4] * scale[k] + bias[k];
+                    *texel = [channel(0), channel(1), channel(2), 0.0];
+                }
+            });
+        }))
+    }
+
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
         let pixels = shapes[0].elements() / 3;
         let channel = |k: usize| {
@@ -130,6 +147,22 @@ impl Op for AffineBackward {
         Ok(vec![Kernel::single("naive", dispatch)])
     }
 
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let layout = picture("preprocess_backward", signature.output)?;
+        let Affine { order, scale, .. } = self.affine;
+        Ok(NativeKernel::new(move |call| {
+            fill_map(layout, call.output, |quad, y, texels| {
+                let gradients = row(call.inputs[0], layout, quad, y).as_chunks::<4>().0;
+                for (texel, gradient) in texels.as_chunks_mut::<4>().0.iter_mut().zip(gradients) {
+                    *texel = [0.0; 4];
+                    for k in 0..3 {
+                        texel[order[k] % 4] += gradient[k] * scale[k];
+                    }
+                }
+            });
+        }))
+    }
+
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
         let pixels = shapes[0].elements() / 3;
         let mut rgb = vec![0.0; 3 * pixels];
@@ -161,6 +194,24 @@ impl Op for Interleave {
             .bind("input", Operand::Input(0))
             .linear(signature.output.stored() / 4, GROUP, device);
         Ok(vec![Kernel::single("naive", dispatch)])
+    }
+
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let layout = picture("interleave", signature.inputs[0])?;
+        let clamp = self.clamp;
+        Ok(NativeKernel::new(move |call| {
+            let (list, padding) = call.output.split_at_mut(3 * layout.pixels());
+            padding.fill(0.0);
+            for_each_row(list, 3 * layout.width, |y, list| {
+                let pixels = row(call.inputs[0], layout, 0, y).as_chunks::<4>().0;
+                for (rgb, pixel) in list.as_chunks_mut::<3>().0.iter_mut().zip(pixels) {
+                    *rgb = [pixel[0], pixel[1], pixel[2]];
+                    if clamp {
+                        *rgb = rgb.map(|value| value.clamp(0.0, 1.0));
+                    }
+                }
+            });
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {

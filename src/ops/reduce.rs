@@ -2,8 +2,10 @@
 //!
 //! The order of summation is fixed, so a result repeats bit for bit on the same device.
 
+use super::lanes::sums;
+use super::native::write_number;
 use super::shape::mismatch;
-use super::{Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature};
+use super::{Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -73,6 +75,19 @@ impl Op for Reduce {
         Ok(vec![kernel(first, signature.inputs[0], device)])
     }
 
+    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+        let kind = self.kind;
+        Ok(NativeKernel::new(move |call| {
+            let inputs = [call.inputs[0]];
+            let [sum] = match kind {
+                ReduceKind::Sum => sums(inputs, |[x]| [x]),
+                ReduceKind::L1 => sums(inputs, |[x]| [x.abs()]),
+                ReduceKind::NonFinite => sums(inputs, |[x]| [if x.is_finite() { 0.0 } else { 1.0 }]),
+            };
+            write_number(call.output, sum as f32);
+        }))
+    }
+
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
         let values = inputs[0].iter().copied();
         vec![match self.kind {
@@ -104,6 +119,13 @@ impl Op for Dot {
             .bind("input", Operand::Input(0))
             .bind("other", Operand::Input(1));
         Ok(vec![kernel(first, signature.inputs[0], device)])
+    }
+
+    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+        Ok(NativeKernel::new(|call| {
+            let [sum] = sums([call.inputs[0], call.inputs[1]], |[a, b]| [a * b]);
+            write_number(call.output, sum as f32);
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {

@@ -1,7 +1,10 @@
 //! Rectifier: `y = max(x, 0)`, elementwise on any shape.
 
+use super::lanes::elementwise;
 use super::window;
-use super::{Adjoint, Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature, Source};
+use super::{
+    Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source,
+};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -28,6 +31,10 @@ impl Op for Relu {
         let quads = signature.output.stored() / 4;
         let dispatches = window::elementwise(&dispatch, &["input", "output"], quads, device);
         Ok(vec![Kernel::of("naive", dispatches)])
+    }
+
+    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+        Ok(NativeKernel::new(|call| elementwise(call.output, [call.inputs[0]], |[x]| x.max(0.0))))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
@@ -62,6 +69,13 @@ impl Op for ReluBackward {
     fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
         let dispatches = Self::dispatches(signature.output, Operand::Output, device);
         Ok(vec![Kernel::of("naive", dispatches)])
+    }
+
+    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+        Ok(NativeKernel::new(|call| {
+            let mask = |[y, dy]: [f32; 2]| if y > 0.0 { dy } else { 0.0 };
+            elementwise(call.output, [call.inputs[0], call.inputs[1]], mask);
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {

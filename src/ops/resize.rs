@@ -6,9 +6,11 @@
 //! pixels beyond the edge repeat it. Area is the mean over the pixels that [`AdaptivePool`] takes.
 
 use super::adaptive_pool::{AdaptivePool, AdaptivePoolBackward, resized};
+use super::lanes::update;
+use super::native::{fill_map, row};
 use super::pool::{nested, shape_before};
 use super::shape::MapLayout;
-use super::{Adjoint, Case, Dispatch, Kernel, Op, Operand, PoolKind, Shape, Signature, Source};
+use super::{Adjoint, Case, Dispatch, Kernel, NativeKernel, Op, Operand, PoolKind, Shape, Signature, Source};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -78,6 +80,62 @@ impl ResizeMode {
         };
         (0..to).map(taps).collect()
     }
+
+    /// The same for the CPU, computed as the shader does: positions with integers, and weights as products, so that
+    /// few digits are lost. Pixels beyond the edge are its own.
+    fn shares(self, out: usize, before: usize) -> Shares {
+        let near = |d: f32| (1.25 * d - 2.25) * d * d + 1.0;
+        let far = |d: f32| -0.75 * d * (1.0 - d) * (1.0 - d);
+        let shares = |p: usize| {
+            // floor(position) + 1, and what is left.
+            let shifted = (2 * p + 1) * before + out;
+            let (next, t) = (shifted / (2 * out), (shifted % (2 * out)) as f32 / (2 * out) as f32);
+            let weights = match self {
+                Self::Bicubic => vec![far(t), near(t), near(1.0 - t), far(1.0 - t)],
+                Self::Bilinear | Self::Area => vec![1.0 - t, t],
+            };
+            let first = next as isize - self.width() as isize / 2;
+            let pixels = (first..).map(|pixel| pixel.clamp(0, before as isize - 1) as usize);
+            pixels.zip(weights).collect()
+        };
+        (0..out).map(shares).collect()
+    }
+}
+
+/// For each pixel along an axis of a kernel's output: pixels of its input, and their weights.
+type Shares = Vec<Vec<(usize, f32)>>;
+
+/// The shares of the adjoint: for each of `count` pixels of the line before, the pixels that are made of it. Several
+/// shares of one pixel become one, and those without weight are left out.
+fn transposed(shares: &Shares, count: usize) -> Shares {
+    let mut of: Shares = vec![Vec::new(); count];
+    for (out, taps) in shares.iter().enumerate() {
+        for (pixel, weight) in taps {
+            match of[*pixel].last_mut() {
+                Some((last, sum)) if *last == out => *sum += weight,
+                _ => of[*pixel].push((out, *weight)),
+            }
+        }
+    }
+    of.iter_mut().for_each(|of| of.retain(|(_, weight)| *weight != 0.0));
+    of
+}
+
+/// Sums up each pixel of the output by its shares along both axes: whole rows first, then across.
+fn weigh(input: &[f32], from: MapLayout, [down, across]: &[Shares; 2], output: &mut [f32], to: MapLayout) {
+    fill_map(to, output, |quad, y, texels| {
+        let mut sum = vec![0.0; from.width * 4];
+        for (line, weight) in &down[y] {
+            update(&mut sum, [row(input, from, quad, *line)], |sum, [value]| sum + weight * value);
+        }
+        let sum = sum.as_chunks::<4>().0;
+        for (texel, shares) in texels.as_chunks_mut::<4>().0.iter_mut().zip(across) {
+            *texel = [0.0; 4];
+            for (column, weight) in shares {
+                texel.iter_mut().zip(sum[*column]).for_each(|(to, value)| *to += weight * value);
+            }
+        }
+    });
 }
 
 impl Resize {
@@ -135,6 +193,17 @@ impl Op for Resize {
             .bind("output", Operand::Output)
             .linear(signature.output.expect_map("resize")?.texels(), GROUP, device);
         Ok(vec![Kernel::single("naive", dispatch)])
+    }
+
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        if let Some(pool) = self.as_pool() {
+            return pool.native(signature);
+        }
+        let input = signature.inputs[0].expect_map("resize")?;
+        let output = signature.output.expect_map("resize")?;
+        let shares = [(output.height, input.height), (output.width, input.width)]
+            .map(|(out, before)| self.mode.shares(out, before));
+        Ok(NativeKernel::new(move |call| weigh(call.inputs[0], input, &shares, call.output, output)))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
@@ -195,6 +264,18 @@ impl Op for ResizeBackward {
             .loops(nested(gathered))
             .linear(input.texels(), GROUP, device);
         Ok(vec![Kernel::single("naive", dispatch)])
+    }
+
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        if let Some(pool) = self.as_pool() {
+            return pool.native(signature);
+        }
+        let upstream = signature.inputs[0].expect_map("resize_backward")?;
+        let output = signature.output.expect_map("resize_backward")?;
+        let mode = self.resize.mode;
+        let shares = [(upstream.height, output.height), (upstream.width, output.width)]
+            .map(|(out, before)| transposed(&mode.shares(out, before), before));
+        Ok(NativeKernel::new(move |call| weigh(call.inputs[0], upstream, &shares, call.output, output)))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {

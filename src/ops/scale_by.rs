@@ -1,8 +1,12 @@
 //! A tensor times a number that lies on the device: how losses are taken relative to the size of their target.
 
+use super::lanes::elementwise;
+use super::native::write_number;
 use super::shape::mismatch;
 use super::window;
-use super::{Adjoint, Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature, Source};
+use super::{
+    Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source,
+};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -47,6 +51,13 @@ impl Op for ScaleBy {
         Ok(vec![Kernel::of("naive", window::elementwise(&dispatch, &["input", "output"], quads, device))])
     }
 
+    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+        Ok(NativeKernel::new(|call| {
+            let factor = call.inputs[1][0];
+            elementwise(call.output, [call.inputs[0]], |[x]| x * factor);
+        }))
+    }
+
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
         inputs[0].iter().map(|value| value * inputs[1][0]).collect()
     }
@@ -77,6 +88,13 @@ impl Op for Reciprocal {
             .float("scale", self.scale)
             .float("smallest", self.smallest);
         Ok(vec![Kernel::single("naive", dispatch)])
+    }
+
+    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+        let Self { scale, smallest } = *self;
+        Ok(NativeKernel::new(move |call| {
+            write_number(call.output, 1.0 / (scale * call.inputs[0][0] + smallest));
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {

@@ -1,7 +1,10 @@
 //! Softmax of a vector, and its adjoint.
 
+use super::lanes::{elementwise, sums};
 use super::shape::mismatch;
-use super::{Adjoint, Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature, Source};
+use super::{
+    Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source,
+};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -23,6 +26,14 @@ fn kernel(dispatch: Dispatch, shape: Shape) -> Kernel {
     Kernel::single("naive", dispatch)
 }
 
+/// The largest of the values, and the sum of `exp(x - largest)`. Exponents are at most 0, so nothing overflows, and the
+/// largest term is 1. NaN or infinity among the values make the sum NaN.
+pub(super) fn largest_and_powers(values: &[f32]) -> (f32, f32) {
+    let largest = values.iter().copied().fold(f32::MIN, f32::max);
+    let [powers] = sums([values], |[x]| [(x - largest).exp()]);
+    (largest, powers as f32)
+}
+
 impl Op for Softmax {
     fn name(&self) -> &'static str {
         "softmax"
@@ -35,6 +46,17 @@ impl Op for Softmax {
 
     fn kernels(&self, signature: &Signature, _device: &Profile) -> Result<Vec<Kernel>> {
         Ok(vec![kernel(Dispatch::new("softmax", "forward"), signature.output)])
+    }
+
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let length = signature.output.elements();
+        Ok(NativeKernel::new(move |call| {
+            let x = &call.inputs[0][..length];
+            let (high, powers) = largest_and_powers(x);
+            let (output, padding) = call.output.split_at_mut(length);
+            padding.fill(0.0);
+            elementwise(output, [x], |[x]| (x - high).exp() / powers);
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
@@ -70,6 +92,18 @@ impl Op for SoftmaxBackward {
     fn kernels(&self, signature: &Signature, _device: &Profile) -> Result<Vec<Kernel>> {
         let dispatch = Dispatch::new("softmax", "backward").bind("upstream", Operand::Input(1));
         Ok(vec![kernel(dispatch, signature.output)])
+    }
+
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let length = signature.output.elements();
+        Ok(NativeKernel::new(move |call| {
+            let inputs = [call.inputs[0], call.inputs[1]].map(|input| &input[..length]);
+            let [sum] = sums(inputs, |[y, dy]| [y * dy]);
+            let sum = sum as f32;
+            let (output, padding) = call.output.split_at_mut(length);
+            padding.fill(0.0);
+            elementwise(output, inputs, |[y, dy]| y * (dy - sum));
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {

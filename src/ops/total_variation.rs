@@ -1,8 +1,12 @@
 //! Total variation of a map in the three definitions of the peers, with their factors left to the loss weight.
 
+use super::lanes::{part_sums, update};
+use super::native::{fill_map, row, sums_in_order, write_number};
 use super::shape::MapLayout;
 use super::sum;
-use super::{Adjoint, Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature, Source};
+use super::{
+    Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source,
+};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -96,6 +100,112 @@ impl VariationKind {
     }
 }
 
+/// Kernels for the CPU, by rows as they are stored: the neighbour to the right is four floats on.
+impl VariationKind {
+    /// What the differences of a row's pixels from those to the right and below add, and the diagonals of the cells
+    /// below it. The first row also takes those of the cells above.
+    fn row_sum(self, input: &[f32], map: MapLayout, quad: usize, y: usize) -> f64 {
+        let here = row(input, map, quad, y);
+        let below = row(input, map, quad, (y + 1).min(map.height - 1));
+        let last = y + 1 == map.height;
+        let inner = here.len() - 4;
+        let square = |[a, b]: [f32; 2]| [(b - a) * (b - a)];
+        match self {
+            Self::Squared if last => 0.0,
+            Self::Squared => {
+                let [across] = part_sums([&here[..inner], &here[4..]], square);
+                let [down] = part_sums([&here[..inner], &below[..inner]], square);
+                0.5 * (across + down)
+            }
+            Self::Absolute => {
+                // The last row is its own neighbour below, which adds nothing.
+                let [across] = part_sums([&here[..inner], &here[4..]], |[a, b]| [(b - a).abs()]);
+                let [down] = if last { [0.0] } else { part_sums([here, below], |[a, b]| [(b - a).abs()]) };
+                across + down
+            }
+            Self::Diagonal => {
+                let [straight, slanted] = Self::weights(map);
+                let [across] = part_sums([&here[..inner], &here[4..]], square);
+                let [down] = if last { [0.0] } else { part_sums([here, below], square) };
+                let mut diagonals = diagonals(here, below);
+                if y == 0 {
+                    diagonals += self::diagonals(here, here);
+                }
+                straight * (across + down) + slanted * diagonals
+            }
+        }
+    }
+
+    /// The gradient of a row's pixels, for an upstream gradient of 1.
+    fn row_gradient(self, input: &[f32], map: MapLayout, quad: usize, y: usize, gradient: &mut [f32]) {
+        let here = row(input, map, quad, y);
+        let above = (y > 0).then(|| row(input, map, quad, y - 1));
+        let below = (y + 1 < map.height).then(|| row(input, map, quad, y + 1));
+        let inner = here.len() - 4;
+        let straight = match self {
+            Self::Squared | Self::Absolute => 1.0,
+            Self::Diagonal => 2.0 * Self::weights(map)[0] as f32,
+        };
+        let slope = |sum: f32, [from, to]: [f32; 2]| {
+            let difference = to - from;
+            match self {
+                // Not `signum`, which is 1 at 0.
+                Self::Absolute if difference == 0.0 => sum,
+                Self::Absolute => sum + difference.signum(),
+                Self::Squared | Self::Diagonal => sum + straight * difference,
+            }
+        };
+        gradient.fill(0.0);
+        // The squared kind leaves out the differences of the last row and column.
+        let all = self != Self::Squared;
+        if all || below.is_some() {
+            update(&mut gradient[..inner], [&here[4..], &here[..inner]], slope);
+            update(&mut gradient[4..], [&here[..inner], &here[4..]], slope);
+        }
+        let width = if all { here.len() } else { inner };
+        for other in [above, below].into_iter().flatten() {
+            update(&mut gradient[..width], [&other[..width], &here[..width]], slope);
+        }
+        if self == Self::Diagonal {
+            let weight = 2.0 * Self::weights(map)[1] as f32;
+            for other in [above, below] {
+                // Beyond the edge stands a copy of the row, whose pixels are this row's too.
+                let (other, weight) = other.map_or((here, 2.0 * weight), |other| (other, weight));
+                add_slanted(gradient, here, other, weight);
+            }
+        }
+    }
+}
+
+/// The squared differences along both diagonals of the cells between two rows, those at both ends included, where the
+/// rows continue with their last pixel.
+fn diagonals(upper: &[f32], lower: &[f32]) -> f64 {
+    let inner = upper.len() - 4;
+    let rows = [&upper[..inner], &upper[4..], &lower[..inner], &lower[4..]];
+    let [cells] = part_sums(rows, |[upper, upper_right, lower, lower_right]| {
+        let (down, up) = (lower_right - upper, upper_right - lower);
+        [down * down + up * up]
+    });
+    let end = |range: std::ops::Range<usize>| {
+        part_sums([&upper[range.clone()], &lower[range]], |[upper, lower]| {
+            [2.0 * (lower - upper) * (lower - upper)]
+        })
+    };
+    let ([first], [last]) = (end(0..4), end(inner..inner + 4));
+    cells + first + last
+}
+
+/// Adds to a row's gradient what the diagonals to another row give, times `weight`.
+fn add_slanted(gradient: &mut [f32], here: &[f32], other: &[f32], weight: f32) {
+    let inner = here.len() - 4;
+    let slope = |sum: f32, [from, to]: [f32; 2]| sum + weight * (to - from);
+    update(&mut gradient[..inner], [&other[4..], &here[..inner]], slope);
+    update(&mut gradient[4..], [&other[..inner], &here[4..]], slope);
+    let end = |sum: f32, [from, to]: [f32; 2]| sum + 2.0 * weight * (to - from);
+    update(&mut gradient[..4], [&other[..4], &here[..4]], end);
+    update(&mut gradient[inner..], [&other[inner..], &here[inner..]], end);
+}
+
 impl Op for TotalVariation {
     fn name(&self) -> &'static str {
         "total_variation"
@@ -116,6 +226,16 @@ impl Op for TotalVariation {
             .linear(partials, GROUP, device);
         let scale = if self.kind == VariationKind::Squared { 0.5 } else { 1.0 };
         Ok(vec![sum::total(vec![first], partials, scale, device)])
+    }
+
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let map = signature.inputs[0].expect_map("total_variation")?;
+        let kind = self.kind;
+        Ok(NativeKernel::new(move |call| {
+            let row_sum = |index| [kind.row_sum(call.inputs[0], map, index / map.height, index % map.height)];
+            let [sum] = sums_in_order(map.quads() * map.height, row_sum);
+            write_number(call.output, sum as f32);
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
@@ -158,6 +278,18 @@ impl Op for TotalVariationBackward {
             .bind("output", Operand::Output)
             .linear(map.texels(), GROUP, device);
         Ok(vec![Kernel::single("naive", kernel)])
+    }
+
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let map = signature.output.expect_map("total_variation_backward")?;
+        let kind = self.kind;
+        Ok(NativeKernel::new(move |call| {
+            let upstream = call.inputs[1][0];
+            fill_map(map, call.output, |quad, y, gradient| {
+                kind.row_gradient(call.inputs[0], map, quad, y, gradient);
+                update(gradient, [], |gradient, []| gradient * upstream);
+            });
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {

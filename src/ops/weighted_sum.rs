@@ -1,8 +1,10 @@
 //! Weighted sum of tensors of one shape: gradients that were computed apart from each other, put together.
 
+use super::lanes::update;
+use super::native::for_each_part;
 use super::shape::mismatch;
 use super::window;
-use super::{Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature};
+use super::{Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -42,6 +44,21 @@ impl Op for WeightedSum {
         };
         let dispatches = (0..signature.inputs.len() - 1).flat_map(summand).collect();
         Ok(vec![Kernel::of("naive", dispatches)])
+    }
+
+    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+        Ok(NativeKernel::new(|call| {
+            let [weights, summands @ ..] = &call.inputs[..] else { return };
+            for_each_part(call.output, |range, sum| {
+                for (index, (summand, weight)) in summands.iter().zip(*weights).enumerate() {
+                    let summand = [&summand[range.clone()]];
+                    match index {
+                        0 => update(sum, summand, |_, [value]| weight * value),
+                        _ => update(sum, summand, |sum, [value]| sum + weight * value),
+                    }
+                }
+            });
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {

@@ -4,6 +4,7 @@
 mod call;
 mod case;
 pub(in crate::ops) mod finish;
+pub(in crate::ops) mod lanes;
 pub(in crate::ops) mod native;
 mod op;
 pub(in crate::ops) mod product;

@@ -121,11 +121,42 @@ pub(in crate::ops) fn for_each_part(output: &mut [f32], fill: impl Fn(Range<usiz
     });
 }
 
+/// The same for several tensors of one length, of which `fill` gets the same part.
+pub(in crate::ops) fn for_each_part_of<const COUNT: usize>(
+    outputs: [&mut [f32]; COUNT],
+    fill: impl Fn(Range<usize>, [&mut [f32]; COUNT]) + Sync,
+) {
+    let mut chunks = outputs.map(|output| output.chunks_mut(PART));
+    let next = || {
+        let part = chunks.each_mut().map(|chunk| chunk.next().unwrap_or_default());
+        (!part.iter().any(|chunk| chunk.is_empty())).then_some(part)
+    };
+    let parts: Vec<[&mut [f32]; COUNT]> = std::iter::from_fn(next).collect();
+    parts.into_par_iter().enumerate().for_each(|(index, part)| {
+        let start = index * PART;
+        fill(start..start + part.iter().map(|chunk| chunk.len()).min().unwrap_or(0), part);
+    });
+}
+
 /// The sum of what `part` gives for each part of `count` floats, added up in order.
 pub(in crate::ops) fn sum_of_parts(count: usize, part: impl Fn(Range<usize>) -> f64 + Sync) -> f64 {
-    let parts = (0..count.div_ceil(PART)).into_par_iter();
-    let sums: Vec<f64> = parts.map(|index| part(index * PART..((index + 1) * PART).min(count))).collect();
-    sums.into_iter().sum()
+    let range = |index: usize| index * PART..((index + 1) * PART).min(count);
+    let [sum] = sums_in_order(count.div_ceil(PART), |index| [part(range(index))]);
+    sum
+}
+
+/// The sums of what `part` gives for each index below `parts`: computed on all threads, added up in order.
+pub(in crate::ops) fn sums_in_order<const SUMS: usize>(
+    parts: usize,
+    part: impl Fn(usize) -> [f64; SUMS] + Sync,
+) -> [f64; SUMS] {
+    let each: Vec<[f64; SUMS]> = (0..parts).into_par_iter().map(|index| part(index)).collect();
+    each.iter().fold([0.0; SUMS], |total, sums| std::array::from_fn(|sum| total[sum] + sums[sum]))
+}
+
+/// Writes a vector of length one, padding included.
+pub(in crate::ops) fn write_number(output: &mut [f32], value: f32) {
+    output.iter_mut().zip([value, 0.0, 0.0, 0.0]).for_each(|(output, value)| *output = value);
 }
 
 /// Floats of a row of a map, without the border: `width * 4` of them.

@@ -3,8 +3,10 @@
 use super::{BACK, FIRST, PAIR, RESTART, Ring, SHORTER, dot, expect};
 use crate::error::Result;
 use crate::gpu::Profile;
+use crate::ops::lanes::sums;
+use crate::ops::native::write_number;
 use crate::ops::shape::mismatch;
-use crate::ops::{Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature};
+use crate::ops::{Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
 
 /// Decides what a step of L-BFGS does, and writes it to the scalars (see the module).
 ///
@@ -31,6 +33,44 @@ const LEAST_TEXELS: usize = 16;
 
 const HALVINGS: f64 = 6.0;
 const DECREASE: f64 = 1e-4;
+
+/// Takes the picture, on the CPU. Sums: absolute values and squares of the free gradient, the decrease that was
+/// promised, and how many components of the gradient are not finite.
+fn accept(scalars: &mut [f32], loss: f32, [absolute, squares, _, _]: [f32; 4]) {
+    let running = scalars[1] > 0.0;
+    scalars[0] = if running { PAIR } else { FIRST } as f32;
+    scalars[1] = 1.0;
+    scalars[2] = 0.0;
+    if !running {
+        // No pairs yet, and a first curvature of 1.
+        scalars[4..8].copy_from_slice(&[0.0, 0.0, 1.0, 0.0]);
+    }
+    scalars[7] += 1.0;
+    scalars[8..11].copy_from_slice(&[loss, absolute, squares]);
+    scalars[12] += 1.0;
+}
+
+/// Decides with a line search, on the CPU.
+fn judge(scalars: &mut [f32], loss: f32, sums: [f32; 4]) {
+    let [_, _, promised, not_finite] = sums;
+    let running = scalars[1] > 0.0;
+    let low = loss <= scalars[8] + DECREASE as f32 * promised.min(0.0);
+    if loss.is_finite() && not_finite == 0.0 && (!running || low) {
+        accept(scalars, loss, sums);
+    } else if !running {
+        scalars[0] = BACK as f32;
+    } else if scalars[2] < HALVINGS as f32 || scalars[5] == 0.0 {
+        scalars[..2].copy_from_slice(&[SHORTER as f32, 1.0]);
+        scalars[2] += 1.0;
+        scalars[3] *= 0.5;
+        scalars[13] += 1.0;
+    } else {
+        scalars[..3].copy_from_slice(&[RESTART as f32, 1.0, 0.0]);
+        scalars[5..7].copy_from_slice(&[0.0, 1.0]);
+        scalars[13] += 1.0;
+        scalars[14] += 1.0;
+    }
+}
 
 impl Op for LbfgsJudge {
     fn name(&self) -> &'static str {
@@ -75,6 +115,26 @@ impl Op for LbfgsJudge {
         }
         let scratch = vec![groups as u64 * 16];
         Ok(vec![Kernel { variant: "naive", dispatches: vec![partial, finish], scratch }])
+    }
+
+    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+        let line_search = self.line_search;
+        Ok(NativeKernel::new(move |mut call| {
+            let &[x, gradient, free, accepted, accepted_gradient, ..] = &call.inputs[..] else { return };
+            let [scalars] = &mut call.mutated[..] else { return };
+            let inputs = [x, gradient, free, accepted, accepted_gradient];
+            let sums = sums(inputs, |[x, gradient, free, accepted, accepted_gradient]| {
+                let not_finite = if gradient.is_finite() { 0.0 } else { 1.0 };
+                [free.abs(), free * free, accepted_gradient * (x - accepted), not_finite]
+            });
+            let sums = sums.map(|sum| sum as f32);
+            if line_search {
+                judge(scalars, call.inputs[6][0], sums);
+            } else {
+                accept(scalars, 0.0, sums);
+            }
+            write_number(call.output, scalars[0]);
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {

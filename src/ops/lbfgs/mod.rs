@@ -110,6 +110,12 @@ impl Ring {
         self.picture.stored().next_multiple_of(ROW) / 4
     }
 
+    /// The floats of a row that hold the picture.
+    fn stored_row(&self, row: usize) -> Range<usize> {
+        let start = row * self.stride() * 4;
+        start..start + self.picture.stored()
+    }
+
     /// Ranges of rows, each of which fits a binding.
     fn windows(&self, device: &Profile) -> Vec<Range<usize>> {
         let most = (device.max_binding / (self.stride() as u64 * 16)).max(1) as usize;

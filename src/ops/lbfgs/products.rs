@@ -3,8 +3,10 @@
 use super::{PAIR, Ring, dot, expect};
 use crate::error::Result;
 use crate::gpu::Profile;
+use crate::ops::lanes::sums;
 use crate::ops::shape::mismatch;
-use crate::ops::{Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature};
+use crate::ops::{Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
+use rayon::prelude::*;
 
 /// For each row r of the rings of steps s and changes y: `[s_r . p, s_r . n, y_r . p, y_r . n]`, where p is the free
 /// gradient and n the newest change; 0 for rows that hold no pair (the vacant one, where the new pair was written,
@@ -67,6 +69,25 @@ impl Op for LbfgsProducts {
         dispatches.push(sizes(finish, 0));
         let scratch = vec![(ring.rows() * chunks) as u64 * 16];
         Ok(vec![Kernel { variant: "naive", dispatches, scratch }])
+    }
+
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let ring = Ring::of(self.name(), signature.inputs[2], signature.inputs[0])?;
+        Ok(NativeKernel::new(move |call| {
+            let &[steps, changes, free, change, scalars, ..] = &call.inputs[..] else { return };
+            let (head, pairs) = (scalars[4] as usize, scalars[5] as usize);
+            call.output.par_chunks_exact_mut(4).enumerate().for_each(|(row, output)| {
+                // The vacant row, where the new pair was written, is the oldest of all.
+                let age = (head + ring.rows() - row) % ring.rows();
+                output.fill(0.0);
+                if scalars[0] == PAIR as f32 && (age < pairs || age == ring.rows() - 1) {
+                    let stored = ring.stored_row(row);
+                    let inputs = [&steps[stored.clone()], &changes[stored], free, change];
+                    let sums = sums(inputs, |[s, y, p, n]| [s * p, s * n, y * p, y * n]);
+                    output.iter_mut().zip(sums).for_each(|(to, sum)| *to = sum as f32);
+                }
+            });
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {

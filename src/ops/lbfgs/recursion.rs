@@ -3,8 +3,9 @@
 use super::{FIRST, LARGEST, PAIR, RESTART, Ring, expect};
 use crate::error::Result;
 use crate::gpu::Profile;
+use crate::ops::native::write_number;
 use crate::ops::shape::mismatch;
-use crate::ops::{Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature};
+use crate::ops::{Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
 
 /// Takes the new pair up, if there is one with `s.y > 1e-10`, and computes the direction `-H p` as factors of the
 /// gradient and of the rings' rows, where the first guess of H is `s.y / y.y` of the newest pair.
@@ -35,6 +36,73 @@ impl LbfgsRecursion {
     }
 }
 
+/// Takes the new pair up on the CPU, if it curves upwards. Rows of `products`: `s.p`, `s.y`, `y.p`, `y.y`.
+fn take_up(ring: &Ring, products: &[[f32; 4]], inner: &mut [f32], scalars: &mut [f32]) {
+    let (rows, stride) = (ring.rows(), ring.rows().next_multiple_of(4));
+    let next = (scalars[4] as usize + 1) % rows;
+    let curvature = products[next][1];
+    if !(curvature > CURVATURE as f32) {
+        scalars[15] += 1.0;
+        return;
+    }
+    for (row, product) in products.iter().enumerate() {
+        inner[row * stride + next] = product[1];
+        inner[(rows + row) * stride + next] = product[3];
+        inner[(rows + next) * stride + row] = product[3];
+    }
+    let pairs = (scalars[5] as usize + 1).min(ring.history);
+    scalars[4..7].copy_from_slice(&[next as f32, pairs as f32, curvature / products[next][3]]);
+}
+
+/// The two loops on the CPU: writes the factors of the direction and the step length.
+fn direction(
+    ring: &Ring,
+    products: &[[f32; 4]],
+    inner: &[f32],
+    scalars: &mut [f32],
+    rate: f32,
+    line_search: bool,
+) {
+    let (rows, stride) = (ring.rows(), ring.rows().next_multiple_of(4));
+    let (mut pairs, mut gamma) = (scalars[5] as usize, scalars[6]);
+    // Rows by age, the newest first. s_i . y_j is known where i is not newer than j.
+    let ages: Vec<usize> = (0..pairs).map(|age| (scalars[4] as usize + rows - age) % rows).collect();
+    let sy = |s: usize, y: usize| inner[s * stride + y];
+    let yy = |a: usize, b: usize| inner[(rows + a) * stride + b];
+    // s_i . q and y_i . q, where q is p at first.
+    let mut along_s: Vec<f32> = products.iter().map(|product| product[0]).collect();
+    let mut along_y: Vec<f32> = products.iter().map(|product| product[2]).collect();
+    let mut alpha = vec![0.0; rows];
+    for (age, i) in ages.iter().enumerate() {
+        alpha[*i] = along_s[*i] / sy(*i, *i);
+        ages.iter().for_each(|j| along_y[*j] -= alpha[*i] * yy(*j, *i));
+        ages[age + 1..].iter().for_each(|j| along_s[*j] -= alpha[*i] * sy(*j, *i));
+    }
+    along_y.iter_mut().for_each(|y| *y *= gamma);
+    let mut factors = vec![[0.0; 2]; rows];
+    for (age, i) in ages.iter().enumerate().rev() {
+        let weight = alpha[*i] - along_y[*i] / sy(*i, *i);
+        factors[*i] = [-weight, gamma * alpha[*i]];
+        ages[..age].iter().for_each(|j| along_y[*j] += weight * sy(*i, *j));
+    }
+    let along = factors.iter().zip(products).map(|([s, y], product)| s * product[0] + y * product[2]);
+    let mut slope = -gamma * scalars[10] + along.sum::<f32>();
+    // NaN is no descent either.
+    if line_search && pairs > 0 && !(slope.is_finite() && slope < 0.0) {
+        (pairs, gamma, slope) = (0, 1.0, -scalars[10]);
+        factors.fill([0.0; 2]);
+        scalars[14] += 1.0;
+    }
+    let short = scalars[0] == FIRST as f32 || (line_search && pairs == 0);
+    scalars[3] = rate / if short { scalars[9].max(1.0) } else { 1.0 };
+    scalars[5..7].copy_from_slice(&[pairs as f32, gamma]);
+    scalars[11] = slope;
+    scalars[16..20].copy_from_slice(&[-gamma, 0.0, 0.0, 0.0]);
+    for (row, [s, y]) in scalars[20..].chunks_exact_mut(4).zip(factors) {
+        row.copy_from_slice(&[s, y, 0.0, 0.0]);
+    }
+}
+
 impl Op for LbfgsRecursion {
     fn name(&self) -> &'static str {
         "lbfgs_recursion"
@@ -60,6 +128,23 @@ impl Op for LbfgsRecursion {
             .size("stride", ring.rows().next_multiple_of(4))
             .loops(3 * ring.rows());
         Ok(vec![Kernel::single("naive", dispatch)])
+    }
+
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let ring = self.ring(&signature.inputs)?;
+        let line_search = self.line_search;
+        Ok(NativeKernel::new(move |mut call| {
+            let (products, control) = (call.inputs[0].as_chunks::<4>().0, call.inputs[1]);
+            let [inner, scalars] = &mut call.mutated[..] else { return };
+            let phase = scalars[0];
+            write_number(call.output, phase);
+            if phase == PAIR as f32 {
+                take_up(&ring, products, inner, scalars);
+            }
+            if [FIRST, PAIR, RESTART].contains(&f64::from(phase)) {
+                direction(&ring, products, inner, scalars, control[0], line_search);
+            }
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {

@@ -4,8 +4,10 @@ use super::{BACK, Ring, SHORTER, expect};
 use crate::error::Result;
 use crate::gpu::Profile;
 use crate::ops::free_gradient::{AT_BOUNDS, held};
+use crate::ops::lanes::update;
+use crate::ops::native::{for_each_part_of, write_number};
 use crate::ops::shape::mismatch;
-use crate::ops::{Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature};
+use crate::ops::{Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
 
 /// Computes the direction as the scalars' factors give it, unless the one before is followed once more, and moves x
 /// from the accepted picture along it by the step length; or puts the accepted picture back.
@@ -20,6 +22,16 @@ pub struct LbfgsMove {
     /// True to leave what would not be finite as it is in the accepted picture, so that every picture that is tried is
     /// finite.
     pub line_search: bool,
+}
+
+impl LbfgsMove {
+    /// One value, moved on the CPU.
+    fn moved(self, from: f32, step: f32) -> f32 {
+        let moved = from + step;
+        let moved = if self.line_search && !moved.is_finite() { from } else { moved };
+        // Keeps NaN.
+        if self.clamp { moved.clamp(0.0, 1.0) } else { moved }
+    }
 }
 
 impl Op for LbfgsMove {
@@ -67,6 +79,43 @@ impl Op for LbfgsMove {
             ring.narrow(dispatch, window)
         };
         Ok(vec![Kernel::of("naive", windows.iter().enumerate().map(dispatch).collect())])
+    }
+
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let ring = Ring::of(self.name(), signature.inputs[0], signature.inputs[4])?;
+        let op = *self;
+        Ok(NativeKernel::new(move |mut call| {
+            let &[_, accepted, gradient, _, steps, changes, scalars, ..] = &call.inputs[..] else { return };
+            let [x, direction] = &mut call.mutated[..] else { return };
+            let phase = scalars[0];
+            write_number(call.output, phase);
+            for_each_part_of([x, direction], |range, [x, direction]| {
+                let (accepted, gradient) = (&accepted[range.clone()], &gradient[range.clone()]);
+                if phase == BACK as f32 {
+                    x.copy_from_slice(accepted);
+                    return;
+                }
+                if phase != SHORTER as f32 {
+                    update(direction, [gradient], |_, [g]| scalars[16] * g);
+                    for (row, factors) in scalars[20..].chunks_exact(4).enumerate() {
+                        let (of_s, of_y) = (factors[0], factors[1]);
+                        // Rows without a pair may hold anything.
+                        if of_s != 0.0 || of_y != 0.0 {
+                            let start = ring.stored_row(row).start;
+                            let stored = start + range.start..start + range.end;
+                            let pair = [&steps[stored.clone()], &changes[stored]];
+                            update(direction, pair, |sum, [s, y]| sum + (of_s * s + of_y * y));
+                        }
+                    }
+                }
+                if op.clamp {
+                    let hold = |d: f32, [x, g]: [f32; 2]| if held(x, g) { 0.0 } else { d };
+                    update(direction, [accepted, gradient], hold);
+                }
+                let length = scalars[3];
+                update(x, [accepted, direction], |_, [from, d]| op.moved(from, length * d));
+            });
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {

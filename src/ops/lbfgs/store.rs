@@ -4,8 +4,10 @@ use super::{FIRST, PAIR, Ring, expect};
 use crate::error::Result;
 use crate::gpu::Profile;
 use crate::ops::free_gradient::AT_BOUNDS;
+use crate::ops::lanes::update;
+use crate::ops::native::{for_each_part_of, write_number};
 use crate::ops::shape::mismatch;
-use crate::ops::{Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature};
+use crate::ops::{Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
 
 /// Where the scalars say that the picture is accepted: writes its distance from the picture accepted before, and the
 /// change of the gradient, to the vacant row of the rings, and makes it and its gradient the accepted ones.
@@ -56,6 +58,31 @@ impl Op for LbfgsStore {
             ring.narrow(dispatch, window)
         };
         Ok(vec![Kernel::of("naive", windows.iter().enumerate().map(dispatch).collect())])
+    }
+
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let ring = Ring::of(self.name(), signature.inputs[0], signature.inputs[4])?;
+        Ok(NativeKernel::new(move |mut call| {
+            let (x, gradient, scalars) = (call.inputs[0], call.inputs[1], call.inputs[6]);
+            let [accepted, accepted_gradient, steps, changes] = &mut call.mutated[..] else { return };
+            let phase = scalars[0];
+            write_number(call.output, phase);
+            if phase == PAIR as f32 {
+                let stored = ring.stored_row((scalars[4] as usize + 1) % ring.rows());
+                let rows = [&mut steps[stored.clone()], &mut changes[stored]];
+                for_each_part_of(rows, |range, [step, change]| {
+                    update(step, [&x[range.clone()], &accepted[range.clone()]], |_, [to, from]| to - from);
+                    let gradients = [&gradient[range.clone()], &accepted_gradient[range]];
+                    update(change, gradients, |_, [to, from]| to - from);
+                });
+            }
+            if phase == FIRST as f32 || phase == PAIR as f32 {
+                for_each_part_of([accepted, accepted_gradient], |range, [accepted, accepted_gradient]| {
+                    accepted.copy_from_slice(&x[range.clone()]);
+                    accepted_gradient.copy_from_slice(&gradient[range]);
+                });
+            }
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {

@@ -6,7 +6,8 @@ use crate::gpu::Profile;
 use crate::ops::conv::filter::{Filter, Packing};
 use crate::ops::shape::mismatch;
 use crate::ops::{
-    Case, Constant, ConstantPart, Dispatch, Initializer, Kernel, Op, Operand, Shape, Signature, TexelCopy,
+    Case, Constant, ConstantPart, Dispatch, Initializer, Kernel, NativeKernel, Op, Operand, Shape, Signature,
+    TexelCopy,
 };
 use std::sync::Arc;
 
@@ -74,6 +75,15 @@ impl WinogradWeights {
         packed
     }
 
+    /// The transform of weights in single precision, as [`WinogradWeights::transform`] gives it.
+    fn rounded(&self, weights: &[f32]) -> Vec<f32> {
+        let wide: Vec<f64> = weights.iter().copied().map(f64::from).collect();
+        self.transform(&wide[..self.out_channels * self.in_channels * 9])
+            .into_iter()
+            .map(|value| value as f32)
+            .collect()
+    }
+
     fn padded(&self) -> usize {
         self.out_channels.next_multiple_of(BLOCK)
     }
@@ -125,6 +135,11 @@ impl Op for WinogradWeights {
         Ok(vec![Kernel::single("naive", dispatch)])
     }
 
+    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+        let op = *self;
+        Ok(NativeKernel::new(move |call| call.output.copy_from_slice(&op.rounded(call.inputs[0]))))
+    }
+
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
         self.transform(inputs[0])
     }
@@ -139,11 +154,7 @@ pub(super) fn weights(tile: WinogradTile, filter: &Arc<Filter>, packing: Packing
         storage: packing.storage(),
         bytes: packing.bytes(op.texels()),
         initializer: match packing {
-            Packing::Half => Initializer::host(move || {
-                let values: Vec<f64> = values()?.iter().map(|value| f64::from(*value)).collect();
-                let transformed: Vec<f32> = op.transform(&values).iter().map(|value| *value as f32).collect();
-                Ok(packing.pack(&transformed))
-            }),
+            Packing::Half => Initializer::host(move || Ok(packing.pack(&op.rounded(&values()?)))),
             _ => Initializer::Device { parts: op.parts(), values },
         },
     })
