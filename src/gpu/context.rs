@@ -26,6 +26,8 @@ pub enum Family {
 /// What kernels may choose by. Nothing else about the device reaches them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Profile {
+    /// True for the CPU device: ops run as native functions ([`crate::ops::Op::native`]) and no limit below applies.
+    pub native: bool,
     /// True to use no kernel that trades accuracy for speed (Winograd convolution).
     pub exact: bool,
     /// True to keep weights in f16 in memory where the kernels can; all arithmetic is f32.
@@ -59,6 +61,7 @@ impl Profile {
     /// A hardware device with no more than WebGPU's default limits, which every device has, and without subgroups.
     pub fn minimal() -> Self {
         Self {
+            native: false,
             exact: false,
             half_weights: false,
             family: Family::Auto,
@@ -71,6 +74,26 @@ impl Profile {
             max_groups: 65_535,
             max_workgroup_storage: 16 << 10,
             max_invocations: 256,
+            loop_limit: None,
+        }
+    }
+
+    /// The CPU device, which has no limits.
+    pub fn native() -> Self {
+        Self {
+            native: true,
+            exact: false,
+            half_weights: false,
+            family: Family::Auto,
+            software: true,
+            lanes: None,
+            max_texture_side: u32::MAX,
+            max_binding: u64::MAX,
+            binding_alignment: 4,
+            max_buffer: u64::MAX,
+            max_groups: u32::MAX,
+            max_workgroup_storage: u32::MAX,
+            max_invocations: u32::MAX,
             loop_limit: None,
         }
     }
@@ -185,6 +208,7 @@ impl Context {
         });
         let fixed = info.subgroup_min_size == info.subgroup_max_size;
         let profile = Profile {
+            native: false,
             exact: options.exact,
             half_weights: options.half_weights,
             family: options.family,

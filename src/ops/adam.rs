@@ -119,7 +119,7 @@ impl Op for Adam {
         Ok(vec![Kernel::of("naive", vec![advance, step])])
     }
 
-    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let adam = *self;
         Ok(NativeKernel::new(move |mut call| {
             let (gradient, rate) = (call.inputs[1], call.inputs[5][0]);

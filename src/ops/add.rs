@@ -34,7 +34,7 @@ impl Op for Add {
         Ok(vec![Kernel::of("naive", dispatches)])
     }
 
-    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         Ok(NativeKernel::new(|call| {
             elementwise(call.output, [call.inputs[0], call.inputs[1]], |[a, b]| a + b)
         }))

@@ -60,7 +60,7 @@ impl Op for Average {
         Ok(vec![Kernel::of("naive", vec![advance, step])])
     }
 
-    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let rate = (1.0 - self.decay) as f32;
         Ok(NativeKernel::new(move |mut call| {
             let x = call.inputs[0];

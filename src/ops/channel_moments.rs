@@ -172,7 +172,7 @@ impl Op for ChannelMean {
         Ok(vec![sums(signature.inputs[0].expect_map("channel_mean")?, false, device)])
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let map = signature.inputs[0].expect_map("channel_mean")?;
         Ok(NativeKernel::new(move |call| {
             let means = means(map, call.inputs[0], |_, row| row_sums(row, |value, _| value));
@@ -215,7 +215,7 @@ impl Op for ChannelMeanBackward {
         Ok(vec![Kernel::of("naive", dispatches)])
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let map = signature.output.expect_map("channel_mean_backward")?;
         let scale = (1.0 / map.pixels() as f64) as f32;
         Ok(NativeKernel::new(move |call| {
@@ -248,7 +248,7 @@ impl Op for ChannelDeviation {
         Ok(vec![sums(signature.inputs[0].expect_map("channel_deviation")?, true, device)])
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let map = signature.inputs[0].expect_map("channel_deviation")?;
         Ok(NativeKernel::new(move |call| {
             let variances = means(map, call.inputs[0], |quad, row| {
@@ -313,7 +313,7 @@ impl Op for ChannelDeviationBackward {
         Ok(vec![Kernel::of("naive", dispatches)])
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let map = signature.output.expect_map("channel_deviation_backward")?;
         let scale = (1.0 / map.pixels() as f64) as f32;
         Ok(NativeKernel::new(move |call| {

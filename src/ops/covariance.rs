@@ -88,7 +88,7 @@ impl Op for Covariance {
         Ok(vec![Kernel::single("naive", dispatch)])
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let side = expect_square("covariance", signature.output)?;
         let stride = side.next_multiple_of(4);
         let Self { scale, ridge } = *self;
@@ -150,7 +150,7 @@ impl Op for CovarianceMeanBackward {
         Ok(vec![Kernel::single("naive", dispatch)])
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let side = expect_square("covariance_mean_backward", signature.inputs[1])?;
         let stride = side.next_multiple_of(4);
         Ok(NativeKernel::new(move |call| {
@@ -203,7 +203,7 @@ impl Op for Trace {
         Ok(vec![Kernel::single("naive", dispatch)])
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let side = expect_square("trace", signature.inputs[0])?;
         Ok(NativeKernel::new(move |call| {
             call.output.fill(0.0);
@@ -239,7 +239,7 @@ impl Op for TraceBackward {
         Ok(vec![Kernel::single("naive", dispatch)])
     }
 
-    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let stride = self.side.next_multiple_of(4);
         Ok(NativeKernel::new(move |call| {
             let upstream = call.inputs[0][0];

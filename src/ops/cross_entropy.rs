@@ -59,7 +59,7 @@ impl Op for CrossEntropy {
         Ok(vec![Kernel::single("naive", kernel("forward", signature.inputs[0]))])
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let length = signature.inputs[0].elements();
         Ok(NativeKernel::new(move |call| {
             let [z, p] = [call.inputs[0], call.inputs[1]].map(|input| &input[..length]);
@@ -109,7 +109,7 @@ impl Op for CrossEntropyBackward {
         Ok(vec![Kernel::single("naive", dispatch)])
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let length = signature.output.elements();
         Ok(NativeKernel::new(move |call| {
             let [z, p] = [call.inputs[0], call.inputs[1]].map(|input| &input[..length]);

@@ -49,7 +49,7 @@ impl Op for Flatten {
         Ok(vec![kernel("flatten", map, signature.output, device)])
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let map = signature.inputs[0].expect_map("flatten")?;
         Ok(NativeKernel::new(move |call| {
             let (values, padding) = call.output.split_at_mut(map.channels * map.pixels());
@@ -97,7 +97,7 @@ impl Op for Unflatten {
         Ok(vec![kernel("unflatten", map, signature.output, device)])
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let map = signature.output.expect_map("unflatten")?;
         Ok(NativeKernel::new(move |call| {
             fill_map(map, call.output, |quad, y, row| {

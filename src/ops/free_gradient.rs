@@ -41,7 +41,7 @@ impl Op for FreeGradient {
         Ok(vec![Kernel::of("naive", dispatches)])
     }
 
-    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         Ok(NativeKernel::new(|call| {
             let free = |[x, g]: [f32; 2]| if held(x, g) { 0.0 } else { g };
             elementwise(call.output, [call.inputs[0], call.inputs[1]], free);

@@ -57,7 +57,7 @@ impl Op for LinearCombination {
         Ok(vec![Kernel::of("naive", window::elementwise(&dispatch, &names, quads, device))])
     }
 
-    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let factors = self.factors.clone();
         Ok(NativeKernel::new(move |call| match (&factors[..], &call.inputs[..]) {
             (&[of_a], &[a]) => elementwise(call.output, [a], |[a]| of_a * a),

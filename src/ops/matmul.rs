@@ -158,7 +158,7 @@ impl Op for MatMul {
         Ok(Form::choices(&signature.inputs, device).into_iter().map(kernel).collect())
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let shapes = [sizes(signature.inputs[0])?, sizes(signature.inputs[1])?];
         let transposed = self.transposed;
         Ok(NativeKernel::new(move |call| {

@@ -236,7 +236,7 @@ impl Op for MatrixRoot {
         Ok(Form::choices(&[signature.output], device).into_iter().map(kernel).collect())
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let side = expect_square("matrix_root", signature.output)?;
         Ok(NativeKernel::new(move |call| {
             let Iterated { size, y, .. } = Iterated::new(call.inputs[0], side, false);
@@ -294,7 +294,7 @@ impl Op for RootTrace {
         Ok(Form::choices(&[signature.inputs[0]], device).into_iter().map(kernel).collect())
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let side = expect_square("root_trace", signature.inputs[0])?;
         Ok(NativeKernel::new(move |call| {
             let Iterated { size, x, y, z, p } = Iterated::new(call.inputs[0], side, true);

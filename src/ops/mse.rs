@@ -74,7 +74,7 @@ impl Op for MeanSquaredError {
         Ok(vec![sum::total(first, all, 1.0 / shape.elements() as f64, device)])
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let elements = signature.inputs[0].elements() as f64;
         Ok(NativeKernel::new(move |call| {
             let [sum] = sums([call.inputs[0], call.inputs[1]], |[f, t]| [(f - t) * (f - t)]);
@@ -121,7 +121,7 @@ impl Op for MseBackward {
         Ok(vec![Kernel::of("naive", dispatches)])
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let scale = 2.0 / signature.output.elements() as f32;
         Ok(NativeKernel::new(move |call| {
             let factor = scale * call.inputs[2][0];

@@ -2,6 +2,7 @@
 //! contain `gram`.
 
 use super::{Case, NativeCall, NativeValues, REGISTRY, Shape, Signature};
+use crate::gpu::Profile;
 use crate::workbench::{Difference, inputs, reference, widen};
 
 /// Floats behind each output that a kernel must leave alone.
@@ -11,7 +12,7 @@ const GUARD: usize = 64;
 fn fault(case: &Case, seed: u64) -> Option<String> {
     let shapes: Vec<Shape> = case.inputs.iter().map(|(shape, _)| *shape).collect();
     let signature = Signature::of(case.op.as_ref(), &shapes).unwrap();
-    let kernel = match case.op.native(&signature) {
+    let kernel = match case.op.native(&signature, &Profile::native()) {
         Ok(kernel) => kernel,
         Err(error) => return Some(error.to_string()),
     };

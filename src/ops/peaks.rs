@@ -80,7 +80,7 @@ impl Op for MultiplyAdd {
         Ok(all[first..].iter().copied().map(kernel).collect())
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let (length, steps) = (signature.output.elements(), self.steps);
         Ok(NativeKernel::new(move |call| {
             let input = call.inputs[0];
@@ -136,7 +136,7 @@ impl Op for Triad {
         Ok(vec![Kernel::of("naive", dispatches)])
     }
 
-    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         Ok(NativeKernel::new(|call| {
             elementwise(call.output, [call.inputs[0], call.inputs[1]], |[a, b]| a + FACTOR as f32 * b);
         }))

@@ -96,7 +96,7 @@ impl Op for Affine {
         Ok(vec![Kernel::single("naive", dispatch)])
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let layout = picture("preprocess", signature.output)?;
         let Self { order, scale, bias } = *self;
         Ok(NativeKernel::new(move |call| {
@@ -147,7 +147,7 @@ impl Op for AffineBackward {
         Ok(vec![Kernel::single("naive", dispatch)])
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let layout = picture("preprocess_backward", signature.output)?;
         let Affine { order, scale, .. } = self.affine;
         Ok(NativeKernel::new(move |call| {
@@ -196,7 +196,7 @@ impl Op for Interleave {
         Ok(vec![Kernel::single("naive", dispatch)])
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let layout = picture("interleave", signature.inputs[0])?;
         let clamp = self.clamp;
         Ok(NativeKernel::new(move |call| {

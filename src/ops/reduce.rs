@@ -75,7 +75,7 @@ impl Op for Reduce {
         Ok(vec![kernel(first, signature.inputs[0], device)])
     }
 
-    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let kind = self.kind;
         Ok(NativeKernel::new(move |call| {
             let inputs = [call.inputs[0]];
@@ -121,7 +121,7 @@ impl Op for Dot {
         Ok(vec![kernel(first, signature.inputs[0], device)])
     }
 
-    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         Ok(NativeKernel::new(|call| {
             let [sum] = sums([call.inputs[0], call.inputs[1]], |[a, b]| [a * b]);
             write_number(call.output, sum as f32);

@@ -33,7 +33,7 @@ impl Op for Relu {
         Ok(vec![Kernel::of("naive", dispatches)])
     }
 
-    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         Ok(NativeKernel::new(|call| elementwise(call.output, [call.inputs[0]], |[x]| x.max(0.0))))
     }
 
@@ -71,7 +71,7 @@ impl Op for ReluBackward {
         Ok(vec![Kernel::of("naive", dispatches)])
     }
 
-    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         Ok(NativeKernel::new(|call| {
             let mask = |[y, dy]: [f32; 2]| if y > 0.0 { dy } else { 0.0 };
             elementwise(call.output, [call.inputs[0], call.inputs[1]], mask);

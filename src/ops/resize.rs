@@ -195,9 +195,9 @@ impl Op for Resize {
         Ok(vec![Kernel::single("naive", dispatch)])
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, device: &Profile) -> Result<NativeKernel> {
         if let Some(pool) = self.as_pool() {
-            return pool.native(signature);
+            return pool.native(signature, device);
         }
         let input = signature.inputs[0].expect_map("resize")?;
         let output = signature.output.expect_map("resize")?;
@@ -266,9 +266,9 @@ impl Op for ResizeBackward {
         Ok(vec![Kernel::single("naive", dispatch)])
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, device: &Profile) -> Result<NativeKernel> {
         if let Some(pool) = self.as_pool() {
-            return pool.native(signature);
+            return pool.native(signature, device);
         }
         let upstream = signature.inputs[0].expect_map("resize_backward")?;
         let output = signature.output.expect_map("resize_backward")?;

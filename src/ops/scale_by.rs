@@ -51,7 +51,7 @@ impl Op for ScaleBy {
         Ok(vec![Kernel::of("naive", window::elementwise(&dispatch, &["input", "output"], quads, device))])
     }
 
-    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         Ok(NativeKernel::new(|call| {
             let factor = call.inputs[1][0];
             elementwise(call.output, [call.inputs[0]], |[x]| x * factor);
@@ -90,7 +90,7 @@ impl Op for Reciprocal {
         Ok(vec![Kernel::single("naive", dispatch)])
     }
 
-    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let Self { scale, smallest } = *self;
         Ok(NativeKernel::new(move |call| {
             write_number(call.output, 1.0 / (scale * call.inputs[0][0] + smallest));

@@ -48,7 +48,7 @@ impl Op for Softmax {
         Ok(vec![kernel(Dispatch::new("softmax", "forward"), signature.output)])
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let length = signature.output.elements();
         Ok(NativeKernel::new(move |call| {
             let x = &call.inputs[0][..length];
@@ -94,7 +94,7 @@ impl Op for SoftmaxBackward {
         Ok(vec![kernel(dispatch, signature.output)])
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let length = signature.output.elements();
         Ok(NativeKernel::new(move |call| {
             let inputs = [call.inputs[0], call.inputs[1]].map(|input| &input[..length]);

@@ -228,7 +228,7 @@ impl Op for TotalVariation {
         Ok(vec![sum::total(vec![first], partials, scale, device)])
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let map = signature.inputs[0].expect_map("total_variation")?;
         let kind = self.kind;
         Ok(NativeKernel::new(move |call| {
@@ -280,7 +280,7 @@ impl Op for TotalVariationBackward {
         Ok(vec![Kernel::single("naive", kernel)])
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let map = signature.output.expect_map("total_variation_backward")?;
         let kind = self.kind;
         Ok(NativeKernel::new(move |call| {

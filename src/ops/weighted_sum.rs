@@ -46,7 +46,7 @@ impl Op for WeightedSum {
         Ok(vec![Kernel::of("naive", dispatches)])
     }
 
-    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         Ok(NativeKernel::new(|call| {
             let [weights, summands @ ..] = &call.inputs[..] else { return };
             for_each_part(call.output, |range, sum| {

@@ -35,7 +35,7 @@ pub trait Op: Any + Debug + Send + Sync {
     ///
     /// # Errors
     /// As [`Op::output`].
-    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         Err(super::shape::mismatch(self.name(), "has no native kernel yet"))
     }
 

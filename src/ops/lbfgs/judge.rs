@@ -117,7 +117,7 @@ impl Op for LbfgsJudge {
         Ok(vec![Kernel { variant: "naive", dispatches: vec![partial, finish], scratch }])
     }
 
-    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let line_search = self.line_search;
         Ok(NativeKernel::new(move |mut call| {
             let &[x, gradient, free, accepted, accepted_gradient, ..] = &call.inputs[..] else { return };

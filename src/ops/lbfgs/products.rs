@@ -71,7 +71,7 @@ impl Op for LbfgsProducts {
         Ok(vec![Kernel { variant: "naive", dispatches, scratch }])
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let ring = Ring::of(self.name(), signature.inputs[2], signature.inputs[0])?;
         Ok(NativeKernel::new(move |call| {
             let &[steps, changes, free, change, scalars, ..] = &call.inputs[..] else { return };

@@ -130,7 +130,7 @@ impl Op for LbfgsRecursion {
         Ok(vec![Kernel::single("naive", dispatch)])
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let ring = self.ring(&signature.inputs)?;
         let line_search = self.line_search;
         Ok(NativeKernel::new(move |mut call| {

@@ -81,7 +81,7 @@ impl Op for LbfgsMove {
         Ok(vec![Kernel::of("naive", windows.iter().enumerate().map(dispatch).collect())])
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let ring = Ring::of(self.name(), signature.inputs[0], signature.inputs[4])?;
         let op = *self;
         Ok(NativeKernel::new(move |mut call| {

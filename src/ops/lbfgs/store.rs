@@ -60,7 +60,7 @@ impl Op for LbfgsStore {
         Ok(vec![Kernel::of("naive", windows.iter().enumerate().map(dispatch).collect())])
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let ring = Ring::of(self.name(), signature.inputs[0], signature.inputs[4])?;
         Ok(NativeKernel::new(move |mut call| {
             let (x, gradient, scalars) = (call.inputs[0], call.inputs[1], call.inputs[6]);

@@ -123,7 +123,7 @@ impl Op for Linear {
         Ok(Self::choices(device, tiles::kernel(&self.matrix, self.relu, false, device)?, tuned, naive))
     }
 
-    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         Ok(self.matrix.native_forward(self.relu))
     }
 
@@ -183,7 +183,7 @@ impl Op for LinearBackward {
         ))
     }
 
-    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         Ok(self.linear.matrix.native_backward(self.linear.relu))
     }
 

@@ -135,7 +135,7 @@ impl Op for WinogradWeights {
         Ok(vec![Kernel::single("naive", dispatch)])
     }
 
-    fn native(&self, _signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let op = *self;
         Ok(NativeKernel::new(move |call| call.output.copy_from_slice(&op.rounded(call.inputs[0]))))
     }
