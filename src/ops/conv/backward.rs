@@ -3,13 +3,14 @@
 use super::convolution::{Conv, Padding, tuned_blocks};
 use super::edges;
 use super::filter::Packing;
+use super::native;
 use super::pool_indices::{self, PoolIndices};
 use super::tiles::{self, Tiles};
 use super::winograd::{self, Winograd};
 use crate::error::Result;
 use crate::gpu::Profile;
 use crate::ops::shape::{MapLayout, mismatch};
-use crate::ops::{CaseInput, Kernel, Op, Operand, ReluBackward, Shape, Signature, finish};
+use crate::ops::{CaseInput, Kernel, NativeKernel, Op, Operand, ReluBackward, Shape, Signature, finish};
 
 /// Adjoint of [`Conv`] with respect to x. Inputs: y (used only with ReLU), dy; where y is pooled its pool indices, dy. The
 /// input's size is an attribute, since several sizes can give the same output.
@@ -182,6 +183,11 @@ impl Op for ConvBackward {
         kernels.append(&mut after);
         kernels.push(finished(naive));
         Ok(kernels)
+    }
+
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let input = signature.output.expect_map("conv_backward")?;
+        Ok(native::backward(self, input, self.conv.map(input)?, &Profile::minimal()))
     }
 
     fn overwrites(&self) -> Option<usize> {

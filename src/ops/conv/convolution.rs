@@ -120,7 +120,7 @@ impl Conv {
     }
 
     /// Source row or column of a tap, or `None` where the border is zero.
-    fn source(&self, axis: usize, position: usize, tap: usize, size: usize) -> Option<usize> {
+    pub(super) fn source(&self, axis: usize, position: usize, tap: usize, size: usize) -> Option<usize> {
         let at = (position * self.stride[axis] + tap) as isize - self.padding[axis] as isize;
         match self.mode {
             Padding::Replicate => Some(at.clamp(0, size as isize - 1) as usize),

@@ -4,12 +4,13 @@ use super::backward::{ConvBackward, Then};
 use super::convolution::{Conv, tuned_blocks};
 use super::edges;
 use super::filter::Packing;
+use super::native;
 use super::pool_indices::PoolIndices;
 use super::tiles::{self, Tiles};
 use super::winograd::{self, Winograd};
 use crate::error::Result;
 use crate::gpu::Profile;
-use crate::ops::{Adjoint, Kernel, Op, Operand, Shape, Signature, Source};
+use crate::ops::{Adjoint, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source};
 
 impl Op for Conv {
     fn name(&self) -> &'static str {
@@ -91,6 +92,11 @@ impl Op for Conv {
         kernels.append(&mut after);
         kernels.push(pooled(Kernel::single("naive", naive)));
         Ok(kernels)
+    }
+
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let input = signature.inputs[0].expect_map("conv")?;
+        Ok(native::forward(self, input, self.map(input)?, &Profile::minimal()))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {

@@ -1,0 +1,100 @@
+//! The direct sum over taps and channels, for few input channels and where Winograd's rounding is not wanted.
+
+use super::finish::Finish;
+use super::layout::{BLOCK, Placement, QUADS, bands};
+use super::products::multiply_add;
+use multiversion::multiversion;
+use multiversion::target::target_cfg_f;
+use rayon::prelude::*;
+
+/// Pixels of a row that are computed at once.
+const PIXELS: usize = 6;
+
+/// A convolution with a kernel of 3x3 or 1x1 pixels.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Direct {
+    place: Placement,
+    taps: usize,
+}
+
+/// The sums of one run of pixels, by pixel and channel.
+type Sums = [[f32; BLOCK]; PIXELS];
+
+impl Direct {
+    /// True if no pixel that is read lies outside of the input and its borders.
+    pub fn takes(place: Placement) -> bool {
+        place.output.width >= PIXELS && place.origin >= -1
+    }
+
+    pub fn new(place: Placement, taps: u32) -> Self {
+        Self { place, taps: taps as usize }
+    }
+
+    /// From `input` to `output`, with the weights of [`super::weights::direct`].
+    pub fn run(&self, input: &[f32], weights: &[f32], finish: &Finish<'_>, output: &mut [f32]) {
+        let to = self.place.output;
+        let panel = self.taps * self.place.input.quads() * 4 * BLOCK;
+        bands(to, output, 1).into_par_iter().enumerate().for_each(|(y, mut rows)| {
+            for (block, (rows, panel)) in rows.chunks_mut(QUADS).zip(weights.chunks_exact(panel)).enumerate()
+            {
+                for start in (0..to.width).step_by(PIXELS) {
+                    // The last run covers a part of the one before again.
+                    let first = start.min(to.width - PIXELS);
+                    let mut sums = [[0.0; BLOCK]; PIXELS];
+                    self.sum(input, panel, y, first, &mut sums);
+                    for (quad, row) in rows.iter_mut().enumerate() {
+                        for (pixel, sums) in sums.iter().enumerate().skip(start - first) {
+                            let x = first + pixel;
+                            let values: [f32; 4] = std::array::from_fn(|lane| sums[quad * 4 + lane]);
+                            let quad = block * QUADS + quad;
+                            let target = &mut row.as_chunks_mut::<4>().0[1 + x];
+                            finish.write(quad, to.texel(quad, y, x), values, target);
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    /// The sums of the pixels from (y, x) on.
+    fn sum(&self, input: &[f32], panel: &[f32], y: usize, x: usize, sums: &mut Sums) {
+        let from = self.place.input;
+        let side = if self.taps == 9 { 3 } else { 1 };
+        let rows = from.quads() * 4 * BLOCK;
+        for (tap, panel) in panel.chunks_exact(rows).enumerate() {
+            // The map's first texel is the border above and left of its first pixel.
+            let above = (y + tap / side + 1).wrapping_add_signed(self.place.origin);
+            let left = (x + tap % side + 1).wrapping_add_signed(self.place.origin);
+            let start = above * from.pitch() + left;
+            add_tap(&input[start * 4..], from.plane() * 4, panel, sums);
+        }
+    }
+}
+
+/// Adds one tap: pixels and weights of all quads.
+#[multiversion(targets(
+    "x86_64+avx512f+avx512vl+avx512dq+avx512bw+avx2+fma",
+    "x86_64+avx2+fma",
+    "aarch64+neon"
+))]
+fn add_tap(input: &[f32], plane: usize, panel: &[f32], sums: &mut Sums) {
+    if target_cfg_f!(any(target_feature = "fma", target_feature = "neon")) {
+        add_quads::<true>(input, plane, panel, sums);
+    } else {
+        add_quads::<false>(input, plane, panel, sums);
+    }
+}
+
+#[inline(always)]
+fn add_quads<const FUSED: bool>(input: &[f32], plane: usize, panel: &[f32], sums: &mut Sums) {
+    let mut kept = *sums;
+    for (quad, panel) in panel.chunks_exact(4 * BLOCK).enumerate() {
+        let pixels = &input[quad * plane..][..PIXELS * 4];
+        for (channel, weights) in panel.as_chunks::<BLOCK>().0.iter().enumerate() {
+            for (pixel, sums) in kept.iter_mut().enumerate() {
+                multiply_add::<FUSED>(sums, pixels[pixel * 4 + channel], weights);
+            }
+        }
+    }
+    *sums = kept;
+}

@@ -1,0 +1,40 @@
+//! Blocks of 16 channels, and where a convolution's output lies over its input.
+
+use crate::ops::MapLayout;
+
+/// Channels of a block.
+pub(super) const BLOCK: usize = 16;
+/// Quads of a block.
+pub(super) const QUADS: usize = BLOCK / 4;
+
+/// Blocks that hold this many channels.
+pub(super) fn blocks(channels: usize) -> usize {
+    channels.div_ceil(BLOCK)
+}
+
+/// A convolution with 3x3 taps (or one): output pixel (y, x) is a sum over the input's pixels from (y + origin,
+/// x + origin) on, zero outside of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Placement {
+    pub input: MapLayout,
+    pub output: MapLayout,
+    pub origin: isize,
+}
+
+/// A map's rows of pixels with the border texel before each, by groups of `height` rows: for each group the rows of
+/// quad 0, of quad 1, and so on. All borders become zero.
+pub(super) fn bands(layout: MapLayout, map: &mut [f32], height: usize) -> Vec<Vec<&mut [f32]>> {
+    let mut bands: Vec<Vec<&mut [f32]>> = Vec::new();
+    bands.resize_with(layout.height.div_ceil(height), Vec::new);
+    let (planes, end) = map.split_at_mut(layout.quads() * layout.plane() * 4);
+    end.fill(0.0);
+    for plane in planes.chunks_exact_mut(layout.plane() * 4) {
+        let (top, rows) = plane.split_at_mut(layout.pitch() * 4);
+        top.fill(0.0);
+        for (y, row) in rows.chunks_exact_mut(layout.pitch() * 4).enumerate() {
+            row[..4].fill(0.0);
+            bands[y / height].push(row);
+        }
+    }
+    bands
+}

@@ -1,0 +1,141 @@
+//! Convolutions on the CPU: Winograd's F(4x4, 3x3), or the direct sum where that is better or asked for. All of them
+//! work on blocks of 16 channels, whatever the width of the machine's vectors.
+
+mod direct;
+mod edges;
+mod finish;
+mod layout;
+mod naive;
+mod products;
+mod transforms;
+mod weights;
+mod winograd;
+
+use super::backward::ConvBackward;
+use super::convolution::{Conv, Padding};
+use super::pool_indices::PoolIndices;
+use crate::gpu::Profile;
+use crate::ops::{MapLayout, NativeCall, NativeKernel};
+use finish::Finish;
+use layout::Placement;
+use std::borrow::Cow;
+
+/// Up to this many input channels the direct sum takes less time than the transforms.
+const FEW_CHANNELS: usize = 4;
+
+/// How a convolution, or its adjoint, is computed.
+enum Method {
+    Winograd(winograd::Winograd),
+    Direct(direct::Direct),
+    Naive,
+}
+
+/// The best method for sums over `channels` of 3x3 or 1x1 pixels.
+fn choose(conv: &Conv, place: Placement, adjoint: bool, device: &Profile) -> Method {
+    match conv.tuned_taps() {
+        Some(9) if !device.exact && place.input.channels > FEW_CHANNELS => {
+            Method::Winograd(winograd::Winograd::new(place, adjoint))
+        }
+        Some(taps) if direct::Direct::takes(place) => Method::Direct(direct::Direct::new(place, taps)),
+        _ => Method::Naive,
+    }
+}
+
+/// The convolution from `input` to `output` (before a pool).
+pub(super) fn forward(conv: &Conv, input: MapLayout, output: MapLayout, device: &Profile) -> NativeKernel {
+    let repeats = conv.mode == Padding::Replicate && conv.tuned_taps() == Some(9);
+    let placement = match (conv.tuned_taps(), repeats) {
+        (Some(9), false) => Placement { input, output, origin: -1 },
+        (Some(9), true) => Placement { input: edges::padded(input), output, origin: 0 },
+        _ => Placement { input, output, origin: 0 },
+    };
+    let method = choose(conv, placement, false, device);
+    let repeats = repeats && !matches!(method, Method::Naive);
+    let weights = match &method {
+        Method::Winograd(winograd) => weights::winograd(&conv.filter, winograd.packing()),
+        Method::Direct(_) => weights::direct(&conv.filter, false),
+        Method::Naive => weights::plain(&conv.filter),
+    };
+    let conv = conv.clone();
+    let bias = weights::bias(&conv.filter);
+    let run = move |call: NativeCall<'_>| {
+        let NativeCall { inputs, output: result, saved, constants, .. } = call;
+        let (weights, bias) = (constants[0].f32(), constants[1].f32());
+        let finish = Finish { bias: Some(bias), relu: conv.relu, add: false, mask: None };
+        let from: Cow<'_, [f32]> =
+            if repeats { edges::repeat(inputs[0], input).into() } else { inputs[0].into() };
+        let compute = |result: &mut [f32]| match &method {
+            Method::Winograd(winograd) => winograd.run(&from, None, weights, &finish, result),
+            Method::Direct(direct) => direct.run(&from, weights, &finish, result),
+            Method::Naive => naive::forward(&conv, [input, output], &from, weights, &finish, result),
+        };
+        if conv.pool {
+            let mut whole = vec![0.0; output.texels() * 4];
+            compute(&mut whole);
+            PoolIndices::of(output).native_pool(&whole, result, saved);
+        } else {
+            compute(result);
+        }
+    };
+    NativeKernel::new(run).constant(weights).constant(bias)
+}
+
+/// The adjoint: from the gradient of `output` (before a pool) to that of `input`.
+pub(super) fn backward(
+    op: &ConvBackward,
+    input: MapLayout,
+    output: MapLayout,
+    device: &Profile,
+) -> NativeKernel {
+    let conv = &op.conv;
+    let repeats = conv.mode == Padding::Replicate && conv.tuned_taps() == Some(9);
+    let placement = match (conv.tuned_taps(), repeats) {
+        (Some(9), false) => Placement { input: output, output: input, origin: -1 },
+        // The gradient of the padded map, whose edges are then added up.
+        (Some(9), true) => Placement { input: output, output: edges::padded(input), origin: -2 },
+        _ => Placement { input: output, output: input, origin: 0 },
+    };
+    let method = choose(conv, placement, true, device);
+    let folds = repeats && !matches!(method, Method::Naive);
+    let weights = match &method {
+        Method::Winograd(winograd) => weights::winograd(&conv.filter, winograd.packing()),
+        Method::Direct(_) => weights::direct(&conv.filter, true),
+        Method::Naive => weights::plain(&conv.filter),
+    };
+    let (conv, then) = (conv.clone(), op.then);
+    let run = move |call: NativeCall<'_>| {
+        let NativeCall { inputs, output: result, constants, .. } = call;
+        let weights = constants[0].f32();
+        let mask = then.mask.then(|| inputs[2 + usize::from(then.add)]);
+        let finish = Finish { bias: None, relu: false, add: then.add, mask };
+        let indices = PoolIndices::of(output);
+        let upstream: Cow<'_, [f32]> = if conv.pool {
+            let mut routed = vec![0.0; output.texels() * 4];
+            indices.native_route(inputs[0], inputs[1], &mut routed);
+            routed.into()
+        } else {
+            inputs[1].into()
+        };
+        let activation = (conv.relu && !conv.pool).then_some(inputs[0]);
+        let compute = |finish: &Finish<'_>, result: &mut [f32]| match &method {
+            Method::Winograd(winograd) => winograd.run(&upstream, activation, weights, finish, result),
+            Method::Direct(direct) => {
+                let masked = activation.map(|activation| finish::masked(&upstream, activation));
+                direct.run(masked.as_deref().unwrap_or(&upstream), weights, finish, result);
+            }
+            Method::Naive => {
+                let masked = activation.map(|activation| finish::masked(&upstream, activation));
+                let upstream = masked.as_deref().unwrap_or(&upstream);
+                naive::backward(&conv, [input, output], upstream, weights, finish, result);
+            }
+        };
+        if folds {
+            let mut whole = vec![0.0; edges::padded(input).texels() * 4];
+            compute(&Finish::default(), &mut whole);
+            edges::fold(&whole, input, &finish, result);
+        } else {
+            compute(&finish, result);
+        }
+    };
+    NativeKernel::new(run).constant(weights)
+}

@@ -1,0 +1,111 @@
+//! A filter's weights as the native kernels read them.
+
+use super::layout::{BLOCK, blocks};
+use super::transforms::{POSITIONS, transform_filter};
+use crate::ops::conv::filter::Filter;
+use crate::ops::{NativeConstant, NativeValues};
+use std::sync::Arc;
+
+/// Which channels a panel of 16 outputs of the products is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Packing {
+    /// `[position][output / 16][input][output % 16]`: the products of the convolution read whole panels.
+    Forward,
+    /// `[position][input / 16][output][input % 16]`: so do those of the adjoint.
+    Adjoint,
+}
+
+impl Packing {
+    /// Blocks of the channels that products give, and of those that they sum over.
+    pub fn blocks(self, filter: &Filter) -> [usize; 2] {
+        let [outs, ins] = [filter.out_channels, filter.in_channels].map(blocks);
+        match self {
+            Self::Forward => [outs, ins],
+            Self::Adjoint => [ins, outs],
+        }
+    }
+}
+
+/// Rows of a panel are `[f32; 16]`; all paddings are zero.
+pub(super) fn winograd(filter: &Arc<Filter>, packing: Packing) -> NativeConstant {
+    let filter = filter.clone();
+    let [panels, sums] = packing.blocks(&filter);
+    let panel = sums * BLOCK * BLOCK;
+    let length = POSITIONS * panels * panel;
+    NativeConstant {
+        key: format!("{} native Winograd {packing:?}", filter.id),
+        bytes: length as u64 * 4,
+        make: Arc::new(move || {
+            let weights = (filter.weights)()?;
+            let mut packed = vec![0.0; length];
+            for (index, taps) in weights.as_chunks::<9>().0.iter().enumerate() {
+                let (o, i) = (index / filter.in_channels, index % filter.in_channels);
+                let (result, sum) = match packing {
+                    Packing::Forward => (o, i),
+                    Packing::Adjoint => (i, o),
+                };
+                let at = (result / BLOCK) * panel + sum * BLOCK + result % BLOCK;
+                for (position, value) in transform_filter(taps).into_iter().enumerate() {
+                    packed[position * panels * panel + at] = value;
+                }
+            }
+            Ok(NativeValues::F32(packed))
+        }),
+    }
+}
+
+/// `[result / 16][tap][sum][result % 16]`, sums padded to whole quads. For the adjoint, results are the inputs and the
+/// taps are turned by 180 degrees.
+pub(super) fn direct(filter: &Arc<Filter>, adjoint: bool) -> NativeConstant {
+    let filter = filter.clone();
+    let taps = filter.kernel[0] * filter.kernel[1];
+    let [results, sums] = if adjoint {
+        [filter.in_channels, filter.out_channels]
+    } else {
+        [filter.out_channels, filter.in_channels]
+    };
+    let padded = sums.next_multiple_of(4);
+    let length = blocks(results) * taps * padded * BLOCK;
+    NativeConstant {
+        key: format!("{} native direct{}", filter.id, if adjoint { " adjoint" } else { "" }),
+        bytes: length as u64 * 4,
+        make: Arc::new(move || {
+            let weights = (filter.weights)()?;
+            let mut packed = vec![0.0; length];
+            for (index, value) in weights.iter().enumerate() {
+                let (pair, tap) = (index / taps, index % taps);
+                let (o, i) = (pair / filter.in_channels, pair % filter.in_channels);
+                let (result, sum, tap) = if adjoint { (i, o, taps - 1 - tap) } else { (o, i, tap) };
+                let row = (result / BLOCK * taps + tap) * padded + sum;
+                packed[row * BLOCK + result % BLOCK] = *value;
+            }
+            Ok(NativeValues::F32(packed))
+        }),
+    }
+}
+
+/// As in the file: `[out, in, height, width]`.
+pub(super) fn plain(filter: &Arc<Filter>) -> NativeConstant {
+    let filter = filter.clone();
+    let [height, width] = filter.kernel;
+    NativeConstant {
+        key: format!("{} native", filter.id),
+        bytes: (filter.out_channels * filter.in_channels * height * width * 4) as u64,
+        make: Arc::new(move || Ok(NativeValues::F32((filter.weights)()?))),
+    }
+}
+
+/// The biases, padded to whole blocks.
+pub(super) fn bias(filter: &Arc<Filter>) -> NativeConstant {
+    let filter = filter.clone();
+    let length = blocks(filter.out_channels) * BLOCK;
+    NativeConstant {
+        key: format!("{} native bias", filter.id),
+        bytes: length as u64 * 4,
+        make: Arc::new(move || {
+            let mut bias = (filter.bias)()?;
+            bias.resize(length, 0.0);
+            Ok(NativeValues::F32(bias))
+        }),
+    }
+}

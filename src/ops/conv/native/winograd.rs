@@ -1,0 +1,202 @@
+//! Winograd's F(4x4, 3x3): tiles of the input are transformed, 36 matrix products over the channels follow, and the
+//! results are transformed back.
+//!
+//! With few channels the transformed weights stay in a core's cache. Then each task takes a band of the output's rows
+//! through all three steps, a few tiles at a time. With many channels the weights are what costs: all tiles of a band
+//! are transformed first, each product reads its weights once for all of them, and the tasks of each step share the
+//! channels. Neither how bands are cut nor the number of threads changes how a value is summed up.
+
+use super::finish::Finish;
+use super::layout::{BLOCK, Placement, QUADS, bands, blocks};
+use super::products::{TILES, products};
+use super::transforms::{POSITIONS, Source, TILE, Target, Tiles, transform_input, transform_output};
+use super::weights::Packing;
+use rayon::prelude::*;
+
+/// Transformed weights up to this size are kept for both directions, and bands are computed side by side.
+const SMALL_WEIGHTS: usize = 4 << 20;
+/// Floats of the transformed tiles and products of a task that should stay in a core's cache.
+const CACHED: usize = 160 << 10;
+/// Floats of the transformed tiles and products of a band where weights are large.
+const BAND: usize = 8 << 20;
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Winograd {
+    place: Placement,
+    /// True for the adjoint.
+    turned: bool,
+}
+
+impl Winograd {
+    pub fn new(place: Placement, turned: bool) -> Self {
+        Self { place, turned }
+    }
+
+    /// How the weights are packed that [`Self::run`] takes.
+    pub fn packing(&self) -> Packing {
+        if self.turned && !self.large() { Packing::Adjoint } else { Packing::Forward }
+    }
+
+    /// Blocks of input and output channels.
+    fn blocks(&self) -> [usize; 2] {
+        [self.place.input, self.place.output].map(|map| blocks(map.channels))
+    }
+
+    fn large(&self) -> bool {
+        let [from, to] = self.blocks();
+        POSITIONS * from * to * BLOCK * BLOCK * 4 > SMALL_WEIGHTS
+    }
+
+    /// Floats of a tile's transformed values and products.
+    fn tile(&self) -> usize {
+        POSITIONS * self.blocks().iter().sum::<usize>() * BLOCK
+    }
+
+    /// From `input`, which counts as zero where the activation is not positive, to `output`.
+    pub fn run(
+        &self,
+        input: &[f32],
+        activation: Option<&[f32]>,
+        weights: &[f32],
+        finish: &Finish<'_>,
+        output: &mut [f32],
+    ) {
+        let source = Source { map: input, activation, place: self.place, turned: self.turned };
+        let across = self.place.output.width.div_ceil(TILE);
+        if self.large() {
+            let rows = (BAND / self.tile() / across).max(1);
+            for (band, rows_of_band) in bands(self.place.output, output, rows * TILE).into_iter().enumerate()
+            {
+                let tiles = self.tiles(band * rows, rows, across);
+                self.large_band(source, tiles, weights, finish, rows_of_band);
+            }
+        } else {
+            let count = (CACHED / self.tile() / TILES * TILES).max(2 * TILES);
+            let rows = count.div_ceil(across);
+            let bands = bands(self.place.output, output, rows * TILE);
+            bands.into_par_iter().enumerate().for_each_init(
+                || vec![0.0; self.tile() * count],
+                |scratch, (band, mut rows_of_band)| {
+                    let tiles = self.tiles(band * rows, rows, across);
+                    let first_row = band * rows * TILE;
+                    for start in tiles.numbers.clone().step_by(count) {
+                        let numbers = start..(start + count).min(tiles.numbers.end);
+                        let tiles = Tiles { numbers, across };
+                        self.small_part(
+                            source,
+                            &tiles,
+                            weights,
+                            finish,
+                            (first_row, &mut rows_of_band),
+                            scratch,
+                        );
+                    }
+                },
+            );
+        }
+    }
+
+    /// The tiles of so many rows of tiles.
+    fn tiles(&self, first: usize, rows: usize, across: usize) -> Tiles {
+        let down = self.place.output.height.div_ceil(TILE);
+        Tiles { numbers: first * across..(first + rows).min(down) * across, across }
+    }
+
+    /// A few tiles, by one task.
+    fn small_part(
+        &self,
+        source: Source<'_>,
+        tiles: &Tiles,
+        weights: &[f32],
+        finish: &Finish<'_>,
+        (first_row, rows): (usize, &mut [&mut [f32]]),
+        scratch: &mut [f32],
+    ) {
+        let [from, to] = self.blocks();
+        let count = tiles.numbers.len().next_multiple_of(TILES);
+        let (transformed, rest) = scratch.split_at_mut(POSITIONS * from * count * BLOCK);
+        let results = &mut rest[..POSITIONS * to * count * BLOCK];
+        let mut places: Vec<&mut [f32]> = transformed.chunks_exact_mut(count * BLOCK).collect();
+        // By position, then by block; a block's places lie `from` apart.
+        for block in 0..from {
+            let mut of_block: Vec<&mut [f32]> =
+                places.iter_mut().skip(block).step_by(from).map(|place| &mut **place).collect();
+            transform_input(source, block, tiles, &mut of_block);
+        }
+        let panel = from * BLOCK * BLOCK;
+        let positions = transformed.chunks_exact(from * count * BLOCK);
+        let positions = positions.zip(weights.chunks_exact(to * panel));
+        for ((transformed, weights), results) in positions.zip(results.chunks_exact_mut(to * count * BLOCK)) {
+            for (panel, results) in weights.chunks_exact(panel).zip(results.chunks_exact_mut(count * BLOCK)) {
+                products(transformed, panel, results, count);
+            }
+        }
+        let per_quad = rows.len() / self.place.output.quads();
+        for (block, rows) in rows.chunks_mut(per_quad * QUADS).enumerate() {
+            let of_block: Vec<&[f32]> = results.chunks_exact(count * BLOCK).skip(block).step_by(to).collect();
+            let layout = self.place.output;
+            let mut target = Target { layout, block, first_row, rows, finish, turned: self.turned };
+            transform_output(&of_block, tiles, &mut target);
+        }
+    }
+
+    /// All tiles of a band, by all tasks.
+    fn large_band(
+        &self,
+        source: Source<'_>,
+        tiles: Tiles,
+        weights: &[f32],
+        finish: &Finish<'_>,
+        mut rows: Vec<&mut [f32]>,
+    ) {
+        let [from, to] = self.blocks();
+        let count = tiles.numbers.len().next_multiple_of(TILES);
+        let mut transformed = vec![0.0; POSITIONS * from * count * BLOCK];
+        let mut by_block: Vec<Vec<&mut [f32]>> = Vec::new();
+        by_block.resize_with(from, Vec::new);
+        for (index, place) in transformed.chunks_exact_mut(count * BLOCK).enumerate() {
+            by_block[index % from].push(place);
+        }
+        by_block.into_par_iter().enumerate().for_each(|(block, mut places)| {
+            transform_input(source, block, &tiles, &mut places);
+        });
+        let mut results = vec![0.0; POSITIONS * to * count * BLOCK];
+        let panel = from * BLOCK * BLOCK;
+        results.par_chunks_exact_mut(count * BLOCK).enumerate().for_each_init(
+            || if self.turned { vec![0.0; panel] } else { Vec::new() },
+            |turned, (index, results)| {
+                let (position, block) = (index / to, index % to);
+                let transformed = &transformed[position * from * count * BLOCK..][..from * count * BLOCK];
+                let weights = &weights[position * to * panel..][..to * panel];
+                if self.turned {
+                    transpose_panel(weights, block, to, turned);
+                    products(transformed, turned, results, count);
+                } else {
+                    products(transformed, &weights[block * panel..][..panel], results, count);
+                }
+            },
+        );
+        let first_row = tiles.numbers.start / tiles.across * TILE;
+        let per_quad = rows.len() / self.place.output.quads();
+        rows.par_chunks_mut(per_quad * QUADS).enumerate().for_each(|(block, rows)| {
+            let of_block: Vec<&[f32]> = results.chunks_exact(count * BLOCK).skip(block).step_by(to).collect();
+            let layout = self.place.output;
+            let mut target = Target { layout, block, first_row, rows, finish, turned: self.turned };
+            transform_output(&of_block, &tiles, &mut target);
+        });
+    }
+}
+
+/// The panel of a block of input channels, `[output][input % 16]`, from one position's weights in the order of the
+/// forward pass, `[output / 16][input][output % 16]` with `blocks` blocks of inputs.
+fn transpose_panel(weights: &[f32], block: usize, blocks: usize, panel: &mut [f32]) {
+    let outputs = weights.chunks_exact(blocks * BLOCK * BLOCK);
+    for (weights, panel) in outputs.zip(panel.chunks_exact_mut(BLOCK * BLOCK)) {
+        let from = &weights[block * BLOCK * BLOCK..][..BLOCK * BLOCK];
+        for (o, to) in panel.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
+            for (i, to) in to.iter_mut().enumerate() {
+                *to = from[i * BLOCK + o];
+            }
+        }
+    }
+}
