@@ -185,9 +185,9 @@ impl Op for ConvBackward {
         Ok(kernels)
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, device: &Profile) -> Result<NativeKernel> {
         let input = signature.output.expect_map("conv_backward")?;
-        Ok(native::backward(self, input, self.conv.map(input)?, &Profile::minimal()))
+        Ok(native::backward(self, input, self.conv.map(input)?, device))
     }
 
     fn overwrites(&self) -> Option<usize> {

@@ -94,9 +94,9 @@ impl Op for Conv {
         Ok(kernels)
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, device: &Profile) -> Result<NativeKernel> {
         let input = signature.inputs[0].expect_map("conv")?;
-        Ok(native::forward(self, input, self.map(input)?, &Profile::minimal()))
+        Ok(native::forward(self, input, self.map(input)?, device))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
