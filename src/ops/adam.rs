@@ -209,3 +209,21 @@ pub(super) fn cases() -> Vec<Case> {
     }
     cases
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gradient_that_is_not_finite_spoils_its_value_alone_clamped_or_not() {
+        for clamp in [false, true] {
+            let adam = Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, clamp };
+            let step = NativeStep::new(&adam, 0.25, [0.1, 0.001]);
+            let (mut x, mut m, mut v) = ([0.5; 5], [0.0; 5], [0.0; 5]);
+            step.apply(&mut x, &[f32::NAN, 2.0, f32::INFINITY, -2.0, f32::NEG_INFINITY], &mut m, &mut v);
+            let spoilt = x.map(f32::is_nan);
+            assert_eq!(spoilt, [true, false, true, false, true], "{x:?}");
+            assert!((x[1] - 0.25).abs() <= 1e-6 && (x[3] - 0.75).abs() <= 1e-6, "{x:?}");
+        }
+    }
+}

@@ -148,12 +148,13 @@ impl VariationKind {
         };
         let slope = |sum: f32, [from, to]: [f32; 2]| {
             let difference = to - from;
-            match self {
+            let slope = match self {
                 // Not `signum`, which is 1 at 0.
-                Self::Absolute if difference == 0.0 => sum,
-                Self::Absolute => sum + difference.signum(),
-                Self::Squared | Self::Diagonal => sum + straight * difference,
-            }
+                Self::Absolute if difference == 0.0 => 0.0,
+                Self::Absolute => difference.signum(),
+                Self::Squared | Self::Diagonal => straight * difference,
+            };
+            sum + slope
         };
         gradient.fill(0.0);
         // The squared kind leaves out the differences of the last row and column.

@@ -83,17 +83,52 @@ fn block_sums<const INPUTS: usize, const SUMS: usize>(
     let whole = inputs.map(|input| input.as_chunks::<LANES>().0);
     for index in 0..count / LANES {
         let values = whole.map(|input| &input[index]);
-        for lane in 0..LANES {
-            add(lane, from_fn(|input| values[input][lane]));
-        }
+        (0..LANES).for_each(|lane| add(lane, from_fn(|input| values[input][lane])));
     }
     let done = count / LANES * LANES;
-    for index in done..count {
-        add(index - done, from_fn(|input| inputs[input][index]));
-    }
+    (done..count).for_each(|index| add(index - done, from_fn(|input| inputs[input][index])));
     sums
 }
 
 fn shortest<const INPUTS: usize>(inputs: [&[f32]; INPUTS]) -> usize {
     inputs.iter().map(|input| input.len()).min().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Small whole numbers, whose sums f32 holds exactly.
+    fn values(count: usize, step: usize) -> Vec<f32> {
+        (0..count).map(|index| (index * step % 7) as f32 - 3.0).collect()
+    }
+
+    #[test]
+    fn every_value_of_any_length_counts_once() {
+        for count in [0, 1, 15, 16, 17, BLOCK - 1, BLOCK, BLOCK + 17, PART, 2 * PART + 5] {
+            let (a, b) = (values(count, 5), values(count, 3));
+            let expected = a.iter().zip(&b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
+            let found = sums([&a, &b], |[a, b]| [a * b, a, 1.0]);
+            let sum = a.iter().copied().map(f64::from).sum::<f64>();
+            assert_eq!(found, [expected, sum, count as f64], "{count}");
+            let mut output = vec![f32::NAN; count];
+            elementwise(&mut output, [&a, &b], |[a, b]| a - 2.0 * b);
+            update(&mut output, [&a], |output, [a]| output * 4.0 + a);
+            for (output, (a, b)) in output.iter().zip(a.iter().zip(&b)) {
+                assert_eq!(*output, 5.0 * a - 8.0 * b, "{count}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_sum_does_not_depend_on_the_number_of_threads() {
+        let values: Vec<f32> =
+            (0..5 * PART + 3).map(|index| 1.0 / (index * 7919 % 4999 + 1) as f32).collect();
+        let with = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| sums([&values], |[value]| [value])[0])
+        };
+        assert!(with(1) > 1.0);
+        assert!([2, 3, 5].iter().all(|threads| with(*threads).to_bits() == with(1).to_bits()));
+    }
 }

@@ -150,7 +150,7 @@ pub(in crate::ops) fn sums_in_order<const SUMS: usize>(
     parts: usize,
     part: impl Fn(usize) -> [f64; SUMS] + Sync,
 ) -> [f64; SUMS] {
-    let each: Vec<[f64; SUMS]> = (0..parts).into_par_iter().map(|index| part(index)).collect();
+    let each: Vec<[f64; SUMS]> = (0..parts).into_par_iter().map(&part).collect();
     each.iter().fold([0.0; SUMS], |total, sums| std::array::from_fn(|sum| total[sum] + sums[sum]))
 }
 

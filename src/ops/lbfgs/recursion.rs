@@ -41,17 +41,17 @@ fn take_up(ring: &Ring, products: &[[f32; 4]], inner: &mut [f32], scalars: &mut 
     let (rows, stride) = (ring.rows(), ring.rows().next_multiple_of(4));
     let next = (scalars[4] as usize + 1) % rows;
     let curvature = products[next][1];
-    if !(curvature > CURVATURE as f32) {
+    if curvature > CURVATURE as f32 {
+        for (row, product) in products.iter().enumerate() {
+            inner[row * stride + next] = product[1];
+            inner[(rows + row) * stride + next] = product[3];
+            inner[(rows + next) * stride + row] = product[3];
+        }
+        let pairs = (scalars[5] as usize + 1).min(ring.history);
+        scalars[4..7].copy_from_slice(&[next as f32, pairs as f32, curvature / products[next][3]]);
+    } else {
         scalars[15] += 1.0;
-        return;
     }
-    for (row, product) in products.iter().enumerate() {
-        inner[row * stride + next] = product[1];
-        inner[(rows + row) * stride + next] = product[3];
-        inner[(rows + next) * stride + row] = product[3];
-    }
-    let pairs = (scalars[5] as usize + 1).min(ring.history);
-    scalars[4..7].copy_from_slice(&[next as f32, pairs as f32, curvature / products[next][3]]);
 }
 
 /// The two loops on the CPU: writes the factors of the direction and the step length.
