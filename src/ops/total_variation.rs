@@ -149,9 +149,8 @@ impl VariationKind {
         let slope = |sum: f32, [from, to]: [f32; 2]| {
             let difference = to - from;
             let slope = match self {
-                // Not `signum`, which is 1 at 0.
-                Self::Absolute if difference == 0.0 => 0.0,
-                Self::Absolute => difference.signum(),
+                // `signum` is 1 at 0. As a product, because vectors have no branches.
+                Self::Absolute => difference.signum() * if difference == 0.0 { 0.0 } else { 1.0 },
                 Self::Squared | Self::Diagonal => straight * difference,
             };
             sum + slope
