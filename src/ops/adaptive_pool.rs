@@ -4,9 +4,11 @@
 //! pixels `floor(i*size/n) .. ceil((i+1)*size/n)`. Neighbouring windows may overlap, and do when the output
 //! is the larger one.
 
-use super::pool::{Window, nested, shape_before};
+use super::pool_windows::{Window, nested, shape_before};
 use super::shape::{MapLayout, mismatch};
-use super::{Adjoint, Case, CaseInput, Dispatch, Kernel, Op, Operand, PoolKind, Shape, Signature};
+use super::{
+    Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, PoolKind, Shape, Signature,
+};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -49,7 +51,7 @@ pub(super) fn resized(name: &str, input: Shape, size: [usize; 2]) -> Result<Shap
 }
 
 impl AdaptivePool {
-    /// The windows along both axes, for the reference.
+    /// The windows along both axes.
     fn axes(&self, input: MapLayout) -> [Vec<Window>; 2] {
         let along = |size: usize, n: usize| {
             (0..n).map(move |i| {
@@ -110,6 +112,12 @@ impl Op for AdaptivePool {
         Ok(vec![Kernel::single("naive", dispatch)])
     }
 
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let input = signature.inputs[0].expect_map("adaptive_pool")?;
+        let output = signature.output.expect_map("adaptive_pool")?;
+        Ok(self.kind.native(input, output, self.axes(input)))
+    }
+
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
         let input = shapes[0].layout().expect("a map");
         self.kind.reference(inputs[0], input, &self.axes(input))
@@ -150,6 +158,12 @@ impl Op for AdaptivePoolBackward {
         let loops = self.pool.kind.backward_loops(self.pool.longest(input), self.pool.sharing(input));
         let dispatch = self.pool.kind.bind_backward(self.pool.dispatch(entry, input)).loops(loops);
         Ok(vec![Kernel::single("naive", dispatch.linear(input.texels(), GROUP, device))])
+    }
+
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let input = signature.output.expect_map("adaptive_pool_backward")?;
+        let output = MapLayout { height: self.pool.size[0], width: self.pool.size[1], ..input };
+        Ok(self.pool.kind.native_backward(input, output, self.pool.axes(input), false))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {

@@ -1,7 +1,7 @@
 //! Covariance matrix from a second-moment matrix and the means; traces.
 
 use super::linear_combination::LinearCombination;
-use super::native::for_each_row;
+use super::native::{for_each_row, write_number};
 use super::shape::mismatch;
 use super::sum;
 use super::vectors::{add_scaled, dot, sum_of_rows};
@@ -206,8 +206,7 @@ impl Op for Trace {
     fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let side = expect_square("trace", signature.inputs[0])?;
         Ok(NativeKernel::new(move |call| {
-            call.output.fill(0.0);
-            call.output[0] = trace(call.inputs[0], side) as f32;
+            write_number(call.output, trace(call.inputs[0], side) as f32);
         }))
     }
 

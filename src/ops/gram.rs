@@ -3,10 +3,17 @@
 //! With F the map as a matrix of C channels by N pixels: `G = F F^T / (C * N)`, neural-style's definition.
 
 use super::conv::tiles::{self, Tiles};
+use super::lanes::update;
+use super::native::{fill_blocks, for_each_part, for_each_row};
+use super::product::{MatrixRef, product};
 use super::shape::{MapLayout, mismatch};
-use super::{Adjoint, Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature, Source};
+use super::{
+    Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source,
+};
 use crate::error::Result;
 use crate::gpu::{Family, Profile};
+use rayon::prelude::*;
+use std::ops::Range;
 
 /// Channels of a block in `gram_tiles.wgsl`.
 const TILE_SIDE: usize = 16;
@@ -151,6 +158,74 @@ fn plain(entry: &'static str, map: MapLayout, work: &Work, block: usize) -> Disp
     work.params(dispatch, map)
 }
 
+/// Texels of a map as rows of channels, so that they can be multiplied: quads are the wrong way round for that. A panel
+/// holds so many texels that it stays in the cache of a core. Borders are zero and add nothing.
+struct Panel {
+    values: Vec<f32>,
+    /// Floats from one texel to the next; not a power of two, of which the rows would displace each other in the cache.
+    stride: usize,
+}
+
+impl Panel {
+    /// Floats of a panel, and the fewest and the most texels.
+    const FLOATS: usize = 128 * 1024;
+    const TEXELS: [usize; 2] = [128, 1024];
+
+    /// Texels of the panels of such a map.
+    fn texels(map: MapLayout) -> usize {
+        (Self::FLOATS / (map.quads() * 4)).clamp(Self::TEXELS[0], Self::TEXELS[1])
+    }
+
+    fn new(map: MapLayout, texels: usize) -> Self {
+        let stride = map.quads() * 4 + 16;
+        Self { values: vec![0.0; texels * stride], stride }
+    }
+
+    /// Copies these texels of all planes.
+    fn load(&mut self, map: MapLayout, stored: &[f32], texels: Range<usize>) {
+        let planes = stored.chunks_exact(map.plane() * 4).take(map.quads());
+        for (quad, plane) in planes.enumerate() {
+            let from = plane[texels.start * 4..texels.end * 4].as_chunks::<4>().0;
+            for (row, texel) in self.values.chunks_exact_mut(self.stride).zip(from) {
+                row[quad * 4..quad * 4 + 4].copy_from_slice(texel);
+            }
+        }
+    }
+
+    /// The first texels as a matrix with a row for each and `channels` columns.
+    fn matrix(&self, texels: usize, channels: usize) -> MatrixRef<'_> {
+        MatrixRef::new(&self.values, texels, channels, self.stride)
+    }
+}
+
+/// Floats of all partial matrices of a Gram matrix together, and the fewest and the most of these matrices.
+const PARTIALS: usize = 4 << 20;
+const PARTIAL_COUNT: [usize; 2] = [8, 64];
+
+/// The partial matrix of some texels, row by row without padding. Right of the diagonal only blocks of it are right.
+fn partial_gram(map: MapLayout, stored: &[f32], texels: Range<usize>) -> Vec<f32> {
+    let channels = map.channels;
+    let mut sums = vec![0.0; channels * channels];
+    // Panels of one size but for the last.
+    let panels = texels.len().div_ceil(Panel::texels(map)).max(1);
+    let step = texels.len().div_ceil(panels).max(1);
+    let mut panel = Panel::new(map, step);
+    // Each block of rows ends at its own last column, which saves a good third of the work of many channels.
+    let block = channels.div_ceil(4).next_multiple_of(32).max(64);
+    for first in texels.clone().step_by(step) {
+        let count = step.min(texels.end - first);
+        panel.load(map, stored, first..first + count);
+        let features = panel.matrix(count, channels);
+        for (index, rows) in sums.chunks_mut(block * channels).enumerate() {
+            let height = rows.len() / channels;
+            let left = features.transposed().some_rows(index * block, height);
+            let right = features.first_columns(index * block + height);
+            product(left, right, rows, channels, 1.0, true);
+        }
+    }
+    sums
+}
+
 impl Op for Gram {
     fn name(&self) -> &'static str {
         "gram"
@@ -188,6 +263,38 @@ impl Op for Gram {
         Ok(kernels)
     }
 
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let map = signature.inputs[0].expect_map("gram")?;
+        let channels = map.channels;
+        // As many partial matrices as the map has panels, within limits.
+        let [fewest, most] = PARTIAL_COUNT;
+        let limit = (PARTIALS / (channels * channels)).clamp(fewest, most);
+        let chunk = map.plane().div_ceil(map.plane().div_ceil(Panel::texels(map)).min(limit));
+        let chunks = map.plane().div_ceil(chunk);
+        let scale = scale(map) as f32;
+        Ok(NativeKernel::new(move |call| {
+            let partial = |index: usize| {
+                let texels = index * chunk..((index + 1) * chunk).min(map.plane());
+                partial_gram(map, call.inputs[0], texels)
+            };
+            let mut partials: Vec<Vec<f32>> = (0..chunks).into_par_iter().map(partial).collect();
+            let others = partials.split_off(1);
+            let mut sums = partials.pop().unwrap_or_default();
+            for_each_part(&mut sums, |range, sums| {
+                for other in &others {
+                    update(sums, [&other[range.clone()]], |sum, [value]| sum + value);
+                }
+            });
+            for_each_row(call.output, channels.next_multiple_of(4), |index, row| {
+                let below = sums[index * channels..].iter().take(index + 1);
+                // Right of the diagonal, what mirrors it.
+                let mirrored = sums.iter().skip(index).step_by(channels).skip(index + 1);
+                row.iter_mut().zip(below.chain(mirrored)).for_each(|(value, sum)| *value = sum * scale);
+                row[channels..].fill(0.0);
+            });
+        }))
+    }
+
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
         let map = shapes[0].layout().expect("a map");
         let channel = |c: usize| &inputs[0][c * map.pixels()..(c + 1) * map.pixels()];
@@ -209,6 +316,28 @@ impl Op for Gram {
         let channels = signature.inputs[0].layout().map_or(0, |map| map.channels);
         2 * (signature.inputs[0].elements() * channels) as u64
     }
+}
+
+/// `(dG + dG^T) / (C * N)` of dG as stored, with rows of zeros up to a whole quad.
+fn symmetrised(map: MapLayout, upstream: &[f32]) -> Vec<f32> {
+    /// Rows that are written at a time, so that columns are read in runs.
+    const ROWS: usize = 8;
+    let (channels, width) = (map.channels, map.quads() * 4);
+    let scale = scale(map) as f32;
+    let mut sum = vec![0.0; width * width];
+    sum.par_chunks_mut(ROWS * width).enumerate().for_each(|(block, rows)| {
+        let first = block * ROWS;
+        let own = upstream[first * width..].chunks_exact(width);
+        for (row, own) in rows.chunks_exact_mut(width).zip(own) {
+            row[..channels].copy_from_slice(&own[..channels]);
+        }
+        for (column, other) in upstream.chunks_exact(width).enumerate() {
+            for (row, value) in rows.chunks_exact_mut(width).zip(&other[first..channels.min(first + ROWS)]) {
+                row[column] = (row[column] + value) * scale;
+            }
+        }
+    });
+    sum
 }
 
 impl Op for GramBackward {
@@ -268,6 +397,31 @@ impl Op for GramBackward {
             .linear(map.texels(), 64, device);
         kernels.push(Kernel::single("naive", naive));
         Ok(kernels)
+    }
+
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let map = signature.inputs[0].expect_map("gram_backward")?;
+        let width = map.quads() * 4;
+        let texels = Panel::texels(map);
+        Ok(NativeKernel::new(move |call| {
+            let weights = symmetrised(map, call.inputs[1]);
+            let weights = MatrixRef::new(&weights, width, width, width);
+            fill_blocks(map, texels, call.output, |first, quads| {
+                let count = quads.first().map_or(0, |quad| quad.len() / 4);
+                let mut panel = Panel::new(map, count);
+                panel.load(map, call.inputs[0], first..first + count);
+                let mut gradient = Panel::new(map, count);
+                let stride = gradient.stride;
+                // Texels are rows here, so this is (S F)^T = F^T S.
+                product(panel.matrix(count, width), weights, &mut gradient.values, stride, 1.0, false);
+                for (quad, to) in quads.into_iter().enumerate() {
+                    let rows = gradient.values.chunks_exact(stride);
+                    for (to, row) in to.as_chunks_mut::<4>().0.iter_mut().zip(rows) {
+                        to.copy_from_slice(&row[quad * 4..quad * 4 + 4]);
+                    }
+                }
+            });
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {

@@ -19,8 +19,9 @@
 //! converged P is 0 and the gradient half the inverse root, the textbook's derivative.
 
 use super::covariance::{expect_square, trace};
+use super::lanes::{elementwise, sums};
 use super::matmul::{Form, MatMul, multiply};
-use super::native::{for_each_part, sum_of_parts};
+use super::native::write_number;
 use super::product::{MatrixRef, product_of_rows};
 use super::scale_by::ScaleBy;
 use super::{
@@ -177,18 +178,13 @@ impl Iterated {
 
 /// The sum of the products of the elements of two matrices.
 fn total(a: &[f32], b: &[f32]) -> f64 {
-    sum_of_parts(a.len(), |part| {
-        a[part.clone()].iter().zip(&b[part]).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
-    })
+    let [sum] = sums([a, b], |[a, b]| [a * b]);
+    sum
 }
 
 /// `output = first * a + second * b + identity * I`, of matrices as stored; nothing if the output is empty.
-fn combine([a, b]: [&[f32]; 2], [first, second, identity]: [f32; 3], side: usize, output: &mut [f32]) {
-    for_each_part(output, |part, output| {
-        for ((output, a), b) in output.iter_mut().zip(&a[part.clone()]).zip(&b[part]) {
-            *output = first * a + second * b;
-        }
-    });
+fn combine(matrices: [&[f32]; 2], [first, second, identity]: [f32; 3], side: usize, output: &mut [f32]) {
+    elementwise(output, matrices, |[a, b]| first * a + second * b);
     let diagonal = output.iter_mut().step_by(side.next_multiple_of(4) + 1).take(side);
     diagonal.for_each(|value| *value += identity);
 }
@@ -298,17 +294,11 @@ impl Op for RootTrace {
         let side = expect_square("root_trace", signature.inputs[0])?;
         Ok(NativeKernel::new(move |call| {
             let Iterated { size, x, y, z, p } = Iterated::new(call.inputs[0], side, true);
-            call.output.fill(0.0);
-            call.output[0] = (trace(&y, side) * size.sqrt()) as f32;
+            write_number(call.output, (trace(&y, side) * size.sqrt()) as f32);
             // Both are symmetric but for rounding, so this is the trace of X P.
             let residue = total(&x, &p) as f32;
             let scale = (0.5 / size.sqrt()) as f32;
-            for_each_part(call.saved, |part, gradient| {
-                let [x, z, p] = [&x, &z, &p].map(|matrix| &matrix[part.clone()]);
-                for (((gradient, x), z), p) in gradient.iter_mut().zip(x).zip(z).zip(p) {
-                    *gradient = (z + p - residue * x) * scale;
-                }
-            });
+            elementwise(call.saved, [&x, &z, &p], |[x, z, p]| (z + p - residue * x) * scale);
         }))
     }
 

@@ -7,24 +7,17 @@
 //! zero for average; an average divides by the window's length within the padded input.
 
 use super::finish;
+use super::native::{fill_map, row};
+use super::pool_windows::{PoolKind, Window, larger, nested, shape_before};
 use super::shape::{MapLayout, mismatch};
 use super::window;
-use super::{Adjoint, Case, CaseInput, Dispatch, Kernel, Op, Operand, Shape, Signature, Source};
+use super::{Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::{Family, Profile};
 use std::ops::Range;
 
 /// Invocations per workgroup; matches the shader.
 const GROUP: usize = 64;
-
-/// What a window is reduced to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum PoolKind {
-    /// Its largest value. The gradient goes to the first maximum in row-major order.
-    Max,
-    /// Its mean.
-    Average,
-}
 
 /// `y[c, i, j] = max or mean of x[c]` over window (i, j). Input: x, a map of any number of channels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,109 +45,6 @@ pub struct PoolBackward {
     pub size: [usize; 2],
     /// True if the gradient is zero where x is not positive: with max, the adjoint of a ReLU before x too.
     pub rectified: bool,
-}
-
-/// One axis of a window: its pixels `start..end`, and by how many positions an average divides.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Window {
-    pub start: usize,
-    pub end: usize,
-    pub count: usize,
-}
-
-/// Iterations of a loop over rows and one over columns inside it.
-pub(super) fn nested([rows, columns]: [usize; 2]) -> usize {
-    rows * (1 + columns)
-}
-
-impl PoolKind {
-    /// Loop iterations of one invocation of the adjoint, at most, where so many windows share a pixel.
-    pub(super) fn backward_loops(self, window: [usize; 2], sharing: [usize; 2]) -> usize {
-        let search = if self == Self::Max { nested(window) } else { 0 };
-        nested(sharing) + sharing[0] * sharing[1] * search
-    }
-
-    /// What the adjoint reads: max searches x again for its maxima.
-    pub(super) fn operands(self) -> &'static [Source] {
-        match self {
-            Self::Max => &[Source::Input(0), Source::Upstream],
-            Self::Average => &[Source::Upstream],
-        }
-    }
-
-    /// Binds an adjoint's inputs.
-    pub(super) fn bind_backward(self, dispatch: Dispatch) -> Dispatch {
-        let dispatch = match self {
-            Self::Max => dispatch.bind("input", Operand::Input(0)).bind("upstream", Operand::Input(1)),
-            Self::Average => dispatch.bind("upstream", Operand::Input(0)),
-        };
-        dispatch.bind("output", Operand::Output)
-    }
-
-    /// Pools in f64 over the windows along each axis.
-    pub(super) fn reference(self, x: &[f64], input: MapLayout, axes: &[Vec<Window>; 2]) -> Vec<f64> {
-        each_window(input, axes)
-            .map(|(pixels, divisor)| match self {
-                Self::Max => x[first_maximum(x, &pixels)],
-                Self::Average => pixels.iter().map(|p| x[*p]).sum::<f64>() / divisor,
-            })
-            .collect()
-    }
-
-    /// The adjoint in f64, on the adjoint's inputs: every window hands its gradient down to its pixels.
-    pub(super) fn reference_backward(
-        self,
-        inputs: &[&[f64]],
-        input: MapLayout,
-        axes: &[Vec<Window>; 2],
-    ) -> Vec<f64> {
-        let mut dx = vec![0.0; input.channels * input.pixels()];
-        match self {
-            Self::Max => {
-                let (x, dy) = (inputs[0], inputs[1]);
-                for ((pixels, _), d) in each_window(input, axes).zip(dy) {
-                    dx[first_maximum(x, &pixels)] += d;
-                }
-            }
-            Self::Average => {
-                for ((pixels, divisor), d) in each_window(input, axes).zip(inputs[0]) {
-                    pixels.iter().for_each(|p| dx[*p] += d / divisor);
-                }
-            }
-        }
-        dx
-    }
-}
-
-/// For each output element in logical order: its pixels in row-major order, and the average's divisor.
-fn each_window(input: MapLayout, axes: &[Vec<Window>; 2]) -> impl Iterator<Item = (Vec<usize>, f64)> {
-    let MapLayout { channels, height, width } = input;
-    let [rows, columns] = axes;
-    (0..channels).flat_map(move |c| {
-        rows.iter().flat_map(move |row| {
-            columns.iter().map(move |column| {
-                let pixels = (row.start..row.end)
-                    .flat_map(|y| (column.start..column.end).map(move |x| (c * height + y) * width + x));
-                (pixels.collect(), (row.count * column.count) as f64)
-            })
-        })
-    })
-}
-
-fn first_maximum(x: &[f64], pixels: &[usize]) -> usize {
-    pixels.iter().fold(pixels[0], |best, p| if x[*p] > x[best] { *p } else { best })
-}
-
-/// Shape of the x that `forward` maps to the shape of `upstream`, for adjoints that know x's size; `name` is
-/// the adjoint's.
-pub(super) fn shape_before(name: &str, forward: &dyn Op, size: [usize; 2], upstream: Shape) -> Result<Shape> {
-    let input = Shape::map(upstream.expect_map(name)?.channels, size[0], size[1]);
-    let expected = forward.output(&[input])?;
-    if upstream != expected {
-        let message = format!("upstream is {upstream}, but {input} gives {expected}");
-        return Err(mismatch(name, &message));
-    }
-    Ok(input)
 }
 
 impl Pool {
@@ -186,7 +76,7 @@ impl Pool {
         Ok(if dropped { last } else { last + 1 })
     }
 
-    /// The windows along both axes, for the reference.
+    /// The windows along both axes.
     fn axes(&self, input: MapLayout) -> Result<[Vec<Window>; 2]> {
         let along = |axis: usize| -> Result<Vec<Window>> {
             let size = [input.height, input.width][axis];
@@ -257,6 +147,35 @@ pub(super) fn halve_max(map: MapLayout, input: &Operand, device: &Profile) -> Ve
     pool.forward("halve_max_forward", (input, map), halved(map), device)
 }
 
+/// The gradients of one row of windows of 2x2, the upper or the lower, from both rows of x. `dx` is by window.
+fn halve_max_backward(
+    lines: [&[f32]; 2],
+    upper: bool,
+    rectified: bool,
+    upstream: &[[f32; 4]],
+    dx: &mut [[f32; 8]],
+) {
+    let [above, below] = lines.map(|line| line.as_chunks::<8>().0);
+    for (((dx, d), a), b) in dx.iter_mut().zip(upstream).zip(above).zip(below) {
+        for channel in 0..4 {
+            let [v0, v1, v2, v3] = [a[channel], a[channel + 4], b[channel], b[channel + 4]];
+            // Larger than all before, not smaller than any behind; so a window with NaN has no maximum.
+            let (left, right, values) = if upper {
+                let left = (v0 >= v1) & (v0 >= v2) & (v0 >= v3);
+                let right = (v1 > v0) & (v1 >= v2) & (v1 >= v3);
+                (left, right, [v0, v1])
+            } else {
+                let left = (v2 > v0) & (v2 > v1) & (v2 >= v3);
+                let right = (v3 > v0) & (v3 > v1) & (v3 > v2);
+                (left, right, [v2, v3])
+            };
+            let passes = |value: f32| !rectified | (value > 0.0);
+            dx[channel] = if left & passes(values[0]) { d[channel] } else { 0.0 };
+            dx[channel + 4] = if right & passes(values[1]) { d[channel] } else { 0.0 };
+        }
+    }
+}
+
 impl Op for Pool {
     fn name(&self) -> &'static str {
         "pool"
@@ -283,6 +202,32 @@ impl Op for Pool {
         }
         kernels.push(kernel("naive", naive));
         Ok(kernels)
+    }
+
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let input = signature.inputs[0].expect_map("pool")?;
+        let output = signature.output.expect_map("pool")?;
+        if !self.is_halving(input, output) {
+            return Ok(self.kind.native(input, output, self.axes(input)?));
+        }
+        let kind = self.kind;
+        Ok(NativeKernel::new(move |call| {
+            let x = call.inputs[0];
+            fill_map(output, call.output, |quad, y, texels| {
+                let [upper, lower] = [0, 1].map(|line| row(x, input, quad, 2 * y + line).as_chunks::<8>().0);
+                for ((texel, a), b) in texels.as_chunks_mut::<4>().0.iter_mut().zip(upper).zip(lower) {
+                    for (channel, value) in texel.iter_mut().enumerate() {
+                        let four = [a[channel], a[channel + 4], b[channel], b[channel + 4]];
+                        *value = match kind {
+                            PoolKind::Max => {
+                                four[1..].iter().fold(four[0], |best, value| larger(best, *value))
+                            }
+                            PoolKind::Average => 0.25 * ((four[0] + four[1]) + (four[2] + four[3])),
+                        };
+                    }
+                }
+            });
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
@@ -348,6 +293,41 @@ impl Op for PoolBackward {
         }
         kernels.push(kernel("naive", naive, &|layout| layout.texels()));
         Ok(kernels)
+    }
+
+    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+        let input = signature.output.expect_map("pool_backward")?;
+        let output = self.pool.output(&[signature.output])?.expect_map("pool_backward")?;
+        let (kind, rectified) = (self.pool.kind, self.rectified);
+        if !self.pool.is_halving(input, output) {
+            return Ok(kind.native_backward(input, output, self.pool.axes(input)?, rectified));
+        }
+        Ok(NativeKernel::new(move |call| {
+            let (x, dy) = (call.inputs[0], call.inputs[kind.operands().len() - 1]);
+            fill_map(input, call.output, |quad, y, texels| {
+                if y / 2 == output.height {
+                    // An odd last row is in no window.
+                    texels.fill(0.0);
+                    return;
+                }
+                let upstream = row(dy, output, quad, y / 2).as_chunks::<4>().0;
+                let (windows, rest) = texels.split_at_mut(output.width * 8);
+                rest.fill(0.0);
+                let windows = windows.as_chunks_mut::<8>().0;
+                match kind {
+                    PoolKind::Max => {
+                        let lines = [0, 1].map(|line| row(x, input, quad, y / 2 * 2 + line));
+                        halve_max_backward(lines, y % 2 == 0, rectified, upstream, windows);
+                    }
+                    PoolKind::Average => {
+                        for (window, d) in windows.iter_mut().zip(upstream) {
+                            let share = d.map(|d| 0.25 * d);
+                            window.as_chunks_mut::<4>().0.fill(share);
+                        }
+                    }
+                }
+            });
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {

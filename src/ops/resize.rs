@@ -8,7 +8,7 @@
 use super::adaptive_pool::{AdaptivePool, AdaptivePoolBackward, resized};
 use super::lanes::update;
 use super::native::{fill_map, row};
-use super::pool::{nested, shape_before};
+use super::pool_windows::{nested, shape_before};
 use super::shape::MapLayout;
 use super::{Adjoint, Case, Dispatch, Kernel, NativeKernel, Op, Operand, PoolKind, Shape, Signature, Source};
 use crate::error::Result;

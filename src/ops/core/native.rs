@@ -138,13 +138,6 @@ pub(in crate::ops) fn for_each_part_of<const COUNT: usize>(
     });
 }
 
-/// The sum of what `part` gives for each part of `count` floats, added up in order.
-pub(in crate::ops) fn sum_of_parts(count: usize, part: impl Fn(Range<usize>) -> f64 + Sync) -> f64 {
-    let range = |index: usize| index * PART..((index + 1) * PART).min(count);
-    let [sum] = sums_in_order(count.div_ceil(PART), |index| [part(range(index))]);
-    sum
-}
-
 /// The sums of what `part` gives for each index below `parts`: computed on all threads, added up in order.
 pub(in crate::ops) fn sums_in_order<const SUMS: usize>(
     parts: usize,
@@ -173,4 +166,23 @@ pub(in crate::ops) fn for_each_row(
 ) {
     let rows = output.par_chunks_exact_mut(stride).with_min_len(PART.div_ceil(stride));
     rows.enumerate().for_each(|(index, row)| fill(index, row));
+}
+
+/// Fills a map by blocks of texels, borders between them included: `fill` gets the first texel of a block, counted from
+/// the start of a plane, and the block's part of each quad's plane. The closing border becomes zero.
+pub(in crate::ops) fn fill_blocks(
+    layout: MapLayout,
+    texels: usize,
+    output: &mut [f32],
+    fill: impl Fn(usize, Vec<&mut [f32]>) + Sync,
+) {
+    let plane = layout.plane() * 4;
+    let (planes, end) = output.split_at_mut(layout.quads() * plane);
+    end.fill(0.0);
+    let mut blocks: Vec<Vec<&mut [f32]>> = Vec::new();
+    blocks.resize_with(layout.plane().div_ceil(texels), Vec::new);
+    for plane in planes.chunks_exact_mut(plane) {
+        blocks.iter_mut().zip(plane.chunks_mut(texels * 4)).for_each(|(block, part)| block.push(part));
+    }
+    blocks.into_par_iter().enumerate().for_each(|(index, parts)| fill(index * texels, parts));
 }

@@ -41,6 +41,12 @@ impl<'a> MatrixRef<'a> {
         Self { values, rows, ..self }
     }
 
+    /// Its first `columns` columns.
+    pub(in crate::ops) fn first_columns(self, columns: usize) -> Self {
+        debug_assert!(columns <= self.columns);
+        Self { columns, ..self }
+    }
+
     /// True if every element lies in the slice.
     fn fits(&self) -> bool {
         let last = |size: usize, stride: usize| (size - 1).checked_mul(stride);

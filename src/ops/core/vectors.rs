@@ -1,5 +1,6 @@
 //! Dot products and weighted sums of vectors, compiled for several instruction sets and chosen at run time.
 
+use super::lanes::update;
 use super::native::for_each_part;
 use multiversion::multiversion;
 use multiversion::target::target_cfg_f;
@@ -76,7 +77,7 @@ pub(in crate::ops) fn sum_of_rows(
     for_each_part(sum, |range, sum| {
         sum.fill(0.0);
         for partial in &partials {
-            sum.iter_mut().zip(&partial[range.clone()]).for_each(|(sum, value)| *sum += value);
+            update(sum, [&partial[range.clone()]], |sum, [value]| sum + value);
         }
     });
 }
