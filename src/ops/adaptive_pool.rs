@@ -112,7 +112,7 @@ impl Op for AdaptivePool {
         Ok(vec![Kernel::single("naive", dispatch)])
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let input = signature.inputs[0].expect_map("adaptive_pool")?;
         let output = signature.output.expect_map("adaptive_pool")?;
         Ok(self.kind.native(input, output, self.axes(input)))
@@ -160,7 +160,7 @@ impl Op for AdaptivePoolBackward {
         Ok(vec![Kernel::single("naive", dispatch.linear(input.texels(), GROUP, device))])
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let input = signature.output.expect_map("adaptive_pool_backward")?;
         let output = MapLayout { height: self.pool.size[0], width: self.pool.size[1], ..input };
         Ok(self.pool.kind.native_backward(input, output, self.pool.axes(input), false))

@@ -263,7 +263,7 @@ impl Op for Gram {
         Ok(kernels)
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let map = signature.inputs[0].expect_map("gram")?;
         let channels = map.channels;
         // As many partial matrices as the map has panels, within limits.
@@ -399,7 +399,7 @@ impl Op for GramBackward {
         Ok(kernels)
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let map = signature.inputs[0].expect_map("gram_backward")?;
         let width = map.quads() * 4;
         let texels = Panel::texels(map);

@@ -1,14 +1,53 @@
 //! Native kernels against the f64 references. `KERNEL=gram cargo test --lib native_tests` tests the ops whose names
 //! contain `gram`.
 
-use super::{Case, NativeCall, NativeValues, REGISTRY, Shape, Signature};
+use super::{Case, NativeCall, NativeKernel, NativeValues, REGISTRY, Shape, Signature};
 use crate::gpu::Profile;
 use crate::workbench::{Difference, inputs, reference, widen};
 
 /// Floats behind each output that a kernel must leave alone.
 const GUARD: usize = 64;
 
-/// Runs a case's native kernel and returns what is wrong.
+/// What a kernel leaves: output and saved output with their guards, and the inputs that it changed.
+struct Results {
+    output: Vec<f32>,
+    saved: Vec<f32>,
+    mutated: Vec<Vec<f32>>,
+}
+
+impl Results {
+    fn bits(&self) -> Vec<u32> {
+        let all = [&self.output, &self.saved].into_iter().chain(&self.mutated);
+        all.flatten().map(|value| value.to_bits()).collect()
+    }
+}
+
+/// Runs a case's native kernel on poisoned outputs.
+fn run(case: &Case, kernel: &NativeKernel, constants: &[NativeValues], values: &[Vec<f32>]) -> Results {
+    let shapes: Vec<Shape> = case.inputs.iter().map(|(shape, _)| *shape).collect();
+    let output_shape = case.op.output(&shapes).unwrap();
+    let mut stored: Vec<Vec<f32>> =
+        shapes.iter().zip(values).map(|(shape, values)| shape.pack(values)).collect();
+    let poisoned = |shape: Option<Shape>| vec![f32::NAN; shape.map_or(0, |shape| shape.stored()) + GUARD];
+    let (mut output, mut saved) = (poisoned(Some(output_shape)), poisoned(case.op.saved(&shapes)));
+    if let Some(input) = case.op.overwrites() {
+        let length = stored[input].len();
+        output[..length].copy_from_slice(&std::mem::take(&mut stored[input]));
+    }
+    let mut mutated: Vec<Vec<f32>> =
+        case.op.mutates().iter().map(|input| std::mem::take(&mut stored[*input])).collect();
+    let (output_length, saved_length) = (output.len() - GUARD, saved.len() - GUARD);
+    (kernel.run)(NativeCall {
+        inputs: stored.iter().map(Vec::as_slice).collect(),
+        mutated: mutated.iter_mut().map(Vec::as_mut_slice).collect(),
+        output: &mut output[..output_length],
+        saved: &mut saved[..saved_length],
+        constants: constants.iter().collect(),
+    });
+    Results { output, saved, mutated }
+}
+
+/// Runs a case's native kernel, with one thread and with three, and returns what is wrong.
 fn fault(case: &Case, seed: u64) -> Option<String> {
     let shapes: Vec<Shape> = case.inputs.iter().map(|(shape, _)| *shape).collect();
     let signature = Signature::of(case.op.as_ref(), &shapes).unwrap();
@@ -18,17 +57,6 @@ fn fault(case: &Case, seed: u64) -> Option<String> {
     };
     let values = inputs(case, seed);
     let expected = reference(case, &values);
-    let mut stored: Vec<Vec<f32>> =
-        shapes.iter().zip(&values).map(|(shape, values)| shape.pack(values)).collect();
-    let poisoned = |shape: Option<Shape>| vec![f32::NAN; shape.map_or(0, |shape| shape.stored()) + GUARD];
-    let saved_shape = case.op.saved(&shapes);
-    let (mut output, mut saved) = (poisoned(Some(signature.output)), poisoned(saved_shape));
-    if let Some(input) = case.op.overwrites() {
-        let length = stored[input].len();
-        output[..length].copy_from_slice(&std::mem::take(&mut stored[input]));
-    }
-    let mut mutated: Vec<Vec<f32>> =
-        case.op.mutates().iter().map(|input| std::mem::take(&mut stored[*input])).collect();
     let constants: Vec<NativeValues> =
         kernel.constants.iter().map(|constant| (constant.make)().unwrap()).collect();
     for (made, constant) in constants.iter().zip(&kernel.constants) {
@@ -38,15 +66,19 @@ fn fault(case: &Case, seed: u64) -> Option<String> {
         };
         assert_eq!(bytes as u64, constant.bytes, "{constant:?}");
     }
-    let output_length = signature.output.stored();
-    let saved_length = saved.len() - GUARD;
-    (kernel.run)(NativeCall {
-        inputs: stored.iter().map(Vec::as_slice).collect(),
-        mutated: mutated.iter_mut().map(Vec::as_mut_slice).collect(),
-        output: &mut output[..output_length],
-        saved: &mut saved[..saved_length],
-        constants: constants.iter().collect(),
+    let results = [1, 3].map(|threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| run(case, &kernel, &constants, &values))
     });
+    if results[0].bits() != results[1].bits() {
+        return Some("three threads give other bits than one".to_owned());
+    }
+    let [Results { output, saved, mutated }, _] = results;
+    let saved_shape = case.op.saved(&shapes);
+    let (output_length, saved_length) = (output.len() - GUARD, saved.len() - GUARD);
+    if [&output[output_length..], &saved[saved_length..]].concat().iter().any(|value| !value.is_nan()) {
+        return Some("values behind an output were written".to_owned());
+    }
     let found = match case.op.mutates() {
         [] => signature.output.unpack(&output),
         inputs => {

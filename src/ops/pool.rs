@@ -204,7 +204,7 @@ impl Op for Pool {
         Ok(kernels)
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let input = signature.inputs[0].expect_map("pool")?;
         let output = signature.output.expect_map("pool")?;
         if !self.is_halving(input, output) {
@@ -295,7 +295,7 @@ impl Op for PoolBackward {
         Ok(kernels)
     }
 
-    fn native(&self, signature: &Signature) -> Result<NativeKernel> {
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let input = signature.output.expect_map("pool_backward")?;
         let output = self.pool.output(&[signature.output])?.expect_map("pool_backward")?;
         let (kind, rectified) = (self.pool.kind, self.rectified);

@@ -123,8 +123,8 @@ impl Op for Linear {
         Ok(Self::choices(device, tiles::kernel(&self.matrix, self.relu, false, device)?, tuned, naive))
     }
 
-    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
-        Ok(self.matrix.native_forward(self.relu))
+    fn native(&self, _signature: &Signature, device: &Profile) -> Result<NativeKernel> {
+        Ok(self.matrix.on(device).native_forward(self.relu))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
@@ -183,8 +183,8 @@ impl Op for LinearBackward {
         ))
     }
 
-    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
-        Ok(self.linear.matrix.native_backward(self.linear.relu))
+    fn native(&self, _signature: &Signature, device: &Profile) -> Result<NativeKernel> {
+        Ok(self.linear.matrix.on(device).native_backward(self.linear.relu))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
