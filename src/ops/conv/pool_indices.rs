@@ -100,12 +100,12 @@ impl PoolIndices {
                         continue;
                     }
                     let window = self.window(map, quad, at);
-                    let mut bits = 0u32;
-                    for lane in 0..4.min(layout.channels - quad * 4) {
+                    let bit = |lane: usize| {
                         let first = (1..4)
                             .fold(0, |best, k| if window[k][lane] > window[best][lane] { k } else { best });
-                        bits |= u32::from(window[first][lane] > 0.0) << (4 * lane + first);
-                    }
+                        u32::from(window[first][lane] > 0.0) << (4 * lane + first)
+                    };
+                    let bits: u32 = (0..4.min(layout.channels - quad * 4)).map(bit).sum();
                     *to = bits as f32;
                 }
             }

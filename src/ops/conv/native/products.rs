@@ -16,9 +16,11 @@ pub(super) const TILES: usize = 12;
 ))]
 pub(super) fn products(from: &[f32], panel: &[f32], to: &mut [f32], tiles: usize) {
     // Rows such that the sums fill the vector registers, but for those of the factors.
-    if target_cfg_f!(target_feature = "avx512f") {
+    let wide = target_cfg_f!(target_feature = "avx512f");
+    let fused = target_cfg_f!(any(target_feature = "fma", target_feature = "neon"));
+    if wide {
         rows::<true, 12>(from, panel, to, tiles);
-    } else if target_cfg_f!(any(target_feature = "fma", target_feature = "neon")) {
+    } else if fused {
         rows::<true, 6>(from, panel, to, tiles);
     } else {
         rows::<false, 2>(from, panel, to, tiles);
