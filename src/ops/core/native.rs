@@ -5,7 +5,7 @@ use crate::error::Result;
 use rayon::prelude::*;
 use std::fmt::{Debug, Formatter};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Floats that one task of an elementwise kernel takes, and of which a sum adds up each part by itself. It does not
 /// depend on the number of threads, so neither do the results.
@@ -185,4 +185,35 @@ pub(in crate::ops) fn fill_blocks(
         blocks.iter_mut().zip(plane.chunks_mut(texels * 4)).for_each(|(block, part)| block.push(part));
     }
     blocks.into_par_iter().enumerate().for_each(|(index, parts)| fill(index * texels, parts));
+}
+
+/// Scratch memory that no kernel uses at the moment.
+static SCRATCH: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
+
+/// Calls `work` with scratch memory of this length, whose values are arbitrary: kept from one kernel to the next, because
+/// fresh pages cost as much time as small kernels.
+pub(in crate::ops) fn with_scratch<R>(length: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    let kept = || SCRATCH.lock().unwrap_or_else(PoisonError::into_inner);
+    let fitting = |kept: &mut Vec<Vec<f32>>| {
+        kept.sort_by_key(Vec::len);
+        let position = kept.iter().position(|memory| memory.len() >= length);
+        // Else the largest goes, so that there are never more than are used at once.
+        position.map(|position| kept.remove(position)).or_else(|| kept.pop())
+    };
+    let mut memory = fitting(&mut kept()).unwrap_or_default();
+    if memory.len() < length {
+        drop(memory);
+        memory = vec![0.0; length];
+    }
+    if cfg!(debug_assertions) {
+        memory.fill(f32::NAN);
+    }
+    let result = work(&mut memory[..length]);
+    kept().push(memory);
+    result
+}
+
+/// Releases the scratch memory that no kernel uses.
+pub(crate) fn release_scratch() {
+    SCRATCH.lock().unwrap_or_else(PoisonError::into_inner).clear();
 }

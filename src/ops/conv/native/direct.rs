@@ -43,12 +43,21 @@ impl Direct {
                     let mut sums = [[0.0; BLOCK]; PIXELS];
                     self.sum(input, panel, y, first, &mut sums);
                     for (quad, row) in rows.iter_mut().enumerate() {
-                        for (pixel, sums) in sums.iter().enumerate().skip(start - first) {
-                            let x = first + pixel;
-                            let values: [f32; 4] = std::array::from_fn(|lane| sums[quad * 4 + lane]);
-                            let quad = block * QUADS + quad;
-                            let target = &mut row.as_chunks_mut::<4>().0[1 + x];
-                            finish.write(quad, to.texel(quad, y, x), values, target);
+                        let mut values = [[0.0; 4]; PIXELS];
+                        for (to, sums) in values.iter_mut().zip(&sums) {
+                            to.copy_from_slice(&sums[quad * 4..quad * 4 + 4]);
+                        }
+                        let pixels = &mut row.as_chunks_mut::<4>().0[1..];
+                        let quad = block * QUADS + quad;
+                        let texel = to.texel(quad, y, first);
+                        match pixels[start..].first_chunk_mut::<PIXELS>() {
+                            Some(to) => finish.write(quad, texel, values, to),
+                            None => {
+                                for x in start..to.width {
+                                    let target = std::array::from_mut(&mut pixels[x]);
+                                    finish.write(quad, texel + x - first, [values[x - first]], target);
+                                }
+                            }
                         }
                     }
                 }

@@ -48,7 +48,7 @@ pub(super) fn fold(gradient: &[f32], layout: MapLayout, finish: &Finish<'_>, out
                             .for_each(|(sum, value)| *sum += value);
                     }
                 }
-                finish.write(quad, layout.texel(quad, y, x), sum, to);
+                finish.write(quad, layout.texel(quad, y, x), [sum], std::array::from_mut(to));
             }
         }
     });

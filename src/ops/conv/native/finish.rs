@@ -16,22 +16,37 @@ pub(super) struct Finish<'a> {
 }
 
 impl Finish<'_> {
-    /// Finishes the value of a quad's channels at a texel of the output (counted from the map's start) and writes it.
+    /// Finishes a quad's channels at consecutive texels of the output, of which the first is `texel` (counted from the
+    /// map's start), and writes them.
     #[inline(always)]
-    pub fn write(&self, quad: usize, texel: usize, mut values: [f32; 4], to: &mut [f32; 4]) {
+    pub fn write<const COUNT: usize>(
+        &self,
+        quad: usize,
+        texel: usize,
+        mut values: [[f32; 4]; COUNT],
+        to: &mut [[f32; 4]; COUNT],
+    ) {
         if let Some(bias) = self.bias {
             let bias = &bias[quad * 4..][..4];
-            values.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
+            values.iter_mut().for_each(|value| (0..4).for_each(|lane| value[lane] += bias[lane]));
         }
         if self.relu {
-            values = values.map(|value| if value < 0.0 { 0.0 } else { value });
+            for value in values.as_flattened_mut() {
+                *value = if *value < 0.0 { 0.0 } else { *value };
+            }
         }
         if self.add {
-            values.iter_mut().zip(&*to).for_each(|(value, add)| *value += add);
+            values
+                .as_flattened_mut()
+                .iter_mut()
+                .zip(to.as_flattened())
+                .for_each(|(value, add)| *value += add);
         }
         if let Some(mask) = self.mask {
-            let mask = &mask[texel * 4..][..4];
-            values.iter_mut().zip(mask).for_each(|(value, y)| *value = if *y > 0.0 { *value } else { 0.0 });
+            let mask = &mask[texel * 4..][..COUNT * 4];
+            for (value, y) in values.as_flattened_mut().iter_mut().zip(mask) {
+                *value = if *y > 0.0 { *value } else { 0.0 };
+            }
         }
         *to = values;
     }

@@ -37,7 +37,7 @@ pub(super) fn forward(
                         }
                     }
                 }
-                finish.write(quad, output.texel(quad, row, column), sum, to);
+                finish.write(quad, output.texel(quad, row, column), [sum], std::array::from_mut(to));
             }
         }
     });
@@ -83,7 +83,7 @@ pub(super) fn backward(
                         }
                     }
                 }
-                finish.write(quad, input.texel(quad, row, column), sum, to);
+                finish.write(quad, input.texel(quad, row, column), [sum], std::array::from_mut(to));
             }
         }
     });

@@ -5,7 +5,7 @@ use super::finish::Finish;
 use super::layout::{BLOCK, Placement, QUADS};
 use crate::ops::MapLayout;
 use multiversion::multiversion;
-use std::ops::Range;
+use std::ops::{Add, Mul, Range, Sub};
 
 /// Side of the output of a tile, and of its input.
 pub(super) const TILE: usize = 4;
@@ -20,7 +20,44 @@ const B2: f32 = B * B;
 
 /// Channels that are transformed at once: two quads, so that a line of six values stays in registers.
 const LANES: usize = 8;
-type Lanes = [f32; LANES];
+
+/// Values of several channels, on which arithmetic is done lane by lane.
+#[derive(Debug, Clone, Copy)]
+struct Lanes([f32; LANES]);
+
+impl Lanes {
+    const ZERO: Self = Self([0.0; LANES]);
+}
+
+impl Add for Lanes {
+    type Output = Self;
+
+    #[inline(always)]
+    fn add(mut self, other: Self) -> Self {
+        self.0.iter_mut().zip(other.0).for_each(|(value, other)| *value += other);
+        self
+    }
+}
+
+impl Sub for Lanes {
+    type Output = Self;
+
+    #[inline(always)]
+    fn sub(mut self, other: Self) -> Self {
+        self.0.iter_mut().zip(other.0).for_each(|(value, other)| *value -= other);
+        self
+    }
+}
+
+impl Mul<Lanes> for f32 {
+    type Output = Lanes;
+
+    #[inline(always)]
+    fn mul(self, mut lanes: Lanes) -> Lanes {
+        lanes.0.iter_mut().for_each(|value| *value *= self);
+        lanes
+    }
+}
 
 /// `G g G^T`, in f64 and rounded once.
 pub(super) fn transform_filter(taps: &[f32; 9]) -> [f32; POSITIONS] {
@@ -43,25 +80,9 @@ pub(super) fn transform_filter(taps: &[f32; 9]) -> [f32; POSITIONS] {
     result
 }
 
-/// Applies a function of numbers to each lane of several values.
-#[inline(always)]
-fn each<const IN: usize, const OUT: usize>(
-    values: [&Lanes; IN],
-    function: impl Fn([f32; IN]) -> [f32; OUT],
-) -> [Lanes; OUT] {
-    let mut results = [[0.0; LANES]; OUT];
-    for lane in 0..LANES {
-        let values = function(values.map(|value| value[lane]));
-        for (result, value) in results.iter_mut().zip(values) {
-            result[lane] = value;
-        }
-    }
-    results
-}
-
 /// `B^T` of F(4, 3).
 #[inline(always)]
-fn input_line(d: [f32; SIDE]) -> [f32; SIDE] {
+fn input_line(d: [Lanes; SIDE]) -> [Lanes; SIDE] {
     let even_a = d[4] - B2 * d[2];
     let odd_a = A * (d[3] - B2 * d[1]);
     let even_b = d[4] - A2 * d[2];
@@ -78,7 +99,7 @@ fn input_line(d: [f32; SIDE]) -> [f32; SIDE] {
 
 /// `A^T` of F(4, 3).
 #[inline(always)]
-fn output_line(m: [f32; SIDE]) -> [f32; TILE] {
+fn output_line(m: [Lanes; SIDE]) -> [Lanes; TILE] {
     let (even_a, odd_a) = (m[1] + m[2], m[1] - m[2]);
     let (even_b, odd_b) = (m[3] + m[4], m[3] - m[4]);
     [
@@ -103,14 +124,14 @@ pub(super) struct Source<'a> {
 impl Source<'_> {
     /// The pixels of two quads under a tile, outside of the map zero.
     #[inline(always)]
-    fn load(&self, quad: usize, corner: [isize; 2], tile: &mut [Lanes; POSITIONS]) {
+    fn load(&self, quad: usize, corner: [isize; 2]) -> [Lanes; POSITIONS] {
         let MapLayout { height, width, .. } = self.place.input;
         // Texels are counted with the borders, which are zero: column 0 and row 0 of a plane, and the next ones'.
         let [top, left] = corner.map(|start| start + 1);
         let columns = (-left).clamp(0, SIDE as isize) as usize
             ..(width as isize + 2 - left).clamp(0, SIDE as isize) as usize;
-        let mut loaded = [[0.0; LANES]; POSITIONS];
-        for r in 0..SIDE {
+        let mut loaded = [Lanes::ZERO; POSITIONS];
+        for (r, loaded) in loaded.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
             let row = top + r as isize;
             if !(0..height as isize + 2).contains(&row) || columns.is_empty() {
                 continue;
@@ -119,30 +140,34 @@ impl Source<'_> {
                 let Some(start) = self.start(quad + half, row, left + columns.start as isize) else {
                     continue;
                 };
-                let texels = &self.map[start..start + columns.len() * 4];
-                for (to, texel) in
-                    loaded[r * SIDE..][columns.clone()].iter_mut().zip(texels.as_chunks::<4>().0)
-                {
-                    to[half * 4..half * 4 + 4].copy_from_slice(texel);
-                }
-                if let Some(activation) = self.activation {
-                    let texels = &activation[start..start + columns.len() * 4];
-                    for (to, texel) in
-                        loaded[r * SIDE..][columns.clone()].iter_mut().zip(texels.as_chunks::<4>().0)
-                    {
-                        for (value, y) in to[half * 4..half * 4 + 4].iter_mut().zip(texel) {
-                            *value = if *y > 0.0 { *value } else { 0.0 };
-                        }
-                    }
+                if columns.len() == SIDE {
+                    self.load_row(start, half, loaded);
+                } else {
+                    self.load_row(start, half, &mut loaded[columns.clone()]);
                 }
             }
         }
         if self.turned {
-            for (to, from) in tile.iter_mut().zip(loaded.iter().rev()) {
-                *to = *from;
+            loaded.reverse();
+        }
+        loaded
+    }
+
+    /// Loads consecutive texels from `start` on into one half of the lanes.
+    #[inline(always)]
+    fn load_row(&self, start: usize, half: usize, to: &mut [Lanes]) {
+        let length = to.len() * 4;
+        let texels = self.map[start..start + length].as_chunks::<4>().0;
+        for (to, texel) in to.iter_mut().zip(texels) {
+            to.0[half * 4..half * 4 + 4].copy_from_slice(texel);
+        }
+        if let Some(activation) = self.activation {
+            let texels = activation[start..start + length].as_chunks::<4>().0;
+            for (to, texel) in to.iter_mut().zip(texels) {
+                for (value, y) in to.0[half * 4..half * 4 + 4].iter_mut().zip(texel) {
+                    *value = if *y > 0.0 { *value } else { 0.0 };
+                }
             }
-        } else {
-            *tile = loaded;
         }
     }
 
@@ -183,16 +208,15 @@ pub(super) fn transform_input(source: Source<'_>, block: usize, tiles: &Tiles, t
     for (index, corner) in tiles.corners().enumerate() {
         let corner = corner.map(|start| start as isize + source.place.origin);
         for half in 0..2 {
-            let mut tile = [[0.0; LANES]; POSITIONS];
-            source.load(block * QUADS + half * 2, corner, &mut tile);
+            let mut tile = source.load(block * QUADS + half * 2, corner);
             for c in 0..SIDE {
-                let line = each(std::array::from_fn(|r| &tile[r * SIDE + c]), input_line);
+                let line = input_line(std::array::from_fn(|r| tile[r * SIDE + c]));
                 (0..SIDE).for_each(|r| tile[r * SIDE + c] = line[r]);
             }
             for r in 0..SIDE {
-                let line = each(std::array::from_fn(|c| &tile[r * SIDE + c]), input_line);
+                let line = input_line(std::array::from_fn(|c| tile[r * SIDE + c]));
                 for (to, value) in to[r * SIDE..][..SIDE].iter_mut().zip(line) {
-                    to[index * BLOCK + half * LANES..][..LANES].copy_from_slice(&value);
+                    to[index * BLOCK + half * LANES..][..LANES].copy_from_slice(&value.0);
                 }
             }
         }
@@ -218,18 +242,19 @@ pub(super) struct Target<'a, 'b> {
     "aarch64+neon"
 ))]
 pub(super) fn transform_output(from: &[&[f32]], tiles: &Tiles, target: &mut Target<'_, '_>) {
-    let MapLayout { height, width, .. } = target.layout;
+    let height = target.layout.height;
     let quads = (target.layout.quads() - target.block * QUADS).min(QUADS);
     let rows = target.rows.len() / quads;
     for (index, [top, left]) in tiles.corners().enumerate() {
         for half in 0..quads.div_ceil(2) {
-            let mut lines = [[[0.0; LANES]; SIDE]; TILE];
+            let mut lines = [[Lanes::ZERO; SIDE]; TILE];
             for c in 0..SIDE {
-                let column: [&Lanes; SIDE] = std::array::from_fn(|r| {
-                    let start = index * BLOCK + half * LANES;
-                    from[r * SIDE + c][start..start + LANES].as_chunks().0.first().unwrap_or(&[0.0; LANES])
-                });
-                let column = each(column, output_line);
+                let start = index * BLOCK + half * LANES;
+                let mut column = [Lanes::ZERO; SIDE];
+                for (r, value) in column.iter_mut().enumerate() {
+                    value.0.copy_from_slice(&from[r * SIDE + c][start..start + LANES]);
+                }
+                let column = output_line(column);
                 (0..TILE).for_each(|r| lines[r][c] = column[r]);
             }
             for (r, line) in lines.iter().enumerate() {
@@ -237,19 +262,25 @@ pub(super) fn transform_output(from: &[&[f32]], tiles: &Tiles, target: &mut Targ
                 if y >= height {
                     continue;
                 }
-                let line = each(line.each_ref(), output_line);
-                for (c, value) in line.iter().enumerate() {
-                    let x = left + if target.turned { TILE - 1 - c } else { c };
-                    if x >= width {
-                        continue;
+                let mut line = output_line(*line);
+                if target.turned {
+                    line.reverse();
+                }
+                for half_quad in 0..(quads - half * 2).min(2) {
+                    let mut values = [[0.0; 4]; TILE];
+                    for (to, value) in values.iter_mut().zip(line) {
+                        to.copy_from_slice(&value.0[half_quad * 4..half_quad * 4 + 4]);
                     }
-                    for (half_quad, value) in value.as_chunks::<4>().0.iter().enumerate() {
-                        let quad = half * 2 + half_quad;
-                        if quad < quads {
-                            let row = &mut target.rows[quad * rows + y - target.first_row];
-                            let quad = target.block * QUADS + quad;
-                            let to = &mut row.as_chunks_mut::<4>().0[1 + x];
-                            target.finish.write(quad, target.layout.texel(quad, y, x), *value, to);
+                    let quad = half * 2 + half_quad;
+                    let row = &mut target.rows[quad * rows + y - target.first_row];
+                    let to = &mut row.as_chunks_mut::<4>().0[1 + left..];
+                    let quad = target.block * QUADS + quad;
+                    let texel = target.layout.texel(quad, y, left);
+                    if let Some(to) = to.first_chunk_mut::<TILE>() {
+                        target.finish.write(quad, texel, values, to);
+                    } else {
+                        for (x, (to, value)) in to.iter_mut().zip(values).enumerate() {
+                            target.finish.write(quad, texel + x, [value], std::array::from_mut(to));
                         }
                     }
                 }

@@ -11,6 +11,7 @@ use super::layout::{BLOCK, Placement, QUADS, bands, blocks};
 use super::products::{TILES, products};
 use super::transforms::{POSITIONS, Source, TILE, Target, Tiles, transform_input, transform_output};
 use super::weights::Packing;
+use crate::ops::native::with_scratch;
 use rayon::prelude::*;
 
 /// Transformed weights up to this size are kept for both directions, and bands are computed side by side.
@@ -72,27 +73,23 @@ impl Winograd {
             }
         } else {
             let count = (CACHED / self.tile() / TILES * TILES).max(2 * TILES);
-            let rows = count.div_ceil(across);
+            let rows = (count / across).max(1);
+            // Parts of a band of about one size.
+            let parts = (rows * across).div_ceil(count);
+            let count = (rows * across).div_ceil(parts).next_multiple_of(TILES);
             let bands = bands(self.place.output, output, rows * TILE);
-            bands.into_par_iter().enumerate().for_each_init(
-                || vec![0.0; self.tile() * count],
-                |scratch, (band, mut rows_of_band)| {
-                    let tiles = self.tiles(band * rows, rows, across);
-                    let first_row = band * rows * TILE;
+            bands.into_par_iter().enumerate().for_each(|(band, mut rows_of_band)| {
+                let tiles = self.tiles(band * rows, rows, across);
+                let first_row = band * rows * TILE;
+                with_scratch(self.tile() * count, |scratch| {
                     for start in tiles.numbers.clone().step_by(count) {
                         let numbers = start..(start + count).min(tiles.numbers.end);
                         let tiles = Tiles { numbers, across };
-                        self.small_part(
-                            source,
-                            &tiles,
-                            weights,
-                            finish,
-                            (first_row, &mut rows_of_band),
-                            scratch,
-                        );
+                        let rows = (first_row, rows_of_band.as_mut_slice());
+                        self.small_part(source, &tiles, weights, finish, rows, scratch);
                     }
-                },
-            );
+                });
+            });
         }
     }
 
@@ -151,38 +148,39 @@ impl Winograd {
     ) {
         let [from, to] = self.blocks();
         let count = tiles.numbers.len().next_multiple_of(TILES);
-        let mut transformed = vec![0.0; POSITIONS * from * count * BLOCK];
-        let mut by_block: Vec<Vec<&mut [f32]>> = Vec::new();
-        by_block.resize_with(from, Vec::new);
-        for (index, place) in transformed.chunks_exact_mut(count * BLOCK).enumerate() {
-            by_block[index % from].push(place);
-        }
-        by_block.into_par_iter().enumerate().for_each(|(block, mut places)| {
-            transform_input(source, block, &tiles, &mut places);
-        });
-        let mut results = vec![0.0; POSITIONS * to * count * BLOCK];
-        let panel = from * BLOCK * BLOCK;
-        results.par_chunks_exact_mut(count * BLOCK).enumerate().for_each_init(
-            || if self.turned { vec![0.0; panel] } else { Vec::new() },
-            |turned, (index, results)| {
+        with_scratch(POSITIONS * (from + to) * count * BLOCK, |scratch| {
+            let (transformed, results) = scratch.split_at_mut(POSITIONS * from * count * BLOCK);
+            let mut by_block: Vec<Vec<&mut [f32]>> = Vec::new();
+            by_block.resize_with(from, Vec::new);
+            for (index, place) in transformed.chunks_exact_mut(count * BLOCK).enumerate() {
+                by_block[index % from].push(place);
+            }
+            by_block.into_par_iter().enumerate().for_each(|(block, mut places)| {
+                transform_input(source, block, &tiles, &mut places);
+            });
+            let panel = from * BLOCK * BLOCK;
+            results.par_chunks_exact_mut(count * BLOCK).enumerate().for_each(|(index, results)| {
                 let (position, block) = (index / to, index % to);
                 let transformed = &transformed[position * from * count * BLOCK..][..from * count * BLOCK];
                 let weights = &weights[position * to * panel..][..to * panel];
                 if self.turned {
-                    transpose_panel(weights, block, to, turned);
-                    products(transformed, turned, results, count);
+                    with_scratch(panel, |turned| {
+                        transpose_panel(weights, block, to, turned);
+                        products(transformed, turned, results, count);
+                    });
                 } else {
                     products(transformed, &weights[block * panel..][..panel], results, count);
                 }
-            },
-        );
-        let first_row = tiles.numbers.start / tiles.across * TILE;
-        let per_quad = rows.len() / self.place.output.quads();
-        rows.par_chunks_mut(per_quad * QUADS).enumerate().for_each(|(block, rows)| {
-            let of_block: Vec<&[f32]> = results.chunks_exact(count * BLOCK).skip(block).step_by(to).collect();
-            let layout = self.place.output;
-            let mut target = Target { layout, block, first_row, rows, finish, turned: self.turned };
-            transform_output(&of_block, &tiles, &mut target);
+            });
+            let first_row = tiles.numbers.start / tiles.across * TILE;
+            let per_quad = rows.len() / self.place.output.quads();
+            rows.par_chunks_mut(per_quad * QUADS).enumerate().for_each(|(block, rows)| {
+                let of_block: Vec<&[f32]> =
+                    results.chunks_exact(count * BLOCK).skip(block).step_by(to).collect();
+                let layout = self.place.output;
+                let mut target = Target { layout, block, first_row, rows, finish, turned: self.turned };
+                transform_output(&of_block, &tiles, &mut target);
+            });
         });
     }
 }
@@ -193,9 +191,14 @@ fn transpose_panel(weights: &[f32], block: usize, blocks: usize, panel: &mut [f3
     let outputs = weights.chunks_exact(blocks * BLOCK * BLOCK);
     for (weights, panel) in outputs.zip(panel.chunks_exact_mut(BLOCK * BLOCK)) {
         let from = &weights[block * BLOCK * BLOCK..][..BLOCK * BLOCK];
-        for (o, to) in panel.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
-            for (i, to) in to.iter_mut().enumerate() {
-                *to = from[i * BLOCK + o];
+        for (index, quads) in from.as_chunks::<4>().0.as_chunks::<BLOCK>().0.iter().enumerate() {
+            // Four inputs, each four quads of outputs.
+            for quad in 0..QUADS {
+                let rows: [[f32; 4]; 4] = std::array::from_fn(|input| quads[input * QUADS + quad]);
+                for output in 0..4 {
+                    let start = (quad * 4 + output) * BLOCK + index * 4;
+                    panel[start..start + 4].copy_from_slice(&rows.map(|row| row[output]));
+                }
             }
         }
     }
