@@ -1,6 +1,6 @@
 //! The adjoint of a convolution with respect to its input.
 
-use super::convolution::{Conv, Padding, tuned_blocks};
+use super::convolution::{Conv, Padding, Then, tuned_blocks};
 use super::edges;
 use super::filter::Packing;
 use super::native;
@@ -22,15 +22,6 @@ pub struct ConvBackward {
     pub size: [usize; 2],
     /// Last steps, done where dx is written.
     pub then: Then,
-}
-
-/// Last steps of [`ConvBackward`]: each takes one more input like dx, in this order.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Then {
-    /// Add another gradient, over which dx is written.
-    pub add: bool,
-    /// Zero where the input is not positive: the adjoint of the ReLU before x.
-    pub mask: bool,
 }
 
 impl ConvBackward {
@@ -187,7 +178,7 @@ impl Op for ConvBackward {
 
     fn native(&self, signature: &Signature, device: &Profile) -> Result<NativeKernel> {
         let input = signature.output.expect_map("conv_backward")?;
-        Ok(native::backward(self, input, self.conv.map(input)?, device))
+        Ok(native::backward(&self.conv, self.then, [input, self.conv.map(input)?], device))
     }
 
     fn overwrites(&self) -> Option<usize> {

@@ -1,7 +1,7 @@
 //! The convolutions on which kernels are tested.
 
-use super::backward::{ConvBackward, Then};
-use super::convolution::{Conv, Padding};
+use super::backward::ConvBackward;
+use super::convolution::{Conv, Padding, Then};
 use super::filter::Filter;
 use super::pool_indices;
 use crate::ops::{Case, CaseInput, Op as _, Shape};

@@ -41,6 +41,15 @@ pub struct Conv {
     pub pool: bool,
 }
 
+/// Last steps of [`super::ConvBackward`]: each takes one more input like dx, in this order.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Then {
+    /// Add another gradient, over which dx is written.
+    pub add: bool,
+    /// Zero where the input is not positive: the adjoint of the ReLU before x.
+    pub mask: bool,
+}
+
 impl Conv {
     /// A 3x3 convolution that keeps the size: padding 1, stride 1.
     pub fn same(filter: Arc<Filter>, relu: bool) -> Self {

@@ -1,7 +1,7 @@
 //! The convolution as an op: its kernels in all families.
 
-use super::backward::{ConvBackward, Then};
-use super::convolution::{Conv, tuned_blocks};
+use super::backward::ConvBackward;
+use super::convolution::{Conv, Then, tuned_blocks};
 use super::edges;
 use super::filter::Packing;
 use super::native;

@@ -14,8 +14,8 @@ mod pool_indices;
 pub(super) mod tiles;
 pub(super) mod winograd;
 
-pub use backward::{ConvBackward, Then};
+pub use backward::ConvBackward;
 pub(super) use cases::{backward_cases, cases};
-pub use convolution::{Conv, Padding};
+pub use convolution::{Conv, Padding, Then};
 pub use filter::Filter;
 pub use winograd::{WinogradTile, WinogradWeights};

@@ -11,8 +11,7 @@ mod transforms;
 mod weights;
 mod winograd;
 
-use super::backward::ConvBackward;
-use super::convolution::{Conv, Padding};
+use super::convolution::{Conv, Padding, Then};
 use super::pool_indices::PoolIndices;
 use crate::gpu::Profile;
 use crate::ops::{MapLayout, NativeCall, NativeKernel};
@@ -80,14 +79,13 @@ pub(super) fn forward(conv: &Conv, input: MapLayout, output: MapLayout, device: 
     NativeKernel::new(run).constant(weights).constant(bias)
 }
 
-/// The adjoint: from the gradient of `output` (before a pool) to that of `input`.
+/// The adjoint: from the gradient of `output` (before a pool) to that of `input`, and the steps in `then`.
 pub(super) fn backward(
-    op: &ConvBackward,
-    input: MapLayout,
-    output: MapLayout,
+    conv: &Conv,
+    then: Then,
+    [input, output]: [MapLayout; 2],
     device: &Profile,
 ) -> NativeKernel {
-    let conv = &op.conv;
     let repeats = conv.mode == Padding::Replicate && conv.tuned_taps() == Some(9);
     let placement = match (conv.tuned_taps(), repeats) {
         (Some(9), false) => Placement { input: output, output: input, origin: -1 },
@@ -102,7 +100,7 @@ pub(super) fn backward(
         Method::Direct(_) => weights::direct(&conv.filter, true),
         Method::Naive => weights::plain(&conv.filter),
     };
-    let (conv, then) = (conv.clone(), op.then);
+    let conv = conv.clone();
     let run = move |call: NativeCall<'_>| {
         let NativeCall { inputs, output: result, constants, .. } = call;
         let weights = constants[0].f32();
