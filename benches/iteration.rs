@@ -143,7 +143,7 @@ fn main() -> neural_mirage::Result<()> {
             );
         }
         if arguments.layers {
-            for (step, seconds) in session.profile()? {
+            for (step, seconds) in session.step_times()? {
                 println!("{:10.2} ms  {step}", seconds * 1e3);
             }
         }

@@ -46,7 +46,7 @@ pub(super) fn run(args: &RenderArgs) -> Result<u8> {
 /// Paints with what is taken from an earlier run, and returns the exit code.
 pub(super) fn continue_from(args: &RenderArgs, earlier: EarlierRun) -> Result<u8> {
     let EarlierRun { notes, network, device, resumed, state } = earlier;
-    let mut run = Run::new(args, notes, resumed)?;
+    let mut run = RenderRun::new(args, notes, resumed)?;
     if let Some(before) = network
         && before != run.plan.network.sha256()?
     {
@@ -61,7 +61,7 @@ pub(super) fn continue_from(args: &RenderArgs, earlier: EarlierRun) -> Result<u8
 }
 
 /// A run and its observers.
-struct Run {
+struct RenderRun {
     plan: Rc<Plan>,
     status: SharedStatus,
     interrupt: Interrupt,
@@ -81,7 +81,7 @@ struct Run {
     trace: Option<PathBuf>,
 }
 
-impl Run {
+impl RenderRun {
     fn new(args: &RenderArgs, notes: Vec<String>, resumed: Option<ResumedRun>) -> Result<Self> {
         let begun = Instant::now();
         let interrupt = Interrupt::install();

@@ -27,18 +27,18 @@ pub fn gradient(graph: &mut Graph, seeds: &Seeds, wrt: TensorId) -> Result<Optio
 /// As [`gradient`].
 pub fn gradients(graph: &mut Graph, sums: &[(&str, &Seeds)], wrt: TensorId) -> Result<Vec<Option<TensorId>>> {
     let depends = dependents(graph, wrt);
-    let backward = stretches(graph, &depends);
+    let backward = segments(graph, &depends);
     let mut upstreams = Vec::new();
-    for (word, seeds) in sums {
-        let mut upstream = Upstream { word, arriving: HashMap::new() };
+    for (prefix, seeds) in sums {
+        let mut upstream = Upstream { prefix, arriving: HashMap::new() };
         for (tensor, gradient) in seeds.iter().filter(|(tensor, _)| depends[tensor.0]) {
             upstream.accumulate(graph, *tensor, *gradient)?;
         }
         upstreams.push(upstream);
     }
-    for stretch in backward {
+    for segment in backward {
         for upstream in &mut upstreams {
-            for index in &stretch {
+            for index in &segment {
                 upstream.pass(graph, *index, &depends)?;
             }
         }
@@ -51,7 +51,7 @@ pub fn gradients(graph: &mut Graph, sums: &[(&str, &Seeds)], wrt: TensorId) -> R
 ///
 /// A side branch (a loss, and the Gram matrix that it is of) comes right before the backward pass reaches the layer
 /// that it hangs on, not with the last losses at the start: its gradient is as large as the layer's map.
-fn stretches(graph: &Graph, depends: &[bool]) -> Vec<Vec<usize>> {
+fn segments(graph: &Graph, depends: &[bool]) -> Vec<Vec<usize>> {
     let nodes = graph.nodes();
     let mut first_reader: HashMap<TensorId, usize> = HashMap::new();
     for (index, node) in nodes.iter().enumerate() {
@@ -86,24 +86,24 @@ fn stretches(graph: &Graph, depends: &[bool]) -> Vec<Vec<usize>> {
                 .filter(|input| depends[input.0])
                 .any(|input| size(input) > size(&nodes[index].output))
     };
-    let mut stretches: Vec<Vec<usize>> = Vec::new();
+    let mut segments: Vec<Vec<usize>> = Vec::new();
     let mut cut = true;
     for index in order {
-        // A node that makes a map smaller begins a stretch: the gradient that arrives there is that of the smaller map.
+        // A node that makes a map smaller begins a segment: the gradient that arrives there is that of the smaller map.
         if cut || shrinks(index) {
-            stretches.push(Vec::new());
+            segments.push(Vec::new());
         }
         cut = false;
-        if let Some(stretch) = stretches.last_mut() {
-            stretch.push(index);
+        if let Some(segment) = segments.last_mut() {
+            segment.push(index);
         }
     }
-    stretches
+    segments
 }
 
 /// One gradient during its backward pass.
 struct Upstream<'a> {
-    word: &'a str,
+    prefix: &'a str,
     /// The gradient that has arrived at each tensor so far.
     arriving: HashMap<TensorId, TensorId>,
 }
@@ -131,7 +131,7 @@ impl Upstream<'_> {
                 message: "it reads a saved output, and there is none".to_owned(),
             })?;
             let (of, by) = (&graph.tensor(*input).label, &graph.tensor(node.output).label);
-            let label = format!("{}d {of} by {by}", self.word);
+            let label = format!("{}d {of} by {by}", self.prefix);
             let contribution = graph.apply_shared(adjoint.op, &operands, label)?;
             graph.mark_adjoint(contribution, node.output);
             self.accumulate(graph, *input, contribution)?;
@@ -143,7 +143,7 @@ impl Upstream<'_> {
         let sum = match self.arriving.get(&tensor) {
             None => contribution,
             Some(&earlier) => {
-                let label = format!("{}d {}", self.word, graph.tensor(tensor).label);
+                let label = format!("{}d {}", self.prefix, graph.tensor(tensor).label);
                 let sum = graph.apply(Add, &[earlier, contribution], label)?;
                 graph.mark_adjoint(sum, tensor);
                 sum

@@ -186,16 +186,4 @@ impl Graph {
         self.nodes.remove(index);
         self.retain_nodes(|_| true);
     }
-
-    /// One line per node, for people: `relu1_1 16x32x32 = conv(picture)`.
-    pub fn dump(&self) -> String {
-        let mut text = String::new();
-        for node in &self.nodes {
-            let inputs: Vec<&str> = node.inputs.iter().map(|id| self.tensor(*id).label.as_str()).collect();
-            let output = self.tensor(node.output);
-            text +=
-                &format!("{} {} = {}({})\n", output.label, output.shape, node.op.name(), inputs.join(", "));
-        }
-        text
-    }
 }

@@ -8,18 +8,17 @@ use crate::graph::{Bindings, Engine, Goals, Graph, Memory, Program, Submission, 
 use crate::image_io::Picture;
 use crate::ops::Shape;
 use crate::vgg::Network;
-use std::collections::HashMap;
 use std::sync::Arc;
 
-/// A statistic of a layer, or of the picture itself.
+/// The statistic of a layer, or of the picture itself, that is captured.
 #[derive(Debug, Clone)]
-pub(super) struct Wanted {
+pub(super) struct LayerStatistic {
     /// Index of the layer; none for the picture.
     pub layer: Option<usize>,
     pub statistic: Arc<dyn Statistic>,
 }
 
-impl Wanted {
+impl LayerStatistic {
     /// What a loss of this source and statistic takes.
     ///
     /// # Errors
@@ -73,7 +72,7 @@ pub(super) fn capture(
     network: &Network,
     view: View,
     picture: &Picture,
-    wanted: &[Wanted],
+    statistics: &[LayerStatistic],
     stage: Stage,
 ) -> Result<(Vec<Vec<Captured>>, Submission)> {
     let mut graph = Graph::new();
@@ -81,13 +80,13 @@ pub(super) fn capture(
     let shape = Shape::map(3, picture.height, picture.width);
     let input = graph.external("picture", shape);
     bound.insert(input, engine.tensor_with("captured picture", shape, &planar(picture))?);
-    let layers: Vec<usize> = wanted.iter().filter_map(|item| item.layer).collect();
+    let layers: Vec<usize> = statistics.iter().filter_map(|item| item.layer).collect();
     if let Some(deepest) = layers.iter().max() {
         network_graph::check_size(network, *deepest, picture.height, picture.width)?;
     }
     let activations = network_graph::forward(&mut graph, network, input, &layers, view)?;
     let mut found = Vec::new();
-    for item in wanted {
+    for item in statistics {
         let label = item.label(network);
         let activation = item.layer.map_or(input, |layer| activations[&layer]);
         let mut tensors = item.statistic.summary(&mut graph, activation, &label)?;
@@ -106,7 +105,7 @@ pub(super) fn capture(
 pub(super) fn prepare(
     engine: &Arc<Engine>,
     network: &Network,
-    summaries: &[(&Wanted, Vec<Part>)],
+    summaries: &[(&LayerStatistic, Vec<Part>)],
 ) -> Result<Vec<Vec<Captured>>> {
     let mut graph = Graph::new();
     let mut bound = Bindings::new();
@@ -160,6 +159,3 @@ fn run(
 pub(super) fn read(engine: &Engine, captured: &[Captured], label: &str) -> Result<Vec<Part>> {
     captured.iter().map(|part| Ok((part.shape, engine.read(&part.memory, part.shape, label)?))).collect()
 }
-
-/// Captured targets by key.
-pub(super) type Known<K> = HashMap<K, Vec<Captured>>;

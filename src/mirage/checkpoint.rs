@@ -26,7 +26,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 /// What the text `format` of a checkpoint says.
-const FORMAT: &str = "neural-mirage checkpoint 2";
+const FORMAT: &str = "neural-mirage checkpoint 3";
 /// What to do about a file that is not a checkpoint.
 const REMEDY: &str = "Give a file that `mirage render` saved after Ctrl-C or with --checkpoint-every";
 /// What stands before the hash in the file.
@@ -80,7 +80,7 @@ impl Checkpoint {
             ("state:size", format!("{height}x{width}")),
             ("state:groups", names(state.weights.0.iter().map(|weight| weight.group.as_str()).collect())),
             ("state:shares", names(state.shares.0.iter().map(|(name, _)| name.as_str()).collect())),
-            ("state:balanced", state.balanced.to_string()),
+            ("state:weights_measured", state.weights_measured.to_string()),
             ("state:last_look", state.last_look.as_ref().map_or(String::new(), |(at, _)| at.to_string())),
             ("state:sha256", String::from_utf8_lossy(&NO_HASH).into_owned()),
         ];
@@ -194,7 +194,7 @@ impl Checkpoint {
             tensors: of_state,
             shares: Shares(names.into_iter().zip(shares).collect()),
             weights,
-            balanced: text("balanced")? == "true",
+            weights_measured: text("weights_measured")? == "true",
             last_look,
         };
         state.check(state.size).map_err(|error| damaged(&error.to_string()))?;
@@ -243,7 +243,7 @@ mod tests {
                 weight("spatial", 0.1, Some(0.3), Some(0.2)),
                 weight("smooth", f32::MIN_POSITIVE, None, None),
             ]),
-            balanced: true,
+            weights_measured: true,
             last_look: Some((30, values(4.0))),
         };
         let texts = [("options".to_owned(), "{\"photo\":\"my photo ü.png\"}".to_owned())].into();
@@ -308,7 +308,7 @@ mod tests {
         for (metadata, words) in [
             (None, "not a checkpoint"),
             (Some([("format".to_owned(), "pt".to_owned())].into()), "not a checkpoint"),
-            (Some([("format".to_owned(), "neural-mirage checkpoint 1".to_owned())].into()), "version"),
+            (Some([("format".to_owned(), "neural-mirage checkpoint 2".to_owned())].into()), "version"),
             (Some([("format".to_owned(), FORMAT.to_owned())].into()), "damaged"),
         ] {
             std::fs::write(&path, safetensors::serialize([("a", view.clone())], metadata).unwrap()).unwrap();

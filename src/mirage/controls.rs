@@ -59,7 +59,8 @@ impl Controls {
         self.command(|pending| pending.shares = Some(shares));
     }
 
-    /// True if the run is paused or about to be.
+    /// True if the run is paused or about to be; for tests.
+    #[doc(hidden)]
     pub fn is_paused(&self) -> bool {
         self.lock().paused
     }

@@ -2,7 +2,7 @@
 //! of the pictures, as one prepared program.
 
 use super::build::Build;
-use super::capture::{Wanted, planar};
+use super::capture::{LayerStatistic, planar};
 use super::loss::{Group, Loss, Strength};
 use super::network_graph;
 use super::optimizer::{Optimizer, StateTensor, StepInputs};
@@ -117,11 +117,11 @@ pub(super) struct Numbers {
 pub(super) fn losses<'a>(
     network: &Network,
     groups: &'a [Group],
-) -> Result<Vec<(&'a Group, &'a Loss, Wanted)>> {
+) -> Result<Vec<(&'a Group, &'a Loss, LayerStatistic)>> {
     let mut found = Vec::new();
     for group in groups {
         for loss in group.counting() {
-            found.push((group, loss, Wanted::new(network, &loss.source, &loss.statistic)?));
+            found.push((group, loss, LayerStatistic::new(network, &loss.source, &loss.statistic)?));
         }
     }
     Ok(found)
@@ -141,26 +141,26 @@ impl Objective {
     ) -> Result<Self> {
         let groups = request.present();
         let losses = losses(network, &groups)?;
-        let wanted: Vec<(&Loss, Wanted)> =
-            losses.iter().map(|(_, loss, wanted)| (*loss, wanted.clone())).collect();
-        let targets = targets(engine, network, request, size, &wanted, cache)?;
+        let captured: Vec<(&Loss, LayerStatistic)> =
+            losses.iter().map(|(_, loss, item)| (*loss, item.clone())).collect();
+        let targets = targets(engine, network, request, size, &captured, cache)?;
         let shape = Shape::map(3, size[0], size[1]);
         let mut build = Build::new(engine);
 
         let (picture, picture_memory) = build.external("picture", shape)?;
         let class_layer =
-            probabilities(network).and_then(|wanted| wanted.layer).filter(|_| targets.classes.is_some());
-        let mut layers: Vec<usize> = losses.iter().filter_map(|(_, _, wanted)| wanted.layer).collect();
+            probabilities(network).and_then(|item| item.layer).filter(|_| targets.classes.is_some());
+        let mut layers: Vec<usize> = losses.iter().filter_map(|(_, _, item)| item.layer).collect();
         layers.extend(class_layer);
         let activations =
             network_graph::forward(&mut build.graph, network, picture, &layers, request.view())?;
 
         let mut terms = Vec::new();
         let mut summaries: HashMap<(Option<usize>, String), Vec<TensorId>> = HashMap::new();
-        for ((group, loss, wanted), target) in losses.iter().zip(targets.losses) {
-            let label = wanted.label(network);
-            let activation = wanted.layer.map_or(picture, |layer| activations[&layer]);
-            let key = (wanted.layer, loss.statistic.key());
+        for ((group, loss, item), target) in losses.iter().zip(targets.losses) {
+            let label = item.label(network);
+            let activation = item.layer.map_or(picture, |layer| activations[&layer]);
+            let key = (item.layer, loss.statistic.key());
             let summary = match summaries.get(&key) {
                 Some(summary) => summary.clone(),
                 None => loss.statistic.summary(&mut build.graph, activation, &label)?,

@@ -1,6 +1,6 @@
 //! What the network sees: class probabilities of a picture.
 
-use super::capture::{Stage, Wanted, capture, read};
+use super::capture::{LayerStatistic, Stage, capture, read};
 use super::network_graph::{Pooling, View};
 use super::statistic::Feature;
 use crate::error::{Error, Result};
@@ -11,9 +11,9 @@ use crate::vgg::{LayerKind, Network};
 use std::sync::Arc;
 
 /// The class probabilities, if the network has any.
-pub(super) fn probabilities(network: &Network) -> Option<Wanted> {
+pub(super) fn probabilities(network: &Network) -> Option<LayerStatistic> {
     let layer = network.layers.iter().position(|layer| matches!(layer.kind, LayerKind::Softmax));
-    layer.map(|layer| Wanted { layer: Some(layer), statistic: Arc::new(Feature) })
+    layer.map(|layer| LayerStatistic { layer: Some(layer), statistic: Arc::new(Feature) })
 }
 
 /// The probability of each of the network's classes, for a picture.
@@ -27,14 +27,14 @@ pub fn classify(
     picture: &Picture,
     pooling: Pooling,
 ) -> Result<Vec<f32>> {
-    let wanted = probabilities(network).ok_or_else(|| {
+    let statistic = probabilities(network).ok_or_else(|| {
         Error::usage(format!(
             "{} has no fully connected layers, so it names no classes: use a weights file that has them",
             network.path.display()
         ))
     })?;
     let view = View { pooling, border: Padding::Zeros };
-    let (found, _) = capture(engine, network, view, picture, &[wanted], Stage::Target)?;
+    let (found, _) = capture(engine, network, view, picture, &[statistic], Stage::Target)?;
     let parts = read(engine, &found.concat(), "class probabilities")?;
     Ok(parts.into_iter().flat_map(|(_, values)| values).collect())
 }
@@ -57,11 +57,13 @@ pub fn activations(
     pooling: Pooling,
     layers: &[&str],
 ) -> Result<Vec<(Shape, Vec<f32>)>> {
-    let wanted: Vec<Wanted> = layers
+    let statistics: Vec<LayerStatistic> = layers
         .iter()
-        .map(|layer| Ok(Wanted { layer: Some(network.index_of(layer)?), statistic: Arc::new(Feature) }))
+        .map(|layer| {
+            Ok(LayerStatistic { layer: Some(network.index_of(layer)?), statistic: Arc::new(Feature) })
+        })
         .collect::<Result<_>>()?;
     let view = View { pooling, border: Padding::Zeros };
-    let (found, _) = capture(engine, network, view, picture, &wanted, Stage::Target)?;
+    let (found, _) = capture(engine, network, view, picture, &statistics, Stage::Target)?;
     read(engine, &found.concat(), "activations")
 }

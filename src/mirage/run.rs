@@ -79,17 +79,17 @@ struct Due {
     /// The run ends with it.
     last: bool,
     /// The weights were measured just before it.
-    balanced: bool,
+    weights_measured: bool,
 }
 
-/// The loop's own state: what was submitted, why the run ends, and the observer.
-struct Progress<'a> {
+/// State of the loop of a run: what was submitted, why the run ends, and the observer.
+struct RunLoop<'a> {
     in_flight: VecDeque<InFlight>,
     ending: Option<Ending>,
     observer: &'a mut dyn Observer,
 }
 
-impl Progress<'_> {
+impl RunLoop<'_> {
     fn emit(&mut self, event: Event<'_>) -> Result<()> {
         if self.observer.observe(event)?.is_break() {
             self.ending = self.ending.or(Some(Ending::Stopped));
@@ -110,52 +110,52 @@ impl Session {
     pub fn run(&mut self, observer: &mut dyn Observer) -> Result<RunResult> {
         self.most_in_flight = 0;
         let mut iteration = self.begin()?;
-        let mut progress = Progress { in_flight: VecDeque::new(), ending: None, observer };
-        progress.emit(Event::Started(&self.started))?;
+        let mut run = RunLoop { in_flight: VecDeque::new(), ending: None, observer };
+        run.emit(Event::Started(&self.started))?;
         let mut first = iteration;
-        progress.emit(Event::Scale(&self.scale_started()))?;
+        run.emit(Event::Scale(&self.scale_started()))?;
         let last = self.iterations();
         loop {
-            let snapshot = self.apply_commands(iteration, &mut progress)?;
+            let snapshot = self.apply_commands(iteration, &mut run)?;
             if iteration == self.scales[self.scale].end && iteration < last {
-                self.report_down_to(&mut progress, 0)?;
+                self.report_down_to(&mut run, 0)?;
                 // A scale without iterations is passed through.
-                while progress.ending.is_none() && iteration == self.scales[self.scale].end {
-                    self.next_scale(&mut progress)?;
+                while run.ending.is_none() && iteration == self.scales[self.scale].end {
+                    self.next_scale(&mut run)?;
                     first = iteration;
                 }
             }
-            let mut balanced = self.rebalances(iteration, first);
-            if balanced {
+            let mut measures = self.rebalances(iteration, first);
+            if measures {
                 // Measuring waits for all that is in flight, so that is reported first: events stay in order.
-                self.report_down_to(&mut progress, 0)?;
+                self.report_down_to(&mut run, 0)?;
                 // Without any weights there would be no losses to report.
-                balanced = progress.ending.is_none() || !self.weights.is_measured();
+                measures = run.ending.is_none() || !self.weights.is_measured();
             }
-            if balanced {
-                self.rebalance(iteration, &mut progress)?;
+            if measures {
+                self.rebalance(iteration, &mut run)?;
             }
             if iteration == last {
-                progress.ending = progress.ending.or(Some(Ending::Finished));
+                run.ending = run.ending.or(Some(Ending::Finished));
             }
-            let due = self.due(iteration, progress.ending, balanced, snapshot);
-            progress.in_flight.push_back(self.submit(iteration, due)?);
-            self.most_in_flight = self.most_in_flight.max(progress.in_flight.len());
-            if progress.ending.is_some() {
+            let due = self.due(iteration, run.ending, measures, snapshot);
+            run.in_flight.push_back(self.submit(iteration, due)?);
+            self.most_in_flight = self.most_in_flight.max(run.in_flight.len());
+            if run.ending.is_some() {
                 break;
             }
-            self.report_down_to(&mut progress, AHEAD)?;
+            self.report_down_to(&mut run, AHEAD)?;
             iteration += 1;
         }
         // The run ends here, whatever the observer answers now.
-        self.report_down_to(&mut progress, 0)?;
+        self.report_down_to(&mut run, 0)?;
         let Some((_, picture)) = &self.last_good else {
             return Err(Error::NonFinite { iteration, count: 0 });
         };
         Ok(RunResult {
             picture: picture.clone(),
             iterations: iteration,
-            ending: progress.ending.unwrap_or(Ending::Finished),
+            ending: run.ending.unwrap_or(Ending::Finished),
             seconds: self.seconds(),
         })
     }
@@ -185,7 +185,7 @@ impl Session {
                 let keeps = self.request.has_shares() && same_groups;
                 self.weights = if keeps { state.weights.clone() } else { given };
                 self.measure =
-                    self.request.has_shares() && (state.balanced || !keeps || state.shares != shares);
+                    self.request.has_shares() && (state.weights_measured || !keeps || state.shares != shares);
                 // With other weights than before, the loss that the optimiser may know is that of another objective.
                 anew = self.weights.0.iter().any(|own| state.weights.of(&own.group) != own.weight);
                 iteration = state.iteration;
@@ -199,7 +199,7 @@ impl Session {
     }
 
     /// Goes on at the next scale, with the picture and the state that the optimiser keeps.
-    fn next_scale(&mut self, progress: &mut Progress<'_>) -> Result<()> {
+    fn next_scale(&mut self, run: &mut RunLoop<'_>) -> Result<()> {
         let engine = self.engine.clone();
         let _span = engine.context.trace().map(|trace| trace.host("host", "preparing the next scale"));
         let objective = self.objective()?;
@@ -213,7 +213,7 @@ impl Session {
         objective.set_weights(&self.weights, false)?;
         self.last_look = None;
         self.change = None;
-        progress.emit(Event::Scale(&self.scale_started()))
+        run.emit(Event::Scale(&self.scale_started()))
     }
 
     /// Seconds of the run so far, without pauses.
@@ -223,23 +223,23 @@ impl Session {
 
     /// Applies the pending commands, and waits here while the run is paused. True if a snapshot of the next iteration
     /// was asked for.
-    fn apply_commands(&mut self, iteration: u32, progress: &mut Progress<'_>) -> Result<bool> {
+    fn apply_commands(&mut self, iteration: u32, run: &mut RunLoop<'_>) -> Result<bool> {
         let mut pending = self.controls.take();
         let mut snapshot = pending.save;
         self.apply_shares(&pending)?;
-        if pending.paused && !pending.stop && progress.ending.is_none() && iteration < self.iterations() {
-            self.report_down_to(progress, 0)?;
+        if pending.paused && !pending.stop && run.ending.is_none() && iteration < self.iterations() {
+            self.report_down_to(run, 0)?;
             self.earlier = self.seconds();
             self.clock = None;
-            progress.emit(Event::Paused { iteration, paused: true })?;
+            run.emit(Event::Paused { iteration, paused: true })?;
             // A viewer who connects during the pause sees the present picture.
             let shown = Due { picture: self.request.schedule.has_pictures(), ..Due::default() };
             let shown = self.submit(iteration, shown)?;
-            self.report(shown, progress)?;
-            while pending.paused && !pending.stop && progress.ending.is_none() {
+            self.report(shown, run)?;
+            while pending.paused && !pending.stop && run.ending.is_none() {
                 if snapshot {
                     let submitted = self.submit(iteration, Due { snapshot: true, ..Due::default() })?;
-                    self.report(submitted, progress)?;
+                    self.report(submitted, run)?;
                     snapshot = false;
                 }
                 self.controls.wait();
@@ -248,10 +248,10 @@ impl Session {
                 self.apply_shares(&pending)?;
             }
             self.clock = Some(Instant::now());
-            progress.emit(Event::Paused { iteration, paused: false })?;
+            run.emit(Event::Paused { iteration, paused: false })?;
         }
         if pending.stop {
-            progress.ending = progress.ending.or(Some(Ending::Commanded));
+            run.ending = run.ending.or(Some(Ending::Commanded));
         }
         Ok(snapshot)
     }
@@ -283,7 +283,7 @@ impl Session {
         self.request.has_shares() && due && (iteration == first || iteration < self.iterations())
     }
 
-    fn rebalance(&mut self, iteration: u32, progress: &mut Progress<'_>) -> Result<()> {
+    fn rebalance(&mut self, iteration: u32, run: &mut RunLoop<'_>) -> Result<()> {
         let engine = self.engine.clone();
         let _span = engine.context.trace().map(|trace| trace.host("host", "measuring the weights"));
         let done = iteration - self.scales[self.scale].first;
@@ -296,11 +296,11 @@ impl Session {
         objective.set_weights(&weights, true)?;
         self.weights = weights;
         self.measure = false;
-        progress.emit(Event::Weighted { iteration, shares: &shares, weights: &self.weights })
+        run.emit(Event::Weighted { iteration, shares: &shares, weights: &self.weights })
     }
 
     /// What is due at an iteration that is not submitted yet.
-    fn due(&self, iteration: u32, ending: Option<Ending>, balanced: bool, snapshot: bool) -> Due {
+    fn due(&self, iteration: u32, ending: Option<Ending>, weights_measured: bool, snapshot: bool) -> Due {
         let schedule = &self.request.schedule;
         let ends = ending.is_some();
         let report = schedule.reports(iteration, self.iterations()) || ends;
@@ -317,7 +317,7 @@ impl Session {
             look: iteration.is_multiple_of(LOOK_EVERY) && !prompt,
             step: !ends,
             last: ends,
-            balanced,
+            weights_measured,
         }
     }
 
@@ -329,12 +329,12 @@ impl Session {
         let objective = self.objective()?;
         let numbers = due.report || due.snapshot;
         let snapshot = due.report || due.snapshot || due.picture || due.look;
-        let sum = due.balanced && objective.has_sum();
+        let sum = due.weights_measured && objective.has_sum();
         let mut sections = Vec::new();
         let mut readbacks = Vec::new();
         let mut add = |wanted: bool, name: &'static str| sections.extend(wanted.then_some(name));
-        add(numbers && !due.balanced, LOSSES);
-        add(due.shares && !due.balanced, GROUPS);
+        add(numbers && !due.weights_measured, LOSSES);
+        add(due.shares && !due.weights_measured, GROUPS);
         add(snapshot, SNAPSHOT);
         add(due.step, if sum { SUM } else { GRADIENT });
         add(due.step, STEP);
@@ -350,11 +350,11 @@ impl Session {
     }
 
     /// Waits for the oldest iterations until no more than `left` are in flight, and reports them in order.
-    fn report_down_to(&mut self, progress: &mut Progress<'_>, left: usize) -> Result<()> {
-        while progress.in_flight.len() > left
-            && let Some(oldest) = progress.in_flight.pop_front()
+    fn report_down_to(&mut self, run: &mut RunLoop<'_>, left: usize) -> Result<()> {
+        while run.in_flight.len() > left
+            && let Some(oldest) = run.in_flight.pop_front()
         {
-            self.report(oldest, progress)?;
+            self.report(oldest, run)?;
         }
         Ok(())
     }
@@ -362,18 +362,18 @@ impl Session {
     /// The first iteration with its report and picture, waited for and reported to no one; for benches.
     pub(super) fn one_iteration(&mut self) -> Result<()> {
         let ignore: &mut dyn Observer = &mut |_: Event<'_>| Ok(ControlFlow::Continue(()));
-        let mut progress = Progress { in_flight: VecDeque::new(), ending: None, observer: ignore };
+        let mut run = RunLoop { in_flight: VecDeque::new(), ending: None, observer: ignore };
         let first = self.begin()?;
-        let balanced = self.rebalances(first, first);
-        if balanced {
-            self.rebalance(first, &mut progress)?;
+        let measures = self.rebalances(first, first);
+        if measures {
+            self.rebalance(first, &mut run)?;
         }
-        let submitted = self.submit(first, self.due(first, None, balanced, false))?;
-        self.report(submitted, &mut progress)
+        let submitted = self.submit(first, self.due(first, None, measures, false))?;
+        self.report(submitted, &mut run)
     }
 
     /// Waits for one iteration and reports it.
-    fn report(&mut self, done: InFlight, progress: &mut Progress<'_>) -> Result<()> {
+    fn report(&mut self, done: InFlight, run: &mut RunLoop<'_>) -> Result<()> {
         let InFlight { iteration, mut submission, weights, due } = done;
         let engine = self.engine.clone();
         let trace = engine.context.trace();
@@ -399,15 +399,10 @@ impl Session {
             let rgb = pending.finish()?.take(PICTURE).unwrap_or_default();
             let picture = Picture { width, height, rgb };
             if due.snapshot {
-                progress.emit(Event::Snapshot {
-                    iteration,
-                    picture: &picture,
-                    seconds,
-                    readout: &readout,
-                })?;
+                run.emit(Event::Snapshot { iteration, picture: &picture, seconds, readout: &readout })?;
             }
             if due.picture {
-                progress.emit(Event::Picture { iteration, picture: &picture, last: due.last })?;
+                run.emit(Event::Picture { iteration, picture: &picture, last: due.last })?;
             }
             if picture.rgb.iter().all(|value| value.is_finite()) {
                 settled = due.look && self.measure_change(iteration, &picture);
@@ -415,10 +410,10 @@ impl Session {
             }
         }
         if let Some(pending) = state {
-            let state = self.state(iteration, seconds, &weights, due.balanced, &pending.finish()?)?;
+            let state = self.state(iteration, seconds, &weights, due.weights_measured, &pending.finish()?)?;
             // A state that can't be resumed would only replace a good checkpoint.
             if state.check(self.scales[self.scale].size).is_ok() {
-                progress.emit(Event::State(&state))?;
+                run.emit(Event::State(&state))?;
             }
         }
         if let Some(numbers) = numbers
@@ -440,13 +435,13 @@ impl Session {
                 readout,
                 change: self.change,
             };
-            progress.emit(Event::Report(&report))?;
+            run.emit(Event::Report(&report))?;
         }
         if due.step {
-            progress.emit(Event::Progress { iteration: iteration + 1, seconds })?;
+            run.emit(Event::Progress { iteration: iteration + 1, seconds })?;
         }
         if settled {
-            progress.ending = progress.ending.or(Some(Ending::Settled));
+            run.ending = run.ending.or(Some(Ending::Settled));
         }
         Ok(())
     }
@@ -479,7 +474,7 @@ impl Session {
         iteration: u32,
         seconds: f64,
         weights: &Weights,
-        balanced: bool,
+        weights_measured: bool,
         values: &Values,
     ) -> Result<State> {
         let mut tensors = named(values);
@@ -492,7 +487,7 @@ impl Session {
             tensors,
             shares: Shares::of(&self.objective()?.groups),
             weights: weights.clone(),
-            balanced,
+            weights_measured,
             last_look: self.last_look.clone().filter(|_| self.request.stop_when_change_below > 0.0),
         })
     }

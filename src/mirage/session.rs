@@ -29,8 +29,8 @@ pub fn check_request(network: &Network, request: &Request) -> Result<()> {
     request.check()?;
     let groups = request.present();
     let losses = losses(network, &groups)?;
-    for (group, loss, wanted) in &losses {
-        let before = wanted.layer.map_or(&[][..], |layer| &network.layers[..=layer]);
+    for (group, loss, item) in &losses {
+        let before = item.layer.map_or(&[][..], |layer| &network.layers[..=layer]);
         let connected = before.iter().any(|layer| matches!(layer.kind, LayerKind::Linear(_)));
         let suits = match loss.statistic.domain() {
             Domain::Any => true,
@@ -58,11 +58,7 @@ pub fn check_request(network: &Network, request: &Request) -> Result<()> {
     }
     let deepest = |of_images: bool| {
         let counts = |target: &Target| !of_images || matches!(target, Target::Images(_));
-        losses
-            .iter()
-            .filter(|(_, loss, _)| counts(&loss.target))
-            .filter_map(|(_, _, wanted)| wanted.layer)
-            .max()
+        losses.iter().filter(|(_, loss, _)| counts(&loss.target)).filter_map(|(_, _, item)| item.layer).max()
     };
     for scale in request.plan(network)? {
         if let Some(deepest) = deepest(false) {
@@ -214,7 +210,7 @@ impl Session {
         self.objective.as_mut().ok_or_else(unprepared)
     }
 
-    /// Has the run obey these controls.
+    /// Sets the controls whose commands the run applies.
     pub fn set_controls(&mut self, controls: &Controls) {
         self.controls = controls.clone();
     }
@@ -248,7 +244,7 @@ impl Session {
     ///
     /// # Errors
     /// If the device fails.
-    pub fn profile(&self) -> Result<Vec<(String, f64)>> {
+    pub fn step_times(&self) -> Result<Vec<(String, f64)>> {
         self.objective()?.program.time_steps(&[GRADIENT])
     }
 

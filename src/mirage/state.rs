@@ -25,7 +25,7 @@ pub struct State {
     /// The weights in force.
     pub weights: Weights,
     /// True if the weights were measured at this very picture: the next step is then made of these gradients.
-    pub balanced: bool,
+    pub weights_measured: bool,
     /// Iteration and values (red, green and blue, pixel by pixel) of the last picture that the change was measured
     /// from; only if the change may end the run.
     pub last_look: Option<(u32, Vec<f32>)>,

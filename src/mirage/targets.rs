@@ -1,6 +1,6 @@
 //! What each loss of an objective is compared with, at one size.
 
-use super::capture::{Captured, Known, Stage, Wanted, capture, prepare, read};
+use super::capture::{Captured, LayerStatistic, Stage, capture, prepare, read};
 use super::loss::{Loss, Target};
 use super::network_graph::{self, View};
 use super::readout::probabilities;
@@ -10,6 +10,7 @@ use crate::graph::{Engine, Submission};
 use crate::image_io::{Picture, fit, resize};
 use crate::ops::Shape;
 use crate::vgg::Network;
+use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
 use std::sync::Arc;
@@ -38,17 +39,17 @@ struct Key {
 #[derive(Debug, Default)]
 pub(super) struct Cache {
     view: Option<View>,
-    known: Known<Key>,
+    captured: HashMap<Key, Vec<Captured>>,
 }
 
 impl Cache {
     /// Forgets targets of other images than these, or of another view of the network.
     fn keep_for(&mut self, sets: &[ImageSet<'_>], view: View) {
         if self.view != Some(view) {
-            self.known.clear();
+            self.captured.clear();
             self.view = Some(view);
         }
-        self.known.retain(|key, _| sets.iter().any(|set| set.hash == key.images));
+        self.captured.retain(|key, _| sets.iter().any(|set| set.hash == key.images));
     }
 }
 
@@ -95,25 +96,25 @@ pub(super) fn targets(
     network: &Network,
     request: &Request,
     size: [usize; 2],
-    losses: &[(&Loss, Wanted)],
+    losses: &[(&Loss, LayerStatistic)],
     cache: &mut Cache,
 ) -> Result<Targets> {
     let view = request.view();
     let mut sets = image_sets(request);
     cache.keep_for(&sets, view);
-    let classes = probabilities(network).filter(|wanted| {
+    let classes = probabilities(network).filter(|item| {
         let reaches = |layer| network_graph::check_size(network, layer, size[0], size[1]).is_ok();
-        request.top_classes > 0 && wanted.layer.is_some_and(reaches)
+        request.top_classes > 0 && item.layer.is_some_and(reaches)
     });
 
     // What is captured, by the images that it is captured from.
-    sets[0].wanted.extend(classes.clone());
+    sets[0].statistics.extend(classes.clone());
     let mut set_of_loss = Vec::new();
-    for (loss, wanted) in losses {
+    for (loss, item) in losses {
         let images = Images::of(&loss.target, request).filter(|_| loss.statistic.has_target());
         let set = images.and_then(|images| sets.iter().position(|set| set.images == images));
         if let Some(set) = set {
-            sets[set].wanted.push(wanted.clone());
+            sets[set].statistics.push(item.clone());
         }
         set_of_loss.push(set);
     }
@@ -121,11 +122,11 @@ pub(super) fn targets(
     // One forward pass of each image captures all that is missing of its set.
     let mut submission = None;
     for set in &sets {
-        let mut missing: Vec<Wanted> = Vec::new();
-        for wanted in &set.wanted {
-            let key = set.key(size, wanted);
-            if !cache.known.contains_key(&key) && missing.iter().all(|other| set.key(size, other) != key) {
-                missing.push(wanted.clone());
+        let mut missing: Vec<LayerStatistic> = Vec::new();
+        for item in &set.statistics {
+            let key = set.key(size, item);
+            if !cache.captured.contains_key(&key) && missing.iter().all(|other| set.key(size, other) != key) {
+                missing.push(item.clone());
             }
         }
         if missing.is_empty() {
@@ -140,19 +141,20 @@ pub(super) fn targets(
             }
             Images::Blended(images) => blended(engine, network, request, size, images, &missing)?,
         };
-        cache.known.extend(missing.iter().map(|wanted| set.key(size, wanted)).zip(found));
+        cache.captured.extend(missing.iter().map(|item| set.key(size, item)).zip(found));
     }
 
-    let known = |set: usize, wanted: &Wanted| cache.known.get(&sets[set].key(size, wanted)).cloned();
-    let target = |((loss, wanted), set): (&(&Loss, Wanted), &Option<usize>)| match (&loss.target, set) {
-        (_, Some(set)) => Ok(known(*set, wanted).unwrap_or_default()),
+    let cached =
+        |set: usize, statistic: &LayerStatistic| cache.captured.get(&sets[set].key(size, statistic)).cloned();
+    let target = |((loss, item), set): (&(&Loss, LayerStatistic), &Option<usize>)| match (&loss.target, set) {
+        (_, Some(set)) => Ok(cached(*set, item).unwrap_or_default()),
         (Target::Classes(classes), None) if loss.statistic.has_target() => {
             Ok(vec![distribution(engine, network, classes)?])
         }
         _ => Ok(Vec::new()),
     };
     let of_losses = losses.iter().zip(&set_of_loss).map(target).collect::<Result<_>>()?;
-    let of_photo = classes.and_then(|wanted| known(0, &wanted));
+    let of_photo = classes.and_then(|statistic| cached(0, &statistic));
     let classes = of_photo.and_then(|parts| parts.into_iter().next());
     Ok(Targets { losses: of_losses, classes, submission })
 }
@@ -193,7 +195,7 @@ impl<'a> Images<'a> {
 struct ImageSet<'a> {
     images: Images<'a>,
     hash: u64,
-    wanted: Vec<Wanted>,
+    statistics: Vec<LayerStatistic>,
 }
 
 /// All images of a request's targets, each set once, the photo first.
@@ -211,11 +213,11 @@ fn image_sets(request: &Request) -> Vec<ImageSet<'_>> {
 
 impl<'a> ImageSet<'a> {
     fn of(images: Images<'a>) -> Self {
-        Self { images, hash: images.hash(), wanted: Vec::new() }
+        Self { images, hash: images.hash(), statistics: Vec::new() }
     }
 
-    fn key(&self, size: [usize; 2], wanted: &Wanted) -> Key {
-        Key { images: self.hash, size, layer: wanted.layer, statistic: wanted.statistic.key() }
+    fn key(&self, size: [usize; 2], item: &LayerStatistic) -> Key {
+        Key { images: self.hash, size, layer: item.layer, statistic: item.statistic.key() }
     }
 }
 
@@ -226,20 +228,20 @@ fn blended(
     request: &Request,
     size: [usize; 2],
     images: &[(Picture, f32)],
-    wanted: &[Wanted],
+    statistics: &[LayerStatistic],
 ) -> Result<Vec<Vec<Captured>>> {
     let view = request.view();
     if let [(image, _)] = images {
         let image = image_at(request, image, size)?;
-        return Ok(capture(engine, network, view, &image, wanted, Stage::Target)?.0);
+        return Ok(capture(engine, network, view, &image, statistics, Stage::Target)?.0);
     }
     let total: f32 = images.iter().map(|(_, weight)| weight).sum();
     // For each statistic its tensors' shapes, and for each image its weight and values.
-    let mut shapes: Vec<Vec<Shape>> = vec![Vec::new(); wanted.len()];
-    let mut summaries: Vec<Vec<(f32, Vec<Vec<f32>>)>> = vec![Vec::new(); wanted.len()];
+    let mut shapes: Vec<Vec<Shape>> = vec![Vec::new(); statistics.len()];
+    let mut summaries: Vec<Vec<(f32, Vec<Vec<f32>>)>> = vec![Vec::new(); statistics.len()];
     for (image, weight) in images.iter().filter(|(_, weight)| *weight > 0.0) {
         let image = image_at(request, image, size)?;
-        let (found, _) = capture(engine, network, view, &image, wanted, Stage::Summary)?;
+        let (found, _) = capture(engine, network, view, &image, statistics, Stage::Summary)?;
         for (at, parts) in found.iter().enumerate() {
             let parts = read(engine, parts, "statistic of an image")?;
             shapes[at] = parts.iter().map(|(shape, _)| *shape).collect();
@@ -247,9 +249,9 @@ fn blended(
         }
     }
     let mut parts = Vec::new();
-    for ((wanted, shapes), summaries) in wanted.iter().zip(shapes).zip(summaries) {
-        let values = wanted.statistic.blend(&summaries)?;
-        parts.push((wanted, shapes.into_iter().zip(values).collect()));
+    for ((item, shapes), summaries) in statistics.iter().zip(shapes).zip(summaries) {
+        let values = item.statistic.blend(&summaries)?;
+        parts.push((item, shapes.into_iter().zip(values).collect()));
     }
     prepare(engine, network, &parts)
 }

@@ -49,7 +49,7 @@ struct Results {
     #[serde(default)]
     modules: Vec<Compiled>,
     #[serde(default)]
-    runs: Vec<Run>,
+    runs: Vec<KernelRun>,
     /// Taken by compiling, by making pipelines, by running.
     #[serde(default)]
     seconds: [f64; 3],
@@ -63,7 +63,7 @@ struct Compiled {
 }
 
 #[derive(Debug, Deserialize)]
-struct Run {
+struct KernelRun {
     words: Vec<Vec<u32>>,
     error: Option<String>,
 }
@@ -221,7 +221,7 @@ impl Plan {
 
 impl Sample {
     /// What is wrong with a run, if anything.
-    fn fault(&self, run: &Run) -> Option<String> {
+    fn fault(&self, run: &KernelRun) -> Option<String> {
         if let Some(error) = &run.error {
             return Some(error.clone());
         }

@@ -10,19 +10,19 @@ use std::time::{Duration, Instant};
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// A run, killed when dropped.
-struct Run {
+struct Program {
     child: Child,
     stderr: BufReader<ChildStderr>,
 }
 
-impl Drop for Run {
+impl Drop for Program {
     fn drop(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());
     }
 }
 
-impl Run {
+impl Program {
     /// Starts a very long run; returns it with the URL of its page.
     fn start(folder: &Path) -> (Self, String) {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -69,7 +69,7 @@ impl Run {
 #[ignore = "needs Debian's package chromium; tools/test installs it and runs this"]
 fn a_real_run_is_shown_and_controlled() {
     let folder = tempfile::tempdir().unwrap();
-    let (mut run, url) = Run::start(folder.path());
+    let (mut run, url) = Program::start(folder.path());
     let mut browser = Browser::open(&url);
 
     // The second scale follows the first, the picture changes, and the curves grow.

@@ -18,7 +18,7 @@ const MOST: f32 = 0.98;
 pub(in crate::cli) struct ShareWarnings {
     status: SharedStatus,
     /// True if shares are set, false if raw weights are.
-    balanced: bool,
+    has_shares: bool,
     /// Group, and whether its share was too large, of each warning so far.
     given: HashSet<(String, bool)>,
 }
@@ -26,8 +26,8 @@ pub(in crate::cli) struct ShareWarnings {
 impl ShareWarnings {
     /// For a run with these groups.
     pub(in crate::cli) fn new(groups: &[Group], status: &SharedStatus) -> Self {
-        let balanced = groups.iter().any(|group| matches!(group.strength, Strength::Share(_)));
-        Self { status: status.clone(), balanced, given: HashSet::new() }
+        let has_shares = groups.iter().any(|group| matches!(group.strength, Strength::Share(_)));
+        Self { status: status.clone(), has_shares, given: HashSet::new() }
     }
 
     /// Warnings about a report.
@@ -43,7 +43,7 @@ impl ShareWarnings {
             if (!large && *share >= LEAST) || !self.given.insert((group.clone(), large)) {
                 continue;
             }
-            let option = if self.balanced {
+            let option = if self.has_shares {
                 format!("its share in --balance ({group}=...)")
             } else {
                 format!("--{group}-weight")
@@ -65,7 +65,7 @@ impl Observer for ShareWarnings {
     fn observe(&mut self, event: Event<'_>) -> Result<ControlFlow<()>> {
         match event {
             // The live page can set shares where raw weights were given.
-            Event::Weighted { .. } => self.balanced = true,
+            Event::Weighted { .. } => self.has_shares = true,
             Event::Report(report) => {
                 let warnings = self.warnings(report);
                 self.status.borrow_mut().warnings = warnings;
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn with_shares_the_warning_is_of_the_balance_and_shown_by_the_report_only() {
         let mut watch = watch();
-        watch.balanced = true;
+        watch.has_shares = true;
         let lopsided = report(&[("spatial", 0.985), ("abstract", 0.009), ("style", 0.006)]);
         assert!(watch.observe(Event::Report(&lopsided)).unwrap().is_continue());
         let given = watch.status.borrow().warnings.clone();

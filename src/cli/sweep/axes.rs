@@ -149,12 +149,12 @@ pub(super) struct Table {
     /// Headings of the columns.
     pub columns: Vec<String>,
     /// The runs, in the order in which they are painted.
-    pub runs: Vec<Run>,
+    pub runs: Vec<SweepRun>,
 }
 
 /// One run and the cells that it fills.
 #[derive(Debug)]
-pub(super) struct Run {
+pub(super) struct SweepRun {
     /// Labels of its values, `spatial=5, style=10`.
     pub label: String,
     /// Index of the value on each of the varied axes.
@@ -212,7 +212,7 @@ impl Table {
                     table.rows.push(label(down, &choice));
                 }
                 let cells = vec![Cell { row, column, iterations: 0 }];
-                table.runs.push(Run { label: label(vary, &choice), choice, cells });
+                table.runs.push(SweepRun { label: label(vary, &choice), choice, cells });
             }
         } else {
             table.columns = columns.iter().map(|at| format!("iterations={at}")).collect();
@@ -222,14 +222,14 @@ impl Table {
                     |(column, iterations): (usize, &u32)| Cell { row, column, iterations: *iterations };
                 let mut cells: Vec<Cell> = columns.iter().enumerate().map(cell).collect();
                 cells.sort_by_key(|cell| cell.iterations);
-                table.runs.push(Run { label: label(vary, &choice), choice, cells });
+                table.runs.push(SweepRun { label: label(vary, &choice), choice, cells });
             }
         }
         table
     }
 }
 
-impl Run {
+impl SweepRun {
     /// Its options: those given, with the varied ones replaced.
     ///
     /// # Errors

@@ -1,8 +1,8 @@
 //! The runs of a sweep, one after the other; interrupted ones are resumed.
 
-use super::axes::{Cell, Run, Table};
+use super::axes::{Cell, SweepRun, Table};
 use super::cells::CellWriter;
-use super::progress::Progress;
+use super::progress::SweepProgress;
 use super::sheet::{ContactSheet, PaintedCell};
 use crate::cli::args::RenderArgs;
 use crate::cli::checkpoint::SavedCheckpoint;
@@ -35,7 +35,7 @@ pub(super) struct Sweep {
     painted: Vec<Option<PaintedCell>>,
     interrupt: Interrupt,
     controls: Controls,
-    progress: Progress,
+    progress: SweepProgress,
     prepared: Option<Prepared>,
 }
 
@@ -97,7 +97,7 @@ impl Sweep {
             .map_err(Error::io(&contact.folder, "creating the folder of the sweep"))?;
         let mut sweep = Self {
             painted: vec![None; table.rows.len() * table.columns.len()],
-            progress: Progress::new(base.watching.quiet),
+            progress: SweepProgress::new(base.watching.quiet),
             contact,
             table,
             plans,
@@ -270,7 +270,7 @@ fn prepare<'a>(
     prepared: &'a mut Option<Prepared>,
     args: &RenderArgs,
     plan: &Plan,
-    progress: &Progress,
+    progress: &SweepProgress,
 ) -> Result<&'a mut Session> {
     let network = &plan.network;
     let key = format!("{:?} {} {}", args.device.options(), network.path.display(), network.preprocessing);
@@ -318,7 +318,7 @@ fn painted(picture: Picture, seen: &Map<String, Value>) -> PaintedCell {
 }
 
 /// An error with the label of its run.
-fn in_run(run: &Run, error: Error) -> Error {
+fn in_run(run: &SweepRun, error: Error) -> Error {
     match error {
         Error::Usage(text) if !run.label.is_empty() => Error::Usage(format!("{}: {text}", run.label)),
         other => other,

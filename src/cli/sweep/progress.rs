@@ -8,14 +8,14 @@ use std::ops::ControlFlow;
 
 /// The bar of a sweep. Its length is the work of all runs, see [`work`].
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(super) struct SweepProgress {
     pub lines: Terminal,
     runs: usize,
     /// Work of the runs that are done.
     done: u64,
 }
 
-impl Progress {
+impl SweepProgress {
     pub(super) fn new(quiet: bool) -> Self {
         Self { lines: Terminal::new(quiet), runs: 0, done: 0 }
     }
@@ -40,7 +40,7 @@ impl Progress {
 /// Moves the bar by the iterations of one run, and prints its warnings with its label.
 #[derive(Debug)]
 pub(super) struct RunProgress<'a> {
-    progress: &'a Progress,
+    progress: &'a SweepProgress,
     /// Number of the run, counted from 0.
     run: usize,
     label: &'a str,
@@ -53,7 +53,7 @@ impl Observer for RunProgress<'_> {
         match event {
             Event::Started(started) => self.scales.clone_from(&started.scales),
             Event::Progress { iteration, .. } => {
-                let Progress { lines, runs, done } = self.progress;
+                let SweepProgress { lines, runs, done } = self.progress;
                 lines.advance(done + work(&self.scales, iteration), || {
                     let last = self.scales.last().map_or(0, |scale| scale.end);
                     format!("run {} of {runs}, iteration {iteration} of {last}", self.run + 1)
