@@ -20,7 +20,7 @@ use neural_mirage::mirage::preset::{FACTORS, Preset, layers};
 use neural_mirage::mirage::statistic::by_name;
 use neural_mirage::mirage::{Request, Scales, Schedule, Session, Strength};
 use neural_mirage::ops::{Padding, PoolKind};
-use neural_mirage::vgg::{Network, locate};
+use neural_mirage::vgg::Network;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -111,7 +111,7 @@ fn main() -> neural_mirage::Result<()> {
         Kernels::Naive => Family::Naive,
     };
     let engine = Engine::open(&DeviceOptions { family, exact: arguments.exact, ..Default::default() })?;
-    let network = Arc::new(Network::open(&locate::find_weights(arguments.weights.as_deref())?, None)?);
+    let network = Arc::new(Network::find(arguments.weights.as_deref(), None)?);
     if !arguments.json {
         println!("{}", engine.context.describe());
     }

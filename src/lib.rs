@@ -10,7 +10,7 @@
 //! use std::{ops::ControlFlow, path::Path, sync::Arc};
 //!
 //! fn main() -> neural_mirage::Result<()> {
-//!     let network = Arc::new(vgg::Network::open(&vgg::locate::find_weights(None)?, None)?);
+//!     let network = Arc::new(vgg::Network::find(None, None)?);
 //!     let photo = image_io::read(Path::new("photo.jpg"))?.picture;
 //!     let (width, height) = image_io::fit(photo.width, photo.height, 384);
 //!     let mut request = mirage::Request::new(image_io::resize(&photo, width, height)?);

@@ -6,7 +6,7 @@ use crate::gpu::{AdapterChoice, DeviceOptions, Family};
 use crate::graph::Engine;
 use crate::mirage::{Scales, Shares};
 use crate::tune::{Adapter, Cache};
-use crate::vgg::{Network, Preprocessing, locate};
+use crate::vgg::{Network, Preprocessing};
 use clap::Args;
 use serde::Serialize;
 use std::ops::RangeInclusive;
@@ -147,8 +147,8 @@ pub(super) struct BalanceArgs {
 #[derive(Debug, Args, Serialize)]
 #[command(next_help_heading = "Network")]
 pub(super) struct NetworkArgs {
-    /// The network: a safetensors file, or vgg16 or vgg19 once fetched with `mirage weights
-    /// --fetch` [default: the one that comes with the program]
+    /// The network: a safetensors file, narrow (the one that comes with the program), or vgg16 or vgg19 once fetched with
+    /// `mirage weights --fetch` [default: the one that comes with the program]
     #[arg(long, alias = "network", value_name = "FILE", env = WEIGHTS_VARIABLE, hide_env_values = true)]
     #[serde(serialize_with = "values::paths")]
     pub weights: Option<PathBuf>,
@@ -321,7 +321,7 @@ pub(super) struct TuningArgs {
 impl NetworkArgs {
     /// Opens the network, without reading its values.
     pub(super) fn open(&self) -> Result<Network> {
-        Network::open(&locate::find_weights(self.weights.as_deref())?, self.preprocessing)
+        Network::find(self.weights.as_deref(), self.preprocessing)
     }
 }
 

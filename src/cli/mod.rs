@@ -13,6 +13,7 @@ mod devices;
 mod escape;
 mod files;
 mod format;
+mod install;
 mod interrupt;
 mod kernels;
 mod metadata;
@@ -36,7 +37,7 @@ mod weights;
 
 use crate::error::Result;
 use crate::shader::Folder;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -83,6 +84,12 @@ enum Command {
     Tune(tune::TuneArgs),
     /// Describe a weights file, or download a full-size network
     Weights(weights::WeightsArgs),
+    /// Print the completions of a shell
+    #[command(hide = true)]
+    Completions(install::CompletionsArgs),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(install::ManArgs),
 }
 
 /// Runs the program on the process's arguments.
@@ -112,6 +119,8 @@ fn run(cli: &Cli) -> Result<u8> {
         Command::Sweep(args) => sweep::run(args),
         Command::Tune(args) => tune::run(args).map(|()| 0),
         Command::Weights(args) => weights::run(args).map(|()| 0),
+        Command::Completions(args) => install::completions(args, Cli::command()).map(|()| 0),
+        Command::Man(args) => install::manual(args, Cli::command()).map(|()| 0),
     }
 }
 

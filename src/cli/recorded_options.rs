@@ -6,7 +6,7 @@ use super::values;
 use crate::error::{Error, Result};
 use crate::mirage::preset::{ABSTRACT, Preset, SPATIAL, STYLE, layers_text};
 use crate::mirage::{Request, Shares, Strength, Target};
-use crate::vgg::Network;
+use crate::vgg::{Network, locate};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -82,6 +82,10 @@ impl RecordedOptions {
             Ok(())
         };
         for (name, value) in &mut options {
+            // The network inside the program has a name and no path.
+            if name == "weights" && value == locate::NARROW {
+                continue;
+            }
             let form = options::row(name).and_then(options::Row::form);
             form.map(|form| form.files_mut(value)).unwrap_or_default().into_iter().try_for_each(whole)?;
         }

@@ -2,8 +2,9 @@
 
 use super::escape::quoted;
 use super::streams;
-use crate::error::Result;
-use crate::vgg::{Network, Preprocessing, fetch, locate};
+use crate::error::{Error, Result};
+use crate::vgg::locate::{self, Location};
+use crate::vgg::{Network, Preprocessing, fetch};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// Options of `mirage weights`.
 #[derive(Debug, Args)]
 pub(super) struct WeightsArgs {
-    /// The safetensors file to describe, or vgg16 or vgg19 once fetched [default: the network that a run
+    /// The safetensors file to describe, narrow, or vgg16 or vgg19 once fetched [default: the network that a run
     /// uses: MIRAGE_WEIGHTS, or the one that comes with the program]
     #[arg(value_name = "FILE", conflicts_with = "fetch")]
     file: Option<PathBuf>,
@@ -32,14 +33,16 @@ pub(super) fn run(args: &WeightsArgs) -> Result<()> {
         return download(name, args.dir.as_deref());
     }
     let named = args.file.clone().or_else(|| std::env::var_os(super::args::WEIGHTS_VARIABLE).map(Into::into));
-    let path = locate::find_weights(named.as_deref())?;
-    let network = Network::open(&path, args.preprocessing)?;
+    let network = Network::find(named.as_deref(), args.preprocessing)?;
     streams::print(&network.summary()?)?;
     // After the summary, which may show why the values are broken.
     network.check_finite()
 }
 
 fn download(name: &str, folder: Option<&Path>) -> Result<()> {
+    if name == locate::NARROW {
+        return narrow(folder);
+    }
     let bar = ProgressBar::new(0);
     // The template is a constant with known keys.
     if let Ok(style) =
@@ -60,4 +63,20 @@ fn download(name: &str, folder: Option<&Path>) -> Result<()> {
         None => name.to_owned(),
     };
     streams::print(&format!("Use it with --weights {option}, or set MIRAGE_WEIGHTS={option}"))
+}
+
+/// The network that comes with the program needs no download: prints where it is.
+fn narrow(folder: Option<&Path>) -> Result<()> {
+    const NAME: &str = locate::NARROW;
+    if folder.is_some() {
+        return Err(Error::usage(format!("{NAME} is not downloaded, so --dir has no meaning with it")));
+    }
+    let location = locate::find_weights(Some(Path::new(NAME)))?;
+    let place = match &location {
+        Location::File(path) => path.display().to_string(),
+        _ => "inside this program".to_owned(),
+    };
+    let sha256 = Network::open_at(&location, None)?.sha256()?;
+    streams::print(&format!("{NAME} is there already: {place}\nSHA-256 {sha256}"))?;
+    streams::print("It is used unless --weights or MIRAGE_WEIGHTS name another network")
 }

@@ -1,37 +1,83 @@
-//! Which weights file to use: the one asked for, one fetched earlier, or the default network.
+//! Which network to use: the one asked for, one fetched earlier, or the default network.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::published::{self, FETCH_COMMAND};
+pub use super::published::{DEFAULT_NETWORK, DEFAULT_NETWORK_SHA256, NARROW};
 use crate::{Error, Result};
 
-/// File name of the network that comes with the program.
-pub const DEFAULT_NETWORK: &str = "vgg16-narrow.safetensors";
 /// The program's folder below the user's data folder.
 const PROGRAM: &str = "neural-mirage";
 
-/// The weights file to open.
+/// The default network, where the program was built with it.
+#[cfg(feature = "embedded-network")]
+static EMBEDDED: Option<&[u8]> = Some(include_bytes!("../../weights/vgg16-narrow.safetensors"));
+/// The default network, where the program was built with it.
+#[cfg(not(feature = "embedded-network"))]
+static EMBEDDED: Option<&[u8]> = None;
+
+/// Where a network's weights are.
+#[derive(Clone)]
+#[non_exhaustive]
+pub enum Location {
+    /// A safetensors file.
+    File(PathBuf),
+    /// The default network inside the program: the bytes of its file.
+    Embedded(&'static [u8]),
+}
+
+impl Location {
+    /// The file's path; of the embedded network its short name, [`NARROW`]. [`find_weights`] leads from either back to
+    /// the network.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::File(path) => path,
+            Self::Embedded(_) => Path::new(NARROW),
+        }
+    }
+}
+
+impl std::fmt::Debug for Location {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Embedded(bytes) => write!(f, "Embedded({} bytes)", bytes.len()),
+        }
+    }
+}
+
+/// The weights to open.
 ///
-/// `option` is what the user asked for: a path, which is returned as it is (opening it shows whether
-/// it can be used), or the short name of a network that `vgg::fetch` has
-/// downloaded, `vgg16` or `vgg19`. Without it, the default network is looked for next to the
-/// executable, in the folders where installations and checkouts keep it, in the current folder's
-/// `weights/` and in the user's data folder.
+/// `option` is what the user asked for: a path, which is returned as it is (opening it shows whether it can be used), or
+/// a short name: [`NARROW`] for the default network, `vgg16` or `vgg19` for one that `vgg::fetch` has downloaded.
+///
+/// Without `option`, and for [`NARROW`], it is the network inside the program (feature `embedded-network`). A program
+/// without one looks next to the executable, in the folders where installations and checkouts keep it, in the current
+/// folder's `weights/` and in the user's data folder. On Unix it leaves out places where any user of the machine could
+/// put a file, such as a `weights/` in the temporary folder.
 ///
 /// # Errors
 /// [`Error::Usage`] if a short name hasn't been fetched, or if the default network is nowhere; the
 /// message lists the places.
-pub fn find_weights(option: Option<&Path>) -> Result<PathBuf> {
+pub fn find_weights(option: Option<&Path>) -> Result<Location> {
     let data = data_dir();
-    let Some(path) = option else {
-        let executable = std::env::current_exe().ok();
-        // Links such as /usr/local/bin/mirage lead to the folder that holds the weights.
-        let executable = executable.map(|path| path.canonicalize().unwrap_or(path));
-        return first_of(default_places(executable.as_deref(), data.as_deref()));
-    };
-    match path.to_str().filter(|name| published::is_known(name) && !path.exists()) {
-        Some(name) => fetched(name, data.as_deref()),
-        None => Ok(path.to_owned()),
+    match option.map(|path| (path, path.to_str().filter(|_| !path.exists()))) {
+        None | Some((_, Some(NARROW))) => {
+            if let Some(bytes) = EMBEDDED {
+                return Ok(Location::Embedded(bytes));
+            }
+            let executable = std::env::current_exe().ok();
+            // Links such as /usr/local/bin/mirage lead to the folder that holds the weights.
+            let executable = executable.map(|path| path.canonicalize().unwrap_or(path));
+            first_of(default_places(executable.as_deref(), data.as_deref())).map(Location::File)
+        }
+        Some((_, Some(name))) if published::is_known(name) => {
+            fetched(name, data.as_deref()).map(Location::File)
+        }
+        // A file that has the embedded network's name must not be taken for it later.
+        Some((path, _)) if path == Path::new(NARROW) => Ok(Location::File(Path::new(".").join(path))),
+        Some((path, _)) => Ok(Location::File(path.to_owned())),
     }
 }
 
@@ -71,56 +117,169 @@ fn fetched(name: &str, data: Option<&Path>) -> Result<PathBuf> {
     }
 }
 
+/// A place for the default network.
+#[derive(Debug, Clone, PartialEq)]
+struct Place {
+    /// The folder that the place belongs to, of the program or the user. Empty for the current folder.
+    base: PathBuf,
+    file: PathBuf,
+}
+
+impl Place {
+    fn new(base: &Path, below: impl AsRef<Path>) -> Self {
+        Self { base: base.to_owned(), file: base.join(below).join(DEFAULT_NETWORK) }
+    }
+
+    /// What lets any user of the machine put another file here: the file itself, or a folder of it up to the base. The
+    /// file and its folder count with and without links.
+    #[cfg(unix)]
+    fn open_to_others(&self) -> Option<PathBuf> {
+        use std::os::unix::fs::PermissionsExt as _;
+        const OTHERS_WRITE: u32 = 0o002;
+        let open = |path: &&Path| {
+            let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+            path.metadata().is_ok_and(|found| found.permissions().mode() & OTHERS_WRITE != 0)
+        };
+        let followed = self.file.canonicalize().unwrap_or_default();
+        let written = self.file.ancestors().take_while(|path| path.starts_with(&self.base));
+        written
+            .chain(followed.ancestors().take(2).filter(|path| path.is_absolute()))
+            .find(open)
+            .map(|path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))
+    }
+
+    /// Elsewhere permissions are no bits of a file, and temporary folders belong to one user.
+    #[cfg(not(unix))]
+    fn open_to_others(&self) -> Option<PathBuf> {
+        None
+    }
+}
+
 /// Where the default network may be, in the order to look.
-fn default_places(executable: Option<&Path>, data: Option<&Path>) -> Vec<PathBuf> {
-    let mut places: Vec<PathBuf> = Vec::new();
-    let mut add = |folder: PathBuf| {
-        let place = folder.join(DEFAULT_NETWORK);
-        if !places.contains(&place) {
-            places.push(place);
-        }
-    };
+fn default_places(executable: Option<&Path>, data: Option<&Path>) -> Vec<Place> {
+    let mut places: Vec<Place> = Vec::new();
     if let Some(folder) = executable.and_then(Path::parent) {
-        add(folder.to_owned());
+        places.push(Place::new(folder, ""));
         if let Some(prefix) = folder.parent() {
-            add(prefix.join("share").join(PROGRAM));
+            places.push(Place::new(prefix, Path::new("share").join(PROGRAM)));
         }
         // target/release/mirage and target/release/deps/test lie below the checkout.
-        folder.ancestors().for_each(|ancestor| add(ancestor.join("weights")));
+        places.extend(folder.ancestors().map(|ancestor| Place::new(ancestor, "weights")));
     }
-    add(PathBuf::from("weights"));
-    data.into_iter().for_each(|folder| add(folder.to_owned()));
-    add(Path::new(env!("CARGO_MANIFEST_DIR")).join("weights"));
+    places.push(Place::new(Path::new(""), "weights"));
+    places.extend(data.map(|folder| Place::new(folder, "")));
+    places.push(Place::new(Path::new(env!("CARGO_MANIFEST_DIR")), "weights"));
+    let mut seen = HashSet::new();
+    places.retain(|place| seen.insert(place.file.clone()));
     places
 }
 
-fn first_of(places: Vec<PathBuf>) -> Result<PathBuf> {
-    if let Some(found) = places.iter().find(|place| place.is_file()) {
-        return Ok(found.clone());
+fn first_of(places: Vec<Place>) -> Result<PathBuf> {
+    let mut list = String::new();
+    for place in places {
+        let open = place.open_to_others();
+        if open.is_none() && place.file.is_file() {
+            return Ok(place.file);
+        }
+        list += &format!("\n  {}", place.file.display());
+        if let Some(open) = open {
+            list += &format!(" (not searched: all users may write to {})", open.display());
+        }
     }
-    let places: Vec<String> = places.iter().map(|place| format!("\n  {}", place.display())).collect();
     Err(Error::usage(format!(
-        "the default network {DEFAULT_NETWORK} was not found. Put it in one of these places, or name a weights file \
-         with --weights:{}",
-        places.concat()
+        "the default network {DEFAULT_NETWORK} was not found. {}. Put it in one of these places, or name a weights file \
+         with --weights:{list}",
+        published::where_narrow_is()
     )))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hex::hex;
+    use sha2::{Digest as _, Sha256};
 
     #[test]
     fn a_path_is_taken_as_it_is() {
         let path = Path::new("no/such/file.safetensors");
-        assert_eq!(find_weights(Some(path)).unwrap(), path);
+        assert_eq!(find_weights(Some(path)).unwrap().path(), path);
     }
 
     #[test]
-    fn the_default_network_of_the_checkout_is_found() {
-        let found = find_weights(None).unwrap();
-        assert_eq!(found.file_name().unwrap(), DEFAULT_NETWORK);
-        assert!(found.is_file());
+    fn the_default_network_is_found_also_by_its_short_name() {
+        for option in [None, Some(Path::new(NARROW))] {
+            let location = find_weights(option).unwrap();
+            assert_eq!(matches!(location, Location::Embedded(_)), cfg!(feature = "embedded-network"));
+            match location {
+                Location::File(path) => {
+                    assert_eq!(path.file_name().unwrap(), DEFAULT_NETWORK);
+                    assert!(path.is_file());
+                }
+                Location::Embedded(bytes) => {
+                    assert_eq!(hex(&Sha256::digest(bytes)), DEFAULT_NETWORK_SHA256);
+                }
+            }
+        }
+        assert_eq!(Location::Embedded(b"x").path(), Path::new(NARROW));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn places_that_others_can_write_to_are_not_searched() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        let (above, weights) = (root.join("bin"), root.join("bin/weights"));
+        std::fs::create_dir_all(&weights).unwrap();
+        std::fs::write(weights.join(DEFAULT_NETWORK), "").unwrap();
+        std::os::unix::fs::symlink(&weights, root.join("link")).unwrap();
+        let set = |path: &Path, mode| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap()
+        };
+        // Whatever the folders above the base allow: who may write there may replace the program, too.
+        set(&root, 0o1777);
+        let written = Place::new(&above, "weights");
+        let linked = Place { base: root.join("link"), file: root.join("link").join(DEFAULT_NETWORK) };
+        let safe = Place::new(&root.join("safe"), "");
+        std::fs::create_dir(&safe.base).unwrap();
+        std::fs::write(&safe.file, "").unwrap();
+        let found = |place: &Place| first_of(vec![place.clone()]);
+        let refused = |place: &Place, because: &Path| {
+            let text = found(place).unwrap_err().to_string();
+            let said = format!("(not searched: all users may write to {})", because.display());
+            assert!(text.contains(&said), "{text}");
+            // A safe place further down the list is still found.
+            assert_eq!(first_of(vec![place.clone(), safe.clone()]).unwrap(), safe.file);
+        };
+
+        for path in [&above, &weights] {
+            set(path, 0o775);
+        }
+        set(&written.file, 0o664);
+        assert_eq!(found(&written).unwrap(), written.file, "what a group may write to is searched");
+        assert_eq!(found(&linked).unwrap(), linked.file);
+        // 1777 is the temporary folder's mode: anybody may add a file.
+        for (path, open) in [(&above, 0o1777), (&weights, 0o1777), (&weights, 0o757), (&written.file, 0o646)]
+        {
+            let shut = path.metadata().unwrap().permissions().mode();
+            set(path, open);
+            refused(&written, path);
+            set(path, shut);
+            assert_eq!(found(&written).unwrap(), written.file);
+        }
+        set(&weights, 0o777);
+        refused(&linked, &linked.base);
+        // Where there is nothing yet, somebody may be about to put something.
+        set(&above, 0o1777);
+        std::fs::remove_dir_all(&weights).unwrap();
+        refused(&written, &above);
+        // A share/ beside the program's folder.
+        let prefix = Place::new(&above, "share/neural-mirage");
+        std::fs::create_dir_all(prefix.file.parent().unwrap()).unwrap();
+        std::fs::write(&prefix.file, "").unwrap();
+        refused(&prefix, &above);
+        set(&above, 0o755);
+        assert_eq!(found(&prefix).unwrap(), prefix.file);
     }
 
     #[test]
@@ -137,9 +296,9 @@ mod tests {
             "weights",
         ];
         for (place, expected) in places.iter().zip(expected) {
-            assert_eq!(*place, root.join(expected).join(DEFAULT_NETWORK));
+            assert_eq!(place.file, root.join(expected).join(DEFAULT_NETWORK));
         }
-        assert!(places.contains(&Path::new("weights").join(DEFAULT_NETWORK)));
+        assert!(places.iter().any(|place| place.file == Path::new("weights").join(DEFAULT_NETWORK)));
 
         std::fs::create_dir_all(root.join("weights")).unwrap();
         std::fs::write(root.join("weights").join(DEFAULT_NETWORK), "").unwrap();
@@ -148,12 +307,20 @@ mod tests {
 
     #[test]
     fn a_default_that_is_nowhere_lists_the_places() {
-        let error = first_of(vec!["/nowhere/a".into(), "/nowhere/b".into()]).unwrap_err();
+        let places = ["/nowhere/a", "/nowhere/b"].map(|folder| Place::new(Path::new(folder), ""));
+        let error = first_of(places.into()).unwrap_err();
         let text = error.to_string();
         assert!(
             text.contains("/nowhere/a") && text.contains("/nowhere/b") && text.contains("--weights"),
             "{text}"
         );
+        assert!(
+            text.contains(DEFAULT_NETWORK)
+                && text.contains(DEFAULT_NETWORK_SHA256)
+                && text.contains("weights/ of"),
+            "{text}"
+        );
+        assert!(!text.contains("not searched"), "{text}");
         assert_eq!(error.exit_code(), 2);
     }
 

@@ -1,6 +1,6 @@
 //! VGG-shaped networks: what a weights file holds, and the topology derived from it.
 //!
-//! [`Network::open`] maps a safetensors file, recognises how its tensors are named ([`KeyLayout`]),
+//! [`Network::open`] reads a safetensors file, recognises how its tensors are named ([`KeyLayout`]),
 //! derives the list of [`Layer`]s from names and shapes alone, and checks every shape before it
 //! returns. Weights stay in the file until a layer is asked for them, so opening a network
 //! costs milliseconds whatever its size.

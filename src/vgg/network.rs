@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::layer::{Conv, FilterOrder, Layer, LayerKind, Linear, MatrixOrder, Norm};
 use super::layout::{ConvKeys, KeyLayout, Keys, Part, Sorted, sort};
+use super::locate::{Location, NARROW, find_weights};
 use super::preprocessing::{Preprocessing, PreprocessingSource};
 use super::tensor::{CONVERT, DType, Tensor, WeightFile};
 use crate::hex::hex;
@@ -43,7 +44,7 @@ pub struct Network {
     pub layout: KeyLayout,
     /// How most of the weights are stored.
     pub dtype: DType,
-    /// The file, as given.
+    /// The file, as given; of a network inside the program its short name.
     pub path: PathBuf,
     /// Keys of the file that no layer uses.
     pub unused: Vec<String>,
@@ -72,7 +73,30 @@ impl Network {
     /// lacks a tensor or has one of a wrong shape. Values are not read: see
     /// [`Network::check_finite`].
     pub fn open(path: &Path, preprocessing: Option<Preprocessing>) -> Result<Self> {
-        let file = WeightFile::open(path)?;
+        Self::read(WeightFile::open(path)?, preprocessing)
+    }
+
+    /// Opens a network wherever it is. [`Network::open`] says what `preprocessing` does.
+    ///
+    /// # Errors
+    /// As for [`Network::open`].
+    pub fn open_at(location: &Location, preprocessing: Option<Preprocessing>) -> Result<Self> {
+        let file = match location {
+            Location::File(path) => WeightFile::open(path)?,
+            Location::Embedded(bytes) => WeightFile::of_bytes(NARROW, bytes)?,
+        };
+        Self::read(file, preprocessing)
+    }
+
+    /// Opens what [`find_weights`] finds for `option`: a path, a short name, or without either the default network.
+    ///
+    /// # Errors
+    /// As for [`find_weights`] and [`Network::open`].
+    pub fn find(option: Option<&Path>, preprocessing: Option<Preprocessing>) -> Result<Self> {
+        Self::open_at(&find_weights(option)?, preprocessing)
+    }
+
+    fn read(file: WeightFile, preprocessing: Option<Preprocessing>) -> Result<Self> {
         let sorted = sort(&file)?;
         let builder = Builder { file: &file, layout: sorted.layout, epsilon: epsilon(&file, sorted.layout)? };
         let layers = builder.layers(&sorted)?;
@@ -85,7 +109,7 @@ impl Network {
             preprocessing_source,
             layout: sorted.layout,
             dtype,
-            path: path.to_owned(),
+            path: file.path().to_owned(),
             unused: sorted.unused,
             file,
             sha256: OnceLock::new(),

@@ -1,12 +1,18 @@
-//! The published full-size networks, by their short names.
+//! The networks that have short names: the program's own, and the published full-size ones.
 
 /// The command that downloads a network, as messages call it.
 pub const FETCH_COMMAND: &str = "mirage weights --fetch";
+/// Short name of the network that comes with the program.
+pub const NARROW: &str = "narrow";
+/// File name of [`NARROW`].
+pub const DEFAULT_NETWORK: &str = "vgg16-narrow.safetensors";
+/// SHA-256 of [`NARROW`]'s file.
+pub const DEFAULT_NETWORK_SHA256: &str = "d20de52652922300356763857578061f0ff2a1646e655c450db2f7b13d9cdf1f";
 /// Short name and repository of each network that can be downloaded.
 pub(super) const NETWORKS: [(&str, &str); 2] =
     [("vgg16", "timm/vgg16.tv_in1k"), ("vgg19", "timm/vgg19.tv_in1k")];
 
-/// Whether `name` is one of them.
+/// Whether `name` can be downloaded.
 pub(super) fn is_known(name: &str) -> bool {
     NETWORKS.iter().any(|(known, _)| *known == name)
 }
@@ -14,4 +20,12 @@ pub(super) fn is_known(name: &str) -> bool {
 /// What the downloaded network `name` is called on disk.
 pub(super) fn file_name(name: &str) -> String {
     format!("{name}.safetensors")
+}
+
+/// Where to get [`NARROW`], as sentences.
+pub(super) fn where_narrow_is() -> String {
+    format!(
+        "The file has SHA-256 {DEFAULT_NETWORK_SHA256} and is in the folder weights/ of the program's repository; it is \
+         not published anywhere else. A program built with the feature embedded-network holds it"
+    )
 }

@@ -1,4 +1,4 @@
-//! The safetensors file and the tensors in it, read when asked for.
+//! The safetensors file and the tensors in it, read when asked for: on disk, or inside the program.
 //!
 //! The file is read in pieces rather than mapped: mapped pages count as the process's memory long after the
 //! weights are on the device, and a file that another process shortens would end this one with a bus error.
@@ -80,8 +80,15 @@ pub struct Tensor {
 /// The opened file and the path that its errors name.
 struct Source {
     path: PathBuf,
-    file: Mutex<File>,
+    content: Content,
     length: usize,
+}
+
+/// Where a file's bytes are.
+enum Content {
+    Disk(Mutex<File>),
+    /// Bytes that are part of the program; they are read where they lie.
+    Memory(&'static [u8]),
 }
 
 impl Source {
@@ -91,7 +98,15 @@ impl Source {
             let problem = format!("the weights file can't be read: {error}");
             Error::file(&self.path, problem, "Check the disk, and that no other program changes the file")
         };
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = match &self.content {
+            Content::Disk(file) => file,
+            Content::Memory(bytes) => {
+                let part = bytes.get(range);
+                take(part.ok_or_else(|| unreadable(std::io::ErrorKind::UnexpectedEof.into()))?);
+                return Ok(());
+            }
+        };
+        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
         file.seek(SeekFrom::Start(range.start as u64)).map_err(unreadable)?;
         let mut piece = vec![0; range.len().min(PIECE)];
         let mut left = range.len();
@@ -286,7 +301,19 @@ impl WeightFile {
             return Err(Error::file(path, "the weights file is empty (0 bytes)", FETCH_AGAIN));
         }
         let length = usize::try_from(kind.len()).unwrap_or(usize::MAX);
-        let source = Arc::new(Source { path: path.to_owned(), file: Mutex::new(file), length });
+        Self::new(Source { path: path.to_owned(), content: Content::Disk(Mutex::new(file)), length })
+    }
+
+    /// Reads the header of a file whose bytes are part of the program. Errors name it `name`.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the bytes aren't a complete safetensors file.
+    pub fn of_bytes(name: &str, bytes: &'static [u8]) -> Result<Self> {
+        Self::new(Source { path: name.into(), content: Content::Memory(bytes), length: bytes.len() })
+    }
+
+    fn new(source: Source) -> Result<Self> {
+        let source = Arc::new(source);
         let (header, data_start) = read_header(&source)?;
 
         let mut tensors = BTreeMap::new();
@@ -307,7 +334,7 @@ impl WeightFile {
         Ok(Self { source, tensors, metadata })
     }
 
-    /// The path as given to [`WeightFile::open`].
+    /// The path as given to [`WeightFile::open`], or the name given to [`WeightFile::of_bytes`].
     pub fn path(&self) -> &Path {
         &self.source.path
     }

@@ -8,6 +8,7 @@ mod bad_input;
 mod common;
 mod history;
 mod hostile;
+mod install;
 #[cfg(unix)]
 mod interrupt;
 mod kernels;

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use neural_mirage::Error;
+use neural_mirage::vgg::locate::{DEFAULT_NETWORK, DEFAULT_NETWORK_SHA256, Location, NARROW};
 use neural_mirage::vgg::{DType, KeyLayout, LayerKind, Matrix, Network, Preprocessing, PreprocessingSource};
 
 #[path = "../common/mod.rs"]
@@ -305,6 +306,33 @@ fn unrelated_tensors_are_ignored_and_reported() {
     assert!(network.summary().unwrap().contains("mean_image"));
 }
 
+/// A network inside the program is the same as its file.
+#[test]
+fn bytes_in_memory_are_read_like_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in [Net::small().caffe(), Net::small().torchvision()] {
+        let path = folder.path().join("net.safetensors");
+        let bytes: &'static [u8] = file.bytes().leak();
+        std::fs::write(&path, bytes).unwrap();
+        let disk = Network::open(&path, None).unwrap();
+        let memory = Network::open_at(&Location::Embedded(bytes), None).unwrap();
+        assert_eq!(memory.path, Path::new(NARROW));
+        assert_eq!(memory.sha256().unwrap(), disk.sha256().unwrap());
+        assert_eq!(memory.layer_names(), disk.layer_names());
+        assert_eq!(memory.file_len(), bytes.len());
+        memory.check_finite().unwrap();
+        for (a, b) in memory.convs().zip(disk.convs()) {
+            assert_eq!(a.weight.to_f32().unwrap(), b.weight.to_f32().unwrap());
+        }
+        assert!(memory.summary().unwrap().contains("narrow"));
+        // As much is refused as in a file, and errors name it.
+        for length in [0, 7, 100, bytes.len() - 1] {
+            let text = Network::open_at(&Location::Embedded(&bytes[..length]), None).unwrap_err().to_string();
+            assert!(text.starts_with("narrow: "), "{text}");
+        }
+    }
+}
+
 /// The shipped weights, and what their manifest says of them.
 #[test]
 fn the_default_network_is_the_one_in_the_manifest() {
@@ -314,8 +342,9 @@ fn the_default_network_is_the_one_in_the_manifest() {
         let line = manifest.lines().find(|line| line.ends_with(&format!("  {file}"))).unwrap();
         line.split(' ').next().unwrap().to_owned()
     };
-    let network = Network::open(&folder.join("vgg16-narrow.safetensors"), None).unwrap();
-    assert_eq!(network.sha256().unwrap(), hash("vgg16-narrow.safetensors"));
+    let network = Network::open(&folder.join(DEFAULT_NETWORK), None).unwrap();
+    assert_eq!(network.sha256().unwrap(), hash(DEFAULT_NETWORK));
+    assert_eq!(hash(DEFAULT_NETWORK), DEFAULT_NETWORK_SHA256);
 
     let mut expected: Vec<String> = Vec::new();
     for (block, convs) in (1..).zip([2, 2, 3, 3, 3]) {

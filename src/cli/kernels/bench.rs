@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Engine, Peaks, PrepareOptions, Program, SingleOp, candidates};
 use crate::ops::{Case, Shape};
 use crate::shader::Folder;
-use crate::vgg::{Network, locate};
+use crate::vgg::Network;
 use crate::workbench::{
     Change, Clock, Record, Row, bytes, inputs, layers_of, measure, network_cases, topology,
 };
@@ -101,7 +101,7 @@ impl BenchArgs {
     fn cases(&self) -> Result<Vec<(String, Case)>> {
         let layers = match topology(&self.network) {
             Some(layers) => layers,
-            None => layers_of(&Network::open(&locate::find_weights(Some(self.network.as_ref()))?, None)?),
+            None => layers_of(&Network::find(Some(self.network.as_ref()), None)?),
         };
         let mut cases = network_cases(&layers, self.size as usize);
         cases.retain(|(name, _)| self.filter.op(name));

@@ -66,15 +66,15 @@ impl Sweep {
         for (run, options) in table.runs.iter_mut().zip(options) {
             let args = option_words::parse(options)?;
             let plan = Plan::with(&args, false, None, || {
-                let path = locate::find_weights(args.network.weights.as_deref())?;
+                let location = locate::find_weights(args.network.weights.as_deref())?;
                 let preprocessing = format!("{:?}", args.network.preprocessing);
                 if let Some((.., network)) =
-                    networks.iter().find(|(p, w, _)| *p == path && *w == preprocessing)
+                    networks.iter().find(|(p, w, _)| p == location.path() && *w == preprocessing)
                 {
                     return Ok((network.clone(), false));
                 }
-                let network = Arc::new(args.network.open()?);
-                networks.push((path, preprocessing, network.clone()));
+                let network = Arc::new(Network::open_at(&location, args.network.preprocessing)?);
+                networks.push((location.path().to_owned(), preprocessing, network.clone()));
                 Ok((network, true))
             });
             let mut plan = plan.map_err(|error| in_run(run, error))?;

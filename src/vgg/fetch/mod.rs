@@ -11,7 +11,7 @@ use ureq::{Agent, Body};
 
 use super::locate::data_dir;
 pub use super::published::FETCH_COMMAND;
-use super::published::{NETWORKS, file_name};
+use super::published::{NARROW, NETWORKS, file_name, where_narrow_is};
 use crate::hex::hex;
 use crate::{Error, Result};
 
@@ -85,6 +85,9 @@ pub fn fetch_from(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Fetched> {
     let Some((_, repository)) = NETWORKS.iter().find(|(known, _)| *known == name) else {
+        if name == NARROW {
+            return Err(Error::usage(format!("{NARROW} can't be downloaded. {}", where_narrow_is())));
+        }
         return Err(Error::usage(format!(
             "there is no network '{name}' to download. There are: {}",
             names().join(", ")

@@ -1,0 +1,49 @@
+//! `mirage completions` and `mirage man`: what a package installs besides the program. Hidden, because packages are made
+//! once and by few.
+
+use super::streams;
+use crate::error::{Error, Result};
+use clap::{Args, Command};
+use clap_complete::Shell;
+use std::path::PathBuf;
+
+/// Options of `mirage completions`.
+#[derive(Debug, Args)]
+pub(super) struct CompletionsArgs {
+    /// bash, zsh, fish, powershell or elvish
+    #[arg(value_name = "SHELL")]
+    shell: Shell,
+}
+
+/// Options of `mirage man`.
+#[derive(Debug, Args)]
+pub(super) struct ManArgs {
+    /// Folder for the pages, made if it isn't there: mirage.1, and mirage-render.1 and so on for each command
+    #[arg(value_name = "FOLDER")]
+    folder: PathBuf,
+}
+
+/// Prints the completions of all commands that --help lists.
+pub(super) fn completions(args: &CompletionsArgs, program: Command) -> Result<()> {
+    let (mut program, mut text) = (visible(program), Vec::new());
+    let name = program.get_name().to_owned();
+    clap_complete::generate(args.shell, &mut program, name, &mut text);
+    streams::print(String::from_utf8_lossy(&text).trim_end())
+}
+
+/// Writes a manual page for the program and for each command that --help lists.
+pub(super) fn manual(args: &ManArgs, program: Command) -> Result<()> {
+    let folder = &args.folder;
+    std::fs::create_dir_all(folder).map_err(Error::io(folder, "creating the folder of the manual"))?;
+    clap_mangen::generate_to(program, folder).map_err(Error::io(folder, "writing the manual"))
+}
+
+/// The program without its hidden commands.
+fn visible(program: Command) -> Command {
+    let commands: Vec<Command> = program.get_subcommands().filter(|c| !c.is_hide_set()).cloned().collect();
+    let mut shown = Command::new(program.get_name().to_owned()).version(env!("CARGO_PKG_VERSION"));
+    for argument in program.get_arguments() {
+        shown = shown.arg(argument.clone());
+    }
+    shown.subcommands(commands)
+}

@@ -1,0 +1,125 @@
+//! What an installation needs: completions, the manual, the network that comes with the program.
+
+use crate::support::Place;
+use neural_mirage::vgg::locate::{DEFAULT_NETWORK_SHA256, NARROW};
+use predicates::prelude::*;
+
+/// The commands that `mirage --help` lists, but for `help`.
+const COMMANDS: [&str; 9] =
+    ["render", "classify", "devices", "kernels", "resume", "show", "sweep", "tune", "weights"];
+
+fn printed(place: &Place, words: &[&str]) -> String {
+    let output = place.deviceless().args(words).output().unwrap();
+    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn completions_know_every_command_and_option() {
+    let place = Place::new();
+    let help = printed(&place, &["--help"]);
+    for shell in ["bash", "zsh", "fish", "powershell"] {
+        let text = printed(&place, &["completions", shell]);
+        for command in COMMANDS {
+            assert!(help.contains(&format!("\n  {command} ")), "{command}");
+            assert!(text.contains(command), "{shell}: {command}");
+        }
+        assert!(text.contains("style-statistic") && text.contains("shader-dir"), "{shell}");
+        assert!(
+            !text.contains("manual pages") && !text.contains("completions of a shell"),
+            "{shell}: hidden"
+        );
+    }
+    place.deviceless().args(["completions", "ksh"]).assert().code(2).stderr(predicate::str::contains("bash"));
+}
+
+/// What bash itself offers.
+#[cfg(target_os = "linux")]
+#[test]
+fn bash_completes_with_the_script() {
+    let place = Place::new();
+    let script = place.file("mirage.bash", printed(&place, &["completions", "bash"]).as_bytes());
+    let program = "source \"$1\"; COMP_WORDS=(mirage \"${@:2}\"); COMP_CWORD=$(($# - 1)); \
+                   _mirage mirage \"${!#}\" \"\"; printf '%s\\n' \"${COMPREPLY[@]}\"";
+    let offers = |words: &[&str]| {
+        let output = std::process::Command::new("bash")
+            .args(["--norc", "-c", program, "bash"])
+            .arg(&script)
+            .args(words)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(offers(&["re"]), ["render", "resume"]);
+    assert_eq!(offers(&["render", "--style-s"]), ["--style-statistic"]);
+}
+
+#[test]
+fn the_manual_has_a_page_for_each_command() {
+    let place = Place::new();
+    printed(&place, &["man", "a/new folder"]);
+    let mut pages: Vec<String> = std::fs::read_dir(place.path("a/new folder"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    pages.sort();
+    for command in COMMANDS {
+        assert!(pages.contains(&format!("mirage-{command}.1")), "{command}: {pages:?}");
+    }
+    assert!(pages.contains(&"mirage.1".to_owned()) && !pages.iter().any(|page| page.contains("completions")));
+    let page = std::fs::read_to_string(place.path("a/new folder/mirage-render.1")).unwrap();
+    assert!(page.starts_with(".ie") && page.contains(".TH mirage-render 1"), "{page}");
+    assert!(page.contains("style\\-statistic") && page.contains("mean\\-covariance"), "{page}");
+
+    place.file("taken", b"");
+    place.deviceless().args(["man", "taken"]).assert().code(1).stderr(predicate::str::contains("taken"));
+}
+
+#[test]
+fn the_default_network_needs_no_download() {
+    let place = Place::new();
+    let known = predicate::str::contains(DEFAULT_NETWORK_SHA256);
+    place.deviceless().args(["weights", "--fetch", NARROW]).assert().success().stdout(known.clone());
+    place.deviceless().args(["weights", NARROW]).assert().success().stdout(known);
+    place
+        .deviceless()
+        .args(["weights", "--fetch", NARROW, "--dir", "here"])
+        .assert()
+        .code(2)
+        .stderr(predicate::str::contains("--dir"));
+    assert!(place.entries().is_empty());
+    // A file that has its name is a file.
+    place.file(NARROW, b"no network");
+    place
+        .deviceless()
+        .args(["weights", NARROW])
+        .assert()
+        .code(2)
+        .stderr(predicate::str::contains("./narrow: "));
+}
+
+/// A program that holds its network runs by itself: here the copied file, in an empty folder and with no home.
+#[cfg(feature = "embedded-network")]
+#[test]
+fn a_copied_program_runs_in_an_empty_folder() {
+    let place = Place::new();
+    let copy = place.path("copy");
+    std::fs::copy(assert_cmd::cargo::cargo_bin!("mirage"), &copy).unwrap();
+    let photo = place.photo("photo.png", 64, 48);
+    let start = |words: &[&str]| {
+        let mut command = assert_cmd::Command::new(&copy);
+        command.current_dir(place.path("")).env_remove("HOME").env_remove("XDG_DATA_HOME").args(words);
+        command.env_remove("MIRAGE_WEIGHTS");
+        command
+    };
+    start(&["weights"]).assert().success().stdout(predicate::str::contains(DEFAULT_NETWORK_SHA256));
+    let photo = photo.to_str().unwrap();
+    let short = ["--size", "64", "--scales", "1", "--iterations", "2", "--checkpoint-every", "1"];
+    start(&[&["render", photo, "-o", "out.png"][..], &short].concat()).assert().success();
+    let shown = start(&["show", "out.png"]).assert().success();
+    let shown = String::from_utf8_lossy(&shown.get_output().stdout).into_owned();
+    assert!(shown.contains(DEFAULT_NETWORK_SHA256), "{shown}");
+    // The record names the network by its short name, from which it is found again.
+    start(&["resume", "out-checkpoint.safetensors", "--iterations", "3"]).assert().success();
+}
