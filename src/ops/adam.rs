@@ -1,7 +1,7 @@
 //! The Adam optimiser as an op: one step, in place.
 
 use super::native::{for_each_part_of, write_number};
-use super::shape::mismatch;
+use super::shape::{mismatch, takes};
 use super::{Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
@@ -75,7 +75,7 @@ impl Op for Adam {
 
     fn output(&self, inputs: &[Shape]) -> Result<Shape> {
         let [x, gradient, m, v, state, control] = inputs else {
-            return Err(mismatch("adam", &format!("wants 6 inputs, got {}", inputs.len())));
+            return Err(takes("adam", "6 inputs", inputs.len()));
         };
         if [gradient, m, v] != [x; 3] {
             let message = format!("x {x}, gradient {gradient} and moments {m}, {v} differ in shape");

@@ -1,7 +1,7 @@
 //! Sum of two tensors of one shape: where gradients of several consumers meet.
 
 use super::lanes::elementwise;
-use super::shape::mismatch;
+use super::shape::expect_same;
 use super::window;
 use super::{Case, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
 use crate::error::Result;
@@ -18,9 +18,7 @@ impl Op for Add {
     }
 
     fn output(&self, inputs: &[Shape]) -> Result<Shape> {
-        if inputs[0] != inputs[1] {
-            return Err(mismatch("add", &format!("{} and {} differ", inputs[0], inputs[1])));
-        }
+        expect_same("add", inputs)?;
         Ok(inputs[0])
     }
 

@@ -2,7 +2,7 @@
 
 use super::lanes::update;
 use super::native::{for_each_part, write_number};
-use super::shape::mismatch;
+use super::shape::{mismatch, takes};
 use super::{Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
@@ -29,7 +29,7 @@ impl Op for Average {
 
     fn output(&self, inputs: &[Shape]) -> Result<Shape> {
         let [x, average, state] = inputs else {
-            return Err(mismatch("average", &format!("wants 3 inputs, got {}", inputs.len())));
+            return Err(takes("average", "3 inputs", inputs.len()));
         };
         if x != average {
             return Err(mismatch("average", &format!("x {x} and the average {average} differ in shape")));

@@ -2,8 +2,7 @@
 
 use super::linear_combination::LinearCombination;
 use super::native::{for_each_row, write_number};
-use super::shape::mismatch;
-use super::sum;
+use super::shape::{mismatch, takes};
 use super::vectors::{add_scaled, dot, sum_of_rows};
 use super::{Adjoint, Case, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source};
 use crate::error::Result;
@@ -40,7 +39,7 @@ pub struct TraceBackward {
 pub(super) fn expect_square(op: &str, shape: Shape) -> Result<usize> {
     match shape {
         Shape::Matrix { rows, columns } if rows == columns => Ok(rows),
-        _ => Err(mismatch(op, &format!("wants a square matrix, got {shape}"))),
+        _ => Err(takes(op, "a square matrix", shape)),
     }
 }
 
@@ -227,7 +226,7 @@ impl Op for TraceBackward {
     }
 
     fn output(&self, inputs: &[Shape]) -> Result<Shape> {
-        sum::expect_number("trace_backward", inputs[0])?;
+        inputs[0].expect_number("trace_backward")?;
         Ok(square(self.side))
     }
 

@@ -4,7 +4,6 @@ use super::lanes::{elementwise, sums};
 use super::native::write_number;
 use super::shape::mismatch;
 use super::softmax::largest_and_powers;
-use super::sum;
 use super::{
     Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source,
 };
@@ -100,7 +99,7 @@ impl Op for CrossEntropyBackward {
 
     fn output(&self, inputs: &[Shape]) -> Result<Shape> {
         expect_pair("cross_entropy_backward", inputs)?;
-        sum::expect_number("cross_entropy_backward", inputs[2])?;
+        inputs[2].expect_number("cross_entropy_backward")?;
         Ok(inputs[0])
     }
 

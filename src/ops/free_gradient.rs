@@ -1,7 +1,7 @@
 //! The part of a gradient that a picture in [0, 1] can follow.
 
 use super::lanes::elementwise;
-use super::shape::mismatch;
+use super::shape::expect_same;
 use super::window;
 use super::{Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
 use crate::error::Result;
@@ -25,9 +25,7 @@ impl Op for FreeGradient {
     }
 
     fn output(&self, inputs: &[Shape]) -> Result<Shape> {
-        if inputs[0] != inputs[1] {
-            return Err(mismatch("free_gradient", &format!("{} and {} differ", inputs[0], inputs[1])));
-        }
+        expect_same("free_gradient", inputs)?;
         Ok(inputs[0])
     }
 

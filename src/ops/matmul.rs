@@ -1,7 +1,7 @@
 //! Product of two matrices.
 
 use super::product::{MatrixRef, product_of_rows};
-use super::shape::mismatch;
+use super::shape::{mismatch, takes};
 use super::{
     Adjoint, Case, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source, TEXTURE_WIDTH,
 };
@@ -25,7 +25,7 @@ pub struct MatMul {
 fn sizes(shape: Shape) -> Result<[usize; 2]> {
     match shape {
         Shape::Matrix { rows, columns } => Ok([rows, columns]),
-        _ => Err(mismatch("matmul", &format!("wants matrices, got {shape}"))),
+        _ => Err(takes("matmul", "matrices", shape)),
     }
 }
 

@@ -106,7 +106,7 @@ impl Op for MseBackward {
 
     fn output(&self, inputs: &[Shape]) -> Result<Shape> {
         same("mse_backward", inputs)?;
-        sum::expect_number("mse_backward", inputs[2])?;
+        inputs[2].expect_number("mse_backward")?;
         Ok(inputs[0])
     }
 

@@ -3,7 +3,7 @@
 
 use super::lanes::elementwise;
 use super::native::for_each_part;
-use super::shape::mismatch;
+use super::shape::expect_same;
 use super::{Case, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, window};
 use crate::error::Result;
 use crate::gpu::{Family, Profile};
@@ -118,9 +118,7 @@ impl Op for Triad {
     }
 
     fn output(&self, inputs: &[Shape]) -> Result<Shape> {
-        if inputs[0] != inputs[1] {
-            return Err(mismatch("triad", &format!("{} and {} differ", inputs[0], inputs[1])));
-        }
+        expect_same("triad", inputs)?;
         inputs[0].expect_vector("triad").map(Shape::Vector)
     }
 

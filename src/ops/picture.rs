@@ -2,7 +2,7 @@
 //! the change from a map to the interleaved RGB of image files.
 
 use super::native::{fill_map, for_each_row, row};
-use super::shape::{MapLayout, mismatch};
+use super::shape::{MapLayout, mismatch, takes};
 use super::{
     Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source,
 };
@@ -43,7 +43,7 @@ pub struct Interleave {
 fn picture(name: &str, shape: Shape) -> Result<MapLayout> {
     let layout = shape.expect_map(name)?;
     if layout.channels != 3 {
-        return Err(mismatch(name, &format!("wants a picture of 3 channels, got {shape}")));
+        return Err(takes(name, "a picture of 3 channels", shape));
     }
     Ok(layout)
 }

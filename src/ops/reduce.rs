@@ -4,7 +4,7 @@
 
 use super::lanes::sums;
 use super::native::write_number;
-use super::shape::mismatch;
+use super::shape::expect_same;
 use super::{Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
@@ -108,9 +108,7 @@ impl Op for Dot {
     }
 
     fn output(&self, inputs: &[Shape]) -> Result<Shape> {
-        if inputs[0] != inputs[1] {
-            return Err(mismatch("dot", &format!("{} and {} differ", inputs[0], inputs[1])));
-        }
+        expect_same("dot", inputs)?;
         Ok(Shape::Vector(1))
     }
 

@@ -2,7 +2,6 @@
 
 use super::lanes::elementwise;
 use super::native::write_number;
-use super::shape::mismatch;
 use super::window;
 use super::{
     Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source,
@@ -23,20 +22,13 @@ pub struct Reciprocal {
     pub smallest: f32,
 }
 
-fn expect_one(op: &str, shape: Shape) -> Result<()> {
-    if shape == Shape::Vector(1) {
-        return Ok(());
-    }
-    Err(mismatch(op, &format!("wants one number, got {shape}")))
-}
-
 impl Op for ScaleBy {
     fn name(&self) -> &'static str {
         "scale_by"
     }
 
     fn output(&self, inputs: &[Shape]) -> Result<Shape> {
-        expect_one("scale_by", inputs[1])?;
+        inputs[1].expect_number("scale_by")?;
         Ok(inputs[0])
     }
 
@@ -76,7 +68,7 @@ impl Op for Reciprocal {
     }
 
     fn output(&self, inputs: &[Shape]) -> Result<Shape> {
-        expect_one("reciprocal", inputs[0])?;
+        inputs[0].expect_number("reciprocal")?;
         Ok(inputs[0])
     }
 

@@ -1,7 +1,7 @@
 //! Softmax of a vector, and its adjoint.
 
 use super::lanes::{elementwise, sums};
-use super::shape::mismatch;
+use super::shape::expect_same;
 use super::{
     Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source,
 };
@@ -83,9 +83,7 @@ impl Op for SoftmaxBackward {
 
     fn output(&self, inputs: &[Shape]) -> Result<Shape> {
         inputs[0].expect_vector("softmax_backward")?;
-        if inputs[0] != inputs[1] {
-            return Err(mismatch("softmax_backward", &format!("{} and {} differ", inputs[0], inputs[1])));
-        }
+        expect_same("softmax_backward", inputs)?;
         Ok(inputs[0])
     }
 

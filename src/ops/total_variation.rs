@@ -265,7 +265,7 @@ impl Op for TotalVariationBackward {
 
     fn output(&self, inputs: &[Shape]) -> Result<Shape> {
         inputs[0].expect_map("total_variation_backward")?;
-        sum::expect_number("total_variation_backward", inputs[1])?;
+        inputs[1].expect_number("total_variation_backward")?;
         Ok(inputs[0])
     }
 

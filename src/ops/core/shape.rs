@@ -83,7 +83,7 @@ impl Shape {
     /// # Errors
     /// [`Error::Gpu`] if this is not a map, which is a fault of the caller; `op` names it.
     pub fn expect_map(&self, op: &str) -> Result<MapLayout> {
-        self.layout().ok_or_else(|| mismatch(op, &format!("wants a feature map, got {self}")))
+        self.layout().ok_or_else(|| takes(op, "a feature map", self))
     }
 
     /// Length of a vector.
@@ -93,7 +93,18 @@ impl Shape {
     pub fn expect_vector(&self, op: &str) -> Result<usize> {
         match *self {
             Self::Vector(length) => Ok(length),
-            _ => Err(mismatch(op, &format!("wants a vector, got {self}"))),
+            _ => Err(takes(op, "a vector", self)),
+        }
+    }
+
+    /// Checks that this is one number, such as the upstream gradient of a loss: a vector of length 1.
+    ///
+    /// # Errors
+    /// As [`Shape::expect_map`].
+    pub fn expect_number(&self, op: &str) -> Result<()> {
+        match *self {
+            Self::Vector(1) => Ok(()),
+            _ => Err(takes(op, "one number", self)),
         }
     }
 
@@ -143,6 +154,22 @@ impl std::fmt::Display for Shape {
 /// An [`Error::Gpu`] that says that an op was given the wrong shapes.
 pub(crate) fn mismatch(op: &str, message: &str) -> Error {
     Error::Gpu { what: format!("building the graph: {op}"), message: message.to_owned() }
+}
+
+/// An [`Error::Gpu`] that says what an op takes, and what it was given instead.
+pub(crate) fn takes(op: &str, expected: &str, found: impl std::fmt::Display) -> Error {
+    mismatch(op, &format!("takes {expected}, not {found}"))
+}
+
+/// Checks that the first two inputs of an op are of one shape.
+///
+/// # Errors
+/// [`Error::Gpu`] if they are not.
+pub(crate) fn expect_same(op: &str, inputs: &[Shape]) -> Result<()> {
+    if inputs[0] == inputs[1] {
+        return Ok(());
+    }
+    Err(mismatch(op, &format!("{} and {} differ", inputs[0], inputs[1])))
 }
 
 /// Sizes of a map in memory.

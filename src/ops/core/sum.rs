@@ -2,8 +2,6 @@
 //! fixed order, so that the same inputs give the same bits.
 
 use super::op::{Dispatch, Kernel, Operand};
-use super::shape::{Shape, mismatch};
-use crate::error::Result;
 use crate::gpu::Profile;
 
 /// The most partial sums that the last dispatch, a single workgroup, adds up.
@@ -40,12 +38,4 @@ pub(in crate::ops) fn total(first: Vec<Dispatch>, count: usize, scale: f64, devi
         .float("scale", scale as f32);
     dispatches.push(finish);
     Kernel { variant: "naive", dispatches, scratch }
-}
-
-/// Refuses an upstream gradient that is not a single number.
-pub(in crate::ops) fn expect_number(op: &str, shape: Shape) -> Result<()> {
-    match shape {
-        Shape::Vector(1) => Ok(()),
-        _ => Err(mismatch(op, &format!("the upstream gradient of one number is not {shape}"))),
-    }
 }

@@ -41,7 +41,7 @@ pub(super) use step::cases as move_cases;
 pub use store::LbfgsStore;
 pub(super) use store::cases as store_cases;
 
-use super::shape::mismatch;
+use super::shape::{mismatch, takes};
 use super::{Dispatch, Shape};
 use crate::error::Result;
 use crate::gpu::Profile;
@@ -141,7 +141,7 @@ fn expect(op: &str, inputs: &[Shape], wanted: &[Shape]) -> Result<()> {
         return Ok(());
     }
     let list = |shapes: &[Shape]| shapes.iter().map(Shape::to_string).collect::<Vec<_>>().join(", ");
-    Err(mismatch(op, &format!("wants inputs {}, got {}", list(wanted), list(inputs))))
+    Err(takes(op, &format!("inputs {}", list(wanted)), list(inputs)))
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {

@@ -4,7 +4,7 @@ use super::tile::{BLOCK, GROUP, TEXEL, WinogradTile};
 use crate::error::Result;
 use crate::gpu::Profile;
 use crate::ops::conv::filter::{Filter, Packing};
-use crate::ops::shape::mismatch;
+use crate::ops::shape::takes;
 use crate::ops::{
     Case, Constant, ConstantPart, Dispatch, Initializer, Kernel, NativeKernel, Op, Operand, Shape, Signature,
     TexelCopy,
@@ -116,8 +116,7 @@ impl Op for WinogradWeights {
     fn output(&self, inputs: &[Shape]) -> Result<Shape> {
         let expected = self.out_channels * self.in_channels * 9;
         if inputs[0].expect_vector("winograd_weights")? != expected {
-            let message = format!("wants {expected} weights, got {}", inputs[0]);
-            return Err(mismatch("winograd_weights", &message));
+            return Err(takes("winograd_weights", &format!("{expected} weights"), inputs[0]));
         }
         Ok(Shape::Vector(self.texels() * 4))
     }
