@@ -1,6 +1,6 @@
 //! Names of a network's classes.
 
-use super::format::percent;
+use super::format::named_percent;
 use crate::error::{Error, Result};
 use crate::mirage::Readout;
 use crate::vgg::Network;
@@ -75,8 +75,7 @@ impl ClassNames {
 
     /// The classes of a readout as one line, such as `tabby 43%, tiger cat 21%`.
     pub(super) fn line(&self, found: &[(usize, f32)]) -> String {
-        let class =
-            |&(index, probability): &(usize, f32)| format!("{} {}%", self.name(index), percent(probability));
+        let class = |&(index, probability): &(usize, f32)| named_percent(&self.name(index), probability);
         found.iter().map(class).collect::<Vec<_>>().join(", ")
     }
 

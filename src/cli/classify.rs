@@ -29,7 +29,7 @@ pub(super) struct ClassifyArgs {
     size: u32,
     #[command(flatten)]
     network: NetworkArgs,
-    /// Pooling of the network: max, avg or avg2
+    /// Pooling of the network: max, with which it was trained, avg or avg2
     #[arg(long, value_name = "KIND", default_value = "max", help_heading = "Network")]
     pooling: Pooling,
     #[command(flatten)]

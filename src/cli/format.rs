@@ -35,6 +35,11 @@ pub(super) fn percent(fraction: f32) -> String {
     if percent < 9.95 { format!("{percent:.1}") } else { format!("{percent:.0}") }
 }
 
+/// A name with a fraction of 1 in percent, such as `tabby 43%`.
+pub(super) fn named_percent(name: &str, fraction: f32) -> String {
+    format!("{name} {}%", percent(fraction))
+}
+
 /// A size in the largest unit that leaves it at least 1.
 pub(super) fn bytes(count: u64) -> String {
     let units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
@@ -46,6 +51,25 @@ pub(super) fn bytes(count: u64) -> String {
     }
     let number = format!("{value:.1}");
     format!("{} {}", number.strip_suffix(".0").unwrap_or(&number), units[unit])
+}
+
+/// A number with three significant digits, and a decimal prefix where it is large: `1.23 G`.
+pub(super) fn metric(value: f64) -> String {
+    let units = ["", "k", "M", "G", "T"];
+    let mut value = value;
+    let mut unit = 0;
+    while value.abs() >= 1000.0 && unit + 1 < units.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    let digits = if value == 0.0 || value.abs() >= 100.0 || value.fract() == 0.0 && unit == 0 {
+        0
+    } else if value.abs() >= 10.0 {
+        1
+    } else {
+        2
+    };
+    format!("{value:.digits$} {}", units[unit]).trim_end().to_owned()
 }
 
 #[cfg(test)]
@@ -84,6 +108,22 @@ mod tests {
             (u64::from(u32::MAX), "4 GiB"),
         ] {
             assert_eq!(bytes(count), text);
+        }
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        for (value, text) in [
+            (0.0, "0"),
+            (7.0, "7"),
+            (0.125, "0.12"),
+            (999.0, "999"),
+            (1234.0, "1.23 k"),
+            (45_600_000.0, "45.6 M"),
+            (4.84e9, "4.84 G"),
+            (1e15, "1000 T"),
+        ] {
+            assert_eq!(metric(value), text);
         }
     }
 }

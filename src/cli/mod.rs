@@ -30,6 +30,7 @@ mod schedule;
 mod show;
 mod streams;
 mod sweep;
+mod table;
 mod terminal;
 mod tune;
 mod values;
@@ -69,6 +70,9 @@ enum Command {
     /// Paint the mirage of a photo
     Render(Box<args::RenderArgs>),
     /// Print what the network sees in pictures
+    ///
+    /// The network looks at them as it was trained: with max pooling (or --pooling) and zero padding. The classes in the
+    /// reports of a run come from its own forward pass, with its --pooling and --border, so they differ a little.
     Classify(classify::ClassifyArgs),
     /// List the graphics devices that can be used
     Devices,

@@ -1,15 +1,14 @@
 //! `mirage show`: how a picture was made, or how the runs of two pictures differ.
 
 use super::escape::{one_line, quoted};
-use super::format::percent;
-use super::format::{duration, number};
+use super::format::{duration, named_percent, number, percent};
 use super::metadata::PictureMetadata;
 use super::options;
 use super::streams;
+use super::table::{Align, Table};
 use crate::error::{Error, Result};
 use clap::Args;
 use serde_json::{Map, Value};
-use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 /// Options of `mirage show`.
@@ -122,7 +121,7 @@ impl History {
         let classes = self.metadata.classes.get("classes").and_then(Value::as_array).into_iter().flatten();
         let class = |class: &Value| {
             let probability = class.get("probability")?.as_f64()?;
-            Some(format!("{} {}%", class.get("label")?.as_str()?, percent(probability as f32)))
+            Some(named_percent(class.get("label")?.as_str()?, probability as f32))
         };
         let classes: Vec<String> = classes.filter_map(class).collect();
         let mut rows = Vec::new();
@@ -150,8 +149,8 @@ impl History {
     }
 
     fn text(&self) -> String {
-        let rows = aligned(&self.rows(), "  ");
-        format!("{}\n{rows}\noptions\n{}", self.path.display(), aligned(&self.options(), "  "))
+        let rows = aligned(&self.rows());
+        format!("{}\n{rows}\noptions\n{}", self.path.display(), aligned(&self.options()))
     }
 
     /// What differs: rows with both values.
@@ -165,7 +164,7 @@ impl History {
             (0, _) => "\nthe options are the same",
             _ => "",
         };
-        let rows = aligned(&rows, "  ");
+        let rows = aligned(&rows);
         if rows.is_empty() { title + verdict } else { format!("{title}{verdict}\n{rows}") }
     }
 }
@@ -200,11 +199,13 @@ fn both(one: &[(String, String)], other: &[(String, String)]) -> Vec<(String, St
         .collect()
 }
 
-fn aligned(rows: &[(String, String)], indent: &str) -> String {
-    let rows: Vec<_> = rows.iter().map(|(name, text)| (one_line(name), one_line(text))).collect();
-    let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
-    let row = |(name, text): &(Cow<'_, str>, Cow<'_, str>)| format!("{indent}{name:width$}  {text}");
-    rows.iter().map(row).collect::<Vec<_>>().join("\n")
+/// Rows of name and text, indented.
+fn aligned(rows: &[(String, String)]) -> String {
+    let mut table = Table::of([Align::Left; 2]);
+    for (name, text) in rows {
+        table.row([format!("  {}", one_line(name)), one_line(text).into_owned()]);
+    }
+    table.to_string()
 }
 
 #[cfg(test)]

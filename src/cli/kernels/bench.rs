@@ -1,9 +1,10 @@
 //! `mirage kernels bench`: times the kernels on this device.
 
-use super::table::{Table, metric};
 use super::watch::watch;
 use super::{DeviceArgs, Filter};
+use crate::cli::format::metric;
 use crate::cli::streams;
+use crate::cli::table::Table;
 use crate::error::{Error, Result};
 use crate::graph::{Engine, Peaks, PrepareOptions, Program, SingleOp, candidates};
 use crate::ops::{Case, Shape};

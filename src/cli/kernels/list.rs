@@ -1,8 +1,7 @@
 //! `mirage kernels list`: all ops and kernels.
 
-use super::table::metric;
 use super::{DeviceArgs, Filter};
-use crate::cli::format::bytes;
+use crate::cli::format::{bytes, metric};
 use crate::cli::streams;
 use crate::error::{Error, Result};
 use crate::workbench::{Listed, Pass, catalogue, typical};

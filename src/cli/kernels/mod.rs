@@ -4,7 +4,6 @@ mod bench;
 mod list;
 mod run;
 mod show;
-mod table;
 mod test;
 mod watch;
 

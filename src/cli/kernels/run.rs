@@ -1,8 +1,7 @@
 //! `mirage kernels run`: any compute shader on arrays from files.
 
-use super::table::metric;
 use crate::cli::files::is_same;
-use crate::cli::format::bytes;
+use crate::cli::format::{bytes, metric};
 use crate::cli::streams;
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, Context, DeviceOptions};

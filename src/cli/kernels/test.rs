@@ -1,9 +1,9 @@
 //! `mirage kernels test`: checks every kernel on this device.
 
-use super::table::Table;
 use super::watch::watch;
 use super::{DeviceArgs, Filter};
 use crate::cli::streams;
+use crate::cli::table::Table;
 use crate::error::{Error, Result};
 use crate::files::write_whole;
 use crate::graph::{Engine, candidates};

@@ -7,6 +7,8 @@ use crate::cli::format::{bytes, number, percent};
 use crate::cli::metadata::weight_options;
 use crate::cli::pace::Pace;
 use crate::cli::plan::Plan;
+use crate::cli::table::Align::{Left, Right};
+use crate::cli::table::Table;
 use crate::cli::terminal::Terminal;
 use crate::error::Result;
 use crate::mirage::{Event, LayerTime, Observer, PartTime, Readout, Report, ScaleStarted, Started, work};
@@ -194,32 +196,29 @@ fn table(layers: &[LayerTime]) -> String {
     };
     let [forward, backward] = [sum(|layer| layer.forward.as_ref()), sum(|layer| layer.backward.as_ref())];
     let total = (forward + backward).max(f64::MIN_POSITIVE);
-    let cells = |part: &Option<PartTime>| match part {
-        Some(part) => (format!("{:.2}", part.seconds * 1e3), part.variants.join("+")),
-        None => (String::new(), String::new()),
+    let milliseconds = |seconds: f64| format!("{:.2}", seconds * 1e3);
+    let part = |part: &Option<PartTime>| match part {
+        Some(part) => [milliseconds(part.seconds), part.variants.join("+")],
+        None => Default::default(),
     };
-    let milliseconds = |seconds: f64| (format!("{:.2}", seconds * 1e3), String::new());
     let share = |seconds: f64| format!("{:.1}%", 100.0 * seconds / total);
-    let mut rows = vec![(
-        "layer".to_owned(),
-        ("ms".to_owned(), "forward".to_owned()),
-        ("ms".to_owned(), "backward".to_owned()),
-        "share".to_owned(),
-    )];
-    rows.extend(layers.iter().map(|layer| {
-        (layer.layer.clone(), cells(&layer.forward), cells(&layer.backward), share(layer.seconds()))
-    }));
-    rows.push(("all".to_owned(), milliseconds(forward), milliseconds(backward), share(total)));
-    let width = |cell: fn(&Row) -> &str| rows.iter().map(|row| cell(row).chars().count()).max().unwrap_or(0);
-    let (name, one, two) = (width(|row| &row.0), width(|row| &row.1.1), width(|row| &row.2.1));
-    let line = |(layer, (ahead, kernel), (back, adjoint), share): &Row| {
-        format!("  {layer:name$} {ahead:>8} {kernel:one$} {back:>8} {adjoint:two$} {share:>6}")
-    };
-    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+    let mut table = Table::of([Left, Right, Left, Right, Left, Right]);
+    table.row(["  layer", "ms", "forward", "ms", "backward", "share"].map(str::to_owned));
+    for layer in layers {
+        let ([ahead, kernel], [back, adjoint]) = (part(&layer.forward), part(&layer.backward));
+        table.row([format!("  {}", layer.layer), ahead, kernel, back, adjoint, share(layer.seconds())]);
+    }
+    let none = String::new;
+    table.row([
+        "  all".to_owned(),
+        milliseconds(forward),
+        none(),
+        milliseconds(backward),
+        none(),
+        share(total),
+    ]);
+    table.to_string()
 }
-
-/// Layer; milliseconds and kernels forward; the same backward; share.
-type Row = (String, (String, String), (String, String), String);
 
 #[cfg(test)]
 mod tests {
@@ -240,10 +239,10 @@ mod tests {
         assert_eq!(
             table(&layers).lines().collect::<Vec<_>>(),
             [
-                "  layer         ms forward       ms backward     share",
-                "  relu1_1     1.00 texture                        6.2%",
-                "  pool1      12.00 halve       3.00 halve+naive  93.8%",
-                "  all        13.00             3.00             100.0%",
+                "  layer       ms  forward    ms  backward      share",
+                "  relu1_1   1.00  texture                       6.2%",
+                "  pool1    12.00  halve    3.00  halve+naive   93.8%",
+                "  all      13.00           3.00               100.0%",
             ]
         );
     }

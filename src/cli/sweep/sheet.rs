@@ -3,7 +3,7 @@
 use super::axes::{Cell, Table};
 use crate::cli::class_names::ClassNames;
 use crate::cli::escape::quoted;
-use crate::cli::format::percent;
+use crate::cli::format::named_percent;
 use crate::error::Result;
 use crate::files::write_whole;
 use crate::image_io::{self, Picture, Sheet, WriteOptions};
@@ -67,12 +67,7 @@ impl ContactSheet {
             cells.push(match cell {
                 None => None,
                 Some(cell) => {
-                    let same = (cell.picture.width, cell.picture.height) == (width, height);
-                    let picture = if same {
-                        cell.picture.clone()
-                    } else {
-                        image_io::resize(&cell.picture, width, height)?
-                    };
+                    let picture = image_io::resize(&cell.picture, width, height)?;
                     Some(image_io::Cell { picture, caption: caption(cell, names, 1) })
                 }
             });
@@ -141,8 +136,7 @@ impl ContactSheet {
 
 /// What the network sees in a cell.
 fn caption(cell: &PaintedCell, names: &ClassNames, most: usize) -> String {
-    let class =
-        |(index, probability): &(usize, f32)| format!("{} {}%", names.name(*index), percent(*probability));
+    let class = |&(index, probability): &(usize, f32)| named_percent(&names.name(index), probability);
     let mut parts: Vec<String> = cell.classes.iter().take(most).map(class).collect();
     if most > 1 {
         parts.extend(cell.distance.map(|distance| format!("{distance:.2} from the photo")));
