@@ -113,7 +113,7 @@ fn main() -> neural_mirage::Result<()> {
     let engine = Engine::open(&DeviceOptions { family, exact: arguments.exact, ..Default::default() })?;
     let network = Arc::new(Network::find(arguments.weights.as_deref(), None)?);
     if !arguments.json {
-        println!("{}", engine.context.describe());
+        println!("{}", engine.describe());
     }
     for side in arguments.sides {
         let mut request = request(side, arguments.objective)?;

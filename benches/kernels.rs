@@ -71,7 +71,7 @@ fn main() -> neural_mirage::Result<()> {
     let mut measured = None;
     for family in [Family::Texture, Family::Buffer] {
         let engine = Engine::open(&DeviceOptions { family, ..Default::default() })?;
-        let device = engine.context.describe();
+        let device = engine.describe();
         let peaks = match measured {
             Some(peaks) => peaks,
             None => *measured.insert(Peaks::measure(&engine)?),

@@ -69,6 +69,15 @@ pub enum Error {
         message: String,
     },
 
+    /// A function of the CPU device, or its call, is at fault: this program's.
+    #[error("the CPU device failed at {what}: {message}")]
+    Native {
+        /// The labelled object or step.
+        what: String,
+        /// What went wrong.
+        message: String,
+    },
+
     /// The optimisation produced NaN or infinite values.
     #[error(
         "the picture became non-finite at iteration {iteration}: {count} values. Lower --learning-rate or the weights; the last finite picture was saved"

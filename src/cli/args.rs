@@ -11,6 +11,7 @@ use clap::Args;
 use serde::Serialize;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Environment variable that stands in for `--weights`.
 pub(super) const WEIGHTS_VARIABLE: &str = "MIRAGE_WEIGHTS";
@@ -284,10 +285,12 @@ pub(super) struct WatchingArgs {
 #[derive(Debug, Args, Serialize)]
 #[command(next_help_heading = "Device")]
 pub(super) struct DeviceArgs {
-    /// Graphics device by number or part of its name, from `mirage devices` [default: the most capable]
+    /// Graphics device by number or part of its name, from `mirage devices`, or cpu [default: the most capable GPU; the
+    /// CPU without one]
     #[arg(long, value_name = "NAME|INDEX")]
     pub adapter: Option<String>,
-    /// Family of kernels: texture suits software drivers, buffer suits GPUs, naive is the slow reference
+    /// Family of kernels of a graphics device: texture suits software drivers, buffer suits GPUs, naive is the slow
+    /// reference
     #[arg(long, value_name = "KIND", default_value = "auto")]
     pub kernels: Kernels,
     /// Compute convolutions directly, without Winograd's method: slower, half the rounding error [default: off]
@@ -336,16 +339,26 @@ impl DeviceArgs {
             family,
             exact: self.exact,
             half_weights: self.half_weights,
-            minimal: false,
+            ..DeviceOptions::default()
         }
+    }
+
+    /// Opens the device, with the measurements that were made for it, and returns notes for the user.
+    pub(super) fn open(&self) -> Result<(Arc<Engine>, Vec<String>)> {
+        let engine = Engine::open(&self.options())?;
+        let why = engine.note().map(str::to_owned);
+        let tuning = self.tuning.apply(&engine);
+        Ok((engine, why.into_iter().chain(tuning).collect()))
     }
 }
 
 impl TuningArgs {
     /// Has a device use the measurements that were made for it. Returns a note on a cache that can't be used.
-    pub(super) fn apply(&self, engine: &Engine) -> Option<String> {
+    fn apply(&self, engine: &Engine) -> Option<String> {
+        // The CPU device has one kernel for each op.
+        let context = engine.gpu()?;
         let path = self.tuning_cache.clone().or_else(Cache::default_path)?;
-        let profile = engine.context.profile();
+        let profile = engine.profile();
         if self.no_tuning_cache || profile.family != Family::Auto {
             return None;
         }
@@ -353,7 +366,7 @@ impl TuningArgs {
             return Some(format!("there is no tuning cache {}: `mirage tune` makes one", path.display()));
         }
         let (cache, damaged) = Cache::load(&path);
-        let (choices, foreign) = cache.choices(&Adapter::of(&engine.context), profile.exact);
+        let (choices, foreign) = cache.choices(&Adapter::of(context), profile.exact);
         engine.use_choices(choices);
         damaged.or(foreign)
     }

@@ -7,7 +7,6 @@ use super::format::percent;
 use super::streams;
 use super::values::Pooling;
 use crate::error::{Error, Result};
-use crate::graph::Engine;
 use crate::mirage;
 use crate::vgg::Network;
 use crate::vgg::labels::top_k;
@@ -53,8 +52,8 @@ pub(super) fn run(args: &ClassifyArgs) -> Result<()> {
     let names = ClassNames::of(&network, args.network.labels.as_deref())?;
     network.check_finite()?;
 
-    let engine = Engine::open(&args.device.options())?;
-    if let Some(note) = args.device.tuning.apply(&engine) {
+    let (engine, notes) = args.device.open()?;
+    for note in notes {
         streams::eprint(&format!("note: {note}"));
     }
     let mut first: Option<Vec<f32>> = None;

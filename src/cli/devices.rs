@@ -1,30 +1,45 @@
-//! `mirage devices`: the graphics devices that can be used.
+//! `mirage devices`: the devices that can be used.
 
 use super::format::bytes;
 use super::streams;
 use crate::error::Result;
-use crate::gpu::{AdapterSummary, Context, DeviceOptions, adapters, quirks};
+use crate::gpu::{AdapterSummary, adapters, quirks};
+use crate::graph::Processor;
 use std::fmt::Write as _;
 
-/// Lists the adapters, best first.
+/// Lists the graphics devices, best first, and the CPU.
 pub(super) fn run() -> Result<()> {
     let found = adapters()?;
-    if found.is_empty() {
-        // Opening one fails with the helpful message.
-        return Context::open(&DeviceOptions::default()).map(drop);
+    let hardware = found.first().is_some_and(|best| best.info.device_type != wgpu::DeviceType::Cpu);
+    let default = |is_default| if is_default { "  [default]" } else { "" };
+    let mut texts: Vec<String> = Vec::new();
+    for adapter in &found {
+        texts.push(describe(adapter, default(hardware && adapter.index == 0)));
     }
-    let texts: Vec<String> = found.iter().map(describe).collect();
+    texts.push(describe_cpu(&Processor::detect(), default(!hardware)));
     streams::print(&texts.join("\n\n"))?;
-    streams::print("\nChoose one with --adapter NUMBER or --adapter PART-OF-ITS-NAME.")
+    streams::print("\nChoose one with --adapter NUMBER, --adapter PART-OF-ITS-NAME or --adapter cpu.")
 }
 
-fn describe(adapter: &AdapterSummary) -> String {
+fn describe_cpu(processor: &Processor, default: &str) -> String {
+    let Processor { name, threads, instructions } = processor;
+    let line = |what: &str, value: &str| format!("\n   {what:<18} {value}");
+    [
+        format!("cpu: {name}{default}"),
+        line("type", "the CPU itself, without a graphics driver"),
+        line("threads", &threads.to_string()),
+        line("instructions", instructions),
+    ]
+    .concat()
+}
+
+fn describe(adapter: &AdapterSummary, default: &str) -> String {
     let AdapterSummary { index, info, limits, features } = adapter;
     let kind = match info.device_type {
         wgpu::DeviceType::DiscreteGpu => "discrete GPU",
         wgpu::DeviceType::IntegratedGpu => "integrated GPU",
         wgpu::DeviceType::VirtualGpu => "virtual GPU",
-        wgpu::DeviceType::Cpu => "software, runs on the CPU",
+        wgpu::DeviceType::Cpu => "software, runs shaders on the CPU",
         wgpu::DeviceType::Other => "other",
     };
     let subgroups = match (info.subgroup_min_size, info.subgroup_max_size) {
@@ -33,7 +48,6 @@ fn describe(adapter: &AdapterSummary) -> String {
     };
     let has = |feature| if features.contains(feature) { "yes" } else { "no" };
     let driver = format!("{} {}", info.driver, info.driver_info);
-    let default = if *index == 0 { "  [default]" } else { "" };
     let mut text = format!("{index}: {}{default}", info.name);
     let mut line = |what: &str, value: String| {
         // Writing to a String can't fail.

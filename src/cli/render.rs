@@ -133,7 +133,7 @@ impl RenderRun {
         let mut done = self.paint_traced(&args.device, state, &mut tracing);
         if let (Some(path), Some((engine, trace))) = (&self.trace, tracing) {
             // The trace of a failed run is saved too, but the run's own error comes first.
-            let saved = trace.save(&engine.context, path);
+            let saved = engine.save_trace(&trace, path);
             if saved.is_ok() {
                 self.terminal.lines.print(&format!("Trace: {}", path.display()));
             }
@@ -210,13 +210,13 @@ impl RenderRun {
                 let network = network.clone();
                 scope.spawn(move || network.sha256())
             };
-            let engine = Engine::open(&device.options())?;
-            if let Some(note) = device.tuning.apply(&engine) {
+            let (engine, notes) = device.open()?;
+            for note in notes {
                 terminal.note(&note);
                 self.status.borrow_mut().notes.push(note);
             }
             if self.trace.is_some() {
-                *tracing = Some((engine.clone(), engine.context.start_trace()));
+                *tracing = Some((engine.clone(), engine.start_trace()));
             }
             let session = Session::new(&engine, network, request)?;
             if device.verify {

@@ -72,6 +72,12 @@ pub(super) fn run(args: &TuneArgs) -> Result<()> {
         ..DeviceOptions::default()
     };
     let engine = Engine::open(&options)?;
+    if let Some(note) = engine.note() {
+        streams::eprint(&format!("note: {note}"));
+    }
+    if engine.gpu().is_none() {
+        return streams::print("The CPU device has one kernel for each op: there is nothing to choose.");
+    }
     let uses = {
         let session = Session::new(&engine, &network, request)?;
         uses(&engine, session.nodes())?
@@ -79,7 +85,7 @@ pub(super) fn run(args: &TuneArgs) -> Result<()> {
     streams::print(&format!(
         "Tuning {} uses of kernels for {width}x{height} pixels on {}",
         uses.len(),
-        engine.context.describe()
+        engine.describe()
     ))?;
     let mut changed = 0;
     for (op, signature) in &uses {

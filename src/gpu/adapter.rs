@@ -6,9 +6,12 @@ use crate::error::{Error, Result};
 /// Which adapter a run uses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum AdapterChoice {
-    /// The most capable kind of device: discrete before integrated, virtual, then software.
+    /// The most capable kind of graphics device: discrete before integrated, virtual, then software. An engine takes
+    /// the CPU device rather than software.
     #[default]
     Best,
+    /// The CPU device, which needs no graphics driver.
+    Cpu,
     /// The n-th of the list that `mirage devices` prints.
     Index(usize),
     /// The first whose name contains this text, case ignored.
@@ -21,6 +24,7 @@ impl std::str::FromStr for AdapterChoice {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Ok(match text.parse() {
             Ok(index) => Self::Index(index),
+            Err(_) if text.eq_ignore_ascii_case("cpu") => Self::Cpu,
             Err(_) => Self::Name(text.to_owned()),
         })
     }
@@ -92,8 +96,20 @@ pub fn adapters() -> Result<Vec<AdapterSummary>> {
         .collect())
 }
 
+/// The best adapter that is hardware; without one, the name of the best that is software.
+pub(super) fn hardware() -> Result<Result<wgpu::Adapter, Option<String>>> {
+    let Some(best) = enumerate()?.into_iter().next() else { return Ok(Err(None)) };
+    let info = best.get_info();
+    Ok(if info.device_type == wgpu::DeviceType::Cpu { Err(Some(info.name)) } else { Ok(best) })
+}
+
 /// The adapter of this choice.
 pub(super) fn pick(choice: &AdapterChoice) -> Result<wgpu::Adapter> {
+    if *choice == AdapterChoice::Cpu {
+        return Err(Error::usage(
+            "this runs shaders, and --adapter cpu runs none: choose a graphics device from `mirage devices`",
+        ));
+    }
     let found = enumerate()?;
     if found.is_empty() {
         return Err(Error::NoAdapter(no_adapter_message()));
@@ -101,6 +117,7 @@ pub(super) fn pick(choice: &AdapterChoice) -> Result<wgpu::Adapter> {
     let names: Vec<String> = found.iter().map(|adapter| describe(&adapter.get_info())).collect();
     let position = match choice {
         AdapterChoice::Best => Some(0),
+        AdapterChoice::Cpu => None,
         AdapterChoice::Index(index) => (*index < found.len()).then_some(*index),
         AdapterChoice::Name(name) => {
             let wanted = name.to_lowercase();
@@ -110,13 +127,14 @@ pub(super) fn pick(choice: &AdapterChoice) -> Result<wgpu::Adapter> {
     position.and_then(|position| found.into_iter().nth(position)).ok_or_else(|| {
         let wanted = match choice {
             AdapterChoice::Best => "best".to_owned(),
+            AdapterChoice::Cpu => "cpu".to_owned(),
             AdapterChoice::Index(index) => index.to_string(),
             AdapterChoice::Name(name) => format!("'{name}'"),
         };
         let list: Vec<String> =
             names.iter().enumerate().map(|(index, name)| format!("  {index}: {name}")).collect();
         Error::usage(format!(
-            "no adapter matches {wanted}. Give --adapter a number or part of a name from this list:\n{}",
+            "no adapter matches {wanted}. Give --adapter a number or part of a name from this list:\n{}\n  cpu: the CPU, without a graphics driver",
             list.join("\n")
         ))
     })

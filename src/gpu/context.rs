@@ -121,6 +121,20 @@ pub struct DeviceOptions {
     pub half_weights: bool,
     /// Request no optional feature and only WebGPU's default limits, to run as on a minimal device.
     pub minimal: bool,
+    /// Threads of the CPU device; `None` for as many as the process may use at once.
+    pub threads: Option<usize>,
+}
+
+/// What [`Context::open_hardware`] found.
+#[derive(Debug)]
+pub enum Hardware {
+    /// A device, opened.
+    Opened(Box<Context>),
+    /// None, and perhaps an adapter in software of this name.
+    Missing {
+        /// The adapter's name.
+        software: Option<String>,
+    },
 }
 
 #[derive(Default)]
@@ -153,7 +167,21 @@ impl Context {
     /// [`Error::NoAdapter`] if the machine has none, [`Error::Usage`] if none matches the choice,
     /// [`Error::Gpu`] if the driver refuses the device.
     pub fn open(options: &DeviceOptions) -> Result<Self> {
-        Self::open_with(options, wanted_features(), requested_limits)
+        Self::open_adapter(adapter::pick(&options.adapter)?, options, wanted_features(), requested_limits)
+    }
+
+    /// Opens the best device that is hardware, if there is one.
+    ///
+    /// # Errors
+    /// As [`Context::open`].
+    pub fn open_hardware(options: &DeviceOptions) -> Result<Hardware> {
+        match adapter::hardware()? {
+            Ok(adapter) => {
+                let opened = Self::open_adapter(adapter, options, wanted_features(), requested_limits)?;
+                Ok(Hardware::Opened(Box::new(opened)))
+            }
+            Err(software) => Ok(Hardware::Missing { software }),
+        }
     }
 
     /// Opens a device for any user's shader: with every feature that a compute shader may use, and with the
@@ -162,17 +190,18 @@ impl Context {
     /// # Errors
     /// As [`Context::open`].
     pub fn open_for_any_shader(options: &DeviceOptions) -> Result<Self> {
-        Self::open_with(options, shader_features(), |available, minimal| {
+        let adapter = adapter::pick(&options.adapter)?;
+        Self::open_adapter(adapter, options, shader_features(), |available, minimal| {
             if minimal { wgpu::Limits::default() } else { available.clone() }
         })
     }
 
-    fn open_with(
+    fn open_adapter(
+        adapter: wgpu::Adapter,
         options: &DeviceOptions,
         wanted: wgpu::Features,
         limits: impl Fn(&wgpu::Limits, bool) -> wgpu::Limits,
     ) -> Result<Self> {
-        let adapter = adapter::pick(&options.adapter)?;
         let info = adapter.get_info();
         let features = if options.minimal { wgpu::Features::empty() } else { adapter.features() & wanted };
         let limits = limits(&adapter.limits(), options.minimal);

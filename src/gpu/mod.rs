@@ -13,7 +13,7 @@ mod wait;
 
 pub use adapter::{AdapterChoice, AdapterSummary, adapters};
 pub use buffer::UPLOAD_CHUNK;
-pub use context::{Context, DeviceOptions, Family, Profile};
+pub use context::{Context, DeviceOptions, Family, Hardware, Profile};
 pub use pipeline::{Pipeline, PipelineCache, PipelineKey};
 pub use quirks::{Effect, QUIRKS, Quirk, Version, quirks};
 pub use read_back::{Copy, ReadBack, StagingPool};

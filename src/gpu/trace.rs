@@ -107,6 +107,8 @@ pub struct Open<'a> {
     trace: &'a Trace,
     name: String,
     kind: &'static str,
+    /// `None` for the lane of the thread.
+    lane: Option<u32>,
     start: f64,
 }
 
@@ -114,8 +116,10 @@ impl Drop for Open<'_> {
     fn drop(&mut self) {
         let end = self.trace.now();
         let mut state = self.trace.state();
-        let next = state.threads.len() as u32 + 1;
-        let lane = *state.threads.entry(std::thread::current().id()).or_insert(next);
+        let lane = self.lane.unwrap_or_else(|| {
+            let next = state.threads.len() as u32 + 1;
+            *state.threads.entry(std::thread::current().id()).or_insert(next)
+        });
         let name = std::mem::take(&mut self.name);
         state.spans.push(Span { name, kind: self.kind, lane, start: self.start, end });
     }
@@ -138,7 +142,12 @@ impl Trace {
 
     /// Begins a span of the host, which ends when the answer is dropped. `kind` is its category.
     pub fn host(&self, kind: &'static str, name: impl Into<String>) -> Open<'_> {
-        Open { trace: self, name: name.into(), kind, start: self.now() }
+        Open { trace: self, name: name.into(), kind, lane: None, start: self.now() }
+    }
+
+    /// Begins a span of a device that runs on the host, which ends when the answer is dropped.
+    pub fn device(&self, name: impl Into<String>) -> Open<'_> {
+        Open { trace: self, name: name.into(), kind: "device", lane: Some(DEVICE), start: self.now() }
     }
 
     /// Keeps the first thing that went wrong, for [`Trace::save`]: a run does not end because its trace does.
@@ -202,14 +211,15 @@ impl Trace {
         state.running.extend(running);
     }
 
-    /// Waits for what is still on the device and writes the trace, in Chrome's format.
+    /// Waits for what is still on the graphics device, if it was traced, and writes the trace, in Chrome's format.
+    /// `device` names the device.
     ///
     /// The device's clock is set by the submissions: as early as it can be without any dispatch starting before its
     /// submission.
     ///
     /// # Errors
     /// If the device fails, or [`Error::Io`].
-    pub fn save(&self, context: &Context, path: &Path) -> Result<()> {
+    pub fn save(&self, context: Option<&Context>, device: &str, path: &Path) -> Result<()> {
         let (running, spans, threads) = {
             let mut state = self.state();
             if let Some(fault) = state.fault.take() {
@@ -217,11 +227,13 @@ impl Trace {
             }
             (std::mem::take(&mut state.running), std::mem::take(&mut state.spans), state.threads.len())
         };
-        let period = f64::from(context.queue().get_timestamp_period()) * 1e-9;
-        let mut read = Vec::new();
-        for Running { dispatches, submitted, stamps } in running {
-            let ticks: Vec<u64> = stamps.finish_as(context)?;
-            read.push((dispatches, submitted, ticks));
+        let (mut period, mut read) = (0.0, Vec::new());
+        if let Some(context) = context {
+            period = f64::from(context.queue().get_timestamp_period()) * 1e-9;
+            for Running { dispatches, submitted, stamps } in running {
+                let ticks: Vec<u64> = stamps.finish_as(context)?;
+                read.push((dispatches, submitted, ticks));
+            }
         }
         let first = read.iter().filter_map(|(_, _, ticks)| ticks.first()).min().copied().unwrap_or(0);
         let seconds = |tick: u64| tick.wrapping_sub(first) as i64 as f64 * period;
@@ -251,7 +263,7 @@ impl Trace {
                 before = Some(end);
             }
         }
-        let other = json!({ "device": context.describe(), "version": env!("CARGO_PKG_VERSION") });
+        let other = json!({ "device": device, "version": env!("CARGO_PKG_VERSION") });
         let text = json!({ "traceEvents": events, "displayTimeUnit": "ms", "otherData": other }).to_string();
         crate::files::write_whole(path, text.as_bytes(), "writing the trace")
     }

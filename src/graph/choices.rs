@@ -76,6 +76,9 @@ pub type Choices = HashMap<Use, Choice>;
 /// # Errors
 /// As [`Op::kernels`].
 pub fn candidates(op: &dyn Op, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
+    if device.native {
+        return Ok(native());
+    }
     let mut all = op.kernels(signature, device)?;
     if device.family == Family::Auto {
         for family in [Family::Texture, Family::Buffer] {
@@ -93,6 +96,11 @@ pub fn candidates(op: &dyn Op, signature: &Signature, device: &Profile) -> Resul
     }
     kernels.extend(naive);
     Ok(kernels)
+}
+
+/// The only kernel of any op on the CPU device: its function.
+pub(super) fn native() -> Vec<Kernel> {
+    vec![Kernel::of("native", Vec::new())]
 }
 
 /// Hash of what the candidates are: their shaders' text, constants, packed weights' sizes. A choice holds as
@@ -153,7 +161,7 @@ pub(super) fn look_up(
     signature: &Signature,
     device: &Profile,
 ) -> Result<Verdict> {
-    if device.family != Family::Auto {
+    if device.family != Family::Auto || device.native {
         return Ok(Verdict::Unknown);
     }
     let Some(choice) = choices.get(&Use::of(op, signature, device)?) else { return Ok(Verdict::Unknown) };

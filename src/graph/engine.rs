@@ -1,52 +1,122 @@
-//! What programs on one device share: pipelines, packed weights, memory.
+//! A device, and what programs on it share: memory, compiled kernels, packed weights.
 
 use super::choices::Choices;
+use super::gpu::GpuDevice;
 use super::kernels::Selection;
-use super::memory::{Memory, Packed};
+use super::memory::Memory;
+use super::native::{HostBuffer, NativeDevice};
 use super::options::PrepareOptions;
-use crate::error::Result;
-use crate::gpu::{Context, DeviceOptions, Fence, PipelineCache};
-use crate::ops::{Constant, Kernel, Shape, Storage, TEXTURE_WIDTH};
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use crate::error::{Error, Result};
+use crate::gpu::{AdapterChoice, Context, DeviceOptions, Family, Hardware, Profile, Trace};
+use crate::ops::{Kernel, Shape};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
-/// While constants are made, the host runs ahead of the device by at most this many bytes of inputs and copies.
-const CONSTANTS_AHEAD: u64 = 16 << 20;
-
-/// A device with its pipelines and constants.
+/// A device with its kernels and constants.
 #[derive(Debug)]
 pub struct Engine {
-    /// The device.
-    pub context: Context,
-    /// Compiled pipelines.
-    pub pipelines: PipelineCache,
-    constants: Mutex<HashMap<(String, Storage), Packed>>,
-    /// Bytes of inputs and copies that the device may still need.
-    constants_ahead: AtomicU64,
+    device: Device,
+    /// Why this device was taken, if the user should know.
+    note: Option<String>,
     choices: OnceLock<Choices>,
     outdated: AtomicUsize,
 }
 
+/// What runs programs.
+#[derive(Debug)]
+pub(super) enum Device {
+    Gpu(Arc<GpuDevice>),
+    Native(Arc<NativeDevice>),
+}
+
 impl Engine {
-    /// Opens a device.
+    /// Opens a device: by default the best graphics device that is hardware, and the CPU where there is none. Options
+    /// that only shaders can follow (a kernel family, minimal limits, shaders from a folder) make the default the best
+    /// graphics device of all, drivers in software included.
     ///
     /// # Errors
-    /// As [`Context::open`].
+    /// As [`Context::open`]; [`Error::Usage`] if the CPU device is to do what only shaders can.
     pub fn open(options: &DeviceOptions) -> Result<Arc<Self>> {
-        Ok(Self::new(Context::open(options)?))
+        let only_shaders = only_shaders(options);
+        match (&options.adapter, only_shaders) {
+            (AdapterChoice::Cpu, None) => Ok(Self::on(Device::native(options)?, None)),
+            (AdapterChoice::Cpu, Some(what)) => Err(Error::usage(format!(
+                "{what} is for shaders, and --adapter cpu runs none: leave it out, or choose a graphics device"
+            ))),
+            (AdapterChoice::Best, None) => match Context::open_hardware(options)? {
+                Hardware::Opened(context) => Ok(Self::new(*context)),
+                Hardware::Missing { software } => {
+                    let device = Device::native(options)?;
+                    let note = without_gpu(&device.describe(), software.as_deref());
+                    Ok(Self::on(device, Some(note)))
+                }
+            },
+            _ => Ok(Self::new(Context::open(options)?)),
+        }
     }
 
-    /// An engine on an opened device.
+    /// An engine on an opened graphics device.
     pub fn new(context: Context) -> Arc<Self> {
-        Arc::new(Self {
-            context,
-            pipelines: PipelineCache::default(),
-            constants: Mutex::default(),
-            constants_ahead: AtomicU64::new(0),
-            choices: OnceLock::new(),
-            outdated: AtomicUsize::new(0),
-        })
+        Self::on(Device::Gpu(Arc::new(GpuDevice::new(context))), None)
+    }
+
+    fn on(device: Device, note: Option<String>) -> Arc<Self> {
+        Arc::new(Self { device, note, choices: OnceLock::new(), outdated: AtomicUsize::new(0) })
+    }
+
+    /// A sentence on why this device was taken, if the user should know.
+    pub fn note(&self) -> Option<&str> {
+        self.note.as_deref()
+    }
+
+    /// The graphics device, for what only such a device can do; `None` on the CPU.
+    pub fn gpu(&self) -> Option<&Context> {
+        match &self.device {
+            Device::Gpu(device) => Some(&device.context),
+            Device::Native(_) => None,
+        }
+    }
+
+    pub(super) fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// What kernels choose by.
+    pub fn profile(&self) -> &Profile {
+        match &self.device {
+            Device::Gpu(device) => device.context.profile(),
+            Device::Native(device) => device.profile(),
+        }
+    }
+
+    /// One line that names the device.
+    pub fn describe(&self) -> String {
+        self.device.describe()
+    }
+
+    /// From now on everything is traced; the first call counts.
+    pub fn start_trace(&self) -> Arc<Trace> {
+        match &self.device {
+            Device::Gpu(device) => device.context.start_trace(),
+            Device::Native(device) => device.start_trace(),
+        }
+    }
+
+    /// The trace, if one was started.
+    pub fn trace(&self) -> Option<&Trace> {
+        match &self.device {
+            Device::Gpu(device) => device.context.trace(),
+            Device::Native(device) => device.trace(),
+        }
+    }
+
+    /// Writes the trace.
+    ///
+    /// # Errors
+    /// As [`Trace::save`].
+    pub fn save_trace(&self, trace: &Trace, path: &Path) -> Result<()> {
+        trace.save(self.gpu(), &self.describe(), path)
     }
 
     /// From now on programs use these kernels, where there is one for a use, in place of the ops' own
@@ -73,30 +143,68 @@ impl Engine {
         options: PrepareOptions,
     ) -> Selection<'a> {
         let measured = self.choices.get().map(|choices| (choices, &self.outdated));
-        Selection { profile: self.context.profile(), options, pick, measured }
+        Selection { profile: self.profile(), options, pick, measured }
     }
 
     /// Releases packed weights that no program uses; they are made again when needed.
     pub fn forget_constants(&self) {
-        self.constants.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        match &self.device {
+            Device::Gpu(device) => device.forget_constants(),
+            Device::Native(device) => device.forget_constants(),
+        }
     }
 
     /// Device memory for a tensor, zero-filled.
     ///
     /// # Errors
-    /// [`crate::Error::OutOfMemory`].
+    /// [`Error::OutOfMemory`].
     pub fn tensor(&self, label: &str, shape: Shape) -> Result<Memory> {
-        Ok(Memory::new(self.context.storage_buffer(label, shape.bytes())?))
+        self.memory(label, shape.bytes())
     }
 
     /// Device memory for a tensor with these values, given in logical order.
     ///
     /// # Errors
-    /// [`crate::Error::OutOfMemory`].
+    /// [`Error::OutOfMemory`].
     pub fn tensor_with(&self, label: &str, shape: Shape, values: &[f32]) -> Result<Memory> {
         let memory = self.tensor(label, shape)?;
         self.write(&memory, shape, values)?;
         Ok(memory)
+    }
+
+    /// Device memory with these values, as they are to be stored.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub(super) fn stored(&self, label: &str, values: &[f32]) -> Result<Memory> {
+        let memory = self.memory(label, values.len() as u64 * 4)?;
+        self.write_stored(&memory, values)?;
+        Ok(memory)
+    }
+
+    fn memory(&self, label: &str, bytes: u64) -> Result<Memory> {
+        Ok(match &self.device {
+            Device::Gpu(device) => Memory::on_gpu(device.context.storage_buffer(label, bytes)?),
+            Device::Native(_) => Memory::on_cpu(HostBuffer::zeros(label, bytes)?),
+        })
+    }
+
+    /// Has the device copy one tensor to another of its size, so often; seconds of one copy.
+    ///
+    /// # Errors
+    /// As [`Context::wait`].
+    pub(super) fn time_copies(&self, [from, to]: &[Memory; 2], runs: usize) -> Result<f64> {
+        let label = "a copy";
+        match &self.device {
+            Device::Gpu(device) => {
+                let (from, to) = (from.gpu(label)?, to.gpu(label)?);
+                let copy = |encoder: &mut wgpu::CommandEncoder| {
+                    encoder.copy_buffer_to_buffer(from, 0, to, 0, from.size());
+                };
+                Ok(device.context.time(runs, None, copy)?.0)
+            }
+            Device::Native(device) => Ok(device.time_copies(from.host(label)?, to.host(label)?, runs)),
+        }
     }
 
     /// Overwrites a tensor with values in logical order.
@@ -104,7 +212,20 @@ impl Engine {
     /// # Errors
     /// As [`Context::upload`].
     pub fn write(&self, memory: &Memory, shape: Shape, values: &[f32]) -> Result<()> {
-        self.context.upload(memory.buffer(), 0, bytemuck::cast_slice(&shape.pack(values)))
+        self.write_stored(memory, &shape.pack(values))
+    }
+
+    fn write_stored(&self, memory: &Memory, values: &[f32]) -> Result<()> {
+        let label = "a tensor to be written";
+        match &self.device {
+            Device::Gpu(device) => device.context.upload(memory.gpu(label)?, 0, bytemuck::cast_slice(values)),
+            Device::Native(_) => {
+                let mut stored = memory.host(label)?.write();
+                let start = stored.get_mut(..values.len()).ok_or_else(|| too_small(label))?;
+                start.copy_from_slice(values);
+                Ok(())
+            }
+        }
     }
 
     /// Reads a tensor's values in logical order, waiting for all work before it.
@@ -120,36 +241,49 @@ impl Engine {
     /// # Errors
     /// As [`crate::gpu::ReadBack::finish`].
     pub fn read_stored(&self, memory: &Memory, count: usize, label: &str) -> Result<Vec<f32>> {
-        self.context.read_f32(memory.buffer(), count, label)
-    }
-
-    /// The memory of a constant, if it was made.
-    pub(super) fn constant(&self, constant: &Constant) -> Option<Packed> {
-        let key = (constant.key.clone(), constant.storage);
-        self.constants.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
-    }
-
-    /// Keeps the memory of a constant, unless another one was kept meanwhile; the answer is what is kept.
-    pub(super) fn keep_constant(&self, constant: &Constant, memory: Packed) -> Packed {
-        let key = (constant.key.clone(), constant.storage);
-        let mut constants = self.constants.lock().unwrap_or_else(PoisonError::into_inner);
-        constants.entry(key).or_insert(memory).clone()
-    }
-
-    /// Notes that a submission keeps this many bytes alive for making constants, and waits for it if they have become
-    /// too many: the peak of memory should be that of the run, not of its start.
-    pub(super) fn ahead(&self, bytes: u64, fence: &Fence, label: &str) -> Result<()> {
-        let ahead = self.constants_ahead.fetch_add(bytes, Ordering::Relaxed);
-        if ahead + bytes > CONSTANTS_AHEAD {
-            self.context.wait(fence, label)?;
-            self.constants_ahead.store(0, Ordering::Relaxed);
+        match &self.device {
+            Device::Gpu(device) => device.context.read_f32(memory.gpu(label)?, count, label),
+            Device::Native(_) => {
+                let stored = memory.host(label)?.read();
+                stored.get(..count).map(<[f32]>::to_vec).ok_or_else(|| too_small(label))
+            }
         }
-        Ok(())
+    }
+}
+
+impl Device {
+    fn native(options: &DeviceOptions) -> Result<Self> {
+        Ok(Self::Native(Arc::new(NativeDevice::new(options)?)))
     }
 
-    /// A linear texture for this many texels.
-    pub(super) fn staging_texture(&self, label: &str, texels: u64) -> Result<wgpu::Texture> {
-        let rows = texels.div_ceil(u64::from(TEXTURE_WIDTH)).max(1) as u32;
-        self.context.storage_texture(label, TEXTURE_WIDTH, rows)
+    fn describe(&self) -> String {
+        match self {
+            Self::Gpu(device) => device.context.describe(),
+            Self::Native(device) => device.describe(),
+        }
     }
+}
+
+/// The option that asks for shaders, if there is one.
+fn only_shaders(options: &DeviceOptions) -> Option<&'static str> {
+    if options.family != Family::Auto {
+        Some("--kernels")
+    } else if options.minimal {
+        Some("--minimal")
+    } else if crate::shader::generation() > 0 {
+        Some("--shader-dir")
+    } else {
+        None
+    }
+}
+
+fn without_gpu(device: &str, software: Option<&str>) -> String {
+    let there = software.and_then(|name| name.split_whitespace().next()).map_or_else(String::new, |name| {
+        format!(". A graphics driver in software is there too: --adapter {name} uses it")
+    });
+    format!("no GPU was found: running on {device}{there}")
+}
+
+fn too_small(label: &str) -> Error {
+    Error::Native { what: label.to_owned(), message: "it has more values than its memory".to_owned() }
 }

@@ -11,7 +11,7 @@ use super::options::PrepareOptions;
 use super::plan::{MemoryUse, Plan};
 use crate::error::{Error, Result};
 use crate::gpu::Profile;
-use crate::ops::{Constant, Dispatch, Initializer, Kernel, Operand, Shape, Storage, TexelCopy};
+use crate::ops::{Constant, Dispatch, Initializer, Kernel, NativeKernel, Operand, Shape, Storage, TexelCopy};
 use crate::shader::{ResourceKind, Shader};
 use std::collections::HashMap;
 
@@ -62,6 +62,7 @@ pub fn lower(
         constants: Vec::new(),
         params: Vec::new(),
         entries: Entries::default(),
+        functions: Vec::new(),
         outside: HashMap::new(),
         packed: HashMap::new(),
         memory: MemoryUse { planned: plan.bytes(), ..Default::default() },
@@ -131,6 +132,7 @@ struct Lowering<'a> {
     constants: Vec<LoweredConstant>,
     params: Vec<u8>,
     entries: Entries,
+    functions: Vec<NativeKernel>,
     /// Buffers of tensors that are not planned.
     outside: HashMap<TensorId, usize>,
     /// Buffer or texture of each constant.
@@ -208,7 +210,12 @@ impl Lowering<'_> {
                 let bytes = graph.shape(node.output).bytes();
                 push(format!("{label} (copy)"), Action::Copy { from, to: placed.output, bytes });
             }
-            nodes.push(self.node(node, kernel));
+            let prepared = self.node(node, kernel);
+            if self.selection.profile.native {
+                self.functions.push(node.op.native(&prepared.signature, self.selection.profile)?);
+                push(format!("{label}: {}", node.op.name()), Action::Call { function: index });
+            }
+            nodes.push(prepared);
             operands.push(placed);
             for dispatch in &kernel.dispatches {
                 let (staged, action) = self.dispatch(index, kernel, dispatch)?;
@@ -230,12 +237,17 @@ impl Lowering<'_> {
         let outside = graph.ids().filter(|tensor| (self.bound)(*tensor) || self.outside.contains_key(tensor));
         self.memory.bound = outside.map(|tensor| rounded(graph.shape(tensor).bytes())).sum();
         self.memory.constants = self.constants.iter().map(|constant| constant.constant.bytes).sum();
+        let constants = self.functions.iter().flat_map(|function| &function.constants);
+        let constants: HashMap<&str, u64> =
+            constants.map(|constant| (constant.key.as_str(), constant.bytes)).collect();
+        self.memory.constants += constants.values().sum::<u64>();
         Ok(Lowered {
             buffers: self.buffers,
             textures: self.textures,
             constants: self.constants,
             params: self.params,
             entries: self.entries.list,
+            functions: self.functions,
             steps,
             sections: goals.sections.iter().map(|(name, _)| name.clone()).collect(),
             readbacks,

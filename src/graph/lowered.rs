@@ -4,7 +4,7 @@
 use super::goals::When;
 use super::ir::TensorId;
 use super::plan::MemoryUse;
-use crate::ops::{Constant, Op, Shape, Signature, TexelCopy};
+use crate::ops::{Constant, NativeKernel, Op, Shape, Signature, TexelCopy};
 use crate::shader::Shader;
 use std::sync::Arc;
 
@@ -24,6 +24,8 @@ pub struct Lowered {
     pub params: Vec<u8>,
     /// What is compiled.
     pub entries: Vec<Entry>,
+    /// What is called, on the CPU device; there are then no textures, constants, parameters and entries.
+    pub functions: Vec<NativeKernel>,
     /// What is done, in order.
     pub steps: Vec<Step>,
     /// Names of the sections.
@@ -104,7 +106,7 @@ pub struct Entry {
     pub text: Arc<Shader>,
 }
 
-/// One copy or dispatch.
+/// One copy, dispatch or call.
 #[derive(Debug, Clone)]
 pub struct Step {
     /// The sections that need it.
@@ -128,6 +130,11 @@ pub enum Action {
         bindings: Vec<(u32, Binding)>,
         /// Number of workgroups along each axis.
         groups: [u32; 3],
+    },
+    /// Calls a function on the operands of the step's node.
+    Call {
+        /// Index of the function.
+        function: usize,
     },
     /// Copies texels of a buffer into a linear texture.
     Stage {

@@ -1,6 +1,8 @@
 //! Device memory as the layers above hold it.
 
 use super::ir::TensorId;
+use super::native::HostBuffer;
+use crate::error::{Error, Result};
 use std::collections::HashMap;
 
 /// Memory of the tensors that are not planned: those from outside, and those with memory of their own.
@@ -9,27 +11,55 @@ pub type Bindings = HashMap<TensorId, Memory>;
 /// Memory of a tensor on the device. Cloning shares it; two handles are equal if they name the same memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Memory {
-    buffer: wgpu::Buffer,
+    place: Place,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    Gpu(wgpu::Buffer),
+    Native(HostBuffer),
 }
 
 impl Memory {
-    pub(super) fn new(buffer: wgpu::Buffer) -> Self {
-        Self { buffer }
+    pub(super) fn on_gpu(buffer: wgpu::Buffer) -> Self {
+        Self { place: Place::Gpu(buffer) }
     }
 
-    pub(super) fn buffer(&self) -> &wgpu::Buffer {
-        &self.buffer
+    pub(super) fn on_cpu(buffer: HostBuffer) -> Self {
+        Self { place: Place::Native(buffer) }
+    }
+
+    /// The buffer of a graphics device; `label` names the tensor.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] if it is memory of the CPU device.
+    pub(super) fn gpu(&self, label: &str) -> Result<&wgpu::Buffer> {
+        match &self.place {
+            Place::Gpu(buffer) => Ok(buffer),
+            Place::Native(_) => Err(elsewhere(label)),
+        }
+    }
+
+    /// The buffer of the CPU device; `label` names the tensor.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] if it is memory of a graphics device.
+    pub(super) fn host(&self, label: &str) -> Result<&HostBuffer> {
+        match &self.place {
+            Place::Native(buffer) => Ok(buffer),
+            Place::Gpu(_) => Err(elsewhere(label)),
+        }
     }
 
     /// Its size in bytes: that of the tensor as stored, rounded up to 16.
     pub fn bytes(&self) -> u64 {
-        self.buffer.size()
+        match &self.place {
+            Place::Gpu(buffer) => buffer.size(),
+            Place::Native(buffer) => buffer.bytes(),
+        }
     }
 }
 
-/// Memory of a constant.
-#[derive(Debug, Clone)]
-pub(super) enum Packed {
-    Buffer(wgpu::Buffer),
-    Texture(wgpu::Texture),
+fn elsewhere(label: &str) -> Error {
+    Error::Gpu { what: label.to_owned(), message: "its memory is on another device".to_owned() }
 }

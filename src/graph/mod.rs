@@ -1,26 +1,24 @@
 //! Graphs of ops: description ([`Graph`]), gradients, memory plan ([`Plan`]) and prepared replay
-//! ([`Program`]).
+//! ([`Program`]). A graph is lowered to a program as plain data, which one of two executors runs: `gpu` or `native`.
 
 mod backward;
 mod choices;
 mod engine;
 mod fuse;
 mod goals;
+mod gpu;
 mod ir;
 mod kernels;
 mod lower;
 pub mod lowered;
 mod memory;
+mod native;
 mod options;
 mod peaks;
 mod plan;
-mod prepare;
 mod program;
-mod replay;
 mod single;
-mod steps;
 mod submission;
-mod traced;
 
 pub use backward::{Seeds, gradient, gradients};
 pub use choices::{Choice, Choices, Use, candidates, content};
@@ -31,6 +29,7 @@ pub use kernels::Selection;
 pub use lower::lower;
 pub use lowered::{Lowered, PreparedNode};
 pub use memory::{Bindings, Memory};
+pub use native::Processor;
 pub use options::PrepareOptions;
 pub use peaks::Peaks;
 pub use plan::{MemoryUse, Place, Plan, Slot};

@@ -1,6 +1,6 @@
 //! How a graph is prepared.
 
-use super::choices::candidates;
+use super::choices::{candidates, native};
 use crate::error::Result;
 use crate::gpu::Profile;
 use crate::ops::{Kernel, Op, Signature};
@@ -26,7 +26,13 @@ impl PrepareOptions {
         signature: &Signature,
         device: &Profile,
     ) -> Result<Vec<Kernel>> {
-        if self.all_families { candidates(op, signature, device) } else { op.kernels(signature, device) }
+        if self.all_families {
+            candidates(op, signature, device)
+        } else if device.native {
+            Ok(native())
+        } else {
+            op.kernels(signature, device)
+        }
     }
 }
 

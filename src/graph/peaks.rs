@@ -91,7 +91,7 @@ fn flops(engine: &Arc<Engine>) -> Result<f64> {
 
 /// Values of each vector of the stream.
 fn stream(engine: &Engine) -> usize {
-    let profile = engine.context.profile();
+    let profile = engine.profile();
     (STREAM_BYTES.min(profile.max_binding).min(profile.max_buffer) / 4) as usize
 }
 
@@ -112,15 +112,12 @@ fn triad(engine: &Arc<Engine>) -> Result<f64> {
 }
 
 fn copy(engine: &Engine) -> Result<f64> {
-    let context = &engine.context;
     let bytes = stream(engine) as u64 * 4;
-    let buffers = [context.storage_buffer("copied", bytes)?, context.storage_buffer("copy", bytes)?];
-    let seconds = |runs: usize| {
-        let times = context.time(runs, None, |encoder| {
-            encoder.copy_buffer_to_buffer(&buffers[0], 0, &buffers[1], 0, bytes);
-        });
-        times.map(|(seconds, _)| seconds)
-    };
+    let buffers = [
+        engine.tensor("copied", Shape::Vector(bytes as usize / 4))?,
+        engine.tensor("copy", Shape::Vector(bytes as usize / 4))?,
+    ];
+    let seconds = |runs: usize| engine.time_copies(&buffers, runs);
     seconds(1)?;
     let runs = runs(seconds(1)?);
     let mut least = f64::INFINITY;

@@ -1,17 +1,16 @@
 //! A graph, prepared on a device: run by sections, read by name, timed.
 
-use super::engine::Engine;
-use super::goals::{Goals, When};
+use super::engine::{Device, Engine};
+use super::goals::Goals;
+use super::gpu;
 use super::ir::{Graph, TensorId};
 use super::lower::{entries, lower};
-use super::lowered::{Lowered, PreparedNode, Sections};
+use super::lowered::{Lowered, LoweredReadback, PreparedNode, Sections, Step};
 use super::memory::Bindings;
+use super::native;
 use super::options::PrepareOptions;
 use super::plan::MemoryUse;
-use super::prepare::prepare;
-use super::replay::{Replay, pipelines};
-use super::steps::{DeviceStep, record};
-use super::submission::{Reader, Submission};
+use super::submission::{Layout, Pending, Submission};
 use crate::error::{Error, Result};
 use crate::gpu::Stopwatch;
 use crate::ops::Kernel;
@@ -21,9 +20,17 @@ use std::time::Instant;
 /// A graph, ready to run.
 #[derive(Debug)]
 pub struct Program {
-    engine: Arc<Engine>,
     lowered: Lowered,
     replay: Replay,
+    /// What each read-back delivers.
+    layouts: Vec<Layout>,
+}
+
+/// The program on its device.
+#[derive(Debug)]
+enum Replay {
+    Gpu(gpu::Replay),
+    Native(native::Replay),
 }
 
 impl Program {
@@ -58,8 +65,15 @@ impl Program {
         let attempt = |options| {
             let selection = engine.selection(&pick, options);
             let lowered = lower(graph, |tensor: TensorId| bound.contains_key(&tensor), goals, &selection)?;
-            let replay = prepare(engine, &lowered, bound)?;
-            Ok(Self { engine: engine.clone(), lowered, replay })
+            let replay = match engine.device() {
+                Device::Gpu(device) => Replay::Gpu(gpu::prepare(device, &lowered, bound)?),
+                Device::Native(device) => Replay::Native(native::Replay::new(device, &lowered, bound)?),
+            };
+            let layout = |read: &LoweredReadback| {
+                read.values.iter().map(|(name, shape, _)| (name.clone(), *shape)).collect()
+            };
+            let layouts = lowered.readbacks.iter().map(layout).collect();
+            Ok(Self { lowered, replay, layouts })
         };
         match attempt(options) {
             // What was measured at one size may not fit at another one in the same bucket.
@@ -76,8 +90,9 @@ impl Program {
     /// # Errors
     /// As [`Program::prepare`].
     pub fn compile(engine: &Arc<Engine>, graph: &Graph, goals: &Goals) -> Result<()> {
+        let Device::Gpu(device) = engine.device() else { return Ok(()) };
         let entries = entries(graph, goals, &engine.selection(&|_| 0, PrepareOptions::default()))?;
-        pipelines(engine, &entries.list).map(drop)
+        gpu::pipelines(device, &entries.list).map(drop)
     }
 
     /// The set of these sections.
@@ -88,42 +103,54 @@ impl Program {
         })
     }
 
-    /// Runs these sections once, in one submission, and starts these read-backs. Waits for nothing.
+    /// Runs these sections once, in one submission, and starts these read-backs. Waits for nothing; the CPU device does
+    /// all of it meanwhile.
     ///
     /// # Errors
     /// As [`crate::gpu::Context::submit`]; [`Error::Gpu`] if there is no section or read-back of a name, or too many
-    /// reads of one name are in flight.
+    /// reads of one name are in flight on a graphics device; [`Error::Native`] if a function of the CPU device panics.
     pub fn submit(&self, sections: &[&str], readbacks: &[&str], label: &str) -> Result<Submission> {
         let sections = self.bits(sections)?;
-        let mut readers = Vec::new();
-        for name in readbacks {
-            let reader = self.replay.readers.iter().find(|reader| reader.name == *name);
-            readers.push(reader.ok_or_else(|| unknown("read-back", name))?);
-        }
-        let mut encoder = self.encoder(label);
-        let mut copies = Vec::new();
-        for reader in readers.iter().filter(|reader| reader.when == When::Before) {
-            copies.push((reader, reader.copy(&self.engine, &mut encoder)?));
-        }
-        self.replay.record(&self.engine, &mut encoder, sections);
-        for reader in readers.iter().filter(|reader| reader.when == When::After) {
-            copies.push((reader, reader.copy(&self.engine, &mut encoder)?));
-        }
-        let fence = self.engine.context.submit(encoder, label)?;
-        let pending =
-            |(reader, copy): (&&Reader, _)| (reader.name.clone(), reader.pending(&self.engine, copy, &fence));
-        let pending = copies.into_iter().map(pending).collect();
-        Ok(Submission { engine: self.engine.clone(), label: label.to_owned(), fence, pending })
+        let index = |name: &&str| {
+            let index = self.lowered.readbacks.iter().position(|read| read.name == *name);
+            index.ok_or_else(|| unknown("read-back", name))
+        };
+        let reads = readbacks.iter().map(index).collect::<Result<Vec<usize>>>()?;
+        self.submit_steps(|step| step.sections & sections != 0, &reads, label)
     }
 
-    fn encoder(&self, label: &str) -> wgpu::CommandEncoder {
-        let descriptor = wgpu::CommandEncoderDescriptor { label: Some(label) };
-        self.engine.context.device().create_command_encoder(&descriptor)
+    /// Runs the steps for which `wanted` is true, and starts the read-backs of these indices.
+    fn submit_steps(
+        &self,
+        wanted: impl Fn(&Step) -> bool + Sync,
+        reads: &[usize],
+        label: &str,
+    ) -> Result<Submission> {
+        let name = |read: usize| self.lowered.readbacks[read].name.as_str();
+        match &self.replay {
+            Replay::Gpu(replay) => {
+                let (fence, values) = replay.submit(&self.lowered, wanted, reads, label)?;
+                let submission = Submission::on_gpu(label, replay.device(), fence);
+                Ok(values.into_iter().fold(submission, |submission, (read, values)| {
+                    let pending = Pending::on_gpu(&self.layouts[read], replay.device(), values);
+                    submission.with(name(read), pending)
+                }))
+            }
+            Replay::Native(replay) => {
+                let values = replay.submit(&self.lowered, wanted, reads, label)?;
+                Ok(values.into_iter().fold(Submission::done(label), |submission, (read, values)| {
+                    submission.with(name(read), Pending::here(&self.layouts[read], values))
+                }))
+            }
+        }
     }
 
-    /// Staging buffers made for read-backs so far.
+    /// Staging buffers made for read-backs so far; the CPU device needs none.
     pub fn staging_buffers(&self) -> usize {
-        self.replay.readers.iter().map(Reader::staging_buffers).sum()
+        match &self.replay {
+            Replay::Gpu(replay) => replay.staging_buffers(),
+            Replay::Native(_) => 0,
+        }
     }
 
     /// Device memory in use.
@@ -142,8 +169,12 @@ impl Program {
     /// # Errors
     /// As [`Program::submit`].
     pub fn time_steps(&self, sections: &[&str]) -> Result<Vec<(String, f64)>> {
-        let steps = self.steps(self.bits(sections)?);
-        steps.map(|step| Ok((step.label.clone(), self.time(&step.label, std::iter::once(step))?))).collect()
+        let sections = self.bits(sections)?;
+        let steps = self.lowered.steps.iter().filter(|step| step.sections & sections != 0);
+        let time = |step: &Step| {
+            Ok((step.label.clone(), self.time(&step.label, |other| std::ptr::eq(other, step))?))
+        };
+        steps.map(time).collect()
     }
 
     /// Runs the nodes of these sections one by one, waiting for each, and returns the seconds of each; for
@@ -156,8 +187,7 @@ impl Program {
         let mut times = Vec::new();
         for (index, (node, operands)) in self.lowered.nodes.iter().zip(&self.lowered.operands).enumerate() {
             if operands.sections & sections != 0 {
-                let steps = self.steps(sections).filter(|step| step.node == index);
-                times.push((node, self.time(&node.label, steps)?));
+                times.push((node, self.time(&node.label, |step| step.node == index)?));
             }
         }
         Ok(times)
@@ -169,22 +199,16 @@ impl Program {
     /// # Errors
     /// As [`Program::submit`].
     pub fn time_runs(&self, runs: usize, watch: Option<&Stopwatch>) -> Result<(f64, Option<f64>)> {
-        let record =
-            |encoder: &mut wgpu::CommandEncoder| self.replay.record(&self.engine, encoder, Sections::MAX);
-        self.engine.context.time(runs, watch, record)
+        match &self.replay {
+            Replay::Gpu(replay) => replay.time(&self.lowered, runs, watch),
+            Replay::Native(replay) => Ok((replay.time(&self.lowered, runs)?, None)),
+        }
     }
 
-    fn steps(&self, sections: Sections) -> impl Iterator<Item = &DeviceStep> {
-        self.replay.steps.iter().filter(move |step| step.sections & sections != 0)
-    }
-
-    /// Seconds that these steps take, submission and wait included.
-    fn time<'a>(&self, label: &str, steps: impl Iterator<Item = &'a DeviceStep>) -> Result<f64> {
+    /// Seconds that the steps take for which `wanted` is true, submission and wait included.
+    fn time(&self, label: &str, wanted: impl Fn(&Step) -> bool + Sync) -> Result<f64> {
         let begin = Instant::now();
-        let mut encoder = self.encoder(label);
-        record(&mut encoder, steps);
-        let fence = self.engine.context.submit(encoder, label)?;
-        self.engine.context.wait(&fence, label)?;
+        self.submit_steps(wanted, &[], label)?.wait()?;
         Ok(begin.elapsed().as_secs_f64())
     }
 }

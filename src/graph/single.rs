@@ -56,7 +56,7 @@ impl SingleOp {
     /// # Errors
     /// As [`Op::kernels`].
     pub fn variants(&self) -> Result<Vec<&'static str>> {
-        let profile = self.engine.context.profile();
+        let profile = self.engine.profile();
         let kernels = self.options.candidates(self.op.as_ref(), &self.signature, profile)?;
         Ok(kernels.iter().map(|kernel| kernel.variant).collect())
     }
@@ -97,10 +97,7 @@ impl SingleOp {
 
     /// Memory for a tensor and its guard zone, full of NaN.
     fn poisoned(&self, label: &str, shape: Shape) -> Result<Memory> {
-        let count = shape.stored() + GUARD;
-        let buffer = self.engine.context.storage_buffer(label, count as u64 * 4)?;
-        self.engine.context.upload(&buffer, 0, bytemuck::cast_slice(&vec![f32::NAN; count]))?;
-        Ok(Memory::new(buffer))
+        self.engine.stored(label, &vec![f32::NAN; shape.stored() + GUARD])
     }
 
     /// A tensor as stored, and its guard zone.

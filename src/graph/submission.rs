@@ -1,72 +1,46 @@
 //! Submitted work, and the values that come back from it.
 
-use super::engine::Engine;
-use super::goals::When;
-use super::lowered::{Location, LoweredReadback};
+use super::gpu::GpuDevice;
 use crate::error::Result;
-use crate::gpu::{Copy, Fence, ReadBack, StagingPool};
+use crate::gpu::{Fence, ReadBack};
 use crate::ops::Shape;
 use std::sync::Arc;
 
-/// A prepared [`Readback`](super::Readback).
-#[derive(Debug)]
-pub(super) struct Reader {
-    pub name: String,
-    pub when: When,
-    layout: Arc<[(String, Shape)]>,
-    /// Each value's buffer, the offset in it and the bytes.
-    sources: Vec<(wgpu::Buffer, u64, u64)>,
-    pool: StagingPool,
-}
-
-impl Reader {
-    /// A read-back from these buffers.
-    pub fn new(read: &LoweredReadback, buffers: &[wgpu::Buffer]) -> Self {
-        let source = |(_, shape, at): &(String, Shape, Location)| {
-            (buffers[at.buffer].clone(), at.offset, shape.bytes())
-        };
-        let layout = read.values.iter().map(|(name, shape, _)| (name.clone(), *shape)).collect();
-        let sources: Vec<_> = read.values.iter().map(source).collect();
-        let bytes = sources.iter().map(|(_, _, bytes)| bytes).sum();
-        let pool = StagingPool::new(&read.name, bytes, read.in_flight);
-        Self { name: read.name.clone(), when: read.when, layout, sources, pool }
-    }
-
-    /// Records the copy of the tensors into a staging buffer.
-    ///
-    /// # Errors
-    /// As [`StagingPool::copy_parts`].
-    pub fn copy(&self, engine: &Engine, encoder: &mut wgpu::CommandEncoder) -> Result<Copy> {
-        self.pool.copy_parts(&engine.context, encoder, &self.sources)
-    }
-
-    /// The values once the copy is submitted.
-    pub fn pending(&self, engine: &Arc<Engine>, copy: Copy, fence: &Fence) -> Pending {
-        Pending { engine: engine.clone(), layout: self.layout.clone(), read: copy.read(fence) }
-    }
-
-    /// Staging buffers made so far.
-    pub fn staging_buffers(&self) -> usize {
-        self.pool.made()
-    }
-}
+/// Name and shape of each value of a read-back.
+pub(super) type Layout = Arc<[(String, Shape)]>;
 
 /// Work that was submitted.
 #[derive(Debug)]
 pub struct Submission {
-    pub(super) engine: Arc<Engine>,
-    pub(super) label: String,
-    pub(super) fence: Fence,
-    pub(super) pending: Vec<(String, Pending)>,
+    label: String,
+    /// What to wait for; `None` for work on the CPU, which is done when it has been submitted.
+    fence: Option<(Arc<GpuDevice>, Fence)>,
+    pending: Vec<(String, Pending)>,
 }
 
 impl Submission {
+    /// Work on a graphics device.
+    pub(super) fn on_gpu(label: &str, device: &Arc<GpuDevice>, fence: Fence) -> Self {
+        Self { label: label.to_owned(), fence: Some((device.clone(), fence)), pending: Vec::new() }
+    }
+
+    /// Work that is done.
+    pub(super) fn done(label: &str) -> Self {
+        Self { label: label.to_owned(), fence: None, pending: Vec::new() }
+    }
+
+    /// Adds values under the name of their read-back.
+    pub(super) fn with(mut self, name: &str, pending: Pending) -> Self {
+        self.pending.push((name.to_owned(), pending));
+        self
+    }
+
     /// Waits until the work is done.
     ///
     /// # Errors
     /// As [`crate::gpu::Context::wait`].
     pub fn wait(&self) -> Result<()> {
-        self.engine.context.wait(&self.fence, &self.label)
+        self.fence.as_ref().map_or(Ok(()), |(device, fence)| device.context.wait(fence, &self.label))
     }
 
     /// The read-back of this name; `None` if it was not asked for, or already taken.
@@ -79,18 +53,36 @@ impl Submission {
 /// Values that the device has yet to deliver.
 #[derive(Debug)]
 pub struct Pending {
-    engine: Arc<Engine>,
-    layout: Arc<[(String, Shape)]>,
-    read: ReadBack,
+    layout: Layout,
+    stored: Stored,
+}
+
+#[derive(Debug)]
+enum Stored {
+    OnTheWay(Arc<GpuDevice>, ReadBack),
+    Here(Vec<f32>),
 }
 
 impl Pending {
+    /// Values that a graphics device is to deliver.
+    pub(super) fn on_gpu(layout: &Layout, device: &Arc<GpuDevice>, read: ReadBack) -> Self {
+        Self { layout: layout.clone(), stored: Stored::OnTheWay(device.clone(), read) }
+    }
+
+    /// Values that are there, as stored.
+    pub(super) fn here(layout: &Layout, stored: Vec<f32>) -> Self {
+        Self { layout: layout.clone(), stored: Stored::Here(stored) }
+    }
+
     /// Waits for the values, unless they are there.
     ///
     /// # Errors
     /// As [`ReadBack::finish`].
     pub fn finish(self) -> Result<Values> {
-        let stored = self.read.finish(&self.engine.context)?;
+        let stored = match self.stored {
+            Stored::OnTheWay(device, read) => read.finish(&device.context)?,
+            Stored::Here(stored) => stored,
+        };
         let mut rest = stored.as_slice();
         let unpack = |(name, shape): &(String, Shape)| {
             let (here, behind) = rest.split_at(shape.stored().min(rest.len()));

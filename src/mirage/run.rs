@@ -201,7 +201,7 @@ impl Session {
     /// Goes on at the next scale, with the picture and the state that the optimiser keeps.
     fn next_scale(&mut self, run: &mut RunLoop<'_>) -> Result<()> {
         let engine = self.engine.clone();
-        let _span = engine.context.trace().map(|trace| trace.host("host", "preparing the next scale"));
+        let _span = engine.trace().map(|trace| trace.host("host", "preparing the next scale"));
         let objective = self.objective()?;
         let state = objective.read_state()?;
         let next = self.scale + 1;
@@ -285,7 +285,7 @@ impl Session {
 
     fn rebalance(&mut self, iteration: u32, run: &mut RunLoop<'_>) -> Result<()> {
         let engine = self.engine.clone();
-        let _span = engine.context.trace().map(|trace| trace.host("host", "measuring the weights"));
+        let _span = engine.trace().map(|trace| trace.host("host", "measuring the weights"));
         let done = iteration - self.scales[self.scale].first;
         let settled = if self.scale == 0 { done > REBALANCE_AT } else { done > 0 };
         let objective = self.objective()?;
@@ -376,7 +376,7 @@ impl Session {
     fn report(&mut self, done: InFlight, run: &mut RunLoop<'_>) -> Result<()> {
         let InFlight { iteration, mut submission, weights, due } = done;
         let engine = self.engine.clone();
-        let trace = engine.context.trace();
+        let trace = engine.trace();
         let _span = trace.map(|trace| trace.host("host", format!("reporting iteration {iteration}")));
         let [numbers, picture, state] = [REPORT, PICTURE, STATE].map(|name| submission.take(name));
         if numbers.is_none() && picture.is_none() && state.is_none() {

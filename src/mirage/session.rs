@@ -360,7 +360,7 @@ fn started(
     }
     let nodes = objective.program.nodes().iter();
     Started {
-        device: engine.context.describe(),
+        device: engine.describe(),
         memory: objective.program.memory(),
         size: request.size(),
         scales: scales.to_vec(),

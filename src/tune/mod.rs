@@ -47,10 +47,11 @@ pub fn uses(engine: &Engine, nodes: &[PreparedNode]) -> Result<Vec<(Arc<dyn Op>,
         if !node.op.mutates().is_empty() {
             continue;
         }
-        let of = Use::of(node.op.as_ref(), &node.signature, engine.context.profile())?;
-        if candidates(node.op.as_ref(), &node.signature, engine.context.profile())?.len() > 1
-            && !found.iter().any(|(earlier, ..)| *earlier == of)
-        {
+        if candidates(node.op.as_ref(), &node.signature, engine.profile())?.len() < 2 {
+            continue;
+        }
+        let of = Use::of(node.op.as_ref(), &node.signature, engine.profile())?;
+        if !found.iter().any(|(earlier, ..)| *earlier == of) {
             found.push((of, node.op.clone(), node.signature.clone()));
         }
     }
@@ -69,7 +70,7 @@ pub fn tune(
     contest: &Contest,
     cache: &mut Cache,
 ) -> Result<Found> {
-    let kernels = candidates(op.as_ref(), signature, engine.context.profile())?;
+    let kernels = candidates(op.as_ref(), signature, engine.profile())?;
     let variants: Vec<&'static str> = kernels.iter().map(|kernel| kernel.variant).collect();
     let options = PrepareOptions { all_families: true, ..PrepareOptions::default() };
     let single = SingleOp::new(engine, op.clone(), &signature.inputs)?.with(options);
@@ -97,12 +98,12 @@ pub fn tune(
         Some((program, runs)) => seconds(program, *runs),
         None => Ok(f64::INFINITY),
     })?;
-    let of = Use::of(op.as_ref(), signature, engine.context.profile())?;
-    if let Some(selection) = &selection {
+    let of = Use::of(op.as_ref(), signature, engine.profile())?;
+    if let (Some(selection), Some(context)) = (&selection, engine.gpu()) {
         let measured = variants.iter().zip(&selection.seconds);
         cache.insert(Entry {
-            adapter: Adapter::of(&engine.context),
-            exact: engine.context.profile().exact,
+            adapter: Adapter::of(context),
+            exact: engine.profile().exact,
             of: of.clone(),
             content: content(&kernels)?,
             variant: variants[selection.winner].to_owned(),

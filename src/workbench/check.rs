@@ -65,7 +65,9 @@ pub fn check(
                 };
                 (Some(difference), fault)
             }
-            Err(error @ (Error::Gpu { .. } | Error::OutOfMemory { .. })) => (None, Some(error.to_string())),
+            Err(error @ (Error::Gpu { .. } | Error::Native { .. } | Error::OutOfMemory { .. })) => {
+                (None, Some(error.to_string()))
+            }
             Err(error) => return Err(error),
         };
         let (op, tolerance) = (case.op.name(), case.tolerance);

@@ -2,7 +2,7 @@
 
 use super::catalogue;
 use crate::error::Result;
-use crate::gpu::Stopwatch;
+use crate::gpu::{Family, Profile, Stopwatch};
 use crate::graph::{Engine, Program, SingleOp};
 use crate::ops::Op;
 use serde::{Deserialize, Serialize};
@@ -65,7 +65,7 @@ impl Samples {
 /// # Errors
 /// As [`Program::submit`].
 pub fn measure(engine: &Engine, programs: &[Program], rounds: usize, budget: f64) -> Result<Vec<Samples>> {
-    let watch = Stopwatch::new(&engine.context, 2)?;
+    let watch = engine.gpu().map(|context| Stopwatch::new(context, 2)).transpose()?.flatten();
     let mut counts = Vec::new();
     for program in programs {
         counts.push(runs_a_sample(&|runs| program.time_runs(runs, watch.as_ref()))?);
@@ -158,7 +158,10 @@ pub fn seconds(program: &Program, runs: usize) -> Result<f64> {
 /// As [`Op::kernels`].
 pub fn bytes(engine: &Engine, op: &dyn Op, single: &SingleOp) -> Result<u64> {
     let signature = single.signature();
-    let kernels = op.kernels(signature, engine.context.profile())?;
+    // The CPU device has no naive kernels; how large tensors and weights are is the same everywhere.
+    let any = Profile { family: Family::Naive, ..Profile::minimal() };
+    let profile = if engine.profile().native { &any } else { engine.profile() };
+    let kernels = op.kernels(signature, profile)?;
     Ok(kernels.last().map_or(0, |naive| catalogue::bytes(signature, naive)))
 }
 

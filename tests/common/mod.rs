@@ -46,6 +46,11 @@ pub fn engine_with(options: &DeviceOptions, restrict: impl FnOnce(&mut Profile))
     Engine::new(context)
 }
 
+/// The CPU device, opened for one test.
+pub fn cpu(options: DeviceOptions) -> Arc<Engine> {
+    Engine::open(&DeviceOptions { adapter: AdapterChoice::Cpu, ..options }).unwrap()
+}
+
 /// A convolution's filter with random weights, He-scaled; the same for the same sizes.
 pub fn filter(out_channels: usize, in_channels: usize, kernel: [usize; 2]) -> Arc<Filter> {
     let fan_in = in_channels * kernel[0] * kernel[1];

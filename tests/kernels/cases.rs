@@ -3,10 +3,10 @@
 //!
 //! `KERNEL=conv cargo test --test kernels cases::` tests the ops whose names contain `conv`.
 
-use crate::common::{assert_close, engine, engine_with, filter, inputs, turn, widen};
+use crate::common::{assert_close, cpu, engine, engine_with, filter, inputs, turn, widen};
 use neural_mirage::Error;
 use neural_mirage::gpu::{DeviceOptions, Family, PipelineCache, PipelineKey};
-use neural_mirage::graph::{Engine, PrepareOptions, SingleOp, SingleRun};
+use neural_mirage::graph::{Engine, PrepareOptions, SingleOp, SingleRun, candidates};
 use neural_mirage::ops::{
     Add, Case, CaseInput, Conv, ConvBackward, GramBackward, Kernel, MeanSquaredError, MseBackward, Op,
     Operand, Padding, Pool, PoolBackward, PoolKind, REGISTRY, Relu, ReluBackward, Shape, Then,
@@ -48,8 +48,12 @@ fn single(engine: &Arc<Engine>, case: &Case) -> SingleOp {
     SingleOp::new(engine, case.op.clone(), &shapes).unwrap()
 }
 
+/// The kernels that the engine chooses among.
 fn kernels(engine: &Engine, op: &dyn Op, single: &SingleOp) -> Vec<Kernel> {
-    op.kernels(single.signature(), engine.context.profile()).unwrap()
+    if engine.profile().native {
+        return candidates(op, single.signature(), engine.profile()).unwrap();
+    }
+    op.kernels(single.signature(), engine.profile()).unwrap()
 }
 
 /// Kernels that have run, each as all that it is made of.
@@ -132,13 +136,25 @@ fn every_kernel_of_every_family_matches_its_reference() {
 }
 
 #[test]
+fn every_op_runs_on_the_cpu_device() {
+    let _turn = turn();
+    for (exact, half_weights) in [(false, false), (true, true)] {
+        let engine = cpu(DeviceOptions { exact, half_weights, threads: Some(3), ..Default::default() });
+        for case in cases() {
+            let seen = check(&engine, case, false, &mut Ran::new());
+            assert_eq!(seen.into_iter().collect::<Vec<_>>(), [(case.case.op.name(), "native")]);
+        }
+    }
+}
+
+#[test]
 fn every_kernel_runs_on_a_minimal_device() {
     let _turn = turn();
     let mut ran = Ran::new();
     for family in [Family::Texture, Family::Buffer] {
         let options = DeviceOptions { family, minimal: true, ..Default::default() };
         let engine = engine_with(&options, |_| {});
-        assert_eq!(engine.context.profile().lanes, None);
+        assert_eq!(engine.profile().lanes, None);
         cases().for_each(|case| drop(check(&engine, case, false, &mut ran)));
     }
 }
@@ -329,7 +345,8 @@ fn unrolled_and_plain_loops_compute_the_same() {
 #[test]
 fn a_refused_pipeline_is_not_kept() {
     // Of its own, because its errors are the device's.
-    let context = &engine_with(&DeviceOptions::default(), |_| {}).context;
+    let engine = engine_with(&DeviceOptions::default(), |_| {});
+    let context = engine.gpu().unwrap();
     let key = |source: &str| PipelineKey {
         label: "test".to_owned(),
         source: source.into(),

@@ -117,7 +117,7 @@ fn fully_connected_layers_round_their_weights_in_every_family() {
         let op = linear(false);
         let kernels = op.kernels(
             &neural_mirage::ops::Signature::of(&op, &[Shape::Vector(columns)]).unwrap(),
-            engine.context.profile(),
+            engine.profile(),
         );
         let constants = kernels.unwrap()[0].dispatches[0].bindings.clone().into_iter();
         constants

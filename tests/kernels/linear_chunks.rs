@@ -86,11 +86,11 @@ fn chunks_give_what_the_whole_matrix_gives() {
             let forward: Arc<dyn Op> = Arc::new(Limited { op: Arc::new(linear.clone()), max_binding });
             let backward = Arc::new(LinearBackward { linear });
             let backward: Arc<dyn Op> = Arc::new(Limited { op: backward, max_binding });
-            let chunks = weights(forward.as_ref(), &[x], engine.context.profile());
+            let chunks = weights(forward.as_ref(), &[x], engine.profile());
             assert_eq!(chunks.len(), rows.div_ceil(8));
             assert!(chunks.iter().all(|(_, bytes)| *bytes <= max_binding), "{chunks:?}");
             // One copy on the device for both directions.
-            assert_eq!(chunks, weights(backward.as_ref(), &[y, y], engine.context.profile()));
+            assert_eq!(chunks, weights(backward.as_ref(), &[y, y], engine.profile()));
             check(&engine, forward, &[x], 5e-6);
             check(&engine, backward, &[y, y], 5e-6);
         }
@@ -100,7 +100,7 @@ fn chunks_give_what_the_whole_matrix_gives() {
 #[test]
 fn chunk_keys_differ_by_chunking_and_precision() {
     let mut keys = BTreeSet::new();
-    let device = engine(Family::Auto).context.profile().clone();
+    let device = engine(Family::Auto).profile().clone();
     let mut count = 0;
     for half in [false, true] {
         for max_binding in [1 << 12, 1 << 13, 1 << 20] {
@@ -121,7 +121,7 @@ fn chunk_keys_differ_by_chunking_and_precision() {
 
 #[test]
 fn a_limit_below_one_step_is_a_typed_error() {
-    let device = engine(Family::Auto).context.profile().clone();
+    let device = engine(Family::Auto).profile().clone();
     let linear = Linear { matrix: Matrix::sample(16, 64, false), relu: false };
     let signature = Signature::of(&linear, &[Shape::Vector(64)]).unwrap();
     for profile in
@@ -140,7 +140,7 @@ fn a_real_layer_runs_within_default_limits() {
     let engine = Engine::new(Context::open(&options).unwrap());
     let linear = Linear { matrix: Matrix::sample(1390, 25088, false), relu: true };
     let (x, y) = (Shape::Vector(25088), Shape::Vector(1390));
-    assert_eq!(weights(&linear, &[x], engine.context.profile()).len(), 2);
+    assert_eq!(weights(&linear, &[x], engine.profile()).len(), 2);
     check(&engine, Arc::new(linear.clone()), &[x], 5e-6);
     check(&engine, Arc::new(LinearBackward { linear }), &[y, y], 5e-6);
 }

@@ -59,7 +59,7 @@ fn iterations(context: &Context) -> u32 {
 fn the_driver_ends_loops_where_the_table_says_so_and_nowhere_else() {
     let _turn = turn();
     let engine = engine(Family::Auto);
-    let context = &engine.context;
+    let context = engine.gpu().unwrap();
     let made = iterations(context);
     println!("{:?}: {made} of {}", context.info(), 2 * ITERATIONS);
     match context.profile().loop_limit {
@@ -93,7 +93,7 @@ fn what_the_driver_would_cut_short_is_refused_and_all_else_is_right() {
     let values: Vec<Vec<f64>> = inputs(&case, 1).iter().map(|values| widen(values)).collect();
     let expected = case.op.reference(&[&values[0]], &[case.inputs[0].0]);
     let found = run(&careless, &case).unwrap();
-    if limited.context.profile().loop_limit.is_none() {
+    if limited.profile().loop_limit.is_none() {
         assert_close("100,000 iterations", &found, &expected, case.tolerance);
         return;
     }

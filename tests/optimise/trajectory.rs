@@ -55,7 +55,7 @@ fn ten_steps_match_pytorch_on_a_minimal_device() {
     let _turn = turn();
     for family in [Family::Auto, Family::Buffer] {
         let engine = engine_with(&DeviceOptions { family, minimal: true, ..Default::default() }, |_| {});
-        let profile = engine.context.profile();
+        let profile = engine.profile();
         assert_eq!(
             (profile.lanes, profile.max_binding, profile.max_workgroup_storage),
             (None, 128 << 20, 16 << 10)
@@ -221,7 +221,7 @@ fn the_loop_waits_only_when_it_is_two_iterations_ahead() {
             let (mut before, mut heard) = (0, Vec::new());
             let outcome = session.run(&mut |event: Event<'_>| {
                 match event {
-                    Event::Started(_) => before = engine.context.waits(),
+                    Event::Started(_) => before = engine.gpu().unwrap().waits(),
                     Event::Scale(_) => {}
                     Event::Weighted { .. } => heard.push("balance".to_owned()),
                     Event::Progress { iteration, .. } => heard.push(format!("done {iteration}")),
@@ -238,7 +238,7 @@ fn the_loop_waits_only_when_it_is_two_iterations_ahead() {
             assert_eq!(outcome.expect("a run").iterations, 9);
             // Ten submissions (the last is the report at the end), each waited for once at most: a fast device
             // has the numbers ready.
-            let waits = engine.context.waits() - before;
+            let waits = engine.gpu().unwrap().waits() - before;
             assert!(waits <= 10, "{waits} waits with a report every {every}");
             let (most, staging) = session.in_flight();
             assert_eq!(most, 3, "a report every {every}");

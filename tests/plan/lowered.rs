@@ -330,7 +330,7 @@ fn a_second_executor_takes_the_same_program() {
         let mut submission =
             program.submit(&["losses", "step"], &["report", "gradient", "state"], "both").unwrap();
 
-        let lowered = net.lower(engine.context.profile(), true);
+        let lowered = net.lower(engine.profile(), true);
         let mut host = Host::new(&lowered, &stored);
         host.run(&lowered, u64::MAX);
         for read in &lowered.readbacks {

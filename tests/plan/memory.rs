@@ -291,7 +291,7 @@ fn windows_change_no_bit() {
         let (whole, _) = run(&engine_with(&options, |_| {}), side, PrepareOptions::default()).unwrap();
         let largest = Shape::map(36, side, side + 3).bytes();
         let engine = engine_with(&options, |profile| profile.max_binding = largest - 1);
-        if engine.context.profile().lanes.is_none() {
+        if engine.profile().lanes.is_none() {
             // Only a device with one subgroup size runs the texture family at all.
             return;
         }
@@ -432,7 +432,7 @@ impl Op for TwoStaged {
 fn two_operands_of_one_dispatch_are_staged_in_any_order() {
     let _turn = turn();
     let engine = engine(Family::Texture);
-    if engine.context.profile().lanes.is_none() {
+    if engine.profile().lanes.is_none() {
         // Only a device with one subgroup size runs the texture family at all.
         return;
     }

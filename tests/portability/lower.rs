@@ -177,6 +177,7 @@ impl Job {
                     let words = self.buffers[buffers[from.buffer]][..count].to_vec();
                     self.buffers[buffers[to.buffer]][..count].copy_from_slice(&words);
                 }
+                Action::Call { .. } => panic!("{}: a function on a device with shaders", step.label),
                 Action::Dispatch { entry, bindings, groups } => {
                     let entry = &program.entries[*entry];
                     let bind = |(binding, what): &(u32, Binding)| {

@@ -59,7 +59,7 @@ pub(super) fn run(args: &BenchArgs, folder: Option<Folder>) -> Result<u8> {
     let earlier = args.compare.as_deref().map(Record::load).transpose()?;
     let cases = args.cases()?;
     let engine = args.device.open()?;
-    let device = engine.context.describe();
+    let device = engine.describe();
     if let Some(earlier) = &earlier
         && earlier.device != device
     {
@@ -124,7 +124,7 @@ impl Bench<'_> {
         earlier: Option<&Record>,
         shaders: Option<&[&str]>,
     ) -> Result<Record> {
-        let mut record = Record::new(self.engine.context.describe(), self.peaks.flops, self.peaks.bandwidth);
+        let mut record = Record::new(self.engine.describe(), self.peaks.flops, self.peaks.bandwidth);
         for (name, case) in cases {
             let rows = self.case(name, case, shaders)?;
             if !rows.is_empty() {
@@ -143,7 +143,7 @@ impl Bench<'_> {
 
     /// One op at one shape: its first choice, or all kernels, in turn.
     fn case(&self, name: &str, case: &Case, shaders: Option<&[&str]>) -> Result<Vec<Row>> {
-        let profile = self.engine.context.profile();
+        let profile = self.engine.profile();
         let shapes: Vec<Shape> = case.inputs.iter().map(|(shape, _)| *shape).collect();
         let options = PrepareOptions { all_families: true, ..PrepareOptions::default() };
         let single = SingleOp::new(self.engine, case.op.clone(), &shapes)?.with(options);

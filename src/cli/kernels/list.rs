@@ -23,7 +23,7 @@ pub(super) struct ListArgs {
 /// Lists what the device can run; without a device, what a typical one could.
 pub(super) fn run(args: &ListArgs) -> Result<()> {
     let (profile, device) = match args.device.open() {
-        Ok(engine) => (engine.context.profile().clone(), engine.context.describe()),
+        Ok(engine) => (engine.profile().clone(), engine.describe()),
         Err(Error::NoAdapter(_)) => (
             typical(),
             "no device was found: this is the list for a typical one with subgroups of 8".to_owned(),

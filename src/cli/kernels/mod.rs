@@ -7,6 +7,7 @@ mod show;
 mod test;
 mod watch;
 
+use super::streams;
 use super::values::Kernels;
 use crate::error::Result;
 use crate::gpu::{AdapterChoice, DeviceOptions};
@@ -51,7 +52,8 @@ pub(in crate::cli) fn run(args: &KernelsArgs, folder: Option<Folder>) -> Result<
 /// Which device, and how it is used.
 #[derive(Debug, Args)]
 struct DeviceArgs {
-    /// Graphics device by number or part of its name, from `mirage devices` [default: the most capable]
+    /// Graphics device by number or part of its name, from `mirage devices`, or cpu [default: the most capable GPU; the
+    /// CPU without one]
     #[arg(long, value_name = "NAME|INDEX", help_heading = "Device")]
     adapter: Option<AdapterChoice>,
     /// Only this family of kernels, with the naive ones [default: auto, which is all of them]
@@ -72,14 +74,24 @@ struct DeviceArgs {
 }
 
 impl DeviceArgs {
+    /// Opens the device; on stderr, a note if the user should know why it is this one.
     fn open(&self) -> Result<Arc<Engine>> {
-        Engine::open(&DeviceOptions {
+        let engine = Engine::open(&self.options())?;
+        if let Some(note) = engine.note() {
+            streams::eprint(&format!("note: {note}"));
+        }
+        Ok(engine)
+    }
+
+    fn options(&self) -> DeviceOptions {
+        DeviceOptions {
             adapter: self.adapter.clone().unwrap_or_default(),
             family: self.kernels.family(),
             exact: false,
             half_weights: self.half_weights,
             minimal: self.minimal,
-        })
+            threads: None,
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use super::{DeviceArgs, Filter};
 use crate::cli::streams;
 use crate::error::{Error, Result};
 use crate::files::write_whole;
+use crate::gpu::Context;
 use crate::shader::{Code, Emitter, SOURCES, Target};
 use crate::workbench::{Pass, catalogue, typical};
 use clap::Args;
@@ -37,8 +38,9 @@ pub(super) struct ShowArgs {
 
 /// Prints the passes of the kernels, each form once, or writes their files.
 pub(super) fn run(args: &ShowArgs) -> Result<()> {
-    let profile = match args.device.open() {
-        Ok(engine) => engine.context.profile().clone(),
+    // Only graphics devices have shaders.
+    let profile = match Context::open(&args.device.options()) {
+        Ok(context) => context.profile().clone(),
         Err(Error::NoAdapter(_)) => typical(),
         Err(error) => return Err(error),
     };

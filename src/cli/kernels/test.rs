@@ -61,7 +61,7 @@ pub(super) fn run(args: &TestArgs, folder: Option<Folder>) -> Result<u8> {
     let mut watch = watch(args.watch, folder)?;
     let engine = args.device.open()?;
     let cases = args.cases();
-    streams::print(&engine.context.describe())?;
+    streams::print(&engine.describe())?;
     let mut passed = args.round(&engine, &cases, None)?;
     while let Some(watch) = &mut watch {
         streams::print("\nWaiting for a shader to be saved; Ctrl-C ends.")?;
@@ -135,10 +135,10 @@ impl TestArgs {
             wrong.count()
         ))?;
         if let Some(path) = &self.json {
-            write_json(path, &engine.context.describe(), &checked)?;
+            write_json(path, &engine.describe(), &checked)?;
         }
         if let Some(path) = &self.junit {
-            write_junit(path, &engine.context.describe(), &checked)?;
+            write_junit(path, &engine.describe(), &checked)?;
         }
         Ok(failed.is_empty())
     }
@@ -148,7 +148,7 @@ impl TestArgs {
 fn runs(engine: &Engine, case: &Case, shaders: &[&str]) -> Result<bool> {
     let shapes: Vec<Shape> = case.inputs.iter().map(|(shape, _)| *shape).collect();
     let signature = Signature::of(case.op.as_ref(), &shapes)?;
-    let kernels = candidates(case.op.as_ref(), &signature, engine.context.profile())?;
+    let kernels = candidates(case.op.as_ref(), &signature, engine.profile())?;
     let mut dispatches = kernels.iter().flat_map(|kernel| &kernel.dispatches);
     Ok(dispatches.any(|dispatch| shaders.contains(&dispatch.shader)))
 }

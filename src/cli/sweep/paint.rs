@@ -16,7 +16,6 @@ use crate::cli::options::{self, Effect, Row};
 use crate::cli::plan::{self, Plan};
 use crate::cli::recorded_options::RecordedOptions;
 use crate::error::{Error, Result};
-use crate::graph::Engine;
 use crate::image_io::{self, Picture};
 use crate::mirage::{Controls, Ending, Readout, Session, State};
 use crate::vgg::{Network, locate};
@@ -280,8 +279,8 @@ fn prepare<'a>(
             ready
         }
         None => {
-            let engine = Engine::open(&args.device.options())?;
-            if let Some(note) = args.device.tuning.apply(&engine) {
+            let (engine, notes) = args.device.open()?;
+            for note in notes {
                 progress.lines.note(&note);
             }
             let session = Session::new(&engine, network, plan.request.clone())?;

@@ -1,28 +1,30 @@
 //! A lowered program on a wgpu device: its memory, and what is recorded again and again.
 
-use super::engine::Engine;
-use super::lowered;
-use super::lowered::{Action, Binding, Entry, Location, Lowered, Origin, Sections};
-use super::memory::{Bindings, Packed};
-use super::steps::{DeviceStep, Work, record};
-use super::submission::Reader;
+use super::super::goals::When;
+use super::super::lowered::{self, Action, Binding, Entry, Location, Lowered, Origin, Step};
+use super::super::memory::Bindings;
+use super::device::{GpuDevice, Packed};
+use super::reader::Reader;
+use super::steps::{Work, record};
 use super::traced;
 use crate::error::{Error, Result};
-use crate::gpu::{Pipeline, PipelineKey};
+use crate::gpu::{Fence, Pipeline, PipelineKey, ReadBack, Stopwatch};
 use std::sync::Arc;
 
 /// Steps and read-backs of a program, ready to be recorded.
 #[derive(Debug)]
-pub(super) struct Replay {
-    pub steps: Vec<DeviceStep>,
-    pub readers: Vec<Reader>,
+pub struct Replay {
+    device: Arc<GpuDevice>,
+    /// The work of each step; none for a copy of memory to itself.
+    work: Vec<Option<Work>>,
+    readers: Vec<Reader>,
 }
 
 /// The pipelines of entries, in order.
 ///
 /// # Errors
 /// As [`crate::gpu::PipelineCache::get`].
-pub(super) fn pipelines(engine: &Engine, entries: &[Entry]) -> Result<Vec<Arc<Pipeline>>> {
+pub fn pipelines(device: &GpuDevice, entries: &[Entry]) -> Result<Vec<Arc<Pipeline>>> {
     let key = |entry: &Entry| {
         let (resources, _) = entry.text.interface.entry(entry.entry)?;
         Ok(PipelineKey {
@@ -33,7 +35,7 @@ pub(super) fn pipelines(engine: &Engine, entries: &[Entry]) -> Result<Vec<Arc<Pi
         })
     };
     let keys = entries.iter().map(key).collect::<Result<Vec<_>>>()?;
-    engine.pipelines.get(&engine.context, &keys)
+    device.pipelines.get(&device.context, &keys)
 }
 
 /// Memory of a program by index.
@@ -45,11 +47,16 @@ struct Resources {
 }
 
 impl Resources {
-    fn allocate(engine: &Engine, program: &Lowered, bound: &Bindings, constants: &[Packed]) -> Result<Self> {
+    fn allocate(
+        device: &GpuDevice,
+        program: &Lowered,
+        bound: &Bindings,
+        constants: &[Packed],
+    ) -> Result<Self> {
         let buffer = |buffer: &lowered::Buffer| match buffer.origin {
-            Origin::Own => engine.context.storage_buffer(&buffer.label, buffer.bytes),
+            Origin::Own => device.context.storage_buffer(&buffer.label, buffer.bytes),
             Origin::Bound(tensor) => match bound.get(&tensor) {
-                Some(memory) if memory.bytes() >= buffer.bytes => Ok(memory.buffer().clone()),
+                Some(memory) if memory.bytes() >= buffer.bytes => memory.gpu(&buffer.label).cloned(),
                 Some(memory) => {
                     let message = format!("is bound to {} bytes and takes {}", memory.bytes(), buffer.bytes);
                     Err(fault(&buffer.label, message))
@@ -66,7 +73,7 @@ impl Resources {
                 Some(Packed::Texture(texture)) => Ok(texture.clone()),
                 _ => Err(fault(&texture.label, "the constant is not in a texture".to_owned())),
             },
-            Origin::Own | Origin::Bound(_) => engine.staging_texture(&texture.label, texture.texels),
+            Origin::Own | Origin::Bound(_) => device.staging_texture(&texture.label, texture.texels),
         };
         let textures = program.textures.iter().map(texture).collect::<Result<Vec<wgpu::Texture>>>()?;
         let view = |(texture, lowered): (&wgpu::Texture, &lowered::Texture)| {
@@ -77,7 +84,7 @@ impl Resources {
             buffers: program.buffers.iter().map(buffer).collect::<Result<_>>()?,
             views: textures.iter().zip(&program.textures).map(view).collect(),
             textures,
-            params: engine.context.uniform_buffer("parameters", &program.params)?,
+            params: device.context.uniform_buffer("parameters", &program.params)?,
         })
     }
 
@@ -87,7 +94,7 @@ impl Resources {
 
     fn bind(
         &self,
-        engine: &Engine,
+        device: &GpuDevice,
         label: &str,
         pipeline: &Pipeline,
         bindings: &[(u32, Binding)],
@@ -105,12 +112,12 @@ impl Resources {
             },
         };
         let entries: Vec<wgpu::BindGroupEntry<'_>> = bindings.iter().map(entry).collect();
-        let group = engine.context.device().create_bind_group(&wgpu::BindGroupDescriptor {
+        let group = device.context.device().create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some(label),
             layout: &pipeline.layout,
             entries: &entries,
         });
-        engine.context.check(label)?;
+        device.context.check(label)?;
         Ok(group)
     }
 }
@@ -120,20 +127,19 @@ impl Replay {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`], and [`Error::Gpu`] if something is bound to too little memory.
-    pub fn new(
-        engine: &Engine,
+    pub(super) fn new(
+        device: &Arc<GpuDevice>,
         program: &Lowered,
         pipelines: &[Arc<Pipeline>],
         bound: &Bindings,
         constants: &[Packed],
     ) -> Result<Self> {
-        let resources = Resources::allocate(engine, program, bound, constants)?;
-        let mut steps = Vec::new();
-        for step in &program.steps {
-            let work = match &step.action {
+        let resources = Resources::allocate(device, program, bound, constants)?;
+        let work = |step: &Step| {
+            Ok(Some(match &step.action {
                 Action::Dispatch { entry, bindings, groups } => {
                     let pipeline = pipelines[*entry].clone();
-                    let bind_group = resources.bind(engine, &step.label, &pipeline, bindings)?;
+                    let bind_group = resources.bind(device, &step.label, &pipeline, bindings)?;
                     Work::Dispatch { pipeline, bind_group, groups: *groups }
                 }
                 Action::Stage { buffer, texture, copy } => Work::Stage {
@@ -145,27 +151,85 @@ impl Replay {
                     let (from, to) = (resources.at(*from), resources.at(*to));
                     // Two tensors may be bound to the same memory.
                     if from == to {
-                        continue;
+                        return Ok(None);
                     }
                     Work::Copy { from, to, bytes: *bytes }
                 }
-            };
-            steps.push(DeviceStep {
-                sections: step.sections,
-                node: step.node,
-                label: step.label.clone(),
-                work,
-            });
-        }
+                Action::Call { .. } => {
+                    return Err(fault(&step.label, "is a native function: no shader".to_owned()));
+                }
+            }))
+        };
+        let work = program.steps.iter().map(work).collect::<Result<_>>()?;
         let readers = program.readbacks.iter().map(|read| Reader::new(read, &resources.buffers)).collect();
-        Ok(Self { steps, readers })
+        Ok(Self { device: device.clone(), work, readers })
     }
 
-    /// Records all steps of these sections.
-    pub fn record(&self, engine: &Engine, encoder: &mut wgpu::CommandEncoder, sections: Sections) {
-        let steps = self.steps.iter().filter(|step| step.sections & sections != 0);
-        match engine.context.trace() {
-            Some(trace) => traced::record(&engine.context, trace, encoder, steps),
+    /// Submits the steps of a program for which `wanted` is true, and these of its read-backs, each given by index.
+    ///
+    /// # Errors
+    /// As [`crate::gpu::Context::submit`]; [`Error::Gpu`] if too many reads of one name are in flight.
+    pub fn submit(
+        &self,
+        program: &Lowered,
+        wanted: impl Fn(&Step) -> bool,
+        reads: &[usize],
+        label: &str,
+    ) -> Result<(Fence, Vec<(usize, ReadBack)>)> {
+        let mut encoder = self.device.encoder(label);
+        let mut copies = Vec::new();
+        let mut copy = |when: When, encoder: &mut wgpu::CommandEncoder| {
+            for read in reads.iter().copied().filter(|read| program.readbacks[*read].when == when) {
+                copies.push((read, self.readers[read].copy(&self.device, encoder)?));
+            }
+            Ok::<_, Error>(())
+        };
+        copy(When::Before, &mut encoder)?;
+        self.record_if(program, &mut encoder, wanted);
+        copy(When::After, &mut encoder)?;
+        let fence = self.device.context.submit(encoder, label)?;
+        let values = copies.into_iter().map(|(read, copy)| (read, copy.read(&fence))).collect();
+        Ok((fence, values))
+    }
+
+    /// As [`Context::time`](crate::gpu::Context::time), for all steps of the program.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn time(
+        &self,
+        program: &Lowered,
+        runs: usize,
+        watch: Option<&Stopwatch>,
+    ) -> Result<(f64, Option<f64>)> {
+        self.device.context.time(runs, watch, |encoder| self.record(program, encoder))
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Arc<GpuDevice> {
+        &self.device
+    }
+
+    /// Staging buffers made for read-backs so far.
+    pub fn staging_buffers(&self) -> usize {
+        self.readers.iter().map(Reader::staging_buffers).sum()
+    }
+
+    /// Records all steps of the program.
+    pub(super) fn record(&self, program: &Lowered, encoder: &mut wgpu::CommandEncoder) {
+        self.record_if(program, encoder, |_| true);
+    }
+
+    fn record_if(
+        &self,
+        program: &Lowered,
+        encoder: &mut wgpu::CommandEncoder,
+        wanted: impl Fn(&Step) -> bool,
+    ) {
+        let steps = program.steps.iter().zip(&self.work).filter(|(step, _)| wanted(step));
+        let steps = steps.filter_map(|(step, work)| Some((step.label.as_str(), work.as_ref()?)));
+        match self.device.context.trace() {
+            Some(trace) => traced::record(&self.device.context, trace, encoder, steps),
             None => record(encoder, steps),
         }
     }

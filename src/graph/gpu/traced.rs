@@ -1,6 +1,6 @@
 //! Recording for a trace: each dispatch in a pass of its own, with stamps at both ends.
 
-use super::steps::{DeviceStep, Work};
+use super::steps::Work;
 use crate::error::Result;
 use crate::gpu::{Context, Trace};
 
@@ -10,7 +10,7 @@ pub(super) fn record<'a>(
     context: &Context,
     trace: &Trace,
     encoder: &mut wgpu::CommandEncoder,
-    steps: impl Iterator<Item = &'a DeviceStep>,
+    steps: impl Iterator<Item = (&'a str, &'a Work)>,
 ) {
     if let Err(error) = record_steps(context, trace, encoder, steps) {
         trace.fail(error);
@@ -21,22 +21,22 @@ fn record_steps<'a>(
     context: &Context,
     trace: &Trace,
     encoder: &mut wgpu::CommandEncoder,
-    steps: impl Iterator<Item = &'a DeviceStep>,
+    steps: impl Iterator<Item = (&'a str, &'a Work)>,
 ) -> Result<()> {
     let mut stamps = trace.stamps(context);
     let mut staged = false;
-    for step in steps {
-        match &step.work {
-            Work::Stage { .. } | Work::Copy { .. } => staged = step.work.copy(encoder),
+    for (label, work) in steps {
+        match work {
+            Work::Stage { .. } | Work::Copy { .. } => staged = work.copy(encoder),
             Work::Dispatch { pipeline, bind_group, groups: [x, y, z] } => {
                 if let Some(full) = stamps.take_if(|stamps| stamps.room() == 0) {
                     trace.recorded(context, encoder, full)?;
                     stamps = trace.stamps(context);
                 }
                 let mut pass = match &mut stamps {
-                    Some(stamps) => stamps.pass(encoder, &step.label, std::mem::take(&mut staged)),
+                    Some(stamps) => stamps.pass(encoder, label, std::mem::take(&mut staged)),
                     None => encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-                        label: Some(&step.label),
+                        label: Some(label),
                         timestamp_writes: None,
                     }),
                 };

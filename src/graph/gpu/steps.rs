@@ -1,19 +1,8 @@
 //! Copies and dispatches on the device, and how they are recorded.
 
-use super::lowered::Sections;
 use crate::gpu::Pipeline;
 use crate::ops::{TEXTURE_WIDTH, TexelCopy};
 use std::sync::Arc;
-
-/// One copy or dispatch.
-#[derive(Debug)]
-pub(super) struct DeviceStep {
-    pub sections: Sections,
-    /// The node that it belongs to.
-    pub node: usize,
-    pub label: String,
-    pub work: Work,
-}
 
 /// What a step does.
 #[derive(Debug)]
@@ -37,22 +26,21 @@ impl Work {
     }
 }
 
-/// Records steps in order.
-pub(super) fn record<'a>(encoder: &mut wgpu::CommandEncoder, steps: impl Iterator<Item = &'a DeviceStep>) {
+/// Records steps in order, each given by its label and work.
+pub(super) fn record<'a>(
+    encoder: &mut wgpu::CommandEncoder,
+    steps: impl Iterator<Item = (&'a str, &'a Work)>,
+) {
     let mut steps = steps.peekable();
-    while let Some(step) = steps.peek() {
-        if step.work.copy(encoder) {
+    while let Some((label, work)) = steps.peek() {
+        if work.copy(encoder) {
             steps.next();
             continue;
         }
         // One pass for all dispatches up to the next copy.
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-            label: Some(&step.label),
-            timestamp_writes: None,
-        });
-        while let Some(DeviceStep { work: Work::Dispatch { pipeline, bind_group, groups }, .. }) =
-            steps.peek()
-        {
+        let mut pass = encoder
+            .begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(label), timestamp_writes: None });
+        while let Some((_, Work::Dispatch { pipeline, bind_group, groups })) = steps.peek() {
             pass.set_pipeline(&pipeline.compute);
             pass.set_bind_group(0, bind_group, &[]);
             let [x, y, z] = *groups;

@@ -1,0 +1,80 @@
+//! What programs on one graphics device share: pipelines, packed weights.
+
+use crate::error::Result;
+use crate::gpu::{Context, Fence, PipelineCache};
+use crate::ops::{Constant, Storage, TEXTURE_WIDTH};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// While constants are made, the host runs ahead of the device by at most this many bytes of inputs and copies.
+const CONSTANTS_AHEAD: u64 = 16 << 20;
+
+/// A graphics device with its pipelines and constants.
+#[derive(Debug)]
+pub struct GpuDevice {
+    pub context: Context,
+    pub pipelines: PipelineCache,
+    constants: Mutex<HashMap<(String, Storage), Packed>>,
+    /// Bytes of inputs and copies that the device may still need.
+    constants_ahead: AtomicU64,
+}
+
+/// Memory of a constant.
+#[derive(Debug, Clone)]
+pub(super) enum Packed {
+    Buffer(wgpu::Buffer),
+    Texture(wgpu::Texture),
+}
+
+impl GpuDevice {
+    /// Shares an opened device.
+    pub fn new(context: Context) -> Self {
+        Self {
+            context,
+            pipelines: PipelineCache::default(),
+            constants: Mutex::default(),
+            constants_ahead: AtomicU64::new(0),
+        }
+    }
+
+    /// Releases constants that no program uses; they are made again when needed.
+    pub fn forget_constants(&self) {
+        self.constants.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// The memory of a constant, if it was made.
+    pub(super) fn constant(&self, constant: &Constant) -> Option<Packed> {
+        let key = (constant.key.clone(), constant.storage);
+        self.constants.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
+    }
+
+    /// Keeps the memory of a constant, unless another one was kept meanwhile; the answer is what is kept.
+    pub(super) fn keep_constant(&self, constant: &Constant, memory: Packed) -> Packed {
+        let key = (constant.key.clone(), constant.storage);
+        let mut constants = self.constants.lock().unwrap_or_else(PoisonError::into_inner);
+        constants.entry(key).or_insert(memory).clone()
+    }
+
+    /// Notes that a submission keeps this many bytes alive for making constants, and waits for it if they have become
+    /// too many: the peak of memory should be that of the run, not of its start.
+    pub(super) fn ahead(&self, bytes: u64, fence: &Fence, label: &str) -> Result<()> {
+        let ahead = self.constants_ahead.fetch_add(bytes, Ordering::Relaxed);
+        if ahead + bytes > CONSTANTS_AHEAD {
+            self.context.wait(fence, label)?;
+            self.constants_ahead.store(0, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// A linear texture for this many texels.
+    pub(super) fn staging_texture(&self, label: &str, texels: u64) -> Result<wgpu::Texture> {
+        let rows = texels.div_ceil(u64::from(TEXTURE_WIDTH)).max(1) as u32;
+        self.context.storage_texture(label, TEXTURE_WIDTH, rows)
+    }
+
+    /// An encoder for commands.
+    pub(super) fn encoder(&self, label: &str) -> wgpu::CommandEncoder {
+        self.context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(label) })
+    }
+}

@@ -1,0 +1,38 @@
+//! Read-backs: what is copied into staging buffers.
+
+use super::super::lowered::LoweredReadback;
+use super::device::GpuDevice;
+use crate::error::Result;
+use crate::gpu::{Copy, StagingPool};
+
+/// A prepared read-back.
+#[derive(Debug)]
+pub(super) struct Reader {
+    /// Each value's buffer, the offset in it and the bytes.
+    sources: Vec<(wgpu::Buffer, u64, u64)>,
+    pool: StagingPool,
+}
+
+impl Reader {
+    /// A read-back from these buffers.
+    pub fn new(read: &LoweredReadback, buffers: &[wgpu::Buffer]) -> Self {
+        let sources = read.values.iter();
+        let sources: Vec<_> =
+            sources.map(|(_, shape, at)| (buffers[at.buffer].clone(), at.offset, shape.bytes())).collect();
+        let bytes = sources.iter().map(|(_, _, bytes)| bytes).sum();
+        Self { sources, pool: StagingPool::new(&read.name, bytes, read.in_flight) }
+    }
+
+    /// Records the copy of the tensors into a staging buffer.
+    ///
+    /// # Errors
+    /// As [`StagingPool::copy_parts`].
+    pub fn copy(&self, device: &GpuDevice, encoder: &mut wgpu::CommandEncoder) -> Result<Copy> {
+        self.pool.copy_parts(&device.context, encoder, &self.sources)
+    }
+
+    /// Staging buffers made so far.
+    pub fn staging_buffers(&self) -> usize {
+        self.pool.made()
+    }
+}

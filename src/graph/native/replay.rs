@@ -1,0 +1,231 @@
+//! A lowered program on the CPU: its memory, its functions, and running them.
+
+use super::super::goals::When;
+use super::super::lowered::{
+    self, Action, Location, Lowered, LoweredReadback, Operands, Origin, PreparedNode, Step,
+};
+use super::super::memory::Bindings;
+use super::buffer::HostBuffer;
+use super::device::{NativeDevice, caught, fault};
+use crate::error::Result;
+use crate::ops::{NativeCall, NativeKernel, NativeValues, Shape};
+use std::ops::Range;
+use std::sync::{Arc, RwLockReadGuard};
+use std::time::Instant;
+
+/// A program ready to run.
+#[derive(Debug)]
+pub struct Replay {
+    device: Arc<NativeDevice>,
+    /// The work of each step; none for a copy of memory to itself.
+    work: Vec<Option<Work>>,
+    /// The parts that each read-back copies.
+    reads: Vec<Vec<Part>>,
+}
+
+#[derive(Debug)]
+enum Work {
+    Call(Call),
+    Copy { from: Part, to: Part },
+}
+
+/// Some floats of a buffer.
+#[derive(Debug, Clone)]
+struct Part {
+    buffer: HostBuffer,
+    range: Range<usize>,
+}
+
+/// A function with what it works on.
+#[derive(Debug)]
+struct Call {
+    kernel: NativeKernel,
+    constants: Vec<Arc<NativeValues>>,
+    /// Buffers that are read, each once.
+    read: Vec<HostBuffer>,
+    /// Of each input: which of those, and what part of it; none for an input that is changed or written over.
+    inputs: Vec<Option<(usize, Range<usize>)>>,
+    /// What is changed or written, each in a buffer of its own.
+    mutated: Vec<Part>,
+    output: Part,
+    saved: Option<Part>,
+}
+
+impl Replay {
+    /// Makes a program's constants, allocates its memory but for what is bound, and binds all of it.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`]; [`crate::Error::Native`] if something is bound to too little memory, or a node
+    /// would read memory that it writes.
+    pub fn new(device: &Arc<NativeDevice>, program: &Lowered, bound: &Bindings) -> Result<Self> {
+        let buffer = |buffer: &lowered::Buffer| match buffer.origin {
+            Origin::Own => HostBuffer::zeros(&buffer.label, buffer.bytes),
+            Origin::Bound(tensor) => match bound.get(&tensor) {
+                Some(memory) if memory.bytes() >= buffer.bytes => memory.host(&buffer.label).cloned(),
+                Some(memory) => {
+                    let message =
+                        format!("it is bound to {} bytes and takes {}", memory.bytes(), buffer.bytes);
+                    Err(fault(&buffer.label, message))
+                }
+                None => Err(fault(&buffer.label, "it is not bound")),
+            },
+            Origin::Constant(_) => Err(fault(&buffer.label, "functions have constants of their own")),
+        };
+        let buffers = program.buffers.iter().map(buffer).collect::<Result<Vec<HostBuffer>>>()?;
+        let part = |at: Location, bytes: u64| {
+            let (start, count) = (at.offset as usize / 4, bytes as usize / 4);
+            let buffer = buffers.get(at.buffer).filter(|buffer| start + count <= buffer.len());
+            let buffer = buffer.ok_or_else(|| fault("a tensor", "it lies outside the program's memory"))?;
+            Ok(Part { buffer: buffer.clone(), range: start..start + count })
+        };
+        let work = |step: &Step| {
+            Ok(Some(match &step.action {
+                Action::Call { function } => {
+                    let kernel = program.functions[*function].clone();
+                    let constants = kernel.constants.iter().map(|constant| device.constant(constant));
+                    let constants = constants.collect::<Result<_>>()?;
+                    let (node, operands) = (&program.nodes[step.node], &program.operands[step.node]);
+                    Work::Call(Call::new(kernel, constants, node, operands, part)?)
+                }
+                Action::Copy { from, to, bytes } => {
+                    let (from, to) = (part(*from, *bytes)?, part(*to, *bytes)?);
+                    // Two tensors may be bound to the same memory.
+                    if from.buffer == to.buffer {
+                        if from.range == to.range {
+                            return Ok(None);
+                        }
+                        return Err(fault(&step.label, "it copies within one buffer"));
+                    }
+                    Work::Copy { from, to }
+                }
+                Action::Dispatch { .. } | Action::Stage { .. } => {
+                    return Err(fault(&step.label, "it is a shader and no function"));
+                }
+            }))
+        };
+        let work = program.steps.iter().map(work).collect::<Result<_>>()?;
+        let read = |read: &LoweredReadback| {
+            read.values.iter().map(|(_, shape, at)| part(*at, shape.bytes())).collect::<Result<_>>()
+        };
+        let reads = program.readbacks.iter().map(read).collect::<Result<_>>()?;
+        Ok(Self { device: device.clone(), work, reads })
+    }
+
+    /// Runs the steps of a program for which `wanted` is true, and copies these of its read-backs, each given by index.
+    /// The values of each are as stored, one after another.
+    ///
+    /// # Errors
+    /// [`crate::Error::Native`] if a function panics.
+    pub fn submit(
+        &self,
+        program: &Lowered,
+        wanted: impl Fn(&Step) -> bool + Sync,
+        reads: &[usize],
+        label: &str,
+    ) -> Result<Vec<(usize, Vec<f32>)>> {
+        let _span = self.device.trace().map(|trace| trace.host("submission", label));
+        self.device.run(|| {
+            let due = |when| reads.iter().copied().filter(move |read| program.readbacks[*read].when == when);
+            let mut values: Vec<_> = due(When::Before).map(|read| (read, self.read(read))).collect();
+            for (step, work) in program.steps.iter().zip(&self.work).filter(|(step, _)| wanted(step)) {
+                let _span = self.device.trace().map(|trace| trace.device(&step.label));
+                match work {
+                    Some(Work::Call(call)) => caught(&step.label, || call.run())?,
+                    Some(Work::Copy { from, to }) => {
+                        to.buffer.copy_from(to.range.start, &from.buffer, from.range.clone());
+                    }
+                    None => {}
+                }
+            }
+            values.extend(due(When::After).map(|read| (read, self.read(read))));
+            Ok(values)
+        })
+    }
+
+    /// Runs all steps so often; seconds of one run.
+    ///
+    /// # Errors
+    /// As [`Replay::submit`].
+    pub fn time(&self, program: &Lowered, runs: usize) -> Result<f64> {
+        let begin = Instant::now();
+        for _ in 0..runs {
+            self.submit(program, |_| true, &[], "timing")?;
+        }
+        Ok(begin.elapsed().as_secs_f64() / runs as f64)
+    }
+
+    fn read(&self, index: usize) -> Vec<f32> {
+        let parts = self.reads.get(index).into_iter().flatten();
+        let mut values = Vec::new();
+        parts.for_each(|part| values.extend_from_slice(&part.buffer.read()[part.range.clone()]));
+        values
+    }
+}
+
+impl Call {
+    fn new(
+        kernel: NativeKernel,
+        constants: Vec<Arc<NativeValues>>,
+        node: &PreparedNode,
+        operands: &Operands,
+        part: impl Fn(Location, u64) -> Result<Part>,
+    ) -> Result<Self> {
+        let inputs = || operands.inputs.iter().zip(&node.signature.inputs);
+        let of_shape = |at: Location, shape: Shape| part(at, shape.bytes());
+        let changed = node.op.mutates();
+        let mutated = changed.iter().filter_map(|input| inputs().nth(*input));
+        let mutated = mutated.map(|(at, shape)| of_shape(*at, *shape)).collect::<Result<Vec<Part>>>()?;
+        let output = of_shape(operands.output, node.signature.output)?;
+        let saved = operands.saved.zip(node.op.saved(&node.signature.inputs));
+        let saved = saved.map(|(at, shape)| of_shape(at, shape)).transpose()?;
+        let mut read: Vec<HostBuffer> = Vec::new();
+        let mut places = Vec::new();
+        for (input, (at, shape)) in inputs().enumerate() {
+            if changed.contains(&input) || node.op.overwrites() == Some(input) {
+                places.push(None);
+                continue;
+            }
+            let Part { buffer, range } = of_shape(*at, *shape)?;
+            let known = read.iter().position(|other| *other == buffer);
+            let index = known.unwrap_or_else(|| {
+                read.push(buffer);
+                read.len() - 1
+            });
+            places.push(Some((index, range)));
+        }
+        let written: Vec<&HostBuffer> =
+            mutated.iter().chain([&output]).chain(&saved).map(|part| &part.buffer).collect();
+        let twice = |(index, buffer): (usize, &&HostBuffer)| {
+            written[..index].contains(buffer) || read.contains(buffer)
+        };
+        if written.iter().enumerate().any(twice) {
+            return Err(fault(&node.label, "it would write memory that it uses for something else"));
+        }
+        Ok(Self { kernel, constants, read, inputs: places, mutated, output, saved })
+    }
+
+    fn run(&self) {
+        let read: Vec<RwLockReadGuard<'_, Vec<f32>>> = self.read.iter().map(HostBuffer::read).collect();
+        let mut mutated: Vec<_> = self.mutated.iter().map(|part| part.buffer.write()).collect();
+        let mut output = self.output.buffer.write();
+        let mut saved = self.saved.as_ref().map(|part| part.buffer.write());
+        let input = |place: &Option<(usize, Range<usize>)>| match place {
+            Some((index, range)) => &read[*index][range.clone()],
+            None => &[],
+        };
+        (self.kernel.run)(NativeCall {
+            inputs: self.inputs.iter().map(input).collect(),
+            mutated: mutated
+                .iter_mut()
+                .zip(&self.mutated)
+                .map(|(values, part)| &mut values[part.range.clone()])
+                .collect(),
+            output: &mut output[self.output.range.clone()],
+            saved: match (&mut saved, &self.saved) {
+                (Some(values), Some(part)) => &mut values[part.range.clone()],
+                _ => &mut [],
+            },
+            constants: self.constants.iter().map(Arc::as_ref).collect(),
+        });
+    }
+}
