@@ -110,6 +110,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     dump.push(("losses".to_owned(), vec![losses.len()], losses));
     dump.push(("gradient".to_owned(), size.to_vec(), gradient));
     write(&dump, &arguments.out)?;
-    println!("{} on {}", arguments.out.display(), engine.context.describe());
+    println!("{} on {}", arguments.out.display(), engine.describe());
     Ok(())
 }

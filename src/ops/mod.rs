@@ -32,14 +32,13 @@ mod softmax;
 mod total_variation;
 mod weighted_sum;
 
+pub(crate) use self::core::release_scratch;
 pub use self::core::{
     Adjoint, Case, CaseInput, Constant, ConstantPart, Dispatch, Initializer, Kernel, Loader, MapLayout,
     NativeCall, NativeConstant, NativeKernel, NativeValues, Op, Operand, Shape, Signature, Source, Storage,
     TEXTURE_WIDTH, TexelCopy, Value,
 };
 use self::core::{finish, lanes, native, product, shape, sum, vectors, window};
-#[cfg(test)]
-mod native_tests;
 pub use adam::Adam;
 pub use adaptive_pool::{AdaptivePool, AdaptivePoolBackward};
 pub use add::Add;

@@ -1,6 +1,6 @@
 //! Programs as plain data: lowered without a device, checked, and run by a second executor.
 
-use crate::common::{assert_close, draw, engine_with, filter, profiles, turn, widen};
+use crate::common::{assert_close, cpu, draw, engine_with, filter, profiles, turn, widen};
 use neural_mirage::gpu::{DeviceOptions, Family, Profile};
 use neural_mirage::graph::lowered::{Action, Binding, Location, Lowered, Origin};
 use neural_mirage::graph::{
@@ -158,6 +158,31 @@ fn faults(program: &Lowered, profile: &Profile) -> Vec<String> {
                 check(from.buffer != to.buffer, "copies within a buffer");
                 written.write(*to, *bytes);
             }
+            Action::Call { function } => {
+                check(*function < program.functions.len(), "function");
+                let (node, operands) = (&program.nodes[step.node], &program.operands[step.node]);
+                let changed = node.op.mutates();
+                let mut uses = Vec::new();
+                for (input, (at, shape)) in operands.inputs.iter().zip(&node.signature.inputs).enumerate() {
+                    check(inside(*at, shape.bytes()), "reads what is not there");
+                    let over = node.op.overwrites() == Some(input);
+                    let read = if over { operands.output } else { *at };
+                    check(written.has(read, shape.bytes()), "reads what was not written");
+                    if !over {
+                        uses.push((at.buffer, changed.contains(&input)));
+                    }
+                }
+                let saved = operands.saved.zip(node.op.saved(&node.signature.inputs));
+                for (at, shape) in saved.into_iter().chain([(operands.output, node.signature.output)]) {
+                    check(inside(at, shape.bytes()), "writes what is not there");
+                    written.write(at, shape.bytes());
+                    uses.push((at.buffer, true));
+                }
+                let apart = |(buffer, writes): &(usize, bool)| {
+                    !writes || uses.iter().filter(|(other, _)| other == buffer).count() == 1
+                };
+                check(uses.iter().all(apart), "reads and writes a buffer");
+            }
             Action::Dispatch { entry, bindings, groups } => {
                 let entry = &program.entries[*entry];
                 let (resources, _) = entry.text.interface.entry(entry.entry).unwrap();
@@ -215,7 +240,8 @@ fn faults(program: &Lowered, profile: &Profile) -> Vec<String> {
 #[test]
 fn a_network_lowers_without_a_device_to_a_sound_program() {
     let net = Net::new();
-    for (name, profile) in profiles() {
+    let native = ("native".to_owned(), Profile::native());
+    for (name, profile) in profiles().into_iter().chain([native]) {
         for share in [true, false] {
             let program = net.lower(&profile, share);
             let found = faults(&program, &profile);
@@ -252,6 +278,15 @@ fn a_spoilt_program_is_found() {
     assert!(spoilt(|program| program.buffers[0].bytes /= 2), "a slot is too small");
     assert!(spoilt(|program| drop(program.params.drain(..512))), "parameters are gone");
     assert!(spoilt(|program| program.readbacks[1].values[0].2.offset += 1 << 20));
+    let native = |spoil: fn(&mut Lowered)| {
+        let mut program = net.lower(&Profile::native(), true);
+        spoil(&mut program);
+        !faults(&program, &Profile::native()).is_empty()
+    };
+    assert!(!native(|_| {}));
+    assert!(native(|program| drop(program.steps.remove(0))), "the first step is gone");
+    assert!(native(|program| drop(program.functions.pop())), "a function is gone");
+    assert!(native(|program| program.operands[1].output = program.operands[1].inputs[0]), "in place");
 }
 
 /// Runs the nodes of a program on the host, by their f64 references, on memory as the program lays it out.
@@ -317,8 +352,10 @@ impl Host {
 fn a_second_executor_takes_the_same_program() {
     let _turn = turn();
     let net = Net::new();
-    for family in [Family::Texture, Family::Buffer] {
-        let engine = engine_with(&DeviceOptions { family, ..Default::default() }, |_| {});
+    let families = [Family::Texture, Family::Buffer];
+    let with = |family| engine_with(&DeviceOptions { family, ..Default::default() }, |_| {});
+    for engine in families.into_iter().map(with).chain([cpu(DeviceOptions::default())]) {
+        let device = engine.describe();
         let mut bound = Bindings::new();
         let mut stored = HashMap::new();
         for (id, values) in &net.outside {
@@ -343,7 +380,7 @@ fn a_second_executor_takes_the_same_program() {
                 }
                 // F(4x4) errs by 1.3e-5 a convolution, and six of them stand behind the gradient; a step divides
                 // that by the root of the second moment.
-                let what = format!("{family:?}: {} {name}", read.name);
+                let what = format!("{device}: {} {name}", read.name);
                 assert_close(&what, actual, &widen(&host.read(*at, *shape)), 2e-4);
             }
         }

@@ -4,7 +4,7 @@ use super::buffer::HostBuffer;
 use super::processor::Processor;
 use crate::error::{Error, Result};
 use crate::gpu::{DeviceOptions, Profile, Trace};
-use crate::ops::{NativeConstant, NativeValues};
+use crate::ops::{NativeConstant, NativeValues, release_scratch};
 use std::any::Any;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -110,9 +110,16 @@ impl NativeDevice {
         Ok(kept().entry(constant.key.clone()).or_insert_with(|| Arc::new(values)).clone())
     }
 
-    /// Releases constants that no program uses; they are made again when needed.
+    /// Releases constants that no program uses, and kept scratch memory; they are made again when needed.
     pub fn forget_constants(&self) {
+        release_scratch();
         self.constants.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+impl Drop for NativeDevice {
+    fn drop(&mut self) {
+        release_scratch();
     }
 }
 

@@ -15,6 +15,7 @@ pub(in crate::ops) mod vectors;
 pub(in crate::ops) mod window;
 
 pub use case::Case;
+pub(crate) use native::release_scratch;
 pub use native::{NativeCall, NativeConstant, NativeKernel, NativeValues};
 pub use op::{
     Adjoint, Constant, ConstantPart, Dispatch, Initializer, Kernel, Loader, Op, Operand, Signature, Source,
