@@ -15,11 +15,7 @@
 use clap::{Parser, ValueEnum};
 use neural_mirage::gpu::{DeviceOptions, Family};
 use neural_mirage::graph::Engine;
-use neural_mirage::image_io::Picture;
-use neural_mirage::mirage::preset::{FACTORS, Preset, layers};
-use neural_mirage::mirage::statistic::by_name;
-use neural_mirage::mirage::{Request, Scales, Schedule, Session, Strength};
-use neural_mirage::ops::{Padding, PoolKind};
+use neural_mirage::mirage::{Benchmark, IterationTimes, Session};
 use neural_mirage::vgg::Network;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -65,31 +61,6 @@ struct Arguments {
     bench: bool,
 }
 
-/// Iterations that are not counted: kernels are compiled, memory is touched.
-const WARM: usize = 2;
-
-fn request(side: usize, objective: Objective) -> neural_mirage::Result<Request> {
-    let value = |index: usize| (index * 37 % 101) as f32 * 0.01;
-    let photo = Picture { width: side, height: side, rgb: (0..side * side * 3).map(value).collect() };
-    let mut request = Request::new(photo);
-    request.schedule = Schedule::default();
-    request.scales = Scales::single(1);
-    // What tools/compare_peers.py gives PyTorch to do.
-    request.pooling = PoolKind::Max.into();
-    request.border = Padding::Zeros;
-    request.average_decay = 0.0;
-    let mut preset = Preset { smooth: by_name("total-variation")?, ..Preset::default() };
-    preset.style.layers = layers("relu1_1,relu2_1,relu3_1,relu4_1,relu5_1")?;
-    preset.style.statistic = by_name("gram")?;
-    if let Objective::Style = objective {
-        preset.abstracted.layers.clear();
-        preset.smooth_weight = 0.0;
-        request.top_classes = 0;
-    }
-    request.groups = preset.groups();
-    Ok(request)
-}
-
 /// Largest resident memory of this process so far, in MiB; 0 where the system does not report it.
 fn peak_mib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -116,23 +87,21 @@ fn main() -> neural_mirage::Result<()> {
         println!("{}", engine.describe());
     }
     for side in arguments.sides {
-        let mut request = request(side, arguments.objective)?;
+        let benchmark = match arguments.objective {
+            Objective::Three => Benchmark::Three,
+            Objective::Style => Benchmark::Style,
+        };
         if arguments.first {
-            let mut session = Session::new(&engine, &network, request)?;
+            let mut session = Session::new(&engine, &network, benchmark.request(side)?)?;
             session.first_iteration()?;
             let seconds = start.elapsed().as_secs_f64();
             println!("{{\"side\": {side}, \"first\": {seconds:.3}, \"peak_mib\": {}}}", peak_mib());
             continue;
         }
-        for group in request.groups.iter_mut().filter(|group| FACTORS.contains(&group.name.as_str())) {
-            group.strength = Strength::Weight(1.0);
-        }
-        let mut session = Session::new(&engine, &network, request)?;
-        let times = session.time_iterations(WARM + arguments.iterations)?;
-        let mut times = times[WARM..].to_vec();
-        times.sort_by(f64::total_cmp);
-        let (least, median) = (times[0], times[times.len() / 2]);
-        let (device, peak) = (session.memory().total() >> 20, peak_mib());
+        let mut session = benchmark.session(&engine, &network, side)?;
+        let IterationTimes { least, median, device_bytes } =
+            IterationTimes::measure(&mut session, arguments.iterations)?;
+        let (device, peak) = (device_bytes >> 20, peak_mib());
         if arguments.json {
             println!(
                 "{{\"side\": {side}, \"min\": {least:.5}, \"median\": {median:.5}, \"device_mib\": {device}, \"peak_mib\": {peak}}}"

@@ -1,6 +1,7 @@
 //! The method: an objective made of losses steers a picture. A [`Request`] describes a run, a [`Session`] runs it and
 //! reports [`Event`]s; [`preset`] makes the three factors of neural-mirage.
 
+mod benchmark;
 mod build;
 mod capture;
 mod checkpoint;
@@ -24,6 +25,7 @@ pub mod statistic;
 mod targets;
 mod weighting;
 
+pub use benchmark::{Benchmark, IterationTimes};
 pub use checkpoint::Checkpoint;
 pub use controls::Controls;
 pub use event::{Event, Observer, Readout, Report, ScaleStarted, Started, TermLoss};
