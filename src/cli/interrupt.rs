@@ -43,6 +43,13 @@ impl State {
 impl Interrupt {
     /// Handles the signals of this process; until [`Interrupt::arm`] they quit at once.
     pub(super) fn install() -> Self {
+        Self::install_with(
+            "Stopping after this iteration; the picture will be saved. Ctrl-C again quits at once.",
+        )
+    }
+
+    /// [`Interrupt::install`] with what is printed at the first signal.
+    pub(super) fn install_with(message: &'static str) -> Self {
         let interrupt = Self::default();
         let state = interrupt.0.clone();
         // Without a handler a signal ends the program at once, which is acceptable.
@@ -50,10 +57,7 @@ impl Interrupt {
             Reaction::Quit => quit(),
             Reaction::Finish => {
                 let mut stderr = std::io::stderr();
-                let _ = writeln!(
-                    stderr,
-                    "\nStopping after this iteration; the picture will be saved. Ctrl-C again quits at once."
-                );
+                let _ = writeln!(stderr, "\n{message}");
             }
         });
         interrupt

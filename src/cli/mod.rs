@@ -24,6 +24,7 @@ mod pace;
 mod plan;
 mod recorded_options;
 mod render;
+mod report;
 mod resume;
 mod resumed_run;
 mod schedule;
@@ -78,6 +79,8 @@ enum Command {
     Devices,
     /// Test, time, print and try out compute kernels on this device
     Kernels(kernels::KernelsArgs),
+    /// Report on this device: what it is, whether it computes right, how fast it is
+    Report(report::ReportArgs),
     /// Resume a run from its checkpoint, with the same options or others
     Resume(resume::ResumeArgs),
     /// Print how a picture was made, or how the runs of two pictures differ
@@ -118,6 +121,7 @@ fn run(cli: &Cli) -> Result<u8> {
         Command::Classify(args) => classify::run(args).map(|()| 0),
         Command::Devices => devices::run().map(|()| 0),
         Command::Kernels(args) => kernels::run(args, folder),
+        Command::Report(args) => report::run(args, cli.shader_dir.as_deref()),
         Command::Resume(args) => resume::run(args),
         Command::Show(args) => show::run(args).map(|()| 0),
         Command::Sweep(args) => sweep::run(args),

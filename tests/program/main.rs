@@ -15,6 +15,7 @@ mod kernels;
 mod kernels_run;
 mod kernels_run_calls;
 mod render;
+mod report;
 mod resume;
 mod support;
 mod sweep;

@@ -127,16 +127,18 @@ impl Bench<'_> {
         let mut record = Record::new(self.engine.describe(), self.peaks.flops, self.peaks.bandwidth);
         for (name, case) in cases {
             let rows = self.case(name, case, shaders)?;
-            if !rows.is_empty() {
-                streams::print(&format!("{name}\n{}", self.table(&rows, earlier)))?;
+            if rows.is_empty() {
+                continue;
             }
+            streams::print(&format!("{name}\n{}", self.table(&rows, earlier)))?;
             record.rows.extend(rows);
+            // After each case: an interruption or a lost device leaves what was measured.
+            if let Some(path) = &self.args.json {
+                record.save(path)?;
+            }
         }
         if record.rows.is_empty() && shaders.is_none() {
             return Err(self.args.filter.nothing());
-        }
-        if let Some(path) = &self.args.json {
-            record.save(path)?;
         }
         Ok(record)
     }

@@ -1,0 +1,59 @@
+//! What a report's own processes do: describe the device, time the iterations of one objective at one size.
+
+use super::{ReportArgs, device};
+use crate::cli::streams;
+use crate::error::{Error, Result};
+use crate::gpu::{AdapterChoice, DeviceOptions};
+use crate::graph::Engine;
+use crate::mirage::{Benchmark, IterationTimes};
+use crate::vgg::{Network, locate};
+use serde_json::json;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// `device`, or `style:512:15`: objective, side in pixels, iterations.
+#[derive(Debug, Clone)]
+pub(super) enum Process {
+    Device,
+    Iterations(Benchmark, usize, usize),
+}
+
+impl FromStr for Process {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parts: Vec<&str> = text.split(':').collect();
+        let number = |text: &str| text.parse().map_err(|_| Error::usage(format!("`{text}` is not a number")));
+        match parts[..] {
+            ["device"] => Ok(Self::Device),
+            ["style", side, count] => Ok(Self::Iterations(Benchmark::Style, number(side)?, number(count)?)),
+            ["three", side, count] => Ok(Self::Iterations(Benchmark::Three, number(side)?, number(count)?)),
+            _ => Err(Error::usage(format!("`{text}` is no process of a report"))),
+        }
+    }
+}
+
+/// Does it, prints the result as JSON, and returns the exit code.
+pub(super) fn run(args: &ReportArgs, process: &Process) -> Result<u8> {
+    // Parsing can't fail: what is not a number is part of a name.
+    let adapter = args.adapter.as_ref().and_then(|text| text.parse::<AdapterChoice>().ok());
+    let engine =
+        Engine::open(&DeviceOptions { adapter: adapter.unwrap_or_default(), ..DeviceOptions::default() })?;
+    let result = match *process {
+        Process::Device => device::describe(&engine)?,
+        Process::Iterations(benchmark, side, iterations) => {
+            let file = locate::find_weights(args.weights.as_deref())?;
+            let network = Arc::new(Network::open(&file, None)?);
+            let mut session = benchmark.session(&engine, &network, side)?;
+            let times = IterationTimes::measure(&mut session, iterations)?;
+            json!({
+                "iterations": iterations,
+                "least_seconds": times.least,
+                "median_seconds": times.median,
+                "device_bytes": times.device_bytes,
+            })
+        }
+    };
+    streams::print(&result.to_string())?;
+    Ok(0)
+}

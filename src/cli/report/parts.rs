@@ -1,0 +1,319 @@
+//! The parts of a report: a process each, and what is kept of its results.
+
+use super::child::{self, Ending, Finished};
+use super::pytorch::PyTorch;
+use super::record::{Part, Record, Status};
+use super::{PartName, Peer, ReportArgs, random_network};
+use crate::cli::interrupt::Interrupt;
+use crate::cli::terminal::Terminal;
+use crate::error::{Error, Result};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// A process that takes longer counts as hung: a software device needs minutes for the kernels of VGG-19.
+const LIMIT: Duration = Duration::from_secs(40 * 60);
+/// The photo, for programs without a checkout beside them.
+const PHOTO: &[u8] = include_bytes!("../../../docs/photos/summer-palace.jpg");
+/// Name of the picture's file.
+pub(super) const PICTURE: &str = "picture.png";
+
+/// What runs the parts.
+pub(super) struct Parts<'a> {
+    args: &'a ReportArgs,
+    shader_dir: Option<&'a Path>,
+    folder: &'a Path,
+    interrupt: &'a Interrupt,
+    terminal: &'a Terminal,
+    program: PathBuf,
+    /// For files between processes; goes with the report.
+    temporary: tempfile::TempDir,
+}
+
+impl<'a> Parts<'a> {
+    pub(super) fn new(
+        args: &'a ReportArgs,
+        shader_dir: Option<&'a Path>,
+        folder: &'a Path,
+        interrupt: &'a Interrupt,
+        terminal: &'a Terminal,
+    ) -> Result<Self> {
+        let program =
+            std::env::current_exe().map_err(Error::io(Path::new("mirage"), "finding the program"))?;
+        let temporary =
+            tempfile::tempdir().map_err(Error::io(&std::env::temp_dir(), "making a temporary folder in"))?;
+        Ok(Self { args, shader_dir, folder, interrupt, terminal, program, temporary })
+    }
+
+    /// Runs all parts that are asked for, and saves the record after each; false if the user interrupted.
+    ///
+    /// # Errors
+    /// If the record can't be saved, or this program can't be started. What a part does wrong is part of the record.
+    pub(super) fn run(&self, record: &mut Record) -> Result<bool> {
+        if self.begins(PartName::Device, "describing the device") {
+            record.device = self.json(self.own_process("device", None))?;
+            record.save()?;
+        }
+        if self.begins(PartName::Kernels, "testing every kernel against its reference") {
+            record.kernels = self.kernels()?;
+            record.save()?;
+        }
+        if self.begins(PartName::Bench, "timing the kernels") {
+            record.bench = self.bench()?;
+            record.save()?;
+        }
+        if self.args.includes(PartName::Iterations) {
+            self.iterations(record)?;
+        }
+        if self.begins(PartName::Picture, "painting the default picture") {
+            record.picture = self.picture()?;
+            record.save()?;
+        }
+        Ok(!self.interrupt.requested())
+    }
+
+    fn begins(&self, part: PartName, doing: &str) -> bool {
+        let begins = self.args.includes(part) && !self.interrupt.requested();
+        if begins {
+            self.terminal.print(&format!("{doing} ..."));
+        }
+        begins
+    }
+
+    /// This program on the report's device.
+    fn mirage(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        // The folder of this process decides where files are; the environment's network is given by name.
+        command.args(words).env_remove(crate::cli::args::WEIGHTS_VARIABLE);
+        if let Some(folder) = self.shader_dir {
+            command.arg("--shader-dir").arg(folder);
+        }
+        if let Some(adapter) = &self.args.adapter {
+            command.arg(format!("--adapter={adapter}"));
+        }
+        command
+    }
+
+    /// This program as `mirage report --process`.
+    fn own_process(&self, process: &str, weights: Option<&Path>) -> Command {
+        let mut command = self.mirage(&["report", "--process", process]);
+        if let Some(weights) = weights {
+            command.arg("--weights").arg(weights);
+        }
+        command
+    }
+
+    pub(super) fn finished(&self, command: Command) -> Result<Finished> {
+        child::run(command, LIMIT, self.interrupt)
+    }
+
+    /// A part whose process prints JSON.
+    pub(super) fn json(&self, command: Command) -> Result<Part> {
+        let finished = self.finished(command)?;
+        let result = serde_json::from_str(finished.stdout.lines().last().unwrap_or_default());
+        Ok(part(&finished, result.unwrap_or(Value::Null)))
+    }
+
+    fn kernels(&self) -> Result<Part> {
+        let file = self.temporary.path().join("kernels.json");
+        let shapes = if self.args.quick { "quick" } else { "all" };
+        let mut command = self.mirage(&["kernels", "test", &self.args.filter, "--shapes", shapes]);
+        command.arg("--json").arg(&file);
+        let finished = self.finished(command)?;
+        let result = read(&file).map_or(Value::Null, |tested| summary(&tested));
+        let mut part = part(&finished, result);
+        // Exit code 1 with results: kernels are wrong, which the table of the program says at length.
+        if let (Status::Failed, Some(failed)) = (part.status, part.result["failed"].as_array()) {
+            let names: Vec<&str> = failed.iter().filter_map(|kernel| kernel["kernel"].as_str()).collect();
+            part.reason = Some(format!("{} kernels compute wrong: {}", names.len(), names.join(", ")));
+        }
+        Ok(part)
+    }
+
+    fn bench(&self) -> Result<Part> {
+        let file = self.temporary.path().join("bench.json");
+        let (size, rounds) = if self.args.quick { ("128", "5") } else { ("512", "15") };
+        let mut command =
+            self.mirage(&["kernels", "bench", &self.args.filter, "--size", size, "--rounds", rounds]);
+        let network = self.args.weights.as_deref().unwrap_or(Path::new("vgg19"));
+        command.arg("--network").arg(network).arg("--json").arg(&file);
+        let finished = self.finished(command)?;
+        let result = read(&file).map_or(Value::Null, |mut figures| {
+            figures["size"] = size.into();
+            figures["network"] = network.to_string_lossy().into();
+            figures
+        });
+        Ok(part(&finished, result))
+    }
+
+    fn iterations(&self, record: &mut Record) -> Result<()> {
+        let random = self.temporary.path().join("vgg19-random.safetensors");
+        if self.args.weights.is_none() && !self.interrupt.requested() {
+            random_network::write(&random)?;
+        }
+        let mut pytorch = None;
+        if self.args.against == Some(Peer::Pytorch) && !self.interrupt.requested() {
+            self.terminal.print("looking for PyTorch ...");
+            let software = record.device.result["type"].as_str().is_none_or(|kind| kind == "Cpu");
+            let (found, part) = PyTorch::find(self, self.args, self.temporary.path(), software)?;
+            (pytorch, record.pytorch) = (found, Some(part));
+            record.save()?;
+        }
+        let count = if self.args.quick { 5 } else { 15 };
+        for at in 0..record.iterations.len() {
+            let (objective, side) = (record.iterations[at].objective, record.iterations[at].side);
+            if !self.begins(PartName::Iterations, &format!("timing iterations: {objective}, {side} px")) {
+                return Ok(());
+            }
+            let given = self.args.weights.as_deref();
+            let weights = if objective == "style" { Some(given.unwrap_or(&random)) } else { given };
+            record.iterations[at].part =
+                self.json(self.own_process(&format!("{objective}:{side}:{count}"), weights))?;
+            record.save()?;
+            if let Some(pytorch) = &pytorch {
+                let weights = match weights {
+                    Some(weights) => Ok(weights.to_owned()),
+                    None => crate::vgg::locate::find_weights(None),
+                };
+                // Without a network this program's own row says so.
+                let Ok(weights) = weights else { continue };
+                record.iterations[at].pytorch = pytorch.rows(self, objective, side, count, &weights)?;
+                record.save()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn picture(&self) -> Result<Part> {
+        let log = self.temporary.path().join("picture.jsonl");
+        let photo = match &self.args.photo {
+            Some(photo) => photo.clone(),
+            None => {
+                let photo = self.temporary.path().join("summer-palace.jpg");
+                std::fs::write(&photo, PHOTO).map_err(Error::io(&photo, "writing"))?;
+                photo
+            }
+        };
+        let mut command = self.mirage(&["render", "--quiet", "--overwrite", "--no-tuning-cache"]);
+        command.arg(photo).arg("--output").arg(self.folder.join(PICTURE)).arg("--log").arg(&log);
+        if self.args.quick {
+            command.args(["--size", "256"]);
+        }
+        if let Some(weights) = &self.args.weights {
+            command.arg("--weights").arg(weights);
+        }
+        let finished = self.finished(command)?;
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let events: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let event = |name: &str| events.iter().find(|event| event["event"] == name);
+        let result = event("start").map_or(Value::Null, |start| {
+            json!({
+                "file": PICTURE,
+                "default_photo": self.args.photo.is_none(),
+                "size": start["size"],
+                "network": start["network"]["topology"],
+                "prepared_seconds": start["prepared_in"],
+                "painted_seconds": event("end").map(|end| &end["seconds"]),
+                "iterations": event("end").map(|end| &end["iterations"]),
+                "device_bytes": start["device_memory"],
+                "losses": events.iter().rfind(|event| event["event"] == "iteration").map(|event| &event["total"]),
+            })
+        });
+        Ok(part(&finished, result))
+    }
+}
+
+fn read(file: &Path) -> Option<Value> {
+    serde_json::from_str(&std::fs::read_to_string(file).ok()?).ok()
+}
+
+/// The part that a process was; one that printed no result has failed.
+fn part(finished: &Finished, result: Value) -> Part {
+    let reason = match finished.failure() {
+        None if result.is_null() => Some("the process printed no result".to_owned()),
+        reason => reason,
+    };
+    let status = match (&finished.ending, &reason) {
+        (Ending::Interrupted, _) => Status::Interrupted,
+        (_, None) => Status::Done,
+        (_, Some(_)) => Status::Failed,
+    };
+    Part { status, reason, seconds: Some(finished.seconds), result }
+}
+
+/// Numbers of kernels and shapes, the largest error of each kernel, and what failed.
+fn summary(tested: &Value) -> Value {
+    let rows = tested["results"].as_array().map_or(&[][..], Vec::as_slice);
+    let mut kernels: Vec<(String, Vec<&Value>)> = Vec::new();
+    for row in rows {
+        let name =
+            format!("{}/{}", row["op"].as_str().unwrap_or("?"), row["variant"].as_str().unwrap_or("?"));
+        match kernels.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, rows)) => rows.push(row),
+            None => kernels.push((name, vec![row])),
+        }
+    }
+    let worst = |rows: &[&Value]| {
+        let errors = rows.iter().map(|row| row["max_ulp"].as_f64());
+        // No number: not finite, or no output at all.
+        errors.map(|error| error.unwrap_or(f64::INFINITY)).fold(0.0, f64::max)
+    };
+    let failed: Vec<Value> = kernels
+        .iter()
+        .filter_map(|(name, rows)| {
+            let faults: Vec<&&Value> = rows.iter().filter(|row| !row["fault"].is_null()).collect();
+            let first = faults.first()?;
+            Some(json!({
+                "kernel": name,
+                "shapes": first["shapes"],
+                "fault": first["fault"],
+                "failed_shapes": faults.len(),
+                "tested_shapes": rows.len(),
+            }))
+        })
+        .collect();
+    let list: Vec<Value> = kernels
+        .iter()
+        .map(|(name, rows)| json!({ "kernel": name, "shapes": rows.len(), "max_ulp": worst(rows) }))
+        .collect();
+    json!({ "kernels": kernels.len(), "shapes": rows.len(), "failed": failed, "errors": list })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_are_summed_up_with_the_first_fault_of_each() {
+        let row = |variant, shape, ulp: Option<f64>, fault: Option<&str>| json!({ "op": "conv", "variant": variant, "shapes": [shape], "max_ulp": ulp, "fault": fault });
+        let tested = json!({ "results": [
+            row("naive", "a", Some(1.0), None),
+            row("buffer", "a", Some(2.0), None),
+            row("buffer", "b", None, Some("is NaN")),
+            row("buffer", "c", Some(900.0), Some("is wrong")),
+            row("naive", "b", Some(3.0), None),
+        ] });
+        let summary = summary(&tested);
+        assert_eq!((&summary["kernels"], &summary["shapes"]), (&json!(2), &json!(5)));
+        let failed = json!([{ "kernel": "conv/buffer", "shapes": ["b"], "fault": "is NaN", "failed_shapes": 2,
+            "tested_shapes": 3 }]);
+        assert_eq!(summary["failed"], failed);
+        assert_eq!(summary["errors"][0], json!({ "kernel": "conv/naive", "shapes": 2, "max_ulp": 3.0 }));
+        // JSON has no infinity.
+        assert!(summary["errors"][1]["max_ulp"].is_null());
+    }
+
+    #[test]
+    fn a_process_without_a_result_has_failed() {
+        let finished = |code| Finished {
+            ending: Ending::Code(code),
+            stdout: String::new(),
+            stderr: String::new(),
+            seconds: 1.0,
+        };
+        assert_eq!(part(&finished(0), Value::Null).status, Status::Failed);
+        assert_eq!(part(&finished(0), json!({})).status, Status::Done);
+        assert_eq!(part(&finished(1), json!({})).status, Status::Failed);
+    }
+}

@@ -1,0 +1,85 @@
+//! The same iterations in PyTorch, by a program that is inside this one and a Python that the user gives.
+
+use super::ReportArgs;
+use super::parts::Parts;
+use super::record::{Part, PeerRow, Status};
+use crate::error::{Error, Result};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const SCRIPT: &str = include_str!("pytorch.py");
+
+/// A Python with PyTorch.
+pub(super) struct PyTorch {
+    python: PathBuf,
+    script: PathBuf,
+    /// `cpu`, or `auto`: its GPU, if it has one.
+    device: &'static str,
+    /// True if it can compute products in TF32.
+    has_tf32: bool,
+}
+
+impl PyTorch {
+    /// Looks whether it can be used; the part says what was found. A software device is compared with PyTorch on the CPU.
+    ///
+    /// # Errors
+    /// If a file can't be written.
+    pub(super) fn find(
+        parts: &Parts<'_>,
+        args: &ReportArgs,
+        temporary: &Path,
+        software: bool,
+    ) -> Result<(Option<Self>, Part)> {
+        let script = temporary.join("pytorch.py");
+        std::fs::write(&script, SCRIPT).map_err(Error::io(&script, "writing"))?;
+        let device = if software { "cpu" } else { "auto" };
+        let mut this = Self { python: args.python.clone(), script, device, has_tf32: false };
+        let part = match parts.json(this.command(&["describe"])) {
+            Ok(part) => part,
+            // The user's Python is not there: that fails this part alone.
+            Err(error) => {
+                let reason = Some(error.to_string());
+                let part = Part { status: Status::Failed, reason, seconds: None, result: Value::Null };
+                return Ok((None, part));
+            }
+        };
+        this.has_tf32 = part.result["tf32"] == true;
+        Ok(((part.status == Status::Done).then_some(this), part))
+    }
+
+    /// Times of one iteration in each layout and precision; those after an interruption are left out.
+    ///
+    /// # Errors
+    /// If Python can't be started.
+    pub(super) fn rows(
+        &self,
+        parts: &Parts<'_>,
+        objective: &str,
+        side: u32,
+        iterations: u32,
+        weights: &Path,
+    ) -> Result<Vec<PeerRow>> {
+        let precisions: &[&'static str] = if self.has_tf32 { &["f32", "tf32"] } else { &["f32"] };
+        let mut rows = Vec::new();
+        for precision in precisions {
+            for layout in ["nchw", "channels_last"] {
+                let (side, iterations) = (side.to_string(), iterations.to_string());
+                let mut command = self.command(&["time", objective, &side, layout, precision, &iterations]);
+                command.arg(weights);
+                let part = parts.json(command)?;
+                if part.status == Status::Interrupted {
+                    return Ok(rows);
+                }
+                rows.push(PeerRow { layout, precision, part });
+            }
+        }
+        Ok(rows)
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(&self.python);
+        command.arg(&self.script).arg(self.device).args(words);
+        command
+    }
+}

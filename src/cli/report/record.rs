@@ -1,0 +1,254 @@
+//! A report as data: what `report.json` holds.
+
+use super::{PartName, ReportArgs, page};
+use crate::error::{Error, Result};
+use crate::files::write_whole;
+use clap::ValueEnum as _;
+use serde::Serialize;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Format of the file; a change of meaning changes the number.
+const FORMAT: u32 = 1;
+/// Name of the data's file.
+pub(super) const JSON: &str = "report.json";
+/// Name of the readable file.
+pub(super) const PAGE: &str = "report.md";
+
+/// Everything of one report.
+#[derive(Debug, Serialize)]
+pub(super) struct Record {
+    pub format: u32,
+    pub version: &'static str,
+    /// Commit that the program was built from, if the build was given `MIRAGE_COMMIT`.
+    pub commit: Option<&'static str>,
+    /// Operating system and processor architecture.
+    pub system: String,
+    /// When it was begun, in UTC.
+    pub date: String,
+    pub quick: bool,
+    /// Names of kernels that were tested and timed; empty: all.
+    pub filter: String,
+    pub state: State,
+    pub device: Part,
+    pub kernels: Part,
+    pub bench: Part,
+    pub iterations: Vec<Iteration>,
+    /// The program that iterations are compared with, if one was asked for.
+    pub pytorch: Option<Part>,
+    pub picture: Part,
+    #[serde(skip)]
+    folder: PathBuf,
+}
+
+/// How far the report is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum State {
+    Running,
+    Complete,
+    Interrupted,
+}
+
+/// What has become of a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Status {
+    NotAskedFor,
+    NotRun,
+    Done,
+    Failed,
+    Interrupted,
+}
+
+/// A part of the report.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Part {
+    pub status: Status,
+    /// Why it failed.
+    pub reason: Option<String>,
+    /// Seconds that it took.
+    pub seconds: Option<f64>,
+    /// What it found, as far as it came; null if it found nothing.
+    pub result: Value,
+}
+
+/// The iterations of one objective at one size.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Iteration {
+    /// `style` or `three`.
+    pub objective: &'static str,
+    /// Side of the square picture, in pixels.
+    pub side: u32,
+    #[serde(flatten)]
+    pub part: Part,
+    /// The same in PyTorch, in each layout and precision.
+    pub pytorch: Vec<PeerRow>,
+}
+
+/// PyTorch's times of the same iteration.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct PeerRow {
+    /// `nchw` or `channels_last`.
+    pub layout: &'static str,
+    /// `f32`, or `tf32`: products of 10 bits of precision.
+    pub precision: &'static str,
+    #[serde(flatten)]
+    pub part: Part,
+}
+
+impl Part {
+    pub(super) fn new(is_wanted: bool) -> Self {
+        let status = if is_wanted { Status::NotRun } else { Status::NotAskedFor };
+        Self { status, reason: None, seconds: None, result: Value::Null }
+    }
+
+    /// A number of the result.
+    pub(super) fn number(&self, name: &str) -> Option<f64> {
+        self.result.get(name).and_then(Value::as_f64)
+    }
+}
+
+impl Iteration {
+    /// This program's median over the least median of PyTorch in f32.
+    pub(super) fn ratio(&self) -> Option<f64> {
+        let f32s = self.pytorch.iter().filter(|row| row.precision == "f32");
+        let times = f32s.filter_map(|row| row.part.number("median_seconds"));
+        let best = times.min_by(f64::total_cmp)?;
+        Some(self.part.number("median_seconds")? / best)
+    }
+}
+
+impl Record {
+    /// A report of which nothing was measured yet.
+    pub(super) fn new(args: &ReportArgs, folder: &Path) -> Self {
+        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let part = |name| Part::new(args.includes(name));
+        let iteration = |side, objective| Iteration {
+            objective,
+            side,
+            part: part(PartName::Iterations),
+            pytorch: Vec::new(),
+        };
+        let sizes = if args.includes(PartName::Iterations) { args.sizes() } else { Vec::new() };
+        let iterations =
+            sizes.iter().flat_map(|side| ["style", "three"].map(|objective| iteration(*side, objective)));
+        Self {
+            format: FORMAT,
+            version: env!("CARGO_PKG_VERSION"),
+            commit: option_env!("MIRAGE_COMMIT"),
+            system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+            date: date(seconds),
+            quick: args.quick,
+            filter: args.filter.clone(),
+            state: State::Running,
+            device: part(PartName::Device),
+            kernels: part(PartName::Kernels),
+            bench: part(PartName::Bench),
+            iterations: iterations.collect(),
+            pytorch: args.against.map(|_| Part::new(true)),
+            picture: part(PartName::Picture),
+            folder: folder.to_owned(),
+        }
+    }
+
+    /// Writes both files, each whole.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(super) fn save(&self) -> Result<()> {
+        let path = self.folder.join(JSON);
+        let text = serde_json::to_string_pretty(self).map_err(|error| Error::Io {
+            path: path.clone(),
+            action: "writing the report",
+            source: error.into(),
+        })?;
+        write_whole(&path, (text + "\n").as_bytes(), "writing the report")?;
+        write_whole(&self.folder.join(PAGE), page::page(self).as_bytes(), "writing the report")
+    }
+
+    /// Saves the report as it is in the end.
+    ///
+    /// # Errors
+    /// As [`Record::save`].
+    pub(super) fn end(&mut self, state: State) -> Result<()> {
+        self.state = state;
+        self.save()
+    }
+
+    /// Name and reason of each part that failed.
+    pub(super) fn failed(&self) -> Vec<(String, String)> {
+        let mut parts: Vec<(String, &Part)> = vec![
+            (name(PartName::Device), &self.device),
+            (name(PartName::Kernels), &self.kernels),
+            (name(PartName::Bench), &self.bench),
+        ];
+        parts.extend(self.pytorch.iter().map(|part| ("PyTorch".to_owned(), part)));
+        for iteration in &self.iterations {
+            let at = format!("{} at {} px", iteration.objective, iteration.side);
+            parts.push((format!("iteration of {at}"), &iteration.part));
+            for row in &iteration.pytorch {
+                parts.push((format!("PyTorch, {at}, {} {}", row.precision, row.layout), &row.part));
+            }
+        }
+        parts.push((name(PartName::Picture), &self.picture));
+        let failed = parts.into_iter().filter(|(_, part)| part.status == Status::Failed);
+        failed.map(|(name, part)| (name, part.reason.clone().unwrap_or_default())).collect()
+    }
+}
+
+fn name(part: PartName) -> String {
+    part.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+}
+
+/// Seconds since 1970 as `2026-11-26 15:04 UTC` (Hinnant's algorithm for civil dates).
+fn date(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400 + 719_468, seconds % 86_400);
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{year}-{month:02}-{day:02} {:02}:{:02} UTC", rest / 3600, rest / 60 % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn dates() {
+        for (seconds, text) in [
+            (0, "1970-01-01 00:00 UTC"),
+            (951_827_696, "2000-02-29 12:34 UTC"),
+            (1_709_251_199, "2024-02-29 23:59 UTC"),
+            (1_709_251_200, "2024-03-01 00:00 UTC"),
+            (4_102_444_800, "2100-01-01 00:00 UTC"),
+        ] {
+            assert_eq!(date(seconds), text);
+        }
+    }
+
+    #[test]
+    fn the_ratio_is_to_the_faster_layout_in_f32() {
+        let part = |seconds: Option<f64>| {
+            let result = seconds.map_or(Value::Null, |seconds| json!({ "median_seconds": seconds }));
+            Part { result, ..Part::new(true) }
+        };
+        let row = |layout, precision, seconds| PeerRow { layout, precision, part: part(seconds) };
+        let mut iteration =
+            Iteration { objective: "style", side: 256, part: part(Some(3.0)), pytorch: Vec::new() };
+        assert_eq!(iteration.ratio(), None);
+        iteration.pytorch = vec![
+            row("nchw", "f32", Some(2.0)),
+            row("channels_last", "f32", Some(1.5)),
+            row("nchw", "f32", None),
+            row("nchw", "tf32", Some(0.5)),
+        ];
+        assert_eq!(iteration.ratio(), Some(2.0));
+    }
+}

@@ -1,0 +1,201 @@
+//! `mirage report`: the files, a part that fails, a report that is interrupted.
+
+use crate::support::Place;
+use predicates::prelude::*;
+use predicates::str::contains;
+use serde_json::Value;
+use std::path::Path;
+
+/// A report of tiny sizes on the small network, into the folder `report`.
+fn report(place: &Place, parts: &str) -> assert_cmd::Command {
+    let mut command = place.mirage();
+    let photo = place.photo("photo.png", 40, 30);
+    command.args(["report", "-o", "report", "--quick", "--filter", "relu", "--sizes", "48"]);
+    command.args(["--parts", parts, "--photo"]).arg(photo).arg("--weights").arg(place.network());
+    command
+}
+
+fn read(place: &Place) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(place.path("report/report.json")).unwrap()).unwrap()
+}
+
+fn page(place: &Place) -> String {
+    std::fs::read_to_string(place.path("report/report.md")).unwrap()
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+#[test]
+fn a_report_has_all_parts_as_data_and_as_a_page() {
+    let place = Place::new();
+    report(&place, "device,kernels,bench,iterations,picture").assert().success();
+    let report = read(&place);
+    let mut names = keys(&report);
+    names.sort_unstable();
+    let expected = "bench commit date device filter format iterations kernels picture pytorch quick state system version";
+    assert_eq!(names, expected.split(' ').collect::<Vec<_>>());
+    assert_eq!(report["state"], "complete");
+    for part in ["device", "kernels", "bench", "picture"] {
+        assert_eq!(report[part]["status"], "done", "{part}: {}", report[part]);
+        assert!(report[part]["seconds"].as_f64().unwrap() > 0.0);
+    }
+    let device = &report["device"]["result"];
+    for key in
+        ["description", "name", "backend", "driver", "driver_version", "limits", "features", "worked_around"]
+    {
+        assert!(!device[key].is_null(), "{key}");
+    }
+    let kernels = &report["kernels"]["result"];
+    assert!(kernels["kernels"].as_u64().unwrap() > 0 && kernels["failed"].as_array().unwrap().is_empty());
+    let rows = report["bench"]["result"]["rows"].as_array().unwrap();
+    assert!(!rows.is_empty() && rows.iter().all(|row| row["case"].as_str().unwrap().starts_with("relu ")));
+    let iterations = report["iterations"].as_array().unwrap();
+    let objectives: Vec<&Value> = iterations.iter().map(|iteration| &iteration["objective"]).collect();
+    assert_eq!(objectives, ["style", "three"]);
+    for iteration in iterations {
+        assert_eq!((&iteration["side"], &iteration["status"]), (&48.into(), &"done".into()), "{iteration}");
+        let seconds = |name: &str| iteration["result"][name].as_f64().unwrap();
+        assert!(0.0 < seconds("least_seconds") && seconds("least_seconds") <= seconds("median_seconds"));
+    }
+    // The picture that was asked for, at the quick size.
+    assert_eq!(image::image_dimensions(place.path("report/picture.png")).unwrap(), (256, 192));
+    assert!(report["picture"]["result"]["painted_seconds"].as_f64().unwrap() > 0.0);
+    let page = page(&place);
+    for text in ["## Device", "0 failed", "| style | 48 |", "of peak", "](picture.png)"] {
+        assert!(page.contains(text), "{text}: {page}");
+    }
+    assert!(!page.contains("not complete") && !page.contains("FAILED"));
+    // A second one does not write over it.
+    let again = ["report", "-o", "report", "--parts", "device"];
+    place.mirage().args(again).assert().code(2).stderr(contains("holds a report already"));
+}
+
+#[test]
+fn a_part_that_fails_is_named_and_the_others_run() {
+    let place = Place::new();
+    let files = ["kernels", "show", "relu", "--files", "mine"];
+    place.deviceless().args(files).assert().success();
+    let shader = place.path("mine/relu.wgsl");
+    let text = std::fs::read_to_string(&shader).unwrap();
+    let wrong = text.replacen("max(input[i], vec4<f32>(0.0))", "max(input[i ^ 1u], vec4<f32>(0.0))", 1);
+    assert_ne!(text, wrong);
+    std::fs::write(&shader, wrong).unwrap();
+    let mut command = report(&place, "device,kernels,iterations,bench");
+    command.args(["--shader-dir", "mine", "--against", "pytorch", "--python", "./no-such-python"]);
+    command.assert().code(1).stderr(contains("FAILED kernels").and(contains("FAILED PyTorch")));
+    let report = read(&place);
+    assert_eq!(report["state"], "complete");
+    assert_eq!(report["kernels"]["status"], "failed");
+    assert!(report["kernels"]["reason"].as_str().unwrap().contains("relu/naive"), "{}", report["kernels"]);
+    assert_eq!(report["kernels"]["result"]["failed"][0]["kernel"], "relu/naive");
+    assert_eq!(report["pytorch"]["status"], "failed");
+    for part in [&report["device"], &report["bench"], &report["iterations"][1]] {
+        assert_eq!(part["status"], "done", "{part}");
+    }
+    assert_eq!(report["picture"]["status"], "not-asked-for");
+    assert!(page(&place).contains("**FAILED**: 1 kernels compute wrong: relu/naive"));
+}
+
+/// A Python that answers as the program for PyTorch does, twice as fast in one layout.
+#[cfg(unix)]
+fn stand_in(place: &Place) -> std::path::PathBuf {
+    use std::os::unix::fs::PermissionsExt as _;
+    let script = r#"#!/bin/sh
+case "$3 $6 $7" in
+describe*) echo '{"version": "9.9", "device": "a stand-in", "tf32": true}' ;;
+"time channels_last tf32") echo 'mirage: no such kernel' >&2; exit 1 ;;
+"time channels_last f32") echo '{"least_seconds": 1.0, "median_seconds": 2.0}' ;;
+time*) echo '{"least_seconds": 2.0, "median_seconds": 4.0}' ;;
+esac
+"#;
+    let path = place.file("python", script.as_bytes());
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+#[cfg(unix)]
+#[test]
+fn iterations_are_compared_with_a_python_that_is_given() {
+    let place = Place::new();
+    let mut command = report(&place, "device,iterations");
+    command.args(["--against", "pytorch", "--python"]).arg(stand_in(&place));
+    command
+        .assert()
+        .code(1)
+        .stderr(contains("FAILED PyTorch, style at 48 px, tf32 channels_last: no such kernel"));
+    let report = read(&place);
+    assert_eq!(report["pytorch"]["result"]["version"], "9.9");
+    for iteration in report["iterations"].as_array().unwrap() {
+        let rows = iteration["pytorch"].as_array().unwrap();
+        let status: Vec<&str> = rows.iter().map(|row| row["status"].as_str().unwrap()).collect();
+        assert_eq!(status, ["done", "done", "done", "failed"]);
+        let ours = iteration["result"]["median_seconds"].as_f64().unwrap();
+        let page = page(&place);
+        let ratio = page
+            .lines()
+            .find(|line| line.starts_with(&format!("| {} |", iteration["objective"].as_str().unwrap())));
+        let cells: Vec<&str> = ratio.unwrap().trim_end_matches(" |").split(" | ").collect();
+        let ratio: f64 = cells.last().unwrap().parse().unwrap();
+        // Four digits are printed.
+        assert!((ratio - ours / 2.0).abs() <= 1e-3 * ratio + 1e-6, "{ratio}, not {}", ours / 2.0);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_report_keeps_what_it_has() {
+    let place = Place::new();
+    let command = report(&place, "device,iterations,picture");
+    let mut words: Vec<std::ffi::OsString> = command.get_args().map(Into::into).collect();
+    // So long that it does not end by itself.
+    let sizes = words.iter().position(|word| word == "48").unwrap();
+    words[sizes] = "48,2000,1900,1800".into();
+    let mut command = place.mirage();
+    command.args(words);
+    let mut child = place.spawn(&command);
+    let begun = std::time::Instant::now();
+    let has_begun = |path: &Path| {
+        std::fs::read_to_string(path).is_ok_and(|text| {
+            let report: Value = serde_json::from_str(&text).unwrap();
+            report["iterations"][1]["status"] == "done"
+        })
+    };
+    while !has_begun(&place.path("report/report.json")) {
+        assert!(begun.elapsed().as_secs() < 120, "the report does not begin");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert_eq!(read(&place)["state"], "running");
+    assert!(page(&place).contains("not complete yet"));
+    let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+    // The process of the part has five seconds to end by itself.
+    let begun = std::time::Instant::now();
+    let code = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status.code();
+        }
+        assert!(begun.elapsed().as_secs() < 60, "the report does not stop");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    };
+    assert_eq!(code, Some(130));
+    let report = read(&place);
+    assert_eq!(report["state"], "interrupted");
+    assert_eq!(report["device"]["status"], "done");
+    let status = |at: usize| report["iterations"][at]["status"].as_str().unwrap();
+    assert_eq!([status(0), status(1), status(2), status(7)], ["done", "done", "interrupted", "not-run"]);
+    assert_eq!(report["picture"]["status"], "not-run");
+    assert!(page(&place).contains("This report was interrupted"));
+}
+
+#[test]
+fn bad_options_are_refused_before_anything_is_written() {
+    let place = Place::new();
+    for words in
+        [&["--parts", "engine"][..], &["--sizes", "0"], &["--against", "caffe"], &["--process", "x:1"]]
+    {
+        place.deviceless().arg("report").args(words).assert().code(2);
+    }
+    assert!(place.entries().is_empty(), "{:?}", place.entries());
+}
