@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, DeviceOptions};
 use crate::graph::Engine;
 use crate::mirage::{Benchmark, IterationTimes};
-use crate::vgg::{Network, locate};
+use crate::vgg::Network;
 use serde_json::json;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -42,8 +42,7 @@ pub(super) fn run(args: &ReportArgs, process: &Process) -> Result<u8> {
     let result = match *process {
         Process::Device => device::describe(&engine)?,
         Process::Iterations(benchmark, side, iterations) => {
-            let file = locate::find_weights(args.weights.as_deref())?;
-            let network = Arc::new(Network::open(&file, None)?);
+            let network = Arc::new(Network::find(args.weights.as_deref(), None)?);
             let mut session = benchmark.session(&engine, &network, side)?;
             let times = IterationTimes::measure(&mut session, iterations)?;
             json!({

@@ -7,6 +7,7 @@ use super::{PartName, Peer, ReportArgs, random_network};
 use crate::cli::interrupt::Interrupt;
 use crate::cli::terminal::Terminal;
 use crate::error::{Error, Result};
+use crate::vgg::locate::{self, Location};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -174,7 +175,7 @@ impl<'a> Parts<'a> {
             if let Some(pytorch) = &pytorch {
                 let weights = match weights {
                     Some(weights) => Ok(weights.to_owned()),
-                    None => crate::vgg::locate::find_weights(None),
+                    None => self.default_network(),
                 };
                 // Without a network this program's own row says so.
                 let Ok(weights) = weights else { continue };
@@ -183,6 +184,18 @@ impl<'a> Parts<'a> {
             }
         }
         Ok(())
+    }
+
+    /// A file with the default network.
+    fn default_network(&self) -> Result<PathBuf> {
+        Ok(match locate::find_weights(None)? {
+            Location::File(path) => path,
+            Location::Embedded(bytes) => {
+                let path = self.temporary.path().join(locate::DEFAULT_NETWORK);
+                std::fs::write(&path, bytes).map_err(Error::io(&path, "writing"))?;
+                path
+            }
+        })
     }
 
     fn picture(&self) -> Result<Part> {
