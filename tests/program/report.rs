@@ -10,7 +10,18 @@ use std::path::Path;
 fn report(place: &Place, parts: &str) -> assert_cmd::Command {
     let mut command = place.mirage();
     let photo = place.photo("photo.png", 40, 30);
-    command.args(["report", "-o", "report", "--quick", "--filter", "relu", "--sizes", "48"]);
+    command.args([
+        "report",
+        "-o",
+        "report",
+        "--quick",
+        "--filter",
+        "relu",
+        "--sizes",
+        "48",
+        "--adapter",
+        "0",
+    ]);
     command.args(["--parts", parts, "--photo"]).arg(photo).arg("--weights").arg(place.network());
     command
 }

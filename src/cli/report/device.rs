@@ -2,20 +2,29 @@
 
 use crate::error::Result;
 use crate::gpu::{AdapterSummary, adapters, quirks};
-use crate::graph::Engine;
+use crate::graph::{Engine, Processor};
 use serde_json::{Value, json};
 
-/// Describes the device of an engine, and names the others.
+/// Describes the device of an engine, and names the other adapters.
 pub(super) fn describe(engine: &Engine) -> Result<Value> {
     let found = adapters()?;
-    let info = engine.context.info();
-    let own = found.iter().find(|adapter| adapter.info == *info);
-    let others = found.iter().filter(|adapter| adapter.info != *info);
+    let own = engine.gpu().map(|context| context.info());
+    let others = found.iter().filter(|adapter| Some(&adapter.info) != own);
     let others: Vec<String> = others.map(|AdapterSummary { info, .. }| one_line(info)).collect();
-    let mut device = json!({ "description": engine.context.describe(), "other_adapters": others });
-    if let (Value::Object(device), Some(own)) = (&mut device, own)
-        && let Value::Object(more) = adapter(own)
-    {
+    let mut device = json!({
+        "description": engine.describe(),
+        "note": engine.note(),
+        "software": engine.profile().software,
+        "other_adapters": others,
+    });
+    let more = match found.iter().find(|adapter| Some(&adapter.info) == own) {
+        Some(own) => adapter(own),
+        None => {
+            let Processor { name, threads, instructions } = Processor::detect();
+            json!({ "name": name, "type": "the CPU itself", "threads": threads, "instructions": instructions })
+        }
+    };
+    if let (Value::Object(device), Value::Object(more)) = (&mut device, more) {
         device.extend(more);
     }
     Ok(device)

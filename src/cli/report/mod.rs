@@ -60,7 +60,8 @@ pub(super) struct ReportArgs {
     /// Python with the package torch; nothing is installed
     #[arg(long, value_name = "FILE", default_value = "python3", help_heading = "Report")]
     python: PathBuf,
-    /// Graphics device by number or part of its name, from `mirage devices` [default: the most capable]
+    /// Graphics device by number or part of its name, from `mirage devices`, or cpu [default: the most capable GPU; the
+    /// CPU without one]
     #[arg(long, value_name = "NAME|INDEX", help_heading = "Device")]
     adapter: Option<String>,
     /// What a process of a report does, which this is; prints JSON.

@@ -127,6 +127,7 @@ fn device_part(page: &mut Page, part: &Part) {
         ("instructions", "instructions"),
         ("subgroup sizes", "subgroup_sizes"),
         ("other adapters", "other_adapters"),
+        ("note", "note"),
     ] {
         let value = text(&device[key]);
         if !value.is_empty() {

@@ -156,7 +156,7 @@ impl<'a> Parts<'a> {
         let mut pytorch = None;
         if self.args.against == Some(Peer::Pytorch) && !self.interrupt.requested() {
             self.terminal.print("looking for PyTorch ...");
-            let software = record.device.result["type"].as_str().is_none_or(|kind| kind == "Cpu");
+            let software = record.device.result["software"] == true;
             let (found, part) = PyTorch::find(self, self.args, self.temporary.path(), software)?;
             (pytorch, record.pytorch) = (found, Some(part));
             record.save()?;
