@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 
 /// Which adapter a run uses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum AdapterChoice {
     /// The most capable kind of graphics device: discrete before integrated, virtual, then software. An engine takes
     /// the CPU device rather than software.

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 /// Which family of kernels a run uses where an op has several.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Family {
     /// Chosen per adapter.
     #[default]

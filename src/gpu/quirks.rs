@@ -30,6 +30,7 @@ pub struct Quirk {
 
 /// What an entry changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Effect {
     /// Sets [`super::Profile::loop_limit`]: long sums are cut up, and what can't be is refused.
     LoopLimit(u32),

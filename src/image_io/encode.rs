@@ -14,6 +14,7 @@ use crate::{Error, Result};
 
 /// Bits per channel in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum BitDepth {
     /// 8 bits: all formats.
     #[default]

@@ -84,6 +84,7 @@ impl Picture {
 
 /// A picture as [`read`] found it.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Decoded {
     /// The picture: upright, opaque, sRGB.
     pub picture: Picture,

@@ -27,6 +27,7 @@ impl<F: FnMut(Event<'_>) -> Result<ControlFlow<()>>> Observer for F {
 
 /// Something happened. Iterations are those of the whole run.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub enum Event<'a> {
     /// All is prepared; the first iteration follows.
     Started(&'a Started),
@@ -83,6 +84,7 @@ pub enum Event<'a> {
 
 /// What a run starts with.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Started {
     /// Adapter, backend and driver.
     pub device: String,
@@ -104,6 +106,7 @@ pub struct Started {
 
 /// A scale that begins.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct ScaleStarted {
     /// Which one, counted from 0.
     pub index: usize,
@@ -137,6 +140,7 @@ pub struct TermLoss {
 
 /// Numbers of the run after some iterations.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Report {
     /// Iterations done: 0 is the start picture.
     pub iteration: u32,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 /// What a loss looks at.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Source {
     /// The activation of a layer, by its name.
     Layer(String),
@@ -28,6 +29,7 @@ impl fmt::Display for Source {
 
 /// What a loss compares with.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum Target {
     /// The photo.
     Photo,
@@ -61,6 +63,7 @@ impl PartialEq for Loss {
 
 /// How much a group counts.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub enum Strength {
     /// By its share of the gradient: its weight is measured, so that the gradients of all groups with shares stand in
     /// this proportion. Shares count relative to their sum.

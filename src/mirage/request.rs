@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 /// The picture that the optimisation starts from.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum Init {
     /// Gray with random grain, the same for the same seed.
     Noise,

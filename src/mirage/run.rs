@@ -28,6 +28,7 @@ const LOOK_EVERY: u32 = 10;
 
 /// Why a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Ending {
     /// All iterations were done.
     Finished,
@@ -41,6 +42,7 @@ pub enum Ending {
 
 /// The result of a run.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct RunResult {
     /// The picture, at the size of the scale at which the run ended.
     pub picture: Picture,

@@ -5,6 +5,7 @@ use crate::image_io::fit;
 
 /// How many sizes there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ScaleCount {
     /// As many as fit between the smallest size, or the smallest that the network's layers take, and the picture's
     /// own.
@@ -26,6 +27,7 @@ pub struct Scales {
 
 /// One size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Scale {
     /// Height and width of the picture.
     pub size: [usize; 2],

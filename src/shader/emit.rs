@@ -11,6 +11,7 @@ use std::borrow::Cow;
 
 /// What a shader is emitted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Target {
     /// WGSL as wgpu takes it.
     Wgpu,

@@ -6,6 +6,7 @@ use std::ops::Range;
 
 /// One named step of the sequence.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Layer {
     /// The name used in options and reports: `conv3_1`, `relu3_1`, `pool3`, `fc6`, `prob`, ...
     pub name: String,
@@ -17,6 +18,7 @@ pub struct Layer {
 
 /// What a [`Layer`] does.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum LayerKind {
     /// A convolution with bias.
     Conv(Conv),
@@ -44,6 +46,7 @@ pub enum LayerKind {
 
 /// A convolution; a batch norm that follows it in the file is folded into it.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Conv {
     /// The filter as stored. [`Conv::filter`] gives it in one order for all files.
     pub weight: Tensor,
@@ -163,6 +166,7 @@ impl Conv {
 
 /// A fully connected layer: `y = matrix * x + bias`.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Linear {
     /// The matrix as stored. [`Linear::matrix`] gives it in one order for all files.
     pub weight: Tensor,

@@ -9,6 +9,7 @@ use crate::{Error, Result};
 
 /// How a weights file names its tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum KeyLayout {
     /// `features.N.weight`, `classifier.N.weight`: positions in torchvision's two sequences.
     Torchvision,

@@ -33,6 +33,7 @@ const EPSILON_KEY: &str = "batch_norm_eps";
 /// The sequence is `conv1_1, relu1_1, ..., pool1, conv2_1, ..., poolN`, and where the file has fully
 /// connected layers, `poolN_HxW` (adaptive pooling to the size that the first of them expects),
 /// `fc6, relu6, fc7, relu7, fc8, prob`. Only names and shapes in the file decide how many there are.
+#[non_exhaustive]
 pub struct Network {
     /// The layers in the order they run.
     pub layers: Vec<Layer>,

@@ -7,6 +7,7 @@ use crate::{Error, Result};
 
 /// What a network expects of its input; the two conventions that published VGGs follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Preprocessing {
     /// Caffe's: blue, green, red; 0 to 255; minus the mean of each channel.
     Caffe,
@@ -16,6 +17,7 @@ pub enum Preprocessing {
 
 /// Where a [`Network`](super::Network) has its [`Preprocessing`] from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum PreprocessingSource {
     /// The caller's choice.
     Option,

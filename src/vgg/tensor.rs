@@ -29,6 +29,7 @@ const PIECE: usize = 1 << 20;
 
 /// How the numbers of a tensor are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum DType {
     /// IEEE single precision, 4 bytes.
     F32,

@@ -82,6 +82,7 @@ impl Default for Options {
 
 /// A command of a viewer with the token.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum Command {
     /// Pause after the present iteration; answered with [`LivePage::paused`].
     Pause,

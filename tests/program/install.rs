@@ -123,3 +123,46 @@ fn a_copied_program_runs_in_an_empty_folder() {
     // The record names the network by its short name, from which it is found again.
     start(&["resume", "out-checkpoint.safetensors", "--iterations", "3"]).assert().success();
 }
+
+/// The crate leaves out the network, which is larger than registries take, and has every file that is compiled in.
+#[test]
+fn the_packaged_crate_is_complete_without_the_network() {
+    let output = std::process::Command::new(env!("CARGO"))
+        .args(["package", "--list", "--allow-dirty", "--offline"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let list = String::from_utf8(output.stdout).unwrap();
+    let files: Vec<&str> = list.lines().collect();
+    assert!(!files.iter().any(|file| file.contains("vgg16-narrow")), "{list}");
+    for file in ["weights/imagenet-labels.txt", "weights/LICENSE.md", "weights/SHA256SUMS", "LICENSE-MIT"] {
+        assert!(files.contains(&file), "{file}");
+    }
+    let shaders =
+        std::fs::read_dir(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders")).unwrap();
+    for shader in shaders {
+        let name = format!("shaders/{}", shader.unwrap().file_name().to_string_lossy());
+        assert!(files.contains(&name.as_str()), "{name}");
+    }
+}
+
+/// What the .deb takes is in the repository, or made by tools/package.
+#[test]
+fn what_the_debian_package_takes_is_there() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest = std::fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    let script = std::fs::read_to_string(root.join("tools/package")).unwrap();
+    let assets = manifest.split_once("assets = [").unwrap().1.split_once("\n]").unwrap().0;
+    let sources: Vec<&str> = assets.lines().filter_map(|line| line.split('"').nth(1)).collect();
+    assert!(sources.len() >= 8, "{sources:?}");
+    for source in sources {
+        match source.strip_prefix("target/package/share/") {
+            Some(made) => {
+                let name = made.strip_suffix("/*.1").unwrap_or(made);
+                assert!(script.contains(&format!("$out/share/{name}")), "{source}");
+            }
+            None => assert!(source == "target/release/mirage" || root.join(source).is_file(), "{source}"),
+        }
+    }
+}

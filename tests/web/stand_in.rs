@@ -79,7 +79,8 @@ impl StandIn {
                     shares = shares.map(|share| share / sum);
                     page.weights(iteration, &named(shares), &weights(shares));
                 }
-                None => {}
+                // A command that the page may get later changes nothing here.
+                Some(_) | None => {}
             }
             match command {
                 Some(Command::Pause | Command::Resume) => page.paused(paused),

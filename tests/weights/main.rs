@@ -96,7 +96,7 @@ fn every_layout_gives_the_same_layers_and_weights() {
         assert!(matches!(network.layers[8].kind, LayerKind::AdaptivePool { height: 2, width: 2 }));
         let expected = match layout {
             KeyLayout::Torchvision | KeyLayout::Timm => Preprocessing::Torchvision,
-            KeyLayout::Caffe | KeyLayout::Keras => Preprocessing::Caffe,
+            _ => Preprocessing::Caffe,
         };
         assert_eq!(
             (network.preprocessing, network.preprocessing_source),

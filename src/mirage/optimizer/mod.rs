@@ -31,6 +31,7 @@ pub struct StateTensor {
 
 /// What a state tensor begins the next scale with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum NextScale {
     /// Zeros.
     Zero,

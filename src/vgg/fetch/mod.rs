@@ -32,6 +32,7 @@ const POINTER_LIMIT: u64 = 4096;
 
 /// What a download brought.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Fetched {
     /// The checked file.
     pub path: PathBuf,
