@@ -3,7 +3,7 @@
 use super::format::bytes;
 use super::streams;
 use crate::error::Result;
-use crate::gpu::{AdapterSummary, adapters, quirks};
+use crate::gpu::{AdapterSummary, adapters, hidden_gpus, quirks};
 use crate::graph::Processor;
 use std::fmt::Write as _;
 
@@ -15,6 +15,11 @@ pub(super) fn run() -> Result<()> {
     let mut texts: Vec<String> = Vec::new();
     for adapter in &found {
         texts.push(describe(adapter, default(hardware && adapter.index == 0)));
+    }
+    if !hardware {
+        for hidden in hidden_gpus() {
+            streams::eprint(&format!("note: {hidden}"));
+        }
     }
     texts.push(describe_cpu(&Processor::detect(), default(!hardware)));
     streams::print(&texts.join("\n\n"))?;

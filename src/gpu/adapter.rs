@@ -50,10 +50,10 @@ pub(super) fn describe(info: &wgpu::AdapterInfo) -> String {
     format!("{} ({}, {:?}, {})", info.name, info.backend, info.device_type, driver.trim())
 }
 
-fn instance() -> wgpu::Instance {
+fn instance(flags: wgpu::InstanceFlags) -> wgpu::Instance {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     descriptor.backends = wgpu::Backends::PRIMARY.with_env();
-    descriptor.flags = wgpu::InstanceFlags::empty().with_env();
+    descriptor.flags = flags;
     // Refuse an allocation that the driver's own budget can't hold, where it reports one: a clear message
     // before the first iteration, in place of a machine that swaps or a process that is killed.
     descriptor.memory_budget_thresholds.for_resource_creation = Some(95);
@@ -72,7 +72,12 @@ fn rank(kind: wgpu::DeviceType) -> u8 {
 }
 
 fn enumerate() -> Result<Vec<wgpu::Adapter>> {
-    let instance = instance();
+    enumerate_with(wgpu::InstanceFlags::empty().with_env())
+}
+
+/// All adapters, best first, of an instance with these flags.
+pub(super) fn enumerate_with(flags: wgpu::InstanceFlags) -> Result<Vec<wgpu::Adapter>> {
+    let instance = instance(flags);
     let all = instance.enumerate_adapters(wgpu::Backends::PRIMARY);
     let mut found = wait::block_on("looking for adapters", all, wait::sleep)?;
     found.retain(|adapter| adapter.get_info().backend != wgpu::Backend::Noop);

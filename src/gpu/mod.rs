@@ -4,6 +4,7 @@
 mod adapter;
 mod buffer;
 mod context;
+mod hidden;
 mod pipeline;
 mod quirks;
 mod read_back;
@@ -14,6 +15,7 @@ mod wait;
 pub use adapter::{AdapterChoice, AdapterSummary, adapters};
 pub use buffer::UPLOAD_CHUNK;
 pub use context::{Context, DeviceOptions, Family, Hardware, Profile};
+pub use hidden::hidden_gpus;
 pub use pipeline::{Pipeline, PipelineCache, PipelineKey};
 pub use quirks::{Effect, QUIRKS, Quirk, Version, quirks};
 pub use read_back::{Copy, ReadBack, StagingPool};

@@ -7,7 +7,7 @@ use super::memory::Memory;
 use super::native::{HostBuffer, NativeDevice};
 use super::options::PrepareOptions;
 use crate::error::{Error, Result};
-use crate::gpu::{AdapterChoice, Context, DeviceOptions, Family, Hardware, Profile, Trace};
+use crate::gpu::{AdapterChoice, Context, DeviceOptions, Family, Hardware, Profile, Trace, hidden_gpus};
 use crate::ops::{Kernel, Shape};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -48,11 +48,20 @@ impl Engine {
                 Hardware::Opened(context) => Ok(Self::new(*context)),
                 Hardware::Missing { software } => {
                     let device = Device::native(options)?;
-                    let note = without_gpu(&device.describe(), software.as_deref());
+                    let note = without_gpu(&device.describe(), software.as_deref(), &hidden_gpus());
                     Ok(Self::on(device, Some(note)))
                 }
             },
-            _ => Ok(Self::new(Context::open(options)?)),
+            (choice, _) => {
+                let context = Context::open(options)?;
+                // Who names a device in software wants it.
+                let hidden = match choice {
+                    AdapterChoice::Best if context.profile().software => hidden_gpus(),
+                    _ => Vec::new(),
+                };
+                let device = Device::Gpu(Arc::new(GpuDevice::new(context)));
+                Ok(Self::on(device, (!hidden.is_empty()).then(|| hidden.join(". "))))
+            }
         }
     }
 
@@ -277,13 +286,32 @@ fn only_shaders(options: &DeviceOptions) -> Option<&'static str> {
     }
 }
 
-fn without_gpu(device: &str, software: Option<&str>) -> String {
+fn without_gpu(device: &str, software: Option<&str>, hidden: &[String]) -> String {
     let there = software.and_then(|name| name.split_whitespace().next()).map_or_else(String::new, |name| {
         format!(". A graphics driver in software is there too: --adapter {name} uses it")
     });
-    format!("no GPU was found: running on {device}{there}")
+    if hidden.is_empty() {
+        return format!("no GPU was found: running on {device}{there}");
+    }
+    format!("{}. Running on {device}{there}", hidden.join(". "))
 }
 
 fn too_small(label: &str) -> Error {
     Error::Native { what: label.to_owned(), message: "it has more values than its memory".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_gpu;
+
+    #[test]
+    fn the_note_says_what_is_missing_or_not_used() {
+        let note = without_gpu("the CPU", Some("llvmpipe (LLVM 15)"), &[]);
+        let there = ". A graphics driver in software is there too: --adapter llvmpipe uses it";
+        assert_eq!(note, format!("no GPU was found: running on the CPU{there}"));
+        assert_eq!(
+            without_gpu("the CPU", None, &["A GPU is hidden".to_owned()]),
+            "A GPU is hidden. Running on the CPU"
+        );
+    }
 }
