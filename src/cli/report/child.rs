@@ -1,13 +1,17 @@
 //! One process of a report: run with a limit of time, ended when the user interrupts.
 
+use super::record::{Part, Status};
 use crate::cli::interrupt::Interrupt;
 use crate::error::{Error, Result};
+use serde_json::Value;
 use std::fs::File;
 use std::io::{Read as _, Seek as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// A process that takes longer counts as hung: a software device needs minutes for the kernels of VGG-19.
+pub(super) const LIMIT: Duration = Duration::from_secs(40 * 60);
 /// How often a process is looked at.
 const POLL: Duration = Duration::from_millis(20);
 /// After Ctrl-C, which a terminal sends to the process too, it has this long to end by itself.
@@ -118,9 +122,47 @@ fn last_words(stderr: &str) -> String {
     text.trim_start_matches("mirage: ").chars().take(MOST_REASON).collect()
 }
 
+/// The part that a process was; one that printed no result has failed.
+pub(super) fn part(finished: &Finished, result: Value) -> Part {
+    let reason = match finished.failure() {
+        None if result.is_null() => Some("the process printed no result".to_owned()),
+        reason => reason,
+    };
+    let status = match (&finished.ending, &reason) {
+        (Ending::Interrupted, _) => Status::Interrupted,
+        (_, None) => Status::Done,
+        (_, Some(_)) => Status::Failed,
+    };
+    Part { status, reason, seconds: Some(finished.seconds), result }
+}
+
+/// Runs a command that prints JSON, as a part.
+///
+/// # Errors
+/// As [`run`].
+pub(super) fn json(interrupt: &Interrupt, command: Command) -> Result<Part> {
+    let finished = run(command, LIMIT, interrupt)?;
+    let result = serde_json::from_str(finished.stdout.lines().last().unwrap_or_default());
+    Ok(part(&finished, result.unwrap_or(Value::Null)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_process_without_a_result_has_failed() {
+        let finished = |code| Finished {
+            ending: Ending::Code(code),
+            stdout: String::new(),
+            stderr: String::new(),
+            seconds: 1.0,
+        };
+        assert_eq!(part(&finished(0), Value::Null).status, Status::Failed);
+        assert_eq!(part(&finished(0), json!({})).status, Status::Done);
+        assert_eq!(part(&finished(1), json!({})).status, Status::Failed);
+    }
 
     #[test]
     fn the_reason_is_the_programs_own_message() {

@@ -1,37 +1,15 @@
 //! What a report's own processes do: describe the device, time the iterations of one objective at one size.
 
-use super::{ReportArgs, device};
+use super::args::{Process, ReportArgs};
+use super::device;
 use crate::cli::streams;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::gpu::{AdapterChoice, DeviceOptions};
 use crate::graph::Engine;
-use crate::mirage::{Benchmark, IterationTimes};
+use crate::mirage::IterationTimes;
 use crate::vgg::Network;
 use serde_json::json;
-use std::str::FromStr;
 use std::sync::Arc;
-
-/// `device`, or `style:512:15`: objective, side in pixels, iterations.
-#[derive(Debug, Clone)]
-pub(super) enum Process {
-    Device,
-    Iterations(Benchmark, usize, usize),
-}
-
-impl FromStr for Process {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let parts: Vec<&str> = text.split(':').collect();
-        let number = |text: &str| text.parse().map_err(|_| Error::usage(format!("`{text}` is not a number")));
-        match parts[..] {
-            ["device"] => Ok(Self::Device),
-            ["style", side, count] => Ok(Self::Iterations(Benchmark::Style, number(side)?, number(count)?)),
-            ["three", side, count] => Ok(Self::Iterations(Benchmark::Three, number(side)?, number(count)?)),
-            _ => Err(Error::usage(format!("`{text}` is no process of a report"))),
-        }
-    }
-}
 
 /// Does it, prints the result as JSON, and returns the exit code.
 pub(super) fn run(args: &ReportArgs, process: &Process) -> Result<u8> {

@@ -1,7 +1,7 @@
 //! A report for people: Markdown, which issue trackers show as it is.
 
-use super::parts::PICTURE;
-use super::record::{JSON, Part, Record, State, Status};
+use super::args::JSON;
+use super::record::{PICTURE, Part, Record, State, Status};
 use crate::cli::format::{bytes, duration, number};
 use serde_json::Value;
 use std::fmt::Write as _;

@@ -1,9 +1,11 @@
 //! The parts of a report: a process each, and what is kept of its results.
 
-use super::child::{self, Ending, Finished};
+use super::args::{PartName, Peer, ReportArgs};
+use super::child::{self, LIMIT, part};
+use super::files::save;
 use super::pytorch::PyTorch;
-use super::record::{Part, Record, Status};
-use super::{PartName, Peer, ReportArgs, random_network};
+use super::random_network;
+use super::record::{PICTURE, Part, Record, Status};
 use crate::cli::interrupt::Interrupt;
 use crate::cli::terminal::Terminal;
 use crate::error::{Error, Result};
@@ -11,15 +13,9 @@ use crate::vgg::locate::{self, Location};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
-/// A process that takes longer counts as hung: a software device needs minutes for the kernels of VGG-19.
-const LIMIT: Duration = Duration::from_secs(40 * 60);
 /// The photo, for programs without a checkout beside them.
 const PHOTO: &[u8] = include_bytes!("../../../docs/photos/summer-palace.jpg");
-/// Name of the picture's file.
-pub(super) const PICTURE: &str = "picture.png";
-
 /// What runs the parts.
 pub(super) struct Parts<'a> {
     args: &'a ReportArgs,
@@ -53,23 +49,23 @@ impl<'a> Parts<'a> {
     /// If the record can't be saved, or this program can't be started. What a part does wrong is part of the record.
     pub(super) fn run(&self, record: &mut Record) -> Result<bool> {
         if self.begins(PartName::Device, "describing the device") {
-            record.device = self.json(self.own_process("device", None))?;
-            record.save()?;
+            record.device = child::json(self.interrupt, self.own_process("device", None))?;
+            save(record)?;
         }
         if self.begins(PartName::Kernels, "testing every kernel against its reference") {
             record.kernels = self.kernels()?;
-            record.save()?;
+            save(record)?;
         }
         if self.begins(PartName::Bench, "timing the kernels") {
             record.bench = self.bench()?;
-            record.save()?;
+            save(record)?;
         }
         if self.args.includes(PartName::Iterations) {
             self.iterations(record)?;
         }
         if self.begins(PartName::Picture, "painting the default picture") {
             record.picture = self.picture()?;
-            record.save()?;
+            save(record)?;
         }
         Ok(!self.interrupt.requested())
     }
@@ -105,23 +101,12 @@ impl<'a> Parts<'a> {
         command
     }
 
-    pub(super) fn finished(&self, command: Command) -> Result<Finished> {
-        child::run(command, LIMIT, self.interrupt)
-    }
-
-    /// A part whose process prints JSON.
-    pub(super) fn json(&self, command: Command) -> Result<Part> {
-        let finished = self.finished(command)?;
-        let result = serde_json::from_str(finished.stdout.lines().last().unwrap_or_default());
-        Ok(part(&finished, result.unwrap_or(Value::Null)))
-    }
-
     fn kernels(&self) -> Result<Part> {
         let file = self.temporary.path().join("kernels.json");
         let shapes = if self.args.quick { "quick" } else { "all" };
         let mut command = self.mirage(&["kernels", "test", &self.args.filter, "--shapes", shapes]);
         command.arg("--json").arg(&file);
-        let finished = self.finished(command)?;
+        let finished = child::run(command, LIMIT, self.interrupt)?;
         let result = read(&file).map_or(Value::Null, |tested| summary(&tested));
         let mut part = part(&finished, result);
         // Exit code 1 with results: kernels are wrong, which the table of the program says at length.
@@ -139,7 +124,7 @@ impl<'a> Parts<'a> {
             self.mirage(&["kernels", "bench", &self.args.filter, "--size", size, "--rounds", rounds]);
         let network = self.args.weights.as_deref().unwrap_or(Path::new("vgg19"));
         command.arg("--network").arg(network).arg("--json").arg(&file);
-        let finished = self.finished(command)?;
+        let finished = child::run(command, LIMIT, self.interrupt)?;
         let result = read(&file).map_or(Value::Null, |mut figures| {
             figures["size"] = size.into();
             figures["network"] = network.to_string_lossy().into();
@@ -157,9 +142,9 @@ impl<'a> Parts<'a> {
         if self.args.against == Some(Peer::Pytorch) && !self.interrupt.requested() {
             self.terminal.print("looking for PyTorch ...");
             let software = record.device.result["software"] == true;
-            let (found, part) = PyTorch::find(self, self.args, self.temporary.path(), software)?;
+            let (found, part) = PyTorch::find(self.interrupt, self.args, self.temporary.path(), software)?;
             (pytorch, record.pytorch) = (found, Some(part));
-            record.save()?;
+            save(record)?;
         }
         let count = if self.args.quick { 5 } else { 15 };
         for at in 0..record.iterations.len() {
@@ -169,9 +154,11 @@ impl<'a> Parts<'a> {
             }
             let given = self.args.weights.as_deref();
             let weights = if objective == "style" { Some(given.unwrap_or(&random)) } else { given };
-            record.iterations[at].part =
-                self.json(self.own_process(&format!("{objective}:{side}:{count}"), weights))?;
-            record.save()?;
+            record.iterations[at].part = child::json(
+                self.interrupt,
+                self.own_process(&format!("{objective}:{side}:{count}"), weights),
+            )?;
+            save(record)?;
             if let Some(pytorch) = &pytorch {
                 let weights = match weights {
                     Some(weights) => Ok(weights.to_owned()),
@@ -179,8 +166,9 @@ impl<'a> Parts<'a> {
                 };
                 // Without a network this program's own row says so.
                 let Ok(weights) = weights else { continue };
-                record.iterations[at].pytorch = pytorch.rows(self, objective, side, count, &weights)?;
-                record.save()?;
+                record.iterations[at].pytorch =
+                    pytorch.rows(self.interrupt, objective, side, count, &weights)?;
+                save(record)?;
             }
         }
         Ok(())
@@ -216,7 +204,7 @@ impl<'a> Parts<'a> {
         if let Some(weights) = &self.args.weights {
             command.arg("--weights").arg(weights);
         }
-        let finished = self.finished(command)?;
+        let finished = child::run(command, LIMIT, self.interrupt)?;
         let text = std::fs::read_to_string(&log).unwrap_or_default();
         let events: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let event = |name: &str| events.iter().find(|event| event["event"] == name);
@@ -239,20 +227,6 @@ impl<'a> Parts<'a> {
 
 fn read(file: &Path) -> Option<Value> {
     serde_json::from_str(&std::fs::read_to_string(file).ok()?).ok()
-}
-
-/// The part that a process was; one that printed no result has failed.
-fn part(finished: &Finished, result: Value) -> Part {
-    let reason = match finished.failure() {
-        None if result.is_null() => Some("the process printed no result".to_owned()),
-        reason => reason,
-    };
-    let status = match (&finished.ending, &reason) {
-        (Ending::Interrupted, _) => Status::Interrupted,
-        (_, None) => Status::Done,
-        (_, Some(_)) => Status::Failed,
-    };
-    Part { status, reason, seconds: Some(finished.seconds), result }
 }
 
 /// Numbers of kernels and shapes, the largest error of each kernel, and what failed.
@@ -315,18 +289,5 @@ mod tests {
         assert_eq!(summary["errors"][0], json!({ "kernel": "conv/naive", "shapes": 2, "max_ulp": 3.0 }));
         // JSON has no infinity.
         assert!(summary["errors"][1]["max_ulp"].is_null());
-    }
-
-    #[test]
-    fn a_process_without_a_result_has_failed() {
-        let finished = |code| Finished {
-            ending: Ending::Code(code),
-            stdout: String::new(),
-            stderr: String::new(),
-            seconds: 1.0,
-        };
-        assert_eq!(part(&finished(0), Value::Null).status, Status::Failed);
-        assert_eq!(part(&finished(0), json!({})).status, Status::Done);
-        assert_eq!(part(&finished(1), json!({})).status, Status::Failed);
     }
 }

@@ -1,8 +1,9 @@
 //! The same iterations in PyTorch, by a program that is inside this one and a Python that the user gives.
 
-use super::ReportArgs;
-use super::parts::Parts;
+use super::args::ReportArgs;
+use super::child;
 use super::record::{Part, PeerRow, Status};
+use crate::cli::interrupt::Interrupt;
 use crate::error::{Error, Result};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,7 @@ impl PyTorch {
     /// # Errors
     /// If a file can't be written.
     pub(super) fn find(
-        parts: &Parts<'_>,
+        interrupt: &Interrupt,
         args: &ReportArgs,
         temporary: &Path,
         software: bool,
@@ -35,7 +36,7 @@ impl PyTorch {
         std::fs::write(&script, SCRIPT).map_err(Error::io(&script, "writing"))?;
         let device = if software { "cpu" } else { "auto" };
         let mut this = Self { python: args.python.clone(), script, device, has_tf32: false };
-        let part = match parts.json(this.command(&["describe"])) {
+        let part = match child::json(interrupt, this.command(&["describe"])) {
             Ok(part) => part,
             // The user's Python is not there: that fails this part alone.
             Err(error) => {
@@ -54,7 +55,7 @@ impl PyTorch {
     /// If Python can't be started.
     pub(super) fn rows(
         &self,
-        parts: &Parts<'_>,
+        interrupt: &Interrupt,
         objective: &str,
         side: u32,
         iterations: u32,
@@ -67,7 +68,7 @@ impl PyTorch {
                 let (side, iterations) = (side.to_string(), iterations.to_string());
                 let mut command = self.command(&["time", objective, &side, layout, precision, &iterations]);
                 command.arg(weights);
-                let part = parts.json(command)?;
+                let part = child::json(interrupt, command)?;
                 if part.status == Status::Interrupted {
                     return Ok(rows);
                 }

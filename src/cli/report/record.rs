@@ -1,8 +1,6 @@
 //! A report as data: what `report.json` holds.
 
-use super::{PartName, ReportArgs, page};
-use crate::error::{Error, Result};
-use crate::files::write_whole;
+use super::args::{PartName, ReportArgs};
 use clap::ValueEnum as _;
 use serde::Serialize;
 use serde_json::Value;
@@ -11,10 +9,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Format of the file; a change of meaning changes the number.
 const FORMAT: u32 = 1;
-/// Name of the data's file.
-pub(super) const JSON: &str = "report.json";
-/// Name of the readable file.
-pub(super) const PAGE: &str = "report.md";
+/// Name of the picture's file.
+pub(super) const PICTURE: &str = "picture.png";
 
 /// Everything of one report.
 #[derive(Debug, Serialize)]
@@ -39,7 +35,7 @@ pub(super) struct Record {
     pub pytorch: Option<Part>,
     pub picture: Part,
     #[serde(skip)]
-    folder: PathBuf,
+    pub folder: PathBuf,
 }
 
 /// How far the report is.
@@ -151,30 +147,6 @@ impl Record {
             picture: part(PartName::Picture),
             folder: folder.to_owned(),
         }
-    }
-
-    /// Writes both files, each whole.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub(super) fn save(&self) -> Result<()> {
-        let path = self.folder.join(JSON);
-        let text = serde_json::to_string_pretty(self).map_err(|error| Error::Io {
-            path: path.clone(),
-            action: "writing the report",
-            source: error.into(),
-        })?;
-        write_whole(&path, (text + "\n").as_bytes(), "writing the report")?;
-        write_whole(&self.folder.join(PAGE), page::page(self).as_bytes(), "writing the report")
-    }
-
-    /// Saves the report as it is in the end.
-    ///
-    /// # Errors
-    /// As [`Record::save`].
-    pub(super) fn end(&mut self, state: State) -> Result<()> {
-        self.state = state;
-        self.save()
     }
 
     /// Name and reason of each part that failed.

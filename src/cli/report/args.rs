@@ -1,0 +1,128 @@
+//! The options of `mirage report`.
+
+use crate::cli::args::WEIGHTS_VARIABLE;
+use crate::error::{Error, Result};
+use crate::mirage::Benchmark;
+use clap::{Args, ValueEnum};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Options of `mirage report`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ReportArgs {
+    /// Folder for report.json, report.md and picture.png [default: mirage-report, with a number if there is one]
+    #[arg(short, long, value_name = "FOLDER", help_heading = "Report")]
+    pub(super) output: Option<PathBuf>,
+    /// A few minutes less: one shape for each kernel, layers of a 128 px picture, iterations at 256 px, a picture of 256 px
+    /// [default: off]
+    #[arg(long, help_heading = "Report")]
+    pub(super) quick: bool,
+    /// Only these parts, e.g. device,iterations: device, kernels, bench, iterations, picture [default: all]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Report")]
+    pub(super) parts: Vec<PartName>,
+    /// Kernels that are tested and timed, e.g. conv or conv/winograd [default: all]
+    #[arg(
+        long,
+        value_name = "OP[/VARIANT]",
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "Report"
+    )]
+    pub(super) filter: String,
+    /// Sides of the square pictures whose iterations are timed [default: 256,512,1024]
+    #[arg(long, value_name = "PIXELS", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=8192), help_heading = "Report")]
+    pub(super) sizes: Vec<u32>,
+    /// The photo of the picture [default: the Summer Palace, which is in the program]
+    #[arg(long, value_name = "FILE", help_heading = "Report")]
+    pub(super) photo: Option<PathBuf>,
+    /// Network of all parts [default: the one that comes with the program; VGG-19 with random weights for the kernels'
+    /// times and the style objective]
+    #[arg(long, value_name = "FILE", env = WEIGHTS_VARIABLE, hide_env_values = true, help_heading = "Report")]
+    pub(super) weights: Option<PathBuf>,
+    /// Time the same iterations in another program too: pytorch, with the Python of --python [default: none]
+    #[arg(long, value_name = "PROGRAM", help_heading = "Report")]
+    pub(super) against: Option<Peer>,
+    /// Python with the package torch; nothing is installed
+    #[arg(long, value_name = "FILE", default_value = "python3", help_heading = "Report")]
+    pub(super) python: PathBuf,
+    /// Graphics device by number or part of its name, from `mirage devices`, or cpu [default: the most capable GPU; the
+    /// CPU without one]
+    #[arg(long, value_name = "NAME|INDEX", help_heading = "Device")]
+    pub(super) adapter: Option<String>,
+    /// What a process of a report does, which this is; prints JSON.
+    #[arg(long, hide = true)]
+    pub(super) process: Option<Process>,
+}
+
+/// Name of the data's file.
+pub(super) const JSON: &str = "report.json";
+
+/// A part of the report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum PartName {
+    Device,
+    Kernels,
+    Bench,
+    Iterations,
+    Picture,
+}
+
+/// What to compare with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Peer {
+    Pytorch,
+}
+
+impl ReportArgs {
+    pub(super) fn includes(&self, part: PartName) -> bool {
+        self.parts.is_empty() || self.parts.contains(&part)
+    }
+
+    pub(super) fn sizes(&self) -> Vec<u32> {
+        match (self.sizes.is_empty(), self.quick) {
+            (false, _) => self.sizes.clone(),
+            (true, false) => vec![256, 512, 1024],
+            (true, true) => vec![256],
+        }
+    }
+
+    /// Makes the folder, if it is not there.
+    pub(super) fn folder(&self) -> Result<PathBuf> {
+        let folder = self.output.clone().unwrap_or_else(|| {
+            let numbered = (2..).map(|number| PathBuf::from(format!("mirage-report-{number}")));
+            let mut names = std::iter::once(PathBuf::from("mirage-report")).chain(numbered);
+            names.find(|name| !name.exists()).unwrap_or_else(|| "mirage-report".into())
+        });
+        if folder.join(JSON).exists() {
+            return Err(Error::file(
+                &folder,
+                "holds a report already",
+                "Give another folder with --output, or remove the report",
+            ));
+        }
+        std::fs::create_dir_all(&folder).map_err(Error::io(&folder, "making the folder"))?;
+        Ok(folder)
+    }
+}
+
+/// `device`, or `style:512:15`: objective, side in pixels, iterations.
+#[derive(Debug, Clone)]
+pub(super) enum Process {
+    Device,
+    Iterations(Benchmark, usize, usize),
+}
+
+impl FromStr for Process {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parts: Vec<&str> = text.split(':').collect();
+        let number = |text: &str| text.parse().map_err(|_| Error::usage(format!("`{text}` is not a number")));
+        match parts[..] {
+            ["device"] => Ok(Self::Device),
+            ["style", side, count] => Ok(Self::Iterations(Benchmark::Style, number(side)?, number(count)?)),
+            ["three", side, count] => Ok(Self::Iterations(Benchmark::Three, number(side)?, number(count)?)),
+            _ => Err(Error::usage(format!("`{text}` is no process of a report"))),
+        }
+    }
+}
