@@ -206,7 +206,7 @@ pub(in crate::ops) fn with_scratch<R>(length: usize, work: impl FnOnce(&mut [f32
         memory = vec![0.0; length];
     }
     if cfg!(debug_assertions) {
-        memory.fill(f32::NAN);
+        memory[..length].fill(f32::NAN);
     }
     let result = work(&mut memory[..length]);
     kept().push(memory);
