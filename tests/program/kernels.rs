@@ -332,7 +332,7 @@ fn a_trace_has_host_and_device() {
     let photo = place.photo("photo.png", 48, 32);
     place
         .render_for(&photo, "2")
-        .args(["--trace", "a trace.json"])
+        .args(["--adapter", "0", "--trace", "a trace.json"])
         .assert()
         .success()
         .stderr(contains("Trace: "));

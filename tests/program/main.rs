@@ -129,16 +129,44 @@ fn without_an_adapter_the_package_to_install_is_named() {
     let photo = place.photo("photo.png", 64, 48);
     let weights = place.network();
     for words in [
-        vec!["devices".as_ref()],
         vec!["render".as_ref(), photo.as_os_str(), "--weights".as_ref(), weights.as_os_str()],
         vec!["classify".as_ref(), photo.as_os_str(), "--weights".as_ref(), weights.as_os_str()],
     ] {
-        let assert = place.deviceless().args(&words).assert().code(2);
+        let assert = place.deviceless().args(&words).args(["--adapter", "0"]).assert().code(2);
         if cfg!(target_os = "linux") {
             assert.stderr(predicate::str::contains("mesa-vulkan-drivers"));
         }
     }
     assert_eq!(place.entries(), ["net.safetensors", "photo.png"], "nothing is left behind");
+}
+
+#[test]
+fn without_an_adapter_the_cpu_does_all() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    let listed = place.deviceless().arg("devices").assert().success();
+    listed.stdout(predicate::str::contains("cpu: ").and(predicate::str::contains("[default]")));
+    place.deviceless_render(&photo).args(["--iterations", "2"]).assert().success().stderr(
+        predicate::str::contains("no GPU was found")
+            .and(predicate::str::contains("--adapter llvmpipe").not()),
+    );
+    let mut classify = place.deviceless();
+    classify.args(["classify", "photo.png", "--weights"]).arg(place.network()).assert().success();
+    // A network that is painted with on a graphics device gives about the same losses.
+    let losses = |adapter: &str| {
+        let log = format!("{adapter}.jsonl");
+        let mut run = place.render_to(&photo, &format!("{adapter}.png"), "3");
+        run.args(["--adapter", adapter, "--print-every", "1", "--log", &log]).assert().success();
+        let text = std::fs::read_to_string(place.path(&log)).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        lines.filter_map(|line| line["loss"].as_f64()).collect::<Vec<f64>>()
+    };
+    let (cpu, graphics) = (losses("cpu"), losses("0"));
+    assert!(cpu.len() > 2 && cpu.len() == graphics.len(), "{cpu:?} {graphics:?}");
+    for (cpu, graphics) in cpu.iter().zip(&graphics) {
+        // Decisions of ReLU and pooling differ by rounding: the limit of the issue for ten steps.
+        assert!((cpu - graphics).abs() <= 1e-3 * graphics.abs(), "{cpu} {graphics}");
+    }
 }
 
 #[test]

@@ -22,7 +22,7 @@ pub(super) struct ListArgs {
 
 /// Lists what the device can run; without a device, what a typical one could.
 pub(super) fn run(args: &ListArgs) -> Result<()> {
-    let (profile, device) = match args.device.open() {
+    let (profile, device) = match args.device.open_graphics() {
         Ok(engine) => (engine.profile().clone(), engine.describe()),
         Err(Error::NoAdapter(_)) => (
             typical(),

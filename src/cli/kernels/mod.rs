@@ -9,8 +9,8 @@ mod watch;
 
 use super::streams;
 use super::values::Kernels;
-use crate::error::Result;
-use crate::gpu::{AdapterChoice, DeviceOptions};
+use crate::error::{Error, Result};
+use crate::gpu::{AdapterChoice, Context, DeviceOptions};
 use crate::graph::Engine;
 use crate::ops::REGISTRY;
 use crate::shader::Folder;
@@ -52,8 +52,8 @@ pub(in crate::cli) fn run(args: &KernelsArgs, folder: Option<Folder>) -> Result<
 /// Which device, and how it is used.
 #[derive(Debug, Args)]
 struct DeviceArgs {
-    /// Graphics device by number or part of its name, from `mirage devices`, or cpu [default: the most capable GPU; the
-    /// CPU without one]
+    /// Graphics device by number or part of its name, from `mirage devices`, or cpu [default: the most capable, drivers in
+    /// software included; the CPU without any]
     #[arg(long, value_name = "NAME|INDEX", help_heading = "Device")]
     adapter: Option<AdapterChoice>,
     /// Only this family of kernels, with the naive ones [default: auto, which is all of them]
@@ -74,9 +74,25 @@ struct DeviceArgs {
 }
 
 impl DeviceArgs {
-    /// Opens the device; on stderr, a note if the user should know why it is this one.
+    /// Opens the device that was named, or the best graphics device: the workbench is about shaders first.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] if there is none.
+    fn open_graphics(&self) -> Result<Arc<Engine>> {
+        let options = self.options();
+        match options.adapter {
+            AdapterChoice::Cpu => Engine::open(&options),
+            _ => Context::open(&options).map(Engine::new),
+        }
+    }
+
+    /// The same, or the CPU where there is no graphics device; on stderr, a note if the user should know why it is this
+    /// one.
     fn open(&self) -> Result<Arc<Engine>> {
-        let engine = Engine::open(&self.options())?;
+        let engine = match self.open_graphics() {
+            Err(Error::NoAdapter(_)) => Engine::open(&self.options())?,
+            opened => opened?,
+        };
         if let Some(note) = engine.note() {
             streams::eprint(&format!("note: {note}"));
         }

@@ -9,6 +9,7 @@ use super::record::{PICTURE, Part, Record, Status};
 use crate::cli::interrupt::Interrupt;
 use crate::cli::terminal::Terminal;
 use crate::error::{Error, Result};
+use crate::gpu::adapters;
 use crate::vgg::locate::{self, Location};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -24,6 +25,9 @@ pub(super) struct Parts<'a> {
     interrupt: &'a Interrupt,
     terminal: &'a Terminal,
     program: PathBuf,
+    /// The device that all parts use: that of the command line, or the CPU where there is no GPU. Named, because the
+    /// parts have defaults of their own.
+    adapter: Option<String>,
     /// For files between processes; goes with the report.
     temporary: tempfile::TempDir,
 }
@@ -40,7 +44,12 @@ impl<'a> Parts<'a> {
             std::env::current_exe().map_err(Error::io(Path::new("mirage"), "finding the program"))?;
         let temporary =
             tempfile::tempdir().map_err(Error::io(&std::env::temp_dir(), "making a temporary folder in"))?;
-        Ok(Self { args, shader_dir, folder, interrupt, terminal, program, temporary })
+        let gpu = || Ok(adapters()?.iter().any(|adapter| adapter.info.device_type != wgpu::DeviceType::Cpu));
+        let adapter = match &args.adapter {
+            None if shader_dir.is_none() && !gpu()? => Some("cpu".to_owned()),
+            named => named.clone(),
+        };
+        Ok(Self { args, shader_dir, folder, interrupt, terminal, program, adapter, temporary })
     }
 
     /// Runs all parts that are asked for, and saves the record after each; false if the user interrupted.
@@ -86,7 +95,7 @@ impl<'a> Parts<'a> {
         if let Some(folder) = self.shader_dir {
             command.arg("--shader-dir").arg(folder);
         }
-        if let Some(adapter) = &self.args.adapter {
+        if let Some(adapter) = &self.adapter {
             command.arg(format!("--adapter={adapter}"));
         }
         command
