@@ -1,5 +1,5 @@
-# Sourced by tools/test and tools/demo: checks that Rust is there, and after a build that an adapter is.
-# Installs Mesa's software Vulkan driver when no adapter is found and this system is Debian's kind.
+# Sourced by tools/test and tools/demo: checks that Rust is there, and for tests that a graphics adapter is.
+# Installs Mesa's software Vulkan driver when tests find no adapter and this system is Debian's kind.
 
 # What begins, and after how many minutes: where a long run spends its time.
 say() { printf '== %s (%d:%02d)\n' "$*" $((SECONDS / 60)) $((SECONDS % 60)); }
@@ -67,16 +67,26 @@ need_rust() {
   command -v cc >/dev/null 2>&1 || install_packages gcc libc6-dev
 }
 
-# $1: the built program.
-need_adapter() {
-  # Mesa's Wayland part complains on machines without a session.
+# Mesa's Wayland part complains on machines without a session.
+need_session() {
   if [ -z "${XDG_RUNTIME_DIR:-}" ]; then
     XDG_RUNTIME_DIR=$(mktemp -d)
     export XDG_RUNTIME_DIR
   fi
-  if ! "$1" devices >/dev/null 2>&1; then
-    install_packages mesa-vulkan-drivers
-    "$1" devices >/dev/null || fail "No graphics adapter can be used, see above."
-  fi
+}
+
+# A graphics device, for tests of shaders. $1: the built program.
+need_adapter() {
+  need_session
+  case "$("$1" devices 2>/dev/null)" in
+    0:*) ;;
+    *)
+      install_packages mesa-vulkan-drivers
+      case "$("$1" devices)" in
+        0:*) ;;
+        *) fail "No graphics adapter can be used: the tests of shaders need one." ;;
+      esac
+      ;;
+  esac
   "$1" devices
 }
