@@ -40,7 +40,7 @@ impl Debug for NativeKernel {
     }
 }
 
-/// What a native kernel works on. Tensors are as stored (see [`super::shape`]), without anything behind them.
+/// What a native kernel works on. Tensors are as stored (see `shape.rs`), without anything behind them.
 pub struct NativeCall<'a> {
     /// The inputs. Those that the op mutates or overwrites are empty here.
     pub inputs: Vec<&'a [f32]>,
