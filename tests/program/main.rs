@@ -159,7 +159,7 @@ fn without_an_adapter_the_cpu_does_all() {
         run.args(["--adapter", adapter, "--print-every", "1", "--log", &log]).assert().success();
         let text = std::fs::read_to_string(place.path(&log)).unwrap();
         let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-        lines.filter_map(|line| line["loss"].as_f64()).collect::<Vec<f64>>()
+        lines.filter_map(|line| line["total"].as_f64()).collect::<Vec<f64>>()
     };
     let (cpu, graphics) = (losses("cpu"), losses("0"));
     assert!(cpu.len() > 2 && cpu.len() == graphics.len(), "{cpu:?} {graphics:?}");
