@@ -29,7 +29,8 @@ impl Program {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mirage"));
         command.current_dir(folder).arg("render").arg(root.join("docs/photos/summer-palace.jpg"));
         command.arg("--weights").arg(root.join("weights/vgg16-narrow.safetensors"));
-        command.args(["-o", "out.png", "--size", "160", "--web", "0"]);
+        // The functions for the CPU are slow in a program that is not optimised.
+        command.args(["--adapter", "0", "-o", "out.png", "--size", "160", "--web", "0"]);
         command.args(["--scales", "2", "--iterations", "6,100000"]);
         command.args(["--print-every", "4", "--save-at", "2,5,8", "--no-tuning-cache"]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
