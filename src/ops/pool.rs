@@ -136,6 +136,22 @@ impl Pool {
     }
 }
 
+/// Windows of 2x2 side by side on the CPU, also as a step of other kernels: of a map as stored into the halved one.
+pub(super) fn native_halve(kind: PoolKind, map: &[f32], layout: MapLayout, output: &mut [f32]) {
+    fill_map(halved(layout), output, |quad, y, texels| {
+        let [upper, lower] = [0, 1].map(|line| row(map, layout, quad, 2 * y + line).as_chunks::<8>().0);
+        for ((texel, a), b) in texels.as_chunks_mut::<4>().0.iter_mut().zip(upper).zip(lower) {
+            for (channel, value) in texel.iter_mut().enumerate() {
+                let four = [a[channel], a[channel + 4], b[channel], b[channel + 4]];
+                *value = match kind {
+                    PoolKind::Max => four[1..].iter().fold(four[0], |best, value| larger(best, *value)),
+                    PoolKind::Average => 0.25 * ((four[0] + four[1]) + (four[2] + four[3])),
+                };
+            }
+        }
+    });
+}
+
 /// A map after windows of 2x2 side by side.
 pub(super) fn halved(map: MapLayout) -> MapLayout {
     MapLayout { height: map.height / 2, width: map.width / 2, ..map }
@@ -211,23 +227,7 @@ impl Op for Pool {
             return Ok(self.kind.native(input, output, self.axes(input)?));
         }
         let kind = self.kind;
-        Ok(NativeKernel::new(move |call| {
-            let x = call.inputs[0];
-            fill_map(output, call.output, |quad, y, texels| {
-                let [upper, lower] = [0, 1].map(|line| row(x, input, quad, 2 * y + line).as_chunks::<8>().0);
-                for ((texel, a), b) in texels.as_chunks_mut::<4>().0.iter_mut().zip(upper).zip(lower) {
-                    for (channel, value) in texel.iter_mut().enumerate() {
-                        let four = [a[channel], a[channel + 4], b[channel], b[channel + 4]];
-                        *value = match kind {
-                            PoolKind::Max => {
-                                four[1..].iter().fold(four[0], |best, value| larger(best, *value))
-                            }
-                            PoolKind::Average => 0.25 * ((four[0] + four[1]) + (four[2] + four[3])),
-                        };
-                    }
-                }
-            });
-        }))
+        Ok(NativeKernel::new(move |call| native_halve(kind, call.inputs[0], input, call.output)))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {

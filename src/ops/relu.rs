@@ -57,6 +57,11 @@ impl ReluBackward {
     }
 }
 
+/// The mask on the CPU, also as a step of other kernels: dx from y and dy, all as stored.
+pub(super) fn mask_gradient(dx: &mut [f32], y: &[f32], dy: &[f32]) {
+    elementwise(dx, [y, dy], |[y, dy]| if y > 0.0 { dy } else { 0.0 });
+}
+
 impl Op for ReluBackward {
     fn name(&self) -> &'static str {
         "relu_backward"
@@ -72,10 +77,7 @@ impl Op for ReluBackward {
     }
 
     fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
-        Ok(NativeKernel::new(|call| {
-            let mask = |[y, dy]: [f32; 2]| if y > 0.0 { dy } else { 0.0 };
-            elementwise(call.output, [call.inputs[0], call.inputs[1]], mask);
-        }))
+        Ok(NativeKernel::new(|call| mask_gradient(call.output, call.inputs[0], call.inputs[1])))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {

@@ -258,7 +258,7 @@ mod tests {
         set(&written.file, 0o664);
         assert_eq!(found(&written).unwrap(), written.file, "what a group may write to is searched");
         assert_eq!(found(&linked).unwrap(), linked.file);
-        // 1777 is the temporary folder's mode: anybody may add a file.
+        // 1777 is the temporary folder's mode: any user may add a file.
         for (path, open) in [(&above, 0o1777), (&weights, 0o1777), (&weights, 0o757), (&written.file, 0o646)]
         {
             let shut = path.metadata().unwrap().permissions().mode();
@@ -269,7 +269,7 @@ mod tests {
         }
         set(&weights, 0o777);
         refused(&linked, &linked.base);
-        // Where there is nothing yet, somebody may be about to put something.
+        // Where there is nothing yet, another user may still put a file.
         set(&above, 0o1777);
         std::fs::remove_dir_all(&weights).unwrap();
         refused(&written, &above);

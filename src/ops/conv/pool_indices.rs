@@ -11,7 +11,7 @@
 
 use crate::gpu::Profile;
 use crate::ops::native::fill_map;
-use crate::ops::pool::{halve_max, halved};
+use crate::ops::pool::{halve_max, halved, native_halve};
 use crate::ops::{Dispatch, Kernel, MapLayout, Operand, Pool, PoolKind, Shape, window};
 use std::ops::Range;
 
@@ -74,22 +74,7 @@ impl PoolIndices {
     /// Pools a rectified map on the host, and keeps the indices.
     pub fn native_pool(self, map: &[f32], pooled: &mut [f32], indices: &mut [f32]) {
         let Self { map: layout } = self;
-        fill_map(self.pooled(), pooled, |quad, y, row| {
-            for (x, to) in row.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                *to = self.window(map, quad, [y, x]).into_iter().fold(
-                    [f32::NEG_INFINITY; 4],
-                    |largest, texel| {
-                        std::array::from_fn(|lane| {
-                            if texel[lane] > largest[lane] || texel[lane].is_nan() {
-                                texel[lane]
-                            } else {
-                                largest[lane]
-                            }
-                        })
-                    },
-                );
-            }
-        });
+        native_halve(PoolKind::Max, map, layout, pooled);
         let half = self.pooled();
         fill_map(self.layout(), indices, |quad, y, row| {
             for (x, to) in row.as_chunks_mut::<4>().0.iter_mut().enumerate() {

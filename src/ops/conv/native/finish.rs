@@ -1,7 +1,5 @@
 //! What is done to the values of a convolution, or of its adjoint, where they are written.
 
-use rayon::prelude::*;
-
 /// The last steps, in this order.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Finish<'a> {
@@ -50,10 +48,4 @@ impl Finish<'_> {
         }
         *to = values;
     }
-}
-
-/// The gradient where the activation is positive, else zero.
-pub(super) fn masked(gradient: &[f32], activation: &[f32]) -> Vec<f32> {
-    let pairs = gradient.par_iter().zip(activation);
-    pairs.map(|(gradient, y)| if *y > 0.0 { *gradient } else { 0.0 }).collect()
 }

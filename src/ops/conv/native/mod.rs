@@ -12,12 +12,15 @@ mod weights;
 mod winograd;
 
 use super::convolution::{Conv, Padding, Then};
+use super::filter::Filter;
 use super::pool_indices::PoolIndices;
 use crate::gpu::Profile;
-use crate::ops::{MapLayout, NativeCall, NativeKernel};
+use crate::ops::relu::mask_gradient;
+use crate::ops::{MapLayout, NativeCall, NativeConstant, NativeKernel};
 use finish::Finish;
 use layout::Placement;
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// Up to this many input channels the direct sum takes less time than the transforms.
 const FEW_CHANNELS: usize = 4;
@@ -29,7 +32,18 @@ enum Method {
     Naive,
 }
 
-/// The best method for sums over `channels` of 3x3 or 1x1 pixels.
+impl Method {
+    /// The weights as this method reads them.
+    fn weights(&self, filter: &Arc<Filter>, adjoint: bool) -> NativeConstant {
+        match self {
+            Self::Winograd(winograd) => weights::winograd(filter, winograd.packing()),
+            Self::Direct(_) => weights::direct(filter, adjoint),
+            Self::Naive => weights::plain(filter),
+        }
+    }
+}
+
+/// The best method for a convolution, or its adjoint, that lies so.
 fn choose(conv: &Conv, place: Placement, adjoint: bool, device: &Profile) -> Method {
     match conv.tuned_taps() {
         Some(9) if !device.exact && place.input.channels > FEW_CHANNELS => {
@@ -50,11 +64,7 @@ pub(super) fn forward(conv: &Conv, input: MapLayout, output: MapLayout, device: 
     };
     let method = choose(conv, placement, false, device);
     let repeats = repeats && !matches!(method, Method::Naive);
-    let weights = match &method {
-        Method::Winograd(winograd) => weights::winograd(&conv.filter, winograd.packing()),
-        Method::Direct(_) => weights::direct(&conv.filter, false),
-        Method::Naive => weights::plain(&conv.filter),
-    };
+    let weights = method.weights(&conv.filter, false);
     let conv = conv.clone();
     let bias = weights::bias(&conv.filter);
     let run = move |call: NativeCall<'_>| {
@@ -95,11 +105,7 @@ pub(super) fn backward(
     };
     let method = choose(conv, placement, true, device);
     let folds = repeats && !matches!(method, Method::Naive);
-    let weights = match &method {
-        Method::Winograd(winograd) => weights::winograd(&conv.filter, winograd.packing()),
-        Method::Direct(_) => weights::direct(&conv.filter, true),
-        Method::Naive => weights::plain(&conv.filter),
-    };
+    let weights = method.weights(&conv.filter, true);
     let conv = conv.clone();
     let run = move |call: NativeCall<'_>| {
         let NativeCall { inputs, output: result, constants, .. } = call;
@@ -115,17 +121,19 @@ pub(super) fn backward(
             inputs[1].into()
         };
         let activation = (conv.relu && !conv.pool).then_some(inputs[0]);
+        // For the methods that don't mask what they read.
+        let masked = || match activation {
+            Some(activation) => {
+                let mut masked = vec![0.0; upstream.len()];
+                mask_gradient(&mut masked, activation, &upstream);
+                Cow::Owned(masked)
+            }
+            None => Cow::Borrowed(&*upstream),
+        };
         let compute = |finish: &Finish<'_>, result: &mut [f32]| match &method {
             Method::Winograd(winograd) => winograd.run(&upstream, activation, weights, finish, result),
-            Method::Direct(direct) => {
-                let masked = activation.map(|activation| finish::masked(&upstream, activation));
-                direct.run(masked.as_deref().unwrap_or(&upstream), weights, finish, result);
-            }
-            Method::Naive => {
-                let masked = activation.map(|activation| finish::masked(&upstream, activation));
-                let upstream = masked.as_deref().unwrap_or(&upstream);
-                naive::backward(&conv, [input, output], upstream, weights, finish, result);
-            }
+            Method::Direct(direct) => direct.run(&masked(), weights, finish, result),
+            Method::Naive => naive::backward(&conv, [input, output], &masked(), weights, finish, result),
         };
         if folds {
             let mut whole = vec![0.0; edges::padded(input).texels() * 4];
