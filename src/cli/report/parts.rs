@@ -9,7 +9,7 @@ use super::record::{PICTURE, Part, Record, Status};
 use crate::cli::interrupt::Interrupt;
 use crate::cli::terminal::Terminal;
 use crate::error::{Error, Result};
-use crate::gpu::adapters;
+use crate::gpu::{AdapterSummary, adapters};
 use crate::vgg::locate::{self, Location};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ use std::process::Command;
 
 /// The photo, for programs without a checkout beside them.
 const PHOTO: &[u8] = include_bytes!("../../../docs/photos/summer-palace.jpg");
+
 /// What runs the parts.
 pub(super) struct Parts<'a> {
     args: &'a ReportArgs,
@@ -25,9 +26,8 @@ pub(super) struct Parts<'a> {
     interrupt: &'a Interrupt,
     terminal: &'a Terminal,
     program: PathBuf,
-    /// The device that all parts use: that of the command line, or the CPU where there is no GPU. Named, because the
-    /// parts have defaults of their own.
-    adapter: Option<String>,
+    /// True if the device is the CPU because there is no GPU.
+    on_cpu: bool,
     /// For files between processes; goes with the report.
     temporary: tempfile::TempDir,
 }
@@ -44,12 +44,10 @@ impl<'a> Parts<'a> {
             std::env::current_exe().map_err(Error::io(Path::new("mirage"), "finding the program"))?;
         let temporary =
             tempfile::tempdir().map_err(Error::io(&std::env::temp_dir(), "making a temporary folder in"))?;
-        let gpu = || Ok(adapters()?.iter().any(|adapter| adapter.info.device_type != wgpu::DeviceType::Cpu));
-        let adapter = match &args.adapter {
-            None if shader_dir.is_none() && !gpu()? => Some("cpu".to_owned()),
-            named => named.clone(),
-        };
-        Ok(Self { args, shader_dir, folder, interrupt, terminal, program, adapter, temporary })
+        let chosen = args.adapter.is_some() || shader_dir.is_some();
+        let is_gpu = |adapter: &AdapterSummary| adapter.info.device_type != wgpu::DeviceType::Cpu;
+        let on_cpu = !chosen && !adapters()?.iter().any(is_gpu);
+        Ok(Self { args, shader_dir, folder, interrupt, terminal, program, on_cpu, temporary })
     }
 
     /// Runs all parts that are asked for, and saves the record after each; false if the user interrupted.
@@ -95,8 +93,17 @@ impl<'a> Parts<'a> {
         if let Some(folder) = self.shader_dir {
             command.arg("--shader-dir").arg(folder);
         }
-        if let Some(adapter) = &self.adapter {
+        if let Some(adapter) = &self.args.adapter {
             command.arg(format!("--adapter={adapter}"));
+        }
+        command
+    }
+
+    /// The workbench of this program, which by itself would take a driver in software rather than the CPU.
+    fn workbench(&self, words: &[&str]) -> Command {
+        let mut command = self.mirage(words);
+        if self.on_cpu {
+            command.arg("--adapter=cpu");
         }
         command
     }
@@ -113,7 +120,7 @@ impl<'a> Parts<'a> {
     fn kernels(&self) -> Result<Part> {
         let file = self.temporary.path().join("kernels.json");
         let shapes = if self.args.quick { "quick" } else { "all" };
-        let mut command = self.mirage(&["kernels", "test", &self.args.filter, "--shapes", shapes]);
+        let mut command = self.workbench(&["kernels", "test", &self.args.filter, "--shapes", shapes]);
         command.arg("--json").arg(&file);
         let finished = child::run(command, LIMIT, self.interrupt)?;
         let result = read(&file).map_or(Value::Null, |tested| summary(&tested));
@@ -130,7 +137,7 @@ impl<'a> Parts<'a> {
         let file = self.temporary.path().join("bench.json");
         let (size, rounds) = if self.args.quick { ("128", "5") } else { ("512", "15") };
         let mut command =
-            self.mirage(&["kernels", "bench", &self.args.filter, "--size", size, "--rounds", rounds]);
+            self.workbench(&["kernels", "bench", &self.args.filter, "--size", size, "--rounds", rounds]);
         let network = self.args.weights.as_deref().unwrap_or(Path::new("vgg19"));
         command.arg("--network").arg(network).arg("--json").arg(&file);
         let finished = child::run(command, LIMIT, self.interrupt)?;
