@@ -1,5 +1,6 @@
 //! Times whole iterations: `cargo bench --bench iteration [-- SIDE... --objective three|style --weights FILE
-//! --iterations N --json --layers --first --exact --kernels auto|texture|buffer|naive]`.
+//! --iterations N --json --layers --first --forward LAYER --adapter cpu|NAME|INDEX --exact
+//! --kernels auto|texture|buffer|naive]`.
 //!
 //! The default network at 128 and 256 px with all three factors if nothing else is said. `style` is
 //! neural-style's objective: style at relu1_1 to relu5_1, content at relu4_2. Every iteration is forward, the
@@ -11,11 +12,13 @@
 //! `mirage render` would do it, balance and first report included (the last report, which measures the shares
 //! once more, is not). For a cold start give an empty shader cache
 //! (`MESA_SHADER_CACHE_DIR`), which `tools/compare_peers.py` does.
+//!
+//! `--forward relu5_1` in place of that: the median and minimum of forward passes up to this layer.
 
 use clap::{Parser, ValueEnum};
-use neural_mirage::gpu::{DeviceOptions, Family};
+use neural_mirage::gpu::{AdapterChoice, DeviceOptions, Family};
 use neural_mirage::graph::Engine;
-use neural_mirage::mirage::{Benchmark, IterationTimes, Session};
+use neural_mirage::mirage::{Benchmark, IterationTimes, Session, forward_seconds};
 use neural_mirage::vgg::Network;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -56,6 +59,10 @@ struct Arguments {
     layers: bool,
     #[arg(long)]
     first: bool,
+    #[arg(long, value_name = "LAYER")]
+    forward: Option<String>,
+    #[arg(long)]
+    adapter: Option<String>,
     /// Cargo passes this.
     #[arg(long, hide = true)]
     bench: bool,
@@ -81,7 +88,10 @@ fn main() -> neural_mirage::Result<()> {
         Kernels::Buffer => Family::Buffer,
         Kernels::Naive => Family::Naive,
     };
-    let engine = Engine::open(&DeviceOptions { family, exact: arguments.exact, ..Default::default() })?;
+    // Parsing can't fail: what is not a number is part of a name.
+    let adapter = arguments.adapter.as_ref().and_then(|text| text.parse::<AdapterChoice>().ok());
+    let adapter = adapter.unwrap_or_default();
+    let engine = Engine::open(&DeviceOptions { adapter, family, exact: arguments.exact, ..Default::default() })?;
     let network = Arc::new(Network::find(arguments.weights.as_deref(), None)?);
     if !arguments.json {
         println!("{}", engine.describe());
@@ -96,6 +106,16 @@ fn main() -> neural_mirage::Result<()> {
             session.first_iteration()?;
             let seconds = start.elapsed().as_secs_f64();
             println!("{{\"side\": {side}, \"first\": {seconds:.3}, \"peak_mib\": {}}}", peak_mib());
+            continue;
+        }
+        if let Some(layer) = &arguments.forward {
+            let mut seconds = forward_seconds(&engine, &network, layer, side, arguments.iterations.max(1))?;
+            seconds.sort_by(f64::total_cmp);
+            let (least, median) = (seconds[0], seconds[seconds.len() / 2]);
+            println!(
+                "{{\"side\": {side}, \"min\": {least:.5}, \"median\": {median:.5}, \"peak_mib\": {}}}",
+                peak_mib()
+            );
             continue;
         }
         let mut session = benchmark.session(&engine, &network, side)?;

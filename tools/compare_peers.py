@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Times this program against PyTorch, and with --burn against Burn, on the same machine, and prints Markdown tables.
+"""Times this program against PyTorch, ncnn and Burn on the same machine, and prints Markdown tables.
 
-    python3 tools/compare_peers.py [--rounds 7] [--sides 256 512] [--dir DIR] [--starts 5] [--burn]
+    python3 tools/compare_peers.py [--rounds 7] [--sides 256 512] [--dir DIR] [--starts 5] [--adapter cpu]
+    python3 tools/compare_peers.py --ncnn                 forward passes of VGG-19 to relu5_1 against ncnn and PyTorch
+    python3 tools/compare_peers.py --burn                 single convolutions against Burn
     python3 tools/compare_peers.py --pixels FILE.json     one run of each side for every size from 64 to 2040 px
 
 Installs the newest torch, numpy and safetensors into a virtual environment of its own (tools/.venv-peers, or
@@ -14,6 +16,10 @@ The objective is the same on both sides: forward, gradient of the picture, a ste
     style   VGG-19 up to relu5_1 (random weights): Gram losses at relu1_1 relu2_1 relu3_1 relu4_1 relu5_1, MSE at relu4_2
     three   the network in weights/: the same style and spatial layers, MSE at fc8; total variation
 PyTorch optimises the preprocessed picture itself, so it is spared the preprocessing, its adjoint and the clamp.
+
+--adapter: the device of ours, as `mirage devices` lists it; the default without a GPU is the CPU device.
+
+--ncnn: f32, two threads, its Winograd convolutions on. The package `ncnn` is installed into the virtual environment.
 
 --burn: single 3x3 convolutions (forward) by our preferred kernel of the texture family and by Burn's wgpu backend
 (tools/burn_peer, built here), in turn on the same adapter. BURN_PEER names a binary that is built already.
@@ -129,6 +135,95 @@ def make_vgg19(path):
     save_file(state, path, {"format": "pt", "architecture": "vgg19", "preprocessing": "caffe"})
 
 
+# ---- forward passes of the peers, run as `compare_peers.py forward ncnn|torch SIDE WEIGHTS RUNS` ----
+
+
+def vgg19_to_relu5_1():
+    """The convolutions in order, with None where a pooling is."""
+    names = []
+    for b, count in enumerate(BLOCKS["vgg19"], 1):
+        names += [f"conv{b}_{i}" for i in range(1, count + 1)]
+        if b == 5:
+            return names[: names.index("conv5_1") + 1]
+        names.append(None)
+
+
+def ncnn_forward(side, state):
+    import ncnn
+    import numpy as np
+
+    lines, last, ins = ["Input picture 0 1 picture 0=0 1=0 2=3"], "picture", 3
+    with tempfile.TemporaryDirectory() as folder:
+        with open(f"{folder}/vgg19.bin", "wb") as file:
+            for index, name in enumerate(vgg19_to_relu5_1()):
+                if name is None:
+                    lines.append(f"Pooling pool{index} 1 1 {last} pool{index} 0=0 1=2 2=2")
+                    last = f"pool{index}"
+                    continue
+                weight, bias = state[f"{name}.weight"].numpy(), state[f"{name}.bias"].numpy()
+                form = f"0={weight.shape[0]} 1=3 4=1 5=1 6={weight.size} 9=1"
+                lines.append(f"Convolution {name} 1 1 {last} {name} {form}")
+                file.write(np.uint32(0).tobytes() + weight.tobytes() + bias.tobytes())
+                last = name
+        Path(folder, "vgg19.param").write_text("\n".join(["7767517", f"{len(lines)} {len(lines)}", *lines, ""]))
+        net = ncnn.Net()
+        net.opt.num_threads = 2
+        net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
+        net.opt.use_bf16_storage = False
+        assert net.load_param(f"{folder}/vgg19.param") == 0 and net.load_model(f"{folder}/vgg19.bin") == 0
+    picture = np.random.default_rng(0).random((3, side, side), dtype=np.float32)
+
+    def forward():
+        extractor = net.create_extractor()
+        extractor.input("picture", ncnn.Mat(picture))
+        status, found = extractor.extract(last)
+        assert status == 0
+        return np.array(found)
+
+    return forward, picture
+
+
+def torch_forward(side, state, picture=None):
+    import torch
+    import torch.nn.functional as F
+
+    torch.set_num_threads(2)
+    form = torch.channels_last
+    state = {k: v.contiguous(memory_format=form) if v.dim() == 4 else v for k, v in state.items()}
+    picture = torch.rand(1, 3, side, side) if picture is None else torch.from_numpy(picture)[None]
+    picture = picture.contiguous(memory_format=form)
+
+    @torch.no_grad()
+    def forward():
+        x = picture
+        for name in vgg19_to_relu5_1():
+            x = F.max_pool2d(x, 2) if name is None else F.relu(F.conv2d(x, state[f"{name}.weight"], state[f"{name}.bias"], padding=1))
+        return x[0].numpy()
+
+    return forward
+
+
+def forward_side(peer, side, weights, runs):
+    from safetensors.torch import load_file
+
+    state = load_file(weights)
+    forward = torch_forward(side, state) if peer == "torch" else ncnn_forward(side, state)[0]
+    times = []
+    for _ in range(2 + runs):
+        start = time.perf_counter()
+        forward()
+        times.append(time.perf_counter() - start)
+    times = sorted(times[2:])
+    if peer == "ncnn":  # that it computes the same
+        import numpy as np
+
+        forward, picture = ncnn_forward(side, state)
+        wanted = torch_forward(side, state, picture)()
+        off = np.linalg.norm(forward() - wanted) / np.linalg.norm(wanted)
+        assert off < 1e-3, f"ncnn's activations are off by {off}"
+    print(json.dumps({"median": times[len(times) // 2], "min": times[0]}))
+
+
 # ---- the driver ----
 
 
@@ -199,13 +294,37 @@ def compare_burn(rounds, directory):
     print(f"\n{rounds} rounds in turn, the least of a round's runs.")
 
 
+def compare_forward(rounds, sides, ours, interpreter, vgg19):
+    subprocess.run([interpreter, "-m", "pip", "install", "--quiet", "ncnn"], check=True)
+    print("| px | ours, s | ncnn, s | PyTorch, s | ours / ncnn | each round | ours / PyTorch |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for side in sides:
+        commands = [
+            [*ours, side, "--forward", "relu5_1", "--weights", vgg19, "--iterations", 9],
+            [interpreter, __file__, "forward", "ncnn", side, vgg19, 9],
+            [interpreter, __file__, "forward", "torch", side, vgg19, 9],
+        ]
+        found = [[], [], []]
+        for _ in range(rounds):
+            for times, command in zip(found, commands):
+                times.append(run(command)["median"])
+        medians = [statistics.median(times) for times in found]
+        each = spread([a / b for a, b in zip(found[0], found[1])], 2)
+        print(
+            f"| {side} | {' | '.join(spread(times) for times in found)} | **{medians[0] / medians[1]:.2f}** | {each} | "
+            f"{medians[0] / medians[2]:.2f} |",
+            flush=True,
+        )
+    print(f"\nVGG-19 to relu5_1, forward; {rounds} rounds in turn, medians of 9 passes.")
+
+
 def sweep_pixels(path, ours, interpreter, vgg19):
     rows, last = [], {}
     # Not 2048: a plane of 2049 x 2049 texels is 64 MiB and a hair, lavapipe binds 128 MiB and windows of whole pairs.
     for side in (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1448, 2040):
         count = 7 if side <= 256 else 3 if side <= 768 else 1
         commands = {
-            "ours": [ours, side, "--objective", "style", "--weights", vgg19, "--iterations", count, "--json"],
+            "ours": [*ours, side, "--objective", "style", "--weights", vgg19, "--iterations", count, "--json"],
             "PyTorch": [interpreter, __file__, "torch", "style", side, "channels_last", vgg19, count],
         }
         for name, command in commands.items():
@@ -232,17 +351,23 @@ def main():
     parser.add_argument("--objectives", nargs="+", default=["style", "three"], choices=["style", "three"])
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "compare-peers")
     parser.add_argument("--starts", type=int, default=5, help="cold and warm starts to time; 0 for none")
+    parser.add_argument("--adapter", help="of ours")
+    parser.add_argument("--ncnn", action="store_true", help="forward passes against ncnn, in place of the rest")
     parser.add_argument("--burn", action="store_true", help="single convolutions against Burn, in place of the rest")
     parser.add_argument("--pixels", type=Path, help="sizes from 64 to 2040 px into this file, in place of the rest")
     arguments = parser.parse_args()
     arguments.dir.mkdir(parents=True, exist_ok=True)
     if arguments.burn:
         return compare_burn(arguments.rounds, arguments.dir)
-    interpreter, ours = python(), bench_binary()
+    interpreter, ours = python(), [bench_binary()]
+    if arguments.adapter:
+        ours += ["--adapter", arguments.adapter]
     vgg19 = arguments.dir / "vgg19-convs.safetensors"
     if not vgg19.exists():
         subprocess.run([interpreter, __file__, "weights", str(vgg19)], check=True)
 
+    if arguments.ncnn:
+        return compare_forward(arguments.rounds, arguments.sides, ours, interpreter, vgg19)
     if arguments.pixels:
         return sweep_pixels(arguments.pixels, ours, interpreter, vgg19)
     print("| objective | px | ours, s | PyTorch, s | layout | ratio of medians | ours / PyTorch, each round | our peak MiB | PyTorch's | ratio |")
@@ -251,7 +376,7 @@ def main():
     for objective in arguments.objectives:
         weights = vgg19 if objective == "style" else NARROW
         for side in arguments.sides if objective == "style" else arguments.sides[:1]:
-            mine = [ours, side, "--objective", objective, "--weights", weights, "--iterations", arguments.iterations, "--json"]
+            mine = [*ours, side, "--objective", objective, "--weights", weights, "--iterations", arguments.iterations, "--json"]
             peer = [interpreter, __file__, "torch", objective, side]
             tail = [weights, arguments.iterations]
             layouts = {name: run([*peer, name, *tail])["median"] for name in ("nchw", "channels_last")}
@@ -277,8 +402,8 @@ def main():
         for _ in range(arguments.starts):
             with tempfile.TemporaryDirectory() as cache:
                 environment = {"MESA_SHADER_CACHE_DIR": cache}
-                cold.append(run([ours, 256, "--first"], environment)["first"])
-                warm.append(run([ours, 256, "--first"], environment)["first"])
+                cold.append(run([*ours, 256, "--first"], environment)["first"])
+                warm.append(run([*ours, 256, "--first"], environment)["first"])
         print(f"Start to the end of the first iteration, default network, 256 px: cold {spread(cold)} s, warm {spread(warm)} s.")
 
 
@@ -286,6 +411,9 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["torch"]:
         objective, side, layout, weights, iterations = sys.argv[2:7]
         torch_side(objective, int(side), layout, weights, int(iterations))
+    elif sys.argv[1:2] == ["forward"]:
+        peer, side, weights, runs = sys.argv[2:6]
+        forward_side(peer, int(side), weights, int(runs))
     elif sys.argv[1:2] == ["weights"]:
         make_vgg19(sys.argv[2])
     else:

@@ -2,17 +2,19 @@
 //! PyTorch programs that they are compared with all compute these.
 
 use super::Strength;
+use super::network_graph::{self, View};
 use super::preset::{FACTORS, Preset, layers};
 use super::request::{Request, Schedule};
 use super::scales::Scales;
 use super::session::Session;
 use super::statistic::by_name;
 use crate::error::Result;
-use crate::graph::Engine;
+use crate::graph::{Bindings, Engine, Goals, Graph, Program};
 use crate::image_io::Picture;
-use crate::ops::{Padding, PoolKind};
+use crate::ops::{Padding, PoolKind, Shape};
 use crate::vgg::Network;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Iterations that are not counted: kernels are compiled, memory is touched.
 const WARM: usize = 2;
@@ -43,8 +45,7 @@ impl Benchmark {
     /// # Errors
     /// None but for a fault of the program: the names of layers and statistics are fixed.
     pub fn request(self, side: usize) -> Result<Request> {
-        let value = |index: usize| (index * 37 % 101) as f32 * 0.01;
-        let photo = Picture { width: side, height: side, rgb: (0..side * side * 3).map(value).collect() };
+        let photo = Picture { width: side, height: side, rgb: values(side * side * 3) };
         let mut request = Request::new(photo);
         request.schedule = Schedule::default();
         request.scales = Scales::single(1);
@@ -74,6 +75,43 @@ impl Benchmark {
         }
         Session::new(engine, network, request)
     }
+}
+
+/// The made-up photo's values.
+fn values(count: usize) -> Vec<f32> {
+    (0..count).map(|index| (index * 37 % 101) as f32 * 0.01).collect()
+}
+
+/// Seconds of a forward pass of a square picture up to a layer, one for each of `runs`, after two that warm up. Max
+/// pooling, zeros beyond the border; each pass is waited for, and nothing is read back.
+///
+/// # Errors
+/// [`crate::Error::Usage`] for an unknown layer or too small a picture; else if the device fails.
+pub fn forward_seconds(
+    engine: &Arc<Engine>,
+    network: &Network,
+    layer: &str,
+    side: usize,
+    runs: usize,
+) -> Result<Vec<f64>> {
+    let layer = network.index_of(layer)?;
+    network_graph::check_size(network, layer, side, side)?;
+    let (mut graph, mut bound) = (Graph::new(), Bindings::new());
+    let shape = Shape::map(3, side, side);
+    let picture = graph.external("picture", shape);
+    bound.insert(picture, engine.tensor_with("benchmark's picture", shape, &values(side * side * 3))?);
+    let view = View { pooling: PoolKind::Max.into(), border: Padding::Zeros };
+    let activation = network_graph::forward(&mut graph, network, picture, &[layer], view)?[&layer];
+    let shape = graph.shape(activation);
+    bound.insert(activation, engine.tensor("benchmark's activation", shape)?);
+    graph.fuse(&bound.keys().copied().collect());
+    let program = Program::prepare(engine, &graph, &bound, &Goals::all([activation]), |_| 0)?;
+    let pass = |_| {
+        let start = Instant::now();
+        program.submit(&[Goals::ALL], &[], "forward pass")?.wait()?;
+        Ok(start.elapsed().as_secs_f64())
+    };
+    (0..WARM + runs).map(pass).skip(WARM).collect()
 }
 
 impl IterationTimes {

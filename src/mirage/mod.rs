@@ -25,7 +25,7 @@ pub mod statistic;
 mod targets;
 mod weighting;
 
-pub use benchmark::{Benchmark, IterationTimes};
+pub use benchmark::{Benchmark, IterationTimes, forward_seconds};
 pub use checkpoint::Checkpoint;
 pub use controls::Controls;
 pub use event::{Event, Observer, Readout, Report, ScaleStarted, Started, TermLoss};
