@@ -91,7 +91,8 @@ fn main() -> neural_mirage::Result<()> {
     // Parsing can't fail: what is not a number is part of a name.
     let adapter = arguments.adapter.as_ref().and_then(|text| text.parse::<AdapterChoice>().ok());
     let adapter = adapter.unwrap_or_default();
-    let engine = Engine::open(&DeviceOptions { adapter, family, exact: arguments.exact, ..Default::default() })?;
+    let engine =
+        Engine::open(&DeviceOptions { adapter, family, exact: arguments.exact, ..Default::default() })?;
     let network = Arc::new(Network::find(arguments.weights.as_deref(), None)?);
     if !arguments.json {
         println!("{}", engine.describe());

@@ -132,6 +132,16 @@ impl Error {
         move |source| Self::Io { path: path.to_owned(), action, source }
     }
 
+    /// A [`Error::Gpu`].
+    pub fn gpu(what: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Gpu { what: what.into(), message: message.into() }
+    }
+
+    /// A [`Error::Native`].
+    pub fn native(what: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Native { what: what.into(), message: message.into() }
+    }
+
     /// A [`Error::Usage`].
     pub fn usage(message: impl Into<String>) -> Self {
         Self::Usage(message.into())

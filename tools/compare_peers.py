@@ -43,82 +43,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NARROW = ROOT / "weights" / "vgg16-narrow.safetensors"
-BLOCKS = {"vgg19": [2, 2, 4, 4, 4], "vgg16": [2, 2, 3, 3, 3]}
-STYLE = ["relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"]
-
-
-def peak_mib():
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-
-
-# ---- the PyTorch side, run as `compare_peers.py torch OBJECTIVE SIDE LAYOUT WEIGHTS` ----
-
-
-def torch_side(objective, side, layout, weights, iterations):
-    import torch
-    import torch.nn.functional as F
-    from safetensors.torch import load_file
-
-    torch.set_num_threads(2)
-    state = {key: value.float() for key, value in load_file(weights).items()}
-    blocks = BLOCKS["vgg19" if objective == "style" else "vgg16"]
-    form = torch.channels_last if layout == "channels_last" else torch.contiguous_format
-    state = {k: v.contiguous(memory_format=form) if v.dim() == 4 else v for k, v in state.items()}
-    wanted = set(STYLE) | {"relu4_2"}
-
-    def forward(x):
-        found = {}
-        for b, count in enumerate(blocks, 1):
-            for i in range(1, count + 1):
-                x = F.relu(F.conv2d(x, state[f"conv{b}_{i}.weight"], state[f"conv{b}_{i}.bias"], padding=1))
-                if f"relu{b}_{i}" in wanted:
-                    found[f"relu{b}_{i}"] = x
-                if objective == "style" and (b, i) == (5, 1):
-                    return found
-            x = F.max_pool2d(x, 2)
-        x = F.adaptive_max_pool2d(x, 7).flatten()
-        for name in ("fc6", "fc7"):
-            x = F.relu(F.linear(x, state[f"{name}.weight"], state[f"{name}.bias"]))
-        found["fc8"] = F.linear(x, state["fc8.weight"], state["fc8.bias"])
-        return found
-
-    def gram(f):
-        flat = f.flatten(2)[0]
-        return flat @ flat.t() / flat.numel()
-
-    index = torch.arange(side * side * 3)
-    photo = (index * 37 % 101).float().mul(0.01).reshape(side, side, 3).permute(2, 0, 1)[None]
-    photo = photo.contiguous(memory_format=form) * 255 - 117
-    with torch.no_grad():
-        found = forward(photo)
-        grams = {name: gram(found[name]) for name in STYLE}
-        points = {name: value for name, value in found.items() if name in ("relu4_2", "fc8")}
-        del found
-    generator = torch.Generator().manual_seed(0)
-    picture = torch.rand(photo.shape, generator=generator).mul(255).sub(117).contiguous(memory_format=form)
-    picture.requires_grad_(True)
-    adam = torch.optim.Adam([picture], lr=0.03)
-
-    def iteration():
-        adam.zero_grad(set_to_none=True)
-        found = forward(picture)
-        loss = sum(((gram(found[name]) - goal) ** 2).mean() for name, goal in grams.items())
-        loss = loss + sum(((found[name] - goal) ** 2).mean() for name, goal in points.items())
-        if objective == "three":
-            dx, dy = picture[..., 1:] - picture[..., :-1], picture[..., 1:, :] - picture[..., :-1, :]
-            loss = loss + 0.05 * ((dx**2).sum() + (dy**2).sum())
-        loss.backward()
-        adam.step()
-
-    times = []
-    for _ in range(2 + iterations):
-        start = time.perf_counter()
-        iteration()
-        times.append(time.perf_counter() - start)
-    times = sorted(times[2:])
-    print(json.dumps({"median": times[len(times) // 2], "min": times[0], "peak_mib": peak_mib(), "version": torch.__version__}))
+# The PyTorch side of iterations, which `mirage report --against pytorch` runs too.
+PYTORCH = ROOT / "src" / "cli" / "report" / "pytorch.py"
+BLOCKS = [2, 2, 4, 4, 4]
 
 
 def make_vgg19(path):
@@ -127,7 +54,7 @@ def make_vgg19(path):
 
     generator = torch.Generator().manual_seed(1)
     state, ins = {}, 3
-    for b, (count, outs) in enumerate(zip(BLOCKS["vgg19"], [64, 128, 256, 512, 512]), 1):
+    for b, (count, outs) in enumerate(zip(BLOCKS, [64, 128, 256, 512, 512]), 1):
         for i in range(1, count + 1):
             state[f"conv{b}_{i}.weight"] = torch.randn(outs, ins, 3, 3, generator=generator) * (2 / (9 * ins)) ** 0.5
             state[f"conv{b}_{i}.bias"] = torch.randn(outs, generator=generator) * 0.01
@@ -141,7 +68,7 @@ def make_vgg19(path):
 def vgg19_to_relu5_1():
     """The convolutions in order, with None where a pooling is."""
     names = []
-    for b, count in enumerate(BLOCKS["vgg19"], 1):
+    for b, count in enumerate(BLOCKS, 1):
         names += [f"conv{b}_{i}" for i in range(1, count + 1)]
         if b == 5:
             return names[: names.index("conv5_1") + 1]
@@ -250,10 +177,14 @@ def bench_binary(name="iteration"):
 
 def run(command, environment=None):
     command = [str(part) for part in command]
-    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})})
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "2", **(environment or {})})
     if result.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {result.returncode}")
     return json.loads(result.stdout.strip().splitlines()[-1])
+
+
+def pytorch(interpreter, objective, side, layout, iterations, weights):
+    return [interpreter, PYTORCH, "cpu", "time", objective, side, layout, "f32", iterations, weights]
 
 
 def machine_mib():
@@ -325,14 +256,16 @@ def sweep_pixels(path, ours, interpreter, vgg19):
         count = 7 if side <= 256 else 3 if side <= 768 else 1
         commands = {
             "ours": [*ours, side, "--objective", "style", "--weights", vgg19, "--iterations", count, "--json"],
-            "PyTorch": [interpreter, __file__, "torch", "style", side, "channels_last", vgg19, count],
+            "PyTorch": pytorch(interpreter, "style", side, "channels_last", count, vgg19),
         }
         for name, command in commands.items():
             pixels = side * side
             if name in last and last[name]["peak_mib"] * pixels / last[name]["side"] ** 2 > 0.75 * machine_mib():
                 print(f"{name} at {side} px is left out: too little memory", flush=True)
                 continue
-            row = {"name": name, **run(command), "side": side}
+            found = run(command)
+            seconds = found.get("min", found.get("least_seconds"))
+            row = {"name": name, "side": side, "min": seconds, "peak_mib": found["peak_mib"]}
             last[name] = row
             rows.append(row)
             print(f"{name:8} {side:5} px {row['min']:9.4f} s {row['min'] / pixels * 1e6:7.2f} us/px {row['peak_mib']:6} MiB", flush=True)
@@ -372,22 +305,20 @@ def main():
         return sweep_pixels(arguments.pixels, ours, interpreter, vgg19)
     print("| objective | px | ours, s | PyTorch, s | layout | ratio of medians | ours / PyTorch, each round | our peak MiB | PyTorch's | ratio |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    version = ""
+    version = run([interpreter, PYTORCH, "cpu", "describe"])["version"]
     for objective in arguments.objectives:
         weights = vgg19 if objective == "style" else NARROW
         for side in arguments.sides if objective == "style" else arguments.sides[:1]:
+            peer = lambda layout: pytorch(interpreter, objective, side, layout, arguments.iterations, weights)
             mine = [*ours, side, "--objective", objective, "--weights", weights, "--iterations", arguments.iterations, "--json"]
-            peer = [interpreter, __file__, "torch", objective, side]
-            tail = [weights, arguments.iterations]
-            layouts = {name: run([*peer, name, *tail])["median"] for name in ("nchw", "channels_last")}
+            layouts = {name: run(peer(name))["median_seconds"] for name in ("nchw", "channels_last")}
             layout = min(layouts, key=layouts.get)
             run(mine)  # fills the shader cache
             a, b = [], []
             for _ in range(arguments.rounds):
                 a.append(run(mine))
-                b.append(run([*peer, layout, *tail]))
-            version = b[0]["version"]
-            times = [[r["median"] for r in side_] for side_ in (a, b)]
+                b.append(run(peer(layout)))
+            times = [[r["median"] for r in a], [r["median_seconds"] for r in b]]
             memory = [statistics.median(r["peak_mib"] for r in side_) for side_ in (a, b)]
             medians = [statistics.median(t) for t in times]
             ratios = [x / y for x, y in zip(*times)]
@@ -408,10 +339,7 @@ def main():
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["torch"]:
-        objective, side, layout, weights, iterations = sys.argv[2:7]
-        torch_side(objective, int(side), layout, weights, int(iterations))
-    elif sys.argv[1:2] == ["forward"]:
+    if sys.argv[1:2] == ["forward"]:
         peer, side, weights, runs = sys.argv[2:6]
         forward_side(peer, int(side), weights, int(runs))
     elif sys.argv[1:2] == ["weights"]:

@@ -218,9 +218,8 @@ impl Context {
             ..Default::default()
         });
         let opened = wait::block_on("opening the device", request, wait::sleep)?;
-        let (device, queue) = opened.map_err(|error| Error::Gpu {
-            what: format!("opening {}", adapter::describe(&info)),
-            message: error.to_string(),
+        let (device, queue) = opened.map_err(|error| {
+            Error::gpu(format!("opening {}", adapter::describe(&info)), error.to_string())
         })?;
         let faults = Arc::new(Mutex::new(Faults::default()));
         let sink = faults.clone();
@@ -300,7 +299,7 @@ impl Context {
         match faults.error.take() {
             None => Ok(()),
             Some(wgpu::Error::OutOfMemory { .. }) => Err(out_of_memory(what, 0)),
-            Some(error) => Err(Error::Gpu { what: what.to_owned(), message: error.to_string() }),
+            Some(error) => Err(Error::gpu(what, error.to_string())),
         }
     }
 

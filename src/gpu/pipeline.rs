@@ -86,10 +86,10 @@ impl PipelineCache {
             .iter()
             .zip(keys)
             .map(|(hash, key)| {
-                compiled.get(hash).cloned().ok_or_else(|| Error::Gpu {
-                    what: key.label.clone(),
-                    message: "the pipeline was not created".to_owned(),
-                })
+                compiled
+                    .get(hash)
+                    .cloned()
+                    .ok_or_else(|| Error::gpu(key.label.clone(), "the pipeline was not created"))
             })
             .collect()
     }

@@ -55,10 +55,10 @@ impl StagingPool {
             let free = home.free.pop();
             if free.is_none() {
                 if home.made == self.most {
-                    return Err(Error::Gpu {
-                        what: self.label.clone(),
-                        message: format!("all {} staging buffers are in use", self.most),
-                    });
+                    return Err(Error::gpu(
+                        self.label.clone(),
+                        format!("all {} staging buffers are in use", self.most),
+                    ));
                 }
                 home.made += 1;
             }
@@ -166,7 +166,7 @@ impl ReadBack {
     }
 
     fn refused(&self, message: String) -> Error {
-        Error::Gpu { what: self.label.clone(), message }
+        Error::gpu(self.label.clone(), message)
     }
 }
 

@@ -64,7 +64,7 @@ impl Stopwatch {
         let ticks: Vec<u64> = copy.read(&submission).finish_as(context)?;
         let period = f64::from(context.queue().get_timestamp_period()) * 1e-9;
         let Some(&first) = ticks.first() else {
-            return Err(Error::Gpu { what: what.to_owned(), message: "no timestamp came back".to_owned() });
+            return Err(Error::gpu(what, "no timestamp came back"));
         };
         // A driver may let its clock run backwards; then the difference is of no use, and negative.
         Ok(ticks.iter().map(|tick| tick.wrapping_sub(first) as i64 as f64 * period).collect())

@@ -166,7 +166,7 @@ pub(super) fn drive<'a>(
                 Ok(())
             }
             Err(wgpu::PollError::Timeout) => Ok(()),
-            Err(error) => Err(Error::Gpu { what: what.to_owned(), message: error.to_string() }),
+            Err(error) => Err(Error::gpu(what, error.to_string())),
         }
     }
 }

@@ -126,9 +126,11 @@ impl Upstream<'_> {
                 Source::Upstream => Some(arriving),
             };
             let operands: Option<Vec<TensorId>> = adjoint.operands.iter().map(operand).collect();
-            let operands = operands.ok_or_else(|| Error::Gpu {
-                what: format!("the adjoint of {}", node.op.name()),
-                message: "it reads a saved output, and there is none".to_owned(),
+            let operands = operands.ok_or_else(|| {
+                Error::gpu(
+                    format!("the adjoint of {}", node.op.name()),
+                    "it reads a saved output, and there is none",
+                )
             })?;
             let (of, by) = (&graph.tensor(*input).label, &graph.tensor(node.output).label);
             let label = format!("{}d {of} by {by}", self.prefix);

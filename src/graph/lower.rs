@@ -44,7 +44,7 @@ pub fn lower(
     let kept: Vec<TensorId> = goals.read().filter(|tensor| !bound(*tensor)).collect();
     if let Some(tensor) = kept.iter().find(|tensor| pruned.tensor(**tensor).producer.is_none()) {
         let message = "it is to be read back, and is neither bound nor computed";
-        return Err(fault(&pruned.tensor(*tensor).label, message));
+        return Err(Error::gpu(&pruned.tensor(*tensor).label, message));
     }
     let plan = Plan::new(
         &pruned,
@@ -90,10 +90,10 @@ pub(super) fn entries(graph: &Graph, goals: &Goals, selection: &Selection<'_>) -
 fn check_names(goals: &Goals) -> Result<()> {
     let check = |names: &[&String]| {
         let twice = names.iter().enumerate().find(|(index, name)| names[..*index].contains(name));
-        twice.map_or(Ok(()), |(_, name)| Err(fault(name, "the name is used twice")))
+        twice.map_or(Ok(()), |(_, name)| Err(Error::gpu(*name, "the name is used twice")))
     };
     if goals.sections.len() > Sections::BITS as usize {
-        return Err(fault("a program", &format!("has at most {} sections", Sections::BITS)));
+        return Err(Error::gpu("a program", format!("has at most {} sections", Sections::BITS)));
     }
     check(&goals.sections.iter().map(|(name, _)| name).collect::<Vec<_>>())?;
     check(&goals.readbacks.iter().map(|read| &read.name).collect::<Vec<_>>())?;
@@ -338,7 +338,7 @@ impl Lowering<'_> {
             Operand::Input(input) => self.tensor(node.inputs[*input]),
             Operand::Output => self.tensor(node.output),
             Operand::Saved => {
-                let saved = node.saved.ok_or_else(|| fault(node.op.name(), "it has no second output"));
+                let saved = node.saved.ok_or_else(|| Error::gpu(node.op.name(), "it has no second output"));
                 self.tensor(saved?)
             }
             Operand::Scratch(scratch) => {
@@ -353,7 +353,7 @@ impl Lowering<'_> {
                 Ok(Location { buffer, offset: start + offset })
             }
             Operand::Constant(_) | Operand::Staged { .. } | Operand::Texture { .. } => {
-                Err(fault("a texture", "can't be bound as a buffer or staged"))
+                Err(Error::gpu("a texture", "can't be bound as a buffer or staged"))
             }
         }
     }
@@ -365,7 +365,7 @@ impl Lowering<'_> {
         let described = self.graph.tensor(tensor);
         let bound = (self.bound)(tensor);
         if !bound && described.producer.is_none() {
-            return Err(fault(&described.label, "the tensor is neither made by a node nor bound"));
+            return Err(Error::gpu(&described.label, "the tensor is neither made by a node nor bound"));
         }
         let buffers = &mut self.buffers;
         let buffer = *self.outside.entry(tensor).or_insert_with(|| {
@@ -427,7 +427,7 @@ fn check_groups(dispatch: &Dispatch, shader: &Shader, profile: &Profile) -> Resu
             "up to {} iterations of its loops, of which this driver silently drops all beyond {limit}",
             dispatch.loops
         );
-        return Err(fault(&name, &message));
+        return Err(Error::gpu(name, message));
     }
     let (_, size) = shader.interface.entry(dispatch.entry)?;
     let shared = shader.interface.workgroup_bytes(dispatch.entry)?;
@@ -439,9 +439,5 @@ fn check_groups(dispatch: &Dispatch, shader: &Shader, profile: &Profile) -> Resu
         return Ok(());
     }
     let groups = dispatch.groups;
-    Err(fault(&name, &format!("{groups:?} groups of {size:?} with {shared} B exceed the device's limits")))
-}
-
-fn fault(what: &str, message: &str) -> Error {
-    Error::Gpu { what: what.to_owned(), message: message.to_owned() }
+    Err(Error::gpu(name, format!("{groups:?} groups of {size:?} with {shared} B exceed the device's limits")))
 }

@@ -61,5 +61,5 @@ impl Memory {
 }
 
 fn elsewhere(label: &str) -> Error {
-    Error::Gpu { what: label.to_owned(), message: "its memory is on another device".to_owned() }
+    Error::gpu(label, "its memory is on another device")
 }

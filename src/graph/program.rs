@@ -214,5 +214,5 @@ impl Program {
 }
 
 fn unknown(kind: &str, name: &str) -> Error {
-    Error::Gpu { what: name.to_owned(), message: format!("the program has no {kind} of this name") }
+    Error::gpu(name, format!("the program has no {kind} of this name"))
 }

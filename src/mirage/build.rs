@@ -193,8 +193,5 @@ impl<'a> Build<'a> {
 }
 
 fn no_gradient() -> Error {
-    Error::Gpu {
-        what: "building the gradient".to_owned(),
-        message: "no loss depends on the picture".to_owned(),
-    }
+    Error::gpu("building the gradient", "no loss depends on the picture")
 }

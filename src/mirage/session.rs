@@ -372,8 +372,5 @@ fn started(
 }
 
 fn unprepared() -> Error {
-    Error::Gpu {
-        what: "the session".to_owned(),
-        message: "its objective could not be prepared, so it can't run".to_owned(),
-    }
+    Error::gpu("the session", "its objective could not be prepared, so it can't run")
 }

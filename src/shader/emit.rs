@@ -89,7 +89,7 @@ impl Emitter {
     /// [`Error::Gpu`] with naga's message if the text is not valid.
     pub fn new(name: &str, shader: &Shader) -> Result<Self> {
         let source = shader.source.clone();
-        let refuse = |message: String| Error::Gpu { what: format!("shader {name}"), message };
+        let refuse = |message: String| Error::gpu(format!("shader {name}"), message);
         let module =
             naga::front::wgsl::parse_str(&source).map_err(|error| refuse(error.emit_to_string(&source)))?;
         let info = validator(needs_subgroups(&source))
@@ -109,9 +109,8 @@ impl Emitter {
             Target::Web => return Ok(Code::Text(web(&self.source))),
             Target::Spirv | Target::Hlsl | Target::Msl => {}
         }
-        let refuse = |message: String| Error::Gpu {
-            what: format!("shader {}/{entry} as {}", self.name, target.name()),
-            message,
+        let refuse = |message: String| {
+            Error::gpu(format!("shader {}/{entry} as {}", self.name, target.name()), message)
         };
         let stage = naga::ShaderStage::Compute;
         let only = Some((stage, entry));

@@ -92,7 +92,7 @@ impl Interface {
     /// # Errors
     /// [`Error::Gpu`] with naga's message if the text is not valid, or binds what kernels here don't use.
     pub fn reflect(name: &str, text: &str) -> Result<Self> {
-        let refuse = |message: String| Error::Gpu { what: format!("shader {name}"), message };
+        let refuse = |message: String| Error::gpu(format!("shader {name}"), message);
         let module =
             naga::front::wgsl::parse_str(text).map_err(|error| refuse(error.emit_to_string(text)))?;
         let info = validator(true).validate(&module).map_err(|error| refuse(error.emit_to_string(text)))?;
@@ -144,10 +144,10 @@ impl Interface {
     }
 
     fn index(&self, entry: &str) -> Result<usize> {
-        self.entries.iter().position(|(name, _)| name == entry).ok_or_else(|| Error::Gpu {
-            what: format!("entry point {entry}"),
-            message: "the shader has no such entry point".to_owned(),
-        })
+        self.entries
+            .iter()
+            .position(|(name, _)| name == entry)
+            .ok_or_else(|| Error::gpu(format!("entry point {entry}"), "the shader has no such entry point"))
     }
 
     /// The resources that one entry point uses, and its workgroup size.

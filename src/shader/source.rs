@@ -74,9 +74,11 @@ pub fn source(name: &str) -> Result<Cow<'static, str>> {
     if let Some(text) = replaced.texts.get(name) {
         return Ok(Cow::Owned(text.clone()));
     }
-    SOURCES.iter().find(|(candidate, _)| *candidate == name).map(|(_, text)| Cow::Borrowed(*text)).ok_or_else(
-        || Error::Gpu { what: format!("shader {name}"), message: "no such file under shaders/".to_owned() },
-    )
+    SOURCES
+        .iter()
+        .find(|(candidate, _)| *candidate == name)
+        .map(|(_, text)| Cow::Borrowed(*text))
+        .ok_or_else(|| Error::gpu(format!("shader {name}"), "no such file under shaders/"))
 }
 
 /// Texts in place of embedded ones.

@@ -56,7 +56,7 @@ impl Shader {
         for (constant, value) in consts {
             text = set_const(name, &text, constant, *value)?;
         }
-        let refuse = |what: &str, message| Error::Gpu { what: format!("{what} of shader {name}"), message };
+        let refuse = |what: &str, message: String| Error::gpu(format!("{what} of shader {name}"), message);
         text = keep_branches(&text).map_err(|message| refuse("conditions", message))?;
         // The marked loops bind nothing of their own (tests/kernels/variants.rs compares), and written out the text takes a tenth
         // of a second to parse.
@@ -93,10 +93,10 @@ pub fn set_const(shader: &str, text: &str, name: &str, value: u32) -> Result<Str
     if hits == 1 {
         return Ok(lines.join("\n") + "\n");
     }
-    Err(Error::Gpu {
-        what: format!("shader {shader}"),
-        message: format!("{hits} lines `{start}...;` found, exactly one was expected"),
-    })
+    Err(Error::gpu(
+        format!("shader {shader}"),
+        format!("{hits} lines `{start}...;` found, exactly one was expected"),
+    ))
 }
 
 #[cfg(test)]

@@ -11,17 +11,17 @@ pub struct Contest {
     /// Candidates that take more than this many times the leader's time are dropped after [`Contest::patience`] rounds:
     /// one disturbed run should not decide.
     pub drop_beyond: f64,
-    /// Rounds before any candidate but a hopeless one is dropped.
+    /// Rounds before [`Contest::drop_beyond`] counts.
     pub patience: usize,
     /// Candidates that take more than this many times the leader's time are dropped after any round.
-    pub hopeless: f64,
+    pub drop_at_once_beyond: f64,
     /// The winner takes the default's place only if it takes less than this part of its time.
     pub margin: f64,
 }
 
 impl Default for Contest {
     fn default() -> Self {
-        Self { rounds: 9, drop_beyond: 1.5, patience: 3, hopeless: 4.0, margin: 0.9 }
+        Self { rounds: 9, drop_beyond: 1.5, patience: 3, drop_at_once_beyond: 4.0, margin: 0.9 }
     }
 }
 
@@ -69,7 +69,8 @@ impl Contest {
                 seconds[*candidate] = Some(earlier.min(now));
             }
             if let Some((_, leader)) = best(&seconds, &left) {
-                let limit = if round + 1 < self.patience { self.hopeless } else { self.drop_beyond };
+                let limit =
+                    if round + 1 < self.patience { self.drop_at_once_beyond } else { self.drop_beyond };
                 let close = |time: f64| time <= leader * limit;
                 left.retain(|candidate| seconds[*candidate].is_some_and(close));
             }

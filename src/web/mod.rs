@@ -47,6 +47,7 @@ mod encoder;
 mod history;
 mod message;
 mod server;
+mod shared;
 mod viewer;
 
 use crate::error::Result;
@@ -56,7 +57,8 @@ use encoder::{Encoder, Frame};
 use history::History;
 use message::Latest;
 pub use message::{GroupReport, Report, Scale};
-use server::{Server, Shared};
+use server::Server;
+use shared::Shared;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

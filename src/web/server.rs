@@ -1,9 +1,7 @@
 //! The server of a few small files and of the WebSocket.
 
-use super::access::Access;
-use super::encoder::Encoder;
-use super::history::History;
-use super::{Command, viewer};
+use super::shared::Shared;
+use super::viewer;
 use crate::error::{Error, Result};
 use axum::Router;
 use axum::extract::ws::WebSocketUpgrade;
@@ -53,14 +51,6 @@ const ASSETS: [(&str, &str, &str); 10] = [
     ("/ui.js", "text/javascript; charset=utf-8", include_str!("page/ui.js")),
     ("/icon.svg", "image/svg+xml", include_str!("page/icon.svg")),
 ];
-
-/// What the tasks of the server share.
-pub(super) struct Shared {
-    pub access: Access,
-    pub history: Arc<History>,
-    pub encoder: Arc<Encoder>,
-    pub commands: Box<dyn Fn(Command) + Send + Sync>,
-}
 
 /// The server's thread.
 #[derive(Debug)]

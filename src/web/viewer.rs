@@ -2,7 +2,7 @@
 
 use super::history::History;
 use super::message::{Item, Request};
-use super::server::Shared;
+use super::shared::Shared;
 use axum::body::Bytes;
 use axum::extract::ws::{Message, WebSocket};
 use futures_util::stream::{SplitSink, SplitStream};

@@ -55,7 +55,7 @@ pub(super) struct BenchArgs {
 
 /// Times, and returns the exit code.
 pub(super) fn run(args: &BenchArgs, folder: Option<Folder>) -> Result<u8> {
-    let mut watch = watch(args.watch, folder)?;
+    let watch = watch(args.watch, folder)?;
     let earlier = args.compare.as_deref().map(Record::load).transpose()?;
     let cases = args.cases()?;
     let engine = args.device.open()?;
@@ -76,25 +76,23 @@ pub(super) fn run(args: &BenchArgs, folder: Option<Folder>) -> Result<u8> {
     ))?;
     let bench = Bench { args, engine: &engine, peaks };
     let mut last = bench.round(&cases, earlier.as_ref(), None)?;
-    while let Some(watch) = &mut watch {
-        streams::print("\nWaiting for a shader to be saved; Ctrl-C ends.")?;
-        let changed = watch.next()?;
-        streams::print(&format!("\n{} changed", changed.join(", ")))?;
-        engine.forget_constants();
+    let Some(watch) = watch else { return Ok(0) };
+    watch.each(&engine, |changed| {
         // A valid shader may still not fit its call; the next version may.
-        match bench.round(&cases, Some(&last), Some(&changed)) {
+        match bench.round(&cases, Some(&last), Some(changed)) {
             Ok(record) => {
                 last.rows.retain(|old| {
                     !record.rows.iter().any(|new| new.case == old.case && new.variant == old.variant)
                 });
                 last.rows.extend(record.rows);
+                Ok(())
             }
             Err(error @ (Error::Gpu { .. } | Error::OutOfMemory { .. })) => {
-                streams::print(&error.to_string())?
+                streams::print(&error.to_string())
             }
-            Err(error) => return Err(error),
+            Err(error) => Err(error),
         }
-    }
+    })?;
     Ok(0)
 }
 

@@ -82,10 +82,8 @@ fn text(pass: &Pass, target: Target) -> Result<String> {
     match Emitter::new(pass.shader, pass.source()?.as_ref())?.emit(pass.entry, target)? {
         Code::Text(text) => Ok(text),
         Code::Words(words) => {
-            let module = rspirv::dr::load_words(words).map_err(|error| Error::Gpu {
-                what: format!("disassembling {}", pass.name()),
-                message: error.to_string(),
-            })?;
+            let module = rspirv::dr::load_words(words)
+                .map_err(|error| Error::gpu(format!("disassembling {}", pass.name()), error.to_string()))?;
             Ok(module.disassemble())
         }
     }

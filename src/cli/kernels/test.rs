@@ -58,18 +58,16 @@ enum Shapes {
 
 /// Tests, and returns the exit code: 1 if a kernel failed.
 pub(super) fn run(args: &TestArgs, folder: Option<Folder>) -> Result<u8> {
-    let mut watch = watch(args.watch, folder)?;
+    let watch = watch(args.watch, folder)?;
     let engine = args.device.open()?;
     let cases = args.cases();
     streams::print(&engine.describe())?;
     let mut passed = args.round(&engine, &cases, None)?;
-    while let Some(watch) = &mut watch {
-        streams::print("\nWaiting for a shader to be saved; Ctrl-C ends.")?;
-        let changed = watch.next()?;
-        streams::print(&format!("\n{} changed", changed.join(", ")))?;
-        // The device transformed weights with the old shader.
-        engine.forget_constants();
-        passed = args.round(&engine, &cases, Some(&changed))?;
+    if let Some(watch) = watch {
+        watch.each(&engine, |changed| {
+            passed = args.round(&engine, &cases, Some(changed))?;
+            Ok(())
+        })?;
     }
     Ok(u8::from(!passed))
 }

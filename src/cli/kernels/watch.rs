@@ -1,6 +1,8 @@
 //! Waiting for a shader file to be saved.
 
+use crate::cli::streams;
 use crate::error::{Error, Result};
+use crate::graph::Engine;
 use crate::shader::Folder;
 use notify::{RecursiveMode, Watcher as _};
 use std::path::Path;
@@ -34,12 +36,27 @@ impl Watch {
         Ok(Self { folder, events, _watcher: watcher })
     }
 
+    /// Calls `work` with the names of the shaders whenever valid ones were saved. Ends only with an error.
+    ///
+    /// # Errors
+    /// As [`Watch::next`] and `work`.
+    pub(super) fn each(mut self, engine: &Engine, mut work: impl FnMut(&[&str]) -> Result<()>) -> Result<()> {
+        loop {
+            streams::print("\nWaiting for a shader to be saved; Ctrl-C ends.")?;
+            let changed = self.next()?;
+            streams::print(&format!("\n{} changed", changed.join(", ")))?;
+            // The device transformed weights with the old shader.
+            engine.forget_constants();
+            work(&changed)?;
+        }
+    }
+
     /// Waits until valid shaders were saved, and returns their names. Problems of invalid ones are printed to stderr,
     /// and their last valid text stays in use.
     ///
     /// # Errors
     /// If the folder can't be read, or holds a file that does not belong there.
-    pub(super) fn next(&mut self) -> Result<Vec<&'static str>> {
+    fn next(&mut self) -> Result<Vec<&'static str>> {
         loop {
             let event = self.events.recv().map_err(|_| {
                 Error::io(self.folder.path(), "watching")(std::io::Error::other("the watch has ended"))
@@ -59,9 +76,7 @@ impl Watch {
             for reloaded in self.folder.reload()? {
                 match reloaded.outcome {
                     Ok(()) => good.push(reloaded.shader),
-                    Err(error) => {
-                        crate::cli::streams::eprint(&format!("{error}\nThe last valid version stays in use."))
-                    }
+                    Err(error) => streams::eprint(&format!("{error}\nThe last valid version stays in use.")),
                 }
             }
             if !good.is_empty() {

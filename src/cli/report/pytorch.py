@@ -28,6 +28,15 @@ def name(dev):
     return torch.cuda.get_device_name() if dev == "cuda" else dev
 
 
+def resident_mib():
+    """Largest resident memory of this process so far; None where the system does not report it so (Windows, macOS)."""
+    try:
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmHWM:"))
+    except OSError:
+        return None
+
+
 def load(path):
     """All tensors of a safetensors file: a length, a JSON header, the values."""
     with open(path, "rb") as file:
@@ -105,7 +114,8 @@ def measure(dev, objective, side, layout, precision, iterations, path):
         times.append(time.perf_counter() - begin)
     times = sorted(times[WARM:])
     peak = torch.cuda.max_memory_allocated() if dev == "cuda" else None
-    print(json.dumps({"least_seconds": times[0], "median_seconds": times[len(times) // 2], "device_bytes": peak}))
+    seconds = {"least_seconds": times[0], "median_seconds": times[len(times) // 2]}
+    print(json.dumps({**seconds, "device_bytes": peak, "peak_mib": resident_mib()}))
 
 
 def main():

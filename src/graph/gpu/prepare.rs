@@ -57,10 +57,9 @@ fn make(device: &Arc<GpuDevice>, LoweredConstant { constant, parts }: &LoweredCo
 /// The output of a part's program.
 fn run(device: &Arc<GpuDevice>, label: &str, part: &PartProgram, values: &[f32]) -> Result<wgpu::Buffer> {
     let signature = part.program.nodes.first().map(|node| &node.signature);
-    let shape = signature.map(|signature| signature.output).ok_or_else(|| Error::Gpu {
-        what: label.to_owned(),
-        message: "the program of a constant's part is empty".to_owned(),
-    })?;
+    let shape = signature
+        .map(|signature| signature.output)
+        .ok_or_else(|| Error::gpu(label, "the program of a constant's part is empty"))?;
     // As a vector is stored: nothing but zeros behind its values.
     let input = device.context.storage_buffer(label, values.len() as u64 * 4)?;
     device.context.upload(&input, 0, bytemuck::cast_slice(values))?;

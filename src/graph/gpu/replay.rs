@@ -59,19 +59,19 @@ impl Resources {
                 Some(memory) if memory.bytes() >= buffer.bytes => memory.gpu(&buffer.label).cloned(),
                 Some(memory) => {
                     let message = format!("is bound to {} bytes and takes {}", memory.bytes(), buffer.bytes);
-                    Err(fault(&buffer.label, message))
+                    Err(Error::gpu(&buffer.label, message))
                 }
-                None => Err(fault(&buffer.label, "is not bound".to_owned())),
+                None => Err(Error::gpu(&buffer.label, "is not bound")),
             },
             Origin::Constant(index) => match constants.get(index) {
                 Some(Packed::Buffer(buffer)) => Ok(buffer.clone()),
-                _ => Err(fault(&buffer.label, "the constant is not in a buffer".to_owned())),
+                _ => Err(Error::gpu(&buffer.label, "the constant is not in a buffer")),
             },
         };
         let texture = |texture: &lowered::Texture| match texture.origin {
             Origin::Constant(index) => match constants.get(index) {
                 Some(Packed::Texture(texture)) => Ok(texture.clone()),
-                _ => Err(fault(&texture.label, "the constant is not in a texture".to_owned())),
+                _ => Err(Error::gpu(&texture.label, "the constant is not in a texture")),
             },
             Origin::Own | Origin::Bound(_) => device.staging_texture(&texture.label, texture.texels),
         };
@@ -156,7 +156,7 @@ impl Replay {
                     Work::Copy { from, to, bytes: *bytes }
                 }
                 Action::Call { .. } => {
-                    return Err(fault(&step.label, "is a native function: no shader".to_owned()));
+                    return Err(Error::gpu(&step.label, "is a native function: no shader"));
                 }
             }))
         };
@@ -233,8 +233,4 @@ impl Replay {
             None => record(encoder, steps),
         }
     }
-}
-
-fn fault(what: &str, message: String) -> Error {
-    Error::Gpu { what: what.to_owned(), message }
 }

@@ -33,7 +33,8 @@ impl NativeDevice {
         let builder = rayon::ThreadPoolBuilder::new()
             .num_threads(options.threads.unwrap_or(processor.threads).max(1))
             .thread_name(|index| format!("mirage-cpu-{index}"));
-        let threads = builder.build().map_err(|error| fault("starting threads", error.to_string()))?;
+        let threads =
+            builder.build().map_err(|error| Error::native("starting threads", error.to_string()))?;
         let profile =
             Profile { exact: options.exact, half_weights: options.half_weights, ..Profile::native() };
         Ok(Self {
@@ -105,7 +106,7 @@ impl NativeDevice {
         };
         if bytes as u64 != constant.bytes {
             let message = format!("it has {bytes} bytes and not {}", constant.bytes);
-            return Err(fault(&constant.key, message));
+            return Err(Error::native(&constant.key, message));
         }
         Ok(kept().entry(constant.key.clone()).or_insert_with(|| Arc::new(values)).clone())
     }
@@ -129,14 +130,10 @@ impl Drop for NativeDevice {
 /// [`Error::Native`] with the panic's words.
 pub(super) fn caught<T>(what: &str, work: impl FnOnce() -> T) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work))
-        .map_err(|panic| fault(what, format!("it panicked: {}", words(&*panic))))
+        .map_err(|panic| Error::native(what, format!("it panicked: {}", words(&*panic))))
 }
 
 fn words(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
-}
-
-pub(super) fn fault(what: &str, message: impl Into<String>) -> Error {
-    Error::Native { what: what.to_owned(), message: message.into() }
 }

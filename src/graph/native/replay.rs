@@ -6,8 +6,8 @@ use super::super::lowered::{
 };
 use super::super::memory::Bindings;
 use super::buffer::HostBuffer;
-use super::device::{NativeDevice, caught, fault};
-use crate::error::Result;
+use super::device::{NativeDevice, caught};
+use crate::error::{Error, Result};
 use crate::ops::{NativeCall, NativeKernel, NativeValues, Shape};
 use std::ops::Range;
 use std::sync::{Arc, RwLockReadGuard};
@@ -65,17 +65,18 @@ impl Replay {
                 Some(memory) => {
                     let message =
                         format!("it is bound to {} bytes and takes {}", memory.bytes(), buffer.bytes);
-                    Err(fault(&buffer.label, message))
+                    Err(Error::native(&buffer.label, message))
                 }
-                None => Err(fault(&buffer.label, "it is not bound")),
+                None => Err(Error::native(&buffer.label, "it is not bound")),
             },
-            Origin::Constant(_) => Err(fault(&buffer.label, "functions have constants of their own")),
+            Origin::Constant(_) => Err(Error::native(&buffer.label, "functions have constants of their own")),
         };
         let buffers = program.buffers.iter().map(buffer).collect::<Result<Vec<HostBuffer>>>()?;
         let part = |at: Location, bytes: u64| {
             let (start, count) = (at.offset as usize / 4, bytes as usize / 4);
             let buffer = buffers.get(at.buffer).filter(|buffer| start + count <= buffer.len());
-            let buffer = buffer.ok_or_else(|| fault("a tensor", "it lies outside the program's memory"))?;
+            let buffer =
+                buffer.ok_or_else(|| Error::native("a tensor", "it lies outside the program's memory"))?;
             Ok(Part { buffer: buffer.clone(), range: start..start + count })
         };
         let work = |step: &Step| {
@@ -94,12 +95,12 @@ impl Replay {
                         if from.range == to.range {
                             return Ok(None);
                         }
-                        return Err(fault(&step.label, "it copies within one buffer"));
+                        return Err(Error::native(&step.label, "it copies within one buffer"));
                     }
                     Work::Copy { from, to }
                 }
                 Action::Dispatch { .. } | Action::Stage { .. } => {
-                    return Err(fault(&step.label, "it is a shader and no function"));
+                    return Err(Error::native(&step.label, "it is a shader and no function"));
                 }
             }))
         };
@@ -199,7 +200,7 @@ impl Call {
             written[..index].contains(buffer) || read.contains(buffer)
         };
         if written.iter().enumerate().any(twice) {
-            return Err(fault(&node.label, "it would write memory that it uses for something else"));
+            return Err(Error::native(&node.label, "it would write memory that it uses for something else"));
         }
         Ok(Self { kernel, constants, read, inputs: places, mutated, output, saved })
     }

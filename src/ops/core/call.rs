@@ -99,7 +99,7 @@ impl Dispatch {
     }
 
     fn fault(&self, message: String) -> Error {
-        Error::Gpu { what: format!("{}/{}", self.shader, self.entry), message }
+        Error::gpu(format!("{}/{}", self.shader, self.entry), message)
     }
 }
 

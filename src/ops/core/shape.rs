@@ -153,7 +153,7 @@ impl std::fmt::Display for Shape {
 
 /// An [`Error::Gpu`] that says that an op was given the wrong shapes.
 pub(crate) fn mismatch(op: &str, message: &str) -> Error {
-    Error::Gpu { what: format!("building the graph: {op}"), message: message.to_owned() }
+    Error::gpu(format!("building the graph: {op}"), message)
 }
 
 /// An [`Error::Gpu`] that says what an op takes, and what it was given instead.

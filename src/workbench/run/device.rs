@@ -87,10 +87,10 @@ impl RunPlan {
                     "the device was lost: {message}. A loop that does not end, or takes longer than the driver allows, is the usual cause"
                 ),
             },
-            Error::Timeout { seconds, .. } => Error::Gpu {
-                what: format!("to go on with `{}`", self.shader.entry),
-                message: format!("no answer within {seconds} s. Is there a loop that does not end?"),
-            },
+            Error::Timeout { seconds, .. } => Error::gpu(
+                format!("to go on with `{}`", self.shader.entry),
+                format!("no answer within {seconds} s. Is there a loop that does not end?"),
+            ),
             error => error,
         }
     }
