@@ -10,8 +10,7 @@
 //! pooled map, a sixteenth of the map.
 
 use crate::gpu::Profile;
-use crate::ops::native::fill_map;
-use crate::ops::pool::{halve_max, halved, native_halve};
+use crate::ops::pool::{halve_max, halved};
 use crate::ops::{Dispatch, Kernel, MapLayout, Operand, Pool, PoolKind, Shape, window};
 use std::ops::Range;
 
@@ -21,7 +20,7 @@ const GROUP: usize = 64;
 /// The pool indices of one map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PoolIndices {
-    map: MapLayout,
+    pub map: MapLayout,
 }
 
 impl PoolIndices {
@@ -69,60 +68,6 @@ impl PoolIndices {
         kernel.dispatches.extend(window::quads(&maps.map(|(_, map)| map), 1, device).into_iter().map(find));
         kernel.scratch.push((map.texels() * 16) as u64);
         kernel
-    }
-
-    /// Pools a rectified map on the host, and keeps the indices.
-    pub fn native_pool(self, map: &[f32], pooled: &mut [f32], indices: &mut [f32]) {
-        let Self { map: layout } = self;
-        native_halve(PoolKind::Max, map, layout, pooled);
-        let half = self.pooled();
-        fill_map(self.layout(), indices, |quad, y, row| {
-            for (x, to) in row.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                for (place, to) in to.iter_mut().enumerate() {
-                    let at = [2 * y + place / 2, 2 * x + place % 2];
-                    if at[0] >= half.height || at[1] >= half.width {
-                        *to = 0.0;
-                        continue;
-                    }
-                    let window = self.window(map, quad, at);
-                    let bit = |lane: usize| {
-                        let first = (1..4)
-                            .fold(0, |best, k| if window[k][lane] > window[best][lane] { k } else { best });
-                        u32::from(window[first][lane] > 0.0) << (4 * lane + first)
-                    };
-                    let bits: u32 = (0..4.min(layout.channels - quad * 4)).map(bit).sum();
-                    *to = bits as f32;
-                }
-            }
-        });
-    }
-
-    /// The four texels of a window.
-    fn window(self, map: &[f32], quad: usize, [y, x]: [usize; 2]) -> [[f32; 4]; 4] {
-        std::array::from_fn(|k| {
-            let start = self.map.texel(quad, 2 * y + k / 2, 2 * x + k % 2) * 4;
-            std::array::from_fn(|lane| map[start + lane])
-        })
-    }
-
-    /// The gradient of the map from that of the pooled map, on the host.
-    pub fn native_route(self, indices: &[f32], upstream: &[f32], gradient: &mut [f32]) {
-        let (half, layout) = (self.pooled(), self.layout());
-        fill_map(self.map, gradient, |quad, y, row| {
-            for (x, to) in row.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                let (above, left) = (y / 2, x / 2);
-                if above >= half.height || left >= half.width {
-                    *to = [0.0; 4];
-                    continue;
-                }
-                let index = layout.texel(quad, above / 2, left / 2) * 4 + above % 2 * 2 + left % 2;
-                let bits = indices[index] as u32 >> (y % 2 * 2 + x % 2);
-                let from = &upstream[half.texel(quad, above, left) * 4..][..4];
-                for (lane, (to, from)) in to.iter_mut().zip(from).enumerate() {
-                    *to = if bits >> (4 * lane) & 1 == 1 { *from } else { 0.0 };
-                }
-            }
-        });
     }
 
     /// The dispatches that route the gradient of the pooled map (input 1) by the indices (input 0) into `output`, the

@@ -4,8 +4,8 @@ use super::shape::MapLayout;
 use crate::error::Result;
 use rayon::prelude::*;
 use std::fmt::{Debug, Formatter};
-use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::{Deref, DerefMut, Range};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Floats that one task of an elementwise kernel takes, and of which a sum adds up each part by itself. It does not
 /// depend on the number of threads, so neither do the results.
@@ -188,32 +188,60 @@ pub(in crate::ops) fn fill_blocks(
 }
 
 /// Scratch memory that no kernel uses at the moment.
-static SCRATCH: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
+static SPARE: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
 
-/// Calls `work` with scratch memory of this length, whose values are arbitrary: kept from one kernel to the next, because
-/// fresh pages cost as much time as small kernels.
-pub(in crate::ops) fn with_scratch<R>(length: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
-    let kept = || SCRATCH.lock().unwrap_or_else(PoisonError::into_inner);
-    let fitting = |kept: &mut Vec<Vec<f32>>| {
-        kept.sort_by_key(Vec::len);
-        let position = kept.iter().position(|memory| memory.len() >= length);
-        // Else the largest goes, so that there are never more than are used at once.
-        position.map(|position| kept.remove(position)).or_else(|| kept.pop())
-    };
-    let mut memory = fitting(&mut kept()).unwrap_or_default();
-    if memory.len() < length {
-        drop(memory);
-        memory = vec![0.0; length];
+fn spare() -> MutexGuard<'static, Vec<Vec<f32>>> {
+    SPARE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Scratch memory, kept from one kernel to the next, because fresh pages cost as much time as small kernels.
+pub(in crate::ops) struct Scratch {
+    memory: Vec<f32>,
+    length: usize,
+}
+
+impl Scratch {
+    /// This many floats, whose values are arbitrary.
+    pub fn new(length: usize) -> Self {
+        let fitting = |spare: &mut Vec<Vec<f32>>| {
+            spare.sort_by_key(Vec::len);
+            let position = spare.iter().position(|memory| memory.len() >= length);
+            // Else the largest goes, so that there are never more than are used at once.
+            position.map(|position| spare.remove(position)).or_else(|| spare.pop())
+        };
+        let mut memory = fitting(&mut spare()).unwrap_or_default();
+        if memory.len() < length {
+            drop(memory);
+            memory = vec![0.0; length];
+        }
+        if cfg!(debug_assertions) {
+            memory[..length].fill(f32::NAN);
+        }
+        Self { memory, length }
     }
-    if cfg!(debug_assertions) {
-        memory[..length].fill(f32::NAN);
+}
+
+impl Deref for Scratch {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.memory[..self.length]
     }
-    let result = work(&mut memory[..length]);
-    kept().push(memory);
-    result
+}
+
+impl DerefMut for Scratch {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.memory[..self.length]
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        spare().push(std::mem::take(&mut self.memory));
+    }
 }
 
 /// Releases the scratch memory that no kernel uses.
 pub(crate) fn release_scratch() {
-    SCRATCH.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    spare().clear();
 }

@@ -6,6 +6,7 @@ mod edges;
 mod finish;
 mod layout;
 mod naive;
+mod pooling;
 mod products;
 mod transforms;
 mod weights;
@@ -15,6 +16,7 @@ use super::convolution::{Conv, Padding, Then};
 use super::filter::Filter;
 use super::pool_indices::PoolIndices;
 use crate::gpu::Profile;
+use crate::ops::native::Scratch;
 use crate::ops::relu::mask_gradient;
 use crate::ops::{MapLayout, NativeCall, NativeConstant, NativeKernel};
 use finish::Finish;
@@ -79,9 +81,9 @@ pub(super) fn forward(conv: &Conv, input: MapLayout, output: MapLayout, device: 
             Method::Naive => naive::forward(&conv, [input, output], &from, weights, &finish, result),
         };
         if conv.pool {
-            let mut whole = vec![0.0; output.texels() * 4];
+            let mut whole = Scratch::new(output.texels() * 4);
             compute(&mut whole);
-            PoolIndices::of(output).native_pool(&whole, result, saved);
+            pooling::pool(PoolIndices::of(output), &whole, result, saved);
         } else {
             compute(result);
         }
@@ -112,31 +114,29 @@ pub(super) fn backward(
         let weights = constants[0].f32();
         let mask = then.mask.then(|| inputs[2 + usize::from(then.add)]);
         let finish = Finish { bias: None, relu: false, add: then.add, mask };
-        let indices = PoolIndices::of(output);
-        let upstream: Cow<'_, [f32]> = if conv.pool {
-            let mut routed = vec![0.0; output.texels() * 4];
-            indices.native_route(inputs[0], inputs[1], &mut routed);
-            routed.into()
-        } else {
-            inputs[1].into()
-        };
         let activation = (conv.relu && !conv.pool).then_some(inputs[0]);
+        let routed = conv.pool.then(|| {
+            let mut routed = Scratch::new(output.texels() * 4);
+            pooling::route(PoolIndices::of(output), inputs[0], inputs[1], &mut routed);
+            routed
+        });
+        let upstream = routed.as_deref().unwrap_or(inputs[1]);
         // For the methods that don't mask what they read.
         let masked = || match activation {
             Some(activation) => {
                 let mut masked = vec![0.0; upstream.len()];
-                mask_gradient(&mut masked, activation, &upstream);
+                mask_gradient(&mut masked, activation, upstream);
                 Cow::Owned(masked)
             }
-            None => Cow::Borrowed(&*upstream),
+            None => Cow::Borrowed(upstream),
         };
         let compute = |finish: &Finish<'_>, result: &mut [f32]| match &method {
-            Method::Winograd(winograd) => winograd.run(&upstream, activation, weights, finish, result),
+            Method::Winograd(winograd) => winograd.run(upstream, activation, weights, finish, result),
             Method::Direct(direct) => direct.run(&masked(), weights, finish, result),
             Method::Naive => naive::backward(&conv, [input, output], &masked(), weights, finish, result),
         };
         if folds {
-            let mut whole = vec![0.0; edges::padded(input).texels() * 4];
+            let mut whole = Scratch::new(edges::padded(input).texels() * 4);
             compute(&Finish::default(), &mut whole);
             edges::fold(&whole, input, &finish, result);
         } else {

@@ -11,7 +11,7 @@ use super::layout::{BLOCK, Placement, QUADS, bands, blocks};
 use super::products::{TILES, products};
 use super::transforms::{POSITIONS, Source, TILE, Target, Tiles, transform_input, transform_output};
 use super::weights::Packing;
-use crate::ops::native::with_scratch;
+use crate::ops::native::Scratch;
 use rayon::prelude::*;
 
 /// Transformed weights up to this size are kept for both directions, and bands are computed side by side.
@@ -81,14 +81,13 @@ impl Winograd {
             bands.into_par_iter().enumerate().for_each(|(band, mut rows_of_band)| {
                 let tiles = self.tiles(band * rows, rows, across);
                 let first_row = band * rows * TILE;
-                with_scratch(self.tile() * count, |scratch| {
-                    for start in tiles.numbers.clone().step_by(count) {
-                        let numbers = start..(start + count).min(tiles.numbers.end);
-                        let tiles = Tiles { numbers, across };
-                        let rows = (first_row, rows_of_band.as_mut_slice());
-                        self.small_part(source, &tiles, weights, finish, rows, scratch);
-                    }
-                });
+                let mut scratch = Scratch::new(self.tile() * count);
+                for start in tiles.numbers.clone().step_by(count) {
+                    let numbers = start..(start + count).min(tiles.numbers.end);
+                    let tiles = Tiles { numbers, across };
+                    let rows = (first_row, rows_of_band.as_mut_slice());
+                    self.small_part(source, &tiles, weights, finish, rows, &mut scratch);
+                }
             });
         }
     }
@@ -148,39 +147,36 @@ impl Winograd {
     ) {
         let [from, to] = self.blocks();
         let count = tiles.numbers.len().next_multiple_of(TILES);
-        with_scratch(POSITIONS * (from + to) * count * BLOCK, |scratch| {
-            let (transformed, results) = scratch.split_at_mut(POSITIONS * from * count * BLOCK);
-            let mut by_block: Vec<Vec<&mut [f32]>> = Vec::new();
-            by_block.resize_with(from, Vec::new);
-            for (index, place) in transformed.chunks_exact_mut(count * BLOCK).enumerate() {
-                by_block[index % from].push(place);
+        let mut scratch = Scratch::new(POSITIONS * (from + to) * count * BLOCK);
+        let (transformed, results) = scratch.split_at_mut(POSITIONS * from * count * BLOCK);
+        let mut by_block: Vec<Vec<&mut [f32]>> = Vec::new();
+        by_block.resize_with(from, Vec::new);
+        for (index, place) in transformed.chunks_exact_mut(count * BLOCK).enumerate() {
+            by_block[index % from].push(place);
+        }
+        by_block.into_par_iter().enumerate().for_each(|(block, mut places)| {
+            transform_input(source, block, &tiles, &mut places);
+        });
+        let panel = from * BLOCK * BLOCK;
+        results.par_chunks_exact_mut(count * BLOCK).enumerate().for_each(|(index, results)| {
+            let (position, block) = (index / to, index % to);
+            let transformed = &transformed[position * from * count * BLOCK..][..from * count * BLOCK];
+            let weights = &weights[position * to * panel..][..to * panel];
+            if self.turned {
+                let mut turned = Scratch::new(panel);
+                transpose_panel(weights, block, to, &mut turned);
+                products(transformed, &turned, results, count);
+            } else {
+                products(transformed, &weights[block * panel..][..panel], results, count);
             }
-            by_block.into_par_iter().enumerate().for_each(|(block, mut places)| {
-                transform_input(source, block, &tiles, &mut places);
-            });
-            let panel = from * BLOCK * BLOCK;
-            results.par_chunks_exact_mut(count * BLOCK).enumerate().for_each(|(index, results)| {
-                let (position, block) = (index / to, index % to);
-                let transformed = &transformed[position * from * count * BLOCK..][..from * count * BLOCK];
-                let weights = &weights[position * to * panel..][..to * panel];
-                if self.turned {
-                    with_scratch(panel, |turned| {
-                        transpose_panel(weights, block, to, turned);
-                        products(transformed, turned, results, count);
-                    });
-                } else {
-                    products(transformed, &weights[block * panel..][..panel], results, count);
-                }
-            });
-            let first_row = tiles.numbers.start / tiles.across * TILE;
-            let per_quad = rows.len() / self.place.output.quads();
-            rows.par_chunks_mut(per_quad * QUADS).enumerate().for_each(|(block, rows)| {
-                let of_block: Vec<&[f32]> =
-                    results.chunks_exact(count * BLOCK).skip(block).step_by(to).collect();
-                let layout = self.place.output;
-                let mut target = Target { layout, block, first_row, rows, finish, turned: self.turned };
-                transform_output(&of_block, &tiles, &mut target);
-            });
+        });
+        let first_row = tiles.numbers.start / tiles.across * TILE;
+        let per_quad = rows.len() / self.place.output.quads();
+        rows.par_chunks_mut(per_quad * QUADS).enumerate().for_each(|(block, rows)| {
+            let of_block: Vec<&[f32]> = results.chunks_exact(count * BLOCK).skip(block).step_by(to).collect();
+            let layout = self.place.output;
+            let mut target = Target { layout, block, first_row, rows, finish, turned: self.turned };
+            transform_output(&of_block, &tiles, &mut target);
         });
     }
 }
