@@ -81,7 +81,8 @@ impl Winograd {
             bands.into_par_iter().enumerate().for_each(|(band, mut rows_of_band)| {
                 let tiles = self.tiles(band * rows, rows, across);
                 let first_row = band * rows * TILE;
-                let mut scratch = Scratch::new(self.tile() * count);
+                let [from, to] = self.blocks();
+                let mut scratch = Scratch::new(POSITIONS * (stride(from, count) + stride(to, count)));
                 for start in tiles.numbers.clone().step_by(count) {
                     let numbers = start..(start + count).min(tiles.numbers.end);
                     let tiles = Tiles { numbers, across };
@@ -110,29 +111,25 @@ impl Winograd {
     ) {
         let [from, to] = self.blocks();
         let count = tiles.numbers.len().next_multiple_of(TILES);
-        let (transformed, rest) = scratch.split_at_mut(POSITIONS * from * count * BLOCK);
-        let results = &mut rest[..POSITIONS * to * count * BLOCK];
-        let mut places: Vec<&mut [f32]> = transformed.chunks_exact_mut(count * BLOCK).collect();
-        // By position, then by block; a block's places lie `from` apart.
-        for block in 0..from {
-            let mut of_block: Vec<&mut [f32]> =
-                places.iter_mut().skip(block).step_by(from).map(|place| &mut **place).collect();
-            transform_input(source, block, tiles, &mut of_block);
+        let [place, result] = [from, to].map(|blocks| stride(blocks, count));
+        let (transformed, rest) = scratch.split_at_mut(POSITIONS * place);
+        let results = &mut rest[..POSITIONS * result];
+        for (block, mut places) in by_block(transformed, from, count).into_iter().enumerate() {
+            transform_input(source, block, tiles, &mut places);
         }
         let panel = from * BLOCK * BLOCK;
-        let positions = transformed.chunks_exact(from * count * BLOCK);
-        let positions = positions.zip(weights.chunks_exact(to * panel));
-        for ((transformed, weights), results) in positions.zip(results.chunks_exact_mut(to * count * BLOCK)) {
+        let positions = transformed.chunks_exact(place).zip(weights.chunks_exact(to * panel));
+        for ((transformed, weights), results) in positions.zip(results.chunks_exact_mut(result)) {
+            let transformed = &transformed[..from * count * BLOCK];
             for (panel, results) in weights.chunks_exact(panel).zip(results.chunks_exact_mut(count * BLOCK)) {
                 products(transformed, panel, results, count);
             }
         }
         let per_quad = rows.len() / self.place.output.quads();
         for (block, rows) in rows.chunks_mut(per_quad * QUADS).enumerate() {
-            let of_block: Vec<&[f32]> = results.chunks_exact(count * BLOCK).skip(block).step_by(to).collect();
             let layout = self.place.output;
             let mut target = Target { layout, block, first_row, rows, finish, turned: self.turned };
-            transform_output(&of_block, tiles, &mut target);
+            transform_output(&of_block(results, to, count, block), tiles, &mut target);
         }
     }
 
@@ -147,38 +144,59 @@ impl Winograd {
     ) {
         let [from, to] = self.blocks();
         let count = tiles.numbers.len().next_multiple_of(TILES);
-        let mut scratch = Scratch::new(POSITIONS * (from + to) * count * BLOCK);
-        let (transformed, results) = scratch.split_at_mut(POSITIONS * from * count * BLOCK);
-        let mut by_block: Vec<Vec<&mut [f32]>> = Vec::new();
-        by_block.resize_with(from, Vec::new);
-        for (index, place) in transformed.chunks_exact_mut(count * BLOCK).enumerate() {
-            by_block[index % from].push(place);
-        }
-        by_block.into_par_iter().enumerate().for_each(|(block, mut places)| {
+        let [place, result] = [from, to].map(|blocks| stride(blocks, count));
+        let mut scratch = Scratch::new(POSITIONS * (place + result));
+        let (transformed, results) = scratch.split_at_mut(POSITIONS * place);
+        by_block(transformed, from, count).into_par_iter().enumerate().for_each(|(block, mut places)| {
             transform_input(source, block, &tiles, &mut places);
         });
         let panel = from * BLOCK * BLOCK;
-        results.par_chunks_exact_mut(count * BLOCK).enumerate().for_each(|(index, results)| {
-            let (position, block) = (index / to, index % to);
-            let transformed = &transformed[position * from * count * BLOCK..][..from * count * BLOCK];
+        let positions = results.par_chunks_exact_mut(result).enumerate();
+        positions.for_each(|(position, results)| {
+            let transformed = &transformed[position * place..][..from * count * BLOCK];
             let weights = &weights[position * to * panel..][..to * panel];
-            if self.turned {
-                let mut turned = Scratch::new(panel);
-                transpose_panel(weights, block, to, &mut turned);
-                products(transformed, &turned, results, count);
-            } else {
-                products(transformed, &weights[block * panel..][..panel], results, count);
-            }
+            let blocks = results[..to * count * BLOCK].par_chunks_exact_mut(count * BLOCK).enumerate();
+            blocks.for_each(|(block, results)| {
+                if self.turned {
+                    let mut turned = Scratch::new(panel);
+                    transpose_panel(weights, block, to, &mut turned);
+                    products(transformed, &turned, results, count);
+                } else {
+                    products(transformed, &weights[block * panel..][..panel], results, count);
+                }
+            });
         });
         let first_row = tiles.numbers.start / tiles.across * TILE;
         let per_quad = rows.len() / self.place.output.quads();
         rows.par_chunks_mut(per_quad * QUADS).enumerate().for_each(|(block, rows)| {
-            let of_block: Vec<&[f32]> = results.chunks_exact(count * BLOCK).skip(block).step_by(to).collect();
             let layout = self.place.output;
             let mut target = Target { layout, block, first_row, rows, finish, turned: self.turned };
-            transform_output(&of_block, &tiles, &mut target);
+            transform_output(&of_block(results, to, count, block), &tiles, &mut target);
         });
     }
+}
+
+/// Floats from one position's tiles to the next one's: an odd number of cache lines, because a transform touches all 36
+/// positions at a time, and at a multiple of 4 KiB they would push each other out of the first cache.
+fn stride(blocks: usize, count: usize) -> usize {
+    (blocks * count | 1) * BLOCK
+}
+
+/// For each block of channels its place at each position.
+fn by_block(tiles: &mut [f32], blocks: usize, count: usize) -> Vec<Vec<&mut [f32]>> {
+    let mut by_block: Vec<Vec<&mut [f32]>> = Vec::new();
+    by_block.resize_with(blocks, || Vec::with_capacity(POSITIONS));
+    for position in tiles.chunks_exact_mut(stride(blocks, count)) {
+        let places = position.chunks_exact_mut(count * BLOCK);
+        by_block.iter_mut().zip(places).for_each(|(block, place)| block.push(place));
+    }
+    by_block
+}
+
+/// What a block of channels has at each position.
+fn of_block(tiles: &[f32], blocks: usize, count: usize, block: usize) -> Vec<&[f32]> {
+    let positions = tiles.chunks_exact(stride(blocks, count));
+    positions.map(|position| &position[block * count * BLOCK..][..count * BLOCK]).collect()
 }
 
 /// The panel of a block of input channels, `[output][input % 16]`, from one position's weights in the order of the
