@@ -18,15 +18,36 @@ const B: f32 = 1.5;
 const A2: f32 = A * A;
 const B2: f32 = B * B;
 
+/// Floats of a quad's texels under a tile.
+const EDGE: usize = POSITIONS * 4;
+
+/// Transformed tiles of a block of channels lie in packs of so many, each pack as `[position][tile][channel]`.
+pub(super) const PACKED: usize = 12;
+/// Floats from one position to the next.
+pub(super) const POSITION: usize = PACKED * BLOCK;
+/// Floats from one pack to the next: a cache line more than a pack takes, so that one position of many packs, which a
+/// product reads, lies in all parts of the caches.
+pub(super) const PACK: usize = POSITIONS * POSITION + BLOCK;
+
 /// Channels that are transformed at once: two quads, so that a line of six values stays in registers.
 const LANES: usize = 8;
 
-/// Values of several channels, on which arithmetic is done lane by lane.
+/// Values of several channels, on which arithmetic is done lane by lane. Loops over numbers, no iterators, closures or
+/// `array::map`: those are not always inlined, and then compiled without the processor's vectors.
 #[derive(Debug, Clone, Copy)]
 struct Lanes([f32; LANES]);
 
 impl Lanes {
     const ZERO: Self = Self([0.0; LANES]);
+
+    /// Zero where the other is not positive.
+    #[inline(always)]
+    fn where_positive(mut self, other: Self) -> Self {
+        for lane in 0..LANES {
+            self.0[lane] = if other.0[lane] > 0.0 { self.0[lane] } else { 0.0 };
+        }
+        self
+    }
 }
 
 impl Add for Lanes {
@@ -34,7 +55,9 @@ impl Add for Lanes {
 
     #[inline(always)]
     fn add(mut self, other: Self) -> Self {
-        self.0.iter_mut().zip(other.0).for_each(|(value, other)| *value += other);
+        for lane in 0..LANES {
+            self.0[lane] += other.0[lane];
+        }
         self
     }
 }
@@ -44,7 +67,9 @@ impl Sub for Lanes {
 
     #[inline(always)]
     fn sub(mut self, other: Self) -> Self {
-        self.0.iter_mut().zip(other.0).for_each(|(value, other)| *value -= other);
+        for lane in 0..LANES {
+            self.0[lane] -= other.0[lane];
+        }
         self
     }
 }
@@ -54,7 +79,9 @@ impl Mul<Lanes> for f32 {
 
     #[inline(always)]
     fn mul(self, mut lanes: Lanes) -> Lanes {
-        lanes.0.iter_mut().for_each(|value| *value *= self);
+        for lane in 0..LANES {
+            lanes.0[lane] *= self;
+        }
         lanes
     }
 }
@@ -122,62 +149,87 @@ pub(super) struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// The pixels of two quads under a tile, outside of the map zero.
+    /// Where the first row of a tile starts in both quads, if all of it lies in the map and its border.
     #[inline(always)]
-    fn load(&self, quad: usize, corner: [isize; 2]) -> [Lanes; POSITIONS] {
-        let MapLayout { height, width, .. } = self.place.input;
-        // Texels are counted with the borders, which are zero: column 0 and row 0 of a plane, and the next ones'.
-        let [top, left] = corner.map(|start| start + 1);
-        let columns = (-left).clamp(0, SIDE as isize) as usize
-            ..(width as isize + 2 - left).clamp(0, SIDE as isize) as usize;
-        let mut loaded = [Lanes::ZERO; POSITIONS];
-        for (r, loaded) in loaded.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
-            let row = top + r as isize;
-            if !(0..height as isize + 2).contains(&row) || columns.is_empty() {
-                continue;
-            }
-            for half in 0..2 {
-                let Some(start) = self.start(quad + half, row, left + columns.start as isize) else {
-                    continue;
-                };
-                if columns.len() == SIDE {
-                    self.load_row(start, half, loaded);
-                } else {
-                    self.load_row(start, half, &mut loaded[columns.clone()]);
-                }
-            }
-        }
-        if self.turned {
-            loaded.reverse();
-        }
-        loaded
-    }
-
-    /// Loads consecutive texels from `start` on into one half of the lanes.
-    #[inline(always)]
-    fn load_row(&self, start: usize, half: usize, to: &mut [Lanes]) {
-        let length = to.len() * 4;
-        let texels = self.map[start..start + length].as_chunks::<4>().0;
-        for (to, texel) in to.iter_mut().zip(texels) {
-            to.0[half * 4..half * 4 + 4].copy_from_slice(texel);
-        }
-        if let Some(activation) = self.activation {
-            let texels = activation[start..start + length].as_chunks::<4>().0;
-            for (to, texel) in to.iter_mut().zip(texels) {
-                for (value, y) in to.0[half * 4..half * 4 + 4].iter_mut().zip(texel) {
-                    *value = if *y > 0.0 { *value } else { 0.0 };
-                }
-            }
-        }
-    }
-
-    /// Where a row of a quad's plane starts at this column; `None` for quads beyond the last.
-    #[inline(always)]
-    fn start(&self, quad: usize, row: isize, column: isize) -> Option<usize> {
+    fn inside(&self, quad: usize, [top, left]: [isize; 2]) -> Option<[usize; 2]> {
         let layout = self.place.input;
-        let within = row * layout.pitch() as isize + column;
-        (quad < layout.quads()).then(|| (quad * layout.plane()).wrapping_add_signed(within) * 4)
+        // Texels are counted with the borders, which are zero: column 0 and row 0 of a plane, and the next ones'.
+        let [top, left] = [usize::try_from(top + 1).ok()?, usize::try_from(left + 1).ok()?];
+        let whole = top + SIDE <= layout.height + 2 && left + SIDE <= layout.width + 2;
+        let first = (quad * layout.plane() + top * layout.pitch() + left) * 4;
+        (whole && quad + 1 < layout.quads()).then_some([first, first + layout.plane() * 4])
     }
+
+    /// The texels of two quads under a tile that reaches beyond the border, or whose second quad there is not, row by row,
+    /// with zeros there.
+    #[cold]
+    #[inline(never)]
+    fn copy_edge(&self, map: &[f32], quad: usize, [top, left]: [isize; 2]) -> [f32; 2 * EDGE] {
+        let layout = self.place.input;
+        let inside = |at: isize, size: usize| (-1..=size as isize).contains(&at);
+        let mut copied = [0.0; 2 * EDGE];
+        for (quad, texels) in (quad..layout.quads()).zip(copied.chunks_exact_mut(EDGE)) {
+            for (index, texel) in texels.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                let (y, x) = (top + (index / SIDE) as isize, left + (index % SIDE) as isize);
+                if inside(y, layout.height) && inside(x, layout.width) {
+                    let within = y * layout.pitch() as isize + x;
+                    let start = layout.texel(quad, 0, 0).wrapping_add_signed(within) * 4;
+                    texel.copy_from_slice(&map[start..start + 4]);
+                }
+            }
+        }
+        copied
+    }
+}
+
+/// Texels of a tile, as they lie in memory.
+#[derive(Clone, Copy)]
+struct Texels<'a> {
+    map: &'a [f32],
+    activation: &'a [f32],
+    /// Where the first row starts in both quads.
+    starts: [usize; 2],
+    /// Floats from one row to the next.
+    pitch: usize,
+}
+
+impl Texels<'_> {
+    /// One row, transformed, for the adjoint from its end.
+    #[inline(always)]
+    fn line<const TURNED: bool, const MASKED: bool>(&self, r: usize) -> [Lanes; SIDE] {
+        let [lower, upper] = self.starts;
+        let starts = [lower + r * self.pitch, upper + r * self.pitch];
+        let mut row = texels(self.map, starts);
+        if MASKED {
+            let activation = texels(self.activation, starts);
+            for c in 0..SIDE {
+                row[c] = row[c].where_positive(activation[c]);
+            }
+        }
+        input_line(turn::<TURNED, _>(row))
+    }
+}
+
+/// Six texels of two quads.
+#[inline(always)]
+fn texels(map: &[f32], [lower, upper]: [usize; 2]) -> [Lanes; SIDE] {
+    let rows = [&map[lower..lower + SIDE * 4], &map[upper..upper + SIDE * 4]];
+    [texel(rows, 0), texel(rows, 1), texel(rows, 2), texel(rows, 3), texel(rows, 4), texel(rows, 5)]
+}
+
+/// One texel of two quads. Lanes are put together in registers: reading them where two halves were stored would wait for
+/// both stores.
+#[inline(always)]
+fn texel([lower, upper]: [&[f32]; 2], x: usize) -> Lanes {
+    let (l, u) = (&lower[x * 4..x * 4 + 4], &upper[x * 4..x * 4 + 4]);
+    Lanes([l[0], l[1], l[2], l[3], u[0], u[1], u[2], u[3]])
+}
+
+/// From the end to the start, for the adjoint.
+#[inline(always)]
+fn turn<const TURNED: bool, T: Copy>(line: [T; SIDE]) -> [T; SIDE] {
+    let [a, b, c, d, e, f] = line;
+    if TURNED { [f, e, d, c, b, a] } else { line }
 }
 
 /// Which tiles of a map, and which of them come from where.
@@ -190,33 +242,78 @@ pub(super) struct Tiles {
 }
 
 impl Tiles {
-    /// Row and column of the first pixel of each tile's output.
+    /// Floats of their transformed values in a block of channels.
+    pub fn packed(&self) -> usize {
+        self.numbers.len().div_ceil(PACKED) * PACK
+    }
+
+    /// For each pack the place of its tiles in it, with row and column of the first pixel of their output.
     #[inline(always)]
-    fn corners(&self) -> impl Iterator<Item = [usize; 2]> + use<> {
-        let across = self.across;
-        self.numbers.clone().map(move |number| [number / across * TILE, number % across * TILE])
+    fn packs(&self) -> impl Iterator<Item = impl Iterator<Item = (usize, [usize; 2])>> {
+        let Self { numbers, across } = self.clone();
+        numbers.clone().step_by(PACKED).map(move |first| {
+            let tiles = (first..numbers.end).take(PACKED).enumerate();
+            tiles.map(move |(place, number)| (place, [number / across * TILE, number % across * TILE]))
+        })
     }
 }
 
-/// Transforms 16 channels of tiles: `to[position]` gets `[tile][channel]`.
-#[multiversion(targets(
-    "x86_64+avx512f+avx512vl+avx512dq+avx512bw+avx2+fma",
-    "x86_64+avx2+fma",
-    "aarch64+neon"
-))]
-pub(super) fn transform_input(source: Source<'_>, block: usize, tiles: &Tiles, to: &mut [&mut [f32]]) {
-    for (index, corner) in tiles.corners().enumerate() {
-        let corner = corner.map(|start| start as isize + source.place.origin);
-        for half in 0..2 {
-            let mut tile = source.load(block * QUADS + half * 2, corner);
-            for c in 0..SIDE {
-                let line = input_line(std::array::from_fn(|r| tile[r * SIDE + c]));
-                (0..SIDE).for_each(|r| tile[r * SIDE + c] = line[r]);
-            }
-            for r in 0..SIDE {
-                let line = input_line(std::array::from_fn(|c| tile[r * SIDE + c]));
-                for (to, value) in to[r * SIDE..][..SIDE].iter_mut().zip(line) {
-                    to[index * BLOCK + half * LANES..][..LANES].copy_from_slice(&value.0);
+/// Transforms 16 channels of tiles to their packs.
+#[multiversion(targets("x86_64+avx2+fma", "aarch64+neon"))]
+pub(super) fn transform_input(source: Source<'_>, block: usize, tiles: &Tiles, to: &mut [f32]) {
+    match (source.turned, source.activation.is_some()) {
+        (false, false) => input_tiles::<false, false>(source, block, tiles, to),
+        (false, true) => input_tiles::<false, true>(source, block, tiles, to),
+        (true, false) => input_tiles::<true, false>(source, block, tiles, to),
+        (true, true) => input_tiles::<true, true>(source, block, tiles, to),
+    }
+}
+
+#[inline(always)]
+fn input_tiles<const TURNED: bool, const MASKED: bool>(
+    source: Source<'_>,
+    block: usize,
+    tiles: &Tiles,
+    to: &mut [f32],
+) {
+    for (pack, to) in tiles.packs().zip(to.as_chunks_mut::<PACK>().0) {
+        for (place, corner) in pack {
+            let corner = corner.map(|start| start as isize + source.place.origin);
+            for half in 0..2 {
+                let quad = block * QUADS + half * 2;
+                let (map, activation);
+                let texels = match source.inside(quad, corner) {
+                    Some(starts) => {
+                        let pitch = source.place.input.pitch() * 4;
+                        Texels {
+                            map: source.map,
+                            activation: source.activation.unwrap_or(&[]),
+                            starts,
+                            pitch,
+                        }
+                    }
+                    None => {
+                        map = source.copy_edge(source.map, quad, corner);
+                        activation = source.activation.map(|from| source.copy_edge(from, quad, corner));
+                        let activation = activation.as_ref().map_or(&[][..], |copied| copied);
+                        Texels { map: &map, activation, starts: [0, EDGE], pitch: SIDE * 4 }
+                    }
+                };
+                let rows = turn::<TURNED, _>([
+                    texels.line::<TURNED, MASKED>(0),
+                    texels.line::<TURNED, MASKED>(1),
+                    texels.line::<TURNED, MASKED>(2),
+                    texels.line::<TURNED, MASKED>(3),
+                    texels.line::<TURNED, MASKED>(4),
+                    texels.line::<TURNED, MASKED>(5),
+                ]);
+                for c in 0..SIDE {
+                    let [a, b, d, e, f, g] = &rows;
+                    let column = input_line([a[c], b[c], d[c], e[c], f[c], g[c]]);
+                    for r in 0..SIDE {
+                        let at = (r * SIDE + c) * POSITION + place * BLOCK + half * LANES;
+                        to[at..at + LANES].copy_from_slice(&column[r].0);
+                    }
                 }
             }
         }
@@ -235,54 +332,67 @@ pub(super) struct Target<'a, 'b> {
     pub turned: bool,
 }
 
-/// Transforms 16 channels of tiles from the products, `from[position]` as `[tile][channel]`, and writes them.
-#[multiversion(targets(
-    "x86_64+avx512f+avx512vl+avx512dq+avx512bw+avx2+fma",
-    "x86_64+avx2+fma",
-    "aarch64+neon"
-))]
-pub(super) fn transform_output(from: &[&[f32]], tiles: &Tiles, target: &mut Target<'_, '_>) {
-    let height = target.layout.height;
+/// Transforms 16 channels of tiles from the products, packed as [`transform_input`] does it, and writes the pixels.
+#[multiversion(targets("x86_64+avx2+fma", "aarch64+neon"))]
+pub(super) fn transform_output(from: &[f32], tiles: &Tiles, target: &mut Target<'_, '_>) {
     let quads = (target.layout.quads() - target.block * QUADS).min(QUADS);
-    let rows = target.rows.len() / quads;
-    for (index, [top, left]) in tiles.corners().enumerate() {
-        for half in 0..quads.div_ceil(2) {
-            let mut lines = [[Lanes::ZERO; SIDE]; TILE];
-            for c in 0..SIDE {
-                let start = index * BLOCK + half * LANES;
-                let mut column = [Lanes::ZERO; SIDE];
-                for (r, value) in column.iter_mut().enumerate() {
-                    value.0.copy_from_slice(&from[r * SIDE + c][start..start + LANES]);
+    for (pack, from) in tiles.packs().zip(from.as_chunks::<PACK>().0) {
+        for (place, corner) in pack {
+            for half in 0..quads.div_ceil(2) {
+                let load = |position: usize| {
+                    let mut lanes = Lanes::ZERO;
+                    let at = position * POSITION + place * BLOCK + half * LANES;
+                    lanes.0.copy_from_slice(&from[at..at + LANES]);
+                    lanes
+                };
+                let column = |c: usize| {
+                    output_line([
+                        load(c),
+                        load(c + 6),
+                        load(c + 12),
+                        load(c + 18),
+                        load(c + 24),
+                        load(c + 30),
+                    ])
+                };
+                let [a, b, c, d, e, f] = [column(0), column(1), column(2), column(3), column(4), column(5)];
+                let row = |r: usize| output_line([a[r], b[r], c[r], d[r], e[r], f[r]]);
+                let rows = [row(0), row(1), row(2), row(3)];
+                for quad in half * 2..quads.min(half * 2 + 2) {
+                    target.write(quad, corner, &rows, quad % 2 * 4);
                 }
-                let column = output_line(column);
-                (0..TILE).for_each(|r| lines[r][c] = column[r]);
             }
-            for (r, line) in lines.iter().enumerate() {
-                let y = top + if target.turned { TILE - 1 - r } else { r };
-                if y >= height {
-                    continue;
-                }
-                let mut line = output_line(*line);
-                if target.turned {
-                    line.reverse();
-                }
-                for half_quad in 0..(quads - half * 2).min(2) {
-                    let mut values = [[0.0; 4]; TILE];
-                    for (to, value) in values.iter_mut().zip(line) {
-                        to.copy_from_slice(&value.0[half_quad * 4..half_quad * 4 + 4]);
-                    }
-                    let quad = half * 2 + half_quad;
-                    let row = &mut target.rows[quad * rows + y - target.first_row];
-                    let to = &mut row.as_chunks_mut::<4>().0[1 + left..];
-                    let quad = target.block * QUADS + quad;
-                    let texel = target.layout.texel(quad, y, left);
-                    if let Some(to) = to.first_chunk_mut::<TILE>() {
-                        target.finish.write(quad, texel, values, to);
-                    } else {
-                        for (x, (to, value)) in to.iter_mut().zip(values).enumerate() {
-                            target.finish.write(quad, texel + x, [value], std::array::from_mut(to));
-                        }
-                    }
+        }
+    }
+}
+
+impl Target<'_, '_> {
+    /// Writes the pixels of one quad, whose lanes start at `lane`.
+    #[inline(always)]
+    fn write(&mut self, quad: usize, [top, left]: [usize; 2], rows: &[[Lanes; TILE]; TILE], lane: usize) {
+        let quads = (self.layout.quads() - self.block * QUADS).min(QUADS);
+        let per_quad = self.rows.len() / quads;
+        for (r, row) in rows.iter().enumerate() {
+            let y = top + if self.turned { TILE - 1 - r } else { r };
+            if y >= self.layout.height {
+                continue;
+            }
+            let texel = |x: usize| {
+                let lanes = &row[x].0[lane..lane + 4];
+                [lanes[0], lanes[1], lanes[2], lanes[3]]
+            };
+            let mut values = [texel(0), texel(1), texel(2), texel(3)];
+            if self.turned {
+                values.reverse();
+            }
+            let to = &mut self.rows[quad * per_quad + y - self.first_row].as_chunks_mut::<4>().0[1 + left..];
+            let quad = self.block * QUADS + quad;
+            let texel = self.layout.texel(quad, y, left);
+            if let Some(to) = to.first_chunk_mut::<TILE>() {
+                self.finish.write(quad, texel, values, to);
+            } else {
+                for (x, (to, value)) in to.iter_mut().zip(values).enumerate() {
+                    self.finish.write(quad, texel + x, [value], std::array::from_mut(to));
                 }
             }
         }

@@ -8,8 +8,10 @@
 
 use super::finish::Finish;
 use super::layout::{BLOCK, Placement, QUADS, bands, blocks};
-use super::products::{TILES, products};
-use super::transforms::{POSITIONS, Source, TILE, Target, Tiles, transform_input, transform_output};
+use super::products::products;
+use super::transforms::{
+    PACK, PACKED, POSITION, POSITIONS, Source, TILE, Target, Tiles, transform_input, transform_output,
+};
 use super::weights::Packing;
 use crate::ops::native::Scratch;
 use rayon::prelude::*;
@@ -18,6 +20,8 @@ use rayon::prelude::*;
 const SMALL_WEIGHTS: usize = 4 << 20;
 /// Floats of the transformed tiles and products of a task that should stay in a core's cache.
 const CACHED: usize = 160 << 10;
+/// Packs of tiles whose products a task computes with weights that it reads once.
+const GROUP: usize = 8;
 /// Floats of the transformed tiles and products of a band where weights are large.
 const BAND: usize = 8 << 20;
 
@@ -48,9 +52,9 @@ impl Winograd {
         POSITIONS * from * to * BLOCK * BLOCK * 4 > SMALL_WEIGHTS
     }
 
-    /// Floats of a tile's transformed values and products.
-    fn tile(&self) -> usize {
-        POSITIONS * self.blocks().iter().sum::<usize>() * BLOCK
+    /// Floats of the transformed values and products of a pack of tiles.
+    fn pack(&self) -> usize {
+        self.blocks().iter().sum::<usize>() * PACK
     }
 
     /// From `input`, which counts as zero where the activation is not positive, to `output`.
@@ -65,24 +69,23 @@ impl Winograd {
         let source = Source { map: input, activation, place: self.place, turned: self.turned };
         let across = self.place.output.width.div_ceil(TILE);
         if self.large() {
-            let rows = (BAND / self.tile() / across).max(1);
+            let rows = (BAND / self.pack() * PACKED / across).max(1);
             for (band, rows_of_band) in bands(self.place.output, output, rows * TILE).into_iter().enumerate()
             {
                 let tiles = self.tiles(band * rows, rows, across);
                 self.large_band(source, tiles, weights, finish, rows_of_band);
             }
         } else {
-            let count = (CACHED / self.tile() / TILES * TILES).max(2 * TILES);
+            let count = (CACHED / self.pack()).max(2) * PACKED;
             let rows = (count / across).max(1);
             // Parts of a band of about one size.
             let parts = (rows * across).div_ceil(count);
-            let count = (rows * across).div_ceil(parts).next_multiple_of(TILES);
+            let count = (rows * across).div_ceil(parts).next_multiple_of(PACKED);
             let bands = bands(self.place.output, output, rows * TILE);
             bands.into_par_iter().enumerate().for_each(|(band, mut rows_of_band)| {
                 let tiles = self.tiles(band * rows, rows, across);
                 let first_row = band * rows * TILE;
-                let [from, to] = self.blocks();
-                let mut scratch = Scratch::new(POSITIONS * (stride(from, count) + stride(to, count)));
+                let mut scratch = Scratch::new(self.pack() * (count / PACKED));
                 for start in tiles.numbers.clone().step_by(count) {
                     let numbers = start..(start + count).min(tiles.numbers.end);
                     let tiles = Tiles { numbers, across };
@@ -110,26 +113,25 @@ impl Winograd {
         scratch: &mut [f32],
     ) {
         let [from, to] = self.blocks();
-        let count = tiles.numbers.len().next_multiple_of(TILES);
-        let [place, result] = [from, to].map(|blocks| stride(blocks, count));
-        let (transformed, rest) = scratch.split_at_mut(POSITIONS * place);
-        let results = &mut rest[..POSITIONS * result];
-        for (block, mut places) in by_block(transformed, from, count).into_iter().enumerate() {
-            transform_input(source, block, tiles, &mut places);
+        let stride = tiles.packed();
+        let (transformed, rest) = scratch.split_at_mut(from * stride);
+        let results = &mut rest[..to * stride];
+        for (block, transformed) in transformed.chunks_exact_mut(stride).enumerate() {
+            transform_input(source, block, tiles, transformed);
         }
         let panel = from * BLOCK * BLOCK;
-        let positions = transformed.chunks_exact(place).zip(weights.chunks_exact(to * panel));
-        for ((transformed, weights), results) in positions.zip(results.chunks_exact_mut(result)) {
-            let transformed = &transformed[..from * count * BLOCK];
-            for (panel, results) in weights.chunks_exact(panel).zip(results.chunks_exact_mut(count * BLOCK)) {
-                products(transformed, panel, results, count);
+        for (position, weights) in weights.chunks_exact(to * panel).enumerate() {
+            let start = position * POSITION;
+            for (panel, results) in weights.chunks_exact(panel).zip(results.chunks_exact_mut(stride)) {
+                products(&transformed[start..], stride, panel, &mut results[start..], stride / PACK);
             }
         }
         let per_quad = rows.len() / self.place.output.quads();
-        for (block, rows) in rows.chunks_mut(per_quad * QUADS).enumerate() {
+        let blocks = rows.chunks_mut(per_quad * QUADS).zip(results.chunks_exact(stride)).enumerate();
+        for (block, (rows, results)) in blocks {
             let layout = self.place.output;
             let mut target = Target { layout, block, first_row, rows, finish, turned: self.turned };
-            transform_output(&of_block(results, to, count, block), tiles, &mut target);
+            transform_output(results, tiles, &mut target);
         }
     }
 
@@ -143,60 +145,41 @@ impl Winograd {
         mut rows: Vec<&mut [f32]>,
     ) {
         let [from, to] = self.blocks();
-        let count = tiles.numbers.len().next_multiple_of(TILES);
-        let [place, result] = [from, to].map(|blocks| stride(blocks, count));
-        let mut scratch = Scratch::new(POSITIONS * (place + result));
-        let (transformed, results) = scratch.split_at_mut(POSITIONS * place);
-        by_block(transformed, from, count).into_par_iter().enumerate().for_each(|(block, mut places)| {
-            transform_input(source, block, &tiles, &mut places);
+        let stride = tiles.packed();
+        let mut scratch = Scratch::new((from + to) * stride);
+        let (transformed, results) = scratch.split_at_mut(from * stride);
+        transformed.par_chunks_exact_mut(stride).enumerate().for_each(|(block, transformed)| {
+            transform_input(source, block, &tiles, transformed);
         });
         let panel = from * BLOCK * BLOCK;
-        let positions = results.par_chunks_exact_mut(result).enumerate();
-        positions.for_each(|(position, results)| {
-            let transformed = &transformed[position * place..][..from * count * BLOCK];
-            let weights = &weights[position * to * panel..][..to * panel];
-            let blocks = results[..to * count * BLOCK].par_chunks_exact_mut(count * BLOCK).enumerate();
-            blocks.for_each(|(block, results)| {
-                if self.turned {
-                    let mut turned = Scratch::new(panel);
-                    transpose_panel(weights, block, to, &mut turned);
-                    products(transformed, &turned, results, count);
-                } else {
-                    products(transformed, &weights[block * panel..][..panel], results, count);
-                }
-            });
+        let groups = results.par_chunks_exact_mut(stride).enumerate().flat_map(|(block, results)| {
+            results.par_chunks_mut(GROUP * PACK).enumerate().map(move |(group, part)| (block, group, part))
+        });
+        groups.for_each(|(block, group, results)| {
+            let first = group * GROUP * PACK;
+            let mut turned = self.turned.then(|| Scratch::new(panel));
+            for (position, weights) in weights.chunks_exact(to * panel).enumerate() {
+                let panel = match &mut turned {
+                    Some(turned) => {
+                        transpose_panel(weights, block, to, turned);
+                        &**turned
+                    }
+                    None => &weights[block * panel..][..panel],
+                };
+                let start = position * POSITION;
+                let packs = results.len() / PACK;
+                products(&transformed[first + start..], stride, panel, &mut results[start..], packs);
+            }
         });
         let first_row = tiles.numbers.start / tiles.across * TILE;
         let per_quad = rows.len() / self.place.output.quads();
-        rows.par_chunks_mut(per_quad * QUADS).enumerate().for_each(|(block, rows)| {
+        let blocks = rows.par_chunks_mut(per_quad * QUADS).zip(results.par_chunks_exact(stride)).enumerate();
+        blocks.for_each(|(block, (rows, results))| {
             let layout = self.place.output;
             let mut target = Target { layout, block, first_row, rows, finish, turned: self.turned };
-            transform_output(&of_block(results, to, count, block), &tiles, &mut target);
+            transform_output(results, &tiles, &mut target);
         });
     }
-}
-
-/// Floats from one position's tiles to the next one's: an odd number of cache lines, because a transform touches all 36
-/// positions at a time, and at a multiple of 4 KiB they would push each other out of the first cache.
-fn stride(blocks: usize, count: usize) -> usize {
-    (blocks * count | 1) * BLOCK
-}
-
-/// For each block of channels its place at each position.
-fn by_block(tiles: &mut [f32], blocks: usize, count: usize) -> Vec<Vec<&mut [f32]>> {
-    let mut by_block: Vec<Vec<&mut [f32]>> = Vec::new();
-    by_block.resize_with(blocks, || Vec::with_capacity(POSITIONS));
-    for position in tiles.chunks_exact_mut(stride(blocks, count)) {
-        let places = position.chunks_exact_mut(count * BLOCK);
-        by_block.iter_mut().zip(places).for_each(|(block, place)| block.push(place));
-    }
-    by_block
-}
-
-/// What a block of channels has at each position.
-fn of_block(tiles: &[f32], blocks: usize, count: usize, block: usize) -> Vec<&[f32]> {
-    let positions = tiles.chunks_exact(stride(blocks, count));
-    positions.map(|position| &position[block * count * BLOCK..][..count * BLOCK]).collect()
 }
 
 /// The panel of a block of input channels, `[output][input % 16]`, from one position's weights in the order of the
