@@ -51,6 +51,11 @@ pub fn cpu(options: DeviceOptions) -> Arc<Engine> {
     Engine::open(&DeviceOptions { adapter: AdapterChoice::Cpu, ..options }).unwrap()
 }
 
+/// The device of [`engine`] and the CPU device, for what holds on both.
+pub fn both() -> [Arc<Engine>; 2] {
+    [engine(Family::Auto), cpu(DeviceOptions::default())]
+}
+
 /// A convolution's filter with random weights, He-scaled; the same for the same sizes.
 pub fn filter(out_channels: usize, in_channels: usize, kernel: [usize; 2]) -> Arc<Filter> {
     let fan_in = in_channels * kernel[0] * kernel[1];

@@ -4,7 +4,9 @@
 use crate::common::{assert_close, engine, turn, widen};
 use neural_mirage::gpu::{Context, DeviceOptions, Family, Profile};
 use neural_mirage::graph::{Engine, SingleOp};
-use neural_mirage::ops::{Adjoint, Kernel, Linear, LinearBackward, Matrix, Op, Operand, Shape, Signature};
+use neural_mirage::ops::{
+    Adjoint, Kernel, Linear, LinearBackward, Matrix, NativeKernel, Op, Operand, Shape, Signature,
+};
 use neural_mirage::{Error, Result};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -29,6 +31,10 @@ impl Op for Limited {
 
     fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
         self.op.kernels(signature, &Profile { max_binding: self.max_binding, ..device.clone() })
+    }
+
+    fn native(&self, signature: &Signature, device: &Profile) -> Result<NativeKernel> {
+        self.op.native(signature, device)
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {

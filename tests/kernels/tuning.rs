@@ -5,7 +5,7 @@ use crate::common::{engine_with, turn};
 use neural_mirage::Result;
 use neural_mirage::gpu::{DeviceOptions, Profile};
 use neural_mirage::graph::{Bindings, Goals, Graph, Program};
-use neural_mirage::ops::{Conv, Filter, Kernel, Op, Relu, Shape, Signature};
+use neural_mirage::ops::{Conv, Filter, Kernel, NativeKernel, Op, Relu, Shape, Signature};
 use neural_mirage::tune::{Adapter, Cache, Contest, tune};
 use std::sync::Arc;
 
@@ -31,6 +31,10 @@ impl Op for Faulty {
             kernel
         };
         Ok(vec![with("refused", [u32::MAX, 1, 1]), with("wrong", [1, 1, 1]), naive])
+    }
+
+    fn native(&self, signature: &Signature, device: &Profile) -> Result<NativeKernel> {
+        Relu.native(signature, device)
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
@@ -111,6 +115,10 @@ impl Op for Swapped {
         kernels[1] = Kernel { variant: "good", ..kernels[2].clone() };
         kernels.swap(0, 1);
         Ok(kernels)
+    }
+
+    fn native(&self, signature: &Signature, device: &Profile) -> Result<NativeKernel> {
+        Relu.native(signature, device)
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {

@@ -1,12 +1,14 @@
 //! The memory plan. Whatever the graph, tensors alive at the same time keep to themselves; sharing
 //! changes no bit of a result; limits give typed errors before anything is allocated.
 
-use crate::common::{assert_close, draw, engine, engine_with, filter, turn, widen};
+use crate::common::{assert_close, cpu, draw, engine, engine_with, filter, turn, widen};
 use neural_mirage::gpu::{DeviceOptions, Family, Profile};
 use neural_mirage::graph::{
     Bindings, Engine, Goals, Graph, Place, Plan, PrepareOptions, Program, TensorId, gradient,
 };
-use neural_mirage::ops::{Add, CaseInput, Conv, Dispatch, Kernel, Op, Operand, Relu, Shape, Signature};
+use neural_mirage::ops::{
+    Add, CaseInput, Conv, Dispatch, Kernel, NativeKernel, Op, Operand, Relu, Shape, Signature,
+};
 use neural_mirage::{Error, Result};
 use proptest::prelude::*;
 use rand::SeedableRng;
@@ -37,6 +39,10 @@ impl Op for AddOver {
             .size("count", count)
             .linear(count, 64, device);
         Ok(vec![Kernel::single("naive", dispatch)])
+    }
+    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+        let add = |(sum, a): (&mut f32, &f32)| *sum += a;
+        Ok(NativeKernel::new(move |call| call.output.iter_mut().zip(call.inputs[0]).for_each(add)))
     }
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
         Add.reference(inputs, shapes)
@@ -185,7 +191,8 @@ proptest! {
     }
 }
 
-static ENGINE: LazyLock<Arc<Engine>> = LazyLock::new(|| engine(Family::Naive));
+static ENGINES: LazyLock<[Arc<Engine>; 2]> =
+    LazyLock::new(|| [engine(Family::Naive), cpu(DeviceOptions::default())]);
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..Default::default() })]
@@ -193,46 +200,50 @@ proptest! {
     #[test]
     fn random_graphs_compute_the_same_with_and_without_sharing(drafts in drafts(20)) {
         let _turn = turn();
-        let engine = &*ENGINE;
-        let (graph, mut outside, tensors) = build(&drafts);
+        let built = build(&drafts);
+        ENGINES.iter().for_each(|engine| check_random_graph(engine, &built));
+    }
+}
+
+fn check_random_graph(engine: &Arc<Engine>, built: &(Graph, HashSet<TensorId>, Vec<TensorId>)) {
+    let (graph, outside, tensors) = built;
+    let last = tensors[tensors.len() - 1];
+    let mut expected: HashMap<TensorId, Vec<f64>> = HashMap::new();
+    let mut bound = Bindings::new();
+    let mut goals = Vec::new();
+    let mut random = ChaCha8Rng::seed_from_u64(5);
+    for id in tensors {
+        let shape = graph.shape(*id);
         // What is read back needs a buffer of its own.
-        outside.insert(tensors[tensors.len() - 1]);
-        let mut expected: HashMap<TensorId, Vec<f64>> = HashMap::new();
-        let mut bound = Bindings::new();
-        let mut goals = Vec::new();
-        let mut random = ChaCha8Rng::seed_from_u64(5);
-        for id in &tensors {
-            let shape = graph.shape(*id);
-            if !outside.contains(id) {
-                continue;
-            }
-            if graph.tensor(*id).producer.is_none() {
-                let values = draw(shape, CaseInput::Normal, &mut random);
-                expected.insert(*id, widen(&values));
-                bound.insert(*id, engine.tensor_with("x", shape, &values).unwrap());
-            } else {
-                bound.insert(*id, engine.tensor("t", shape).unwrap());
-                goals.push(*id);
-            }
+        if !outside.contains(id) && *id != last {
+            continue;
         }
-        for node in graph.nodes() {
-            let inputs: Vec<&[f64]> = node.inputs.iter().map(|id| expected[id].as_slice()).collect();
-            let mut values = node.op.reference(&inputs, &graph.shapes(&node.inputs));
-            // The kernels round to f32 after each sum, and so does this: then all agree exactly.
-            values.iter_mut().for_each(|value| *value = f64::from(*value as f32));
-            expected.insert(node.output, values);
+        if graph.tensor(*id).producer.is_none() {
+            let values = draw(shape, CaseInput::Normal, &mut random);
+            expected.insert(*id, widen(&values));
+            bound.insert(*id, engine.tensor_with("x", shape, &values).unwrap());
+        } else {
+            bound.insert(*id, engine.tensor("t", shape).unwrap());
+            goals.push(*id);
         }
-        for share in [true, false] {
-            let options = PrepareOptions { share, ..Default::default() };
-            let program =
-                Program::prepare_with(engine, &graph, &bound, &Goals::all(goals.clone()), |_| 0, options).unwrap();
-            program.submit(&[Goals::ALL], &[], "random graph").unwrap();
-            for goal in &goals {
-                let values = engine.read(&bound[goal], graph.shape(*goal), "goal").unwrap();
-                // The same program, or the other, left the same values there: wipe them.
-                engine.write(&bound[goal], graph.shape(*goal), &vec![f32::NAN; values.len()]).unwrap();
-                assert_close(&graph.tensor(*goal).label, &values, &expected[goal], 0.0);
-            }
+    }
+    for node in graph.nodes() {
+        let inputs: Vec<&[f64]> = node.inputs.iter().map(|id| expected[id].as_slice()).collect();
+        let mut values = node.op.reference(&inputs, &graph.shapes(&node.inputs));
+        // The kernels round to f32 after each sum, and so does this: then all agree exactly.
+        values.iter_mut().for_each(|value| *value = f64::from(*value as f32));
+        expected.insert(node.output, values);
+    }
+    for share in [true, false] {
+        let options = PrepareOptions { share, ..Default::default() };
+        let goals_all = Goals::all(goals.clone());
+        let program = Program::prepare_with(engine, graph, &bound, &goals_all, |_| 0, options).unwrap();
+        program.submit(&[Goals::ALL], &[], "random graph").unwrap();
+        for goal in &goals {
+            let values = engine.read(&bound[goal], graph.shape(*goal), "goal").unwrap();
+            // The same program, or the other, left the same values there: wipe them.
+            engine.write(&bound[goal], graph.shape(*goal), &vec![f32::NAN; values.len()]).unwrap();
+            assert_close(&graph.tensor(*goal).label, &values, &expected[goal], 0.0);
         }
     }
 }
@@ -271,14 +282,15 @@ fn run(engine: &Arc<Engine>, side: usize, options: PrepareOptions) -> Result<(Ve
 #[test]
 fn planned_equals_unplanned_bit_for_bit() {
     let _turn = turn();
-    for family in [Family::Texture, Family::Buffer, Family::Naive] {
-        let engine = engine(family);
+    let families = [Family::Texture, Family::Buffer, Family::Naive].map(engine);
+    for engine in families.into_iter().chain([cpu(DeviceOptions::default())]) {
+        let what = format!("{:?} on {}", engine.profile().family, engine.describe());
         let (shared, less) = run(&engine, 18, PrepareOptions::default()).unwrap();
         let (alone, more) = run(&engine, 18, PrepareOptions { share: false, ..Default::default() }).unwrap();
-        assert!(shared.iter().any(|value| *value != 0.0), "{family:?}: nothing was computed");
+        assert!(shared.iter().any(|value| *value != 0.0), "{what}: nothing was computed");
         let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
-        assert_eq!(bits(&shared), bits(&alone), "{family:?}");
-        assert!(less < more, "{family:?}: {less} against {more} bytes");
+        assert_eq!(bits(&shared), bits(&alone), "{what}");
+        assert!(less < more, "{what}: {less} against {more} bytes");
     }
 }
 
@@ -369,6 +381,9 @@ fn a_scratch_buffer_beyond_the_limit_is_refused() {
             ];
             Ok(vec![Kernel { variant: "naive", dispatches, scratch: vec![1 << 16] }])
         }
+        fn native(&self, signature: &Signature, device: &Profile) -> Result<NativeKernel> {
+            Relu.native(signature, device)
+        }
         fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
             inputs[0].iter().map(|value| value.max(0.0)).collect()
         }
@@ -414,6 +429,17 @@ impl Op for TwoStaged {
             .size("relu", 0)
             .linear(layout.texels(), 8 * 32, device);
         Ok(vec![Kernel::single("texture", dispatch)])
+    }
+
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+        let Signature { inputs: shapes, output } = signature.clone();
+        Ok(NativeKernel::new(move |call| {
+            let stored = call.inputs.iter().zip(&shapes);
+            let wide: Vec<Vec<f64>> = stored.map(|(stored, shape)| widen(&shape.unpack(stored))).collect();
+            let wide: Vec<&[f64]> = wide.iter().map(Vec::as_slice).collect();
+            let values = Self.reference(&wide, &shapes).into_iter().map(|value| value as f32);
+            call.output.copy_from_slice(&output.pack(&values.collect::<Vec<f32>>()));
+        }))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {

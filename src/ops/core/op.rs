@@ -35,9 +35,7 @@ pub trait Op: Any + Debug + Send + Sync {
     ///
     /// # Errors
     /// As [`Op::output`].
-    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
-        Err(super::shape::mismatch(self.name(), "has no native kernel yet"))
-    }
+    fn native(&self, signature: &Signature, device: &Profile) -> Result<NativeKernel>;
 
     /// The same in f64 on the CPU, on values in logical order. Written for clarity: it is what kernels
     /// are tested against. For ops that change inputs in place (see [`Op::mutates`]) this returns the new
