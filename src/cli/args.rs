@@ -18,6 +18,9 @@ pub(super) const WEIGHTS_VARIABLE: &str = "MIRAGE_WEIGHTS";
 /// Allowed sides of a picture, in pixels.
 pub(super) const SIDES: RangeInclusive<i64> = 1..=crate::image_io::MAX_SIDE as i64;
 
+/// Allowed numbers of threads.
+pub(super) const THREADS: RangeInclusive<i64> = 1..=1024;
+
 /// Options of `mirage render`. Recorded options serialise to their form in a record.
 #[derive(Debug, Args, Serialize)]
 pub(super) struct RenderArgs {
@@ -289,6 +292,10 @@ pub(super) struct DeviceArgs {
     /// CPU without one]
     #[arg(long, value_name = "NAME|INDEX")]
     pub adapter: Option<String>,
+    /// Threads of the CPU device [default: as many as the process may use at once]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(THREADS))]
+    #[serde(skip)]
+    pub threads: Option<u16>,
     /// Family of kernels of a graphics device: texture suits software drivers, buffer suits GPUs, naive is the slow
     /// reference
     #[arg(long, value_name = "KIND", default_value = "auto")]
@@ -300,7 +307,8 @@ pub(super) struct DeviceArgs {
     /// convolutions of --kernels buffer [default: off]
     #[arg(long)]
     pub half_weights: bool,
-    /// Test the kernels of this run on this device first, and paint only if their results are right [default: off]
+    /// Test the kernels of this run on this device first, and on a graphics device one whole iteration against the CPU
+    /// device; paint only if the results are right [default: off]
     #[arg(long)]
     #[serde(skip)]
     pub verify: bool,
@@ -339,6 +347,7 @@ impl DeviceArgs {
             family,
             exact: self.exact,
             half_weights: self.half_weights,
+            threads: self.threads.map(usize::from),
             ..DeviceOptions::default()
         }
     }

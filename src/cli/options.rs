@@ -260,6 +260,7 @@ pub(super) const TABLE: &[Row] = &[
     Row::watching("quiet", No).any_command(),
     // Device.
     Row::device("adapter", Shown(Text)).varies(),
+    Row::device("threads", No),
     Row::device("kernels", Recorded::Always(Text)).varies(),
     Row::device("exact", Recorded::Always(Switch)).branches().varies(),
     Row::device("half_weights", Recorded::Always(Switch)).branches().varies(),
@@ -393,6 +394,7 @@ mod tests {
             "web",
             "web_host",
             "adapter",
+            "threads",
             "tuning_cache",
             "no_tuning_cache",
             "verify",

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Trace;
 use crate::graph::Engine;
 use crate::image_io::Picture;
-use crate::mirage::{Controls, Ending, Observer, RunResult, Session, State};
+use crate::mirage::{Controls, Ending, GRADIENT_LIMIT, LOSS_LIMIT, Observer, RunResult, Session, State};
 use crate::workbench::{Verified, verify};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -224,6 +224,10 @@ impl RenderRun {
                 let Verified { kernels, tests } = verify(&engine, session.nodes())?;
                 let seconds = timing.elapsed().as_secs_f64();
                 terminal.print(&format!("Verified {kernels} kernels in {tests} tests, {seconds:.1} s"));
+                // The CPU device has nothing to be compared with.
+                if engine.gpu().is_some() {
+                    terminal.print(&compared(&session)?);
+                }
             }
             let sha256 = hash.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             Ok::<_, Error>((session, sha256))
@@ -303,4 +307,18 @@ impl RenderRun {
     fn texts(&self, iterations: u32) -> Vec<(String, String)> {
         self.status.borrow().metadata.texts(&self.plan.options, iterations)
     }
+}
+
+/// Compares an iteration with the CPU device's; the figures as a line.
+fn compared(session: &Session) -> Result<String> {
+    let timing = Instant::now();
+    let agreement = session.compare_with_cpu()?;
+    let [height, width] = agreement.size;
+    Ok(format!(
+        "Compared an iteration at {width}x{height} pixels with the CPU's: the gradient is {:.1e} apart (at most {GRADIENT_LIMIT:.0e}), \
+         losses {:.1e} (at most {LOSS_LIMIT:.0e}), {:.1} s",
+        agreement.gradient,
+        agreement.loss,
+        timing.elapsed().as_secs_f64()
+    ))
 }

@@ -122,8 +122,16 @@ pub struct DeviceOptions {
     pub half_weights: bool,
     /// Request no optional feature and only WebGPU's default limits, to run as on a minimal device.
     pub minimal: bool,
-    /// Threads of the CPU device; `None` for as many as the process may use at once.
+    /// Threads of the CPU device; `None` for as many as the process may use at once. No graphics device is opened with
+    /// a number.
     pub threads: Option<usize>,
+}
+
+/// The error where threads were asked for on another device than the CPU.
+pub(crate) fn threads_of(device: &str) -> Error {
+    Error::usage(format!(
+        "--threads is for the CPU device, and {device} has threads of its own: leave it out, or choose --adapter cpu"
+    ))
 }
 
 /// What [`Context::open_hardware`] found.
@@ -165,8 +173,8 @@ impl Context {
     /// Opens a device.
     ///
     /// # Errors
-    /// [`Error::NoAdapter`] if the machine has none, [`Error::Usage`] if none matches the choice,
-    /// [`Error::Gpu`] if the driver refuses the device.
+    /// [`Error::NoAdapter`] if the machine has none, [`Error::Usage`] if none matches the choice or there is a number of
+    /// threads, [`Error::Gpu`] if the driver refuses the device.
     pub fn open(options: &DeviceOptions) -> Result<Self> {
         Self::open_adapter(adapter::pick(&options.adapter)?, options, wanted_features(), requested_limits)
     }
@@ -204,6 +212,9 @@ impl Context {
         limits: impl Fn(&wgpu::Limits, bool) -> wgpu::Limits,
     ) -> Result<Self> {
         let info = adapter.get_info();
+        if options.threads.is_some() {
+            return Err(threads_of(&adapter::describe(&info)));
+        }
         let features = if options.minimal { wgpu::Features::empty() } else { adapter.features() & wanted };
         let limits = limits(&adapter.limits(), options.minimal);
         let request = adapter.request_device(&wgpu::DeviceDescriptor {

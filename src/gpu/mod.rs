@@ -14,6 +14,7 @@ mod wait;
 
 pub use adapter::{AdapterChoice, AdapterSummary, adapters};
 pub use buffer::UPLOAD_CHUNK;
+pub(crate) use context::threads_of;
 pub use context::{Context, DeviceOptions, Family, Hardware, Profile};
 pub use hidden::hidden_gpus;
 pub use pipeline::{Pipeline, PipelineCache, PipelineKey};

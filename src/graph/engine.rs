@@ -70,6 +70,16 @@ impl Engine {
         Self::on(Device::Gpu(Arc::new(GpuDevice::new(context))), None)
     }
 
+    /// The CPU device, to compare this one with: with the same method of convolution and precision of weights.
+    ///
+    /// # Errors
+    /// [`Error::Native`] if the system refuses a thread.
+    pub fn cpu_beside(&self) -> Result<Arc<Self>> {
+        let Profile { exact, half_weights, .. } = *self.profile();
+        let options = DeviceOptions { exact, half_weights, ..DeviceOptions::default() };
+        Ok(Self::on(Device::native(&options)?, None))
+    }
+
     fn on(device: Device, note: Option<String>) -> Arc<Self> {
         Arc::new(Self { device, note, choices: OnceLock::new(), outdated: AtomicUsize::new(0) })
     }
@@ -96,6 +106,14 @@ impl Engine {
         match &self.device {
             Device::Gpu(device) => device.context.profile(),
             Device::Native(device) => device.profile(),
+        }
+    }
+
+    /// How many threads the CPU device uses; `None` on a graphics device.
+    pub fn threads(&self) -> Option<usize> {
+        match &self.device {
+            Device::Gpu(_) => None,
+            Device::Native(device) => Some(device.threads()),
         }
     }
 

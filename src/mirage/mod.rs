@@ -1,6 +1,7 @@
 //! The method: an objective made of losses steers a picture. A [`Request`] describes a run, a [`Session`] runs it and
 //! reports [`Event`]s; [`preset`] makes the three factors of neural-mirage.
 
+mod agreement;
 mod benchmark;
 mod build;
 mod capture;
@@ -25,6 +26,7 @@ pub mod statistic;
 mod targets;
 mod weighting;
 
+pub use agreement::{Agreement, GRADIENT_LIMIT, LOSS_LIMIT};
 pub use benchmark::{Benchmark, IterationTimes, forward_seconds};
 pub use checkpoint::Checkpoint;
 pub use controls::Controls;

@@ -404,6 +404,21 @@ impl Objective {
         }
     }
 
+    /// The numbers of a report, and the gradient in channel, row, column order, at a picture and with these weights;
+    /// waited for.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn evaluate(&self, picture: &Picture, weights: &Weights) -> Result<(Numbers, Vec<f32>)> {
+        self.set_picture(picture)?;
+        self.set_weights(weights, true)?;
+        let numbers = match self.submit(&[LOSSES, GRADIENT], &[REPORT])?.take(REPORT) {
+            Some(report) => self.numbers(report.finish()?),
+            None => Numbers::default(),
+        };
+        Ok((numbers, self.engine.read(&self.gradient, self.shape, "gradient")?))
+    }
+
     /// Submits sections and read-backs. Waits for nothing.
     ///
     /// # Errors

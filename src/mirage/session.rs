@@ -4,7 +4,7 @@ use super::controls::Controls;
 use super::event::{ScaleStarted, Started, TermLoss};
 use super::layer_times::{LayerTime, by_layer};
 use super::loss::{Source, Target};
-use super::objective::{GRADIENT, LOSSES, Objective, REPORT, STEP, Term, losses};
+use super::objective::{GRADIENT, Objective, STEP, Term, losses};
 use super::request::{Init, Request};
 use super::scales::Scale;
 use super::state::State;
@@ -78,7 +78,7 @@ pub fn check_request(network: &Network, request: &Request) -> Result<()> {
 #[derive(Debug)]
 pub struct Session {
     pub(super) engine: Arc<Engine>,
-    network: Arc<Network>,
+    pub(super) network: Arc<Network>,
     pub(super) request: Request,
     pub(super) scales: Vec<Scale>,
     /// The present scale.
@@ -303,14 +303,8 @@ impl Session {
     pub fn evaluate(&mut self, picture: &Picture) -> Result<(Vec<TermLoss>, Vec<f32>)> {
         let weights = Weights::given(&self.objective()?.groups);
         let objective = self.objective()?;
-        objective.set_picture(picture)?;
-        objective.set_weights(&weights, true)?;
-        let mut losses = Vec::new();
-        if let Some(report) = objective.submit(&[LOSSES, GRADIENT], &[REPORT])?.take(REPORT) {
-            let numbers = objective.numbers(report.finish()?);
-            losses = weighted(&objective.terms, &numbers.losses, &weights);
-        }
-        let gradient = self.engine.read(&objective.gradient, objective.shape, "gradient")?;
+        let (numbers, gradient) = objective.evaluate(picture, &weights)?;
+        let losses = weighted(&objective.terms, &numbers.losses, &weights);
         self.weights = weights;
         Ok((losses, gradient))
     }

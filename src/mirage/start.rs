@@ -32,7 +32,10 @@ pub(super) fn picture(request: &Request, size: [usize; 2]) -> Result<Picture> {
 }
 
 /// The photo as a few patches of colour that run into each other, with grain.
-fn blurred(request: &Request, [height, width]: [usize; 2]) -> Result<Picture> {
+///
+/// # Errors
+/// If the photo can't be resized.
+pub(super) fn blurred(request: &Request, [height, width]: [usize; 2]) -> Result<Picture> {
     let (across, down) = fit(width, height, PATCHES);
     let patches = resize(&request.photo, across, down)?;
     Ok(grained(request, resize(&patches, width, height)?, BLUR_GRAIN))

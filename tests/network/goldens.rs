@@ -2,7 +2,7 @@
 
 use crate::common::golden::{Golden, text};
 use crate::common::objective::{network, picture, pooling, request};
-use crate::common::{assert_close, engine, engine_with, relative_l2, turn, widen};
+use crate::common::{assert_close, both, cpu, engine, engine_with, relative_l2, turn, widen};
 use neural_mirage::gpu::{DeviceOptions, Family};
 use neural_mirage::graph::Engine;
 use neural_mirage::mirage::{Session, activations};
@@ -25,6 +25,7 @@ const LOSSES: f64 = 2e-5;
 const GRADIENT: f64 = 2e-4;
 
 fn check_requests(engine: &Arc<Engine>, names: &[&str]) {
+    println!("{}", engine.describe());
     let golden = Golden::open("objective.safetensors");
     let network = network();
     for described in golden.cases["requests"].as_array().expect("a list") {
@@ -61,11 +62,14 @@ fn check_requests(engine: &Arc<Engine>, names: &[&str]) {
 fn activations_match_pytorch_at_every_layer() {
     let _turn = turn();
     for (exact, limit) in [(true, ACTIVATIONS), (false, WINOGRAD_ACTIVATIONS)] {
-        check_activations(&engine_with(&DeviceOptions { exact, ..Default::default() }, |_| {}), limit);
+        let options = DeviceOptions { exact, ..Default::default() };
+        check_activations(&engine_with(&options, |_| {}), limit);
+        check_activations(&cpu(options), limit);
     }
 }
 
 fn check_activations(engine: &Arc<Engine>, limit: f64) {
+    println!("{}", engine.describe());
     let golden = Golden::open("objective.safetensors");
     let network = network();
     let described = golden.cases["activations"].as_array().expect("a list");
@@ -92,7 +96,7 @@ fn check_activations(engine: &Arc<Engine>, limit: f64) {
 #[test]
 fn losses_and_gradients_match_pytorch() {
     let _turn = turn();
-    check_requests(&engine(Family::Auto), &[]);
+    both().iter().for_each(|engine| check_requests(engine, &[]));
 }
 
 /// No optional feature, WebGPU's default limits: everything runs all the same.
@@ -110,4 +114,5 @@ fn losses_and_gradients_match_pytorch_with_the_other_families() {
     let _turn = turn();
     check_requests(&engine(Family::Buffer), &["all", "large"]);
     check_requests(&engine(Family::Naive), &["all", "average_pooling"]);
+    check_requests(&cpu(DeviceOptions { exact: true, ..Default::default() }), &["all", "average_pooling"]);
 }

@@ -1,5 +1,6 @@
 //! Whole networks: a tiny one against PyTorch, the default one's balance.
 
+mod agreement;
 mod balance;
 #[path = "../common/mod.rs"]
 mod common;

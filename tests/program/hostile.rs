@@ -71,6 +71,7 @@ fn orders_in_a_record_are_refused_by_name() {
         ("tuning_cache", json!(victim)),
         ("no_tuning_cache", json!(true)),
         ("verify", json!(true)),
+        ("threads", json!(1)),
         ("quiet", json!(true)),
         ("verbose", json!(true)),
         ("no_clamp", json!(true)),

@@ -1,6 +1,6 @@
 //! `mirage kernels` and `--shader-dir`: the workbench on this device, and ten broken kernels that it must see.
 
-use crate::support::Place;
+use crate::support::{Place, pixels};
 use predicates::prelude::*;
 use predicates::str::contains;
 use serde_json::Value;
@@ -148,6 +148,23 @@ fn right_kernels_pass_and_reports_say_so() {
     let first = errors("3");
     assert_eq!(first, errors("3"));
     assert_ne!(first, errors("4"));
+}
+
+#[test]
+fn the_functions_of_the_cpu_are_tested_and_listed_too() {
+    let place = Place::new();
+    let on_cpu = |words: &[&str]| {
+        let mut command = place.deviceless();
+        command.arg("kernels").args(words).args(["--adapter", "cpu"]);
+        command.assert()
+    };
+    let tested = on_cpu(&["test", "gram", "--shapes", "quick"]).success();
+    tested.stdout(contains("native").and(contains(" 0 failed")));
+    // There is nothing of the CPU's to be shown, and a shader of one's own needs a graphics device.
+    on_cpu(&["show", "gram/naive"]).code(2).stderr(contains("--adapter cpu runs none"));
+    on_cpu(&["list", "gram"]).success().stdout(contains("native"));
+    place.file("own.wgsl", b"@compute @workgroup_size(1) fn main() {}");
+    on_cpu(&["run", "own.wgsl"]).code(2).stderr(contains("--adapter cpu runs none"));
 }
 
 #[test]
@@ -318,7 +335,16 @@ fn a_saved_shader_is_tested_at_once_and_a_bad_one_keeps_the_last() {
 fn a_run_verifies_its_kernels_first_and_refuses_a_broken_one() {
     let place = Place::new();
     let photo = place.photo("photo.png", 48, 32);
-    place.render_for(&photo, "1").args(["--verify"]).assert().success().stderr(contains("Verified "));
+    let verify = |adapter: &str| {
+        let mut run = place.render_to(&photo, &format!("{adapter}.png"), "2");
+        run.args(["--verify", "--adapter", adapter]).assert().success().stderr(contains("Verified "))
+    };
+    // A graphics device is compared with the CPU device, the CPU device with nothing but the references.
+    verify("0").stderr(contains("Compared an iteration at 48x32 pixels").and(contains("at most 2e-2")));
+    verify("cpu").stderr(contains("Compared").not());
+    // That changes nothing in the run.
+    place.render_for(&photo, "2").args(["--adapter", "0"]).assert().success();
+    assert!(pixels(&place.path("0.png")) == pixels(&place.path("out.png")));
     let shaders = BROKEN.iter().find(|case| case.shader == "winograd_input").unwrap();
     broken(&place, shaders);
     let mut run = place.render_for(&photo, "1");
@@ -350,9 +376,9 @@ fn a_trace_has_host_and_device() {
     }
     // The same picture as without.
     let traced = std::fs::read(place.path("out.png")).unwrap();
-    place.render_for(&photo, "2").args(["--overwrite"]).assert().success();
-    let pixels = |bytes: &[u8]| image::load_from_memory(bytes).unwrap().to_rgb8();
-    assert!(pixels(&traced) == pixels(&std::fs::read(place.path("out.png")).unwrap()));
+    place.render_for(&photo, "2").args(["--adapter", "0", "--overwrite"]).assert().success();
+    let traced = image::load_from_memory(&traced).unwrap().into_rgb8().into_raw();
+    assert!(traced == pixels(&place.path("out.png")));
     let over = ["--overwrite", "--trace", "photo.png"];
     place.render_for(&photo, "1").args(over).assert().code(2).stderr(contains("the trace would replace"));
 }

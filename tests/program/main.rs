@@ -88,6 +88,7 @@ fn help_states_every_option_with_its_default() {
         ("--verbose", "off"),
         ("--quiet", "off"),
         ("--adapter", "the most capable"),
+        ("--threads", "as many as"),
         ("--kernels", "auto"),
         ("--tuning-cache", "tuning.json in"),
         ("--no-tuning-cache", "use it"),
@@ -167,6 +168,55 @@ fn without_an_adapter_the_cpu_does_all() {
         // Decisions of ReLU and pooling differ by rounding: the limit of the issue for ten steps.
         assert!((cpu - graphics).abs() <= 1e-3 * graphics.abs(), "{cpu} {graphics}");
     }
+}
+
+#[test]
+fn threads_are_those_of_the_cpu_device() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    let paint = |threads: &str| {
+        let mut run = place.render_to(&photo, &format!("{threads}.png"), "3");
+        run.args(["--adapter", "cpu", "--threads", threads, "--checkpoint-every", "2"]);
+        let words = if threads == "1" { "(CPU, 1 thread, " } else { "(CPU, 3 threads, " };
+        run.assert().success().stderr(predicate::str::contains(words));
+        support::pixels(&place.path(&format!("{threads}.png")))
+    };
+    let one = paint("1");
+    assert!(paint("3") == one, "the picture depends on the number of threads");
+    // The same device, whatever their number.
+    let mut resume = place.mirage();
+    resume.args(["resume", "1-checkpoint.safetensors", "--adapter", "cpu", "--threads", "3"]);
+    resume.assert().success().stderr(predicate::str::contains("rounds differently").not());
+    assert!(support::pixels(&place.path("1.png")) == one);
+
+    let weights = place.network();
+    let network = ["--weights".as_ref(), weights.as_os_str()];
+    let before = place.entries();
+    for words in [
+        &["render", "photo.png", "-o", "x.png"][..],
+        &["classify", "photo.png"],
+        &["sweep", "photo.png", "--vary", "seed=1,2", "-o", "sheet"],
+        &["kernels", "test", "relu"],
+        &["kernels", "bench", "relu"],
+        &["report", "-o", "x", "--parts", "device"],
+    ] {
+        let command = || {
+            let mut command = place.mirage();
+            command.args(words);
+            if words[0] != "kernels" {
+                command.args(network);
+            }
+            command
+        };
+        let refused = command().args(["--adapter", "0", "--threads", "2"]).assert().code(2);
+        refused.stderr(predicate::str::contains("--threads is for the CPU device"));
+        command().args(["--adapter", "cpu", "--threads", "0"]).assert().code(2);
+    }
+    // A sweep makes its folder before it looks for a device.
+    let after: Vec<String> = place.entries().into_iter().filter(|name| name != "sheet").collect();
+    assert_eq!(after, before, "nothing is left behind");
+    let test = ["kernels", "test", "relu", "--adapter", "cpu", "--threads", "1"];
+    place.mirage().args(test).assert().success().stdout(predicate::str::contains("(CPU, 1 thread, "));
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod show;
 mod test;
 mod watch;
 
+use super::args::THREADS;
 use super::streams;
 use super::values::Kernels;
 use crate::error::{Error, Result};
@@ -56,6 +57,14 @@ struct DeviceArgs {
     /// software included; the CPU without any]
     #[arg(long, value_name = "NAME|INDEX", help_heading = "Device")]
     adapter: Option<AdapterChoice>,
+    /// Threads of the CPU device [default: as many as the process may use at once]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u16).range(THREADS),
+        help_heading = "Device"
+    )]
+    threads: Option<u16>,
     /// Only this family of kernels, with the naive ones [default: auto, which is all of them]
     #[arg(
         long,
@@ -106,7 +115,7 @@ impl DeviceArgs {
             exact: false,
             half_weights: self.half_weights,
             minimal: self.minimal,
-            threads: None,
+            threads: self.threads.map(usize::from),
         }
     }
 }

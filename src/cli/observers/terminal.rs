@@ -70,7 +70,8 @@ impl RunTerminal {
         if let Some((layers, seconds)) = &self.layer_times {
             self.details(started, layers, *seconds);
         }
-        if !self.earlier_device.is_empty() && self.earlier_device != started.device {
+        let (before, now) = (without_threads(&self.earlier_device), without_threads(&started.device));
+        if !before.is_empty() && before != now {
             self.lines.note(&format!(
                 "the run was on {} before: another device rounds differently, so details of the picture will differ",
                 one_line(&self.earlier_device)
@@ -220,9 +221,27 @@ fn table(layers: &[LayerTime]) -> String {
     table.to_string()
 }
 
+/// A device's description without the number of the CPU device's threads, which no result depends on.
+fn without_threads(device: &str) -> String {
+    let is_threads = |part: &str| {
+        let number = part.strip_suffix(" threads").or(part.strip_suffix(" thread"));
+        number.is_some_and(|number| number.parse::<u32>().is_ok())
+    };
+    device.split(", ").filter(|part| !is_threads(part)).collect::<Vec<_>>().join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_with_another_number_of_threads_is_the_same() {
+        let cpu = |threads: &str| format!("AMD EPYC, 2 GHz (CPU, {threads}, AVX2)");
+        assert_eq!(without_threads(&cpu("1 thread")), "AMD EPYC, 2 GHz (CPU, AVX2)");
+        assert_eq!(without_threads(&cpu("16 threads")), without_threads(&cpu("1 thread")));
+        let other = "many threads (Vulkan, Cpu, 2.0)";
+        assert_eq!(without_threads(other), other);
+    }
 
     #[test]
     fn the_layers_are_aligned_and_summed() {

@@ -1,10 +1,11 @@
 //! The options of `mirage report`.
 
-use crate::cli::args::WEIGHTS_VARIABLE;
+use crate::cli::args::{THREADS, WEIGHTS_VARIABLE};
 use crate::error::{Error, Result};
+use crate::gpu::{AdapterChoice, AdapterSummary, adapters};
 use crate::mirage::Benchmark;
 use clap::{Args, ValueEnum};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// Options of `mirage report`.
@@ -49,6 +50,14 @@ pub(in crate::cli) struct ReportArgs {
     /// CPU without one]
     #[arg(long, value_name = "NAME|INDEX", help_heading = "Device")]
     pub(super) adapter: Option<String>,
+    /// Threads of the CPU device, and of PyTorch beside it [default: as many as the process may use at once]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u16).range(THREADS),
+        help_heading = "Device"
+    )]
+    pub(super) threads: Option<u16>,
     /// What a process of a report does, which this is; prints JSON.
     #[arg(long, hide = true)]
     pub(super) process: Option<Process>,
@@ -84,6 +93,15 @@ impl ReportArgs {
             (true, false) => vec![256, 512, 1024],
             (true, true) => vec![256],
         }
+    }
+
+    /// True if the report is of the CPU device: it is named, or there is no GPU and nothing that asks for one.
+    pub(super) fn is_of_cpu(&self, shader_dir: Option<&Path>) -> Result<bool> {
+        if let Some(adapter) = &self.adapter {
+            return Ok(adapter.parse::<AdapterChoice>() == Ok(AdapterChoice::Cpu));
+        }
+        let is_gpu = |adapter: &AdapterSummary| adapter.info.device_type != wgpu::DeviceType::Cpu;
+        Ok(shader_dir.is_none() && !adapters()?.iter().any(is_gpu))
     }
 
     /// Makes the folder, if it is not there.

@@ -20,8 +20,13 @@ pub(super) fn describe(engine: &Engine) -> Result<Value> {
     let more = match found.iter().find(|adapter| Some(&adapter.info) == own) {
         Some(own) => adapter(own),
         None => {
-            let Processor { name, threads, instructions } = Processor::detect();
-            json!({ "name": name, "type": "the CPU itself", "threads": threads, "instructions": instructions })
+            let Processor { name, instructions, .. } = Processor::detect();
+            json!({
+                "name": name,
+                "type": "the CPU itself",
+                "threads": engine.threads(),
+                "instructions": instructions,
+            })
         }
     };
     if let (Value::Object(device), Value::Object(more)) = (&mut device, more) {

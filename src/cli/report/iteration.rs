@@ -15,8 +15,11 @@ use std::sync::Arc;
 pub(super) fn run(args: &ReportArgs, process: &Process) -> Result<u8> {
     // Parsing can't fail: what is not a number is part of a name.
     let adapter = args.adapter.as_ref().and_then(|text| text.parse::<AdapterChoice>().ok());
-    let engine =
-        Engine::open(&DeviceOptions { adapter: adapter.unwrap_or_default(), ..DeviceOptions::default() })?;
+    let engine = Engine::open(&DeviceOptions {
+        adapter: adapter.unwrap_or_default(),
+        threads: args.threads.map(usize::from),
+        ..DeviceOptions::default()
+    })?;
     let result = match *process {
         Process::Device => device::describe(&engine)?,
         Process::Iterations(benchmark, side, iterations) => {

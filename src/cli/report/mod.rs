@@ -18,6 +18,7 @@ use super::interrupt::{INTERRUPTED, Interrupt};
 use super::streams;
 use super::terminal::Terminal;
 use crate::error::Result;
+use crate::gpu::threads_of;
 use crate::mirage::Controls;
 use args::JSON;
 pub(super) use args::ReportArgs;
@@ -31,6 +32,10 @@ pub(super) fn run(args: &ReportArgs, shader_dir: Option<&Path>) -> Result<u8> {
     if let Some(process) = &args.process {
         return iteration::run(args, process);
     }
+    let on_cpu = args.is_of_cpu(shader_dir)?;
+    if args.threads.is_some() && !on_cpu {
+        return Err(threads_of("a graphics device"));
+    }
     let interrupt =
         Interrupt::install_with("Stopping; what was measured is kept. Ctrl-C again quits at once.");
     let folder = args.folder()?;
@@ -38,7 +43,7 @@ pub(super) fn run(args: &ReportArgs, shader_dir: Option<&Path>) -> Result<u8> {
     save(&record)?;
     interrupt.arm(&Controls::new());
     let terminal = Terminal::new(false);
-    let parts = Parts::new(args, shader_dir, &folder, &interrupt, &terminal)?;
+    let parts = Parts::new(args, shader_dir, on_cpu, &folder, &interrupt, &terminal)?;
     let state = if parts.run(&mut record)? { State::Complete } else { State::Interrupted };
     record.state = state;
     save(&record)?;

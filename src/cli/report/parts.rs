@@ -9,7 +9,6 @@ use super::record::{PICTURE, Part, Record, Status};
 use crate::cli::interrupt::Interrupt;
 use crate::cli::terminal::Terminal;
 use crate::error::{Error, Result};
-use crate::gpu::{AdapterSummary, adapters};
 use crate::vgg::locate::{self, Location};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -26,7 +25,7 @@ pub(super) struct Parts<'a> {
     interrupt: &'a Interrupt,
     terminal: &'a Terminal,
     program: PathBuf,
-    /// True if the device is the CPU because there is no GPU.
+    /// True if the report is of the CPU device.
     on_cpu: bool,
     /// For files between processes; goes with the report.
     temporary: tempfile::TempDir,
@@ -36,6 +35,7 @@ impl<'a> Parts<'a> {
     pub(super) fn new(
         args: &'a ReportArgs,
         shader_dir: Option<&'a Path>,
+        on_cpu: bool,
         folder: &'a Path,
         interrupt: &'a Interrupt,
         terminal: &'a Terminal,
@@ -44,9 +44,6 @@ impl<'a> Parts<'a> {
             std::env::current_exe().map_err(Error::io(Path::new("mirage"), "finding the program"))?;
         let temporary =
             tempfile::tempdir().map_err(Error::io(&std::env::temp_dir(), "making a temporary folder in"))?;
-        let chosen = args.adapter.is_some() || shader_dir.is_some();
-        let is_gpu = |adapter: &AdapterSummary| adapter.info.device_type != wgpu::DeviceType::Cpu;
-        let on_cpu = !chosen && !adapters()?.iter().any(is_gpu);
         Ok(Self { args, shader_dir, folder, interrupt, terminal, program, on_cpu, temporary })
     }
 
@@ -96,13 +93,16 @@ impl<'a> Parts<'a> {
         if let Some(adapter) = &self.args.adapter {
             command.arg(format!("--adapter={adapter}"));
         }
+        if let Some(threads) = self.args.threads {
+            command.arg(format!("--threads={threads}"));
+        }
         command
     }
 
     /// The workbench of this program, which by itself would take a driver in software rather than the CPU.
     fn workbench(&self, words: &[&str]) -> Command {
         let mut command = self.mirage(words);
-        if self.on_cpu {
+        if self.on_cpu && self.args.adapter.is_none() {
             command.arg("--adapter=cpu");
         }
         command

@@ -17,6 +17,8 @@ pub(super) struct PyTorch {
     script: PathBuf,
     /// `cpu`, or `auto`: its GPU, if it has one.
     device: &'static str,
+    /// Threads that it may use; `None` for its own choice.
+    threads: Option<u16>,
     /// True if it can compute products in TF32.
     has_tf32: bool,
 }
@@ -35,7 +37,8 @@ impl PyTorch {
         let script = temporary.join("pytorch.py");
         std::fs::write(&script, SCRIPT).map_err(Error::io(&script, "writing"))?;
         let device = if software { "cpu" } else { "auto" };
-        let mut this = Self { python: args.python.clone(), script, device, has_tf32: false };
+        let mut this =
+            Self { python: args.python.clone(), script, device, threads: args.threads, has_tf32: false };
         let part = match child::json(interrupt, this.command(&["describe"])) {
             Ok(part) => part,
             // The user's Python is not there: that fails this part alone.
@@ -81,6 +84,9 @@ impl PyTorch {
     fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.python);
         command.arg(&self.script).arg(self.device).args(words);
+        if let Some(threads) = self.threads {
+            command.env("OMP_NUM_THREADS", threads.to_string());
+        }
         command
     }
 }
