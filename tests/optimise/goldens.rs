@@ -2,8 +2,9 @@
 
 use crate::common::golden::{Golden, shape, text};
 use crate::common::objective::{iterate, network, request_of_trajectory};
-use crate::common::{assert_close, engine, relative_l2, turn, widen};
+use crate::common::{assert_close, both, engine, relative_l2, turn, widen};
 use neural_mirage::gpu::Family;
+use neural_mirage::graph::Engine;
 use neural_mirage::mirage::optimizer::{Lbfgs, LineSearch};
 use neural_mirage::mirage::{Event, Session, resize_map};
 use neural_mirage::ops::ResizeMode;
@@ -65,7 +66,10 @@ fn ten_steps_of_lbfgs_match_pytorch_and_neural_style() {
 #[test]
 fn moments_at_another_size_match_pytorch() {
     let _turn = turn();
-    let engine = engine(Family::Auto);
+    both().iter().for_each(check_moments);
+}
+
+fn check_moments(engine: &Arc<Engine>) {
     let goldens = Golden::open("optimizers.safetensors");
     let cases = goldens.cases["moments"].as_array().expect("a list");
     assert_eq!(cases.len(), 7);
@@ -77,7 +81,7 @@ fn moments_at_another_size_match_pytorch() {
             ("second", "carried_second", ResizeMode::Bilinear),
         ] {
             let (sizes, values) = goldens.tensor(text(&case[moment]));
-            let resized = resize_map(&engine, &values, shape(&sizes), size, mode).expect("a map");
+            let resized = resize_map(engine, &values, shape(&sizes), size, mode).expect("a map");
             let expected = widen(&goldens.tensor(text(&case[carried])).1);
             // Weights of both axes with an error of 2e-7 each, and sixteen products at most.
             assert_close(&format!("{name} {moment}"), &resized, &expected, 1e-5);

@@ -3,23 +3,28 @@
 use crate::common::golden::Golden;
 use crate::common::objective::{network, picture};
 use crate::common::runs::{GO_ON, Setting, run, session, states};
-use crate::common::{engine, turn};
-use neural_mirage::gpu::Family;
+use crate::common::{cpu, engine, turn};
+use neural_mirage::gpu::{DeviceOptions, Family};
+use neural_mirage::graph::Engine;
 use neural_mirage::mirage::optimizer::{Adam, Lbfgs, Optimizer};
 use neural_mirage::mirage::{Checkpoint, Ending, Event, Request, ScaleCount, Scales, scale_at};
 use neural_mirage::ops::Padding;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// A device with the tiny network, and a request of two scales with an average.
+/// The tiny network on the usual device, and a request of two scales with an average.
 fn setting() -> Setting {
+    setting_on(engine(Family::Auto))
+}
+
+fn setting_on(engine: Arc<Engine>) -> Setting {
     let golden = Golden::open("objective.safetensors");
     let mut request = Request::new(picture(&golden, "photo_large"));
     request.scales = Scales { count: ScaleCount::Exactly(2), min_size: 1, iterations: vec![5, 4] };
     request.average_decay = 0.8;
     request.border = Padding::Replicate;
     request.schedule.report_every = 3;
-    (engine(Family::Auto), network(), request)
+    (engine, network(), request)
 }
 
 #[test]
@@ -85,27 +90,27 @@ fn the_next_scale_begins_with_the_average_and_the_moments() {
     assert_eq!(first.tensor("average_counters").expect("counters")[0], 0.0);
 }
 
-fn resumes_from_everywhere(name: &str, request: &Request) {
-    let setting = setting();
+/// Saves the states after these iterations, and goes on from each.
+fn resumes_from(setting: &Setting, name: &str, request: &Request, iterations: &[u32]) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("state.safetensors");
-    let plain = run(&mut session(&setting, request.clone()), &mut |_: Event<'_>| GO_ON);
+    let plain = run(&mut session(setting, request.clone()), &mut |_: Event<'_>| GO_ON);
     let mut request = request.clone();
     request.schedule.state_every = 1;
-    let (whole, saved) = states(&mut session(&setting, request.clone()));
+    let (whole, saved) = states(&mut session(setting, request.clone()));
     assert!(whole.picture == plain.picture, "{name}: saving changes nothing");
     assert_eq!(saved.iter().map(|state| state.iteration).collect::<Vec<_>>(), (1..=9).collect::<Vec<_>>());
-    // Of the other kinds the first states, those around the end of a scale, and the last one.
-    let every = matches!(name, "Adam" | "L-BFGS");
-    for state in saved.into_iter().filter(|state| every || [1, 4, 5, 6, 9].contains(&state.iteration)) {
+    for state in saved.into_iter().filter(|state| iterations.contains(&state.iteration)) {
         let iteration = state.iteration;
         Checkpoint { state, texts: Default::default() }.save(&file).unwrap();
-        let mut later = session(&setting, request.clone());
+        let mut later = session(setting, request.clone());
         later.resume(Checkpoint::load(&file).unwrap().state).unwrap();
         let (result, _) = states(&mut later);
         assert!(result.picture == whole.picture, "{name}: from {iteration}");
     }
 }
+
+const EVERY: &[u32] = &[1, 2, 3, 4, 5, 6, 7, 8, 9];
 
 #[test]
 fn a_run_of_two_scales_goes_on_from_every_iteration_with_the_same_bits() {
@@ -117,8 +122,22 @@ fn a_run_of_two_scales_goes_on_from_every_iteration_with_the_same_bits() {
     let lbfgs: Arc<dyn Optimizer> = Arc::new(Lbfgs::default());
     let lbfgs = Request { optimizer: lbfgs, rebalance_every: 2, ..request.clone() };
     let runs = [("Adam", request), ("rebalanced", rebalanced), ("decaying", decaying), ("L-BFGS", lbfgs)];
+    let setting = setting();
     for (name, request) in runs {
-        resumes_from_everywhere(name, &request);
+        // Of the other kinds the first states, those around the end of a scale, and the last one.
+        let some = if matches!(name, "Adam" | "L-BFGS") { EVERY } else { &[1, 4, 5, 6, 9] };
+        resumes_from(&setting, name, &request, some);
+    }
+}
+
+#[test]
+fn a_run_on_the_cpu_goes_on_with_the_same_bits() {
+    let _turn = turn();
+    let setting = setting_on(cpu(DeviceOptions::default()));
+    let lbfgs: Arc<dyn Optimizer> = Arc::new(Lbfgs::default());
+    let lbfgs = Request { optimizer: lbfgs, rebalance_every: 2, ..setting.2.clone() };
+    for (name, request) in [("Adam", setting.2.clone()), ("L-BFGS", lbfgs)] {
+        resumes_from(&setting, name, &request, &[3, 5, 6, 9]);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::common::golden::{Golden, text};
 use crate::common::objective::{iterate, network, picture, request_of_trajectory, weigh};
-use crate::common::{engine, engine_with, relative_l2, turn, widen};
+use crate::common::{both, cpu, engine, engine_with, relative_l2, turn, widen};
 use neural_mirage::gpu::{DeviceOptions, Family};
 use neural_mirage::graph::Engine;
 use neural_mirage::image_io::Picture;
@@ -46,7 +46,7 @@ fn run(
 #[test]
 fn ten_steps_match_pytorch() {
     let _turn = turn();
-    check_trajectories(&engine(Family::Auto));
+    both().iter().for_each(check_trajectories);
 }
 
 /// No optional feature, WebGPU's default limits: whole iterations run all the same.
@@ -66,6 +66,7 @@ fn ten_steps_match_pytorch_on_a_minimal_device() {
 }
 
 fn check_trajectories(engine: &Arc<Engine>) {
+    println!("{}", engine.describe());
     let golden = Golden::open("objective.safetensors");
     let network = network();
     let trajectories = golden.cases["trajectories"].as_array().expect("a list");
@@ -114,36 +115,58 @@ fn small_request(golden: &Golden) -> Request {
 #[test]
 fn the_same_seed_gives_the_same_picture_and_another_seed_another() {
     let _turn = turn();
-    let engine = engine(Family::Auto);
     let golden = Golden::open("objective.safetensors");
     let network = network();
-    let first = run(&engine, &network, small_request(&golden));
-    let second = run(&engine, &network, small_request(&golden));
-    assert_eq!(first.0.picture, second.0.picture);
-    assert_eq!(first.1, second.1);
-    let mut other = small_request(&golden);
-    other.seed = 1;
-    assert_ne!(run(&engine, &network, other).0.picture, first.0.picture);
+    for engine in both() {
+        let first = run(&engine, &network, small_request(&golden));
+        let second = run(&engine, &network, small_request(&golden));
+        assert_eq!(first.0.picture, second.0.picture, "{}", engine.describe());
+        assert_eq!(first.1, second.1);
+        let mut other = small_request(&golden);
+        other.seed = 1;
+        assert_ne!(run(&engine, &network, other).0.picture, first.0.picture);
+    }
+}
+
+/// With a balance, and pictures of which a kernel makes several parts.
+#[test]
+fn any_number_of_threads_gives_the_same_run() {
+    let _turn = turn();
+    let golden = Golden::open("objective.safetensors");
+    let network = network();
+    let runs = [1, 2, 3].map(|threads| {
+        let engine = cpu(DeviceOptions { threads: Some(threads), ..Default::default() });
+        assert_eq!(engine.threads(), Some(threads));
+        let mut request = Request::new(picture(&golden, "photo_large"));
+        iterate(&mut request, 3);
+        run(&engine, &network, request)
+    });
+    assert_eq!(runs[0].1.len(), 2, "reports at 0 and 3");
+    for (other, threads) in runs[1..].iter().zip(2..) {
+        assert!(other.0.picture == runs[0].0.picture, "{threads} threads paint another picture");
+        assert_eq!(other.1, runs[0].1, "{threads} threads");
+    }
 }
 
 #[test]
 fn reports_and_snapshots_do_not_change_the_run() {
     let _turn = turn();
-    let engine = engine(Family::Auto);
     let golden = Golden::open("objective.safetensors");
     let network = network();
-    let (outcome, totals, snapshots) = run(&engine, &network, small_request(&golden));
-    assert_eq!(totals.len(), 4, "reports at 0, 5, 10, 12");
-    assert!(totals.iter().all(|total| total.is_finite() && *total > 0.0));
-    assert_eq!(snapshots.iter().map(|(iteration, _)| *iteration).collect::<Vec<_>>(), [3, 12]);
-    assert_eq!(snapshots[1].1, outcome.picture);
-    let mut quiet = small_request(&golden);
-    quiet.schedule = Default::default();
-    assert_eq!(run(&engine, &network, quiet).0.picture, outcome.picture);
-    // A run of three iterations ends where the snapshot after three was taken, weights given.
-    let mut short = small_request(&golden);
-    iterate(&mut short, 3);
-    assert_eq!(run(&engine, &network, short).0.picture, snapshots[0].1);
+    for engine in both() {
+        let (outcome, totals, snapshots) = run(&engine, &network, small_request(&golden));
+        assert_eq!(totals.len(), 4, "reports at 0, 5, 10, 12");
+        assert!(totals.iter().all(|total| total.is_finite() && *total > 0.0));
+        assert_eq!(snapshots.iter().map(|(iteration, _)| *iteration).collect::<Vec<_>>(), [3, 12]);
+        assert_eq!(snapshots[1].1, outcome.picture);
+        let mut quiet = small_request(&golden);
+        quiet.schedule = Default::default();
+        assert_eq!(run(&engine, &network, quiet).0.picture, outcome.picture);
+        // A run of three iterations ends where the snapshot after three was taken, weights given.
+        let mut short = small_request(&golden);
+        iterate(&mut short, 3);
+        assert_eq!(run(&engine, &network, short).0.picture, snapshots[0].1);
+    }
 }
 
 /// The first step of a balanced run is made of the gradients that the balance measured, each weighted; with the
@@ -292,14 +315,17 @@ fn a_stop_reports_all_that_was_submitted_and_is_prompt() {
 #[test]
 fn a_blown_up_picture_ends_the_run_with_the_last_good_one() {
     let _turn = turn();
-    let engine = engine(Family::Auto);
+    both().iter().for_each(check_a_blown_up_picture);
+}
+
+fn check_a_blown_up_picture(engine: &Arc<Engine>) {
     let golden = Golden::open("objective.safetensors");
     let network = network();
     let mut request = request_with_weights(&golden);
     request.schedule.report_every = 1;
     // The first step already leaves the range of f32's squares.
     request.optimizer = Arc::new(Adam { learning_rate: 1e30, clamp: false, ..Adam::default() });
-    let mut session = Session::new(&engine, &network, request).expect("a session");
+    let mut session = Session::new(engine, &network, request).expect("a session");
     let (error, reports) = run_until_report(&mut session, u32::MAX);
     let Err(neural_mirage::Error::NonFinite { iteration, count }) = error else { panic!("{error:?}") };
     assert!(count > 0);
