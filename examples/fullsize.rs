@@ -7,12 +7,12 @@
 //! from them the checker reads which way each ReLU and max pool decided.
 
 use clap::Parser;
-use neural_mirage::gpu::DeviceOptions;
+use neural_mirage::gpu::{AdapterChoice, DeviceOptions};
 use neural_mirage::graph::Engine;
 use neural_mirage::image_io;
 use neural_mirage::mirage::preset::{FACTORS, Preset, layers};
 use neural_mirage::mirage::statistic::by_name;
-use neural_mirage::mirage::{Request, Session, Strength, activations};
+use neural_mirage::mirage::{Request, Scales, Session, Strength, activations};
 use neural_mirage::ops::{Padding, PoolKind, Shape};
 use neural_mirage::vgg::Network;
 use safetensors::tensor::{Dtype, TensorView};
@@ -31,6 +31,12 @@ struct Arguments {
     out: PathBuf,
     #[arg(long)]
     decisions: Option<PathBuf>,
+    /// From `mirage devices`, or cpu; by default the best GPU, or the CPU without one.
+    #[arg(long)]
+    adapter: Option<AdapterChoice>,
+    /// Direct sums in place of Winograd's convolution.
+    #[arg(long)]
+    exact: bool,
     // Weighted layers; the defaults are REQUEST of tools/check_fullsize.py.
     #[arg(long, default_value = "relu4_2:2000")]
     spatial: String,
@@ -61,7 +67,11 @@ fn write(dump: &Dump, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments = Arguments::parse();
-    let engine = Engine::open(&DeviceOptions::default())?;
+    let engine = Engine::open(&DeviceOptions {
+        adapter: arguments.adapter.clone().unwrap_or_default(),
+        exact: arguments.exact,
+        ..DeviceOptions::default()
+    })?;
     let network = Arc::new(Network::open(&arguments.weights, None)?);
     let photo = image_io::read(&arguments.photo)?.picture;
     let start = image_io::read(&arguments.start)?.picture;
@@ -90,6 +100,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // As tools/check_fullsize.py computes it.
     request.pooling = PoolKind::Max.into();
     request.border = Padding::Zeros;
+    request.scales = Scales::single(1);
     let mut preset = Preset { smooth_weight: 0.0, ..Preset::default() };
     preset.style.statistic = by_name("gram")?;
     for (name, list) in FACTORS.into_iter().zip([&arguments.spatial, &arguments.r#abstract, &arguments.style])
