@@ -53,6 +53,14 @@ with_drivers() {
   VK_DRIVER_FILES=$drivers VK_ICD_FILENAMES=$drivers "$@"
 }
 
+# Kernels, network and trajectory on a driver that is not the usual one. "$1" is a command that takes the name of a test
+# binary and the tests' names. The two long tests left out say nothing about a driver that the others don't.
+driver_tests() {
+  "$1" network goldens::
+  "$1" optimise trajectory::ten_steps
+  "$1" kernels cases:: quirks:: --skip few_workgroups_fit --skip unrolled_and_plain
+}
+
 # Rust cannot come from Debian 12: its rustc (1.63) is too old for wgpu.
 need_rust() {
   if [ -f "$HOME/.cargo/env" ] && ! command -v cargo >/dev/null 2>&1; then

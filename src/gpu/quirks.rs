@@ -50,10 +50,11 @@ pub const QUIRKS: &[Quirk] = &[Quirk {
     vendor: MESA,
     driver: "llvmpipe",
     from: None,
-    until: None,
+    // The first version that was seen without it; 22.3.6 has it.
+    until: Some(Version([25, 0, 7])),
     reason: "the compiler counts the iterations of all loops of an invocation together, and silently ends each \
              loop when 65535 are used up (LP_MAX_TGSI_LOOP_ITERATIONS)",
-    link: "https://gitlab.freedesktop.org/mesa/mesa/-/blob/main/src/gallium/auxiliary/gallivm/lp_bld_limits.h",
+    link: "https://gitlab.freedesktop.org/mesa/mesa/-/blob/mesa-22.3.6/src/gallium/auxiliary/gallivm/lp_bld_limits.h",
     effect: Effect::LoopLimit(65_535),
 }];
 
@@ -151,7 +152,9 @@ mod tests {
     #[test]
     fn the_limit_of_loops_comes_from_the_table() {
         use wgpu::Backend::Vulkan;
-        assert_eq!(loop_limit(&adapter(Vulkan, MESA, "llvmpipe", "Mesa 22.3.6")), Some(65_535));
+        let mesa = |version| loop_limit(&adapter(Vulkan, MESA, "llvmpipe", version));
+        assert_eq!((mesa("Mesa 22.3.6"), mesa("Mesa 24.2.8 (LLVM 19)")), (Some(65_535), Some(65_535)));
+        assert_eq!((mesa("Mesa 25.0.7-2+deb13u1"), mesa("Mesa 26.1.6-1 (LLVM 21.1.8)")), (None, None));
         assert_eq!(loop_limit(&adapter(Vulkan, 0x1ae0, "SwiftShader driver", "")), None);
     }
 
