@@ -1,8 +1,43 @@
-//! Files that are written whole or not at all.
+//! Files that are read as far as they may be, and files that are written whole or not at all.
 
 use crate::error::{Error, Result};
-use std::io::Write as _;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::path::Path;
+
+/// Opens an ordinary file, and returns its length in bytes. Anything else isn't opened: a pipe may keep its reader
+/// waiting for ever, and a device may have no end.
+///
+/// # Errors
+/// The system's; [`ErrorKind::InvalidInput`] saying what it is if it is no ordinary file.
+pub(crate) fn open_ordinary(path: &Path) -> io::Result<(File, u64)> {
+    let found = path.metadata()?;
+    if !found.is_file() {
+        let what =
+            if found.is_dir() { "it is a folder" } else { "it is a pipe or a device, not an ordinary file" };
+        return Err(io::Error::new(ErrorKind::InvalidInput, what));
+    }
+    Ok((File::open(path)?, found.len()))
+}
+
+/// The content of an ordinary file.
+///
+/// # Errors
+/// As [`open_ordinary`]; [`ErrorKind::FileTooLarge`] if it has more than `most` bytes, of which none is read.
+pub(crate) fn read_up_to(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let (file, length) = open_ordinary(path)?;
+    let too_large = || io::Error::new(ErrorKind::FileTooLarge, format!("it has more than {most} bytes"));
+    if length > most {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(length as usize).map_err(|_| {
+        io::Error::new(ErrorKind::OutOfMemory, format!("there is not enough memory for its {length} bytes"))
+    })?;
+    // It may have grown since, and files of /proc state no length.
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most { Err(too_large()) } else { Ok(bytes) }
+}
 
 /// Writes a file under a temporary name beside its place, then renames it: a reader sees the old file or the
 /// new one, never a part. `action` says what is done, for the error: "writing the tuning cache".
@@ -25,9 +60,20 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8], action: &'static str) -> Re
     write().map_err(Error::io(path, action))
 }
 
+/// [`read_up_to`] of a text.
+///
+/// # Errors
+/// As [`read_up_to`]; [`ErrorKind::InvalidData`] if it is not UTF-8.
+pub(crate) fn read_text(path: &Path, most: u64) -> io::Result<String> {
+    let bytes = read_up_to(path, most)?;
+    String::from_utf8(bytes).map_err(|_| io::Error::new(ErrorKind::InvalidData, "it is not UTF-8 text"))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::write_whole;
+    use super::{read_up_to, write_whole};
+    use std::io::ErrorKind;
+    use std::path::Path;
 
     #[test]
     fn a_file_is_replaced_whole_and_nothing_else_is_left() {
@@ -39,5 +85,19 @@ mod tests {
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
         let error = write_whole(&folder.path().join("none/file"), b"", "writing the test").unwrap_err();
         assert!(error.to_string().contains("writing the test"), "{error}");
+    }
+
+    #[test]
+    fn only_ordinary_files_of_the_right_size_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a file");
+        std::fs::write(&path, b"12345").unwrap();
+        assert_eq!(read_up_to(&path, 5).unwrap(), b"12345");
+        assert_eq!(read_up_to(&path, 4).unwrap_err().kind(), ErrorKind::FileTooLarge);
+        assert_eq!(read_up_to(folder.path(), 4).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(read_up_to(&folder.path().join("none"), 4).unwrap_err().kind(), ErrorKind::NotFound);
+        if cfg!(unix) {
+            assert_eq!(read_up_to(Path::new("/dev/zero"), 4).unwrap_err().kind(), ErrorKind::InvalidInput);
+        }
     }
 }

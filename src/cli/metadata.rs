@@ -2,7 +2,7 @@
 
 use super::class_names::ClassNames;
 use super::recorded_options::RecordedOptions;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hex::hex;
 use crate::image_io;
 use crate::mirage::preset::SMOOTH;
@@ -12,6 +12,8 @@ use std::path::Path;
 
 /// This program's version.
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The longest text of a record that is read, in bytes; mirage writes some thousand.
+const LONGEST: usize = 1 << 20;
 /// What the keys in a picture begin with.
 const PREFIX: &str = "neural-mirage:";
 
@@ -129,6 +131,10 @@ impl PictureMetadata {
         let mut options = None;
         let (mut losses, mut classes, mut texts) = (Map::new(), Map::new(), Vec::new());
         for (key, text) in image_io::read_metadata(picture)? {
+            if text.len() > LONGEST && key.starts_with(PREFIX) {
+                let problem = format!("its record is damaged: a text has {} bytes", text.len());
+                return Err(Error::file(picture, problem, "Give a picture as mirage saved it"));
+            }
             match key.strip_prefix(PREFIX) {
                 Some("options") => options = serde_json::from_str(&text).ok(),
                 Some("losses") => losses = serde_json::from_str(&text).unwrap_or_default(),

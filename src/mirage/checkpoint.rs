@@ -17,18 +17,21 @@ use super::loss::Shares;
 use super::state::State;
 use super::weighting::{GroupWeight, Weights};
 use crate::error::{Error, Result};
-use crate::files::write_whole;
+use crate::files::{open_ordinary, read_up_to, write_whole};
 use crate::hex::hex;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
+use std::io::Read as _;
 use std::path::Path;
 
 /// What the text `format` of a checkpoint says.
 const FORMAT: &str = "neural-mirage checkpoint 3";
 /// What to do about a file that is not a checkpoint.
 const REMEDY: &str = "Give a file that `mirage render` saved after Ctrl-C or with --checkpoint-every";
+/// The longest header that is read, in bytes.
+const LONGEST_HEADER: u64 = 1 << 24;
 /// What stands before the hash in the file.
 const HASH_KEY: &str = "\"state:sha256\":\"";
 /// What stands in place of the hash while it is computed.
@@ -108,7 +111,19 @@ impl Checkpoint {
     pub fn load(path: &Path) -> Result<Self> {
         let wrong = |problem: String| Error::file(path, problem, REMEDY);
         let damaged = |what: &str| wrong(format!("the checkpoint is damaged: {what}"));
-        let mut bytes = std::fs::read(path).map_err(|error| wrong(format!("it can't be read: {error}")))?;
+        let unreadable = |error: std::io::Error| wrong(format!("it can't be read: {error}"));
+        let (mut file, length) = open_ordinary(path).map_err(unreadable)?;
+        // Before the rest is read, which may be large.
+        let mut start = [0; 8];
+        file.read_exact(&mut start)
+            .map_err(|_| wrong("it is not a checkpoint: it is too short".to_owned()))?;
+        let header = u64::from_le_bytes(start);
+        if header > LONGEST_HEADER || header > length {
+            return Err(wrong(format!(
+                "it is not a checkpoint, or damaged: it claims a header of {header} bytes"
+            )));
+        }
+        let mut bytes = read_up_to(path, length).map_err(unreadable)?;
         let not_tensors = |error: safetensors::SafeTensorError| {
             wrong(format!("it is not a checkpoint, or damaged ({error})"))
         };

@@ -2,8 +2,9 @@
 
 use super::reflect::Interface;
 use super::source::{SOURCES, replace};
-use super::{keep_branches, unroll, variant};
+use super::{LONGEST_TEXT, check_bounds, keep_branches, unroll, variant};
 use crate::error::{Error, Result};
+use crate::files::read_text;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -82,7 +83,7 @@ impl Folder {
                     format!("Rename or remove it; there are {}", names.join(", ")),
                 ));
             };
-            let text = match std::fs::read_to_string(&path) {
+            let text = match read_text(&path, LONGEST_TEXT as u64) {
                 Ok(text) => text,
                 // An editor may replace a file by removing and writing it.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
@@ -116,6 +117,7 @@ fn check(shader: &str, text: &str) -> Result<(), String> {
         Err(Error::Gpu { message, .. }) => Err(message),
         Err(other) => Err(other.to_string()),
     };
+    check_bounds(text)?;
     let new = reflect(text)?;
     unroll(&keep_branches(text)?)?;
     let embedded = SOURCES.iter().find(|(name, _)| *name == shader).map_or("", |(_, text)| *text);

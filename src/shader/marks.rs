@@ -25,18 +25,18 @@ pub(super) fn constants(text: &str) -> HashMap<String, u32> {
 
 /// A number, a known name, or products and quotients of such, from left to right as WGSL has it.
 pub(super) fn evaluate(expression: &str, consts: &HashMap<String, u32>) -> Option<u32> {
-    let expression = expression.trim();
-    if let Some(last) = expression.rfind(['*', '/']) {
-        let (left, right) =
-            (evaluate(&expression[..last], consts)?, evaluate(&expression[last + 1..], consts)?);
-        return if expression[last..].starts_with('*') {
-            left.checked_mul(right)
-        } else {
-            left.checked_div(right)
-        };
+    let number = |text: &str| -> Option<u32> {
+        let text = text.trim();
+        text.strip_suffix('u').unwrap_or(text).parse().ok().or_else(|| consts.get(text).copied())
+    };
+    let (mut value, mut operator) = (1u32, '*');
+    for part in expression.split_inclusive(['*', '/']) {
+        let factor = number(part.trim_end_matches(['*', '/']))?;
+        value = if operator == '*' { value.checked_mul(factor) } else { value.checked_div(factor) }?;
+        operator = part.chars().next_back().unwrap_or_default();
     }
-    let digits = expression.strip_suffix('u').unwrap_or(expression);
-    digits.parse().ok().or_else(|| consts.get(expression).copied())
+    // Nothing, or nothing behind the last operator.
+    (!expression.trim_end().is_empty() && !matches!(operator, '*' | '/')).then_some(value)
 }
 
 pub(super) fn first_line(text: &str) -> &str {
@@ -83,7 +83,7 @@ mod tests {
         for (text, value) in [("A * 4u / 8u", 3), ("A / 4u * 8u", 8), ("A / 2u / 3u", 1), ("A", 6)] {
             assert_eq!(evaluate(text, &consts), Some(value), "{text}");
         }
-        for unknown in ["A + 1u", "B", "A / 0u", "A * 1u - 1u", ""] {
+        for unknown in ["A + 1u", "B", "A / 0u", "A * 1u - 1u", "", " ", "A *", "* A", "A ** 2u", "5u 5u"] {
             assert_eq!(evaluate(unknown, &consts), None, "{unknown}");
         }
     }

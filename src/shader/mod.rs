@@ -6,6 +6,7 @@
 //! stays, so that a variant binds no more than it uses. Loops that follow an `// unroll` comment are written out before
 //! the driver sees them, because drivers keep an array that a loop variable indexes in memory.
 
+mod bounds;
 mod branch;
 mod emit;
 mod folder;
@@ -15,6 +16,7 @@ mod source;
 mod unroll;
 mod variant;
 
+pub(crate) use bounds::{LONGEST_TEXT, check as check_bounds};
 use branch::keep_branches;
 pub use emit::{Code, Emitter, Target, needs_subgroups};
 pub use folder::{Folder, Reloaded};

@@ -5,19 +5,23 @@
 //! `const LIMIT: u32 = n;` of the file. Its body is repeated with `i` replaced by `0u`, `1u`, ...;
 //! marked loops inside it follow. The marked file and its unrolled form mean the same.
 
+use super::bounds::LONGEST_TEXT;
 use super::marks::{closing_brace, constants, evaluate, find_marker, first_line};
 use std::collections::HashMap;
 
 /// The text with every marked loop written out.
 ///
 /// # Errors
-/// A message naming the line whose loop has another form, or whose braces do not match.
+/// A message naming the line whose loop has another form, or whose braces do not match; or that the loops together are
+/// longer than a text may be.
 pub fn unroll(text: &str) -> Result<String, String> {
     let consts = constants(text);
-    expand(text, &consts)
+    // Each loop writes what its body has, and the bodies inside write theirs again.
+    let mut left = 4 * LONGEST_TEXT;
+    expand(text, &consts, &mut left)
 }
 
-fn expand(text: &str, consts: &HashMap<String, u32>) -> Result<String, String> {
+fn expand(text: &str, consts: &HashMap<String, u32>, left: &mut usize) -> Result<String, String> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(marker) = find_marker(rest, "// unroll") {
@@ -37,8 +41,11 @@ fn expand(text: &str, consts: &HashMap<String, u32>) -> Result<String, String> {
             return Err(format!("`break` or `continue` inside: {}", header.trim()));
         }
         for step in 0..limit {
+            *left = left.checked_sub(body.len() + 3).ok_or_else(|| {
+                format!("written out, it has more than {} bytes: {}", 4 * LONGEST_TEXT, header.trim())
+            })?;
             out.push('{');
-            out.push_str(&expand(&replace_name(body, &name, step), consts)?);
+            out.push_str(&expand(&replace_name(body, &name, step), consts, left)?);
             out.push_str("}\n");
         }
         rest = tail.get(1..).unwrap_or("");
@@ -131,6 +138,24 @@ mod tests {
             assert!(unroll(&format!("// unroll\n{header} {{ }}\n")).is_err(), "{header}");
         }
         assert!(unroll("// unroll\nfor (var i = 0u; i < 4u; i++) { {\n").is_err());
+    }
+
+    #[test]
+    fn loops_without_end_are_refused_at_once() {
+        for text in [
+            "// unroll\nfor (var i = 0u; i < 4000000000u; i++) { y += 1.0; }\n".to_owned(),
+            "// unroll\nfor (var i = 0u; i < 4000000000u; i++) {}\n".to_owned(),
+            "// unroll\nfor (var i = 0u; i < 99u; i++) {\n".repeat(9) + &"}".repeat(9),
+            format!(
+                "// unroll\nfor (var i = 0u; i < 99999u; i++) {{\n// unroll\nfor (var j = 0u; j < 0u; j++) {{ {} }}\n}}\n",
+                "x();".repeat(1000)
+            ),
+        ] {
+            let error = unroll(&text).unwrap_err();
+            assert!(error.contains("written out"), "{error}");
+        }
+        let long = "1u*".repeat(100_000);
+        assert!(unroll(&format!("const N: u32 = {long}1u;\n")).is_ok());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The tuning cache: what was measured, in a file.
 
 use crate::error::{Error, Result};
+use crate::files::read_text;
 use crate::gpu::Context;
 use crate::graph::{Choice, Choices, Use};
 use serde::{Deserialize, Serialize};
@@ -8,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 /// Version of the file's format; files of another are ignored.
 const FORMAT: u32 = 2;
+/// The largest file that is read, in bytes: an entry has some hundred.
+const MAX_FILE: u64 = 1 << 24;
 /// Ends every note on a cache that is not used.
 const REMEDY: &str = "kernels are chosen without it. `mirage tune` measures anew";
 
@@ -83,7 +86,7 @@ impl Cache {
     /// Reads a cache. One that can't be used counts as empty, with a note that says why; none at all is empty
     /// without a note.
     pub fn load(path: &Path) -> (Self, Option<String>) {
-        let problem = match std::fs::read_to_string(path) {
+        let problem = match read_text(path, MAX_FILE) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return (Self::default(), None),
             Err(error) => format!("can't be read ({error})"),
             Ok(text) => match serde_json::from_str::<Self>(&text) {

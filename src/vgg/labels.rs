@@ -3,10 +3,13 @@
 use std::path::Path;
 
 use super::network::edit_distance;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// The 1000 class names of ImageNet, in the order of the published networks' outputs.
 const IMAGENET: &str = include_str!("../../weights/imagenet-labels.txt");
+
+/// The largest file of names, in bytes.
+const MAX_FILE: u64 = 1 << 24;
 
 /// Names of a network's classes, by output index.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +28,7 @@ impl Labels {
     /// [`Error::File`] if the file can't be read, isn't UTF-8 text or holds no names.
     pub fn load(path: &Path) -> Result<Self> {
         let remedy = "Give a text file with one class name a line";
-        let bytes = std::fs::read(path)
+        let bytes = files::read_up_to(path, MAX_FILE)
             .map_err(|error| Error::file(path, format!("the labels can't be read: {error}"), remedy))?;
         let text = std::str::from_utf8(&bytes)
             .map_err(|error| Error::file(path, format!("the labels are not UTF-8 text: {error}"), remedy))?;

@@ -24,6 +24,8 @@ pub(super) const CONVERT: &str = "Give a safetensors file of a VGG network; tool
 
 /// Length of the number that opens a safetensors file, in bytes.
 const LENGTH_BYTES: usize = 8;
+/// The longest header that is read, in bytes. VGG-19 takes 8 KiB.
+const LONGEST_HEADER: usize = 1 << 24;
 /// The file is read in pieces of this size, a multiple of every number's.
 const PIECE: usize = 1 << 20;
 
@@ -286,8 +288,8 @@ impl WeightFile {
             };
             Error::file(path, format!("the weights file can't be opened: {error}"), remedy)
         };
-        let file = File::open(path).map_err(unreadable)?;
-        let kind = file.metadata().map_err(unreadable)?;
+        // Not opened before: a pipe may keep its reader waiting for ever.
+        let kind = path.metadata().map_err(unreadable)?;
         if kind.is_dir() {
             return Err(Error::file(
                 path,
@@ -301,6 +303,7 @@ impl WeightFile {
         if kind.len() == 0 {
             return Err(Error::file(path, "the weights file is empty (0 bytes)", FETCH_AGAIN));
         }
+        let file = File::open(path).map_err(unreadable)?;
         let length = usize::try_from(kind.len()).unwrap_or(usize::MAX);
         Self::new(Source { path: path.to_owned(), content: Content::Disk(Mutex::new(file)), length })
     }
@@ -419,6 +422,10 @@ fn read_header(source: &Source) -> Result<(Metadata, usize)> {
         );
         return Err(Error::file(path, problem, FETCH_AGAIN));
     };
+    if data_start > LONGEST_HEADER {
+        let problem = format!("its header of {length} bytes is longer than that of any network");
+        return Err(Error::file(path, problem, FETCH_AGAIN));
+    }
     let header = source.bytes(LENGTH_BYTES..data_start)?;
     let metadata: Metadata = serde_json::from_slice(&header).map_err(|error| {
         Error::file(path, format!("the safetensors header is damaged: {error}"), FETCH_AGAIN)

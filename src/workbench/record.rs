@@ -2,11 +2,14 @@
 
 use super::measure::{Clock, Samples};
 use crate::error::{Error, Result};
+use crate::files::read_text;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// Format of the file; a change of meaning changes the number.
 const FORMAT: u32 = 1;
+/// The largest file that is read, in bytes.
+const MAX_FILE: u64 = 1 << 24;
 /// A change of the median below this part does not count, however small the spread: the clock of a CPU or GPU
 /// moves by as much from one minute to the next.
 const LEAST_CHANGE: f64 = 0.05;
@@ -103,7 +106,7 @@ impl Record {
     /// # Errors
     /// [`Error::Io`] or [`Error::File`].
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path, "reading"))?;
+        let text = read_text(path, MAX_FILE).map_err(Error::io(path, "reading"))?;
         let remedy = "Give a file that `mirage kernels bench --json` of this version wrote";
         let record: Self = serde_json::from_str(&text)
             .map_err(|error| Error::file(path, format!("holds no figures of kernels ({error})"), remedy))?;

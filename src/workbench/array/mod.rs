@@ -5,6 +5,7 @@ mod element;
 pub use element::Element;
 
 use crate::error::{Error, Result};
+use crate::files::open_ordinary;
 use npyz::{DType, Endianness, NpyFile, Order, WriteOptions, WriterBuilder as _};
 use safetensors::tensor::Metadata;
 use std::fs::File;
@@ -13,6 +14,11 @@ use std::path::Path;
 
 /// Length of the number that opens a safetensors file, in bytes.
 const LENGTH_BYTES: usize = 8;
+/// The header of a .npy file is not longer than this; NumPy itself reads 10,000 bytes.
+const LONGEST_NPY_HEADER: usize = 1 << 14;
+/// Brackets within brackets of such a header: records in records in records. npyz takes four times as long for each
+/// level more.
+const DEEPEST_NPY_HEADER: usize = 7;
 /// A safetensors header is not longer than this, by the format's own rule.
 const LONGEST_HEADER: u64 = 100_000_000;
 
@@ -70,8 +76,10 @@ impl Array {
             let problem = format!("is no .npy file that can be read: {error}");
             Error::file(path, problem, "Write it anew with numpy.save")
         };
-        let mut reader = BufReader::new(file);
-        if promises_too_much(reader.fill_buf().map_err(broken)?) {
+        let mut reader = BufReader::with_capacity(LONGEST_NPY_HEADER, file);
+        let head = reader.fill_buf().map_err(broken)?;
+        check_npy_header(head).map_err(|what| broken(std::io::Error::other(what)))?;
+        if promises_too_much(head) {
             return Err(Error::file(path, "is shorter than its shape says", "Copy or write it again"));
         }
         let file = NpyFile::new(reader).map_err(broken)?;
@@ -214,17 +222,46 @@ fn promises_too_much(head: &[u8]) -> bool {
     sides.is_none_or(|sides| count(&sides).is_none())
 }
 
+/// Checks the start of a .npy file before its header is parsed.
+fn check_npy_header(head: &[u8]) -> Result<(), &'static str> {
+    // Version 1 states the header's length in 2 bytes, later ones in 4.
+    let (length, start) = match head.strip_prefix(b"\x93NUMPY") {
+        Some([1, _, a, b, ..]) => (u32::from_le_bytes([*a, *b, 0, 0]), 10),
+        Some([_, _, a, b, c, d, ..]) => (u32::from_le_bytes([*a, *b, *c, *d]), 12),
+        // npyz says what is wrong.
+        _ => return Ok(()),
+    };
+    let end = usize::try_from(length).unwrap_or(usize::MAX).saturating_add(start);
+    if end > LONGEST_NPY_HEADER {
+        return Err("its header is too long");
+    }
+    let header = &head[start..head.len().min(end)];
+    // NumPy writes neither, and with them it is hard to say where a name ends.
+    if header.contains(&b'\\') || header.windows(3).any(|w| matches!(w, b"\"\"\"" | b"\'\'\'")) {
+        return Err("its header has names with escapes");
+    }
+    let (mut depth, mut quote) = (0usize, None);
+    for byte in header {
+        match (quote, byte) {
+            (Some(open), byte) if open == byte => quote = None,
+            (Some(_), _) => {}
+            (None, b'"' | b'\'') => quote = Some(byte),
+            (None, b'(' | b'[' | b'{') => depth += 1,
+            (None, b')' | b']' | b'}') => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEEPEST_NPY_HEADER {
+            return Err("its records are nested too deep");
+        }
+    }
+    Ok(())
+}
+
 /// Opens a plain file and returns its length.
 fn open(path: &Path) -> Result<(File, u64)> {
-    let refuse = |error: std::io::Error| {
+    open_ordinary(path).map_err(|error| {
         Error::file(path, format!("can't be read: {error}"), "Check the name and the file's permissions")
-    };
-    let file = File::open(path).map_err(refuse)?;
-    let kind = file.metadata().map_err(refuse)?;
-    if !kind.is_file() {
-        return Err(Error::file(path, "is not a file", "Name a .npy or .safetensors file"));
-    }
-    Ok((file, kind.len()))
+    })
 }
 
 fn has_big_end(dtype: &DType) -> bool {
@@ -321,6 +358,41 @@ mod tests {
         let error = Array::read_npy(Path::new("no such.npy")).unwrap_err();
         assert!(error.to_string().contains("no such.npy") && error.exit_code() == 2, "{error}");
         assert_eq!(Array::read_npy(Path::new(".")).unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn headers_are_bounded_before_they_are_parsed() {
+        let of = |levels: usize| {
+            let descr = "[('a', ".repeat(levels) + "'<f4'" + &")]".repeat(levels);
+            let mut bytes = header(&format!("{{'descr': {descr}, 'fortran_order': False, 'shape': (1,), }}"));
+            bytes.extend([0; 4]);
+            bytes
+        };
+        assert_eq!(read(&of(3)).unwrap().shape, [1, 4]);
+        for (content, words) in [
+            (of(4), "nested too deep"),
+            (of(200), "nested too deep"),
+            (header(&format!("{{'descr': {}'<f4'", "(".repeat(1000))), "nested too deep"),
+            (
+                header("{'descr': [('a\\'[[[[[[[[[[[[', '<f4')], 'fortran_order': False, 'shape': (1,), }"),
+                "escapes",
+            ),
+            (header("{'descr': [('''a''', '<f4')], 'fortran_order': False, 'shape': (1,), }"), "escapes"),
+            (header(&" ".repeat(60_000)), "too long"),
+            ([&b"\x93NUMPY\x02\x00"[..], &u32::MAX.to_le_bytes(), b"{"].concat(), "too long"),
+        ] {
+            let begun = std::time::Instant::now();
+            let error = read(&content).unwrap_err();
+            assert!(error.to_string().contains(words) && error.exit_code() == 2, "{words}: {error}");
+            assert!(begun.elapsed().as_secs() < 2, "{words}");
+        }
+        // A bracket in a name is no nesting.
+        let named = "{'descr': [('[[[[[[[[(((', '<f4')], 'fortran_order': False, 'shape': (1,), }";
+        assert_eq!(read(&[header(named), vec![0; 4]].concat()).unwrap().shape, [1, 4]);
+        let cut = header("{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }");
+        for length in 0..cut.len() {
+            assert!(read(&cut[..length]).is_err());
+        }
     }
 
     #[test]

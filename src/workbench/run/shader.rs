@@ -2,7 +2,8 @@
 
 use super::form::{Form, number};
 use crate::error::{Error, Result};
-use crate::shader::{set_const, unroll};
+use crate::files::read_text;
+use crate::shader::{LONGEST_TEXT, check_bounds, set_const, unroll};
 use crate::workbench::Element;
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Expression, Handle, ImageClass, ShaderStage, StorageAccess, TypeInner};
@@ -135,7 +136,7 @@ impl UserShader {
     pub fn read(request: &ShaderRequest) -> Result<Self> {
         let path = &request.path;
         let refuse = |problem: String| Error::file(path, problem, MEND);
-        let mut text = std::fs::read_to_string(path).map_err(|error| {
+        let mut text = read_text(path, LONGEST_TEXT as u64).map_err(|error| {
             let remedy = "Check the name and the file's permissions; it has to be WGSL, in UTF-8";
             Error::file(path, format!("can't be read: {error}"), remedy)
         })?;
@@ -224,6 +225,7 @@ impl UserShader {
 
 /// Parses and validates, with naga's own message for what is wrong.
 fn parse(path: &Path, text: &str, capabilities: Capabilities) -> Result<(naga::Module, ModuleInfo), String> {
+    check_bounds(text)?;
     let name = path.display().to_string();
     let mut options = naga::front::wgsl::Options::new();
     options.capabilities = capabilities;
@@ -233,7 +235,68 @@ fn parse(path: &Path, text: &str, capabilities: Capabilities) -> Result<(naga::M
     let info = Validator::new(ValidationFlags::all(), capabilities)
         .validate(&module)
         .map_err(|error| error.emit_to_string_with_path(text, &name).trim_end().to_owned())?;
+    check_memory(&module, &info)?;
     Ok((module, info))
+}
+
+/// Refuses types that are nested too deep, and values that are so large that compilers take the memory of the whole
+/// machine for them: each invocation has its own.
+fn check_memory(module: &naga::Module, info: &ModuleInfo) -> Result<(), String> {
+    const DEEPEST: usize = 60;
+    const MOST: u32 = 1 << 18;
+    let mut depths: Vec<usize> = Vec::new();
+    let mut depth_of = |inner: &TypeInner| {
+        // A type stands behind those that it is made of.
+        let depth = |base: &Handle<naga::Type>| depths.get(base.index()).copied().unwrap_or_default();
+        let deepest = match inner {
+            TypeInner::Array { base, .. } | TypeInner::BindingArray { base, .. } => depth(base),
+            TypeInner::Pointer { base, .. } => depth(base),
+            TypeInner::Struct { members, .. } => {
+                members.iter().map(|member| depth(&member.ty)).max().unwrap_or_default()
+            }
+            _ => 0,
+        };
+        depths.push(deepest + 1);
+        deepest + 1
+    };
+    for (_, ty) in module.types.iter() {
+        if depth_of(&ty.inner) > DEEPEST {
+            return Err(format!("a type is nested more than {DEEPEST} deep"));
+        }
+    }
+    let size = |inner: &TypeInner| inner.try_size(module.to_ctx()).unwrap_or(u32::MAX);
+    let within = |what: &str, bytes: u32| {
+        if bytes <= MOST {
+            return Ok(());
+        }
+        Err(format!("{what} takes {bytes} bytes in each invocation; at most {MOST} are taken"))
+    };
+    let name = |name: &Option<String>| name.clone().unwrap_or_default();
+    let mut all = 0u32;
+    for (_, variable) in module.global_variables.iter().filter(|(_, v)| v.space == AddressSpace::Private) {
+        all = all.saturating_add(size(&module.types[variable.ty].inner));
+        within(&format!("with the private variables before it `{}`", name(&variable.name)), all)?;
+    }
+    for (_, constant) in module.constants.iter() {
+        within(&format!("the constant `{}`", name(&constant.name)), size(&module.types[constant.ty].inner))?;
+    }
+    let functions = module.functions.iter().map(|(handle, function)| (function, &info[handle]));
+    let entries = module.entry_points.iter().enumerate();
+    let entries = entries.map(|(index, point)| (&point.function, info.get_entry_point(index)));
+    for (function, types) in functions.chain(entries) {
+        let mut all = 0u32;
+        for (_, local) in function.local_variables.iter() {
+            all = all.saturating_add(size(&module.types[local.ty].inner));
+            within(&format!("with the variables before it `{}`", name(&local.name)), all)?;
+        }
+        for (handle, _) in function.expressions.iter() {
+            let inner = types[handle].ty.inner_with(&module.types);
+            if !matches!(inner, TypeInner::Pointer { .. } | TypeInner::ValuePointer { .. }) {
+                within("a value", size(inner))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn choose_entry(module: &naga::Module, wanted: Option<&str>) -> Result<String> {
@@ -319,7 +382,7 @@ fn variables(module: &naga::Module, info: &ModuleInfo, index: usize) -> Result<(
     let usage = info.get_entry_point(index);
     let lengths = measured(module, &module.entry_points[index]);
     let mut variables = Vec::new();
-    let mut workgroup_bytes = 0;
+    let mut workgroup_bytes = 0u32;
     for (handle, global) in module.global_variables.iter().filter(|(handle, _)| !usage[*handle].is_empty()) {
         let name = global.name.clone().unwrap_or_default();
         let refuse = |what: &str| {
@@ -331,7 +394,8 @@ fn variables(module: &naga::Module, info: &ModuleInfo, index: usize) -> Result<(
         let bound = match (global.space, inner) {
             (AddressSpace::WorkGroup, _) => {
                 // Drivers may round each variable up.
-                workgroup_bytes += inner.size(module.to_ctx()).next_multiple_of(16);
+                let bytes = inner.try_size(module.to_ctx()).unwrap_or(u32::MAX);
+                workgroup_bytes = bytes.div_ceil(16).saturating_mul(16).saturating_add(workgroup_bytes);
                 continue;
             }
             (AddressSpace::Private | AddressSpace::Function, _) => continue,

@@ -1,0 +1,179 @@
+//! Bounds on a shader's text. Parsers, compilers and drivers go down into a text by recursion, and end the process where
+//! it is nested too deep; others take memory without end.
+
+/// The most bytes that a text may have, also with its loops written out.
+pub(crate) const LONGEST_TEXT: usize = 1 << 20;
+
+/// How deep expressions and blocks may be nested: each bracket counts, each operator of an expression, and each `else` of
+/// a chain. naga itself takes 200 brackets.
+const DEEPEST: usize = 500;
+
+/// Declarations outside of functions, of which each may refer to the one before.
+const MOST_DECLARATIONS: usize = 2000;
+
+/// Nesting inside one bracket.
+#[derive(Default)]
+struct Level {
+    operators: usize,
+    elses: usize,
+}
+
+/// Checks a text before it is parsed.
+///
+/// # Errors
+/// A message with the line at which it goes beyond a bound.
+pub(crate) fn check(text: &str) -> Result<(), String> {
+    if text.len() > LONGEST_TEXT {
+        return Err(format!("it has {} bytes; at most {LONGEST_TEXT} are taken", text.len()));
+    }
+    let mut levels = vec![Level::default()];
+    let (mut depth, mut declarations, mut line) = (0, 0, 1);
+    let mut word_before = "";
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let skip = match c {
+            '/' if rest.starts_with("//") => rest.find('\n').unwrap_or(rest.len()),
+            '/' if rest.starts_with("/*") => block_comment(rest),
+            c if c.is_alphanumeric() || c == '_' => {
+                let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len());
+                let word = &rest[..end];
+                match word {
+                    "else" => count(&mut levels, &mut depth, |level| &mut level.elses),
+                    // Not one of a chain.
+                    "if" if word_before != "else" => clear(&mut levels, &mut depth, true),
+                    _ => {}
+                }
+                word_before = word;
+                end
+            }
+            _ => c.len_utf8(),
+        };
+        line += rest[..skip].matches('\n').count();
+        match c {
+            '(' | '[' | '{' => {
+                levels.push(Level::default());
+                depth += 1;
+            }
+            ')' | ']' | '}' => {
+                if levels.len() > 1 {
+                    let level = levels.pop().unwrap_or_default();
+                    depth -= 1 + level.operators + level.elses;
+                }
+                if c == '}' {
+                    clear(&mut levels, &mut depth, false);
+                }
+            }
+            ';' => clear(&mut levels, &mut depth, true),
+            ',' => clear(&mut levels, &mut depth, false),
+            _ if skip == c.len_utf8() && "+-*/%&|^!~<>=.?:@".contains(c) => {
+                count(&mut levels, &mut depth, |level| &mut level.operators);
+            }
+            _ => {}
+        }
+        if levels.len() == 1 && matches!(c, ';' | '}') {
+            declarations += 1;
+        }
+        if depth > DEEPEST {
+            return Err(format!(
+                "line {line} is nested too deep: more than {DEEPEST} brackets and operators"
+            ));
+        }
+        if declarations > MOST_DECLARATIONS {
+            return Err(format!("it has more than {MOST_DECLARATIONS} declarations"));
+        }
+        rest = &rest[skip..];
+    }
+    Ok(())
+}
+
+fn count(levels: &mut [Level], depth: &mut usize, of: fn(&mut Level) -> &mut usize) {
+    if let Some(level) = levels.last_mut() {
+        *of(level) += 1;
+        *depth += 1;
+    }
+}
+
+/// At the end of an expression, or of a statement, behind which no `else` follows.
+fn clear(levels: &mut [Level], depth: &mut usize, is_statement: bool) {
+    if let Some(level) = levels.last_mut() {
+        *depth -= std::mem::take(&mut level.operators);
+        if is_statement {
+            *depth -= std::mem::take(&mut level.elses);
+        }
+    }
+}
+
+/// Length of the comment that a text begins with; such comments nest.
+fn block_comment(text: &str) -> usize {
+    let (mut depth, mut at) = (0usize, 0);
+    while let Some(found) = text[at..].find(['/', '*']) {
+        at += found;
+        match &text.as_bytes()[at..text.len().min(at + 2)] {
+            b"/*" => depth += 1,
+            b"*/" => depth -= 1,
+            _ => {
+                at += 1;
+                continue;
+            }
+        }
+        at += 2;
+        if depth == 0 {
+            return at;
+        }
+    }
+    text.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shader::SOURCES;
+
+    #[test]
+    fn the_programs_own_shaders_are_far_within() {
+        for (name, text) in SOURCES {
+            check(text).unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+    }
+
+    #[test]
+    fn each_kind_of_nesting_is_bounded() {
+        let n = 600;
+        let wrap = |inside: String| format!("fn f() {{\n let a = 1.0;\n {inside}\n}}\n");
+        for (name, text) in [
+            ("sum", wrap(format!("let b = {}a;", "a + ".repeat(n)))),
+            ("minus", wrap(format!("let b = {}a;", "- ".repeat(n)))),
+            ("brackets", wrap(format!("let b = {}a{};", "(".repeat(n), ")".repeat(n)))),
+            ("indices", wrap(format!("let b = a{};", "[0]".repeat(1) + &".x".repeat(n)))),
+            ("both", wrap(format!("let b = {}a{};", "(a + a + a + ".repeat(n / 4), ")".repeat(n / 4)))),
+            ("blocks", wrap(format!("{}{}", "{".repeat(n), "}".repeat(n)))),
+            ("else", wrap(format!("if a > 0.0 {{}} {}", "else if a > 1.0 {} ".repeat(n)))),
+            ("types", format!("var<private> a: {}f32{};", "array<".repeat(n), ", 1>".repeat(n))),
+            ("declarations", "const A = 1;\n".repeat(3000)),
+            ("length", " ".repeat(LONGEST_TEXT + 1)),
+        ] {
+            let error = check(&text).expect_err(name);
+            assert!(
+                error.contains("nested") || error.contains("more than") || error.contains("bytes"),
+                "{error}"
+            );
+        }
+        assert!(check(&wrap(format!("let b = {}a;", "a + ".repeat(n)))).unwrap_err().contains("line 3"));
+    }
+
+    #[test]
+    fn long_texts_that_are_not_deep_are_fine() {
+        for text in [
+            "// ------ ((((((\n".repeat(2000),
+            format!("/* {} */", "/* (((+++ */".repeat(1000)),
+            format!("fn f() {{ {} }}", "let a = -b * (c + 1.0);\n".repeat(5000)),
+            format!("const A = array({});", "1.0 + 2.0, ".repeat(2000)),
+            format!("fn f() {{ {} }}", "if a { b(); } else { c(); }\n".repeat(400)),
+            "}}}))]".to_owned(),
+            "/* open".to_owned(),
+            "/".to_owned(),
+        ] {
+            check(&text).unwrap();
+        }
+    }
+}
