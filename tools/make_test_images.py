@@ -1,6 +1,6 @@
 """Makes tests/images/: the few kinds of pictures that the Rust crates can't write themselves.
 
-Needs Pillow (made with 13.0.0). Run from the repository root:
+Needs Pillow, NumPy, tifffile and imagecodecs (made with 13.0.0, 2.4.6, 2026.3.3 and 2026.3.6). Run from the repository root:
     python3 tools/make_test_images.py
 
 Every picture is 24x16 with four flat quarters (so that lossy coding hardly matters):
@@ -9,6 +9,8 @@ red, green over blue, light gray.
 
 from pathlib import Path
 
+import numpy
+import tifffile
 from PIL import Image
 
 SIZE = (24, 16)
@@ -43,6 +45,33 @@ def main():
         lossless=True,
         duration=100,
     )
+    picture.quantize(8).save(
+        folder / "animated.gif",
+        save_all=True,
+        append_images=[Image.new("RGB", SIZE, (90 * i, 0, 0)).quantize(2) for i in range(2)],
+        duration=100,
+    )
+    # JPEG in TIFF: in strips with subsampled colour, as libtiff writes it, and in tiles.
+    quarters("YCbCr").save(folder / "jpeg-strips.tif", compression="jpeg", quality=95)
+    tifffile.imwrite(
+        folder / "jpeg-tiles.tif",
+        numpy.asarray(quarters("YCbCr")),
+        photometric="ycbcr",
+        compression="jpeg",
+        compressionargs={"level": 95},
+        subsampling=(2, 2),
+        tile=(16, 16),
+    )
+    # Colours apart, and in tiles that reach beyond the picture.
+    tifffile.imwrite(
+        folder / "planar-tiles.tif",
+        numpy.moveaxis(numpy.asarray(picture), -1, 0).copy(),
+        photometric="rgb",
+        planarconfig="separate",
+        tile=(16, 16),
+        compression="zlib",
+    )
+    tifffile.imwrite(folder / "u32.tif", numpy.asarray(picture).astype("uint32") * 16843009, photometric="rgb")
     exif = Image.Exif()
     exif[0x0112] = 6
     picture.save(folder / "orientation6.webp", lossless=True, exif=exif)

@@ -1,6 +1,8 @@
 //! The options of `mirage render`, grouped as `--help` shows them.
 
-use super::values::{self, Border, Depth, Kernels, Pooling, ScaleCountArg, StartPicture, Variation};
+use super::values::{
+    self, AlphaArg, Border, Depth, Kernels, Pooling, ScaleCountArg, StartPicture, Variation,
+};
 use crate::error::Result;
 use crate::gpu::{AdapterChoice, DeviceOptions, Family};
 use crate::graph::Engine;
@@ -24,7 +26,7 @@ pub(super) const THREADS: RangeInclusive<i64> = 1..=1024;
 /// Options of `mirage render`. Recorded options serialise to their form in a record.
 #[derive(Debug, Args, Serialize)]
 pub(super) struct RenderArgs {
-    /// The photograph to re-imagine: PNG, JPEG, WebP, TIFF or BMP
+    /// The photograph to re-imagine: PNG, JPEG, WebP, TIFF, GIF or BMP
     #[arg(value_name = "PHOTO")]
     #[serde(serialize_with = "values::paths")]
     pub photo: PathBuf,
@@ -62,6 +64,10 @@ pub(super) struct FileArgs {
     /// Longest side of the picture in pixels; larger pictures have finer detail and take longer
     #[arg(long, value_name = "PIXELS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(SIDES))]
     pub size: u32,
+    /// What becomes of transparency: keep (the saved pictures have the photo's; .png, .webp or .tiff), or a colour to put
+    /// behind it: white, black, gray or #rrggbb
+    #[arg(long, value_name = "keep|COLOR", default_value = "white")]
+    pub alpha: AlphaArg,
     /// Bits per colour channel; 16 (PNG and TIFF) leaves more room for later editing
     #[arg(long, value_name = "BITS", default_value = "8")]
     pub bit_depth: Depth,

@@ -7,6 +7,7 @@ use super::format::percent;
 use super::streams;
 use super::values::Pooling;
 use crate::error::{Error, Result};
+use crate::image_io::ReadOptions;
 use crate::mirage;
 use crate::vgg::Network;
 use crate::vgg::labels::top_k;
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 /// Options of `mirage classify`.
 #[derive(Debug, Args)]
 pub(super) struct ClassifyArgs {
-    /// The pictures: PNG, JPEG, WebP, TIFF or BMP; of all but the first, the distance from the first is printed too
+    /// The pictures: PNG, JPEG, WebP, TIFF, GIF or BMP; of all but the first, the distance from the first is printed too
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<PathBuf>,
     /// Number of classes to print
@@ -37,10 +38,11 @@ pub(super) struct ClassifyArgs {
 
 /// Prints the classes of each picture.
 pub(super) fn run(args: &ClassifyArgs) -> Result<()> {
+    let options = ReadOptions { longest: Some(args.size as usize), ..ReadOptions::default() };
     let mut pictures = Vec::new();
     for path in &args.images {
         let mut notes = Vec::new();
-        pictures.push(load(path, args.size as usize, &mut notes)?);
+        pictures.push(load(path, &options, &mut notes)?.0);
         for note in notes {
             streams::eprint(&format!("note: {note}"));
         }

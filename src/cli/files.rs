@@ -2,21 +2,32 @@
 
 use super::args::FileArgs;
 use super::resumed_run::ResumedRun;
+use super::values::AlphaArg;
 use crate::error::{Error, Result};
-use crate::image_io::{self, Picture, WriteOptions};
+use crate::image_io::{self, Alpha, Decoded, Picture, ReadOptions, WriteOptions};
 use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The shorter side of a photo must have at least this many pixels.
 const SMALLEST_PHOTO: usize = 16;
 /// The numbers of snapshots have at least this many digits, so that their names sort by iteration.
 const DIGITS: usize = 4;
 
-/// Reads a photo and fits it to the size of the run. Notes on what reading it changed go to `notes`.
-pub(super) fn load(path: &Path, longest: usize, notes: &mut Vec<String>) -> Result<Picture> {
-    let picture = read(path, notes)?;
-    let (width, height) = (picture.width, picture.height);
+/// How a picture is read of which one of at most `longest` pixels a side is wanted.
+pub(super) fn reading(longest: usize, alpha: AlphaArg) -> ReadOptions {
+    ReadOptions { longest: Some(longest), background: alpha.background() }
+}
+
+/// Reads a photo and fits it to the size of the run; also how opaque it is, if it is not opaque everywhere. Notes on what
+/// reading it changed go to `notes`.
+pub(super) fn load(
+    path: &Path,
+    options: &ReadOptions,
+    notes: &mut Vec<String>,
+) -> Result<(Picture, Option<Alpha>)> {
+    let Decoded { picture, alpha, size: (width, height), .. } = read(path, options, notes)?;
     if width.min(height) < SMALLEST_PHOTO {
         return Err(Error::file(
             path,
@@ -24,34 +35,30 @@ pub(super) fn load(path: &Path, longest: usize, notes: &mut Vec<String>) -> Resu
             format!("Use one with at least {SMALLEST_PHOTO} pixels a side"),
         ));
     }
-    let (width, height) = image_io::fit(width, height, longest);
-    image_io::resize(&picture, width, height)
+    let (width, height) = image_io::fit(width, height, options.longest.unwrap_or(width.max(height)));
+    let alpha = alpha.map(|alpha| alpha.resize(width, height)).transpose()?;
+    Ok((image_io::resize(&picture, width, height)?, alpha))
 }
 
 /// Reads a picture to start from and gives it the size of the run; one of that size stays as it is.
 pub(super) fn load_start(
     path: &Path,
-    width: usize,
-    height: usize,
+    (width, height): (usize, usize),
+    alpha: AlphaArg,
     notes: &mut Vec<String>,
 ) -> Result<Picture> {
-    let picture = read(path, notes)?;
-    if (picture.width, picture.height) == (width, height) {
+    let Decoded { picture, size, .. } = read(path, &reading(width.max(height), alpha), notes)?;
+    if size == (width, height) {
         return Ok(picture);
     }
-    notes.push(format!(
-        "{}: resized from {}x{} to {width}x{height}",
-        path.display(),
-        picture.width,
-        picture.height
-    ));
+    notes.push(format!("{}: resized from {}x{} to {width}x{height}", path.display(), size.0, size.1));
     image_io::resize(&picture, width, height)
 }
 
-fn read(path: &Path, notes: &mut Vec<String>) -> Result<Picture> {
-    let decoded = image_io::read(path)?;
+fn read(path: &Path, options: &ReadOptions, notes: &mut Vec<String>) -> Result<Decoded> {
+    let decoded = image_io::read_with(path, options)?;
     notes.extend(decoded.notes.iter().map(|note| format!("{}: {note}", path.display())));
-    Ok(decoded.picture)
+    Ok(decoded)
 }
 
 /// Where a run writes.
@@ -61,13 +68,22 @@ pub(super) struct Files {
     pub output: PathBuf,
     digits: usize,
     options: WriteOptions,
+    /// Pictures have the alpha of the photo, if it has any.
+    keeps_alpha: bool,
     /// A resumed run, which may replace its own files.
     resumed: Option<ResumedRun>,
 }
 
 impl Files {
-    /// Names from the arguments; nothing is touched.
-    pub(super) fn new(args: &FileArgs, photo: &Path, iterations: u32, resumed: Option<ResumedRun>) -> Self {
+    /// Names from the arguments; nothing is touched. `alpha` is the photo's.
+    pub(super) fn new(
+        args: &FileArgs,
+        photo: &Path,
+        alpha: Option<Alpha>,
+        iterations: u32,
+        resumed: Option<ResumedRun>,
+    ) -> Self {
+        let keeps_alpha = args.alpha == AlphaArg::Keep;
         let output = args.output.clone().unwrap_or_else(|| {
             let mut name = photo.file_stem().map_or_else(|| OsString::from("photo"), ToOwned::to_owned);
             name.push("-mirage.png");
@@ -76,9 +92,15 @@ impl Files {
         let options = WriteOptions {
             bit_depth: args.bit_depth.bits(),
             overwrite: args.overwrite,
+            alpha: alpha.filter(|_| keeps_alpha).map(Arc::new),
             ..WriteOptions::default()
         };
-        Self { output, digits: iterations.to_string().len().max(DIGITS), options, resumed }
+        Self { output, digits: iterations.to_string().len().max(DIGITS), options, keeps_alpha, resumed }
+    }
+
+    /// The alpha that pictures are saved with.
+    pub(super) fn alpha(&self) -> Option<Arc<Alpha>> {
+        self.options.alpha.clone()
     }
 
     /// The snapshot of an iteration: the picture's name with a number, e.g. `out-0010.png`.
@@ -113,6 +135,13 @@ impl Files {
     /// [`Error::File`] for the first that can't.
     pub(super) fn check(&self, is_due: impl Fn(u32) -> bool, inputs: &[&Path]) -> Result<()> {
         self.check_name(&self.output, inputs)?;
+        if self.keeps_alpha && !image_io::holds_alpha(&self.output)? {
+            return Err(Error::file(
+                &self.output,
+                "a JPEG can't keep the photo's transparency (--alpha keep)",
+                "Choose .png, .webp or .tiff with -o, or a colour to put behind the photo, such as --alpha white",
+            ));
+        }
         image_io::check_writable(&self.output, &self.options_for(&self.output))?;
         self.check_name(&self.checkpoint(), inputs)?;
         // Snapshots share the folder, extension and depth of the output: only their names are left to check. Existing
@@ -284,10 +313,11 @@ mod tests {
         let args = FileArgs {
             output: output.map(PathBuf::from),
             size: 64,
+            alpha: AlphaArg::On([255; 3]),
             bit_depth: Depth::Eight,
             overwrite: false,
         };
-        Files::new(&args, Path::new("holidays/my photo.v2.jpeg"), iterations, None)
+        Files::new(&args, Path::new("holidays/my photo.v2.jpeg"), None, iterations, None)
     }
 
     #[test]

@@ -3,13 +3,13 @@
 use super::args::{FactorArgs, RenderArgs};
 use super::class_names::ClassNames;
 use super::default_layers;
-use super::files::{self, Files, load, load_start};
+use super::files::{self, Files, load, load_start, reading};
 use super::recorded_options::RecordedOptions;
 use super::resumed_run::ResumedRun;
 use super::schedule::schedule;
-use super::values::StartPicture;
+use super::values::{AlphaArg, StartPicture};
 use crate::error::{Error, Result};
-use crate::image_io::{self, Picture};
+use crate::image_io::{self, Alpha, Picture};
 use crate::mirage::optimizer::{self, Settings};
 use crate::mirage::preset::{self, FACTORS, Preset};
 use crate::mirage::statistic;
@@ -58,10 +58,10 @@ impl Plan {
     ) -> Result<Self> {
         let (mut request, mut preset) = request(args)?;
         let mut notes = Vec::new();
-        pictures(args, &mut request, &mut preset, &mut notes)?;
+        let alpha = pictures(args, &mut request, &mut preset, &mut notes)?;
         // The network may rule out the smallest scales, so the run has at most these iterations.
         let most = request.scales.plan(request.size(), 1)?.last().map_or(0, |scale| scale.end);
-        let files = Files::new(&args.files, &args.photo, most, resumed);
+        let files = Files::new(&args.files, &args.photo, alpha, most, resumed);
         if checks_places {
             places(args, &schedule(&args.watching, most), most, &files)?;
         }
@@ -211,20 +211,27 @@ fn images_of(args: &RenderArgs) -> [(&'static str, &[PathBuf]); 3] {
     [(preset::SPATIAL, spatial_image), (preset::ABSTRACT, abstract_image), (preset::STYLE, style_image)]
 }
 
-/// Reads the pictures that the request lacks.
+/// Reads the pictures that the request lacks, and returns the photo's alpha.
 fn pictures(
     args: &RenderArgs,
     request: &mut Request,
     preset: &mut Preset,
     notes: &mut Vec<String>,
-) -> Result<()> {
-    let longest = args.files.size as usize;
-    request.photo = load(&args.photo, longest, notes)?;
+) -> Result<Option<Alpha>> {
+    let kept = args.files.alpha;
+    let options = reading(args.files.size as usize, kept);
+    let (photo, alpha) = load(&args.photo, &options, notes)?;
+    request.photo = photo;
+    if kept == AlphaArg::Keep && alpha.is_none() {
+        notes
+            .push(format!("{} is opaque everywhere: there is no transparency to keep", args.photo.display()));
+    }
     for (name, paths) in images_of(args) {
         let Some(factor) = preset.factor_mut(name) else { continue };
         if let Target::Images(images) = &factor.target {
-            let load =
-                |(path, (_, blend)): (&PathBuf, &(Picture, f32))| Ok((load(path, longest, notes)?, *blend));
+            let load = |(path, (_, blend)): (&PathBuf, &(Picture, f32))| {
+                Ok((load(path, &options, notes)?.0, *blend))
+            };
             let images = paths.iter().zip(images.as_ref()).map(load).collect::<Result<Vec<_>>>()?;
             factor.target = Target::Images(images.into());
         }
@@ -235,11 +242,11 @@ fn pictures(
         StartPicture::Photo => Init::Photo,
         StartPicture::Gray => Init::Gray,
         StartPicture::File(path) => {
-            let (width, height) = (request.photo.width, request.photo.height);
-            Init::Picture(load_start(path, width, height, notes)?)
+            let size = (request.photo.width, request.photo.height);
+            Init::Picture(load_start(path, size, kept, notes)?)
         }
     };
-    Ok(())
+    Ok(alpha)
 }
 
 /// The files that a run reads, without the network.

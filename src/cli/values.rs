@@ -22,6 +22,67 @@ pub(super) enum Depth {
     Sixteen,
 }
 
+/// `--alpha`: what becomes of the transparency of pictures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AlphaArg {
+    /// Saved pictures have the photo's. Until then it is as on white.
+    Keep,
+    /// It is composited on this colour.
+    On([u8; 3]),
+}
+
+/// Colours that have a name.
+const COLORS: [(&str, [u8; 3]); 3] = [("white", [255; 3]), ("black", [0; 3]), ("gray", [128; 3])];
+
+impl AlphaArg {
+    /// The colour that transparent pixels are composited on.
+    pub(super) fn background(self) -> [f32; 3] {
+        match self {
+            Self::Keep => [1.0; 3],
+            Self::On(color) => color.map(|level| f32::from(level) / 255.0),
+        }
+    }
+}
+
+impl FromStr for AlphaArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim().to_ascii_lowercase().replace("grey", "gray");
+        if text == "keep" {
+            return Ok(Self::Keep);
+        }
+        if let Some((_, color)) = COLORS.iter().find(|(name, _)| *name == text) {
+            return Ok(Self::On(*color));
+        }
+        let is_hex = |digits: &&str| digits.len() == 6 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+        let digits = text.strip_prefix('#').filter(is_hex);
+        let number = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok());
+        let [_, color @ ..] = number
+            .ok_or_else(|| "write keep, white, black, gray, or a colour such as #f4ecd8".to_owned())?
+            .to_be_bytes();
+        Ok(Self::On(color))
+    }
+}
+
+impl Display for AlphaArg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Keep => f.write_str("keep"),
+            Self::On(color) => match COLORS.iter().find(|(_, known)| known == color) {
+                Some((name, _)) => f.write_str(name),
+                None => write!(f, "#{:02x}{:02x}{:02x}", color[0], color[1], color[2]),
+            },
+        }
+    }
+}
+
+impl Serialize for AlphaArg {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.to_string())
+    }
+}
+
 /// `--pooling`.
 #[derive(Debug, Clone, Copy, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -234,4 +295,28 @@ impl Paths for Vec<PathBuf> {
 /// A file, as a record states it.
 pub(super) fn path(path: &Path) -> Value {
     path.to_string_lossy().into_owned().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colors_behind_transparency() {
+        for (text, value, name) in [
+            ("keep", AlphaArg::Keep, "keep"),
+            ("White", AlphaArg::On([255; 3]), "white"),
+            ("#ffffff", AlphaArg::On([255; 3]), "white"),
+            ("grey", AlphaArg::On([128; 3]), "gray"),
+            ("#F4ecd8", AlphaArg::On([0xf4, 0xec, 0xd8]), "#f4ecd8"),
+            ("#000001", AlphaArg::On([0, 0, 1]), "#000001"),
+        ] {
+            let parsed: AlphaArg = text.parse().unwrap();
+            assert_eq!((parsed, parsed.to_string().as_str()), (value, name));
+            assert_eq!(name.parse::<AlphaArg>(), Ok(value));
+        }
+        for text in ["", "#fff", "#ggffff", "f4ecd8", "#+fffff", "whitish", "#f4ecd800", "#é1234"] {
+            assert!(text.parse::<AlphaArg>().is_err(), "{text}");
+        }
+    }
 }

@@ -1,8 +1,11 @@
-//! Embedded colour profiles: from the colour space of a photo to sRGB.
+//! Embedded descriptions of colour, ICC profiles and cICP: from the colour space of a photo to sRGB.
 
 use std::sync::Arc;
 
-use moxcms::{ColorProfile, DataColorSpace, Layout, ProfileText, TransformF64Executor, TransformOptions};
+use moxcms::{
+    CicpColorPrimaries, CicpProfile, ColorProfile, DataColorSpace, Layout, MatrixCoefficients, ProfileText,
+    TransferCharacteristics, TransformF64Executor, TransformOptions,
+};
 
 /// A conversion of rows of pixels to sRGB.
 ///
@@ -28,17 +31,29 @@ pub(super) enum Profile {
 /// the many variants of the sRGB profile differ by one or two levels of 255.
 const SAME: f32 = 2.0 / 255.0;
 
-/// Judges the profile of a picture with 1 (gray) or 3 (RGB) colour channels.
+/// The largest profile that is used, in bytes: those for printing presses have up to 4 MiB.
+pub(super) const MAX_PROFILE: usize = 1 << 24;
+
+/// Judges the profile of a picture with 1 (gray), 3 (RGB) or 4 (CMYK, amounts of ink) colour channels.
 pub(super) fn judge(icc: &[u8], channels: usize) -> Profile {
+    if icc.len() > MAX_PROFILE {
+        return Profile::Ignored("it is larger than 16 MiB");
+    }
     let Ok(profile) = ColorProfile::new_from_slice(icc) else {
         return Profile::Ignored("it is malformed");
     };
     let layout = match (profile.color_space, channels) {
         (DataColorSpace::Rgb, 3) => Layout::Rgb,
         (DataColorSpace::Gray, 1) => Layout::Gray,
-        (DataColorSpace::Cmyk, 3) => return Profile::Ignored("it is for CMYK, and the decoder gives RGB"),
+        // The crate's name for four samples of any kind.
+        (DataColorSpace::Cmyk, 4) => Layout::Rgba,
         _ => return Profile::Ignored("it is for another kind of picture"),
     };
+    conversion(&profile, layout, channels)
+}
+
+/// The conversion of a profile, if there is something to convert.
+fn conversion(profile: &ColorProfile, layout: Layout, channels: usize) -> Profile {
     let options = TransformOptions { prefer_fixed_point: false, ..TransformOptions::default() };
     let Ok(transform) = profile.create_transform_f64(layout, &ColorProfile::new_srgb(), Layout::Rgb, options)
     else {
@@ -48,16 +63,47 @@ pub(super) fn judge(icc: &[u8], channels: usize) -> Profile {
     match to_srgb.deviation() {
         None => Profile::Ignored("it gives no usable values"),
         Some(deviation) if deviation <= SAME => Profile::Srgb,
-        Some(_) => Profile::Convert(to_srgb, name(&profile)),
+        Some(_) => Profile::Convert(to_srgb, name(profile)),
     }
 }
 
+/// Judges the code points of a PNG's `cICP` (ITU-T H.273): primaries, transfer function, matrix, and 1 for the full
+/// range. A picture of gray has its value in each of the three channels.
+///
+/// # Errors
+/// What the picture is, if it can't be converted.
+pub(super) fn judge_code_points(points: [u8; 4]) -> Result<Profile, String> {
+    let [primaries, transfer, matrix, full_range] = points;
+    match transfer {
+        16 => return Err("its colours are of high dynamic range: PQ, as its cICP says".to_owned()),
+        18 => return Err("its colours are of high dynamic range: HLG, as its cICP says".to_owned()),
+        _ => {}
+    }
+    // Only what moxcms has a curve and chromaticities for.
+    let known = matches!(primaries, 1 | 4..=9 | 11 | 12 | 22) && matches!(transfer, 1 | 4..=6 | 8 | 13..=15);
+    if !known || matrix != 0 || full_range != 1 {
+        return Err(format!(
+            "its cICP describes colours that can't be converted: primaries {primaries}, transfer {transfer}, matrix {matrix}, range {full_range}"
+        ));
+    }
+    let unknown = |_| "its cICP can't be understood".to_owned();
+    let profile = ColorProfile::new_from_cicp(CicpProfile {
+        color_primaries: CicpColorPrimaries::try_from(primaries).map_err(unknown)?,
+        transfer_characteristics: TransferCharacteristics::try_from(transfer).map_err(unknown)?,
+        matrix_coefficients: MatrixCoefficients::Identity,
+        full_range: true,
+    });
+    Ok(conversion(&profile, Layout::Rgb, 3))
+}
+
 impl ToSrgb {
-    /// Converts pixels: `source` holds 1 or 3 values each, `target` takes 3 each, clipped to the
-    /// gamut. False if the transform refused.
+    /// Converts pixels: `source` holds as many values for each as the picture's colours have, `target` takes 3 each,
+    /// clipped to the gamut. False if the transform refused.
     pub(super) fn row(&mut self, source: &[f32], target: &mut [f32]) -> bool {
         self.source.clear();
-        self.source.extend(source.iter().map(|v| f64::from(*v)));
+        // Gray in a colour space of three channels has its value in each.
+        let copies = target.len() / 3 * self.channels / source.len().max(1);
+        self.source.extend(source.iter().flat_map(|v| std::iter::repeat_n(f64::from(*v), copies)));
         self.target.clear();
         self.target.resize(target.len(), 0.0);
         if self.transform.transform(&self.source, &mut self.target).is_err() {
@@ -69,21 +115,24 @@ impl ToSrgb {
         target.iter().all(|v| v.is_finite())
     }
 
-    /// How far the conversion moves a sample of colours at most, None if it fails on them.
+    /// How far the conversion moves a sample of colours at most, None if it fails on them. Inks are never the same.
     fn deviation(&mut self) -> Option<f32> {
         let level = |i: usize| i as f32 / 16.0;
         let source: Vec<f32> = if self.channels == 1 {
             (0..=16).map(level).collect()
         } else {
             let steps = [0, 1, 4, 8, 12, 16].map(level);
-            let count = steps.len();
-            (0..count.pow(3))
-                .flat_map(|i| [steps[i % count], steps[i / count % count], steps[i / count / count]])
+            let (count, channels) = (steps.len(), self.channels as u32);
+            (0..count.pow(channels))
+                .flat_map(|i| (0..channels).map(move |channel| steps[i / count.pow(channel) % count]))
                 .collect()
         };
         let mut target = vec![0.0; source.len() / self.channels * 3];
         if !self.row(&source, &mut target) {
             return None;
+        }
+        if self.channels > 3 {
+            return Some(f32::INFINITY);
         }
         let per_value = 3 / self.channels;
         Some(
@@ -138,6 +187,40 @@ mod tests {
         assert!(matches!(judge(&p3[..200], 3), Profile::Ignored(_)));
         let gray = ColorProfile::new_gray_with_gamma(1.0).encode().unwrap();
         assert!(matches!(judge(&gray, 3), Profile::Ignored(_)));
+        assert!(matches!(judge(&p3, 4), Profile::Ignored(_)));
+        assert!(
+            matches!(judge(&vec![0; MAX_PROFILE + 1], 3), Profile::Ignored(reason) if reason.contains("16 MiB"))
+        );
+    }
+
+    #[test]
+    fn code_points_are_converted_or_refused() {
+        assert!(matches!(judge_code_points([1, 13, 0, 1]).unwrap(), Profile::Srgb));
+        let Profile::Convert(mut p3, _) = judge_code_points([12, 13, 0, 1]).unwrap() else {
+            panic!("not converted")
+        };
+        let mut out = [0.0; 6];
+        // As the published matrix has it, see above; and gray in one channel.
+        assert!(p3.row(&[0.6, 0.4, 0.3, 0.5, 0.5, 0.5], &mut out));
+        let expected = [0.6345, 0.3887, 0.2800, 0.5, 0.5, 0.5];
+        assert!(out.iter().zip(expected).all(|(v, e)| (v - e).abs() < 2e-3), "{out:?}");
+        let mut out = [0.0; 3];
+        let Profile::Convert(mut linear, _) = judge_code_points([1, 8, 0, 1]).unwrap() else {
+            panic!("linear")
+        };
+        assert!(linear.row(&[0.214_041], &mut out));
+        assert!(out.iter().all(|v| (v - 0.5).abs() < 2e-3), "{out:?}");
+        for (points, words) in [
+            ([9, 16, 0, 1], "PQ"),
+            ([9, 18, 0, 1], "HLG"),
+            ([12, 13, 0, 0], "range 0"),
+            ([1, 13, 1, 1], "matrix 1"),
+            ([2, 2, 0, 1], "primaries 2"),
+            ([1, 9, 0, 1], "transfer 9"),
+            ([255; 4], "primaries 255"),
+        ] {
+            assert!(judge_code_points(points).err().unwrap().contains(words), "{words}");
+        }
     }
 
     #[test]

@@ -1,15 +1,19 @@
 //! Writing pictures: whole or not at all.
 
+use std::borrow::Cow;
 use std::fs::File;
-use std::io::{Cursor, Error as IoError, ErrorKind, Write};
+use std::io::{Cursor, Error as IoError, ErrorKind, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use image::ExtendedColorType;
 use image::codecs::jpeg::JpegEncoder;
 use tempfile::NamedTempFile;
-use tiff::encoder::{Compression, Predictor, TiffEncoder, colortype};
+use tiff::TiffResult;
+use tiff::encoder::{Compression, Predictor, TiffEncoder, TiffKind, TiffValue, colortype};
+use tiff::tags::{ExtraSamples, Tag};
 
-use super::{Picture, metadata};
+use super::{Alpha, Picture, metadata};
 use crate::{Error, Result};
 
 /// Bits per channel in a file.
@@ -24,7 +28,7 @@ pub enum BitDepth {
 }
 
 /// How [`write()`] writes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct WriteOptions {
     /// Bits per channel.
     pub bit_depth: BitDepth,
@@ -36,11 +40,20 @@ pub struct WriteOptions {
     pub overwrite: bool,
     /// Quality of JPEG files, 1 to 100; colour isn't subsampled. PNG, WebP and TIFF are lossless.
     pub jpeg_quality: u8,
+    /// How opaque the pixels are; all, if there is none. The picture is taken as composited on white, and its colours are
+    /// stored so that compositing the file on white gives the picture again. JPEG holds none.
+    pub alpha: Option<Arc<Alpha>>,
 }
 
 impl Default for WriteOptions {
     fn default() -> Self {
-        Self { bit_depth: BitDepth::Eight, metadata: Vec::new(), overwrite: false, jpeg_quality: 95 }
+        Self {
+            bit_depth: BitDepth::Eight,
+            metadata: Vec::new(),
+            overwrite: false,
+            jpeg_quality: 95,
+            alpha: None,
+        }
     }
 }
 
@@ -79,6 +92,14 @@ impl Format {
             Self::Tiff => ("TIFF", super::MAX_SIDE),
         }
     }
+}
+
+/// True if the format that a file name asks for can hold alpha.
+///
+/// # Errors
+/// [`Error::File`] if [`write()`] doesn't know the ending of the name.
+pub fn holds_alpha(path: &Path) -> Result<bool> {
+    Format::of(path).map(|format| format != Format::Jpeg)
 }
 
 /// True if [`write()`] knows this ending of a name: `png`, `jpg` and so on, in any case.
@@ -125,6 +146,13 @@ pub fn write(path: &Path, picture: &Picture, options: &WriteOptions) -> Result<(
         ));
     }
     check_finite(path, picture)?;
+    if let Some(alpha) = &options.alpha {
+        alpha.check()?;
+        if (alpha.width, alpha.height) != (picture.width, picture.height) {
+            let problem = "the alpha is not of the picture's size. This is a mistake in the calling code";
+            return Err(Error::usage(problem));
+        }
+    }
     let bytes = encode(format, picture, options)
         .map_err(|reason| Error::io(path, "encoding")(IoError::other(reason)))?;
 
@@ -176,6 +204,9 @@ fn check(path: &Path, options: &WriteOptions) -> Result<(Format, PathBuf)> {
             format!("{} can't hold 16 bits per channel", format.limit().0),
             "Choose .png or .tiff, or write 8 bits",
         ));
+    }
+    if options.alpha.is_some() && format == Format::Jpeg {
+        return Err(Error::file(path, "JPEG can't hold alpha", "Choose .png, .webp or .tiff"));
     }
     Ok((format, check_place(path, options.overwrite)?))
 }
@@ -274,20 +305,22 @@ fn encode(
     // check_size has seen these: both fit.
     let (width, height) = (picture.width as u32, picture.height as u32);
     let pairs = &options.metadata;
+    let values = channels(picture, options.alpha.as_deref());
+    let has_alpha = options.alpha.is_some();
     let mut out = Vec::new();
     match format {
         Format::Png => {
             let mut encoder = png::Encoder::new(&mut out, width, height);
-            encoder.set_color(png::ColorType::Rgb);
+            encoder.set_color(if has_alpha { png::ColorType::Rgba } else { png::ColorType::Rgb });
             encoder.set_source_srgb(png::SrgbRenderingIntent::Perceptual);
             for (key, value) in pairs {
                 encoder.add_itxt_chunk(key.clone(), value.clone())?;
             }
             let samples = match options.bit_depth {
-                BitDepth::Eight => levels8(picture),
+                BitDepth::Eight => levels8(&values),
                 BitDepth::Sixteen => {
                     encoder.set_depth(png::BitDepth::Sixteen);
-                    levels16(picture).into_iter().flat_map(u16::to_be_bytes).collect()
+                    levels16(&values).into_iter().flat_map(u16::to_be_bytes).collect()
                 }
             };
             let mut writer = encoder.write_header()?;
@@ -296,7 +329,7 @@ fn encode(
         }
         Format::Jpeg => {
             JpegEncoder::new_with_quality(&mut out, options.jpeg_quality).encode(
-                &levels8(picture),
+                &levels8(&values),
                 width,
                 height,
                 ExtendedColorType::Rgb8,
@@ -313,28 +346,26 @@ fn encode(
             if !pairs.is_empty() {
                 encoder.set_xmp_metadata(metadata::packet(pairs).into_bytes());
             }
-            encoder.encode(&levels8(picture), width, height, image_webp::ColorType::Rgb8)?;
+            let color = if has_alpha { image_webp::ColorType::Rgba8 } else { image_webp::ColorType::Rgb8 };
+            encoder.encode(&levels8(&values), width, height, color)?;
         }
         Format::Tiff => {
             let mut encoder = TiffEncoder::new(Cursor::new(&mut out))?
                 .with_compression(Compression::Lzw)
                 .with_predictor(Predictor::Horizontal);
-            let xmp = metadata::packet(pairs);
-            let tag = tiff::tags::Tag::Unknown(metadata::TIFF_XMP);
-            match options.bit_depth {
-                BitDepth::Eight => {
-                    let mut image = encoder.new_image::<colortype::RGB8>(width, height)?;
-                    if !pairs.is_empty() {
-                        image.encoder().write_tag(tag, xmp.as_bytes())?;
-                    }
-                    image.write_data(&levels8(picture))?;
+            let (file, size) = (&mut encoder, (width, height));
+            match (options.bit_depth, has_alpha) {
+                (BitDepth::Eight, false) => {
+                    tiff_page::<colortype::RGB8, _, _>(file, size, pairs, &levels8(&values))?;
                 }
-                BitDepth::Sixteen => {
-                    let mut image = encoder.new_image::<colortype::RGB16>(width, height)?;
-                    if !pairs.is_empty() {
-                        image.encoder().write_tag(tag, xmp.as_bytes())?;
-                    }
-                    image.write_data(&levels16(picture))?;
+                (BitDepth::Eight, true) => {
+                    tiff_page::<colortype::RGBA8, _, _>(file, size, pairs, &levels8(&values))?;
+                }
+                (BitDepth::Sixteen, false) => {
+                    tiff_page::<colortype::RGB16, _, _>(file, size, pairs, &levels16(&values))?;
+                }
+                (BitDepth::Sixteen, true) => {
+                    tiff_page::<colortype::RGBA16, _, _>(file, size, pairs, &levels16(&values))?;
                 }
             }
         }
@@ -342,12 +373,44 @@ fn encode(
     Ok(out)
 }
 
+/// The one page of a TIFF, with texts.
+fn tiff_page<C: colortype::ColorType, W: Write + Seek, K: TiffKind>(
+    file: &mut TiffEncoder<W, K>,
+    (width, height): (u32, u32),
+    pairs: &[(String, String)],
+    samples: &[C::Inner],
+) -> TiffResult<()>
+where
+    [C::Inner]: TiffValue,
+{
+    let mut page = file.new_image::<C>(width, height)?;
+    if C::BITS_PER_SAMPLE.len() == 4 {
+        page.encoder().write_tag(Tag::ExtraSamples, ExtraSamples::UnassociatedAlpha.to_u16())?;
+    }
+    if !pairs.is_empty() {
+        page.encoder().write_tag(Tag::Unknown(metadata::TIFF_XMP), metadata::packet(pairs).as_bytes())?;
+    }
+    page.write_data(samples)
+}
+
+/// The values of a file's channels: the picture's, or with alpha those that composited on white give the picture.
+fn channels<'a>(picture: &'a Picture, alpha: Option<&Alpha>) -> Cow<'a, [f32]> {
+    let Some(alpha) = alpha else { return Cow::Borrowed(&picture.rgb) };
+    let pixels = picture.rgb.as_chunks::<3>().0.iter().zip(&alpha.values);
+    let straight = |color: f32, alpha: f32| {
+        if alpha > 0.0 { (color.clamp(0.0, 1.0) - (1.0 - alpha)) / alpha } else { color }
+    };
+    pixels
+        .flat_map(|(rgb, a)| [straight(rgb[0], *a), straight(rgb[1], *a), straight(rgb[2], *a), *a])
+        .collect()
+}
+
 /// Values as levels of 0 to 255. They are finite here.
-pub(super) fn levels8(picture: &Picture) -> Vec<u8> {
-    picture.rgb.iter().map(|v| (v.clamp(0.0, 1.0) * 255.0).round() as u8).collect()
+pub(super) fn levels8(values: &[f32]) -> Vec<u8> {
+    values.iter().map(|v| (v.clamp(0.0, 1.0) * 255.0).round() as u8).collect()
 }
 
 /// Values as levels of 0 to 65535.
-fn levels16(picture: &Picture) -> Vec<u16> {
-    picture.rgb.iter().map(|v| (v.clamp(0.0, 1.0) * 65535.0).round() as u16).collect()
+fn levels16(values: &[f32]) -> Vec<u16> {
+    values.iter().map(|v| (v.clamp(0.0, 1.0) * 65535.0).round() as u16).collect()
 }

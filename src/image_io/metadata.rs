@@ -24,8 +24,12 @@ const EXTENSION: &[u8] = b"http://ns.adobe.com/xmp/extension/\0";
 /// Longest content of a JPEG segment in bytes: a 16 bit length that counts itself.
 const SEGMENT: usize = 65_533;
 
-/// Most bytes that reading the text of a PNG or GIF may take.
-const MAX_TEXT: usize = 1 << 28;
+/// Most bytes that the compressed text of a PNG may expand to, and that the text of a GIF may take. A record has some
+/// kilobytes.
+const MAX_TEXT: usize = 1 << 26;
+
+/// The longest record that is read from XMP, in bytes.
+const MAX_RECORD: usize = 1 << 24;
 
 /// The TIFF tag for XMP.
 pub(super) const TIFF_XMP: u16 = 700;
@@ -84,18 +88,24 @@ pub(super) fn extract(bytes: &[u8], format: ImageFormat) -> Result<Vec<(String, 
     let damaged = |what: &str| format!("its metadata is damaged ({what})");
     let xmp = match format {
         ImageFormat::Png => {
-            let limits = png::Limits { bytes: MAX_TEXT };
-            let reader = png::Decoder::new_with_limits(Cursor::new(bytes), limits)
-                .read_info()
-                .map_err(|e| damaged(&e.to_string()))?;
-            let texts = reader.info().utf8_text.iter();
-            return texts
-                .filter(|chunk| chunk.keyword != "XML:com.adobe.xmp")
-                .map(|chunk| {
-                    let text = chunk.get_text().map_err(|e| damaged(&e.to_string()))?;
-                    Ok((chunk.keyword.clone(), text))
-                })
-                .collect();
+            let limits = png::Limits { bytes: bytes.len() + MAX_TEXT };
+            let mut decoder = png::Decoder::new_with_limits(Cursor::new(bytes), limits);
+            decoder.set_ignore_iccp_chunk(true);
+            let reader = decoder.read_info().map_err(|e| damaged(&e.to_string()))?;
+            let mut left = MAX_TEXT;
+            let mut pairs = Vec::new();
+            for chunk in &reader.info().utf8_text {
+                if chunk.keyword == "XML:com.adobe.xmp" {
+                    continue;
+                }
+                // All together: many small chunks expand as well as a large one.
+                let mut chunk = chunk.clone();
+                let text = chunk.decompress_text_with_limit(left).and_then(|()| chunk.get_text());
+                let text = text.map_err(|e| damaged(&e.to_string()))?;
+                left = left.saturating_sub(text.len());
+                pairs.push((chunk.keyword, text));
+            }
+            return Ok(pairs);
         }
         ImageFormat::Jpeg => {
             let jpeg = structure::jpeg(bytes).map_err(|_| damaged("the file is cut short"))?;
@@ -133,13 +143,14 @@ fn gif_xmp(bytes: &[u8]) -> Result<Option<Vec<u8>>, gif::DecodingError> {
 /// The XMP of a JPEG, put together if it is extended.
 fn jpeg_xmp(segments: &[&[u8]]) -> Result<Option<Vec<u8>>, &'static str> {
     let Some(standard) = segments.iter().find_map(|s| s.strip_prefix(STANDARD)) else { return Ok(None) };
+    let Some(digest_of_all) = extended_digest(standard) else { return Ok(Some(standard.to_vec())) };
     let mut parts: Vec<(u32, &[u8])> = Vec::new();
     for segment in segments.iter().filter_map(|s| s.strip_prefix(EXTENSION)) {
         let (Some((digest, rest)), true) = (segment.split_at_checked(32), segment.len() >= 40) else {
             return Err("an extended XMP segment is too short");
         };
         // Parts of something else than what the standard packet names don't count.
-        if standard.windows(32).any(|w| w == digest) {
+        if digest == digest_of_all {
             parts.push((u32::from_be_bytes([rest[4], rest[5], rest[6], rest[7]]), &rest[8..]));
         }
     }
@@ -155,10 +166,18 @@ fn jpeg_xmp(segments: &[&[u8]]) -> Result<Option<Vec<u8>>, &'static str> {
         whole.extend(part);
     }
     let digest: String = Md5::digest(&whole).iter().map(|b| format!("{b:02X}")).collect();
-    if !standard.windows(32).any(|w| w == digest.as_bytes()) {
+    if digest.as_bytes() != digest_of_all {
         return Err("its checksum doesn't match");
     }
     Ok(Some(whole))
+}
+
+/// The digest of the rest of a packet, in hexadecimal, if it has one.
+fn extended_digest(standard: &[u8]) -> Option<&[u8]> {
+    let key = b"HasExtendedXMP";
+    let at = standard.windows(key.len()).position(|w| w == key)?;
+    let is_digest = |w: &&[u8]| w.iter().all(u8::is_ascii_hexdigit);
+    standard[at + key.len()..].windows(32).find(is_digest)
 }
 
 /// A packet around some properties and attributes of the one description.
@@ -178,6 +197,9 @@ fn wrap(properties: &str, attributes: &str) -> String {
 fn unwrap_record(xmp: &str) -> Result<Vec<(String, String)>, &'static str> {
     let Some((_, rest)) = xmp.split_once(OPEN) else { return Ok(Vec::new()) };
     let (record, _) = rest.split_once(CLOSE).ok_or("the record isn't closed")?;
+    if record.len() > MAX_RECORD {
+        return Err("the record is too long");
+    }
     serde_json::from_str(&unescape(record)).map_err(|_| "the record isn't valid JSON")
 }
 

@@ -1,8 +1,8 @@
 //! Reads and writes pictures.
 //!
-//! [`read`] accepts PNG, JPEG, WebP, TIFF and BMP, recognised by content and not by file name, and
+//! [`read`] accepts PNG, JPEG, WebP, TIFF, GIF and BMP, recognised by content and not by file name, and
 //! returns one kind of picture whatever the file holds: upright, opaque, three channels of
-//! `f32`, sRGB. [`Decoded::notes`] says what had to be changed. [`write()`] makes a file
+//! `f32`, sRGB. [`Decoded::alpha`] says how opaque it was, [`Decoded::notes`] what had to be changed. [`write()`] makes a file
 //! appear whole or not at all, with text [metadata](WriteOptions::metadata) inside, which
 //! [`read_metadata`] gives back. A [`Film`] is an animation that grows while a run goes on, a [`Sheet`] a grid of
 //! pictures with words around them.
@@ -20,13 +20,14 @@ mod encode;
 mod film;
 mod metadata;
 mod resize;
+mod rows;
 mod sheet;
 mod structure;
 
 use crate::{Error, Result};
 
-pub use decode::{read, read_metadata};
-pub use encode::{BitDepth, WriteOptions, check_writable, write, writes};
+pub use decode::{ReadOptions, read, read_bytes, read_metadata, read_with};
+pub use encode::{BitDepth, WriteOptions, check_writable, holds_alpha, write, writes};
 #[cfg(feature = "film")]
 pub use film::{Film, FilmOptions, MAX_FRAME_MILLISECONDS, check_film};
 pub use resize::{fit, resize};
@@ -82,12 +83,43 @@ impl Picture {
     }
 }
 
+/// How opaque the pixels of a picture are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Alpha {
+    /// Pixels per row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// `width * height` values, row-major, from 0 (transparent) to 1 (opaque).
+    pub values: Vec<f32>,
+}
+
+impl Alpha {
+    /// Whether the sides are within the limits and the values match them.
+    pub(crate) fn check(&self) -> Result<()> {
+        check_size(self.width, self.height).map_err(Error::Usage)?;
+        if self.values.len() != self.width * self.height {
+            return Err(Error::usage(format!(
+                "the alpha of {}x{} pixels has {} values. This is a mistake in the calling code",
+                self.width,
+                self.height,
+                self.values.len()
+            )));
+        }
+        Ok(())
+    }
+}
+
 /// A picture as [`read`] found it.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Decoded {
     /// The picture: upright, opaque, sRGB.
     pub picture: Picture,
+    /// How opaque it was, at the picture's size, if it was not opaque everywhere.
+    pub alpha: Option<Alpha>,
+    /// Width and height in the file, upright. The picture is smaller only if [`ReadOptions::longest`] allows it.
+    pub size: (usize, usize),
     /// What was done to the file's content on the way, for people to read, such as
     /// "EXIF orientation 6 applied" or "alpha composited on white". Empty for a plain photo.
     pub notes: Vec<String>,

@@ -3,7 +3,7 @@
 use fast_image_resize as fir;
 use fir::images::{Image, ImageRef};
 
-use super::{Picture, check_size};
+use super::{Alpha, Picture, check_size};
 use crate::{Error, Result};
 
 /// The picture at another size: Lanczos3 along a side that shrinks, Catmull-Rom along one that
@@ -21,18 +21,48 @@ use crate::{Error, Result};
 /// [`MAX_PIXELS`](super::MAX_PIXELS), if `picture` is malformed, or if memory runs out.
 pub fn resize(picture: &Picture, width: usize, height: usize) -> Result<Picture> {
     picture.check()?;
+    let from = (picture.width, picture.height);
+    let rgb = resample(&picture.rgb, fir::PixelType::F32x3, from, (width, height))?;
+    Ok(Picture { width, height, rgb })
+}
+
+impl Alpha {
+    /// At another size, as [`resize`] does it, but without overshoot.
+    ///
+    /// # Errors
+    /// As those of [`resize`].
+    pub fn resize(&self, width: usize, height: usize) -> Result<Self> {
+        self.check()?;
+        let mut values =
+            resample(&self.values, fir::PixelType::F32, (self.width, self.height), (width, height))?;
+        values.iter_mut().for_each(|v| *v = v.clamp(0.0, 1.0));
+        Ok(Self { width, height, values })
+    }
+}
+
+/// Pixels of a picture at another size, width first.
+fn resample(
+    values: &[f32],
+    kind: fir::PixelType,
+    from: (usize, usize),
+    to: (usize, usize),
+) -> Result<Vec<f32>> {
+    let (width, height) = to;
     check_size(width, height)
         .map_err(|problem| Error::usage(format!("can't resize to {width}x{height}: {problem}")))?;
-    let (across, down) = (filter(picture.width, width), filter(picture.height, height));
-    match (across, down) {
-        (None, None) => Ok(picture.clone()),
-        (Some(filter), None) | (None, Some(filter)) => pass(picture, width, height, filter),
-        (Some(a), Some(b)) if a == b => pass(picture, width, height, a),
+    match (filter(from.0, width), filter(from.1, height)) {
+        (None, None) => Ok(values.to_vec()),
+        (Some(filter), None) | (None, Some(filter)) => pass(values, kind, from, to, filter),
+        (Some(a), Some(b)) if a == b => pass(values, kind, from, to, a),
         // One side grows and the other shrinks: first the one that shrinks, it makes less work.
-        (Some(a), Some(b)) if width < picture.width => {
-            pass(&pass(picture, width, picture.height, a)?, width, height, b)
+        (Some(a), Some(b)) if width < from.0 => {
+            let half = (width, from.1);
+            pass(&pass(values, kind, from, half, a)?, kind, half, to, b)
         }
-        (Some(a), Some(b)) => pass(&pass(picture, picture.width, height, b)?, width, height, a),
+        (Some(a), Some(b)) => {
+            let half = (from.0, height);
+            pass(&pass(values, kind, from, half, b)?, kind, half, to, a)
+        }
     }
 }
 
@@ -59,31 +89,28 @@ fn filter(from: usize, to: usize) -> Option<fir::FilterType> {
 }
 
 /// One convolution pass with one filter.
-fn pass(picture: &Picture, width: usize, height: usize, filter: fir::FilterType) -> Result<Picture> {
+fn pass(
+    values: &[f32],
+    kind: fir::PixelType,
+    from: (usize, usize),
+    to: (usize, usize),
+    filter: fir::FilterType,
+) -> Result<Vec<f32>> {
     let failed = |reason: String| {
+        let ((width, height), (to_width, to_height)) = (from, to);
         Error::usage(format!(
-            "can't resize {}x{} to {width}x{height} pixels: {reason}. Choose a smaller size",
-            picture.width, picture.height
+            "can't resize {width}x{height} to {to_width}x{to_height} pixels: {reason}. Choose a smaller size"
         ))
     };
-    let mut rgb = zeros(width * height * 3).map_err(failed)?;
-    let source = ImageRef::new(
-        side(picture.width),
-        side(picture.height),
-        bytemuck::cast_slice(&picture.rgb),
-        fir::PixelType::F32x3,
-    )
-    .map_err(|e| failed(e.to_string()))?;
-    let mut target = Image::from_slice_u8(
-        side(width),
-        side(height),
-        bytemuck::cast_slice_mut(&mut rgb),
-        fir::PixelType::F32x3,
-    )
-    .map_err(|e| failed(e.to_string()))?;
+    let mut resized = zeros(to.0 * to.1 * (kind.size() / size_of::<f32>())).map_err(failed)?;
+    let source = ImageRef::new(side(from.0), side(from.1), bytemuck::cast_slice(values), kind)
+        .map_err(|e| failed(e.to_string()))?;
+    let mut target =
+        Image::from_slice_u8(side(to.0), side(to.1), bytemuck::cast_slice_mut(&mut resized), kind)
+            .map_err(|e| failed(e.to_string()))?;
     let options = fir::ResizeOptions::new().resize_alg(fir::ResizeAlg::Convolution(filter));
     fir::Resizer::new().resize(&source, &mut target, &options).map_err(|e| failed(e.to_string()))?;
-    Ok(Picture { width, height, rgb })
+    Ok(resized)
 }
 
 /// A side as the crate takes it. Sides are at most [`MAX_SIDE`](super::MAX_SIDE) here.
@@ -91,14 +118,21 @@ fn side(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
 
-/// A vector of zeros, or why there is none: the process isn't taken down by a picture too many.
+/// A vector of zeros, or why there is none.
 pub(super) fn zeros<T: bytemuck::Zeroable + Clone>(count: usize) -> Result<Vec<T>, String> {
+    let mut values = room(count)?;
+    values.resize(count, T::zeroed());
+    Ok(values)
+}
+
+/// An empty vector with room for `count` values, or why there is none: the process isn't taken down by a picture too
+/// many.
+pub(super) fn room<T>(count: usize) -> Result<Vec<T>, String> {
     let mut values = Vec::new();
     values.try_reserve_exact(count).map_err(|_| {
         let mebibytes = count.saturating_mul(size_of::<T>()) >> 20;
         format!("there is not enough memory for {mebibytes} MiB more")
     })?;
-    values.resize(count, T::zeroed());
     Ok(values)
 }
 
@@ -189,6 +223,17 @@ mod tests {
             let value = resized.rgb[(16 * 32 + x) * 3];
             assert!((value - (2.0 * x as f32 + 0.5) / 64.0).abs() < 1e-3, "{x}: {value}");
         }
+    }
+
+    #[test]
+    fn alpha_stays_within_its_range() {
+        let alpha = Alpha { width: 8, height: 1, values: [0.0, 1.0].repeat(4) };
+        let wide = alpha.resize(32, 2).unwrap();
+        assert_eq!((wide.width, wide.height, wide.values.len()), (32, 2, 64));
+        assert!(wide.values.iter().all(|v| (0.0..=1.0).contains(v)), "{:?}", wide.values);
+        assert!(wide.values.contains(&0.0) && wide.values.contains(&1.0));
+        assert_eq!(alpha.resize(8, 1).unwrap(), alpha);
+        assert!(Alpha { width: 2, height: 2, values: vec![0.0; 3] }.resize(1, 1).is_err());
     }
 
     #[test]

@@ -13,8 +13,10 @@ pub(super) struct Png {
     pub(super) size: Option<(u32, u32)>,
     /// Colours are indices into a palette.
     pub(super) palette: bool,
-    /// A `cICP` chunk other than plain sRGB.
-    pub(super) cicp: bool,
+    /// The code points of the `cICP` chunk.
+    pub(super) cicp: Option<[u8; 4]>,
+    /// There is an ICC profile.
+    pub(super) profile: bool,
 }
 
 /// What a JPEG says of itself before its pixels.
@@ -24,6 +26,10 @@ pub(super) struct Jpeg<'a> {
     pub(super) size: Option<(u32, u32)>,
     /// Colour components: 1 gray, 3 colour, 4 CMYK.
     pub(super) components: u8,
+    /// Bits of a sample.
+    pub(super) precision: u8,
+    /// The marker of the frame header, which states how the picture is coded.
+    pub(super) coding: u8,
     /// Contents of the application segments (APP1) in order.
     pub(super) app1: Vec<&'a [u8]>,
 }
@@ -52,7 +58,8 @@ pub(super) fn png(bytes: &[u8]) -> Result<Png, CutShort> {
                 found.size = be::<4>(data, 0).zip(be::<4>(data, 4));
                 found.palette = data.get(9) == Some(&3);
             }
-            b"cICP" => found.cicp = data != [1, 13, 0, 1],
+            b"cICP" => found.cicp = data.try_into().ok(),
+            b"iCCP" => found.profile = true,
             b"IEND" => return Ok(found),
             _ => {}
         }
@@ -64,35 +71,95 @@ pub(super) fn png(bytes: &[u8]) -> Result<Png, CutShort> {
 pub(super) fn jpeg(bytes: &[u8]) -> Result<Jpeg<'_>, CutShort> {
     let mut found = Jpeg::default();
     let mut at = 2;
-    loop {
-        // To the next marker: past entropy-coded data with its stuffed zeros, restart markers and
-        // fill bytes, and past stray bytes between segments, which some cameras write.
-        let marker = loop {
-            let to = bytes.get(at..).and_then(|rest| rest.iter().position(|b| *b == 0xff)).ok_or(CutShort)?;
-            at += to + 1;
-            match bytes.get(at).ok_or(CutShort)? {
-                0x00 | 0x01 | 0xd0..=0xd8 => at += 1,
-                0xff => {}
-                marker => break *marker,
-            }
-        };
-        at += 1;
-        if marker == 0xd9 {
-            return Ok(found);
-        }
-        let length = be::<2>(bytes, at).ok_or(CutShort)? as usize;
-        let data = bytes.get(at + 2..at + length.max(2)).ok_or(CutShort)?;
-        match marker {
-            0xe1 => found.app1.push(data),
-            // Frame headers are C0 to CF without DHT, JPG and DAC.
-            0xc0..=0xcf if ![0xc4, 0xc8, 0xcc].contains(&marker) && found.size.is_none() => {
-                found.size = be::<2>(data, 3).zip(be::<2>(data, 1));
-                found.components = data.get(5).copied().unwrap_or(0);
-            }
-            _ => {}
-        }
-        at += length.max(2);
+    while let Some((marker, data)) = segment(bytes, &mut at)? {
+        note(marker, data, &mut found);
     }
+    Ok(found)
+}
+
+/// What a JPEG says of itself up to its frame header; the rest may be missing.
+pub(super) fn jpeg_header(bytes: &[u8]) -> Jpeg<'_> {
+    let mut found = Jpeg::default();
+    let mut at = 2;
+    while let (None, Ok(Some((marker, data)))) = (found.size, segment(bytes, &mut at)) {
+        note(marker, data, &mut found);
+    }
+    found
+}
+
+/// The next segment of a JPEG: its marker and its content. None at the end of the picture.
+fn segment<'a>(bytes: &'a [u8], at: &mut usize) -> Result<Option<(u8, &'a [u8])>, CutShort> {
+    // To the next marker: past entropy-coded data with its stuffed zeros, restart markers and
+    // fill bytes, and past stray bytes between segments, which some cameras write.
+    let marker = loop {
+        let to = bytes.get(*at..).and_then(|rest| rest.iter().position(|b| *b == 0xff)).ok_or(CutShort)?;
+        *at += to + 1;
+        match bytes.get(*at).ok_or(CutShort)? {
+            0x00 | 0x01 | 0xd0..=0xd8 => *at += 1,
+            0xff => {}
+            marker => break *marker,
+        }
+    };
+    *at += 1;
+    if marker == 0xd9 {
+        return Ok(None);
+    }
+    let length = (be::<2>(bytes, *at).ok_or(CutShort)? as usize).max(2);
+    let data = bytes.get(*at + 2..*at + length).ok_or(CutShort)?;
+    *at += length;
+    Ok(Some((marker, data)))
+}
+
+fn note<'a>(marker: u8, data: &'a [u8], found: &mut Jpeg<'a>) {
+    match marker {
+        0xe1 => found.app1.push(data),
+        // Frame headers are C0 to CF without DHT, JPG and DAC.
+        0xc0..=0xcf if ![0xc4, 0xc8, 0xcc].contains(&marker) && found.size.is_none() => {
+            found.size = be::<2>(data, 3).zip(be::<2>(data, 1));
+            found.components = data.get(5).copied().unwrap_or(0);
+            found.precision = data.first().copied().unwrap_or(0);
+            found.coding = marker;
+        }
+        _ => {}
+    }
+}
+
+/// Walks the blocks of a GIF and counts its frames; those after one that is cut short don't count.
+pub(super) fn gif(bytes: &[u8]) -> Result<usize, CutShort> {
+    let byte = |at: usize| bytes.get(at).copied().ok_or(CutShort);
+    let table = |flags: u8| if flags & 0x80 == 0 { 0 } else { 3usize << ((flags & 7) + 1) };
+    let blocks_end = |mut at: usize| -> Result<usize, CutShort> {
+        loop {
+            match byte(at)? {
+                0 => return Ok(at + 1),
+                length => at += 1 + usize::from(length),
+            }
+        }
+    };
+    let mut frames = 0;
+    let mut at = 13 + table(byte(10)?);
+    loop {
+        let end = match byte(at) {
+            Ok(0x21) => blocks_end(at + 2),
+            Ok(0x2c) => byte(at + 9).and_then(|flags| blocks_end(at + 11 + table(flags))),
+            // The end, or what no reader would understand.
+            Ok(_) => return Ok(frames),
+            Err(cut) => Err(cut),
+        };
+        match end {
+            Ok(end) => {
+                frames += usize::from(bytes[at] == 0x2c);
+                at = end;
+            }
+            Err(_) if frames > 0 => return Ok(frames),
+            Err(cut) => return Err(cut),
+        }
+    }
+}
+
+/// True for BigTIFF, whose offsets have 64 bits.
+pub(super) fn is_big_tiff(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"II\x2b\0") || bytes.starts_with(b"MM\0\x2b")
 }
 
 /// Compares the length a WebP states with the one it has.
@@ -107,7 +174,6 @@ pub(super) fn guess(bytes: &[u8]) -> (&'static str, &'static str) {
     let start = &bytes[..bytes.len().min(512)];
     let brand = start.get(4..12).unwrap_or_default();
     match start {
-        [b'G', b'I', b'F', b'8', ..] => ("it is a GIF, which isn't read", CONVERT),
         [b'%', b'P', b'D', b'F', ..] => ("it is a PDF, not a picture", CONVERT),
         [b'P', b'K', 3, 4, ..] => {
             ("it is a ZIP archive, not a picture", "Unpack it and name a picture inside")
@@ -128,10 +194,12 @@ pub(super) fn guess(bytes: &[u8]) -> (&'static str, &'static str) {
             "The download probably fetched the page around the picture; fetch the picture itself",
         ),
         _ if start.windows(4).any(|w| w == b"<svg") => ("it is an SVG drawing, which isn't read", CONVERT),
-        _ if is_text(start) => ("it holds text, not a picture", "Name a PNG, JPEG, WebP, TIFF or BMP file"),
+        _ if is_text(start) => {
+            ("it holds text, not a picture", "Name a PNG, JPEG, WebP, TIFF, GIF or BMP file")
+        }
         _ => (
             "it isn't a picture of a kind that is read",
-            "Name a PNG, JPEG, WebP, TIFF or BMP file; the content decides, not the ending of the name",
+            "Name a PNG, JPEG, WebP, TIFF, GIF or BMP file; the content decides, not the ending of the name",
         ),
     }
 }
@@ -173,9 +241,11 @@ mod tests {
             assert_eq!(jpeg(&jpeg_like[..length]), Err(CutShort), "{length}");
         }
         let found = png(&png_like).unwrap();
-        assert_eq!((found.size, found.palette, found.cicp), (Some((2, 3)), true, false));
+        assert_eq!((found.size, found.palette, found.cicp), (Some((2, 3)), true, None));
         let found = jpeg(jpeg_like).unwrap();
         assert_eq!((found.size, found.components), (Some((2, 3)), 4));
+        assert_eq!((found.precision, found.coding), (8, 0xc0));
+        assert_eq!(jpeg_header(&jpeg_like[..25]), jpeg_header(jpeg_like));
         assert_eq!(found.app1, [b"abc"]);
         assert_eq!(jpeg(b"\xff\xd8\xff\xe1\0\0\xff\xd9").unwrap().app1, [b""], "a length below 2");
     }
@@ -187,12 +257,26 @@ mod tests {
     }
 
     #[test]
+    fn frames_of_a_gif() {
+        let frame = b"\x2c\0\0\0\0\x01\0\x01\0\0\x02\x02\x44\x01\0";
+        let screen = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff";
+        let two = [&screen[..], b"\x21\xf9\x01x\0", frame, b"\x21\xfe\0", frame, b";"].concat();
+        assert_eq!(gif(&two), Ok(2));
+        let first = screen.len() + 5 + frame.len();
+        for length in 0..two.len() {
+            let expected =
+                if length < first { Err(CutShort) } else { Ok(1 + usize::from(length >= two.len() - 1)) };
+            assert_eq!(gif(&two[..length]), expected, "{length}");
+        }
+        assert_eq!(gif(&[screen, &b";"[..]].concat()), Ok(0));
+    }
+
+    #[test]
     fn guesses() {
         assert!(guess(b"hello, world\n").0.contains("text"));
         assert!(guess("grüße".as_bytes()).0.contains("text"));
         assert!(guess(b"\n<!DOCTYPE HTML><html>").0.contains("web page"));
         assert!(guess(b"\0\0\0\x18ftypheic\0\0").0.contains("HEIC"));
-        assert!(guess(b"GIF89a").0.contains("GIF"));
         assert!(guess(&[0, 159, 146, 150]).0.contains("isn't a picture"));
         assert!(guess(b"").0.contains("text"));
     }

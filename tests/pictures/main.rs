@@ -1,9 +1,11 @@
 //! Pictures in files: read, refused, written, on sheets, in films.
 
+mod alpha;
 #[cfg(feature = "film")]
 mod film;
 #[cfg(feature = "film")]
 mod film_files;
+mod kinds;
 mod reading;
 mod refusing;
 mod sheet;

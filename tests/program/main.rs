@@ -3,9 +3,11 @@
 //! Checks that should need no device run without any, so one that comes too late shows as "no adapter".
 #![cfg(feature = "cli")]
 
+mod alpha;
 mod bad_input;
 #[path = "../common/mod.rs"]
 mod common;
+mod expanding;
 mod history;
 mod hostile;
 mod install;
@@ -37,6 +39,7 @@ fn help_states_every_option_with_its_default() {
     for (option, default) in [
         ("--output", "the photo's name with -mirage.png, in the current folder"),
         ("--size", "512"),
+        ("--alpha", "white"),
         ("--bit-depth", "8"),
         ("--overwrite", "refuse to"),
         ("--spatial", "relu4_2"),

@@ -25,7 +25,7 @@ impl Args for SweepArgs {
                 .value_parser(value_parser!(PathBuf))
                 .required_unless_present("continue")
                 .conflicts_with("continue")
-                .help("The photograph: PNG, JPEG, WebP, TIFF or BMP"),
+                .help("The photograph: PNG, JPEG, WebP, TIFF, GIF or BMP"),
             Arg::new("vary")
                 .long("vary")
                 .value_name("NAME=VALUES")

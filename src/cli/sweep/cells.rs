@@ -44,7 +44,9 @@ impl CellWriter<'_> {
         let picture = &*self.plan.at_full_size(picture)?;
         let options = self.plan.options.of_cell(&path, cell.stops_before(self.plan.iterations));
         let metadata = self.status.borrow().metadata.texts(&options, cell.iterations);
-        image_io::write(&path, picture, &WriteOptions { metadata, overwrite: true, ..Default::default() })?;
+        let alpha = self.plan.files.alpha();
+        let options = WriteOptions { metadata, overwrite: true, alpha, ..WriteOptions::default() };
+        image_io::write(&path, picture, &options)?;
         let (classes, distance) = (readout.classes.clone(), readout.distance);
         self.painted[cell.row * self.columns + cell.column] =
             Some(PaintedCell { picture: picture.clone(), classes, distance });

@@ -190,7 +190,7 @@ impl Film {
             ));
         }
         check_finite(&self.path, picture)?;
-        let levels = levels8(picture);
+        let levels = levels8(&picture.rgb);
         if let Some(last) = self.spool.frames.last_mut()
             && last.milliseconds + milliseconds <= MAX_FRAME_MILLISECONDS
             && levels == self.last

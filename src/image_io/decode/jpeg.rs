@@ -1,0 +1,88 @@
+//! JPEG.
+
+use zune_jpeg::JpegDecoder;
+use zune_jpeg::errors::DecodeErrors;
+use zune_jpeg::zune_core::bytestream::ZCursor;
+use zune_jpeg::zune_core::colorspace::ColorSpace;
+use zune_jpeg::zune_core::options::DecoderOptions;
+
+use super::super::rows::{Colors, Layout, Opacity, Sample};
+use super::super::{MAX_SIDE, structure};
+use super::failure::Failure;
+use super::reading::{Reading, Stored, orientation};
+
+pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Failure> {
+    let found = structure::jpeg(bytes)?;
+    if let Some(size) = found.size {
+        check_kind(&found)?;
+        reading.check_whole(size)?;
+    }
+    // Not strict: what other programs show of a photo is its picture.
+    let options =
+        DecoderOptions::default().set_strict_mode(false).set_max_width(MAX_SIDE).set_max_height(MAX_SIDE);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    decoder.decode_headers()?;
+    let stated = || Failure::Damaged("it states no size".to_owned());
+    let size = decoder.info().map(|info| (info.width.into(), info.height.into())).ok_or_else(stated)?;
+    let (colors, wanted) = match decoder.input_colorspace() {
+        Some(ColorSpace::Luma) => (Colors::Gray, ColorSpace::Luma),
+        Some(four @ (ColorSpace::CMYK | ColorSpace::YCCK)) => (Colors::Cmyk, four),
+        _ => (Colors::Rgb, ColorSpace::RGB),
+    };
+    decoder.set_options(options.jpeg_set_out_colorspace(wanted));
+    let layout = Layout { sample: Sample::U8, colors, opacity: Opacity::Opaque };
+    let orientation = orientation(decoder.exif().map(Vec::as_slice));
+    let mut rows = reading.start(size, layout, decoder.icc_profile().into())?;
+    let row_bytes = rows.row_bytes();
+    let mut all = reading.buffer(row_bytes * size.1 as usize)?;
+    decoder.decode_into(&mut all)?;
+    for row in all.chunks_exact_mut(row_bytes) {
+        if colors == Colors::Cmyk {
+            row.as_chunks_mut()
+                .0
+                .iter_mut()
+                .for_each(|pixel| *pixel = inks(*pixel, wanted == ColorSpace::YCCK));
+        }
+        rows.push(row)?;
+    }
+    Ok(Stored { rows, orientation })
+}
+
+/// Refuses what the decoder doesn't read, by its name.
+fn check_kind(found: &structure::Jpeg<'_>) -> Result<(), Failure> {
+    let kind = match found.coding {
+        0xc3 | 0xc7 | 0xcb | 0xcf => "lossless coding",
+        0xc9 | 0xca | 0xcd | 0xce => "arithmetic coding",
+        0xc5 | 0xc6 => "hierarchical coding",
+        _ if found.precision != 8 => {
+            return Err(Failure::Unsupported(format!("{} bits per channel", found.precision)));
+        }
+        _ if !matches!(found.components, 1 | 3 | 4) => {
+            return Err(Failure::Unsupported(format!("{} colour components", found.components)));
+        }
+        _ => return Ok(()),
+    };
+    Err(Failure::Unsupported(kind.to_owned()))
+}
+
+/// Amounts of ink of a pixel, which JPEG stores the other way round, as all programs have done since Photoshop; its
+/// colours perhaps as luminance and chrominance (YCCK).
+fn inks([a, b, c, k]: [u8; 4], is_ycck: bool) -> [u8; 4] {
+    if !is_ycck {
+        return [255 - a, 255 - b, 255 - c, 255 - k];
+    }
+    let (y, cb, cr) = (f32::from(a), f32::from(b) - 128.0, f32::from(c) - 128.0);
+    let [red, green, blue] =
+        [y + 1.402 * cr, y - 0.344_136 * cb - 0.714_136 * cr, y + 1.772 * cb].map(|v| v.round() as u8);
+    [red, green, blue, 255 - k]
+}
+
+impl From<DecodeErrors> for Failure {
+    fn from(error: DecodeErrors) -> Self {
+        match error {
+            DecodeErrors::ExhaustedData => Self::CutShort,
+            DecodeErrors::LargeDimensions(_) => Self::limits(),
+            error => Self::damaged(&error),
+        }
+    }
+}

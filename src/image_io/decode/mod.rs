@@ -1,0 +1,232 @@
+//! Reading pictures: files in, upright opaque sRGB out.
+
+mod bmp;
+mod failure;
+mod gif;
+mod jpeg;
+mod png;
+mod reading;
+mod tiff;
+mod webp;
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use image::ImageFormat;
+use image::metadata::Orientation;
+
+use super::resize::zeros;
+use super::{Alpha, Decoded, Picture, metadata, structure};
+use crate::{Error, Result, files};
+use failure::{Failure, REPLACE};
+pub use reading::ReadOptions;
+use reading::Reading;
+
+/// The largest file that is read, in bytes: 16 bit RGBA at [`MAX_PIXELS`](super::MAX_PIXELS), uncompressed.
+const MAX_FILE: u64 = 1 << 31;
+
+/// Reads the picture in a file: PNG, JPEG, WebP, TIFF, GIF or BMP, recognised by content, not by name.
+///
+/// Whatever the file holds (1 to 16 bits, palette, gray, alpha, CMYK, YCbCr, 32 bit float TIFF), the
+/// picture is RGB `f32` in [0, 1] at the file's full precision (float samples as they are), with
+/// EXIF orientation applied, alpha composited on white (on the encoded values, as browsers do), and
+/// an embedded colour profile, or the code points of a PNG's cICP, converted to sRGB. An animation or multi-page
+/// file gives its first frame. A picture of 1x1 is fine here. Each of these deeds is named in [`Decoded::notes`].
+///
+/// # Errors
+/// [`Error::File`], and nothing else: the file is missing, no ordinary file, empty, no picture, of an
+/// unsupported kind, damaged, cut short, or larger than [`MAX_SIDE`](super::MAX_SIDE),
+/// [`MAX_PIXELS`](super::MAX_PIXELS) or 2 GiB. Sizes are checked before memory is taken.
+pub fn read(path: &Path) -> Result<Decoded> {
+    read_with(path, &ReadOptions::default())
+}
+
+/// [`read`] for a picture that is wanted smaller, or on another background.
+///
+/// # Errors
+/// As those of [`read`].
+pub fn read_with(path: &Path, options: &ReadOptions) -> Result<Decoded> {
+    let bytes = load(path)?;
+    decode(path, &bytes, options)
+}
+
+/// [`read`] of a picture that is in memory; errors name it `name`.
+///
+/// # Errors
+/// As those of [`read`].
+pub fn read_bytes(name: &str, bytes: &[u8], options: &ReadOptions) -> Result<Decoded> {
+    decode(Path::new(name), bytes, options)
+}
+
+fn decode(path: &Path, bytes: &[u8], options: &ReadOptions) -> Result<Decoded> {
+    let format = format_of(path, bytes)?;
+    let mut reading = Reading::new(options, bytes.len());
+    let stored = match format {
+        ImageFormat::Png => png::read(bytes, &mut reading),
+        ImageFormat::Jpeg => jpeg::read(bytes, &mut reading),
+        ImageFormat::WebP => webp::read(bytes, &mut reading),
+        ImageFormat::Tiff => tiff::read(bytes, &mut reading),
+        ImageFormat::Gif => gif::read(bytes, &mut reading),
+        _ => bmp::read(bytes, &mut reading),
+    };
+    let decoded = stored.and_then(|stored| {
+        let size = stored.rows.size();
+        let (picture, alpha) = stored.rows.finish().ok_or(Failure::CutShort)?;
+        finish(picture, alpha, size, stored.orientation, reading)
+    });
+    decoded.map_err(|failure| failure.error(path, name(format)))
+}
+
+/// The text that [`write`](super::write()) or a [`Film`](super::Film) embedded in a file: the pairs of
+/// [`WriteOptions::metadata`](super::WriteOptions::metadata) in order; empty if there are none.
+/// From a PNG of another program, its iTXt chunks. Pixels aren't decoded.
+///
+/// # Errors
+/// [`Error::File`] if the file can't be read, is no picture, or its metadata is damaged.
+pub fn read_metadata(path: &Path) -> Result<Vec<(String, String)>> {
+    let bytes = load(path)?;
+    let format = format_of(path, &bytes)?;
+    metadata::extract(&bytes, format).map_err(|problem| Error::file(path, problem, REPLACE))
+}
+
+/// The content of a picture file.
+fn load(path: &Path) -> Result<Vec<u8>> {
+    if path.is_dir() {
+        return Err(Error::file(path, "it is a folder, not a picture", "Name a picture file inside it"));
+    }
+    files::read_up_to(path, MAX_FILE).map_err(|e| match e.kind() {
+        ErrorKind::NotFound => {
+            Error::file(path, "there is no such file", "Check the path for a typing mistake")
+        }
+        ErrorKind::PermissionDenied => Error::file(
+            path,
+            "it may not be read",
+            "Change its permissions, or those of the folders above it",
+        ),
+        ErrorKind::FileTooLarge => {
+            Error::file(path, "the file is larger than 2 GiB", "Scale the picture down first")
+        }
+        ErrorKind::InvalidInput => Error::file(path, e.to_string(), "Save the picture as a file first"),
+        _ => Error::file(path, format!("it can't be read ({e})"), "Check the path and the disk it is on"),
+    })
+}
+
+/// The format of a picture file, by its content.
+fn format_of(path: &Path, bytes: &[u8]) -> Result<ImageFormat> {
+    if bytes.is_empty() {
+        return Err(Error::file(path, "the file is empty (0 bytes)", REPLACE));
+    }
+    match image::guess_format(bytes) {
+        Ok(
+            format @ (ImageFormat::Png
+            | ImageFormat::Jpeg
+            | ImageFormat::WebP
+            | ImageFormat::Tiff
+            | ImageFormat::Bmp
+            | ImageFormat::Gif),
+        ) => Ok(format),
+        _ if structure::is_big_tiff(bytes) => Ok(ImageFormat::Tiff),
+        _ => {
+            let (problem, remedy) = structure::guess(bytes);
+            Err(Error::file(path, problem, remedy))
+        }
+    }
+}
+
+/// The picture upright, with its notes.
+fn finish(
+    mut picture: Picture,
+    mut alpha: Option<Alpha>,
+    mut size: (usize, usize),
+    orientation: Orientation,
+    mut reading: Reading<'_>,
+) -> Result<Decoded, Failure> {
+    if alpha.is_some() {
+        reading.note_alpha();
+    }
+    if orientation != Orientation::NoTransforms {
+        reading.notes.push(format!("EXIF orientation {} applied", orientation.to_exif()));
+        let stored = (picture.width, picture.height);
+        let turned = |values: &[f32], channels| turn(values, channels, stored, orientation);
+        let ((width, height), rgb) = turned(&picture.rgb, 3).map_err(Failure::Memory)?;
+        picture = Picture { width, height, rgb };
+        if let Some(alpha) = &mut alpha {
+            let ((width, height), values) = turned(&alpha.values, 1).map_err(Failure::Memory)?;
+            *alpha = Alpha { width, height, values };
+        }
+        if is_swapped(orientation) {
+            size = (size.1, size.0);
+        }
+    }
+    Ok(Decoded { picture, alpha, size, notes: reading.notes })
+}
+
+/// True if rows become columns.
+fn is_swapped(orientation: Orientation) -> bool {
+    use Orientation as O;
+    matches!(orientation, O::Rotate90 | O::Rotate270 | O::Rotate90FlipH | O::Rotate270FlipH)
+}
+
+/// The pixels of a picture of `w` x `h` turned upright, and their size.
+fn turn(
+    values: &[f32],
+    channels: usize,
+    (w, h): (usize, usize),
+    orientation: Orientation,
+) -> Result<((usize, usize), Vec<f32>), String> {
+    use Orientation as O;
+    let (width, height) = if is_swapped(orientation) { (h, w) } else { (w, h) };
+    let mut turned = zeros::<f32>(values.len())?;
+    for (y, row) in turned.chunks_exact_mut(width * channels).enumerate() {
+        for (x, to) in row.chunks_exact_mut(channels).enumerate() {
+            // Where in the stored picture the upright pixel (x, y) is.
+            let (sx, sy) = match orientation {
+                O::NoTransforms => (x, y),
+                O::FlipHorizontal => (w - 1 - x, y),
+                O::Rotate180 => (w - 1 - x, h - 1 - y),
+                O::FlipVertical => (x, h - 1 - y),
+                O::Rotate90FlipH => (y, x),
+                O::Rotate90 => (y, h - 1 - x),
+                O::Rotate270FlipH => (w - 1 - y, h - 1 - x),
+                O::Rotate270 => (w - 1 - y, x),
+            };
+            let at = (sy * w + sx) * channels;
+            to.copy_from_slice(&values[at..at + channels]);
+        }
+    }
+    Ok(((width, height), turned))
+}
+
+/// The user's word for a format.
+fn name(format: ImageFormat) -> &'static str {
+    match format {
+        ImageFormat::Png => "PNG",
+        ImageFormat::Jpeg => "JPEG",
+        ImageFormat::WebP => "WebP",
+        ImageFormat::Tiff => "TIFF",
+        ImageFormat::Gif => "GIF",
+        _ => "BMP",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Against `image`'s own turning, on a picture without any symmetry.
+    #[test]
+    fn all_eight_turns_agree_with_image() {
+        let stored = image::RgbImage::from_fn(5, 3, |x, y| image::Rgb([x as u8 * 50, y as u8 * 80, 7]));
+        let values =
+            |image: &image::RgbImage| -> Vec<f32> { image.as_raw().iter().map(|v| f32::from(*v)).collect() };
+        for exif in 1..=8 {
+            let orientation = Orientation::from_exif(exif).unwrap();
+            let mut expected = image::DynamicImage::ImageRgb8(stored.clone());
+            expected.apply_orientation(orientation);
+            let expected = expected.to_rgb8();
+            let (size, turned) = turn(&values(&stored), 3, (5, 3), orientation).unwrap();
+            assert_eq!(size, (expected.width() as usize, expected.height() as usize), "{exif}");
+            assert_eq!(turned, values(&expected), "{exif}");
+        }
+    }
+}

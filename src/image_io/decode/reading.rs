@@ -1,0 +1,162 @@
+//! What reading a picture has in common, whatever its format.
+
+use image::metadata::Orientation;
+
+use super::super::check_size;
+use super::super::color::{self, Profile};
+use super::super::resize::zeros;
+use super::super::rows::{Colors, Layout, PLAIN, Rows, Sample};
+use super::failure::Failure;
+
+/// Pixels that a byte of a file may stand for where the whole picture is decoded at once: more than any photo has, and
+/// more than JPEG can hold.
+const MOST_PER_BYTE: usize = 1024;
+
+/// How [`read_with`](super::read_with) reads.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReadOptions {
+    /// The longest side in pixels of the picture that is wanted of this one. One of more than 16 Mi pixels and four times
+    /// that side is averaged down to four times it while it is read, so that it is never in memory as a whole.
+    pub longest: Option<usize>,
+    /// The colour that transparent pixels are composited on: sRGB, each channel from 0 to 1.
+    pub background: [f32; 3],
+}
+
+impl Default for ReadOptions {
+    fn default() -> Self {
+        Self { longest: None, background: [1.0; 3] }
+    }
+}
+
+/// What a file says of its colours.
+#[derive(Debug)]
+pub(super) enum Embedded {
+    Nothing,
+    /// An ICC profile.
+    Profile(Vec<u8>),
+    /// An ICC profile that can't be taken out of the file.
+    Unreadable,
+    /// The code points of PNG's cICP.
+    CodePoints([u8; 4]),
+}
+
+impl From<Option<Vec<u8>>> for Embedded {
+    fn from(profile: Option<Vec<u8>>) -> Self {
+        profile.map_or(Self::Nothing, Self::Profile)
+    }
+}
+
+/// A picture whose rows have all come, and how it has to be turned.
+pub(super) struct Stored {
+    pub rows: Rows,
+    pub orientation: Orientation,
+}
+
+/// A picture that is being read.
+pub(super) struct Reading<'a> {
+    options: &'a ReadOptions,
+    /// Size of the file in bytes.
+    file: usize,
+    /// What was done to the file's content.
+    pub notes: Vec<String>,
+}
+
+impl<'a> Reading<'a> {
+    pub(super) fn new(options: &'a ReadOptions, file: usize) -> Self {
+        Self { options, file, notes: Vec::new() }
+    }
+
+    /// Refuses sizes beyond the limits, as the header states them.
+    pub(super) fn check_size(&self, (width, height): (u32, u32)) -> Result<(), Failure> {
+        check_size(width as usize, height as usize).map_err(|problem| {
+            Failure::Refused(problem, "Scale the picture down first, or get an intact copy")
+        })
+    }
+
+    /// [`Reading::check_size`] for what is decoded in one piece, which must not be more than the file can be of.
+    pub(super) fn check_whole(&self, size: (u32, u32)) -> Result<(), Failure> {
+        self.check_size(size)?;
+        let pixels = size.0 as usize * size.1 as usize;
+        if pixels > PLAIN && pixels / MOST_PER_BYTE > self.file {
+            let problem =
+                format!("it states a size of {}x{} pixels, but has only {} bytes", size.0, size.1, self.file);
+            return Err(Failure::Refused(problem, "Get an intact copy of the file"));
+        }
+        Ok(())
+    }
+
+    /// Room for what a decoder returns at once.
+    pub(super) fn buffer(&self, bytes: usize) -> Result<Vec<u8>, Failure> {
+        zeros(bytes).map_err(Failure::Memory)
+    }
+
+    /// Notes that only the first of several frames is used.
+    pub(super) fn note_frames(&mut self, count: usize) {
+        if count > 1 {
+            self.notes.push(format!("animation: only the first of {count} frames is used"));
+        }
+    }
+
+    /// Takes the rows of a picture of this kind.
+    pub(super) fn start(
+        &mut self,
+        (width, height): (u32, u32),
+        layout: Layout,
+        embedded: Embedded,
+    ) -> Result<Rows, Failure> {
+        let mut note = |text: &str| self.notes.push(text.to_owned());
+        match layout.colors {
+            Colors::Gray => note("grayscale expanded"),
+            Colors::Rgb => {}
+            Colors::Cmyk => note("CMYK converted to RGB"),
+        }
+        match layout.sample {
+            Sample::U8 => {}
+            Sample::U16 => note("16 bit"),
+            Sample::F32 => note("32 bit float, taken as sRGB-encoded"),
+        }
+        let (profile, what) = match embedded {
+            Embedded::Nothing => (Profile::Srgb, ""),
+            Embedded::Profile(icc) => {
+                (color::judge(&icc, layout.colors.count()), "the embedded colour profile")
+            }
+            Embedded::Unreadable => (Profile::Ignored("it is malformed or too large"), ""),
+            Embedded::CodePoints(points) => {
+                let judged = color::judge_code_points(points).map_err(|problem| {
+                    Failure::Refused(problem, "Export it as an sRGB PNG or JPEG and try again")
+                })?;
+                (judged, "the colours of its cICP")
+            }
+        };
+        let mut to_srgb = None;
+        match profile {
+            Profile::Srgb => {}
+            Profile::Convert(conversion, name) => {
+                note(&format!("converted from {what}{name} to sRGB"));
+                to_srgb = Some(conversion);
+            }
+            Profile::Ignored(reason) => note(&format!("embedded colour profile ignored: {reason}")),
+        }
+        let size = (width as usize, height as usize);
+        Rows::new(layout, size, self.options.longest, self.options.background, to_srgb)
+            .map_err(Failure::Memory)
+    }
+
+    /// Notes that pixels were not opaque.
+    pub(super) fn note_alpha(&mut self) {
+        let [red, green, blue] = self.options.background.map(|v| (v.clamp(0.0, 1.0) * 255.0).round() as u8);
+        let on = match [red, green, blue] {
+            [255, 255, 255] => "white".to_owned(),
+            [0, 0, 0] => "black".to_owned(),
+            _ => format!("#{red:02x}{green:02x}{blue:02x}"),
+        };
+        self.notes.push(format!("alpha composited on {on}"));
+    }
+}
+
+/// The orientation that an EXIF block asks for; none if it doesn't, or asks for nonsense.
+pub(super) fn orientation(exif: Option<&[u8]>) -> Orientation {
+    // Some writers leave the prefix that JPEG needs in PNG and WebP too.
+    exif.and_then(|exif| Orientation::from_exif_chunk(exif.strip_prefix(b"Exif\0\0").unwrap_or(exif)))
+        .unwrap_or(Orientation::NoTransforms)
+}

@@ -1,0 +1,233 @@
+//! TIFF and BigTIFF, strip by strip or a row of tiles at a time.
+
+use std::io::Cursor;
+
+use image::metadata::Orientation;
+use tiff::decoder::ifd::Value;
+use tiff::decoder::{ChunkType, Decoder, Limits, TiffCodingUnit};
+use tiff::tags::Tag;
+use tiff::{ColorType, TiffError};
+
+use super::super::color::MAX_PROFILE;
+use super::super::rows::{Colors, Layout, Opacity, Sample};
+use super::super::structure;
+use super::failure::Failure;
+use super::reading::{Reading, Stored};
+
+/// Tags that the crate has no name for.
+const COEFFICIENTS: Tag = Tag::Unknown(529);
+const REFERENCE: Tag = Tag::Unknown(532);
+/// The tag's value for JPEG data with the tables in a tag of their own.
+const JPEG: u16 = 7;
+
+type File<'a> = Decoder<Cursor<&'a [u8]>>;
+
+pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Failure> {
+    let mut limits = Limits::default();
+    // What is stored takes no more than the file; what is decoded has a limit of its own.
+    limits.intermediate_buffer_size = bytes.len();
+    limits.decoding_buffer_size = usize::MAX;
+    let mut file: File<'_> = Decoder::new(Cursor::new(bytes))?.with_limits(limits);
+    let size = file.dimensions()?;
+    reading.check_size(size)?;
+    if file.more_images() {
+        reading.notes.push("several pages: only the first is used".to_owned());
+    }
+    let color = file.colortype()?;
+    let layout = layout(&mut file, color)?;
+    let luma = match color {
+        ColorType::YCbCr(_) => Some(Luma::of(&mut file)),
+        _ => None,
+    };
+    let icc = profile(&mut file, bytes.len());
+    let orientation = file.find_tag_unsigned::<u8>(Tag::Orientation).ok().flatten();
+    let orientation = orientation.and_then(Orientation::from_exif).unwrap_or(Orientation::NoTransforms);
+    let mut rows = reading.start(size, layout, icc.into())?;
+
+    let chunk = file.chunk_dimensions();
+    // A strip may state more rows than the picture has.
+    let (across, down) = (size.0.div_ceil(chunk.0), size.1.div_ceil(chunk.1));
+    reading.check_whole((chunk.0.min(size.0), chunk.1.min(size.1)))?;
+    check_jpegs(&mut file, bytes, chunk)?;
+    let mut row = vec![0; rows.row_bytes()];
+    for band in 0..down {
+        let parts = (0..across).map(|x| Part::read(&mut file, band * across + x, reading));
+        let parts = parts.collect::<Result<Vec<_>, _>>()?;
+        for y in 0..chunk.1.min(size.1 - band * chunk.1) as usize {
+            let mut at = 0;
+            for part in &parts {
+                let end = at + part.width * layout.pixel_bytes();
+                part.copy_row(y, color.bit_depth(), layout, &mut row[at..end]);
+                at = end;
+            }
+            if let Some(luma) = &luma {
+                row.as_chunks_mut().0.iter_mut().for_each(|pixel| *pixel = luma.rgb(*pixel));
+            }
+            rows.push(&row)?;
+        }
+    }
+    Ok(Stored { rows, orientation })
+}
+
+/// The embedded profile, up to a byte more than is used. As a value of the crate's it would take 32 times its size.
+fn profile(file: &mut File<'_>, most: usize) -> Option<Vec<u8>> {
+    let mut icc = vec![0; most.min(MAX_PROFILE + 1)];
+    let length = file.image_ifd().find_tag_bytes(Tag::IccProfile, &mut icc, 0).ok()??;
+    icc.truncate(length);
+    Some(icc)
+}
+
+/// What a pixel is made of.
+fn layout(file: &mut File<'_>, color: ColorType) -> Result<Layout, Failure> {
+    let format = file.find_tag_unsigned_vec::<u16>(Tag::SampleFormat)?.and_then(|all| all.first().copied());
+    let bits = color.bit_depth();
+    // Without the tag they are whole numbers.
+    let (kind, sample) = match (format.unwrap_or(1), bits) {
+        (1 | 4, 1 | 2 | 4 | 8) => ("", Some(Sample::U8)),
+        (1 | 4, 16) => ("", Some(Sample::U16)),
+        (3, 32) => ("", Some(Sample::F32)),
+        (1 | 4, _) => ("whole numbers", None),
+        (2, _) => ("signed whole numbers", None),
+        (3, _) => ("floating point numbers", None),
+        _ => ("numbers of another kind", None),
+    };
+    let sample = sample.ok_or_else(|| Failure::Unsupported(format!("{bits} bit {kind}")))?;
+    let extra = file.find_tag_unsigned_vec::<u16>(Tag::ExtraSamples).ok().flatten().unwrap_or_default();
+    let opacity = if extra.first() == Some(&1) { Opacity::Associated } else { Opacity::Straight };
+    let unsupported = |what: &str| Err(Failure::Unsupported(what.to_owned()));
+    let (colors, opacity) = match color {
+        ColorType::Gray(_) => (Colors::Gray, Opacity::Opaque),
+        ColorType::Multiband { num_samples: 2, .. } if matches!(extra.first(), Some(1 | 2)) && bits >= 8 => {
+            (Colors::Gray, opacity)
+        }
+        ColorType::RGB(8..) => (Colors::Rgb, Opacity::Opaque),
+        ColorType::RGBA(8..) => (Colors::Rgb, opacity),
+        ColorType::YCbCr(8) => (Colors::Rgb, Opacity::Opaque),
+        ColorType::CMYK(8 | 16) => (Colors::Cmyk, Opacity::Opaque),
+        ColorType::CMYKA(_) => return unsupported("CMYK with alpha"),
+        ColorType::Lab(_) => return unsupported("CIE L*a*b*"),
+        ColorType::YCbCr(_) => return unsupported("YCbCr of more than 8 bits"),
+        ColorType::Multiband { num_samples, .. } => {
+            return unsupported(&format!("{num_samples} channels of no stated colour"));
+        }
+        _ => return unsupported(&format!("{bits} bits per channel")),
+    };
+    Ok(Layout { sample, colors, opacity })
+}
+
+/// Refuses JPEG data that state a larger picture than their strip or tile: the decoder would take the memory for it.
+fn check_jpegs(file: &mut File<'_>, bytes: &[u8], chunk: (u32, u32)) -> Result<(), Failure> {
+    if file.find_tag_unsigned::<u16>(Tag::Compression)? != Some(JPEG) {
+        return Ok(());
+    }
+    let offsets = match file.get_chunk_type() {
+        ChunkType::Strip => Tag::StripOffsets,
+        ChunkType::Tile => Tag::TileOffsets,
+    };
+    for offset in file.find_tag_unsigned_vec::<u64>(offsets)?.unwrap_or_default() {
+        let data = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or_default();
+        let header = structure::jpeg_header(data);
+        if header.size.is_some_and(|(width, height)| width > chunk.0 || height > chunk.1) {
+            return Err(Failure::Damaged("its JPEG data state a size of their own".to_owned()));
+        }
+        if !matches!(header.precision, 0 | 8) {
+            return Err(Failure::Unsupported(format!("JPEG of {} bits per channel", header.precision)));
+        }
+    }
+    Ok(())
+}
+
+/// A strip, or a tile without its padding.
+struct Part {
+    width: usize,
+    bytes: Vec<u8>,
+    row_bytes: usize,
+    planes: usize,
+}
+
+impl Part {
+    fn read(file: &mut File<'_>, index: u32, reading: &Reading<'_>) -> Result<Self, Failure> {
+        let unit = TiffCodingUnit(index);
+        let stored = file.image_coding_unit_layout(unit)?;
+        let mut bytes = reading.buffer(stored.complete_len)?;
+        file.read_coding_unit_bytes(unit, &mut bytes)?;
+        let width = file.chunk_data_dimensions(index).0 as usize;
+        let row_bytes = stored.row_stride.map_or(0, usize::from);
+        Ok(Self { width, bytes, row_bytes, planes: stored.planes.max(1) })
+    }
+
+    /// Copies a row to `to`: its samples side by side, those of few bits widened to 8.
+    fn copy_row(&self, y: usize, bits: u8, layout: Layout, to: &mut [u8]) {
+        let plane_bytes = self.bytes.len() / self.planes;
+        let planes = self.bytes.chunks_exact(plane_bytes.max(1));
+        let sample = layout.pixel_bytes() / layout.channels();
+        for (index, plane) in planes.take(layout.channels()).enumerate() {
+            let Some(row) = plane.get(y * self.row_bytes..(y + 1) * self.row_bytes) else { continue };
+            if bits < 8 {
+                let (per_byte, most) = (8 / usize::from(bits), (1u16 << bits) - 1);
+                for (x, value) in to.iter_mut().enumerate() {
+                    let shift = 8 - usize::from(bits) * (x % per_byte + 1);
+                    let level = row.get(x / per_byte).map_or(0, |byte| u16::from(*byte) >> shift & most);
+                    *value = (level * 255 / most) as u8;
+                }
+            } else if self.planes == 1 {
+                to.iter_mut().zip(row).for_each(|(to, v)| *to = *v);
+            } else {
+                let pixels = to.chunks_exact_mut(layout.pixel_bytes()).zip(row.chunks_exact(sample));
+                pixels.for_each(|(pixel, v)| pixel[index * sample..(index + 1) * sample].copy_from_slice(v));
+            }
+        }
+    }
+}
+
+/// How luminance and chrominance become RGB.
+struct Luma {
+    /// What red, green and blue contribute to luminance.
+    weights: [f32; 3],
+    /// The codes of black and white of each channel.
+    reference: [f32; 6],
+}
+
+impl Luma {
+    fn of(file: &mut File<'_>) -> Self {
+        let weights = ratios(file, COEFFICIENTS).filter(|w: &[f32; 3]| w.iter().all(|w| *w > 0.0));
+        let reference =
+            ratios(file, REFERENCE).filter(|r: &[f32; 6]| r[1] > r[0] && r[3] > r[2] && r[5] > r[4]);
+        Self {
+            weights: weights.unwrap_or([0.299, 0.587, 0.114]),
+            reference: reference.unwrap_or([0.0, 255.0, 128.0, 255.0, 128.0, 255.0]),
+        }
+    }
+
+    fn rgb(&self, pixel: [u8; 3]) -> [u8; 3] {
+        let range = [255.0, 127.0, 127.0];
+        let [y, cb, cr] = [0, 1, 2].map(|i| {
+            let (black, white) = (self.reference[2 * i], self.reference[2 * i + 1]);
+            (f32::from(pixel[i]) - black) * range[i] / (white - black)
+        });
+        let [red, green, blue] = self.weights;
+        let (r, b) = (y + cr * (2.0 - 2.0 * red), y + cb * (2.0 - 2.0 * blue));
+        [r, (y - red * r - blue * b) / green, b].map(|v| v.round() as u8)
+    }
+}
+
+/// The fractions of a tag, if it has as many.
+fn ratios<const N: usize>(file: &mut File<'_>, tag: Tag) -> Option<[f32; N]> {
+    let Ok(Some(Value::List(values))) = file.find_tag(tag) else { return None };
+    let ratio = |value: &Value| match value {
+        Value::Rational(above, below) if *below > 0 => Some(*above as f32 / *below as f32),
+        _ => None,
+    };
+    values.iter().map(ratio).collect::<Option<Vec<_>>>()?.try_into().ok()
+}
+
+impl From<TiffError> for Failure {
+    fn from(error: TiffError) -> Self {
+        match error {
+            TiffError::IoError(error) => Self::of_io(&error),
+            TiffError::LimitsExceeded => Self::limits(),
+            TiffError::UnsupportedError(error) => Self::Unsupported(error.to_string()),
+            error => Self::damaged(&error),
+        }
+    }
+}

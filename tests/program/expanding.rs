@@ -1,0 +1,203 @@
+//! Small files that would take all memory or all time, and files without an end: refused at once.
+
+use crate::support::Place;
+use assert_cmd::Command;
+use png::text_metadata::ITXtChunk;
+use predicates::prelude::*;
+use predicates::str::contains as says;
+use std::borrow::Cow;
+use std::time::Duration;
+
+/// The program with this much address space, in MiB: beyond it, it would end without a message.
+fn within(place: &Place, mebibytes: u32, words: &[&str]) -> Command {
+    let mut command = Command::new("sh");
+    let limited = format!("ulimit -v {}; exec \"$0\" \"$@\"", mebibytes * 1024);
+    command.args(["-c", &limited]).arg(assert_cmd::cargo::cargo_bin!("mirage")).args(words);
+    command.current_dir(place.path("")).env_remove("MIRAGE_WEIGHTS").timeout(Duration::from_secs(20));
+    command.env("VK_ICD_FILENAMES", "/nonexistent").env("VK_DRIVER_FILES", "/nonexistent");
+    command
+}
+
+/// A PNG of 60x40 pixels with what `fill` adds to it.
+fn png(fill: impl FnOnce(&mut png::Info<'_>)) -> Vec<u8> {
+    let mut info = png::Info::with_size(60, 40);
+    (info.color_type, info.bit_depth) = (png::ColorType::Rgb, png::BitDepth::Eight);
+    fill(&mut info);
+    let mut bytes = Vec::new();
+    let mut writer = png::Encoder::with_info(&mut bytes, info).unwrap().write_header().unwrap();
+    writer.write_image_data(&[90; 60 * 40 * 3]).unwrap();
+    writer.finish().unwrap();
+    bytes
+}
+
+#[cfg(unix)]
+#[test]
+fn text_and_profiles_that_expand() {
+    let place = Place::new();
+    let text = |size: usize| {
+        let mut chunk = ITXtChunk::new("neural-mirage:options", "1".repeat(size));
+        chunk.compressed = true;
+        chunk.compress_text().unwrap();
+        chunk
+    };
+    // One chunk of 600 MiB, and twenty of 30 MiB.
+    for (name, chunks) in [("one.png", vec![text(600 << 20)]), ("many.png", vec![text(30 << 20); 20])] {
+        let bytes = png(|info| info.utf8_text = chunks);
+        place.file(name, &bytes);
+        within(&place, 450, &["show", name]).assert().code(2).stderr(says("damaged"));
+        within(&place, 450, &["sweep", "--continue", name]).assert().code(2).stderr(says("damaged"));
+        // As a photo, it has no text.
+        within(&place, 450, &["render", name, "-o", "no/folder.png"]).assert().code(2).stderr(says("no"));
+    }
+    let profile = png(|info| info.icc_profile = Some(Cow::Owned(vec![0; 600 << 20])));
+    assert!(profile.len() < 8 << 20, "{} bytes", profile.len());
+    place.file("profile.png", &profile);
+    within(&place, 450, &["render", "profile.png", "-o", "no/folder.png"])
+        .assert()
+        .code(2)
+        .stderr(says("no/folder.png").and(says("abort").not()));
+    within(&place, 450, &["show", "profile.png"]).assert().code(2).stderr(says("no record"));
+}
+
+#[cfg(unix)]
+#[test]
+fn pictures_whose_size_is_only_a_claim() {
+    let place = Place::new();
+    let mut jpeg = crate::support::jpeg(64, 64);
+    let frame = jpeg.windows(2).position(|w| w == [0xff, 0xc0]).unwrap();
+    jpeg[frame + 5..frame + 9].copy_from_slice(&[0x3f, 0xff, 0x3f, 0xff]);
+    place.file("claim.jpg", &jpeg);
+    within(&place, 450, &["render", "claim.jpg", "-o", "o.png"]).assert().code(2).stderr(says("bytes"));
+    // 16383x16383 pixels of one colour, in 40 bytes.
+    let webp = [
+        &b"RIFF\x1c\0\0\0WEBPVP8L\x0f\0\0\0\x2f"[..],
+        &(16_382u32 | 16_382 << 14).to_le_bytes(),
+        b"\x07\x10\x11\x11\x88\x88\xfe\x07\0\0\0",
+    ]
+    .concat();
+    place.file("claim.webp", &webp);
+    within(&place, 450, &["render", "claim.webp", "-o", "o.png"]).assert().code(2).stderr(says("bytes"));
+}
+
+#[cfg(unix)]
+#[test]
+fn pipes_and_endless_files() {
+    let place = Place::new();
+    place.photo("photo.png", 64, 48);
+    let weights = place.network();
+    let weights = weights.to_str().unwrap();
+    place.file("add.wgsl", crate::kernels_run::SAXPY.as_bytes());
+    let made = std::process::Command::new("mkfifo").arg(place.path("pipe")).status();
+    assert!(made.unwrap().success());
+    for path in ["pipe", "/dev/zero", "/"] {
+        let mut commands = vec![
+            vec!["render", path],
+            vec!["render", "photo.png", "--weights", path],
+            vec!["render", "photo.png", "--weights", weights, "--labels", path],
+            vec!["render", "photo.png", "--weights", weights, "--init", path],
+            vec!["render", "photo.png", "--weights", weights, "--style-image", path],
+            vec!["classify", path],
+            vec!["weights", path],
+            vec!["resume", path],
+            vec!["show", path],
+            vec!["sweep", "--continue", path],
+            vec!["kernels", "run", path],
+            vec!["kernels", "run", "add.wgsl", "--input", "x=zeros:4"],
+        ];
+        let (input, tensor) = (format!("x={path}"), format!("x={path}:name"));
+        commands.last_mut().unwrap()[4] = &input;
+        commands.push(vec!["kernels", "run", "add.wgsl", "--input", &tensor]);
+        for words in commands {
+            // Reading without an end would take the memory, or the time.
+            let said = within(&place, 1500, &words).assert().code(2);
+            assert!(said.get_output().stderr.len() > 20, "{words:?}");
+        }
+    }
+    assert!(!place.path("photo-mirage.png").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_header_of_gigabytes() {
+    let place = Place::new();
+    let sparse = |name: &str, start: &[u8], length: u64| {
+        let path = place.file(name, start);
+        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(length).unwrap();
+    };
+    let length = 40u64 << 30;
+    sparse("huge.safetensors", &[&(length - 8).to_le_bytes()[..], b"{"].concat(), length);
+    sparse("large.safetensors", &[&(90_000_000u64).to_le_bytes()[..], b"{"].concat(), 100_000_000);
+    for name in ["huge.safetensors", "large.safetensors"] {
+        within(&place, 450, &["weights", name]).assert().code(2).stderr(says("header"));
+        within(&place, 450, &["resume", name]).assert().code(2).stderr(says("header"));
+    }
+    sparse("huge.npy", b"\x93NUMPY\x02\x00\xff\xff\xff\xff{", length);
+    place.file("add.wgsl", crate::kernels_run::SAXPY.as_bytes());
+    for input in ["x=huge.npy", "x=huge.safetensors:a"] {
+        within(&place, 450, &["kernels", "run", "add.wgsl", "--input", input])
+            .assert()
+            .code(2)
+            .stderr(says("header"));
+    }
+    sparse("huge.png", b"\x89PNG\r\n\x1a\n", length);
+    within(&place, 450, &["render", "huge.png"]).assert().code(2).stderr(says("2 GiB"));
+    sparse("huge.txt", b"cat", length);
+    place.photo("photo.png", 64, 48);
+    let weights = place.network();
+    let words = ["render", "photo.png", "--weights", weights.to_str().unwrap(), "--labels", "huge.txt"];
+    within(&place, 450, &words).assert().code(2).stderr(says("huge.txt"));
+    sparse("huge.wgsl", b"// ", length);
+    within(&place, 450, &["kernels", "run", "huge.wgsl"]).assert().code(2).stderr(says("huge.wgsl"));
+}
+
+/// Shaders that end compilers, or take all memory there.
+#[cfg(unix)]
+#[test]
+fn shaders_that_are_too_deep_or_too_large() {
+    let place = Place::new();
+    let body = |inside: &str| {
+        format!(
+            "@group(0) @binding(0) var<storage, read_write> y: array<f32>;\n@compute @workgroup_size(1) fn main() {{ let a = y[0]; {inside} }}"
+        )
+    };
+    let n = 20_000;
+    for (name, text, words) in [
+        ("sum", body(&format!("y[0] = {}a;", "a+".repeat(n))), "nested too deep"),
+        ("minus", body(&format!("y[0] = {}1.0;", "- ".repeat(n))), "nested too deep"),
+        ("brackets", body(&format!("y[0] = {}a{};", "(".repeat(n), ")".repeat(n))), "nested too deep"),
+        ("blocks", body(&format!("{}{}", "{".repeat(n), "}".repeat(n))), "nested too deep"),
+        ("else", body(&format!("if a > 0.0 {{}} {}", "else if a > 1.0 {} ".repeat(n))), "nested too deep"),
+        (
+            "aliases",
+            (1..200).map(|i| format!("alias T{i} = array<T{}, 1>;\n", i - 1)).collect::<String>()
+                + "alias T0 = f32;\nvar<private> v: T199;\n"
+                + &body("v = T199(); y[0] = 1.0;"),
+            "nested more than 60 deep",
+        ),
+        (
+            "private",
+            "var<private> v: array<f32, 200000000>;\n".to_owned() + &body("v[u32(a)] = 1.0; y[0] = v[1];"),
+            "bytes in each invocation",
+        ),
+        (
+            "local",
+            body("var v: array<array<f32, 1000>, 1000>; v[u32(a)][1] = a; y[0] = v[1][2];"),
+            "bytes in each invocation",
+        ),
+        ("value", body("y[0] = array<f32, 100000000>()[u32(a)];"), "bytes in each invocation"),
+        (
+            "unroll",
+            body("\n// unroll\nfor (var i = 0u; i < 4000000000u; i++) { y[0] += 1.0; }\n"),
+            "written out",
+        ),
+        ("long", body("y[0] = 1.0;") + &" ".repeat(2 << 20), "bytes"),
+    ] {
+        let file = format!("{name}.wgsl");
+        place.file(&file, text.as_bytes());
+        within(&place, 1500, &["kernels", "run", &file, "--output", "o.npy:1", "--unroll"])
+            .assert()
+            .code(2)
+            .stderr(says(words));
+    }
+    assert!(!place.path("o.npy").exists());
+}
