@@ -4,6 +4,7 @@ use super::args::{DeviceArgs, NetworkArgs, SIDES};
 use super::class_names::ClassNames;
 use super::files::load;
 use super::format::percent;
+use super::preprocessing;
 use super::streams;
 use super::values::Pooling;
 use crate::error::{Error, Result};
@@ -55,7 +56,7 @@ pub(super) fn run(args: &ClassifyArgs) -> Result<()> {
     network.check_finite()?;
 
     let (engine, notes) = args.device.open()?;
-    for note in notes {
+    for note in notes.into_iter().chain(preprocessing::doubt(&engine, &network)?) {
         streams::eprint(&format!("note: {note}"));
     }
     let mut first: Option<Vec<f32>> = None;

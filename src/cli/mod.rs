@@ -22,6 +22,7 @@ mod option_words;
 mod options;
 mod pace;
 mod plan;
+mod preprocessing;
 mod recorded_options;
 mod render;
 mod report;

@@ -10,6 +10,7 @@ use super::observers::{
     SharedStatus, Snapshots,
 };
 use super::plan::{self, Plan};
+use super::preprocessing;
 use super::resumed_run::ResumedRun;
 use super::streams;
 use crate::error::{Error, Result};
@@ -211,7 +212,7 @@ impl RenderRun {
                 scope.spawn(move || network.sha256())
             };
             let (engine, notes) = device.open()?;
-            for note in notes {
+            for note in notes.into_iter().chain(preprocessing::doubt(&engine, network)?) {
                 terminal.note(&note);
                 self.status.borrow_mut().notes.push(note);
             }

@@ -16,6 +16,7 @@ mod interrupt;
 mod kernels;
 mod kernels_run;
 mod kernels_run_calls;
+mod preprocessing;
 mod render;
 mod report;
 mod resume;

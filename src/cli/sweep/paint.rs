@@ -14,6 +14,7 @@ use crate::cli::observers::{Checkpoints, MetadataRecorder, Observers, RunStatus,
 use crate::cli::option_words::{self, OptionWords};
 use crate::cli::options::{self, Effect, Row};
 use crate::cli::plan::{self, Plan};
+use crate::cli::preprocessing;
 use crate::cli::recorded_options::RecordedOptions;
 use crate::error::{Error, Result};
 use crate::image_io::{self, Picture};
@@ -280,7 +281,7 @@ fn prepare<'a>(
         }
         None => {
             let (engine, notes) = args.device.open()?;
-            for note in notes {
+            for note in notes.into_iter().chain(preprocessing::doubt(&engine, network)?) {
                 progress.lines.note(&note);
             }
             let session = Session::new(&engine, network, plan.request.clone())?;
