@@ -145,7 +145,10 @@ mod tests {
         for text in [
             "// unroll\nfor (var i = 0u; i < 4000000000u; i++) { y += 1.0; }\n".to_owned(),
             "// unroll\nfor (var i = 0u; i < 4000000000u; i++) {}\n".to_owned(),
-            "// unroll\nfor (var i = 0u; i < 99u; i++) {\n".repeat(9) + &"}".repeat(9),
+            (0..9)
+                .map(|n| format!("// unroll\nfor (var i{n} = 0u; i{n} < 99u; i{n}++) {{\n"))
+                .collect::<String>()
+                + &"}".repeat(9),
             format!(
                 "// unroll\nfor (var i = 0u; i < 99999u; i++) {{\n// unroll\nfor (var j = 0u; j < 0u; j++) {{ {} }}\n}}\n",
                 "x();".repeat(1000)
