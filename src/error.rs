@@ -78,15 +78,17 @@ pub enum Error {
         message: String,
     },
 
-    /// The optimisation produced NaN or infinite values.
+    /// The optimisation produced NaN or infinite values, or its loss diverged, again and again.
     #[error(
-        "the picture became non-finite at iteration {iteration}: {count} values. Lower --learning-rate or the weights; the last finite picture was saved"
+        "{cause} at iteration {iteration}, after the run had gone back {setbacks} times with half the step each time. Lower --learning-rate or the weights"
     )]
-    NonFinite {
-        /// The iteration at which it was seen.
+    Unstable {
+        /// What went wrong the last time.
+        cause: String,
+        /// The iteration that went wrong.
         iteration: u32,
-        /// How many values are NaN or infinite.
-        count: u64,
+        /// How often the run had gone back before.
+        setbacks: u32,
     },
 
     /// A kernel computes something else than it should on this device: a fault of the driver, or of a shader
