@@ -7,7 +7,11 @@ use super::{Trace, quirks};
 use crate::error::{Error, Result};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// The default of [`DeviceOptions::longest_submission`] on a GPU: a quarter of the shortest limit that a system sets, since
+/// the time is a prediction.
+const LONGEST_SUBMISSION: Duration = Duration::from_millis(500);
 
 /// Which family of kernels a run uses where an op has several.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -125,6 +129,9 @@ pub struct DeviceOptions {
     /// Threads of the CPU device; `None` for as many as the process may use at once. No graphics device is opened with
     /// a number.
     pub threads: Option<usize>,
+    /// Longest time that a graphics device may take for one submission; more work is split. `None`: half a second on a
+    /// GPU, whose system may reset it after two; no limit for a driver in software, which nothing resets.
+    pub longest_submission: Option<Duration>,
 }
 
 /// The error where threads were asked for on another device than the CPU.
@@ -160,6 +167,8 @@ pub struct Context {
     profile: Profile,
     faults: Arc<Mutex<Faults>>,
     waits: AtomicU64,
+    submissions: AtomicU64,
+    submission_limit: Option<Duration>,
     trace: OnceLock<Arc<Trace>>,
 }
 
@@ -263,7 +272,19 @@ impl Context {
             max_invocations: limits.max_compute_invocations_per_workgroup,
             loop_limit: quirks::loop_limit(&info),
         };
-        Ok(Self { device, queue, info, profile, faults, waits: AtomicU64::new(0), trace: OnceLock::new() })
+        let submission_limit =
+            options.longest_submission.or((!profile.software).then_some(LONGEST_SUBMISSION));
+        Ok(Self {
+            device,
+            queue,
+            info,
+            profile,
+            faults,
+            waits: AtomicU64::new(0),
+            submissions: AtomicU64::new(0),
+            submission_limit,
+            trace: OnceLock::new(),
+        })
     }
 
     /// wgpu's device, for the modules that create objects on it.
@@ -328,6 +349,7 @@ impl Context {
     /// As [`Context::check`].
     pub fn submit(&self, encoder: wgpu::CommandEncoder, what: &str) -> Result<Fence> {
         let begin = Instant::now();
+        self.submissions.fetch_add(1, Ordering::Relaxed);
         let _span = self.trace().map(|trace| trace.host("submission", what));
         let fence = Fence::new(&self.queue, self.queue.submit([encoder.finish()]));
         self.check(what)?;
@@ -359,6 +381,17 @@ impl Context {
     #[doc(hidden)]
     pub fn waits(&self) -> u64 {
         self.waits.load(Ordering::Relaxed)
+    }
+
+    /// How many recordings were submitted so far. Hidden: for tests of how work is split.
+    #[doc(hidden)]
+    pub fn submissions(&self) -> u64 {
+        self.submissions.load(Ordering::Relaxed)
+    }
+
+    /// Longest time that one submission should take.
+    pub(crate) fn submission_limit(&self) -> Option<Duration> {
+        self.submission_limit
     }
 
     /// Waits until this work is done.
