@@ -4,6 +4,8 @@ use super::args::FileArgs;
 use super::resumed_run::ResumedRun;
 use crate::error::{Error, Result};
 use crate::image_io::{self, Picture, WriteOptions};
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
@@ -63,6 +65,8 @@ pub(super) struct Files {
     options: WriteOptions,
     /// A resumed run, which may replace its own files.
     resumed: Option<ResumedRun>,
+    /// Pictures that were written, which may be replaced: by those of a run that goes back.
+    written: RefCell<HashSet<PathBuf>>,
 }
 
 impl Files {
@@ -78,7 +82,8 @@ impl Files {
             overwrite: args.overwrite,
             ..WriteOptions::default()
         };
-        Self { output, digits: iterations.to_string().len().max(DIGITS), options, resumed }
+        let digits = iterations.to_string().len().max(DIGITS);
+        Self { output, digits, options, resumed, written: RefCell::default() }
     }
 
     /// The snapshot of an iteration: the picture's name with a number, e.g. `out-0010.png`.
@@ -159,7 +164,9 @@ impl Files {
 
     /// True if this file may be replaced.
     fn replaces(&self, path: &Path) -> bool {
-        self.options.overwrite || self.resumed.as_ref().is_some_and(|run| run.wrote(path))
+        self.options.overwrite
+            || self.written.borrow().contains(path)
+            || self.resumed.as_ref().is_some_and(|run| run.wrote(path))
     }
 
     fn options_for(&self, path: &Path) -> WriteOptions {
@@ -168,7 +175,9 @@ impl Files {
 
     /// Writes a picture with its record inside.
     pub(super) fn write(&self, path: &Path, picture: &Picture, record: Vec<(String, String)>) -> Result<()> {
-        image_io::write(path, picture, &WriteOptions { metadata: record, ..self.options_for(path) })
+        image_io::write(path, picture, &WriteOptions { metadata: record, ..self.options_for(path) })?;
+        self.written.borrow_mut().insert(path.to_owned());
+        Ok(())
     }
 
     /// Writes the finished picture. If that fails (the folder was removed, the disk is full), tries the system's folder

@@ -7,6 +7,7 @@ mod bad_input;
 #[path = "../common/mod.rs"]
 mod common;
 mod history;
+mod lost_device;
 mod hostile;
 mod install;
 #[cfg(unix)]
