@@ -197,9 +197,7 @@ impl Checkpoint {
             weights,
             weights_measured: text("weights_measured")? == "true",
             // The first files of this version don't state it.
-            halvings: text("halvings")
-                .map_or(Ok(0), |text| text.parse())
-                .map_err(|_| damaged("halvings"))?,
+            halvings: text("halvings").map_or(Ok(0), |text| text.parse()).map_err(|_| damaged("halvings"))?,
             last_look,
         };
         state.check(state.size).map_err(|error| damaged(&error.to_string()))?;

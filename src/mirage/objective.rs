@@ -255,7 +255,8 @@ impl Objective {
         let of_state = optimizer.state(shape).into_iter().zip(&optimizer_state);
         let of_state = of_state.filter(|(tensor, _)| optimizer.watched().contains(&tensor.name));
         let of_state = of_state.map(|(tensor, id)| (tensor.name.to_owned(), *id));
-        let watched = gradient_counts.into_iter().chain(of_state).chain([(STATE_PICTURE.to_owned(), picture)]);
+        let watched =
+            gradient_counts.into_iter().chain(of_state).chain([(STATE_PICTURE.to_owned(), picture)]);
         let (watch, watches) = StepWatch::new(&mut build, watched.collect())?;
         steps.push(watches);
 

@@ -4,9 +4,7 @@ use super::controls::PendingCommands;
 use super::event::{Event, Observer};
 use super::loss::Shares;
 use super::next_scale::carry;
-use super::objective::{
-    AHEAD, GRADIENT, GROUPS, LOSSES, PICTURE, REPORT, SNAPSHOT, STATE, STEP, SUM,
-};
+use super::objective::{AHEAD, GRADIENT, GROUPS, LOSSES, PICTURE, REPORT, SNAPSHOT, STATE, STEP, SUM};
 use super::request::Init;
 use super::run_loop::{Due, Ending, InFlight, RunLoop};
 use super::session::{Session, weighted};

@@ -81,9 +81,8 @@ impl Op for Watch {
     fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         Ok(NativeKernel::new(|mut call| {
             let [record] = &mut call.mutated[..] else { return };
-            let count = |tensor: &&[f32]| {
-                sums([*tensor], |[x]| [if x.is_finite() { 0.0 } else { 1.0 }])[0] as f32
-            };
+            let count =
+                |tensor: &&[f32]| sums([*tensor], |[x]| [if x.is_finite() { 0.0 } else { 1.0 }])[0] as f32;
             let counts: Vec<f32> = call.inputs.iter().skip(1).map(count).collect();
             record[0] += 1.0;
             if record[1] == 0.0 && counts.iter().any(|count| *count > 0.0) {
@@ -101,8 +100,7 @@ impl Op for Watch {
         let mut record = record.to_vec();
         record[0] += 1.0;
         record[2..4].fill(0.0);
-        let counts =
-            tensors.iter().map(|tensor| tensor.iter().filter(|x| !x.is_finite()).count() as f64);
+        let counts = tensors.iter().map(|tensor| tensor.iter().filter(|x| !x.is_finite()).count() as f64);
         let counts: Vec<f64> = counts.collect();
         if record[1] == 0.0 && counts.iter().any(|count| *count > 0.0) {
             record[1] = record[0];
@@ -136,7 +134,8 @@ pub(super) fn cases() -> Vec<Case> {
         Shape::Matrix { rows: 131, columns: 129 },
     ];
     let (good, bad) = (CaseInput::Normal, CaseInput::NonFinite);
-    let tensors: [&[CaseInput]; 5] = [&[good], &[bad], &[good, bad], &[good, good, good], &[bad, good, bad, good]];
+    let tensors: [&[CaseInput]; 5] =
+        [&[good], &[bad], &[good, bad], &[good, good, good], &[bad, good, bad, good]];
     let mut cases = Vec::new();
     for shape in shapes {
         for record in [FIRST, GOOD, BAD] {
@@ -159,7 +158,9 @@ mod tests {
         let shapes = [Watch::RECORD, Shape::Vector(2), Shape::Vector(2)];
         let mut record = vec![0.0; 8];
         let good = [1.0, -2.0];
-        for (one, other) in [(good, good), (good, [f64::NAN, f64::INFINITY]), ([f64::NAN, 0.0], good), (good, good)] {
+        for (one, other) in
+            [(good, good), (good, [f64::NAN, f64::INFINITY]), ([f64::NAN, 0.0], good), (good, good)]
+        {
             record = Watch.reference(&[&record, &one, &other], &shapes);
         }
         assert_eq!(record, [4.0, 2.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0]);

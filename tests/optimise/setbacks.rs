@@ -7,7 +7,9 @@ use crate::common::{cpu, engine, turn};
 use neural_mirage::gpu::{DeviceOptions, Family};
 use neural_mirage::graph::{Engine, Graph, TensorId};
 use neural_mirage::mirage::optimizer::{Adam, Lbfgs, LineSearch, Optimizer, StateTensor, StepInputs};
-use neural_mirage::mirage::{Ending, Event, Fault, Request, RunResult, ScaleCount, Scales, Session, Setback, State};
+use neural_mirage::mirage::{
+    Ending, Event, Fault, Request, RunResult, ScaleCount, Scales, Session, Setback, State,
+};
 use neural_mirage::ops::Shape;
 use neural_mirage::{Error, Result};
 use std::sync::Arc;
@@ -197,7 +199,10 @@ fn the_sixth_time_ends_the_run_with_its_cause() {
         let Err(Error::Unstable { cause, iteration, setbacks }) = result else { panic!("{result:?}") };
         assert_eq!((iteration, setbacks), (7, 5));
         assert!(cause.contains("picture"), "{cause}");
-        assert_eq!(heard.setbacks.iter().map(|setback| setback.halvings).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+        assert_eq!(
+            heard.setbacks.iter().map(|setback| setback.halvings).collect::<Vec<_>>(),
+            [1, 2, 3, 4, 5]
+        );
         let (good, picture) = session.last_good().unwrap();
         assert_eq!(good, 5);
         assert!(picture.rgb.iter().all(|value| value.is_finite()));
@@ -236,7 +241,8 @@ fn a_loss_that_explodes_goes_back_to_the_least_one() {
     for engine in devices() {
         let mut request = request(&golden);
         request.schedule.report_every = 1;
-        request.optimizer = Arc::new(Adam { learning_rate: 64.0, clamp: false, decay: 0.0, ..Adam::default() });
+        request.optimizer =
+            Arc::new(Adam { learning_rate: 64.0, clamp: false, decay: 0.0, ..Adam::default() });
         let mut session = session(&(engine, network.clone(), request.clone()), request);
         let (result, heard) = listen(&mut session);
         println!("{result:?}\n{:?}\n{:?}", heard.setbacks, heard.totals);
@@ -244,7 +250,10 @@ fn a_loss_that_explodes_goes_back_to_the_least_one() {
         assert!(heard.setbacks.iter().all(|setback| matches!(setback.fault, Fault::Exploded { .. })));
         assert!(heard.totals.iter().all(|total| *total <= 1000.0 * heard.totals[0]));
         assert!(result.is_ok() || matches!(result, Err(Error::Unstable { .. })));
-        assert_eq!(session.last_good().map(|(_, picture)| picture.rgb.iter().all(|v| v.is_finite())), Some(true));
+        assert_eq!(
+            session.last_good().map(|(_, picture)| picture.rgb.iter().all(|v| v.is_finite())),
+            Some(true)
+        );
     }
 }
 

@@ -67,7 +67,8 @@ fn split_submissions_give_the_same_bits() {
 fn submissions_are_split_by_the_time_that_they_take() {
     let _turn = turn();
     let (network, request) = (network(), request());
-    let prepared = |engine: &Arc<Engine>| session(&(engine.clone(), network.clone(), request.clone()), request.clone());
+    let prepared =
+        |engine: &Arc<Engine>| session(&(engine.clone(), network.clone(), request.clone()), request.clone());
     let times = prepared(&engine(None)).time_iterations(4).unwrap();
     let least = times.iter().copied().fold(f64::INFINITY, f64::min);
     let slow = engine(Some(Duration::from_secs_f64(least / 8.0)));

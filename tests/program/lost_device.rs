@@ -45,11 +45,15 @@ fn a_lost_device_is_opened_again_and_the_picture_is_the_same() {
     let place = Place::new();
     place.photo("photo.png", 48, 32);
     render(&place, "whole.png", &["--quiet"]).assert().success();
-    let words = ["--retry", "50", "--lose-device-after", "200", "--checkpoint-every", "7", "--save-every", "50"];
+    let words =
+        ["--retry", "50", "--lose-device-after", "200", "--checkpoint-every", "7", "--save-every", "50"];
     let output = render(&place, "out.png", &[&words[..], &["--log", "run.jsonl"]].concat()).output().unwrap();
     let printed = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{printed}");
-    assert!(printed.contains("Opening it again (1 of 50)") && printed.contains("Resuming after"), "{printed}");
+    assert!(
+        printed.contains("Opening it again (1 of 50)") && printed.contains("Resuming after"),
+        "{printed}"
+    );
     assert!(pixels(&place.path("out.png")) == pixels(&place.path("whole.png")));
     let entries = place.entries();
     let snapshots: Vec<&String> = entries.iter().filter(|name| name.starts_with("out-0")).collect();

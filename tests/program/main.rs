@@ -7,7 +7,6 @@ mod bad_input;
 #[path = "../common/mod.rs"]
 mod common;
 mod history;
-mod lost_device;
 mod hostile;
 mod install;
 #[cfg(unix)]
@@ -15,6 +14,7 @@ mod interrupt;
 mod kernels;
 mod kernels_run;
 mod kernels_run_calls;
+mod lost_device;
 mod render;
 mod report;
 mod resume;

@@ -1,9 +1,7 @@
 //! A lowered program on a wgpu device: its memory, and what is recorded again and again.
 
 use super::super::goals::When;
-use super::super::lowered::{
-    self, Action, Binding, Entry, Location, Lowered, Origin, PreparedNode, Step,
-};
+use super::super::lowered::{self, Action, Binding, Entry, Location, Lowered, Origin, PreparedNode, Step};
 use super::super::memory::Bindings;
 use super::device::{GpuDevice, Packed};
 use super::reader::Reader;
@@ -255,8 +253,8 @@ impl Replay {
         encoder: &mut wgpu::CommandEncoder,
         steps: impl Iterator<Item = usize>,
     ) {
-        let steps = steps
-            .filter_map(|step| Some((program.steps[step].label.as_str(), self.work[step].as_ref()?)));
+        let steps =
+            steps.filter_map(|step| Some((program.steps[step].label.as_str(), self.work[step].as_ref()?)));
         match self.device.context.trace() {
             Some(trace) => traced::record(&self.device.context, trace, encoder, steps),
             None => record(encoder, steps),
@@ -271,7 +269,8 @@ fn operations(program: &Lowered) -> Vec<f64> {
     program.steps.iter().for_each(|step| steps[step.node] += 1);
     let of_step = |step: &Step| {
         let PreparedNode { op, signature, .. } = &program.nodes[step.node];
-        let values = signature.inputs.iter().chain([&signature.output]).map(|shape| shape.elements()).sum::<usize>();
+        let values =
+            signature.inputs.iter().chain([&signature.output]).map(|shape| shape.elements()).sum::<usize>();
         (op.flops(signature) as f64 + values as f64) / f64::from(steps[step.node])
     };
     program.steps.iter().map(of_step).collect()
