@@ -173,8 +173,9 @@ impl Session {
             run.back = Some(*to);
             return Ok(());
         }
-        let size = self.scales[self.scale].size;
-        let good = good.filter(|(_, picture)| [picture.height, picture.width] == size);
+        let scale = self.scales[self.scale];
+        let good =
+            good.filter(|(to, picture)| *to >= scale.first && [picture.height, picture.width] == scale.size);
         let Some((to, picture)) = good.filter(|_| self.halvings < MOST_SETBACKS) else {
             let (cause, setbacks) = (fault.to_string(), self.halvings);
             return Err(Error::Unstable { cause, iteration, setbacks });
