@@ -34,7 +34,7 @@ fn a_device_that_hangs_ends_the_program_at_its_limit() {
 fn render(place: &Place, output: &str, more: &[&str]) -> assert_cmd::Command {
     let photo = place.path("photo.png");
     let mut command = place.mirage();
-    command.arg("render").arg(photo).args(["-o", output, "--size", "32", "--iterations", "200"]);
+    command.arg("render").arg(photo).args(["-o", output, "--size", "48", "--iterations", "200"]);
     command.args(["--adapter", "0", "--print-every", "0", "--no-tuning-cache", "--weights"]);
     command.arg(place.network()).args(more);
     command

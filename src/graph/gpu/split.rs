@@ -12,6 +12,9 @@ use std::time::Duration;
 /// Operations per second of a device about which nothing is known: an old integrated GPU has more.
 const SLOW: f64 = 1e10;
 
+/// Parts that are timed are shorter than others by this.
+const TIMED: f64 = 8.0;
+
 /// The steps of a program with what is known of their times.
 #[derive(Debug)]
 pub(super) struct Splitter {
@@ -63,7 +66,8 @@ impl Splitter {
             Time::Measured(seconds) => seconds,
             Time::Unknown | Time::Warm => self.operations[*step] / SLOW,
         };
-        let ranges = split(steps.iter().map(seconds), limit);
+        // What is timed together is told apart by operations alone, so little is timed together.
+        let ranges = split(steps.iter().map(seconds), if timed { limit / TIMED } else { limit });
         for step in steps {
             if times[*step] == Time::Unknown {
                 times[*step] = Time::Warm;
@@ -128,14 +132,14 @@ mod tests {
         };
         // As slow as any, and untimed.
         assert_eq!(parts(&[0, 1, 2]), (vec![1, 3], false));
-        assert_eq!(parts(&[0, 1, 2]), (vec![1, 3], true));
+        assert_eq!(parts(&[0, 1, 2]), (vec![1, 2, 3], true));
         splitter.measured(&[0], 0.1);
         splitter.measured(&[1, 2], 1.6);
         // 0.1, 1.2 and 0.4 seconds.
         assert_eq!(parts(&[0, 1, 2]), (vec![1, 2, 3], false));
         // The last step is new.
         assert_eq!(parts(&[0, 2, 3]), (vec![3], false));
-        assert_eq!(parts(&[0, 2, 3]), (vec![3], true));
+        assert_eq!(parts(&[0, 2, 3]), (vec![1, 2, 3], true));
         splitter.measured(&[0, 2, 3], 0.011);
         assert_eq!(parts(&[0, 1, 2, 3]), (vec![1, 2, 4], false));
     }
