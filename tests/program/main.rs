@@ -18,6 +18,8 @@ mod lost_device;
 mod render;
 mod report;
 mod resume;
+#[cfg(target_os = "linux")]
+mod small_network;
 mod support;
 mod sweep;
 mod tune;
