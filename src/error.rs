@@ -45,13 +45,13 @@ pub enum Error {
 
     /// The device disappeared: driver reset, unplugged, or the machine slept.
     #[error(
-        "the graphics device was lost: {0}. The work up to the last snapshot is on disk; start again, with a smaller --size if this repeats"
+        "the graphics device was lost: {0}. What was saved is on disk: `mirage resume` goes on from a checkpoint, --retry does so by itself; use a smaller --size if this repeats"
     )]
     DeviceLost(String),
 
     /// The device gave no answer in time.
     #[error(
-        "the graphics device gave no answer within {seconds} s while {doing}. It may be hung or far too slow for this size; try a smaller --size or another --adapter"
+        "the graphics device gave no answer within {seconds} s while {doing}. It may be hung or far too slow for this size; try a smaller --size, another --adapter, or more --patience"
     )]
     Timeout {
         /// What was being waited for.
@@ -78,15 +78,17 @@ pub enum Error {
         message: String,
     },
 
-    /// The optimisation produced NaN or infinite values.
+    /// The optimisation produced NaN or infinite values, or its loss diverged, again and again.
     #[error(
-        "the picture became non-finite at iteration {iteration}: {count} values. Lower --learning-rate or the weights; the last finite picture was saved"
+        "{cause} at iteration {iteration}, after the run had gone back {setbacks} times with half the step each time. Lower --learning-rate or the weights"
     )]
-    NonFinite {
-        /// The iteration at which it was seen.
+    Unstable {
+        /// What went wrong the last time.
+        cause: String,
+        /// The iteration that went wrong.
         iteration: u32,
-        /// How many values are NaN or infinite.
-        count: u64,
+        /// How often the run had gone back before.
+        setbacks: u32,
     },
 
     /// A kernel computes something else than it should on this device: a fault of the driver, or of a shader
@@ -145,6 +147,11 @@ impl Error {
     /// A [`Error::Usage`].
     pub fn usage(message: impl Into<String>) -> Self {
         Self::Usage(message.into())
+    }
+
+    /// True if the device was lost or hangs, so that it may help to open it again.
+    pub fn is_of_lost_device(&self) -> bool {
+        matches!(self, Self::DeviceLost(_) | Self::Timeout { .. })
     }
 
     /// The program's exit code: 2 for a problem that the user can fix in the request or its files, 1 for a

@@ -14,6 +14,7 @@ use serde::Serialize;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Environment variable that stands in for `--weights`.
 pub(super) const WEIGHTS_VARIABLE: &str = "MIRAGE_WEIGHTS";
@@ -261,6 +262,11 @@ pub(super) struct WatchingArgs {
     /// Save a checkpoint for `mirage resume` beside the picture every N iterations; 0: only after Ctrl-C
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub checkpoint_every: u32,
+    /// When the graphics device is lost or hangs, open it again and go on from the last checkpoint, up to N times; a
+    /// checkpoint is then saved every 25 iterations unless --checkpoint-every is given
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Device")]
+    #[serde(skip)]
+    pub retry: u32,
     /// Watch and control the run in a browser, at this port of this machine [default: off; 7816 without a number]
     #[arg(long, value_name = "PORT", num_args = 0..=1, default_missing_value = "7816", require_equals = false)]
     #[serde(skip)]
@@ -318,6 +324,14 @@ pub(super) struct DeviceArgs {
     #[arg(long)]
     #[serde(skip)]
     pub verify: bool,
+    /// Seconds without an answer after which a graphics device counts as hung
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    #[serde(skip)]
+    pub patience: u64,
+    /// Count the device as lost after N submissions, for tests [default: never]
+    #[arg(long, value_name = "N", hide = true)]
+    #[serde(skip)]
+    pub lose_device_after: Option<u64>,
     #[command(flatten)]
     #[serde(skip)]
     pub tuning: TuningArgs,
@@ -354,6 +368,8 @@ impl DeviceArgs {
             exact: self.exact,
             half_weights: self.half_weights,
             threads: self.threads.map(usize::from),
+            patience: Some(Duration::from_secs(self.patience)),
+            lose_after: self.lose_device_after,
             ..DeviceOptions::default()
         }
     }

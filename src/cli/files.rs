@@ -5,6 +5,8 @@ use super::resumed_run::ResumedRun;
 use super::values::AlphaArg;
 use crate::error::{Error, Result};
 use crate::image_io::{self, Alpha, Decoded, Picture, ReadOptions, WriteOptions};
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
@@ -72,6 +74,8 @@ pub(super) struct Files {
     keeps_alpha: bool,
     /// A resumed run, which may replace its own files.
     resumed: Option<ResumedRun>,
+    /// Pictures that were written, which may be replaced: by those of a run that goes back.
+    written: RefCell<HashSet<PathBuf>>,
 }
 
 impl Files {
@@ -95,7 +99,8 @@ impl Files {
             alpha: alpha.filter(|_| keeps_alpha).map(Arc::new),
             ..WriteOptions::default()
         };
-        Self { output, digits: iterations.to_string().len().max(DIGITS), options, keeps_alpha, resumed }
+        let digits = iterations.to_string().len().max(DIGITS);
+        Self { output, digits, options, keeps_alpha, resumed, written: RefCell::default() }
     }
 
     /// The alpha that pictures are saved with.
@@ -188,7 +193,9 @@ impl Files {
 
     /// True if this file may be replaced.
     fn replaces(&self, path: &Path) -> bool {
-        self.options.overwrite || self.resumed.as_ref().is_some_and(|run| run.wrote(path))
+        self.options.overwrite
+            || self.written.borrow().contains(path)
+            || self.resumed.as_ref().is_some_and(|run| run.wrote(path))
     }
 
     fn options_for(&self, path: &Path) -> WriteOptions {
@@ -197,7 +204,9 @@ impl Files {
 
     /// Writes a picture with its record inside.
     pub(super) fn write(&self, path: &Path, picture: &Picture, record: Vec<(String, String)>) -> Result<()> {
-        image_io::write(path, picture, &WriteOptions { metadata: record, ..self.options_for(path) })
+        image_io::write(path, picture, &WriteOptions { metadata: record, ..self.options_for(path) })?;
+        self.written.borrow_mut().insert(path.to_owned());
+        Ok(())
     }
 
     /// Writes the finished picture. If that fails (the folder was removed, the disk is full), tries the system's folder

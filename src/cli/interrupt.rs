@@ -54,7 +54,7 @@ impl Interrupt {
         let state = interrupt.0.clone();
         // Without a handler a signal ends the program at once, which is acceptable.
         let _ = ctrlc::set_handler(move || match state.signal() {
-            Reaction::Quit => quit(),
+            Reaction::Quit => quit(INTERRUPTED),
             Reaction::Finish => {
                 let mut stderr = std::io::stderr();
                 let _ = writeln!(stderr, "\n{message}");
@@ -77,14 +77,14 @@ impl Interrupt {
 
 /// Ends the process without running exit handlers: a graphics driver's may wait for its threads.
 #[cfg(unix)]
-fn quit() -> ! {
+pub(super) fn quit(code: u8) -> ! {
     // SAFETY: _exit takes any status, touches no memory of this process and doesn't return.
-    unsafe { libc::_exit(i32::from(INTERRUPTED)) }
+    unsafe { libc::_exit(i32::from(code)) }
 }
 
 #[cfg(not(unix))]
-fn quit() -> ! {
-    std::process::exit(i32::from(INTERRUPTED))
+pub(super) fn quit(code: u8) -> ! {
+    std::process::exit(i32::from(code))
 }
 
 #[cfg(test)]

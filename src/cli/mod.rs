@@ -39,6 +39,7 @@ mod values;
 mod weights;
 
 use crate::error::Result;
+use crate::gpu;
 use crate::shader::Folder;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use std::path::PathBuf;
@@ -112,6 +113,9 @@ pub fn main() -> ExitCode {
             error.exit_code()
         }
     };
+    if gpu::was_given_up() {
+        interrupt::quit(code);
+    }
     ExitCode::from(code)
 }
 

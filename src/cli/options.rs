@@ -252,6 +252,7 @@ pub(super) const TABLE: &[Row] = &[
     Row::watching("save_early", Resumed(Switch)),
     Row::output("film", No),
     Row::watching("checkpoint_every", Resumed(Number)),
+    Row::watching("retry", No),
     Row::watching("web", No),
     Row::watching("web_host", No),
     Row::output("log", No),
@@ -266,6 +267,8 @@ pub(super) const TABLE: &[Row] = &[
     Row::device("exact", Recorded::Always(Switch)).branches().varies(),
     Row::device("half_weights", Recorded::Always(Switch)).branches().varies(),
     Row::device("verify", No).for_one_run(),
+    Row::device("patience", No),
+    Row::device("lose_device_after", No),
     Row::device("tuning_cache", No),
     Row::device("no_tuning_cache", No),
 ];

@@ -29,6 +29,12 @@ impl Pace {
         }
     }
 
+    /// The run goes back to this iteration.
+    pub(super) fn restart(&mut self, iteration: u32) {
+        let seconds = self.recent.back().map_or(0.0, |(_, seconds)| *seconds);
+        self.recent = [(iteration, seconds)].into();
+    }
+
     /// Work of the iterations that are done.
     pub(super) fn work_done(&self) -> u64 {
         self.recent.back().map_or(0, |(iteration, _)| work(&self.scales, *iteration))
@@ -76,6 +82,18 @@ mod tests {
             pace.record(iteration, 44.0 + 4.0 * f64::from(iteration - 41));
         }
         assert_eq!(pace.text(), "0.2500/s");
+    }
+
+    #[test]
+    fn a_run_that_goes_back_starts_its_pace_anew() {
+        let mut pace = Pace::new(&[Scale { size: [8, 8], first: 0, end: 30 }]);
+        for iteration in 1..=20 {
+            pace.record(iteration, f64::from(iteration));
+        }
+        pace.restart(12);
+        assert_eq!(pace.text(), "");
+        pace.record(13, 22.0);
+        assert_eq!(pace.text(), "0.5000/s, 34 s left");
     }
 
     #[test]

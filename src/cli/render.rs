@@ -17,7 +17,9 @@ use crate::error::{Error, Result};
 use crate::gpu::Trace;
 use crate::graph::Engine;
 use crate::image_io::Picture;
-use crate::mirage::{Controls, Ending, GRADIENT_LIMIT, LOSS_LIMIT, Observer, RunResult, Session, State};
+use crate::mirage::{
+    Checkpoint, Controls, Ending, GRADIENT_LIMIT, LOSS_LIMIT, Observer, RunResult, Session, State,
+};
 use crate::workbench::{Verified, verify};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -78,6 +80,10 @@ struct RenderRun {
     verbose: bool,
     /// Iteration and place of a picture that was saved although the run failed.
     rescued: Option<(u32, String)>,
+    /// Iteration of the last good picture of a run that failed.
+    failed_at: Option<u32>,
+    /// How often a lost device may be opened again.
+    retry: u32,
     /// Where to write a trace.
     trace: Option<PathBuf>,
 }
@@ -124,6 +130,8 @@ impl RenderRun {
             log,
             verbose: watching.verbose,
             rescued: None,
+            failed_at: None,
+            retry: watching.retry,
             trace: watching.trace.clone(),
         })
     }
@@ -132,7 +140,9 @@ impl RenderRun {
         self.terminal.lines.spin("Preparing the device and the network");
         let mut tracing = None;
         let mut done = self.paint_traced(&args.device, state, &mut tracing);
-        if let (Some(path), Some((engine, trace))) = (&self.trace, tracing) {
+        // What is on a lost device does not come back, and one that hangs would be waited for once more.
+        let lost = matches!(&done, Err(error) if error.is_of_lost_device());
+        if let (Some(path), Some((engine, trace)), false) = (&self.trace, tracing, lost) {
             // The trace of a failed run is saved too, but the run's own error comes first.
             let saved = engine.save_trace(&trace, path);
             if saved.is_ok() {
@@ -154,8 +164,38 @@ impl RenderRun {
         done
     }
 
-    /// Paints; `tracing` gets the trace as soon as there is one, so that it outlives a failure.
+    /// Paints; `tracing` gets the trace as soon as there is one, so that it outlives a failure. A device that is lost or
+    /// hangs is opened again as often as the user allows.
     fn paint_traced(
+        &mut self,
+        device: &DeviceArgs,
+        state: Option<State>,
+        tracing: &mut Option<(Arc<Engine>, Arc<Trace>)>,
+    ) -> Result<u8> {
+        let mut start = state.clone().filter(|_| self.retry > 0);
+        let mut attempt = self.attempt(device, state, tracing);
+        for retry in 1..=self.retry {
+            let Err(error) = &attempt else { break };
+            if !error.is_of_lost_device() || self.interrupt.requested() {
+                break;
+            }
+            let note = format!("{error}. Opening it again ({retry} of {})", self.retry);
+            self.terminal.lines.warn(&note);
+            // For the log and the page, which start anew.
+            self.status.borrow_mut().notes.push(note);
+            if let Some(checkpoint) = self.checkpoints.saved() {
+                start = Some(Checkpoint::load(checkpoint)?.state);
+            }
+            attempt = self.attempt(device, start.clone(), tracing);
+        }
+        if attempt.is_err() {
+            self.finish_rescue();
+        }
+        attempt
+    }
+
+    /// Paints on a device that is opened for it. If that fails, the last good picture is saved.
+    fn attempt(
         &mut self,
         device: &DeviceArgs,
         state: Option<State>,
@@ -174,6 +214,7 @@ impl RenderRun {
             Ok(outcome) => self.finish(&outcome),
             Err(error) => {
                 if let Some((iteration, picture)) = session.last_good() {
+                    self.failed_at = Some(iteration);
                     self.rescue(iteration, picture);
                 }
                 Err(error)
@@ -281,7 +322,7 @@ impl RenderRun {
         Ok(())
     }
 
-    /// Saves the last good picture of a failed run, and its film.
+    /// Saves the last good picture of a run that failed.
     fn rescue(&mut self, iteration: u32, picture: &Picture) {
         let output = self.plan.files.output.display().to_string();
         let saved = self
@@ -296,6 +337,11 @@ impl RenderRun {
             }
             Err(error) => self.terminal.lines.note(&error.to_string()),
         }
+    }
+
+    /// Saves the film of a run that failed for good, and says how to resume it.
+    fn finish_rescue(&mut self) {
+        let Some(iteration) = self.failed_at else { return };
         if let Err(error) = self.finish_film(iteration) {
             self.terminal.lines.note(&error.to_string());
         }

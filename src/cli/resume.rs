@@ -98,6 +98,10 @@ fn continued(args: &ResumeArgs, saved: &SavedCheckpoint) -> Result<(RenderArgs, 
     if changes(Change::BranchesAnew) {
         state.weights = Weights::default();
     }
+    if is_given(given, "learning_rate") {
+        // The step that the run had come to was a part of another one.
+        state.halvings = 0;
+    }
     balance(given, &mut options, &saved.state);
     let resumed = ResumedRun::new(saved.run.clone(), &args.file);
     let resumed = (!branches && !is_given(given, "output")).then_some(resumed);

@@ -6,6 +6,9 @@ use crate::mirage::Schedule;
 /// The distance between frames of a film is the iterations done so far, divided by this.
 const FRAME_STEP: u32 = 20;
 
+/// Iterations between the checkpoints that `--retry` needs.
+const RETRY_STATES: u32 = 25;
+
 /// The schedule of a run of this many iterations.
 pub(super) fn schedule(args: &WatchingArgs, iterations: u32) -> Schedule {
     let mut snapshot_at = args.save_at.clone();
@@ -18,7 +21,10 @@ pub(super) fn schedule(args: &WatchingArgs, iterations: u32) -> Schedule {
         snapshot_at,
         picture_every: u32::from(args.web.is_some()),
         picture_at: args.film.as_ref().map(|_| frames(iterations)).unwrap_or_default(),
-        state_every: args.checkpoint_every,
+        state_every: match args.checkpoint_every {
+            0 if args.retry > 0 => RETRY_STATES,
+            every => every,
+        },
         state_when_stopped: true,
     }
 }

@@ -79,7 +79,7 @@ fn enumerate() -> Result<Vec<wgpu::Adapter>> {
 pub(super) fn enumerate_with(flags: wgpu::InstanceFlags) -> Result<Vec<wgpu::Adapter>> {
     let instance = instance(flags);
     let all = instance.enumerate_adapters(wgpu::Backends::PRIMARY);
-    let mut found = wait::block_on("looking for adapters", all, wait::sleep)?;
+    let mut found = wait::block_on("looking for adapters", all, wait::sleep, wait::LIMIT)?;
     found.retain(|adapter| adapter.get_info().backend != wgpu::Backend::Noop);
     found.sort_by_key(|adapter| rank(adapter.get_info().device_type));
     Ok(found)

@@ -5,9 +5,13 @@ use super::adapter::{self, AdapterChoice};
 use super::wait::{self, Fence};
 use super::{Trace, quirks};
 use crate::error::{Error, Result};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// The default of [`DeviceOptions::longest_submission`] on a GPU: a quarter of the shortest limit that a system sets, since
+/// the time is a prediction.
+const LONGEST_SUBMISSION: Duration = Duration::from_millis(500);
 
 /// Which family of kernels a run uses where an op has several.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -125,6 +129,23 @@ pub struct DeviceOptions {
     /// Threads of the CPU device; `None` for as many as the process may use at once. No graphics device is opened with
     /// a number.
     pub threads: Option<usize>,
+    /// Longest time that a graphics device may take for one submission; more work is split. `None`: half a second on a
+    /// GPU, whose system may reset it after two; no limit for a driver in software, which nothing resets.
+    pub longest_submission: Option<Duration>,
+    /// How long a graphics device may give no answer before it counts as hung; `None`: ten minutes.
+    pub patience: Option<Duration>,
+    /// The device counts as lost after this many submissions. Hidden: for tests of what happens then.
+    #[doc(hidden)]
+    pub lose_after: Option<u64>,
+}
+
+/// True once a device of this process was given up, see [`was_given_up`].
+static GIVEN_UP: AtomicBool = AtomicBool::new(false);
+
+/// True once a device of this process hung and was given up. Its driver may have threads that still wait for it, so such
+/// a process should end without exit handlers.
+pub fn was_given_up() -> bool {
+    GIVEN_UP.load(Ordering::SeqCst)
 }
 
 /// The error where threads were asked for on another device than the CPU.
@@ -160,6 +181,10 @@ pub struct Context {
     profile: Profile,
     faults: Arc<Mutex<Faults>>,
     waits: AtomicU64,
+    submissions: AtomicU64,
+    submission_limit: Option<Duration>,
+    patience: Duration,
+    lose_after: Option<u64>,
     trace: OnceLock<Arc<Trace>>,
 }
 
@@ -211,6 +236,7 @@ impl Context {
         wanted: wgpu::Features,
         limits: impl Fn(&wgpu::Limits, bool) -> wgpu::Limits,
     ) -> Result<Self> {
+        let patience = options.patience.unwrap_or(wait::LIMIT);
         let info = adapter.get_info();
         if options.threads.is_some() {
             return Err(threads_of(&adapter::describe(&info)));
@@ -228,7 +254,7 @@ impl Context {
             },
             ..Default::default()
         });
-        let opened = wait::block_on("opening the device", request, wait::sleep)?;
+        let opened = wait::block_on("opening the device", request, wait::sleep, patience)?;
         let (device, queue) = opened.map_err(|error| {
             Error::gpu(format!("opening {}", adapter::describe(&info)), error.to_string())
         })?;
@@ -263,7 +289,21 @@ impl Context {
             max_invocations: limits.max_compute_invocations_per_workgroup,
             loop_limit: quirks::loop_limit(&info),
         };
-        Ok(Self { device, queue, info, profile, faults, waits: AtomicU64::new(0), trace: OnceLock::new() })
+        let submission_limit =
+            options.longest_submission.or((!profile.software).then_some(LONGEST_SUBMISSION));
+        Ok(Self {
+            device,
+            queue,
+            info,
+            profile,
+            faults,
+            waits: AtomicU64::new(0),
+            submissions: AtomicU64::new(0),
+            submission_limit,
+            patience,
+            lose_after: options.lose_after,
+            trace: OnceLock::new(),
+        })
     }
 
     /// wgpu's device, for the modules that create objects on it.
@@ -328,6 +368,11 @@ impl Context {
     /// As [`Context::check`].
     pub fn submit(&self, encoder: wgpu::CommandEncoder, what: &str) -> Result<Fence> {
         let begin = Instant::now();
+        let before = self.submissions.fetch_add(1, Ordering::Relaxed);
+        if self.lose_after.is_some_and(|most| before >= most) {
+            let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+            faults.lost.get_or_insert_with(|| "as the test asked".to_owned());
+        }
         let _span = self.trace().map(|trace| trace.host("submission", what));
         let fence = Fence::new(&self.queue, self.queue.submit([encoder.finish()]));
         self.check(what)?;
@@ -361,10 +406,27 @@ impl Context {
         self.waits.load(Ordering::Relaxed)
     }
 
+    /// How many recordings were submitted so far. Hidden: for tests of how work is split.
+    #[doc(hidden)]
+    pub fn submissions(&self) -> u64 {
+        self.submissions.load(Ordering::Relaxed)
+    }
+
+    /// Longest time that one submission should take.
+    pub(crate) fn submission_limit(&self) -> Option<Duration> {
+        self.submission_limit
+    }
+
+    /// Gives up a device that hangs: its queue is never released, because that would wait for the device without a limit.
+    fn give_up(&self) {
+        GIVEN_UP.store(true, Ordering::SeqCst);
+        std::mem::forget((self.device.clone(), self.queue.clone()));
+    }
+
     /// Waits until this work is done.
     ///
     /// # Errors
-    /// [`Error::Timeout`] after ten minutes, else as [`Context::check`].
+    /// [`Error::Timeout`] after [`DeviceOptions::patience`], else as [`Context::check`].
     pub fn wait(&self, fence: &Fence, what: &str) -> Result<()> {
         self.block_on(fence, what, fence.done())
     }
@@ -378,8 +440,12 @@ impl Context {
     ) -> Result<T> {
         self.waits.fetch_add(1, Ordering::Relaxed);
         let _span = self.trace().map(|trace| trace.host("waiting", what));
-        let value =
-            wait::block_on(what, future, wait::drive(&self.device, fence, what, || self.check(what)))?;
+        let drive = wait::drive(&self.device, fence, what, || self.check(what));
+        let value = wait::block_on(what, future, drive, self.patience).inspect_err(|error| {
+            if matches!(error, Error::Timeout { .. }) {
+                self.give_up();
+            }
+        })?;
         self.check(what)?;
         Ok(value)
     }

@@ -15,7 +15,7 @@ mod wait;
 pub use adapter::{AdapterChoice, AdapterSummary, adapters};
 pub use buffer::UPLOAD_CHUNK;
 pub(crate) use context::threads_of;
-pub use context::{Context, DeviceOptions, Family, Hardware, Profile};
+pub use context::{Context, DeviceOptions, Family, Hardware, Profile, was_given_up};
 pub use hidden::hidden_gpus;
 pub use pipeline::{Pipeline, PipelineCache, PipelineKey};
 pub use quirks::{Effect, QUIRKS, Quirk, Version, quirks};

@@ -146,7 +146,8 @@ impl ReadBack {
         if !self.mapped.has_come() {
             return context.block_on(&self.fence, &self.label, self.values())?;
         }
-        self.copy_out()
+        // Why the values can't be read: a lost device refuses them, too.
+        self.copy_out().or_else(|error| context.check(&self.label).and(Err(error)))
     }
 
     /// The values, once they are there.

@@ -11,9 +11,9 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-/// How long one wait may take before the device counts as hung. A software driver may need a minute for
-/// one iteration on a large picture; a GPU's own watchdog acts within seconds.
-const LIMIT: Duration = Duration::from_secs(600);
+/// How long one wait may take before the device counts as hung, unless another limit is given. A software driver may
+/// need a minute for one iteration on a large picture; a GPU's own watchdog acts within seconds.
+pub(super) const LIMIT: Duration = Duration::from_secs(600);
 /// The device is driven for at most this long at a time, so that a lost one is noticed.
 const SLICE: Duration = Duration::from_secs(2);
 /// A callback that another thread is about to run is looked for again after this long.
@@ -105,20 +105,12 @@ impl Wake for Unpark {
     }
 }
 
-/// Waits on this thread until a future is done. Meanwhile `drive` advances it, each time for at most the duration that
-/// it is given.
+/// Waits on this thread until a future is done, for no longer than the limit. Meanwhile `drive` advances it, each time for
+/// at most the duration that it is given.
 ///
 /// # Errors
-/// [`Error::Timeout`] after ten minutes; what `drive` answers.
+/// [`Error::Timeout`] at the limit; what `drive` answers.
 pub(super) fn block_on<T>(
-    what: &str,
-    future: impl Future<Output = T>,
-    drive: impl FnMut(Duration) -> Result<()>,
-) -> Result<T> {
-    block_until(what, future, drive, LIMIT)
-}
-
-fn block_until<T>(
     what: &str,
     future: impl Future<Output = T>,
     mut drive: impl FnMut(Duration) -> Result<()>,
@@ -179,22 +171,22 @@ mod tests {
     fn an_answer_comes_once_it_is_delivered_and_to_every_clone() {
         let answer = Answer::pending();
         let (one, other) = (answer.clone(), answer.clone());
-        let thread = std::thread::spawn(move || block_on("a clone", one, sleep));
+        let thread = std::thread::spawn(move || block_on("a clone", one, sleep, LIMIT));
         assert!(!answer.has_come());
         std::thread::sleep(Duration::from_millis(20));
         answer.deliver(7);
         assert_eq!(thread.join().unwrap().unwrap(), 7);
         // What has come needs no drive.
-        assert_eq!(block_on("another", other, |_| panic!("nothing to wait for")).unwrap(), 7);
+        assert_eq!(block_on("another", other, |_| panic!("nothing to wait for"), LIMIT).unwrap(), 7);
     }
 
     #[test]
     fn a_wait_ends_at_its_limit_and_with_an_error() {
         let limit = Duration::from_millis(30);
-        let error = block_until("never", Answer::<()>::pending(), sleep, limit).unwrap_err();
+        let error = block_on("never", Answer::<()>::pending(), sleep, limit).unwrap_err();
         assert!(matches!(&error, Error::Timeout { doing, .. } if doing == "never"), "{error}");
         let lost = |_| Err(Error::DeviceLost("gone".to_owned()));
-        let error = block_on("never", Answer::<()>::pending(), lost).unwrap_err();
+        let error = block_on("never", Answer::<()>::pending(), lost, LIMIT).unwrap_err();
         assert!(matches!(error, Error::DeviceLost(_)), "{error}");
     }
 
@@ -206,7 +198,7 @@ mod tests {
             slices.push(slice);
             sleep(slice.min(Duration::from_millis(10)))
         };
-        block_until("never", Answer::<()>::pending(), drive, limit).unwrap_err();
+        block_on("never", Answer::<()>::pending(), drive, limit).unwrap_err();
         assert!(slices.len() >= 2 && slices.windows(2).all(|pair| pair[1] < pair[0]), "{slices:?}");
     }
 }

@@ -84,6 +84,7 @@ impl Checkpoint {
             ("state:groups", names(state.weights.0.iter().map(|weight| weight.group.as_str()).collect())),
             ("state:shares", names(state.shares.0.iter().map(|(name, _)| name.as_str()).collect())),
             ("state:weights_measured", state.weights_measured.to_string()),
+            ("state:halvings", state.halvings.to_string()),
             ("state:last_look", state.last_look.as_ref().map_or(String::new(), |(at, _)| at.to_string())),
             ("state:sha256", String::from_utf8_lossy(&NO_HASH).into_owned()),
         ];
@@ -210,6 +211,8 @@ impl Checkpoint {
             shares: Shares(names.into_iter().zip(shares).collect()),
             weights,
             weights_measured: text("weights_measured")? == "true",
+            // The first files of this version don't state it.
+            halvings: text("halvings").map_or(Ok(0), |text| text.parse()).map_err(|_| damaged("halvings"))?,
             last_look,
         };
         state.check(state.size).map_err(|error| damaged(&error.to_string()))?;
@@ -259,6 +262,7 @@ mod tests {
                 weight("smooth", f32::MIN_POSITIVE, None, None),
             ]),
             weights_measured: true,
+            halvings: 2,
             last_look: Some((30, values(4.0))),
         };
         let texts = [("options".to_owned(), "{\"photo\":\"my photo ü.png\"}".to_owned())].into();

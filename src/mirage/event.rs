@@ -2,6 +2,7 @@
 
 use super::loss::Shares;
 use super::scales::Scale;
+use super::setback::Setback;
 use super::state::State;
 use super::weighting::Weights;
 use crate::error::Result;
@@ -73,6 +74,8 @@ pub enum Event<'a> {
     },
     /// The run's state, where the schedule asks for it.
     State(&'a State),
+    /// Something went wrong, and the run goes on from an earlier picture. Iterations after that come a second time.
+    Setback(&'a Setback),
     /// The run is paused, or goes on again.
     Paused {
         /// After this many iterations.

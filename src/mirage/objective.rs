@@ -8,6 +8,8 @@ use super::network_graph;
 use super::optimizer::{Optimizer, StateTensor, StepInputs};
 use super::readout::probabilities;
 use super::request::Request;
+use super::setback::Fault;
+use super::step_watch::{HEALTH, StepWatch};
 use super::targets::{Cache, targets};
 use super::weighting::Weights;
 use crate::error::{Error, Result};
@@ -19,7 +21,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Section that computes losses, classes and the count of values that are not finite.
+/// Section that computes losses and classes.
 pub(super) const LOSSES: &str = "losses";
 /// Section that computes the gradient.
 pub(super) const GRADIENT: &str = "gradient";
@@ -28,7 +30,8 @@ pub(super) const GROUPS: &str = "groups";
 /// Section that makes the gradient the weighted sum of those that [`GROUPS`] left, which must be of the present
 /// picture: to rounding the same as [`GRADIENT`], without another forward and backward pass. Empty without shares.
 pub(super) const SUM: &str = "sum";
-/// Section that makes one step of the optimiser along the gradient that [`GRADIENT`] or [`SUM`] left.
+/// Section that makes one step of the optimiser along the gradient that [`GRADIENT`] or [`SUM`] left, and notes on the
+/// device whether anything became NaN or infinite.
 pub(super) const STEP: &str = "step";
 /// Section that copies the picture that is shown.
 pub(super) const SNAPSHOT: &str = "snapshot";
@@ -92,6 +95,8 @@ pub(super) struct Objective {
     control: Memory,
     /// What `control` holds.
     control_values: Cell<Option<[f32; 4]>>,
+    /// What [`STEP`] notes.
+    watch: StepWatch,
     pub state: Vec<StatePart>,
     /// Class probabilities of the photo.
     pub photo_probabilities: Vec<f32>,
@@ -102,8 +107,6 @@ pub(super) struct Objective {
 pub(super) struct Numbers {
     /// Unweighted loss of each term.
     pub losses: Vec<f32>,
-    /// Number of NaN and infinite values in the picture.
-    pub non_finite: f32,
     /// Class probabilities; empty without fc layers.
     pub probabilities: Vec<f32>,
     /// Mean absolute gradient of each group at weight 1, as [`GROUPS`] measured it last; NaN where it is not measured.
@@ -179,8 +182,6 @@ impl Objective {
 
         let mut parts: Vec<(String, TensorId)> =
             build.losses().enumerate().map(|(index, loss)| (loss_name(index), loss)).collect();
-        let count = Reduce { kind: ReduceKind::NonFinite };
-        parts.push((NON_FINITE.to_owned(), build.graph.apply(count, &[picture], "non-finite values")?));
         parts.extend(class_layer.map(|layer| (CLASSES.to_owned(), activations[&layer])));
         let loss_goals: Vec<TensorId> = parts.iter().map(|(_, tensor)| *tensor).collect();
 
@@ -248,6 +249,16 @@ impl Objective {
             let op = Average { decay: f64::from(request.average_decay) };
             steps.push(build.graph.apply(op, &[stepped, mean, counters], "average")?);
         }
+        // After the step, before any clamp: a clamped picture hides what was infinite. An optimiser that rejects pictures
+        // may meet any gradient.
+        let gradient_counts = optimizer.shown().is_none().then(|| (GRADIENT.to_owned(), along));
+        let of_state = optimizer.state(shape).into_iter().zip(&optimizer_state);
+        let of_state = of_state.filter(|(tensor, _)| optimizer.watched().contains(&tensor.name));
+        let of_state = of_state.map(|(tensor, id)| (tensor.name.to_owned(), *id));
+        let watched =
+            gradient_counts.into_iter().chain(of_state).chain([(STATE_PICTURE.to_owned(), picture)]);
+        let (watch, watches) = StepWatch::new(&mut build, watched.collect())?;
+        steps.push(watches);
 
         // Fusion must not change what is read back or comes from outside.
         let read = parts.iter().map(|(_, tensor)| *tensor).chain([snapshot]);
@@ -268,6 +279,7 @@ impl Objective {
             .section(STEP, steps)
             .readback(readback(REPORT, parts, When::After))
             .readback(readback(PICTURE, vec![(PICTURE.to_owned(), snapshot)], When::After))
+            .readback(readback(HEALTH, vec![(HEALTH.to_owned(), watch.record)], When::After))
             .readback(readback(STATE, state_tensors, When::Before));
         // Compiles while the device computes the targets. Memory is allocated once theirs is free again.
         Program::compile(engine, &build.graph, &goals)?;
@@ -293,6 +305,7 @@ impl Objective {
             summands,
             control: control_memory,
             control_values: Cell::new(None),
+            watch,
             state,
             photo_probabilities,
         })
@@ -317,7 +330,7 @@ impl Objective {
     }
 
     /// Sets the state from tensors by name, in logical order. Tensors that are not among them are reset: those that are
-    /// shown as the picture become the picture, the others zeros.
+    /// shown as the picture become the picture, the others zeros. What was noted of earlier steps is forgotten.
     ///
     /// # Errors
     /// If the device fails, or a tensor has another size.
@@ -345,7 +358,7 @@ impl Objective {
             }
             self.engine.write(&part.memory, part.shape, values)?;
         }
-        Ok(())
+        self.watch.reset(&self.engine)
     }
 
     /// True for the tensor of the optimiser that is shown in place of the picture.
@@ -353,12 +366,13 @@ impl Objective {
         part.optimizer.is_some_and(|tensor| self.optimizer.shown() == Some(tensor.name))
     }
 
-    /// Sets what the optimiser reads for the step after `done` steps at this scale.
+    /// Sets what the optimiser reads for the step after `done` steps at this scale, halved this often.
     ///
     /// # Errors
     /// If the device fails.
-    pub fn set_control(&self, done: u32) -> Result<()> {
-        let values = self.optimizer.control(done);
+    pub fn set_control(&self, done: u32, halvings: u32) -> Result<()> {
+        let mut values = self.optimizer.control(done);
+        values[0] *= 0.5_f32.powi(halvings.min(1000) as i32);
         if self.control_values.get() != Some(values) {
             self.engine.write(&self.control, Shape::Vector(4), &values)?;
             self.control_values.set(Some(values));
@@ -438,6 +452,27 @@ impl Objective {
         }
     }
 
+    /// What went wrong in the steps so far, waited for; see [`Objective::health`].
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn read_health(&self) -> Result<Option<(u32, Fault)>> {
+        match self.submit(&[], &[HEALTH])?.take(HEALTH) {
+            Some(health) => Ok(self.health(&health.finish()?)),
+            None => Ok(None),
+        }
+    }
+
+    /// What [`HEALTH`] says went wrong, and how many steps before the last one.
+    pub fn health(&self, values: &Values) -> Option<(u32, Fault)> {
+        self.watch.fault(values)
+    }
+
+    /// True if the optimiser rejects pictures whose loss or gradient is not finite, or whose loss rises.
+    pub fn rejects(&self) -> bool {
+        self.optimizer.shown().is_some()
+    }
+
     /// True if there is [`SUM`].
     pub fn has_sum(&self) -> bool {
         self.summands.is_some()
@@ -456,7 +491,6 @@ impl Objective {
         let norm = |group: &Group| one(&values, &norm_name(&group.name)) / self.shape.elements() as f32;
         Numbers {
             losses: (0..self.terms.len()).map(|index| one(&values, &loss_name(index))).collect(),
-            non_finite: one(&values, NON_FINITE),
             norms: self.groups.iter().map(norm).collect(),
             probabilities: values.take(CLASSES).unwrap_or_default(),
         }
@@ -474,7 +508,6 @@ fn is_measured(group: &Group) -> bool {
     matches!(group.strength, Strength::Share(_)) || group.counting().any(|loss| loss.statistic.has_target())
 }
 
-const NON_FINITE: &str = "non-finite";
 const CLASSES: &str = "classes";
 
 fn loss_name(index: usize) -> String {

@@ -7,6 +7,7 @@ use super::loss::{Source, Target};
 use super::objective::{GRADIENT, Objective, STEP, Term, losses};
 use super::request::{Init, Request};
 use super::scales::Scale;
+use super::setback::LossTrend;
 use super::state::State;
 use super::statistic::Domain;
 use super::targets::{Cache, image_at};
@@ -92,7 +93,14 @@ pub struct Session {
     pub(super) resumed: Option<State>,
     /// True if the weights have to be measured before the next step.
     pub(super) measure: bool,
-    pub(super) last_good: Option<(u32, Picture)>,
+    /// The newest picture that was found good, after how many iterations.
+    pub(super) last_good: Option<(u32, Arc<Picture>)>,
+    /// The one with the least loss since the objective last changed: iterations, loss, picture.
+    pub(super) best: Option<(u32, f64, Arc<Picture>)>,
+    /// The loss since then.
+    pub(super) trend: LossTrend,
+    /// How often the step has been halved.
+    pub(super) halvings: u32,
     /// Iteration and values of the last picture that the change was measured from.
     pub(super) last_look: Option<(u32, Vec<f32>)>,
     pub(super) change: Option<f32>,
@@ -128,6 +136,9 @@ impl Session {
             resumed: None,
             measure: false,
             last_good: None,
+            best: None,
+            trend: LossTrend::default(),
+            halvings: 0,
             last_look: None,
             change: None,
             earlier: 0.0,
@@ -210,6 +221,11 @@ impl Session {
         self.objective.as_mut().ok_or_else(unprepared)
     }
 
+    /// Seconds of the run so far, without pauses.
+    pub(super) fn seconds(&self) -> f64 {
+        self.earlier + self.clock.map_or(0.0, |clock| clock.elapsed().as_secs_f64())
+    }
+
     /// Sets the controls whose commands the run applies.
     pub fn set_controls(&mut self, controls: &Controls) {
         self.controls = controls.clone();
@@ -220,9 +236,10 @@ impl Session {
         self.scales.last().map_or(0, |scale| scale.end)
     }
 
-    /// The newest finite picture that was read back, with its iteration: what can be saved if [`Session::run`] fails.
+    /// The picture to save if [`Session::run`] fails, with its iteration: the newest that was found good, or after a loss
+    /// that diverged the one with the least loss.
     pub fn last_good(&self) -> Option<(u32, &Picture)> {
-        self.last_good.as_ref().map(|(iteration, picture)| (*iteration, picture))
+        self.last_good.as_ref().map(|(iteration, picture)| (*iteration, picture.as_ref()))
     }
 
     /// Device memory at the present scale.
@@ -275,7 +292,7 @@ impl Session {
         let objective = self.objective()?;
         objective.set_picture(&start::picture(&self.request, self.scales[self.scale].size)?)?;
         objective.set_weights(&self.weights, true)?;
-        objective.set_control(0)?;
+        objective.set_control(0, 0)?;
         let mut times = Vec::new();
         for _ in 0..count {
             let begin = Instant::now();

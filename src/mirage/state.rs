@@ -26,6 +26,8 @@ pub struct State {
     pub weights: Weights,
     /// True if the weights were measured at this very picture: the next step is then made of these gradients.
     pub weights_measured: bool,
+    /// How often the step was halved because something went wrong.
+    pub halvings: u32,
     /// Iteration and values (red, green and blue, pixel by pixel) of the last picture that the change was measured
     /// from; only if the change may end the run.
     pub last_look: Option<(u32, Vec<f32>)>,

@@ -89,7 +89,7 @@ impl Op for Adam {
         }
         let betas_decay = [self.beta1, self.beta2].iter().all(|beta| (0.0..1.0).contains(beta));
         // Smaller than this, epsilon is zero in f32, and pixels without a gradient become 0 / 0.
-        let divides = (f64::from(f32::MIN_POSITIVE)..f64::INFINITY).contains(&self.epsilon);
+        let divides = (f64::from(f32::MIN_POSITIVE)..=f64::from(f32::MAX)).contains(&self.epsilon);
         if !betas_decay || !divides {
             return Err(mismatch("adam", &format!("{self:?} is out of range")));
         }

@@ -30,6 +30,7 @@ mod resize;
 mod scale_by;
 mod softmax;
 mod total_variation;
+mod watch;
 mod weighted_sum;
 
 pub(crate) use self::core::release_scratch;
@@ -67,4 +68,5 @@ pub use resize::{Resize, ResizeBackward, ResizeMode};
 pub use scale_by::{Reciprocal, ScaleBy};
 pub use softmax::{Softmax, SoftmaxBackward};
 pub use total_variation::{TotalVariation, TotalVariationBackward, VariationKind};
+pub use watch::Watch;
 pub use weighted_sum::WeightedSum;

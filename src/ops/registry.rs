@@ -67,6 +67,7 @@ pub const REGISTRY: &[Entry] = &[
     Entry { name: "trace_backward", cases: super::covariance::trace_backward_cases },
     Entry { name: "triad", cases: super::peaks::triad_cases },
     Entry { name: "unflatten", cases: super::flatten::unflatten_cases },
+    Entry { name: "watch", cases: super::watch::cases },
     Entry { name: "weighted_sum", cases: super::weighted_sum::cases },
     Entry { name: "winograd_weights", cases: super::conv::winograd::cases },
 ];

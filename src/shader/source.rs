@@ -57,6 +57,7 @@ sources![
     "softmax",
     "sum",
     "total_variation",
+    "watch",
     "weighted_sum",
     "winograd_blocks",
     "winograd_filter",

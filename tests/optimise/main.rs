@@ -8,6 +8,7 @@ mod functions;
 mod goldens;
 mod lbfgs;
 mod scales;
+mod setbacks;
 mod steering;
 mod stepper;
 mod torch;

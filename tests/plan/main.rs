@@ -7,3 +7,4 @@ mod layers;
 mod lowered;
 mod memory;
 mod readbacks;
+mod submissions;

@@ -17,9 +17,12 @@ mod kernels;
 mod kernels_run;
 mod kernels_run_calls;
 mod preprocessing;
+mod lost_device;
 mod render;
 mod report;
 mod resume;
+#[cfg(target_os = "linux")]
+mod small_network;
 mod support;
 mod sweep;
 mod tune;

@@ -257,6 +257,7 @@ fn a_run_that_blows_up_fails_and_saves_the_last_good_picture() {
     let printed = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{printed}");
     assert!(printed.contains("--learning-rate") && printed.contains("is saved as out.png"), "{printed}");
+    assert_eq!(printed.matches("going back to iteration 0, with 1/").count(), 5, "{printed}");
     assert_eq!(image::open(place.path("out.png")).unwrap().dimensions(), (48, 36));
     let log = log(&place.path("run.jsonl"));
     let last = log.last().unwrap();
@@ -264,5 +265,7 @@ fn a_run_that_blows_up_fails_and_saves_the_last_good_picture() {
         (&last["event"], &last["exit_code"], &last["output"]),
         (&"error".into(), &1.into(), &"out.png".into())
     );
-    assert!(last["message"].as_str().unwrap().contains("non-finite"));
+    assert!(last["message"].as_str().unwrap().contains("NaN or infinite"));
+    let back = events(&log, "setback");
+    assert_eq!((back.len(), &back[4]["halvings"], &back[4]["to"]), (5, &5.into(), &0.into()));
 }

@@ -116,6 +116,7 @@ impl DeviceArgs {
             half_weights: self.half_weights,
             minimal: self.minimal,
             threads: self.threads.map(usize::from),
+            ..DeviceOptions::default()
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::workbench::{
 };
 use clap::Args;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// `--tolerance` for floating point.
 const TOLERANCE: f64 = 1e-5;
@@ -91,6 +92,15 @@ pub(super) struct RunArgs {
     /// Use no optional feature and no more than WebGPU's default limits [default: off]
     #[arg(long, help_heading = "Device")]
     minimal: bool,
+    /// Seconds without an answer after which the device counts as hung
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 600,
+        value_parser = clap::value_parser!(u64).range(1..),
+        help_heading = "Device"
+    )]
+    patience: u64,
 }
 
 /// `--workgroups`.
@@ -146,6 +156,7 @@ pub(super) fn run(args: &RunArgs) -> Result<u8> {
     let context = Context::open_for_any_shader(&DeviceOptions {
         adapter: args.adapter.clone().unwrap_or_default(),
         minimal: args.minimal,
+        patience: Some(Duration::from_secs(args.patience)),
         ..DeviceOptions::default()
     })?;
     let outcome = plan.run(&context, args.repeat.map(|repeat| repeat as usize))?;

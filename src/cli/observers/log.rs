@@ -7,7 +7,9 @@ use crate::cli::plan::Plan;
 use crate::cli::recorded_options::RecordedOptions;
 use crate::cli::streams;
 use crate::error::{Error, Result};
-use crate::mirage::{Event, Observer, Readout, Report, RunResult, ScaleStarted, Shares, Started, Weights};
+use crate::mirage::{
+    Event, Observer, Readout, Report, RunResult, ScaleStarted, Setback, Shares, Started, Weights,
+};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -56,6 +58,8 @@ enum Line<'a> {
     Snapshot { iteration: u32, path: String, classes: Vec<Class>, class_distance: Option<f32> },
     /// A checkpoint is on disk.
     Checkpoint { iteration: u32, path: String },
+    /// Something went wrong at `iteration`; the run goes on from the picture after `to` iterations.
+    Setback { iteration: u32, to: u32, halvings: u32, message: String },
     /// The run was paused or resumed.
     Paused { iteration: u32, paused: bool },
     /// Something is likely to spoil the picture.
@@ -128,6 +132,13 @@ impl<'a> Line<'a> {
             Some(WeightLine { factor, weight: weight.weight, gradient: weight.norm? })
         });
         Self::Balance { iteration, balance: shares.to_string(), weights: measured.collect() }
+    }
+
+    /// The line of a run that goes back.
+    fn setback(setback: &Setback) -> Self {
+        let Setback { fault, iteration, to, halvings, .. } = setback;
+        let message = fault.to_string();
+        Self::Setback { iteration: *iteration, to: *to, halvings: *halvings, message }
     }
 
     /// The line of a scale that begins.
@@ -236,6 +247,7 @@ impl Observer for Log {
             Event::Report(report) => self.report(report)?,
             Event::Snapshot { iteration, readout, .. } => self.snapshot(iteration, readout)?,
             Event::State(state) => self.checkpoint(state.iteration)?,
+            Event::Setback(setback) => self.lines.write(&Line::setback(setback))?,
             Event::Paused { iteration, paused } => self.lines.write(&Line::Paused { iteration, paused })?,
             Event::Progress { .. } | Event::Picture { .. } => {}
         }

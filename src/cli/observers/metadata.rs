@@ -29,7 +29,11 @@ impl Observer for MetadataRecorder {
                 metadata.seconds = seconds;
                 metadata.set_readout(readout, &self.plan.names);
             }
-            Event::Scale(_) | Event::Picture { .. } | Event::State(_) | Event::Paused { .. } => {}
+            Event::Scale(_)
+            | Event::Picture { .. }
+            | Event::State(_)
+            | Event::Setback(_)
+            | Event::Paused { .. } => {}
         }
         Ok(ControlFlow::Continue(()))
     }

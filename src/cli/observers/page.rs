@@ -127,6 +127,7 @@ impl Observer for Page {
                 self.paused = paused;
                 self.page.paused(paused);
             }
+            Event::Setback(setback) => self.page.note(&setback.to_string()),
             Event::State(_) => {}
         }
         Ok(ControlFlow::Continue(()))

@@ -171,6 +171,10 @@ impl Observer for RunTerminal {
             Event::Progress { iteration, seconds } => self.progress(iteration, seconds),
             Event::Report(report) => self.report(report),
             Event::Snapshot { readout, .. } => self.snapshot(readout),
+            Event::Setback(setback) => {
+                self.lines.warn(&setback.to_string());
+                self.pace.restart(setback.to);
+            }
             Event::Paused { iteration, paused } => {
                 let what = if paused { "Paused" } else { "Resumed" };
                 self.lines.print(&format!("{what} after iteration {iteration}"));

@@ -48,6 +48,14 @@ pub(super) struct RunProgress<'a> {
     status: SharedStatus,
 }
 
+impl RunProgress<'_> {
+    fn warn(&self, warning: &str) {
+        // A sweep over iterations only has one run, without a label.
+        let label = if self.label.is_empty() { String::new() } else { format!("{}: ", self.label) };
+        self.progress.lines.warn(&format!("{label}{warning}"));
+    }
+}
+
 impl Observer for RunProgress<'_> {
     fn observe(&mut self, event: Event<'_>) -> Result<ControlFlow<()>> {
         match event {
@@ -59,14 +67,8 @@ impl Observer for RunProgress<'_> {
                     format!("run {} of {runs}, iteration {iteration} of {last}", self.run + 1)
                 });
             }
-            Event::Report(_) => {
-                for warning in &self.status.borrow().warnings {
-                    // A sweep over iterations only has one run, without a label.
-                    let label =
-                        if self.label.is_empty() { String::new() } else { format!("{}: ", self.label) };
-                    self.progress.lines.warn(&format!("{label}{warning}"));
-                }
-            }
+            Event::Report(_) => self.status.borrow().warnings.iter().for_each(|warning| self.warn(warning)),
+            Event::Setback(setback) => self.warn(&setback.to_string()),
             _ => {}
         }
         Ok(ControlFlow::Continue(()))

@@ -4,6 +4,7 @@ mod device;
 mod prepare;
 mod reader;
 mod replay;
+mod split;
 mod steps;
 mod traced;
 

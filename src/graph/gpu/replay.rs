@@ -1,15 +1,17 @@
 //! A lowered program on a wgpu device: its memory, and what is recorded again and again.
 
 use super::super::goals::When;
-use super::super::lowered::{self, Action, Binding, Entry, Location, Lowered, Origin, Step};
+use super::super::lowered::{self, Action, Binding, Entry, Location, Lowered, Origin, PreparedNode, Step};
 use super::super::memory::Bindings;
 use super::device::{GpuDevice, Packed};
 use super::reader::Reader;
+use super::split::{Parts, Splitter};
 use super::steps::{Work, record};
 use super::traced;
 use crate::error::{Error, Result};
 use crate::gpu::{Fence, Pipeline, PipelineKey, ReadBack, Stopwatch};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Steps and read-backs of a program, ready to be recorded.
 #[derive(Debug)]
@@ -18,6 +20,7 @@ pub struct Replay {
     /// The work of each step; none for a copy of memory to itself.
     work: Vec<Option<Work>>,
     readers: Vec<Reader>,
+    splitter: Splitter,
 }
 
 /// The pipelines of entries, in order.
@@ -162,10 +165,12 @@ impl Replay {
         };
         let work = program.steps.iter().map(work).collect::<Result<_>>()?;
         let readers = program.readbacks.iter().map(|read| Reader::new(read, &resources.buffers)).collect();
-        Ok(Self { device: device.clone(), work, readers })
+        let splitter = Splitter::new(device.context.submission_limit(), operations(program));
+        Ok(Self { device: device.clone(), work, readers, splitter })
     }
 
-    /// Submits the steps of a program for which `wanted` is true, and these of its read-backs, each given by index.
+    /// Submits the steps of a program for which `wanted` is true, and these of its read-backs, each given by index. On a
+    /// device that allows no long submissions these are several, one after the other.
     ///
     /// # Errors
     /// As [`crate::gpu::Context::submit`]; [`Error::Gpu`] if too many reads of one name are in flight.
@@ -176,7 +181,13 @@ impl Replay {
         reads: &[usize],
         label: &str,
     ) -> Result<(Fence, Vec<(usize, ReadBack)>)> {
-        let mut encoder = self.device.encoder(label);
+        let context = &self.device.context;
+        let steps: Vec<usize> =
+            (0..program.steps.len()).filter(|step| wanted(&program.steps[*step])).collect();
+        let Parts { ranges, timed } = self.splitter.parts(&steps);
+        if timed {
+            context.flush(label)?;
+        }
         let mut copies = Vec::new();
         let mut copy = |when: When, encoder: &mut wgpu::CommandEncoder| {
             for read in reads.iter().copied().filter(|read| program.readbacks[*read].when == when) {
@@ -184,10 +195,26 @@ impl Replay {
             }
             Ok::<_, Error>(())
         };
-        copy(When::Before, &mut encoder)?;
-        self.record_if(program, &mut encoder, wanted);
-        copy(When::After, &mut encoder)?;
-        let fence = self.device.context.submit(encoder, label)?;
+        let mut last = None;
+        for (index, range) in ranges.iter().enumerate() {
+            let mut encoder = self.device.encoder(label);
+            if index == 0 {
+                copy(When::Before, &mut encoder)?;
+            }
+            let steps = &steps[range.clone()];
+            self.record_steps(program, &mut encoder, steps.iter().copied());
+            if index + 1 == ranges.len() {
+                copy(When::After, &mut encoder)?;
+            }
+            let begin = Instant::now();
+            let fence = context.submit(encoder, label)?;
+            if timed {
+                context.wait(&fence, label)?;
+                self.splitter.measured(steps, begin.elapsed().as_secs_f64());
+            }
+            last = Some(fence);
+        }
+        let fence = last.ok_or_else(|| Error::gpu(label, "is submitted in no part"))?;
         let values = copies.into_iter().map(|(read, copy)| (read, copy.read(&fence))).collect();
         Ok((fence, values))
     }
@@ -217,20 +244,34 @@ impl Replay {
 
     /// Records all steps of the program.
     pub(super) fn record(&self, program: &Lowered, encoder: &mut wgpu::CommandEncoder) {
-        self.record_if(program, encoder, |_| true);
+        self.record_steps(program, encoder, 0..program.steps.len());
     }
 
-    fn record_if(
+    fn record_steps(
         &self,
         program: &Lowered,
         encoder: &mut wgpu::CommandEncoder,
-        wanted: impl Fn(&Step) -> bool,
+        steps: impl Iterator<Item = usize>,
     ) {
-        let steps = program.steps.iter().zip(&self.work).filter(|(step, _)| wanted(step));
-        let steps = steps.filter_map(|(step, work)| Some((step.label.as_str(), work.as_ref()?)));
+        let steps =
+            steps.filter_map(|step| Some((program.steps[step].label.as_str(), self.work[step].as_ref()?)));
         match self.device.context.trace() {
             Some(trace) => traced::record(&self.device.context, trace, encoder, steps),
             None => record(encoder, steps),
         }
     }
+}
+
+/// Operations of each step of a program: the node's, shared out evenly to its steps, and a value read or written counts
+/// as one.
+fn operations(program: &Lowered) -> Vec<f64> {
+    let mut steps = vec![0_u32; program.nodes.len()];
+    program.steps.iter().for_each(|step| steps[step.node] += 1);
+    let of_step = |step: &Step| {
+        let PreparedNode { op, signature, .. } = &program.nodes[step.node];
+        let values =
+            signature.inputs.iter().chain([&signature.output]).map(|shape| shape.elements()).sum::<usize>();
+        (op.flops(signature) as f64 + values as f64) / f64::from(steps[step.node])
+    };
+    program.steps.iter().map(of_step).collect()
 }

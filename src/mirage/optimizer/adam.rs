@@ -67,11 +67,12 @@ impl Optimizer for Adam {
                 return Err(Error::usage(format!("{name} is {beta}: it must be at least 0 and below 1")));
             }
         }
-        // Smaller than the smallest f32, epsilon would be zero on the device, and pixels without a gradient 0 / 0.
-        if !(f64::from(f32::MIN_POSITIVE)..f64::INFINITY).contains(&epsilon) {
+        // Smaller than the smallest f32, epsilon would be zero on the device, and pixels without a gradient 0 / 0;
+        // beyond the largest one, no pixel would move.
+        let (least, most) = (f32::MIN_POSITIVE, f32::MAX);
+        if !(f64::from(least)..=f64::from(most)).contains(&epsilon) {
             return Err(Error::usage(format!(
-                "--epsilon is {epsilon}: it must be at least {:e}; 1e-8 is usual",
-                f32::MIN_POSITIVE
+                "--epsilon is {epsilon:e}: it must be from {least:e} to {most:e}; 1e-8 is usual"
             )));
         }
         Ok(())
@@ -90,6 +91,10 @@ impl Optimizer for Adam {
 
     fn clamps(&self) -> bool {
         self.clamp
+    }
+
+    fn watched(&self) -> &'static [&'static str] {
+        &["first_moment", "second_moment"]
     }
 
     fn control(&self, done: u32) -> [f32; 4] {
@@ -127,6 +132,10 @@ mod tests {
             (Adam { beta1: 1.0, ..good }, "--beta1"),
             (Adam { beta2: f64::NAN, ..good }, "--beta2"),
             (Adam { epsilon: 1e-60, ..good }, "--epsilon"),
+            (Adam { epsilon: 1e-45, ..good }, "--epsilon"),
+            (Adam { epsilon: 0.0, ..good }, "--epsilon"),
+            (Adam { epsilon: f64::NAN, ..good }, "--epsilon"),
+            (Adam { epsilon: 1e39, ..good }, "--epsilon"),
         ] {
             assert!(bad.check().unwrap_err().to_string().contains(name), "{bad:?}");
         }

@@ -118,6 +118,11 @@ impl Optimizer for Lbfgs {
         self.clamp
     }
 
+    fn watched(&self) -> &'static [&'static str] {
+        // The accepted gradient is the gradient, or with a line search one that is finite.
+        &["direction"]
+    }
+
     fn control(&self, _done: u32) -> [f32; 4] {
         [self.learning_rate, 0.0, 0.0, 0.0]
     }

@@ -80,7 +80,8 @@ pub trait Optimizer: Debug + Send + Sync {
 
     /// The state tensor to show in place of the picture, of the same shape, by its name: for optimisers that may take a
     /// step back. It begins as the picture. Where weights are measured anew, the loop first copies it to the picture,
-    /// which otherwise may be one that was tried and not accepted.
+    /// which otherwise may be one that was tried and not accepted. Such an optimiser has to reject pictures whose
+    /// gradient or loss is not finite, or whose loss rises: the loop does not look for these then.
     fn shown(&self) -> Option<&'static str> {
         None
     }
@@ -88,7 +89,11 @@ pub trait Optimizer: Debug + Send + Sync {
     /// True if the picture is cut off to [0, 1] after each step.
     fn clamps(&self) -> bool;
 
-    /// Four numbers for the step after `done` steps at this scale, such as a learning rate that decays.
+    /// The state tensors that have to stay finite, by name: two at most, of the picture's shape.
+    fn watched(&self) -> &'static [&'static str];
+
+    /// Four numbers for the step after `done` steps at this scale. The first is the step size, which the loop halves
+    /// where the run has gone wrong.
     fn control(&self, done: u32) -> [f32; 4];
 
     /// Appends one step to a graph, and returns the outputs of the nodes that make it. `state` are the tensors of
@@ -193,6 +198,10 @@ mod tests {
             names.sort_unstable();
             names.dedup();
             assert_eq!(names.len(), state.len(), "{}", entry.name);
+            for watched in made.watched() {
+                assert!(state.iter().any(|tensor| tensor.name == *watched && tensor.shape == picture));
+            }
+            assert!(made.watched().len() <= 2, "{}", entry.name);
             // What is shown is a picture, and outlives a change of the weights.
             if let Some(shown) = made.shown() {
                 let tensor = state.iter().find(|tensor| tensor.name == shown).unwrap();

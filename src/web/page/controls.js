@@ -93,6 +93,8 @@ export class Controls {
   }
 
   progress({ iteration, seconds }) {
+    // A run that goes back has another pace.
+    if (iteration < this.#iteration) this.#pace = [];
     this.#iteration = iteration;
     byId("iteration").textContent = iteration;
     byId("progress").value = this.#work(iteration);

@@ -76,6 +76,8 @@ export class Curves {
         this.#present.add(name);
         if (Number.isFinite(gradientShare)) this.#measured.add(name);
       }
+      // Where a run goes back, its second way counts.
+      while (this.#reports.at(-1)?.iteration >= report.iteration) this.#reports.pop();
       this.#reports.push(point);
     }
     if (this.#reports.length > REPORTS) {

@@ -1,0 +1,156 @@
+//! Which steps go into one submission.
+//!
+//! Some systems reset a GPU whose submission takes longer than a limit (Windows after two seconds). So what is submitted
+//! together should take no longer than a part of that. How long a step takes is measured once for each program: its
+//! second run is submitted in small parts, each of which is waited for. The first run, in which a driver may still
+//! compile, is split as if the device were as slow as any.
+
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Operations per second of a device about which nothing is known: an old integrated GPU has more.
+const SLOW: f64 = 1e10;
+
+/// Parts that are timed are shorter than others by this.
+const TIMED: f64 = 8.0;
+
+/// The steps of a program with what is known of their times.
+#[derive(Debug)]
+pub(super) struct Splitter {
+    /// Longest time of a submission in seconds; without one everything is submitted together.
+    limit: Option<f64>,
+    /// Operations of each step, at least one.
+    operations: Vec<f64>,
+    times: Mutex<Vec<Time>>,
+}
+
+/// The time of a step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Time {
+    Unknown,
+    /// It has run once.
+    Warm,
+    /// Seconds.
+    Measured(f64),
+}
+
+/// How chosen steps are submitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Parts {
+    /// Ranges of the chosen steps, in order.
+    pub ranges: Vec<Range<usize>>,
+    /// True if each is to be waited for and timed.
+    pub timed: bool,
+}
+
+impl Splitter {
+    /// For steps with these operations.
+    pub fn new(limit: Option<Duration>, operations: Vec<f64>) -> Self {
+        let times = Mutex::new(vec![Time::Unknown; operations.len()]);
+        Self { limit: limit.map(|limit| limit.as_secs_f64()), operations, times }
+    }
+
+    fn times(&self) -> MutexGuard<'_, Vec<Time>> {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How to submit these steps.
+    pub fn parts(&self, steps: &[usize]) -> Parts {
+        let whole = || Parts { ranges: std::iter::once(0..steps.len()).collect(), timed: false };
+        let Some(limit) = self.limit else { return whole() };
+        let mut times = self.times();
+        let timed = steps.iter().all(|step| times[*step] != Time::Unknown)
+            && steps.iter().any(|step| times[*step] == Time::Warm);
+        let seconds = |step: &usize| match times[*step] {
+            Time::Measured(seconds) => seconds,
+            Time::Unknown | Time::Warm => self.operations[*step] / SLOW,
+        };
+        // What is timed together is told apart by operations alone, so little is timed together.
+        let ranges = split(steps.iter().map(seconds), if timed { limit / TIMED } else { limit });
+        for step in steps {
+            if times[*step] == Time::Unknown {
+                times[*step] = Time::Warm;
+            }
+        }
+        Parts { ranges, timed }
+    }
+
+    /// These steps together took so long.
+    pub fn measured(&self, steps: &[usize], seconds: f64) {
+        let all: f64 = steps.iter().map(|step| self.operations[*step]).sum();
+        let mut times = self.times();
+        for step in steps {
+            times[*step] = Time::Measured(seconds * self.operations[*step] / all);
+        }
+    }
+}
+
+/// Ranges of steps in order, each of which takes no longer than the limit or is a single step; one empty range for no
+/// steps.
+fn split(seconds: impl Iterator<Item = f64>, limit: f64) -> Vec<Range<usize>> {
+    let mut ranges = Vec::new();
+    let (mut start, mut end, mut sum) = (0, 0, 0.0);
+    for seconds in seconds {
+        if end > start && sum + seconds > limit {
+            ranges.push(start..end);
+            (start, sum) = (end, 0.0);
+        }
+        sum += seconds;
+        end += 1;
+    }
+    ranges.push(start..end);
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where each range ends; they follow one another.
+    fn ends(ranges: &[Range<usize>]) -> Vec<usize> {
+        assert!(ranges.windows(2).all(|pair| pair[0].end == pair[1].start) && ranges[0].start == 0);
+        ranges.iter().map(|range| range.end).collect()
+    }
+
+    #[test]
+    fn no_part_takes_longer_than_the_limit_unless_it_is_one_step() {
+        let split = |seconds: &[f64], limit| ends(&split(seconds.iter().copied(), limit));
+        assert_eq!(split(&[0.2, 0.2, 0.2, 0.9, 0.1, 0.4], 0.5), [2, 3, 4, 6]);
+        assert_eq!(split(&[0.5, 0.5], 0.5), [1, 2]);
+        assert_eq!(split(&[0.1; 4], 1.0), [4]);
+        assert_eq!(split(&[], 1.0), [0]);
+    }
+
+    #[test]
+    fn times_are_measured_once_when_the_device_is_warm() {
+        let seconds = Duration::from_secs(1);
+        let splitter = Splitter::new(Some(seconds), vec![0.6 * SLOW, 0.6 * SLOW, 0.2 * SLOW, 0.3 * SLOW]);
+        let parts = |steps: &[usize]| {
+            let Parts { ranges, timed } = splitter.parts(steps);
+            (ends(&ranges), timed)
+        };
+        // As slow as any, and untimed.
+        assert_eq!(parts(&[0, 1, 2]), (vec![1, 3], false));
+        assert_eq!(parts(&[0, 1, 2]), (vec![1, 2, 3], true));
+        splitter.measured(&[0], 0.1);
+        splitter.measured(&[1, 2], 1.6);
+        // 0.1, 1.2 and 0.4 seconds.
+        assert_eq!(parts(&[0, 1, 2]), (vec![1, 2, 3], false));
+        // The last step is new.
+        assert_eq!(parts(&[0, 2, 3]), (vec![3], false));
+        assert_eq!(parts(&[0, 2, 3]), (vec![1, 2, 3], true));
+        splitter.measured(&[0, 2, 3], 0.011);
+        assert_eq!(parts(&[0, 1, 2, 3]), (vec![1, 2, 4], false));
+    }
+
+    #[test]
+    fn without_a_limit_all_goes_together() {
+        let splitter = Splitter::new(None, vec![1e18, 1e18]);
+        for _ in 0..3 {
+            assert_eq!(ends(&splitter.parts(&[0, 1]).ranges), [2]);
+        }
+        let Parts { ranges, timed } = Splitter::new(Some(Duration::from_secs(1)), vec![1.0]).parts(&[]);
+        assert!(ends(&ranges) == [0] && !timed);
+    }
+}

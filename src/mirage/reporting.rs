@@ -1,0 +1,238 @@
+//! What came of an iteration: whether it went well, what observers are informed of, and how the run goes back where
+//! something has gone wrong.
+
+use super::event::{Event, Readout, Report};
+use super::loss::Shares;
+use super::objective::{GRADIENT, Numbers, PICTURE, REPORT, STATE, named};
+use super::readout::class_distance;
+use super::run_loop::{Ending, InFlight, RunLoop};
+use super::session::{Session, weighted};
+use super::setback::{Fault, MOST_SETBACKS, Setback};
+use super::state::State;
+use super::step_watch::HEALTH;
+use super::weighting::Weights;
+use crate::error::{Error, Result};
+use crate::graph::{Pending, Values};
+use crate::image_io::Picture;
+use crate::vgg::labels::top_k;
+use std::sync::Arc;
+
+impl Session {
+    /// Waits for the oldest iterations until no more than `left` are in flight, and reports them in order, up to one that
+    /// went wrong: [`RunLoop::back`] then says where the run goes on.
+    pub(super) fn report_down_to(&mut self, run: &mut RunLoop<'_>, left: usize) -> Result<()> {
+        while run.in_flight.len() > left
+            && let Some(oldest) = run.in_flight.pop_front()
+        {
+            self.report(oldest, run)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for all iterations before this one, reports them, and makes sure that they went well. False if the run goes
+    /// back.
+    pub(super) fn settle(&mut self, iteration: u32, run: &mut RunLoop<'_>) -> Result<bool> {
+        self.report_down_to(run, 0)?;
+        if run.back.is_none()
+            && let Some((before, fault)) = self.objective()?.read_health()?
+        {
+            self.go_back(iteration.saturating_sub(1 + before), fault, run)?;
+        }
+        Ok(run.back.is_none())
+    }
+
+    /// Waits for one iteration and reports it, unless it went wrong.
+    pub(super) fn report(&mut self, done: InFlight, run: &mut RunLoop<'_>) -> Result<()> {
+        let InFlight { iteration, mut submission, weights, due } = done;
+        let engine = self.engine.clone();
+        let trace = engine.trace();
+        let _span = trace.map(|trace| trace.host("host", format!("reporting iteration {iteration}")));
+        let [numbers, picture, state, health] =
+            [REPORT, PICTURE, STATE, HEALTH].map(|name| submission.take(name));
+        let Some(health) = health else {
+            submission.wait()?;
+            let seconds = self.seconds();
+            return match due.step {
+                true => run.emit(Event::Progress { iteration: iteration + 1, seconds }),
+                false => Ok(()),
+            };
+        };
+        let finish = |pending: Option<Pending>| pending.map(Pending::finish).transpose();
+        let (numbers, picture, state) = (finish(numbers)?, finish(picture)?, finish(state)?);
+        let objective = self.objective()?;
+        let numbers = numbers.map(|values| objective.numbers(values));
+        let terms = numbers.as_ref().map(|numbers| weighted(&objective.terms, &numbers.losses, &weights));
+        let total = terms.as_ref().map(|terms| terms.iter().map(|term| term.loss).sum::<f64>());
+        // A picture is good if the gradient at it is, too; then only the step from it went wrong.
+        let mut bad_step = None;
+        if let Some((before, fault)) = objective.health(&health.finish()?) {
+            let of_gradient = matches!(&fault, Fault::NonFinite { tensor, .. } if tensor == GRADIENT);
+            if before > 0 || !due.step || of_gradient {
+                let step = if due.step { iteration } else { iteration.saturating_sub(1) };
+                return self.go_back(step.saturating_sub(before), fault, run);
+            }
+            bad_step = Some(fault);
+        }
+        if let Some(total) = total
+            && let Some(fault) = self.loss_fault(iteration, total, run)?
+        {
+            return self.go_back(iteration, fault, run);
+        }
+        let picture = picture.and_then(|mut values| values.take(PICTURE));
+        if let Some(rgb) = picture {
+            let [height, width] = self.scales[self.scale].size;
+            let spoilt = rgb.iter().filter(|value| !value.is_finite()).count();
+            if spoilt > 0 {
+                let fault = Fault::NonFinite { tensor: PICTURE.to_owned(), count: spoilt as u64 };
+                return self.go_back(iteration, fault, run);
+            }
+            let picture = Arc::new(Picture { width, height, rgb });
+            if let Some(total) = total
+                && self.best.as_ref().is_none_or(|(_, least, _)| total <= *least)
+            {
+                self.best = Some((iteration, total, picture.clone()));
+            }
+            self.last_good = Some((iteration, picture));
+        }
+        let seconds = self.seconds();
+        let readout = numbers.as_ref().map(|numbers| self.readout(numbers)).transpose()?.unwrap_or_default();
+        let mut settled = false;
+        if let Some((_, picture)) = self.last_good.clone().filter(|(good, _)| *good == iteration) {
+            if due.snapshot {
+                run.emit(Event::Snapshot { iteration, picture: &picture, seconds, readout: &readout })?;
+            }
+            if due.picture {
+                run.emit(Event::Picture { iteration, picture: &picture, last: due.last })?;
+            }
+            settled = due.look && self.measure_change(iteration, &picture);
+        }
+        if let Some(values) = state {
+            let state = self.state(iteration, seconds, &weights, due.weights_measured, &values)?;
+            // A state that can't be resumed would only replace a good checkpoint.
+            if state.check(self.scales[self.scale].size).is_ok() {
+                run.emit(Event::State(&state))?;
+            }
+        }
+        if let (Some(numbers), Some(terms), Some(total), true) = (numbers, terms, total, due.report) {
+            let objective = self.objective()?;
+            let measures = |group: &str| objective.measures(group);
+            let report = Report {
+                iteration,
+                seconds,
+                total,
+                terms,
+                gradient_shares: if due.shares {
+                    weights.shares(&numbers.norms, measures)
+                } else {
+                    Vec::new()
+                },
+                readout,
+                change: self.change,
+            };
+            run.emit(Event::Report(&report))?;
+        }
+        if let Some(fault) = bad_step {
+            return self.go_back(iteration, fault, run);
+        }
+        if due.step {
+            run.emit(Event::Progress { iteration: iteration + 1, seconds })?;
+        }
+        if settled {
+            run.ending = run.ending.or(Some(Ending::Settled));
+        }
+        Ok(())
+    }
+
+    /// What is wrong with the loss after an iteration, if anything is.
+    fn loss_fault(&mut self, iteration: u32, total: f64, run: &RunLoop<'_>) -> Result<Option<Fault>> {
+        // An optimiser that rejects pictures may just be trying a bad one. But it has to begin with a good one.
+        let rejects = self.objective()?.rejects();
+        if !total.is_finite() {
+            return Ok((!rejects || iteration == run.first).then_some(Fault::NonFiniteLoss));
+        }
+        Ok(if rejects { None } else { self.trend.follow(iteration, total) })
+    }
+
+    /// Has the run go on from the last good picture with half the step; after a divergence, from the one with the least
+    /// loss. What was submitted later is dropped. If the run ends anyhow, it ends with that picture.
+    ///
+    /// # Errors
+    /// [`Error::Unstable`] if there is no good picture at this scale, or the run has gone back too often.
+    fn go_back(&mut self, iteration: u32, fault: Fault, run: &mut RunLoop<'_>) -> Result<()> {
+        for later in run.in_flight.drain(..) {
+            later.submission.wait()?;
+        }
+        let best = self.best.clone().filter(|_| fault.is_divergence());
+        if let Some((to, _, picture)) = best {
+            self.last_good = Some((to, picture));
+        }
+        let good = self.last_good.clone();
+        if let (Some((to, _)), Some(Ending::Settled | Ending::Stopped | Ending::Commanded)) =
+            (&good, run.ending)
+        {
+            run.back = Some(*to);
+            return Ok(());
+        }
+        let scale = self.scales[self.scale];
+        let good =
+            good.filter(|(to, picture)| *to >= scale.first && [picture.height, picture.width] == scale.size);
+        let Some((to, picture)) = good.filter(|_| self.halvings < MOST_SETBACKS) else {
+            let (cause, setbacks) = (fault.to_string(), self.halvings);
+            return Err(Error::Unstable { cause, iteration, setbacks });
+        };
+        self.halvings += 1;
+        self.objective()?.set_picture(&picture)?;
+        self.trend = self.trend.gone_back();
+        (self.last_look, self.change) = (None, None);
+        (run.back, run.reported) = (Some(to), Some(to));
+        let setback = Setback { fault, iteration, to, halvings: self.halvings };
+        run.emit(Event::Setback(&setback))
+    }
+
+    /// Measures how much the picture has changed since it was last compared. True if that is so little that the run
+    /// should end.
+    fn measure_change(&mut self, iteration: u32, picture: &Picture) -> bool {
+        if let Some((before, old)) = &self.last_look
+            && iteration > *before
+        {
+            let sum: f64 = old.iter().zip(&picture.rgb).map(|(old, new)| f64::from((new - old).abs())).sum();
+            self.change = Some((sum / old.len() as f64 / f64::from(iteration - before)) as f32);
+        }
+        self.last_look = Some((iteration, picture.rgb.clone()));
+        let last_scale = self.scale + 1 == self.scales.len();
+        last_scale && self.change.is_some_and(|change| change < self.request.stop_when_change_below)
+    }
+
+    fn readout(&self, numbers: &Numbers) -> Result<Readout> {
+        let photo = &self.objective()?.photo_probabilities;
+        let known = !photo.is_empty() && numbers.probabilities.len() == photo.len();
+        Ok(Readout {
+            classes: top_k(&numbers.probabilities, self.request.top_classes),
+            distance: known.then(|| class_distance(photo, &numbers.probabilities)),
+        })
+    }
+
+    fn state(
+        &self,
+        iteration: u32,
+        seconds: f64,
+        weights: &Weights,
+        weights_measured: bool,
+        values: &Values,
+    ) -> Result<State> {
+        let mut tensors = named(values);
+        tensors.sort_by(|(one, _), (other, _)| one.cmp(other));
+        Ok(State {
+            iteration,
+            seconds,
+            scale: self.scale,
+            size: self.scales[self.scale].size,
+            tensors,
+            shares: Shares::of(&self.objective()?.groups),
+            weights: weights.clone(),
+            weights_measured,
+            halvings: self.halvings,
+            last_look: self.last_look.clone().filter(|_| self.request.stop_when_change_below > 0.0),
+        })
+    }
+}

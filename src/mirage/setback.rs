@@ -1,0 +1,201 @@
+//! What makes a run go back to its last good picture: values that are not finite, and losses that diverge.
+
+use std::fmt;
+
+/// A run goes back at most this often; then it ends.
+pub const MOST_SETBACKS: u32 = 5;
+
+/// A loss that is this many times the first one has diverged.
+const EXPLODED: f64 = 1000.0;
+/// A loss that has risen this often in a row and over this many iterations, and lies above the first one, diverges.
+const RISES: u32 = 4;
+const RISING: u32 = 20;
+/// A run that starts from a picture may have next to no loss at first. There the largest loss of this many iterations
+/// counts as the first one.
+const GRACE: u32 = 20;
+
+/// What has gone wrong in a run.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// Values of a tensor are NaN or infinite.
+    NonFinite {
+        /// Which one: the gradient, the picture, or one that the optimiser keeps.
+        tensor: String,
+        /// How many values.
+        count: u64,
+    },
+    /// The loss is NaN or infinite.
+    NonFiniteLoss,
+    /// The loss is a thousand times what it was at first.
+    Exploded {
+        /// The loss.
+        loss: f64,
+        /// The first one with these weights, at this scale.
+        first: f64,
+    },
+    /// The loss rises from report to report.
+    Rising {
+        /// The loss.
+        loss: f64,
+        /// The first one with these weights, at this scale.
+        first: f64,
+        /// How often it rose in a row.
+        times: u32,
+    },
+}
+
+impl Fault {
+    /// True if all values were finite.
+    pub(super) fn is_divergence(&self) -> bool {
+        matches!(self, Self::Exploded { .. } | Self::Rising { .. })
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NonFinite { tensor, count } => {
+                let values = if *count == 1 { "value" } else { "values" };
+                write!(f, "{count} {values} of the {tensor} became NaN or infinite")
+            }
+            Self::NonFiniteLoss => write!(f, "the loss became NaN or infinite"),
+            Self::Exploded { loss, first } => {
+                write!(f, "the loss grew from {first:.3e} to {loss:.3e}")
+            }
+            Self::Rising { loss, first, times } => {
+                write!(f, "the loss rose {times} times in a row, to {loss:.3e} from {first:.3e} at first")
+            }
+        }
+    }
+}
+
+/// A run that goes back.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Setback {
+    /// Why.
+    pub fault: Fault,
+    /// The iteration that went wrong.
+    pub iteration: u32,
+    /// The run goes on from the picture after this many iterations; the optimiser starts anew.
+    pub to: u32,
+    /// How often the step has been halved so far.
+    pub halvings: u32,
+}
+
+impl fmt::Display for Setback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { fault, iteration, to, halvings } = self;
+        let part = 1_u64.checked_shl(*halvings).unwrap_or(u64::MAX);
+        write!(
+            f,
+            "{fault} at iteration {iteration}: going back to iteration {to}, with 1/{part} of the learning rate"
+        )
+    }
+}
+
+/// Follows the loss while the objective stays the same.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct LossTrend {
+    /// First iteration whose losses all count.
+    settled: u32,
+    /// The first loss, or the largest before `settled`.
+    first: Option<f64>,
+    last: Option<f64>,
+    /// How often it has risen in a row, and the iteration before the first time.
+    rises: u32,
+    rising_since: u32,
+}
+
+impl LossTrend {
+    /// The trend from an iteration on. With `grace` the first losses may be next to nothing.
+    pub fn new(iteration: u32, grace: bool) -> Self {
+        Self { settled: if grace { iteration.saturating_add(GRACE) } else { iteration }, ..Self::default() }
+    }
+
+    /// True as long as the first losses may be next to nothing.
+    pub fn has_grace(&self) -> bool {
+        self.settled > 0 && self.first.is_none()
+    }
+
+    /// The trend after the run went back: what was first stays.
+    pub fn gone_back(self) -> Self {
+        Self { last: None, rises: 0, ..self }
+    }
+
+    /// Takes the loss after an iteration; a fault if it diverges. It must be finite.
+    pub fn follow(&mut self, iteration: u32, loss: f64) -> Option<Fault> {
+        let first = match self.first {
+            Some(first) if iteration >= self.settled => first,
+            first => {
+                let largest = first.map_or(loss, |first| first.max(loss));
+                *self.first.insert(largest)
+            }
+        };
+        let rises = self.last.is_some_and(|last| loss > last);
+        if !rises {
+            (self.rises, self.rising_since) = (0, iteration);
+        } else {
+            self.rises += 1;
+        }
+        self.last = Some(loss);
+        if first > 0.0 && loss > EXPLODED * first {
+            return Some(Fault::Exploded { loss, first });
+        }
+        let long = self.rises >= RISES && iteration.saturating_sub(self.rising_since) >= RISING;
+        (long && loss > first).then_some(Fault::Rising { loss, first, times: self.rises })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn follow(trend: &mut LossTrend, losses: &[(u32, f64)]) -> Vec<(u32, Fault)> {
+        losses.iter().filter_map(|(at, loss)| Some((*at, trend.follow(*at, *loss)?))).collect()
+    }
+
+    #[test]
+    fn a_thousandfold_loss_has_diverged() {
+        let mut trend = LossTrend::new(0, false);
+        assert!(follow(&mut trend, &[(0, 2.0), (1, 1.0), (2, 2000.0), (3, 4.0)]).is_empty());
+        assert_eq!(follow(&mut trend, &[(4, 2000.1)]), [(4, Fault::Exploded { loss: 2000.1, first: 2.0 })]);
+        assert!(follow(&mut trend.gone_back(), &[(2, 1999.0)]).is_empty());
+        // Nothing to compare with.
+        assert!(follow(&mut LossTrend::new(0, false), &[(0, 0.0), (9, 1e30)]).is_empty());
+    }
+
+    #[test]
+    fn a_run_that_starts_at_its_targets_may_leave_them() {
+        let start = [(0, 1e-9), (5, 0.5), (10, 3.0), (30, 2.9), (60, 2.0)];
+        assert!(follow(&mut LossTrend::new(0, true), &start).is_empty());
+        assert_eq!(follow(&mut LossTrend::new(0, false), &start).len(), 4);
+        assert_eq!(follow(&mut LossTrend::new(0, true), &[(0, 1.0), (20, 1001.0)]).len(), 1);
+    }
+
+    #[test]
+    fn rises_count_in_a_row_over_many_iterations_and_above_the_first_loss() {
+        let at = |every: u32, losses: &[f64]| -> Vec<(u32, f64)> {
+            losses.iter().enumerate().map(|(index, loss)| (index as u32 * every, *loss)).collect()
+        };
+        let trend = || LossTrend::new(0, false);
+        let rising = [3.0, 3.1, 3.2, 3.3, 3.4];
+        let found = follow(&mut trend(), &at(5, &rising));
+        assert_eq!(found, [(20, Fault::Rising { loss: 3.4, first: 3.0, times: 4 })]);
+        // Too soon, interrupted, and still below the start.
+        assert!(follow(&mut trend(), &at(4, &rising)).is_empty());
+        assert!(follow(&mut trend(), &at(25, &[3.0, 3.1, 3.2, 3.3, 3.2, 3.3, 3.4, 3.5])).is_empty());
+        assert!(follow(&mut trend(), &at(25, &[3.0, 1.0, 1.5, 2.0, 2.5, 2.9])).is_empty());
+    }
+
+    #[test]
+    fn a_setback_says_what_why_and_how_it_goes_on() {
+        let fault = Fault::NonFinite { tensor: "gradient".to_owned(), count: 1 };
+        let text = Setback { fault, iteration: 17, to: 10, halvings: 2 }.to_string();
+        assert_eq!(
+            text,
+            "1 value of the gradient became NaN or infinite at iteration 17: going back to iteration 10, with 1/4 of the learning rate"
+        );
+    }
+}

@@ -1,0 +1,84 @@
+//! Long work goes to the device in several submissions, and the results are the same bits.
+
+use crate::common::golden::Golden;
+use crate::common::objective::{iterate, network, picture, weigh};
+use crate::common::runs::{GO_ON, run, session};
+use crate::common::{engine_with, turn};
+use neural_mirage::gpu::DeviceOptions;
+use neural_mirage::graph::Engine;
+use neural_mirage::image_io::Picture;
+use neural_mirage::mirage::{Event, Request};
+use std::sync::Arc;
+use std::time::Duration;
+
+fn engine(longest_submission: Option<Duration>) -> Arc<Engine> {
+    engine_with(&DeviceOptions { longest_submission, ..DeviceOptions::default() }, |_| {})
+}
+
+fn submissions(engine: &Engine) -> u64 {
+    engine.gpu().expect("a graphics device").submissions()
+}
+
+fn request() -> Request {
+    let golden = Golden::open("objective.safetensors");
+    let mut request = Request::new(picture(&golden, "photo"));
+    weigh(&mut request, |_| 1.0);
+    iterate(&mut request, 5);
+    request.schedule.report_every = 2;
+    request.schedule.snapshot_at = vec![1, 3];
+    request.schedule.state_every = 2;
+    request
+}
+
+/// The picture, the snapshots and losses, and how many submissions the run took once it was prepared.
+fn paint(engine: &Arc<Engine>) -> (Picture, Vec<Picture>, Vec<f64>, u64) {
+    let request = request();
+    let mut session = session(&(engine.clone(), network(), request.clone()), request);
+    let (mut snapshots, mut totals) = (Vec::new(), Vec::new());
+    let before = submissions(engine);
+    let result = run(&mut session, &mut |event: Event<'_>| {
+        match event {
+            Event::Snapshot { picture, .. } => snapshots.push(picture.clone()),
+            Event::Report(report) => totals.push(report.total),
+            _ => {}
+        }
+        GO_ON
+    });
+    (result.picture, snapshots, totals, submissions(engine) - before)
+}
+
+#[test]
+fn split_submissions_give_the_same_bits() {
+    let _turn = turn();
+    let whole = paint(&engine(None));
+    assert_eq!((whole.1.len(), whole.2.len()), (2, 4));
+    let ample = paint(&engine(Some(Duration::from_secs(100))));
+    assert_eq!(ample.3, whole.3, "what fits is not split");
+    for limit in [Duration::from_nanos(1), Duration::from_micros(200)] {
+        let split = paint(&engine(Some(limit)));
+        assert!(split.3 > 5 * whole.3, "{limit:?}: {} submissions in place of {}", split.3, whole.3);
+        assert!(split.0 == whole.0 && split.1 == whole.1 && split.2 == whole.2, "{limit:?}");
+    }
+}
+
+/// The times of steps are measured in the second iteration; from the third on nothing is waited for in between, and the
+/// number of submissions follows from these times.
+#[test]
+fn submissions_are_split_by_the_time_that_they_take() {
+    let _turn = turn();
+    let (network, request) = (network(), request());
+    let prepared =
+        |engine: &Arc<Engine>| session(&(engine.clone(), network.clone(), request.clone()), request.clone());
+    let times = prepared(&engine(None)).time_iterations(4).unwrap();
+    let least = times.iter().copied().fold(f64::INFINITY, f64::min);
+    let slow = engine(Some(Duration::from_secs_f64(least / 8.0)));
+    let mut session = prepared(&slow);
+    session.time_iterations(2).unwrap();
+    let count = || (submissions(&slow), slow.gpu().unwrap().waits());
+    let before = count();
+    session.time_iterations(1).unwrap();
+    let after = count();
+    // Eight by the times on an idle machine; a busy one may be slower, never twice as fast as the least time.
+    assert!(after.0 - before.0 >= 4, "{} submissions", after.0 - before.0);
+    assert_eq!(after.1 - before.1, 1, "only the last submission is waited for");
+}

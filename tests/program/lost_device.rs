@@ -1,0 +1,90 @@
+//! Devices that hang or are lost, on a graphics device: the message comes within the limit, and `--retry` goes on.
+
+use crate::support::{Place, pixels};
+use predicates::prelude::*;
+use std::time::{Duration, Instant};
+
+/// Far more work than any device does within the limit, in workgroups that each end.
+const ENDLESS: &str = "
+@group(0) @binding(0) var<storage, read_write> y: array<f32>;
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    for (var i = 0u; i < 65000u; i++) {
+        y[id.x % 64u] += sin(y[id.x % 64u]);
+        y[id.x % 64u] += sin(y[id.x % 64u]);
+    }
+}
+";
+
+#[test]
+fn a_device_that_hangs_ends_the_program_at_its_limit() {
+    let place = Place::new();
+    let shader = place.file("endless.wgsl", ENDLESS.as_bytes());
+    let mut command = place.mirage();
+    command.args(["kernels", "run", "--patience", "2", "--output", "y.npy:64", "--workgroups", "65535,1000"]);
+    let begun = Instant::now();
+    let assert = command.arg(shader).timeout(Duration::from_secs(120)).assert();
+    assert.code(1).stderr(predicate::str::contains("no answer within 2 s"));
+    // Opening the device and compiling take their time; what hangs would take hours.
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+    assert!(!place.path("y.npy").exists());
+}
+
+/// A run on a graphics device.
+fn render(place: &Place, output: &str, more: &[&str]) -> assert_cmd::Command {
+    let photo = place.path("photo.png");
+    let mut command = place.mirage();
+    command.arg("render").arg(photo).args(["-o", output, "--size", "48", "--iterations", "200"]);
+    command.args(["--adapter", "0", "--print-every", "0", "--no-tuning-cache", "--weights"]);
+    command.arg(place.network()).args(more);
+    command
+}
+
+#[test]
+fn a_lost_device_is_opened_again_and_the_picture_is_the_same() {
+    let place = Place::new();
+    place.photo("photo.png", 48, 32);
+    render(&place, "whole.png", &["--quiet"]).assert().success();
+    let words =
+        ["--retry", "50", "--lose-device-after", "200", "--checkpoint-every", "7", "--save-every", "50"];
+    let output = render(&place, "out.png", &[&words[..], &["--log", "run.jsonl"]].concat()).output().unwrap();
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{printed}");
+    assert!(
+        printed.contains("Opening it again (1 of 50)") && printed.contains("Resuming after"),
+        "{printed}"
+    );
+    assert!(pixels(&place.path("out.png")) == pixels(&place.path("whole.png")));
+    let entries = place.entries();
+    let snapshots: Vec<&String> = entries.iter().filter(|name| name.starts_with("out-0")).collect();
+    assert_eq!(snapshots, ["out-0050.png", "out-0100.png", "out-0150.png", "out-0200.png"]);
+    let log = std::fs::read_to_string(place.path("run.jsonl")).unwrap();
+    let starts = log.lines().filter(|line| line.starts_with("{\"event\":\"start\"")).count();
+    assert!(starts >= 2 && log.contains("Opening it again"), "{starts} starts");
+    assert!(log.lines().last().unwrap().contains("\"finished\""));
+}
+
+#[test]
+fn a_device_that_is_lost_for_good_leaves_what_was_painted() {
+    let place = Place::new();
+    place.photo("photo.png", 48, 32);
+    let lost = |output: &str, words: &[&str]| {
+        let output = render(&place, output, words).output().unwrap();
+        let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{printed}");
+        printed
+    };
+    let printed = lost("out.png", &["--lose-device-after", "200", "--checkpoint-every", "7"]);
+    assert!(printed.contains("is saved as out.png") && printed.contains("mirage resume"), "{printed}");
+    assert!(printed.contains("was lost") && !printed.contains("Opening it again"), "{printed}");
+    image::open(place.path("out.png")).unwrap();
+    // Lost each time before it paints.
+    let printed = lost("none.png", &["--lose-device-after", "3", "--retry", "2"]);
+    assert_eq!(printed.matches("Opening it again").count(), 2, "{printed}");
+    assert!(!place.path("none.png").exists());
+    // What was saved goes on on a device that is not lost.
+    let mut resume = place.mirage();
+    resume.args(["resume", "out-checkpoint.safetensors", "--adapter", "0", "--quiet"]).assert().success();
+    render(&place, "whole.png", &["--quiet"]).assert().success();
+    assert!(pixels(&place.path("out.png")) == pixels(&place.path("whole.png")));
+}
