@@ -71,7 +71,7 @@ pub(super) fn run(args: &TuneArgs) -> Result<()> {
         half_weights: args.half_weights,
         ..DeviceOptions::default()
     };
-    let engine = Engine::open(&options)?;
+    let mut engine = Engine::open(&options)?;
     if let Some(note) = engine.note() {
         streams::eprint(&format!("note: {note}"));
     }
@@ -90,7 +90,7 @@ pub(super) fn run(args: &TuneArgs) -> Result<()> {
     let mut changed = 0;
     for (op, signature) in &uses {
         engine.forget_constants();
-        let found = tune(&engine, op, signature, &Contest::default(), &mut cache)?;
+        let found = tune(&mut engine, op, signature, &Contest::default(), &mut cache)?;
         changed += usize::from(found.selection.as_ref().is_some_and(|selection| selection.winner > 0));
         let shapes: Vec<String> = signature.inputs.iter().map(ToString::to_string).collect();
         streams::print(&format!(

@@ -109,6 +109,12 @@ pub(super) fn hardware() -> Result<Result<wgpu::Adapter, Option<String>>> {
     Ok(if info.device_type == wgpu::DeviceType::Cpu { Err(Some(info.name)) } else { Ok(best) })
 }
 
+/// The adapter with this description.
+pub(super) fn same(info: &wgpu::AdapterInfo) -> Result<wgpu::Adapter> {
+    let found = enumerate()?.into_iter().find(|adapter| adapter.get_info() == *info);
+    found.ok_or_else(|| Error::NoAdapter(format!("{} was lost, and is not there any more", describe(info))))
+}
+
 /// The adapter of this choice.
 pub(super) fn pick(choice: &AdapterChoice) -> Result<wgpu::Adapter> {
     if *choice == AdapterChoice::Cpu {

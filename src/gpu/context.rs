@@ -217,10 +217,46 @@ impl Context {
         }
         let features = if options.minimal { wgpu::Features::empty() } else { adapter.features() & wanted };
         let limits = limits(&adapter.limits(), options.minimal);
+        let fixed = info.subgroup_min_size == info.subgroup_max_size;
+        let profile = Profile {
+            native: false,
+            exact: options.exact,
+            half_weights: options.half_weights,
+            family: options.family,
+            software: info.device_type == wgpu::DeviceType::Cpu,
+            lanes: (features.contains(wgpu::Features::SUBGROUP) && fixed).then_some(info.subgroup_min_size),
+            max_texture_side: limits.max_texture_dimension_2d,
+            max_binding: limits.max_storage_buffer_binding_size,
+            binding_alignment: u64::from(limits.min_storage_buffer_offset_alignment),
+            max_buffer: limits.max_buffer_size,
+            max_groups: limits.max_compute_workgroups_per_dimension,
+            max_workgroup_storage: limits.max_compute_workgroup_storage_size,
+            max_invocations: limits.max_compute_invocations_per_workgroup,
+            loop_limit: quirks::loop_limit(&info),
+        };
+        Self::request(&adapter, features, limits, profile)
+    }
+
+    /// Opens the same adapter once more, after this device was lost. Nothing that was made on this one is valid there.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] if the adapter is gone, [`Error::Gpu`] if the driver refuses the device.
+    pub fn reopen(&self) -> Result<Self> {
+        let adapter = adapter::same(&self.info)?;
+        Self::request(&adapter, self.device.features(), self.device.limits(), self.profile.clone())
+    }
+
+    fn request(
+        adapter: &wgpu::Adapter,
+        features: wgpu::Features,
+        limits: wgpu::Limits,
+        profile: Profile,
+    ) -> Result<Self> {
+        let info = adapter.get_info();
         let request = adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("neural-mirage"),
             required_features: features,
-            required_limits: limits.clone(),
+            required_limits: limits,
             // Small blocks: whatever is larger has memory of its own, which goes back when it is freed. Weights
             // that are being prepared and targets leave holes in large blocks that later tensors do not fit into.
             memory_hints: wgpu::MemoryHints::Manual {
@@ -246,23 +282,6 @@ impl Context {
                 faults.lost.get_or_insert(message);
             }
         });
-        let fixed = info.subgroup_min_size == info.subgroup_max_size;
-        let profile = Profile {
-            native: false,
-            exact: options.exact,
-            half_weights: options.half_weights,
-            family: options.family,
-            software: info.device_type == wgpu::DeviceType::Cpu,
-            lanes: (features.contains(wgpu::Features::SUBGROUP) && fixed).then_some(info.subgroup_min_size),
-            max_texture_side: limits.max_texture_dimension_2d,
-            max_binding: limits.max_storage_buffer_binding_size,
-            binding_alignment: u64::from(limits.min_storage_buffer_offset_alignment),
-            max_buffer: limits.max_buffer_size,
-            max_groups: limits.max_compute_workgroups_per_dimension,
-            max_workgroup_storage: limits.max_compute_workgroup_storage_size,
-            max_invocations: limits.max_compute_invocations_per_workgroup,
-            loop_limit: quirks::loop_limit(&info),
-        };
         Ok(Self { device, queue, info, profile, faults, waits: AtomicU64::new(0), trace: OnceLock::new() })
     }
 
@@ -291,6 +310,13 @@ impl Context {
     #[doc(hidden)]
     pub fn restrict(&mut self, change: impl FnOnce(&mut Profile)) {
         change(&mut self.profile);
+    }
+
+    /// Makes the device look lost from now on. Hidden: for tests of what is done then.
+    #[doc(hidden)]
+    pub fn lose(&self) {
+        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        faults.lost.get_or_insert_with(|| "by a test".to_owned());
     }
 
     /// One line that names adapter, backend and driver.

@@ -84,6 +84,23 @@ impl Engine {
         Arc::new(Self { device, note, choices: OnceLock::new(), outdated: AtomicUsize::new(0) })
     }
 
+    /// An engine on the same graphics device, opened once more after it was lost. It has the same choices; memory and
+    /// programs of this engine are of no use there.
+    ///
+    /// # Errors
+    /// As [`Context::reopen`]; [`Error::Native`] on the CPU, which is never lost.
+    pub fn reopen(&self) -> Result<Arc<Self>> {
+        let Some(context) = self.gpu() else {
+            return Err(Error::native("opening the device again", "the CPU is never lost"));
+        };
+        let device = Device::Gpu(Arc::new(GpuDevice::new(context.reopen()?)));
+        let engine = Self::on(device, self.note.clone());
+        if let Some(choices) = self.choices.get() {
+            engine.use_choices(choices.clone());
+        }
+        Ok(engine)
+    }
+
     /// A sentence on why this device was taken, if the user should know.
     pub fn note(&self) -> Option<&str> {
         self.note.as_deref()

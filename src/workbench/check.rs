@@ -24,23 +24,29 @@ pub struct Checked {
     pub tolerance: f64,
     /// What is wrong; `None` if the kernel passed.
     pub fault: Option<String>,
+    /// True if the device was lost over it, and opened again.
+    pub lost_device: bool,
 }
 
 /// Runs all kernels of a case that this device can run, of every family if none is forced, on inputs of this seed,
-/// into an output full of NaN with a guard zone behind it. `wanted` selects variants.
+/// into an output full of NaN with a guard zone behind it. `wanted` selects variants. If the device is lost over a kernel,
+/// `engine` becomes one on the device opened again, and the next kernels run there.
 ///
 /// # Errors
-/// If the device is lost or gives no answer. What a single kernel does wrong, an error of its own included, is part
-/// of the answer.
+/// If the device gives no answer, or can't be opened again. What a single kernel does wrong, an error of its own
+/// included, is part of the answer.
 pub fn check(
-    engine: &Arc<Engine>,
+    engine: &mut Arc<Engine>,
     case: &Case,
     seed: u64,
     wanted: impl Fn(&str) -> bool,
 ) -> Result<Vec<Checked>> {
     let shapes: Vec<Shape> = case.inputs.iter().map(|(shape, _)| *shape).collect();
     let options = PrepareOptions { all_families: true, ..PrepareOptions::default() };
-    let single = SingleOp::new(engine, case.op.clone(), &shapes)?.with(options);
+    let on = |engine: &Arc<Engine>| {
+        SingleOp::new(engine, case.op.clone(), &shapes).map(|single| single.with(options))
+    };
+    let mut single = on(engine)?;
     let variants = single.variants()?;
     if !variants.iter().any(|variant| wanted(variant)) {
         return Ok(Vec::new());
@@ -49,6 +55,7 @@ pub fn check(
     let expected = reference(case, &values);
     let mut checked = Vec::new();
     for (index, variant) in variants.into_iter().enumerate().filter(|(_, variant)| wanted(variant)) {
+        let mut lost_device = false;
         let (difference, fault) = match single.run(index, &values) {
             Ok(outcome) => {
                 let difference = Difference::of(&outcome.values, &expected);
@@ -68,12 +75,24 @@ pub fn check(
             Err(error @ (Error::Gpu { .. } | Error::Native { .. } | Error::OutOfMemory { .. })) => {
                 (None, Some(error.to_string()))
             }
+            Err(Error::DeviceLost(message)) => {
+                lost_device = true;
+                *engine = engine.reopen()?;
+                single = on(engine)?;
+                (None, Some(lost(&message)))
+            }
             Err(error) => return Err(error),
         };
         let (op, tolerance) = (case.op.name(), case.tolerance);
-        checked.push(Checked { op, variant, shapes: shapes.clone(), seed, difference, tolerance, fault });
+        let shapes = shapes.clone();
+        checked.push(Checked { op, variant, shapes, seed, difference, tolerance, fault, lost_device });
     }
     Ok(checked)
+}
+
+/// What is wrong with a kernel over which the device was lost.
+pub fn lost(message: &str) -> String {
+    format!("the graphics device was lost: {message}")
 }
 
 /// What is wrong with the second output of an op that has one.

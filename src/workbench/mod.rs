@@ -23,7 +23,7 @@ mod verify;
 pub use array::{Array, Element, dimensions};
 pub use case::{inputs, reference, samples, widen};
 pub use catalogue::{Listed, Pass, catalogue, typical};
-pub use check::{Checked, check};
+pub use check::{Checked, check, lost};
 pub use compare::{Difference, ULP, distance};
 pub use measure::{Clock, Samples, bytes, measure, measure_wall, seconds};
 pub use naive::fault;

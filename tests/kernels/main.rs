@@ -6,6 +6,7 @@ mod common;
 mod comparator;
 mod half_weights;
 mod linear_chunks;
+mod lost;
 mod quirks;
 mod references;
 mod tuning;
