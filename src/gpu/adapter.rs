@@ -1,5 +1,6 @@
 //! Finding the adapters of this machine and picking one of them.
 
+use super::profile::Matrices;
 use super::wait;
 use crate::error::{Error, Result};
 
@@ -42,6 +43,8 @@ pub struct AdapterSummary {
     pub limits: wgpu::Limits,
     /// All features the adapter offers.
     pub features: wgpu::Features,
+    /// Cooperative matrices that kernels can use.
+    pub matrices: Option<Matrices>,
 }
 
 /// One line that names an adapter with its backend and driver.
@@ -98,6 +101,7 @@ pub fn adapters() -> Result<Vec<AdapterSummary>> {
             info: adapter.get_info(),
             limits: adapter.limits(),
             features: adapter.features(),
+            matrices: Matrices::of(&adapter),
         })
         .collect())
 }

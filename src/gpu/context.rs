@@ -2,111 +2,13 @@
 //! wait has a timeout, every object has a label.
 
 use super::adapter::{self, AdapterChoice};
+use super::profile::{Family, Matrices, Precision, Profile};
 use super::wait::{self, Fence};
 use super::{Trace, quirks};
 use crate::error::{Error, Result};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
-
-/// Which family of kernels a run uses where an op has several.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Family {
-    /// Chosen per adapter.
-    #[default]
-    Auto,
-    /// Register tiles fed from storage textures and subgroup shuffles: software and some mobile drivers.
-    Texture,
-    /// Shared-memory tiles fed from storage buffers: discrete and integrated GPUs.
-    Buffer,
-    /// The reference kernels.
-    Naive,
-}
-
-/// What kernels may choose by. Nothing else about the device reaches them.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Profile {
-    /// True for the CPU device: ops run as native functions ([`crate::ops::Op::native`]) and no limit below applies.
-    pub native: bool,
-    /// True to use no kernel that trades accuracy for speed (Winograd convolution).
-    pub exact: bool,
-    /// True to keep weights in f16 in memory where the kernels can; all arithmetic is f32.
-    pub half_weights: bool,
-    /// Kernel family asked for; [`Family::Auto`] resolves by `software`.
-    pub family: Family,
-    /// True if the device runs on the CPU.
-    pub software: bool,
-    /// Subgroup size if the device supports subgroups and has just one size.
-    pub lanes: Option<u32>,
-    /// Largest side of a 2-D texture, in texels.
-    pub max_texture_side: u32,
-    /// Largest range of a storage buffer that one binding may cover, in bytes.
-    pub max_binding: u64,
-    /// Bindings start at multiples of this many bytes, a power of two.
-    pub binding_alignment: u64,
-    /// Largest buffer, in bytes.
-    pub max_buffer: u64,
-    /// Largest number of workgroups along one axis of a dispatch.
-    pub max_groups: u32,
-    /// Workgroup (shared) memory, in bytes.
-    pub max_workgroup_storage: u32,
-    /// Largest number of invocations in one workgroup.
-    pub max_invocations: u32,
-    /// Loop iterations of one invocation after which the driver silently goes on, if it does (see
-    /// [`super::QUIRKS`]).
-    pub loop_limit: Option<u32>,
-}
-
-impl Profile {
-    /// A hardware device with no more than WebGPU's default limits, which every device has, and without subgroups.
-    pub fn minimal() -> Self {
-        Self {
-            native: false,
-            exact: false,
-            half_weights: false,
-            family: Family::Auto,
-            software: false,
-            lanes: None,
-            max_texture_side: 8192,
-            max_binding: 128 << 20,
-            binding_alignment: 256,
-            max_buffer: 256 << 20,
-            max_groups: 65_535,
-            max_workgroup_storage: 16 << 10,
-            max_invocations: 256,
-            loop_limit: None,
-        }
-    }
-
-    /// The CPU device, which has no limits.
-    pub fn native() -> Self {
-        Self {
-            native: true,
-            exact: false,
-            half_weights: false,
-            family: Family::Auto,
-            software: true,
-            lanes: None,
-            max_texture_side: u32::MAX,
-            max_binding: u64::MAX,
-            binding_alignment: 4,
-            max_buffer: u64::MAX,
-            max_groups: u32::MAX,
-            max_workgroup_storage: u32::MAX,
-            max_invocations: u32::MAX,
-            loop_limit: None,
-        }
-    }
-
-    /// True if kernels of this family should be preferred.
-    pub fn prefers(&self, family: Family) -> bool {
-        match self.family {
-            Family::Auto => family == if self.software { Family::Texture } else { Family::Buffer },
-            chosen => chosen == family,
-        }
-    }
-}
 
 /// How to open a device.
 #[derive(Debug, Clone, Default)]
@@ -117,9 +19,8 @@ pub struct DeviceOptions {
     pub family: Family,
     /// No kernels that trade accuracy for speed (Winograd convolution).
     pub exact: bool,
-    /// Weights in f16 in the device's memory where the kernels can (fully connected layers; convolutions of
-    /// the buffer family): half the memory and traffic, for rounding of 2^-11. Arithmetic is f32.
-    pub half_weights: bool,
+    /// What may be kept and multiplied in f16.
+    pub precision: Precision,
     /// Request no optional feature and only WebGPU's default limits, to run as on a minimal device.
     pub minimal: bool,
     /// Threads of the CPU device; `None` for as many as the process may use at once. No graphics device is opened with
@@ -215,13 +116,20 @@ impl Context {
         if options.threads.is_some() {
             return Err(threads_of(&adapter::describe(&info)));
         }
-        let features = if options.minimal { wgpu::Features::empty() } else { adapter.features() & wanted };
+        let mut features =
+            if options.minimal { wgpu::Features::empty() } else { adapter.features() & wanted };
         let limits = limits(&adapter.limits(), options.minimal);
+        let wanted = options.precision == Precision::Half && !options.minimal;
+        let matrices = if wanted { Matrices::of(&adapter) } else { None };
+        if matrices.is_some() {
+            features |= Matrices::FEATURES;
+        }
         let fixed = info.subgroup_min_size == info.subgroup_max_size;
         let profile = Profile {
             native: false,
             exact: options.exact,
-            half_weights: options.half_weights,
+            precision: options.precision,
+            matrices,
             family: options.family,
             software: info.device_type == wgpu::DeviceType::Cpu,
             lanes: (features.contains(wgpu::Features::SUBGROUP) && fixed).then_some(info.subgroup_min_size),
@@ -257,6 +165,13 @@ impl Context {
             label: Some("neural-mirage"),
             required_features: features,
             required_limits: limits,
+            experimental_features: if features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+                // SAFETY: the kernels that use them are valid by naga's rules, load and store inside of their buffers,
+                // and take part only after a comparison with the naive kernel.
+                unsafe { wgpu::ExperimentalFeatures::enabled() }
+            } else {
+                wgpu::ExperimentalFeatures::disabled()
+            },
             // Small blocks: whatever is larger has memory of its own, which goes back when it is freed. Weights
             // that are being prepared and targets leave holes in large blocks that later tensors do not fit into.
             memory_hints: wgpu::MemoryHints::Manual {

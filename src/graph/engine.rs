@@ -75,8 +75,8 @@ impl Engine {
     /// # Errors
     /// [`Error::Native`] if the system refuses a thread.
     pub fn cpu_beside(&self) -> Result<Arc<Self>> {
-        let Profile { exact, half_weights, .. } = *self.profile();
-        let options = DeviceOptions { exact, half_weights, ..DeviceOptions::default() };
+        let Profile { exact, precision, .. } = *self.profile();
+        let options = DeviceOptions { exact, precision, ..DeviceOptions::default() };
         Ok(Self::on(Device::native(&options)?, None))
     }
 

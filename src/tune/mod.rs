@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::graph::{
     Engine, PrepareOptions, PreparedNode, Program, SingleOp, SingleRun, Use, candidates, content,
 };
-use crate::ops::{Op, Signature};
+use crate::ops::{Kernel, Op, Signature};
 use crate::workbench::{fault, lost, samples, seconds};
 use std::sync::Arc;
 
@@ -75,7 +75,7 @@ pub fn tune(
     let variants: Vec<&'static str> = kernels.iter().map(|kernel| kernel.variant).collect();
     let mut refused = Vec::new();
     let selection = loop {
-        match compete(engine, op, signature, contest, &variants, &mut refused) {
+        match compete(engine, op, signature, contest, &kernels, &mut refused) {
             Ok(selection) => break selection,
             Err(Failed { candidate, error: Error::DeviceLost(message) }) => {
                 refused.push((variants[candidate], lost(&message)));
@@ -90,6 +90,7 @@ pub fn tune(
         cache.insert(Entry {
             adapter: Adapter::of(context),
             exact: engine.profile().exact,
+            precision: engine.profile().precision,
             of: of.clone(),
             content: content(&kernels)?,
             variant: variants[selection.winner].to_owned(),
@@ -114,13 +115,13 @@ fn compete(
     op: &Arc<dyn Op>,
     signature: &Signature,
     contest: &Contest,
-    variants: &[&'static str],
+    kernels: &[Kernel],
     refused: &mut Vec<(&'static str, String)>,
 ) -> Result<Option<Selection>, Failed> {
     let by = |candidate| move |error| Failed { candidate, error };
-    let last = variants.len() - 1;
+    let last = kernels.len() - 1;
     let is_out = |refused: &[(&str, String)], index: usize| {
-        refused.iter().any(|(variant, _)| *variant == variants[index])
+        refused.iter().any(|(variant, _)| *variant == kernels[index].variant)
     };
     if is_out(refused, last) {
         return Ok(None);
@@ -132,25 +133,26 @@ fn compete(
 
     let mut entered = Vec::new();
     let mut programs: Vec<Option<(Program, usize)>> = Vec::new();
-    programs.resize_with(variants.len(), || None);
-    for (index, variant) in variants.iter().enumerate() {
+    programs.resize_with(kernels.len(), || None);
+    for (index, kernel) in kernels.iter().enumerate() {
         if is_out(refused, index) {
             continue;
         }
-        match enter(&single, index, &inputs, &naive) {
+        let half = kernel.is_half() && !kernels[last].is_half();
+        match enter(&single, index, &inputs, (&naive, half)) {
             Ok(Ok(program)) => {
                 programs[index] = Some(program);
                 entered.push(index);
             }
-            Ok(Err(reason)) => refused.push((*variant, reason)),
+            Ok(Err(reason)) => refused.push((kernel.variant, reason)),
             Err(error @ (Error::Gpu { .. } | Error::OutOfMemory { .. })) => {
-                refused.push((*variant, error.to_string()));
+                refused.push((kernel.variant, error.to_string()));
             }
             Err(error) => return Err(Failed { candidate: index, error }),
         }
     }
     let mut running = last;
-    let selection = contest.select(variants.len(), &entered, |index| {
+    let selection = contest.select(kernels.len(), &entered, |index| {
         running = index;
         match &programs[index] {
             Some((program, runs)) => seconds(program, *runs),
@@ -161,14 +163,14 @@ fn compete(
 }
 
 /// Checks one candidate and prepares it, warm, with the number of runs that makes a sample; or returns why it
-/// can't take part.
+/// can't take part. `half` says that it rounds more to f16 than the naive kernel does.
 fn enter(
     single: &SingleOp,
     index: usize,
     inputs: &[Vec<f32>],
-    naive: &SingleRun,
+    (naive, half): (&SingleRun, bool),
 ) -> Result<Result<(Program, usize), String>> {
-    if let Some(fault) = fault(&single.run(index, inputs)?, naive) {
+    if let Some(fault) = fault(&single.run(index, inputs)?, naive, half) {
         return Ok(Err(fault));
     }
     let program = single.prepare(index, inputs)?;

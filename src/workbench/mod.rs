@@ -24,7 +24,7 @@ pub use array::{Array, Element, dimensions};
 pub use case::{inputs, reference, samples, widen};
 pub use catalogue::{Listed, Pass, catalogue, typical};
 pub use check::{Checked, check, lost};
-pub use compare::{Difference, ULP, distance};
+pub use compare::{Difference, HALF_TOLERANCE, ULP, distance};
 pub use measure::{Clock, Samples, bytes, measure, measure_wall, seconds};
 pub use naive::fault;
 pub use network::{LayerShape, layers_of, network_cases, topology};

@@ -4,7 +4,7 @@ use super::case::samples;
 use super::check::check;
 use super::naive::fault;
 use crate::error::{Error, Result};
-use crate::graph::{Engine, PrepareOptions, PreparedNode, SingleOp, Use};
+use crate::graph::{Engine, PrepareOptions, PreparedNode, SingleOp, Use, candidates};
 use crate::ops::REGISTRY;
 use std::sync::Arc;
 
@@ -83,11 +83,13 @@ pub fn verify(engine: &Arc<Engine>, nodes: &[PreparedNode]) -> Result<Verified> 
 fn compare(engine: &Arc<Engine>, node: &PreparedNode) -> Result<Option<String>> {
     let options = PrepareOptions { all_families: true, ..PrepareOptions::default() };
     let single = SingleOp::new(engine, node.op.clone(), &node.signature.inputs)?.with(options);
-    let variants = single.variants()?;
-    let Some(index) = variants.iter().position(|variant| *variant == node.variant) else {
+    let kernels = candidates(node.op.as_ref(), &node.signature, engine.profile())?;
+    let last = kernels.len() - 1;
+    let Some(index) = kernels.iter().position(|kernel| kernel.variant == node.variant) else {
         return Ok(Some("the device does not offer it any more".to_owned()));
     };
+    let half = kernels[index].is_half() && !kernels[last].is_half();
     let inputs = samples(node.op.as_ref(), &node.signature);
-    let naive = single.run(variants.len() - 1, &inputs)?;
-    Ok(fault(&single.run(index, &inputs)?, &naive))
+    let naive = single.run(last, &inputs)?;
+    Ok(fault(&single.run(index, &inputs)?, &naive, half))
 }

@@ -7,6 +7,7 @@ mod comparator;
 mod half_weights;
 mod linear_chunks;
 mod lost;
+mod matrices;
 mod quirks;
 mod references;
 mod tuning;
