@@ -1,10 +1,11 @@
-// Adds up the partial Gram matrices that gram_tiles.wgsl and gram_blocks.wgsl leave, in a fixed order.
+// Adds up the partial Gram matrices that gram_tiles.wgsl, gram_blocks.wgsl and matrix_gram.wgsl leave, in a fixed order.
 //
 // A partial matrix has `count` vec4 values: for each pair of channel blocks in the upper triangle, row
 // after row, a block of QUADS * 4 rows of QUADS quads.
 
 const QUADS: u32 = 4u; // quads of a channel block
 const FOLD: u32 = 32u; // partial matrices that `fold` makes into one
+const SCALED: u32 = 0u; // 1: both factors were multiplied by `scales[0]`, and `scales[1]` is its inverse
 
 struct Params {
     channels: u32,
@@ -17,7 +18,8 @@ struct Params {
 
 @group(0) @binding(0) var<storage, read> partials: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read_write> output: array<vec4<f32>>;
-@group(0) @binding(2) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> scales: array<f32>;
+@group(0) @binding(3) var<uniform> params: Params;
 
 // Every FOLD partial matrices become one: where there are many of them, `finish` alone would have long
 // sums and few invocations.
@@ -66,9 +68,14 @@ fn finish(
             sums[k] += partials[split * params.count + start + k * QUADS];
         }
     }
+    var scale = params.scale;
+    // static if
+    if (SCALED == 1u) {
+        scale *= scales[1] * scales[1];
+    }
     // unroll
     for (var k = 0u; k < 4u; k++) {
-        sums[k] *= params.scale;
+        sums[k] *= scale;
     }
     // Channels that pad the last quad are zero in the map, so padding columns are zero here.
     // unroll

@@ -10,9 +10,12 @@
 //
 // Maps are bordered quads (see src/ops/core/shape.rs). Work goes in chunks of `chunk` tiles. Transformed: texel
 // position * stride + (tile / run * in_quads + in_quad) * run + tile % run, where a run is as many tiles as an
-// invocation of winograd_tiles.wgsl takes, or for winograd_blocks.wgsl all of the chunk.
+// invocation of winograd_tiles.wgsl takes, or for winograd_blocks.wgsl all of the chunk. For matrix_products.wgsl they are
+// rows of channels in f16: quad position * stride + tile * in_quads + in_quad, multiplied by `scales[0]` (see
+// half_scale.wgsl); all quads are bound at once then.
 
 const TEXTURES: u32 = 0u;  // where all maps and transformed values lie: 1 in textures of 8192 columns, 0 in buffers
+const ROWS: u32 = 0u;      // 1: transformed values are rows in f16, and lie in buffers
 const TILE: u32 = 4u;      // 4 or 2
 const SIDE: u32 = 6u;      // TILE + 2
 const HALF: u32 = 2u;      // windows of a tile along each axis where it is pooled: TILE is 4 then
@@ -45,7 +48,9 @@ struct Params {
 @group(0) @binding(3) var<storage, read> indices_buffer: array<vec4<f32>>;
 @group(0) @binding(4) var transformed_texture: texture_storage_2d<rgba32float, write>;
 @group(0) @binding(5) var<storage, read_write> transformed_buffer: array<vec4<f32>>;
-@group(0) @binding(6) var<uniform> params: Params;
+@group(0) @binding(6) var<storage, read_write> transformed_rows: array<vec2<u32>>; // a quad in f16
+@group(0) @binding(7) var<storage, read> scales: array<f32>;
+@group(0) @binding(8) var<uniform> params: Params;
 
 alias Line = array<vec4<f32>, 6>;
 
@@ -76,7 +81,13 @@ fn store_transformed(n: u32, value: vec4<f32>) {
     if (TEXTURES == 1u) {
         textureStore(transformed_texture, vec2<u32>(n & 8191u, n >> 13u), value);
     } else {
-        transformed_buffer[n] = value;
+        // static if
+        if (ROWS == 1u) {
+            let scaled = value * scales[0];
+            transformed_rows[n] = vec2<u32>(pack2x16float(scaled.xy), pack2x16float(scaled.zw));
+        } else {
+            transformed_buffer[n] = value;
+        }
     }
 }
 
@@ -117,7 +128,10 @@ fn store_tile(t: u32, quad: u32) {
     }
     // A window of the quads has but one run.
     let run = params.run;
-    let start = (t / run * params.quads + params.first_quad + quad) * run + t % run;
+    var start = (t / run * params.quads + params.first_quad + quad) * run + t % run;
+    if (ROWS == 1u) {
+        start = t * params.quads + quad;
+    }
     let step = params.stride;
     // unroll
     for (var r = 0u; r < SIDE; r++) {

@@ -5,11 +5,14 @@
 // largest value of each 2x2 window in their place, and the pool indices that say which it was (see
 // src/ops/conv/pool_indices.rs). What lies around the pixels is written by border.wgsl.
 //
-// Maps are bordered quads (see src/ops/core/shape.rs). Products: texel position * stride + out_quad * chunk + tile.
+// Maps are bordered quads (see src/ops/core/shape.rs). Products: texel position * stride + out_quad * chunk + tile; those of
+// matrix_products.wgsl are rows of channels, texel position * stride + tile * out_quads + out_quad, to be multiplied by
+// `scales[1]` (see half_scale.wgsl).
 // Whether the result is rectified is a parameter, as is whether tiles are turned: a variant of its own would be one more
 // long compilation.
 
 const TEXTURES: u32 = 0u;  // where the products lie: 1 in a texture of 8192 columns, 0 in a buffer
+const ROWS: u32 = 0u;      // 1: products are rows, and lie in a buffer
 const TILE: u32 = 4u;      // 4 or 2
 const SIDE: u32 = 6u;      // TILE + 2
 const HALF: u32 = 2u;      // windows of a tile along each axis where it is pooled: TILE is 4 then
@@ -41,7 +44,8 @@ struct Params {
 @group(0) @binding(3) var<storage, read> activation: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read_write> output: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read_write> indices: array<vec4<f32>>;
-@group(0) @binding(6) var<uniform> params: Params;
+@group(0) @binding(6) var<storage, read> scales: array<f32>;
+@group(0) @binding(7) var<uniform> params: Params;
 
 alias Line = array<vec4<f32>, 6>;
 
@@ -52,8 +56,18 @@ fn load_product(n: u32) -> vec4<f32> {
     if (TEXTURES == 1u) {
         return textureLoad(products_texture, vec2<u32>(n & 8191u, n >> 13u));
     } else {
-        return products_buffer[n];
+        // static if
+        if (ROWS == 1u) {
+            return products_buffer[n] * scales[1];
+        } else {
+            return products_buffer[n];
+        }
     }
+}
+
+// Where the first product of a tile lies.
+fn first_product(t: u32, quad: u32) -> u32 {
+    return select((params.first_quad + quad) * params.chunk + t, t * params.quads + quad, ROWS == 1u);
 }
 
 // A^T of F(TILE, 3); the first TILE values count.
@@ -111,7 +125,7 @@ fn transform(
     if (quad >= params.quads || at >= params.tiles) {
         return;
     }
-    load_tile((params.first_quad + quad) * params.chunk + t);
+    load_tile(first_product(t, quad));
     let pitch = params.width + 1u;
     let row = at / params.tiles_across * TILE;
     let column = at % params.tiles_across * TILE;
@@ -168,7 +182,7 @@ fn transform_pooled(
     if (quad >= params.quads || at >= params.tiles) {
         return;
     }
-    load_tile((params.first_quad + quad) * params.chunk + t);
+    load_tile(first_product(t, quad));
     let height = params.height / 2u;
     let width = params.width / 2u;
     let pitch = width + 1u;

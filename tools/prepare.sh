@@ -58,7 +58,7 @@ with_drivers() {
 driver_tests() {
   "$1" network goldens::
   "$1" optimise trajectory::ten_steps
-  "$1" kernels cases:: quirks:: --skip few_workgroups_fit --skip unrolled_and_plain
+  "$1" kernels cases:: quirks:: matrices:: --skip few_workgroups_fit --skip unrolled_and_plain
 }
 
 # Rust cannot come from Debian 12: its rustc (1.63) is too old for wgpu.

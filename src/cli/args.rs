@@ -1,7 +1,7 @@
 //! The options of `mirage render`, grouped as `--help` shows them.
 
 use super::values::{
-    self, AlphaArg, Border, Depth, Kernels, Pooling, ScaleCountArg, StartPicture, Variation,
+    self, AlphaArg, Border, Depth, Kernels, Pooling, Precision, ScaleCountArg, StartPicture, Variation,
 };
 use crate::error::Result;
 use crate::gpu::{AdapterChoice, DeviceOptions, Family};
@@ -315,10 +315,11 @@ pub(super) struct DeviceArgs {
     /// Compute convolutions directly, without Winograd's method: slower, half the rounding error [default: off]
     #[arg(long)]
     pub exact: bool,
-    /// Store weights in half precision on the device: half the memory for the fully connected layers, and for the
-    /// convolutions of --kernels buffer [default: off]
-    #[arg(long)]
-    pub half_weights: bool,
+    /// single computes in 32 bits; half-weights keeps weights in 16 bits on the device: half the memory for the fully
+    /// connected layers, and for the convolutions of --kernels buffer; half also lets `mirage tune` choose kernels on
+    /// cooperative matrices, with products of 16 bits, where a GPU has them
+    #[arg(long, value_name = "KIND", default_value = "single")]
+    pub precision: Precision,
     /// Test the kernels of this run on this device first, and on a graphics device one whole iteration against the CPU
     /// device; paint only if the results are right [default: off]
     #[arg(long)]
@@ -366,7 +367,7 @@ impl DeviceArgs {
             adapter: adapter.unwrap_or_default(),
             family,
             exact: self.exact,
-            half_weights: self.half_weights,
+            precision: self.precision.precision(),
             threads: self.threads.map(usize::from),
             patience: Some(Duration::from_secs(self.patience)),
             lose_after: self.lose_device_after,
@@ -397,7 +398,7 @@ impl TuningArgs {
             return Some(format!("there is no tuning cache {}: `mirage tune` makes one", path.display()));
         }
         let (cache, damaged) = Cache::load(&path);
-        let (choices, foreign) = cache.choices(&Adapter::of(context), profile.exact);
+        let (choices, foreign) = cache.choices(&Adapter::of(context), profile.exact, profile.precision);
         engine.use_choices(choices);
         damaged.or(foreign)
     }

@@ -3,7 +3,7 @@
 use super::format::bytes;
 use super::streams;
 use crate::error::Result;
-use crate::gpu::{AdapterSummary, adapters, hidden_gpus, quirks};
+use crate::gpu::{AdapterSummary, Matrices, adapters, hidden_gpus, quirks};
 use crate::graph::Processor;
 use std::fmt::Write as _;
 
@@ -39,7 +39,7 @@ fn describe_cpu(processor: &Processor, default: &str) -> String {
 }
 
 fn describe(adapter: &AdapterSummary, default: &str) -> String {
-    let AdapterSummary { index, info, limits, features } = adapter;
+    let AdapterSummary { index, info, limits, features, matrices } = adapter;
     let kind = match info.device_type {
         wgpu::DeviceType::DiscreteGpu => "discrete GPU",
         wgpu::DeviceType::IntegratedGpu => "integrated GPU",
@@ -70,10 +70,11 @@ fn describe(adapter: &AdapterSummary, default: &str) -> String {
     line(
         "features",
         format!(
-            "f16 {}, subgroups {}, timestamps {}",
+            "f16 {}, subgroups {}, timestamps {}, cooperative matrices {}",
             has(wgpu::Features::SHADER_F16),
             has(wgpu::Features::SUBGROUP),
-            has(wgpu::Features::TIMESTAMP_QUERY)
+            has(wgpu::Features::TIMESTAMP_QUERY),
+            matrices.map_or("no".to_owned(), |Matrices { side, .. }| format!("{side}x{side}"))
         ),
     );
     for quirk in quirks(info) {

@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn records_become_words() {
         let options = json!({
-            "photo": "-odd name.png", "size": 64, "clamp": false, "exact": true, "half_weights": false,
+            "photo": "-odd name.png", "size": 64, "clamp": false, "exact": true, "save_early": false,
             "balance": null, "style_weight": 0.25, "style_image": ["x y.png", "z.png"], "save_at": [1, 2],
             "spatial": "relu4_2:0.5,relu1_1",
         });
@@ -216,7 +216,7 @@ mod tests {
         ] {
             assert!(all.iter().any(|other| other == word), "{word}: {all:?}");
         }
-        assert!(!all.iter().any(|word| word.contains("balance") || word.contains("half")), "{all:?}");
+        assert!(!all.iter().any(|word| word.contains("balance") || word.contains("early")), "{all:?}");
     }
 
     #[test]

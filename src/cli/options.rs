@@ -265,7 +265,7 @@ pub(super) const TABLE: &[Row] = &[
     Row::device("threads", No),
     Row::device("kernels", Recorded::Always(Text)).varies(),
     Row::device("exact", Recorded::Always(Switch)).branches().varies(),
-    Row::device("half_weights", Recorded::Always(Switch)).branches().varies(),
+    Row::device("precision", Recorded::Always(Text)).branches().varies(),
     Row::device("verify", No).for_one_run(),
     Row::device("patience", No),
     Row::device("lose_device_after", No),

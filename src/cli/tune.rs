@@ -2,7 +2,7 @@
 
 use super::args::{NetworkArgs, SIDES};
 use super::streams;
-use super::values::Pooling;
+use super::values::{Pooling, Precision};
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, DeviceOptions};
 use crate::graph::Engine;
@@ -31,9 +31,9 @@ pub(super) struct TuneArgs {
     /// For runs with --exact [default: off]
     #[arg(long, help_heading = "Device")]
     exact: bool,
-    /// For runs with --half-weights [default: off]
-    #[arg(long, help_heading = "Device")]
-    half_weights: bool,
+    /// For runs with this --precision; half lets kernels on cooperative matrices take part
+    #[arg(long, value_name = "KIND", default_value = "single", help_heading = "Device")]
+    precision: Precision,
     /// File for the measurements [default: tuning.json in the user's cache folder]
     #[arg(long, value_name = "FILE", help_heading = "Device")]
     tuning_cache: Option<PathBuf>,
@@ -68,10 +68,10 @@ pub(super) fn run(args: &TuneArgs) -> Result<()> {
     let options = DeviceOptions {
         adapter: args.adapter.clone().unwrap_or_default(),
         exact: args.exact,
-        half_weights: args.half_weights,
+        precision: args.precision.precision(),
         ..DeviceOptions::default()
     };
-    let engine = Engine::open(&options)?;
+    let mut engine = Engine::open(&options)?;
     if let Some(note) = engine.note() {
         streams::eprint(&format!("note: {note}"));
     }
@@ -90,7 +90,7 @@ pub(super) fn run(args: &TuneArgs) -> Result<()> {
     let mut changed = 0;
     for (op, signature) in &uses {
         engine.forget_constants();
-        let found = tune(&engine, op, signature, &Contest::default(), &mut cache)?;
+        let found = tune(&mut engine, op, signature, &Contest::default(), &mut cache)?;
         changed += usize::from(found.selection.as_ref().is_some_and(|selection| selection.winner > 0));
         let shapes: Vec<String> = signature.inputs.iter().map(ToString::to_string).collect();
         streams::print(&format!(

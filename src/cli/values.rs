@@ -1,6 +1,6 @@
 //! Values of options: on the command line, in the library, and in a record.
 
-use crate::gpu::Family;
+use crate::gpu::{self, Family};
 use crate::image_io::BitDepth;
 use crate::mirage::statistic::{self, Statistic};
 use crate::mirage::{self, ScaleCount};
@@ -152,6 +152,15 @@ pub(super) enum Kernels {
     Naive,
 }
 
+/// `--precision`.
+#[derive(Debug, Clone, Copy, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Precision {
+    Single,
+    HalfWeights,
+    Half,
+}
+
 /// `--init`.
 #[derive(Debug, Clone)]
 pub(super) enum StartPicture {
@@ -209,6 +218,16 @@ impl Kernels {
             Self::Texture => Family::Texture,
             Self::Buffer => Family::Buffer,
             Self::Naive => Family::Naive,
+        }
+    }
+}
+
+impl Precision {
+    pub(super) fn precision(self) -> gpu::Precision {
+        match self {
+            Self::Single => gpu::Precision::Single,
+            Self::HalfWeights => gpu::Precision::HalfWeights,
+            Self::Half => gpu::Precision::Half,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Finding the adapters of this machine and picking one of them.
 
+use super::profile::Matrices;
 use super::wait;
 use crate::error::{Error, Result};
 
@@ -42,6 +43,8 @@ pub struct AdapterSummary {
     pub limits: wgpu::Limits,
     /// All features the adapter offers.
     pub features: wgpu::Features,
+    /// Cooperative matrices that kernels can use.
+    pub matrices: Option<Matrices>,
 }
 
 /// One line that names an adapter with its backend and driver.
@@ -98,6 +101,7 @@ pub fn adapters() -> Result<Vec<AdapterSummary>> {
             info: adapter.get_info(),
             limits: adapter.limits(),
             features: adapter.features(),
+            matrices: Matrices::of(&adapter),
         })
         .collect())
 }
@@ -107,6 +111,12 @@ pub(super) fn hardware() -> Result<Result<wgpu::Adapter, Option<String>>> {
     let Some(best) = enumerate()?.into_iter().next() else { return Ok(Err(None)) };
     let info = best.get_info();
     Ok(if info.device_type == wgpu::DeviceType::Cpu { Err(Some(info.name)) } else { Ok(best) })
+}
+
+/// The adapter with this description.
+pub(super) fn same(info: &wgpu::AdapterInfo) -> Result<wgpu::Adapter> {
+    let found = enumerate()?.into_iter().find(|adapter| adapter.get_info() == *info);
+    found.ok_or_else(|| Error::NoAdapter(format!("{} was lost, and is not there any more", describe(info))))
 }
 
 /// The adapter of this choice.

@@ -2,6 +2,7 @@
 //! wait has a timeout, every object has a label.
 
 use super::adapter::{self, AdapterChoice};
+use super::profile::{Family, Matrices, Precision, Profile};
 use super::wait::{self, Fence};
 use super::{Trace, quirks};
 use crate::error::{Error, Result};
@@ -13,105 +14,6 @@ use std::time::{Duration, Instant};
 /// the time is a prediction.
 const LONGEST_SUBMISSION: Duration = Duration::from_millis(500);
 
-/// Which family of kernels a run uses where an op has several.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Family {
-    /// Chosen per adapter.
-    #[default]
-    Auto,
-    /// Register tiles fed from storage textures and subgroup shuffles: software and some mobile drivers.
-    Texture,
-    /// Shared-memory tiles fed from storage buffers: discrete and integrated GPUs.
-    Buffer,
-    /// The reference kernels.
-    Naive,
-}
-
-/// What kernels may choose by. Nothing else about the device reaches them.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Profile {
-    /// True for the CPU device: ops run as native functions ([`crate::ops::Op::native`]) and no limit below applies.
-    pub native: bool,
-    /// True to use no kernel that trades accuracy for speed (Winograd convolution).
-    pub exact: bool,
-    /// True to keep weights in f16 in memory where the kernels can; all arithmetic is f32.
-    pub half_weights: bool,
-    /// Kernel family asked for; [`Family::Auto`] resolves by `software`.
-    pub family: Family,
-    /// True if the device runs on the CPU.
-    pub software: bool,
-    /// Subgroup size if the device supports subgroups and has just one size.
-    pub lanes: Option<u32>,
-    /// Largest side of a 2-D texture, in texels.
-    pub max_texture_side: u32,
-    /// Largest range of a storage buffer that one binding may cover, in bytes.
-    pub max_binding: u64,
-    /// Bindings start at multiples of this many bytes, a power of two.
-    pub binding_alignment: u64,
-    /// Largest buffer, in bytes.
-    pub max_buffer: u64,
-    /// Largest number of workgroups along one axis of a dispatch.
-    pub max_groups: u32,
-    /// Workgroup (shared) memory, in bytes.
-    pub max_workgroup_storage: u32,
-    /// Largest number of invocations in one workgroup.
-    pub max_invocations: u32,
-    /// Loop iterations of one invocation after which the driver silently goes on, if it does (see
-    /// [`super::QUIRKS`]).
-    pub loop_limit: Option<u32>,
-}
-
-impl Profile {
-    /// A hardware device with no more than WebGPU's default limits, which every device has, and without subgroups.
-    pub fn minimal() -> Self {
-        Self {
-            native: false,
-            exact: false,
-            half_weights: false,
-            family: Family::Auto,
-            software: false,
-            lanes: None,
-            max_texture_side: 8192,
-            max_binding: 128 << 20,
-            binding_alignment: 256,
-            max_buffer: 256 << 20,
-            max_groups: 65_535,
-            max_workgroup_storage: 16 << 10,
-            max_invocations: 256,
-            loop_limit: None,
-        }
-    }
-
-    /// The CPU device, which has no limits.
-    pub fn native() -> Self {
-        Self {
-            native: true,
-            exact: false,
-            half_weights: false,
-            family: Family::Auto,
-            software: true,
-            lanes: None,
-            max_texture_side: u32::MAX,
-            max_binding: u64::MAX,
-            binding_alignment: 4,
-            max_buffer: u64::MAX,
-            max_groups: u32::MAX,
-            max_workgroup_storage: u32::MAX,
-            max_invocations: u32::MAX,
-            loop_limit: None,
-        }
-    }
-
-    /// True if kernels of this family should be preferred.
-    pub fn prefers(&self, family: Family) -> bool {
-        match self.family {
-            Family::Auto => family == if self.software { Family::Texture } else { Family::Buffer },
-            chosen => chosen == family,
-        }
-    }
-}
-
 /// How to open a device.
 #[derive(Debug, Clone, Default)]
 pub struct DeviceOptions {
@@ -121,9 +23,8 @@ pub struct DeviceOptions {
     pub family: Family,
     /// No kernels that trade accuracy for speed (Winograd convolution).
     pub exact: bool,
-    /// Weights in f16 in the device's memory where the kernels can (fully connected layers; convolutions of
-    /// the buffer family): half the memory and traffic, for rounding of 2^-11. Arithmetic is f32.
-    pub half_weights: bool,
+    /// What may be kept and multiplied in f16.
+    pub precision: Precision,
     /// Request no optional feature and only WebGPU's default limits, to run as on a minimal device.
     pub minimal: bool,
     /// Threads of the CPU device; `None` for as many as the process may use at once. No graphics device is opened with
@@ -155,6 +56,15 @@ pub(crate) fn threads_of(device: &str) -> Error {
     ))
 }
 
+/// How long a device may take.
+#[derive(Debug, Clone, Copy)]
+struct Timing {
+    /// [`DeviceOptions::longest_submission`]; none is no limit.
+    longest: Option<Duration>,
+    patience: Duration,
+    lose_after: Option<u64>,
+}
+
 /// What [`Context::open_hardware`] found.
 #[derive(Debug)]
 pub enum Hardware {
@@ -182,9 +92,7 @@ pub struct Context {
     faults: Arc<Mutex<Faults>>,
     waits: AtomicU64,
     submissions: AtomicU64,
-    submission_limit: Option<Duration>,
-    patience: Duration,
-    lose_after: Option<u64>,
+    timing: Timing,
     trace: OnceLock<Arc<Trace>>,
 }
 
@@ -236,17 +144,74 @@ impl Context {
         wanted: wgpu::Features,
         limits: impl Fn(&wgpu::Limits, bool) -> wgpu::Limits,
     ) -> Result<Self> {
-        let patience = options.patience.unwrap_or(wait::LIMIT);
         let info = adapter.get_info();
         if options.threads.is_some() {
             return Err(threads_of(&adapter::describe(&info)));
         }
-        let features = if options.minimal { wgpu::Features::empty() } else { adapter.features() & wanted };
+        let mut features =
+            if options.minimal { wgpu::Features::empty() } else { adapter.features() & wanted };
         let limits = limits(&adapter.limits(), options.minimal);
+        let wanted = options.precision == Precision::Half && !options.minimal;
+        let matrices = if wanted { Matrices::of(&adapter) } else { None };
+        if matrices.is_some() {
+            features |= Matrices::FEATURES;
+        }
+        let fixed = info.subgroup_min_size == info.subgroup_max_size;
+        let profile = Profile {
+            native: false,
+            exact: options.exact,
+            precision: options.precision,
+            matrices,
+            family: options.family,
+            software: info.device_type == wgpu::DeviceType::Cpu,
+            lanes: (features.contains(wgpu::Features::SUBGROUP) && fixed).then_some(info.subgroup_min_size),
+            max_texture_side: limits.max_texture_dimension_2d,
+            max_binding: limits.max_storage_buffer_binding_size,
+            binding_alignment: u64::from(limits.min_storage_buffer_offset_alignment),
+            max_buffer: limits.max_buffer_size,
+            max_groups: limits.max_compute_workgroups_per_dimension,
+            max_workgroup_storage: limits.max_compute_workgroup_storage_size,
+            max_invocations: limits.max_compute_invocations_per_workgroup,
+            loop_limit: quirks::loop_limit(&info),
+        };
+        let timing = Timing {
+            longest: options.longest_submission.or((!profile.software).then_some(LONGEST_SUBMISSION)),
+            patience: options.patience.unwrap_or(wait::LIMIT),
+            lose_after: options.lose_after,
+        };
+        Self::request(&adapter, features, limits, profile, timing)
+    }
+
+    /// Opens the same adapter once more, after this device was lost. Nothing that was made on this one is valid there.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] if the adapter is gone, [`Error::Gpu`] if the driver refuses the device.
+    pub fn reopen(&self) -> Result<Self> {
+        let adapter = adapter::same(&self.info)?;
+        let (features, limits) = (self.device.features(), self.device.limits());
+        let timing = Timing { lose_after: None, ..self.timing };
+        Self::request(&adapter, features, limits, self.profile.clone(), timing)
+    }
+
+    fn request(
+        adapter: &wgpu::Adapter,
+        features: wgpu::Features,
+        limits: wgpu::Limits,
+        profile: Profile,
+        timing: Timing,
+    ) -> Result<Self> {
+        let info = adapter.get_info();
         let request = adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("neural-mirage"),
             required_features: features,
-            required_limits: limits.clone(),
+            required_limits: limits,
+            experimental_features: if features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+                // SAFETY: the kernels that use them are valid by naga's rules, load and store inside of their buffers,
+                // and take part only after a comparison with the naive kernel.
+                unsafe { wgpu::ExperimentalFeatures::enabled() }
+            } else {
+                wgpu::ExperimentalFeatures::disabled()
+            },
             // Small blocks: whatever is larger has memory of its own, which goes back when it is freed. Weights
             // that are being prepared and targets leave holes in large blocks that later tensors do not fit into.
             memory_hints: wgpu::MemoryHints::Manual {
@@ -254,7 +219,7 @@ impl Context {
             },
             ..Default::default()
         });
-        let opened = wait::block_on("opening the device", request, wait::sleep, patience)?;
+        let opened = wait::block_on("opening the device", request, wait::sleep, timing.patience)?;
         let (device, queue) = opened.map_err(|error| {
             Error::gpu(format!("opening {}", adapter::describe(&info)), error.to_string())
         })?;
@@ -272,25 +237,6 @@ impl Context {
                 faults.lost.get_or_insert(message);
             }
         });
-        let fixed = info.subgroup_min_size == info.subgroup_max_size;
-        let profile = Profile {
-            native: false,
-            exact: options.exact,
-            half_weights: options.half_weights,
-            family: options.family,
-            software: info.device_type == wgpu::DeviceType::Cpu,
-            lanes: (features.contains(wgpu::Features::SUBGROUP) && fixed).then_some(info.subgroup_min_size),
-            max_texture_side: limits.max_texture_dimension_2d,
-            max_binding: limits.max_storage_buffer_binding_size,
-            binding_alignment: u64::from(limits.min_storage_buffer_offset_alignment),
-            max_buffer: limits.max_buffer_size,
-            max_groups: limits.max_compute_workgroups_per_dimension,
-            max_workgroup_storage: limits.max_compute_workgroup_storage_size,
-            max_invocations: limits.max_compute_invocations_per_workgroup,
-            loop_limit: quirks::loop_limit(&info),
-        };
-        let submission_limit =
-            options.longest_submission.or((!profile.software).then_some(LONGEST_SUBMISSION));
         Ok(Self {
             device,
             queue,
@@ -299,9 +245,7 @@ impl Context {
             faults,
             waits: AtomicU64::new(0),
             submissions: AtomicU64::new(0),
-            submission_limit,
-            patience,
-            lose_after: options.lose_after,
+            timing,
             trace: OnceLock::new(),
         })
     }
@@ -331,6 +275,13 @@ impl Context {
     #[doc(hidden)]
     pub fn restrict(&mut self, change: impl FnOnce(&mut Profile)) {
         change(&mut self.profile);
+    }
+
+    /// Makes the device look lost from now on. Hidden: for tests of what is done then.
+    #[doc(hidden)]
+    pub fn lose(&self) {
+        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        faults.lost.get_or_insert_with(|| "by a test".to_owned());
     }
 
     /// One line that names adapter, backend and driver.
@@ -369,7 +320,7 @@ impl Context {
     pub fn submit(&self, encoder: wgpu::CommandEncoder, what: &str) -> Result<Fence> {
         let begin = Instant::now();
         let before = self.submissions.fetch_add(1, Ordering::Relaxed);
-        if self.lose_after.is_some_and(|most| before >= most) {
+        if self.timing.lose_after.is_some_and(|most| before >= most) {
             let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
             faults.lost.get_or_insert_with(|| "as the test asked".to_owned());
         }
@@ -414,7 +365,7 @@ impl Context {
 
     /// Longest time that one submission should take.
     pub(crate) fn submission_limit(&self) -> Option<Duration> {
-        self.submission_limit
+        self.timing.longest
     }
 
     /// Gives up a device that hangs: its queue is never released, because that would wait for the device without a limit.
@@ -441,7 +392,7 @@ impl Context {
         self.waits.fetch_add(1, Ordering::Relaxed);
         let _span = self.trace().map(|trace| trace.host("waiting", what));
         let drive = wait::drive(&self.device, fence, what, || self.check(what));
-        let value = wait::block_on(what, future, drive, self.patience).inspect_err(|error| {
+        let value = wait::block_on(what, future, drive, self.timing.patience).inspect_err(|error| {
             if matches!(error, Error::Timeout { .. }) {
                 self.give_up();
             }

@@ -75,13 +75,30 @@ impl Engine {
     /// # Errors
     /// [`Error::Native`] if the system refuses a thread.
     pub fn cpu_beside(&self) -> Result<Arc<Self>> {
-        let Profile { exact, half_weights, .. } = *self.profile();
-        let options = DeviceOptions { exact, half_weights, ..DeviceOptions::default() };
+        let Profile { exact, precision, .. } = *self.profile();
+        let options = DeviceOptions { exact, precision, ..DeviceOptions::default() };
         Ok(Self::on(Device::native(&options)?, None))
     }
 
     fn on(device: Device, note: Option<String>) -> Arc<Self> {
         Arc::new(Self { device, note, choices: OnceLock::new(), outdated: AtomicUsize::new(0) })
+    }
+
+    /// An engine on the same graphics device, opened once more after it was lost. It has the same choices; memory and
+    /// programs of this engine are of no use there.
+    ///
+    /// # Errors
+    /// As [`Context::reopen`]; [`Error::Native`] on the CPU, which is never lost.
+    pub fn reopen(&self) -> Result<Arc<Self>> {
+        let Some(context) = self.gpu() else {
+            return Err(Error::native("opening the device again", "the CPU is never lost"));
+        };
+        let device = Device::Gpu(Arc::new(GpuDevice::new(context.reopen()?)));
+        let engine = Self::on(device, self.note.clone());
+        if let Some(choices) = self.choices.get() {
+            engine.use_choices(choices.clone());
+        }
+        Ok(engine)
     }
 
     /// A sentence on why this device was taken, if the user should know.

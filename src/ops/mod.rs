@@ -17,6 +17,7 @@ mod lbfgs;
 mod linear;
 mod linear_combination;
 mod matmul;
+mod matrices;
 mod matrix_root;
 mod mse;
 mod peaks;

@@ -2,7 +2,7 @@
 //! hands them to Vulkan, DirectX 12 and Metal, with its numbering of bindings and with all of its checks
 //! (indices, divisions, endless loops).
 
-use super::reflect::{Interface, Resource, ResourceKind, validator};
+use super::reflect::{Extensions, Interface, Resource, ResourceKind, needs_matrices, needs_subgroups};
 use super::variant::Shader;
 use crate::error::{Error, Result};
 use naga::back::{hlsl, msl, spv};
@@ -28,6 +28,11 @@ pub enum Target {
 impl Target {
     /// All targets.
     pub const ALL: [Self; 5] = [Self::Wgpu, Self::Web, Self::Spirv, Self::Hlsl, Self::Msl];
+
+    /// True if shaders with cooperative matrices can be emitted for it.
+    pub fn has_matrices(self) -> bool {
+        !matches!(self, Self::Web | Self::Hlsl)
+    }
 
     /// Name on command lines, and that which [`std::str::FromStr`] takes.
     pub fn name(self) -> &'static str {
@@ -82,8 +87,8 @@ pub struct Emitter {
 }
 
 impl Emitter {
-    /// Parses and validates a shader with no more capabilities than it needs: subgroups only where its text
-    /// uses them. `name` is for messages.
+    /// Parses and validates a shader with no more capabilities than it needs: subgroups and cooperative matrices only
+    /// where its text uses them. `name` is for messages.
     ///
     /// # Errors
     /// [`Error::Gpu`] with naga's message if the text is not valid.
@@ -92,7 +97,8 @@ impl Emitter {
         let refuse = |message: String| Error::gpu(format!("shader {name}"), message);
         let module =
             naga::front::wgsl::parse_str(&source).map_err(|error| refuse(error.emit_to_string(&source)))?;
-        let info = validator(needs_subgroups(&source))
+        let info = Extensions::of(&source)
+            .validator()
             .validate(&module)
             .map_err(|error| refuse(error.emit_to_string(&source)))?;
         Ok(Self { name: name.to_owned(), source, interface: shader.interface.clone(), module, info })
@@ -104,14 +110,17 @@ impl Emitter {
     /// [`Error::Gpu`] if there is no such entry point, or the target can't express the shader.
     pub fn emit(&self, entry: &str, target: Target) -> Result<Code> {
         let (resources, _) = self.interface.entry(entry)?;
+        let refuse = |message: String| {
+            Error::gpu(format!("shader {}/{entry} as {}", self.name, target.name()), message)
+        };
+        if needs_matrices(&self.source) && !target.has_matrices() {
+            return Err(refuse("it has no cooperative matrices".to_owned()));
+        }
         match target {
             Target::Wgpu => return Ok(Code::Text(self.source.to_string())),
             Target::Web => return Ok(Code::Text(web(&self.source))),
             Target::Spirv | Target::Hlsl | Target::Msl => {}
         }
-        let refuse = |message: String| {
-            Error::gpu(format!("shader {}/{entry} as {}", self.name, target.name()), message)
-        };
         let stage = naga::ShaderStage::Compute;
         let only = Some((stage, entry));
         // Leaves out what the entry point does not use, as wgpu does.
@@ -147,11 +156,6 @@ impl Emitter {
             }
         }
     }
-}
-
-/// True if WGSL text, comments aside, uses subgroups.
-pub fn needs_subgroups(text: &str) -> bool {
-    text.lines().any(|line| line.split("//").next().unwrap_or("").contains("subgroup"))
 }
 
 /// WGSL for browsers, which require a directive to enable subgroups that naga 30 refuses.
@@ -312,6 +316,35 @@ mod tests {
         }
         let message = "glsl".parse::<Target>().unwrap_err().to_string();
         assert!(message.contains("wgsl, web, spirv, hlsl, msl"), "{message}");
+    }
+
+    #[test]
+    fn cooperative_matrices_are_for_wgpu_vulkan_and_metal() {
+        let source = "
+            enable f16;
+            enable wgpu_cooperative_matrix;
+            const SIDE: u32 = 16u;
+            @group(0) @binding(0) var<storage, read> input: array<f16>;
+            @group(0) @binding(1) var<storage, read_write> output: array<f32>;
+            @compute @workgroup_size(32) fn main() {
+                let left = coopLoadT<coop_mat16x16<f16, A>>(&input[0], SIDE);
+                let right = coopLoad<coop_mat16x16<f16, B>>(&input[0], SIDE);
+                coopStoreT(coopMultiplyAdd(left, right, coop_mat16x16<f32, C>()), &output[0], SIDE);
+            }";
+        // Constants start their lines.
+        let source: String = source.lines().map(|line| line.trim_start().to_owned() + "\n").collect();
+        for side in [16, 8] {
+            let shader = Shader::build("t", &source, &[("SIDE", side)], true).unwrap();
+            assert_eq!(shader.source.contains("coop_mat8x8"), side == 8);
+            assert_eq!(shader.source.contains("coop_mat16x16"), side == 16);
+            let emitter = Emitter::new("t", &shader).unwrap();
+            for target in Target::ALL {
+                let code = emitter.emit("main", target);
+                assert_eq!(code.is_ok(), target.has_matrices(), "{code:?}");
+            }
+        }
+        let without = Shader::build("t", &source.replace("enable f16;", ""), &[], true);
+        assert!(without.is_err());
     }
 
     #[test]

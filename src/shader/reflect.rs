@@ -72,18 +72,44 @@ pub struct Interface {
     pub workgroup_bytes: Vec<u32>,
 }
 
-/// A validator that knows what shaders here may use, and the only one who knows: WGSL without any
-/// extension, and subgroup operations where the device has them.
-#[must_use]
-pub fn validator(subgroups: bool) -> Validator {
-    // `unpack2x16float` (f16 storage, f32 arithmetic) is core WGSL; only old OpenGL lacks it.
-    let core = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
-    if !subgroups {
-        return Validator::new(ValidationFlags::all(), core);
+/// True if WGSL text, comments aside, uses subgroups.
+pub fn needs_subgroups(text: &str) -> bool {
+    text.lines().any(|line| line.split("//").next().unwrap_or("").contains("subgroup"))
+}
+
+/// True if WGSL text uses cooperative matrices, and numbers in f16 with them.
+pub fn needs_matrices(text: &str) -> bool {
+    text.lines().any(|line| line.trim() == "enable wgpu_cooperative_matrix;")
+}
+
+/// What a shader may use besides core WGSL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extensions {
+    /// Subgroup operations.
+    pub subgroups: bool,
+    /// Cooperative matrices and f16.
+    pub matrices: bool,
+}
+
+impl Extensions {
+    /// Those that this text uses.
+    pub fn of(text: &str) -> Self {
+        Self { subgroups: needs_subgroups(text), matrices: needs_matrices(text) }
     }
-    let mut validator = Validator::new(ValidationFlags::all(), core | Capabilities::SUBGROUP);
-    validator.subgroup_stages(ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());
-    validator
+
+    /// A validator that knows what shaders here may use, and the only one who knows.
+    #[must_use]
+    pub fn validator(self) -> Validator {
+        // `unpack2x16float` (f16 storage, f32 arithmetic) is core WGSL; only old OpenGL lacks it.
+        let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+        capabilities.set(Capabilities::SUBGROUP, self.subgroups);
+        capabilities.set(Capabilities::COOPERATIVE_MATRIX | Capabilities::SHADER_FLOAT16, self.matrices);
+        let mut validator = Validator::new(ValidationFlags::all(), capabilities);
+        if self.subgroups {
+            validator.subgroup_stages(ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());
+        }
+        validator
+    }
 }
 
 impl Interface {
@@ -95,7 +121,8 @@ impl Interface {
         let refuse = |message: String| Error::gpu(format!("shader {name}"), message);
         let module =
             naga::front::wgsl::parse_str(text).map_err(|error| refuse(error.emit_to_string(text)))?;
-        let info = validator(true).validate(&module).map_err(|error| refuse(error.emit_to_string(text)))?;
+        let mut validator = Extensions { subgroups: true, ..Extensions::of(text) }.validator();
+        let info = validator.validate(&module).map_err(|error| refuse(error.emit_to_string(text)))?;
         let mut found = Self::default();
         for (_, variable) in module.global_variables.iter() {
             let inner = &module.types[variable.ty].inner;

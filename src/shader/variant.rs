@@ -1,6 +1,6 @@
 //! From a file and its constants to the final source.
 
-use super::reflect::Interface;
+use super::reflect::{Interface, needs_matrices};
 use super::{keep_branches, source, unroll};
 use crate::error::{Error, Result};
 use std::collections::HashMap;
@@ -55,6 +55,10 @@ impl Shader {
         let mut text = text.to_owned();
         for (constant, value) in consts {
             text = set_const(name, &text, constant, *value)?;
+        }
+        // A constant can't choose a type.
+        if needs_matrices(&text) && consts.contains(&("SIDE", 8)) {
+            text = text.replace("coop_mat16x16", "coop_mat8x8");
         }
         let refuse = |what: &str, message: String| Error::gpu(format!("{what} of shader {name}"), message);
         text = keep_branches(&text).map_err(|message| refuse("conditions", message))?;

@@ -2,13 +2,13 @@
 
 use crate::error::{Error, Result};
 use crate::files::read_text;
-use crate::gpu::Context;
+use crate::gpu::{Context, Precision};
 use crate::graph::{Choice, Choices, Use};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// Version of the file's format; files of another are ignored.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// The largest file that is read, in bytes: an entry has some hundred.
 const MAX_FILE: u64 = 1 << 24;
 /// Ends every note on a cache that is not used.
@@ -50,6 +50,8 @@ pub struct Entry {
     pub adapter: Adapter,
     /// Without kernels that trade accuracy for speed.
     pub exact: bool,
+    /// In what precision, which decides which candidates there are.
+    pub precision: Precision,
     /// For what.
     #[serde(flatten)]
     pub of: Use,
@@ -98,12 +100,13 @@ impl Cache {
         (Self::default(), Some(format!("the tuning cache {} {problem}: {REMEDY}", path.display())))
     }
 
-    /// The choices for one device, and a note if there are only those of others.
-    pub fn choices(&self, adapter: &Adapter, exact: bool) -> (Choices, Option<String>) {
+    /// The choices for one device and kernels of this kind, and a note if there are only those of others.
+    pub fn choices(&self, adapter: &Adapter, exact: bool, precision: Precision) -> (Choices, Option<String>) {
         let choices: Choices = self
             .entries
             .iter()
-            .filter(|entry| entry.adapter == *adapter && entry.exact == exact)
+            .filter(|entry| entry.adapter == *adapter)
+            .filter(|entry| (entry.exact, entry.precision) == (exact, precision))
             .map(|entry| {
                 let choice = Choice { variant: entry.variant.clone(), content: entry.content.clone() };
                 (entry.of.clone(), choice)
@@ -117,8 +120,9 @@ impl Cache {
 
     /// Adds an entry in place of an earlier one for the same.
     pub fn insert(&mut self, entry: Entry) {
+        let kind = |entry: &Entry| (entry.exact, entry.precision);
         self.entries
-            .retain(|old| !(old.adapter == entry.adapter && old.exact == entry.exact && old.of == entry.of));
+            .retain(|old| !(old.adapter == entry.adapter && kind(old) == kind(&entry) && old.of == entry.of));
         self.entries.push(entry);
     }
 
@@ -168,6 +172,7 @@ mod tests {
         Entry {
             adapter: adapter(),
             exact: false,
+            precision: Precision::Single,
             of: Use {
                 op: "conv".into(),
                 form: vec!["conv/forward RELU=1".into()],
@@ -191,7 +196,7 @@ mod tests {
         cache.save(&path).unwrap();
         let (loaded, note) = Cache::load(&path);
         assert_eq!((&loaded, note), (&cache, None));
-        let (choices, note) = loaded.choices(&adapter(), false);
+        let (choices, note) = loaded.choices(&adapter(), false, Precision::Single);
         assert_eq!((choices.len(), note), (2, None));
         assert_eq!(choices[&entry(10, "").of], Choice { variant: "three".into(), content: "abc".into() });
         // Written again over itself, and nothing is left beside it.
@@ -202,7 +207,7 @@ mod tests {
     #[test]
     fn a_cache_of_another_device_or_driver_is_ignored_with_a_note() {
         let mut cache = Cache::default();
-        assert_eq!(cache.choices(&adapter(), false), (Choices::new(), None));
+        assert_eq!(cache.choices(&adapter(), false, Precision::Single), (Choices::new(), None));
         cache.insert(entry(10, "one"));
         let changes: [fn(&mut Adapter); 5] = [
             |adapter| adapter.backend = "metal".into(),
@@ -214,12 +219,13 @@ mod tests {
         for change in changes {
             let mut other = adapter();
             change(&mut other);
-            let (choices, note) = cache.choices(&other, false);
+            let (choices, note) = cache.choices(&other, false, Precision::Single);
             assert!(choices.is_empty());
             assert!(note.unwrap().contains("another device or driver"));
         }
         // Of this device, but for accurate kernels: nothing to complain of.
-        assert_eq!(cache.choices(&adapter(), true), (Choices::new(), None));
+        assert_eq!(cache.choices(&adapter(), true, Precision::Single), (Choices::new(), None));
+        assert_eq!(cache.choices(&adapter(), false, Precision::Half), (Choices::new(), None));
     }
 
     #[test]
@@ -231,13 +237,13 @@ mod tests {
         cache.insert(entry(10, "one"));
         cache.save(&path).unwrap();
         let whole = std::fs::read_to_string(&path).unwrap();
-        let future = whole.replace("\"format\": 2", "\"format\": 3");
+        let future = whole.replace("\"format\": 3", "\"format\": 4");
         for (text, words) in [
             (&whole.as_bytes()[..whole.len() / 2], "damaged"),
             (b"".as_slice(), "damaged"),
             (b"[1, 2]".as_slice(), "damaged"),
             (b"\xff\xfe\x00".as_slice(), "can't be read"),
-            (future.as_bytes(), "format 3"),
+            (future.as_bytes(), "format 4"),
         ] {
             std::fs::write(&path, text).unwrap();
             let (loaded, note) = Cache::load(&path);

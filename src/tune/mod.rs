@@ -14,8 +14,8 @@ use crate::error::{Error, Result};
 use crate::graph::{
     Engine, PrepareOptions, PreparedNode, Program, SingleOp, SingleRun, Use, candidates, content,
 };
-use crate::ops::{Op, Signature};
-use crate::workbench::{fault, samples, seconds};
+use crate::ops::{Kernel, Op, Signature};
+use crate::workbench::{fault, lost, samples, seconds};
 use std::sync::Arc;
 
 /// One timed submission takes about this many seconds, so that submitting and waiting do not count much.
@@ -58,13 +58,14 @@ pub fn uses(engine: &Engine, nodes: &[PreparedNode]) -> Result<Vec<(Arc<dyn Op>,
     Ok(found.into_iter().map(|(_, op, signature)| (op, signature)).collect())
 }
 
-/// Finds the fastest kernel for one use, and enters it into the cache.
+/// Finds the fastest kernel for one use, and enters it into the cache. If the device is lost over a candidate, `engine`
+/// becomes one on the device opened again, and all others start anew there.
 ///
 /// # Errors
-/// If the device fails. A candidate that it refuses, or that computes something else than the naive
-/// kernel, is left out.
+/// If the device fails. A candidate that it refuses, over which it is lost, or that computes something else than the
+/// naive kernel, is left out.
 pub fn tune(
-    engine: &Arc<Engine>,
+    engine: &mut Arc<Engine>,
     op: &Arc<dyn Op>,
     signature: &Signature,
     contest: &Contest,
@@ -72,38 +73,24 @@ pub fn tune(
 ) -> Result<Found> {
     let kernels = candidates(op.as_ref(), signature, engine.profile())?;
     let variants: Vec<&'static str> = kernels.iter().map(|kernel| kernel.variant).collect();
-    let options = PrepareOptions { all_families: true, ..PrepareOptions::default() };
-    let single = SingleOp::new(engine, op.clone(), &signature.inputs)?.with(options);
-    let inputs = samples(op.as_ref(), signature);
-
     let mut refused = Vec::new();
-    let mut entered = Vec::new();
-    let mut programs: Vec<Option<(Program, usize)>> = Vec::new();
-    programs.resize_with(kernels.len(), || None);
-    let naive = single.run(kernels.len() - 1, &inputs)?;
-    for (index, variant) in variants.iter().enumerate() {
-        match enter(&single, index, &inputs, &naive) {
-            Ok(Ok(program)) => {
-                programs[index] = Some(program);
-                entered.push(index);
+    let selection = loop {
+        match compete(engine, op, signature, contest, &kernels, &mut refused) {
+            Ok(selection) => break selection,
+            Err(Failed { candidate, error: Error::DeviceLost(message) }) => {
+                refused.push((variants[candidate], lost(&message)));
+                *engine = engine.reopen()?;
             }
-            Ok(Err(reason)) => refused.push((*variant, reason)),
-            Err(error @ (Error::Gpu { .. } | Error::OutOfMemory { .. })) => {
-                refused.push((*variant, error.to_string()));
-            }
-            Err(error) => return Err(error),
+            Err(failed) => return Err(failed.error),
         }
-    }
-    let selection = contest.select(kernels.len(), &entered, |index| match &programs[index] {
-        Some((program, runs)) => seconds(program, *runs),
-        None => Ok(f64::INFINITY),
-    })?;
+    };
     let of = Use::of(op.as_ref(), signature, engine.profile())?;
     if let (Some(selection), Some(context)) = (&selection, engine.gpu()) {
         let measured = variants.iter().zip(&selection.seconds);
         cache.insert(Entry {
             adapter: Adapter::of(context),
             exact: engine.profile().exact,
+            precision: engine.profile().precision,
             of: of.clone(),
             content: content(&kernels)?,
             variant: variants[selection.winner].to_owned(),
@@ -115,15 +102,75 @@ pub fn tune(
     Ok(Found { of, variants, refused, selection })
 }
 
+/// An error, and the candidate that ran.
+struct Failed {
+    candidate: usize,
+    error: Error,
+}
+
+/// Has the candidates that were not refused so far checked, and compete; adds to `refused` who can't. `None` if none is
+/// left, or the naive kernel, by which the others are judged, was refused.
+fn compete(
+    engine: &Arc<Engine>,
+    op: &Arc<dyn Op>,
+    signature: &Signature,
+    contest: &Contest,
+    kernels: &[Kernel],
+    refused: &mut Vec<(&'static str, String)>,
+) -> Result<Option<Selection>, Failed> {
+    let by = |candidate| move |error| Failed { candidate, error };
+    let last = kernels.len() - 1;
+    let is_out = |refused: &[(&str, String)], index: usize| {
+        refused.iter().any(|(variant, _)| *variant == kernels[index].variant)
+    };
+    if is_out(refused, last) {
+        return Ok(None);
+    }
+    let options = PrepareOptions { all_families: true, ..PrepareOptions::default() };
+    let single = SingleOp::new(engine, op.clone(), &signature.inputs).map_err(by(last))?.with(options);
+    let inputs = samples(op.as_ref(), signature);
+    let naive = single.run(last, &inputs).map_err(by(last))?;
+
+    let mut entered = Vec::new();
+    let mut programs: Vec<Option<(Program, usize)>> = Vec::new();
+    programs.resize_with(kernels.len(), || None);
+    for (index, kernel) in kernels.iter().enumerate() {
+        if is_out(refused, index) {
+            continue;
+        }
+        let half = kernel.is_half() && !kernels[last].is_half();
+        match enter(&single, index, &inputs, (&naive, half)) {
+            Ok(Ok(program)) => {
+                programs[index] = Some(program);
+                entered.push(index);
+            }
+            Ok(Err(reason)) => refused.push((kernel.variant, reason)),
+            Err(error @ (Error::Gpu { .. } | Error::OutOfMemory { .. })) => {
+                refused.push((kernel.variant, error.to_string()));
+            }
+            Err(error) => return Err(Failed { candidate: index, error }),
+        }
+    }
+    let mut running = last;
+    let selection = contest.select(kernels.len(), &entered, |index| {
+        running = index;
+        match &programs[index] {
+            Some((program, runs)) => seconds(program, *runs),
+            None => Ok(f64::INFINITY),
+        }
+    });
+    selection.map_err(by(running))
+}
+
 /// Checks one candidate and prepares it, warm, with the number of runs that makes a sample; or returns why it
-/// can't take part.
+/// can't take part. `half` says that it rounds more to f16 than the naive kernel does.
 fn enter(
     single: &SingleOp,
     index: usize,
     inputs: &[Vec<f32>],
-    naive: &SingleRun,
+    (naive, half): (&SingleRun, bool),
 ) -> Result<Result<(Program, usize), String>> {
-    if let Some(fault) = fault(&single.run(index, inputs)?, naive) {
+    if let Some(fault) = fault(&single.run(index, inputs)?, naive, half) {
         return Ok(Err(fault));
     }
     let program = single.prepare(index, inputs)?;

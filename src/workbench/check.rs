@@ -1,9 +1,9 @@
 //! One case on the device: each of its kernels against the reference.
 
 use super::case::{inputs, reference, widen};
-use super::compare::Difference;
+use super::compare::{Difference, HALF_TOLERANCE};
 use crate::error::{Error, Result};
-use crate::graph::{Engine, PrepareOptions, SingleOp, SingleRun};
+use crate::graph::{Engine, PrepareOptions, SingleOp, SingleRun, candidates};
 use crate::ops::{Case, Shape};
 use std::sync::Arc;
 
@@ -24,37 +24,45 @@ pub struct Checked {
     pub tolerance: f64,
     /// What is wrong; `None` if the kernel passed.
     pub fault: Option<String>,
+    /// True if the device was lost over it, and opened again.
+    pub lost_device: bool,
 }
 
 /// Runs all kernels of a case that this device can run, of every family if none is forced, on inputs of this seed,
-/// into an output full of NaN with a guard zone behind it. `wanted` selects variants.
+/// into an output full of NaN with a guard zone behind it. `wanted` selects variants. If the device is lost over a kernel,
+/// `engine` becomes one on the device opened again, and the next kernels run there.
 ///
 /// # Errors
-/// If the device is lost or gives no answer. What a single kernel does wrong, an error of its own included, is part
-/// of the answer.
+/// If the device gives no answer, or can't be opened again. What a single kernel does wrong, an error of its own
+/// included, is part of the answer.
 pub fn check(
-    engine: &Arc<Engine>,
+    engine: &mut Arc<Engine>,
     case: &Case,
     seed: u64,
     wanted: impl Fn(&str) -> bool,
 ) -> Result<Vec<Checked>> {
     let shapes: Vec<Shape> = case.inputs.iter().map(|(shape, _)| *shape).collect();
     let options = PrepareOptions { all_families: true, ..PrepareOptions::default() };
-    let single = SingleOp::new(engine, case.op.clone(), &shapes)?.with(options);
-    let variants = single.variants()?;
-    if !variants.iter().any(|variant| wanted(variant)) {
+    let on = |engine: &Arc<Engine>| {
+        SingleOp::new(engine, case.op.clone(), &shapes).map(|single| single.with(options))
+    };
+    let mut single = on(engine)?;
+    let kernels = candidates(case.op.as_ref(), single.signature(), engine.profile())?;
+    if !kernels.iter().any(|kernel| wanted(kernel.variant)) {
         return Ok(Vec::new());
     }
     let values = inputs(case, seed);
     let expected = reference(case, &values);
     let mut checked = Vec::new();
-    for (index, variant) in variants.into_iter().enumerate().filter(|(_, variant)| wanted(variant)) {
+    for (index, kernel) in kernels.into_iter().enumerate().filter(|(_, kernel)| wanted(kernel.variant)) {
+        let tolerance = if kernel.is_half() { case.tolerance.max(HALF_TOLERANCE) } else { case.tolerance };
+        let mut lost_device = false;
         let (difference, fault) = match single.run(index, &values) {
             Ok(outcome) => {
                 let difference = Difference::of(&outcome.values, &expected);
-                let saved = saved_fault(case, &shapes, &values, &outcome);
+                let saved = saved_fault(case, &shapes, &values, &outcome, tolerance);
                 let clean = || single.signature().output.pack(&outcome.values);
-                let fault = if !difference.within(case.tolerance) {
+                let fault = if !difference.within(tolerance) {
                     Some(wrong(&difference))
                 } else if !outcome.guard_intact {
                     Some("writes behind its output".to_owned())
@@ -68,21 +76,39 @@ pub fn check(
             Err(error @ (Error::Gpu { .. } | Error::Native { .. } | Error::OutOfMemory { .. })) => {
                 (None, Some(error.to_string()))
             }
+            Err(Error::DeviceLost(message)) => {
+                lost_device = true;
+                *engine = engine.reopen()?;
+                single = on(engine)?;
+                (None, Some(lost(&message)))
+            }
             Err(error) => return Err(error),
         };
-        let (op, tolerance) = (case.op.name(), case.tolerance);
-        checked.push(Checked { op, variant, shapes: shapes.clone(), seed, difference, tolerance, fault });
+        let (op, variant) = (case.op.name(), kernel.variant);
+        let shapes = shapes.clone();
+        checked.push(Checked { op, variant, shapes, seed, difference, tolerance, fault, lost_device });
     }
     Ok(checked)
 }
 
+/// What is wrong with a kernel over which the device was lost.
+pub fn lost(message: &str) -> String {
+    format!("the graphics device was lost: {message}")
+}
+
 /// What is wrong with the second output of an op that has one.
-fn saved_fault(case: &Case, shapes: &[Shape], values: &[Vec<f32>], outcome: &SingleRun) -> Option<String> {
+fn saved_fault(
+    case: &Case,
+    shapes: &[Shape],
+    values: &[Vec<f32>],
+    outcome: &SingleRun,
+    tolerance: f64,
+) -> Option<String> {
     let shape = case.op.saved(shapes)?;
     let Some([saved, stored]) = &outcome.saved else { return Some("has no second output".to_owned()) };
     let wide: Vec<Vec<f64>> = values.iter().map(|values| widen(values)).collect();
     let wide: Vec<&[f64]> = wide.iter().map(Vec::as_slice).collect();
-    let fault = case.op.saved_fault(&wide, shapes, saved, case.tolerance);
+    let fault = case.op.saved_fault(&wide, shapes, saved, tolerance);
     let dirty = *stored != shape.pack(saved);
     fault.or_else(|| {
         dirty.then(|| "leaves something else than zero in its second output's padding".to_owned())

@@ -4,7 +4,7 @@ use super::case::samples;
 use super::check::check;
 use super::naive::fault;
 use crate::error::{Error, Result};
-use crate::graph::{Engine, PrepareOptions, PreparedNode, SingleOp, Use};
+use crate::graph::{Engine, PrepareOptions, PreparedNode, SingleOp, Use, candidates};
 use crate::ops::REGISTRY;
 use std::sync::Arc;
 
@@ -40,8 +40,10 @@ pub fn verify(engine: &Arc<Engine>, nodes: &[PreparedNode]) -> Result<Verified> 
         };
         let cases = REGISTRY.iter().filter(|entry| entry.name == op).flat_map(|entry| (entry.cases)());
         let mut seen: Vec<&str> = Vec::new();
+        // A kernel over which the device is lost is wrong too, and the run ends with the first.
+        let mut tested_on = engine.clone();
         for (case, seed) in cases.zip(1..) {
-            for checked in check(engine, &case, seed, used)? {
+            for checked in check(&mut tested_on, &case, seed, used)? {
                 if let Some(fault) = checked.fault {
                     let shapes: Vec<String> = checked.shapes.iter().map(ToString::to_string).collect();
                     return Err(driver(op, checked.variant, shapes.join(", "), fault));
@@ -81,11 +83,13 @@ pub fn verify(engine: &Arc<Engine>, nodes: &[PreparedNode]) -> Result<Verified> 
 fn compare(engine: &Arc<Engine>, node: &PreparedNode) -> Result<Option<String>> {
     let options = PrepareOptions { all_families: true, ..PrepareOptions::default() };
     let single = SingleOp::new(engine, node.op.clone(), &node.signature.inputs)?.with(options);
-    let variants = single.variants()?;
-    let Some(index) = variants.iter().position(|variant| *variant == node.variant) else {
+    let kernels = candidates(node.op.as_ref(), &node.signature, engine.profile())?;
+    let last = kernels.len() - 1;
+    let Some(index) = kernels.iter().position(|kernel| kernel.variant == node.variant) else {
         return Ok(Some("the device does not offer it any more".to_owned()));
     };
+    let half = kernels[index].is_half() && !kernels[last].is_half();
     let inputs = samples(node.op.as_ref(), &node.signature);
-    let naive = single.run(variants.len() - 1, &inputs)?;
-    Ok(fault(&single.run(index, &inputs)?, &naive))
+    let naive = single.run(last, &inputs)?;
+    Ok(fault(&single.run(index, &inputs)?, &naive, half))
 }

@@ -10,7 +10,7 @@ pub mod statistics;
 pub mod synthetic;
 pub mod variants;
 
-use neural_mirage::gpu::{AdapterChoice, Context, DeviceOptions, Family, Profile};
+use neural_mirage::gpu::{AdapterChoice, Context, DeviceOptions, Family, Matrices, Precision, Profile};
 use neural_mirage::graph::Engine;
 use neural_mirage::ops::{CaseInput, Filter, Shape};
 #[allow(unused_imports, reason = "each test binary uses a part of these helpers")]
@@ -153,8 +153,14 @@ pub fn profiles() -> Vec<(String, Profile)> {
         .push(("buffer".to_owned(), Profile { family: Family::Buffer, lanes: Some(32), ..large.clone() }));
     profiles
         .push(("buffer without subgroups".to_owned(), Profile { family: Family::Buffer, ..minimal.clone() }));
-    let half = Profile { family: Family::Buffer, half_weights: true, ..minimal.clone() };
+    let half = Profile { family: Family::Buffer, precision: Precision::HalfWeights, ..minimal.clone() };
     profiles.push(("buffer with weights in f16".to_owned(), half));
+    for side in [8, 16] {
+        let matrices = Some(Matrices { side, lanes: 32 });
+        let precision = Precision::Half;
+        let profile = Profile { family: Family::Buffer, precision, matrices, ..large.clone() };
+        profiles.push((format!("buffer with matrices of {side}"), profile));
+    }
     profiles.push(("naive".to_owned(), Profile { family: Family::Naive, ..large }));
     profiles.push(("minimal".to_owned(), minimal.clone()));
     profiles.push(("minimal software".to_owned(), Profile { software: true, ..minimal }));

@@ -1,8 +1,8 @@
-//! Weights in f16 (`DeviceOptions::half_weights`): what the kernels compute with them, and what they take.
+//! Weights in f16 (`Precision::HalfWeights`): what the kernels compute with them, and what they take.
 
 use crate::common::{assert_close, engine_with, filter, inputs, turn, widen};
 use half::f16;
-use neural_mirage::gpu::{DeviceOptions, Family};
+use neural_mirage::gpu::{DeviceOptions, Family, Precision};
 use neural_mirage::graph::SingleOp;
 use neural_mirage::ops::{
     Case, CaseInput, Conv, ConvBackward, Filter, Linear, LinearBackward, Matrix, MatrixValues, Op, Shape,
@@ -24,8 +24,9 @@ fn rounded(filter: &Arc<Filter>) -> Arc<Filter> {
     Arc::new(Filter { weights: Arc::new(round), ..Filter::clone(filter) })
 }
 
-fn options(family: Family, half_weights: bool) -> DeviceOptions {
-    DeviceOptions { family, half_weights, ..Default::default() }
+fn options(family: Family, half: bool) -> DeviceOptions {
+    let precision = if half { Precision::HalfWeights } else { Precision::Single };
+    DeviceOptions { family, precision, ..Default::default() }
 }
 
 /// Runs each kernel of `op` with weights in f16 against the reference of `expected`.

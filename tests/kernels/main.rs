@@ -6,6 +6,8 @@ mod common;
 mod comparator;
 mod half_weights;
 mod linear_chunks;
+mod lost;
+mod matrices;
 mod quirks;
 mod references;
 mod tuning;

@@ -3,7 +3,7 @@
 
 use crate::common::{engine_with, turn};
 use neural_mirage::Result;
-use neural_mirage::gpu::{DeviceOptions, Profile};
+use neural_mirage::gpu::{DeviceOptions, Precision, Profile};
 use neural_mirage::graph::{Bindings, Goals, Graph, Program};
 use neural_mirage::ops::{Conv, Filter, Kernel, NativeKernel, Op, Relu, Shape, Signature};
 use neural_mirage::tune::{Adapter, Cache, Contest, tune};
@@ -45,12 +45,12 @@ impl Op for Faulty {
 #[test]
 fn wrong_and_refused_kernels_are_left_out_however_fast() {
     let _turn = turn();
-    let engine = engine_with(&DeviceOptions::default(), |_| {});
+    let mut engine = engine_with(&DeviceOptions::default(), |_| {});
     let op: Arc<dyn Op> = Arc::new(Faulty);
     let shape = Shape::Vector(6007);
     let signature = Signature::of(op.as_ref(), &[shape]).unwrap();
     let mut cache = Cache::default();
-    let found = tune(&engine, &op, &signature, &Contest::default(), &mut cache).unwrap();
+    let found = tune(&mut engine, &op, &signature, &Contest::default(), &mut cache).unwrap();
     assert_eq!(found.variants, ["refused", "wrong", "naive"]);
     let refused: Vec<&str> = found.refused.iter().map(|(variant, _)| *variant).collect();
     assert_eq!(refused, ["refused", "wrong"], "{:?}", found.refused);
@@ -68,7 +68,7 @@ fn wrong_and_refused_kernels_are_left_out_however_fast() {
         Program::prepare(&engine, &graph, &bound, &Goals::all([output]), |_| 0)
     };
     assert!(prepare().is_err(), "by itself the op prefers what the device refuses");
-    let (choices, note) = cache.choices(&Adapter::of(engine.gpu().unwrap()), false);
+    let (choices, note) = cache.choices(&Adapter::of(engine.gpu().unwrap()), false, Precision::Single);
     assert_eq!((choices.len(), note), (1, None));
     engine.use_choices(choices);
     assert_eq!(prepare().unwrap().nodes()[0].variant, "naive");
@@ -77,14 +77,14 @@ fn wrong_and_refused_kernels_are_left_out_however_fast() {
 #[test]
 fn a_choice_that_does_not_fit_gives_way_to_the_default() {
     let _turn = turn();
-    let engine = engine_with(&DeviceOptions::default(), |_| {});
+    let mut engine = engine_with(&DeviceOptions::default(), |_| {});
     let op: Arc<dyn Op> = Arc::new(Swapped);
     let shape = Shape::Vector(6007);
     let signature = Signature::of(op.as_ref(), &[shape]).unwrap();
     let mut cache = Cache::default();
-    tune(&engine, &op, &signature, &Contest::default(), &mut cache).unwrap();
+    tune(&mut engine, &op, &signature, &Contest::default(), &mut cache).unwrap();
     // A cache from elsewhere names a kernel that this device can't run.
-    let (mut choices, _) = cache.choices(&Adapter::of(engine.gpu().unwrap()), false);
+    let (mut choices, _) = cache.choices(&Adapter::of(engine.gpu().unwrap()), false, Precision::Single);
     choices.values_mut().for_each(|choice| choice.variant = "refused".to_owned());
     assert_eq!(choices.len(), 1);
     engine.use_choices(choices);
@@ -131,7 +131,7 @@ impl Op for Swapped {
 #[test]
 fn each_form_of_an_op_keeps_its_own_choice() {
     let _turn = turn();
-    let engine = engine_with(&DeviceOptions::default(), |_| {});
+    let mut engine = engine_with(&DeviceOptions::default(), |_| {});
     let filter = Arc::new(Filter {
         id: "form".into(),
         out_channels: 8,
@@ -146,9 +146,9 @@ fn each_form_of_an_op_keeps_its_own_choice() {
     let mut cache = Cache::default();
     for conv in &convs {
         let signature = Signature::of(conv.as_ref(), &[shape]).unwrap();
-        tune(&engine, conv, &signature, &Contest::default(), &mut cache).unwrap();
+        tune(&mut engine, conv, &signature, &Contest::default(), &mut cache).unwrap();
     }
-    let (mut choices, _) = cache.choices(&Adapter::of(engine.gpu().unwrap()), false);
+    let (mut choices, _) = cache.choices(&Adapter::of(engine.gpu().unwrap()), false, Precision::Single);
     assert_eq!(choices.len(), 2);
     // From here on the rectified convolution is set to naive, whichever kernel won.
     choices.retain(|of, choice| {

@@ -4,14 +4,21 @@
 
 use crate::common::variants::{for_each_dispatch, variants};
 use neural_mirage::ops::REGISTRY;
-use neural_mirage::shader::{Code, Emitter, Interface, SOURCES, Shader, Target, needs_subgroups};
+use neural_mirage::shader::{
+    Code, Emitter, Interface, SOURCES, Shader, Target, needs_matrices, needs_subgroups,
+};
 use std::collections::BTreeSet;
 
-/// Parses, and validates without subgroups unless the text shows that it needs them; emits for every target.
+/// Parses, and validates without subgroups and cooperative matrices unless the text shows that it needs them; emits for
+/// every target that has what it needs.
 fn emit(what: &str, shader: &Shader, entries: &[&str]) {
     let emitter = Emitter::new(what, shader).unwrap_or_else(|error| panic!("{error}"));
     for entry in entries {
         for target in Target::ALL {
+            if needs_matrices(&shader.source) && !target.has_matrices() {
+                assert!(emitter.emit(entry, target).is_err(), "{what} as {}", target.name());
+                continue;
+            }
             let code = emitter.emit(entry, target).unwrap_or_else(|error| panic!("{error}"));
             let whole = match &code {
                 Code::Words(words) => words.len() > 20,
@@ -65,6 +72,9 @@ fn every_call_fits_its_entry_point_and_its_device() {
         assert!(dispatch.groups.iter().all(|count| (1..=profile.max_groups).contains(count)), "{what}");
         if profile.lanes.is_none() {
             assert!(!needs_subgroups(&shader.source), "{what}: needs subgroups, the device has none");
+        }
+        if profile.matrices.is_none() {
+            assert!(!needs_matrices(&shader.source), "{what}: needs matrices, the device has none");
         }
     });
 }

@@ -1,16 +1,24 @@
 //! Every variant through the compilers and validators of other people.
 
 use crate::common::variants::{Variant, variants};
-use neural_mirage::shader::{Emitter, Shader, Target};
+use neural_mirage::shader::{Emitter, Shader, Target, needs_matrices};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Emits every variant for `target`, runs `check` on each file on both cores, and reports all that fail.
-fn check_all(target: Target, ending: &str, check: impl Fn(&Path) -> Result<(), String> + Sync) {
+/// Emits variants for `target`, those on cooperative matrices or all others, runs `check` on each file on both cores, and
+/// reports all that fail.
+fn check_all(
+    target: Target,
+    ending: &str,
+    matrices: bool,
+    check: impl Fn(&Path) -> Result<(), String> + Sync,
+) {
     let folder = tempfile::tempdir().unwrap();
-    let variants: Vec<Variant> = variants().into_keys().collect();
+    let mut variants: Vec<Variant> = variants().into_keys().collect();
+    variants
+        .retain(|(name, consts, _)| needs_matrices(&Shader::load(name, consts).unwrap().source) == matrices);
     let (next, failures) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
@@ -38,7 +46,8 @@ fn check_all(target: Target, ending: &str, check: impl Fn(&Path) -> Result<(), S
         variants.len(),
         shown.join("\n")
     );
-    println!("{} variants as {}", variants.len(), target.name());
+    let of = if matrices { " on cooperative matrices" } else { "" };
+    println!("{} variants{of} as {}", variants.len(), target.name());
 }
 
 /// Runs a tool of Debian's `package`; its output if it fails or warns.
@@ -54,12 +63,35 @@ fn run(command: &mut Command, package: &str) -> Result<(), String> {
     Err(format!("{}: {text}", outcome.status))
 }
 
+/// Year and number of the installed spirv-val.
+fn spirv_val() -> [u32; 2] {
+    let found = Command::new("spirv-val").arg("--version").output().expect("the package spirv-tools");
+    let text = String::from_utf8_lossy(&found.stdout).into_owned();
+    // SPIRV-Tools v2023.1 ...
+    let numbers = text.split_whitespace().find_map(|word| word.strip_prefix('v')?.split_once('.'));
+    let (year, number) = numbers.unwrap_or_else(|| panic!("no version: {text}"));
+    [year, number].map(|part| part.parse().unwrap_or_else(|_| panic!("no version: {text}")))
+}
+
 #[test]
 #[ignore = "needs the package spirv-tools: see docs/portability.md"]
 fn spirv_is_valid_for_vulkan() {
-    check_all(Target::Spirv, "spv", |file| {
-        run(Command::new("spirv-val").args(["--target-env", "vulkan1.1"]).arg(file), "spirv-tools")
-    });
+    check_all(Target::Spirv, "spv", false, validate);
+}
+
+/// Only with a spirv-val that knows them, as those that `tools/test_drivers` runs do.
+#[test]
+#[ignore = "needs the package spirv-tools: see docs/portability.md"]
+fn spirv_on_matrices_is_valid_for_vulkan() {
+    let version = spirv_val();
+    if version < [2023, 4] {
+        return println!("spirv-val {version:?} does not know cooperative matrices: nothing was checked");
+    }
+    check_all(Target::Spirv, "spv", true, validate);
+}
+
+fn validate(file: &Path) -> Result<(), String> {
+    run(Command::new("spirv-val").args(["--target-env", "vulkan1.1"]).arg(file), "spirv-tools")
 }
 
 /// glslang knows no cast of a single 0 to an array, `(float[64])0`, which DirectX's own compilers take: such a
@@ -80,7 +112,7 @@ fn spelled_for_glslang(text: &str) -> String {
 #[test]
 #[ignore = "needs the package glslang-tools: see docs/portability.md"]
 fn hlsl_compiles() {
-    check_all(Target::Hlsl, "hlsl", |file| {
+    check_all(Target::Hlsl, "hlsl", false, |file| {
         let text = std::fs::read_to_string(file).unwrap();
         // naga renames an entry point whose name is a word of HLSL.
         let (_, after) = text.split_once("[numthreads(").unwrap();

@@ -2,12 +2,12 @@
 
 use super::browser::visit;
 use super::lower::{Job, Left, Modules};
-use crate::common::variants::variants;
+use crate::common::variants::{Variant, variants};
 use crate::common::{distance, inputs, profiles, widen};
 use neural_mirage::gpu::Profile;
 use neural_mirage::graph::candidates;
 use neural_mirage::ops::{Case, Kernel, REGISTRY, Shape, Signature, TEXTURE_WIDTH};
-use neural_mirage::shader::{Code, Emitter, SOURCES, Shader, Target, needs_subgroups};
+use neural_mirage::shader::{Code, Emitter, SOURCES, Shader, Target, needs_matrices, needs_subgroups};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
@@ -113,11 +113,14 @@ fn sample(lanes: Option<u32>) -> Vec<(Case, Signature, Kernel, u64)> {
             }
         }
     }
-    // Without subgroups no kernel uses the files that need them.
-    let excused = |text: &str| lanes.is_none() && needs_subgroups(text);
+    // Without subgroups no kernel uses the files that need them; browsers have no cooperative matrices, and what prepares
+    // for them is compiled only.
+    let excused = |name: &str, text: &str| {
+        (lanes.is_none() && needs_subgroups(text)) || needs_matrices(text) || name.starts_with("half_")
+    };
     for (name, text) in SOURCES {
         let runs = entries.iter().any(|(shader, _)| shader == name);
-        assert!(runs || excused(text), "no kernel of {name}.wgsl would run in the browser");
+        assert!(runs || excused(name, text), "no kernel of {name}.wgsl would run in the browser");
     }
     chosen
 }
@@ -139,7 +142,10 @@ impl Plan {
         let dispatches = chosen.iter().flat_map(|(_, _, kernel, _)| &kernel.dispatches);
         let dispatched =
             dispatches.map(|dispatch| (dispatch.shader, dispatch.consts.clone(), dispatch.entry));
-        for (shader, consts, entry) in variants().into_keys().chain(dispatched) {
+        let on_matrices =
+            |(name, consts, _): &Variant| needs_matrices(&Shader::load(name, consts).unwrap().source);
+        let compiled = variants().into_keys().filter(|variant| !on_matrices(variant));
+        for (shader, consts, entry) in compiled.chain(dispatched) {
             wanted.entry((shader, consts)).or_default().insert(entry);
         }
         let modules: Modules = wanted.keys().cloned().zip(0..).collect();

@@ -77,7 +77,9 @@ pub(super) fn run(args: &BenchArgs, folder: Option<Folder>) -> Result<u8> {
     let bench = Bench { args, engine: &engine, peaks };
     let mut last = bench.round(&cases, earlier.as_ref(), None)?;
     let Some(watch) = watch else { return Ok(0) };
-    watch.each(&engine, |changed| {
+    watch.each(|changed| {
+        // The device transformed weights with the old shader.
+        engine.forget_constants();
         // A valid shader may still not fit its call; the next version may.
         match bench.round(&cases, Some(&last), Some(changed)) {
             Ok(record) => {

@@ -9,7 +9,7 @@ mod watch;
 
 use super::args::THREADS;
 use super::streams;
-use super::values::Kernels;
+use super::values::{Kernels, Precision};
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, Context, DeviceOptions};
 use crate::graph::Engine;
@@ -74,9 +74,9 @@ struct DeviceArgs {
         help_heading = "Device"
     )]
     kernels: Kernels,
-    /// Kernels with weights in half precision, where there are any [default: off]
-    #[arg(long, help_heading = "Device")]
-    half_weights: bool,
+    /// As in `mirage render`: kernels with weights in half precision, and with half those on cooperative matrices
+    #[arg(long, value_name = "KIND", default_value = "single", help_heading = "Device")]
+    precision: Precision,
     /// Use no optional feature and no more than WebGPU's default limits [default: off]
     #[arg(long, help_heading = "Device")]
     minimal: bool,
@@ -113,7 +113,7 @@ impl DeviceArgs {
             adapter: self.adapter.clone().unwrap_or_default(),
             family: self.kernels.family(),
             exact: false,
-            half_weights: self.half_weights,
+            precision: self.precision.precision(),
             minimal: self.minimal,
             threads: self.threads.map(usize::from),
             ..DeviceOptions::default()

@@ -2,7 +2,6 @@
 
 use crate::cli::streams;
 use crate::error::{Error, Result};
-use crate::graph::Engine;
 use crate::shader::Folder;
 use notify::{RecursiveMode, Watcher as _};
 use std::path::Path;
@@ -40,13 +39,11 @@ impl Watch {
     ///
     /// # Errors
     /// As [`Watch::next`] and `work`.
-    pub(super) fn each(mut self, engine: &Engine, mut work: impl FnMut(&[&str]) -> Result<()>) -> Result<()> {
+    pub(super) fn each(mut self, mut work: impl FnMut(&[&str]) -> Result<()>) -> Result<()> {
         loop {
             streams::print("\nWaiting for a shader to be saved; Ctrl-C ends.")?;
             let changed = self.next()?;
             streams::print(&format!("\n{} changed", changed.join(", ")))?;
-            // The device transformed weights with the old shader.
-            engine.forget_constants();
             work(&changed)?;
         }
     }

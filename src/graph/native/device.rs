@@ -35,8 +35,7 @@ impl NativeDevice {
             .thread_name(|index| format!("mirage-cpu-{index}"));
         let threads =
             builder.build().map_err(|error| Error::native("starting threads", error.to_string()))?;
-        let profile =
-            Profile { exact: options.exact, half_weights: options.half_weights, ..Profile::native() };
+        let profile = Profile { exact: options.exact, precision: options.precision, ..Profile::native() };
         Ok(Self {
             profile,
             processor,

@@ -3,6 +3,7 @@
 use super::convolution::{Conv, Padding, Then, tuned_blocks};
 use super::edges;
 use super::filter::Packing;
+use super::matrices::{self, Direct};
 use super::native;
 use super::pool_indices::{self, PoolIndices};
 use super::tiles::{self, Tiles};
@@ -160,7 +161,7 @@ impl Op for ConvBackward {
             let matrix = tiles::Matrix {
                 input: source.clone(),
                 weights: self.conv.filter.constant(blocks.channels, true, Packing::buffer(device)),
-                half: device.half_weights,
+                half: device.half_weights(),
                 bias: tiles::no_bias(input.quads()),
                 taps,
                 relu: false,
@@ -172,6 +173,21 @@ impl Op for ConvBackward {
         let naive = before(Kernel::single("naive", naive));
         kernels.extend(direct.into_iter().map(|kernel| finished(corrected(kernel, 0))));
         kernels.append(&mut after);
+        // Not the first: it is for measurement to choose.
+        if let Some(taps) = taps.filter(|_| !kernels.is_empty()) {
+            let direct = Direct {
+                input: (self.upstream(matrices::SCRATCH), output),
+                output: input,
+                bias: tiles::no_bias(input.quads()),
+                relu: false,
+                taps,
+                adjoint: true,
+            };
+            kernels.extend(direct.kernel(&self.conv.filter, device).map(|kernel| {
+                let kernel = self.masked(kernel, output, signature, device);
+                finished(corrected(kernel, matrices::SCRATCH))
+            }));
+        }
         kernels.push(finished(naive));
         Ok(kernels)
     }

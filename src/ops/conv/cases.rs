@@ -52,6 +52,7 @@ fn samples() -> Vec<(Conv, Shape)> {
         pooled(same(21, 17, true, 13, 19)),
         pooled(same(64, 33, true, 24, 31)),
         pooled(same(70, 9, true, 11, 14)),
+        pooled(same(16, 32, true, 13, 19)), // channels as cooperative matrices want them
         pooled((Conv::same(sample(5, 4, [1, 1]), true), Shape::map(4, 6, 7))),
         pooled(general([3, 3], [2, 1], [1, 0], Padding::Replicate, true, (3, 9, 7))),
         same(5, 3, false, 1, 1),
@@ -79,6 +80,7 @@ fn samples() -> Vec<(Conv, Shape)> {
         replicate(pooled(same(6, 3, true, 2, 3))),
         general([1, 1], [1, 1], [0, 0], Padding::Zeros, true, (9, 4, 6)),
         general([1, 1], [1, 1], [0, 0], Padding::Zeros, false, (33, 12, 13)),
+        (Conv::same(sample(32, 48, [1, 1]), true), Shape::map(48, 5, 9)),
         (Conv::same(sample(10, 3, [1, 1]), true), Shape::map(3, 9, 17)),
         general([5, 5], [1, 1], [2, 2], Padding::Zeros, false, (4, 6, 11)),
         general([7, 3], [1, 1], [3, 1], Padding::Replicate, false, (4, 9, 5)),

@@ -43,7 +43,7 @@ pub(super) enum Packing {
 impl Packing {
     /// In a buffer, in the precision that the device asks for.
     pub fn buffer(device: &Profile) -> Self {
-        if device.half_weights { Self::Half } else { Self::Buffer }
+        if device.half_weights() { Self::Half } else { Self::Buffer }
     }
 
     pub fn storage(self) -> Storage {

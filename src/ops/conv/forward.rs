@@ -4,6 +4,7 @@ use super::backward::ConvBackward;
 use super::convolution::{Conv, Then, tuned_blocks};
 use super::edges;
 use super::filter::Packing;
+use super::matrices::Direct;
 use super::native;
 use super::pool_indices::PoolIndices;
 use super::tiles::{self, Tiles};
@@ -81,7 +82,7 @@ impl Op for Conv {
             let matrix = tiles::Matrix {
                 input: Operand::Input(0),
                 weights: self.filter.constant(blocks.channels, false, Packing::buffer(device)),
-                half: device.half_weights,
+                half: device.half_weights(),
                 bias: self.filter.bias_constant(),
                 taps,
                 relu: self.relu,
@@ -90,6 +91,18 @@ impl Op for Conv {
             kernels.push(finished(Kernel::single(blocks.variant, dispatch)));
         }
         kernels.append(&mut after);
+        // Not the first: it is for measurement to choose.
+        if let Some(taps) = taps.filter(|_| !kernels.is_empty()) {
+            let direct = Direct {
+                input: (Operand::Input(0), input),
+                output,
+                bias: self.filter.bias_constant(),
+                relu: self.relu,
+                taps,
+                adjoint: false,
+            };
+            kernels.extend(direct.kernel(&self.filter, device).map(finished));
+        }
         kernels.push(pooled(Kernel::single("naive", naive)));
         Ok(kernels)
     }

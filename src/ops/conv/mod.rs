@@ -9,6 +9,7 @@ mod convolution;
 mod edges;
 mod filter;
 mod forward;
+mod matrices;
 mod native;
 mod pool_indices;
 pub(super) mod tiles;

@@ -163,6 +163,11 @@ impl Kernel {
         Self { variant, dispatches, scratch: Vec::new() }
     }
 
+    /// True if it rounds weights or factors to f16.
+    pub fn is_half(&self) -> bool {
+        self.dispatches.iter().any(|dispatch| dispatch.consts.contains(&("HALF", 1)))
+    }
+
     /// Replaces the output by another operand wherever it is bound so far.
     pub(in crate::ops) fn redirect_output(&mut self, to: &Operand) {
         let operands = self.dispatches.iter_mut().flat_map(|dispatch| &mut dispatch.bindings);

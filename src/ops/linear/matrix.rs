@@ -57,7 +57,7 @@ impl std::fmt::Debug for Matrix {
 impl Matrix {
     /// The matrix as this device keeps it.
     pub(super) fn on(self: &Arc<Self>, device: &Profile) -> Arc<Self> {
-        if !device.half_weights || self.half {
+        if !device.half_weights() || self.half {
             return self.clone();
         }
         Arc::new(Self { half: true, ..Self::clone(self) })

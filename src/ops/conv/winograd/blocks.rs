@@ -15,6 +15,12 @@ use std::sync::Arc;
 const CHUNK_BYTES: usize = 32 << 20;
 /// The same on a CPU: as in the texture family.
 const SOFTWARE_CHUNK_BYTES: usize = 8 << 20;
+
+/// The bytes of a chunk on this device.
+pub(super) fn chunk_bytes(device: &Profile) -> usize {
+    if device.software { SOFTWARE_CHUNK_BYTES } else { CHUNK_BYTES }
+}
+
 /// A chunk is a multiple of this many tiles.
 const UNIT: usize = 16;
 /// With fewer tiles the direct convolution comes first. Each transformed weight is then used so few times
@@ -60,8 +66,7 @@ impl Blocks {
             _ => LARGE,
         };
         let quads = input.quads().max(output.quads());
-        let most = if device.software { SOFTWARE_CHUNK_BYTES } else { CHUNK_BYTES };
-        let passes = Passes::cut(tile, output, quads, (UNIT, false), most, device)?;
+        let passes = Passes::cut(tile, output, quads, (UNIT, false), chunk_bytes(device), device)?;
         let op = WinogradWeights { tile, out_channels: filter.out_channels, in_channels: filter.in_channels };
         let groups = passes.chunk.div_ceil(blocks.tiles).max(output.channels.div_ceil(blocks.channels));
         let fits = Packing::buffer(device).bytes(op.texels()) <= device.max_binding
@@ -103,7 +108,7 @@ impl Blocks {
                 ("STEP", self.step as u32),
                 ("BUFFERS", BUFFERS as u32),
                 ("ADJOINT", u32::from(adjoint)),
-                ("HALF", u32::from(device.half_weights)),
+                ("HALF", u32::from(device.half_weights())),
             ])
             .bind("input", Memory::Buffers.transformed(passes.bytes(input)))
             .bind("weights", weights(passes.tile, filter, Packing::buffer(device)))

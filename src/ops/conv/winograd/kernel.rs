@@ -1,6 +1,7 @@
 //! A Winograd convolution as a kernel: which tile sizes and families a device gets.
 
 use super::blocks::Blocks;
+use super::matrices;
 use super::memory::Memory;
 use super::passes::Passes;
 use super::tile::{TEXEL, WinogradTile};
@@ -9,6 +10,7 @@ use super::transforms::{Finish, Transforms};
 use super::weights::WinogradWeights;
 use crate::gpu::Profile;
 use crate::ops::conv::filter::Filter;
+use crate::ops::matrices::Block;
 use crate::ops::{Kernel, MapLayout, Operand};
 use std::sync::Arc;
 
@@ -24,11 +26,12 @@ pub(in crate::ops::conv) struct Winograd {
 enum Products {
     Tiles(Tiles),
     Blocks(Blocks),
+    Matrices(Block),
 }
 
 impl Winograd {
     /// Tile sizes for a 3x3 convolution from `input` to `output` (maps of one size) on this device, the
-    /// preferred first; none where exactness is wanted, or neither family.
+    /// preferred first; none where exactness is wanted, or neither family. Those on cooperative matrices come last.
     pub fn choices(filter: &Filter, input: MapLayout, output: MapLayout, device: &Profile) -> Vec<Self> {
         if device.exact {
             return Vec::new();
@@ -44,7 +47,16 @@ impl Winograd {
                 || blocks().map(|(blocks, passes)| Self { passes, products: Products::Blocks(blocks) }),
             )
         };
-        [WinogradTile::Four, WinogradTile::Two].into_iter().filter_map(choose).collect()
+        let tiles = [WinogradTile::Four, WinogradTile::Two];
+        let mut choices: Vec<Self> = tiles.into_iter().filter_map(choose).collect();
+        // None of these is the first: they are for measurement to choose.
+        if !choices.is_empty() {
+            choices.extend(tiles.into_iter().filter_map(|tile| {
+                let (block, passes) = matrices::choose(tile, filter, input, output, device)?;
+                Some(Self { passes, products: Products::Matrices(block) })
+            }));
+        }
+        choices
     }
 
     /// True if the direct convolution should come before this one.
@@ -52,6 +64,7 @@ impl Winograd {
         match self.products {
             Products::Tiles(_) => Tiles::after_direct(input),
             Products::Blocks(_) => Blocks::after_direct(&self.passes, input, output),
+            Products::Matrices(_) => true,
         }
     }
 
@@ -63,13 +76,14 @@ impl Winograd {
 
     /// Number of scratch buffers of the kernel.
     pub fn scratch(&self) -> usize {
-        self.memory().scratch()
+        self.memory().scratch([0; 2]).len()
     }
 
     fn memory(&self) -> Memory {
         match self.products {
             Products::Tiles(_) => Memory::Textures,
             Products::Blocks(_) => Memory::Buffers,
+            Products::Matrices(_) => Memory::Rows,
         }
     }
 
@@ -91,12 +105,15 @@ impl Winograd {
             (Products::Tiles(_), WinogradTile::Two) => "texture_winograd2",
             (Products::Blocks(_), WinogradTile::Four) => "buffer_winograd4",
             (Products::Blocks(_), WinogradTile::Two) => "buffer_winograd2",
+            (Products::Matrices(_), WinogradTile::Four) => "buffer_winograd4_matrices",
+            (Products::Matrices(_), WinogradTile::Two) => "buffer_winograd2_matrices",
         };
         let products = match products {
             Products::Tiles(tiles) => tiles.products(&passes, filter, maps, adjoint),
             Products::Blocks(blocks) => blocks.products(&passes, filter, maps, adjoint, device),
+            Products::Matrices(block) => matrices::products(block, &passes, filter, maps, adjoint),
         };
-        let scratch = maps.iter().take(self.scratch()).map(|map| passes.bytes(*map)).collect();
+        let scratch = self.memory().scratch(maps.map(|map| passes.bytes(map)));
         let transforms = Transforms { passes, memory: self.memory(), input, output, turned: adjoint, finish };
         Kernel { variant, dispatches: transforms.around(&products, device), scratch }
     }

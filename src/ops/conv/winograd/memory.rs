@@ -1,6 +1,7 @@
 //! Where the maps and the transformed values lie, which is what the families differ in around the products.
 
 use super::tile::TEXEL;
+use crate::ops::matrices::SCALE_BYTES;
 use crate::ops::{MapLayout, Operand};
 
 /// Where the transformed values lie between the passes.
@@ -10,6 +11,8 @@ pub(super) enum Memory {
     Textures,
     /// In the kernel's scratch buffers. The maps are read where they are.
     Buffers,
+    /// The same, as rows of channels, the transformed values in f16; two more scratch buffers are for their scale.
+    Rows,
 }
 
 /// Staging textures of [`Memory::Textures`].
@@ -19,16 +22,19 @@ const PRODUCTS: usize = 2;
 const POOL_INDICES: usize = 3;
 
 impl Memory {
-    /// The constant that says so to the shaders.
-    pub fn constant(self) -> (&'static str, u32) {
-        ("TEXTURES", u32::from(self == Self::Textures))
+    /// The scratch buffers for the scale of [`Memory::Rows`]; the second holds it.
+    pub const SCALE: [usize; 2] = [2, 3];
+
+    /// The constants that say so to the shaders.
+    pub fn consts(self) -> [(&'static str, u32); 2] {
+        [("TEXTURES", u32::from(self == Self::Textures)), ("ROWS", u32::from(self == Self::Rows))]
     }
 
     /// Of a variable's two forms in the shaders the name of the one that is bound.
     pub fn name(self, texture: &'static str, buffer: &'static str) -> &'static str {
         match self {
             Self::Textures => texture,
-            Self::Buffers => buffer,
+            Self::Buffers | Self::Rows => buffer,
         }
     }
 
@@ -42,15 +48,19 @@ impl Memory {
         self.between(PRODUCTS, 1, bytes)
     }
 
-    /// Number of scratch buffers for these two.
-    pub fn scratch(self) -> usize {
-        if self == Self::Buffers { 2 } else { 0 }
+    /// Bytes of the scratch buffers for these two, if they take so many in f32, and for the scale.
+    pub fn scratch(self, [transformed, products]: [u64; 2]) -> Vec<u64> {
+        match self {
+            Self::Textures => Vec::new(),
+            Self::Buffers => vec![transformed, products],
+            Self::Rows => [transformed / 2, products].into_iter().chain(SCALE_BYTES).collect(),
+        }
     }
 
     fn between(self, slot: usize, scratch: usize, bytes: u64) -> Operand {
         match self {
             Self::Textures => Operand::Texture { slot, bytes },
-            Self::Buffers => Operand::Scratch(scratch),
+            Self::Buffers | Self::Rows => Operand::Scratch(scratch),
         }
     }
 
@@ -67,7 +77,7 @@ impl Memory {
     /// A map goes to its texture once; the later chunks find it there.
     fn read(self, operand: &Operand, map: MapLayout, slot: usize, again: bool) -> Operand {
         match self {
-            Self::Buffers => operand.clone(),
+            Self::Buffers | Self::Rows => operand.clone(),
             Self::Textures if again => Operand::Texture { slot, bytes: (map.texels() * TEXEL) as u64 },
             Self::Textures => operand.clone().staged_in(slot),
         }

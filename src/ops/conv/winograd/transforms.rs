@@ -6,7 +6,7 @@ use super::tile::GROUP;
 use crate::gpu::Profile;
 use crate::ops::conv::pool_indices::PoolIndices;
 use crate::ops::conv::{border, tiles};
-use crate::ops::{Dispatch, MapLayout, Operand, window};
+use crate::ops::{Dispatch, MapLayout, Operand, matrices, window};
 use std::ops::Range;
 
 /// What is done to each value before it is stored, or as it is loaded.
@@ -45,6 +45,9 @@ impl Transforms<'_> {
     /// they give; the zeros around the result.
     pub fn around(&self, products: &Dispatch, device: &Profile) -> Vec<Dispatch> {
         let mut dispatches = Vec::new();
+        if self.memory == Memory::Rows {
+            dispatches.extend(matrices::scale(self.read(), &self.input.0, Memory::SCALE, device));
+        }
         for first in self.passes.chunks() {
             dispatches.extend(self.load(first, device));
             dispatches.push(products.clone());
@@ -53,6 +56,12 @@ impl Transforms<'_> {
         let results = self.results().into_iter().zip([Operand::Output, Operand::Saved]);
         dispatches.extend(results.flat_map(|(map, operand)| border::clear(map, &operand, device)));
         dispatches
+    }
+
+    /// The map that is read: the input, or the gradient of the pooled one.
+    fn read(&self) -> MapLayout {
+        let input = self.input.1;
+        if self.finish.pool_indices.is_some() { PoolIndices::of(input).pooled() } else { input }
     }
 
     /// What is written: the output, or the pooled map and its indices.
@@ -67,27 +76,31 @@ impl Transforms<'_> {
         let (operand, input) = &self.input;
         let indices = PoolIndices::of(*input);
         let routed = self.finish.pool_indices.as_ref();
-        let (entry, map) =
-            if routed.is_some() { ("transform_routed", indices.pooled()) } else { ("transform", *input) };
+        let entry = if routed.is_some() { "transform_routed" } else { "transform" };
+        let map = self.read();
         let mut maps = vec![("map_buffer", map)];
         maps.extend(routed.map(|_| ("indices_buffer", indices.layout())));
         let layouts: Vec<MapLayout> = maps.iter().map(|(_, layout)| *layout).collect();
         let windows = match memory {
             Memory::Textures => std::iter::once(0..input.quads()).collect(),
-            Memory::Buffers => window::quads(&layouts, 1, device),
+            Memory::Buffers | Memory::Rows => window::quads(&layouts, 1, device),
         };
         let part = |quads: Range<usize>| {
             let dispatch = passes
                 .transform("winograd_input", entry, *input, &quads, first)
-                .consts(&[memory.constant()])
+                .consts(&memory.consts())
                 .size("run", passes.run)
                 .size("texels", map.part(&quads).texels())
                 .size("turned", usize::from(self.turned))
                 .bind(memory.name("map_texture", "map_buffer"), memory.map(operand, map, first > 0))
                 .bind(
-                    memory.name("transformed_texture", "transformed_buffer"),
+                    match memory {
+                        Memory::Rows => "transformed_rows",
+                        _ => memory.name("transformed_texture", "transformed_buffer"),
+                    },
                     memory.transformed(passes.bytes(*input)),
                 );
+            let dispatch = self.scaled(dispatch);
             let dispatch = match routed {
                 None => dispatch,
                 Some(found) => dispatch.bind(
@@ -98,6 +111,14 @@ impl Transforms<'_> {
             dispatch.linear(passes.chunk * quads.len(), GROUP, device).narrow(&maps, &quads)
         };
         windows.into_iter().map(part).collect()
+    }
+
+    /// The dispatch with the scale of rows in f16, where there are such.
+    fn scaled(&self, dispatch: Dispatch) -> Dispatch {
+        match self.memory {
+            Memory::Rows => dispatch.bind("scales", Operand::Scratch(Memory::SCALE[1])),
+            Memory::Textures | Memory::Buffers => dispatch,
+        }
     }
 
     /// The transform of one chunk of products.
@@ -111,7 +132,7 @@ impl Transforms<'_> {
         let part = |quads: Range<usize>| {
             let mut dispatch = passes
                 .transform("winograd_output", entry, *output, &quads, first)
-                .consts(&[memory.constant()])
+                .consts(&memory.consts())
                 .size("turned", usize::from(self.turned))
                 .size("relu", usize::from(finish.relu))
                 .bind(
@@ -120,6 +141,7 @@ impl Transforms<'_> {
                 )
                 .bind("bias", bias.clone())
                 .bind("output", Operand::Output);
+            dispatch = self.scaled(dispatch);
             if finish.pool {
                 dispatch = dispatch.bind("indices", Operand::Saved);
             } else {

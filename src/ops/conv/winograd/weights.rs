@@ -7,7 +7,7 @@ use crate::ops::conv::filter::{Filter, Packing};
 use crate::ops::shape::takes;
 use crate::ops::{
     Case, Constant, ConstantPart, Dispatch, Initializer, Kernel, NativeKernel, Op, Operand, Shape, Signature,
-    TexelCopy,
+    Storage, TexelCopy, matrices,
 };
 use std::sync::Arc;
 
@@ -84,6 +84,20 @@ impl WinogradWeights {
             .collect()
     }
 
+    /// Transformed weights as they are packed, as a row of input channels for each position and output channel.
+    fn rows(&self, packed: &[f32]) -> Vec<f32> {
+        let (blocks, quads) = (self.padded() / BLOCK, self.in_channels.div_ceil(4));
+        let mut rows = Vec::with_capacity(self.tile.positions() * self.out_channels * self.in_channels);
+        for position in 0..self.tile.positions() {
+            for o in 0..self.out_channels {
+                let block = position * blocks + o / BLOCK;
+                let at = |i: usize| ((block * quads + i / 4) * BLOCK + o % BLOCK) * 4 + i % 4;
+                rows.extend((0..self.in_channels).map(|i| packed[at(i)]));
+            }
+        }
+        rows
+    }
+
     fn padded(&self) -> usize {
         self.out_channels.next_multiple_of(BLOCK)
     }
@@ -156,6 +170,23 @@ pub(super) fn weights(tile: WinogradTile, filter: &Arc<Filter>, packing: Packing
             Packing::Half => Initializer::host(move || Ok(packing.pack(&op.rounded(&values()?)))),
             _ => Initializer::Device { parts: op.parts(), values },
         },
+    })
+}
+
+/// Bytes of [`row_weights`].
+pub(super) fn row_bytes(tile: WinogradTile, filter: &Filter) -> u64 {
+    matrices::row_bytes(tile.positions() * filter.out_channels, filter.in_channels)
+}
+
+/// The filter's transformed weights in f16 for cooperative matrices: for each position a row for each output channel.
+pub(super) fn row_weights(tile: WinogradTile, filter: &Arc<Filter>) -> Operand {
+    let op = WinogradWeights { tile, out_channels: filter.out_channels, in_channels: filter.in_channels };
+    let values = filter.weights.clone();
+    Operand::Constant(Constant {
+        key: format!("{} Winograd {} rows in f16", filter.id, tile.side()),
+        storage: Storage::Buffer,
+        bytes: row_bytes(tile, filter),
+        initializer: Initializer::host(move || Ok(Packing::Half.pack(&op.rows(&op.rounded(&values()?))))),
     })
 }
 

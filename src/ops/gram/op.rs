@@ -2,29 +2,25 @@
 //!
 //! With F the map as a matrix of C channels by N pixels: `G = F F^T / (C * N)`, neural-style's definition.
 
-use super::conv::tiles::{self, Tiles};
-use super::lanes::update;
-use super::native::{fill_blocks, for_each_part, for_each_row};
-use super::product::{MatrixRef, product};
-use super::shape::{MapLayout, mismatch};
-use super::{
-    Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source,
-};
+use super::matrices;
+use super::panel::{PARTIAL_COUNT, PARTIALS, Panel, partial_gram};
+use super::work::{BLOCK_DEPTH, BLOCK_SIDE, Work, scale};
 use crate::error::Result;
 use crate::gpu::{Family, Profile};
+use crate::ops::conv::tiles::{self, Tiles};
+use crate::ops::lanes::update;
+use crate::ops::native::{fill_blocks, for_each_part, for_each_row};
+use crate::ops::product::{MatrixRef, product};
+use crate::ops::shape::{MapLayout, mismatch};
+use crate::ops::{
+    Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source,
+};
 use rayon::prelude::*;
-use std::ops::Range;
 
 /// Channels of a block in `gram_tiles.wgsl`.
 const TILE_SIDE: usize = 16;
 /// Runs of lanes per step in `gram_tiles.wgsl`.
 const TILE_VECTORS: usize = 2;
-/// Channels (and texels) of a block in `gram_blocks.wgsl`.
-const BLOCK_SIDE: usize = 64;
-/// Texels per step in `gram_blocks.wgsl`.
-const BLOCK_DEPTH: usize = 16;
-/// Partial matrices that `gram_sum.wgsl` makes into one at a time.
-const FOLD: usize = 32;
 
 /// `G = F F^T / (C * N)`, shape `[C, C]`. Input: F, a map of C channels and N pixels.
 #[derive(Debug, Clone, Copy)]
@@ -33,95 +29,6 @@ pub struct Gram;
 /// `dF = (dG + dG^T) F / (C * N)`. Inputs: F, dG (any matrix `[C, C]`, symmetric or not).
 #[derive(Debug, Clone, Copy)]
 pub struct GramBackward;
-
-fn scale(map: MapLayout) -> f64 {
-    1.0 / (map.channels * map.pixels()) as f64
-}
-
-/// How a Gram matrix is cut up: pairs of channel blocks times chunks of the run of texels.
-struct Work {
-    /// Channel blocks.
-    blocks: usize,
-    /// Pairs of them with row block <= column block.
-    pairs: usize,
-    /// Chunks of the run.
-    splits: usize,
-    /// Texels of a chunk.
-    chunk: usize,
-}
-
-impl Work {
-    /// Cuts the run into chunks of whole `step`s: enough for `units` pieces of work in all, but chunks no
-    /// shorter than the first and no longer than the second of `steps`. Short chunks cost partial
-    /// matrices; long ones cost digits, since an invocation adds up its chunk in one f32.
-    fn split(map: MapLayout, side: usize, step: usize, steps: [usize; 2], units: usize) -> Self {
-        let blocks = map.channels.div_ceil(side);
-        let pairs = blocks * (blocks + 1) / 2;
-        let total = map.plane().div_ceil(step);
-        let splits = units.div_ceil(pairs).min(total.div_ceil(steps[0])).max(total.div_ceil(steps[1]));
-        let chunk = total.div_ceil(splits);
-        Self { blocks, pairs, splits: total.div_ceil(chunk), chunk: chunk * step }
-    }
-
-    /// Not cut at all: for kernels that only need the number of channel blocks.
-    fn whole(map: MapLayout, side: usize) -> Self {
-        Self::split(map, side, map.plane(), [1, 1], 1)
-    }
-
-    /// The parameters that all families' kernels share.
-    fn params(&self, dispatch: Dispatch, map: MapLayout) -> Dispatch {
-        dispatch
-            .size("quads", map.quads())
-            .size("plane", map.plane())
-            .size("blocks", self.blocks)
-            .size("pairs", self.pairs)
-            .size("splits", self.splits)
-            .size("chunk", self.chunk)
-    }
-
-    /// A kernel of `partials`, which leaves `splits` partial matrices in the first scratch buffer, and the
-    /// dispatches that add these up.
-    fn finish(
-        &self,
-        variant: &'static str,
-        partials: Dispatch,
-        map: MapLayout,
-        side: usize,
-        device: &Profile,
-    ) -> Kernel {
-        let quads = map.quads();
-        let count = self.pairs * side * side / 4;
-        let sum = |entry, splits| {
-            Dispatch::new("gram_sum", entry)
-                .consts(&[("QUADS", (side / 4) as u32), ("FOLD", FOLD as u32)])
-                .size("channels", map.channels)
-                .size("quads", quads)
-                .size("blocks", self.blocks)
-                .size("splits", splits)
-                .size("count", count)
-                .float("scale", scale(map) as f32)
-        };
-        let mut splits = self.splits;
-        let mut dispatches = vec![partials];
-        let mut scratch = vec![(splits * count) as u64 * 16];
-        while splits > FOLD {
-            let folded = splits.div_ceil(FOLD);
-            let dispatch = sum("fold", splits)
-                .bind("partials", Operand::Scratch(scratch.len() - 1))
-                .bind("output", Operand::Scratch(scratch.len()))
-                .linear(folded * count, 64, device);
-            dispatches.push(dispatch);
-            scratch.push((folded * count) as u64 * 16);
-            splits = folded;
-        }
-        let last = sum("finish", splits)
-            .bind("partials", Operand::Scratch(scratch.len() - 1))
-            .bind("output", Operand::Output)
-            .linear(quads * quads, 64, device);
-        dispatches.push(last);
-        Kernel { variant, dispatches, scratch }
-    }
-}
 
 /// The texture family's kernel; `lanes` is the subgroup size. Its tile and chunk sizes are the best of those
 /// measured on lavapipe with 8 and 16 lanes, from 64x256x256 to 512x16x16.
@@ -158,74 +65,6 @@ fn plain(entry: &'static str, map: MapLayout, work: &Work, block: usize) -> Disp
     work.params(dispatch, map)
 }
 
-/// Texels of a map as rows of channels, so that they can be multiplied: quads are the wrong way round for that. A panel
-/// holds so many texels that it stays in the cache of a core. Borders are zero and add nothing.
-struct Panel {
-    values: Vec<f32>,
-    /// Floats from one texel to the next; not a power of two, of which the rows would displace each other in the cache.
-    stride: usize,
-}
-
-impl Panel {
-    /// Floats of a panel, and the fewest and the most texels.
-    const FLOATS: usize = 128 * 1024;
-    const TEXELS: [usize; 2] = [128, 1024];
-
-    /// Texels of the panels of such a map.
-    fn texels(map: MapLayout) -> usize {
-        (Self::FLOATS / (map.quads() * 4)).clamp(Self::TEXELS[0], Self::TEXELS[1])
-    }
-
-    fn new(map: MapLayout, texels: usize) -> Self {
-        let stride = map.quads() * 4 + 16;
-        Self { values: vec![0.0; texels * stride], stride }
-    }
-
-    /// Copies these texels of all planes.
-    fn load(&mut self, map: MapLayout, stored: &[f32], texels: Range<usize>) {
-        let planes = stored.chunks_exact(map.plane() * 4).take(map.quads());
-        for (quad, plane) in planes.enumerate() {
-            let from = plane[texels.start * 4..texels.end * 4].as_chunks::<4>().0;
-            for (row, texel) in self.values.chunks_exact_mut(self.stride).zip(from) {
-                row[quad * 4..quad * 4 + 4].copy_from_slice(texel);
-            }
-        }
-    }
-
-    /// The first texels as a matrix with a row for each and `channels` columns.
-    fn matrix(&self, texels: usize, channels: usize) -> MatrixRef<'_> {
-        MatrixRef::new(&self.values, texels, channels, self.stride)
-    }
-}
-
-/// Floats of all partial matrices of a Gram matrix together, and the fewest and the most of these matrices.
-const PARTIALS: usize = 4 << 20;
-const PARTIAL_COUNT: [usize; 2] = [8, 64];
-
-/// The partial matrix of some texels, row by row without padding. Right of the diagonal only blocks of it are right.
-fn partial_gram(map: MapLayout, stored: &[f32], texels: Range<usize>) -> Vec<f32> {
-    let channels = map.channels;
-    let mut sums = vec![0.0; channels * channels];
-    // Panels of one size but for the last.
-    let panels = texels.len().div_ceil(Panel::texels(map)).max(1);
-    let step = texels.len().div_ceil(panels).max(1);
-    let mut panel = Panel::new(map, step);
-    // Each block of rows ends at its own last column, which saves a good third of the work of many channels.
-    let block = channels.div_ceil(4).next_multiple_of(32).max(64);
-    for first in texels.clone().step_by(step) {
-        let count = step.min(texels.end - first);
-        panel.load(map, stored, first..first + count);
-        let features = panel.matrix(count, channels);
-        for (index, rows) in sums.chunks_mut(block * channels).enumerate() {
-            let height = rows.len() / channels;
-            let left = features.transposed().some_rows(index * block, height);
-            let right = features.first_columns(index * block + height);
-            product(left, right, rows, channels, 1.0, true);
-        }
-    }
-    sums
-}
-
 impl Op for Gram {
     fn name(&self) -> &'static str {
         "gram"
@@ -253,6 +92,9 @@ impl Op for Gram {
                 device,
             );
             kernels.push(work.finish("buffer", dispatch, map, BLOCK_SIDE, device));
+        }
+        if !kernels.is_empty() {
+            kernels.extend(matrices::kernel(map, device));
         }
         let work = Work::split(map, 4, 1, [256, 2048], 1024);
         let naive = plain("forward", map, &work, 1)
@@ -461,7 +303,7 @@ fn samples() -> Vec<Shape> {
         .into()
 }
 
-pub(super) fn cases() -> Vec<Case> {
+pub(in crate::ops) fn cases() -> Vec<Case> {
     let mut cases: Vec<Case> =
         samples().into_iter().map(|shape| Case::normal(Gram, &[shape], TOLERANCE)).collect();
     // Long enough that every kernel folds its partial matrices (the texture one with 8 lanes); values of
@@ -470,7 +312,7 @@ pub(super) fn cases() -> Vec<Case> {
     cases
 }
 
-pub(super) fn backward_cases() -> Vec<Case> {
+pub(in crate::ops) fn backward_cases() -> Vec<Case> {
     let case = |shape: Shape| {
         let gram = Gram.output(&[shape]).ok()?;
         Some(Case::normal(GramBackward, &[shape, gram], BACKWARD_TOLERANCE))

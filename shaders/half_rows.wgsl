@@ -1,0 +1,63 @@
+// A map as rows of channels in f16, one row a texel, for cooperative matrices (matrix_products.wgsl, matrix_gram.wgsl), and
+// rows of sums as a map again. The values are multiplied by `scales[0]` (see half_scale.wgsl), the sums by `scales[1]`.
+// Maps are bordered quads (see src/ops/core/shape.rs).
+
+const RELU: u32 = 0u; // `unpack`: rectify the result
+
+struct Params {
+    quads: u32,
+    plane: u32, // texels per quad
+    pitch: u32, // texels per row of the map
+    front: u32, // `pack`: rows of zeros before the first texel's
+    rows: u32,  // `pack`: all rows; behind the last texel's come zeros too
+}
+
+@group(0) @binding(0) var<storage, read> input: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> rows: array<vec2<u32>>; // a quad in f16
+@group(0) @binding(2) var<storage, read> sums: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> scales: array<f32>;
+@group(0) @binding(4) var<storage, read> bias: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read_write> output: array<vec4<f32>>;
+@group(0) @binding(6) var<uniform> params: Params;
+
+@compute @workgroup_size(64)
+fn pack(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = (group.y * groups.x + group.x) * 64u + local;
+    let row = i % params.rows;
+    let quad = i / params.rows;
+    if (quad >= params.quads) {
+        return;
+    }
+    var value = vec4<f32>(0.0);
+    if (row >= params.front && row - params.front < params.plane) {
+        value = input[quad * params.plane + row - params.front] * scales[0];
+    }
+    rows[row * params.quads + quad] = vec2<u32>(pack2x16float(value.xy), pack2x16float(value.zw));
+}
+
+@compute @workgroup_size(64)
+fn unpack(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = (group.y * groups.x + group.x) * 64u + local;
+    let quad = min(i / params.plane, params.quads - 1u);
+    let n = i - quad * params.plane;
+    // The closing border follows the last quad's plane.
+    if (n > params.plane + params.pitch) {
+        return;
+    }
+    var value = vec4<f32>(0.0);
+    if (n < params.plane && n >= params.pitch && n % params.pitch != 0u) {
+        value = sums[n * params.quads + quad] * scales[1] + bias[quad];
+        if (RELU == 1u) {
+            value = max(value, vec4<f32>(0.0));
+        }
+    }
+    output[i] = value;
+}

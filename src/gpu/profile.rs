@@ -1,0 +1,203 @@
+//! What kernels choose by: the family, the precision, and what a device can do.
+
+use serde::{Deserialize, Serialize};
+
+/// Which family of kernels a run uses where an op has several.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Family {
+    /// Chosen per adapter.
+    #[default]
+    Auto,
+    /// Register tiles fed from storage textures and subgroup shuffles: software and some mobile drivers.
+    Texture,
+    /// Shared-memory tiles fed from storage buffers: discrete and integrated GPUs.
+    Buffer,
+    /// The reference kernels.
+    Naive,
+}
+
+/// In what precision a run computes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Precision {
+    /// Everything in f32.
+    #[default]
+    Single,
+    /// Weights in f16 in the device's memory where the kernels can (fully connected layers; convolutions of the buffer
+    /// family): half the memory and traffic, for rounding of 2^-11. Arithmetic is f32.
+    HalfWeights,
+    /// The same, and where the device has cooperative matrices their kernels may be chosen by measurement: products of
+    /// f16, sums in f32.
+    Half,
+}
+
+/// Cooperative matrices of a device: the invocations of a subgroup hold them and multiply them together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Matrices {
+    /// Rows and columns of both factors and of the sum: 8 or 16.
+    pub side: u32,
+    /// Invocations of a workgroup that holds all of a subgroup: the largest size of one.
+    pub lanes: u32,
+}
+
+impl Matrices {
+    /// What kernels on them need of a device.
+    pub const FEATURES: wgpu::Features =
+        wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16);
+
+    /// Those of an adapter.
+    pub(super) fn of(adapter: &wgpu::Adapter) -> Option<Self> {
+        let found =
+            Self::choose(&adapter.cooperative_matrix_properties(), adapter.get_info().subgroup_max_size);
+        found.filter(|_| adapter.features().contains(Self::FEATURES))
+    }
+
+    /// Those of an adapter with these properties and subgroups of up to `lanes` invocations: the larger side. `None`
+    /// without one that multiplies f16, adds up in f32 and is square.
+    pub fn choose(properties: &[wgpu::CooperativeMatrixProperties], lanes: u32) -> Option<Self> {
+        use wgpu::CooperativeScalarType::{F16, F32};
+        let has = |side: u32| {
+            properties.iter().any(|found| {
+                [found.m_size, found.n_size, found.k_size] == [side; 3]
+                    && (found.ab_type, found.cr_type) == (F16, F32)
+                    && !found.saturating_accumulation
+            })
+        };
+        let side = [16, 8].into_iter().find(|side| has(*side))?;
+        (lanes > 0).then_some(Self { side, lanes })
+    }
+}
+
+/// What kernels may choose by. Nothing else about the device reaches them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Profile {
+    /// True for the CPU device: ops run as native functions ([`crate::ops::Op::native`]) and no limit below applies.
+    pub native: bool,
+    /// True to use no kernel that trades accuracy for speed (Winograd convolution).
+    pub exact: bool,
+    /// What may be kept and multiplied in f16.
+    pub precision: Precision,
+    /// Cooperative matrices of f16 that are added up in f32, where the device has them and the precision allows it.
+    pub matrices: Option<Matrices>,
+    /// Kernel family asked for; [`Family::Auto`] resolves by `software`.
+    pub family: Family,
+    /// True if the device runs on the CPU.
+    pub software: bool,
+    /// Subgroup size if the device supports subgroups and has just one size.
+    pub lanes: Option<u32>,
+    /// Largest side of a 2-D texture, in texels.
+    pub max_texture_side: u32,
+    /// Largest range of a storage buffer that one binding may cover, in bytes.
+    pub max_binding: u64,
+    /// Bindings start at multiples of this many bytes, a power of two.
+    pub binding_alignment: u64,
+    /// Largest buffer, in bytes.
+    pub max_buffer: u64,
+    /// Largest number of workgroups along one axis of a dispatch.
+    pub max_groups: u32,
+    /// Workgroup (shared) memory, in bytes.
+    pub max_workgroup_storage: u32,
+    /// Largest number of invocations in one workgroup.
+    pub max_invocations: u32,
+    /// Loop iterations of one invocation after which the driver silently goes on, if it does (see
+    /// [`super::QUIRKS`]).
+    pub loop_limit: Option<u32>,
+}
+
+impl Profile {
+    /// A hardware device with no more than WebGPU's default limits, which every device has, and without subgroups.
+    pub fn minimal() -> Self {
+        Self {
+            native: false,
+            exact: false,
+            precision: Precision::Single,
+            matrices: None,
+            family: Family::Auto,
+            software: false,
+            lanes: None,
+            max_texture_side: 8192,
+            max_binding: 128 << 20,
+            binding_alignment: 256,
+            max_buffer: 256 << 20,
+            max_groups: 65_535,
+            max_workgroup_storage: 16 << 10,
+            max_invocations: 256,
+            loop_limit: None,
+        }
+    }
+
+    /// The CPU device, which has no limits.
+    pub fn native() -> Self {
+        Self {
+            native: true,
+            exact: false,
+            precision: Precision::Single,
+            matrices: None,
+            family: Family::Auto,
+            software: true,
+            lanes: None,
+            max_texture_side: u32::MAX,
+            max_binding: u64::MAX,
+            binding_alignment: 4,
+            max_buffer: u64::MAX,
+            max_groups: u32::MAX,
+            max_workgroup_storage: u32::MAX,
+            max_invocations: u32::MAX,
+            loop_limit: None,
+        }
+    }
+
+    /// True if weights are kept in f16 in memory where the kernels can.
+    pub fn half_weights(&self) -> bool {
+        self.precision != Precision::Single
+    }
+
+    /// True if kernels of this family should be preferred.
+    pub fn prefers(&self, family: Family) -> bool {
+        match self.family {
+            Family::Auto => family == if self.software { Family::Texture } else { Family::Buffer },
+            chosen => chosen == family,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wgpu::CooperativeScalarType::{F16, F32, I32};
+
+    fn property(
+        [m_size, n_size, k_size]: [u32; 3],
+        ab_type: wgpu::CooperativeScalarType,
+        cr_type: wgpu::CooperativeScalarType,
+    ) -> wgpu::CooperativeMatrixProperties {
+        let saturating_accumulation = false;
+        wgpu::CooperativeMatrixProperties {
+            m_size,
+            n_size,
+            k_size,
+            ab_type,
+            cr_type,
+            saturating_accumulation,
+        }
+    }
+
+    #[test]
+    fn only_square_matrices_of_f16_that_are_added_up_in_f32_are_taken() {
+        let wrong = [
+            property([16, 8, 16], F16, F32),
+            property([16; 3], F16, F16),
+            property([16; 3], F32, F32),
+            property([8; 3], I32, I32),
+        ];
+        assert_eq!(Matrices::choose(&wrong, 32), None);
+        assert_eq!(Matrices::choose(&[], 32), None);
+        let small = [&wrong[..], &[property([8; 3], F16, F32)]].concat();
+        assert_eq!(Matrices::choose(&small, 8), Some(Matrices { side: 8, lanes: 8 }));
+        let both = [&small[..], &[property([16; 3], F16, F32)]].concat();
+        assert_eq!(Matrices::choose(&both, 32), Some(Matrices { side: 16, lanes: 32 }));
+        assert_eq!(Matrices::choose(&both, 0), None);
+    }
+}

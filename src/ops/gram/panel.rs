@@ -1,0 +1,73 @@
+//! Texels of a map as rows, for the products of the CPU device.
+
+use crate::ops::MapLayout;
+use crate::ops::product::{MatrixRef, product};
+use std::ops::Range;
+
+/// Texels of a map as rows of channels, so that they can be multiplied: quads are the wrong way round for that. A panel
+/// holds so many texels that it stays in the cache of a core. Borders are zero and add nothing.
+pub(super) struct Panel {
+    pub values: Vec<f32>,
+    /// Floats from one texel to the next; not a power of two, of which the rows would displace each other in the cache.
+    pub stride: usize,
+}
+
+impl Panel {
+    /// Floats of a panel, and the fewest and the most texels.
+    const FLOATS: usize = 128 * 1024;
+    const TEXELS: [usize; 2] = [128, 1024];
+
+    /// Texels of the panels of such a map.
+    pub fn texels(map: MapLayout) -> usize {
+        (Self::FLOATS / (map.quads() * 4)).clamp(Self::TEXELS[0], Self::TEXELS[1])
+    }
+
+    pub fn new(map: MapLayout, texels: usize) -> Self {
+        let stride = map.quads() * 4 + 16;
+        Self { values: vec![0.0; texels * stride], stride }
+    }
+
+    /// Copies these texels of all planes.
+    pub fn load(&mut self, map: MapLayout, stored: &[f32], texels: Range<usize>) {
+        let planes = stored.chunks_exact(map.plane() * 4).take(map.quads());
+        for (quad, plane) in planes.enumerate() {
+            let from = plane[texels.start * 4..texels.end * 4].as_chunks::<4>().0;
+            for (row, texel) in self.values.chunks_exact_mut(self.stride).zip(from) {
+                row[quad * 4..quad * 4 + 4].copy_from_slice(texel);
+            }
+        }
+    }
+
+    /// The first texels as a matrix with a row for each and `channels` columns.
+    pub fn matrix(&self, texels: usize, channels: usize) -> MatrixRef<'_> {
+        MatrixRef::new(&self.values, texels, channels, self.stride)
+    }
+}
+
+/// Floats of all partial matrices of a Gram matrix together, and the fewest and the most of these matrices.
+pub(super) const PARTIALS: usize = 4 << 20;
+pub(super) const PARTIAL_COUNT: [usize; 2] = [8, 64];
+
+/// The partial matrix of some texels, row by row without padding. Right of the diagonal only blocks of it are right.
+pub(super) fn partial_gram(map: MapLayout, stored: &[f32], texels: Range<usize>) -> Vec<f32> {
+    let channels = map.channels;
+    let mut sums = vec![0.0; channels * channels];
+    // Panels of one size but for the last.
+    let panels = texels.len().div_ceil(Panel::texels(map)).max(1);
+    let step = texels.len().div_ceil(panels).max(1);
+    let mut panel = Panel::new(map, step);
+    // Each block of rows ends at its own last column, which saves a good third of the work of many channels.
+    let block = channels.div_ceil(4).next_multiple_of(32).max(64);
+    for first in texels.clone().step_by(step) {
+        let count = step.min(texels.end - first);
+        panel.load(map, stored, first..first + count);
+        let features = panel.matrix(count, channels);
+        for (index, rows) in sums.chunks_mut(block * channels).enumerate() {
+            let height = rows.len() / channels;
+            let left = features.transposed().some_rows(index * block, height);
+            let right = features.first_columns(index * block + height);
+            product(left, right, rows, channels, 1.0, true);
+        }
+    }
+    sums
+}

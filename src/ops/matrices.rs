@@ -1,0 +1,194 @@
+//! What the kernels on cooperative matrices have in common: the block of a product that a workgroup computes, and maps as
+//! rows of channels in f16 (`half_scale.wgsl`, `half_rows.wgsl`). Such kernels come after all others but the naive one, so
+//! that only a measurement chooses them, after a comparison with that one.
+
+use super::shape::MapLayout;
+use super::{Dispatch, Operand};
+use crate::gpu::{Family, Matrices, Profile};
+
+/// Invocations per workgroup of the other shaders; as there.
+const GROUP: usize = 64;
+/// Workgroups that look for the largest magnitude of a map, at most.
+const SEARCHERS: usize = 256;
+
+/// A block of matrices, which one workgroup computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Block {
+    matrices: Matrices,
+    /// Matrices along the rows of the product, and along its columns.
+    across: [usize; 2],
+}
+
+impl Block {
+    /// For a product of `rows` or more rows and just so many `columns`, of sums over `inner`. `None` where the device has no
+    /// such matrices, accuracy matters more, or `inner` or `columns` is no multiple of a matrix's side.
+    pub fn choose(device: &Profile, rows: usize, inner: usize, columns: usize) -> Option<Self> {
+        let matrices = device.matrices?;
+        let side = matrices.side as usize;
+        let whole = |size: usize| size > 0 && size.is_multiple_of(side);
+        let fits = !device.exact
+            && device.prefers(Family::Buffer)
+            && matrices.lanes <= device.max_invocations
+            && whole(inner)
+            && whole(columns);
+        let high = [1, 2].into_iter().find(|count| rows <= count * side).unwrap_or(4);
+        let wide = [4, 2].into_iter().find(|count| columns.is_multiple_of(count * side)).unwrap_or(1);
+        fits.then_some(Self { matrices, across: [high, wide] })
+    }
+
+    fn side(self) -> usize {
+        self.matrices.side as usize
+    }
+
+    /// The same with as many matrices along the rows as along the columns.
+    pub fn square(self) -> Self {
+        Self { across: [self.across[1]; 2], ..self }
+    }
+
+    /// Rows of the block, of which the product has a multiple.
+    pub fn height(self) -> usize {
+        self.across[0] * self.side()
+    }
+
+    /// Columns of the block.
+    pub fn width(self) -> usize {
+        self.across[1] * self.side()
+    }
+
+    /// The constants of both shaders that say so.
+    pub fn consts(self) -> [(&'static str, u32); 4] {
+        let Matrices { side, lanes } = self.matrices;
+        [("SIDE", side), ("ROWS", self.across[0] as u32), ("LANES", lanes), ("HALF", 1)]
+    }
+
+    /// A dispatch of `matrix_products.wgsl` for a product of `rows` rows, whole blocks.
+    pub fn products(self, product: &Product, operands: [Operand; 3]) -> Dispatch {
+        let [input, weights, output] = operands;
+        let [inner, columns] = product.channels;
+        Dispatch::new("matrix_products", "multiply")
+            .consts(&self.consts())
+            .consts(&[
+                ("COLUMNS", self.across[1] as u32),
+                ("TAPS", product.taps as u32),
+                ("ADJOINT", u32::from(product.adjoint)),
+            ])
+            .bind("input", input)
+            .bind("weights", weights)
+            .bind("output", output)
+            .size("inner", inner)
+            .size("columns", columns)
+            .size("pitch", product.pitch)
+            .size("input_stride", product.strides[0])
+            .size("weight_stride", inner * columns)
+            .size("output_stride", product.strides[1])
+            .groups([product.rows / self.height(), columns / self.width(), product.positions])
+            .loops(product.taps * (inner / self.side() + 1))
+    }
+
+    /// True if the device takes so many workgroups.
+    pub fn fits(self, product: &Product, device: &Profile) -> bool {
+        let most = device.max_groups as usize;
+        product.rows / self.height() <= most
+            && product.channels[1] / self.width() <= most
+            && product.positions <= most
+    }
+}
+
+/// Sizes of a product of `matrix_products.wgsl`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Product {
+    /// Rows, a multiple of the block's.
+    pub rows: usize,
+    /// Channels of input and output.
+    pub channels: [usize; 2],
+    /// 1 or 9.
+    pub taps: usize,
+    /// With nine taps, texels per row of the map.
+    pub pitch: usize,
+    /// Products side by side.
+    pub positions: usize,
+    /// Values from one of them to the next, in input and output.
+    pub strides: [usize; 2],
+    /// The weights' inputs and outputs change places.
+    pub adjoint: bool,
+}
+
+/// Bytes of the two scratch buffers of [`scale`].
+pub(super) const SCALE_BYTES: [u64; 2] = [SEARCHERS as u64 * 4, 16];
+
+/// The dispatches that find the factor by which `map`, as a whole in one binding, is multiplied before it becomes f16.
+/// `scratch` are the buffers of [`SCALE_BYTES`], of which the second then holds the factor and its inverse.
+pub(super) fn scale(
+    map: MapLayout,
+    operand: &Operand,
+    scratch: [usize; 2],
+    device: &Profile,
+) -> [Dispatch; 2] {
+    let groups = map.texels().div_ceil(GROUP).min(SEARCHERS).min(device.max_groups as usize);
+    let [largest, scales] = scratch.map(Operand::Scratch);
+    let dispatch = |entry, count| {
+        Dispatch::new("half_scale", entry)
+            .bind("largest", largest.clone())
+            .size("count", count)
+            .size("stride", groups * GROUP)
+    };
+    let partial = dispatch("partial", map.texels())
+        .bind("input", operand.clone())
+        .loops(map.texels().div_ceil(groups * GROUP) + GROUP)
+        .groups([groups, 1, 1]);
+    [partial, dispatch("finish", groups).bind("scales", scales)]
+}
+
+/// The dispatch that writes a map as rows into a scratch buffer: `front` rows of zeros, one for each texel of the plane, and
+/// zeros up to `rows` in all.
+pub(super) fn pack(
+    map: MapLayout,
+    operand: Operand,
+    [front, rows]: [usize; 2],
+    [to, scales]: [usize; 2],
+    device: &Profile,
+) -> Dispatch {
+    rows_of("pack", map)
+        .bind("input", operand)
+        .bind("rows", Operand::Scratch(to))
+        .bind("scales", Operand::Scratch(scales))
+        .size("front", front)
+        .size("rows", rows)
+        .linear(map.quads() * rows, GROUP, device)
+}
+
+/// The dispatch that makes a map of rows of sums, with a bias for each quad.
+pub(super) fn unpack(
+    map: MapLayout,
+    [from, scales]: [usize; 2],
+    bias: Operand,
+    relu: bool,
+    device: &Profile,
+) -> Dispatch {
+    rows_of("unpack", map)
+        .consts(&[("RELU", u32::from(relu))])
+        .bind("sums", Operand::Scratch(from))
+        .bind("scales", Operand::Scratch(scales))
+        .bind("bias", bias)
+        .bind("output", Operand::Output)
+        .size("front", 0)
+        .size("rows", 0)
+        .linear(map.texels(), GROUP, device)
+}
+
+fn rows_of(entry: &'static str, map: MapLayout) -> Dispatch {
+    Dispatch::new("half_rows", entry)
+        .size("quads", map.quads())
+        .size("plane", map.plane())
+        .size("pitch", map.pitch())
+}
+
+/// Bytes of so many rows of channels in f16.
+pub(super) fn row_bytes(rows: usize, channels: usize) -> u64 {
+    (rows * channels) as u64 * 2
+}
+
+/// True if this map is bound as a whole.
+pub(super) fn is_whole(map: MapLayout, device: &Profile) -> bool {
+    map.texels() as u64 * 16 <= device.max_binding
+}
