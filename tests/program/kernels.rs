@@ -354,5 +354,5 @@ fn a_trace_has_host_and_device() {
     let pixels = |bytes: &[u8]| image::load_from_memory(bytes).unwrap().to_rgb8();
     assert!(pixels(&traced) == pixels(&std::fs::read(place.path("out.png")).unwrap()));
     let over = ["--overwrite", "--trace", "photo.png"];
-    place.render_for(&photo, "1").args(over).assert().code(2).stderr(contains("the trace would replace"));
+    place.render_for(&photo, "1").args(over).assert().code(2).stderr(contains("which the run reads"));
 }

@@ -14,12 +14,17 @@ mod interrupt;
 mod kernels;
 mod kernels_run;
 mod kernels_run_calls;
+#[cfg(unix)]
+mod paths;
 mod render;
 mod report;
 mod resume;
 mod support;
 mod sweep;
+mod terminal_text;
 mod tune;
+#[cfg(unix)]
+mod writing;
 
 use predicates::prelude::*;
 use support::Place;
