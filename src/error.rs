@@ -3,6 +3,7 @@
 //! Every variant answers three questions for the person who reads it: what was wrong, where, and
 //! what to do about it. The program maps a variant to its exit code with [`Error::exit_code`].
 
+use crate::escape::{one_line, shown};
 use std::path::{Path, PathBuf};
 
 /// Result of every fallible call of this crate.
@@ -18,7 +19,7 @@ pub enum Error {
     Usage(String),
 
     /// A file that the user named can't be used: missing, truncated, of an unknown format.
-    #[error("{path}: {problem}. {remedy}", path = .path.display())]
+    #[error("{path}: {problem}. {remedy}", path = shown(.path), problem = one_line(.problem), remedy = one_line(.remedy))]
     File {
         /// The file as the user named it.
         path: PathBuf,
@@ -108,7 +109,7 @@ pub enum Error {
     },
 
     /// Reading or writing failed in the operating system.
-    #[error("{path}: {action} failed: {source}", path = .path.display())]
+    #[error("{path}: {action} failed: {source}", path = shown(.path))]
     Io {
         /// The file or folder.
         path: PathBuf,

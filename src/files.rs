@@ -1,9 +1,12 @@
-//! Files that are read as far as they may be, and files that are written whole or not at all.
+//! Files that are read as far as they may be, and files that are written whole or not at all, and never in the place of
+//! what has to stay.
 
 use crate::error::{Error, Result};
+use crate::escape::shown;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use tempfile::NamedTempFile;
 
 /// Opens an ordinary file, and returns its length in bytes. Anything else isn't opened: a pipe may keep its reader
 /// waiting for ever, and a device may have no end.
@@ -39,25 +42,183 @@ pub(crate) fn read_up_to(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     if bytes.len() as u64 > most { Err(too_large()) } else { Ok(bytes) }
 }
 
-/// Writes a file under a temporary name beside its place, then renames it: a reader sees the old file or the
-/// new one, never a part. `action` says what is done, for the error: "writing the tuning cache".
+/// Writes a file under a temporary name beside its place, then renames it: a reader sees the old file or the new one,
+/// never a part. What exists is replaced only with `replace`; of a symbolic link, the file that it leads to. A device, a
+/// pipe or a socket is written to. `action` says what is done, for the error: "writing the tuning cache".
 ///
 /// # Errors
-/// [`Error::Io`] if the system refuses.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8], action: &'static str) -> Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+/// [`Error::File`] if the file may not be replaced or no file can be made there, [`Error::Io`] if the system refuses.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8], action: &'static str, replace: bool) -> Result<()> {
+    if is_stream(path) {
+        return open_stream(path)
+            .and_then(|mut stream| stream.write_all(bytes))
+            .map_err(Error::io(path, action));
+    }
+    let target = check_place(path, replace)?;
+    let mut file = temporary(path, &target)?;
+    file.write_all(bytes).map_err(Error::io(path, action))?;
+    complete(path, file, &target, replace)
+}
+
+/// The path to write to, symbolic links resolved, if its folder exists and nothing stands in the way.
+pub(crate) fn check_place(path: &Path, replace: bool) -> Result<PathBuf> {
+    let folder = parent(path);
+    match folder.metadata() {
+        Ok(found) if !found.is_dir() => {
+            return Err(Error::file(
+                path,
+                format!("{} is a file, not a folder", shown(folder)),
+                "Choose another place",
+            ));
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let problem = format!("the folder {} doesn't exist", shown(folder));
+            return Err(Error::file(path, problem, "Create it first, or choose another place"));
+        }
+        Err(error) => {
+            let problem = format!("the folder {} can't be used ({error})", shown(folder));
+            return Err(Error::file(path, problem, "Choose another place"));
+        }
+    }
+    // Not `exists`: that follows links, and a dangling link is something that would be replaced too.
+    let Ok(found) = path.symlink_metadata() else { return Ok(path.to_owned()) };
+    let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let kind = target.metadata().unwrap_or(found).file_type();
+    if kind.is_dir() {
+        return Err(Error::file(
+            path,
+            "it is a folder",
+            "Add a file name to the path, or choose another name",
+        ));
+    }
+    if !kind.is_file() && !kind.is_symlink() {
+        return Err(Error::file(path, "it exists and is no ordinary file", "Choose another name"));
+    }
+    if replace { Ok(target) } else { Err(exists(path)) }
+}
+
+/// The error for a file that would be replaced without leave.
+fn exists(path: &Path) -> Error {
+    Error::file(path, "the file exists already", "Choose another name, or allow replacing it (--overwrite)")
+}
+
+/// Finds out whether a file can have this name: whether it is short enough and the disk takes its characters.
+///
+/// # Errors
+/// [`Error::File`] if it can't.
+pub(crate) fn check_name(path: &Path) -> Result<()> {
+    let unusable = |error: std::io::Error| {
+        Error::file(path, format!("no file can have this name ({error})"), "Choose another, shorter name")
+    };
+    match path.symlink_metadata() {
+        Ok(_) => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(unusable(error)),
+    }
+    let name = path.file_name().unwrap_or_default();
+    // A temporary name is longer: a long name is known to be short enough by now.
+    if name.len() <= 128 {
+        let probe = tempfile::Builder::new().prefix(".mirage-").suffix(name).tempfile_in(parent(path));
+        if let Err(error) = probe
+            && matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::InvalidFilename)
+        {
+            return Err(unusable(error));
+        }
+    }
+    Ok(())
+}
+
+/// The folder that a file is in.
+pub(crate) fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// A temporary file beside the target. It removes itself unless it is published.
+pub(crate) fn temporary(path: &Path, target: &Path) -> Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".mirage-").suffix(".tmp");
     // tempfile's own choice is for the owner only; this is what the system's umask makes of any new file.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let write = || {
-        let mut file = builder.tempfile_in(folder)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path).map(drop).map_err(|error| error.error)
+    builder.tempfile_in(parent(target)).map_err(|error| {
+        let problem = format!("no file can be made in its folder ({})", error.kind());
+        Error::file(path, problem, "Choose a folder that you may write to, on a disk with room")
+    })
+}
+
+/// Brings a file whose content is written to the disk and gives it its name.
+pub(crate) fn complete(path: &Path, file: NamedTempFile, target: &Path, replace: bool) -> Result<()> {
+    file.as_file().sync_all().map_err(Error::io(path, "writing to the disk"))?;
+    publish(file, target, replace).map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => exists(path),
+        _ => Error::io(path, "renaming the finished file")(error),
+    })?;
+    // The rename is safe from a power cut once its folder is on the disk. Not every system can do this
+    // (Windows can't open folders), and the file itself is written: so a failure is no error.
+    if let Ok(folder) = File::open(parent(target)) {
+        let _ = folder.sync_all();
+    }
+    Ok(())
+}
+
+/// Gives a finished file its name.
+fn publish(file: NamedTempFile, target: &Path, replace: bool) -> std::io::Result<()> {
+    if replace {
+        return file.persist(target).map(drop).map_err(|error| error.error);
+    }
+    // Some file systems can't rename without replacing. There it is look first, then rename: better than
+    // to lose finished work.
+    match file.persist_noclobber(target) {
+        Ok(_) => Ok(()),
+        Err(error) if error.error.kind() == ErrorKind::AlreadyExists || target.symlink_metadata().is_ok() => {
+            Err(ErrorKind::AlreadyExists.into())
+        }
+        Err(error) => error.file.persist(target).map(drop).map_err(|error| error.error),
+    }
+}
+
+/// True for what is written through: a pipe, a socket or a character device, such as a terminal. Disks are not.
+#[cfg(unix)]
+pub(crate) fn is_stream(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt as _;
+    let is_stream = |found: std::fs::Metadata| {
+        let kind = found.file_type();
+        kind.is_char_device() || kind.is_fifo() || kind.is_socket()
     };
-    write().map_err(Error::io(path, action))
+    path.metadata().is_ok_and(is_stream)
+}
+
+/// True for what is written through.
+#[cfg(not(unix))]
+pub(crate) fn is_stream(_: &Path) -> bool {
+    false
+}
+
+/// Opens a stream for writing. A pipe that nobody reads is an error: waiting for a reader could take for ever.
+#[cfg(unix)]
+fn open_stream(path: &Path) -> std::io::Result<File> {
+    use std::os::fd::AsRawFd as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let opened = File::options().write(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = opened.map_err(|error| match error.raw_os_error() {
+        Some(libc::ENXIO) => std::io::Error::new(error.kind(), "no program reads this pipe"),
+        _ => error,
+    })?;
+    // SAFETY: the descriptor is open, and both commands only read and set its flags.
+    let is_set = unsafe {
+        let flags = libc::fcntl(file.as_raw_fd(), libc::F_GETFL);
+        flags >= 0 && libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags & !libc::O_NONBLOCK) >= 0
+    };
+    if is_set { Ok(file) } else { Err(std::io::Error::last_os_error()) }
+}
+
+#[cfg(not(unix))]
+fn open_stream(path: &Path) -> std::io::Result<File> {
+    File::options().write(true).open(path)
 }
 
 /// [`read_up_to`] of a text.
@@ -71,20 +232,59 @@ pub(crate) fn read_text(path: &Path, most: u64) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{read_up_to, write_whole};
-    use std::io::ErrorKind;
-    use std::path::Path;
+    use super::*;
 
     #[test]
     fn a_file_is_replaced_whole_and_nothing_else_is_left() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a file.json");
-        write_whole(&path, b"first", "writing").unwrap();
-        write_whole(&path, b"second", "writing").unwrap();
+        write_whole(&path, b"first", "writing", false).unwrap();
+        let error = write_whole(&path, b"second", "writing", false).unwrap_err();
+        assert!(error.to_string().contains("--overwrite") && error.exit_code() == 2, "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), b"first");
+        write_whole(&path, b"second", "writing", true).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"second");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
-        let error = write_whole(&folder.path().join("none/file"), b"", "writing the test").unwrap_err();
-        assert!(error.to_string().contains("writing the test"), "{error}");
+        let error = write_whole(&folder.path().join("none/file"), b"", "writing", true).unwrap_err();
+        assert!(error.to_string().contains("doesn't exist"), "{error}");
+        assert!(write_whole(folder.path(), b"", "writing", true).is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn pipes_are_written_to_and_links_are_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let error = write_whole(&pipe, b"text", "writing", true).unwrap_err();
+        assert!(error.to_string().contains("no program reads this pipe"), "{error}");
+        let read = pipe.clone();
+        let reader = std::thread::spawn(move || std::fs::read(read).unwrap());
+        // Longer than a pipe holds.
+        let long = vec![7; 300_000];
+        while write_whole(&pipe, &long, "writing", false).is_err() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        assert!(reader.join().unwrap() == long);
+        write_whole(Path::new("/dev/null"), b"text", "writing", false).unwrap();
+        assert!(is_stream(&pipe) && is_stream(Path::new("/dev/null")));
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        std::fs::write(&file, "old").unwrap();
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        write_whole(&link, b"new", "writing", false).unwrap_err();
+        write_whole(&link, b"new", "writing", true).unwrap();
+        assert_eq!(std::fs::read(&file).unwrap(), b"new");
+        assert!(link.symlink_metadata().unwrap().is_symlink());
+    }
+
+    #[test]
+    fn names_that_no_file_can_have_are_found() {
+        let folder = tempfile::tempdir().unwrap();
+        check_name(&folder.path().join("plain.png")).unwrap();
+        check_name(&folder.path().join("x".repeat(200))).unwrap();
+        let error = check_name(&folder.path().join("x".repeat(300))).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[test]

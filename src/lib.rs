@@ -43,6 +43,7 @@
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod error;
+mod escape;
 mod files;
 pub mod gpu;
 pub mod graph;

@@ -208,7 +208,33 @@ READERS = {".pth": read_torch, ".pt": read_torch, ".h5": read_keras, ".hdf5": re
            ".caffemodel": read_caffe}
 
 
-def write_safetensors(path, tensors, metadata, half):
+def check_target(path, source, overwrite):
+    """Refuses a target that would replace the source, or another file without leave."""
+    if os.path.exists(path) and os.path.samefile(path, source):
+        raise Unusable(f"{path} would replace the file that is converted. Name another target")
+    if os.path.lexists(path):
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise Unusable(f"{path} is no ordinary file. Name another target")
+        if not overwrite:
+            raise Unusable(f"{path} exists already. Name another target, or replace it with --overwrite")
+
+
+def publish(part, path, overwrite):
+    """Gives a finished file its name."""
+    if overwrite:
+        os.replace(part, os.path.realpath(path))
+        return
+    try:
+        os.link(part, path)  # Replaces nothing, as os.replace would.
+    except FileExistsError:
+        raise Unusable(f"{path} exists by now. Name another target, or replace it with --overwrite") from None
+    except OSError:  # A disk without hard links: look first, then rename.
+        if os.path.lexists(path):
+            raise Unusable(f"{path} exists by now. Name another target") from None
+        os.replace(part, path)
+
+
+def write_safetensors(path, tensors, metadata, half, overwrite=False):
     """Writes tensors and metadata; the file gets its name only when it is complete."""
     numpy = need("numpy", "conversion")
     stored, header, offset = [], {"__metadata__": metadata}, 0
@@ -228,16 +254,25 @@ def write_safetensors(path, tensors, metadata, half):
         stored.append(array)
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    part = path + ".part"
-    with open(part, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for array in stored:
-            file.write(array.tobytes())
-    os.replace(part, path)
+    # A name that nobody can guess, in a folder that others may write to.
+    handle, part = tempfile.mkstemp(prefix=".mirage-", suffix=".tmp", dir=os.path.dirname(path) or ".")
+    try:
+        with open(handle, "wb") as file:
+            file.write(struct.pack("<Q", len(text)) + text)
+            for array in stored:
+                file.write(array.tobytes())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(part, 0o666 & ~mask)
+        publish(part, path, overwrite)
+    finally:
+        if os.path.lexists(part):
+            os.remove(part)
 
 
-def convert(source, target, preprocessing=None, half=False):
+def convert(source, target, preprocessing=None, half=False, overwrite=False):
     """Converts one file; returns the tensors and the preprocessing noted."""
+    check_target(target, source, overwrite)
     reader = READERS.get(os.path.splitext(source)[1].lower())
     if reader is None:
         raise Unusable(f"{source}: unknown kind of file. Known: {', '.join(READERS)}")
@@ -248,7 +283,7 @@ def convert(source, target, preprocessing=None, half=False):
         raise Unusable(f"{source}: not the weights of a VGG network; it holds {some}")
     preprocessing = preprocessing or usual
     metadata = {"format": "pt", "preprocessing": preprocessing, "source": os.path.basename(source)}
-    write_safetensors(target, tensors, metadata, half)
+    write_safetensors(target, tensors, metadata, half, overwrite)
     return tensors, preprocessing
 
 
@@ -319,7 +354,7 @@ def self_test(keep):
     def check(what, source, expected, preprocessing):
         for half in (False, True):
             target = f"{os.path.splitext(source)[0]}-{'half' if half else 'single'}.safetensors"
-            convert(source, target, half=half)
+            convert(source, target, half=half, overwrite=True)
             metadata, found = read_back(target)
             assert metadata["preprocessing"] == preprocessing, (what, metadata)
             assert set(found) == set(expected), (what, sorted(found))
@@ -349,6 +384,12 @@ def self_test(keep):
             with open(join(f"{name}.caffemodel"), "wb") as file:
                 file.write(content)
             check(f"Caffe ({name})", join(f"{name}.caffemodel"), expected, "caffe")
+        for target in ["new-half.safetensors", "new.caffemodel"]:
+            try:
+                convert(join("new.caffemodel"), join(target))
+                raise AssertionError(f"{target} was replaced")
+            except Unusable as error:
+                assert "Name another target" in str(error), error
         whole = caffemodel(False)
         refuse("Caffe, cut short", join("cut.caffemodel"), whole[:-5], "not a complete")
         refuse("Caffe, noise", join("noise.caffemodel"), b"\x0f" * 50, "not a Caffe model")
@@ -418,6 +459,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", nargs="?", help="the file to convert")
     parser.add_argument("target", nargs="?", help="the safetensors file to write (default: beside the source)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the target if it exists")
     parser.add_argument("--half", action="store_true", help="store half-precision numbers: half the size")
     parser.add_argument("--preprocessing", choices=("caffe", "torchvision"),
                         help="what the network expects of its input, where it isn't the usual for such files")
@@ -431,7 +473,8 @@ def main():
         if not options.source:
             parser.error("name a file to convert")
         target = options.target or os.path.splitext(options.source)[0] + ".safetensors"
-        tensors, preprocessing = convert(options.source, target, options.preprocessing, options.half)
+        tensors, preprocessing = convert(options.source, target, options.preprocessing, options.half,
+                                         options.overwrite)
     except AssertionError as error:
         print(f"self-test failed: {error}", file=sys.stderr)
         return 1

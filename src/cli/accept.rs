@@ -4,7 +4,7 @@
 //! read. Where to write, what to replace, who may watch and which device to use come from the command line only: a
 //! record with such an option was not written by this program, and is refused with the option's name.
 
-use super::escape::{one_line, quoted};
+use super::escape::{one_line, path_of_text, quoted, shown};
 use super::option_words::{self, OptionWords};
 use super::options::{self, Form, Recorded};
 use crate::error::{Error, Result};
@@ -77,8 +77,9 @@ pub(super) fn accept(
         };
         if is_taken {
             for path in form.files(value) {
-                check_ordinary(file, &long, Path::new(path))?;
-                read.push(format!("{} ({long})", one_line(path)));
+                let path = path_of_text(path);
+                check_ordinary(file, &long, &path)?;
+                read.push(format!("{} ({long})", shown(&path)));
             }
             accepted.options.insert(name.clone(), value.clone());
         } else {
@@ -123,8 +124,14 @@ fn not_taken(name: &str, form: Form, value: &Value) -> Option<String> {
     // The output has a note of its own; numbers and switches only concern the earlier run.
     let counts = name != "output" && matches!(form, Form::Text | Form::File);
     let option = options::row(name)?.long();
-    counts
-        .then(|| format!("--{option} is not taken from records: to use it, give --{option} {}", quoted(text)))
+    counts.then(|| {
+        format!("--{option} is not taken from records: to use it, give --{option} {}", word(form, text))
+    })
+}
+
+/// A recorded text as a word for a shell.
+fn word(form: Form, text: &str) -> String {
+    if form == Form::File { quoted(path_of_text(text)) } else { quoted(text) }
 }
 
 /// Refuses devices and pipes, which could be read without end.
@@ -132,10 +139,7 @@ fn check_ordinary(file: &Path, option: &str, path: &Path) -> Result<()> {
     match path.metadata() {
         Ok(found) if !found.is_file() => Err(Error::file(
             file,
-            format!(
-                "its record names {} for --{option}, which is not an ordinary file",
-                one_line(&path.to_string_lossy())
-            ),
+            format!("its record names {} for --{option}, which is not an ordinary file", shown(path)),
             format!("Give --{option} on the command line, and use only files that you trust"),
         )),
         _ => Ok(()),

@@ -3,6 +3,7 @@
 use super::values::{
     self, AlphaArg, Border, Depth, Kernels, Pooling, Precision, ScaleCountArg, StartPicture, Variation,
 };
+use crate::cli::escape::shown;
 use crate::error::Result;
 use crate::gpu::{AdapterChoice, DeviceOptions, Family};
 use crate::graph::Engine;
@@ -385,17 +386,23 @@ impl DeviceArgs {
 }
 
 impl TuningArgs {
+    /// The file that is read, if any.
+    pub(super) fn path(&self) -> Option<PathBuf> {
+        let path = self.tuning_cache.clone().or_else(Cache::default_path);
+        path.filter(|_| !self.no_tuning_cache)
+    }
+
     /// Has a device use the measurements that were made for it. Returns a note on a cache that can't be used.
     fn apply(&self, engine: &Engine) -> Option<String> {
         // The CPU device has one kernel for each op.
         let context = engine.gpu()?;
-        let path = self.tuning_cache.clone().or_else(Cache::default_path)?;
+        let path = self.path()?;
         let profile = engine.profile();
-        if self.no_tuning_cache || profile.family != Family::Auto {
+        if profile.family != Family::Auto {
             return None;
         }
         if self.tuning_cache.is_some() && !path.exists() {
-            return Some(format!("there is no tuning cache {}: `mirage tune` makes one", path.display()));
+            return Some(format!("there is no tuning cache {}: `mirage tune` makes one", shown(&path)));
         }
         let (cache, damaged) = Cache::load(&path);
         let (choices, foreign) = cache.choices(&Adapter::of(context), profile.exact, profile.precision);

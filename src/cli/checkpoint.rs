@@ -1,6 +1,6 @@
 //! Checkpoints: the state of a run with its options, and the hashes of the files that it reads.
 
-use super::escape::one_line;
+use super::escape::{one_line, path_of_text, path_text};
 use super::metadata::{RunMetadata, VERSION};
 use super::options;
 use super::recorded_options::RecordedOptions;
@@ -33,7 +33,7 @@ impl RunTexts {
         let mut hashes = Map::new();
         for input in inputs {
             let whole = std::path::absolute(input).map_err(Error::io(input, "finding the file"))?;
-            hashes.insert(whole.to_string_lossy().into_owned(), Value::String(hash(input)?));
+            hashes.insert(path_text(&whole), Value::String(hash(input)?));
         }
         let texts = [
             (OPTIONS, Value::Object(options.absolute()?).to_string()),
@@ -44,16 +44,24 @@ impl RunTexts {
     }
 }
 
-/// Saves a checkpoint in place of the one before.
+/// Saves a checkpoint; in place of the one before only with `replaces`.
 ///
 /// # Errors
-/// [`Error::Io`] if the system refuses; the one before is then still there.
-pub(super) fn save(path: &Path, state: &State, texts: &RunTexts, metadata: &RunMetadata) -> Result<()> {
+/// [`Error::Io`] if the system refuses, [`Error::File`] if a file may not be replaced; the one before is then still
+/// there.
+pub(super) fn save(
+    path: &Path,
+    replaces: bool,
+    state: &State,
+    texts: &RunTexts,
+    metadata: &RunMetadata,
+) -> Result<()> {
     let mut texts = texts.0.clone();
     texts.insert(NETWORK.to_owned(), metadata.network_sha256.clone());
     texts.insert(ADAPTER.to_owned(), metadata.device.clone());
     texts.insert(RUN.to_owned(), metadata.run.clone());
-    Checkpoint { state: state.clone(), texts }.save(path)
+    let checkpoint = Checkpoint { state: state.clone(), texts };
+    if replaces { checkpoint.save(path) } else { checkpoint.save_new(path) }
 }
 
 /// A checkpoint that was read.
@@ -109,9 +117,10 @@ impl SavedCheckpoint {
             // The network's hash is checked by itself.
             let form = options::row(name).and_then(options::Row::form).filter(|_| name != "weights");
             for file in form.map(|form| form.files(value)).unwrap_or_default() {
-                if hash(Path::new(file))? != stated(file)? {
+                let path = path_of_text(file);
+                if hash(&path)? != stated(file)? {
                     return Err(Error::file(
-                        Path::new(file),
+                        &path,
                         "this file has changed since the run was interrupted",
                         "Restore the old file, or start a new run with --init and the last picture",
                     ));

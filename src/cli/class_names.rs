@@ -1,6 +1,7 @@
 //! Names of a network's classes.
 
 use super::format::named_percent;
+use crate::cli::escape::shown;
 use crate::error::{Error, Result};
 use crate::mirage::Readout;
 use crate::vgg::Network;
@@ -37,11 +38,7 @@ impl ClassNames {
         match classes {
             Some(classes) if labels.len() != classes => Err(Error::file(
                 file,
-                format!(
-                    "it has {} labels, but {} has {classes} classes",
-                    labels.len(),
-                    network.path.display()
-                ),
+                format!("it has {} labels, but {} has {classes} classes", labels.len(), shown(&network.path)),
                 "Give the labels of this network, one per line, in the order of its classes",
             )),
             _ => Ok(Self(Some(labels))),

@@ -7,6 +7,7 @@ use super::format::percent;
 use super::preprocessing;
 use super::streams;
 use super::values::Pooling;
+use crate::cli::escape::shown;
 use crate::error::{Error, Result};
 use crate::image_io::ReadOptions;
 use crate::mirage;
@@ -45,7 +46,7 @@ pub(super) fn run(args: &ClassifyArgs) -> Result<()> {
         let mut notes = Vec::new();
         pictures.push(load(path, &options, &mut notes)?.0);
         for note in notes {
-            streams::eprint(&format!("note: {note}"));
+            streams::note(&note);
         }
     }
     let network = args.network.open()?;
@@ -57,14 +58,14 @@ pub(super) fn run(args: &ClassifyArgs) -> Result<()> {
 
     let (engine, notes) = args.device.open()?;
     for note in notes.into_iter().chain(preprocessing::doubt(&engine, &network)?) {
-        streams::eprint(&format!("note: {note}"));
+        streams::note(&note);
     }
     let mut first: Option<Vec<f32>> = None;
     for (index, (path, picture)) in args.images.iter().zip(&pictures).enumerate() {
         let pooling = args.pooling.pooling();
         let found = mirage::classify(&engine, &network, picture, pooling)?;
         let mut text = if index > 0 { "\n".to_owned() } else { String::new() };
-        text += &path.display().to_string();
+        text += &shown(&path);
         // Writing to a String can't fail.
         for (class, probability) in top_k(&found, args.top as usize) {
             let _ = write!(text, "\n  {:>5}%  {}", percent(probability), names.name(class));
@@ -83,7 +84,7 @@ pub(super) fn run(args: &ClassifyArgs) -> Result<()> {
 
 /// The distance of a picture's classes from another's, as text.
 fn distance_text(distance: f32, other: &Path) -> String {
-    format!("{distance:.3} from {} (0: the same classes, 1: none in common)", other.display())
+    format!("{distance:.3} from {} (0: the same classes, 1: none in common)", shown(&other))
 }
 
 fn no_classes(network: &Network) -> Error {

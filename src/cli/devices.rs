@@ -1,5 +1,6 @@
 //! `mirage devices`: the devices that can be used.
 
+use super::escape::one_line;
 use super::format::bytes;
 use super::streams;
 use crate::error::Result;
@@ -18,7 +19,7 @@ pub(super) fn run() -> Result<()> {
     }
     if !hardware {
         for hidden in hidden_gpus() {
-            streams::eprint(&format!("note: {hidden}"));
+            streams::note(&hidden);
         }
     }
     texts.push(describe_cpu(&Processor::detect(), default(!hardware)));
@@ -30,7 +31,7 @@ fn describe_cpu(processor: &Processor, default: &str) -> String {
     let Processor { name, threads, instructions } = processor;
     let line = |what: &str, value: &str| format!("\n   {what:<18} {value}");
     [
-        format!("cpu: {name}{default}"),
+        format!("cpu: {}{default}", one_line(name)),
         line("type", "the CPU itself, without a graphics driver"),
         line("threads", &threads.to_string()),
         line("instructions", instructions),
@@ -52,8 +53,8 @@ fn describe(adapter: &AdapterSummary, default: &str) -> String {
         (low, high) => format!("{low} to {high}"),
     };
     let has = |feature| if features.contains(feature) { "yes" } else { "no" };
-    let driver = format!("{} {}", info.driver, info.driver_info);
-    let mut text = format!("{index}: {}{default}", info.name);
+    let driver = one_line(&format!("{} {}", info.driver, info.driver_info)).into_owned();
+    let mut text = format!("{index}: {}{default}", one_line(&info.name));
     let mut line = |what: &str, value: String| {
         // Writing to a String can't fail.
         let _ = write!(text, "\n   {what:<18} {value}");

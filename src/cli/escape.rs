@@ -1,16 +1,15 @@
-//! Escapes untrusted text for terminals and shells: records, file names, labels, names of devices and tensors.
+//! Text for terminals, shells and records.
 //!
-//! All text passes [`escaped`] where it is written to stdout or stderr; values inside a line pass [`one_line`] first,
-//! so that they can't start a new line.
+//! All text passes [`escaped`] where it is written to stdout or stderr; names inside a line pass [`one_line`] or
+//! [`shown`] first, so that they can't start a new line. Paths that are no text get a text that leads back to them.
 
+use crate::escape::{escape, is_control};
+pub(super) use crate::escape::{one_line, shown};
 use std::borrow::Cow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// True for characters that control a terminal or reorder the text around them, and for unusual line breaks.
-fn is_control(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
-}
+/// What the text of a path begins with that is no plain text; see [`path_text`].
+const BYTES: &str = "bytes:";
 
 /// True if a text has a control character, line breaks included.
 pub(super) fn has_control(text: &str) -> bool {
@@ -23,41 +22,89 @@ pub(super) fn escaped(text: &str) -> Cow<'_, str> {
     escape(text, |c| is_control(c) && c != '\n' && c != '\t')
 }
 
-/// [`escaped`], line breaks and tabs included.
-pub(super) fn one_line(text: &str) -> Cow<'_, str> {
-    escape(text, is_control)
-}
-
-fn escape(text: &str, is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
-    if !text.chars().any(&is_escaped) {
-        return Cow::Borrowed(text);
-    }
-    // All control characters are in the basic plane: four digits are enough.
-    let one = |c: char| if is_escaped(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
-    Cow::Owned(text.chars().map(one).collect())
-}
-
 /// A path or word as a shell takes it.
 pub(super) fn quoted(path: impl AsRef<Path>) -> String {
-    let text = path.as_ref().display().to_string();
+    let path = path.as_ref();
     // A leading dash would make it an option; zsh expands a leading `=`.
-    let text = if text.starts_with('-') { format!("./{text}") } else { text };
+    let dashed = path.as_os_str().as_encoded_bytes().starts_with(b"-");
+    let path = if dashed { Path::new(".").join(path) } else { path.to_owned() };
+    let text = path.to_string_lossy();
     let plain = |c: char| c.is_alphanumeric() || "-_./+:@%,=".contains(c);
-    if has_control(&text) {
-        let one = |c: char| match c {
-            '\\' | '\'' => format!("\\{c}"),
-            c if is_control(c) => {
-                let mut bytes = [0; 4];
-                c.encode_utf8(&mut bytes).bytes().map(|byte| format!("\\x{byte:02x}")).collect()
+    if has_control(&text) || path.to_str().is_none() {
+        let mut word = String::from("$'");
+        for chunk in path.as_os_str().as_encoded_bytes().utf8_chunks() {
+            for c in chunk.valid().chars() {
+                match c {
+                    '\\' | '\'' => word += &format!("\\{c}"),
+                    c if is_control(c) => {
+                        c.encode_utf8(&mut [0; 4]).bytes().for_each(|byte| word += &format!("\\x{byte:02x}"));
+                    }
+                    c => word.push(c),
+                }
             }
-            c => c.to_string(),
-        };
-        format!("$'{}'", text.chars().map(one).collect::<String>())
+            chunk.invalid().iter().for_each(|byte| word += &format!("\\x{byte:02x}"));
+        }
+        word + "'"
     } else if !text.is_empty() && !text.starts_with('=') && text.chars().all(plain) {
-        text
+        text.into_owned()
     } else {
         format!("'{}'", text.replace('\'', "'\\''"))
     }
+}
+
+/// A path as a text from which [`path_of_text`] gets the path, byte for byte, on the same kind of system: the path
+/// itself, or if that is not Unicode or has control characters, `bytes:` and the path with such bytes as `%ff`.
+pub(super) fn path_text(path: &Path) -> String {
+    if let Some(text) = path.to_str()
+        && !has_control(text)
+        && !text.starts_with(BYTES)
+    {
+        return text.to_owned();
+    }
+    let mut text = BYTES.to_owned();
+    for chunk in path.as_os_str().as_encoded_bytes().utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if is_control(c) || c == '%' {
+                c.encode_utf8(&mut [0; 4]).bytes().for_each(|byte| text += &format!("%{byte:02x}"));
+            } else {
+                text.push(c);
+            }
+        }
+        chunk.invalid().iter().for_each(|byte| text += &format!("%{byte:02x}"));
+    }
+    text
+}
+
+/// The path of a text that [`path_text`] made. On a system where paths are no bytes, the nearest one.
+pub(super) fn path_of_text(text: &str) -> PathBuf {
+    let Some(escaped) = text.strip_prefix(BYTES) else { return PathBuf::from(text) };
+    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+    let mut bytes = Vec::with_capacity(escaped.len());
+    let mut rest = escaped.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        match (first, after) {
+            (b'%', [high, low, after @ ..]) if digit(*high).is_some() && digit(*low).is_some() => {
+                bytes.push((digit(*high).unwrap_or_default() << 4) | digit(*low).unwrap_or_default());
+                rest = after;
+            }
+            _ => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    path_of_bytes(bytes)
+}
+
+#[cfg(unix)]
+fn path_of_bytes(bytes: Vec<u8>) -> PathBuf {
+    use std::os::unix::ffi::OsStringExt as _;
+    std::ffi::OsString::from_vec(bytes).into()
+}
+
+#[cfg(not(unix))]
+fn path_of_bytes(bytes: Vec<u8>) -> PathBuf {
+    String::from_utf8_lossy(&bytes).into_owned().into()
 }
 
 #[cfg(test)]
@@ -67,46 +114,81 @@ mod tests {
     #[test]
     fn no_control_character_reaches_a_terminal() {
         assert_eq!(escaped("a\u{1b}[31mb\r\n\tc"), "a\\u001b[31mb\\u000d\n\tc");
-        assert_eq!(one_line("a\nb\u{7f}\u{9b}\u{202e}"), "a\\u000ab\\u007f\\u009b\\u202e");
         assert!(matches!(escaped("plain ü 漢 \\ text"), Cow::Borrowed(_)));
-        for c in (0..=0x9f).chain(0x200e..=0x2069).filter_map(char::from_u32) {
-            let text = one_line(&format!("<{c}>")).into_owned();
-            assert!(!has_control(&text), "{text:?}");
-        }
     }
 
     #[test]
     fn a_line_of_json_keeps_its_meaning() {
-        let value = serde_json::json!({ "name": "a\u{1b}[0m\u{9b}\u{202e}\n" });
+        let value = serde_json::json!({ "name": "a\u{1b}[0m\u{9b}\u{202e}\u{e0041}\n" });
         let line = value.to_string();
         assert_eq!(serde_json::from_str::<serde_json::Value>(&escaped(&line)).unwrap(), value);
+    }
+
+    #[test]
+    fn plain_paths_are_their_own_text() {
+        for path in ["/home/me/photo ü 漢.png", "a%20b.png", "C:\\x", "", "bytes"] {
+            assert_eq!(path_text(Path::new(path)), path);
+            assert_eq!(path_of_text(path), Path::new(path));
+        }
+        // Not quite an escape.
+        assert_eq!(path_of_text("bytes:100%.png"), Path::new("100%.png"));
+        assert_eq!(path_of_text("bytes:%4"), Path::new("%4"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn other_paths_come_back_byte_for_byte() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let all: Vec<u8> = (1..=255).collect();
+        for bytes in [
+            b"ph\xffoto.png".as_slice(),
+            b"\xff",
+            b"a\nb",
+            b"bytes:x",
+            b"bytes:%41\xe2\x80",
+            b"50%\x1b[31m",
+            &all,
+        ] {
+            let path = Path::new(std::ffi::OsStr::from_bytes(bytes));
+            let text = path_text(path);
+            assert!(text.starts_with(BYTES) && !has_control(&text), "{text}");
+            assert_eq!(path_of_text(&text), path, "{text}");
+        }
+        assert_eq!(
+            path_text(Path::new(std::ffi::OsStr::from_bytes(b"ph\xffoto%.png"))),
+            "bytes:ph%ffoto%25.png"
+        );
     }
 
     /// A real shell reads each quoted word as the word.
     #[cfg(unix)]
     #[test]
     fn a_shell_takes_a_quoted_word_as_it_is() {
+        use std::ffi::OsStr;
+        use std::os::unix::ffi::OsStrExt as _;
         for word in [
-            "plain.png",
-            "two words",
-            "$(touch x)",
-            "`touch x`",
-            "it's",
-            "a;b&c|d>e",
-            "~",
-            "=ls",
-            "a\nb",
-            "\u{1b}[31m'\\",
-            "*?[a]{b,c}",
-            "!!",
-            "#",
-            "",
-            "-rf",
+            b"plain.png".as_slice(),
+            b"two words",
+            b"$(touch x)",
+            b"`touch x`",
+            b"it's",
+            b"a;b&c|d>e",
+            b"~",
+            b"=ls",
+            b"a\nb",
+            b"\x1b[31m'\\",
+            b"*?[a]{b,c}",
+            b"!!",
+            b"#",
+            b"",
+            b"-rf",
+            b"ph\xffo'to\\.png",
+            b"\xfff.png",
         ] {
-            let line = format!("printf %s {}", quoted(word));
+            let line = format!("printf %s {}", quoted(OsStr::from_bytes(word)));
             let Ok(output) = std::process::Command::new("bash").args(["-c", &line]).output() else { return };
-            let expected = if word.starts_with('-') { format!("./{word}") } else { word.to_owned() };
-            assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{line}");
+            let expected = if word.starts_with(b"-") { [b"./", word].concat() } else { word.to_vec() };
+            assert_eq!(output.stdout, expected, "{line}");
         }
     }
 }

@@ -1,9 +1,13 @@
-//! Files of a run: reads pictures, checks and writes the output.
+//! Files of a run: reads pictures, names and writes the output.
 
 use super::args::FileArgs;
+use super::disk::is_same;
+use super::escape::shown;
+use super::rescue::rescue;
 use super::resumed_run::ResumedRun;
 use super::values::AlphaArg;
 use crate::error::{Error, Result};
+use crate::files::{check_name, parent};
 use crate::image_io::{self, Alpha, Decoded, Picture, ReadOptions, WriteOptions};
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -53,13 +57,13 @@ pub(super) fn load_start(
     if size == (width, height) {
         return Ok(picture);
     }
-    notes.push(format!("{}: resized from {}x{} to {width}x{height}", path.display(), size.0, size.1));
+    notes.push(format!("{}: resized from {}x{} to {width}x{height}", shown(&path), size.0, size.1));
     image_io::resize(&picture, width, height)
 }
 
 fn read(path: &Path, options: &ReadOptions, notes: &mut Vec<String>) -> Result<Decoded> {
     let decoded = image_io::read_with(path, options)?;
-    notes.extend(decoded.notes.iter().map(|note| format!("{}: {note}", path.display())));
+    notes.extend(decoded.notes.iter().map(|note| format!("{}: {note}", shown(&path))));
     Ok(decoded)
 }
 
@@ -76,16 +80,27 @@ pub(super) struct Files {
     resumed: Option<ResumedRun>,
     /// Pictures that were written, which may be replaced: by those of a run that goes back.
     written: RefCell<HashSet<PathBuf>>,
+    /// What the run reads, and never replaces.
+    read: Vec<PathBuf>,
+}
+
+/// A picture that could not be written where it should be.
+#[derive(Debug)]
+pub(super) struct Unsaved {
+    pub error: Error,
+    /// Where it is instead.
+    pub rescued: Option<PathBuf>,
 }
 
 impl Files {
-    /// Names from the arguments; nothing is touched. `alpha` is the photo's.
+    /// Names from the arguments; nothing is touched. `alpha` is the photo's; the run reads `read`.
     pub(super) fn new(
         args: &FileArgs,
         photo: &Path,
         alpha: Option<Alpha>,
         iterations: u32,
         resumed: Option<ResumedRun>,
+        read: Vec<PathBuf>,
     ) -> Self {
         let keeps_alpha = args.alpha == AlphaArg::Keep;
         let output = args.output.clone().unwrap_or_else(|| {
@@ -100,7 +115,7 @@ impl Files {
             ..WriteOptions::default()
         };
         let digits = iterations.to_string().len().max(DIGITS);
-        Self { output, digits, options, keeps_alpha, resumed, written: RefCell::default() }
+        Self { output, digits, options, keeps_alpha, resumed, written: RefCell::default(), read }
     }
 
     /// The alpha that pictures are saved with.
@@ -123,7 +138,8 @@ impl Files {
     /// checked before the run.
     pub(super) fn free_snapshot(&self, iteration: u32) -> PathBuf {
         let path = self.snapshot(iteration);
-        if path.symlink_metadata().is_err() || self.replaces(&path) { path } else { free_name(&path) }
+        let is_free = path.symlink_metadata().is_err() || (self.replaces(&path) && !self.reads(&path));
+        if is_free { path } else { free_name(&path) }
     }
 
     /// The checkpoint, beside the picture, e.g. `out-checkpoint.safetensors`.
@@ -133,13 +149,13 @@ impl Files {
         self.output.with_file_name(name)
     }
 
-    /// Checks that all pictures can be written, and that none replaces what the run reads. `is_due` says after
-    /// which iterations there is a snapshot.
+    /// Checks that all pictures and the checkpoint can be written, and that none replaces what the run reads. `is_due`
+    /// says after which iterations there is a snapshot.
     ///
     /// # Errors
     /// [`Error::File`] for the first that can't.
-    pub(super) fn check(&self, is_due: impl Fn(u32) -> bool, inputs: &[&Path]) -> Result<()> {
-        self.check_name(&self.output, inputs)?;
+    pub(super) fn check(&self, is_due: impl Fn(u32) -> bool) -> Result<()> {
+        self.check_picture(&self.output)?;
         if self.keeps_alpha && !image_io::holds_alpha(&self.output)? {
             return Err(Error::file(
                 &self.output,
@@ -148,12 +164,22 @@ impl Files {
             ));
         }
         image_io::check_writable(&self.output, &self.options_for(&self.output))?;
-        self.check_name(&self.checkpoint(), inputs)?;
+        let checkpoint = self.checkpoint();
+        // A run that goes on from its checkpoint renews it.
+        if !self.resumed.as_ref().is_some_and(|run| run.wrote(&checkpoint)) {
+            self.check_picture(&checkpoint)?;
+        }
+        check_name(&checkpoint)?;
+        if checkpoint.metadata().is_ok_and(|found| !found.is_file()) {
+            return Err(Error::file(
+                &checkpoint,
+                "it exists and is no ordinary file",
+                "Choose another name with -o",
+            ));
+        }
         // Snapshots share the folder, extension and depth of the output: only their names are left to check. Existing
         // files are compared, because there can be millions of snapshots.
-        let folder = self.output.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let entries = std::fs::read_dir(folder.unwrap_or(Path::new(".")));
-        let mut taken: Vec<u32> = entries
+        let mut taken: Vec<u32> = std::fs::read_dir(parent(&self.output))
             .into_iter()
             .flatten()
             .flatten()
@@ -161,38 +187,45 @@ impl Files {
             .filter(|iteration| is_due(*iteration))
             .collect();
         taken.sort_unstable();
-        taken.into_iter().try_for_each(|iteration| self.check_name(&self.snapshot(iteration), inputs))
+        taken.into_iter().try_for_each(|iteration| self.check_picture(&self.snapshot(iteration)))
+    }
+
+    /// The iteration of whose snapshot this is the path, if there is one.
+    pub(super) fn iteration_of(&self, path: &Path) -> Option<u32> {
+        let iteration = self.iteration(path.file_name()?)?;
+        is_same(path, &self.snapshot(iteration)).then_some(iteration)
     }
 
     /// The iteration whose snapshot has this file name, if there is one.
     fn iteration(&self, name: &OsStr) -> Option<u32> {
-        let name = name.to_str()?;
-        let (stem, digits) = name.strip_suffix(&self.extension()).unwrap_or(name).rsplit_once('-')?;
-        let iteration = digits.parse().ok()?;
-        let expected = self.output.file_stem()?.to_str()? == stem;
-        (expected && self.snapshot(iteration).file_name()?.to_str()? == name).then_some(iteration)
+        let name_without = Path::new(name).file_stem()?.to_string_lossy();
+        let iteration = name_without.rsplit_once('-')?.1.parse().ok()?;
+        (self.snapshot(iteration).file_name()? == name).then_some(iteration)
     }
 
-    /// The extension of all pictures, with its dot.
-    fn extension(&self) -> String {
-        self.output
-            .extension()
-            .map_or_else(String::new, |extension| format!(".{}", extension.to_string_lossy()))
-    }
-
-    fn check_name(&self, path: &Path, inputs: &[&Path]) -> Result<()> {
-        if let Some(input) = inputs.iter().find(|input| is_same(input, path)) {
-            return Err(Error::file(
-                path,
-                format!("this would replace {}, which the run reads", input.display()),
-                "Choose another name with -o",
-            ));
-        }
+    fn check_picture(&self, path: &Path) -> Result<()> {
+        self.check_not_read(path, "-o")?;
         check_free(path, self.replaces(path), "-o")
     }
 
+    /// An error if the run reads this file; `option` names it.
+    pub(super) fn check_not_read(&self, path: &Path, option: &str) -> Result<()> {
+        match self.read.iter().find(|read| is_same(read, path)) {
+            None => Ok(()),
+            Some(read) => Err(Error::file(
+                path,
+                format!("this would replace {}, which the run reads", shown(read)),
+                format!("Choose another name with {option}"),
+            )),
+        }
+    }
+
+    fn reads(&self, path: &Path) -> bool {
+        self.read.iter().any(|read| is_same(read, path))
+    }
+
     /// True if this file may be replaced.
-    fn replaces(&self, path: &Path) -> bool {
+    pub(super) fn replaces(&self, path: &Path) -> bool {
         self.options.overwrite
             || self.written.borrow().contains(path)
             || self.resumed.as_ref().is_some_and(|run| run.wrote(path))
@@ -209,24 +242,27 @@ impl Files {
         Ok(())
     }
 
-    /// Writes the finished picture. If that fails (the folder was removed, the disk is full), tries the system's folder
-    /// for temporary files, so that the work is not lost.
+    /// Writes the finished picture. If that fails (the folder was removed, the disk is full), it is rescued to another
+    /// place, so that the work is not lost.
     ///
     /// # Errors
     /// The reason of the failure, with the place of the rescued picture if there is one.
-    pub(super) fn write_output(&self, picture: &Picture, record: Vec<(String, String)>) -> Result<()> {
-        let Err(error) = self.write(&self.output, picture, record.clone()) else { return Ok(()) };
-        let mut name = OsString::from(format!("{}-", std::process::id()));
-        name.push(self.output.file_name().unwrap_or_default());
-        let rescue = std::env::temp_dir().join(name);
-        match self.write(&rescue, picture, record) {
-            Ok(()) => {
-                let reason =
-                    std::io::Error::other(format!("{error}; the picture is in {}", rescue.display()));
-                Err(Error::io(&self.output, "saving")(reason))
+    pub(super) fn write_output(
+        &self,
+        picture: &Picture,
+        record: &[(String, String)],
+    ) -> std::result::Result<(), Unsaved> {
+        let Err(error) = self.write(&self.output, picture, record.to_vec()) else { return Ok(()) };
+        let options = WriteOptions { overwrite: false, metadata: record.to_vec(), ..self.options.clone() };
+        let rescued = rescue(&self.output, |place| image_io::write(place, picture, &options));
+        let error = match &rescued {
+            None => error,
+            Some(place) => {
+                let reason = std::io::Error::other(format!("{error}; the picture is in {}", shown(place)));
+                Error::io(&self.output, "saving")(reason)
             }
-            Err(_) => Err(error),
-        }
+        };
+        Err(Unsaved { error, rescued })
     }
 }
 
@@ -259,33 +295,12 @@ pub(super) fn check_free(path: &Path, overwrite: bool, option: &str) -> Result<(
     ))
 }
 
-/// Checks that the log can be written; leaves nothing behind.
-///
-/// # Errors
-/// [`Error::File`] if the file can't be written, may not be replaced, or is another of this run.
-pub(super) fn check_log(path: Option<&Path>, overwrite: bool, others: &[&Path]) -> Result<()> {
-    match path.filter(|path| path.as_os_str() != "-") {
-        Some(path) => check_place(path, "the log", "--log", overwrite, others),
-        None => Ok(()),
-    }
-}
-
 /// Checks that a file can be written beside the picture; leaves nothing behind. `what` and `option` name it
 /// in messages.
 ///
 /// # Errors
-/// As [`check_log`].
-pub(super) fn check_place(
-    path: &Path,
-    what: &str,
-    option: &str,
-    overwrite: bool,
-    others: &[&Path],
-) -> Result<()> {
-    if let Some(other) = others.iter().find(|other| is_same(other, path)) {
-        let problem = format!("{what} would replace {}, a file of this run", other.display());
-        return Err(Error::file(path, problem, format!("Choose another name with {option}")));
-    }
+/// [`Error::File`] if it can't.
+pub(super) fn check_place(path: &Path, what: &str, option: &str) -> Result<()> {
     let unusable = |error: std::io::Error| {
         let problem = format!("{what} can't be written there ({error})");
         Err(Error::file(path, problem, format!("Choose a file that can be written with {option}")))
@@ -294,23 +309,15 @@ pub(super) fn check_place(
         Ok(found) if found.is_dir() => {
             Err(Error::file(path, "it is a folder", "Add a file name to the path, such as run.jsonl"))
         }
-        // A pipe or a terminal: nothing is lost by writing to it, but opening it may wait.
-        Ok(found) if !found.is_file() => Ok(()),
-        Ok(_) => {
-            check_free(path, overwrite, option)?;
-            OpenOptions::new().append(true).open(path).map(drop).or_else(unusable)
+        Ok(found) if !found.is_file() => {
+            Err(Error::file(path, "it is a disk, not a file", format!("Choose another name with {option}")))
         }
+        Ok(_) => OpenOptions::new().append(true).open(path).map(drop).or_else(unusable),
         Err(_) => {
-            check_free(path, overwrite, option)?;
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-            tempfile::tempfile_in(folder.unwrap_or(Path::new("."))).map(drop).or_else(unusable)
+            tempfile::tempfile_in(parent(path)).map(drop).or_else(unusable)?;
+            check_name(path)
         }
     }
-}
-
-/// True if both names lead to the same file.
-pub(super) fn is_same(a: &Path, b: &Path) -> bool {
-    a == b || matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 #[cfg(test)]
@@ -326,7 +333,7 @@ mod tests {
             bit_depth: Depth::Eight,
             overwrite: false,
         };
-        Files::new(&args, Path::new("holidays/my photo.v2.jpeg"), None, iterations, None)
+        Files::new(&args, Path::new("holidays/my photo.v2.jpeg"), None, iterations, None, Vec::new())
     }
 
     #[test]
@@ -345,8 +352,15 @@ mod tests {
         let detour = folder.path().join("../").join(folder.path().file_name().unwrap()).join("photo.png");
         let mut files = files(detour.to_str(), 10);
         files.options.overwrite = true;
-        let error = files.check(|_| false, &[&photo]).unwrap_err();
+        files.check(|_| false).unwrap();
+        files.read = vec![photo];
+        let error = files.check(|_| false).unwrap_err();
         assert!(error.to_string().contains("which the run reads"), "{error}");
+        // Nor by a snapshot that the live page asks for.
+        std::fs::write(files.snapshot(7), "x").unwrap();
+        assert_eq!(files.free_snapshot(7), files.snapshot(7));
+        files.read.push(files.snapshot(7));
+        assert_ne!(files.free_snapshot(7), files.snapshot(7));
     }
 
     #[test]
@@ -355,34 +369,52 @@ mod tests {
         let output = folder.path().join("out.png");
         let snapshot = folder.path().join("out-0002.png");
         let mut files = files(output.to_str(), 10);
-        files.check(|at| [1, 2].contains(&at), &[]).unwrap();
+        files.check(|at| [1, 2].contains(&at)).unwrap();
         std::fs::write(&snapshot, "x").unwrap();
-        let error = files.check(|at| [1, 2].contains(&at), &[]).unwrap_err().to_string();
+        assert_eq!(files.iteration_of(&snapshot), Some(2));
+        assert_eq!(files.iteration_of(&folder.path().join("out-2.png")), None);
+        let error = files.check(|at| [1, 2].contains(&at)).unwrap_err().to_string();
         assert!(error.contains("out-0002.png") && error.contains("--overwrite"), "{error}");
         std::fs::write(&output, "x").unwrap();
-        let error = files.check(|_| false, &[]).unwrap_err().to_string();
+        let error = files.check(|_| false).unwrap_err().to_string();
         assert!(error.contains("out.png") && error.contains("--overwrite"), "{error}");
         files.options.overwrite = true;
-        files.check(|at| [1, 2].contains(&at), &[]).unwrap();
+        files.check(|at| [1, 2].contains(&at)).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn snapshots_of_names_that_are_no_text_are_known() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let mut files = files(None, 10);
+        files.output = folder.path().join(OsStr::from_bytes(b"o\xff-3.png"));
+        std::fs::write(files.snapshot(3), "x").unwrap();
+        assert_eq!(files.iteration_of(&files.snapshot(3)), Some(3));
+        assert!(files.check(|at| at == 3).unwrap_err().to_string().contains("-0003.png"));
+        files.check(|at| at == 4).unwrap();
     }
 
     #[test]
-    fn unusable_logs_are_found_first() {
+    fn unusable_places_are_found_first() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run.jsonl");
-        check_log(Some(&path), false, &[]).unwrap();
+        let check = |path: &Path| check_place(path, "the log", "--log");
+        check(&path).unwrap();
         assert!(!path.exists(), "checking leaves nothing behind");
-        for (path, overwrite, words) in
-            [(folder.path().to_owned(), true, "folder"), (folder.path().join("no/run.jsonl"), false, "--log")]
-        {
-            let error = check_log(Some(&path), overwrite, &[]).unwrap_err();
+        for (path, words) in [
+            (folder.path().to_owned(), "folder"),
+            (folder.path().join("no/run.jsonl"), "--log"),
+            (folder.path().join("x".repeat(300)), "name"),
+        ] {
+            let error = check(&path).unwrap_err();
             assert!(error.to_string().contains(words), "{error}");
             assert_eq!(error.exit_code(), 2);
         }
         std::fs::write(&path, "precious").unwrap();
-        assert!(check_log(Some(&path), false, &[]).is_err());
-        assert!(check_log(Some(&path), true, &[&path]).is_err());
-        check_log(Some(&path), true, &[]).unwrap();
+        assert!(check_free(&path, false, "--log").is_err());
+        check_free(&path, true, "--log").unwrap();
+        check(&path).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
     }
 }

@@ -1,8 +1,10 @@
 //! `mirage completions` and `mirage man`: what a package installs besides the program. Hidden, because packages are made
 //! once and by few.
 
+use super::disk::check_whole;
 use super::streams;
 use crate::error::{Error, Result};
+use crate::files::write_whole;
 use clap::{Args, Command};
 use clap_complete::Shell;
 use std::path::PathBuf;
@@ -21,6 +23,9 @@ pub(super) struct ManArgs {
     /// Folder for the pages, made if it isn't there: mirage.1, and mirage-render.1 and so on for each command
     #[arg(value_name = "FOLDER")]
     folder: PathBuf,
+    /// Replace existing pages [default: refuse to]
+    #[arg(long)]
+    overwrite: bool,
 }
 
 /// Prints the completions of all commands that --help lists.
@@ -35,7 +40,18 @@ pub(super) fn completions(args: &CompletionsArgs, program: Command) -> Result<()
 pub(super) fn manual(args: &ManArgs, program: Command) -> Result<()> {
     let folder = &args.folder;
     std::fs::create_dir_all(folder).map_err(Error::io(folder, "creating the folder of the manual"))?;
-    clap_mangen::generate_to(program, folder).map_err(Error::io(folder, "writing the manual"))
+    // clap would replace what is there, and follow links: the pages go to a folder of their own first.
+    let made =
+        tempfile::tempdir().map_err(Error::io(&std::env::temp_dir(), "making a temporary folder in"))?;
+    clap_mangen::generate_to(program, made.path()).map_err(Error::io(folder, "writing the manual"))?;
+    let mut pages = Vec::new();
+    for entry in std::fs::read_dir(made.path()).map_err(Error::io(made.path(), "reading"))? {
+        let page = entry.map_err(Error::io(made.path(), "reading"))?.path();
+        let bytes = std::fs::read(&page).map_err(Error::io(&page, "reading"))?;
+        pages.push((folder.join(page.file_name().unwrap_or_default()), bytes));
+    }
+    pages.iter().try_for_each(|(page, _)| check_whole(page, args.overwrite))?;
+    pages.iter().try_for_each(|(page, bytes)| write_whole(page, bytes, "writing the manual", args.overwrite))
 }
 
 /// The program without its hidden commands.

@@ -1,14 +1,20 @@
-//! Ctrl-C: once to stop with the picture saved, twice to quit at once.
+//! Ctrl-C: once to stop with the picture saved, twice to quit at once. SIGTERM and SIGHUP stop too, however often they
+//! come. Signals that were ignored when the program started (by `nohup`, or in the background of a script) stay ignored.
 
 use crate::mirage::Controls;
 use std::io::Write as _;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
-/// Exit code of a run that Ctrl-C ended, as shells expect it: 128 + SIGINT.
+/// Exit code of a run that a signal ended, as shells expect it after Ctrl-C: 128 + SIGINT.
 pub(super) const INTERRUPTED: u8 = 130;
 
-/// Whether the user asked to stop. SIGTERM and SIGHUP count like Ctrl-C.
+/// A second Ctrl-C within this time is the first once more: `timeout -s INT` sends one to the process and one to its
+/// group.
+const ECHO: Duration = Duration::from_millis(100);
+
+/// Whether the user asked to stop.
 #[derive(Debug, Default)]
 pub(super) struct Interrupt(Arc<State>);
 
@@ -16,23 +22,40 @@ pub(super) struct Interrupt(Arc<State>);
 struct State {
     /// True while there is something to finish and save.
     armed: AtomicBool,
-    signals: AtomicU32,
+    /// When the run was asked to stop.
+    stopped: OnceLock<Instant>,
     /// Of the run that a signal stops, even while it is paused.
     controls: Mutex<Option<Controls>>,
+}
+
+/// What asks a run to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Signal {
+    /// From a person, who may press it again.
+    CtrlC,
+    /// The end of a terminal or of a session. Systems send this twice, and SIGTERM together with SIGHUP: a shell passes
+    /// on what its jobs got already.
+    Termination,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Reaction {
     Finish,
     Quit,
+    Nothing,
 }
 
 impl State {
-    fn signal(&self) -> Reaction {
-        let earlier = self.signals.fetch_add(1, Ordering::SeqCst);
-        if earlier > 0 || !self.armed.load(Ordering::SeqCst) {
+    fn signal(&self, signal: Signal, now: Instant) -> Reaction {
+        if !self.armed.load(Ordering::SeqCst) {
             return Reaction::Quit;
         }
+        if let Some(first) = self.stopped.get() {
+            let again = signal == Signal::CtrlC && now.saturating_duration_since(*first) >= ECHO;
+            return if again { Reaction::Quit } else { Reaction::Nothing };
+        }
+        // Only the thread of the signals sets it.
+        let _ = self.stopped.set(now);
         if let Some(controls) = &*self.controls.lock().unwrap_or_else(PoisonError::into_inner) {
             controls.stop();
         }
@@ -53,8 +76,9 @@ impl Interrupt {
         let interrupt = Self::default();
         let state = interrupt.0.clone();
         // Without a handler a signal ends the program at once, which is acceptable.
-        let _ = ctrlc::set_handler(move || match state.signal() {
+        let _ = watch(move |signal| match state.signal(signal, Instant::now()) {
             Reaction::Quit => quit(INTERRUPTED),
+            Reaction::Nothing => {}
             Reaction::Finish => {
                 let mut stderr = std::io::stderr();
                 let _ = writeln!(stderr, "\n{message}");
@@ -63,7 +87,7 @@ impl Interrupt {
         interrupt
     }
 
-    /// From now on the first signal asks the run of these controls to stop and only the second quits.
+    /// From now on the first signal asks the run of these controls to stop.
     pub(super) fn arm(&self, controls: &Controls) {
         *self.0.controls.lock().unwrap_or_else(PoisonError::into_inner) = Some(controls.clone());
         self.0.armed.store(true, Ordering::SeqCst);
@@ -71,8 +95,60 @@ impl Interrupt {
 
     /// True once the user asked to stop.
     pub(super) fn requested(&self) -> bool {
-        self.0.signals.load(Ordering::SeqCst) > 0
+        self.0.stopped.get().is_some()
     }
+}
+
+/// The end of the pipe that the signal handler writes to.
+#[cfg(unix)]
+static PIPE: std::sync::atomic::AtomicI32 = std::sync::atomic::AtomicI32::new(-1);
+
+/// Calls `handle` for each signal that is not ignored, on a thread of its own.
+#[cfg(unix)]
+fn watch(handle: impl Fn(Signal) + Send + 'static) -> std::io::Result<()> {
+    use std::io::Read as _;
+    use std::os::fd::IntoRawFd as _;
+    let (mut reader, writer) = std::io::pipe()?;
+    PIPE.store(writer.into_raw_fd(), Ordering::SeqCst);
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        let mut signal = [0_u8];
+        while reader.read_exact(&mut signal).is_ok() {
+            handle(if signal == [libc::SIGINT as u8] { Signal::CtrlC } else { Signal::Termination });
+        }
+    })?;
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: all zeros are a valid sigaction, both pointers are to such values, and the handler only does what a
+        // signal handler may.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            if libc::sigaction(signal, std::ptr::null(), &raw mut action) != 0
+                || action.sa_sigaction == libc::SIG_IGN
+            {
+                continue;
+            }
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = pass_on as *const () as libc::sighandler_t;
+            action.sa_flags = libc::SA_RESTART;
+            libc::sigemptyset(&raw mut action.sa_mask);
+            if libc::sigaction(signal, &raw const action, std::ptr::null_mut()) != 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The signal handler: the thread does the rest.
+#[cfg(unix)]
+extern "C" fn pass_on(signal: libc::c_int) {
+    let signal = signal as u8;
+    // SAFETY: write may be called in a signal handler; the pipe stays open, and the byte lives as long as the call.
+    unsafe { libc::write(PIPE.load(Ordering::SeqCst), (&raw const signal).cast(), 1) };
+}
+
+#[cfg(windows)]
+fn watch(handle: impl Fn(Signal) + Send + 'static) -> Result<(), ctrlc::Error> {
+    ctrlc::set_handler(move || handle(Signal::CtrlC))
 }
 
 /// Ends the process without running exit handlers: a graphics driver's may wait for its threads.
@@ -91,16 +167,35 @@ pub(super) fn quit(code: u8) -> ! {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_first_signal_finishes_and_the_second_quits() {
+    fn armed() -> State {
         let state = State::default();
         state.armed.store(true, Ordering::SeqCst);
-        assert_eq!(state.signal(), Reaction::Finish);
-        assert_eq!(state.signal(), Reaction::Quit);
+        state
+    }
+
+    #[test]
+    fn the_first_ctrl_c_finishes_and_the_second_quits() {
+        let (state, begin) = (armed(), Instant::now());
+        assert_eq!(state.signal(Signal::CtrlC, begin), Reaction::Finish);
+        assert_eq!(state.signal(Signal::CtrlC, begin + ECHO / 2), Reaction::Nothing);
+        assert_eq!(state.signal(Signal::CtrlC, begin + ECHO), Reaction::Quit);
+    }
+
+    #[test]
+    fn terminations_finish_however_often_they_come() {
+        let (state, begin) = (armed(), Instant::now());
+        assert_eq!(state.signal(Signal::Termination, begin), Reaction::Finish);
+        for seconds in [0, 1, 100] {
+            let later = begin + Duration::from_secs(seconds);
+            assert_eq!(state.signal(Signal::Termination, later), Reaction::Nothing);
+        }
+        assert_eq!(state.signal(Signal::CtrlC, begin + ECHO), Reaction::Quit);
     }
 
     #[test]
     fn before_anything_can_be_saved_the_first_signal_quits() {
-        assert_eq!(State::default().signal(), Reaction::Quit);
+        for signal in [Signal::CtrlC, Signal::Termination] {
+            assert_eq!(State::default().signal(signal, Instant::now()), Reaction::Quit);
+        }
     }
 }

@@ -10,6 +10,7 @@ mod class_names;
 mod classify;
 mod default_layers;
 mod devices;
+mod disk;
 mod escape;
 mod files;
 mod format;
@@ -21,11 +22,13 @@ mod observers;
 mod option_words;
 mod options;
 mod pace;
+mod places;
 mod plan;
 mod preprocessing;
 mod recorded_options;
 mod render;
 mod report;
+mod rescue;
 mod resume;
 mod resumed_run;
 mod schedule;
@@ -42,6 +45,8 @@ use crate::error::Result;
 use crate::gpu;
 use crate::shader::Folder;
 use clap::{CommandFactory as _, Parser, Subcommand};
+use escape::{has_control, one_line};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -104,12 +109,18 @@ enum Command {
 /// Runs the program on the process's arguments.
 pub fn main() -> ExitCode {
     silence_device_selection();
-    let code = match run(&Cli::parse()) {
+    ignore_file_size_signal();
+    let cli = match parse(std::env::args_os().collect()) {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    let code = match run(&cli) {
         Ok(code) => code,
         // The reader has seen enough, as in `mirage devices | head -1`.
-        Err(error) if streams::is_closed(&error) => 0,
+        Err(error) if streams::is_closed(&error) && cli.command.only_prints() => 0,
         Err(error) => {
-            streams::eprint(&format!("mirage: {error}"));
+            // No line of a message, which may repeat words from outside, looks like another message.
+            streams::eprint(&format!("mirage: {error}").replace('\n', "\n  "));
             error.exit_code()
         }
     };
@@ -117,6 +128,39 @@ pub fn main() -> ExitCode {
         interrupt::quit(code);
     }
     ExitCode::from(code)
+}
+
+/// The command line; or prints what clap says instead, such as the help, and returns the exit code.
+fn parse(words: Vec<OsString>) -> Result<Cli, ExitCode> {
+    let code = |error: &clap::Error| ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+    Cli::try_parse_from(&words).map_err(|error| {
+        if !words.iter().any(|word| has_control(&word.to_string_lossy())) {
+            // What is written to a closed stream is lost, and nothing is left to do.
+            let _ = error.print();
+            return code(&error);
+        }
+        // The message repeats words, which may be names of files: it is made again, of harmless ones.
+        let words = words.iter().map(|word| one_line(&word.to_string_lossy()).into_owned());
+        let said = Cli::try_parse_from(words).err();
+        streams::eprint(said.as_ref().unwrap_or(&error).to_string().trim_end());
+        code(&error)
+    })
+}
+
+impl Command {
+    /// True if it does nothing but print: once nobody reads that, its work is done.
+    fn only_prints(&self) -> bool {
+        match self {
+            Self::Classify(_)
+            | Self::Devices
+            | Self::Show(_)
+            | Self::Weights(_)
+            | Self::Completions(_)
+            | Self::Man(_) => true,
+            Self::Kernels(args) => args.only_prints(),
+            Self::Render(_) | Self::Report(_) | Self::Resume(_) | Self::Sweep(_) | Self::Tune(_) => false,
+        }
+    }
 }
 
 fn run(cli: &Cli) -> Result<u8> {
@@ -149,3 +193,14 @@ fn silence_device_selection() {
 
 #[cfg(not(target_os = "linux"))]
 fn silence_device_selection() {}
+
+/// Makes a file that reaches the size limit of the process (`ulimit -f`) an error of writing; by default it ends the
+/// process without a word.
+#[cfg(unix)]
+fn ignore_file_size_signal() {
+    // SAFETY: ignoring a signal runs no code.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
+#[cfg(not(unix))]
+fn ignore_file_size_signal() {}

@@ -4,6 +4,7 @@
 //! picture as JSON with the names of the options, so it can be asked for again, with changes.
 
 use super::args::RenderArgs;
+use super::escape::path_of_text;
 use super::options;
 use crate::error::{Error, Result};
 use clap::parser::ValueSource;
@@ -60,28 +61,32 @@ pub(super) fn given(matches: &ArgMatches) -> Vec<OptionWords> {
 
 /// The options of a record, as words.
 pub(super) fn recorded(options: &Map<String, Value>) -> Vec<OptionWords> {
-    let word = |name: &str, value: &Value| {
+    let word = |name: &str, value: &Value, is_file: bool| {
         let text = match value {
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
+            Value::String(path) if is_file => path_of_text(path).into_os_string(),
+            Value::String(text) => text.into(),
+            other => other.to_string().into(),
         };
         if name == "photo" {
-            text.into()
-        } else {
-            OsString::from(format!("--{}={text}", name.replace('_', "-")))
+            return text;
         }
+        let mut word = OsString::from(format!("--{}=", name.replace('_', "-")));
+        word.push(text);
+        word
     };
     let flag = |name: &str| vec![OsString::from(format!("--{}", name.replace('_', "-")))];
     let mut found = Vec::new();
     for (name, value) in options {
+        let form = options::row(name).and_then(options::Row::form);
+        let is_file = form.is_some_and(|form| !form.files(value).is_empty());
         let words = match value {
             Value::Null => continue,
             Value::Bool(false) if name == "clamp" => vec!["--no-clamp".into()],
             Value::Bool(false) => continue,
             Value::Bool(true) => flag(name),
             Value::Array(values) if values.is_empty() => continue,
-            Value::Array(values) => values.iter().map(|value| word(name, value)).collect(),
-            value => vec![word(name, value)],
+            Value::Array(values) => values.iter().map(|value| word(name, value, is_file)).collect(),
+            value => vec![word(name, value, is_file)],
         };
         found.push((name.clone(), words));
     }

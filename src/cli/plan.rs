@@ -3,7 +3,9 @@
 use super::args::{FactorArgs, RenderArgs};
 use super::class_names::ClassNames;
 use super::default_layers;
-use super::files::{self, Files, load, load_start, reading};
+use super::disk::Reservation;
+use super::files::{Files, load, load_start, reading};
+use super::places;
 use super::recorded_options::RecordedOptions;
 use super::resumed_run::ResumedRun;
 use super::schedule::schedule;
@@ -13,10 +15,11 @@ use crate::image_io::{self, Alpha, Picture};
 use crate::mirage::optimizer::{self, Settings};
 use crate::mirage::preset::{self, FACTORS, Preset};
 use crate::mirage::statistic;
-use crate::mirage::{self, Init, Request, Scale, Schedule, Strength, Target, not_negative, work};
+use crate::mirage::{self, Init, Request, Scale, Strength, Target, not_negative, work};
 use crate::vgg::Network;
+use crate::vgg::locate::{self, Location};
 use std::borrow::Cow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// A checked run.
@@ -33,26 +36,29 @@ pub(super) struct Plan {
     pub options: RecordedOptions,
     /// Notes for the user.
     pub notes: Vec<String>,
+    /// The names that no other run writes to as long as this one goes on.
+    _reservations: Vec<Reservation>,
 }
 
 impl Plan {
-    /// Checks arguments, then pictures, then places to write, then the network.
+    /// Checks arguments, then pictures, then places to write, then the network. The run reads `read` besides the files
+    /// that its options name.
     ///
     /// # Errors
     /// The first problem, with its remedy.
-    pub(super) fn new(args: &RenderArgs, resumed: Option<ResumedRun>) -> Result<Self> {
+    pub(super) fn new(args: &RenderArgs, resumed: Option<ResumedRun>, read: &[PathBuf]) -> Result<Self> {
         let open = || args.network.open().map(|network| (Arc::new(network), true));
-        Self::with(args, true, resumed, open)
+        Self::with(args, Some(read), resumed, open)
     }
 
     /// [`Plan::new`] with a network from `open`, which also says whether the network's values have yet to be checked.
-    /// Places to write are only checked with `checks_places`.
+    /// Places to write are only checked with `read`.
     ///
     /// # Errors
     /// As [`Plan::new`].
     pub(super) fn with(
         args: &RenderArgs,
-        checks_places: bool,
+        read: Option<&[PathBuf]>,
         resumed: Option<ResumedRun>,
         open: impl FnOnce() -> Result<(Arc<Network>, bool)>,
     ) -> Result<Self> {
@@ -61,9 +67,13 @@ impl Plan {
         let alpha = pictures(args, &mut request, &mut preset, &mut notes)?;
         // The network may rule out the smallest scales, so the run has at most these iterations.
         let most = request.scales.plan(request.size(), 1)?.last().map_or(0, |scale| scale.end);
-        let files = Files::new(&args.files, &args.photo, alpha, most, resumed);
-        if checks_places {
-            places(args, &schedule(&args.watching, most), most, &files)?;
+        let reads = all_read(args, read.unwrap_or_default());
+        let files = Files::new(&args.files, &args.photo, alpha, most, resumed, reads);
+        let mut reservations = Vec::new();
+        if read.is_some() {
+            let places = places::check(args, &request, &schedule(&args.watching, most), most, &files)?;
+            notes.extend(places.notes);
+            reservations = places.reservations;
         }
         let (network, fresh) = open()?;
         let names = ClassNames::of(&network, args.network.labels.as_deref())?;
@@ -95,7 +105,17 @@ impl Plan {
         }
 
         let options = RecordedOptions::new(args, &request, &preset, &network, &files.output)?;
-        Ok(Self { request, iterations: last, scales, network, names, files, options, notes })
+        Ok(Self {
+            request,
+            iterations: last,
+            scales,
+            network,
+            names,
+            files,
+            options,
+            notes,
+            _reservations: reservations,
+        })
     }
 }
 
@@ -260,23 +280,14 @@ pub(super) fn inputs(args: &RenderArgs) -> Vec<PathBuf> {
     inputs
 }
 
-/// Checks that everything can be written, and that nothing is lost by it.
-fn places(args: &RenderArgs, schedule: &Schedule, last: u32, files: &Files) -> Result<()> {
-    let pictures = inputs(args);
-    let mut inputs: Vec<&Path> = pictures.iter().map(AsRef::as_ref).collect();
-    inputs.extend(args.network.weights.as_deref());
-    files.check(|iteration| iteration <= last && schedule.snapshots(iteration), &inputs)?;
-    inputs.push(&files.output);
-    files::check_log(args.watching.log.as_deref(), args.files.overwrite, &inputs)?;
-    if let Some(film) = &args.watching.film {
-        inputs.extend(args.watching.log.as_deref());
-        files::check_place(film, "the film", "--film", args.files.overwrite, &inputs)?;
-        image_io::check_film(film, args.files.overwrite)?;
-        inputs.push(film);
+/// All files that a run reads: those of its options, the network, and the measurements of kernels.
+fn all_read(args: &RenderArgs, more: &[PathBuf]) -> Vec<PathBuf> {
+    let mut read = inputs(args);
+    read.extend(more.iter().cloned());
+    // What is wrong with the network is said when it is opened.
+    if let Ok(Location::File(path)) = locate::find_weights(args.network.weights.as_deref()) {
+        read.push(path);
     }
-    if let Some(trace) = &args.watching.trace {
-        inputs.extend(args.watching.log.as_deref());
-        files::check_place(trace, "the trace", "--trace", args.files.overwrite, &inputs)?;
-    }
-    Ok(())
+    read.extend(args.device.tuning.path());
+    read
 }

@@ -1,6 +1,7 @@
 //! The options of a run as they were resolved, for its log, its pictures and its checkpoints.
 
 use super::args::RenderArgs;
+use super::escape::{path_of_text, path_text};
 use super::options;
 use super::values;
 use crate::error::{Error, Result};
@@ -77,8 +78,9 @@ impl RecordedOptions {
     pub(super) fn absolute(&self) -> Result<Map<String, Value>> {
         let mut options = self.0.clone();
         let whole = |text: &mut String| -> Result<()> {
-            let path = std::path::absolute(&*text).map_err(Error::io(Path::new(text), "finding the file"))?;
-            *text = path.to_string_lossy().into_owned();
+            let path = path_of_text(text);
+            let whole = std::path::absolute(&path).map_err(Error::io(&path, "finding the file"))?;
+            *text = path_text(&whole);
             Ok(())
         };
         for (name, value) in &mut options {

@@ -1,7 +1,8 @@
 //! `mirage render`: sets a run up, runs it with its observers, and saves the picture.
 
 use super::args::{DeviceArgs, RenderArgs};
-use super::escape::quoted;
+use super::escape::{path_text, quoted, shown};
+use super::files::Unsaved;
 use super::format::duration;
 use super::interrupt::{INTERRUPTED, Interrupt};
 use super::metadata::RunMetadata;
@@ -21,7 +22,7 @@ use crate::mirage::{
     Checkpoint, Controls, Ending, GRADIENT_LIMIT, LOSS_LIMIT, Observer, RunResult, Session, State,
 };
 use crate::workbench::{Verified, verify};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -35,6 +36,8 @@ pub(super) struct EarlierRun {
     pub network: Option<String>,
     /// The device of the run so far.
     pub device: String,
+    /// The file that it was read from.
+    pub file: Option<PathBuf>,
     /// The run, if it is resumed: it keeps its identifier and may replace its own files.
     pub resumed: Option<ResumedRun>,
     /// The state to start from.
@@ -48,8 +51,8 @@ pub(super) fn run(args: &RenderArgs) -> Result<u8> {
 
 /// Paints with what is taken from an earlier run, and returns the exit code.
 pub(super) fn continue_from(args: &RenderArgs, earlier: EarlierRun) -> Result<u8> {
-    let EarlierRun { notes, network, device, resumed, state } = earlier;
-    let mut run = RenderRun::new(args, notes, resumed)?;
+    let EarlierRun { notes, network, device, file, resumed, state } = earlier;
+    let mut run = RenderRun::new(args, notes, resumed, file.as_slice())?;
     if let Some(before) = network
         && before != run.plan.network.sha256()?
     {
@@ -79,46 +82,57 @@ struct RenderRun {
     log: Option<Log>,
     verbose: bool,
     /// Iteration and place of a picture that was saved although the run failed.
-    rescued: Option<(u32, String)>,
+    rescued: Option<(u32, PathBuf)>,
     /// Iteration of the last good picture of a run that failed.
     failed_at: Option<u32>,
     /// How often a lost device may be opened again.
     retry: u32,
     /// Where to write a trace.
     trace: Option<PathBuf>,
+    /// True if files that exist may be replaced.
+    overwrite: bool,
 }
 
 impl RenderRun {
-    fn new(args: &RenderArgs, notes: Vec<String>, resumed: Option<ResumedRun>) -> Result<Self> {
+    fn new(
+        args: &RenderArgs,
+        notes: Vec<String>,
+        resumed: Option<ResumedRun>,
+        read: &[PathBuf],
+    ) -> Result<Self> {
         let begun = Instant::now();
         let interrupt = Interrupt::install();
         let metadata = RunMetadata::new(resumed.as_ref().map(|run| run.id.clone()));
-        let plan = Rc::new(Plan::new(args, resumed)?);
+        let plan = Rc::new(Plan::new(args, resumed, read)?);
         let status = RunStatus::new(metadata, [notes, plan.notes.clone()].concat());
         let watching = &args.watching;
         let terminal = RunTerminal::new(watching, &plan, &status, begun);
         for note in &status.borrow().notes {
             terminal.lines.note(note);
         }
-        let checkpoints = Checkpoints::new(plan.files.checkpoint(), &plan, &plan::inputs(args), &status)?;
+        let checkpoint = plan.files.checkpoint();
+        let replaces = plan.files.replaces(&checkpoint);
+        let inputs = plan::inputs(args);
+        let checkpoints = Checkpoints::new(checkpoint, replaces, &plan, &inputs, &status)?;
         let controls = Controls::new();
-        let title = args.photo.file_name().unwrap_or_default().to_string_lossy();
+        let title = path_text(Path::new(args.photo.file_name().unwrap_or_default()));
         let page = watching
             .web
-            .map(|port| Page::open(port, watching, title.into_owned(), &controls, &plan, &status))
+            .map(|port| Page::open(port, watching, title, &controls, &plan, &status))
             .transpose()?;
         if let Some(page) = &page {
             // Without it the page can't be found, so even a quiet run prints it.
             let line = format!("Live page: {}", page.url());
             if watching.quiet { streams::eprint(&line) } else { terminal.lines.print(&line) }
         }
+        let overwrite = args.files.overwrite;
         let film = watching.film.as_ref();
-        let film = film.map(|film| FilmRecorder::start(film, args.files.overwrite, &plan)).transpose()?;
-        let log = watching.log.as_ref().map(|log| Log::open(log, &plan, &status)).transpose()?;
+        let film = film.map(|film| FilmRecorder::start(film, overwrite, &plan, &status)).transpose()?;
+        let log = watching.log.as_ref().map(|log| Log::open(log, overwrite, &plan, &status)).transpose()?;
         Ok(Self {
             metadata: MetadataRecorder { plan: plan.clone(), status: status.clone() },
             share_warnings: ShareWarnings::new(&plan.request.groups, &status),
-            snapshots: Snapshots { plan: plan.clone(), status: status.clone() },
+            snapshots: Snapshots::new(&plan, &status),
             plan,
             status,
             interrupt,
@@ -133,34 +147,34 @@ impl RenderRun {
             failed_at: None,
             retry: watching.retry,
             trace: watching.trace.clone(),
+            overwrite,
         })
     }
 
     fn paint(mut self, args: &RenderArgs, state: Option<State>) -> Result<u8> {
         self.terminal.lines.spin("Preparing the device and the network");
         let mut tracing = None;
-        let mut done = self.paint_traced(&args.device, state, &mut tracing);
+        let done = self.paint_traced(&args.device, state, &mut tracing);
         // What is on a lost device does not come back, and one that hangs would be waited for once more.
         let lost = matches!(&done, Err(error) if error.is_of_lost_device());
         if let (Some(path), Some((engine, trace)), false) = (&self.trace, tracing, lost) {
-            // The trace of a failed run is saved too, but the run's own error comes first.
-            let saved = engine.save_trace(&trace, path);
-            if saved.is_ok() {
-                self.terminal.lines.print(&format!("Trace: {}", path.display()));
+            // The trace of a failed run is saved too.
+            match engine.save_trace(&trace, path, self.overwrite) {
+                Ok(()) => self.terminal.lines.print(&format!("Trace: {}", shown(path))),
+                Err(error) => self.terminal.lines.trouble(&format!("no trace: {error}")),
             }
-            done = done.and_then(|code| saved.map(|()| code));
         }
         self.terminal.lines.close();
         if let Err(error) = &done {
             if let Some(page) = self.page {
-                let output = self.rescued.as_ref().map_or("", |(_, output)| output.as_str());
-                page.end(&error.to_string(), output);
+                let output = self.rescued.as_ref().map(|(_, output)| path_text(output));
+                page.end(&error.to_string(), &output.unwrap_or_default());
             }
             if let Some(log) = &mut self.log {
-                // A log that can't be written must not hide the run's own error.
-                let _ = log.error(error, self.rescued);
+                log.error(error, self.rescued);
             }
         }
+        self.terminal.tell();
         done
     }
 
@@ -285,12 +299,19 @@ impl RenderRun {
 
     fn finish(&mut self, outcome: &RunResult) -> Result<u8> {
         self.status.borrow_mut().metadata.seconds = outcome.seconds;
-        let picture = self.plan.at_full_size(&outcome.picture)?;
-        self.plan.files.write_output(&picture, self.texts(outcome.iterations))?;
-        self.finish_film(outcome.iterations)?;
+        let plan = self.plan.clone();
+        let picture = plan.at_full_size(&outcome.picture)?;
+        let saved = plan.files.write_output(&picture, &self.texts(outcome.iterations));
+        self.finish_film(outcome.iterations);
+        self.terminal.tell();
+        if let Err(Unsaved { error, rescued }) = saved {
+            self.rescued = rescued.map(|place| (outcome.iterations, place));
+            self.note_checkpoint();
+            return Err(error);
+        }
         let terminal = &self.terminal.lines;
         terminal.close();
-        let output = &self.plan.files.output;
+        let output = &plan.files.output;
         let (ending, code, word) = match outcome.ending {
             Ending::Finished => ("finished", 0, "Done"),
             Ending::Settled => ("settled", 0, "Done (the picture hardly changes any more)"),
@@ -298,53 +319,60 @@ impl RenderRun {
             Ending::Stopped | Ending::Commanded => ("stopped", 0, "Stopped"),
         };
         let (iterations, time) = (outcome.iterations, duration(outcome.seconds));
-        terminal.print(&format!("{word} after {iterations} iterations in {time}: {}", output.display()));
+        terminal.print(&format!("{word} after {iterations} iterations in {time}: {}", shown(&output)));
         if let Some(checkpoint) = self.checkpoints.saved()
             && ending == "stopped"
         {
             terminal.print(&format!("To resume: mirage resume {}", quoted(checkpoint)));
         }
         if let Some(page) = self.page.take() {
-            page.end(ending, &output.to_string_lossy());
+            page.end(ending, &path_text(output));
         }
         if let Some(log) = &mut self.log {
-            log.end(ending, outcome)?;
+            log.end(ending, outcome);
         }
         Ok(code)
     }
 
-    fn finish_film(&mut self, iterations: u32) -> Result<()> {
+    fn finish_film(&mut self, iterations: u32) {
         let texts = self.texts(iterations);
-        let Some(film) = self.film.take() else { return Ok(()) };
-        let path = film.path.clone();
-        let frames = film.finish(texts)?;
-        self.terminal.lines.print(&format!("Film of {frames} frames: {}", path.display()));
-        Ok(())
+        let Some(film) = self.film.take() else { return };
+        match film.finish(&texts) {
+            Ok(text) => self.terminal.lines.print(&text),
+            Err(error) => self.status.borrow_mut().troubles.push(error.to_string()),
+        }
     }
 
     /// Saves the last good picture of a run that failed.
     fn rescue(&mut self, iteration: u32, picture: &Picture) {
-        let output = self.plan.files.output.display().to_string();
-        let saved = self
-            .plan
-            .at_full_size(picture)
-            .and_then(|picture| self.plan.files.write_output(&picture, self.texts(iteration)));
+        let plan = self.plan.clone();
+        let output = &plan.files.output;
+        let saved = match plan.at_full_size(picture) {
+            Ok(picture) => plan.files.write_output(&picture, &self.texts(iteration)),
+            Err(error) => Err(Unsaved { error, rescued: None }),
+        };
         match saved {
             Ok(()) => {
-                let note = format!("the picture after iteration {iteration} is saved as {output}");
+                let note = format!("the picture after iteration {iteration} is saved as {}", shown(output));
                 self.terminal.lines.note(&note);
-                self.rescued = Some((iteration, output));
+                self.rescued = Some((iteration, output.clone()));
             }
-            Err(error) => self.terminal.lines.note(&error.to_string()),
+            Err(Unsaved { error, rescued }) => {
+                self.terminal.lines.trouble(&error.to_string());
+                self.rescued = rescued.map(|place| (iteration, place));
+            }
         }
     }
 
     /// Saves the film of a run that failed for good, and says how to resume it.
     fn finish_rescue(&mut self) {
         let Some(iteration) = self.failed_at else { return };
-        if let Err(error) = self.finish_film(iteration) {
-            self.terminal.lines.note(&error.to_string());
-        }
+        self.finish_film(iteration);
+        self.note_checkpoint();
+    }
+
+    /// Says how the run can go on, if it can.
+    fn note_checkpoint(&self) {
         if let Some(checkpoint) = self.checkpoints.saved() {
             self.terminal.lines.note(&format!("to resume: mirage resume {}", quoted(checkpoint)));
         }

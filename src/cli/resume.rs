@@ -3,7 +3,7 @@
 use super::accept::{self, Source};
 use super::args::RenderArgs;
 use super::checkpoint::SavedCheckpoint;
-use super::escape::one_line;
+use super::escape::{path_of_text, shown};
 use super::files;
 use super::option_words::{self, OptionWords, is_given};
 use super::options::{self, Change};
@@ -81,9 +81,10 @@ fn continued(args: &ResumeArgs, saved: &SavedCheckpoint) -> Result<(RenderArgs, 
         let photo = options.get("photo").and_then(Value::as_str).ok_or_else(|| {
             Error::file(&args.file, "it does not state the photo of its run", "Give it with --photo")
         })?;
-        if !Path::new(photo).exists() {
+        let photo = path_of_text(photo);
+        if !photo.exists() {
             return Err(Error::file(
-                Path::new(photo),
+                &photo,
                 "the photo of this run does not exist any more",
                 "Give it with --photo",
             ));
@@ -107,14 +108,15 @@ fn continued(args: &ResumeArgs, saved: &SavedCheckpoint) -> Result<(RenderArgs, 
     let resumed = (!branches && !is_given(given, "output")).then_some(resumed);
     let mut options = option_words::merged(option_words::recorded(&options), given);
     if !is_given(given, "output") {
-        let recorded = saved.options.get("output").and_then(Value::as_str).unwrap_or_default();
-        let mut output = output(&args.file, recorded);
-        if !is_same_place(&output, Path::new(recorded)) {
+        let recorded =
+            saved.options.get("output").and_then(Value::as_str).map(path_of_text).unwrap_or_default();
+        let mut output = output(&args.file, &recorded);
+        if !is_same_place(&output, &recorded) {
             notes.push(format!(
                 "the record states {} as output, but a resumed run writes beside its checkpoint: the picture goes to {} (-o \
                  chooses another place)",
-                one_line(recorded),
-                output.display()
+                shown(&recorded),
+                shown(&output)
             ));
         }
         if branches {
@@ -125,21 +127,40 @@ fn continued(args: &ResumeArgs, saved: &SavedCheckpoint) -> Result<(RenderArgs, 
         options.push(("output".to_owned(), vec![word]));
     }
     let network = (!is_given(given, "weights")).then(|| saved.network.clone());
-    let earlier = EarlierRun { notes, network, device: saved.adapter.clone(), resumed, state: Some(state) };
+    let earlier = EarlierRun {
+        notes,
+        network,
+        device: saved.adapter.clone(),
+        file: Some(args.file.clone()),
+        resumed,
+        state: Some(state),
+    };
     Ok((option_words::parse(&options)?, earlier))
 }
 
 /// The picture of a resumed run: beside the checkpoint and named after it, as `out-checkpoint.safetensors` is
 /// after `out.png`. Only the format is the record's.
-fn output(checkpoint: &Path, recorded: &str) -> PathBuf {
+fn output(checkpoint: &Path, recorded: &Path) -> PathBuf {
     let name = checkpoint.file_stem().unwrap_or_default();
-    // From a name that is not UTF-8 no part can be removed.
-    let stem = name.to_str().and_then(|name| name.strip_suffix("-checkpoint")).map(OsString::from);
+    let stem = without_ending(name, "-checkpoint");
     let mut name = stem.filter(|stem| !stem.is_empty()).unwrap_or_else(|| name.to_owned());
-    let extension = Path::new(recorded).extension().and_then(OsStr::to_str);
+    let extension = recorded.extension().and_then(OsStr::to_str);
     name.push(".");
     name.push(extension.filter(|extension| image_io::writes(extension)).unwrap_or("png"));
     checkpoint.with_file_name(name)
+}
+
+/// A name without its ending, if it has that.
+#[cfg(unix)]
+fn without_ending(name: &OsStr, ending: &str) -> Option<OsString> {
+    use std::os::unix::ffi::OsStrExt as _;
+    name.as_bytes().strip_suffix(ending.as_bytes()).map(|name| OsStr::from_bytes(name).to_owned())
+}
+
+/// A name without its ending, if it has that. From a name that is no Unicode no part can be removed.
+#[cfg(not(unix))]
+fn without_ending(name: &OsStr, ending: &str) -> Option<OsString> {
+    name.to_str().and_then(|name| name.strip_suffix(ending)).map(OsString::from)
 }
 
 /// True if both paths are of one name in one folder.

@@ -1,6 +1,6 @@
 //! `mirage show`: how a picture was made, or how the runs of two pictures differ.
 
-use super::escape::{one_line, quoted};
+use super::escape::{path_text, quoted, shown};
 use super::format::{duration, named_percent, number, percent};
 use super::metadata::PictureMetadata;
 use super::options;
@@ -62,7 +62,7 @@ impl History {
 
     fn json(&self) -> Map<String, Value> {
         let mut all = Map::new();
-        all.insert("picture".to_owned(), self.path.to_string_lossy().into());
+        all.insert("picture".to_owned(), path_text(&self.path).into());
         all.insert("options".to_owned(), self.metadata.options.clone().into());
         all.insert("losses".to_owned(), self.metadata.losses.clone().into());
         all.insert("classes".to_owned(), self.metadata.classes.clone().into());
@@ -150,7 +150,7 @@ impl History {
 
     fn text(&self) -> String {
         let rows = aligned(&self.rows());
-        format!("{}\n{rows}\noptions\n{}", self.path.display(), aligned(&self.options()))
+        format!("{}\n{rows}\noptions\n{}", shown(&self.path), aligned(&self.options()))
     }
 
     /// What differs: rows with both values.
@@ -158,7 +158,7 @@ impl History {
         let mut rows = both(&self.options(), &other.options());
         let options = rows.len();
         rows.extend(both(&self.rows(), &other.rows()));
-        let title = format!("{} and {}", self.path.display(), other.path.display());
+        let title = format!("{} and {}", shown(&self.path), shown(&other.path));
         let verdict = match (options, rows.is_empty()) {
             (_, true) => "\nno differences",
             (0, _) => "\nthe options are the same",
@@ -203,7 +203,7 @@ fn both(one: &[(String, String)], other: &[(String, String)]) -> Vec<(String, St
 fn aligned(rows: &[(String, String)]) -> String {
     let mut table = Table::of([Align::Left; 2]);
     for (name, text) in rows {
-        table.row([format!("  {}", one_line(name)), one_line(text).into_owned()]);
+        table.row([format!("  {name}"), text.clone()]);
     }
     table.to_string()
 }

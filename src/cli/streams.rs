@@ -1,6 +1,6 @@
 //! The standard streams: output for results, error for everything else. Control characters are escaped here.
 
-use super::escape::escaped;
+use super::escape::{escaped, one_line};
 use crate::error::{Error, Result};
 use std::io::{ErrorKind, Write as _};
 use std::path::Path;
@@ -18,6 +18,11 @@ pub(super) fn print(text: &str) -> Result<()> {
 /// Writes a line to standard error, if that is open.
 pub(super) fn eprint(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", escaped(text));
+}
+
+/// Writes what the user should know to standard error.
+pub(super) fn note(text: &str) {
+    eprint(&format!("note: {}", one_line(text)));
 }
 
 /// True if the error says that standard output was closed.

@@ -1,4 +1,6 @@
-//! Columns of text.
+//! Columns of text. What is in a cell stays in its line.
+
+use super::escape::one_line;
 
 /// Where the cells of a column stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +33,7 @@ impl<const N: usize> Table<N> {
 
     /// Adds a row.
     pub(super) fn row(&mut self, cells: [String; N]) {
-        self.rows.push(cells);
+        self.rows.push(cells.map(|cell| one_line(&cell).into_owned()));
     }
 }
 

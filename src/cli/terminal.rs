@@ -1,6 +1,6 @@
 //! Lines on standard error, above a progress bar where that is a terminal.
 
-use super::escape::escaped;
+use super::escape::{escaped, one_line};
 use super::streams;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal as _;
@@ -41,12 +41,18 @@ impl Terminal {
 
     /// Prints something that the user should know.
     pub(super) fn note(&self, text: &str) {
-        self.print(&format!("note: {text}"));
+        self.print(&format!("note: {}", one_line(text)));
     }
 
     /// Prints something that is likely to spoil the picture.
     pub(super) fn warn(&self, text: &str) {
-        self.print(&format!("warning: {text}"));
+        self.print(&format!("warning: {}", one_line(text)));
+    }
+
+    /// Prints, quiet or not, what went wrong beside the picture.
+    pub(super) fn trouble(&self, text: &str) {
+        let text = format!("warning: {}", one_line(text));
+        if self.quiet { streams::eprint(&text) } else { self.print(&text) }
     }
 
     /// Shows a spinner while something takes its time.

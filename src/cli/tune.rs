@@ -3,6 +3,7 @@
 use super::args::{NetworkArgs, SIDES};
 use super::streams;
 use super::values::{Pooling, Precision};
+use crate::cli::escape::shown;
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, DeviceOptions};
 use crate::graph::Engine;
@@ -63,7 +64,15 @@ pub(super) fn run(args: &TuneArgs) -> Result<()> {
 
     let (mut cache, note) = Cache::load(&path);
     if let Some(note) = note {
-        streams::eprint(&format!("note: {note}"));
+        // In the user's cache folder it is this program's own; elsewhere it may be anything.
+        if args.tuning_cache.is_some() {
+            return Err(Error::file(
+                &path,
+                "the file exists, and is no tuning cache of this version",
+                "Remove it, or name another file with --tuning-cache",
+            ));
+        }
+        streams::note(&note);
     }
     let options = DeviceOptions {
         adapter: args.adapter.clone().unwrap_or_default(),
@@ -73,7 +82,7 @@ pub(super) fn run(args: &TuneArgs) -> Result<()> {
     };
     let mut engine = Engine::open(&options)?;
     if let Some(note) = engine.note() {
-        streams::eprint(&format!("note: {note}"));
+        streams::note(note);
     }
     if engine.gpu().is_none() {
         return streams::print("The CPU device has one kernel for each op: there is nothing to choose.");
@@ -105,7 +114,7 @@ pub(super) fn run(args: &TuneArgs) -> Result<()> {
     streams::print(&format!(
         "{changed} of {} now use another kernel than by default. Kept in {}",
         uses.len(),
-        path.display()
+        shown(&path)
     ))
 }
 

@@ -1,5 +1,6 @@
 //! Values of options: on the command line, in the library, and in a record.
 
+use super::escape::path_text;
 use crate::gpu::{self, Family};
 use crate::image_io::BitDepth;
 use crate::mirage::statistic::{self, Statistic};
@@ -197,7 +198,7 @@ impl StartPicture {
             Self::Blur => "blur".to_owned(),
             Self::Photo => "photo".to_owned(),
             Self::Gray => "gray".to_owned(),
-            Self::File(path) => path.to_string_lossy().into_owned(),
+            Self::File(path) => path_text(path),
         }
     }
 }
@@ -311,9 +312,9 @@ impl Paths for Vec<PathBuf> {
     }
 }
 
-/// A file, as a record states it.
+/// A file, as a record states it; [`path_of_text`](super::escape::path_of_text) leads back.
 pub(super) fn path(path: &Path) -> Value {
-    path.to_string_lossy().into_owned().into()
+    path_text(path).into()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `mirage weights`: describes a weights file, or downloads a full-size one.
 
-use super::escape::quoted;
+use super::escape::{quoted, shown};
 use super::streams;
 use crate::error::{Error, Result};
 use crate::vgg::locate::{self, Location};
@@ -22,6 +22,9 @@ pub(super) struct WeightsArgs {
     /// Folder to download to [default: the program's folder, where --weights vgg19 finds it]
     #[arg(long, value_name = "FOLDER", requires = "fetch")]
     dir: Option<PathBuf>,
+    /// Replace another file that has the network's name [default: refuse to]
+    #[arg(long, requires = "fetch")]
+    overwrite: bool,
     /// Preprocessing to assume: caffe or torchvision [default: what the file says]
     #[arg(long, value_name = "NAME")]
     preprocessing: Option<Preprocessing>,
@@ -30,7 +33,7 @@ pub(super) struct WeightsArgs {
 /// Describes or downloads.
 pub(super) fn run(args: &WeightsArgs) -> Result<()> {
     if let Some(name) = &args.fetch {
-        return download(name, args.dir.as_deref());
+        return download(name, args.dir.as_deref(), args.overwrite);
     }
     let named = args.file.clone().or_else(|| std::env::var_os(super::args::WEIGHTS_VARIABLE).map(Into::into));
     let network = Network::find(named.as_deref(), args.preprocessing)?;
@@ -39,7 +42,7 @@ pub(super) fn run(args: &WeightsArgs) -> Result<()> {
     network.check_finite()
 }
 
-fn download(name: &str, folder: Option<&Path>) -> Result<()> {
+fn download(name: &str, folder: Option<&Path>, overwrite: bool) -> Result<()> {
     if name == locate::NARROW {
         return narrow(folder);
     }
@@ -50,14 +53,14 @@ fn download(name: &str, folder: Option<&Path>) -> Result<()> {
     {
         bar.set_style(style);
     }
-    let fetched = fetch::fetch_from(&fetch::base(), name, folder, &mut |done, total| {
+    let fetched = fetch::fetch_from(&fetch::base(), name, folder, overwrite, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
     });
     bar.finish_and_clear();
     let fetched = fetched?;
     let state = if fetched.already_present { "is there already" } else { "downloaded and checked" };
-    streams::print(&format!("{name} {state}: {}\nSHA-256 {}", fetched.path.display(), fetched.sha256))?;
+    streams::print(&format!("{name} {state}: {}\nSHA-256 {}", shown(&fetched.path), fetched.sha256))?;
     let option = match folder {
         Some(_) => quoted(&fetched.path),
         None => name.to_owned(),
@@ -73,7 +76,7 @@ fn narrow(folder: Option<&Path>) -> Result<()> {
     }
     let location = locate::find_weights(Some(Path::new(NAME)))?;
     let place = match &location {
-        Location::File(path) => path.display().to_string(),
+        Location::File(path) => shown(&path),
         _ => "inside this program".to_owned(),
     };
     let sha256 = Network::open_at(&location, None)?.sha256()?;

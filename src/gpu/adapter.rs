@@ -3,6 +3,7 @@
 use super::profile::Matrices;
 use super::wait;
 use crate::error::{Error, Result};
+use crate::escape::one_line;
 
 /// Which adapter a run uses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,7 +51,8 @@ pub struct AdapterSummary {
 /// One line that names an adapter with its backend and driver.
 pub(super) fn describe(info: &wgpu::AdapterInfo) -> String {
     let driver = format!("{} {}", info.driver, info.driver_info);
-    format!("{} ({}, {:?}, {})", info.name, info.backend, info.device_type, driver.trim())
+    let text = format!("{} ({}, {:?}, {})", info.name, info.backend, info.device_type, driver.trim());
+    one_line(&text).into_owned()
 }
 
 fn instance(flags: wgpu::InstanceFlags) -> wgpu::Instance {

@@ -2,6 +2,7 @@
 //! conformance tests, and on Linux GPUs without a Vulkan driver. For a message only, where no hardware adapter was found.
 
 use super::adapter::enumerate_with;
+use crate::escape::shown;
 use std::path::{Path, PathBuf};
 
 /// The variable that makes wgpu take drivers that don't pass the conformance tests.
@@ -85,7 +86,7 @@ impl LinuxGpu {
                 format!(
                     "this user may not open {}; add the user to the file's group (often `sudo usermod -aG render $USER`, then log in \
                      again)",
-                    node.display()
+                    shown(&node)
                 ),
             ),
             Self::Pci { maker: Maker::Nvidia, .. } => (

@@ -212,14 +212,14 @@ impl Trace {
     }
 
     /// Waits for what is still on the graphics device, if it was traced, and writes the trace, in Chrome's format.
-    /// `device` names the device.
+    /// `device` names the device. A file that exists is replaced only with `replace`.
     ///
     /// The device's clock is set by the submissions: as early as it can be without any dispatch starting before its
     /// submission.
     ///
     /// # Errors
-    /// If the device fails, or [`Error::Io`].
-    pub fn save(&self, context: Option<&Context>, device: &str, path: &Path) -> Result<()> {
+    /// If the device fails, [`Error::Io`], or [`Error::File`] if the file may not be replaced.
+    pub fn save(&self, context: Option<&Context>, device: &str, path: &Path, replace: bool) -> Result<()> {
         let (running, spans, threads) = {
             let mut state = self.state();
             if let Some(fault) = state.fault.take() {
@@ -265,7 +265,7 @@ impl Trace {
         }
         let other = json!({ "device": device, "version": env!("CARGO_PKG_VERSION") });
         let text = json!({ "traceEvents": events, "displayTimeUnit": "ms", "otherData": other }).to_string();
-        crate::files::write_whole(path, text.as_bytes(), "writing the trace")
+        crate::files::write_whole(path, text.as_bytes(), "writing the trace", replace)
     }
 }
 

@@ -155,12 +155,12 @@ impl Engine {
         }
     }
 
-    /// Writes the trace.
+    /// Writes the trace; in place of a file only with `replace`.
     ///
     /// # Errors
     /// As [`Trace::save`].
-    pub fn save_trace(&self, trace: &Trace, path: &Path) -> Result<()> {
-        trace.save(self.gpu(), &self.describe(), path)
+    pub fn save_trace(&self, trace: &Trace, path: &Path, replace: bool) -> Result<()> {
+        trace.save(self.gpu(), &self.describe(), path, replace)
     }
 
     /// From now on programs use these kernels, where there is one for a use, in place of the ops' own

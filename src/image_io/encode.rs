@@ -1,19 +1,18 @@
 //! Writing pictures: whole or not at all.
 
 use std::borrow::Cow;
-use std::fs::File;
 use std::io::{Cursor, Error as IoError, ErrorKind, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use image::ExtendedColorType;
 use image::codecs::jpeg::JpegEncoder;
-use tempfile::NamedTempFile;
 use tiff::TiffResult;
 use tiff::encoder::{Compression, Predictor, TiffEncoder, TiffKind, TiffValue, colortype};
 use tiff::tags::{ExtraSamples, Tag};
 
 use super::{Alpha, Picture, metadata};
+use crate::files::{check_name, check_place, complete, temporary};
 use crate::{Error, Result};
 
 /// Bits per channel in a file.
@@ -116,6 +115,7 @@ pub fn writes(ending: &str) -> bool {
 /// [`Error::File`] for what is wrong with the path, [`Error::Usage`] for what is wrong with the options.
 pub fn check_writable(path: &Path, options: &WriteOptions) -> Result<()> {
     let (_, target) = check(path, options)?;
+    check_name(path)?;
     temporary(path, &target).map(drop)
 }
 
@@ -170,21 +170,6 @@ pub(super) fn check_finite(path: &Path, picture: &Picture) -> Result<()> {
     Err(Error::io(path, "writing")(IoError::new(ErrorKind::InvalidData, reason)))
 }
 
-/// Brings a file whose content is written to the disk and gives it its name.
-pub(super) fn complete(path: &Path, file: NamedTempFile, target: &Path, overwrite: bool) -> Result<()> {
-    file.as_file().sync_all().map_err(Error::io(path, "writing to the disk"))?;
-    publish(file, target, overwrite).map_err(|e| match e.kind() {
-        ErrorKind::AlreadyExists => exists(path),
-        _ => Error::io(path, "renaming the finished file")(e),
-    })?;
-    // The rename is safe from a power cut once its folder is on the disk. Not every system can do this
-    // (Windows can't open folders), and the picture itself is written: so a failure is no error.
-    if let Ok(folder) = File::open(parent(target)) {
-        let _ = folder.sync_all();
-    }
-    Ok(())
-}
-
 /// All checks that leave the disk alone: the format, and the path to write to, symbolic links resolved.
 fn check(path: &Path, options: &WriteOptions) -> Result<(Format, PathBuf)> {
     if !(1..=100).contains(&options.jpeg_quality) {
@@ -218,82 +203,6 @@ pub(super) fn check_no_folder(path: &Path, example: &str) -> Result<()> {
         return Err(Error::file(path, "it is a folder", remedy));
     }
     Ok(())
-}
-
-/// The path to write to, symbolic links resolved, if its folder exists and nothing stands in the way.
-pub(super) fn check_place(path: &Path, overwrite: bool) -> Result<PathBuf> {
-    let folder = parent(path);
-    match folder.metadata() {
-        Ok(found) if !found.is_dir() => {
-            return Err(Error::file(
-                path,
-                format!("{} is a file, not a folder", folder.display()),
-                "Choose another place",
-            ));
-        }
-        Ok(_) => {}
-        Err(e) if e.kind() == ErrorKind::NotFound => {
-            let problem = format!("the folder {} doesn't exist", folder.display());
-            return Err(Error::file(path, problem, "Create it first, or choose another place"));
-        }
-        Err(e) => {
-            let problem = format!("the folder {} can't be used ({e})", folder.display());
-            return Err(Error::file(path, problem, "Choose another place"));
-        }
-    }
-    // Not `exists`: that follows links, and a dangling link is something that would be replaced too.
-    let Ok(found) = path.symlink_metadata() else { return Ok(path.to_owned()) };
-    if !overwrite {
-        return Err(exists(path));
-    }
-    let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let kind = target.metadata().unwrap_or(found).file_type();
-    if !kind.is_file() && !kind.is_symlink() {
-        return Err(Error::file(path, "it exists and is no ordinary file", "Choose another name"));
-    }
-    Ok(target)
-}
-
-/// The error for a file that would be replaced without leave.
-fn exists(path: &Path) -> Error {
-    Error::file(path, "the file exists already", "Choose another name, or allow overwriting it")
-}
-
-/// The folder that a file is in.
-pub(super) fn parent(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
-}
-
-/// A temporary file beside the target. It removes itself unless it is published.
-pub(super) fn temporary(path: &Path, target: &Path) -> Result<NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".mirage-").suffix(".tmp");
-    // tempfile's own choice is for the owner only; this is what the system's umask makes of any new file.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(parent(target)).map_err(|e| {
-        let problem = format!("no file can be made in its folder ({})", e.kind());
-        Error::file(path, problem, "Choose a folder that you may write to, on a disk with room")
-    })
-}
-
-/// Gives a finished file its name.
-fn publish(file: NamedTempFile, target: &Path, overwrite: bool) -> std::io::Result<()> {
-    if overwrite {
-        return file.persist(target).map(drop).map_err(|e| e.error);
-    }
-    // Some file systems can't rename without replacing. There it is look first, then rename: better than
-    // to lose a finished picture.
-    match file.persist_noclobber(target) {
-        Ok(_) => Ok(()),
-        Err(e) if e.error.kind() == ErrorKind::AlreadyExists || target.symlink_metadata().is_ok() => {
-            Err(ErrorKind::AlreadyExists.into())
-        }
-        Err(e) => e.file.persist(target).map(drop).map_err(|e| e.error),
-    }
 }
 
 /// The bytes of the file, or why there are none.

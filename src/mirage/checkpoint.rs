@@ -50,11 +50,23 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Writes the file, whole or not at all.
+    /// Writes the file, whole or not at all, in place of one that exists.
     ///
     /// # Errors
-    /// [`Error::Io`] if the system refuses.
+    /// [`Error::Io`] if the system refuses, [`Error::File`] if no file can be made there.
     pub fn save(&self, path: &Path) -> Result<()> {
+        self.write(path, true)
+    }
+
+    /// [`Checkpoint::save`] where no file is.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::save`]; [`Error::File`] if the file exists.
+    pub fn save_new(&self, path: &Path) -> Result<()> {
+        self.write(path, false)
+    }
+
+    fn write(&self, path: &Path, replace: bool) -> Result<()> {
         let state = &self.state;
         let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
         let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = state
@@ -102,7 +114,7 @@ impl Checkpoint {
         let at = hash_at(&file).ok_or_else(|| refused("a text imitates the checksum".to_owned()))?;
         let hash = hex(&Sha256::digest(&file));
         file[at..at + NO_HASH.len()].copy_from_slice(hash.as_bytes());
-        write_whole(path, &file, "writing the checkpoint")
+        write_whole(path, &file, "writing the checkpoint", replace)
     }
 
     /// Reads a file.

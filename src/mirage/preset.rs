@@ -4,6 +4,7 @@
 use super::loss::{Group, Loss, Source, Strength, Target};
 use super::statistic::{Classes, Feature, MeanCovariance, Statistic, Variation};
 use crate::error::{Error, Result};
+use crate::escape::shown;
 use crate::ops::VariationKind;
 use crate::vgg::{LayerKind, Network};
 use std::str::FromStr;
@@ -163,7 +164,7 @@ impl Preset {
         let logits = logits.ok_or_else(|| {
             Error::usage(format!(
                 "{} has no fully connected layers, so it knows no classes: use a weights file that has them",
-                network.path.display()
+                shown(&network.path)
             ))
         })?;
         self.abstracted.layers = vec![LayerWeight { layer: logits.name.clone(), weight: 1.0 }];
@@ -214,7 +215,7 @@ impl Preset {
                 if name == ABSTRACT && !network.has_head() {
                     return Err(Error::usage(format!(
                         "the abstract factor needs fully connected layers, and {} has none: use --abstract none, or a weights file with fc layers",
-                        network.path.display()
+                        shown(&network.path)
                     )));
                 }
                 let layer = network.index_of(&item.layer)?;

@@ -4,6 +4,7 @@ use super::capture::{LayerStatistic, Stage, capture, read};
 use super::network_graph::{Pooling, View};
 use super::statistic::Feature;
 use crate::error::{Error, Result};
+use crate::escape::shown;
 use crate::graph::Engine;
 use crate::image_io::Picture;
 use crate::ops::{Padding, Shape};
@@ -30,7 +31,7 @@ pub fn classify(
     let statistic = probabilities(network).ok_or_else(|| {
         Error::usage(format!(
             "{} has no fully connected layers, so it names no classes: use a weights file that has them",
-            network.path.display()
+            shown(&network.path)
         ))
     })?;
     let view = View { pooling, border: Padding::Zeros };

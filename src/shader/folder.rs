@@ -4,6 +4,7 @@ use super::reflect::Interface;
 use super::source::{SOURCES, replace};
 use super::{LONGEST_TEXT, check_bounds, keep_branches, unroll, variant};
 use crate::error::{Error, Result};
+use crate::escape::shown;
 use crate::files::read_text;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -31,7 +32,7 @@ impl Folder {
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::File`] if the folder can't be read, holds no WGSL file, or one whose name is not
-    /// that of a shader of the program; [`Error::File`] with naga's message, line and caret if a text is not
+    /// that of a shader of the program; [`Error::Usage`] with naga's message, line and caret if a text is not
     /// valid or lacks an entry point of the one it replaces.
     pub fn open(path: &Path) -> Result<Self> {
         let mut folder = Self { path: path.to_owned(), seen: HashMap::new() };
@@ -94,11 +95,11 @@ impl Folder {
             }
             self.seen.insert(shader, text.clone());
             let outcome = check(shader, &text).map_err(|message| {
-                Error::file(
-                    &path,
-                    format!("is no valid {shader} shader: {message}"),
-                    "Mend it and save it again",
-                )
+                // naga's message has lines.
+                let path = shown(&path);
+                Error::usage(format!(
+                    "{path}: is no valid {shader} shader. Mend it and save it again: {message}"
+                ))
             });
             if outcome.is_ok() {
                 replace(shader, text);

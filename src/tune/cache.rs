@@ -1,6 +1,7 @@
 //! The tuning cache: what was measured, in a file.
 
 use crate::error::{Error, Result};
+use crate::escape::shown;
 use crate::files::read_text;
 use crate::gpu::{Context, Precision};
 use crate::graph::{Choice, Choices, Use};
@@ -97,7 +98,7 @@ impl Cache {
                 Err(error) => format!("is damaged ({error})"),
             },
         };
-        (Self::default(), Some(format!("the tuning cache {} {problem}: {REMEDY}", path.display())))
+        (Self::default(), Some(format!("the tuning cache {} {problem}: {REMEDY}", shown(&path))))
     }
 
     /// The choices for one device and kernels of this kind, and a note if there are only those of others.
@@ -136,7 +137,7 @@ impl Cache {
         let failed = || Error::io(path, "writing the tuning cache");
         std::fs::create_dir_all(folder).map_err(failed())?;
         let text = serde_json::to_string_pretty(self).map_err(std::io::Error::from).map_err(failed())?;
-        crate::files::write_whole(path, text.as_bytes(), "writing the tuning cache")
+        crate::files::write_whole(path, text.as_bytes(), "writing the tuning cache", true)
     }
 }
 
@@ -265,7 +266,7 @@ mod tests {
         std::fs::create_dir(&taken).unwrap();
         std::fs::write(taken.join("precious"), "old").unwrap();
         let error = Cache::default().save(&taken).unwrap_err();
-        assert!(error.to_string().contains("tuning cache"), "{error}");
+        assert!(error.to_string().contains("it is a folder"), "{error}");
         assert_eq!(std::fs::read_to_string(taken.join("precious")).unwrap(), "old");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "no temporary file is left");
         assert_eq!(Cache::load(&path), (Cache::default(), None));

@@ -1,5 +1,6 @@
 //! Which network to use: the one asked for, one fetched earlier, or the default network.
 
+use crate::escape::shown;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
@@ -109,7 +110,7 @@ fn fetched(name: &str, data: Option<&Path>) -> Result<PathBuf> {
         Some(path) if path.is_file() => Ok(path),
         Some(path) => Err(Error::usage(format!(
             "{name} has not been downloaded: there is no {}. Get it with `{FETCH_COMMAND} {name}`",
-            path.display()
+            shown(&path)
         ))),
         None => Err(Error::usage(format!(
             "{name} can't be looked up, because the environment names no home folder. Give the file's path"
@@ -181,9 +182,9 @@ fn first_of(places: Vec<Place>) -> Result<PathBuf> {
         if open.is_none() && place.file.is_file() {
             return Ok(place.file);
         }
-        list += &format!("\n  {}", place.file.display());
+        list += &format!("\n  {}", shown(&place.file));
         if let Some(open) = open {
-            list += &format!(" (not searched: all users may write to {})", open.display());
+            list += &format!(" (not searched: all users may write to {})", shown(&open));
         }
     }
     Err(Error::usage(format!(

@@ -1,5 +1,6 @@
 //! Opening a weights file: the layers it holds, every shape checked.
 
+use crate::escape::shown;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -135,7 +136,7 @@ impl Network {
         if let Some(index) = self.layers.iter().position(|l| l.name == layer) {
             return Ok(index);
         }
-        let mut message = format!("there is no layer '{layer}' in {}", self.path.display());
+        let mut message = format!("there is no layer '{layer}' in {}", shown(&self.path));
         let nearest = self.layers.iter().map(|l| (edit_distance(layer, &l.name), l.name.as_str())).min();
         if let Some((distance, name)) = nearest
             && distance <= 2.max(name.len() / 3)

@@ -1,5 +1,6 @@
 //! The summary of a weights file for people.
 
+use crate::escape::{one_line, shown};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
@@ -66,7 +67,7 @@ impl Network {
         let stored: usize = self.tensors().map(Tensor::byte_len).sum();
 
         let mut lines = vec![
-            ("file", self.path.display().to_string()),
+            ("file", shown(&self.path)),
             ("network", self.topology()),
             ("channels", joined(channels.collect())),
             ("filters", joined(kernels.iter().map(|[h, w]| format!("{h}x{w}")).collect())),
@@ -88,7 +89,10 @@ impl Network {
         ));
         lines.push(("SHA-256", self.sha256()?));
         if !self.unused.is_empty() {
-            lines.push(("not used", joined(self.unused.clone())));
+            lines.push((
+                "not used",
+                joined(self.unused.iter().map(|name| one_line(name).into_owned()).collect()),
+            ));
         }
         lines.push(("layers", self.layer_names().join(" ")));
 

@@ -116,17 +116,17 @@ impl Record {
         Ok(record)
     }
 
-    /// Writes the file whole or not at all.
+    /// Writes the file whole or not at all; in place of one that exists only with `replace`.
     ///
     /// # Errors
-    /// [`Error::Io`].
-    pub fn save(&self, path: &Path) -> Result<()> {
+    /// [`Error::Io`], or [`Error::File`] if the file may not be replaced.
+    pub fn save(&self, path: &Path, replace: bool) -> Result<()> {
         let text = serde_json::to_string_pretty(self).map_err(|error| Error::Io {
             path: path.to_owned(),
             action: "writing",
             source: error.into(),
         })?;
-        crate::files::write_whole(path, (text + "\n").as_bytes(), "writing")
+        crate::files::write_whole(path, (text + "\n").as_bytes(), "writing", replace)
     }
 
     /// What has become of a row since `earlier`. A kernel counts as faster or slower only if the middle halves of
@@ -191,12 +191,12 @@ mod tests {
         let path = folder.path().join("figures of a bench.json");
         let mut record = Record::new("a device".into(), 1e11, 1e10);
         record.rows.push(row([1e-3, 2e-3, 3e-3], Clock::Device));
-        record.save(&path).unwrap();
+        record.save(&path, false).unwrap();
         assert_eq!(Record::load(&path).unwrap(), record);
         std::fs::write(&path, "{}").unwrap();
         assert!(matches!(Record::load(&path), Err(Error::File { .. })));
         record.format = 99;
-        record.save(&path).unwrap();
+        record.save(&path, true).unwrap();
         assert!(Record::load(&path).unwrap_err().to_string().contains("format 99"));
         assert!(matches!(Record::load(&folder.path().join("none")), Err(Error::Io { .. })));
     }

@@ -1,32 +1,42 @@
-//! Ctrl-C, with real signals.
+//! Signals, real ones, and readers that go away.
 
-use crate::support::Place;
-use std::process::{Child, Command};
+use crate::support::{Place, pixels};
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+/// A run without end, with a log.
+pub fn endless(place: &Place) -> assert_cmd::Command {
+    let photo = place.photo("photo.png", 64, 48);
+    let mut command = place.render_for(&photo, "10000000");
+    command.args(["--log", "run.jsonl", "--quiet"]);
+    command
+}
 
 /// Starts a run without end and waits until it paints.
 fn start(place: &Place) -> Child {
-    let photo = place.photo("photo.png", 64, 48);
-    let mut command = place.mirage();
-    command.arg("render").arg(&photo).args(["-o", "out.png", "--iterations", "10000000", "--size", "48"]);
-    command.args(["--log", "run.jsonl", "--quiet", "--weights"]).arg(place.network());
-    let child = place.spawn(&command);
+    let child = place.spawn(&endless(place));
+    wait_until_it_paints(place);
+    child
+}
+
+pub fn wait_until_it_paints(place: &Place) {
     let begun = Instant::now();
     let log = place.path("run.jsonl");
     while !std::fs::read_to_string(&log).is_ok_and(|text| text.contains("\"event\":\"iteration\"")) {
         assert!(begun.elapsed() < Duration::from_secs(120), "the run doesn't begin");
         std::thread::sleep(Duration::from_millis(20));
     }
-    child
 }
 
-fn signal(child: &Child, name: &str) {
+pub fn signal(child: &Child, name: &str) {
     let status = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
     assert!(status.success());
 }
 
 /// The exit code, if the program ends soon.
-fn code(child: &mut Child) -> Option<i32> {
+pub fn code(child: &mut Child) -> Option<i32> {
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(60) {
         if let Some(status) = child.try_wait().unwrap() {
@@ -38,18 +48,24 @@ fn code(child: &mut Child) -> Option<i32> {
     panic!("the program doesn't stop");
 }
 
+/// The run was stopped with its picture saved, and says so in its log.
+fn assert_saved(place: &Place) {
+    assert_eq!(image::image_dimensions(place.path("out.png")).unwrap(), (48, 36));
+    image::open(place.path("out.png")).unwrap();
+    let log = std::fs::read_to_string(place.path("run.jsonl")).unwrap();
+    let end: serde_json::Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+    assert_eq!((&end["event"], &end["ending"]), (&"end".into(), &"stopped".into()));
+    assert!(place.path("out-checkpoint.safetensors").exists());
+}
+
 #[test]
 fn ctrl_c_finishes_saves_and_exits_130() {
-    for name in ["-INT", "-TERM"] {
+    for name in ["-INT", "-TERM", "-HUP"] {
         let place = Place::new();
         let mut child = start(&place);
         signal(&child, name);
         assert_eq!(code(&mut child), Some(130));
-        assert_eq!(image::image_dimensions(place.path("out.png")).unwrap(), (48, 36));
-        image::open(place.path("out.png")).unwrap();
-        let log = std::fs::read_to_string(place.path("run.jsonl")).unwrap();
-        let end: serde_json::Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
-        assert_eq!((&end["event"], &end["ending"]), (&"end".into(), &"stopped".into()));
+        assert_saved(&place);
     }
 }
 
@@ -58,10 +74,93 @@ fn a_second_ctrl_c_quits_at_once() {
     let place = Place::new();
     let mut child = start(&place);
     signal(&child, "-INT");
-    signal(&child, "-INT");
+    // Within a tenth of a second it would count as the same.
+    std::thread::sleep(Duration::from_millis(150));
+    let _ = Command::new("kill").args(["-INT", &child.id().to_string()]).stderr(Stdio::null()).status();
     assert_eq!(code(&mut child), Some(130));
     // Whole or not there at all, whichever of the two was faster.
     if place.path("out.png").exists() {
         image::open(place.path("out.png")).unwrap();
     }
+}
+
+/// A terminal that is closed sends SIGHUP, and so does its shell; systems that shut down send SIGTERM too; `timeout` signals
+/// the process and its group.
+#[test]
+fn signals_that_come_twice_still_save() {
+    for names in [["-HUP", "-HUP", "-TERM"], ["-TERM", "-TERM", "-HUP"], ["-INT", "-INT", "-INT"]] {
+        let place = Place::new();
+        let mut child = start(&place);
+        let id = child.id().to_string();
+        // From one process, so that they come within microseconds.
+        let program = names.map(|name| format!("kill {name} {id}")).join("; ");
+        Command::new("bash").args(["-c", &program]).stderr(Stdio::null()).status().unwrap();
+        assert_eq!(code(&mut child), Some(130));
+        assert_saved(&place);
+    }
+}
+
+/// `nohup` ignores SIGHUP, a script's `&` ignores SIGINT and SIGQUIT.
+#[test]
+fn signals_that_were_ignored_at_the_start_stay_ignored() {
+    for (ignored, names, last) in [
+        ("HUP", &["-HUP"][..], "-INT"),
+        ("INT", &["-INT", "-INT"], "-HUP"),
+        ("HUP INT", &["-INT", "-HUP"], "-TERM"),
+    ] {
+        let place = Place::new();
+        let mut child = place.spawn(&place.in_shell(&format!("trap '' {ignored}"), &endless(&place)));
+        wait_until_it_paints(&place);
+        for name in names {
+            signal(&child, name);
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        assert!(child.try_wait().unwrap().is_none(), "{ignored} is no longer ignored");
+        signal(&child, last);
+        assert_eq!(code(&mut child), Some(130));
+        assert_saved(&place);
+    }
+}
+
+/// A run that logs to a pipe; the test reads a line and goes away.
+fn deserted(place: &Place, log: &str, reader: impl FnOnce(&mut Child) -> Box<dyn std::io::Read>) {
+    let photo = place.photo("photo.png", 64, 48);
+    let words = ["--log", log, "--print-every", "1", "--quiet"];
+    let mut child = place.spawn(place.render_for(&photo, "40").args(words));
+    let mut line = String::new();
+    BufReader::with_capacity(16, reader(&mut child)).read_line(&mut line).unwrap();
+    assert!(line.contains("\"event\":\"start\""), "{line}");
+    assert_eq!(code(&mut child), Some(0));
+    let mut errors = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+    assert!(errors.contains("warning: the log ends here") && errors.lines().count() == 1, "{errors}");
+    let shown = place.mirage().args(["show", "out.png", "--json"]).output().unwrap().stdout;
+    let shown: serde_json::Value = serde_json::from_slice(&shown).unwrap();
+    assert_eq!(shown["iterations"], 40, "the run went on to its end");
+}
+
+#[test]
+fn a_run_goes_on_when_the_reader_of_its_log_goes_away() {
+    let place = Place::new();
+    deserted(&place, "-", |child| Box::new(child.stdout.take().unwrap()));
+    let whole = pixels(&place.path("out.png"));
+    let place = Place::new();
+    let pipe: PathBuf = place.path("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let opened = pipe.clone();
+    deserted(&place, "pipe", move |_| Box::new(std::fs::File::open(opened).unwrap()));
+    assert!(whole == pixels(&place.path("out.png")));
+}
+
+/// What is not only printed is not done once nobody reads.
+#[test]
+fn work_that_nobody_hears_of_is_no_success() {
+    let place = Place::new();
+    let words = ["kernels", "test", "relu", "--shapes", "quick", "--adapter", "cpu", "--json", "all.json"];
+    let mut child = place.spawn(place.mirage().args(words));
+    drop(child.stdout.take());
+    assert_eq!(code(&mut child), Some(1));
+    let mut errors = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+    assert!(errors.contains("standard output"), "{errors}");
 }

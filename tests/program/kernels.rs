@@ -380,5 +380,5 @@ fn a_trace_has_host_and_device() {
     let traced = image::load_from_memory(&traced).unwrap().into_rgb8().into_raw();
     assert!(traced == pixels(&place.path("out.png")));
     let over = ["--overwrite", "--trace", "photo.png"];
-    place.render_for(&photo, "1").args(over).assert().code(2).stderr(contains("the trace would replace"));
+    place.render_for(&photo, "1").args(over).assert().code(2).stderr(contains("which the run reads"));
 }

@@ -84,7 +84,7 @@ fn values(count: usize, seed: u32) -> Vec<f32> {
 
 pub fn f32s(place: &Place, name: &str, shape: &[usize], values: &[f32]) -> PathBuf {
     let path = place.path(name);
-    array(Element::F32, shape, values).write_npy(&path).unwrap();
+    array(Element::F32, shape, values).write_npy(&path, true).unwrap();
     path
 }
 
@@ -97,7 +97,7 @@ pub fn command(place: &Place, words: &[&str]) -> Command {
 /// Runs, and returns what was said; the exit code has to be `code`.
 #[track_caller]
 pub fn run(place: &Place, code: i32, words: &[&str]) -> String {
-    let output = command(place, words).output().unwrap();
+    let output = command(place, words).arg("--overwrite").output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{words:?}\n{said}{errors}");
@@ -127,7 +127,7 @@ fn saxpy_in_place_by_order_and_by_name() {
     f32s(&place, "an x: 1.npy", &[1000], &x);
     f32s(&place, "y.npy", &[1000], &y);
     let expected: Vec<f64> = x.iter().zip(&y).map(|(x, y)| 2.5 * f64::from(*x) + f64::from(*y)).collect();
-    array(Element::F64, &[1000], &expected).write_npy(&place.path("ref.npy")).unwrap();
+    array(Element::F64, &[1000], &expected).write_npy(&place.path("ref.npy"), true).unwrap();
     for (words, out) in [
         (
             &["--input", "an x: 1.npy", "--input", "y.npy", "--output", "out 1.npy", "--params", "2.5,1000"]
@@ -181,7 +181,7 @@ fn a_reduction_with_workgroup_memory_barriers_and_an_override() {
         let expected: Vec<f64> =
             x.chunks(lanes).map(|part| part.iter().map(|value| f64::from(*value)).sum()).collect();
         let groups = expected.len();
-        array(Element::F64, &[groups], &expected).write_npy(&place.path("ref.npy")).unwrap();
+        array(Element::F64, &[groups], &expected).write_npy(&place.path("ref.npy"), true).unwrap();
         let (lanes, groups) = (format!("LANES={lanes}"), groups.to_string());
         // Seven steps of a tree, each rounding by 2^-24 of a sum of up to 128: 1e-6 is plenty.
         let words =
@@ -201,19 +201,19 @@ fn an_atomic_histogram_in_u32() {
     let place = Place::new();
     place.file("histogram.wgsl", HISTOGRAM.as_bytes());
     let values: Vec<u32> = (0..997u32).map(|index| index.wrapping_mul(2_654_435_761) >> 20).collect();
-    array(Element::U32, &[997], &values).write_npy(&place.path("values.npy")).unwrap();
+    array(Element::U32, &[997], &values).write_npy(&place.path("values.npy"), true).unwrap();
     let mut bins = [0u32; 16];
     values.iter().for_each(|value| bins[*value as usize % 16] += 1);
-    array(Element::U32, &[16], &bins).write_npy(&place.path("ref.npy")).unwrap();
+    array(Element::U32, &[16], &bins).write_npy(&place.path("ref.npy"), true).unwrap();
     let words = ["histogram.wgsl", "--input", "values.npy", "--workgroups", "32", "--output", "bins=out.npy"];
     let expect = ["--input", "bins=zeros:16", "--expect", "ref.npy", "--repeat", "2"];
     run(&place, 0, &[&words[..], &expect].concat());
     assert_eq!(Array::read_npy(&place.path("out.npy")).unwrap(), array(Element::U32, &[16], &bins));
     // One of a million is too many: whole numbers have no tolerance unless one is given.
     let start = [&[1_000_000u32][..], &[0; 15]].concat();
-    array(Element::U32, &[16], &start).write_npy(&place.path("start.npy")).unwrap();
+    array(Element::U32, &[16], &start).write_npy(&place.path("start.npy"), true).unwrap();
     bins[0] += 1_000_001;
-    array(Element::U32, &[16], &bins).write_npy(&place.path("ref.npy")).unwrap();
+    array(Element::U32, &[16], &bins).write_npy(&place.path("ref.npy"), true).unwrap();
     let late = ["--input", "bins=start.npy", "--expect", "ref.npy"];
     let said = run(&place, 1, &[&words[..], &late].concat());
     assert!(said.contains("FAILED bins") && said.contains("[0] is"), "{said}");
@@ -235,7 +235,7 @@ fn a_matrix_product_against_f64_and_a_wrong_one() {
         let (row, column) = (index / columns, index % columns);
         *sum = (0..inner).map(|k| f64::from(a[row * inner + k]) * f64::from(b[k * columns + column])).sum();
     }
-    array(Element::F64, &[rows, columns], &expected).write_npy(&place.path("ref.npy")).unwrap();
+    array(Element::F64, &[rows, columns], &expected).write_npy(&place.path("ref.npy"), true).unwrap();
     place.file("matmul.wgsl", MATMUL.as_bytes());
     place.file(
         "wrong.wgsl",
@@ -294,7 +294,7 @@ fn vectors_of_three_structs_and_half_precision_words() {
     let points = values(12, 4);
     f32s(&place, "points.npy", &[4, 3], &points);
     let halves: Vec<half::f16> = points[..8].iter().map(|value| half::f16::from_f32(*value)).collect();
-    array(Element::F16, &[8], &halves).write_npy(&place.path("halves.npy")).unwrap();
+    array(Element::F16, &[8], &halves).write_npy(&place.path("halves.npy"), true).unwrap();
     let words = ["three.wgsl", "--workgroups", "4", "--input", "points.npy", "--input", "halves.npy"];
     let outputs = ["--output", "moved.npy:4x3", "--output", "items.npy:128", "--output", "wide.npy:4x2"];
     let said = run(&place, 0, &[&words[..], &outputs].concat());
@@ -360,7 +360,7 @@ fn tensors_immediates_and_uniforms_of_several_kinds() {
     assert!(said.contains("bf16 widened to f32"), "{said}");
     // A uniform as raw bytes: the same block from a file.
     let block: Vec<u8> = [2f32.to_bits(), 0, 0, 0, 3, 0, 0, 0.5f32.to_bits()].map(u32::to_le_bytes).concat();
-    array(Element::U8, &[block.len()], &block).write_npy(&place.path("block.npy")).unwrap();
+    array(Element::U8, &[block.len()], &block).write_npy(&place.path("block.npy"), true).unwrap();
     let words = ["k.wgsl", "--input", "w=random:4", "--input", "params=block.npy", "--output", "z.npy:4"];
     run(&place, 0, &[&words[..], &["--params", "9,0,0"]].concat());
     let y = Array::read_npy(&place.path("y.npy")).unwrap();
@@ -397,7 +397,9 @@ fn storage_textures_are_read_and_written() {
             for (var x = 0; x < 3; x++) { sums[id.x] += textureLoad(source, vec2(x, i32(id.x))).x; }
         }";
     place.file("one.wgsl", one.as_bytes());
-    array(Element::U32, &[2, 3], &[1u32, 2, 3, 40, 50, 60]).write_npy(&place.path("counts.npy")).unwrap();
+    array(Element::U32, &[2, 3], &[1u32, 2, 3, 40, 50, 60])
+        .write_npy(&place.path("counts.npy"), true)
+        .unwrap();
     let words = [
         "one.wgsl",
         "--input",
@@ -422,7 +424,7 @@ fn half_precision_arithmetic_where_the_device_has_it() {
         @compute @workgroup_size(4) fn main(@builtin(local_invocation_index) i: u32) { y[i] = x[i] + 1.0h; }";
     place.file("half.wgsl", kernel.as_bytes());
     let x = [0.5f32, -2.0, 3.25, 100.0].map(half::f16::from_f32);
-    array(Element::F16, &[4], &x).write_npy(&place.path("x.npy")).unwrap();
+    array(Element::F16, &[4], &x).write_npy(&place.path("x.npy"), true).unwrap();
     let words = ["half.wgsl", "--input", "x.npy", "--output", "y.npy:4"];
     let output = command(&place, &words).output().unwrap();
     let message = String::from_utf8_lossy(&output.stderr);

@@ -24,7 +24,7 @@ fn bad_calls_are_refused_before_a_device_is_opened() {
     place.file("text.npy", b"Dear diary");
     f32s(&place, "x.npy", &[8], &[0.0; 8]);
     f32s(&place, "seven.npy", &[7], &[0.0; 7]);
-    array(Element::F64, &[8], &[0.0f64; 8]).write_npy(&place.path("double.npy")).unwrap();
+    array(Element::F64, &[8], &[0.0f64; 8]).write_npy(&place.path("double.npy"), true).unwrap();
     let npy = |descr: &str, fortran: &str| {
         let text = format!("{{'descr': '{descr}', 'fortran_order': {fortran}, 'shape': (2, 4), }}\n");
         let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
@@ -109,7 +109,7 @@ fn bad_calls_are_refused_before_a_device_is_opened() {
             .replace("arrayLength(&values)", "9u")
             .as_bytes(),
     );
-    array(Element::U32, &[8], &[0u32; 8]).write_npy(&place.path("eight.npy")).unwrap();
+    array(Element::U32, &[8], &[0u32; 8]).write_npy(&place.path("eight.npy"), true).unwrap();
     refuses(&place, &[fixed.to_str().unwrap(), "--input", "eight.npy"], &["too few", "9 u32", "8 u32"]);
     refuses(&place, &[fixed.to_str().unwrap(), "--input", "zeros:10"], &["too many", "9 u32"]);
 }

@@ -17,6 +17,8 @@ mod kernels;
 mod kernels_run;
 mod kernels_run_calls;
 mod lost_device;
+#[cfg(unix)]
+mod paths;
 mod preprocessing;
 mod render;
 mod report;
@@ -25,7 +27,10 @@ mod resume;
 mod small_network;
 mod support;
 mod sweep;
+mod terminal_text;
 mod tune;
+#[cfg(unix)]
+mod writing;
 
 use predicates::prelude::*;
 use support::Place;

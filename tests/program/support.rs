@@ -66,6 +66,15 @@ impl Place {
         command
     }
 
+    /// A command that bash starts after `before`, such as a limit.
+    pub fn in_shell(&self, before: &str, command: &Command) -> Command {
+        let mut shell = Command::new("bash");
+        shell.current_dir(self.0.path()).env_remove("MIRAGE_WEIGHTS");
+        shell.args(["-c", &format!("{before}; exec \"$@\""), "bash"]);
+        shell.arg(command.get_program()).args(command.get_args());
+        shell
+    }
+
     /// Starts a command with all its output in pipes.
     pub fn spawn(&self, command: &Command) -> Child {
         let mut child = std::process::Command::new(command.get_program());

@@ -1,7 +1,8 @@
 //! `mirage kernels bench`: times the kernels on this device.
 
 use super::watch::watch;
-use super::{DeviceArgs, Filter};
+use super::{DeviceArgs, Filter, check_written};
+use crate::cli::escape::one_line;
 use crate::cli::format::metric;
 use crate::cli::streams;
 use crate::cli::table::Table;
@@ -14,7 +15,7 @@ use crate::workbench::{
     Change, Clock, Record, Row, bytes, inputs, layers_of, measure, network_cases, topology,
 };
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Seconds for the samples of each kernel.
@@ -42,6 +43,9 @@ pub(super) struct BenchArgs {
     /// Write the figures [default: none]
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Replace an existing file [default: refuse to]
+    #[arg(long)]
+    overwrite: bool,
     /// Figures of an earlier run, to show what is faster or slower beyond the noise [default: none]
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
@@ -56,6 +60,9 @@ pub(super) struct BenchArgs {
 /// Times, and returns the exit code.
 pub(super) fn run(args: &BenchArgs, folder: Option<Folder>) -> Result<u8> {
     let watch = watch(args.watch, folder)?;
+    let network = Path::new(&args.network);
+    let read: Vec<&Path> = args.compare.as_deref().into_iter().chain([network]).collect();
+    check_written(&[args.json.as_deref()], &read, args.overwrite)?;
     let earlier = args.compare.as_deref().map(Record::load).transpose()?;
     let cases = args.cases()?;
     let engine = args.device.open()?;
@@ -65,7 +72,7 @@ pub(super) fn run(args: &BenchArgs, folder: Option<Folder>) -> Result<u8> {
     {
         streams::print(&format!(
             "note: the earlier figures are of another device or driver: {}",
-            earlier.device
+            one_line(&earlier.device)
         ))?;
     }
     let peaks = Peaks::measure(&engine)?;
@@ -125,6 +132,7 @@ impl Bench<'_> {
         shaders: Option<&[&str]>,
     ) -> Result<Record> {
         let mut record = Record::new(self.engine.describe(), self.peaks.flops, self.peaks.bandwidth);
+        let mut is_saved = false;
         for (name, case) in cases {
             let rows = self.case(name, case, shaders)?;
             if rows.is_empty() {
@@ -134,7 +142,9 @@ impl Bench<'_> {
             record.rows.extend(rows);
             // After each case: an interruption or a lost device leaves what was measured.
             if let Some(path) = &self.args.json {
-                record.save(path)?;
+                let is_own = shaders.is_some() || is_saved;
+                record.save(path, is_own || self.args.overwrite)?;
+                is_saved = true;
             }
         }
         if record.rows.is_empty() && shaders.is_none() {

@@ -8,14 +8,18 @@ mod test;
 mod watch;
 
 use super::args::THREADS;
+use super::disk::{check_whole, is_same};
+use super::escape::shown;
 use super::streams;
 use super::values::{Kernels, Precision};
 use crate::error::{Error, Result};
+use crate::files::is_stream;
 use crate::gpu::{AdapterChoice, Context, DeviceOptions};
 use crate::graph::Engine;
 use crate::ops::REGISTRY;
 use crate::shader::Folder;
 use clap::{Args, Subcommand};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Options of `mirage kernels`.
@@ -37,6 +41,13 @@ enum Command {
     Show(show::ShowArgs),
     /// Run any compute shader on arrays from files
     Run(Box<run::RunArgs>),
+}
+
+impl KernelsArgs {
+    /// True if the subcommand does nothing but print.
+    pub(in crate::cli) fn only_prints(&self) -> bool {
+        matches!(&self.command, Command::List(_) | Command::Show(_))
+    }
 }
 
 /// Runs the subcommand, and returns the exit code. `folder` holds the shaders from disk, if there are any.
@@ -103,7 +114,7 @@ impl DeviceArgs {
             opened => opened?,
         };
         if let Some(note) = engine.note() {
-            streams::eprint(&format!("note: {note}"));
+            streams::note(note);
         }
         Ok(engine)
     }
@@ -119,6 +130,25 @@ impl DeviceArgs {
             ..DeviceOptions::default()
         }
     }
+}
+
+/// Checks, before the work, that a command can write these files, and that they replace none that it reads.
+///
+/// # Errors
+/// [`Error::File`] for the first that it can't.
+fn check_written(written: &[Option<&Path>], read: &[&Path], overwrite: bool) -> Result<()> {
+    let written: Vec<&Path> = written.iter().copied().flatten().collect();
+    for (index, path) in written.iter().enumerate() {
+        if let Some(read) = read.iter().find(|read| is_same(read, path)) {
+            let problem = format!("this would replace {}, which the run reads", shown(read));
+            return Err(Error::file(path, problem, "Choose another name"));
+        }
+        if written[..index].iter().any(|earlier| is_same(earlier, path) && !is_stream(path)) {
+            return Err(Error::file(path, "two outputs have this name", "Give each another name"));
+        }
+        check_whole(path, overwrite)?;
+    }
+    Ok(())
 }
 
 /// `OP[/VARIANT]`: an op's name, or a part of one; a part of a variant's.

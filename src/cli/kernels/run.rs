@@ -1,9 +1,10 @@
 //! `mirage kernels run`: any compute shader on arrays from files.
 
-use crate::cli::files::is_same;
+use super::check_written;
+use crate::cli::escape::shown;
 use crate::cli::format::{bytes, metric};
 use crate::cli::streams;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::gpu::{AdapterChoice, Context, DeviceOptions};
 use crate::workbench::{
     Clock, Difference, Input, Output, Params, ResultSpec, RunPlan, RunRequest, RunResult, Samples,
@@ -59,10 +60,12 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "[NAME=]SOURCE", help_heading = "Data")]
     input: Vec<Input>,
     /// Write a variable to a .npy file, in the type that the shader declares; once for each. The shape may be left
-    /// out where the declaration, the input or the expected values have it. A file that exists is replaced
-    /// [default: none]
+    /// out where the declaration, the input or the expected values have it [default: none]
     #[arg(long, value_name = "[NAME=]FILE.npy[:SHAPE]", help_heading = "Data")]
     output: Vec<Output>,
+    /// Replace existing files [default: refuse to]
+    #[arg(long, help_heading = "Data")]
+    overwrite: bool,
     /// Compare a variable with a .npy file or tensor of any number type; without a name, the only output
     /// [default: none]
     #[arg(long, value_name = "[NAME=]FILE", help_heading = "Check and time")]
@@ -191,43 +194,11 @@ pub(super) fn run(args: &RunArgs) -> Result<u8> {
 impl RunArgs {
     /// Refuses outputs that can't be written, or that would replace what the run reads.
     fn check_files(&self) -> Result<()> {
-        let mut read: Vec<&Path> = vec![&self.shader];
-        read.extend(
-            self.input
-                .iter()
-                .chain(&self.expect)
-                .filter_map(|input| input.source.path())
-                .map(PathBuf::as_path),
-        );
-        for (index, output) in self.output.iter().enumerate() {
-            let path = output.path.as_path();
-            if let Some(read) = read.iter().find(|read| is_same(read, path)) {
-                return Err(Error::file(
-                    path,
-                    format!("this would replace {}, which the run reads", read.display()),
-                    "Choose another name for --output",
-                ));
-            }
-            if self.output[..index].iter().any(|earlier| is_same(&earlier.path, path)) {
-                return Err(Error::file(
-                    path,
-                    "two outputs have this name",
-                    "Give each --output another name",
-                ));
-            }
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-            if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
-                return Err(Error::file(
-                    folder,
-                    "this folder doesn't exist",
-                    "Create it, or choose another --output",
-                ));
-            }
-            if path.is_dir() {
-                return Err(Error::file(path, "this is a folder", "Name a file with --output"));
-            }
-        }
-        Ok(())
+        let sources = self.input.iter().chain(&self.expect).filter_map(|input| input.source.path());
+        let read: Vec<&Path> = sources.map(PathBuf::as_path).chain([self.shader.as_path()]).collect();
+        let written: Vec<Option<&Path>> =
+            self.output.iter().map(|output| Some(output.path.as_path())).collect();
+        check_written(&written, &read, self.overwrite)
     }
 
     /// Writes and prints one result; false if it is wrong.
@@ -235,8 +206,8 @@ impl RunArgs {
         let RunResult { name, array, unwritten, first_unwritten } = result;
         let shape = dimensions(&array.shape);
         if let Some(path) = &spec.path {
-            array.write_npy(path)?;
-            streams::print(&format!("{name}: {shape} {} -> {}", array.element, path.display()))?;
+            array.write_npy(path, self.overwrite)?;
+            streams::print(&format!("{name}: {shape} {} -> {}", array.element, shown(&path)))?;
         }
         if let Some(first) = first_unwritten {
             let (all, place) = (array.elements(), place(*first, &array.shape));

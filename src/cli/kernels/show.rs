@@ -1,6 +1,7 @@
 //! `mirage kernels show`: shaders as the driver gets them, or as files to edit.
 
 use super::{DeviceArgs, Filter};
+use crate::cli::escape::shown;
 use crate::cli::streams;
 use crate::error::{Error, Result};
 use crate::files::write_whole;
@@ -93,11 +94,11 @@ fn write_files(folder: &Path, used: impl Fn(&str) -> bool) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(Error::io(folder, "making"))?;
     for (name, text) in SOURCES.iter().filter(|(name, _)| used(name)) {
         let path = folder.join(format!("{name}.wgsl"));
-        if path.exists() {
-            streams::print(&format!("{} exists already and was left as it is", path.display()))?;
+        if path.symlink_metadata().is_ok() {
+            streams::print(&format!("{} exists already and was left as it is", shown(&path)))?;
         } else {
-            write_whole(&path, text.as_bytes(), "writing")?;
-            streams::print(&path.display().to_string())?;
+            write_whole(&path, text.as_bytes(), "writing", false)?;
+            streams::print(&shown(&path))?;
         }
     }
     Ok(())

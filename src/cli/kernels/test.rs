@@ -1,7 +1,7 @@
 //! `mirage kernels test`: checks every kernel on this device.
 
 use super::watch::watch;
-use super::{DeviceArgs, Filter};
+use super::{DeviceArgs, Filter, check_written};
 use crate::cli::streams;
 use crate::cli::table::Table;
 use crate::error::{Error, Result};
@@ -41,6 +41,9 @@ pub(super) struct TestArgs {
     /// Write the same in JUnit's format, for test servers [default: none]
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
+    /// Replace existing files [default: refuse to]
+    #[arg(long)]
+    overwrite: bool,
     /// Keep running, and test again what uses a shader of --shader-dir whenever it is saved; Ctrl-C ends [default: off]
     #[arg(long)]
     watch: bool,
@@ -59,15 +62,17 @@ enum Shapes {
 /// Tests, and returns the exit code: 1 if a kernel failed.
 pub(super) fn run(args: &TestArgs, folder: Option<Folder>) -> Result<u8> {
     let watch = watch(args.watch, folder)?;
+    check_written(&[args.json.as_deref(), args.junit.as_deref()], &[], args.overwrite)?;
     let mut engine = args.device.open()?;
     let cases = args.cases();
     streams::print(&engine.describe())?;
-    let mut passed = args.round(&mut engine, &cases, None)?;
+    let mut passed = args.round(&mut engine, &cases, None, args.overwrite)?;
     if let Some(watch) = watch {
         watch.each(|changed| {
             // The device transformed weights with the old shader.
             engine.forget_constants();
-            passed = args.round(&mut engine, &cases, Some(changed))?;
+            // The files are this command's own by now.
+            passed = args.round(&mut engine, &cases, Some(changed), true)?;
             Ok(())
         })?;
     }
@@ -98,6 +103,7 @@ impl TestArgs {
         engine: &mut Arc<Engine>,
         cases: &[(Case, u64)],
         shaders: Option<&[&str]>,
+        replace: bool,
     ) -> Result<bool> {
         let mut checked: Vec<Checked> = Vec::new();
         for (case, seed) in cases {
@@ -144,10 +150,10 @@ impl TestArgs {
             wrong.count()
         ))?;
         if let Some(path) = &self.json {
-            write_json(path, &engine.describe(), &checked)?;
+            write_json(path, replace, &engine.describe(), &checked)?;
         }
         if let Some(path) = &self.junit {
-            write_junit(path, &engine.describe(), &checked)?;
+            write_junit(path, replace, &engine.describe(), &checked)?;
         }
         Ok(failed.is_empty())
     }
@@ -217,7 +223,7 @@ fn table(checked: &[Checked], kernels: &[(&str, &str)]) -> String {
     )
 }
 
-fn write_json(path: &Path, device: &str, checked: &[Checked]) -> Result<()> {
+fn write_json(path: &Path, replace: bool, device: &str, checked: &[Checked]) -> Result<()> {
     let rows: Vec<serde_json::Value> = checked
         .iter()
         .map(|checked| {
@@ -236,11 +242,11 @@ fn write_json(path: &Path, device: &str, checked: &[Checked]) -> Result<()> {
         })
         .collect();
     let all = json!({ "version": env!("CARGO_PKG_VERSION"), "device": device, "results": rows });
-    write_whole(path, format!("{all:#}\n").as_bytes(), "writing")
+    write_whole(path, format!("{all:#}\n").as_bytes(), "writing", replace)
 }
 
 /// One suite for each op, one test for each kernel at each shape.
-fn write_junit(path: &Path, device: &str, checked: &[Checked]) -> Result<()> {
+fn write_junit(path: &Path, replace: bool, device: &str, checked: &[Checked]) -> Result<()> {
     let mut report = Report::new(format!("mirage kernels on {device}"));
     for op in REGISTRY.iter().map(|entry| entry.name) {
         let mut suite = TestSuite::new(op);
@@ -267,5 +273,5 @@ fn write_junit(path: &Path, device: &str, checked: &[Checked]) -> Result<()> {
         action: "writing",
         source: std::io::Error::other(error.to_string()),
     })?;
-    write_whole(path, text.as_bytes(), "writing")
+    write_whole(path, text.as_bytes(), "writing", replace)
 }

@@ -2,47 +2,80 @@
 
 use super::status::SharedStatus;
 use crate::cli::checkpoint::{self, RunTexts};
+use crate::cli::escape::shown;
 use crate::cli::plan::Plan;
+use crate::cli::rescue::rescue;
 use crate::error::Result;
-use crate::mirage::{Event, Observer};
+use crate::mirage::{Event, Observer, State};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-/// Saves each state in one file: the newest replaces the one before.
+/// Saves each state in one file: the newest replaces the one before. A state that can't be saved is a trouble of the run,
+/// not its end; it is rescued to another place.
 #[derive(Debug)]
 pub(in crate::cli) struct Checkpoints {
     path: PathBuf,
     texts: RunTexts,
     status: SharedStatus,
-    saved: bool,
+    /// True if the file that has the name may be replaced: it is this run's.
+    replaces: bool,
+    /// The newest checkpoint, wherever it is.
+    saved: Option<PathBuf>,
+    failed: bool,
 }
 
 impl Checkpoints {
-    /// For a run that reads `inputs`.
+    /// For a run that reads `inputs`. A file that has the name already is replaced only with `replaces`.
     ///
     /// # Errors
     /// If an input can't be read any more.
     pub(in crate::cli) fn new(
         path: PathBuf,
+        replaces: bool,
         plan: &Plan,
         inputs: &[PathBuf],
         status: &SharedStatus,
     ) -> Result<Self> {
         let texts = RunTexts::new(&plan.options, inputs)?;
-        Ok(Self { path, texts, status: status.clone(), saved: false })
+        Ok(Self { path, texts, status: status.clone(), replaces, saved: None, failed: false })
     }
 
-    /// The file, if it was saved.
+    /// The newest checkpoint, if one was saved.
     pub(in crate::cli) fn saved(&self) -> Option<&Path> {
-        self.saved.then_some(&self.path)
+        self.saved.as_deref()
+    }
+
+    /// Returns where it is, if it could be saved, and what went wrong, if that is to be told.
+    fn save(&mut self, state: &State) -> (Option<PathBuf>, Option<String>) {
+        let status = self.status.borrow();
+        let write = |path: &Path, replaces: bool| {
+            checkpoint::save(path, replaces, state, &self.texts, &status.metadata)
+        };
+        let Err(error) = write(&self.path, self.replaces) else {
+            (self.replaces, self.failed) = (true, false);
+            self.saved = Some(self.path.clone());
+            return (self.saved.clone(), None);
+        };
+        let before = self.saved.take();
+        // The place to which one was rescued already is this run's own.
+        let again = before.clone().filter(|before| *before != self.path && write(before, true).is_ok());
+        let rescued = again.or_else(|| rescue(&self.path, |place| write(place, false)));
+        let is_new = !std::mem::replace(&mut self.failed, true);
+        let place = rescued.as_ref().map(|place| format!("; it is in {}", shown(place)));
+        // One from before is still there.
+        self.saved = rescued.clone().or(before);
+        let trouble = is_new.then(|| format!("no checkpoint: {error}{}", place.unwrap_or_default()));
+        (rescued, trouble)
     }
 }
 
 impl Observer for Checkpoints {
     fn observe(&mut self, event: Event<'_>) -> Result<ControlFlow<()>> {
         if let Event::State(state) = event {
-            checkpoint::save(&self.path, state, &self.texts, &self.status.borrow().metadata)?;
-            self.saved = true;
+            let (place, trouble) = self.save(state);
+            let mut status = self.status.borrow_mut();
+            status.checkpoint = place;
+            status.troubles.extend(trouble);
         }
         Ok(ControlFlow::Continue(()))
     }

@@ -1,7 +1,10 @@
 //! `--film`: the pictures of a run as an animation.
 
+use super::status::SharedStatus;
+use crate::cli::escape::shown;
 use crate::cli::plan::Plan;
-use crate::error::Result;
+use crate::cli::rescue::rescue;
+use crate::error::{Error, Result};
 use crate::image_io::{Film, FilmOptions};
 use crate::mirage::{Event, Observer};
 use std::ops::ControlFlow;
@@ -11,12 +14,14 @@ use std::rc::Rc;
 /// How long a frame is shown, in milliseconds: 150 iterations make 72 frames, 6 seconds.
 const FRAME: u32 = 80;
 
-/// Records the frames of a film.
+/// Records the frames of a film. A frame that can't be recorded is a trouble of the run, not its end.
 #[derive(Debug)]
 pub(in crate::cli) struct FilmRecorder {
-    pub path: PathBuf,
+    path: PathBuf,
     film: Film,
     plan: Rc<Plan>,
+    status: SharedStatus,
+    failed: bool,
 }
 
 impl FilmRecorder {
@@ -24,21 +29,36 @@ impl FilmRecorder {
     ///
     /// # Errors
     /// As [`Film::create`].
-    pub(in crate::cli) fn start(path: &Path, overwrite: bool, plan: &Rc<Plan>) -> Result<Self> {
+    pub(in crate::cli) fn start(
+        path: &Path,
+        overwrite: bool,
+        plan: &Rc<Plan>,
+        status: &SharedStatus,
+    ) -> Result<Self> {
         let film = Film::create(path, FilmOptions { overwrite, ..FilmOptions::default() })?;
-        Ok(Self { path: path.to_owned(), film, plan: plan.clone() })
+        Ok(Self { path: path.to_owned(), film, plan: plan.clone(), status: status.clone(), failed: false })
     }
 
-    /// Writes the film, if it has a frame, and returns how many it has.
+    /// Writes the film, if it has a frame, or rescues it to another place. Returns what to tell the user.
     ///
     /// # Errors
-    /// As [`Film::finish`].
-    pub(in crate::cli) fn finish(self, texts: Vec<(String, String)>) -> Result<usize> {
+    /// As [`Film::finish`], with the place to which the film was rescued.
+    pub(in crate::cli) fn finish(mut self, texts: &[(String, String)]) -> Result<String> {
         let frames = self.film.frames();
-        if frames > 0 {
-            self.film.finish(texts)?;
+        if frames == 0 {
+            return Ok("The film has no frames, and was not written".to_owned());
         }
-        Ok(frames)
+        let Err(error) = self.film.finish(texts.to_vec()) else {
+            return Ok(format!("Film of {frames} frames: {}", shown(&self.path)));
+        };
+        let rescued = rescue(&self.path, |place| self.film.finish_at(place, texts.to_vec()));
+        Err(match rescued {
+            None => error,
+            Some(place) => {
+                let reason = format!("{error}; the film of {frames} frames is in {}", shown(&place));
+                Error::io(&self.path, "saving the film")(std::io::Error::other(reason))
+            }
+        })
     }
 }
 
@@ -48,7 +68,15 @@ impl Observer for FilmRecorder {
         if let Event::Picture { iteration, picture, last } = event
             && (last || self.plan.request.schedule.picture_at.contains(&iteration))
         {
-            self.film.frame(&*self.plan.at_full_size(picture)?, FRAME)?;
+            let recorded = self.film.frame(&*self.plan.at_full_size(picture)?, FRAME);
+            let failed = recorded.is_err();
+            if let Err(error) = recorded
+                && !self.failed
+            {
+                let trouble = format!("the film lacks frames from iteration {iteration} on: {error}");
+                self.status.borrow_mut().troubles.push(trouble);
+            }
+            self.failed = failed;
         }
         Ok(ControlFlow::Continue(()))
     }

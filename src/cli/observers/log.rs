@@ -1,19 +1,18 @@
 //! `--log`: one JSON object a line, written at once so that other programs can follow the run.
 
+use super::log_lines::LogLines;
 use super::status::SharedStatus;
 use crate::cli::class_names::{Class, ClassNames};
+use crate::cli::escape::path_text;
 use crate::cli::metadata::VERSION;
 use crate::cli::plan::Plan;
 use crate::cli::recorded_options::RecordedOptions;
-use crate::cli::streams;
 use crate::error::{Error, Result};
 use crate::mirage::{
     Event, Observer, Readout, Report, RunResult, ScaleStarted, Setback, Shares, Started, Weights,
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -154,58 +153,83 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Writes the log.
+/// Writes the log. One that can't be written is a trouble of the run, not its end.
 #[derive(Debug)]
 pub(in crate::cli) struct Log {
-    lines: Lines,
+    lines: LogLines,
     plan: Rc<Plan>,
     status: SharedStatus,
+    /// Troubles that were written.
+    told: usize,
 }
 
 impl Log {
-    /// Opens the log, empty. `-` is standard output.
+    /// Opens the log, empty. `-` is standard output. What exists is replaced only with `overwrite`.
     ///
     /// # Errors
     /// [`Error::Io`] if the system refuses.
-    pub(in crate::cli) fn open(path: &Path, plan: &Rc<Plan>, status: &SharedStatus) -> Result<Self> {
-        Ok(Self { lines: Lines::open(path)?, plan: plan.clone(), status: status.clone() })
+    pub(in crate::cli) fn open(
+        path: &Path,
+        overwrite: bool,
+        plan: &Rc<Plan>,
+        status: &SharedStatus,
+    ) -> Result<Self> {
+        let lines = LogLines::open(path, overwrite)?;
+        Ok(Self { lines, plan: plan.clone(), status: status.clone(), told: 0 })
     }
 
     /// The run ended with its picture saved.
-    ///
-    /// # Errors
-    /// [`Error::Io`] if the log can't be written.
-    pub(in crate::cli) fn end(&mut self, ending: &str, outcome: &RunResult) -> Result<()> {
-        self.lines.write(&Line::End {
+    pub(in crate::cli) fn end(&mut self, ending: &str, outcome: &RunResult) {
+        self.troubles(outcome.iterations);
+        self.write(&Line::End {
             ending,
             iterations: outcome.iterations,
             seconds: outcome.seconds,
-            output: self.plan.files.output.to_string_lossy().into_owned(),
-        })
+            output: path_text(&self.plan.files.output),
+        });
+        self.finish();
     }
 
     /// The run failed; `rescued` says after which iteration a picture was saved all the same, and where.
-    ///
-    /// # Errors
-    /// As [`Log::end`].
-    pub(in crate::cli) fn error(&mut self, error: &Error, rescued: Option<(u32, String)>) -> Result<()> {
+    pub(in crate::cli) fn error(&mut self, error: &Error, rescued: Option<(u32, PathBuf)>) {
         let (iteration, output) = rescued.unzip();
         let (message, exit_code) = (error.to_string(), error.exit_code());
-        self.lines.write(&Line::Error { message, exit_code, iteration, output })
+        self.troubles(iteration.unwrap_or_default());
+        self.write(&Line::Error { message, exit_code, iteration, output: output.as_deref().map(path_text) });
+        self.finish();
     }
 
-    fn started(&mut self, started: &Started) -> Result<()> {
-        let Plan { network, names, options, .. } = &*self.plan;
-        let status = self.status.borrow();
+    fn finish(&mut self) {
+        let trouble = self.lines.finish();
+        self.status.borrow_mut().troubles.extend(trouble);
+    }
+
+    fn write(&mut self, line: &Line<'_>) {
+        // Maps with keys that are texts, and no values that JSON lacks: this can't fail.
+        let Ok(text) = serde_json::to_string(line) else { return };
+        if let Some(trouble) = self.lines.write(&text) {
+            self.status.borrow_mut().troubles.push(trouble);
+        }
+    }
+
+    fn troubles(&mut self, iteration: u32) {
+        let new = self.status.borrow().new_troubles(&mut self.told);
+        new.iter().for_each(|message| self.write(&Line::Warning { iteration, message }));
+    }
+
+    fn started(&mut self, started: &Started) {
+        let plan = self.plan.clone();
+        let Plan { network, names, options, .. } = &*plan;
+        let sha256 = self.status.borrow().metadata.network_sha256.clone();
         let [height, width] = started.size;
-        let notes = [status.notes.as_slice(), started.notes.as_slice()].concat();
-        self.lines.write(&Line::Start {
+        let notes = [self.status.borrow().notes.as_slice(), started.notes.as_slice()].concat();
+        self.write(&Line::Start {
             version: VERSION,
             device: &started.device,
             size: Size { width, height },
             network: NetworkLine {
-                path: network.path.to_string_lossy().into_owned(),
-                sha256: &status.metadata.network_sha256,
+                path: path_text(&network.path),
+                sha256: &sha256,
                 topology: network.topology(),
                 preprocessing: network.preprocessing.to_string(),
             },
@@ -214,72 +238,46 @@ impl Log {
             device_memory: started.memory.total(),
             photo_classes: names.classes(&started.photo_classes),
             notes: &notes,
-        })
+        });
     }
 
-    fn report(&mut self, report: &Report) -> Result<()> {
-        self.lines.write(&Line::report(report, &self.plan.names))?;
+    fn report(&mut self, report: &Report) {
+        let plan = self.plan.clone();
+        self.write(&Line::report(report, &plan.names));
         let iteration = report.iteration;
-        let warnings = &self.status.borrow().warnings;
-        warnings.iter().try_for_each(|message| self.lines.write(&Line::Warning { iteration, message }))
+        let warnings = self.status.borrow().warnings.clone();
+        warnings.iter().for_each(|message| self.write(&Line::Warning { iteration, message }));
+        self.troubles(iteration);
     }
 
-    fn snapshot(&mut self, iteration: u32, readout: &Readout) -> Result<()> {
-        let path = self.status.borrow().snapshot.to_string_lossy().into_owned();
+    fn snapshot(&mut self, iteration: u32, readout: &Readout) {
+        let Some(path) = self.status.borrow().snapshot.as_deref().map(path_text) else { return };
         let classes = self.plan.names.classes(&readout.classes);
-        self.lines.write(&Line::Snapshot { iteration, path, classes, class_distance: readout.distance })
+        self.write(&Line::Snapshot { iteration, path, classes, class_distance: readout.distance });
     }
 
-    fn checkpoint(&mut self, iteration: u32) -> Result<()> {
-        let path = self.plan.files.checkpoint().to_string_lossy().into_owned();
-        self.lines.write(&Line::Checkpoint { iteration, path })
+    fn checkpoint(&mut self, iteration: u32) {
+        let Some(path) = self.status.borrow().checkpoint.as_deref().map(path_text) else { return };
+        self.write(&Line::Checkpoint { iteration, path });
     }
 }
 
 impl Observer for Log {
     fn observe(&mut self, event: Event<'_>) -> Result<ControlFlow<()>> {
         match event {
-            Event::Started(started) => self.started(started)?,
-            Event::Scale(started) => self.lines.write(&Line::scale(started))?,
+            Event::Started(started) => self.started(started),
+            Event::Scale(started) => self.write(&Line::scale(started)),
             Event::Weighted { iteration, shares, weights } => {
-                self.lines.write(&Line::weighted(iteration, shares, weights))?;
+                self.write(&Line::weighted(iteration, shares, weights));
             }
-            Event::Report(report) => self.report(report)?,
-            Event::Snapshot { iteration, readout, .. } => self.snapshot(iteration, readout)?,
-            Event::State(state) => self.checkpoint(state.iteration)?,
-            Event::Setback(setback) => self.lines.write(&Line::setback(setback))?,
-            Event::Paused { iteration, paused } => self.lines.write(&Line::Paused { iteration, paused })?,
+            Event::Report(report) => self.report(report),
+            Event::Snapshot { iteration, readout, .. } => self.snapshot(iteration, readout),
+            Event::State(state) => self.checkpoint(state.iteration),
+            Event::Setback(setback) => self.write(&Line::setback(setback)),
+            Event::Paused { iteration, paused } => self.write(&Line::Paused { iteration, paused }),
             Event::Progress { .. } | Event::Picture { .. } => {}
         }
         Ok(ControlFlow::Continue(()))
-    }
-}
-
-/// Where the lines go.
-#[derive(Debug)]
-enum Lines {
-    Stdout,
-    File(PathBuf, File),
-}
-
-impl Lines {
-    fn open(path: &Path) -> Result<Self> {
-        if path.as_os_str() == "-" {
-            return Ok(Self::Stdout);
-        }
-        Ok(Self::File(path.to_owned(), File::create(path).map_err(Error::io(path, "creating the log"))?))
-    }
-
-    /// Writes one line, whole.
-    fn write(&mut self, line: &Line<'_>) -> Result<()> {
-        let text = serde_json::to_string(line).map_err(std::io::Error::from);
-        match self {
-            Self::Stdout => streams::print(&text.map_err(Error::io(Path::new("-"), "writing the log"))?),
-            Self::File(path, file) => text
-                .and_then(|text| file.write_all(format!("{text}\n").as_bytes()))
-                .and_then(|()| file.flush())
-                .map_err(Error::io(path, "writing the log")),
-        }
     }
 }
 
@@ -299,10 +297,7 @@ mod tests {
             readout: Readout::default(),
             change: None,
         };
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("run.jsonl");
-        let mut log = Lines::open(&path).unwrap();
-        log.write(&Line::Iteration {
+        let line = serde_json::to_string(&Line::Iteration {
             iteration: 0,
             seconds: report.seconds,
             total: report.total,
@@ -315,11 +310,11 @@ mod tests {
         })
         .unwrap();
         assert_eq!(
-            std::fs::read_to_string(&path).unwrap(),
+            line,
             "{\"event\":\"iteration\",\"iteration\":0,\"seconds\":0.5,\"total\":null,\
              \"terms\":[{\"factor\":\"style\",\"layer\":\"relu1_1\",\"loss\":null}],\
              \"shares\":{\"style\":0.25},\"loss_shares\":{\"style\":null},\"classes\":[],\
-             \"class_distance\":null,\"change\":null}\n"
+             \"class_distance\":null,\"change\":null}"
         );
     }
 }

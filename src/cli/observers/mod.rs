@@ -4,6 +4,7 @@ mod checkpoints;
 mod film;
 mod list;
 mod log;
+mod log_lines;
 mod metadata;
 mod page;
 mod share_warnings;

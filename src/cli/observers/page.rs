@@ -3,6 +3,7 @@
 use super::status::SharedStatus;
 use crate::cli::args::WatchingArgs;
 use crate::cli::class_names::ClassNames;
+use crate::cli::escape::{path_text, shown};
 use crate::cli::plan::Plan;
 use crate::error::Result;
 use crate::image_io::Picture;
@@ -22,6 +23,8 @@ pub(in crate::cli) struct Page {
     title: String,
     /// True while the run is paused.
     paused: bool,
+    /// Troubles that were shown.
+    told: usize,
 }
 
 impl Page {
@@ -45,7 +48,7 @@ impl Page {
             Command::Stop => controls.stop(),
             Command::Shares(shares) => controls.set_shares(mirage::Shares(shares)),
         })?;
-        Ok(Self { page, plan: plan.clone(), status: status.clone(), title, paused: false })
+        Ok(Self { page, plan: plan.clone(), status: status.clone(), title, paused: false, told: 0 })
     }
 
     /// Address of the page, with the token.
@@ -73,7 +76,7 @@ impl Page {
         }
     }
 
-    fn report(&self, report: &mirage::Report) {
+    fn report(&mut self, report: &mirage::Report) {
         let groups = report.groups().into_iter().map(|group| GroupReport {
             name: group.to_owned(),
             loss: report.group_loss(group),
@@ -89,7 +92,8 @@ impl Page {
             class_distance: report.readout.distance,
             change: report.change,
         });
-        for warning in &self.status.borrow().warnings {
+        let status = self.status.borrow();
+        for warning in status.warnings.iter().chain(&status.new_troubles(&mut self.told)) {
             self.page.note(warning);
         }
     }
@@ -101,10 +105,10 @@ impl Page {
     }
 
     fn snapshot(&self, iteration: u32, picture: &Picture, readout: &Readout) {
-        let path = &self.status.borrow().snapshot;
+        let Some(path) = &self.status.borrow().snapshot else { return };
         let classes = named(&readout.classes, &self.plan.names);
-        self.page.snapshot(iteration, picture, &path.to_string_lossy(), &classes);
-        self.page.note(&format!("Saved {}", path.display()));
+        self.page.snapshot(iteration, picture, &path_text(path), &classes);
+        self.page.note(&format!("Saved {}", shown(path)));
     }
 }
 

@@ -7,11 +7,20 @@ use crate::mirage::{Event, Observer};
 use std::ops::ControlFlow;
 use std::rc::Rc;
 
-/// Saves each snapshot beside the finished picture, with the run's metadata.
+/// Saves each snapshot beside the finished picture, with the run's metadata. One that can't be saved is a trouble of the
+/// run, not its end.
 #[derive(Debug)]
 pub(in crate::cli) struct Snapshots {
-    pub plan: Rc<Plan>,
-    pub status: SharedStatus,
+    plan: Rc<Plan>,
+    status: SharedStatus,
+    /// True if the last one could not be saved.
+    failed: bool,
+}
+
+impl Snapshots {
+    pub(in crate::cli) fn new(plan: &Rc<Plan>, status: &SharedStatus) -> Self {
+        Self { plan: plan.clone(), status: status.clone(), failed: false }
+    }
 }
 
 impl Observer for Snapshots {
@@ -20,8 +29,21 @@ impl Observer for Snapshots {
             let Plan { files, options, .. } = &*self.plan;
             let path = files.free_snapshot(iteration);
             let texts = self.status.borrow().metadata.texts(options, iteration);
-            files.write(&path, &*self.plan.at_full_size(picture)?, texts)?;
-            self.status.borrow_mut().snapshot = path;
+            let saved = files.write(&path, &*self.plan.at_full_size(picture)?, texts);
+            let status = &mut *self.status.borrow_mut();
+            match saved {
+                Ok(()) => {
+                    status.snapshot = Some(path);
+                    self.failed = false;
+                }
+                Err(error) => {
+                    status.snapshot = None;
+                    // A full disk fails all that follow: once is enough.
+                    if !std::mem::replace(&mut self.failed, true) {
+                        status.troubles.push(format!("no snapshot: {error}"));
+                    }
+                }
+            }
         }
         Ok(ControlFlow::Continue(()))
     }

@@ -14,8 +14,12 @@ pub(in crate::cli) struct RunStatus {
     pub notes: Vec<String>,
     /// Warnings about the newest report.
     pub warnings: Vec<String>,
-    /// Where the newest snapshot was saved.
-    pub snapshot: PathBuf,
+    /// Where the newest snapshot was saved, if it could be.
+    pub snapshot: Option<PathBuf>,
+    /// Where the newest checkpoint was saved, if it could be.
+    pub checkpoint: Option<PathBuf>,
+    /// What went wrong beside the picture, in the order in which it did. A run goes on without what it can do without.
+    pub troubles: Vec<String>,
 }
 
 /// The status of one run, shared by all its observers.
@@ -24,7 +28,14 @@ pub(in crate::cli) type SharedStatus = Rc<RefCell<RunStatus>>;
 impl RunStatus {
     /// The status of a run that is about to start.
     pub(in crate::cli) fn new(metadata: RunMetadata, notes: Vec<String>) -> SharedStatus {
-        let (warnings, snapshot) = (Vec::new(), PathBuf::new());
-        Rc::new(RefCell::new(Self { metadata, notes, warnings, snapshot }))
+        let (warnings, troubles) = (Vec::new(), Vec::new());
+        Rc::new(RefCell::new(Self { metadata, notes, warnings, snapshot: None, checkpoint: None, troubles }))
+    }
+
+    /// The troubles that are new to an observer that knows `told` of them.
+    pub(in crate::cli) fn new_troubles(&self, told: &mut usize) -> Vec<String> {
+        let new = self.troubles[*told..].to_vec();
+        *told = self.troubles.len();
+        new
     }
 }

@@ -2,7 +2,7 @@
 
 use super::status::SharedStatus;
 use crate::cli::args::WatchingArgs;
-use crate::cli::escape::one_line;
+use crate::cli::escape::{one_line, shown};
 use crate::cli::format::{bytes, number, percent};
 use crate::cli::metadata::weight_options;
 use crate::cli::pace::Pace;
@@ -33,6 +33,8 @@ pub(in crate::cli) struct RunTerminal {
     pace: Pace,
     /// The groups' losses in the last report, for the bar.
     losses: String,
+    /// Troubles that were printed.
+    told: usize,
 }
 
 impl RunTerminal {
@@ -53,13 +55,21 @@ impl RunTerminal {
             awaits_report: args.verbose,
             pace: Pace::default(),
             losses: String::new(),
+            told: 0,
+        }
+    }
+
+    /// Prints the troubles that are new.
+    pub(in crate::cli) fn tell(&mut self) {
+        for trouble in self.status.borrow().new_troubles(&mut self.told) {
+            self.lines.trouble(&trouble);
         }
     }
 
     fn started(&mut self, started: &Started) {
         let [height, width] = started.size;
         let names = &self.plan.names;
-        self.lines.print(&format!("Painting {width}x{height} pixels on {}", started.device));
+        self.lines.print(&format!("Painting {width}x{height} pixels on {}", one_line(&started.device)));
         if !started.photo_classes.is_empty() {
             let classes = names.line(&started.photo_classes);
             self.lines.print(&format!("The network sees in the photo: {classes}"));
@@ -155,12 +165,15 @@ impl RunTerminal {
             true => String::new(),
             false => format!(": {}", self.plan.names.readout(readout)),
         };
-        self.lines.print(&format!("Saved {}{classes}", self.status.borrow().snapshot.display()));
+        if let Some(path) = &self.status.borrow().snapshot {
+            self.lines.print(&format!("Saved {}{classes}", shown(path)));
+        }
     }
 }
 
 impl Observer for RunTerminal {
     fn observe(&mut self, event: Event<'_>) -> Result<ControlFlow<()>> {
+        self.tell();
         match event {
             Event::Started(started) => self.started(started),
             Event::Scale(started) => self.scale(started),

@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, AdapterSummary, adapters};
 use crate::mirage::Benchmark;
 use clap::{Args, ValueEnum};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -106,20 +107,20 @@ impl ReportArgs {
 
     /// Makes the folder, if it is not there.
     pub(super) fn folder(&self) -> Result<PathBuf> {
-        let folder = self.output.clone().unwrap_or_else(|| {
-            let numbered = (2..).map(|number| PathBuf::from(format!("mirage-report-{number}")));
-            let mut names = std::iter::once(PathBuf::from("mirage-report")).chain(numbered);
-            names.find(|name| !name.exists()).unwrap_or_else(|| "mirage-report".into())
-        });
-        if folder.join(JSON).exists() {
-            return Err(Error::file(
-                &folder,
-                "holds a report already",
-                "Give another folder with --output, or remove the report",
-            ));
+        if let Some(folder) = &self.output {
+            std::fs::create_dir_all(folder).map_err(Error::io(folder, "making the folder"))?;
+            return Ok(folder.clone());
         }
-        std::fs::create_dir_all(&folder).map_err(Error::io(&folder, "making the folder"))?;
-        Ok(folder)
+        let mut number = 1;
+        loop {
+            let name = if number == 1 { String::new() } else { format!("-{number}") };
+            let folder = PathBuf::from(format!("mirage-report{name}"));
+            match std::fs::create_dir(&folder) {
+                Ok(()) => return Ok(folder),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
+                Err(error) => return Err(Error::io(&folder, "making the folder")(error)),
+            }
+        }
     }
 }
 

@@ -20,6 +20,7 @@ pub(super) fn save(record: &Record) -> Result<()> {
         action: "writing the report",
         source: error.into(),
     })?;
-    write_whole(&path, (text + "\n").as_bytes(), "writing the report")?;
-    write_whole(&record.folder.join(PAGE), page::page(record).as_bytes(), "writing the report")
+    // Both are written again after each part, and were not there at the beginning.
+    write_whole(&path, (text + "\n").as_bytes(), "writing the report", true)?;
+    write_whole(&record.folder.join(PAGE), page::page(record).as_bytes(), "writing the report", true)
 }

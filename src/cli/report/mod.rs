@@ -14,17 +14,19 @@ mod pytorch;
 mod random_network;
 mod record;
 
+use super::disk::Reservation;
+use super::escape::shown;
 use super::interrupt::{INTERRUPTED, Interrupt};
 use super::streams;
 use super::terminal::Terminal;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::threads_of;
 use crate::mirage::Controls;
 use args::JSON;
 pub(super) use args::ReportArgs;
 use files::{PAGE, save};
 use parts::Parts;
-use record::{Record, State};
+use record::{PICTURE, Record, State};
 use std::path::Path;
 
 /// Makes the report, and returns the exit code: 0 if all parts succeeded, 1 if one failed.
@@ -39,6 +41,19 @@ pub(super) fn run(args: &ReportArgs, shader_dir: Option<&Path>) -> Result<u8> {
     let interrupt =
         Interrupt::install_with("Stopping; what was measured is kept. Ctrl-C again quits at once.");
     let folder = args.folder()?;
+    let json = folder.join(JSON);
+    let _reservation = Reservation::take(&json, &json, "--output")?;
+    for name in [JSON, PAGE, PICTURE] {
+        let path = folder.join(name);
+        // A link that leads nowhere is there too.
+        if path.symlink_metadata().is_ok() {
+            return Err(Error::file(
+                &path,
+                "the folder holds a report already, or a file of this name",
+                "Give another folder with --output, or remove the file",
+            ));
+        }
+    }
     let mut record = Record::new(args, &folder);
     save(&record)?;
     interrupt.arm(&Controls::new());
@@ -53,7 +68,7 @@ pub(super) fn run(args: &ReportArgs, shader_dir: Option<&Path>) -> Result<u8> {
     }
     streams::print(&format!(
         "Report: {}\nIt attaches to an issue as it is, with {} and the picture beside it.",
-        folder.join(PAGE).display(),
+        shown(&folder.join(PAGE)),
         JSON
     ))?;
     Ok(match state {

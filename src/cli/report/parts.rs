@@ -6,6 +6,7 @@ use super::files::save;
 use super::pytorch::PyTorch;
 use super::random_network;
 use super::record::{PICTURE, Part, Record, Status};
+use crate::cli::escape::path_text;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::terminal::Terminal;
 use crate::error::{Error, Result};
@@ -143,7 +144,7 @@ impl<'a> Parts<'a> {
         let finished = child::run(command, LIMIT, self.interrupt)?;
         let result = read(&file).map_or(Value::Null, |mut figures| {
             figures["size"] = size.into();
-            figures["network"] = network.to_string_lossy().into();
+            figures["network"] = path_text(network).into();
             figures
         });
         Ok(part(&finished, result))
@@ -212,7 +213,7 @@ impl<'a> Parts<'a> {
                 photo
             }
         };
-        let mut command = self.mirage(&["render", "--quiet", "--overwrite", "--no-tuning-cache"]);
+        let mut command = self.mirage(&["render", "--quiet", "--no-tuning-cache"]);
         command.arg(photo).arg("--output").arg(self.folder.join(PICTURE)).arg("--log").arg(&log);
         if self.args.quick {
             command.args(["--size", "256"]);

@@ -21,6 +21,8 @@ pub(super) struct CellWriter<'a> {
     pub columns: usize,
     /// What the network sees in the last picture.
     pub last_readout: Readout,
+    /// True if files that are not the sweep's may be replaced.
+    pub overwrite: bool,
 }
 
 impl CellWriter<'_> {
@@ -44,12 +46,14 @@ impl CellWriter<'_> {
         let picture = &*self.plan.at_full_size(picture)?;
         let options = self.plan.options.of_cell(&path, cell.stops_before(self.plan.iterations));
         let metadata = self.status.borrow().metadata.texts(&options, cell.iterations);
+        let painted = &mut self.painted[cell.row * self.columns + cell.column];
+        // A cell that is there already is painted again where its run had to start anew.
+        let overwrite = self.overwrite || painted.is_some();
         let alpha = self.plan.files.alpha();
-        let options = WriteOptions { metadata, overwrite: true, alpha, ..WriteOptions::default() };
+        let options = WriteOptions { metadata, overwrite, alpha, ..WriteOptions::default() };
         image_io::write(&path, picture, &options)?;
         let (classes, distance) = (readout.classes.clone(), readout.distance);
-        self.painted[cell.row * self.columns + cell.column] =
-            Some(PaintedCell { picture: picture.clone(), classes, distance });
+        *painted = Some(PaintedCell { picture: picture.clone(), classes, distance });
         Ok(())
     }
 }

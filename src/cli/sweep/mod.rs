@@ -13,6 +13,7 @@ mod sheet;
 pub(super) use args::SweepArgs;
 
 use super::accept::{self, Source};
+use super::escape::shown;
 use super::interrupt::Interrupt;
 use super::metadata::PictureMetadata;
 use super::option_words::{self, OptionWords, is_given};
@@ -104,7 +105,7 @@ fn paint(args: &SweepArgs) -> Result<u8> {
         table.runs.iter().map(|run| run.options(&vary, &given, &balance)).collect::<Result<_>>()?;
     let varied: Vec<&str> = vary.iter().map(|axis| axis.name.as_str()).collect();
     let varied = varied.into_iter().chain((!columns.is_empty()).then_some("iterations"));
-    let photo = base.photo.file_name().unwrap_or_default().to_string_lossy();
+    let photo = shown(base.photo.file_name().unwrap_or_default());
     let title = format!("{photo}: {}", varied.collect::<Vec<_>>().join(", "));
     Sweep::new(&base, title, folder, overwrite, table, &options, interrupt)?.run()
 }
@@ -154,7 +155,8 @@ fn continue_cell(cell: &Path, given: &[OptionWords]) -> Result<u8> {
         options.push(("output".to_owned(), vec![output(cell)]));
     }
     let network = metadata.text("network-sha256").filter(|_| !is_given(given, "weights")).map(str::to_owned);
-    let earlier = EarlierRun { notes: accepted.notes, network, ..EarlierRun::default() };
+    let file = Some(cell.to_owned());
+    let earlier = EarlierRun { notes: accepted.notes, network, file, ..EarlierRun::default() };
     render::continue_from(&option_words::parse(&options)?, earlier)
 }
 

@@ -6,7 +6,8 @@ use super::progress::SweepProgress;
 use super::sheet::{ContactSheet, PaintedCell};
 use crate::cli::args::RenderArgs;
 use crate::cli::checkpoint::SavedCheckpoint;
-use crate::cli::escape::one_line;
+use crate::cli::disk::{Reservation, check_whole};
+use crate::cli::escape::{one_line, shown};
 use crate::cli::format::duration;
 use crate::cli::interrupt::{INTERRUPTED, Interrupt};
 use crate::cli::metadata::{PictureMetadata, RunMetadata};
@@ -37,6 +38,9 @@ pub(super) struct Sweep {
     controls: Controls,
     progress: SweepProgress,
     prepared: Option<Prepared>,
+    overwrite: bool,
+    /// No other sweep writes to the folder meanwhile.
+    _reservation: Option<Reservation>,
 }
 
 /// A device with a session, for runs of the same network on the same device.
@@ -65,7 +69,7 @@ impl Sweep {
         let mut table = table;
         for (run, options) in table.runs.iter_mut().zip(options) {
             let args = option_words::parse(options)?;
-            let plan = Plan::with(&args, false, None, || {
+            let plan = Plan::with(&args, None, None, || {
                 let location = locate::find_weights(args.network.weights.as_deref())?;
                 let preprocessing = format!("{:?}", args.network.preprocessing);
                 if let Some((.., network)) =
@@ -89,12 +93,14 @@ impl Sweep {
         }
         let about = plans.first().map(|(_, plan)| {
             let photo = &plan.request.photo;
-            let network = plan.network.path.file_stem().unwrap_or_default().to_string_lossy();
+            let network = shown(plan.network.path.file_stem().unwrap_or_default());
             format!("{network}, {}x{} pixels, seed {}", photo.width, photo.height, plan.request.seed)
         });
         let contact = ContactSheet { folder, title, about: about.unwrap_or_default() };
         std::fs::create_dir_all(&contact.folder)
             .map_err(Error::io(&contact.folder, "creating the folder of the sweep"))?;
+        let page = contact.page();
+        let reservation = Reservation::take(&page, &page, "-o")?;
         let mut sweep = Self {
             painted: vec![None; table.rows.len() * table.columns.len()],
             progress: SweepProgress::new(base.watching.quiet),
@@ -104,17 +110,23 @@ impl Sweep {
             interrupt,
             controls: Controls::new(),
             prepared: None,
+            overwrite,
+            _reservation: reservation,
         };
-        sweep.find_painted(overwrite)?;
+        sweep.check_not_read()?;
+        sweep.find_painted()?;
+        sweep.check_sheet()?;
+        sweep.check_checkpoints()?;
+        check_whole(&sweep.contact.picture(), true)?;
         Ok(sweep)
     }
 
     /// Reads the cells that an earlier start has painted.
-    fn find_painted(&mut self, overwrite: bool) -> Result<()> {
+    fn find_painted(&mut self) -> Result<()> {
         for (run, (_, plan)) in self.table.runs.iter().zip(&self.plans) {
             for cell in &run.cells {
                 let path = self.contact.cell(cell);
-                if overwrite || path.symlink_metadata().is_err() {
+                if self.overwrite || path.symlink_metadata().is_err() {
                     continue;
                 }
                 let options = plan.options.of_cell(&path, cell.stops_before(plan.iterations));
@@ -145,16 +157,51 @@ impl Sweep {
                 }
             }
         }
-        self.check_sheet(overwrite)
+        Ok(())
+    }
+
+    /// Checks that nothing is replaced that a run reads.
+    fn check_not_read(&self) -> Result<()> {
+        let runs = self.table.runs.iter().enumerate();
+        let cells = self.table.runs.iter().flat_map(|run| &run.cells);
+        let mut written: Vec<PathBuf> = cells.map(|cell| self.contact.cell(cell)).collect();
+        written.extend([self.contact.picture(), self.contact.page()]);
+        written.extend(runs.map(|(run, _)| self.checkpoint(run)));
+        for (_, plan) in &self.plans {
+            written.iter().try_for_each(|path| plan.files.check_not_read(path, "-o"))?;
+        }
+        Ok(())
+    }
+
+    /// Where the state of a run is saved if it is interrupted.
+    fn checkpoint(&self, run: usize) -> PathBuf {
+        self.contact.folder.join(format!("run-{}-checkpoint.safetensors", run + 1))
+    }
+
+    /// Checks that the checkpoints replace no other file, and no link to one.
+    fn check_checkpoints(&self) -> Result<()> {
+        for (run, (_, plan)) in self.plans.iter().enumerate() {
+            let path = self.checkpoint(run);
+            let Ok(found) = path.symlink_metadata() else { continue };
+            let is_own = || found.is_file() && saved_state(&path, &plan.options).is_some();
+            if !self.overwrite && !is_own() {
+                return Err(Error::file(
+                    &path,
+                    "this file is not of this sweep",
+                    "Choose another folder with -o, or allow replacing it with --overwrite",
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Checks that sheet and page replace no other file, and no link to one.
-    fn check_sheet(&self, overwrite: bool) -> Result<()> {
+    fn check_sheet(&self) -> Result<()> {
         let continues = self.painted.iter().any(Option::is_some);
         for path in [self.contact.picture(), self.contact.page()] {
             let Ok(found) = path.symlink_metadata() else { continue };
             let is_own = continues && found.is_file();
-            if !overwrite && !is_own {
+            if !self.overwrite && !is_own {
                 return Err(Error::file(
                     &path,
                     "this file is not of this sweep",
@@ -200,8 +247,8 @@ impl Sweep {
         self.progress.lines.print(&format!(
             "Done in {}: {} and {}",
             duration(begun.elapsed().as_secs_f64()),
-            self.contact.picture().display(),
-            self.contact.page().display()
+            shown(&self.contact.picture()),
+            shown(&self.contact.page())
         ));
         Ok(0)
     }
@@ -213,6 +260,8 @@ impl Sweep {
 
     /// Paints one run.
     fn paint(&mut self, run: usize) -> Result<Ending> {
+        let checkpoint = self.checkpoint(run);
+        let overwrite = self.overwrite;
         let Self { table, contact, plans, painted, controls, progress, prepared, .. } = self;
         let cells = &table.runs[run].cells;
         let columns = table.columns.len();
@@ -223,8 +272,9 @@ impl Sweep {
         let mut metadata = RunMetadata::new(None);
         metadata.network_sha256 = plan.network.sha256()?;
         let status = RunStatus::new(metadata, Vec::new());
-        let checkpoint = contact.folder.join(format!("run-{}-checkpoint.safetensors", run + 1));
-        let mut checkpoints = Checkpoints::new(checkpoint.clone(), plan, &plan::inputs(args), &status)?;
+        // One that is there was found to be this sweep's, or may be replaced.
+        let inputs = plan::inputs(args);
+        let mut checkpoints = Checkpoints::new(checkpoint.clone(), true, plan, &inputs, &status)?;
         if let Some(state) = saved_state(&checkpoint, &plan.options)
             && state.iteration <= plan.iterations
             && cells.iter().all(|cell| {
@@ -243,6 +293,7 @@ impl Sweep {
             painted,
             columns,
             last_readout: Readout::default(),
+            overwrite,
         };
         let mut shown = progress.follow(run, &table.runs[run].label, &status);
         // Metadata and warnings come before what saves and shows them.
@@ -273,7 +324,7 @@ fn prepare<'a>(
     progress: &SweepProgress,
 ) -> Result<&'a mut Session> {
     let network = &plan.network;
-    let key = format!("{:?} {} {}", args.device.options(), network.path.display(), network.preprocessing);
+    let key = format!("{:?} {:?} {}", args.device.options(), network.path, network.preprocessing);
     let ready = match prepared.take().filter(|ready| ready.key == key) {
         Some(mut ready) => {
             ready.session.restart(plan.request.clone())?;

@@ -33,7 +33,7 @@ impl SweepProgress {
 
     /// Follows one run.
     pub(super) fn follow<'a>(&'a self, run: usize, label: &'a str, status: &SharedStatus) -> RunProgress<'a> {
-        RunProgress { progress: self, run, label, scales: Vec::new(), status: status.clone() }
+        RunProgress { progress: self, run, label, scales: Vec::new(), status: status.clone(), told: 0 }
     }
 }
 
@@ -46,6 +46,8 @@ pub(super) struct RunProgress<'a> {
     label: &'a str,
     scales: Vec<Scale>,
     status: SharedStatus,
+    /// Troubles that were printed.
+    told: usize,
 }
 
 impl RunProgress<'_> {
@@ -58,6 +60,9 @@ impl RunProgress<'_> {
 
 impl Observer for RunProgress<'_> {
     fn observe(&mut self, event: Event<'_>) -> Result<ControlFlow<()>> {
+        for trouble in self.status.borrow().new_troubles(&mut self.told) {
+            self.progress.lines.trouble(&trouble);
+        }
         match event {
             Event::Started(started) => self.scales.clone_from(&started.scales),
             Event::Progress { iteration, .. } => {

@@ -82,7 +82,7 @@ impl ContactSheet {
         let options = WriteOptions { overwrite: true, ..WriteOptions::default() };
         image_io::write(&self.picture(), &sheet.compose()?, &options)?;
         let page = self.html(table, painted, names, (width, height));
-        write_whole(&self.page(), page.as_bytes(), "writing the contact sheet")
+        write_whole(&self.page(), page.as_bytes(), "writing the contact sheet", true)
     }
 
     fn html(
@@ -150,13 +150,13 @@ fn html_escaped(text: &str) -> String {
 
 /// The picture of a cell that is named by its file, or by the page with the cell after `#`.
 pub(super) fn cell_file(text: &Path) -> PathBuf {
-    let name = text.to_string_lossy();
-    match name.rsplit_once('#') {
-        Some((page, cell)) if !text.exists() => {
-            let page = page.strip_prefix("file://").unwrap_or(page);
-            Path::new(page).with_file_name(format!("{cell}.png"))
-        }
-        _ => text.to_owned(),
+    // The page's name and the cell's are plain, whatever the folder's is.
+    let name = text.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let Some((_, cell)) = name.rsplit_once('#').filter(|_| !text.exists()) else { return text.to_owned() };
+    let path = text.with_file_name(format!("{cell}.png"));
+    match path.to_str().and_then(|path| path.strip_prefix("file://")) {
+        Some(path) => path.into(),
+        None => path,
     }
 }
 

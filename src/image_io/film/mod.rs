@@ -9,14 +9,17 @@ mod gif;
 mod palette;
 mod webp;
 
+use crate::escape::shown;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
-use super::encode::{check_finite, check_no_folder, check_place, complete, levels8, parent, temporary};
+use super::encode::{check_finite, check_no_folder, levels8};
 use super::{Picture, metadata};
+use crate::files::{check_name, check_place, complete, parent, temporary};
 use crate::{Error, Result};
+use tempfile::NamedTempFile;
 
 /// The longest that a frame is shown, in milliseconds: 5 minutes. With [`FilmOptions::hold_last`] on top it is
 /// what the 16 bits of GIF and APNG can say.
@@ -130,6 +133,7 @@ impl fmt::Debug for Film {
 /// [`Error::File`] for what is wrong with the path.
 pub fn check_film(path: &Path, overwrite: bool) -> Result<()> {
     let (_, target) = check(path, overwrite)?;
+    check_name(path)?;
     temporary(path, &target).map(drop)
 }
 
@@ -178,7 +182,7 @@ impl Film {
             return Err(Error::usage(format!(
                 "frame {} of the film {} has {width}x{height} pixels, but the film has {w}x{h}. All frames of a film must have one size",
                 self.spool.frames.len() + 1,
-                self.path.display()
+                shown(&self.path)
             )));
         }
         let (name, longest) = self.format.limit();
@@ -234,31 +238,54 @@ impl Film {
     /// # Errors
     /// [`Error::Usage`] if there is no frame, or a key can't be stored; [`Error::File`] if the file exists by now
     /// and may not be replaced; [`Error::Io`] if the system fails, e.g. when the disk is full. No temporary file
-    /// stays behind.
-    pub fn finish(mut self, metadata: Vec<(String, String)>) -> Result<()> {
-        for (key, _) in &metadata {
+    /// stays behind, and the film is still there for [`finish_at`](Self::finish_at).
+    pub fn finish(&mut self, metadata: Vec<(String, String)>) -> Result<()> {
+        let (path, target) = (self.path.clone(), self.target.clone());
+        self.write(&path, &target, self.options.overwrite, &metadata)
+    }
+
+    /// [`finish`](Self::finish) in another place, where no file is replaced.
+    ///
+    /// # Errors
+    /// As for [`finish`](Self::finish).
+    pub fn finish_at(&mut self, path: &Path, metadata: Vec<(String, String)>) -> Result<()> {
+        let target = check_place(path, false)?;
+        self.write(path, &target, false, &metadata)
+    }
+
+    fn write(
+        &mut self,
+        path: &Path,
+        target: &Path,
+        overwrite: bool,
+        metadata: &[(String, String)],
+    ) -> Result<()> {
+        for (key, _) in metadata {
             metadata::check_key(key).map_err(Error::Usage)?;
         }
         let (Some((width, height)), Some(last)) = (self.size, self.spool.frames.last_mut()) else {
-            return Err(Error::usage(format!(
-                "the film {} has no frame. Add at least one",
-                self.path.display()
-            )));
+            return Err(Error::usage(format!("the film {} has no frame. Add at least one", shown(path))));
         };
+        let own_time = last.milliseconds;
         last.milliseconds += self.options.hold_last;
         let size = (width as u32, height as u32);
-        let mut file = temporary(&self.path, &self.target)?;
-        let mut write = || {
+        let mut file = temporary(path, target);
+        let write = |file: &mut NamedTempFile| {
             let mut out = BufWriter::with_capacity(1 << 16, file.as_file_mut());
             match self.format {
-                Format::WebP => webp::assemble(&mut out, size, &metadata, &mut self.spool),
-                Format::Gif => gif::assemble(&mut out, size, &metadata, &mut self.spool),
-                Format::Apng => apng::assemble(&mut out, size, &metadata, &mut self.spool),
+                Format::WebP => webp::assemble(&mut out, size, metadata, &mut self.spool),
+                Format::Gif => gif::assemble(&mut out, size, metadata, &mut self.spool),
+                Format::Apng => apng::assemble(&mut out, size, metadata, &mut self.spool),
             }?;
             out.flush()
         };
-        write().map_err(Error::io(&self.path, "writing the film"))?;
-        complete(&self.path, file, &self.target, self.options.overwrite)
+        let written = file.as_mut().map_or(Ok(()), write).map_err(Error::io(path, "writing the film"));
+        if let Some(last) = self.spool.frames.last_mut() {
+            last.milliseconds = own_time;
+        }
+        let file = file?;
+        written?;
+        complete(path, file, target, overwrite)
     }
 }
 

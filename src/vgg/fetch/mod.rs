@@ -1,5 +1,7 @@
 //! Downloading the published full-size networks, with resumption and a checked hash.
 
+use crate::escape::shown;
+use crate::files::{check_place, write_whole};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -67,7 +69,7 @@ pub fn names() -> Vec<&'static str> {
 /// can't be reached, refuses, or sends something else than it published; [`Error::Io`] if the file
 /// can't be written.
 pub fn fetch(name: &str, dir: Option<&Path>, progress: &mut dyn FnMut(u64, u64)) -> Result<PathBuf> {
-    fetch_from(&base(), name, dir, progress).map(|fetched| fetched.path)
+    fetch_from(&base(), name, dir, false, progress).map(|fetched| fetched.path)
 }
 
 /// The address that [`fetch`] downloads from: `MIRAGE_FETCH_BASE`, or the Hugging Face hub.
@@ -75,7 +77,8 @@ pub fn base() -> String {
     std::env::var(BASE_VARIABLE).ok().filter(|base| !base.trim().is_empty()).unwrap_or_else(|| HUB.to_owned())
 }
 
-/// [`fetch`] from a given base address, such as `https://huggingface.co`.
+/// [`fetch`] from a given base address, such as `https://huggingface.co`. Another file that has the network's name is
+/// replaced only with `overwrite`.
 ///
 /// # Errors
 /// As for [`fetch`].
@@ -83,6 +86,7 @@ pub fn fetch_from(
     base: &str,
     name: &str,
     dir: Option<&Path>,
+    overwrite: bool,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Fetched> {
     let Some((_, repository)) = NETWORKS.iter().find(|(known, _)| *known == name) else {
@@ -108,6 +112,7 @@ pub fn fetch_from(
         file_url: format!("{base}/{repository}/resolve/main/{REMOTE_FILE}"),
         pointer_url: format!("{base}/{repository}/raw/main/{REMOTE_FILE}"),
         target: folder.join(file_name(name)),
+        overwrite,
     };
     std::fs::create_dir_all(&folder).map_err(Error::io(&folder, "creating the folder"))?;
     download.run(progress)
@@ -139,6 +144,7 @@ struct Download {
     file_url: String,
     pointer_url: String,
     target: PathBuf,
+    overwrite: bool,
 }
 
 /// How one request for the rest of the file ended.
@@ -163,15 +169,13 @@ impl Download {
             return Ok(done(true, pointer.sha256));
         }
 
+        check_place(&self.target, self.overwrite)?;
         let part = self.beside("part");
-        let mut options = OpenOptions::new();
-        // Not truncated: what an earlier run downloaded is the point of the file.
-        let options = options.read(true).write(true).create(true).truncate(false);
-        let mut file = options.open(&part).map_err(Error::io(&part, "opening"))?;
+        let mut file = open_part(&part)?;
         if let Err(std::fs::TryLockError::WouldBlock) = file.try_lock() {
             return Err(Error::Download(format!(
                 "{} is being downloaded by another run of this program. Wait for it, or end it",
-                self.target.display()
+                shown(&self.target)
             )));
         }
         self.fill(&mut file, &part, &pointer, progress)?;
@@ -191,7 +195,9 @@ impl Download {
                 self.by_hand()
             )));
         }
-        std::fs::rename(&part, &self.target).map_err(Error::io(&self.target, "renaming the download to"))?;
+        // It may have come meanwhile.
+        let target = check_place(&self.target, self.overwrite)?;
+        std::fs::rename(&part, &target).map_err(Error::io(&self.target, "renaming the download to"))?;
         self.record_hash(&pointer)?;
         Ok(done(false, pointer.sha256))
     }
@@ -325,7 +331,7 @@ impl Download {
 
     /// How a person gets the file without this program; ends a sentence.
     fn by_hand(&self) -> String {
-        format!("download {} by hand and save it as {}", self.file_url, self.target.display())
+        format!("download {} by hand and save it as {}", self.file_url, shown(&self.target))
     }
 
     /// The path of a file that belongs to the target.
@@ -346,8 +352,29 @@ impl Download {
     fn record_hash(&self, pointer: &Pointer) -> Result<()> {
         let path = self.beside("sha256");
         let name = self.target.file_name().unwrap_or_default().to_string_lossy();
-        std::fs::write(&path, format!("{}  {name}\n", pointer.sha256)).map_err(Error::io(&path, "writing"))
+        let text = format!("{}  {name}\n", pointer.sha256);
+        // A file that this program did not write stays as it is: without the note, the host is asked again.
+        let is_own =
+            self.recorded_hash().is_some() && path.symlink_metadata().is_ok_and(|found| found.is_file());
+        match write_whole(&path, text.as_bytes(), "writing", is_own) {
+            Err(Error::File { .. }) => Ok(()),
+            written => written,
+        }
     }
+}
+
+/// Opens what was downloaded of a file so far, or begins it; follows no link, and takes nothing but a file.
+fn open_part(part: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    // Not truncated: what an earlier run downloaded is the point of the file.
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = options.open(part).map_err(Error::io(part, "opening"))?;
+    if !file.metadata().map_err(Error::io(part, "opening"))?.is_file() {
+        return Err(Error::file(part, "it is no ordinary file", "Remove it, or choose another folder"));
+    }
+    Ok(file)
 }
 
 /// Whether a partial answer begins at byte `start`.

@@ -93,7 +93,7 @@ fn content() -> Vec<u8> {
 }
 
 fn run(server: &Server, folder: &Path) -> Result<Fetched> {
-    fetch_from(&server.base, "vgg19", Some(folder), &mut |_, _| {})
+    fetch_from(&server.base, "vgg19", Some(folder), false, &mut |_, _| {})
 }
 
 #[test]
@@ -101,9 +101,10 @@ fn a_whole_file_arrives_checked_and_is_not_fetched_twice() {
     let (content, folder) = (content(), tempfile::tempdir().unwrap());
     let server = serve(&content, &content, &[]);
     let mut reports = Vec::new();
-    let fetched =
-        fetch_from(&server.base, "vgg19", Some(folder.path()), &mut |have, all| reports.push((have, all)))
-            .unwrap();
+    let fetched = fetch_from(&server.base, "vgg19", Some(folder.path()), false, &mut |have, all| {
+        reports.push((have, all))
+    })
+    .unwrap();
     assert_eq!(fetched.path, folder.path().join("vgg19.safetensors"));
     assert_eq!(std::fs::read(&fetched.path).unwrap(), content);
     assert!(!fetched.already_present);
@@ -113,7 +114,8 @@ fn a_whole_file_arrives_checked_and_is_not_fetched_twice() {
     assert_eq!(server.ranges.try_iter().collect::<Vec<_>>(), [None]);
 
     // The second time neither the file nor the network is needed.
-    let again = fetch_from("http://127.0.0.1:9", "vgg19", Some(folder.path()), &mut |_, _| {}).unwrap();
+    let again =
+        fetch_from("http://127.0.0.1:9", "vgg19", Some(folder.path()), false, &mut |_, _| {}).unwrap();
     assert!(again.already_present && again.path == fetched.path && again.sha256 == fetched.sha256);
     // A file put there by hand is recognised by the published hash.
     std::fs::remove_file(folder.path().join("vgg19.safetensors.sha256")).unwrap();
@@ -122,13 +124,32 @@ fn a_whole_file_arrives_checked_and_is_not_fetched_twice() {
 }
 
 #[test]
-fn a_damaged_file_in_its_place_is_replaced() {
+fn another_file_in_its_place_is_replaced_only_with_leave() {
     let (content, folder) = (content(), tempfile::tempdir().unwrap());
     let server = serve(&content, &content, &[]);
     let path = run(&server, folder.path()).unwrap().path;
     std::fs::write(&path, "garbage").unwrap();
-    assert!(!run(&server, folder.path()).unwrap().already_present);
+    let error = run(&server, folder.path()).unwrap_err();
+    assert!(error.to_string().contains("--overwrite"), "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), b"garbage");
+    let again = fetch_from(&server.base, "vgg19", Some(folder.path()), true, &mut |_, _| {}).unwrap();
+    assert!(!again.already_present);
     assert_eq!(std::fs::read(&path).unwrap(), content);
+}
+
+#[cfg(unix)]
+#[test]
+fn files_of_a_download_follow_no_links() {
+    let (content, folder) = (content(), tempfile::tempdir().unwrap());
+    let server = serve(&content, &content, &[]);
+    let path = |name: &str| folder.path().join(name);
+    std::fs::write(path("victim"), "precious").unwrap();
+    std::os::unix::fs::symlink("victim", path("vgg19.safetensors.part")).unwrap();
+    run(&server, folder.path()).unwrap_err();
+    std::fs::remove_file(path("vgg19.safetensors.part")).unwrap();
+    std::os::unix::fs::symlink("victim", path("vgg19.safetensors.sha256")).unwrap();
+    run(&server, folder.path()).unwrap();
+    assert_eq!(std::fs::read(path("victim")).unwrap(), b"precious");
 }
 
 #[test]
@@ -206,7 +227,7 @@ fn without_a_network_the_address_and_the_place_are_named() {
     // A port that was free a moment ago, so nothing listens on it.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let base = format!("http://127.0.0.1:{port}");
-    let error = fetch_from(&base, "vgg19", Some(folder.path()), &mut |_, _| {}).unwrap_err();
+    let error = fetch_from(&base, "vgg19", Some(folder.path()), false, &mut |_, _| {}).unwrap_err();
     let text = error.to_string();
     assert!(matches!(error, Error::Download(_)));
     assert!(text.contains(&format!("{base}/timm/vgg19.tv_in1k/resolve/main/model.safetensors")), "{text}");
@@ -226,7 +247,7 @@ fn a_missing_file_and_a_page_instead_of_a_pointer_are_reported() {
 
 #[test]
 fn unknown_names_are_refused_with_the_known_ones() {
-    let error = fetch_from("http://127.0.0.1:9", "resnet", None, &mut |_, _| {}).unwrap_err();
+    let error = fetch_from("http://127.0.0.1:9", "resnet", None, false, &mut |_, _| {}).unwrap_err();
     assert_eq!(error.exit_code(), 2);
     assert!(error.to_string().contains("vgg16, vgg19"), "{error}");
 }

@@ -127,11 +127,11 @@ impl Array {
         Ok(Self { element, shape, bytes })
     }
 
-    /// Writes a .npy file, whole or not at all.
+    /// Writes a .npy file, whole or not at all; in place of one that exists only with `replace`.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::File`] for bf16, which NumPy has not.
-    pub fn write_npy(&self, path: &Path) -> Result<()> {
+    /// [`Error::Io`]; [`Error::File`] for bf16, which NumPy has not, and for a file that may not be replaced.
+    pub fn write_npy(&self, path: &Path, replace: bool) -> Result<()> {
         let Some((kind, size)) = self.element.npy() else {
             return Err(Error::file(path, "a .npy file holds no bf16", "Write f32"));
         };
@@ -143,7 +143,7 @@ impl Array {
         let header = WriteOptions::new_header_only().dtype(dtype).shape(&shape).writer(Vec::new());
         let mut content = header.write_header_only().map_err(Error::io(path, "writing"))?;
         content.extend_from_slice(&self.bytes);
-        crate::files::write_whole(path, &content, "writing")
+        crate::files::write_whole(path, &content, "writing", replace)
     }
 
     /// Reads one tensor of a .safetensors file; the others are left on the disk.
@@ -300,12 +300,12 @@ mod tests {
             for shape in [vec![], vec![3], vec![2, 3, 5]] {
                 let size = count(&shape).unwrap() * element.size();
                 let array = Array { element, shape, bytes: (0..size).map(|byte| byte as u8).collect() };
-                array.write_npy(&path).unwrap();
+                array.write_npy(&path, true).unwrap();
                 assert_eq!(Array::read_npy(&path).unwrap(), array);
             }
         }
         let half = Array { element: Element::Bf16, shape: vec![1], bytes: vec![0; 2] };
-        assert!(half.write_npy(&path).is_err());
+        assert!(half.write_npy(&path, true).is_err());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::plan::{Memory, ResultSpec, RunPlan};
 use super::shader::{Bound, Variable};
 use crate::error::{Error, Result};
+use crate::escape::shown;
 use crate::gpu::{Context, Stopwatch};
 use crate::workbench::Array;
 use crate::workbench::measure::{Samples, measure_work};
@@ -459,7 +460,7 @@ impl RunPlan {
         outcome.map_err(|error| match error {
             Error::Gpu { what, message } => Error::usage(format!(
                 "{}: the device refuses it while {what}. Change the shader or its call, or choose another --adapter:\n{}",
-                self.shader.path.display(),
+                shown(&self.shader.path),
                 message.trim_end()
             )),
             error => error,

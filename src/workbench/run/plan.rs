@@ -4,6 +4,7 @@ use super::params::{Params, fill};
 use super::shader::{Bound, ShaderRequest, UserShader, Variable};
 use super::spec::{Input, Output, Source};
 use crate::error::{Error, Result};
+use crate::escape::shown;
 use crate::workbench::array::{count, dimensions};
 use crate::workbench::{Array, Element};
 use rand::{RngExt, SeedableRng};
@@ -256,7 +257,7 @@ impl RunPlan {
         } else if variable.form.open_end().is_none() && !matches!(variable.bound, Bound::Texture { .. }) {
             vec![variable.form.size() / variable.element().size()]
         } else {
-            let path = output.map_or_else(String::new, |output| output.path.display().to_string());
+            let path = output.map_or_else(String::new, |output| shown(&output.path));
             return Err(Error::usage(format!(
                 "--output {path}: how large is it? `{}` does not say; add the shape, e.g. --output {path}:64x32",
                 variable.describe()

@@ -2,6 +2,7 @@
 
 use super::form::{Form, number};
 use crate::error::{Error, Result};
+use crate::escape::shown;
 use crate::files::read_text;
 use crate::shader::{LONGEST_TEXT, check_bounds, set_const, unroll};
 use crate::workbench::Element;
@@ -142,7 +143,7 @@ impl UserShader {
         })?;
         let all = |text: &str| {
             parse(path, text, Capabilities::all()).map_err(|message| {
-                Error::usage(format!("{}: is no valid WGSL. Mend the shader:\n{message}", path.display()))
+                Error::usage(format!("{}: is no valid WGSL. Mend the shader:\n{message}", shown(&path)))
             })
         };
         let (declared, _) = all(&text)?;
@@ -208,7 +209,7 @@ impl UserShader {
             Error::usage(format!(
                 "{}: uses what {device} has not, or not with these options. Choose another --adapter (`mirage devices` \
                  lists them), or do without in the shader:\n{message}",
-                self.path.display()
+                shown(&self.path)
             ))
         })
     }
@@ -226,7 +227,7 @@ impl UserShader {
 /// Parses and validates, with naga's own message for what is wrong.
 fn parse(path: &Path, text: &str, capabilities: Capabilities) -> Result<(naga::Module, ModuleInfo), String> {
     check_bounds(text)?;
-    let name = path.display().to_string();
+    let name = shown(&path);
     let mut options = naga::front::wgsl::Options::new();
     options.capabilities = capabilities;
     let module = naga::front::wgsl::Frontend::new_with_options(options)
@@ -347,7 +348,7 @@ fn constant_line(path: &Path, text: &str, module: &naga::Module, name: &str, val
         let list = if all.is_empty() { "there is none".to_owned() } else { all.join(", ") };
         return Err(Error::usage(format!(
             "--const {name}: {} has no `override {name}` and no line `const {name}: u32 = ...;`; what can be set: {list}",
-            path.display()
+            shown(&path)
         )));
     }
     let digits = value.strip_suffix('u').unwrap_or(value);
@@ -356,7 +357,7 @@ fn constant_line(path: &Path, text: &str, module: &naga::Module, name: &str, val
     let number = number.ok_or_else(|| {
         Error::usage(format!("--const {name}={value}: `const {name}: u32` takes a whole number from 0 on"))
     })?;
-    set_const(&path.display().to_string(), text, name, number).map_err(|error| match error {
+    set_const(&shown(&path), text, name, number).map_err(|error| match error {
         Error::Gpu { message, .. } => {
             Error::usage(format!("--const {name}: {message}; the line has to begin without a space"))
         }

@@ -1,5 +1,6 @@
 //! Inputs, outputs and expected values in words.
 
+use crate::escape::{one_line, shown};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -31,8 +32,8 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sides = |shape: &[usize]| shape.iter().map(ToString::to_string).collect::<Vec<_>>().join("x");
         match self {
-            Self::Npy(path) => write!(f, "{}", path.display()),
-            Self::Tensor(path, name) => write!(f, "{}:{name}", path.display()),
+            Self::Npy(path) => write!(f, "{}", shown(&path)),
+            Self::Tensor(path, name) => write!(f, "{}:{}", shown(&path), one_line(name)),
             Self::Zeros(shape) => write!(f, "zeros:{}", sides(shape)),
             Self::Random(shape, None) => write!(f, "random:{}", sides(shape)),
             Self::Random(shape, Some(seed)) => write!(f, "random:{}:{seed}", sides(shape)),

@@ -1,6 +1,11 @@
 //! The transforms of Winograd's F(4x4, 3x3) with the points 0, +-3/4, +-3/2 and infinity, as in the shaders (see
 //! `winograd_filter.wgsl` for the method): of a filter, of tiles of the input and of the products.
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "iterators are not always inlined, and then compiled without the processor's vectors"
+)]
+
 use super::finish::Finish;
 use super::layout::{BLOCK, Placement, QUADS};
 use crate::ops::MapLayout;

@@ -1,0 +1,519 @@
+//! What is written, where, and what becomes of it when that fails: nothing is lost.
+
+use crate::interrupt::{code, endless, signal, wait_until_it_paints};
+use crate::support::{Place, pixels};
+use assert_cmd::Command;
+use predicates::prelude::*;
+use std::io::Read as _;
+use std::os::unix::fs::{FileTypeExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+fn says(text: &str) -> impl Predicate<str> + use<> {
+    predicate::str::contains(text.to_owned())
+}
+
+fn fifo(path: &Path) {
+    assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
+/// Exit code 2 with these words, before a device is asked for, and nothing is changed.
+#[track_caller]
+fn refuses(place: &Place, command: &mut Command, words: &[&str]) {
+    let content = |place: &Place| -> Vec<(String, Option<Vec<u8>>)> {
+        let ordinary = |path: &Path| path.metadata().is_ok_and(|found| found.is_file());
+        let read = |name: String| {
+            let path = place.path(&name);
+            (name, ordinary(&path).then(|| std::fs::read(path).unwrap()))
+        };
+        place.entries().into_iter().map(read).collect()
+    };
+    let before = content(place);
+    let output = command.output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(!message.contains("mesa"), "{message}");
+    for word in words {
+        assert!(message.contains(word), "no `{word}` in: {message}");
+    }
+    assert!(content(place) == before, "something was changed: {message}");
+}
+
+#[test]
+fn devices_and_pipes_are_written_through() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    symlink("/dev/null", place.path("null")).unwrap();
+    fifo(&place.path("pipe"));
+    let trace = |output: &str, path: &str| {
+        let mut command = place.render_to(&photo, output, "2");
+        command.args(["--trace", path, "--quiet"]);
+        command
+    };
+    trace("null.png", "null").assert().success().stderr("");
+    assert!(place.path("null").symlink_metadata().unwrap().is_symlink());
+    // Nobody reads: said, and not waited for.
+    let limit = std::time::Duration::from_secs(60);
+    trace("a.png", "pipe").timeout(limit).assert().success().stderr(says("no program reads this pipe"));
+    let pipe = place.path("pipe");
+    let reader = std::thread::spawn(move || std::fs::read(pipe).unwrap());
+    trace("b.png", "pipe").assert().success().stderr("");
+    let text = reader.join().unwrap();
+    assert!(serde_json::from_slice::<serde_json::Value>(&text).unwrap()["traceEvents"].is_array());
+    assert!(place.path("pipe").metadata().unwrap().file_type().is_fifo());
+    // A picture and a film are not streams: they are refused, with leave or without.
+    symlink("/dev/null", place.path("null.png.png")).unwrap();
+    fifo(&place.path("pipe.apng"));
+    for words in [&["-o", "null.png.png"][..], &["-o", "c.png", "--film", "pipe.apng"]] {
+        let mut command = place.deviceless();
+        command.arg("render").arg(&photo).args(["--overwrite", "--weights", "none.safetensors"]).args(words);
+        refuses(&place, &mut command, &["no ordinary file"]);
+    }
+    assert!(!place.entries().iter().any(|name| name.starts_with(".mirage")), "{:?}", place.entries());
+}
+
+/// A run with everything that it can read; the test adds what it writes.
+fn reader(place: &Place) -> Command {
+    let mut command = place.deviceless();
+    command.arg("render").arg("photo.png").arg("--weights").arg("net.safetensors").args([
+        "--style-image",
+        "style.png",
+        "--spatial-image",
+        "layout.png",
+        "--init",
+        "start.png",
+        "--labels",
+        "labels.txt",
+        "--tuning-cache",
+        "tuning.json",
+        "--overwrite",
+    ]);
+    // A device that is not there: what is not refused before ends there.
+    command.args(["--size", "48", "--adapter", "no such device"]);
+    command
+}
+
+#[test]
+fn nothing_that_a_run_reads_is_replaced_by_any_name() {
+    let place = Place::new();
+    place.network();
+    for name in ["photo.png", "style.png", "layout.png", "start.png"] {
+        place.photo(name, 64, 48);
+    }
+    place.file("labels.txt", b"a\nb\nc\nd\ne\nf\ng\nh\ni\n");
+    place.file("tuning.json", b"{}");
+    std::fs::create_dir(place.path("inner")).unwrap();
+    for read in
+        ["photo.png", "style.png", "layout.png", "start.png", "labels.txt", "tuning.json", "net.safetensors"]
+    {
+        std::fs::hard_link(place.path(read), place.path("hard")).unwrap();
+        symlink(read, place.path("soft")).unwrap();
+        symlink("../soft", place.path("inner/softer")).unwrap();
+        let whole = place.path(read).to_string_lossy().into_owned();
+        for name in [read, "hard", "soft", "inner/softer", "inner/../hard", &whole] {
+            for option in ["--log", "--trace"] {
+                let words = ["which the run reads", option];
+                refuses(&place, reader(&place).args(["-o", "out.png", option, name]), &words);
+            }
+        }
+        for name in ["hard", "soft", "inner/softer"] {
+            std::fs::remove_file(place.path(name)).unwrap();
+        }
+    }
+    // As picture, snapshot, film and checkpoint, whose names have endings.
+    for (link, words) in [
+        ("out.png", &["-o", "out.png"][..]),
+        ("out-0002.png", &["-o", "out.png", "--save-at", "2"]),
+        ("out-checkpoint.safetensors", &["-o", "out.png"]),
+        ("film.apng", &["-o", "out.png", "--film", "film.apng"]),
+    ] {
+        std::fs::hard_link(place.path("style.png"), place.path(link)).unwrap();
+        refuses(&place, reader(&place).args(words), &[link, "which the run reads"]);
+        std::fs::remove_file(place.path(link)).unwrap();
+    }
+}
+
+#[test]
+fn the_default_network_is_not_replaced_either() {
+    let network = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/vgg16-narrow.safetensors");
+    if cfg!(feature = "embedded-network") || !network.exists() {
+        return;
+    }
+    let place = Place::new();
+    place.photo("photo.png", 64, 48);
+    symlink(&network, place.path("link")).unwrap();
+    for given in [&[][..], &["--weights", "narrow"]] {
+        let mut command = place.deviceless();
+        command.args(["render", "photo.png", "-o", "out.png", "--overwrite", "--trace", "link"]).args(given);
+        command.args(["--adapter", "no such device"]);
+        refuses(&place, &mut command, &["vgg16-narrow", "which the run reads"]);
+    }
+}
+
+#[test]
+fn files_of_one_run_have_different_names() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    symlink("out.png", place.path("dangling")).unwrap();
+    for words in [
+        &["--log", "./out.png"][..],
+        &["--log", "OUT.png"],
+        &["--log", "dangling"],
+        &["--log", "out-checkpoint.safetensors"],
+        &["--log", "out-0002.png", "--save-at", "2"],
+        &["--trace", "out-0002.png", "--save-every", "1"],
+        &["--log", "x", "--trace", "x"],
+        &["--film", "x.apng", "--trace", "./x.apng"],
+    ] {
+        let mut command = place.deviceless();
+        command.arg("render").arg(&photo).args(["-o", "out.png", "--overwrite", "--iterations", "3"]);
+        command.args(["--weights", "none.safetensors"]).args(words);
+        refuses(&place, &mut command, &["of this run"]);
+    }
+}
+
+#[test]
+fn a_checkpoint_or_cell_that_is_read_stays() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    place.render_for(&photo, "2").args(["--checkpoint-every", "1", "--quiet"]).assert().success();
+    let checkpoint = "out-checkpoint.safetensors";
+    std::fs::hard_link(place.path(checkpoint), place.path("hard")).unwrap();
+    for words in [
+        &["--log", checkpoint][..],
+        &["--trace", "hard"],
+        &["--log", "hard"],
+        // Another run than the one that it is of.
+        &["--seed", "7", "-o", "out.png"],
+    ] {
+        let mut command = place.deviceless();
+        command.args(["resume", checkpoint, "--iterations", "4", "--overwrite"]).args(words);
+        refuses(&place, &mut command, &["which the run reads"]);
+    }
+    std::fs::copy(place.path("out.png"), place.path("cell.png")).unwrap();
+    let mut command = place.deviceless();
+    command.args(["sweep", "--continue", "cell.png", "-o", "./cell.png", "--overwrite"]);
+    refuses(&place, &mut command, &["cell.png", "which the run reads"]);
+    // The run itself renews its checkpoint.
+    place.mirage().args(["resume", checkpoint, "--iterations", "4", "--quiet"]).assert().success();
+}
+
+#[test]
+fn a_sweep_replaces_neither_what_it_reads_nor_what_is_not_its_own() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("folder")).unwrap();
+    let photo = place.photo("folder/r1c1.png", 64, 48);
+    let sweep = |photo: &Path, words: &[&str]| {
+        let mut command = place.deviceless();
+        command.arg("sweep").arg(photo).arg("--weights").arg(place.network());
+        command.args(["--vary", "seed=1,2", "--size", "48", "-o", "folder", "--adapter", "none"]).args(words);
+        command
+    };
+    refuses(&place, &mut sweep(&photo, &["--overwrite"]), &["r1c1.png", "which the run reads"]);
+    assert_eq!(image::image_dimensions(&photo).unwrap(), (64, 48));
+    std::fs::rename(&photo, place.path("photo.png")).unwrap();
+    let photo = place.path("photo.png");
+    std::fs::hard_link(&photo, place.path("folder/sheet.png")).unwrap();
+    refuses(&place, &mut sweep(&photo, &["--overwrite"]), &["sheet.png", "which the run reads"]);
+    std::fs::remove_file(place.path("folder/sheet.png")).unwrap();
+    let foreign = place.file("folder/run-2-checkpoint.safetensors", b"precious");
+    refuses(&place, &mut sweep(&photo, &[]), &["run-2-checkpoint", "--overwrite"]);
+    assert_eq!(std::fs::read(foreign).unwrap(), b"precious");
+}
+
+#[test]
+fn other_commands_replace_nothing_without_leave() {
+    let place = Place::new();
+    place.network();
+    place.file("taken", b"precious");
+    place.file("taken.npy", b"precious");
+    place.file("k.wgsl", b"@group(0) @binding(0) var<storage, read_write> y: array<f32>;\n@compute @workgroup_size(1) fn main() { y[0] = 1.0; }\n");
+    let test = ["kernels", "test", "relu", "--shapes", "quick", "--adapter", "cpu"];
+    let bench = ["kernels", "bench", "relu", "--size", "32", "--rounds", "1", "--adapter", "cpu"];
+    let run = ["kernels", "run", "k.wgsl"];
+    for (command, words, said) in [
+        (&test[..], &["--json", "taken"][..], "--overwrite"),
+        (&test, &["--junit", "taken"], "--overwrite"),
+        (&test, &["--json", "new", "--junit", "./new"], "two outputs"),
+        (&bench, &["--json", "taken"], "--overwrite"),
+        (&bench, &["--json", "taken", "--compare", "taken", "--overwrite"], "reads"),
+        (&run, &["--output", "taken.npy:1"], "--overwrite"),
+        (&["tune"], &["--tuning-cache", "taken"], "no tuning cache"),
+    ] {
+        refuses(
+            &place,
+            place.deviceless().args(command).args(words),
+            &["taken", said][usize::from(said == "two outputs")..],
+        );
+    }
+    // With leave; and the second time for what the first one wrote.
+    place.mirage().args(test).args(["--json", "taken", "--junit", "new", "--overwrite"]).assert().success();
+    assert!(
+        serde_json::from_slice::<serde_json::Value>(&std::fs::read(place.path("taken")).unwrap()).is_ok()
+    );
+    refuses(&place, place.mirage().args(test).args(["--junit", "new"]), &["new", "--overwrite"]);
+
+    place.mirage().args(["man", "pages"]).assert().success();
+    std::fs::write(place.path("pages/mirage-render.1"), "mine").unwrap();
+    place.mirage().args(["man", "pages"]).assert().code(2).stderr(says("--overwrite"));
+    assert_eq!(std::fs::read(place.path("pages/mirage-render.1")).unwrap(), b"mine");
+    place.mirage().args(["man", "pages", "--overwrite"]).assert().success();
+    assert_ne!(std::fs::read(place.path("pages/mirage-render.1")).unwrap(), b"mine");
+
+    std::fs::create_dir(place.path("report")).unwrap();
+    place.file("report/report.md", b"mine");
+    let mut report = place.mirage();
+    report
+        .args(["report", "--parts", "device", "--output", "report"])
+        .assert()
+        .code(2)
+        .stderr(says("report.md"));
+    assert_eq!(std::fs::read_dir(place.path("report")).unwrap().count(), 1);
+
+    std::fs::create_dir(place.path("shaders")).unwrap();
+    symlink("../victim", place.path("shaders/relu.wgsl")).unwrap();
+    place.mirage().args(["kernels", "show", "relu", "--files", "shaders"]).assert().success();
+    assert!(place.path("shaders/relu.wgsl").symlink_metadata().unwrap().is_symlink());
+    assert!(!place.path("victim").exists());
+}
+
+#[test]
+fn two_runs_with_one_output_notice_each_other() {
+    let place = Place::new();
+    let mut first = place.spawn(endless(&place).args(["--film", "f.apng", "--trace", "t.json"]));
+    wait_until_it_paints(&place);
+    let photo = place.path("photo.png");
+    std::fs::create_dir(place.path("inner")).unwrap();
+    for words in [
+        &["-o", "out.png"][..],
+        &["-o", "./inner/../out.png"],
+        // Its checkpoint and its snapshots would have the same names.
+        &["-o", "out.webp"],
+        &["-o", "a.png", "--log", "run.jsonl"],
+        &["-o", "b.png", "--film", "f.apng"],
+        &["-o", "c.png", "--trace", "t.json"],
+    ] {
+        let mut second = place.deviceless();
+        second.arg("render").arg(&photo).args(["--overwrite", "--weights", "none.safetensors"]).args(words);
+        let output = second.output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && message.contains("another run"), "{words:?}: {message}");
+    }
+    signal(&first, "-INT");
+    assert_eq!(code(&mut first), Some(130));
+    assert!(!place.entries().iter().any(|name| name.starts_with(".mirage")), "{:?}", place.entries());
+    // Now only what exists is in the way.
+    place.render_for(&photo, "2").assert().code(2).stderr(says("exists").and(says("--overwrite")));
+    // A run that is killed locks nothing.
+    let mut killed = place.spawn(&place.render_to(&photo, "killed.png", "10000000"));
+    let begun = std::time::Instant::now();
+    let locked =
+        || place.entries().iter().any(|name| name.starts_with(".mirage-") && name.ends_with(".lock"));
+    while !locked() {
+        assert!(begun.elapsed().as_secs() < 60);
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    place.render_to(&photo, "killed.png", "2").args(["--quiet"]).assert().success();
+    assert!(!locked());
+}
+
+#[test]
+fn names_are_checked_before_the_run() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    let long = |length: usize| format!("{}.png", "x".repeat(length - 4));
+    let film = format!("{}.apng", "x".repeat(300));
+    let name = "x".repeat(300);
+    let render = |output: &str, words: &[&str]| {
+        let mut command = place.deviceless();
+        command.arg("render").arg(&photo).args(["-o", output, "--weights", "none.safetensors"]).args(words);
+        command
+    };
+    // A picture with a name of 240 bytes can be saved, but not its checkpoint.
+    for length in [240, 255, 300] {
+        refuses(&place, &mut render(&long(length), &[]), &["name", "too long"]);
+    }
+    for words in [["--log", &name], ["--trace", &name], ["--film", &film]] {
+        refuses(&place, &mut render("out.png", &words), &["name", "too long"]);
+    }
+    // The longest name whose checkpoint can be saved.
+    render(&long(236), &[]).assert().code(2).stderr(says("none.safetensors"));
+    assert_eq!(place.entries(), ["photo.png"]);
+}
+
+#[test]
+fn room_for_the_picture_is_checked_before_the_run() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 300, 300);
+    let mut command = place.deviceless();
+    command.arg("render").arg(&photo).args([
+        "-o",
+        "out.png",
+        "--size",
+        "300",
+        "--weights",
+        "none.safetensors",
+    ]);
+    // 270 KB of pixels, 256 KiB of room.
+    refuses(&place, &mut place.in_shell("ulimit -f 256", &command), &["out.png", "room for 256 KiB"]);
+    let mut more = place.in_shell("ulimit -f 300", &command);
+    more.assert().code(2).stderr(says("none.safetensors"));
+}
+
+/// What a run can do without takes more than there is: it goes on, says so once for each, and ends well.
+#[test]
+fn a_full_disk_of_an_extra_is_a_warning() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    let words = ["--print-every", "1", "--checkpoint-every", "5", "--film", "out.apng", "--log", "run.jsonl"];
+    let mut run = place.render_for(&photo, "60");
+    run.args(words).arg("--quiet");
+    let output = place.in_shell("ulimit -f 24", &run).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    for words in ["no checkpoint: ", "the film lacks frames", "the log ends here"] {
+        assert_eq!(said.matches(words).count(), 1, "{said}");
+    }
+    let whole = {
+        let place = Place::new();
+        let photo = place.photo("photo.png", 64, 48);
+        place.render_for(&photo, "60").arg("--quiet").assert().success();
+        pixels(&place.path("out.png"))
+    };
+    assert!(pixels(&place.path("out.png")) == whole, "the picture is that of an undisturbed run");
+    // What is there of the log are whole lines.
+    let log = std::fs::read_to_string(place.path("run.jsonl")).unwrap();
+    assert!(log.lines().count() > 3 && log.ends_with('\n'));
+    log.lines().for_each(|line| drop(serde_json::from_str::<serde_json::Value>(line).expect(line)));
+    let rest = place.entries();
+    assert!(!rest.iter().any(|name| name.starts_with(".mirage") || name.contains("rescued")), "{rest:?}");
+
+    for option in ["--log", "--trace"] {
+        let mut full = place.render_to(&photo, &format!("full{option}.png"), "3");
+        full.args([option, "/dev/full", "--quiet"])
+            .assert()
+            .success()
+            .stderr(says("/dev/full").and(says("warning: ")));
+    }
+}
+
+#[test]
+fn snapshots_that_cannot_be_saved_do_not_end_a_run() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("gone")).unwrap();
+    let photo = place.photo("photo.png", 64, 48);
+    std::fs::create_dir(place.path("tmp")).unwrap();
+    let mut run = place.render_to(&photo, "gone/out.png", "10000000");
+    run.args(["--save-every", "1", "--checkpoint-every", "2", "--film", "gone/f.apng", "--log", "run.jsonl"]);
+    run.env("TMPDIR", place.path("tmp")).arg("--quiet");
+    let mut child = place.spawn(&run);
+    wait_until_it_paints(&place);
+    std::fs::rename(place.path("gone"), place.path("elsewhere")).unwrap();
+    // Until a checkpoint is rescued: the snapshot before it could not be saved either.
+    let begun = std::time::Instant::now();
+    while std::fs::read_dir(place.path("tmp")).unwrap().count() == 0 {
+        assert!(child.try_wait().unwrap().is_none(), "the run ended");
+        assert!(begun.elapsed().as_secs() < 60);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    signal(&child, "-INT");
+    // The picture is not where it should be.
+    assert_eq!(code(&mut child), Some(1));
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(said.contains("no snapshot: "), "{said}");
+    // Picture, film and checkpoint are rescued, each in a folder of its own with a name that can't be guessed.
+    let mut rescued: Vec<PathBuf> = Vec::new();
+    for folder in std::fs::read_dir(place.path("tmp")).unwrap() {
+        let folder = folder.unwrap().path();
+        let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+        assert!(name.len() > "mirage-rescued-".len() + 10 && name.starts_with("mirage-rescued-"), "{name}");
+        rescued.extend(std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()));
+    }
+    let find = |name: &str| {
+        rescued.iter().find(|path| path.ends_with(name)).unwrap_or_else(|| panic!("{name}: {said}"))
+    };
+    for name in ["out.png", "f.apng", "out-checkpoint.safetensors"] {
+        assert!(said.contains(&*find(name).to_string_lossy()), "{name}: {said}");
+    }
+    assert_eq!(rescued.len(), 3, "{rescued:?}");
+    image::open(find("out.png")).unwrap();
+    let log = std::fs::read_to_string(place.path("run.jsonl")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["event"], last["output"].as_str()), (&"error".into(), find("out.png").to_str()));
+    let state = neural_mirage::mirage::Checkpoint::load(find("out-checkpoint.safetensors")).unwrap().state;
+    let next = (state.iteration + 1).to_string();
+    let mut resume = place.mirage();
+    resume.arg("resume").arg(find("out-checkpoint.safetensors")).args(["--iterations", &next, "--quiet"]);
+    resume.assert().success();
+}
+
+/// A small disk, if this user may make one.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(place: &Place, size: &str) -> Option<Self> {
+        let path = place.path("disk");
+        std::fs::create_dir(&path).unwrap();
+        let mount = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(&path)
+            .output();
+        if mount.is_ok_and(|output| output.status.success()) {
+            return Some(Self(path));
+        }
+        eprintln!("SKIPPED: this user can't mount a small disk");
+        None
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_log_on_a_full_disk_goes_on_elsewhere_with_all_its_lines() {
+    let place = Place::new();
+    let Some(_disk) = Disk::mount(&place, "48k") else { return };
+    let photo = place.photo("photo.png", 64, 48);
+    std::fs::create_dir(place.path("tmp")).unwrap();
+    let mut run = place.render_for(&photo, "80");
+    run.args(["--print-every", "1", "--log", "disk/run.jsonl", "--quiet"]).env("TMPDIR", place.path("tmp"));
+    let said = run.assert().success().stderr(says("the log goes on in")).get_output().stderr.clone();
+    let said = String::from_utf8_lossy(&said);
+    let (_, moved) = said.trim_end().rsplit_once(" in ").unwrap();
+    let log = std::fs::read_to_string(moved).unwrap();
+    let events: Vec<serde_json::Value> =
+        log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&events[0]["event"], &events[events.len() - 1]["event"]), (&"start".into(), &"end".into()));
+    assert_eq!(events.iter().filter(|event| event["event"] == "iteration").count(), 81);
+    // The part on the disk ends with a whole line.
+    assert!(std::fs::read_to_string(place.path("disk/run.jsonl")).unwrap().ends_with("}\n"));
+}
+
+#[test]
+fn a_disk_too_small_for_an_extra_is_noted_before_the_run() {
+    let place = Place::new();
+    let Some(_disk) = Disk::mount(&place, "48k") else { return };
+    let photo = place.photo("photo.png", 64, 48);
+    std::fs::create_dir(place.path("tmp")).unwrap();
+    let mut run = place.render_to(&photo, "disk/out.png", "20");
+    run.args(["--checkpoint-every", "5"]).env("TMPDIR", place.path("tmp"));
+    run.assert().success().stderr(says("note: a checkpoint takes about").and(says("no checkpoint: ")));
+    image::open(place.path("disk/out.png")).unwrap();
+    // Too small for the picture itself.
+    let photo = place.photo("large.png", 300, 300);
+    let mut large = place.deviceless();
+    large.arg("render").arg(&photo).args([
+        "-o",
+        "disk/b.png",
+        "--size",
+        "400",
+        "--weights",
+        "none.safetensors",
+    ]);
+    refuses(&place, &mut large, &["disk/b.png", "room for"]);
+}
