@@ -49,11 +49,16 @@ pub fn was_given_up() -> bool {
     GIVEN_UP.load(Ordering::SeqCst)
 }
 
-/// The error where threads were asked for on another device than the CPU.
-pub(crate) fn threads_of(device: &str) -> Error {
-    Error::usage(format!(
-        "--threads is for the CPU device, and {device} has threads of its own: leave it out, or choose --adapter cpu"
-    ))
+impl DeviceOptions {
+    /// Refuses a number of threads for a graphics device.
+    pub(crate) fn check_threads(&self, device: &str) -> Result<()> {
+        if self.threads.is_none() {
+            return Ok(());
+        }
+        Err(Error::usage(format!(
+            "--threads is for the CPU device, and {device} has threads of its own: leave it out, or choose --adapter cpu"
+        )))
+    }
 }
 
 /// How long a device may take.
@@ -145,9 +150,7 @@ impl Context {
         limits: impl Fn(&wgpu::Limits, bool) -> wgpu::Limits,
     ) -> Result<Self> {
         let info = adapter.get_info();
-        if options.threads.is_some() {
-            return Err(threads_of(&adapter::describe(&info)));
-        }
+        options.check_threads(&adapter::describe(&info))?;
         let mut features =
             if options.minimal { wgpu::Features::empty() } else { adapter.features() & wanted };
         let limits = limits(&adapter.limits(), options.minimal);

@@ -15,7 +15,6 @@ mod wait;
 
 pub use adapter::{AdapterChoice, AdapterSummary, adapters};
 pub use buffer::UPLOAD_CHUNK;
-pub(crate) use context::threads_of;
 pub use context::{Context, DeviceOptions, Hardware, was_given_up};
 pub use hidden::hidden_gpus;
 pub use pipeline::{Pipeline, PipelineCache, PipelineKey};

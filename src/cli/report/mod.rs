@@ -20,7 +20,7 @@ use super::interrupt::{INTERRUPTED, Interrupt};
 use super::streams;
 use super::terminal::Terminal;
 use crate::error::{Error, Result};
-use crate::gpu::threads_of;
+use crate::gpu::DeviceOptions;
 use crate::mirage::Controls;
 use args::JSON;
 pub(super) use args::ReportArgs;
@@ -35,8 +35,9 @@ pub(super) fn run(args: &ReportArgs, shader_dir: Option<&Path>) -> Result<u8> {
         return iteration::run(args, process);
     }
     let on_cpu = args.is_of_cpu(shader_dir)?;
-    if args.threads.is_some() && !on_cpu {
-        return Err(threads_of("a graphics device"));
+    if !on_cpu {
+        let threads = args.threads.map(usize::from);
+        DeviceOptions { threads, ..DeviceOptions::default() }.check_threads("a graphics device")?;
     }
     let interrupt =
         Interrupt::install_with("Stopping; what was measured is kept. Ctrl-C again quits at once.");

@@ -315,9 +315,9 @@ fn input_tiles<const TURNED: bool, const MASKED: bool>(
                 for c in 0..SIDE {
                     let [a, b, d, e, f, g] = &rows;
                     let column = input_line([a[c], b[c], d[c], e[c], f[c], g[c]]);
-                    for r in 0..SIDE {
+                    for (r, value) in column.iter().enumerate() {
                         let at = (r * SIDE + c) * POSITION + place * BLOCK + half * LANES;
-                        to[at..at + LANES].copy_from_slice(&column[r].0);
+                        to[at..at + LANES].copy_from_slice(&value.0);
                     }
                 }
             }
