@@ -142,7 +142,7 @@ fn right_kernels_pass_and_reports_say_so() {
     let errors = |seed: &str| {
         let file = format!("{seed}.json");
         let args = ["kernels", "test", "gram/naive", "--shapes", "quick", "--seed", seed, "--json", &file];
-        place.mirage().args(args).assert().success();
+        place.mirage().args(args).arg("--overwrite").assert().success();
         std::fs::read_to_string(place.path(&file)).unwrap().replace(&format!("\"seed\": {seed}"), "")
     };
     let first = errors("3");

@@ -108,7 +108,7 @@ pub fn run(place: &Place, code: i32, words: &[&str]) -> String {
 #[track_caller]
 pub fn refuses(place: &Place, words: &[&str], parts: &[&str]) {
     let before = place.entries();
-    let output = place.deviceless().args(["kernels", "run"]).args(words).output().unwrap();
+    let output = place.deviceless().args(["kernels", "run", "--overwrite"]).args(words).output().unwrap();
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{words:?}: {message}");
     assert!(!message.contains("panicked") && !message.contains("mesa"), "{words:?}: {message}");
@@ -435,7 +435,7 @@ fn half_precision_arithmetic_where_the_device_has_it() {
         assert!(message.contains("f16") && message.contains("--adapter"), "{message}");
     }
     // A minimal device has no f16, and the shader's text is shown.
-    let output = command(&place, &words).arg("--minimal").output().unwrap();
+    let output = command(&place, &words).args(["--minimal", "--overwrite"]).output().unwrap();
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{message}");
     assert!(message.contains("half.wgsl") && message.contains("enable f16;"), "{message}");
