@@ -349,7 +349,9 @@ fn a_run_verifies_its_kernels_first_and_refuses_a_broken_one() {
     broken(&place, shaders);
     let mut run = place.render_for(&photo, "1");
     run.args(["--verify", "--overwrite", "--kernels", "texture", "--shader-dir", "my shaders"]);
-    run.assert().code(1).stderr(contains("wrong result: total_variation").and(contains("llvmpipe").or(contains("on "))));
+    run.assert()
+        .code(1)
+        .stderr(contains("wrong result: total_variation").and(contains("llvmpipe").or(contains("on "))));
 }
 
 #[test]
