@@ -144,7 +144,7 @@ mod tests {
             ("sum", wrap(format!("let b = {}a;", "a + ".repeat(n)))),
             ("minus", wrap(format!("let b = {}a;", "- ".repeat(n)))),
             ("brackets", wrap(format!("let b = {}a{};", "(".repeat(n), ")".repeat(n)))),
-            ("indices", wrap(format!("let b = a{};", "[0]".repeat(1) + &".x".repeat(n)))),
+            ("indices", wrap(format!("let b = a[0]{};", ".x".repeat(n)))),
             ("both", wrap(format!("let b = {}a{};", "(a + a + a + ".repeat(n / 4), ")".repeat(n / 4)))),
             ("blocks", wrap(format!("{}{}", "{".repeat(n), "}".repeat(n)))),
             ("else", wrap(format!("if a > 0.0 {{}} {}", "else if a > 1.0 {} ".repeat(n)))),

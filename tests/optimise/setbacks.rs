@@ -24,7 +24,7 @@ struct Glitch {
 }
 
 impl Glitch {
-    fn new(inner: impl Optimizer + 'static, at: u32, times: u32) -> Arc<dyn Optimizer> {
+    fn around(inner: impl Optimizer + 'static, at: u32, times: u32) -> Arc<dyn Optimizer> {
         Arc::new(Self { inner: Arc::new(inner), at, times: AtomicU32::new(times) })
     }
 }
@@ -135,8 +135,8 @@ fn a_run_goes_back_to_its_last_good_picture() {
                 request.schedule.snapshot_at = vec![6];
                 request.schedule.state_every = 4;
                 request.optimizer = match lbfgs {
-                    false => Glitch::new(Adam::default(), at, 1),
-                    true => Glitch::new(plain, at, 1),
+                    false => Glitch::around(Adam::default(), at, 1),
+                    true => Glitch::around(plain, at, 1),
                 };
                 let mut session = session(&(engine.clone(), network.clone(), request.clone()), request);
                 let (result, heard) = listen(&mut session);
@@ -169,7 +169,7 @@ fn a_resumed_run_keeps_the_halved_step() {
     for engine in devices() {
         let mut request = request(&golden);
         request.schedule.state_every = 4;
-        request.optimizer = Glitch::new(Adam::default(), 5, 1);
+        request.optimizer = Glitch::around(Adam::default(), 5, 1);
         let setting = (engine, network.clone(), request.clone());
         let (whole, heard) = listen(&mut session(&setting, request.clone()));
         let whole = whole.unwrap();
@@ -193,7 +193,7 @@ fn the_sixth_time_ends_the_run_with_its_cause() {
     let network = network();
     for engine in devices() {
         let mut request = request(&golden);
-        request.optimizer = Glitch::new(Adam::default(), 7, 6);
+        request.optimizer = Glitch::around(Adam::default(), 7, 6);
         let mut session = session(&(engine, network.clone(), request.clone()), request);
         let (result, heard) = listen(&mut session);
         let Err(Error::Unstable { cause, iteration, setbacks }) = result else { panic!("{result:?}") };
@@ -223,7 +223,7 @@ fn a_scale_does_not_hand_over_what_went_wrong() {
         request.groups.retain(|group| group.name != "abstract");
         let count = ScaleCount::Exactly(2);
         request.scales = Scales { count, iterations: vec![7, 4], ..Scales::single(7) };
-        request.optimizer = Glitch::new(Adam::default(), 6, 1);
+        request.optimizer = Glitch::around(Adam::default(), 6, 1);
         let mut session = session(&(engine, network.clone(), request.clone()), request);
         let (result, heard) = listen(&mut session);
         let (setback, result) = (&heard.setbacks[0], result.unwrap());
