@@ -9,7 +9,7 @@ use multiversion::target::target_cfg_f;
 /// slices start at that position; `stride` is the distance from one block's tiles to the next one's, in floats. The order
 /// of the sum depends on nothing else.
 ///
-/// There is no code for AVX-512: for this loop LLVM makes gathers and scatters of it.
+/// There is no code for AVX-512: LLVM makes gathers and scatters of this loop there.
 #[multiversion(targets("x86_64+avx2+fma", "aarch64+neon"))]
 pub(super) fn products(from: &[f32], stride: usize, panel: &[f32], to: &mut [f32], packs: usize) {
     // Rows such that the sums fill the vector registers, but for those of the factors.

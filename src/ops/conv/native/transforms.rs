@@ -333,6 +333,8 @@ pub(super) struct Target<'a, 'b> {
     pub first_row: usize,
     /// The block's rows, with their border texel: those of its first quad, of its second, and so on.
     pub rows: &'a mut [&'b mut [f32]],
+    /// Rows of a quad.
+    pub per_quad: usize,
     pub finish: &'a Finish<'a>,
     pub turned: bool,
 }
@@ -340,7 +342,7 @@ pub(super) struct Target<'a, 'b> {
 /// Transforms 16 channels of tiles from the products, packed as [`transform_input`] does it, and writes the pixels.
 #[multiversion(targets("x86_64+avx2+fma", "aarch64+neon"))]
 pub(super) fn transform_output(from: &[f32], tiles: &Tiles, target: &mut Target<'_, '_>) {
-    let quads = (target.layout.quads() - target.block * QUADS).min(QUADS);
+    let quads = target.rows.len() / target.per_quad;
     for (pack, from) in tiles.packs().zip(from.as_chunks::<PACK>().0) {
         for (place, corner) in pack {
             for half in 0..quads.div_ceil(2) {
@@ -375,8 +377,6 @@ impl Target<'_, '_> {
     /// Writes the pixels of one quad, whose lanes start at `lane`.
     #[inline(always)]
     fn write(&mut self, quad: usize, [top, left]: [usize; 2], rows: &[[Lanes; TILE]; TILE], lane: usize) {
-        let quads = (self.layout.quads() - self.block * QUADS).min(QUADS);
-        let per_quad = self.rows.len() / quads;
         for (r, row) in rows.iter().enumerate() {
             let y = top + if self.turned { TILE - 1 - r } else { r };
             if y >= self.layout.height {
@@ -390,7 +390,8 @@ impl Target<'_, '_> {
             if self.turned {
                 values.reverse();
             }
-            let to = &mut self.rows[quad * per_quad + y - self.first_row].as_chunks_mut::<4>().0[1 + left..];
+            let to =
+                &mut self.rows[quad * self.per_quad + y - self.first_row].as_chunks_mut::<4>().0[1 + left..];
             let quad = self.block * QUADS + quad;
             let texel = self.layout.texel(quad, y, left);
             if let Some(to) = to.first_chunk_mut::<TILE>() {

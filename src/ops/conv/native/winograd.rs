@@ -130,7 +130,7 @@ impl Winograd {
         let blocks = rows.chunks_mut(per_quad * QUADS).zip(results.chunks_exact(stride)).enumerate();
         for (block, (rows, results)) in blocks {
             let layout = self.place.output;
-            let mut target = Target { layout, block, first_row, rows, finish, turned: self.turned };
+            let mut target = Target { layout, block, first_row, rows, per_quad, finish, turned: self.turned };
             transform_output(results, tiles, &mut target);
         }
     }
@@ -176,7 +176,7 @@ impl Winograd {
         let blocks = rows.par_chunks_mut(per_quad * QUADS).zip(results.par_chunks_exact(stride)).enumerate();
         blocks.for_each(|(block, (rows, results))| {
             let layout = self.place.output;
-            let mut target = Target { layout, block, first_row, rows, finish, turned: self.turned };
+            let mut target = Target { layout, block, first_row, rows, per_quad, finish, turned: self.turned };
             transform_output(results, &tiles, &mut target);
         });
     }
