@@ -134,7 +134,7 @@ def forward_side(peer, side, weights, runs):
     from safetensors.torch import load_file
 
     state = load_file(weights)
-    forward = torch_forward(side, state) if peer == "torch" else ncnn_forward(side, state)[0]
+    forward, picture = (torch_forward(side, state), None) if peer == "torch" else ncnn_forward(side, state)
     times = []
     for _ in range(2 + runs):
         start = time.perf_counter()
@@ -144,7 +144,6 @@ def forward_side(peer, side, weights, runs):
     if peer == "ncnn":  # that it computes the same
         import numpy as np
 
-        forward, picture = ncnn_forward(side, state)
         wanted = torch_forward(side, state, picture)()
         off = np.linalg.norm(forward() - wanted) / np.linalg.norm(wanted)
         assert off < 1e-3, f"ncnn's activations are off by {off}"

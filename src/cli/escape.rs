@@ -36,13 +36,11 @@ pub(super) fn quoted(path: impl AsRef<Path>) -> String {
             for c in chunk.valid().chars() {
                 match c {
                     '\\' | '\'' => word += &format!("\\{c}"),
-                    c if is_control(c) => {
-                        c.encode_utf8(&mut [0; 4]).bytes().for_each(|byte| word += &format!("\\x{byte:02x}"));
-                    }
+                    c if is_control(c) => push_hex(&mut word, "\\x", c.encode_utf8(&mut [0; 4]).as_bytes()),
                     c => word.push(c),
                 }
             }
-            chunk.invalid().iter().for_each(|byte| word += &format!("\\x{byte:02x}"));
+            push_hex(&mut word, "\\x", chunk.invalid());
         }
         word + "'"
     } else if !text.is_empty() && !text.starts_with('=') && text.chars().all(plain) {
@@ -50,6 +48,11 @@ pub(super) fn quoted(path: impl AsRef<Path>) -> String {
     } else {
         format!("'{}'", text.replace('\'', "'\\''"))
     }
+}
+
+/// Adds each byte as two hexadecimal digits behind `mark`.
+fn push_hex(text: &mut String, mark: &str, bytes: &[u8]) {
+    bytes.iter().for_each(|byte| *text += &format!("{mark}{byte:02x}"));
 }
 
 /// A path as a text from which [`path_of_text`] gets the path, byte for byte, on the same kind of system: the path
@@ -65,12 +68,12 @@ pub(super) fn path_text(path: &Path) -> String {
     for chunk in path.as_os_str().as_encoded_bytes().utf8_chunks() {
         for c in chunk.valid().chars() {
             if is_control(c) || c == '%' {
-                c.encode_utf8(&mut [0; 4]).bytes().for_each(|byte| text += &format!("%{byte:02x}"));
+                push_hex(&mut text, "%", c.encode_utf8(&mut [0; 4]).as_bytes());
             } else {
                 text.push(c);
             }
         }
-        chunk.invalid().iter().for_each(|byte| text += &format!("%{byte:02x}"));
+        push_hex(&mut text, "%", chunk.invalid());
     }
     text
 }

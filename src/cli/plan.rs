@@ -4,6 +4,7 @@ use super::args::{FactorArgs, RenderArgs};
 use super::class_names::ClassNames;
 use super::default_layers;
 use super::disk::Reservation;
+use super::escape::shown;
 use super::files::{Files, load, load_start, reading};
 use super::places;
 use super::recorded_options::RecordedOptions;
@@ -243,8 +244,7 @@ fn pictures(
     let (photo, alpha) = load(&args.photo, &options, notes)?;
     request.photo = photo;
     if kept == AlphaArg::Keep && alpha.is_none() {
-        notes
-            .push(format!("{} is opaque everywhere: there is no transparency to keep", args.photo.display()));
+        notes.push(format!("{} is opaque everywhere: there is no transparency to keep", shown(&args.photo)));
     }
     for (name, paths) in images_of(args) {
         let Some(factor) = preset.factor_mut(name) else { continue };

@@ -3,6 +3,7 @@
 //! A converted Caffe network under torchvision's names is read with torchvision's preprocessing, by custom, and then
 //! recognises hardly anything: the layers see colours in the wrong order at a fiftieth of their range.
 
+use super::escape::shown;
 use super::format::percent;
 use crate::error::Result;
 use crate::graph::Engine;
@@ -50,7 +51,7 @@ pub(super) fn doubt(engine: &Arc<Engine>, network: &Network) -> Result<Option<St
         format!(
             "{} does not say its preprocessing. With {}, the custom for its names, the network takes the photo of a cat for one at {} %; \
              with {other} at {} %. Give --preprocessing {other}",
-            network.path.display(),
+            shown(&network.path),
             network.preprocessing,
             percent(found),
             percent(with_other)

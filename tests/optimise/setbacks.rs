@@ -3,9 +3,8 @@
 use crate::common::golden::Golden;
 use crate::common::objective::{iterate, network, picture, weigh};
 use crate::common::runs::{GO_ON, session};
-use crate::common::{cpu, engine, turn};
-use neural_mirage::gpu::{DeviceOptions, Family};
-use neural_mirage::graph::{Engine, Graph, TensorId};
+use crate::common::{both, turn};
+use neural_mirage::graph::{Graph, TensorId};
 use neural_mirage::mirage::optimizer::{Adam, Lbfgs, LineSearch, Optimizer, StateTensor, StepInputs};
 use neural_mirage::mirage::{
     Ending, Event, Fault, Request, RunResult, ScaleCount, Scales, Session, Setback, State,
@@ -115,11 +114,6 @@ fn listen(session: &mut Session) -> (Result<RunResult>, Heard) {
     });
     (result, heard)
 }
-
-fn devices() -> [Arc<Engine>; 2] {
-    [engine(Family::Auto), cpu(DeviceOptions::default())]
-}
-
 /// The newest report, snapshot or state before the glitch is where the run goes back to, whenever the glitch comes and
 /// wherever it is noticed; each event comes once.
 #[test]
@@ -128,7 +122,7 @@ fn a_run_goes_back_to_its_last_good_picture() {
     let golden = Golden::open("objective.safetensors");
     let network = network();
     let plain = Lbfgs { line_search: LineSearch::None, ..Lbfgs::default() };
-    for engine in devices() {
+    for engine in both() {
         for lbfgs in [false, true] {
             for (at, to) in [(0, 0), (4, 4), (5, 5), (7, 6), (9, 8), (11, 10)] {
                 let mut request = request(&golden);
@@ -166,7 +160,7 @@ fn a_resumed_run_keeps_the_halved_step() {
     let _turn = turn();
     let golden = Golden::open("objective.safetensors");
     let network = network();
-    for engine in devices() {
+    for engine in both() {
         let mut request = request(&golden);
         request.schedule.state_every = 4;
         request.optimizer = Glitch::around(Adam::default(), 5, 1);
@@ -191,7 +185,7 @@ fn the_sixth_time_ends_the_run_with_its_cause() {
     let _turn = turn();
     let golden = Golden::open("objective.safetensors");
     let network = network();
-    for engine in devices() {
+    for engine in both() {
         let mut request = request(&golden);
         request.optimizer = Glitch::around(Adam::default(), 7, 6);
         let mut session = session(&(engine, network.clone(), request.clone()), request);
@@ -218,7 +212,7 @@ fn a_scale_does_not_hand_over_what_went_wrong() {
     let _turn = turn();
     let golden = Golden::open("objective.safetensors");
     let network = network();
-    for engine in devices() {
+    for engine in both() {
         let mut request = request(&golden);
         request.groups.retain(|group| group.name != "abstract");
         let count = ScaleCount::Exactly(2);
@@ -239,7 +233,7 @@ fn a_loss_that_explodes_goes_back_to_the_least_one() {
     let _turn = turn();
     let golden = Golden::open("objective.safetensors");
     let network = network();
-    for engine in devices() {
+    for engine in both() {
         let mut request = request(&golden);
         request.schedule.report_every = 1;
         request.optimizer =
@@ -264,7 +258,7 @@ fn a_line_search_is_left_alone() {
     let _turn = turn();
     let golden = Golden::open("objective.safetensors");
     let network = network();
-    for engine in devices() {
+    for engine in both() {
         let mut request = request(&golden);
         request.optimizer = Arc::new(Lbfgs { learning_rate: 1e25, clamp: false, ..Lbfgs::default() });
         request.schedule.report_every = 1;

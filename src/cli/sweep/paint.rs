@@ -185,11 +185,7 @@ impl Sweep {
             let Ok(found) = path.symlink_metadata() else { continue };
             let is_own = || found.is_file() && saved_state(&path, &plan.options).is_some();
             if !self.overwrite && !is_own() {
-                return Err(Error::file(
-                    &path,
-                    "this file is not of this sweep",
-                    "Choose another folder with -o, or allow replacing it with --overwrite",
-                ));
+                return Err(not_of_this_sweep(&path));
             }
         }
         Ok(())
@@ -202,11 +198,7 @@ impl Sweep {
             let Ok(found) = path.symlink_metadata() else { continue };
             let is_own = continues && found.is_file();
             if !self.overwrite && !is_own {
-                return Err(Error::file(
-                    &path,
-                    "this file is not of this sweep",
-                    "Choose another folder with -o, or allow replacing it with --overwrite",
-                ));
+                return Err(not_of_this_sweep(&path));
             }
         }
         Ok(())
@@ -314,6 +306,15 @@ impl Sweep {
         }
         Ok(outcome.ending)
     }
+}
+
+/// The error for a file in the way of a sweep.
+fn not_of_this_sweep(path: &Path) -> Error {
+    Error::file(
+        path,
+        "this file is not of this sweep",
+        "Choose another folder with -o, or allow replacing it with --overwrite",
+    )
 }
 
 /// A session for a run: the one of the run before, as far as it can be used again.
