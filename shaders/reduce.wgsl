@@ -12,7 +12,7 @@ struct Params {
     stride: u32,  // invocations of the first stage
 }
 
-// As bits, since only bits tell NaN reliably: compilers may assume that there is none.
+// As bits: compilers may assume that no value is NaN, so a comparison need not find one.
 @group(0) @binding(0) var<storage, read> input: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read> other: array<vec4<u32>>; // second factor of the dot product
 @group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>;

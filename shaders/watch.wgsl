@@ -13,7 +13,7 @@ struct Params {
     first: u32,  // `search`: where the tensor's workgroups write
 }
 
-// As bits, since only bits tell NaN reliably: compilers may assume that there is none.
+// As bits: compilers may assume that no value is NaN, so a comparison need not find one.
 @group(0) @binding(0) var<storage, read> input: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read_write> found: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> partials: array<vec4<f32>>; // what `search` found

@@ -98,7 +98,7 @@ pub(crate) fn check_place(path: &Path, replace: bool) -> Result<PathBuf> {
     if replace { Ok(target) } else { Err(exists(path)) }
 }
 
-/// The error for a file that would be replaced without leave.
+/// The error for a file that may not be replaced.
 fn exists(path: &Path) -> Error {
     Error::file(path, "the file exists already", "Choose another name, or allow replacing it (--overwrite)")
 }

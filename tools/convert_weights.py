@@ -209,7 +209,7 @@ READERS = {".pth": read_torch, ".pt": read_torch, ".h5": read_keras, ".hdf5": re
 
 
 def check_target(path, source, overwrite):
-    """Refuses a target that would replace the source, or another file without leave."""
+    """Refuses a target that would replace the source, or, without --overwrite, another file."""
     if os.path.exists(path) and os.path.samefile(path, source):
         raise Unusable(f"{path} would replace the file that is converted. Name another target")
     if os.path.lexists(path):

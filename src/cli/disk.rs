@@ -137,7 +137,7 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        // While it is locked: whoever opened it meanwhile sees that it is gone. A file that stays is harmless.
+        // While it is locked: a process that has just opened it then sees that it is gone. One that stays is harmless.
         let _ = std::fs::remove_file(&self.path);
     }
 }

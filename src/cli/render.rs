@@ -174,7 +174,7 @@ impl RenderRun {
                 log.error(error, self.rescued);
             }
         }
-        self.terminal.tell();
+        self.terminal.print_troubles();
         done
     }
 
@@ -186,7 +186,7 @@ impl RenderRun {
         state: Option<State>,
         tracing: &mut Option<(Arc<Engine>, Arc<Trace>)>,
     ) -> Result<u8> {
-        let mut start = state.clone().filter(|_| self.retry > 0);
+        let mut start = if self.retry > 0 { state.clone() } else { None };
         let mut attempt = self.attempt(device, state, tracing);
         for retry in 1..=self.retry {
             let Err(error) = &attempt else { break };
@@ -303,7 +303,7 @@ impl RenderRun {
         let picture = plan.at_full_size(&outcome.picture)?;
         let saved = plan.files.write_output(&picture, &self.texts(outcome.iterations));
         self.finish_film(outcome.iterations);
-        self.terminal.tell();
+        self.terminal.print_troubles();
         if let Err(Unsaved { error, rescued }) = saved {
             self.rescued = rescued.map(|place| (outcome.iterations, place));
             self.note_checkpoint();

@@ -5,7 +5,7 @@ use crate::files::parent;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-/// Writes a file somewhere else than at `path`: under the same name in a new folder whose own name nobody can guess,
+/// Writes a file somewhere else than at `path`: under the same name in a new folder with a random name,
 /// beside the path or else in the system's folder for temporary files. Returns where it is, if that succeeds.
 pub(super) fn rescue(path: &Path, mut write: impl FnMut(&Path) -> Result<()>) -> Option<PathBuf> {
     let name = path.file_name().unwrap_or(OsStr::new("rescued"));

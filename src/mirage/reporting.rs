@@ -154,7 +154,7 @@ impl Session {
     }
 
     /// Has the run go on from the last good picture with half the step; after a divergence, from the one with the least
-    /// loss. What was submitted later is dropped. If the run ends anyhow, it ends with that picture.
+    /// loss. What was submitted later is dropped. A run that is about to end ends with that picture.
     ///
     /// # Errors
     /// [`Error::Unstable`] if there is no good picture at this scale, or the run has gone back too often.

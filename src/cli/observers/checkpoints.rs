@@ -45,7 +45,7 @@ impl Checkpoints {
         self.saved.as_deref()
     }
 
-    /// Returns where it is, if it could be saved, and what went wrong, if that is to be told.
+    /// Returns where it is, if it could be saved, and what went wrong, unless the last one failed too.
     fn save(&mut self, state: &State) -> (Option<PathBuf>, Option<String>) {
         let status = self.status.borrow();
         let write = |path: &Path, replaces: bool| {

@@ -39,7 +39,7 @@ impl FilmRecorder {
         Ok(Self { path: path.to_owned(), film, plan: plan.clone(), status: status.clone(), failed: false })
     }
 
-    /// Writes the film, if it has a frame, or rescues it to another place. Returns what to tell the user.
+    /// Writes the film, if it has a frame, or rescues it to another place. Returns a line for the user.
     ///
     /// # Errors
     /// As [`Film::finish`], with the place to which the film was rescued.

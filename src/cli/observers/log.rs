@@ -160,7 +160,7 @@ pub(in crate::cli) struct Log {
     plan: Rc<Plan>,
     status: SharedStatus,
     /// Troubles that were written.
-    told: usize,
+    troubles_seen: usize,
 }
 
 impl Log {
@@ -175,7 +175,7 @@ impl Log {
         status: &SharedStatus,
     ) -> Result<Self> {
         let lines = LogLines::open(path, overwrite)?;
-        Ok(Self { lines, plan: plan.clone(), status: status.clone(), told: 0 })
+        Ok(Self { lines, plan: plan.clone(), status: status.clone(), troubles_seen: 0 })
     }
 
     /// The run ended with its picture saved.
@@ -213,7 +213,7 @@ impl Log {
     }
 
     fn troubles(&mut self, iteration: u32) {
-        let new = self.status.borrow().new_troubles(&mut self.told);
+        let new = self.status.borrow().new_troubles(&mut self.troubles_seen);
         new.iter().for_each(|message| self.write(&Line::Warning { iteration, message }));
     }
 

@@ -24,7 +24,7 @@ pub(in crate::cli) struct Page {
     /// True while the run is paused.
     paused: bool,
     /// Troubles that were shown.
-    told: usize,
+    troubles_seen: usize,
 }
 
 impl Page {
@@ -48,7 +48,7 @@ impl Page {
             Command::Stop => controls.stop(),
             Command::Shares(shares) => controls.set_shares(mirage::Shares(shares)),
         })?;
-        Ok(Self { page, plan: plan.clone(), status: status.clone(), title, paused: false, told: 0 })
+        Ok(Self { page, plan: plan.clone(), status: status.clone(), title, paused: false, troubles_seen: 0 })
     }
 
     /// Address of the page, with the token.
@@ -93,7 +93,7 @@ impl Page {
             change: report.change,
         });
         let status = self.status.borrow();
-        for warning in status.warnings.iter().chain(&status.new_troubles(&mut self.told)) {
+        for warning in status.warnings.iter().chain(&status.new_troubles(&mut self.troubles_seen)) {
             self.page.note(warning);
         }
     }

@@ -32,10 +32,10 @@ impl RunStatus {
         Rc::new(RefCell::new(Self { metadata, notes, warnings, snapshot: None, checkpoint: None, troubles }))
     }
 
-    /// The troubles that are new to an observer that knows `told` of them.
-    pub(in crate::cli) fn new_troubles(&self, told: &mut usize) -> Vec<String> {
-        let new = self.troubles[*told..].to_vec();
-        *told = self.troubles.len();
+    /// The troubles that are new to an observer that has seen the first `seen` of them.
+    pub(in crate::cli) fn new_troubles(&self, seen: &mut usize) -> Vec<String> {
+        let new = self.troubles[*seen..].to_vec();
+        *seen = self.troubles.len();
         new
     }
 }

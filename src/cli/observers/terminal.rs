@@ -34,7 +34,7 @@ pub(in crate::cli) struct RunTerminal {
     /// The groups' losses in the last report, for the bar.
     losses: String,
     /// Troubles that were printed.
-    told: usize,
+    troubles_seen: usize,
 }
 
 impl RunTerminal {
@@ -55,13 +55,13 @@ impl RunTerminal {
             awaits_report: args.verbose,
             pace: Pace::default(),
             losses: String::new(),
-            told: 0,
+            troubles_seen: 0,
         }
     }
 
     /// Prints the troubles that are new.
-    pub(in crate::cli) fn tell(&mut self) {
-        for trouble in self.status.borrow().new_troubles(&mut self.told) {
+    pub(in crate::cli) fn print_troubles(&mut self) {
+        for trouble in self.status.borrow().new_troubles(&mut self.troubles_seen) {
             self.lines.trouble(&trouble);
         }
     }
@@ -173,7 +173,7 @@ impl RunTerminal {
 
 impl Observer for RunTerminal {
     fn observe(&mut self, event: Event<'_>) -> Result<ControlFlow<()>> {
-        self.tell();
+        self.print_troubles();
         match event {
             Event::Started(started) => self.started(started),
             Event::Scale(started) => self.scale(started),

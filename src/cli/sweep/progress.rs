@@ -33,7 +33,14 @@ impl SweepProgress {
 
     /// Follows one run.
     pub(super) fn follow<'a>(&'a self, run: usize, label: &'a str, status: &SharedStatus) -> RunProgress<'a> {
-        RunProgress { progress: self, run, label, scales: Vec::new(), status: status.clone(), told: 0 }
+        RunProgress {
+            progress: self,
+            run,
+            label,
+            scales: Vec::new(),
+            status: status.clone(),
+            troubles_seen: 0,
+        }
     }
 }
 
@@ -47,7 +54,7 @@ pub(super) struct RunProgress<'a> {
     scales: Vec<Scale>,
     status: SharedStatus,
     /// Troubles that were printed.
-    told: usize,
+    troubles_seen: usize,
 }
 
 impl RunProgress<'_> {
@@ -60,7 +67,7 @@ impl RunProgress<'_> {
 
 impl Observer for RunProgress<'_> {
     fn observe(&mut self, event: Event<'_>) -> Result<ControlFlow<()>> {
-        for trouble in self.status.borrow().new_troubles(&mut self.told) {
+        for trouble in self.status.borrow().new_troubles(&mut self.troubles_seen) {
             self.progress.lines.trouble(&trouble);
         }
         match event {

@@ -66,7 +66,7 @@ impl Splitter {
             Time::Measured(seconds) => seconds,
             Time::Unknown | Time::Warm => self.operations[*step] / SLOW,
         };
-        // What is timed together is told apart by operations alone, so little is timed together.
+        // The time of a part is divided among its steps by their operations, which is inexact: so timed parts are short.
         let ranges = split(steps.iter().map(seconds), if timed { limit / TIMED } else { limit });
         for step in steps {
             if times[*step] == Time::Unknown {

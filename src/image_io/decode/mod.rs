@@ -31,7 +31,7 @@ const MAX_FILE: u64 = 1 << 31;
 /// picture is RGB `f32` in [0, 1] at the file's full precision (float samples as they are), with
 /// EXIF orientation applied, alpha composited on white (on the encoded values, as browsers do), and
 /// an embedded colour profile, or the code points of a PNG's cICP, converted to sRGB. An animation or multi-page
-/// file gives its first frame. A picture of 1x1 is fine here. Each of these deeds is named in [`Decoded::notes`].
+/// file gives its first frame. A picture of 1x1 is fine here. Each of these conversions is named in [`Decoded::notes`].
 ///
 /// # Errors
 /// [`Error::File`], and nothing else: the file is missing, no ordinary file, empty, no picture, of an
