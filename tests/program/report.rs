@@ -179,6 +179,8 @@ fn an_interrupted_report_keeps_what_it_has() {
     }
     assert_eq!(read(&place)["state"], "running");
     assert!(page(&place).contains("not complete yet"));
+    // The record is saved just before the process of the next part starts, which runs for minutes.
+    std::thread::sleep(std::time::Duration::from_secs(2));
     let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(kill.success());
     // The process of the part has five seconds to end by itself.
