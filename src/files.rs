@@ -200,6 +200,7 @@ pub(crate) fn is_stream(_: &Path) -> bool {
 
 /// Opens a stream for writing. A pipe that nobody reads is an error: waiting for a reader could take for ever.
 #[cfg(unix)]
+#[allow(unsafe_code, reason = "std can't change the flags of an open file")]
 fn open_stream(path: &Path) -> std::io::Result<File> {
     use std::os::fd::AsRawFd as _;
     use std::os::unix::fs::OpenOptionsExt as _;

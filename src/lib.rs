@@ -39,6 +39,7 @@
 //! others; `web`, `film` (animations), `fetch` (downloads of networks) and `workbench` (running any shader) can also be
 //! chosen one by one.
 #![warn(missing_docs)]
+#![deny(unsafe_code)]
 
 #[cfg(feature = "cli")]
 pub mod cli;

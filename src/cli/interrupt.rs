@@ -105,6 +105,7 @@ static PIPE: std::sync::atomic::AtomicI32 = std::sync::atomic::AtomicI32::new(-1
 
 /// Calls `handle` for each signal that is not ignored, on a thread of its own.
 #[cfg(unix)]
+#[allow(unsafe_code, reason = "std has no signals")]
 fn watch(handle: impl Fn(Signal) + Send + 'static) -> std::io::Result<()> {
     use std::io::Read as _;
     use std::os::fd::IntoRawFd as _;
@@ -140,6 +141,7 @@ fn watch(handle: impl Fn(Signal) + Send + 'static) -> std::io::Result<()> {
 
 /// The signal handler: the thread does the rest.
 #[cfg(unix)]
+#[allow(unsafe_code, reason = "std has no signals")]
 extern "C" fn pass_on(signal: libc::c_int) {
     let signal = signal as u8;
     // SAFETY: write may be called in a signal handler; the pipe stays open, and the byte lives as long as the call.
@@ -153,6 +155,7 @@ fn watch(handle: impl Fn(Signal) + Send + 'static) -> Result<(), ctrlc::Error> {
 
 /// Ends the process without running exit handlers: a graphics driver's may wait for its threads.
 #[cfg(unix)]
+#[allow(unsafe_code, reason = "std has no exit without handlers")]
 pub(super) fn quit(code: u8) -> ! {
     // SAFETY: _exit takes any status, touches no memory of this process and doesn't return.
     unsafe { libc::_exit(i32::from(code)) }

@@ -184,6 +184,7 @@ fn run(cli: &Cli) -> Result<u8> {
 /// Silences Mesa's device selection layer, which orders GPUs by what the desktop uses and prints warnings where there
 /// is no desktop: on a server every run would begin with lines that look like errors.
 #[cfg(target_os = "linux")]
+#[allow(unsafe_code, reason = "changing the environment is safe only without other threads")]
 fn silence_device_selection() {
     if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
         // SAFETY: the first thing that the program does; no other thread runs yet.
@@ -197,6 +198,7 @@ fn silence_device_selection() {}
 /// Makes a file that reaches the size limit of the process (`ulimit -f`) an error of writing; by default it ends the
 /// process without a word.
 #[cfg(unix)]
+#[allow(unsafe_code, reason = "std has no signals")]
 fn ignore_file_size_signal() {
     // SAFETY: ignoring a signal runs no code.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };

@@ -196,6 +196,7 @@ impl Context {
         Self::request(&adapter, features, limits, self.profile.clone(), timing)
     }
 
+    #[allow(unsafe_code, reason = "wgpu's cooperative matrices are experimental")]
     fn request(
         adapter: &wgpu::Adapter,
         features: wgpu::Features,

@@ -27,6 +27,7 @@ pub(super) fn encode(levels: &[u8], (width, height): (u32, u32), quality: u8) ->
 
 /// A still WebP file of 8 bit RGB levels; `None` where libwebp fails, which for a size that it can hold means that
 /// there was not enough memory.
+#[allow(unsafe_code, reason = "a library in C")]
 fn libwebp_still(levels: &[u8], width: u32, height: u32, quality: u8) -> Option<Vec<u8>> {
     let stride = i32::try_from(width).ok()?.checked_mul(3)?;
     let rows = i32::try_from(height).ok()?;

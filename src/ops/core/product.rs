@@ -64,6 +64,7 @@ impl<'a> MatrixRef<'a> {
 ///
 /// # Panics
 /// If the sizes don't match or a matrix is larger than its slice.
+#[allow(unsafe_code, reason = "gemm takes pointers")]
 pub(in crate::ops) fn product(
     a: MatrixRef<'_>,
     b: MatrixRef<'_>,

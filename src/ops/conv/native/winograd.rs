@@ -1,10 +1,10 @@
 //! Winograd's F(4x4, 3x3): tiles of the input are transformed, 36 matrix products over the channels follow, and the
 //! results are transformed back.
 //!
-//! With few channels the transformed weights stay in a core's cache. Then each task takes a band of the output's rows
-//! through all three steps, a few tiles at a time. With many channels the weights are what costs: all tiles of a band
-//! are transformed first, each product reads its weights once for all of them, and the tasks of each step share the
-//! channels. Neither how bands are cut nor the number of threads changes how a value is summed up.
+//! With few channels each task takes a band of the output's rows through all three steps, a few tiles at a time, which
+//! stay in a core's cache. With many channels the weights are what costs: all tiles of a band are transformed first, and
+//! a task computes some blocks of channels for many tiles, so that it reads their weights once. Neither how the work is
+//! cut nor the number of threads changes how a value is summed up.
 
 use super::finish::Finish;
 use super::layout::{BLOCK, Placement, QUADS, bands, blocks};
@@ -19,11 +19,14 @@ use rayon::prelude::*;
 /// Transformed weights up to this size are kept for both directions, and bands are computed side by side.
 const SMALL_WEIGHTS: usize = 4 << 20;
 /// Floats of the transformed tiles and products of a task that should stay in a core's cache.
-const CACHED: usize = 160 << 10;
-/// Packs of tiles whose products a task computes with weights that it reads once.
-const GROUP: usize = 8;
-/// Floats of the transformed tiles and products of a band where weights are large.
+const CACHED: usize = 112 << 10;
+/// Floats of the transformed tiles of a band where weights are large.
 const BAND: usize = 8 << 20;
+/// Where weights are large: packs of tiles, and blocks of channels, whose products a task computes. For each position
+/// the tiles are read once for all blocks, the weights once for all tiles.
+const FORWARD: [usize; 2] = [8, 4];
+/// The same for the adjoint, which turns the weights for each task.
+const ADJOINT: [usize; 2] = [24, 2];
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Winograd {
@@ -52,11 +55,6 @@ impl Winograd {
         POSITIONS * from * to * BLOCK * BLOCK * 4 > SMALL_WEIGHTS
     }
 
-    /// Floats of the transformed values and products of a pack of tiles.
-    fn pack(&self) -> usize {
-        self.blocks().iter().sum::<usize>() * PACK
-    }
-
     /// From `input`, which counts as zero where the activation is not positive, to `output`.
     pub fn run(
         &self,
@@ -67,43 +65,51 @@ impl Winograd {
         output: &mut [f32],
     ) {
         let source = Source { map: input, activation, place: self.place, turned: self.turned };
-        let across = self.place.output.width.div_ceil(TILE);
         if self.large() {
-            let rows = (BAND / self.pack() * PACKED / across).max(1);
-            for (band, rows_of_band) in bands(self.place.output, output, rows * TILE).into_iter().enumerate()
-            {
-                let tiles = self.tiles(band * rows, rows, across);
-                self.large_band(source, tiles, weights, finish, rows_of_band);
-            }
+            self.by_blocks(source, weights, finish, output);
         } else {
-            let count = (CACHED / self.pack()).max(2) * PACKED;
-            let rows = (count / across).max(1);
-            // Parts of a band of about one size.
-            let parts = (rows * across).div_ceil(count);
-            let count = (rows * across).div_ceil(parts).next_multiple_of(PACKED);
-            let bands = bands(self.place.output, output, rows * TILE);
-            bands.into_par_iter().enumerate().for_each(|(band, mut rows_of_band)| {
-                let tiles = self.tiles(band * rows, rows, across);
-                let first_row = band * rows * TILE;
-                let mut scratch = Scratch::new(self.pack() * (count / PACKED));
-                for start in tiles.numbers.clone().step_by(count) {
-                    let numbers = start..(start + count).min(tiles.numbers.end);
-                    let tiles = Tiles { numbers, across };
-                    let rows = (first_row, rows_of_band.as_mut_slice());
-                    self.small_part(source, &tiles, weights, finish, rows, &mut scratch);
-                }
-            });
+            self.by_bands(source, weights, finish, output);
         }
     }
 
+    /// Tiles in a row of the output.
+    fn across(&self) -> usize {
+        self.place.output.width.div_ceil(TILE)
+    }
+
     /// The tiles of so many rows of tiles.
-    fn tiles(&self, first: usize, rows: usize, across: usize) -> Tiles {
+    fn tiles(&self, first: usize, rows: usize) -> Tiles {
+        let across = self.across();
         let down = self.place.output.height.div_ceil(TILE);
         Tiles { numbers: first * across..(first + rows).min(down) * across, across }
     }
 
-    /// A few tiles, by one task.
-    fn small_part(
+    /// Each task computes all channels of a band of rows.
+    fn by_bands(&self, source: Source<'_>, weights: &[f32], finish: &Finish<'_>, output: &mut [f32]) {
+        let across = self.across();
+        // The tiles of all input channels, and the products of a block.
+        let pack = (self.blocks()[0] + 1) * PACK;
+        let count = (CACHED / pack).max(2) * PACKED;
+        let rows = (count / across).max(1);
+        // Parts of a band of about one size.
+        let parts = (rows * across).div_ceil(count);
+        let count = (rows * across).div_ceil(parts).next_multiple_of(PACKED);
+        let bands = bands(self.place.output, output, rows * TILE);
+        bands.into_par_iter().enumerate().for_each(|(band, mut rows_of_band)| {
+            let tiles = self.tiles(band * rows, rows);
+            let first_row = band * rows * TILE;
+            let mut scratch = Scratch::new(pack * (count / PACKED));
+            for start in tiles.numbers.clone().step_by(count) {
+                let numbers = start..(start + count).min(tiles.numbers.end);
+                let tiles = Tiles { numbers, across };
+                let rows = (first_row, rows_of_band.as_mut_slice());
+                self.part(source, &tiles, weights, finish, rows, &mut scratch);
+            }
+        });
+    }
+
+    /// All channels of a few tiles.
+    fn part(
         &self,
         source: Source<'_>,
         tiles: &Tiles,
@@ -114,51 +120,81 @@ impl Winograd {
     ) {
         let [from, to] = self.blocks();
         let stride = tiles.packed();
-        let (transformed, rest) = scratch.split_at_mut(from * stride);
-        let results = &mut rest[..to * stride];
+        let (transformed, results) = scratch[..(from + 1) * stride].split_at_mut(from * stride);
         for (block, transformed) in transformed.chunks_exact_mut(stride).enumerate() {
             transform_input(source, block, tiles, transformed);
         }
         let panel = from * BLOCK * BLOCK;
-        for (position, weights) in weights.chunks_exact(to * panel).enumerate() {
-            let start = position * POSITION;
-            for (panel, results) in weights.chunks_exact(panel).zip(results.chunks_exact_mut(stride)) {
+        let layout = self.place.output;
+        let per_quad = rows.len() / layout.quads();
+        for (block, rows) in rows.chunks_mut(per_quad * QUADS).enumerate() {
+            for (position, weights) in weights.chunks_exact(to * panel).enumerate() {
+                let start = position * POSITION;
+                let panel = &weights[block * panel..][..panel];
                 products(&transformed[start..], stride, panel, &mut results[start..], stride / PACK);
             }
-        }
-        let per_quad = rows.len() / self.place.output.quads();
-        let blocks = rows.chunks_mut(per_quad * QUADS).zip(results.chunks_exact(stride)).enumerate();
-        for (block, (rows, results)) in blocks {
-            let layout = self.place.output;
             let mut target = Target { layout, block, first_row, rows, per_quad, finish, turned: self.turned };
             transform_output(results, tiles, &mut target);
         }
     }
 
-    /// All tiles of a band, by all tasks.
-    fn large_band(
+    /// Each task computes some blocks of channels of a group of tiles.
+    fn by_blocks(&self, source: Source<'_>, weights: &[f32], finish: &Finish<'_>, output: &mut [f32]) {
+        let [from, to] = self.blocks();
+        let [packs, mut blocks] = if self.turned { ADJOINT } else { FORWARD };
+        let rows = (packs * PACKED / self.across()).max(1);
+        let full = self.tiles(0, rows).packed();
+        let mut groups = bands(self.place.output, output, rows * TILE);
+        while blocks > 1 && to.div_ceil(blocks) * groups.len() < 2 * rayon::current_num_threads() {
+            blocks /= 2;
+        }
+        let groups_of_band = (BAND / (from * full)).max(1);
+        let layout = self.place.output;
+        for (band, groups) in groups.chunks_mut(groups_of_band).enumerate() {
+            let first = band * groups_of_band;
+            let tiles: Vec<Tiles> =
+                (first..first + groups.len()).map(|group| self.tiles(group * rows, rows)).collect();
+            let mut transformed = Scratch::new(tiles.iter().map(|tiles| from * tiles.packed()).sum());
+            let parts = transformed.par_chunks_mut(from * full).zip(&tiles);
+            parts.for_each(|(transformed, tiles)| {
+                let blocks = transformed.par_chunks_exact_mut(tiles.packed()).enumerate();
+                blocks.for_each(|(block, transformed)| transform_input(source, block, tiles, transformed));
+            });
+            let parts: Vec<(&[f32], &Tiles)> = transformed.chunks(from * full).zip(&tiles).collect();
+            let mut tasks = Vec::new();
+            for (rows, part) in groups.iter_mut().zip(parts) {
+                let per_quad = rows.len() / layout.quads();
+                let sets = rows.chunks_mut(blocks * QUADS * per_quad).enumerate();
+                tasks.extend(sets.map(|(set, rows)| (set * blocks, part, per_quad, rows)));
+            }
+            // The tasks that read the same weights follow each other.
+            tasks.sort_by_key(|&(block, ..)| block);
+            tasks.into_par_iter().for_each(|(block, (transformed, tiles), per_quad, rows)| {
+                let first_row = tiles.numbers.start / tiles.across * TILE;
+                let mut target =
+                    Target { layout, block, first_row, rows, per_quad, finish, turned: self.turned };
+                self.blocks_of_group(transformed, tiles, weights, &mut target);
+            });
+        }
+    }
+
+    /// Products of the blocks from `target.block` on, and the pixels.
+    fn blocks_of_group(
         &self,
-        source: Source<'_>,
-        tiles: Tiles,
+        transformed: &[f32],
+        tiles: &Tiles,
         weights: &[f32],
-        finish: &Finish<'_>,
-        mut rows: Vec<&mut [f32]>,
+        target: &mut Target<'_, '_>,
     ) {
         let [from, to] = self.blocks();
         let stride = tiles.packed();
-        let mut scratch = Scratch::new((from + to) * stride);
-        let (transformed, results) = scratch.split_at_mut(from * stride);
-        transformed.par_chunks_exact_mut(stride).enumerate().for_each(|(block, transformed)| {
-            transform_input(source, block, &tiles, transformed);
-        });
+        let per_block = target.per_quad * QUADS;
         let panel = from * BLOCK * BLOCK;
-        let groups = results.par_chunks_exact_mut(stride).enumerate().flat_map(|(block, results)| {
-            results.par_chunks_mut(GROUP * PACK).enumerate().map(move |(group, part)| (block, group, part))
-        });
-        groups.for_each(|(block, group, results)| {
-            let first = group * GROUP * PACK;
-            let mut turned = self.turned.then(|| Scratch::new(panel));
-            for (position, weights) in weights.chunks_exact(to * panel).enumerate() {
+        let mut results = Scratch::new(target.rows.len().div_ceil(per_block) * stride);
+        let mut turned = self.turned.then(|| Scratch::new(panel));
+        for (position, weights) in weights.chunks_exact(to * panel).enumerate() {
+            let start = position * POSITION;
+            for (results, block) in results.chunks_exact_mut(stride).zip(target.block..) {
                 let panel = match &mut turned {
                     Some(turned) => {
                         transpose_panel(weights, block, to, turned);
@@ -166,19 +202,14 @@ impl Winograd {
                     }
                     None => &weights[block * panel..][..panel],
                 };
-                let start = position * POSITION;
-                let packs = results.len() / PACK;
-                products(&transformed[first + start..], stride, panel, &mut results[start..], packs);
+                products(&transformed[start..], stride, panel, &mut results[start..], stride / PACK);
             }
-        });
-        let first_row = tiles.numbers.start / tiles.across * TILE;
-        let per_quad = rows.len() / self.place.output.quads();
-        let blocks = rows.par_chunks_mut(per_quad * QUADS).zip(results.par_chunks_exact(stride)).enumerate();
-        blocks.for_each(|(block, (rows, results))| {
-            let layout = self.place.output;
-            let mut target = Target { layout, block, first_row, rows, per_quad, finish, turned: self.turned };
-            transform_output(results, &tiles, &mut target);
-        });
+        }
+        for (index, results) in results.chunks_exact(stride).enumerate() {
+            let end = target.rows.len().min((index + 1) * per_block);
+            let rows = &mut target.rows[index * per_block..end];
+            transform_output(results, tiles, &mut Target { block: target.block + index, rows, ..*target });
+        }
     }
 }
 
