@@ -3,9 +3,8 @@
 use crate::common::golden::Golden;
 use crate::common::objective::{iterate, network, picture, share, weigh};
 use crate::common::runs::{GO_ON, Setting, run, session, states};
-use crate::common::{cpu, engine, turn};
-use neural_mirage::gpu::{DeviceOptions, Family};
-use neural_mirage::graph::Engine;
+use crate::common::{engine, turn};
+use neural_mirage::gpu::Family;
 use neural_mirage::image_io::Picture;
 use neural_mirage::mirage::optimizer::Adam;
 use neural_mirage::mirage::preset::{FACTORS, LayerWeight, Preset};
@@ -13,24 +12,14 @@ use neural_mirage::mirage::{Checkpoint, Controls, Ending, Event, Init, Request, 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// The graphics device, which computes up to two iterations ahead of the run, with the tiny network, and a request of it
-/// with everything on.
+/// A device with the tiny network, and a request of it with everything on.
 fn setting() -> Setting {
-    setting_on(engine(Family::Auto))
-}
-
-/// The same on the CPU device: for the many sessions of tests in which the device plays no part.
-fn setting_on_cpu() -> Setting {
-    setting_on(cpu(DeviceOptions::default()))
-}
-
-fn setting_on(engine: Arc<Engine>) -> Setting {
     let golden = Golden::open("objective.safetensors");
     let network = network();
     let mut request = Request::new(picture(&golden, "photo"));
     iterate(&mut request, 14);
     request.schedule.report_every = 4;
-    (engine, network, request)
+    (engine(Family::Auto), network, request)
 }
 
 /// What a run may be made of, each in its own way hard to take up again.
@@ -67,42 +56,33 @@ fn turned(picture: &Picture) -> Picture {
 #[test]
 fn a_run_goes_on_from_every_state_with_the_same_bits() {
     let _turn = turn();
-    let setting = setting_on_cpu();
-    for (name, request) in kinds(&setting.2) {
-        // Of the other kinds the first states, those around a report and a measurement, and the last ones.
-        let every = matches!(name, "default" | "rebalanced");
-        goes_on_from(&setting, name, request, |iteration| every || [1, 2, 4, 5, 13, 14].contains(&iteration));
-    }
-}
-
-#[test]
-fn a_run_on_a_graphics_device_goes_on_with_the_same_bits() {
-    let _turn = turn();
     let setting = setting();
-    for (name, request) in kinds(&setting.2) {
-        goes_on_from(&setting, name, request, |iteration| [1, 5, 14].contains(&iteration));
-    }
-}
-
-/// Runs with all states saved, and goes on from some of them.
-fn goes_on_from(setting: &Setting, name: &str, mut request: Request, from: impl Fn(u32) -> bool) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("state.safetensors");
-    let plain = run(&mut session(setting, request.clone()), &mut |_: Event<'_>| GO_ON);
-    request.schedule.state_every = 1;
-    let (whole, saved) = states(&mut session(setting, request.clone()));
-    assert!(whole.picture == plain.picture, "{name}: saving changes nothing");
-    assert_eq!(saved.iter().map(|state| state.iteration).collect::<Vec<_>>(), (1..=14).collect::<Vec<_>>());
-    for state in saved.into_iter().filter(|state| from(state.iteration)) {
-        let iteration = state.iteration;
-        // By way of the disk, and in a session of its own.
-        Checkpoint { state, texts: Default::default() }.save(&file).unwrap();
-        let state = Checkpoint::load(&file).unwrap().state;
-        let mut later = session(setting, request.clone());
-        later.resume(state).unwrap();
-        let (outcome, rest) = states(&mut later);
-        assert!(outcome.picture == whole.picture, "{name}: from {iteration}");
-        assert_eq!(rest.len() as u32, 14 - iteration.max(1) + 1, "{name}: from {iteration}");
+    for (name, mut request) in kinds(&setting.2) {
+        let plain = run(&mut session(&setting, request.clone()), &mut |_: Event<'_>| GO_ON);
+        request.schedule.state_every = 1;
+        let (whole, saved) = states(&mut session(&setting, request.clone()));
+        assert!(whole.picture == plain.picture, "{name}: saving changes nothing");
+        assert_eq!(
+            saved.iter().map(|state| state.iteration).collect::<Vec<_>>(),
+            (1..=14).collect::<Vec<_>>()
+        );
+        // Of the other kinds the first states, those around a report and a measurement, and the last ones.
+        let every = matches!(name, "default" | "rebalanced");
+        for state in
+            saved.into_iter().filter(|state| every || [1, 2, 4, 5, 13, 14].contains(&state.iteration))
+        {
+            let iteration = state.iteration;
+            // By way of the disk, and in a session of its own.
+            Checkpoint { state, texts: Default::default() }.save(&file).unwrap();
+            let state = Checkpoint::load(&file).unwrap().state;
+            let mut later = session(&setting, request.clone());
+            later.resume(state).unwrap();
+            let (outcome, rest) = states(&mut later);
+            assert!(outcome.picture == whole.picture, "{name}: from {iteration}");
+            assert_eq!(rest.len() as u32, 14 - iteration.max(1) + 1, "{name}: from {iteration}");
+        }
     }
 }
 
@@ -140,7 +120,7 @@ fn a_stopped_run_leaves_a_state_that_goes_on() {
 #[test]
 fn states_of_other_runs_are_refused() {
     let _turn = turn();
-    let setting = setting_on_cpu();
+    let setting = setting();
     let mut request = setting.2.clone();
     request.schedule.state_every = 14;
     let mut first = session(&setting, request.clone());
@@ -161,7 +141,7 @@ fn states_of_other_runs_are_refused() {
 #[test]
 fn a_session_that_starts_anew_is_as_good_as_a_new_one() {
     let _turn = turn();
-    let setting = setting_on_cpu();
+    let setting = setting();
     let mut requests: Vec<Request> = kinds(&setting.2).into_iter().map(|(_, request)| request).collect();
     let mut seeded = setting.2.clone();
     seeded.seed = 5;
@@ -344,7 +324,7 @@ fn a_picture_that_stands_still_ends_the_run() {
 #[test]
 fn the_balance_is_measured_as_often_as_asked_for() {
     let _turn = turn();
-    let setting = setting_on_cpu();
+    let setting = setting();
     for (every, expected) in [(0, vec![0, 10]), (4, vec![0, 4, 8, 10, 12]), (1, (0..14).collect())] {
         let mut request = setting.2.clone();
         request.rebalance_every = every;
