@@ -1,4 +1,4 @@
-//! Portability without the hardware: compilers, drivers and a browser that the kernels meet elsewhere.
+//! Portability without the hardware: compilers and a browser that the kernels meet elsewhere.
 //!
 //! These need Debian's packages `spirv-tools`, `glslang-tools` and `chromium`, so a plain `cargo test` leaves
 //! them out; `tools/test` installs the packages and runs `cargo test --test portability -- --ignored`. See
@@ -8,6 +8,5 @@ mod browser;
 #[path = "../common/mod.rs"]
 mod common;
 mod compilers;
-mod drivers;
 mod lower;
 mod web;
