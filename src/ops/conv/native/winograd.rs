@@ -138,11 +138,16 @@ impl Winograd {
         }
     }
 
+    /// Where weights are large: rows of tiles in a group, and blocks of channels of a task.
+    fn group(&self) -> (usize, usize) {
+        let [packs, blocks] = if self.turned { ADJOINT } else { FORWARD };
+        ((packs * PACKED / self.across()).max(1), blocks)
+    }
+
     /// Each task computes some blocks of channels of a group of tiles.
     fn by_blocks(&self, source: Source<'_>, weights: &[f32], finish: &Finish<'_>, output: &mut [f32]) {
         let [from, to] = self.blocks();
-        let [packs, mut blocks] = if self.turned { ADJOINT } else { FORWARD };
-        let rows = (packs * PACKED / self.across()).max(1);
+        let (rows, mut blocks) = self.group();
         let full = self.tiles(0, rows).packed();
         let mut groups = bands(self.place.output, output, rows * TILE);
         while blocks > 1 && to.div_ceil(blocks) * groups.len() < 2 * rayon::current_num_threads() {
