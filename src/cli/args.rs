@@ -1,7 +1,8 @@
 //! The options of `mirage render`, grouped as `--help` shows them.
 
 use super::values::{
-    self, AlphaArg, Border, Depth, Kernels, Pooling, Precision, ScaleCountArg, StartPicture, Variation,
+    self, AlphaArg, Border, ByteCount, Depth, Kernels, Pooling, Precision, ScaleCountArg, SizeArg,
+    StartPicture, Variation,
 };
 use crate::cli::escape::shown;
 use crate::error::Result;
@@ -26,7 +27,7 @@ pub(super) const SIDES: RangeInclusive<i64> = 1..=crate::image_io::MAX_SIDE as i
 pub(super) const THREADS: RangeInclusive<i64> = 1..=1024;
 
 /// Options of `mirage render`. Recorded options serialise to their form in a record.
-#[derive(Debug, Args, Serialize)]
+#[derive(Debug, Clone, Args, Serialize)]
 pub(super) struct RenderArgs {
     /// The photograph to re-imagine: PNG, JPEG, WebP, TIFF, GIF or BMP
     #[arg(value_name = "PHOTO")]
@@ -55,7 +56,7 @@ pub(super) struct RenderArgs {
     pub device: DeviceArgs,
 }
 
-#[derive(Debug, Args, Serialize)]
+#[derive(Debug, Clone, Args, Serialize)]
 #[command(next_help_heading = "Input and output")]
 pub(super) struct FileArgs {
     /// Output file; its extension is the format: .png, .jpg, .webp or .tiff [default: the photo's name with
@@ -63,9 +64,15 @@ pub(super) struct FileArgs {
     #[arg(short, long, value_name = "FILE")]
     #[serde(serialize_with = "values::paths")]
     pub output: Option<PathBuf>,
-    /// Longest side of the picture in pixels; larger pictures have finer detail and take longer
-    #[arg(long, value_name = "PIXELS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(SIDES))]
-    pub size: u32,
+    /// Longest side of the picture in pixels; larger pictures have finer detail and take longer. auto: the largest that
+    /// fits into the memory (see --memory), up to the photo's own
+    #[arg(long, value_name = "PIXELS|auto", default_value = "512")]
+    pub size: SizeArg,
+    /// Memory that the run may take, e.g. 4GiB or 800MB: the device's own, or the machine's for the CPU device and drivers
+    /// in software. What needs more is refused before it starts [default: what is free]
+    #[arg(long, value_name = "SIZE", help_heading = "Device")]
+    #[serde(skip)]
+    pub memory: Option<ByteCount>,
     /// What becomes of transparency: keep (the saved pictures have the photo's; .png, .webp or .tiff), or a colour to put
     /// behind it: white, black, gray or #rrggbb
     #[arg(long, value_name = "keep|COLOR", default_value = "white")]
@@ -79,7 +86,7 @@ pub(super) struct FileArgs {
     pub overwrite: bool,
 }
 
-#[derive(Debug, Args, Serialize)]
+#[derive(Debug, Clone, Args, Serialize)]
 #[command(next_help_heading = "Factors")]
 pub(super) struct FactorArgs {
     /// Layers that keep the photo's layout, e.g. relu3_1:0.5,relu4_2: early layers keep every edge, deep ones only
@@ -124,7 +131,7 @@ pub(super) struct FactorArgs {
     pub style_blend: Vec<f32>,
 }
 
-#[derive(Debug, Args, Serialize)]
+#[derive(Debug, Clone, Args, Serialize)]
 #[command(next_help_heading = "Balance")]
 pub(super) struct BalanceArgs {
     /// Share of each factor in the gradient; the weights are measured to match. Factors that are not named keep
@@ -156,7 +163,7 @@ pub(super) struct BalanceArgs {
     pub tv_kind: Variation,
 }
 
-#[derive(Debug, Args, Serialize)]
+#[derive(Debug, Clone, Args, Serialize)]
 #[command(next_help_heading = "Network")]
 pub(super) struct NetworkArgs {
     /// The network: a safetensors file, narrow (the one that comes with the program), or vgg16 or vgg19 once fetched with
@@ -174,7 +181,7 @@ pub(super) struct NetworkArgs {
     pub labels: Option<PathBuf>,
 }
 
-#[derive(Debug, Args, Serialize)]
+#[derive(Debug, Clone, Args, Serialize)]
 #[command(next_help_heading = "Optimisation")]
 pub(super) struct OptimisationArgs {
     /// Iterations at each scale, or a list from the smallest scale to the largest; its last number holds for all further
@@ -240,7 +247,7 @@ pub(super) struct OptimisationArgs {
     pub no_clamp: bool,
 }
 
-#[derive(Debug, Args, Serialize)]
+#[derive(Debug, Clone, Args, Serialize)]
 #[command(next_help_heading = "Watching")]
 pub(super) struct WatchingArgs {
     /// Print losses, shares and classes every N iterations; 0: only at the start and the end
@@ -298,7 +305,7 @@ pub(super) struct WatchingArgs {
     pub quiet: bool,
 }
 
-#[derive(Debug, Args, Serialize)]
+#[derive(Debug, Clone, Args, Serialize)]
 #[command(next_help_heading = "Device")]
 pub(super) struct DeviceArgs {
     /// Graphics device by number or part of its name, from `mirage devices`, or cpu [default: the most capable GPU; the
@@ -339,7 +346,7 @@ pub(super) struct DeviceArgs {
     pub tuning: TuningArgs,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Device")]
 pub(super) struct TuningArgs {
     /// File with the measurements of `mirage tune`, used with --kernels auto [default: tuning.json in the user's cache

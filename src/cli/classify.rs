@@ -44,7 +44,7 @@ pub(super) fn run(args: &ClassifyArgs) -> Result<()> {
     let mut pictures = Vec::new();
     for path in &args.images {
         let mut notes = Vec::new();
-        pictures.push(load(path, &options, &mut notes)?.0);
+        pictures.push(load(path, &options, &mut notes)?.picture);
         for note in notes {
             streams::note(&note);
         }

@@ -26,14 +26,23 @@ pub(super) fn reading(longest: usize, alpha: AlphaArg) -> ReadOptions {
     ReadOptions { longest: Some(longest), background: alpha.background() }
 }
 
-/// Reads a photo and fits it to the size of the run; also how opaque it is, if it is not opaque everywhere. Notes on what
-/// reading it changed go to `notes`.
-pub(super) fn load(
-    path: &Path,
-    options: &ReadOptions,
-    notes: &mut Vec<String>,
-) -> Result<(Picture, Option<Alpha>)> {
-    let Decoded { picture, alpha, size: (width, height), .. } = read(path, options, notes)?;
+/// A picture that was read.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    /// At the size of the run.
+    pub picture: Picture,
+    /// How opaque it is, if it is not opaque everywhere.
+    pub alpha: Option<Alpha>,
+    /// Width and height in its file.
+    pub stored: (usize, usize),
+    /// Bytes that reading it took at most.
+    pub memory: u64,
+}
+
+/// Reads a photo and fits it to the size of the run. Notes on what reading it changed go to `notes`.
+pub(super) fn load(path: &Path, options: &ReadOptions, notes: &mut Vec<String>) -> Result<Loaded> {
+    let Decoded { picture, alpha, size: stored, memory, .. } = read(path, options, notes)?;
+    let (width, height) = stored;
     if width.min(height) < SMALLEST_PHOTO {
         return Err(Error::file(
             path,
@@ -43,7 +52,10 @@ pub(super) fn load(
     }
     let (width, height) = image_io::fit(width, height, options.longest.unwrap_or(width.max(height)));
     let alpha = alpha.map(|alpha| alpha.resize(width, height)).transpose()?;
-    Ok((image_io::resize(&picture, width, height)?, alpha))
+    // Sides are resized one after the other: beside the picture there is one of a new width and the old height.
+    let resized = (picture.rgb.len() + 3 * width * picture.height + 3 * width * height) as u64 * 4;
+    let picture = image_io::resize(&picture, width, height)?;
+    Ok(Loaded { picture, alpha, stored, memory: memory.max(resized) })
 }
 
 /// Reads a picture to start from and gives it the size of the run; one of that size stays as it is.
@@ -323,12 +335,13 @@ pub(super) fn check_place(path: &Path, what: &str, option: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::values::Depth;
+    use crate::cli::values::{Depth, SizeArg};
 
     fn files(output: Option<&str>, iterations: u32) -> Files {
         let args = FileArgs {
             output: output.map(PathBuf::from),
-            size: 64,
+            size: SizeArg::Pixels(64),
+            memory: None,
             alpha: AlphaArg::On([255; 3]),
             bit_depth: Depth::Eight,
             overwrite: false,

@@ -13,10 +13,13 @@ mod devices;
 mod disk;
 mod escape;
 mod files;
+mod forecast;
 mod format;
+mod free_memory;
 mod install;
 mod interrupt;
 mod kernels;
+mod largest_size;
 mod metadata;
 mod observers;
 mod option_words;
@@ -24,6 +27,7 @@ mod options;
 mod pace;
 mod places;
 mod plan;
+mod plan_table;
 mod preprocessing;
 mod recorded_options;
 mod render;
@@ -56,6 +60,7 @@ Examples:
   mirage render holiday.jpg --spatial none          drop the layout: the scene is rebuilt
   mirage render holiday.jpg --style-image starry-night.jpg
   mirage render holiday.jpg --save-at 1,2,5,10,20,50
+  mirage plan holiday.jpg --size 2048               memory and time, without painting
   mirage sweep holiday.jpg --vary spatial=5,20,50 --columns iterations=10,50,150
   mirage classify holiday.jpg                       what the network sees in it
   mirage weights --fetch vgg19                      get the real VGG-19";
@@ -86,6 +91,11 @@ enum Command {
     Devices,
     /// Test, time, print and try out compute kernels on this device
     Kernels(kernels::KernelsArgs),
+    /// Print how much memory and time a picture takes, without painting it
+    ///
+    /// Memory is worked out scale by scale, from the same plan that the run itself would follow. Time is estimated from two
+    /// iterations at a small size on this device.
+    Plan(Box<plan_table::PlanArgs>),
     /// Report on this device: what it is, whether it computes right, how fast it is
     Report(report::ReportArgs),
     /// Resume a run from its checkpoint, with the same options or others
@@ -153,6 +163,7 @@ impl Command {
         match self {
             Self::Classify(_)
             | Self::Devices
+            | Self::Plan(_)
             | Self::Show(_)
             | Self::Weights(_)
             | Self::Completions(_)
@@ -170,6 +181,7 @@ fn run(cli: &Cli) -> Result<u8> {
         Command::Classify(args) => classify::run(args).map(|()| 0),
         Command::Devices => devices::run().map(|()| 0),
         Command::Kernels(args) => kernels::run(args, folder),
+        Command::Plan(args) => plan_table::run(args).map(|()| 0),
         Command::Report(args) => report::run(args, cli.shader_dir.as_deref()),
         Command::Resume(args) => resume::run(args),
         Command::Show(args) => show::run(args).map(|()| 0),

@@ -197,6 +197,7 @@ pub(super) const TABLE: &[Row] = &[
     // Input and output. `output` is read for its format only.
     Row::output("output", Shown(File)).any_command(),
     Row::picture("size", Number),
+    Row::device("memory", No),
     Row::picture("alpha", Text).changes_gradients(),
     Row::output("bit_depth", Resumed(Number)),
     Row::output("overwrite", No).any_command(),

@@ -5,7 +5,7 @@ use super::class_names::ClassNames;
 use super::default_layers;
 use super::disk::Reservation;
 use super::escape::shown;
-use super::files::{Files, load, load_start, reading};
+use super::files::{Files, Loaded, load, load_start, reading};
 use super::places;
 use super::recorded_options::RecordedOptions;
 use super::resumed_run::ResumedRun;
@@ -37,6 +37,10 @@ pub(super) struct Plan {
     pub options: RecordedOptions,
     /// Notes for the user.
     pub notes: Vec<String>,
+    /// Width and height in the photo's file.
+    pub photo_stored: (usize, usize),
+    /// Bytes that reading the pictures took at most.
+    pub reading: u64,
     /// The names that no other run writes to as long as this one goes on.
     _reservations: Vec<Reservation>,
 }
@@ -65,7 +69,8 @@ impl Plan {
     ) -> Result<Self> {
         let (mut request, mut preset) = request(args)?;
         let mut notes = Vec::new();
-        let alpha = pictures(args, &mut request, &mut preset, &mut notes)?;
+        let Pictures { alpha, photo_stored, reading } =
+            pictures(args, &mut request, &mut preset, &mut notes)?;
         // The network may rule out the smallest scales, so the run has at most these iterations.
         let most = request.scales.plan(request.size(), 1)?.last().map_or(0, |scale| scale.end);
         let reads = all_read(args, read.unwrap_or_default());
@@ -115,6 +120,8 @@ impl Plan {
             files,
             options,
             notes,
+            photo_stored,
+            reading,
             _reservations: reservations,
         })
     }
@@ -232,17 +239,29 @@ fn images_of(args: &RenderArgs) -> [(&'static str, &[PathBuf]); 3] {
     [(preset::SPATIAL, spatial_image), (preset::ABSTRACT, abstract_image), (preset::STYLE, style_image)]
 }
 
-/// Reads the pictures that the request lacks, and returns the photo's alpha.
+/// What is known of pictures once they are read.
+struct Pictures {
+    /// The photo's alpha.
+    alpha: Option<Alpha>,
+    /// Width and height in the photo's file.
+    photo_stored: (usize, usize),
+    /// Bytes that were taken at most.
+    reading: u64,
+}
+
+/// Reads the pictures that the request lacks.
 fn pictures(
     args: &RenderArgs,
     request: &mut Request,
     preset: &mut Preset,
     notes: &mut Vec<String>,
-) -> Result<Option<Alpha>> {
+) -> Result<Pictures> {
     let kept = args.files.alpha;
-    let options = reading(args.files.size as usize, kept);
-    let (photo, alpha) = load(&args.photo, &options, notes)?;
-    request.photo = photo;
+    let options = reading(args.files.size.pixels()? as usize, kept);
+    let Loaded { picture, alpha, stored: photo_stored, memory: mut most } =
+        load(&args.photo, &options, notes)?;
+    let mut held = picture.rgb.len() as u64 * 4;
+    request.photo = picture;
     if kept == AlphaArg::Keep && alpha.is_none() {
         notes.push(format!("{} is opaque everywhere: there is no transparency to keep", shown(&args.photo)));
     }
@@ -250,7 +269,10 @@ fn pictures(
         let Some(factor) = preset.factor_mut(name) else { continue };
         if let Target::Images(images) = &factor.target {
             let load = |(path, (_, blend)): (&PathBuf, &(Picture, f32))| {
-                Ok((load(path, &options, notes)?.0, *blend))
+                let Loaded { picture, memory, .. } = load(path, &options, notes)?;
+                most = most.max(held + memory);
+                held += picture.rgb.len() as u64 * 4;
+                Ok((picture, *blend))
             };
             let images = paths.iter().zip(images.as_ref()).map(load).collect::<Result<Vec<_>>>()?;
             factor.target = Target::Images(images.into());
@@ -266,7 +288,7 @@ fn pictures(
             Init::Picture(load_start(path, size, kept, notes)?)
         }
     };
-    Ok(alpha)
+    Ok(Pictures { alpha, photo_stored, reading: most })
 }
 
 /// The files that a run reads, without the network.

@@ -3,6 +3,7 @@
 use super::args::{DeviceArgs, RenderArgs};
 use super::escape::{path_text, quoted, shown};
 use super::files::Unsaved;
+use super::forecast::{self, Forecast};
 use super::format::duration;
 use super::interrupt::{INTERRUPTED, Interrupt};
 use super::metadata::RunMetadata;
@@ -19,7 +20,7 @@ use crate::gpu::Trace;
 use crate::graph::Engine;
 use crate::image_io::Picture;
 use crate::mirage::{
-    Checkpoint, Controls, Ending, GRADIENT_LIMIT, LOSS_LIMIT, Observer, RunResult, Session, State,
+    Checkpoint, Controls, Ending, GRADIENT_LIMIT, LOSS_LIMIT, Observer, RunResult, Session, Speed, State,
 };
 use crate::workbench::{Verified, verify};
 use std::path::{Path, PathBuf};
@@ -52,6 +53,7 @@ pub(super) fn run(args: &RenderArgs) -> Result<u8> {
 /// Paints with what is taken from an earlier run, and returns the exit code.
 pub(super) fn continue_from(args: &RenderArgs, earlier: EarlierRun) -> Result<u8> {
     let EarlierRun { notes, network, device, file, resumed, state } = earlier;
+    let args = &*forecast::sized(args)?;
     let mut run = RenderRun::new(args, notes, resumed, file.as_slice())?;
     if let Some(before) = network
         && before != run.plan.network.sha256()?
@@ -81,6 +83,11 @@ struct RenderRun {
     page: Option<Page>,
     log: Option<Log>,
     verbose: bool,
+    quiet: bool,
+    /// The user's limit of the memory.
+    memory: Option<u64>,
+    /// True once the run's memory and time were stated.
+    stated: bool,
     /// Iteration and place of a picture that was saved although the run failed.
     rescued: Option<(u32, PathBuf)>,
     /// Iteration of the last good picture of a run that failed.
@@ -143,6 +150,9 @@ impl RenderRun {
             page,
             log,
             verbose: watching.verbose,
+            quiet: watching.quiet,
+            memory: args.files.memory.map(|memory| memory.0),
+            stated: false,
             rescued: None,
             failed_at: None,
             retry: watching.retry,
@@ -215,7 +225,8 @@ impl RenderRun {
         state: Option<State>,
         tracing: &mut Option<(Arc<Engine>, Arc<Trace>)>,
     ) -> Result<u8> {
-        let mut session = self.prepare(device, tracing)?;
+        let done = state.as_ref().map_or(0, |state| state.iteration);
+        let mut session = self.prepare(device, done, tracing)?;
         if let Some(state) = state {
             self.status.borrow_mut().metadata.set_weights(&state.weights);
             self.terminal.lines.print(&format!("Resuming after iteration {}", state.iteration));
@@ -252,15 +263,18 @@ impl RenderRun {
         Observers(list)
     }
 
+    /// Opens the device, states what the run after `done` iterations will take, and prepares it.
     fn prepare(
         &mut self,
         device: &DeviceArgs,
+        done: u32,
         tracing: &mut Option<(Arc<Engine>, Arc<Trace>)>,
     ) -> Result<Session> {
         // Hashing a full-size network takes a second or two: meanwhile the device gets ready.
         let network = &self.plan.network;
         let request = self.plan.request.clone();
         let terminal = &self.terminal.lines;
+        let states = !std::mem::replace(&mut self.stated, true);
         let (session, sha256) = std::thread::scope(|scope| {
             let hash = {
                 let network = network.clone();
@@ -270,6 +284,16 @@ impl RenderRun {
             for note in notes.into_iter().chain(preprocessing::doubt(&engine, network)?) {
                 terminal.note(&note);
                 self.status.borrow_mut().notes.push(note);
+            }
+            if states {
+                let mut forecast = Forecast::new(&engine, &self.plan, self.memory)?;
+                forecast.check(&engine, &self.plan)?;
+                forecast.done = done;
+                // A device that is lost after so many submissions, for tests, is to be lost in the run.
+                if !self.quiet && device.lose_device_after.is_none() {
+                    forecast.speed = Some(Speed::measure(&engine, network, &request)?);
+                }
+                terminal.print(&forecast.line());
             }
             if self.trace.is_some() {
                 *tracing = Some((engine.clone(), engine.start_trace()));

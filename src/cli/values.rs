@@ -1,8 +1,9 @@
 //! Values of options: on the command line, in the library, and in a record.
 
 use super::escape::path_text;
+use crate::error::Error;
 use crate::gpu::{self, Family};
-use crate::image_io::BitDepth;
+use crate::image_io::{BitDepth, MAX_SIDE};
 use crate::mirage::statistic::{self, Statistic};
 use crate::mirage::{self, ScaleCount};
 use crate::ops::{Padding, PoolKind, VariationKind};
@@ -81,6 +82,90 @@ impl Display for AlphaArg {
 impl Serialize for AlphaArg {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.to_string())
+    }
+}
+
+/// `--size`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SizeArg {
+    /// The largest that fits into the memory.
+    Auto,
+    /// Longest side in pixels.
+    Pixels(u32),
+}
+
+impl SizeArg {
+    /// The longest side in pixels, once it is known.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where the size is not chosen automatically.
+    pub(super) fn pixels(self) -> crate::Result<u32> {
+        match self {
+            Self::Pixels(pixels) => Ok(pixels),
+            Self::Auto => {
+                Err(Error::usage("--size auto is for a single new picture: give a number of pixels"))
+            }
+        }
+    }
+}
+
+impl FromStr for SizeArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            _ if text == "auto" => Ok(Self::Auto),
+            Ok(pixels) if (1..=MAX_SIDE as u32).contains(&pixels) => Ok(Self::Pixels(pixels)),
+            _ => Err(format!("write auto, or a number of pixels from 1 to {MAX_SIDE}")),
+        }
+    }
+}
+
+impl Display for SizeArg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Pixels(pixels) => write!(f, "{pixels}"),
+        }
+    }
+}
+
+impl Serialize for SizeArg {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::Pixels(pixels) => serializer.serialize_u32(*pixels),
+        }
+    }
+}
+
+/// A number of bytes, such as `4GiB` or `800MB`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ByteCount(pub u64);
+
+impl FromStr for ByteCount {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || "write a number and a unit, such as 4GiB, 1.5GB or 800MB".to_owned();
+        let text = text.trim();
+        let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+        let (number, unit) = text.split_at(end);
+        let number: f64 = number.parse().map_err(|_| wrong())?;
+        let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+            "b" => 1,
+            "kb" => 1_000,
+            "mb" => 1_000_000,
+            "gb" => 1_000_000_000,
+            "tb" => 1_000_000_000_000,
+            "k" | "kib" => 1 << 10,
+            "m" | "mib" => 1 << 20,
+            "g" | "gib" => 1 << 30,
+            "t" | "tib" => 1 << 40,
+            _ => return Err(wrong()),
+        };
+        let bytes = number * factor as f64;
+        if bytes >= 1.0 && bytes < (1_u64 << 53) as f64 { Ok(Self(bytes as u64)) } else { Err(wrong()) }
     }
 }
 
@@ -320,6 +405,32 @@ pub(super) fn path(path: &Path) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_pixels_or_auto() {
+        for (text, size) in
+            [("auto", SizeArg::Auto), ("1", SizeArg::Pixels(1)), ("32768", SizeArg::Pixels(32768))]
+        {
+            assert_eq!(text.parse(), Ok(size));
+            assert_eq!(size.to_string(), text);
+        }
+        for text in ["0", "32769", "-1", "Auto", "", "5.5"] {
+            assert!(text.parse::<SizeArg>().is_err(), "{text}");
+        }
+        assert!(SizeArg::Auto.pixels().is_err());
+    }
+
+    #[test]
+    fn bytes_have_units() {
+        for (text, bytes) in
+            [("4GiB", 4 << 30), ("800MB", 800_000_000), ("1.5 g", 3 << 29), ("512 KiB", 512 << 10), ("7b", 7)]
+        {
+            assert_eq!(text.parse(), Ok(ByteCount(bytes)), "{text}");
+        }
+        for text in ["", "4", "GiB", "-1GiB", "4 apples", "0GB", "1e9GB", "nanMB", "99999999TiB", "1.2.3GB"] {
+            assert!(text.parse::<ByteCount>().is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn colors_behind_transparency() {

@@ -1,5 +1,6 @@
 //! Finding the adapters of this machine and picking one of them.
 
+use super::budget::USED_AT_MOST;
 use super::profile::Matrices;
 use super::wait;
 use crate::error::{Error, Result};
@@ -61,7 +62,7 @@ fn instance(flags: wgpu::InstanceFlags) -> wgpu::Instance {
     descriptor.flags = flags;
     // Refuse an allocation that the driver's own budget can't hold, where it reports one: a clear message
     // before the first iteration, in place of a machine that swaps or a process that is killed.
-    descriptor.memory_budget_thresholds.for_resource_creation = Some(95);
+    descriptor.memory_budget_thresholds.for_resource_creation = Some(USED_AT_MOST);
     wgpu::Instance::new(descriptor)
 }
 

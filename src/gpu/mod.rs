@@ -2,6 +2,7 @@
 //! instance and adapter; everything above works through [`Context`].
 
 mod adapter;
+mod budget;
 mod buffer;
 mod context;
 mod hidden;

@@ -1,6 +1,7 @@
 //! A device, and what programs on it share: memory, compiled kernels, packed weights.
 
 use super::choices::Choices;
+use super::counting::{Counted, CountingDevice};
 use super::gpu::GpuDevice;
 use super::kernels::Selection;
 use super::memory::Memory;
@@ -28,6 +29,8 @@ pub struct Engine {
 pub(super) enum Device {
     Gpu(Arc<GpuDevice>),
     Native(Arc<NativeDevice>),
+    /// One that stands in for another, to learn how much memory a run takes.
+    Counting(Arc<CountingDevice>),
 }
 
 impl Engine {
@@ -84,6 +87,29 @@ impl Engine {
         Arc::new(Self { device, note, choices: OnceLock::new(), outdated: AtomicUsize::new(0) })
     }
 
+    /// An engine that stands in for this one: it has the same choices of kernels, allocates and computes nothing, and
+    /// keeps account of the memory that this one would take ([`Engine::counted`]). What is read from it is zero.
+    pub fn counting(&self) -> Arc<Self> {
+        let engine = Self::counting_for(self.profile().clone(), self.describe());
+        if let Some(choices) = self.choices.get() {
+            engine.use_choices(choices.clone());
+        }
+        engine
+    }
+
+    /// [`Engine::counting`] for a device that isn't there, described by its profile.
+    pub fn counting_for(profile: Profile, description: impl Into<String>) -> Arc<Self> {
+        Self::on(Device::Counting(Arc::new(CountingDevice::new(profile, description.into()))), None)
+    }
+
+    /// What a counting engine has counted, its peak since the last call; `None` of an engine that computes.
+    pub fn counted(&self) -> Option<Counted> {
+        match &self.device {
+            Device::Counting(device) => Some(device.look()),
+            Device::Gpu(_) | Device::Native(_) => None,
+        }
+    }
+
     /// An engine on the same graphics device, opened once more after it was lost. It has the same choices; memory and
     /// programs of this engine are of no use there.
     ///
@@ -110,7 +136,7 @@ impl Engine {
     pub fn gpu(&self) -> Option<&Context> {
         match &self.device {
             Device::Gpu(device) => Some(&device.context),
-            Device::Native(_) => None,
+            Device::Native(_) | Device::Counting(_) => None,
         }
     }
 
@@ -123,13 +149,14 @@ impl Engine {
         match &self.device {
             Device::Gpu(device) => device.context.profile(),
             Device::Native(device) => device.profile(),
+            Device::Counting(device) => &device.profile,
         }
     }
 
     /// How many threads the CPU device uses; `None` on a graphics device.
     pub fn threads(&self) -> Option<usize> {
         match &self.device {
-            Device::Gpu(_) => None,
+            Device::Gpu(_) | Device::Counting(_) => None,
             Device::Native(device) => Some(device.threads()),
         }
     }
@@ -144,6 +171,8 @@ impl Engine {
         match &self.device {
             Device::Gpu(device) => device.context.start_trace(),
             Device::Native(device) => device.start_trace(),
+            // It does nothing that could be traced.
+            Device::Counting(_) => Arc::default(),
         }
     }
 
@@ -152,6 +181,7 @@ impl Engine {
         match &self.device {
             Device::Gpu(device) => device.context.trace(),
             Device::Native(device) => device.trace(),
+            Device::Counting(_) => None,
         }
     }
 
@@ -195,6 +225,7 @@ impl Engine {
         match &self.device {
             Device::Gpu(device) => device.forget_constants(),
             Device::Native(device) => device.forget_constants(),
+            Device::Counting(device) => device.forget_constants(),
         }
     }
 
@@ -230,6 +261,7 @@ impl Engine {
         Ok(match &self.device {
             Device::Gpu(device) => Memory::on_gpu(device.context.storage_buffer(label, bytes)?),
             Device::Native(_) => Memory::on_cpu(HostBuffer::zeros(label, bytes)?),
+            Device::Counting(device) => Memory::counted(device.tensor(bytes)),
         })
     }
 
@@ -248,6 +280,7 @@ impl Engine {
                 Ok(device.context.time(runs, None, copy)?.0)
             }
             Device::Native(device) => Ok(device.time_copies(from.host(label)?, to.host(label)?, runs)),
+            Device::Counting(_) => Ok(0.0),
         }
     }
 
@@ -269,6 +302,7 @@ impl Engine {
                 start.copy_from_slice(values);
                 Ok(())
             }
+            Device::Counting(_) => Ok(()),
         }
     }
 
@@ -291,6 +325,7 @@ impl Engine {
                 let stored = memory.host(label)?.read();
                 stored.get(..count).map(<[f32]>::to_vec).ok_or_else(|| too_small(label))
             }
+            Device::Counting(_) => Ok(vec![0.0; count]),
         }
     }
 }
@@ -304,6 +339,7 @@ impl Device {
         match self {
             Self::Gpu(device) => device.context.describe(),
             Self::Native(device) => device.describe(),
+            Self::Counting(device) => device.description.clone(),
         }
     }
 }

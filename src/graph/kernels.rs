@@ -51,13 +51,13 @@ impl<'a> Selection<'a> {
 }
 
 /// Shader, entry point and constants.
-type Key = (&'static str, &'static str, Vec<(&'static str, u32)>);
+pub(super) type EntryKey = (&'static str, &'static str, Vec<(&'static str, u32)>);
 
 /// Entry points, each once.
 #[derive(Debug, Default)]
 pub(super) struct Entries {
     pub list: Vec<Entry>,
-    index: HashMap<Key, usize>,
+    index: HashMap<EntryKey, usize>,
 }
 
 impl Entries {

@@ -241,6 +241,8 @@ impl Lowering<'_> {
         let constants: HashMap<&str, u64> =
             constants.map(|constant| (constant.key.as_str(), constant.bytes)).collect();
         self.memory.constants += constants.values().sum::<u64>();
+        let most = |of: fn(&NativeKernel) -> u64| self.functions.iter().map(of).max().unwrap_or(0);
+        self.memory.scratch = most(|function| function.scratch) + most(|function| function.temporary);
         Ok(Lowered {
             buffers: self.buffers,
             textures: self.textures,

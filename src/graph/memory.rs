@@ -1,9 +1,11 @@
 //! Device memory as the layers above hold it.
 
+use super::counting::Claim;
 use super::ir::TensorId;
 use super::native::HostBuffer;
 use crate::error::{Error, Result};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Memory of the tensors that are not planned: those from outside, and those with memory of their own.
 pub type Bindings = HashMap<TensorId, Memory>;
@@ -18,7 +20,20 @@ pub struct Memory {
 enum Place {
     Gpu(wgpu::Buffer),
     Native(HostBuffer),
+    Counted(Counted),
 }
+
+/// Memory that is only counted.
+#[derive(Debug, Clone)]
+struct Counted(Arc<Claim>);
+
+impl PartialEq for Counted {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Counted {}
 
 impl Memory {
     pub(super) fn on_gpu(buffer: wgpu::Buffer) -> Self {
@@ -29,25 +44,29 @@ impl Memory {
         Self { place: Place::Native(buffer) }
     }
 
+    pub(super) fn counted(claim: Claim) -> Self {
+        Self { place: Place::Counted(Counted(Arc::new(claim))) }
+    }
+
     /// The buffer of a graphics device; `label` names the tensor.
     ///
     /// # Errors
-    /// [`Error::Gpu`] if it is memory of the CPU device.
+    /// [`Error::Gpu`] if it is memory of another device.
     pub(super) fn gpu(&self, label: &str) -> Result<&wgpu::Buffer> {
         match &self.place {
             Place::Gpu(buffer) => Ok(buffer),
-            Place::Native(_) => Err(elsewhere(label)),
+            Place::Native(_) | Place::Counted(_) => Err(elsewhere(label)),
         }
     }
 
     /// The buffer of the CPU device; `label` names the tensor.
     ///
     /// # Errors
-    /// [`Error::Gpu`] if it is memory of a graphics device.
+    /// [`Error::Gpu`] if it is memory of another device.
     pub(super) fn host(&self, label: &str) -> Result<&HostBuffer> {
         match &self.place {
             Place::Native(buffer) => Ok(buffer),
-            Place::Gpu(_) => Err(elsewhere(label)),
+            Place::Gpu(_) | Place::Counted(_) => Err(elsewhere(label)),
         }
     }
 
@@ -56,6 +75,7 @@ impl Memory {
         match &self.place {
             Place::Gpu(buffer) => buffer.size(),
             Place::Native(buffer) => buffer.bytes(),
+            Place::Counted(counted) => counted.0.bytes(),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod backward;
 mod choices;
+mod counting;
 mod engine;
 mod fuse;
 mod goals;
@@ -22,6 +23,7 @@ mod submission;
 
 pub use backward::{Seeds, gradient, gradients};
 pub use choices::{Choice, Choices, Use, candidates, content};
+pub use counting::Counted;
 pub use engine::Engine;
 pub use goals::{Goals, Readback, When};
 pub use ir::{Graph, Node, Tensor, TensorId};
@@ -29,7 +31,7 @@ pub use kernels::Selection;
 pub use lower::lower;
 pub use lowered::{Lowered, PreparedNode};
 pub use memory::{Bindings, Memory};
-pub use native::Processor;
+pub use native::{Processor, return_freed_memory};
 pub use options::PrepareOptions;
 pub use peaks::Peaks;
 pub use plan::{MemoryUse, Place, Plan, Slot};

@@ -54,12 +54,15 @@ pub struct MemoryUse {
     pub constants: u64,
     /// Textures through which kernels read buffers.
     pub staging: u64,
+    /// What functions of the CPU device take at most while they run: of scratch memory, which is kept, and of the heap,
+    /// which keeps it, too.
+    pub scratch: u64,
 }
 
 impl MemoryUse {
     /// All of it.
     pub fn total(&self) -> u64 {
-        self.planned + self.bound + self.constants + self.staging
+        self.planned + self.bound + self.constants + self.staging + self.scratch
     }
 }
 

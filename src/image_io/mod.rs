@@ -123,6 +123,8 @@ pub struct Decoded {
     /// What was done to the file's content on the way, for people to read, such as
     /// "EXIF orientation 6 applied" or "alpha composited on white". Empty for a plain photo.
     pub notes: Vec<String>,
+    /// Bytes that reading it took at most: the file, what its decoder returned at once, and the picture.
+    pub memory: u64,
 }
 
 /// Whether a picture of this size is within the limits; else a sentence that says why not, without

@@ -14,7 +14,7 @@ use super::targets::{Cache, image_at};
 use super::weighting::Weights;
 use super::{network_graph, start};
 use crate::error::{Error, Result};
-use crate::graph::{Engine, MemoryUse, PreparedNode};
+use crate::graph::{Engine, MemoryUse, PreparedNode, return_freed_memory};
 use crate::image_io::Picture;
 use crate::vgg::labels::top_k;
 use crate::vgg::{LayerKind, Network};
@@ -118,11 +118,12 @@ impl Session {
     /// # Errors
     /// As [`check_request`], and if the device fails or has too little memory.
     pub fn new(engine: &Arc<Engine>, network: &Arc<Network>, request: Request) -> Result<Self> {
-        let begin = Instant::now();
+        let begin = Begun::now(engine);
         check_request(network, &request)?;
         let scales = request.plan(network)?;
         let mut cache = Cache::default();
         let objective = Objective::new(engine, network, &request, scales[0].size, &mut cache)?;
+        return_freed_memory();
         Ok(Self {
             engine: engine.clone(),
             network: network.clone(),
@@ -155,7 +156,7 @@ impl Session {
     /// # Errors
     /// As [`Session::new`]; the session is then still that of the earlier request.
     pub fn restart(&mut self, request: Request) -> Result<()> {
-        let begin = Instant::now();
+        let begin = Begun::now(&self.engine);
         check_request(&self.network, &request)?;
         let scales = request.plan(&self.network)?;
         if self.request.shares_objective(&request) && self.scale == 0 {
@@ -210,6 +211,7 @@ impl Session {
         self.objective =
             Some(Objective::new(&self.engine, &self.network, &self.request, size, &mut self.cache)?);
         self.scale = scale;
+        return_freed_memory();
         Ok(())
     }
 
@@ -240,6 +242,11 @@ impl Session {
     /// that diverged the one with the least loss.
     pub fn last_good(&self) -> Option<(u32, &Picture)> {
         self.last_good.as_ref().map(|(iteration, picture)| (*iteration, picture.as_ref()))
+    }
+
+    /// Device memory of the targets that were captured so far, at all sizes.
+    pub(super) fn target_bytes(&self) -> u64 {
+        self.cache.bytes()
     }
 
     /// Device memory at the present scale.
@@ -344,13 +351,25 @@ pub(super) fn weighted(terms: &[Term], losses: &[f32], weights: &Weights) -> Vec
     terms.iter().zip(losses).map(weigh).collect()
 }
 
+/// When a preparation began, and how many outdated choices of kernels the engine had met until then.
+struct Begun {
+    at: Instant,
+    outdated: usize,
+}
+
+impl Begun {
+    fn now(engine: &Engine) -> Self {
+        Self { at: Instant::now(), outdated: engine.outdated_choices() }
+    }
+}
+
 /// What a session of a request starts with.
 fn started(
     engine: &Engine,
     request: &Request,
     scales: &[Scale],
     objective: &Objective,
-    begin: Instant,
+    begin: Begun,
 ) -> Started {
     let mut notes = Vec::new();
     let own_targets = || {
@@ -363,7 +382,7 @@ fn started(
             "the photo already meets its own targets, so a start from it has next to nothing to follow: use --init noise or a --style-image".to_owned(),
         );
     }
-    let outdated = engine.outdated_choices();
+    let outdated = engine.outdated_choices() - begin.outdated;
     if outdated > 0 {
         notes.push(format!(
             "{outdated} entries of the tuning cache were measured with other kernels than this run has, and are ignored: `mirage tune` measures anew"
@@ -375,7 +394,7 @@ fn started(
         memory: objective.program.memory(),
         size: request.size(),
         scales: scales.to_vec(),
-        prepared_in: begin.elapsed().as_secs_f64(),
+        prepared_in: begin.at.elapsed().as_secs_f64(),
         photo_classes: top_k(&objective.photo_probabilities, request.top_classes),
         notes,
         variants: nodes.map(|node| (node.label.clone(), node.variant)).collect(),

@@ -43,6 +43,11 @@ pub(super) struct Cache {
 }
 
 impl Cache {
+    /// Bytes on the device of all that was captured.
+    pub(super) fn bytes(&self) -> u64 {
+        self.captured.values().flatten().map(|part| part.memory.bytes()).sum()
+    }
+
     /// Forgets targets of other images than these, or of another view of the network.
     fn keep_for(&mut self, sets: &[ImageSet<'_>], view: View) {
         if self.view != Some(view) {

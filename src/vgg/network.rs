@@ -211,6 +211,11 @@ impl Network {
         self.tensors().map(Tensor::elements).sum()
     }
 
+    /// Bytes of the network that are in memory besides what is made of it: all, where it is a part of the program.
+    pub fn resident_bytes(&self) -> usize {
+        self.file.resident()
+    }
+
     /// Size of the file, bytes.
     pub fn file_len(&self) -> usize {
         self.file.length()

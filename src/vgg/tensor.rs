@@ -356,6 +356,14 @@ impl WeightFile {
         self.source.length
     }
 
+    /// Bytes of it that are in memory once it was read.
+    pub fn resident(&self) -> usize {
+        match self.source.content {
+            Content::Disk(_) => 0,
+            Content::Memory(bytes) => bytes.len(),
+        }
+    }
+
     /// Every key of the file, sorted.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)

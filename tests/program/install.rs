@@ -5,8 +5,8 @@ use neural_mirage::vgg::locate::{DEFAULT_NETWORK_SHA256, NARROW};
 use predicates::prelude::*;
 
 /// The commands that `mirage --help` lists, but for `help`.
-const COMMANDS: [&str; 9] =
-    ["render", "classify", "devices", "kernels", "resume", "show", "sweep", "tune", "weights"];
+const COMMANDS: [&str; 10] =
+    ["render", "classify", "devices", "kernels", "plan", "resume", "show", "sweep", "tune", "weights"];
 
 fn printed(place: &Place, words: &[&str]) -> String {
     let output = place.deviceless().args(words).output().unwrap();

@@ -17,6 +17,7 @@ mod kernels;
 mod kernels_run;
 mod kernels_run_calls;
 mod lost_device;
+mod memory;
 #[cfg(unix)]
 mod paths;
 mod preprocessing;
@@ -48,6 +49,7 @@ fn help_states_every_option_with_its_default() {
     for (option, default) in [
         ("--output", "the photo's name with -mirage.png, in the current folder"),
         ("--size", "512"),
+        ("--memory", "what is free"),
         ("--alpha", "white"),
         ("--bit-depth", "8"),
         ("--overwrite", "refuse to"),

@@ -1,14 +1,12 @@
 //! What programs on one graphics device share: pipelines, packed weights.
 
+use super::super::counting::CONSTANTS_AHEAD;
 use crate::error::Result;
 use crate::gpu::{Context, Fence, PipelineCache};
 use crate::ops::{Constant, Storage, TEXTURE_WIDTH};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-
-/// While constants are made, the host runs ahead of the device by at most this many bytes of inputs and copies.
-const CONSTANTS_AHEAD: u64 = 16 << 20;
 
 /// A graphics device with its pipelines and constants.
 #[derive(Debug)]

@@ -2,10 +2,12 @@
 
 mod buffer;
 mod device;
+mod heap;
 mod processor;
 mod replay;
 
 pub(super) use buffer::HostBuffer;
 pub(super) use device::NativeDevice;
+pub use heap::return_freed_memory;
 pub use processor::Processor;
 pub(super) use replay::Replay;

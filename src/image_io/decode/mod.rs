@@ -158,7 +158,9 @@ fn finish(
             size = (size.1, size.0);
         }
     }
-    Ok(Decoded { picture, alpha, size, notes: reading.notes })
+    let floats = picture.rgb.len() + alpha.as_ref().map_or(0, |alpha| alpha.values.len());
+    let memory = reading.memory(floats, orientation != Orientation::NoTransforms);
+    Ok(Decoded { picture, alpha, size, notes: reading.notes, memory })
 }
 
 /// True if rows become columns.

@@ -1,5 +1,7 @@
 //! What reading a picture has in common, whatever its format.
 
+use std::cell::Cell;
+
 use image::metadata::Orientation;
 
 use super::super::check_size;
@@ -59,11 +61,13 @@ pub(super) struct Reading<'a> {
     file: usize,
     /// What was done to the file's content.
     pub notes: Vec<String>,
+    /// Bytes of the largest buffer so far.
+    largest: Cell<usize>,
 }
 
 impl<'a> Reading<'a> {
     pub(super) fn new(options: &'a ReadOptions, file: usize) -> Self {
-        Self { options, file, notes: Vec::new() }
+        Self { options, file, notes: Vec::new(), largest: Cell::new(0) }
     }
 
     /// Refuses sizes beyond the limits, as the header states them.
@@ -87,7 +91,15 @@ impl<'a> Reading<'a> {
 
     /// Room for what a decoder returns at once.
     pub(super) fn buffer(&self, bytes: usize) -> Result<Vec<u8>, Failure> {
+        self.largest.set(self.largest.get().max(bytes));
         zeros(bytes).map_err(Failure::Memory)
+    }
+
+    /// Bytes that reading a picture of these floats took at most; twice the floats while it was turned.
+    pub(super) fn memory(&self, floats: usize, turned: bool) -> u64 {
+        let picture = floats as u64 * 4;
+        let besides = if turned { picture.max(self.largest.get() as u64) } else { self.largest.get() as u64 };
+        self.file as u64 + picture + besides
     }
 
     /// Notes that only the first of several frames is used.

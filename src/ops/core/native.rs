@@ -16,6 +16,11 @@ pub(in crate::ops) const PART: usize = 16 * 1024;
 pub struct NativeKernel {
     /// Weights and other data that never change, made once.
     pub constants: Vec<NativeConstant>,
+    /// Bytes of scratch memory that it takes while it runs, besides less than a megabyte for each thread. They are kept
+    /// for the next function.
+    pub scratch: u64,
+    /// Bytes that it takes of the heap while it runs.
+    pub temporary: u64,
     /// The function. It writes the whole output, padding included, and may use the threads of the rayon pool that it
     /// runs in; the result must not depend on how many there are.
     pub run: Arc<dyn Fn(NativeCall<'_>) + Send + Sync>,
@@ -24,7 +29,19 @@ pub struct NativeKernel {
 impl NativeKernel {
     /// A kernel without constants.
     pub fn new(run: impl Fn(NativeCall<'_>) + Send + Sync + 'static) -> Self {
-        Self { constants: Vec::new(), run: Arc::new(run) }
+        Self { constants: Vec::new(), scratch: 0, temporary: 0, run: Arc::new(run) }
+    }
+
+    /// The same, taking this many floats of scratch memory.
+    pub fn scratch(mut self, floats: usize) -> Self {
+        self.scratch = floats as u64 * 4;
+        self
+    }
+
+    /// The same, taking this many floats of the heap while it runs.
+    pub fn temporary(mut self, floats: usize) -> Self {
+        self.temporary = floats as u64 * 4;
+        self
     }
 
     /// The same with one more constant.
@@ -36,7 +53,11 @@ impl NativeKernel {
 
 impl Debug for NativeKernel {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NativeKernel").field("constants", &self.constants).finish_non_exhaustive()
+        f.debug_struct("NativeKernel")
+            .field("constants", &self.constants)
+            .field("scratch", &self.scratch)
+            .field("temporary", &self.temporary)
+            .finish_non_exhaustive()
     }
 }
 

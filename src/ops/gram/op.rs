@@ -13,7 +13,8 @@ use crate::ops::native::{fill_blocks, for_each_part, for_each_row};
 use crate::ops::product::{MatrixRef, product};
 use crate::ops::shape::{MapLayout, mismatch};
 use crate::ops::{
-    Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source,
+    Adjoint, Case, CaseInput, Dispatch, Kernel, NativeCall, NativeKernel, Op, Operand, Shape, Signature,
+    Source,
 };
 use rayon::prelude::*;
 
@@ -114,7 +115,7 @@ impl Op for Gram {
         let chunk = map.plane().div_ceil(map.plane().div_ceil(Panel::texels(map)).min(limit));
         let chunks = map.plane().div_ceil(chunk);
         let scale = scale(map) as f32;
-        Ok(NativeKernel::new(move |call| {
+        let run = move |call: NativeCall<'_>| {
             let partial = |index: usize| {
                 let texels = index * chunk..((index + 1) * chunk).min(map.plane());
                 partial_gram(map, call.inputs[0], texels)
@@ -134,7 +135,8 @@ impl Op for Gram {
                 row.iter_mut().zip(below.chain(mirrored)).for_each(|(value, sum)| *value = sum * scale);
                 row[channels..].fill(0.0);
             });
-        }))
+        };
+        Ok(NativeKernel::new(run).temporary(chunks * channels * channels))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {

@@ -43,6 +43,14 @@ impl Method {
             Self::Naive => weights::plain(filter),
         }
     }
+
+    /// Floats that it takes while it runs.
+    fn scratch(&self) -> usize {
+        match self {
+            Self::Winograd(winograd) => winograd.scratch(),
+            Self::Direct(_) | Self::Naive => 0,
+        }
+    }
 }
 
 /// The best method for a convolution, or its adjoint, that lies so.
@@ -67,6 +75,10 @@ pub(super) fn forward(conv: &Conv, input: MapLayout, output: MapLayout, device: 
     let method = choose(conv, placement, false, device);
     let repeats = repeats && !matches!(method, Method::Naive);
     let weights = method.weights(&conv.filter, false);
+    // The map with its edges repeated, and the one that is pooled.
+    let repeated = if repeats { edges::padded(input).texels() * 4 } else { 0 };
+    let whole = if conv.pool { output.texels() * 4 } else { 0 };
+    let scratch = method.scratch() + whole;
     let conv = conv.clone();
     let bias = weights::bias(&conv.filter);
     let run = move |call: NativeCall<'_>| {
@@ -88,7 +100,7 @@ pub(super) fn forward(conv: &Conv, input: MapLayout, output: MapLayout, device: 
             compute(result);
         }
     };
-    NativeKernel::new(run).constant(weights).constant(bias)
+    NativeKernel::new(run).scratch(scratch).temporary(repeated).constant(weights).constant(bias)
 }
 
 /// The adjoint: from the gradient of `output` (before a pool) to that of `input`, and the steps in `then`.
@@ -108,6 +120,12 @@ pub(super) fn backward(
     let method = choose(conv, placement, true, device);
     let folds = repeats && !matches!(method, Method::Naive);
     let weights = method.weights(&conv.filter, true);
+    // The gradient of the map before a pool, or without what the ReLU cut off, and that of the padded map.
+    let masks = conv.relu && !matches!(method, Method::Winograd(_));
+    let of_output = |needed: bool| if needed { output.texels() * 4 } else { 0 };
+    let whole = if folds { edges::padded(input).texels() * 4 } else { 0 };
+    let scratch = method.scratch() + of_output(conv.pool) + whole;
+    let masked = of_output(masks && !conv.pool);
     let conv = conv.clone();
     let run = move |call: NativeCall<'_>| {
         let NativeCall { inputs, output: result, constants, .. } = call;
@@ -143,5 +161,5 @@ pub(super) fn backward(
             compute(&finish, result);
         }
     };
-    NativeKernel::new(run).constant(weights)
+    NativeKernel::new(run).scratch(scratch).temporary(masked).constant(weights)
 }

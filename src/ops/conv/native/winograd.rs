@@ -55,6 +55,17 @@ impl Winograd {
         POSITIONS * from * to * BLOCK * BLOCK * 4 > SMALL_WEIGHTS
     }
 
+    /// Floats of the transformed tiles, where weights are large; else each task takes less than a megabyte.
+    pub fn scratch(&self) -> usize {
+        if !self.large() {
+            return 0;
+        }
+        let [from, _] = self.blocks();
+        let (rows, _) = self.group();
+        let group = from * self.tiles(0, rows).packed();
+        group * self.place.output.height.div_ceil(rows * TILE).min(Self::groups_of_band(group))
+    }
+
     /// From `input`, which counts as zero where the activation is not positive, to `output`.
     pub fn run(
         &self,
@@ -144,6 +155,11 @@ impl Winograd {
         ((packs * PACKED / self.across()).max(1), blocks)
     }
 
+    /// Groups of which each has so many floats of transformed tiles.
+    fn groups_of_band(group: usize) -> usize {
+        (BAND / group).max(1)
+    }
+
     /// Each task computes some blocks of channels of a group of tiles.
     fn by_blocks(&self, source: Source<'_>, weights: &[f32], finish: &Finish<'_>, output: &mut [f32]) {
         let [from, to] = self.blocks();
@@ -153,7 +169,7 @@ impl Winograd {
         while blocks > 1 && to.div_ceil(blocks) * groups.len() < 2 * rayon::current_num_threads() {
             blocks /= 2;
         }
-        let groups_of_band = (BAND / (from * full)).max(1);
+        let groups_of_band = Self::groups_of_band(from * full);
         let layout = self.place.output;
         for (band, groups) in groups.chunks_mut(groups_of_band).enumerate() {
             let first = band * groups_of_band;

@@ -1,0 +1,261 @@
+//! What a run will take, said and checked before it starts: memory by class, and time.
+
+use super::args::RenderArgs;
+use super::format::{bytes, duration};
+use super::free_memory::Free;
+use super::largest_size;
+use super::plan::Plan;
+use crate::error::{Error, Result};
+use crate::graph::Engine;
+use crate::mirage::{MemoryClasses, MemoryPlan, Request, Speed};
+use crate::vgg::Network;
+use std::borrow::Cow;
+use std::sync::Arc;
+
+/// With `--size auto` the first of these that the network's layers take is tried first, in pixels.
+const FIRST_SIZES: [u32; 3] = [512, 2048, 8192];
+
+/// Memory that may be taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Budget {
+    pub bytes: u64,
+    /// Where that comes from, as in "1 GiB of the machine's memory".
+    pub of: String,
+}
+
+/// The memory that a device's run may take. None where the system doesn't tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Budgets {
+    /// Of the device's memory, which the CPU device and drivers in software share with the host.
+    pub device: Option<Budget>,
+    /// Of the host's memory, where the device has its own.
+    pub host: Option<Budget>,
+}
+
+impl Budgets {
+    /// Those of this process on a device; `limit` is the user's.
+    pub(super) fn of(engine: &Engine, limit: Option<u64>) -> Self {
+        let given = limit.map(|bytes| Budget { bytes, of: "--memory".to_owned() });
+        let free = Free::of_this_process();
+        let free = free.map(|Free { bytes, limit }| Budget { bytes, of: limit.to_owned() });
+        if engine.profile().software {
+            return Self { device: given.or(free), host: None };
+        }
+        let own = engine.gpu().and_then(|device| device.memory_budget());
+        let own = own.map(|bytes| Budget { bytes, of: "the device's budget".to_owned() });
+        Self { device: given.or(own), host: free }
+    }
+
+    /// The budget that a plan exceeds, with what it needs of it.
+    fn exceeded(&self, memory: &MemoryPlan) -> Option<(u64, &Budget)> {
+        let host = if memory.is_shared { 0 } else { memory.host_peak().host.total() };
+        let needs = [(memory.needed(), &self.device), (host, &self.host)];
+        needs.into_iter().find_map(|(needed, budget)| {
+            budget.as_ref().filter(|budget| needed > budget.bytes).map(|budget| (needed, budget))
+        })
+    }
+}
+
+/// What a run will take.
+#[derive(Debug)]
+pub(super) struct Forecast {
+    pub memory: MemoryPlan,
+    pub budgets: Budgets,
+    /// Bytes that reading the pictures took, before anything else.
+    pub reading: u64,
+    /// What iterations cost, if that was measured.
+    pub speed: Option<Speed>,
+    /// Iterations that a resumed run has done.
+    pub done: u32,
+}
+
+impl Forecast {
+    /// The forecast for a run on this device.
+    ///
+    /// # Errors
+    /// As [`MemoryPlan::new`].
+    pub(super) fn new(engine: &Engine, plan: &Plan, limit: Option<u64>) -> Result<Self> {
+        Ok(Self {
+            memory: MemoryPlan::new(engine, &plan.network, &plan.request)?,
+            budgets: Budgets::of(engine, limit),
+            reading: plan.reading,
+            speed: None,
+            done: 0,
+        })
+    }
+
+    /// Seconds of the run, if its speed was measured.
+    pub(super) fn seconds(&self) -> Option<f64> {
+        Some(self.speed?.seconds(&self.memory.scales, self.done))
+    }
+
+    /// The most memory that the run takes of the device, with what it holds then; of the host too where that is the
+    /// device.
+    pub(super) fn device(&self) -> MemoryClasses {
+        let peak = self.memory.peak();
+        if self.memory.is_shared { peak.classes() } else { peak.device }
+    }
+
+    /// One line: memory by class, and the time.
+    pub(super) fn line(&self) -> String {
+        let device = self.device();
+        let mut line = if self.memory.is_shared {
+            format!("Needs up to {} of memory ({})", bytes(device.total()), parts(&device))
+        } else {
+            let host = self.memory.host_peak().host;
+            format!(
+                "Needs up to {} on the device ({}) and {} of memory ({})",
+                bytes(device.total()),
+                parts(&device),
+                bytes(host.total()),
+                parts(&host)
+            )
+        };
+        if let Some(seconds) = self.seconds() {
+            line += &format!(", about {}", duration(seconds));
+        }
+        line
+    }
+
+    /// Refuses a run that takes more memory than there is.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with the sizes, the largest that would fit among them.
+    pub(super) fn check(&self, engine: &Engine, plan: &Plan) -> Result<()> {
+        let Some((needed, budget)) = self.budgets.exceeded(&self.memory) else { return Ok(()) };
+        let [height, width] = plan.request.size();
+        let most = width.max(height) as u32;
+        let first = FIRST_SIZES[0].max(most / 2);
+        let largest = largest_fitting(engine, &plan.network, &plan.request, &self.budgets, [first, most])?;
+        let advice = match largest {
+            Some(size) => format!("--size {size} is the largest that fits (--size auto finds it)"),
+            None => "no size fits".to_owned(),
+        };
+        Err(Error::usage(format!(
+            "at {width}x{height} pixels this run needs {}, and there are {} of {}: {advice}. Close other programs, or state with \
+             --memory how much the run may take",
+            bytes(needed),
+            bytes(budget.bytes),
+            budget.of
+        )))
+    }
+}
+
+/// `weights 12 MiB, staging 3 MiB`, without what takes nothing.
+fn parts(classes: &MemoryClasses) -> String {
+    let parts = classes.list().into_iter().filter(|(_, size)| *size > 0);
+    parts.map(|(name, size)| format!("{name} {}", bytes(size))).collect::<Vec<_>>().join(", ")
+}
+
+/// The arguments with their size: with `--size auto` the largest that fits.
+///
+/// # Errors
+/// [`Error::Usage`] if none fits or the system doesn't say what is free; else as for a run.
+pub(super) fn sized(args: &RenderArgs) -> Result<Cow<'_, RenderArgs>> {
+    let with = |size: u32| {
+        let mut args = args.clone();
+        args.files.size = super::values::SizeArg::Pixels(size);
+        args
+    };
+    if args.files.size != super::values::SizeArg::Auto {
+        return Ok(Cow::Borrowed(args));
+    }
+    let open = || args.network.open().map(|network| (Arc::new(network), false));
+    let plan_at = |size: u32| Plan::with(&with(size), None, None, open);
+    let mut plan = plan_at(FIRST_SIZES[0]);
+    for size in &FIRST_SIZES[1..] {
+        // A panorama may be too low.
+        if matches!(plan, Err(Error::Usage(_))) {
+            plan = plan_at(*size);
+        }
+    }
+    let plan = plan?;
+    let (engine, _) = args.device.open()?;
+    let budgets = Budgets::of(&engine, args.files.memory.map(|memory| memory.0));
+    if budgets == (Budgets { device: None, host: None }) {
+        return Err(Error::usage(
+            "--size auto: this system doesn't say how much memory is free. State with --memory how much the run may take",
+        ));
+    }
+    let (width, height) = plan.photo_stored;
+    let most = width.max(height) as u32;
+    let [planned_height, planned_width] = plan.request.size();
+    let first = planned_width.max(planned_height) as u32;
+    match largest_fitting(&engine, &plan.network, &plan.request, &budgets, [first, most])? {
+        Some(size) => Ok(Cow::Owned(with(size))),
+        None => Err(Error::usage("--size auto: no size fits into the memory that the run may take")),
+    }
+}
+
+/// The largest size up to `most` at which a run keeps within the budgets; `first` is tried first.
+fn largest_fitting(
+    engine: &Engine,
+    network: &Arc<Network>,
+    request: &Request,
+    budgets: &Budgets,
+    [first, most]: [u32; 2],
+) -> Result<Option<u32>> {
+    let limit = budgets.device.as_ref().map_or(u64::MAX, |budget| budget.bytes);
+    largest_size::search(limit, most, first, |size| {
+        match MemoryPlan::new(engine, network, &request.at_size(size as usize)) {
+            // Where the host has too little, so does the search's number.
+            Ok(memory) => Ok(match budgets.exceeded(&memory) {
+                Some((needed, _)) => needed.max(limit.saturating_add(1)),
+                None => memory.needed(),
+            }),
+            // A tensor is larger than the device takes at once; or the picture is too small for the network, and so are all
+            // smaller ones.
+            Err(Error::OutOfMemory { .. } | Error::Usage(_)) => Ok(u64::MAX),
+            Err(error) => Err(error),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::Profile;
+    use crate::image_io::Picture;
+    use crate::mirage::{ScaleCount, Scales};
+
+    fn forecast(profile: Profile, device: Option<u64>, host: Option<u64>) -> Forecast {
+        let engine = Engine::counting_for(profile, "invented");
+        let network = Network::open(std::path::Path::new("weights/vgg16-narrow.safetensors"), None).unwrap();
+        let mut request = Request::new(Picture { width: 96, height: 64, rgb: vec![0.5; 96 * 64 * 3] });
+        request.scales = Scales { count: ScaleCount::Exactly(1), ..request.scales };
+        let budget = |bytes: Option<u64>| bytes.map(|bytes| Budget { bytes, of: "a test".to_owned() });
+        Forecast {
+            memory: MemoryPlan::new(&engine, &Arc::new(network), &request).unwrap(),
+            budgets: Budgets { device: budget(device), host: budget(host) },
+            reading: 0,
+            speed: None,
+            done: 0,
+        }
+    }
+
+    #[test]
+    fn the_line_states_all_classes_and_the_time() {
+        let mut cpu = forecast(Profile::native(), None, None);
+        let line = cpu.line();
+        for words in ["weights", "activations and gradients", "optimiser", "targets", "pictures", "program"] {
+            assert!(line.contains(words), "{words}: {line}");
+        }
+        assert!(!line.contains("on the device") && !line.contains("about"), "{line}");
+        cpu.speed = Some(Speed { size: [64, 96], per_pixel: 1e-5, preparing: 1.0 });
+        assert!(cpu.line().ends_with(&format!(", about {}", duration(cpu.seconds().unwrap()))));
+        let gpu = forecast(Profile::minimal(), None, None).line();
+        assert!(gpu.contains("on the device (weights"), "{gpu}");
+    }
+
+    #[test]
+    fn what_exceeds_a_budget_is_found() {
+        let needed = forecast(Profile::native(), None, None).memory.needed();
+        for (bytes, fits) in [(needed, true), (needed - 1, false)] {
+            let cpu = forecast(Profile::native(), Some(bytes), Some(1));
+            assert_eq!(cpu.budgets.exceeded(&cpu.memory).is_none(), fits, "its memory is one");
+        }
+        let gpu = forecast(Profile::minimal(), Some(u64::MAX), Some(1));
+        assert!(gpu.budgets.exceeded(&gpu.memory).is_some(), "the host has no byte");
+        assert!(forecast(Profile::minimal(), None, None).budgets.exceeded(&gpu.memory).is_none());
+    }
+}

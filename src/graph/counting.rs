@@ -1,0 +1,236 @@
+//! A device that allocates and computes nothing, and keeps account of the memory that programs would take on another
+//! one. A run that is prepared on it tells how much memory it needs, by the very code that it is prepared with.
+
+use super::kernels::EntryKey;
+use super::lowered::{Lowered, LoweredConstant, Origin};
+use super::plan::MemoryUse;
+use crate::gpu::{Profile, UPLOAD_CHUNK};
+use crate::ops::{Initializer, NativeConstant, Storage, TEXTURE_WIDTH};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// While constants are made, the host runs ahead of a graphics device by at most this many bytes of inputs and copies.
+pub(super) const CONSTANTS_AHEAD: u64 = 16 << 20;
+/// The most that the CPU device reads of a file at a time.
+const READ_AT_ONCE: u64 = 16 << 20;
+
+/// What was counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// What is taken at present. Tensors of all programs and those that no program uses are `bound`.
+    pub live: MemoryUse,
+    /// What was taken when that was most, since the last look.
+    pub peak: MemoryUse,
+    /// Entry points that were compiled so far, each once.
+    pub pipelines: usize,
+}
+
+/// The device.
+#[derive(Debug)]
+pub struct CountingDevice {
+    pub profile: Profile,
+    /// The device that is stood in for.
+    pub description: String,
+    ledger: Arc<Mutex<Ledger>>,
+    constants: Mutex<HashMap<(String, Storage), Claim>>,
+}
+
+#[derive(Debug, Default)]
+struct Ledger {
+    counted: Counted,
+    pipelines: HashSet<EntryKey>,
+}
+
+/// Memory that counts as taken as long as this is there.
+#[derive(Debug)]
+pub struct Claim {
+    taken: MemoryUse,
+    ledger: Arc<Mutex<Ledger>>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let live = &mut entered(&self.ledger).counted.live;
+        *live = combined(*live, self.taken, u64::saturating_sub);
+    }
+}
+
+impl Claim {
+    /// Its size in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.taken.total()
+    }
+}
+
+impl CountingDevice {
+    /// For a device with this profile.
+    pub fn new(profile: Profile, description: String) -> Self {
+        Self { profile, description, ledger: Arc::default(), constants: Mutex::default() }
+    }
+
+    /// What was counted; the peak is then counted anew.
+    pub fn look(&self) -> Counted {
+        let mut ledger = entered(&self.ledger);
+        let counted = Counted { pipelines: ledger.pipelines.len(), ..ledger.counted };
+        ledger.counted.peak = counted.live;
+        counted
+    }
+
+    /// A tensor.
+    pub fn tensor(&self, bytes: u64) -> Claim {
+        let bound = bytes.max(16).next_multiple_of(16);
+        self.claim(MemoryUse { bound, ..MemoryUse::default() })
+    }
+
+    /// A program without what is bound to it; its constants are kept.
+    pub fn program(&self, program: &Lowered) -> Claim {
+        let entries = program.entries.iter();
+        let entries = entries.map(|entry| (entry.shader, entry.entry, entry.consts.clone()));
+        entered(&self.ledger).pipelines.extend(entries);
+        program.constants.iter().for_each(|constant| self.constant(constant));
+        let constants = program.functions.iter().flat_map(|function| &function.constants);
+        constants.for_each(|constant| self.native_constant(constant));
+        let own = program.textures.iter().filter(|texture| texture.origin == Origin::Own);
+        let textures: u64 = own.map(|texture| texture_bytes(texture.texels)).sum();
+        let params = if self.profile.native { 0 } else { program.params.len() as u64 };
+        // Tensors that are read back and not bound are the program's, too.
+        let buffers = program.buffers.iter().filter(|buffer| buffer.origin == Origin::Own);
+        self.claim(MemoryUse {
+            planned: buffers.map(|buffer| buffer.bytes).sum(),
+            staging: textures + params,
+            scratch: program.memory.scratch,
+            ..MemoryUse::default()
+        })
+    }
+
+    /// A constant of a graphics device, and what making it takes for a while.
+    fn constant(&self, LoweredConstant { constant, parts }: &LoweredConstant) {
+        let key = (constant.key.clone(), constant.storage);
+        let constants = match constant.storage {
+            Storage::Buffer => constant.bytes,
+            Storage::Texture => texture_bytes(constant.bytes / 16),
+        };
+        if !self.keep(key, constants) {
+            return;
+        }
+        let staging = match &constant.initializer {
+            Initializer::Host(_) => {
+                let buffer = if constant.storage == Storage::Texture { constant.bytes } else { 0 };
+                constant.bytes + buffer + UPLOAD_CHUNK as u64
+            }
+            Initializer::Device { parts: described, .. } => {
+                let values = described.iter().map(|part| part.values.end as u64 * 4).max().unwrap_or(0);
+                let programs = parts.iter().map(|part| part.program.memory.total());
+                values + programs.max().unwrap_or(0) + CONSTANTS_AHEAD.min(constant.bytes)
+            }
+        };
+        drop(self.claim(MemoryUse { staging, ..MemoryUse::default() }));
+    }
+
+    fn native_constant(&self, constant: &NativeConstant) {
+        if self.keep((constant.key.clone(), Storage::Buffer), constant.bytes) {
+            let staging = constant.bytes.min(READ_AT_ONCE);
+            drop(self.claim(MemoryUse { staging, ..MemoryUse::default() }));
+        }
+    }
+
+    /// Keeps a constant; false if it is kept already.
+    fn keep(&self, key: (String, Storage), constants: u64) -> bool {
+        let mut kept = self.constants.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.contains_key(&key) {
+            return false;
+        }
+        kept.insert(key, self.claim(MemoryUse { constants, ..MemoryUse::default() }));
+        true
+    }
+
+    fn claim(&self, taken: MemoryUse) -> Claim {
+        let mut ledger = entered(&self.ledger);
+        let counted = &mut ledger.counted;
+        counted.live = combined(counted.live, taken, u64::saturating_add);
+        if counted.live.total() > counted.peak.total() {
+            counted.peak = counted.live;
+        }
+        drop(ledger);
+        Claim { taken, ledger: self.ledger.clone() }
+    }
+
+    /// Releases constants.
+    pub fn forget_constants(&self) {
+        self.constants.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// Bytes of a linear texture for this many texels.
+fn texture_bytes(texels: u64) -> u64 {
+    let row = u64::from(TEXTURE_WIDTH);
+    texels.div_ceil(row).max(1) * row * 16
+}
+
+fn entered(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
+    ledger.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn combined(one: MemoryUse, other: MemoryUse, with: fn(u64, u64) -> u64) -> MemoryUse {
+    MemoryUse {
+        planned: with(one.planned, other.planned),
+        unshared: with(one.unshared, other.unshared),
+        bound: with(one.bound, other.bound),
+        constants: with(one.constants, other.constants),
+        staging: with(one.staging, other.staging),
+        scratch: with(one.scratch, other.scratch),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_dropped_is_not_taken_any_more() {
+        let device = CountingDevice::new(Profile::native(), String::new());
+        let one = device.tensor(100);
+        let other = device.tensor(1);
+        assert_eq!((one.bytes(), other.bytes()), (112, 16));
+        drop(one);
+        let seen = device.look();
+        assert_eq!((seen.live.bound, seen.peak.bound), (16, 128));
+        // The peak begins anew with what is there.
+        assert_eq!(device.look().peak.bound, 16);
+        drop(other);
+        assert_eq!(device.look().live, MemoryUse::default());
+    }
+
+    #[test]
+    fn the_peak_is_the_largest_sum_and_not_a_sum_of_largest_parts() {
+        let device = CountingDevice::new(Profile::native(), String::new());
+        drop(device.claim(MemoryUse { planned: 500, ..MemoryUse::default() }));
+        let kept = device.claim(MemoryUse { constants: 300, ..MemoryUse::default() });
+        drop(device.claim(MemoryUse { staging: 150, ..MemoryUse::default() }));
+        let peak = device.look().peak;
+        assert_eq!((peak.planned, peak.constants, peak.staging), (500, 0, 0));
+        assert_eq!(kept.bytes(), 300);
+    }
+
+    #[test]
+    fn a_constant_counts_once() {
+        let device = CountingDevice::new(Profile::native(), String::new());
+        let constant = |key: &str| NativeConstant {
+            key: key.to_owned(),
+            bytes: 1000,
+            make: Arc::new(|| panic!("a constant is not made")),
+        };
+        for key in ["a", "b", "a"] {
+            device.native_constant(&constant(key));
+        }
+        let seen = device.look();
+        assert_eq!((seen.live.constants, seen.peak.total()), (2000, 3000));
+        device.forget_constants();
+        assert_eq!(device.look().live.total(), 0);
+    }
+
+    #[test]
+    fn textures_have_whole_rows() {
+        assert_eq!([0, 1, 8192, 8193].map(texture_bytes), [131_072, 131_072, 131_072, 262_144]);
+    }
+}
