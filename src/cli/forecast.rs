@@ -10,6 +10,7 @@ use crate::graph::Engine;
 use crate::mirage::{MemoryClasses, MemoryPlan, Request, Speed};
 use crate::vgg::Network;
 use std::borrow::Cow;
+use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
 
 /// With `--size auto` the first of these that the network's layers take is tried first, in pixels.
@@ -19,8 +20,14 @@ const FIRST_SIZES: [u32; 3] = [512, 2048, 8192];
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Budget {
     pub bytes: u64,
-    /// Where that comes from, as in "1 GiB of the machine's memory".
+    /// Whose limit it is.
     pub of: String,
+}
+
+impl Display for Budget {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} allows {}", self.of, bytes(self.bytes))
+    }
 }
 
 /// The memory that a device's run may take. None where the system doesn't tell.
@@ -132,11 +139,9 @@ impl Forecast {
             None => "no size fits".to_owned(),
         };
         Err(Error::usage(format!(
-            "at {width}x{height} pixels this run needs {}, and there are {} of {}: {advice}. Close other programs, or state with \
-             --memory how much the run may take",
-            bytes(needed),
-            bytes(budget.bytes),
-            budget.of
+            "at {width}x{height} pixels this run needs {}, and {budget}: {advice}. Close other programs, or state with --memory how \
+             much the run may take",
+            bytes(needed)
         )))
     }
 }

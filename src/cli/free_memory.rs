@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 pub(super) struct Free {
     /// Bytes, with what this process has already.
     pub bytes: u64,
-    /// What sets the limit, after "of".
+    /// What sets the limit.
     pub limit: &'static str,
 }
 

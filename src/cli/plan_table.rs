@@ -87,10 +87,7 @@ fn text(forecast: &Forecast, engine: &Engine, plan: &Plan, refused: Option<&str>
 }
 
 fn peak_line(what: &str, phase: &MemoryPhase, classes: &MemoryClasses, budget: Option<&Budget>) -> String {
-    let of = budget.map_or_else(
-        || "how much may be taken is not known".to_owned(),
-        |budget| format!("{} of {} may be taken", bytes(budget.bytes), budget.of),
-    );
+    let of = budget.map_or_else(|| "how much may be taken is not known".to_owned(), Budget::to_string);
     format!("{what}: {} at scale {} ({}); {of}", bytes(classes.total()), phase.scale + 1, phase.phase)
 }
 
