@@ -3,7 +3,9 @@
 
 use super::kernels::EntryKey;
 use super::lowered::{Lowered, LoweredConstant, Origin};
+use super::memory::{Bindings, Memory, Workspace};
 use super::plan::MemoryUse;
+use crate::error::Result;
 use crate::gpu::{Profile, UPLOAD_CHUNK};
 use crate::ops::{Initializer, NativeConstant, Storage, TEXTURE_WIDTH};
 use std::collections::{HashMap, HashSet};
@@ -39,6 +41,14 @@ pub struct CountingDevice {
 struct Ledger {
     counted: Counted,
     pipelines: HashSet<EntryKey>,
+    /// Scratch memory of each program. They run one after the other, so the most that one of them takes is taken.
+    scratch: Vec<u64>,
+}
+
+impl Ledger {
+    fn with_scratch(&self, taken: MemoryUse) -> MemoryUse {
+        MemoryUse { scratch: self.scratch.iter().copied().max().unwrap_or(0), ..taken }
+    }
 }
 
 /// Memory that counts as taken as long as this is there.
@@ -50,8 +60,12 @@ pub struct Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let live = &mut entered(&self.ledger).counted.live;
-        *live = combined(*live, self.taken, u64::saturating_sub);
+        let mut ledger = entered(&self.ledger);
+        if let Some(at) = ledger.scratch.iter().position(|bytes| *bytes == self.taken.scratch) {
+            ledger.scratch.swap_remove(at);
+        }
+        let live = combined(ledger.counted.live, self.taken, u64::saturating_sub);
+        ledger.counted.live = ledger.with_scratch(live);
     }
 }
 
@@ -82,7 +96,7 @@ impl CountingDevice {
         self.claim(MemoryUse { bound, ..MemoryUse::default() })
     }
 
-    /// A program without what is bound to it; its constants are kept.
+    /// A program without its buffers ([`Self::buffers`]); its constants are kept.
     pub fn program(&self, program: &Lowered) -> Claim {
         let entries = program.entries.iter();
         let entries = entries.map(|entry| (entry.shader, entry.entry, entry.consts.clone()));
@@ -93,14 +107,39 @@ impl CountingDevice {
         let own = program.textures.iter().filter(|texture| texture.origin == Origin::Own);
         let textures: u64 = own.map(|texture| texture_bytes(texture.texels)).sum();
         let params = if self.profile.native { 0 } else { program.params.len() as u64 };
-        // Tensors that are read back and not bound are the program's, too.
-        let buffers = program.buffers.iter().filter(|buffer| buffer.origin == Origin::Own);
         self.claim(MemoryUse {
-            planned: buffers.map(|buffer| buffer.bytes).sum(),
             staging: textures + params,
             scratch: program.memory.scratch,
             ..MemoryUse::default()
         })
+    }
+
+    /// The buffers of a program: its own, as far as the workspace has none of that size, and those that are bound.
+    ///
+    /// # Errors
+    /// None; making a buffer of another device can fail.
+    pub fn buffers(
+        &self,
+        program: &Lowered,
+        bound: &Bindings,
+        workspace: &mut Workspace,
+    ) -> Result<Vec<Memory>> {
+        let mut kept = Vec::new();
+        let mut own = 0;
+        for buffer in &program.buffers {
+            match buffer.origin {
+                // Tensors that are read back and not bound are the program's, too.
+                Origin::Own => {
+                    let planned = MemoryUse { planned: buffer.bytes, ..MemoryUse::default() };
+                    let make = || Ok(Memory::counted(self.claim(planned)));
+                    kept.push(workspace.take(own, buffer.bytes, make)?);
+                    own += 1;
+                }
+                Origin::Bound(tensor) => kept.extend(bound.get(&tensor).cloned()),
+                Origin::Constant(_) => {}
+            }
+        }
+        Ok(kept)
     }
 
     /// A constant of a graphics device, and what making it takes for a while.
@@ -146,8 +185,13 @@ impl CountingDevice {
 
     fn claim(&self, taken: MemoryUse) -> Claim {
         let mut ledger = entered(&self.ledger);
+        if taken.scratch > 0 {
+            ledger.scratch.push(taken.scratch);
+        }
+        let live = combined(ledger.counted.live, taken, u64::saturating_add);
+        let live = ledger.with_scratch(live);
         let counted = &mut ledger.counted;
-        counted.live = combined(counted.live, taken, u64::saturating_add);
+        counted.live = live;
         if counted.live.total() > counted.peak.total() {
             counted.peak = counted.live;
         }

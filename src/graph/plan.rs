@@ -60,7 +60,7 @@ pub struct MemoryUse {
 }
 
 impl MemoryUse {
-    /// That of two programs.
+    /// That of two programs, which run one after the other.
     pub fn with(self, other: Self) -> Self {
         Self {
             planned: self.planned + other.planned,
@@ -68,6 +68,7 @@ impl MemoryUse {
             bound: self.bound + other.bound,
             constants: self.constants + other.constants,
             staging: self.staging + other.staging,
+            scratch: self.scratch.max(other.scratch),
         }
     }
 

@@ -6,7 +6,7 @@ use super::goals::Goals;
 use super::gpu;
 use super::ir::{Graph, TensorId};
 use super::lower::{entries, lower};
-use super::lowered::{Buffer, Lowered, LoweredReadback, Origin, PreparedNode, Sections, Step};
+use super::lowered::{Lowered, LoweredReadback, PreparedNode, Sections, Step};
 use super::memory::{Bindings, Memory, Workspace};
 use super::native;
 use super::options::PrepareOptions;
@@ -34,9 +34,9 @@ enum Replay {
     Native(native::Replay),
     /// Its memory, which is only counted.
     Counting {
-        _memory: Claim,
-        /// What is bound, which every program keeps.
-        _bound: Vec<Memory>,
+        _claim: Claim,
+        /// Its own and what is bound, which every program keeps.
+        _buffers: Vec<Memory>,
     },
 }
 
@@ -101,16 +101,10 @@ impl Program {
                 Device::Native(device) => {
                     Replay::Native(native::Replay::new(device, &lowered, bound, workspace)?)
                 }
-                Device::Counting(device) => {
-                    let bound = |buffer: &Buffer| match buffer.origin {
-                        Origin::Bound(tensor) => bound.get(&tensor).cloned(),
-                        Origin::Own | Origin::Constant(_) => None,
-                    };
-                    Replay::Counting {
-                        _memory: device.program(&lowered),
-                        _bound: lowered.buffers.iter().filter_map(bound).collect(),
-                    }
-                }
+                Device::Counting(device) => Replay::Counting {
+                    _claim: device.program(&lowered),
+                    _buffers: device.buffers(&lowered, bound, workspace)?,
+                },
             };
             let layout = |read: &LoweredReadback| {
                 read.values.iter().map(|(name, shape, _)| (name.clone(), *shape)).collect()
