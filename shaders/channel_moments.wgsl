@@ -3,6 +3,7 @@
 
 const GROUP: u32 = 64u;      // invocations per workgroup, a power of 2
 const TERMS: u32 = 16u;      // texels that an invocation of `partial` adds up
+const ADD: u32 = 0u;         // 1: `backward` adds to what is there
 const DEVIATION: u32 = 0u;   // 0: of the values; 1: of their squared distance from the mean
 
 struct Params {
@@ -122,7 +123,11 @@ fn backward(
     if (quad < params.quads && is_pixel(i - quad * plane)) {
         gradient = upstream[params.first + quad] * params.scale;
     }
-    output[i] = gradient;
+    if (ADD == 1u) {
+        output[i] += gradient;
+    } else {
+        output[i] = gradient;
+    }
 }
 
 @compute @workgroup_size(64)

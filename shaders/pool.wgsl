@@ -8,7 +8,7 @@
 // pixels, backward times the windows that share a pixel, must stay below that (15x15 windows at every pixel
 // make 54240 with the loops over rows).
 
-const RECTIFIED: u32 = 0u; // backward, max: no gradient where x is not positive
+const RECTIFIED: u32 = 0u; // backward: no gradient where x is not positive
 
 struct Params {
     in_height: u32,
@@ -198,6 +198,16 @@ fn max_backward(
     output[i] = sum;
 }
 
+// A gradient by average at this texel of x.
+fn rectify(d: vec4<f32>, n: u32) -> vec4<f32> {
+    // static if
+    if (RECTIFIED == 1u) {
+        return select(vec4<f32>(0.0), d, input[n] > vec4<f32>(0.0));
+    } else {
+        return d;
+    }
+}
+
 @compute @workgroup_size(64)
 fn average_backward(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -219,6 +229,7 @@ fn average_backward(
                 sum += d / f32(row_window(y).count * column_window(x).count);
             }
         }
+        sum = rectify(sum, i);
     }
     output[i] = sum;
 }
@@ -344,12 +355,19 @@ fn halve_average_backward(
     @builtin(local_invocation_index) local: u32,
 ) {
     let b = block((group.y * groups.x + group.x) * 64u + local);
-    var share = vec4<f32>(0.0);
+    let zero = vec4<f32>(0.0);
+    var shares = array<vec4<f32>, 4>(zero, zero, zero, zero);
     if (b.window) {
-        share = 0.25 * block_upstream(b);
+        let share = 0.25 * block_upstream(b);
+        let n = block_texel(b);
+        let below = n + params.in_width + 1u;
+        shares[0] = rectify(share, n);
+        shares[1] = rectify(share, n + 1u);
+        shares[2] = rectify(share, below);
+        shares[3] = rectify(share, below + 1u);
     }
-    put(b.quad, b.row, b.column, share);
-    put(b.quad, b.row, b.column + 1u, share);
-    put(b.quad, b.row + 1u, b.column, share);
-    put(b.quad, b.row + 1u, b.column + 1u, share);
+    put(b.quad, b.row, b.column, shares[0]);
+    put(b.quad, b.row, b.column + 1u, shares[1]);
+    put(b.quad, b.row + 1u, b.column, shares[2]);
+    put(b.quad, b.row + 1u, b.column + 1u, shares[3]);
 }

@@ -2,7 +2,7 @@
 
 use super::values::{
     self, AlphaArg, Border, ByteCount, Depth, Kernels, Pooling, Precision, ScaleCountArg, SizeArg,
-    StartPicture, Variation,
+    StartPicture, TileArg, Variation,
 };
 use crate::cli::escape::shown;
 use crate::error::Result;
@@ -328,6 +328,15 @@ pub(super) struct DeviceArgs {
     /// cooperative matrices, with products of 16 bits, where a GPU has them
     #[arg(long, value_name = "KIND", default_value = "single")]
     pub precision: Precision,
+    /// Compute activations again in the backward pass, block by block where that saves memory, in place of keeping them:
+    /// about a quarter less for the same picture, some percent slower [default: off]
+    #[arg(long)]
+    pub checkpoint_activations: bool,
+    /// Compute the first layers of the network in tiles of N pixels a side, for pictures whose feature maps do not fit on
+    /// the device: the same picture to rounding, slower. auto takes the whole picture if the device takes it, else the
+    /// largest tiles that it does
+    #[arg(long, value_name = "none|auto|N", default_value = "none")]
+    pub tile: TileArg,
     /// Test the kernels of this run on this device first, and on a graphics device one whole iteration against the CPU
     /// device; paint only if the results are right [default: off]
     #[arg(long)]

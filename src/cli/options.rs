@@ -267,6 +267,8 @@ pub(super) const TABLE: &[Row] = &[
     Row::device("kernels", Recorded::Always(Text)).varies(),
     Row::device("exact", Recorded::Always(Switch)).branches().varies(),
     Row::device("precision", Recorded::Always(Text)).branches().varies(),
+    Row::device("checkpoint_activations", Recorded::Always(Switch)),
+    Row::device("tile", Recorded::Always(Text)),
     Row::device("verify", No).for_one_run(),
     Row::device("patience", No),
     Row::device("lose_device_after", No),

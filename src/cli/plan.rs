@@ -173,6 +173,8 @@ fn request(args: &RenderArgs) -> Result<(Request, Preset)> {
     request.stop_when_change_below = optimisation.stop_when_change_below;
     request.adjustable = args.watching.web.is_some();
     request.top_classes = args.watching.top;
+    request.recompute = args.device.checkpoint_activations;
+    request.tiling = args.device.tile.0;
     request.check()?;
     Ok((request, preset))
 }

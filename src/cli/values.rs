@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::gpu::{self, Family};
 use crate::image_io::{BitDepth, MAX_SIDE};
 use crate::mirage::statistic::{self, Statistic};
-use crate::mirage::{self, ScaleCount};
+use crate::mirage::{self, ScaleCount, Tiling};
 use crate::ops::{Padding, PoolKind, VariationKind};
 use clap::ValueEnum;
 use serde::{Serialize, Serializer};
@@ -193,6 +193,41 @@ pub(super) enum Variation {
     Squared,
     Absolute,
     Diagonal,
+}
+
+/// `--tile`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TileArg(pub Tiling);
+
+impl FromStr for TileArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self(Tiling::Whole)),
+            "auto" => Ok(Self(Tiling::Auto)),
+            _ => match text.parse() {
+                Ok(side) if (16..=65_536).contains(&side) => Ok(Self(Tiling::Side(side))),
+                _ => Err("write none, auto, or a number from 16 to 65536".to_owned()),
+            },
+        }
+    }
+}
+
+impl Display for TileArg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Tiling::Auto => f.write_str("auto"),
+            Tiling::Side(side) => write!(f, "{side}"),
+            _ => f.write_str("none"),
+        }
+    }
+}
+
+impl Serialize for TileArg {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.to_string())
+    }
 }
 
 /// `--scales`.

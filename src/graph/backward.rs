@@ -14,20 +14,40 @@ pub type Seeds = [(TensorId, TensorId)];
 /// # Errors
 /// If an op's adjoint does not fit its operands, which is a fault of that op.
 pub fn gradient(graph: &mut Graph, seeds: &Seeds, wrt: TensorId) -> Result<Option<TensorId>> {
-    Ok(gradients(graph, &[("", seeds)], wrt)?.pop().flatten())
+    let mut found = gradients(graph, &[("", seeds)], &[wrt])?;
+    Ok(found.pop().and_then(|mut of_sum| of_sum.pop()).flatten())
 }
 
-/// Appends the gradients of several such sums with respect to `wrt`, each with a prefix for its labels, and returns
-/// them in that order. All of them read the same forward pass.
+/// Appends the gradients of several such sums, each with a prefix for its labels, with respect to each of `wrt`, and
+/// returns them in that order: for each sum a list. All of them read the same forward pass.
 ///
 /// Their backward passes take turns, from one place where the forward pass makes its maps smaller to the next: the
 /// gradients that have to be kept there are small, and activations that all passes have read are free.
 ///
 /// # Errors
 /// As [`gradient`].
-pub fn gradients(graph: &mut Graph, sums: &[(&str, &Seeds)], wrt: TensorId) -> Result<Vec<Option<TensorId>>> {
+pub fn gradients(
+    graph: &mut Graph,
+    sums: &[(&str, &Seeds)],
+    wrt: &[TensorId],
+) -> Result<Vec<Vec<Option<TensorId>>>> {
     let depends = dependents(graph, wrt);
-    let backward = segments(graph, &depends);
+    let segments = segments(graph, &depends);
+    append(graph, sums, wrt, &depends, segments.iter().map(|segment| (segment, false)))
+}
+
+/// Appends the gradients, segment by segment. Before each backward pass through a segment marked with true, the
+/// activations inside it are computed again, from the one that it starts with; the backward pass reads these.
+///
+/// # Errors
+/// As [`gradients`].
+pub(super) fn append<'a>(
+    graph: &mut Graph,
+    sums: &[(&str, &Seeds)],
+    wrt: &[TensorId],
+    depends: &[bool],
+    segments: impl Iterator<Item = (&'a Segment, bool)>,
+) -> Result<Vec<Vec<Option<TensorId>>>> {
     let mut upstreams = Vec::new();
     for (prefix, seeds) in sums {
         let mut upstream = Upstream { prefix, arriving: HashMap::new() };
@@ -36,22 +56,60 @@ pub fn gradients(graph: &mut Graph, sums: &[(&str, &Seeds)], wrt: TensorId) -> R
         }
         upstreams.push(upstream);
     }
-    for segment in backward {
+    for (segment, again) in segments {
         for upstream in &mut upstreams {
-            for index in &segment {
-                upstream.pass(graph, *index, &depends)?;
+            // Each for itself: the activations are free again before the next one begins.
+            let copies = if again { segment.compute_again(graph)? } else { HashMap::new() };
+            for index in &segment.nodes {
+                upstream.pass(graph, *index, depends, &copies)?;
             }
         }
     }
-    Ok(upstreams.iter().map(|upstream| upstream.arriving.get(&wrt).copied()).collect())
+    let found = |upstream: &Upstream<'_>| wrt.iter().map(|wrt| upstream.arriving.get(wrt).copied()).collect();
+    Ok(upstreams.iter().map(found).collect())
 }
 
-/// The nodes whose output depends on `wrt`, in the order of the backward pass, cut before each node that makes its
-/// input smaller in the forward pass.
+/// A part of the backward pass.
+pub(super) struct Segment {
+    /// Its nodes, in the order of the backward pass.
+    nodes: Vec<usize>,
+    /// Those of them that are on no side branch, in the order of the forward pass. The last one makes its input smaller.
+    pub trunk: Vec<usize>,
+}
+
+impl Segment {
+    /// Appends the nodes of the trunk once more, and returns what takes the place of each tensor inside the segment. What
+    /// the last one makes stays as it is: the next segment starts with it. It is repeated all the same, because it may
+    /// be fused with the one before it; if it is not, nothing needs it.
+    fn compute_again(&self, graph: &mut Graph) -> Result<HashMap<TensorId, TensorId>> {
+        let mut copies = HashMap::new();
+        for index in &self.trunk {
+            let node = graph.nodes()[*index].clone();
+            let inputs: Vec<TensorId> = node.inputs.iter().map(|input| copied(&copies, *input)).collect();
+            let label = graph.tensor(node.output).label.clone();
+            let output = graph.apply_shared(node.op, &inputs, label)?;
+            let saved = graph.nodes().last().and_then(|copy| copy.saved);
+            copies.extend(node.saved.zip(saved));
+            copies.insert(node.output, output);
+        }
+        if let Some(last) = self.trunk.last() {
+            copies.remove(&graph.nodes()[*last].output);
+        }
+        Ok(copies)
+    }
+}
+
+/// What takes the place of a tensor, if anything does.
+fn copied(copies: &HashMap<TensorId, TensorId>, tensor: TensorId) -> TensorId {
+    copies.get(&tensor).copied().unwrap_or(tensor)
+}
+
+/// The nodes that a gradient passes through, in the order of the backward pass, cut before each node that makes its input
+/// smaller in the forward pass.
 ///
 /// A side branch (a loss, and the Gram matrix that it is of) comes right before the backward pass reaches the layer
 /// that it hangs on, not with the last losses at the start: its gradient is as large as the layer's map.
-fn segments(graph: &Graph, depends: &[bool]) -> Vec<Vec<usize>> {
+pub(super) fn segments(graph: &Graph, depends: &[bool]) -> Vec<Segment> {
     let nodes = graph.nodes();
     let mut first_reader: HashMap<TensorId, usize> = HashMap::new();
     for (index, node) in nodes.iter().enumerate() {
@@ -98,7 +156,11 @@ fn segments(graph: &Graph, depends: &[bool]) -> Vec<Vec<usize>> {
             segment.push(index);
         }
     }
-    segments
+    let with_trunk = |nodes: Vec<usize>| {
+        let trunk = nodes.iter().rev().copied().filter(|index| anchors[*index] == *index).collect();
+        Segment { nodes, trunk }
+    };
+    segments.into_iter().map(with_trunk).collect()
 }
 
 /// One gradient during its backward pass.
@@ -109,8 +171,14 @@ struct Upstream<'a> {
 }
 
 impl Upstream<'_> {
-    /// The backward pass through one node.
-    fn pass(&mut self, graph: &mut Graph, index: usize, depends: &[bool]) -> Result<()> {
+    /// The backward pass through one node. It reads `copies` in place of their originals.
+    fn pass(
+        &mut self,
+        graph: &mut Graph,
+        index: usize,
+        depends: &[bool],
+        copies: &HashMap<TensorId, TensorId>,
+    ) -> Result<()> {
         let node = graph.nodes()[index].clone();
         let Some(&arriving) = self.arriving.get(&node.output) else { return Ok(()) };
         let shapes = graph.shapes(&node.inputs);
@@ -120,9 +188,9 @@ impl Upstream<'_> {
             }
             let Some(adjoint) = node.op.adjoint(position, &shapes) else { continue };
             let operand = |source: &Source| match *source {
-                Source::Input(input) => Some(node.inputs[input]),
-                Source::Output => Some(node.output),
-                Source::Saved => node.saved,
+                Source::Input(input) => Some(copied(copies, node.inputs[input])),
+                Source::Output => Some(copied(copies, node.output)),
+                Source::Saved => node.saved.map(|saved| copied(copies, saved)),
                 Source::Upstream => Some(arriving),
             };
             let operands: Option<Vec<TensorId>> = adjoint.operands.iter().map(operand).collect();
@@ -135,7 +203,7 @@ impl Upstream<'_> {
             let (of, by) = (&graph.tensor(*input).label, &graph.tensor(node.output).label);
             let label = format!("{}d {of} by {by}", self.prefix);
             let contribution = graph.apply_shared(adjoint.op, &operands, label)?;
-            graph.mark_adjoint(contribution, node.output);
+            graph.mark_adjoint(contribution, copied(copies, node.output));
             self.accumulate(graph, *input, contribution)?;
         }
         Ok(())
@@ -156,10 +224,10 @@ impl Upstream<'_> {
     }
 }
 
-/// For each tensor, whether it depends on `wrt`.
-fn dependents(graph: &Graph, wrt: TensorId) -> Vec<bool> {
+/// For each tensor, whether it depends on one of `wrt`.
+pub(super) fn dependents(graph: &Graph, wrt: &[TensorId]) -> Vec<bool> {
     let mut depends = vec![false; graph.tensors().len()];
-    depends[wrt.0] = true;
+    wrt.iter().for_each(|wrt| depends[wrt.0] = true);
     for node in graph.nodes() {
         if node.inputs.iter().any(|input| depends[input.0]) {
             depends[node.output.0] = true;

@@ -80,6 +80,31 @@ impl Memory {
     }
 }
 
+/// Memory of programs that never run at the same time and share it: each takes what the others have, as far as that is
+/// large enough. The largest is best prepared first.
+#[derive(Debug, Default)]
+pub struct Workspace {
+    buffers: Vec<Memory>,
+}
+
+impl Workspace {
+    /// The buffer of this index, in order, of at least this size; if there is none, a new one.
+    pub(super) fn take(
+        &mut self,
+        index: usize,
+        bytes: u64,
+        make: impl FnOnce() -> Result<Memory>,
+    ) -> Result<Memory> {
+        if let Some(known) = self.buffers.get(index).filter(|known| known.bytes() >= bytes) {
+            return Ok(known.clone());
+        }
+        let made = make()?;
+        self.buffers.truncate(index);
+        self.buffers.push(made.clone());
+        Ok(made)
+    }
+}
+
 fn elsewhere(label: &str) -> Error {
     Error::gpu(label, "its memory is on another device")
 }

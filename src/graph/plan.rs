@@ -60,6 +60,17 @@ pub struct MemoryUse {
 }
 
 impl MemoryUse {
+    /// That of two programs.
+    pub fn with(self, other: Self) -> Self {
+        Self {
+            planned: self.planned + other.planned,
+            unshared: self.unshared + other.unshared,
+            bound: self.bound + other.bound,
+            constants: self.constants + other.constants,
+            staging: self.staging + other.staging,
+        }
+    }
+
     /// All of it.
     pub fn total(&self) -> u64 {
         self.planned + self.bound + self.constants + self.staging + self.scratch

@@ -7,7 +7,7 @@ use super::gpu;
 use super::ir::{Graph, TensorId};
 use super::lower::{entries, lower};
 use super::lowered::{Buffer, Lowered, LoweredReadback, Origin, PreparedNode, Sections, Step};
-use super::memory::{Bindings, Memory};
+use super::memory::{Bindings, Memory, Workspace};
 use super::native;
 use super::options::PrepareOptions;
 use super::plan::MemoryUse;
@@ -69,12 +69,38 @@ impl Program {
         pick: impl Fn(&[Kernel]) -> usize,
         options: PrepareOptions,
     ) -> Result<Self> {
-        let attempt = |options| {
+        Self::prepare_all(engine, (graph, bound, goals), pick, options, &mut Workspace::default())
+    }
+
+    /// As [`Program::prepare`], with the memory of a workspace.
+    ///
+    /// # Errors
+    /// As [`Program::prepare`].
+    pub fn prepare_in(
+        engine: &Arc<Engine>,
+        graph: &Graph,
+        bound: &Bindings,
+        goals: &Goals,
+        workspace: &mut Workspace,
+    ) -> Result<Self> {
+        Self::prepare_all(engine, (graph, bound, goals), |_| 0, PrepareOptions::default(), workspace)
+    }
+
+    fn prepare_all(
+        engine: &Arc<Engine>,
+        (graph, bound, goals): (&Graph, &Bindings, &Goals),
+        pick: impl Fn(&[Kernel]) -> usize,
+        options: PrepareOptions,
+        workspace: &mut Workspace,
+    ) -> Result<Self> {
+        let mut attempt = |options| {
             let selection = engine.selection(&pick, options);
             let lowered = lower(graph, |tensor: TensorId| bound.contains_key(&tensor), goals, &selection)?;
             let replay = match engine.device() {
-                Device::Gpu(device) => Replay::Gpu(gpu::prepare(device, &lowered, bound)?),
-                Device::Native(device) => Replay::Native(native::Replay::new(device, &lowered, bound)?),
+                Device::Gpu(device) => Replay::Gpu(gpu::prepare(device, &lowered, bound, workspace)?),
+                Device::Native(device) => {
+                    Replay::Native(native::Replay::new(device, &lowered, bound, workspace)?)
+                }
                 Device::Counting(device) => {
                     let bound = |buffer: &Buffer| match buffer.origin {
                         Origin::Bound(tensor) => bound.get(&tensor).cloned(),

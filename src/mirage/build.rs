@@ -1,11 +1,11 @@
 //! The graph of an objective while it is built: tensors with memory of their own, losses with their weights, and the
 //! gradients.
 
-use super::capture::Captured;
+use super::layer_statistic::Captured;
 use super::loss::Group;
 use crate::error::{Error, Result};
-use crate::graph::{Bindings, Engine, Graph, Memory, TensorId, gradients};
-use crate::ops::{Add, Dot, Shape, WeightedSum};
+use crate::graph::{Bindings, Engine, Graph, Memory, TensorId, gradients, gradients_recomputing};
+use crate::ops::{Add, Dot, LinearCombination, Shape, WeightedSum};
 use std::sync::Arc;
 
 /// The graph under construction, with the memory of the tensors that come from outside.
@@ -36,6 +36,21 @@ pub(super) struct Gradients {
     rest: Option<TensorId>,
 }
 
+/// Gradients with respect to several tensors, in their order.
+pub(super) struct GradientsBy {
+    /// Of the whole objective.
+    pub all: Vec<TensorId>,
+    /// Of each measured group, at weight 1, with the group's name.
+    pub groups: Vec<(String, Vec<TensorId>)>,
+}
+
+/// Gradients of each sum of losses with respect to some tensors, `None` where it does not depend on one.
+struct BySum {
+    all: Vec<Option<TensorId>>,
+    groups: Vec<(String, Vec<Option<TensorId>>)>,
+    rest: Vec<Option<TensorId>>,
+}
+
 impl<'a> Build<'a> {
     /// An empty graph.
     pub fn new(engine: &'a Arc<Engine>) -> Self {
@@ -49,6 +64,14 @@ impl<'a> Build<'a> {
     pub fn external(&mut self, label: &str, shape: Shape) -> Result<(TensorId, Memory)> {
         let tensor = self.graph.external(label, shape);
         Ok((tensor, self.keep(tensor)?))
+    }
+
+    /// Memory for a tensor.
+    ///
+    /// # Errors
+    /// If the device fails or has too little memory.
+    pub fn memory(&self, label: &str, shape: Shape) -> Result<Memory> {
+        self.engine.tensor(label, shape)
     }
 
     /// Gives a tensor memory of its own.
@@ -118,7 +141,9 @@ impl<'a> Build<'a> {
         total.ok_or_else(no_gradient)
     }
 
-    /// Appends the gradients of the registered losses. `group_of` gives the measured group of each, if it has one.
+    /// Appends the gradients of the registered losses with respect to the picture. `group_of` gives the measured group of
+    /// each, if it has one. With `recompute`, activations are computed again in the backward pass where that saves
+    /// memory.
     ///
     /// # Errors
     /// If the device fails or has too little memory, or no loss depends on the picture.
@@ -127,7 +152,60 @@ impl<'a> Build<'a> {
         groups: &[Group],
         group_of: &[Option<usize>],
         picture: TensorId,
+        recompute: bool,
     ) -> Result<Gradients> {
+        let BySum { all, groups, rest } = self.by_sum(groups, group_of, &[picture], recompute)?;
+        let one = |found: Vec<Option<TensorId>>| found.into_iter().next().flatten();
+        let groups = groups
+            .into_iter()
+            .map(|(name, gradient)| Ok((name, one(gradient).ok_or_else(no_gradient)?)))
+            .collect::<Result<_>>()?;
+        Ok(Gradients { all: one(all).ok_or_else(no_gradient)?, groups, rest: one(rest) })
+    }
+
+    /// Appends the gradients of the whole objective, and of each measured group at weight 1, with respect to tensors from
+    /// outside. Each has a memory that all of these gradients share: it holds the one that was computed last. What a loss
+    /// does not depend on gets a gradient of zeros.
+    ///
+    /// # Errors
+    /// As [`Build::gradients`].
+    pub fn gradients_by(
+        &mut self,
+        groups: &[Group],
+        group_of: &[Option<usize>],
+        by: &[(TensorId, Memory)],
+    ) -> Result<GradientsBy> {
+        let tensors: Vec<TensorId> = by.iter().map(|(tensor, _)| *tensor).collect();
+        let BySum { all, groups, .. } = self.by_sum(groups, group_of, &tensors, false)?;
+        if all.iter().all(Option::is_none) {
+            return Err(no_gradient());
+        }
+        let mut stored = |found: Vec<Option<TensorId>>| -> Result<Vec<TensorId>> {
+            let mut kept = Vec::new();
+            for ((tensor, memory), gradient) in by.iter().zip(found) {
+                // The gradient may be a tensor from outside: the weight of a loss.
+                let factor = if gradient.is_some() { 1.0 } else { 0.0 };
+                let label = format!("gradient by {}", self.graph.tensor(*tensor).label);
+                let copy = LinearCombination::scale(factor);
+                let gradient = self.graph.apply(copy, &[gradient.unwrap_or(*tensor)], label)?;
+                self.bind(gradient, memory);
+                kept.push(gradient);
+            }
+            Ok(kept)
+        };
+        let all = stored(all)?;
+        let groups =
+            groups.into_iter().map(|(name, found)| Ok((name, stored(found)?))).collect::<Result<_>>()?;
+        Ok(GradientsBy { all, groups })
+    }
+
+    fn by_sum(
+        &mut self,
+        groups: &[Group],
+        group_of: &[Option<usize>],
+        by: &[TensorId],
+        recompute: bool,
+    ) -> Result<BySum> {
         let mut sums: Vec<(String, Vec<(TensorId, TensorId)>)> = Vec::new();
         let mut measured = Vec::new();
         for (at, group) in groups.iter().enumerate() {
@@ -146,15 +224,15 @@ impl<'a> Build<'a> {
         sums.push(("rest ".to_owned(), others.map(|(term, _)| weighted(term)).collect()));
         sums.push((String::new(), self.losses.iter().map(weighted).collect()));
         let sums: Vec<_> = sums.iter().map(|(word, seeds)| (word.as_str(), seeds.as_slice())).collect();
-        let mut found = gradients(&mut self.graph, &sums, picture)?;
-        let all = found.pop().flatten().ok_or_else(no_gradient)?;
-        let rest = found.pop().flatten();
-        let groups = measured
-            .into_iter()
-            .zip(found)
-            .map(|(name, gradient)| Ok((name, gradient.ok_or_else(no_gradient)?)))
-            .collect::<Result<_>>()?;
-        Ok(Gradients { all, groups, rest })
+        let mut found = if recompute {
+            let kept = self.bound.keys().copied().collect();
+            gradients_recomputing(&mut self.graph, &sums, by, &kept)?
+        } else {
+            gradients(&mut self.graph, &sums, by)?
+        };
+        let all = found.pop().unwrap_or_default();
+        let rest = found.pop().unwrap_or_default();
+        Ok(BySum { all, groups: measured.into_iter().zip(found).collect(), rest })
     }
 
     /// A tensor that holds one number, which never changes.

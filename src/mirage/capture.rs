@@ -1,48 +1,16 @@
 //! Targets: the statistics of a picture, captured once.
 
-use super::loss::Source;
+use super::build::Build;
+use super::layer_statistic::{Captured, LayerStatistic};
 use super::network_graph::{self, View};
-use super::statistic::Statistic;
+use super::sources::Sources;
+use super::tiles::{Subject, Tiles};
 use crate::error::Result;
-use crate::graph::{Bindings, Engine, Goals, Graph, Memory, Program, Submission, TensorId};
+use crate::graph::{Bindings, Engine, Goals, Graph, Program, Submission, TensorId};
 use crate::image_io::Picture;
 use crate::ops::Shape;
 use crate::vgg::Network;
 use std::sync::Arc;
-
-/// The statistic of a layer, or of the picture itself, that is captured.
-#[derive(Debug, Clone)]
-pub(super) struct LayerStatistic {
-    /// Index of the layer; none for the picture.
-    pub layer: Option<usize>,
-    pub statistic: Arc<dyn Statistic>,
-}
-
-impl LayerStatistic {
-    /// What a loss of this source and statistic takes.
-    ///
-    /// # Errors
-    /// If the network has no such layer.
-    pub fn new(network: &Network, source: &Source, statistic: &Arc<dyn Statistic>) -> Result<Self> {
-        let layer = match source {
-            Source::Picture => None,
-            Source::Layer(name) => Some(network.index_of(name)?),
-        };
-        Ok(Self { layer, statistic: statistic.clone() })
-    }
-
-    /// Its name in labels.
-    pub fn label(&self, network: &Network) -> String {
-        self.layer.map_or_else(|| "picture".to_owned(), |layer| network.layers[layer].name.clone())
-    }
-}
-
-/// A captured tensor on the device.
-#[derive(Debug, Clone)]
-pub(super) struct Captured {
-    pub shape: Shape,
-    pub memory: Memory,
-}
 
 /// Shape and values, in logical order, of one tensor of a statistic.
 pub(super) type Part = (Shape, Vec<f32>);
@@ -61,7 +29,8 @@ pub(super) fn planar(picture: &Picture) -> Vec<f32> {
     (0..3).flat_map(|channel| picture.rgb.iter().skip(channel).step_by(3).copied()).collect()
 }
 
-/// Runs a picture through the network once and keeps the tensors of each of these statistics, in their order. Waits for
+/// Runs a picture through the network once, in tiles of this side if one is given and the picture is larger, and keeps the
+/// tensors of each of these statistics, in their order. Waits for
 /// nothing: work that is submitted later can use the targets, and the pass keeps its memory until the submission is
 /// done.
 ///
@@ -70,32 +39,32 @@ pub(super) fn planar(picture: &Picture) -> Vec<f32> {
 pub(super) fn capture(
     engine: &Arc<Engine>,
     network: &Network,
-    view: View,
+    (view, tile): (View, Option<usize>),
     picture: &Picture,
     statistics: &[LayerStatistic],
     stage: Stage,
 ) -> Result<(Vec<Vec<Captured>>, Submission)> {
-    let mut graph = Graph::new();
-    let mut bound = Bindings::new();
+    let mut build = Build::new(engine);
     let shape = Shape::map(3, picture.height, picture.width);
-    let input = graph.external("picture", shape);
-    bound.insert(input, engine.tensor_with("captured picture", shape, &planar(picture))?);
+    let (input, memory) = build.external("captured picture", shape)?;
+    engine.write(&memory, shape, &planar(picture))?;
     let layers: Vec<usize> = statistics.iter().filter_map(|item| item.layer).collect();
     if let Some(deepest) = layers.iter().max() {
         network_graph::check_size(network, *deepest, picture.height, picture.width)?;
     }
-    let activations = network_graph::forward(&mut graph, network, input, &layers, view)?;
+    let mut sources = Sources::new(&mut build, network, view, input, &layers, tile)?;
     let mut found = Vec::new();
     for item in statistics {
         let label = item.label(network);
-        let activation = item.layer.map_or(input, |layer| activations[&layer]);
-        let mut tensors = item.statistic.summary(&mut graph, activation, &label)?;
+        let mut tensors = sources.summary(&mut build, item)?;
         if stage == Stage::Target {
-            tensors = item.statistic.target(&mut graph, &tensors, &label)?;
+            tensors = item.statistic.target(&mut build.graph, &tensors, &label)?;
         }
         found.push((label, tensors));
     }
-    run(engine, graph, bound, &found)
+    let subject = Subject { engine, network, view, picture: &memory };
+    let tiles = sources.assembly.map(|assembly| assembly.prepare(subject, None)).transpose()?;
+    run(engine, build.graph, build.bound, &found, tiles.as_ref())
 }
 
 /// What the distances take of blended summaries, given as values in logical order.
@@ -120,15 +89,16 @@ pub(super) fn prepare(
         }
         found.push((label.clone(), item.statistic.target(&mut graph, &tensors, &label)?));
     }
-    Ok(run(engine, graph, bound, &found)?.0)
+    Ok(run(engine, graph, bound, &found, None)?.0)
 }
 
-/// Gives the tensors memory of their own and computes them.
+/// Gives the tensors memory of their own and computes them, after what is put together from tiles.
 fn run(
     engine: &Arc<Engine>,
     mut graph: Graph,
     mut bound: Bindings,
     found: &[(String, Vec<TensorId>)],
+    tiles: Option<&Tiles>,
 ) -> Result<(Vec<Vec<Captured>>, Submission)> {
     let mut captured = Vec::new();
     let mut goals = Vec::new();
@@ -148,6 +118,9 @@ fn run(
     }
     graph.fuse(&bound.keys().copied().collect());
     let program = Program::prepare(engine, &graph, &bound, &Goals::all(goals), |_| 0)?;
+    if let Some(tiles) = tiles {
+        tiles.forward()?;
+    }
     let submission = program.submit(&[Goals::ALL], &[], "capturing targets")?;
     Ok((captured, submission))
 }

@@ -51,16 +51,32 @@ pub(super) fn forward(
     wanted: &[usize],
     view: View,
 ) -> Result<HashMap<usize, TensorId>> {
-    let mut found = HashMap::new();
-    let Some(&deepest) = wanted.iter().max() else { return Ok(found) };
+    if wanted.is_empty() {
+        return Ok(HashMap::new());
+    }
     let affine = network.preprocessing.affine();
     let preprocess = Affine { order: affine.order, scale: affine.scale, bias: affine.bias };
-    let mut current = graph.apply(preprocess, &[picture], "preprocessed")?;
+    let preprocessed = graph.apply(preprocess, &[picture], "preprocessed")?;
+    forward_from(graph, network, (0, preprocessed), wanted, view)
+}
+
+/// The same from a layer on, given by its index, with what it reads.
+///
+/// # Errors
+/// As [`forward`].
+pub(super) fn forward_from(
+    graph: &mut Graph,
+    network: &Network,
+    (mut index, mut current): (usize, TensorId),
+    wanted: &[usize],
+    view: View,
+) -> Result<HashMap<usize, TensorId>> {
+    let mut found = HashMap::new();
+    let Some(&deepest) = wanted.iter().max() else { return Ok(found) };
     let first = network.layers.iter().position(|layer| matches!(layer.kind, LayerKind::Conv(_)));
     let first = first.unwrap_or(0);
     // By how much the input of the next convolution is yet to be multiplied: its filter is, in its place.
     let mut gain = 1.0;
-    let mut index = 0;
     while index <= deepest {
         let layer = &network.layers[index];
         let rectified = matches!(network.layers.get(index + 1).map(|next| &next.kind), Some(LayerKind::Relu))

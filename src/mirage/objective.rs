@@ -2,31 +2,28 @@
 //! of the pictures, as one prepared program.
 
 use super::build::Build;
-use super::capture::{LayerStatistic, planar};
+use super::capture::planar;
+use super::layer_statistic::LayerStatistic;
 use super::loss::{Group, Loss, Strength};
-use super::network_graph;
 use super::optimizer::{Optimizer, StateTensor, StepInputs};
+pub(super) use super::passes::{GRADIENT, GROUPS, LOSSES};
+use super::passes::{Passes, TiledPasses, norm_name};
 use super::readout::probabilities;
 use super::request::Request;
 use super::setback::Fault;
+use super::sources::Sources;
 use super::step_watch::{HEALTH, StepWatch};
 use super::targets::{Cache, targets};
+use super::tiles::Subject;
 use super::weighting::Weights;
 use crate::error::{Error, Result};
-use crate::graph::{Engine, Goals, Memory, Program, Readback, Submission, TensorId, Values, When};
+use crate::graph::{Engine, Goals, Memory, MemoryUse, Program, Readback, Submission, TensorId, Values, When};
 use crate::image_io::Picture;
-use crate::ops::{Average, Interleave, Reduce, ReduceKind, Shape};
+use crate::ops::{Average, Interleave, Shape};
 use crate::vgg::Network;
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Section that computes losses and classes.
-pub(super) const LOSSES: &str = "losses";
-/// Section that computes the gradient.
-pub(super) const GRADIENT: &str = "gradient";
-/// Section that computes the gradient of each measured group by itself, at weight 1, and its norm.
-pub(super) const GROUPS: &str = "groups";
 /// Section that makes the gradient the weighted sum of those that [`GROUPS`] left, which must be of the present
 /// picture: to rounding the same as [`GRADIENT`], without another forward and backward pass. Empty without shares.
 pub(super) const SUM: &str = "sum";
@@ -81,6 +78,10 @@ pub(super) struct StatePart {
 pub(super) struct Objective {
     engine: Arc<Engine>,
     pub program: Program,
+    /// Passes over the tiles of a picture that is not computed as a whole.
+    tiled: Option<TiledPasses>,
+    /// Side of the tiles.
+    pub tile: Option<usize>,
     /// The groups in it.
     pub groups: Vec<Group>,
     /// For each group whether its gradient is measured.
@@ -142,36 +143,42 @@ impl Objective {
         size: [usize; 2],
         cache: &mut Cache,
     ) -> Result<Self> {
+        let mut sides = request.tiling.sides(size).into_iter().peekable();
+        loop {
+            let side = sides.next().flatten();
+            match Self::prepare(engine, network, request, (size, side), cache) {
+                Err(Error::OutOfMemory { .. }) if sides.peek().is_some() => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn prepare(
+        engine: &Arc<Engine>,
+        network: &Network,
+        request: &Request,
+        (size, tile): ([usize; 2], Option<usize>),
+        cache: &mut Cache,
+    ) -> Result<Self> {
         let groups = request.present();
         let losses = losses(network, &groups)?;
         let captured: Vec<(&Loss, LayerStatistic)> =
             losses.iter().map(|(_, loss, item)| (*loss, item.clone())).collect();
-        let targets = targets(engine, network, request, size, &captured, cache)?;
+        let targets = targets(engine, network, request, (size, tile), &captured, cache)?;
         let shape = Shape::map(3, size[0], size[1]);
         let mut build = Build::new(engine);
-
         let (picture, picture_memory) = build.external("picture", shape)?;
         let class_layer =
             probabilities(network).and_then(|item| item.layer).filter(|_| targets.classes.is_some());
         let mut layers: Vec<usize> = losses.iter().filter_map(|(_, _, item)| item.layer).collect();
         layers.extend(class_layer);
-        let activations =
-            network_graph::forward(&mut build.graph, network, picture, &layers, request.view())?;
+        let view = request.view();
+        let mut sources = Sources::new(&mut build, network, view, picture, &layers, tile)?;
 
         let mut terms = Vec::new();
-        let mut summaries: HashMap<(Option<usize>, String), Vec<TensorId>> = HashMap::new();
         for ((group, loss, item), target) in losses.iter().zip(targets.losses) {
-            let label = item.label(network);
-            let activation = item.layer.map_or(picture, |layer| activations[&layer]);
-            let key = (item.layer, loss.statistic.key());
-            let summary = match summaries.get(&key) {
-                Some(summary) => summary.clone(),
-                None => loss.statistic.summary(&mut build.graph, activation, &label)?,
-            };
-            summaries.insert(key, summary.clone());
-            let target = build.targets(&format!("target {label}"), target);
-            let label = format!("{} {label}", group.name);
-            let distance = loss.statistic.distance(&mut build.graph, &summary, &target, &label)?;
+            let label = format!("{} {}", group.name, item.label(network));
+            let distance = sources.distance(&mut build, item, target, &label)?;
             build.term(&label, distance, loss.weight)?;
             terms.push(Term {
                 group: group.name.clone(),
@@ -182,30 +189,17 @@ impl Objective {
 
         let mut parts: Vec<(String, TensorId)> =
             build.losses().enumerate().map(|(index, loss)| (loss_name(index), loss)).collect();
-        parts.extend(class_layer.map(|layer| (CLASSES.to_owned(), activations[&layer])));
+        let classes = class_layer.and_then(|layer| sources.activation(layer));
+        parts.extend(classes.map(|classes| (CLASSES.to_owned(), classes)));
         let loss_goals: Vec<TensorId> = parts.iter().map(|(_, tensor)| *tensor).collect();
 
         let measured: Vec<bool> = groups.iter().map(is_measured).collect();
         let of_term =
             |term: &Term| groups.iter().position(|group| group.name == term.group && is_measured(group));
         let group_of: Vec<Option<usize>> = terms.iter().map(of_term).collect();
-        let gradients = build.gradients(&groups, &group_of, picture)?;
-        let gradient = build.keep(gradients.all)?;
-        let mut norms = Vec::new();
-        for (group, gradient) in &gradients.groups {
-            let label = norm_name(group);
-            let norm = build.graph.apply(Reduce { kind: ReduceKind::L1 }, &[*gradient], label.clone())?;
-            parts.push((label, norm));
-            norms.push(norm);
-        }
-        // Only runs with shares measure the groups just before a step.
-        let (mut summands, mut sums) = (None, Vec::new());
-        if request.has_shares() || request.adjustable {
-            let (sum, weights, groups) = build.sum_of_groups(&gradients)?;
-            build.bind(sum, &gradient);
-            summands = Some((weights, groups));
-            sums.push(sum);
-        }
+        let passes = Passes::append(&mut build, &sources, (&groups, &group_of), picture, request)?;
+        parts.extend(passes.norms.iter().cloned());
+        let (gradient, sum) = (passes.gradient.clone(), passes.sum.clone());
 
         let optimizer = request.optimizer.clone();
         let mut state = vec![StatePart {
@@ -270,11 +264,11 @@ impl Objective {
             when,
             in_flight: READ_BACKS,
         };
-        let goals = Goals::default()
+        let gradients = passes.sections.iter().cloned();
+        let goals = gradients.fold(Goals::default(), |goals, (name, tensors)| goals.section(name, tensors));
+        let goals = goals
             .section(LOSSES, loss_goals)
-            .section(GRADIENT, [gradients.all])
-            .section(GROUPS, norms)
-            .section(SUM, sums)
+            .section(SUM, sum.iter().map(|(sum, ..)| *sum).collect::<Vec<_>>())
             .section(SNAPSHOT, [snapshot])
             .section(STEP, steps)
             .readback(readback(REPORT, parts, When::After))
@@ -291,10 +285,13 @@ impl Objective {
             None => Vec::new(),
         };
         let program = Program::prepare(engine, &build.graph, &build.bound, &goals, |_| 0)?;
+        let tiled = passes.tiled(&sources, Subject { engine, network, view, picture: &state[0].memory })?;
         let loss_weights = build.loss_weights();
         Ok(Self {
             engine: engine.clone(),
             program,
+            tile: tile.filter(|_| tiled.is_some()),
+            tiled,
             groups,
             measured,
             terms,
@@ -302,7 +299,7 @@ impl Objective {
             gradient,
             optimizer,
             loss_weights,
-            summands,
+            summands: sum.map(|(_, weights, groups)| (weights, groups)),
             control: control_memory,
             control_values: Cell::new(None),
             watch,
@@ -438,7 +435,15 @@ impl Objective {
     /// # Errors
     /// If the device fails.
     pub fn submit(&self, sections: &[&str], readbacks: &[&str]) -> Result<Submission> {
-        self.program.submit(sections, readbacks, "iteration")
+        let Some(tiled) = &self.tiled else { return self.program.submit(sections, readbacks, "iteration") };
+        let rest = tiled.submit(&self.program, sections)?;
+        self.program.submit(&rest, readbacks, "iteration")
+    }
+
+    /// Device memory in use.
+    pub fn memory(&self) -> MemoryUse {
+        let whole = self.program.memory();
+        self.tiled.as_ref().map_or(whole, |tiled| whole.with(tiled.memory()))
     }
 
     /// The present state, waited for.
@@ -512,8 +517,4 @@ const CLASSES: &str = "classes";
 
 fn loss_name(index: usize) -> String {
     format!("loss {index}")
-}
-
-fn norm_name(group: &str) -> String {
-    format!("{group} gradient norm")
 }

@@ -1,6 +1,7 @@
 //! What the network sees: class probabilities of a picture.
 
-use super::capture::{LayerStatistic, Stage, capture, read};
+use super::capture::{Stage, capture, read};
+use super::layer_statistic::LayerStatistic;
 use super::network_graph::{Pooling, View};
 use super::statistic::Feature;
 use crate::error::{Error, Result};
@@ -35,7 +36,7 @@ pub fn classify(
         ))
     })?;
     let view = View { pooling, border: Padding::Zeros };
-    let (found, _) = capture(engine, network, view, picture, &[statistic], Stage::Target)?;
+    let (found, _) = capture(engine, network, (view, None), picture, &[statistic], Stage::Target)?;
     let parts = read(engine, &found.concat(), "class probabilities")?;
     Ok(parts.into_iter().flat_map(|(_, values)| values).collect())
 }
@@ -65,6 +66,6 @@ pub fn activations(
         })
         .collect::<Result<_>>()?;
     let view = View { pooling, border: Padding::Zeros };
-    let (found, _) = capture(engine, network, view, picture, &statistics, Stage::Target)?;
+    let (found, _) = capture(engine, network, (view, None), picture, &statistics, Stage::Target)?;
     read(engine, &found.concat(), "activations")
 }

@@ -28,6 +28,35 @@ pub enum Init {
     Picture(Picture),
 }
 
+/// How the first layers of the network are computed: pictures whose feature maps do not fit on the device are computed in
+/// tiles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Tiling {
+    /// Of the whole picture.
+    #[default]
+    Whole,
+    /// In tiles of so many pixels a side.
+    Side(u32),
+    /// Of the whole picture if it fits on the device, else in the largest tiles that do.
+    Auto,
+}
+
+impl Tiling {
+    /// Sides of tiles to try one after another, for a picture of this size; `None` is the whole.
+    pub(super) fn sides(self, size: [usize; 2]) -> Vec<Option<usize>> {
+        match self {
+            Self::Whole => vec![None],
+            Self::Side(side) => vec![Some(side as usize)],
+            Self::Auto => {
+                let smaller = [4096, 2048, 1024, 512, 256, 128].into_iter();
+                let smaller = smaller.filter(|side| *side < size[0].max(size[1])).map(Some);
+                std::iter::once(None).chain(smaller).collect()
+            }
+        }
+    }
+}
+
 /// When reports and pictures are due. Iterations are those of the whole run.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Schedule {
@@ -114,6 +143,11 @@ pub struct Request {
     pub schedule: Schedule,
     /// Number of classes in each report; 0 for none.
     pub top_classes: usize,
+    /// True to compute activations again in the backward pass where that lowers the memory that the device needs, in
+    /// place of keeping them. It changes no bit of the picture, and takes longer.
+    pub recompute: bool,
+    /// Whether the first layers of the network are computed in tiles. It changes the picture only by rounding.
+    pub tiling: Tiling,
 }
 
 impl Request {
@@ -134,6 +168,8 @@ impl Request {
             average_decay: 0.9,
             schedule: Schedule { report_every: 25, ..Default::default() },
             top_classes: 5,
+            recompute: false,
+            tiling: Tiling::Whole,
         }
     }
 
@@ -213,6 +249,7 @@ impl Request {
             && (self.average_decay == other.average_decay)
             && (self.top_classes > 0) == (other.top_classes > 0)
             && self.adjustable == other.adjustable
+            && (self.recompute, self.tiling) == (other.recompute, other.tiling)
     }
 
     /// The images that the losses compare with, besides the photo.

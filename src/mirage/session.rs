@@ -5,7 +5,7 @@ use super::event::{ScaleStarted, Started, TermLoss};
 use super::layer_times::{LayerTime, by_layer};
 use super::loss::{Source, Target};
 use super::objective::{GRADIENT, Objective, STEP, Term, losses};
-use super::request::{Init, Request};
+use super::request::{Init, Request, Tiling};
 use super::scales::Scale;
 use super::setback::LossTrend;
 use super::state::State;
@@ -251,7 +251,7 @@ impl Session {
 
     /// Device memory at the present scale.
     pub fn memory(&self) -> MemoryUse {
-        self.objective.as_ref().map(|objective| objective.program.memory()).unwrap_or_default()
+        self.objective.as_ref().map(Objective::memory).unwrap_or_default()
     }
 
     /// What is known of the present scale.
@@ -382,6 +382,11 @@ fn started(
             "the photo already meets its own targets, so a start from it has next to nothing to follow: use --init noise or a --style-image".to_owned(),
         );
     }
+    if let Some(tile) = objective.tile.filter(|_| request.tiling == Tiling::Auto) {
+        notes.push(format!(
+            "the feature maps of the whole picture do not fit on the device: they are computed in tiles of {tile} pixels a side, which takes longer"
+        ));
+    }
     let outdated = engine.outdated_choices() - begin.outdated;
     if outdated > 0 {
         notes.push(format!(
@@ -391,7 +396,7 @@ fn started(
     let nodes = objective.program.nodes().iter();
     Started {
         device: engine.describe(),
-        memory: objective.program.memory(),
+        memory: objective.memory(),
         size: request.size(),
         scales: scales.to_vec(),
         prepared_in: begin.at.elapsed().as_secs_f64(),

@@ -1,6 +1,7 @@
 //! What each loss of an objective is compared with, at one size.
 
-use super::capture::{Captured, LayerStatistic, Stage, capture, prepare, read};
+use super::capture::{Stage, capture, prepare, read};
+use super::layer_statistic::{Captured, LayerStatistic};
 use super::loss::{Loss, Target};
 use super::network_graph::{self, View};
 use super::readout::probabilities;
@@ -91,7 +92,7 @@ fn at_size(image: &Picture, width: usize, height: usize) -> Result<Picture> {
     Ok(smaller)
 }
 
-/// The targets of these losses at one size; those without a target get no tensors. The device may still be at work on
+/// The targets of these losses at one size, computed in tiles of this side if one is given; those without a target get no tensors. The device may still be at work on
 /// them.
 ///
 /// # Errors
@@ -100,7 +101,7 @@ pub(super) fn targets(
     engine: &Arc<Engine>,
     network: &Network,
     request: &Request,
-    size: [usize; 2],
+    (size, tile): ([usize; 2], Option<usize>),
     losses: &[(&Loss, LayerStatistic)],
     cache: &mut Cache,
 ) -> Result<Targets> {
@@ -140,11 +141,11 @@ pub(super) fn targets(
         let found = match set.images {
             Images::Photo(_) => {
                 let photo = photo_at(request, size)?;
-                let (found, last) = capture(engine, network, view, &photo, &missing, Stage::Target)?;
+                let (found, last) = capture(engine, network, (view, tile), &photo, &missing, Stage::Target)?;
                 submission = Some(last);
                 found
             }
-            Images::Blended(images) => blended(engine, network, request, size, images, &missing)?,
+            Images::Blended(images) => blended(engine, network, request, (size, tile), images, &missing)?,
         };
         cache.captured.extend(missing.iter().map(|item| set.key(size, item)).zip(found));
     }
@@ -231,11 +232,11 @@ fn blended(
     engine: &Arc<Engine>,
     network: &Network,
     request: &Request,
-    size: [usize; 2],
+    (size, tile): ([usize; 2], Option<usize>),
     images: &[(Picture, f32)],
     statistics: &[LayerStatistic],
 ) -> Result<Vec<Vec<Captured>>> {
-    let view = request.view();
+    let view = (request.view(), tile);
     if let [(image, _)] = images {
         let image = image_at(request, image, size)?;
         return Ok(capture(engine, network, view, &image, statistics, Stage::Target)?.0);

@@ -4,7 +4,7 @@
 //! pixels `floor(i*size/n) .. ceil((i+1)*size/n)`. Neighbouring windows may overlap, and do when the output
 //! is the larger one.
 
-use super::pool_windows::{Window, nested, shape_before};
+use super::pool_windows::{Window, bind_backward, nested, shape_before};
 use super::shape::{MapLayout, mismatch};
 use super::{
     Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, PoolKind, Shape, Signature,
@@ -156,7 +156,8 @@ impl Op for AdaptivePoolBackward {
             PoolKind::Average => "average_backward",
         };
         let loops = self.pool.kind.backward_loops(self.pool.longest(input), self.pool.sharing(input));
-        let dispatch = self.pool.kind.bind_backward(self.pool.dispatch(entry, input)).loops(loops);
+        let dispatch = bind_backward(self.pool.dispatch(entry, input), self.pool.kind == PoolKind::Max);
+        let dispatch = dispatch.loops(loops);
         Ok(vec![Kernel::single("naive", dispatch.linear(input.texels(), GROUP, device))])
     }
 

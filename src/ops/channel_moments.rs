@@ -21,12 +21,14 @@ const SMALLEST: f64 = 1e-5;
 #[derive(Debug, Clone, Copy)]
 pub struct ChannelMean;
 
-/// Adjoint of [`ChannelMean`]: a map of this size whose channels are `dmean / pixels` everywhere. Input: the
-/// gradient, a vector.
+/// Adjoint of [`ChannelMean`]: a map of this size whose channels are `dmean / pixels` everywhere. Inputs: the
+/// gradient, a vector; with `add` a map to which that is added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChannelMeanBackward {
     /// Rows and columns of the map.
     pub size: [usize; 2],
+    /// True to add it to another gradient of the map.
+    pub add: bool,
 }
 
 /// Standard deviation of each channel, `sqrt(mean((F - mu)^2) + 1e-5)`. Inputs: the map F and the means of its
@@ -189,7 +191,7 @@ impl Op for ChannelMean {
 
     fn adjoint(&self, _input: usize, shapes: &[Shape]) -> Option<Adjoint> {
         let MapLayout { height, width, .. } = shapes[0].layout()?;
-        Adjoint::new(ChannelMeanBackward { size: [height, width] }, &[Source::Upstream])
+        Adjoint::new(ChannelMeanBackward { size: [height, width], add: false }, &[Source::Upstream])
     }
 
     fn flops(&self, signature: &Signature) -> u64 {
@@ -203,33 +205,56 @@ impl Op for ChannelMeanBackward {
     }
 
     fn output(&self, inputs: &[Shape]) -> Result<Shape> {
-        Ok(Shape::map(inputs[0].expect_vector("channel_mean_backward")?, self.size[0], self.size[1]))
+        let map = Shape::map(inputs[0].expect_vector("channel_mean_backward")?, self.size[0], self.size[1]);
+        let addends = &inputs[1..];
+        if addends.len() != usize::from(self.add) || addends.iter().any(|addend| *addend != map) {
+            let message = format!("{addends:?} can't be added to {map}");
+            return Err(mismatch("channel_mean_backward", &message));
+        }
+        Ok(map)
     }
 
     fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
         let map = signature.output.expect_map("channel_mean_backward")?;
         let dispatches = dispatches("backward", map, &["output"], device, |dispatch, part| {
+            let dispatch = dispatch.consts(&[("ADD", u32::from(self.add))]);
             let dispatch = dispatch.bind("upstream", Operand::Input(0)).bind("output", Operand::Output);
             dispatch.linear(part.texels(), 64, device)
         });
         Ok(vec![Kernel::of("naive", dispatches)])
     }
 
+    fn overwrites(&self) -> Option<usize> {
+        self.add.then_some(1)
+    }
+
     fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let map = signature.output.expect_map("channel_mean_backward")?;
         let scale = (1.0 / map.pixels() as f64) as f32;
+        let add = self.add;
         Ok(NativeKernel::new(move |call| {
             let upstream = call.inputs[0];
             fill_map(map, call.output, |quad, _, texels| {
                 let share = quad_of(upstream, quad).map(|value| value * scale);
-                texels.as_chunks_mut::<4>().0.fill(share);
+                let texels = texels.as_chunks_mut::<4>().0;
+                if add {
+                    for texel in texels {
+                        texel.iter_mut().zip(share).for_each(|(value, share)| *value += share);
+                    }
+                } else {
+                    texels.fill(share);
+                }
             });
         }))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
         let pixels = self.size[0] * self.size[1];
-        inputs[0].iter().flat_map(|value| vec![value / pixels as f64; pixels]).collect()
+        let shares = inputs[0].iter().flat_map(|value| vec![value / pixels as f64; pixels]);
+        match inputs.get(1) {
+            Some(addend) => shares.zip(*addend).map(|(share, addend)| share + addend).collect(),
+            None => shares.collect(),
+        }
     }
 }
 
@@ -357,6 +382,9 @@ impl Op for ChannelDeviationBackward {
 const TOLERANCE: f64 = 1e-6;
 const SIGNED_TOLERANCE: f64 = 2e-5;
 
+/// Up to three roundings of 6e-8.
+const BACKWARD_MEAN_TOLERANCE: f64 = 2e-7;
+
 /// Sums of squares in the same order, a root, and 1e-5 beside them.
 const DEVIATION_TOLERANCE: f64 = 1e-6;
 
@@ -385,12 +413,16 @@ pub(super) fn mean_cases() -> Vec<Case> {
 }
 
 pub(super) fn mean_backward_cases() -> Vec<Case> {
-    let case = |shape: Shape| {
-        let MapLayout { channels, height, width } = shape.layout()?;
-        let op = ChannelMeanBackward { size: [height, width] };
-        Some(Case::normal(op, &[Shape::Vector(channels)], 1e-7))
+    let case = |add| {
+        move |shape: Shape| {
+            let MapLayout { channels, height, width } = shape.layout()?;
+            let op = ChannelMeanBackward { size: [height, width], add };
+            let inputs = [Shape::Vector(channels), shape];
+            Some(Case::normal(op, &inputs[..1 + usize::from(add)], BACKWARD_MEAN_TOLERANCE))
+        }
     };
-    samples().into_iter().filter_map(case).collect()
+    let plain = samples().into_iter().filter_map(case(false));
+    plain.chain(samples().into_iter().filter_map(case(true))).collect()
 }
 
 pub(super) fn deviation_cases() -> Vec<Case> {

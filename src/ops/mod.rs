@@ -1,6 +1,7 @@
 //! The kernels: one file (or folder) per op with its shape rule, kernels, adjoint, reference and test cases. Its
 //! shaders are under `shaders/`. `core` holds what all ops are built from.
 
+mod accumulate;
 mod adam;
 mod adaptive_pool;
 mod add;
@@ -9,7 +10,9 @@ mod channel_moments;
 mod conv;
 mod core;
 mod covariance;
+mod crop;
 mod cross_entropy;
+mod deviation;
 mod flatten;
 mod free_gradient;
 mod gram;
@@ -20,6 +23,7 @@ mod matmul;
 mod matrices;
 mod matrix_root;
 mod mse;
+mod multiply;
 mod peaks;
 mod picture;
 mod pool;
@@ -41,6 +45,7 @@ pub use self::core::{
     TEXTURE_WIDTH, TexelCopy, Value,
 };
 use self::core::{finish, lanes, native, product, shape, sum, vectors, window};
+pub use accumulate::Accumulate;
 pub use adam::Adam;
 pub use adaptive_pool::{AdaptivePool, AdaptivePoolBackward};
 pub use add::Add;
@@ -48,7 +53,9 @@ pub use average::Average;
 pub use channel_moments::{ChannelDeviation, ChannelDeviationBackward, ChannelMean, ChannelMeanBackward};
 pub use conv::{Conv, ConvBackward, Filter, Padding, Then, WinogradTile, WinogradWeights};
 pub use covariance::{Covariance, CovarianceMeanBackward, Trace, TraceBackward};
+pub use crop::{Crop, CropBackward};
 pub use cross_entropy::{CrossEntropy, CrossEntropyBackward};
+pub use deviation::{Deviation, DeviationBackward};
 pub use flatten::{Flatten, Unflatten};
 pub use free_gradient::FreeGradient;
 pub use gram::{Gram, GramBackward};
@@ -58,6 +65,7 @@ pub use linear_combination::LinearCombination;
 pub use matmul::MatMul;
 pub use matrix_root::{MatrixRoot, RootTrace};
 pub use mse::{MeanSquaredError, MseBackward};
+pub use multiply::Multiply;
 pub use peaks::{MultiplyAdd, Triad};
 pub use picture::{Affine, AffineBackward, Interleave};
 pub use pool::{Pool, PoolBackward};

@@ -8,7 +8,7 @@
 
 use super::finish;
 use super::native::{fill_map, row};
-use super::pool_windows::{PoolKind, Window, larger, nested, shape_before};
+use super::pool_windows::{PoolKind, Window, bind_backward, larger, nested, shape_before};
 use super::shape::{MapLayout, mismatch};
 use super::window;
 use super::{Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
@@ -34,8 +34,8 @@ pub struct Pool {
     pub ceil: bool,
 }
 
-/// Adjoint of [`Pool`]. Inputs: x, dy for max; dy alone for average. Output: a map of x's size, which is an
-/// attribute since several sizes can give the same output. `dx[p]` is the sum over the windows that hold
+/// Adjoint of [`Pool`]. Inputs: x, dy for max and where it is rectified; dy alone for average. Output: a map of x's
+/// size, which is an attribute since several sizes can give the same output. `dx[p]` is the sum over the windows that hold
 /// p of dy where p is the window's first maximum, or of dy over the window's divisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolBackward {
@@ -43,7 +43,7 @@ pub struct PoolBackward {
     pub pool: Pool,
     /// Height and width of x.
     pub size: [usize; 2],
-    /// True if the gradient is zero where x is not positive: with max, the adjoint of a ReLU before x too.
+    /// True if the gradient is zero where x is not positive: the adjoint of a ReLU before x too.
     pub rectified: bool,
 }
 
@@ -246,15 +246,22 @@ impl Op for Pool {
     }
 }
 
+impl PoolBackward {
+    /// True if it reads x.
+    fn reads_x(&self) -> bool {
+        self.rectified || self.pool.kind == PoolKind::Max
+    }
+}
+
 impl Op for PoolBackward {
     fn name(&self) -> &'static str {
         "pool_backward"
     }
 
     fn output(&self, inputs: &[Shape]) -> Result<Shape> {
-        let upstream = inputs[self.pool.kind.operands().len() - 1];
+        let upstream = inputs[usize::from(self.reads_x())];
         let input = shape_before("pool_backward", &self.pool, self.size, upstream)?;
-        if self.pool.kind == PoolKind::Max && inputs[0] != input {
+        if self.reads_x() && inputs[0] != input {
             return Err(mismatch("pool_backward", &format!("x is {}, not {input}", inputs[0])));
         }
         Ok(input)
@@ -276,8 +283,7 @@ impl Op for PoolBackward {
                 let dispatch = pool
                     .dispatch(entry, layout, output.part(&quads))
                     .consts(&[("RECTIFIED", u32::from(self.rectified))]);
-                pool.kind
-                    .bind_backward(dispatch)
+                bind_backward(dispatch, self.reads_x())
                     .loops(pool.kind.backward_loops(pool.kernel, sharing))
                     .linear(invocations(layout), GROUP, device)
                     .narrow(&[("input", input), ("upstream", output), ("output", input)], &quads)
@@ -303,7 +309,7 @@ impl Op for PoolBackward {
             return Ok(kind.native_backward(input, output, self.pool.axes(input)?, rectified));
         }
         Ok(NativeKernel::new(move |call| {
-            let (x, dy) = (call.inputs[0], call.inputs[kind.operands().len() - 1]);
+            let (x, dy) = (call.inputs[0], call.inputs[call.inputs.len() - 1]);
             fill_map(input, call.output, |quad, y, texels| {
                 if y / 2 == output.height {
                     // An odd last row is in no window.
@@ -318,6 +324,16 @@ impl Op for PoolBackward {
                     PoolKind::Max => {
                         let lines = [0, 1].map(|line| row(x, input, quad, y / 2 * 2 + line));
                         halve_max_backward(lines, y % 2 == 0, rectified, upstream, windows);
+                    }
+                    PoolKind::Average if rectified => {
+                        let line = row(x, input, quad, y).as_chunks::<8>().0;
+                        for ((window, d), x) in windows.iter_mut().zip(upstream).zip(line) {
+                            for channel in 0..4 {
+                                let share = 0.25 * d[channel];
+                                window[channel] = if x[channel] > 0.0 { share } else { 0.0 };
+                                window[channel + 4] = if x[channel + 4] > 0.0 { share } else { 0.0 };
+                            }
+                        }
                     }
                     PoolKind::Average => {
                         for (window, d) in windows.iter_mut().zip(upstream) {
@@ -341,7 +357,8 @@ impl Op for PoolBackward {
     }
 
     fn flops(&self, signature: &Signature) -> u64 {
-        self.pool.flops(&Signature { inputs: vec![signature.output], output: signature.inputs[0] })
+        let upstream = signature.inputs[usize::from(self.reads_x())];
+        self.pool.flops(&Signature { inputs: vec![signature.output], output: upstream })
     }
 }
 
@@ -391,11 +408,12 @@ pub(super) fn backward_cases() -> Vec<Case> {
         let (layout, output) = (shape.layout()?, pool.output(&[shape]).ok()?);
         let upstream = (output, CaseInput::Normal);
         // Every other one as after a ReLU.
-        let rectified = pool.kind == PoolKind::Max && layout.channels % 2 == 1;
+        let rectified = layout.channels % 2 == 1;
         let op = PoolBackward { pool, size: [layout.height, layout.width], rectified };
-        Some(match pool.kind {
-            PoolKind::Max => Case::drawn(op, &[(shape, CaseInput::Rectified), upstream], TOLERANCE),
-            PoolKind::Average => Case::drawn(op, &[upstream], TOLERANCE),
+        Some(if op.reads_x() {
+            Case::drawn(op, &[(shape, CaseInput::Rectified), upstream], TOLERANCE)
+        } else {
+            Case::drawn(op, &[upstream], TOLERANCE)
         })
     };
     samples().into_iter().filter_map(case).collect()

@@ -43,15 +43,6 @@ impl PoolKind {
         }
     }
 
-    /// Binds an adjoint's inputs.
-    pub(super) fn bind_backward(self, dispatch: Dispatch) -> Dispatch {
-        let dispatch = match self {
-            Self::Max => dispatch.bind("input", Operand::Input(0)).bind("upstream", Operand::Input(1)),
-            Self::Average => dispatch.bind("upstream", Operand::Input(0)),
-        };
-        dispatch.bind("output", Operand::Output)
-    }
-
     /// Pools in f64 over the windows along each axis.
     pub(super) fn reference(self, x: &[f64], input: MapLayout, axes: &[Vec<Window>; 2]) -> Vec<f64> {
         each_window(input, axes)
@@ -78,13 +69,23 @@ impl PoolKind {
                 }
             }
             Self::Average => {
-                for ((pixels, divisor), d) in each_window(input, axes).zip(inputs[0]) {
+                for ((pixels, divisor), d) in each_window(input, axes).zip(inputs[inputs.len() - 1]) {
                     pixels.iter().for_each(|p| dx[*p] += d / divisor);
                 }
             }
         }
         dx
     }
+}
+
+/// Binds an adjoint's inputs: dy, and before it x if the adjoint reads it.
+pub(super) fn bind_backward(dispatch: Dispatch, reads_x: bool) -> Dispatch {
+    let dispatch = if reads_x {
+        dispatch.bind("input", Operand::Input(0)).bind("upstream", Operand::Input(1))
+    } else {
+        dispatch.bind("upstream", Operand::Input(0))
+    };
+    dispatch.bind("output", Operand::Output)
 }
 
 /// For each output element in logical order: its pixels in row-major order, and the average's divisor.
@@ -168,7 +169,7 @@ impl PoolKind {
     ) -> NativeKernel {
         let [rows, across] = axes;
         NativeKernel::new(move |call| {
-            let (x, dy) = (call.inputs[0], call.inputs[self.operands().len() - 1]);
+            let (x, dy) = (call.inputs[0], call.inputs[call.inputs.len() - 1]);
             // Every row of dx takes what is its own from the windows that hold it.
             fill_map(input, call.output, |quad, y, texels| {
                 texels.fill(0.0);

@@ -13,6 +13,7 @@ pub struct Entry {
 
 /// All ops.
 pub const REGISTRY: &[Entry] = &[
+    Entry { name: "accumulate", cases: super::accumulate::cases },
     Entry { name: "adam", cases: super::adam::cases },
     Entry { name: "adaptive_pool", cases: super::adaptive_pool::cases },
     Entry { name: "adaptive_pool_backward", cases: super::adaptive_pool::backward_cases },
@@ -26,8 +27,12 @@ pub const REGISTRY: &[Entry] = &[
     Entry { name: "conv_backward", cases: super::conv::backward_cases },
     Entry { name: "covariance", cases: super::covariance::cases },
     Entry { name: "covariance_mean_backward", cases: super::covariance::mean_backward_cases },
+    Entry { name: "crop", cases: super::crop::cases },
+    Entry { name: "crop_backward", cases: super::crop::backward_cases },
     Entry { name: "cross_entropy", cases: super::cross_entropy::cases },
     Entry { name: "cross_entropy_backward", cases: super::cross_entropy::backward_cases },
+    Entry { name: "deviation", cases: super::deviation::cases },
+    Entry { name: "deviation_backward", cases: super::deviation::backward_cases },
     Entry { name: "dot", cases: super::reduce::dot_cases },
     Entry { name: "flatten", cases: super::flatten::cases },
     Entry { name: "free_gradient", cases: super::free_gradient::cases },
@@ -46,6 +51,7 @@ pub const REGISTRY: &[Entry] = &[
     Entry { name: "matrix_root", cases: super::matrix_root::cases },
     Entry { name: "mse", cases: super::mse::cases },
     Entry { name: "mse_backward", cases: super::mse::backward_cases },
+    Entry { name: "multiply", cases: super::multiply::cases },
     Entry { name: "multiply_add", cases: super::peaks::multiply_add_cases },
     Entry { name: "pool", cases: super::pool::cases },
     Entry { name: "pool_backward", cases: super::pool::backward_cases },

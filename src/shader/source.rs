@@ -14,6 +14,7 @@ macro_rules! sources {
 }
 
 sources![
+    "accumulate",
     "adam",
     "adaptive_pool",
     "add",
@@ -25,7 +26,9 @@ sources![
     "conv_edges",
     "conv_tiles",
     "covariance",
+    "crop",
     "cross_entropy",
+    "deviation",
     "finish",
     "flatten",
     "free_gradient",
@@ -50,6 +53,7 @@ sources![
     "matrix_products",
     "matrix_root",
     "mse",
+    "multiply",
     "peaks",
     "picture",
     "pool",

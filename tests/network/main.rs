@@ -5,3 +5,5 @@ mod balance;
 #[path = "../common/mod.rs"]
 mod common;
 mod goldens;
+mod recompute;
+mod tiles;

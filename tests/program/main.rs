@@ -16,6 +16,7 @@ mod interrupt;
 mod kernels;
 mod kernels_run;
 mod kernels_run_calls;
+mod less_memory;
 mod lost_device;
 mod memory;
 #[cfg(unix)]
@@ -104,6 +105,8 @@ fn help_states_every_option_with_its_default() {
         ("--adapter", "the most capable"),
         ("--threads", "as many as"),
         ("--kernels", "auto"),
+        ("--checkpoint-activations", "off"),
+        ("--tile", "none"),
         ("--tuning-cache", "tuning.json in"),
         ("--no-tuning-cache", "use it"),
     ] {

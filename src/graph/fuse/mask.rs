@@ -1,5 +1,5 @@
 //! The mask of a ReLU, which a convolution's adjoint applies to its upstream gradient, goes into the store of the
-//! node that makes that gradient: another convolution's adjoint, or a max pool's.
+//! node that makes that gradient: another convolution's adjoint, or a pool's.
 
 use super::pattern::{op, sole_producer};
 use crate::graph::ir::{Graph, Node, TensorId};
@@ -15,6 +15,10 @@ pub(super) fn apply(graph: &mut Graph, at: usize, kept: &HashSet<TensorId>) -> b
     };
     let (activation, upstream) = (reader.inputs[0], reader.inputs[1]);
     let Some(producer) = sole_producer(graph, upstream, kept) else { return false };
+    // The activation must be there when the gradient is computed.
+    if graph.tensor(activation).producer.is_some_and(|maker| maker >= producer) {
+        return false;
+    }
     let Some(masked) = masked(&graph.nodes()[producer], activation) else { return false };
     graph.replace(producer, masked);
     let conv = Conv { relu: false, ..backward.conv.clone() };
@@ -32,8 +36,13 @@ fn masked(node: &Node, activation: TensorId) -> Option<Node> {
         let inputs = [&node.inputs[..], &[activation]].concat();
         return Some(Node { op: Arc::new(fused), inputs, ..node.clone() });
     }
-    // A max pool's adjoint reads the map already.
-    let pool = op::<PoolBackward>(node).filter(|op| op.pool.kind == PoolKind::Max)?;
+    let pool = op::<PoolBackward>(node).filter(|op| !op.rectified)?;
     let fused = PoolBackward { rectified: true, ..*pool };
-    (node.inputs[0] == activation).then(|| Node { op: Arc::new(fused), ..node.clone() })
+    let inputs = match pool.pool.kind {
+        // It reads the map already.
+        PoolKind::Max if node.inputs[0] == activation => node.inputs.clone(),
+        PoolKind::Max => return None,
+        PoolKind::Average => vec![activation, node.inputs[0]],
+    };
+    Some(Node { op: Arc::new(fused), inputs, ..node.clone() })
 }

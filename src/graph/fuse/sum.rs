@@ -1,8 +1,8 @@
-//! The sum of two gradients goes into the store of the convolution's adjoint that makes one of them.
+//! The sum of two gradients goes into the store of the adjoint that makes one of them: a convolution's, or a mean's.
 
 use super::pattern::{op, sole_producer};
 use crate::graph::ir::{Graph, Node, TensorId};
-use crate::ops::{Add, ConvBackward, Then};
+use crate::ops::{Add, ChannelMeanBackward, ConvBackward, Op, Then};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -20,14 +20,21 @@ pub(super) fn apply(graph: &mut Graph, at: usize, kept: &HashSet<TensorId>) -> b
             continue;
         }
         let node = graph.nodes()[producer].clone();
-        let Some(backward) = op::<ConvBackward>(&node).filter(|op| op.then == Then::default()) else {
-            continue;
-        };
-        let fused = ConvBackward { then: Then { add: true, mask: false }, ..backward.clone() };
+        let Some(op) = adding(&node) else { continue };
         let inputs = [&node.inputs[..], &[other]].concat();
-        graph.replace(producer, Node { op: Arc::new(fused), inputs, output: sum.output, ..node });
+        graph.replace(producer, Node { op, inputs, output: sum.output, ..node });
         graph.remove(at);
         return true;
     }
     false
+}
+
+/// The node's op with the sum where it writes its result, if it can do that.
+fn adding(node: &Node) -> Option<Arc<dyn Op>> {
+    if let Some(backward) = op::<ConvBackward>(node).filter(|op| op.then == Then::default()) {
+        let then = Then { add: true, mask: false };
+        return Some(Arc::new(ConvBackward { then, ..backward.clone() }));
+    }
+    let backward = op::<ChannelMeanBackward>(node).filter(|op| !op.add)?;
+    Some(Arc::new(ChannelMeanBackward { add: true, ..*backward }))
 }

@@ -2,7 +2,7 @@
 //! its memory.
 
 use super::super::lowered::{Lowered, LoweredConstant, PartProgram};
-use super::super::memory::{Bindings, Memory};
+use super::super::memory::{Bindings, Memory, Workspace};
 use super::device::{GpuDevice, Packed};
 use super::replay::{Replay, pipelines};
 use super::steps::copy_to_texture;
@@ -14,12 +14,17 @@ use std::sync::Arc;
 ///
 /// # Errors
 /// [`Error::OutOfMemory`] if the device has too little memory; [`Error::Gpu`] if it refuses a kernel.
-pub fn prepare(device: &Arc<GpuDevice>, program: &Lowered, bound: &Bindings) -> Result<Replay> {
+pub fn prepare(
+    device: &Arc<GpuDevice>,
+    program: &Lowered,
+    bound: &Bindings,
+    workspace: &mut Workspace,
+) -> Result<Replay> {
     // What the device refuses, it refuses here: before anything is allocated.
     let pipelines = pipelines(device, &program.entries)?;
     let constants = program.constants.iter().map(|constant| make(device, constant));
     let constants = constants.collect::<Result<Vec<Packed>>>()?;
-    Replay::new(device, program, &pipelines, bound, &constants)
+    Replay::new(device, program, &pipelines, (bound, workspace), &constants)
 }
 
 /// The memory of a constant, filled on first use.
@@ -66,7 +71,7 @@ fn run(device: &Arc<GpuDevice>, label: &str, part: &PartProgram, values: &[f32])
     let output = device.context.storage_buffer(label, shape.bytes())?;
     let bound =
         Bindings::from([(part.input, Memory::on_gpu(input)), (part.output, Memory::on_gpu(output.clone()))]);
-    let replay = prepare(device, &part.program, &bound)?;
+    let replay = prepare(device, &part.program, &bound, &mut Workspace::default())?;
     let mut encoder = device.encoder(label);
     replay.record(&part.program, &mut encoder);
     device.context.submit(encoder, label)?;

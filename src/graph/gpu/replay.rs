@@ -2,7 +2,7 @@
 
 use super::super::goals::When;
 use super::super::lowered::{self, Action, Binding, Entry, Location, Lowered, Origin, PreparedNode, Step};
-use super::super::memory::Bindings;
+use super::super::memory::{Bindings, Memory, Workspace};
 use super::device::{GpuDevice, Packed};
 use super::reader::Reader;
 use super::split::{Parts, Splitter};
@@ -53,11 +53,16 @@ impl Resources {
     fn allocate(
         device: &GpuDevice,
         program: &Lowered,
-        bound: &Bindings,
+        (bound, workspace): (&Bindings, &mut Workspace),
         constants: &[Packed],
     ) -> Result<Self> {
-        let buffer = |buffer: &lowered::Buffer| match buffer.origin {
-            Origin::Own => device.context.storage_buffer(&buffer.label, buffer.bytes),
+        let mut own = 0..;
+        let mut buffer = |buffer: &lowered::Buffer| match buffer.origin {
+            Origin::Own => {
+                let (label, bytes) = (buffer.label.as_str(), buffer.bytes);
+                let make = || device.context.storage_buffer(label, bytes).map(Memory::on_gpu);
+                workspace.take(own.next().unwrap_or_default(), bytes, make)?.gpu(label).cloned()
+            }
             Origin::Bound(tensor) => match bound.get(&tensor) {
                 Some(memory) if memory.bytes() >= buffer.bytes => memory.gpu(&buffer.label).cloned(),
                 Some(memory) => {
@@ -84,7 +89,7 @@ impl Resources {
             texture.create_view(&wgpu::TextureViewDescriptor { label, ..Default::default() })
         };
         Ok(Self {
-            buffers: program.buffers.iter().map(buffer).collect::<Result<_>>()?,
+            buffers: program.buffers.iter().map(&mut buffer).collect::<Result<_>>()?,
             views: textures.iter().zip(&program.textures).map(view).collect(),
             textures,
             params: device.context.uniform_buffer("parameters", &program.params)?,
@@ -126,7 +131,7 @@ impl Resources {
 }
 
 impl Replay {
-    /// Allocates a program's memory, but for what is bound and the constants, and binds all of it.
+    /// Allocates a program's memory, but for what is bound, the constants, and what the workspace has, and binds all of it.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`], and [`Error::Gpu`] if something is bound to too little memory.
@@ -134,7 +139,7 @@ impl Replay {
         device: &Arc<GpuDevice>,
         program: &Lowered,
         pipelines: &[Arc<Pipeline>],
-        bound: &Bindings,
+        bound: (&Bindings, &mut Workspace),
         constants: &[Packed],
     ) -> Result<Self> {
         let resources = Resources::allocate(device, program, bound, constants)?;

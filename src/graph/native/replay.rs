@@ -4,7 +4,7 @@ use super::super::goals::When;
 use super::super::lowered::{
     self, Action, Location, Lowered, LoweredReadback, Operands, Origin, PreparedNode, Step,
 };
-use super::super::memory::Bindings;
+use super::super::memory::{Bindings, Memory, Workspace};
 use super::buffer::HostBuffer;
 use super::device::{NativeDevice, caught};
 use crate::error::{Error, Result};
@@ -52,14 +52,25 @@ struct Call {
 }
 
 impl Replay {
-    /// Makes a program's constants, allocates its memory but for what is bound, and binds all of it.
+    /// Makes a program's constants, allocates its memory but for what is bound and what the workspace has, and binds all
+    /// of it.
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`]; [`crate::Error::Native`] if something is bound to too little memory, or a node
     /// would read memory that it writes.
-    pub fn new(device: &Arc<NativeDevice>, program: &Lowered, bound: &Bindings) -> Result<Self> {
-        let buffer = |buffer: &lowered::Buffer| match buffer.origin {
-            Origin::Own => HostBuffer::zeros(&buffer.label, buffer.bytes),
+    pub fn new(
+        device: &Arc<NativeDevice>,
+        program: &Lowered,
+        bound: &Bindings,
+        workspace: &mut Workspace,
+    ) -> Result<Self> {
+        let mut own = 0..;
+        let mut buffer = |buffer: &lowered::Buffer| match buffer.origin {
+            Origin::Own => {
+                let make = || HostBuffer::zeros(&buffer.label, buffer.bytes).map(Memory::on_cpu);
+                let memory = workspace.take(own.next().unwrap_or_default(), buffer.bytes, make)?;
+                memory.host(&buffer.label).cloned()
+            }
             Origin::Bound(tensor) => match bound.get(&tensor) {
                 Some(memory) if memory.bytes() >= buffer.bytes => memory.host(&buffer.label).cloned(),
                 Some(memory) => {
@@ -71,7 +82,7 @@ impl Replay {
             },
             Origin::Constant(_) => Err(Error::native(&buffer.label, "functions have constants of their own")),
         };
-        let buffers = program.buffers.iter().map(buffer).collect::<Result<Vec<HostBuffer>>>()?;
+        let buffers = program.buffers.iter().map(&mut buffer).collect::<Result<Vec<HostBuffer>>>()?;
         let part = |at: Location, bytes: u64| {
             let (start, count) = (at.offset as usize / 4, bytes as usize / 4);
             let buffer = buffers.get(at.buffer).filter(|buffer| start + count <= buffer.len());

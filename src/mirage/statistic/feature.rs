@@ -1,6 +1,6 @@
 //! The activation itself: it holds on to the layout, where there is one.
 
-use super::{Domain, Statistic};
+use super::{Domain, Parts, Statistic};
 use crate::error::Result;
 use crate::graph::{Graph, TensorId};
 use crate::ops::MeanSquaredError;
@@ -16,6 +16,10 @@ impl Statistic for Feature {
 
     fn domain(&self) -> Domain {
         Domain::Any
+    }
+
+    fn parts(&self) -> Parts {
+        Parts::Elements
     }
 
     fn summary(&self, _: &mut Graph, activation: TensorId, _: &str) -> Result<Vec<TensorId>> {

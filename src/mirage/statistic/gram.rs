@@ -1,7 +1,7 @@
 //! Gram matrices: which features occur together, wherever they are.
 
 use super::relative::{inverse_mean_square, scaled};
-use super::{Domain, Statistic};
+use super::{Domain, Parts, Statistic};
 use crate::error::Result;
 use crate::graph::{Graph, TensorId};
 use crate::ops::{Gram, LinearCombination, MeanSquaredError};
@@ -43,6 +43,10 @@ impl Statistic for GramMatrix {
 
     fn domain(&self) -> Domain {
         Domain::Maps
+    }
+
+    fn parts(&self) -> Parts {
+        Parts::Means
     }
 
     fn summary(&self, graph: &mut Graph, activation: TensorId, label: &str) -> Result<Vec<TensorId>> {

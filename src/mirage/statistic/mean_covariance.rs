@@ -1,7 +1,7 @@
 //! Mean and covariance of the channels: Gram matrices taken apart, so that brightness and texture count on their own.
 
 use super::relative::{inverse_mean_square, scaled, sum};
-use super::{Domain, Statistic};
+use super::{Domain, Parts, Statistic};
 use crate::error::Result;
 use crate::graph::{Graph, TensorId};
 use crate::ops::{ChannelMean, Covariance, Gram, MeanSquaredError};
@@ -21,9 +21,24 @@ impl Statistic for MeanCovariance {
     }
 
     fn summary(&self, graph: &mut Graph, activation: TensorId, label: &str) -> Result<Vec<TensorId>> {
-        let channels = graph.shape(activation).expect_map("mean-covariance")?.channels;
+        let moments = self.moments(graph, activation, label)?;
+        self.of_moments(graph, &moments, label)
+    }
+
+    fn parts(&self) -> Parts {
+        Parts::Means
+    }
+
+    /// The mean and the Gram matrix.
+    fn moments(&self, graph: &mut Graph, activation: TensorId, label: &str) -> Result<Vec<TensorId>> {
         let mean = graph.apply(ChannelMean, &[activation], format!("mean {label}"))?;
         let gram = graph.apply(Gram, &[activation], format!("Gram {label}"))?;
+        Ok(vec![mean, gram])
+    }
+
+    fn of_moments(&self, graph: &mut Graph, moments: &[TensorId], label: &str) -> Result<Vec<TensorId>> {
+        let [mean, gram] = [moments[0], moments[1]];
+        let channels = graph.shape(mean).elements();
         let covariance = Covariance { scale: channels as f32, ridge: 0.0 };
         let covariance = graph.apply(covariance, &[gram, mean], format!("covariance {label}"))?;
         Ok(vec![mean, covariance])

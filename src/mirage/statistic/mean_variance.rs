@@ -1,10 +1,10 @@
 //! Mean and standard deviation of each channel: how much of each feature there is, and how unevenly.
 
 use super::relative::{inverse_mean_square, mean_squared_errors, scaled};
-use super::{Domain, Statistic};
+use super::{Domain, Parts, Statistic};
 use crate::error::Result;
 use crate::graph::{Graph, TensorId};
-use crate::ops::{ChannelDeviation, ChannelMean};
+use crate::ops::{ChannelDeviation, ChannelMean, Deviation, LinearCombination, Multiply};
 
 /// Mean mu and standard deviation sigma of each channel. Distance: `(mean((mu - mu_t)^2) + mean((sigma - sigma_t)^2))
 /// / (mean(mu_t^2) + mean(sigma_t^2))`.
@@ -28,6 +28,26 @@ impl Statistic for MeanVariance {
         let mean = graph.apply(ChannelMean, &[activation], format!("mean {label}"))?;
         let deviation =
             graph.apply(ChannelDeviation, &[activation, mean], format!("standard deviation {label}"))?;
+        Ok(vec![mean, deviation])
+    }
+
+    fn parts(&self) -> Parts {
+        Parts::Means
+    }
+
+    /// The mean and, plus 1e-5, the mean square: the square of the deviation from 0.
+    fn moments(&self, graph: &mut Graph, activation: TensorId, label: &str) -> Result<Vec<TensorId>> {
+        let mean = graph.apply(ChannelMean, &[activation], format!("mean {label}"))?;
+        let zeros = graph.apply(LinearCombination::scale(0.0), &[mean], "zeros")?;
+        let root =
+            graph.apply(ChannelDeviation, &[activation, zeros], format!("root mean square {label}"))?;
+        let square = graph.apply(Multiply, &[root, root], format!("mean square {label}"))?;
+        Ok(vec![mean, square])
+    }
+
+    fn of_moments(&self, graph: &mut Graph, moments: &[TensorId], label: &str) -> Result<Vec<TensorId>> {
+        let [mean, square] = [moments[0], moments[1]];
+        let deviation = graph.apply(Deviation, &[square, mean], format!("standard deviation {label}"))?;
         Ok(vec![mean, deviation])
     }
 

@@ -37,6 +37,19 @@ pub enum Domain {
     Any,
 }
 
+/// How a statistic of a map follows from the parts of that map, where the map is computed in tiles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parts {
+    /// From its moments ([`Statistic::moments`]), which are means over pixels: those of a map are the means of its
+    /// parts', weighted by their pixels.
+    Means,
+    /// The summary is the map itself, and the distance a mean over its elements: it is the mean of the parts' distances,
+    /// weighted by their pixels.
+    Elements,
+    /// Only from the whole map.
+    Whole,
+}
+
 /// A statistic of an activation, and how far two values of it are apart.
 ///
 /// The photo and the other images are summarised once (`summary`), several of them are blended (`blend`), what the
@@ -69,6 +82,28 @@ pub trait Statistic: Debug + Send + Sync {
     /// # Errors
     /// If the activation's shape does not suit it.
     fn summary(&self, graph: &mut Graph, activation: TensorId, label: &str) -> Result<Vec<TensorId>>;
+
+    /// How it follows from the parts of a map.
+    fn parts(&self) -> Parts {
+        Parts::Whole
+    }
+
+    /// Appends what the summary is made of; [`Parts`] says of what use it is.
+    ///
+    /// # Errors
+    /// As [`Statistic::summary`].
+    fn moments(&self, graph: &mut Graph, activation: TensorId, label: &str) -> Result<Vec<TensorId>> {
+        self.summary(graph, activation, label)
+    }
+
+    /// Appends the summary of a map with these moments.
+    ///
+    /// # Errors
+    /// If the moments' shapes do not suit it.
+    fn of_moments(&self, graph: &mut Graph, moments: &[TensorId], label: &str) -> Result<Vec<TensorId>> {
+        let _ = (graph, label);
+        Ok(moments.to_vec())
+    }
 
     /// Blends the summaries of several images; the weights sum to 1. Values are in logical order.
     ///

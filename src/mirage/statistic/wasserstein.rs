@@ -1,6 +1,6 @@
 //! Wasserstein-2 distance between Gaussian distributions of the features.
 
-use super::{Domain, Statistic};
+use super::{Domain, Parts, Statistic};
 use crate::error::Result;
 use crate::graph::{Graph, TensorId};
 use crate::ops::{
@@ -34,6 +34,10 @@ impl Statistic for Wasserstein {
 
     fn domain(&self) -> Domain {
         Domain::Maps
+    }
+
+    fn parts(&self) -> Parts {
+        Parts::Means
     }
 
     fn summary(&self, graph: &mut Graph, activation: TensorId, label: &str) -> Result<Vec<TensorId>> {

@@ -1,0 +1,164 @@
+//! Standard deviation from moments, where the values themselves are no longer at hand, and its gradients.
+
+use super::lanes::elementwise;
+use super::shape::mismatch;
+use super::{
+    Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source,
+};
+use crate::error::Result;
+use crate::gpu::Profile;
+
+/// The least variance, as [`ChannelDeviation`](super::ChannelDeviation) has it.
+const SMALLEST: f32 = 1e-5;
+
+/// `sigma = sqrt(max(q - mu^2, 1e-5))`. Inputs: q, the second moments of some values plus 1e-5; mu, their means. Vectors of
+/// one length.
+///
+/// In f32 the variance is off by up to 2e-7 of q: little unless the deviation is far smaller than the mean.
+#[derive(Debug, Clone, Copy)]
+pub struct Deviation;
+
+/// Adjoint of [`Deviation`] for q, `dsigma / (2 sigma)`, or for mu, `-mu dsigma / sigma`, also where the least variance
+/// counts. Inputs: mu, sigma, dsigma.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviationBackward {
+    /// True for the gradient by mu.
+    pub by_mean: bool,
+}
+
+fn same(op: &str, inputs: &[Shape], count: usize) -> Result<Shape> {
+    let length = inputs[0].expect_vector(op)?;
+    if inputs.len() == count && inputs.iter().all(|shape| *shape == inputs[0]) {
+        return Ok(Shape::Vector(length));
+    }
+    Err(mismatch(op, &format!("takes {count} vectors of one length, not {inputs:?}")))
+}
+
+fn dispatch(entry: &'static str, length: usize, device: &Profile) -> Dispatch {
+    Dispatch::new("deviation", entry)
+        .size("length", length)
+        .float("smallest", SMALLEST)
+        .bind("output", Operand::Output)
+        .linear(length.div_ceil(4), 64, device)
+}
+
+impl Op for Deviation {
+    fn name(&self) -> &'static str {
+        "deviation"
+    }
+
+    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
+        same("deviation", inputs, 2)
+    }
+
+    fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
+        let length = signature.output.expect_vector("deviation")?;
+        let dispatch = dispatch("forward", length, device);
+        let dispatch = dispatch.bind("square", Operand::Input(0)).bind("mean", Operand::Input(1));
+        Ok(vec![Kernel::single("naive", dispatch)])
+    }
+
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+        let length = signature.output.expect_vector("deviation")?;
+        Ok(NativeKernel::new(move |call| {
+            elementwise(call.output, [call.inputs[0], call.inputs[1]], |[square, mean]| {
+                (square - mean * mean).max(SMALLEST).sqrt()
+            });
+            call.output[length..].fill(0.0);
+        }))
+    }
+
+    fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
+        let pairs = inputs[0].iter().zip(inputs[1]);
+        pairs.map(|(square, mean)| (square - mean * mean).max(f64::from(SMALLEST)).sqrt()).collect()
+    }
+
+    fn adjoint(&self, input: usize, _shapes: &[Shape]) -> Option<Adjoint> {
+        let op = DeviationBackward { by_mean: input == 1 };
+        Adjoint::new(op, &[Source::Input(1), Source::Output, Source::Upstream])
+    }
+}
+
+impl Op for DeviationBackward {
+    fn name(&self) -> &'static str {
+        "deviation_backward"
+    }
+
+    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
+        same("deviation_backward", inputs, 3)
+    }
+
+    fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
+        let length = signature.output.expect_vector("deviation_backward")?;
+        let dispatch = dispatch("backward", length, device)
+            .consts(&[("BY_MEAN", u32::from(self.by_mean))])
+            .bind("mean", Operand::Input(0))
+            .bind("deviation", Operand::Input(1))
+            .bind("upstream", Operand::Input(2));
+        Ok(vec![Kernel::single("naive", dispatch)])
+    }
+
+    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+        let length = signature.output.expect_vector("deviation_backward")?;
+        let by_mean = self.by_mean;
+        Ok(NativeKernel::new(move |call| {
+            let inputs = [call.inputs[0], call.inputs[1], call.inputs[2]];
+            elementwise(call.output, inputs, |[mean, deviation, upstream]| {
+                let factor = if by_mean { -mean } else { 0.5 };
+                factor * upstream / deviation
+            });
+            // There is no deviation: 0 / 0.
+            call.output[length..].fill(0.0);
+        }))
+    }
+
+    fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
+        let rate = |((mean, deviation), upstream): ((&f64, &f64), &f64)| {
+            let factor = if self.by_mean { -mean } else { 0.5 };
+            factor * upstream / deviation
+        };
+        inputs[0].iter().zip(inputs[1]).zip(inputs[2]).map(rate).collect()
+    }
+}
+
+/// Variances of at least a tenth of the second moments below: three roundings of 6e-8 of these, and a root.
+const TOLERANCE: f64 = 2e-6;
+/// Two roundings and a division that may be off by 2.5 units of the last place.
+const BACKWARD_TOLERANCE: f64 = 5e-7;
+
+const LENGTHS: [usize; 5] = [1, 3, 7, 64, 263];
+
+pub(super) fn cases() -> Vec<Case> {
+    let case = |length| {
+        let square = CaseInput::Values(&[1.5, 2.0, 0.9, 1.3, 4.0, 0.7]);
+        let mean = CaseInput::Values(&[0.5, -0.7, 0.2, 0.0, 0.6]);
+        let vector = Shape::Vector(length);
+        Case::drawn(Deviation, &[(vector, square), (vector, mean)], TOLERANCE)
+    };
+    LENGTHS.map(case).into()
+}
+
+pub(super) fn backward_cases() -> Vec<Case> {
+    let case = |by_mean| {
+        move |length| {
+            let deviation = CaseInput::Values(&[0.5, 2.0, 0.9, 1.3, 0.003_2]);
+            let vector = Shape::Vector(length);
+            let inputs = [(vector, CaseInput::Normal), (vector, deviation), (vector, CaseInput::Normal)];
+            Case::drawn(DeviationBackward { by_mean }, &inputs, BACKWARD_TOLERANCE)
+        }
+    };
+    [LENGTHS.map(case(false)), LENGTHS.map(case(true))].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variance_lost_in_rounding_is_the_least() {
+        let found = Deviation.reference(&[&[4.0], &[2.000_001]], &[Shape::Vector(1); 2]);
+        assert!((found[0] - f64::from(SMALLEST).sqrt()).abs() <= 1e-9);
+        assert!(Deviation.output(&[Shape::Vector(3), Shape::Vector(4)]).is_err());
+        assert!(DeviationBackward { by_mean: true }.output(&[Shape::Vector(3); 2]).is_err());
+    }
+}

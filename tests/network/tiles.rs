@@ -1,0 +1,196 @@
+//! The first layers of a network tile by tile: losses and gradient are those of the whole picture.
+
+use super::recompute::picture;
+use crate::common::objective::{network, weigh};
+use crate::common::{both, cpu, engine_with, relative_l2, turn, widen};
+use neural_mirage::Error;
+use neural_mirage::gpu::{DeviceOptions, Family};
+use neural_mirage::graph::Engine;
+use neural_mirage::image_io::Picture;
+use neural_mirage::mirage::preset::{Preset, layers};
+use neural_mirage::mirage::statistic::by_name;
+use neural_mirage::mirage::{
+    Event, Init, Pooling, Request, ScaleCount, Scales, Session, Target, TermLoss, Tiling,
+};
+use neural_mirage::ops::{Padding, PoolKind};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+/// The acceptance limit of gradients, relative L2. Sums over tiles add roundings of 6e-8 to what are means of thousands of
+/// values.
+const GRADIENT: f64 = 1e-5;
+/// With Winograd's method a pixel's rounding depends on where its 4x4 tile begins, and ReLU and pooling decisions within
+/// rounding of a tie fall either way, as between two devices; see `goldens`.
+const WINOGRAD_GRADIENT: f64 = 2e-4;
+/// As in `mirage::LOSS_LIMIT`: some losses are small differences of statistics, which are within 1e-6.
+const LOSSES: f64 = 1e-3;
+
+/// All factors: style in and between blocks, and what tiles have to put together for the deep layers.
+fn request(photo: Picture, statistic: &str) -> Request {
+    let mut request = Request::new(photo);
+    let mut preset = Preset::default();
+    preset.style.layers = layers("relu1_1,conv1_2:0.5,relu2_2,relu3_1,relu4_1,relu5_1").unwrap();
+    preset.style.statistic = by_name(statistic).unwrap();
+    preset.style.target = Target::Images(Arc::new([(picture(67, 90, 23), 1.0)]));
+    preset.spatial.layers = layers("relu2_1,relu4_2").unwrap();
+    preset.abstracted.layers = layers("fc6,fc8").unwrap();
+    request.groups = preset.groups();
+    request.scales = Scales::single(2);
+    weigh(&mut request, |name| if name == "spatial" { 0.3 } else { 1.0 });
+    request
+}
+
+/// Losses and gradient at a picture that meets no target.
+fn evaluate(engine: &Arc<Engine>, request: &Request, tile: Option<u32>) -> (Vec<TermLoss>, Vec<f32>) {
+    let mut request = request.clone();
+    request.tiling = tile.map_or(Tiling::Whole, Tiling::Side);
+    let start = picture(request.photo.width, request.photo.height, 19);
+    Session::new(engine, &network(), request).unwrap().evaluate(&start).unwrap()
+}
+
+fn check(engine: &Arc<Engine>, request: &Request, tiles: &[u32], limit: f64, what: &str) {
+    let (expected, gradient) = evaluate(engine, request, None);
+    assert!(gradient.iter().any(|value| *value != 0.0), "{what}");
+    for tile in tiles {
+        let (losses, found) = evaluate(engine, request, Some(*tile));
+        let what = format!("{what}, tiles of {tile} on {}", engine.describe());
+        assert_eq!(losses.len(), expected.len(), "{what}");
+        for (found, expected) in losses.iter().zip(&expected) {
+            let error = (found.loss - expected.loss).abs() / expected.loss.abs().max(1e-12);
+            assert!(
+                error <= LOSSES,
+                "{what}: {} {}: {} against {}",
+                found.group,
+                found.source,
+                found.loss,
+                expected.loss
+            );
+        }
+        let error = relative_l2(&found, &widen(&gradient));
+        println!("{what}: {error:.2e}");
+        assert!(error <= limit, "{what}: the gradient is off by {error:.3e} (relative L2)");
+    }
+}
+
+#[test]
+fn tiles_give_the_gradient_of_the_whole_picture() {
+    let engine = cpu(DeviceOptions { exact: true, ..Default::default() });
+    // Odd and prime sizes, wide and tall; at most one of the tiles below in a direction, and many.
+    let pictures = [
+        ((131, 97), "gram", PoolKind::Max),
+        ((97, 160), "gram-pixels", PoolKind::Average),
+        ((64, 149), "gram-relative", PoolKind::Average),
+        ((150, 101), "mean-covariance", PoolKind::Average),
+        ((113, 127), "mean-variance", PoolKind::Max),
+        ((139, 66), "wasserstein", PoolKind::Max),
+        ((101, 103), "feature", PoolKind::Average),
+    ];
+    for ((width, height), statistic, pooling) in pictures {
+        let mut request = request(picture(width, height, 17), statistic);
+        if statistic == "feature" {
+            // It compares with a picture of the same size only.
+            let mut groups = request.groups.clone();
+            groups
+                .iter_mut()
+                .flat_map(|group| &mut group.losses)
+                .for_each(|loss| loss.target = Target::Photo);
+            request.groups = groups;
+        }
+        request.pooling = match pooling {
+            PoolKind::Max => PoolKind::Max.into(),
+            PoolKind::Average => Pooling { kind: PoolKind::Average, gain: 2.0 },
+        };
+        request.border = if width % 2 == 0 { Padding::Zeros } else { Padding::Replicate };
+        let what = format!("{width}x{height}, {statistic}, {pooling:?}, {:?}", request.border);
+        check(&engine, &request, &[8, 32, 50], GRADIENT, &what);
+    }
+}
+
+#[test]
+fn tiles_give_the_gradient_on_every_device() {
+    let _turn = turn();
+    let plain = DeviceOptions { family: Family::Naive, exact: true, ..Default::default() };
+    for statistic in ["mean-variance", "mean-covariance"] {
+        let request = request(picture(83, 71, 17), statistic);
+        check(&engine_with(&plain, |_| {}), &request, &[32], GRADIENT, statistic);
+        for engine in both() {
+            check(&engine, &request, &[32], WINOGRAD_GRADIENT, statistic);
+        }
+    }
+}
+
+/// Without the abstract factor nothing needs the deep layers, and nothing is put together but sums.
+#[test]
+fn tiles_of_a_shallow_objective() {
+    let engine = cpu(DeviceOptions { exact: true, ..Default::default() });
+    let mut request = request(picture(120, 85, 17), "gram");
+    request.top_classes = 0;
+    let mut groups = request.groups.clone();
+    for group in &mut groups {
+        group.losses.retain(|loss| {
+            ["relu1_1", "relu2_1", "relu2_2", "picture"].contains(&loss.source.to_string().as_str())
+        });
+    }
+    request.groups = groups;
+    check(&engine, &request, &[8, 64], GRADIENT, "shallow");
+}
+
+/// A run with measured shares, reports and two scales, the first of which is one tile.
+#[test]
+fn a_run_in_tiles_paints_the_same_picture() {
+    let engine = cpu(DeviceOptions { exact: true, ..Default::default() });
+    let run = |tile: Option<u32>| {
+        let mut request = request(picture(120, 101, 17), "mean-covariance");
+        request.groups = Preset::default().groups();
+        request.scales = Scales { count: ScaleCount::Exactly(2), min_size: 40, iterations: vec![3] };
+        request.init = Init::Noise;
+        request.schedule.report_every = 1;
+        request.tiling = tile.map_or(Tiling::Whole, Tiling::Side);
+        let mut session = Session::new(&engine, &network(), request).unwrap();
+        let mut totals = Vec::new();
+        let result = session.run(&mut |event: Event<'_>| {
+            if let Event::Report(report) = event {
+                totals.push(report.total);
+            }
+            Ok(ControlFlow::Continue(()))
+        });
+        (result.unwrap().picture.rgb, totals)
+    };
+    let (whole, tiled) = (run(None), run(Some(64)));
+    assert_eq!(whole.1.len(), tiled.1.len());
+    for (whole, tiled) in whole.1.iter().zip(&tiled.1) {
+        assert!((whole - tiled).abs() <= 1e-3 * whole.abs(), "{whole} against {tiled}");
+    }
+    let error = relative_l2(&tiled.0, &widen(&whole.0));
+    println!("pictures differ by {error:.2e}");
+    // Adam follows the sign of what is next to nothing.
+    assert!(error <= 1e-3, "{error:.3e}");
+}
+
+#[test]
+fn tiles_are_chosen_where_the_whole_does_not_fit() {
+    let _turn = turn();
+    let options = DeviceOptions { family: Family::Naive, exact: true, ..Default::default() };
+    // Room for the picture and for a tile's maps, not for those of the whole.
+    let small = engine_with(&options, |profile| profile.max_binding = 1_200_000);
+    let mut request = request(picture(300, 200, 17), "mean-covariance");
+    let refused = Session::new(&small, &network(), request.clone()).unwrap_err();
+    assert!(matches!(refused, Error::OutOfMemory { .. }), "{refused}");
+    let start = picture(300, 200, 19);
+    let whole = cpu(DeviceOptions { exact: true, ..Default::default() });
+    let (_, expected) = Session::new(&whole, &network(), request.clone()).unwrap().evaluate(&start).unwrap();
+    request.tiling = Tiling::Auto;
+    let mut session = Session::new(&small, &network(), request).unwrap();
+    let (_, found) = session.evaluate(&start).unwrap();
+    let error = relative_l2(&found, &widen(&expected));
+    assert!(error <= WINOGRAD_GRADIENT, "{error:.3e}");
+    let mut notes = Vec::new();
+    // The run is stopped at once.
+    let _ = session.run(&mut |event: Event<'_>| {
+        if let Event::Started(started) = event {
+            notes.extend(started.notes.clone());
+        }
+        Ok(ControlFlow::Break(()))
+    });
+    assert!(notes.iter().any(|note| note.contains("tiles of 128 pixels")), "{notes:?}");
+}
