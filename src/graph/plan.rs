@@ -68,6 +68,7 @@ impl MemoryUse {
             bound: self.bound + other.bound,
             constants: self.constants + other.constants,
             staging: self.staging + other.staging,
+            scratch: self.scratch.max(other.scratch),
         }
     }
 

@@ -266,6 +266,7 @@ impl Assembly {
             bound: targets.sum(),
             constants: most(|memory| memory.constants).unwrap_or(0),
             staging: most(|memory| memory.staging).unwrap_or(0),
+            scratch: most(|memory| memory.scratch).unwrap_or(0),
         };
         let added = self.parts.iter().filter(|part| !matches!(part.kind, Kind::Map));
         let zeroed = added.flat_map(|part| &part.sums).map(|sum| (sum.memory.clone(), sum.shape)).collect();
