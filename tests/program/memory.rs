@@ -112,8 +112,8 @@ fn resident(command: &assert_cmd::Command, place: &Place) -> u64 {
 }
 
 /// How much more 256 px take than 128, with the first layers: 63 MiB, of which the program and what allocators keep are
-/// no part. Two runs of the same kind differ by up to 2 MiB at each size, so by up to 6 %. (docs/memory.md has whole
-/// networks from 256 to 1024 px.) From the second iteration on all that is planned is in use.
+/// no part. Two runs of the same kind differ by up to 2 MiB at each size, so by up to 6 %; three times that is allowed, as
+/// allocators differ. (docs/memory.md has whole networks from 256 to 1024 px, within 3 %.) From the second iteration on all that is planned is in use.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_run_takes_what_was_stated() {
@@ -135,5 +135,5 @@ fn a_run_takes_what_was_stated() {
         |size: &str| resident(options("render", size).args(["-o", "out.png", "--overwrite"]), &place) as f64;
     let (stated, taken) = (stated("256") - stated("128"), taken("256") - taken("128"));
     let ratio = stated / taken;
-    assert!((ratio - 1.0).abs() <= 0.1, "{stated} bytes more stated, {taken} taken, {ratio:.3}");
+    assert!((ratio - 1.0).abs() <= 0.18, "{stated} bytes more stated, {taken} taken, {ratio:.3}");
 }
