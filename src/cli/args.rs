@@ -73,7 +73,7 @@ pub(super) struct FileArgs {
     #[arg(long, value_name = "SIZE", help_heading = "Device")]
     #[serde(skip)]
     pub memory: Option<ByteCount>,
-    /// What becomes of transparency: keep (the saved pictures have the photo's; .png, .webp or .tiff), or a colour to put
+    /// How to treat transparency: keep (the saved pictures have the photo's; .png, .webp or .tiff), or a colour to put
     /// behind it: white, black, gray or #rrggbb
     #[arg(long, value_name = "keep|COLOR", default_value = "white")]
     pub alpha: AlphaArg,
@@ -90,14 +90,14 @@ pub(super) struct FileArgs {
 #[command(next_help_heading = "Factors")]
 pub(super) struct FactorArgs {
     /// Layers that keep the photo's layout, e.g. relu3_1:0.5,relu4_2: early layers keep every edge, deep ones only
-    /// what is where; none drops the layout [default: relu4_2]
+    /// the rough arrangement; none drops this factor [default: relu4_2]
     #[arg(long, alias = "spatial-layers", value_name = "LAYERS")]
     pub spatial: Option<String>,
-    /// Layers that keep the photo's content, wherever it is placed: fc6, fc7, fc8 or prob; none drops the content
+    /// Layers that keep what the network recognises, wherever it is: fc6, fc7, fc8 or prob; none drops this factor
     /// [default: fc8]
     #[arg(long, alias = "abstract-layers", value_name = "LAYERS")]
     pub r#abstract: Option<String>,
-    /// Layers that keep colours and textures: early layers fine ones, deep layers large ones; none drops the style
+    /// Layers that keep colours and textures: early layers fine ones, deep layers large ones; none drops this factor
     /// [default: relu1_1,relu2_1:0.5,relu3_1:0.25,relu4_1:0.125]
     #[arg(long, alias = "style-layers", value_name = "LAYERS")]
     pub style: Option<String>,
@@ -109,11 +109,11 @@ pub(super) struct FactorArgs {
     #[arg(long, value_name = "FILE", num_args = 1..)]
     #[serde(serialize_with = "values::paths")]
     pub spatial_image: Vec<PathBuf>,
-    /// Pictures to take the content from, one or several [default: the photo]
+    /// Pictures to take the abstract factor from, one or several [default: the photo]
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "classes")]
     #[serde(serialize_with = "values::paths")]
     pub abstract_image: Vec<PathBuf>,
-    /// Classes to show instead of the photo's content, by name or number, e.g. castle:0.7,lakeside:0.3 [default: the
+    /// Classes to show instead of what the photo shows, by name or number, e.g. castle:0.7,lakeside:0.3 [default: the
     /// photo's]
     #[arg(long, value_name = "LIST", conflicts_with = "abstract")]
     pub classes: Option<String>,
@@ -145,13 +145,13 @@ pub(super) struct BalanceArgs {
     /// iterations
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub rebalance_every: u32,
-    /// Raw weight of the layout, instead of a share [default: 1 if another raw weight is given]
+    /// Raw weight of the spatial factor, instead of a share [default: 1 if another raw weight is given]
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     pub spatial_weight: Option<f32>,
-    /// Raw weight of the content, instead of a share [default: 1 if another raw weight is given]
+    /// Raw weight of the abstract factor, instead of a share [default: 1 if another raw weight is given]
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     pub abstract_weight: Option<f32>,
-    /// Raw weight of the style, instead of a share [default: 1 if another raw weight is given]
+    /// Raw weight of the style factor, instead of a share [default: 1 if another raw weight is given]
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     pub style_weight: Option<f32>,
     /// Weight of the smoothness (total variation), which removes grain and speckles
@@ -342,7 +342,7 @@ pub(super) struct DeviceArgs {
     #[arg(long)]
     #[serde(skip)]
     pub verify: bool,
-    /// Seconds without an answer after which a graphics device counts as hung
+    /// Treat a graphics device as hung after this many seconds without an answer
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
     #[serde(skip)]
     pub patience: u64,

@@ -63,10 +63,10 @@ Examples:
   mirage plan holiday.jpg --size 2048               memory and time, without painting
   mirage sweep holiday.jpg --vary spatial=5,20,50 --columns iterations=10,50,150
   mirage classify holiday.jpg                       what the network sees in it
-  mirage weights --fetch vgg19                      get the real VGG-19";
+  mirage weights --fetch vgg19                      download the full VGG-19";
 
-/// Re-imagines a photograph through a neural network: layout, content and style are kept in the proportions that you
-/// choose.
+/// Re-imagines a photograph through a neural network: its layout, what the network takes it for, and its style are kept
+/// in the proportions that you choose.
 #[derive(Debug, Parser)]
 #[command(name = "mirage", version, after_help = EXAMPLES, subcommand_required = true, arg_required_else_help = true)]
 struct Cli {
