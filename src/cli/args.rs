@@ -70,7 +70,7 @@ pub(super) struct FileArgs {
     pub size: SizeArg,
     /// Memory that the run may take, e.g. 4GiB or 800MB: the device's own, or the machine's for the CPU device and drivers
     /// in software. What needs more is refused before it starts [default: what is free]
-    #[arg(long, value_name = "SIZE", help_heading = "Device")]
+    #[arg(long, value_name = "SIZE")]
     #[serde(skip)]
     pub memory: Option<ByteCount>,
     /// How to treat transparency: keep (the saved pictures have the photo's; .png, .webp or .tiff), or a colour to put

@@ -1,31 +1,20 @@
 //! A device that allocates and computes nothing, and keeps account of the memory that programs would take on another
 //! one. A run that is prepared on it tells how much memory it needs, by the very code that it is prepared with.
 
-use super::kernels::EntryKey;
+use super::ledger::{Claim, Counted, Ledger, entered};
 use super::lowered::{Lowered, LoweredConstant, Origin};
 use super::memory::{Bindings, Memory, Workspace};
 use super::plan::MemoryUse;
 use crate::error::Result;
 use crate::gpu::{Profile, UPLOAD_CHUNK};
 use crate::ops::{Initializer, NativeConstant, Storage, TEXTURE_WIDTH};
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// While constants are made, the host runs ahead of a graphics device by at most this many bytes of inputs and copies.
 pub(super) const CONSTANTS_AHEAD: u64 = 16 << 20;
 /// The most that the CPU device reads of a file at a time.
 const READ_AT_ONCE: u64 = 16 << 20;
-
-/// What was counted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counted {
-    /// What is taken at present. Tensors of all programs and those that no program uses are `bound`.
-    pub live: MemoryUse,
-    /// What was taken when that was most, since the last look.
-    pub peak: MemoryUse,
-    /// Entry points that were compiled so far, each once.
-    pub pipelines: usize,
-}
 
 /// The device.
 #[derive(Debug)]
@@ -37,45 +26,6 @@ pub struct CountingDevice {
     constants: Mutex<HashMap<(String, Storage), Claim>>,
 }
 
-#[derive(Debug, Default)]
-struct Ledger {
-    counted: Counted,
-    pipelines: HashSet<EntryKey>,
-    /// Scratch memory of each program. They run one after the other, so the most that one of them takes is taken.
-    scratch: Vec<u64>,
-}
-
-impl Ledger {
-    fn with_scratch(&self, taken: MemoryUse) -> MemoryUse {
-        MemoryUse { scratch: self.scratch.iter().copied().max().unwrap_or(0), ..taken }
-    }
-}
-
-/// Memory that counts as taken as long as this is there.
-#[derive(Debug)]
-pub struct Claim {
-    taken: MemoryUse,
-    ledger: Arc<Mutex<Ledger>>,
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        let mut ledger = entered(&self.ledger);
-        if let Some(at) = ledger.scratch.iter().position(|bytes| *bytes == self.taken.scratch) {
-            ledger.scratch.swap_remove(at);
-        }
-        let live = combined(ledger.counted.live, self.taken, u64::saturating_sub);
-        ledger.counted.live = ledger.with_scratch(live);
-    }
-}
-
-impl Claim {
-    /// Its size in bytes.
-    pub fn bytes(&self) -> u64 {
-        self.taken.total()
-    }
-}
-
 impl CountingDevice {
     /// For a device with this profile.
     pub fn new(profile: Profile, description: String) -> Self {
@@ -84,10 +34,7 @@ impl CountingDevice {
 
     /// What was counted; the peak is then counted anew.
     pub fn look(&self) -> Counted {
-        let mut ledger = entered(&self.ledger);
-        let counted = Counted { pipelines: ledger.pipelines.len(), ..ledger.counted };
-        ledger.counted.peak = counted.live;
-        counted
+        entered(&self.ledger).look()
     }
 
     /// A tensor.
@@ -100,7 +47,7 @@ impl CountingDevice {
     pub fn program(&self, program: &Lowered) -> Claim {
         let entries = program.entries.iter();
         let entries = entries.map(|entry| (entry.shader, entry.entry, entry.consts.clone()));
-        entered(&self.ledger).pipelines.extend(entries);
+        entered(&self.ledger).compile(entries);
         program.constants.iter().for_each(|constant| self.constant(constant));
         let constants = program.functions.iter().flat_map(|function| &function.constants);
         constants.for_each(|constant| self.native_constant(constant));
@@ -184,19 +131,7 @@ impl CountingDevice {
     }
 
     fn claim(&self, taken: MemoryUse) -> Claim {
-        let mut ledger = entered(&self.ledger);
-        if taken.scratch > 0 {
-            ledger.scratch.push(taken.scratch);
-        }
-        let live = combined(ledger.counted.live, taken, u64::saturating_add);
-        let live = ledger.with_scratch(live);
-        let counted = &mut ledger.counted;
-        counted.live = live;
-        if counted.live.total() > counted.peak.total() {
-            counted.peak = counted.live;
-        }
-        drop(ledger);
-        Claim { taken, ledger: self.ledger.clone() }
+        Claim::new(&self.ledger, taken)
     }
 
     /// Releases constants.
@@ -209,21 +144,6 @@ impl CountingDevice {
 fn texture_bytes(texels: u64) -> u64 {
     let row = u64::from(TEXTURE_WIDTH);
     texels.div_ceil(row).max(1) * row * 16
-}
-
-fn entered(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
-    ledger.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn combined(one: MemoryUse, other: MemoryUse, with: fn(u64, u64) -> u64) -> MemoryUse {
-    MemoryUse {
-        planned: with(one.planned, other.planned),
-        unshared: with(one.unshared, other.unshared),
-        bound: with(one.bound, other.bound),
-        constants: with(one.constants, other.constants),
-        staging: with(one.staging, other.staging),
-        scratch: with(one.scratch, other.scratch),
-    }
 }
 
 #[cfg(test)]

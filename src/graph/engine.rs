@@ -1,9 +1,10 @@
 //! A device, and what programs on it share: memory, compiled kernels, packed weights.
 
 use super::choices::Choices;
-use super::counting::{Counted, CountingDevice};
+use super::counting::CountingDevice;
 use super::gpu::GpuDevice;
 use super::kernels::Selection;
+use super::ledger::Counted;
 use super::memory::Memory;
 use super::native::{HostBuffer, NativeDevice};
 use super::options::PrepareOptions;

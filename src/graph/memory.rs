@@ -1,7 +1,7 @@
 //! Device memory as the layers above hold it.
 
-use super::counting::Claim;
 use super::ir::TensorId;
+use super::ledger::Claim;
 use super::native::HostBuffer;
 use crate::error::{Error, Result};
 use std::collections::HashMap;

@@ -1,10 +1,10 @@
 //! A graph, prepared on a device: run by sections, read by name, timed.
 
-use super::counting::Claim;
 use super::engine::{Device, Engine};
 use super::goals::Goals;
 use super::gpu;
 use super::ir::{Graph, TensorId};
+use super::ledger::Claim;
 use super::lower::{entries, lower};
 use super::lowered::{Lowered, LoweredReadback, PreparedNode, Sections, Step};
 use super::memory::{Bindings, Memory, Workspace};

@@ -1,0 +1,100 @@
+//! Account of memory that is taken, by class, now and at most.
+
+use super::kernels::EntryKey;
+use super::plan::MemoryUse;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What was counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// What is taken at present. Tensors of all programs and those that no program uses are `bound`.
+    pub live: MemoryUse,
+    /// What was taken when that was most, since the last look.
+    pub peak: MemoryUse,
+    /// Entry points that were compiled so far, each once.
+    pub pipelines: usize,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    counted: Counted,
+    pipelines: HashSet<EntryKey>,
+    /// Scratch memory of each program. They run one after the other, so the most that one of them takes is taken.
+    scratch: Vec<u64>,
+}
+
+impl Ledger {
+    /// What was counted; the peak is then counted anew.
+    pub fn look(&mut self) -> Counted {
+        let counted = Counted { pipelines: self.pipelines.len(), ..self.counted };
+        self.counted.peak = counted.live;
+        counted
+    }
+
+    /// Notes entry points that are compiled.
+    pub fn compile(&mut self, entries: impl Iterator<Item = EntryKey>) {
+        self.pipelines.extend(entries);
+    }
+
+    fn with_scratch(&self, taken: MemoryUse) -> MemoryUse {
+        MemoryUse { scratch: self.scratch.iter().copied().max().unwrap_or(0), ..taken }
+    }
+}
+
+/// Memory that counts as taken as long as this is there.
+#[derive(Debug)]
+pub struct Claim {
+    taken: MemoryUse,
+    ledger: Arc<Mutex<Ledger>>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut ledger = entered(&self.ledger);
+        if let Some(at) = ledger.scratch.iter().position(|bytes| *bytes == self.taken.scratch) {
+            ledger.scratch.swap_remove(at);
+        }
+        let live = combined(ledger.counted.live, self.taken, u64::saturating_sub);
+        ledger.counted.live = ledger.with_scratch(live);
+    }
+}
+
+impl Claim {
+    /// Takes memory.
+    pub fn new(ledger: &Arc<Mutex<Ledger>>, taken: MemoryUse) -> Self {
+        let mut entries = entered(ledger);
+        if taken.scratch > 0 {
+            entries.scratch.push(taken.scratch);
+        }
+        let live = combined(entries.counted.live, taken, u64::saturating_add);
+        let live = entries.with_scratch(live);
+        let counted = &mut entries.counted;
+        counted.live = live;
+        if live.total() > counted.peak.total() {
+            counted.peak = live;
+        }
+        drop(entries);
+        Self { taken, ledger: ledger.clone() }
+    }
+
+    /// Its size in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.taken.total()
+    }
+}
+
+pub(super) fn entered(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
+    ledger.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn combined(one: MemoryUse, other: MemoryUse, with: fn(u64, u64) -> u64) -> MemoryUse {
+    MemoryUse {
+        planned: with(one.planned, other.planned),
+        unshared: with(one.unshared, other.unshared),
+        bound: with(one.bound, other.bound),
+        constants: with(one.constants, other.constants),
+        staging: with(one.staging, other.staging),
+        scratch: with(one.scratch, other.scratch),
+    }
+}
