@@ -290,7 +290,8 @@ impl RenderRun {
                 forecast.check(&engine, &self.plan)?;
                 forecast.done = done;
                 // A device that is lost after so many submissions, for tests, is to be lost in the run.
-                if !self.quiet && device.lose_device_after.is_none() {
+                // Its two iterations are no part of a trace, which shows what is compiled.
+                if !self.quiet && device.lose_device_after.is_none() && self.trace.is_none() {
                     forecast.speed = Some(Speed::measure(&engine, network, &request)?);
                 }
                 terminal.print(&forecast.line());
