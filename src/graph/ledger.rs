@@ -55,7 +55,7 @@ impl Drop for Claim {
         if let Some(at) = ledger.scratch.iter().position(|bytes| *bytes == self.taken.scratch) {
             ledger.scratch.swap_remove(at);
         }
-        let live = combined(ledger.counted.live, self.taken, u64::saturating_sub);
+        let live = ledger.counted.live.combined(self.taken, u64::saturating_sub);
         ledger.counted.live = ledger.with_scratch(live);
     }
 }
@@ -67,7 +67,7 @@ impl Claim {
         if taken.scratch > 0 {
             entries.scratch.push(taken.scratch);
         }
-        let live = combined(entries.counted.live, taken, u64::saturating_add);
+        let live = entries.counted.live.combined(taken, u64::saturating_add);
         let live = entries.with_scratch(live);
         let counted = &mut entries.counted;
         counted.live = live;
@@ -86,15 +86,4 @@ impl Claim {
 
 pub(super) fn entered(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
     ledger.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn combined(one: MemoryUse, other: MemoryUse, with: fn(u64, u64) -> u64) -> MemoryUse {
-    MemoryUse {
-        planned: with(one.planned, other.planned),
-        unshared: with(one.unshared, other.unshared),
-        bound: with(one.bound, other.bound),
-        constants: with(one.constants, other.constants),
-        staging: with(one.staging, other.staging),
-        scratch: with(one.scratch, other.scratch),
-    }
 }

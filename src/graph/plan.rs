@@ -62,13 +62,18 @@ pub struct MemoryUse {
 impl MemoryUse {
     /// That of two programs, which run one after the other.
     pub fn with(self, other: Self) -> Self {
+        Self { scratch: self.scratch.max(other.scratch), ..self.combined(other, u64::saturating_add) }
+    }
+
+    /// Each number of both, taken together.
+    pub(crate) fn combined(self, other: Self, with: impl Fn(u64, u64) -> u64) -> Self {
         Self {
-            planned: self.planned + other.planned,
-            unshared: self.unshared + other.unshared,
-            bound: self.bound + other.bound,
-            constants: self.constants + other.constants,
-            staging: self.staging + other.staging,
-            scratch: self.scratch.max(other.scratch),
+            planned: with(self.planned, other.planned),
+            unshared: with(self.unshared, other.unshared),
+            bound: with(self.bound, other.bound),
+            constants: with(self.constants, other.constants),
+            staging: with(self.staging, other.staging),
+            scratch: with(self.scratch, other.scratch),
         }
     }
 

@@ -4,7 +4,7 @@
 use super::layer_statistic::Captured;
 use super::loss::Group;
 use crate::error::{Error, Result};
-use crate::graph::{Bindings, Engine, Graph, Memory, TensorId, gradients, gradients_recomputing};
+use crate::graph::{Bindings, Engine, Graph, Memory, Seeds, TensorId, gradients, gradients_recomputing};
 use crate::ops::{Add, Dot, LinearCombination, Shape, WeightedSum};
 use std::sync::Arc;
 
@@ -224,15 +224,29 @@ impl<'a> Build<'a> {
         sums.push(("rest ".to_owned(), others.map(|(term, _)| weighted(term)).collect()));
         sums.push((String::new(), self.losses.iter().map(weighted).collect()));
         let sums: Vec<_> = sums.iter().map(|(word, seeds)| (word.as_str(), seeds.as_slice())).collect();
-        let mut found = if recompute {
-            let kept = self.bound.keys().copied().collect();
-            gradients_recomputing(&mut self.graph, &sums, by, &kept)?
-        } else {
-            gradients(&mut self.graph, &sums, by)?
-        };
+        let mut found = self.differentiate(&sums, by, recompute)?;
         let all = found.pop().unwrap_or_default();
         let rest = found.pop().unwrap_or_default();
         Ok(BySum { all, groups: measured.into_iter().zip(found).collect(), rest })
+    }
+
+    /// Appends the gradients of each of these sums with respect to each of `by`. With `recompute`, activations are computed
+    /// again in the backward pass where that saves memory.
+    ///
+    /// # Errors
+    /// As [`gradients`].
+    pub fn differentiate(
+        &mut self,
+        sums: &[(&str, &Seeds)],
+        by: &[TensorId],
+        recompute: bool,
+    ) -> Result<Vec<Vec<Option<TensorId>>>> {
+        if recompute {
+            let kept = self.bound.keys().copied().collect();
+            gradients_recomputing(&mut self.graph, sums, by, &kept)
+        } else {
+            gradients(&mut self.graph, sums, by)
+        }
     }
 
     /// A tensor that holds one number, which never changes.

@@ -13,8 +13,7 @@ use super::statistic::Statistic;
 use super::tile_layout::{Span, Trunk, spans};
 use crate::error::Result;
 use crate::graph::{
-    Bindings, Engine, Goals, Graph, Memory, MemoryUse, Program, Seeds, Submission, TensorId, Workspace,
-    gradients, gradients_recomputing,
+    Engine, Goals, Graph, Memory, MemoryUse, Program, Seeds, Submission, TensorId, Workspace,
 };
 use crate::ops::{Accumulate, Crop, LinearCombination, Shape};
 use crate::vgg::{LayerKind, Network};
@@ -259,15 +258,10 @@ impl Assembly {
             Kind::Distance(_, target) => Some(target.memory.bytes()),
             _ => None,
         });
-        let most = |of: fn(MemoryUse) -> u64| programs.iter().map(|program| of(program.memory())).max();
-        let memory_use = MemoryUse {
-            planned: most(|memory| memory.planned).unwrap_or(0),
-            unshared: most(|memory| memory.unshared).unwrap_or(0),
-            bound: targets.sum(),
-            constants: most(|memory| memory.constants).unwrap_or(0),
-            staging: most(|memory| memory.staging).unwrap_or(0),
-            scratch: most(|memory| memory.scratch).unwrap_or(0),
-        };
+        // The programs share their memory; what is bound to them counts elsewhere, but for targets.
+        let programs_use = programs.iter().map(Program::memory);
+        let most = programs_use.fold(MemoryUse::default(), |most, program| most.combined(program, u64::max));
+        let memory_use = MemoryUse { bound: targets.sum(), ..most };
         let added = self.parts.iter().filter(|part| !matches!(part.kind, Kind::Map));
         let zeroed = added.flat_map(|part| &part.sums).map(|sum| (sum.memory.clone(), sum.shape)).collect();
         Ok(Tiles {
@@ -299,14 +293,14 @@ impl Assembly {
         [height, width, own_height, own_width]: [usize; 4],
         workspace: &mut Workspace,
     ) -> Result<Program> {
-        let mut graph = Graph::new();
-        let mut bound = Bindings::new();
+        let mut build = Build::new(subject.engine);
         let whole = Shape::map(3, self.size[0], self.size[1]);
-        let picture = external(&mut graph, &mut bound, "picture", whole, subject.picture);
-        let places = external(&mut graph, &mut bound, "places", places.1, places.0);
-        let tile = graph.apply(Crop { size: [height, width], at: 0 }, &[picture, places], "tile")?;
+        let picture = build.alias("picture", subject.picture, whole);
+        let places = build.alias("places", places.0, places.1);
+        let tile = build.graph.apply(Crop { size: [height, width], at: 0 }, &[picture, places], "tile")?;
         let layers: Vec<usize> = self.parts.iter().map(|part| part.layer).collect();
-        let activations = network_graph::forward(&mut graph, subject.network, tile, &layers, subject.view)?;
+        let activations =
+            network_graph::forward(&mut build.graph, subject.network, tile, &layers, subject.view)?;
         let mut own_maps: HashMap<usize, TensorId> = HashMap::new();
         let (mut added, mut seeds) = (Vec::new(), Vec::new());
         let mut slope = slopes.iter().flat_map(|slopes| &slopes.sums);
@@ -318,7 +312,11 @@ impl Assembly {
                 Some(own) => *own,
                 None => {
                     let crop = Crop { size, at: place_of(pools, 0) };
-                    graph.apply(crop, &[activations[&part.layer], places], format!("{name} of its own"))?
+                    build.graph.apply(
+                        crop,
+                        &[activations[&part.layer], places],
+                        format!("{name} of its own"),
+                    )?
                 }
             };
             own_maps.insert(part.layer, own);
@@ -326,32 +324,31 @@ impl Assembly {
             let share = (size[0] * size[1]) as f32 / layout.pixels() as f32;
             let at = place_of(pools, 1);
             let values = match &part.kind {
-                Kind::Moments(statistic) => statistic.moments(&mut graph, own, name)?,
+                Kind::Moments(statistic) => statistic.moments(&mut build.graph, own, name)?,
                 Kind::Distance(statistic, target) => {
-                    let target = external(&mut graph, &mut bound, "target", target.shape, &target.memory);
+                    let target = build.alias("target", &target.memory, target.shape);
                     let target =
-                        graph.apply(Crop { size, at }, &[target, places], format!("target {name}"))?;
-                    vec![statistic.distance(&mut graph, &[own], &[target], name)?]
+                        build.graph.apply(Crop { size, at }, &[target, places], format!("target {name}"))?;
+                    vec![statistic.distance(&mut build.graph, &[own], &[target], name)?]
                 }
                 Kind::Map => vec![own],
             };
             for (value, sum) in values.into_iter().zip(&part.sums) {
-                let all = external(&mut graph, &mut bound, name, sum.shape, &sum.memory);
-                let slope =
-                    slope.next().map(|slope| external(&mut graph, &mut bound, "slope", sum.shape, slope));
+                let all = build.alias(name, &sum.memory, sum.shape);
+                let slope = slope.next().map(|slope| build.alias("slope", slope, sum.shape));
                 let label = format!("{name} added");
                 if matches!(part.kind, Kind::Map) {
                     let put = Accumulate { factor: 1.0, at: Some(at), replace: true };
-                    added.push(graph.apply(put, &[all, value, places], label)?);
+                    added.push(build.graph.apply(put, &[all, value, places], label)?);
                 } else {
                     let add = Accumulate { factor: share, at: None, replace: false };
-                    added.push(graph.apply(add, &[all, value], label)?);
+                    added.push(build.graph.apply(add, &[all, value], label)?);
                 }
                 let Some(slope) = slope else { continue };
                 let label = format!("slope of {name}");
                 let seed = match part.kind {
-                    Kind::Map => graph.apply(Crop { size, at }, &[slope, places], label)?,
-                    _ => graph.apply(LinearCombination::scale(share), &[slope], label)?,
+                    Kind::Map => build.graph.apply(Crop { size, at }, &[slope, places], label)?,
+                    _ => build.graph.apply(LinearCombination::scale(share), &[slope], label)?,
                 };
                 seeds.push((value, seed));
             }
@@ -359,30 +356,19 @@ impl Assembly {
         let mut goals = Goals::default().section(FORWARD, added);
         if let Some(slopes) = slopes {
             let sums: [(&str, &Seeds); 1] = [("", &seeds)];
-            let mut found = if slopes.recompute {
-                gradients_recomputing(&mut graph, &sums, &[tile], &bound.keys().copied().collect())?
-            } else {
-                gradients(&mut graph, &sums, &[tile])?
-            };
+            let mut found = build.differentiate(&sums, &[tile], slopes.recompute)?;
             let gradient = found.pop().and_then(|mut by| by.pop());
             let mut done = Vec::new();
             if let Some(gradient) = gradient.flatten() {
-                let all = external(&mut graph, &mut bound, "gradient", whole, &slopes.picture);
+                let all = build.alias("gradient", &slopes.picture, whole);
                 let add = Accumulate { factor: 1.0, at: Some(0), replace: false };
-                done.push(graph.apply(add, &[all, gradient, places], "gradient added")?);
+                done.push(build.graph.apply(add, &[all, gradient, places], "gradient added")?);
             }
             goals = goals.section(BACKWARD, done);
         }
-        graph.fuse(&bound.keys().copied().collect());
-        Program::prepare_in(subject.engine, &graph, &bound, &goals, workspace)
+        build.graph.fuse(&build.bound.keys().copied().collect());
+        Program::prepare_in(subject.engine, &build.graph, &build.bound, &goals, workspace)
     }
-}
-
-/// A tensor from outside with its memory.
-fn external(graph: &mut Graph, bound: &mut Bindings, label: &str, shape: Shape, memory: &Memory) -> TensorId {
-    let tensor = graph.external(label, shape);
-    bound.insert(tensor, memory.clone());
-    tensor
 }
 
 /// Index of a place behind so many pools: of a tile's own part in its map (0), or in the whole map (1). Before them lies
