@@ -3,7 +3,7 @@
 use super::lanes::elementwise;
 use super::shape::expect_same;
 use super::window;
-use super::{Case, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
+use super::{Case, Kernel, NativeKernel, Op, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -23,13 +23,7 @@ impl Op for Add {
     }
 
     fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
-        let quads = signature.output.stored() / 4;
-        let dispatch = Dispatch::new("add", "forward")
-            .bind("a", Operand::Input(0))
-            .bind("b", Operand::Input(1))
-            .bind("output", Operand::Output);
-        let dispatches = window::elementwise(&dispatch, &["a", "b", "output"], quads, device);
-        Ok(vec![Kernel::of("naive", dispatches)])
+        Ok(vec![window::elementwise_kernel("add", &["a", "b"], signature, device)])
     }
 
     fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {

@@ -3,7 +3,7 @@
 use super::lanes::elementwise;
 use super::shape::expect_same;
 use super::window;
-use super::{Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
+use super::{Case, CaseInput, Kernel, NativeKernel, Op, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -30,13 +30,7 @@ impl Op for FreeGradient {
     }
 
     fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
-        let quads = signature.output.stored() / 4;
-        let dispatch = Dispatch::new("free_gradient", "forward")
-            .bind("x", Operand::Input(0))
-            .bind("gradient", Operand::Input(1))
-            .bind("output", Operand::Output);
-        let dispatches = window::elementwise(&dispatch, &["x", "gradient", "output"], quads, device);
-        Ok(vec![Kernel::of("naive", dispatches)])
+        Ok(vec![window::elementwise_kernel("free_gradient", &["x", "gradient"], signature, device)])
     }
 
     fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {

@@ -26,11 +26,7 @@ impl Op for Relu {
     }
 
     fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
-        let dispatch =
-            Dispatch::new("relu", "forward").bind("input", Operand::Input(0)).bind("output", Operand::Output);
-        let quads = signature.output.stored() / 4;
-        let dispatches = window::elementwise(&dispatch, &["input", "output"], quads, device);
-        Ok(vec![Kernel::of("naive", dispatches)])
+        Ok(vec![window::elementwise_kernel("relu", &["input"], signature, device)])
     }
 
     fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {

@@ -4,7 +4,7 @@
 //! A window of whole quads is laid out like a map of its own: the zero border that starts the next plane
 //! is the window's closing border. So kernels need not know of windows.
 
-use super::op::{Dispatch, Operand};
+use super::op::{Dispatch, Kernel, Operand, Signature};
 use super::shape::MapLayout;
 use crate::gpu::Profile;
 use std::ops::Range;
@@ -69,6 +69,23 @@ pub(in crate::ops) fn elementwise(
         part.narrow_run(names, &range, count)
     };
     texels(count, device).into_iter().map(each).collect()
+}
+
+/// The naive kernel of an op that computes each value from the values at the same place of its inputs, which the shader's
+/// entry point `forward` has under these names; its output is `output`.
+pub(in crate::ops) fn elementwise_kernel(
+    shader: &'static str,
+    inputs: &[&'static str],
+    signature: &Signature,
+    device: &Profile,
+) -> Kernel {
+    let mut dispatch = Dispatch::new(shader, "forward");
+    for (index, name) in inputs.iter().enumerate() {
+        dispatch = dispatch.bind(name, Operand::Input(index));
+    }
+    let dispatch = dispatch.bind("output", Operand::Output);
+    let names = [inputs, &["output"]].concat();
+    Kernel::of("naive", elementwise(&dispatch, &names, signature.output.stored() / 4, device))
 }
 
 /// Texels that one workgroup of any elementwise kernel reads at the most: 64 invocations, 16 texels each.
