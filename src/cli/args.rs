@@ -76,6 +76,7 @@ pub(super) struct FileArgs {
     /// How to treat transparency: keep (the saved pictures have the photo's; .png, .webp or .tiff), or a colour to put
     /// behind it: white, black, gray or #rrggbb
     #[arg(long, value_name = "keep|COLOR", default_value = "white")]
+    #[serde(serialize_with = "values::displayed")]
     pub alpha: AlphaArg,
     /// Bits per colour channel; 16 (PNG and TIFF) leaves more room for later editing
     #[arg(long, value_name = "BITS", default_value = "8")]
@@ -190,6 +191,7 @@ pub(super) struct OptimisationArgs {
     pub iterations: Vec<u32>,
     /// Number of sizes to paint at, each 1.4 times the size before; auto: as many as the smallest size allows
     #[arg(long, value_name = "auto|N", default_value = "auto")]
+    #[serde(serialize_with = "values::displayed")]
     pub scales: ScaleCountArg,
     /// Longest side of the smallest scale in pixels, with --scales auto
     #[arg(long, value_name = "PIXELS", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
@@ -336,6 +338,7 @@ pub(super) struct DeviceArgs {
     /// the device: the same picture to rounding, slower. auto takes the whole picture if the device takes it, else the
     /// largest tiles that it does
     #[arg(long, value_name = "none|auto|N", default_value = "none")]
+    #[serde(serialize_with = "values::displayed")]
     pub tile: TileArg,
     /// Test the kernels of this run on this device first, and on a graphics device one whole iteration against the CPU
     /// device; paint only if the results are right [default: off]

@@ -79,12 +79,6 @@ impl Display for AlphaArg {
     }
 }
 
-impl Serialize for AlphaArg {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.to_string())
-    }
-}
-
 /// `--size`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SizeArg {
@@ -224,12 +218,6 @@ impl Display for TileArg {
     }
 }
 
-impl Serialize for TileArg {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.to_string())
-    }
-}
-
 /// `--scales`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ScaleCountArg(pub ScaleCount);
@@ -254,12 +242,6 @@ impl Display for ScaleCountArg {
             ScaleCount::Auto => f.write_str("auto"),
             ScaleCount::Exactly(count) => write!(f, "{count}"),
         }
-    }
-}
-
-impl Serialize for ScaleCountArg {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.to_string())
     }
 }
 
@@ -398,7 +380,12 @@ impl Serialize for StartPicture {
     }
 }
 
-/// A value that has a text, or none, as a record states it.
+/// A value that has a text, as a record states it.
+pub(super) fn displayed<S: Serializer>(value: &impl Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+/// The same, or none.
 pub(super) fn text<S: Serializer>(value: &Option<impl Display>, serializer: S) -> Result<S::Ok, S::Error> {
     value.as_ref().map(ToString::to_string).serialize(serializer)
 }
