@@ -67,7 +67,7 @@ fn place(path: &Path) -> Option<(PathBuf, String)> {
 /// The bytes that a new file in this folder may have, if that is known: what is left on the disk, or less where the
 /// process has a limit of its own.
 #[cfg(unix)]
-#[allow(unsafe_code, reason = "std doesn't tell the room on a disk")]
+#[allow(unsafe_code, reason = "std has no call for the free space of a disk")]
 pub(super) fn room(folder: &Path) -> Option<u64> {
     use std::os::unix::ffi::OsStrExt as _;
     let path = std::ffi::CString::new(folder.as_os_str().as_bytes()).ok()?;

@@ -30,7 +30,7 @@ impl Display for Budget {
     }
 }
 
-/// The memory that a device's run may take. None where the system doesn't tell.
+/// The memory that a device's run may take. None where the system does not report it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Budgets {
     /// Of the device's memory, which the CPU device and drivers in software share with the host.
@@ -155,7 +155,7 @@ fn parts(classes: &MemoryClasses) -> String {
 /// The arguments with their size: with `--size auto` the largest that fits.
 ///
 /// # Errors
-/// [`Error::Usage`] if none fits or the system doesn't say what is free; else as for a run.
+/// [`Error::Usage`] if none fits or the system does not report what is free; else as for a run.
 pub(super) fn sized(args: &RenderArgs) -> Result<Cow<'_, RenderArgs>> {
     let with = |size: u32| {
         let mut args = args.clone();

@@ -13,7 +13,7 @@ pub(super) struct Free {
 }
 
 impl Free {
-    /// That of this process; `None` where the system doesn't tell.
+    /// That of this process; `None` where the system does not report it.
     pub(super) fn of_this_process() -> Option<Self> {
         if cfg!(target_os = "linux") { Self::below(Path::new("/")) } else { None }
     }

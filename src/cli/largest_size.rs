@@ -54,7 +54,7 @@ pub(super) fn search(
                 let slope = (now - before) / (other - one);
                 other + (limit as f64 - now) / slope
             }
-            // The first one tells little of what is the same at all sizes: a size twice as long at most.
+            // One trial shows little of what is the same at all sizes: try a size twice as long at most.
             [.., (pixels, bytes)] => (pixels * limit as f64 / bytes).min(pixels * 4.0),
             [] => 0.0,
         };

@@ -11,7 +11,7 @@ impl Context {
     /// Bytes of the device's own memory that this process may take in all: of the driver's budget where it has one
     /// (`VK_EXT_memory_budget`), which takes account of other programs, else of the largest heap. `None` on other systems than
     /// Vulkan.
-    #[allow(unsafe_code, reason = "wgpu doesn't tell a device's memory, Vulkan does")]
+    #[allow(unsafe_code, reason = "wgpu does not report a device's memory, Vulkan does")]
     pub fn memory_budget(&self) -> Option<u64> {
         // SAFETY: the device is only asked for its properties.
         let device = unsafe { self.device().as_hal::<Vulkan>() }?;

@@ -1,5 +1,5 @@
 //! A device that allocates and computes nothing, and keeps account of the memory that programs would take on another
-//! one. A run that is prepared on it tells how much memory it needs, by the very code that it is prepared with.
+//! one. Preparing a run on it shows how much memory the run needs, by the very code that prepares it.
 
 use super::ledger::{Claim, Counted, Ledger, entered};
 use super::lowered::{Lowered, LoweredConstant, Origin};
@@ -64,7 +64,7 @@ impl CountingDevice {
     /// The buffers of a program: its own, as far as the workspace has none of that size, and those that are bound.
     ///
     /// # Errors
-    /// None; making a buffer of another device can fail.
+    /// Never; buffers of other devices can fail, and the workspace serves all devices.
     pub fn buffers(
         &self,
         program: &Lowered,

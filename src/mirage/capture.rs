@@ -30,9 +30,8 @@ pub(super) fn planar(picture: &Picture) -> Vec<f32> {
 }
 
 /// Runs a picture through the network once, in tiles of this side if one is given and the picture is larger, and keeps the
-/// tensors of each of these statistics, in their order. Waits for
-/// nothing: work that is submitted later can use the targets, and the pass keeps its memory until the submission is
-/// done.
+/// tensors of each of these statistics, in their order. Waits for nothing: work that is submitted later can use the
+/// targets, and the pass keeps its memory until the submission is done.
 ///
 /// # Errors
 /// If the picture is too small, or the device fails.

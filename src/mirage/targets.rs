@@ -92,8 +92,8 @@ fn at_size(image: &Picture, width: usize, height: usize) -> Result<Picture> {
     Ok(smaller)
 }
 
-/// The targets of these losses at one size, computed in tiles of this side if one is given; those without a target get no tensors. The device may still be at work on
-/// them.
+/// The targets of these losses at one size, computed in tiles of this side if one is given; those without a target get no
+/// tensors. The device may still be at work on them.
 ///
 /// # Errors
 /// As [`capture`].

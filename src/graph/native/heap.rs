@@ -5,7 +5,7 @@
 /// on the CPU device 16 MiB after five scales. Only glibc's allocator is known to keep that much.
 #[cfg_attr(
     all(target_os = "linux", target_env = "gnu"),
-    allow(unsafe_code, reason = "std doesn't speak to the allocator")
+    allow(unsafe_code, reason = "std has no call that makes the allocator return memory")
 )]
 pub fn return_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
