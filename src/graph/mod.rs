@@ -22,6 +22,7 @@ mod program;
 mod recompute;
 mod single;
 mod submission;
+mod warm_up;
 
 pub use backward::{Seeds, gradient, gradients};
 pub use choices::{Choice, Choices, Use, candidates, content};
@@ -41,3 +42,4 @@ pub use program::Program;
 pub use recompute::gradients_recomputing;
 pub use single::{SingleOp, SingleRun};
 pub use submission::{Pending, Submission, Values};
+pub use warm_up::{IDLE, PAUSED, warm_up};

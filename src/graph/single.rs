@@ -72,6 +72,14 @@ impl SingleOp {
     /// # Errors
     /// As [`Program::prepare`] and [`crate::gpu::ReadBack::finish`].
     pub fn run(&self, variant: usize, inputs: &[Vec<f32>]) -> Result<SingleRun> {
+        Ok(self.run_and_keep(variant, inputs)?.0)
+    }
+
+    /// As [`Self::run`], and returns the program too, to be timed.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_and_keep(&self, variant: usize, inputs: &[Vec<f32>]) -> Result<(SingleRun, Program)> {
         let saved = self.op.saved(&self.signature.inputs);
         let buffer = self.poisoned("output", self.signature.output)?;
         let saved_buffer = saved.map(|shape| self.poisoned("saved", shape)).transpose()?;
@@ -92,7 +100,7 @@ impl SingleOp {
             }
         }
         let guard_intact = guard.iter().all(|value| value.is_nan());
-        Ok(SingleRun { values, stored: all, saved: read_saved, guard_intact })
+        Ok((SingleRun { values, stored: all, saved: read_saved, guard_intact }, program))
     }
 
     /// Memory for a tensor and its guard zone, full of NaN.

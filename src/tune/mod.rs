@@ -12,7 +12,8 @@ pub use select::{Contest, Selection};
 
 use crate::error::{Error, Result};
 use crate::graph::{
-    Engine, PrepareOptions, PreparedNode, Program, SingleOp, SingleRun, Use, candidates, content,
+    Engine, PAUSED, PrepareOptions, PreparedNode, Program, SingleOp, SingleRun, Use, candidates, content,
+    warm_up,
 };
 use crate::ops::{Kernel, Op, Signature};
 use crate::workbench::{fault, lost, samples, seconds};
@@ -152,6 +153,10 @@ fn compete(
         }
     }
     let mut running = last;
+    // Checking has kept the device idle.
+    if let Some(Some((program, runs))) = entered.first().map(|index| &programs[*index]) {
+        warm_up(engine.profile(), PAUSED, || seconds(program, *runs).map(drop)).map_err(by(entered[0]))?;
+    }
     let selection = contest.select(kernels.len(), &entered, |index| {
         running = index;
         match &programs[index] {
@@ -170,10 +175,10 @@ fn enter(
     inputs: &[Vec<f32>],
     (naive, half): (&SingleRun, bool),
 ) -> Result<Result<(Program, usize), String>> {
-    if let Some(fault) = fault(&single.run(index, inputs)?, naive, half) {
+    let (outcome, program) = single.run_and_keep(index, inputs)?;
+    if let Some(fault) = fault(&outcome, naive, half) {
         return Ok(Err(fault));
     }
-    let program = single.prepare(index, inputs)?;
     let once = seconds(&program, 1)?;
     Ok(Ok((program, ((SAMPLE / once.max(1e-9)) as usize).clamp(1, MOST_RUNS))))
 }

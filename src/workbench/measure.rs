@@ -3,7 +3,7 @@
 use super::catalogue;
 use crate::error::Result;
 use crate::gpu::{Family, Profile, Stopwatch};
-use crate::graph::{Engine, Program, SingleOp};
+use crate::graph::{Engine, IDLE, PAUSED, Program, SingleOp, warm_up};
 use crate::ops::Op;
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
@@ -70,6 +70,9 @@ pub fn measure(engine: &Engine, programs: &[Program], rounds: usize, budget: f64
     for program in programs {
         counts.push(runs_a_sample(&|runs| program.time_runs(runs, watch.as_ref()))?);
     }
+    if let (Some(first), Some(runs)) = (programs.first(), counts.first()) {
+        warm_up(engine.profile(), PAUSED, || first.time_runs(*runs, None).map(drop))?;
+    }
     let mut walls = vec![Vec::new(); programs.len()];
     let mut devices = vec![Vec::new(); programs.len()];
     let begin = Instant::now();
@@ -95,6 +98,7 @@ pub fn measure(engine: &Engine, programs: &[Program], rounds: usize, budget: f64
 /// As [`Context::wait`](crate::gpu::Context::wait).
 #[cfg(feature = "workbench")]
 pub(super) fn measure_work(
+    device: &Profile,
     rounds: usize,
     time: &Time<'_>,
     restore: Option<&dyn Fn() -> Result<()>>,
@@ -104,6 +108,10 @@ pub(super) fn measure_work(
         None => runs_a_sample(time)?,
     };
     let (mut walls, mut devices) = (Vec::new(), Vec::new());
+    warm_up(device, IDLE, || {
+        restore.map_or(Ok(()), |restore| restore())?;
+        time(runs).map(drop)
+    })?;
     for _ in 0..rounds.max(1) {
         restore.map_or(Ok(()), |restore| restore())?;
         let (wall, device) = time(runs)?;

@@ -367,7 +367,7 @@ impl<'a> Ready<'a> {
         };
         let watch = Stopwatch::new(self.context, 2)?;
         let time = |runs| self.context.time(runs, watch.as_ref(), |encoder| self.record(encoder));
-        measure_work(rounds, &time, any.then_some(&restore))
+        measure_work(self.context.profile(), rounds, &time, any.then_some(&restore))
     }
 
     /// What is in the memory now, and the names of the variables whose guard zone was written.

@@ -1,0 +1,78 @@
+//! Running a GPU until it is fast. One that was idle has a low clock: an NVIDIA H200 ran kernels up to three times as fast
+//! after a second or two of work as before. A pause of some tenths of a second costs less.
+
+use crate::error::Result;
+use crate::gpu::Profile;
+use std::time::Instant;
+
+/// The times of runs are compared from one window of this many seconds to the next.
+const WINDOW: f64 = 0.05;
+/// A device is warm when its least time in a window is no less than this part of that in the window before.
+const STEADY: f64 = 0.98;
+/// Seconds of work at least for a device that was idle for long.
+pub const IDLE: f64 = 1.5;
+/// The same after a pause between measurements.
+pub const PAUSED: f64 = 0.2;
+/// Seconds at most, beyond those at least.
+const PATIENCE: f64 = 1.0;
+
+/// Calls `run` again and again, for so many seconds at least and until its times no longer fall. Does nothing on the CPU
+/// device and on drivers in software, which have no clock of their own.
+///
+/// # Errors
+/// Those of `run`.
+pub fn warm_up(device: &Profile, seconds: f64, mut run: impl FnMut() -> Result<()>) -> Result<()> {
+    if device.native || device.software {
+        return Ok(());
+    }
+    let begin = Instant::now();
+    let mut before = f64::INFINITY;
+    while begin.elapsed().as_secs_f64() < seconds + PATIENCE {
+        let (window, mut least) = (Instant::now(), f64::INFINITY);
+        while window.elapsed().as_secs_f64() < WINDOW {
+            let start = Instant::now();
+            run()?;
+            least = least.min(start.elapsed().as_secs_f64());
+        }
+        if begin.elapsed().as_secs_f64() >= seconds && least >= STEADY * before {
+            break;
+        }
+        before = least;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_device_in_software_is_left_alone() {
+        let mut runs = 0;
+        let mut count = || {
+            runs += 1;
+            Ok(())
+        };
+        warm_up(&Profile::native(), IDLE, &mut count).unwrap();
+        warm_up(&Profile { software: true, ..Profile::minimal() }, IDLE, &mut count).unwrap();
+        assert_eq!(runs, 0);
+    }
+
+    #[test]
+    fn a_gpu_runs_while_its_times_fall_and_not_for_ever() {
+        let gpu = Profile { software: false, ..Profile::minimal() };
+        let mut runs = 0;
+        let begin = Instant::now();
+        // Each run takes half the time of the one before, down to a millisecond.
+        warm_up(&gpu, PAUSED, || {
+            runs += 1;
+            std::thread::sleep(Duration::from_millis(64 >> runs.min(6)));
+            Ok(())
+        })
+        .unwrap();
+        let seconds = begin.elapsed().as_secs_f64();
+        assert!(runs > 6 && seconds >= PAUSED, "{runs} runs in {seconds} s");
+        assert!(seconds < PAUSED + PATIENCE + 1.0, "{seconds} s");
+    }
+}
