@@ -214,6 +214,10 @@ impl Op for MatrixRoot {
         "matrix_root"
     }
 
+    fn sample(&self, _input: usize) -> CaseInput {
+        CaseInput::Covariance
+    }
+
     fn output(&self, inputs: &[Shape]) -> Result<Shape> {
         expect_square("matrix_root", inputs[0])?;
         Ok(inputs[0])
@@ -255,6 +259,10 @@ impl Op for MatrixRoot {
 impl Op for RootTrace {
     fn name(&self) -> &'static str {
         "root_trace"
+    }
+
+    fn sample(&self, _input: usize) -> CaseInput {
+        CaseInput::Covariance
     }
 
     fn output(&self, inputs: &[Shape]) -> Result<Shape> {
