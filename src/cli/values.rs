@@ -256,7 +256,7 @@ pub(super) enum Kernels {
 }
 
 /// `--precision`.
-#[derive(Debug, Clone, Copy, ValueEnum, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Precision {
     Single,

@@ -45,7 +45,7 @@ fn a_report_has_all_parts_as_data_and_as_a_page() {
     let report = read(&place);
     let mut names = keys(&report);
     names.sort_unstable();
-    let expected = "bench commit date device filter format iterations kernels picture pytorch quick state system version";
+    let expected = "bench commit date device filter format iterations kernels picture precision pytorch quick state system version";
     assert_eq!(names, expected.split(' ').collect::<Vec<_>>());
     assert_eq!(report["state"], "complete");
     for part in ["device", "kernels", "bench", "picture"] {
@@ -81,6 +81,19 @@ fn a_report_has_all_parts_as_data_and_as_a_page() {
     // A second one does not write over it.
     let again = ["report", "-o", "report", "--parts", "device"];
     place.mirage().args(again).assert().code(2).stderr(contains("holds a report already"));
+}
+
+#[test]
+fn iterations_are_timed_once_more_with_tuned_kernels() {
+    let place = Place::new();
+    report(&place, "iterations").args(["--precision", "half-weights"]).assert().success();
+    let report = read(&place);
+    assert_eq!(report["precision"], "half-weights");
+    for iteration in report["iterations"].as_array().unwrap() {
+        assert_eq!(iteration["tuned"]["status"], "done", "{iteration}");
+        assert!(iteration["tuned"]["result"]["median_seconds"].as_f64().unwrap() > 0.0);
+    }
+    assert!(page(&place).contains("| ms | half-weights, tuned | device memory |"));
 }
 
 #[test]

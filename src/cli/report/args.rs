@@ -1,6 +1,7 @@
 //! The options of `mirage report`.
 
 use crate::cli::args::{THREADS, WEIGHTS_VARIABLE};
+use crate::cli::values::Precision;
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, AdapterSummary, adapters};
 use crate::mirage::Benchmark;
@@ -41,6 +42,16 @@ pub(in crate::cli) struct ReportArgs {
     /// times and the style objective]
     #[arg(long, value_name = "FILE", env = WEIGHTS_VARIABLE, hide_env_values = true, help_heading = "Report")]
     pub(super) weights: Option<PathBuf>,
+    /// Time the iterations with this precision too, and with the kernels that `mirage tune` finds for it, which takes a few
+    /// minutes more [default: single, without]
+    #[arg(
+        long,
+        value_name = "KIND",
+        default_value = "single",
+        hide_default_value = true,
+        help_heading = "Report"
+    )]
+    pub(super) precision: Precision,
     /// Time the same iterations in another program too: pytorch, with the Python of --python [default: none]
     #[arg(long, value_name = "PROGRAM", help_heading = "Report")]
     pub(super) against: Option<Peer>,
@@ -94,6 +105,11 @@ impl ReportArgs {
             (true, false) => vec![256, 512, 1024],
             (true, true) => vec![256],
         }
+    }
+
+    /// The precision with which iterations are timed once more.
+    pub(super) fn second_precision(&self) -> Option<Precision> {
+        Some(self.precision).filter(|precision| *precision != Precision::Single)
     }
 
     /// True if the report is of the CPU device: it is named, or there is no GPU and nothing that asks for one.

@@ -6,7 +6,8 @@ use crate::cli::streams;
 use crate::error::Result;
 use crate::gpu::{AdapterChoice, DeviceOptions};
 use crate::graph::Engine;
-use crate::mirage::IterationTimes;
+use crate::mirage::{IterationTimes, Session};
+use crate::tune::{Adapter, Cache, Contest, tune, uses};
 use crate::vgg::Network;
 use serde_json::json;
 use std::sync::Arc;
@@ -15,15 +16,20 @@ use std::sync::Arc;
 pub(super) fn run(args: &ReportArgs, process: &Process) -> Result<u8> {
     // Parsing can't fail: what is not a number is part of a name.
     let adapter = args.adapter.as_ref().and_then(|text| text.parse::<AdapterChoice>().ok());
-    let engine = Engine::open(&DeviceOptions {
+    let mut engine = Engine::open(&DeviceOptions {
         adapter: adapter.unwrap_or_default(),
         threads: args.threads.map(usize::from),
+        precision: args.precision.precision(),
         ..DeviceOptions::default()
     })?;
     let result = match *process {
         Process::Device => device::describe(&engine)?,
         Process::Iterations(benchmark, side, iterations) => {
             let network = Arc::new(Network::find(args.weights.as_deref(), None)?);
+            if args.second_precision().is_some() {
+                let session = benchmark.session(&engine, &network, side)?;
+                tune_for(&mut engine, session)?;
+            }
             let mut session = benchmark.session(&engine, &network, side)?;
             let times = IterationTimes::measure(&mut session, iterations)?;
             json!({
@@ -36,4 +42,21 @@ pub(super) fn run(args: &ReportArgs, process: &Process) -> Result<u8> {
     };
     streams::print(&result.to_string())?;
     Ok(0)
+}
+
+/// Has the engine use the fastest kernels for a session; writes no tuning cache.
+fn tune_for(engine: &mut Arc<Engine>, session: Session) -> Result<()> {
+    let Some(context) = engine.gpu() else { return Ok(()) };
+    let adapter = Adapter::of(context);
+    let uses = uses(engine, session.nodes())?;
+    drop(session);
+    let mut cache = Cache::default();
+    for (op, signature) in &uses {
+        engine.forget_constants();
+        tune(engine, op, signature, &Contest::default(), &mut cache)?;
+    }
+    engine.forget_constants();
+    let (choices, _) = cache.choices(&adapter, engine.profile().exact, engine.profile().precision);
+    engine.use_choices(choices);
+    Ok(())
 }

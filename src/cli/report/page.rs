@@ -1,8 +1,9 @@
 //! A report for people: Markdown, which issue trackers show as it is.
 
 use super::args::JSON;
-use super::record::{PICTURE, Part, Record, State, Status};
+use super::record::{Iteration, PICTURE, Part, Record, State, Status, value_name};
 use crate::cli::format::{bytes, duration, number};
+use crate::cli::values::Precision;
 use serde_json::Value;
 use std::fmt::Write as _;
 
@@ -58,9 +59,14 @@ impl Page {
     }
 
     fn table<const N: usize>(&mut self, head: [&str; N], rows: &[[String; N]]) {
+        self.cells(&head.map(str::to_owned), rows.iter().map(|row| row.as_slice()));
+    }
+
+    /// A table of which each row has as many cells as the head.
+    fn cells<'a>(&mut self, head: &[String], rows: impl Iterator<Item = &'a [String]>) {
         let row = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
-        self.0.push_str(&row(&head.map(str::to_owned)));
-        self.0.push_str(&row(&[const { String::new() }; N].map(|_: String| "---".to_owned())));
+        self.0.push_str(&row(head));
+        self.0.push_str(&row(&vec!["---".to_owned(); head.len()]));
         for cells in rows {
             self.0.push_str(&row(cells));
         }
@@ -207,29 +213,33 @@ fn iterations_part(page: &mut Page, record: &Record) {
         (Some(median), Some(least)) => format!("{median} ({least})"),
         _ => note(part).unwrap_or_default(),
     };
-    let rows: Vec<[String; 7]> = record
-        .iterations
-        .iter()
-        .map(|iteration| {
-            let peer = |precision: &str| {
-                let rows = iteration.pytorch.iter().filter(|row| row.precision == precision);
-                rows.map(|row| format!("{} {}", row.layout, cell(&row.part))).collect::<Vec<_>>().join("; ")
-            };
-            [
-                iteration.objective.to_owned(),
-                iteration.side.to_string(),
-                cell(&iteration.part),
-                iteration.part.number("device_bytes").map_or_else(String::new, |count| bytes(count as u64)),
-                peer("f32"),
-                peer("tf32"),
-                iteration.ratio().map_or_else(String::new, number),
-            ]
-        })
-        .collect();
-    page.table(
-        ["objective", "px", "ms", "device memory", "PyTorch f32", "PyTorch TF32", "ours / PyTorch f32"],
-        &rows,
-    );
+    let tuned = (record.precision != Precision::Single).then(|| value_name(record.precision));
+    if let Some(precision) = &tuned {
+        page.line(&format!(
+            "*{precision}, tuned* is with `--precision {precision}` and the kernels that `mirage tune` finds for it."
+        ));
+    }
+    let mut head = vec!["objective".to_owned(), "px".to_owned(), "ms".to_owned()];
+    head.extend(tuned.as_ref().map(|precision| format!("{precision}, tuned")));
+    head.extend(["device memory", "PyTorch f32", "PyTorch TF32", "ours / PyTorch f32"].map(str::to_owned));
+    let row = |iteration: &Iteration| {
+        let peer = |precision: &str| {
+            let rows = iteration.pytorch.iter().filter(|row| row.precision == precision);
+            rows.map(|row| format!("{} {}", row.layout, cell(&row.part))).collect::<Vec<_>>().join("; ")
+        };
+        let mut cells =
+            vec![iteration.objective.to_owned(), iteration.side.to_string(), cell(&iteration.part)];
+        cells.extend(iteration.tuned.as_ref().map(cell));
+        cells.extend([
+            iteration.part.number("device_bytes").map_or_else(String::new, |count| bytes(count as u64)),
+            peer("f32"),
+            peer("tf32"),
+            iteration.ratio().map_or_else(String::new, number),
+        ]);
+        cells
+    };
+    let rows: Vec<Vec<String>> = record.iterations.iter().map(row).collect();
+    page.cells(&head, rows.iter().map(Vec::as_slice));
 }
 
 fn picture_part(page: &mut Page, part: &Part) {

@@ -5,7 +5,7 @@ use super::child::{self, LIMIT, part};
 use super::files::save;
 use super::pytorch::PyTorch;
 use super::random_network;
-use super::record::{PICTURE, Part, Record, Status};
+use super::record::{PICTURE, Part, Record, Status, value_name};
 use crate::cli::escape::path_text;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::terminal::Terminal;
@@ -171,11 +171,15 @@ impl<'a> Parts<'a> {
             }
             let given = self.args.weights.as_deref();
             let weights = if objective == "style" { Some(given.unwrap_or(&random)) } else { given };
-            record.iterations[at].part = child::json(
-                self.interrupt,
-                self.own_process(&format!("{objective}:{side}:{count}"), weights),
-            )?;
+            let process = format!("{objective}:{side}:{count}");
+            record.iterations[at].part = child::json(self.interrupt, self.own_process(&process, weights))?;
             save(record)?;
+            if let Some(precision) = self.args.second_precision() {
+                let mut command = self.own_process(&process, weights);
+                command.arg(format!("--precision={}", value_name(precision)));
+                record.iterations[at].tuned = Some(child::json(self.interrupt, command)?);
+                save(record)?;
+            }
             if let Some(pytorch) = &pytorch {
                 let weights = match weights {
                     Some(weights) => Ok(weights.to_owned()),

@@ -1,7 +1,8 @@
 //! A report as data: what `report.json` holds.
 
 use super::args::{PartName, ReportArgs};
-use clap::ValueEnum as _;
+use crate::cli::values::Precision;
+use clap::ValueEnum;
 use serde::Serialize;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,8 @@ pub(super) struct Record {
     /// When it was begun, in UTC.
     pub date: String,
     pub quick: bool,
+    /// That of the iterations that are timed a second time; single: none.
+    pub precision: Precision,
     /// Names of kernels that were tested and timed; empty: all.
     pub filter: String,
     pub state: State,
@@ -79,6 +82,8 @@ pub(super) struct Iteration {
     pub side: u32,
     #[serde(flatten)]
     pub part: Part,
+    /// With the precision of `--precision` and tuned kernels, if it is not single.
+    pub tuned: Option<Part>,
     /// The same in PyTorch, in each layout and precision.
     pub pytorch: Vec<PeerRow>,
 }
@@ -125,6 +130,7 @@ impl Record {
             objective,
             side,
             part: part(PartName::Iterations),
+            tuned: args.second_precision().map(|_| part(PartName::Iterations)),
             pytorch: Vec::new(),
         };
         let sizes = if args.includes(PartName::Iterations) { args.sizes() } else { Vec::new() };
@@ -137,6 +143,7 @@ impl Record {
             system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
             date: date(seconds),
             quick: args.quick,
+            precision: args.precision,
             filter: args.filter.clone(),
             state: State::Running,
             device: part(PartName::Device),
@@ -152,26 +159,30 @@ impl Record {
     /// Name and reason of each part that failed.
     pub(super) fn failed(&self) -> Vec<(String, String)> {
         let mut parts: Vec<(String, &Part)> = vec![
-            (name(PartName::Device), &self.device),
-            (name(PartName::Kernels), &self.kernels),
-            (name(PartName::Bench), &self.bench),
+            (value_name(PartName::Device), &self.device),
+            (value_name(PartName::Kernels), &self.kernels),
+            (value_name(PartName::Bench), &self.bench),
         ];
         parts.extend(self.pytorch.iter().map(|part| ("PyTorch".to_owned(), part)));
         for iteration in &self.iterations {
             let at = format!("{} at {} px", iteration.objective, iteration.side);
             parts.push((format!("iteration of {at}"), &iteration.part));
+            if let Some(tuned) = &iteration.tuned {
+                parts.push((format!("tuned iteration of {at}"), tuned));
+            }
             for row in &iteration.pytorch {
                 parts.push((format!("PyTorch, {at}, {} {}", row.precision, row.layout), &row.part));
             }
         }
-        parts.push((name(PartName::Picture), &self.picture));
+        parts.push((value_name(PartName::Picture), &self.picture));
         let failed = parts.into_iter().filter(|(_, part)| part.status == Status::Failed);
         failed.map(|(name, part)| (name, part.reason.clone().unwrap_or_default())).collect()
     }
 }
 
-fn name(part: PartName) -> String {
-    part.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+/// The name of a value of an option.
+pub(super) fn value_name(value: impl ValueEnum) -> String {
+    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
 /// Seconds since 1970 as `2026-11-26 15:04 UTC` (Hinnant's algorithm for civil dates).
@@ -212,8 +223,13 @@ mod tests {
             Part { result, ..Part::new(true) }
         };
         let row = |layout, precision, seconds| PeerRow { layout, precision, part: part(seconds) };
-        let mut iteration =
-            Iteration { objective: "style", side: 256, part: part(Some(3.0)), pytorch: Vec::new() };
+        let mut iteration = Iteration {
+            objective: "style",
+            side: 256,
+            part: part(Some(3.0)),
+            tuned: None,
+            pytorch: Vec::new(),
+        };
         assert_eq!(iteration.ratio(), None);
         iteration.pytorch = vec![
             row("nchw", "f32", Some(2.0)),
