@@ -119,7 +119,7 @@ pub(super) struct FactorArgs {
     #[arg(long, value_name = "LIST", conflicts_with = "abstract")]
     pub classes: Option<String>,
     /// Statistic that describes the style: gram, gram-pixels, gram-relative, mean-variance, mean-covariance or wasserstein
-    #[arg(long, value_name = "NAME", default_value = "mean-covariance")]
+    #[arg(long, value_name = "NAME", default_value = "wasserstein")]
     pub style_statistic: String,
     /// Weight of each style picture, e.g. 1,2 [default: all the same]
     #[arg(
@@ -200,6 +200,10 @@ pub(super) struct OptimisationArgs {
     /// last picture itself
     #[arg(long, value_name = "NUMBER", default_value_t = 0.9, allow_negative_numbers = true)]
     pub average_decay: f32,
+    /// Grain that each scale after the first begins with, as a multiple of the photo's fine detail there, so that texture
+    /// grows in all directions and not as a grid; 0 for none [default: 1; 0 with a --style-image]
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub grain: Option<f32>,
     /// Pooling of the network: max is crisp; avg is softer; avg2 is avg times 2, which keeps the activations of later
     /// layers about as large as with max
     #[arg(long, value_name = "KIND", default_value = "avg2", help_heading = "Network")]
@@ -473,6 +477,7 @@ mod tests {
         let adam = Adam::default();
         assert_eq!(args.optimisation.scales(), request.scales);
         assert_eq!(args.optimisation.average_decay, request.average_decay);
+        assert!(args.optimisation.grain.is_none());
         assert_eq!(args.optimisation.learning_rate_decay, adam.decay);
         assert_eq!(args.optimisation.border.kind(), request.border);
         assert_eq!(args.optimisation.pooling.pooling(), request.pooling);

@@ -159,6 +159,8 @@ fn request(args: &RenderArgs) -> Result<(Request, Preset)> {
     request.seed = optimisation.seed;
     request.scales = optimisation.scales();
     request.average_decay = optimisation.average_decay;
+    let styled = !args.factors.style_image.is_empty();
+    request.grain = optimisation.grain.unwrap_or(if styled { 0.0 } else { request.grain });
     request.border = args.optimisation.border.kind();
     let settings = Settings {
         learning_rate: optimisation.learning_rate,

@@ -8,6 +8,7 @@ mod capture;
 mod checkpoint;
 mod controls;
 mod event;
+mod grain;
 mod layer_statistic;
 mod layer_times;
 mod loss;

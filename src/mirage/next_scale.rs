@@ -8,8 +8,8 @@ use crate::ops::{Resize, ResizeMode, Shape};
 use std::sync::Arc;
 
 /// The state that the next scale begins with, by the name of each tensor: the picture that was shown, resized
-/// bicubically, and the state that the optimiser keeps. All else is reset. With `clamp`, the picture is cut off to
-/// [0, 1].
+/// bicubically, with `grain` added to all channels of each pixel, and the state that the optimiser keeps. All else is
+/// reset. With `clamp`, the picture is cut off to [0, 1].
 ///
 /// # Errors
 /// If the device fails.
@@ -18,6 +18,7 @@ pub(super) fn carry(
     objective: &Objective,
     state: &[(String, Vec<f32>)],
     size: [usize; 2],
+    grain: Option<&[f32]>,
     clamp: bool,
 ) -> Result<Vec<(String, Vec<f32>)>> {
     let find =
@@ -32,6 +33,13 @@ pub(super) fn carry(
     let mut carried = Vec::new();
     if let Some(shown) = shown {
         let mut picture = resized(shown, ResizeMode::Bicubic)?;
+        if let Some(grain) = grain {
+            // Channel after channel.
+            picture
+                .chunks_mut(grain.len())
+                .flat_map(|channel| channel.iter_mut().zip(grain))
+                .for_each(|(value, grain)| *value += grain);
+        }
         if clamp {
             picture.iter_mut().for_each(|value| *value = value.clamp(0.0, 1.0));
         }

@@ -2,7 +2,7 @@
 //! knows their names.
 
 use super::loss::{Group, Loss, Source, Strength, Target};
-use super::statistic::{Classes, Feature, MeanCovariance, Statistic, Variation};
+use super::statistic::{Classes, Feature, Statistic, Variation, Wasserstein};
 use crate::error::{Error, Result};
 use crate::escape::shown;
 use crate::ops::VariationKind;
@@ -118,7 +118,7 @@ impl Default for Preset {
         Self {
             spatial: factor(&[("relu4_2", 1.0)], Arc::new(Feature), 15.0),
             abstracted: factor(&[("fc8", 1.0)], Arc::new(Feature), 30.0),
-            style: factor(&style, Arc::new(MeanCovariance), 55.0),
+            style: factor(&style, Arc::new(Wasserstein), 55.0),
             smooth: Arc::new(Variation::summed(VariationKind::Diagonal)),
             smooth_weight: 2.0,
         }

@@ -139,6 +139,9 @@ pub struct Request {
     /// Decay of the exponential moving average of the pictures of a scale, which is the picture that is shown and
     /// saved; 0 for the newest picture itself.
     pub average_decay: f32,
+    /// Grain that each scale after the first begins with, where the photo has fine detail and as a multiple of it, so that
+    /// texture grows in all directions and not as a grid; 0 for none.
+    pub grain: f32,
     /// Reports and snapshots.
     pub schedule: Schedule,
     /// Number of classes in each report; 0 for none.
@@ -166,6 +169,7 @@ impl Request {
             stop_when_change_below: 0.0,
             optimizer: Arc::new(Adam::default()),
             average_decay: 0.9,
+            grain: 1.0,
             schedule: Schedule { report_every: 25, ..Default::default() },
             top_classes: 5,
             recompute: false,
@@ -205,6 +209,7 @@ impl Request {
                 "--average-decay is {decay}: it must be at least 0 and below 1"
             )));
         }
+        not_negative("--grain", self.grain)?;
         self.optimizer.check()?;
         let gain = self.pooling.gain;
         if !(gain > 0.0 && gain.is_finite()) {

@@ -2,6 +2,7 @@
 
 use super::controls::PendingCommands;
 use super::event::{Event, Observer};
+use super::grain::grain;
 use super::loss::Shares;
 use super::next_scale::carry;
 use super::objective::{AHEAD, GRADIENT, GROUPS, LOSSES, PICTURE, REPORT, SNAPSHOT, STATE, STEP, SUM};
@@ -171,7 +172,9 @@ impl Session {
         let state = objective.read_state()?;
         let next = self.scale + 1;
         let clamp = self.request.optimizer.clamps();
-        let carried = carry(&engine, objective, &state, self.scales[next].size, clamp)?;
+        let [before, size] = [self.scales[self.scale].size, self.scales[next].size];
+        let grain = grain(&self.request, next, before, size)?;
+        let carried = carry(&engine, objective, &state, size, grain.as_deref(), clamp)?;
         self.enter(next)?;
         let objective = self.objective()?;
         objective.set_state(&carried)?;
