@@ -42,8 +42,8 @@ fn graphics_devices_agree_with_the_cpu_device_but_for_rounding() {
     let _turn = turn();
     for family in [Family::Auto, Family::Buffer, Family::Naive] {
         // Twice the limits of `goldens`, which are distances from f64. The Wasserstein distance is a difference of traces, each
-        // within 1e-6 of its size (docs/statistics.md), and here down to a hundredth of them.
-        for (statistic, limit) in [("mean-covariance", 4e-5), ("wasserstein", 2e-4)] {
+        // within 1e-6 of its size (docs/statistics.md), and here down to a thousandth of them; its gradient is as near.
+        for (statistic, limit) in [("mean-covariance", 4e-5), ("wasserstein", 1e-3)] {
             let Agreement { gradient, loss, .. } = agreement(&engine(family), statistic);
             // Other bits, so it was another device.
             assert!(gradient > 0.0, "{family:?}");
