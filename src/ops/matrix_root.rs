@@ -22,7 +22,7 @@ use super::covariance::{expect_square, trace};
 use super::lanes::{elementwise, sums};
 use super::matmul::{Form, MatMul, multiply};
 use super::native::write_number;
-use super::product::{MatrixRef, product_of_rows};
+use super::product::symmetric_product;
 use super::scale_by::ScaleBy;
 use super::{
     Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source,
@@ -144,10 +144,10 @@ struct Iterated {
 impl Iterated {
     fn new(a: &[f32], side: usize, residue: bool) -> Self {
         let matrix = || vec![0.0; a.len()];
-        let multiply = |a: &[f32], b: &[f32], output: &mut [f32]| {
-            let [a, b] = [a, b].map(|values| MatrixRef::stored(values, side, side));
-            product_of_rows(a, b, output);
-        };
+        // All matrices are polynomials of A: symmetric, and they commute.
+        let mut upper = matrix();
+        let mut multiply =
+            |a: &[f32], b: &[f32], output: &mut [f32]| symmetric_product([a, b], side, &mut upper, output);
         let size = total(a, a).sqrt().max(1e-30);
         let mut x = matrix();
         combine([a, a], [(1.0 / size) as f32, 0.0, 0.0], side, &mut x);

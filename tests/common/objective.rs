@@ -29,6 +29,14 @@ pub fn pooling(value: &Value) -> Pooling {
     if text(value) == "max" { PoolKind::Max.into() } else { PoolKind::Average.into() }
 }
 
+/// The default objective with another statistic of the style. Tests of what any objective does take `mean-covariance`:
+/// the kernels of the default's matrix roots take a driver in software seconds to compile.
+pub fn describe_style(request: &mut Request, statistic: &str) {
+    let mut preset = Preset::default();
+    preset.style.statistic = by_name(statistic).expect("a statistic");
+    request.groups = preset.groups();
+}
+
 /// Gives the factors raw weights in place of shares.
 pub fn weigh(request: &mut Request, weight: impl Fn(&str) -> f32) {
     for group in request.groups.iter_mut().filter(|group| FACTORS.contains(&group.name.as_str())) {

@@ -1,13 +1,11 @@
 //! A whole iteration on a device against the same on the CPU device.
 
 use crate::common::golden::Golden;
-use crate::common::objective::{network, picture};
+use crate::common::objective::{describe_style, network, picture};
 use crate::common::runs::{GO_ON, run};
 use crate::common::{cpu, engine, turn};
 use neural_mirage::gpu::{DeviceOptions, Family};
 use neural_mirage::graph::Engine;
-use neural_mirage::mirage::preset::Preset;
-use neural_mirage::mirage::statistic::by_name;
 use neural_mirage::mirage::{Agreement, Event, Init, Request, ScaleCount, Scales, Session};
 use std::sync::Arc;
 
@@ -16,9 +14,7 @@ use std::sync::Arc;
 fn request(statistic: &str) -> Request {
     let golden = Golden::open("objective.safetensors");
     let mut request = Request::new(picture(&golden, "photo_large"));
-    let mut preset = Preset::default();
-    preset.style.statistic = by_name(statistic).expect("a statistic");
-    request.groups = preset.groups();
+    describe_style(&mut request, statistic);
     request.scales = Scales { count: ScaleCount::Exactly(2), min_size: 1, iterations: vec![2, 1] };
     request.init = Init::Photo;
     request

@@ -10,6 +10,7 @@ use crate::common::{engine, turn};
 use neural_mirage::gpu::Family;
 use neural_mirage::image_io::{self, Picture};
 use neural_mirage::mirage::preset::{self, FACTORS, Preset};
+use neural_mirage::mirage::statistic::by_name;
 use neural_mirage::mirage::{Event, Init, Request, Scales, Session, Strength, Weights};
 use neural_mirage::vgg::Network;
 use std::ops::ControlFlow;
@@ -30,6 +31,7 @@ fn photo(name: &str, size: usize) -> Picture {
 /// The three factors with these layers, each as strong as `strength` says.
 fn factors(layers: [&str; 3], strength: impl Fn(&str) -> Strength) -> Preset {
     let mut preset = Preset::default();
+    preset.style.statistic = by_name("mean-covariance").expect("a statistic");
     for (name, layers) in FACTORS.into_iter().zip(layers) {
         let factor = preset.factor_mut(name).expect("a factor");
         factor.layers = preset::layers(layers).expect("layers");

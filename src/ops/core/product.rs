@@ -8,6 +8,8 @@ use rayon::prelude::*;
 /// The most row blocks, and the fewest rows of one, that [`product_of_rows`] works on at the same time.
 const BLOCKS: usize = 8;
 const BLOCK_ROWS: usize = 32;
+/// Rows of which [`symmetric_product`] leaves out what lies left of the first one's diagonal.
+const SYMMETRIC_ROWS: usize = 64;
 
 /// A matrix in a slice: element `(r, c)` is at `r * strides[0] + c * strides[1]`.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +47,13 @@ impl<'a> MatrixRef<'a> {
     pub(in crate::ops) fn first_columns(self, columns: usize) -> Self {
         debug_assert!(columns <= self.columns);
         Self { columns, ..self }
+    }
+
+    /// Its columns from the `first` on.
+    pub(in crate::ops) fn last_columns(self, first: usize) -> Self {
+        debug_assert!(first <= self.columns);
+        let values = if first == self.columns { &[] } else { &self.values[first * self.strides[1]..] };
+        Self { values, columns: self.columns - first, ..self }
     }
 
     /// True if every element lies in the slice.
@@ -122,6 +131,39 @@ pub(in crate::ops) fn product_of_rows(a: MatrixRef<'_>, b: MatrixRef<'_>, output
     });
 }
 
+/// The product of two symmetric matrices that commute, which is symmetric too: its upper half is computed, and copied to the
+/// lower one. All are stored tensors of shape [`Shape::Matrix`]; `upper` is scratch memory of the same size. Sizes of blocks
+/// follow from the matrix alone.
+pub(in crate::ops) fn symmetric_product(
+    [a, b]: [&[f32]; 2],
+    side: usize,
+    upper: &mut [f32],
+    output: &mut [f32],
+) {
+    let stride = side.next_multiple_of(4).max(4);
+    let stored = Shape::Matrix { rows: side, columns: side }.stored();
+    debug_assert!([a.len(), b.len(), upper.len(), output.len()] == [stored; 4]);
+    let [a, b] = [a, b].map(|values| MatrixRef::stored(values, side, side));
+    upper.par_chunks_mut(SYMMETRIC_ROWS * stride).enumerate().for_each(|(index, part)| {
+        let first = index * SYMMETRIC_ROWS;
+        let rows = part.len() / stride;
+        let columns = b.last_columns(first);
+        product(a.some_rows(first, rows), columns, &mut part[first..], stride, 1.0, false);
+    });
+    let upper = &*upper;
+    output.par_chunks_mut(SYMMETRIC_ROWS * stride).enumerate().for_each(|(index, part)| {
+        let first = index * SYMMETRIC_ROWS;
+        for (row, values) in part.chunks_exact_mut(stride).enumerate() {
+            let row = first + row;
+            for (column, value) in values[..first].iter_mut().enumerate() {
+                *value = upper[column * stride + row];
+            }
+            values[first..side].copy_from_slice(&upper[row * stride..][first..side]);
+            values[side..].fill(0.0);
+        }
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,6 +205,23 @@ mod tests {
                     assert_eq!(*found, expected, "{rows}x{depth}x{columns}, element {r}, {column}");
                 }
             }
+        }
+    }
+
+    /// Powers of one symmetric matrix commute. Its values are small whole numbers, so that all sums are exact.
+    #[test]
+    fn symmetric_products_are_whole_and_symmetric() {
+        for side in [1, 3, 63, 64, 65, 130] {
+            let shape = Shape::Matrix { rows: side, columns: side };
+            let value = |r: usize, c: usize| ((r * c + r + c) % 3) as f32 - 1.0;
+            let stored = |value: &dyn Fn(usize, usize) -> f32| {
+                shape.pack(&(0..side * side).map(|n| value(n / side, n % side)).collect::<Vec<_>>())
+            };
+            let matrix = stored(&value);
+            let expected = stored(&|r, c| (0..side).map(|k| value(r, k) * value(k, c)).sum::<f32>());
+            let (mut upper, mut output) = (vec![f32::NAN; matrix.len()], vec![f32::NAN; matrix.len()]);
+            symmetric_product([&matrix, &matrix], side, &mut upper, &mut output);
+            assert_eq!(output, expected, "side {side}");
         }
     }
 
