@@ -234,7 +234,7 @@ pub(super) const TABLE: &[Row] = &[
     Row::picture("scales", Text),
     Row::picture("min_size", Number),
     Row::picture("average_decay", Number),
-    Row::picture("grain", Number),
+    Row::picture("grain", Number).dropped_with(&["style_image"]),
     Row::picture("init", FileOr(&["noise", "blur", "photo", "gray"])),
     Row::picture("seed", Number),
     Row::picture("optimizer", Text),

@@ -53,6 +53,7 @@ impl RecordedOptions {
             weights: values::path(&network.path),
             preprocessing: network.preprocessing.to_string(),
             clamp: args.optimisation.clamps(),
+            grain: request.grain,
             learning_rate: request.optimizer.control(0)[0],
         })?;
         let mut options = json_of(args)?;
@@ -115,6 +116,7 @@ struct Resolved {
     weights: Value,
     preprocessing: String,
     clamp: bool,
+    grain: f32,
     learning_rate: f32,
 }
 

@@ -9,12 +9,17 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-/// The photo's detail at a pixel is measured up to this many pixels away, along both axes.
+/// Detail and direction at a pixel are measured up to this many pixels away, along both axes.
 const REACH: usize = 3;
+/// Where the photo has one direction only, grain is smoothed along it with this deviation, in pixels.
+const STRETCH: f32 = 2.5;
+/// Pixels of that smoothing, to each side.
+const STROKE: isize = 5;
 
 /// What is added to each pixel of scale `scale`, which follows one of size `before`, in all channels alike: normally
 /// distributed, with the deviation of the detail that the photo has at this size, not at that before, and near this
-/// pixel, times [`Request::grain`]. Plain areas stay plain. `None` without grain. Sizes are height and width.
+/// pixel, times [`Request::grain`]. Plain areas stay plain, and where the photo's lines run one way, so does the grain.
+/// `None` without grain. Sizes are height and width.
 ///
 /// # Errors
 /// If the photo can't be resized.
@@ -27,30 +32,84 @@ pub(super) fn grain(
     if request.grain == 0.0 {
         return Ok(None);
     }
-    let photo = photo_at(request, size)?;
-    let enlarged = resize(&photo_at(request, before)?, size[1], size[0])?;
-    let deviations = detail(&photo, &enlarged);
+    let photo = gray(&photo_at(request, size)?);
+    let enlarged = gray(&resize(&photo_at(request, before)?, size[1], size[0])?);
     // A stream of its own, so that a scale's grain does not depend on how many there are.
     let mut random = ChaCha8Rng::seed_from_u64(request.seed);
     random.set_stream(scale as u64);
-    let drawn = deviations.into_iter().map(|deviation| {
-        let value: f32 = StandardNormal.sample(&mut random);
-        request.grain * deviation * value
-    });
-    Ok(Some(drawn.collect()))
+    let drawn: Vec<f32> = photo.iter().map(|_| StandardNormal.sample(&mut random)).collect();
+    let strokes = along(&drawn, &directions(&photo, size), size);
+    let detail = detail(&photo, &enlarged, size);
+    Ok(Some(strokes.iter().zip(detail).map(|(value, detail)| request.grain * detail * value).collect()))
 }
 
-/// How much two pictures of one size differ near each pixel: the square root of the mean squared difference of their gray
-/// values.
-fn detail(picture: &Picture, other: &Picture) -> Vec<f32> {
-    let gray = |pixel: &[f32; 3]| pixel.iter().sum::<f32>() / 3.0;
-    let (pixels, others) = (picture.rgb.as_chunks::<3>().0, other.rgb.as_chunks::<3>().0);
-    let squares: Vec<f32> =
-        pixels.iter().zip(others).map(|(one, other)| (gray(one) - gray(other)).powi(2)).collect();
-    let [width, height] = [picture.width, picture.height];
-    let across = means(&squares, [height, width], [width, 1]);
-    let near = means(&across, [width, height], [1, width]);
-    near.into_iter().map(f32::sqrt).collect()
+fn gray(picture: &Picture) -> Vec<f32> {
+    picture.rgb.as_chunks::<3>().0.iter().map(|pixel| pixel.iter().sum::<f32>() / 3.0).collect()
+}
+
+/// How much two gray pictures differ near each pixel: the square root of the mean squared difference.
+fn detail(picture: &[f32], other: &[f32], size: [usize; 2]) -> Vec<f32> {
+    let squares: Vec<f32> = picture.iter().zip(other).map(|(one, other)| (one - other).powi(2)).collect();
+    near(&squares, size).into_iter().map(f32::sqrt).collect()
+}
+
+/// The direction of the lines near each pixel of a gray picture, across and down, as a unit vector times how much they
+/// agree: 0 where there are none or all directions, 1 where all run alike. From the structure tensor, the mean of the
+/// products of the gradient's components.
+fn directions(picture: &[f32], [height, width]: [usize; 2]) -> Vec<[f32; 2]> {
+    let at = |y: usize, x: usize| picture[y * width + x];
+    let gradients: Vec<[f32; 2]> = (0..height * width)
+        .map(|n| {
+            let (y, x) = (n / width, n % width);
+            let across = at(y, (x + 1).min(width - 1)) - at(y, x.saturating_sub(1));
+            let down = at((y + 1).min(height - 1), x) - at(y.saturating_sub(1), x);
+            [across, down]
+        })
+        .collect();
+    let mean = |product: fn([f32; 2]) -> f32| {
+        let products: Vec<f32> = gradients.iter().map(|gradient| product(*gradient)).collect();
+        near(&products, [height, width])
+    };
+    let (across, down) = (mean(|[x, _]| x * x), mean(|[_, y]| y * y));
+    let both = mean(|[x, y]| x * y);
+    (0..height * width)
+        .map(|n| {
+            // The gradient's own direction has half the angle of (difference, 2 both); lines are at right angles to it.
+            let (sum, difference) = (across[n] + down[n], across[n] - down[n]);
+            let agreement = difference.hypot(2.0 * both[n]) / sum.max(1e-12);
+            let angle = (2.0 * both[n]).atan2(difference) / 2.0;
+            [-angle.sin() * agreement, angle.cos() * agreement]
+        })
+        .collect()
+}
+
+/// Values of deviation 1, smoothed along these directions, again of deviation 1. Beyond the picture there is nothing.
+fn along(values: &[f32], directions: &[[f32; 2]], [height, width]: [usize; 2]) -> Vec<f32> {
+    let smoothed = directions.iter().enumerate().map(|(n, [across, down])| {
+        let (y, x) = ((n / width) as f32, (n % width) as f32);
+        let agreement = across.hypot(*down);
+        let unit = [across / agreement.max(1e-6), down / agreement.max(1e-6)];
+        let deviation = STRETCH * agreement;
+        let (mut sum, mut squares) = (0.0, 0.0);
+        for step in -STROKE..=STROKE {
+            let distance = step as f32;
+            let weight =
+                if step == 0 { 1.0 } else { (-0.5 * (distance / deviation.max(1e-3)).powi(2)).exp() };
+            let (at_y, at_x) = ((y + distance * unit[1]).round(), (x + distance * unit[0]).round());
+            if at_y >= 0.0 && at_x >= 0.0 && at_y < height as f32 && at_x < width as f32 {
+                sum += weight * values[at_y as usize * width + at_x as usize];
+                squares += weight * weight;
+            }
+        }
+        sum / squares.sqrt()
+    });
+    smoothed.collect()
+}
+
+/// The mean over the square of pixels up to [`REACH`] away.
+fn near(values: &[f32], [height, width]: [usize; 2]) -> Vec<f32> {
+    let across = means(values, [height, width], [width, 1]);
+    means(&across, [width, height], [1, width])
 }
 
 /// The mean over the values up to [`REACH`] away in the same line. There are `lines` lines of `length` values; `steps`
@@ -96,8 +155,8 @@ mod tests {
         let columns = |columns: std::ops::Range<usize>| {
             deviation((0..80 * 40).filter(|n| columns.contains(&(n % 80))).map(|n| grain[n]))
         };
-        // At half the size the checkerboard is even gray: all of it is detail, of deviation 0.2. The mean over 1600 draws is
-        // off by up to 1 / sqrt(2 * 1600) = 2 % (one deviation).
+        // At half the size the checkerboard is even gray: all of it is detail, of deviation 0.2. The deviation of 1200 draws is
+        // off by 1 / sqrt(2 * 1200) = 2 %.
         let strong = columns(50..80);
         assert!((strong / 0.2 - 1.0).abs() < 0.1, "{strong}");
         let plain = columns(0..30);
@@ -116,6 +175,38 @@ mod tests {
         let halves: Vec<f32> = drawn(&request, 1).iter().map(|value| value * 0.5).collect();
         assert_eq!(drawn(&half, 1), halves);
         assert_eq!(grain(&Request { grain: 0.0, ..request }, 1, [20, 40], [40, 80]).unwrap(), None);
+    }
+
+    #[test]
+    fn directions_are_those_of_the_lines() {
+        let size = [40, 60];
+        let picture = |value: &dyn Fn(f32, f32) -> f32| -> Vec<f32> {
+            (0..size[0] * size[1]).map(|n| value((n % size[1]) as f32, (n / size[1]) as f32)).collect()
+        };
+        let at = |directions: &[[f32; 2]]| directions[20 * size[1] + 30];
+        // Lines down, lines across, and lines that rise from left to right, down being positive.
+        let [across, down] = at(&directions(&picture(&|x, _| x.sin()), size));
+        assert!(across.abs() < 1e-3 && (down.abs() - 1.0).abs() < 1e-3, "{across} {down}");
+        let [across, down] = at(&directions(&picture(&|_, y| y.sin()), size));
+        assert!((across.abs() - 1.0).abs() < 1e-3 && down.abs() < 1e-3, "{across} {down}");
+        let [across, down] = at(&directions(&picture(&|x, y| (x + y).sin()), size));
+        assert!((across + down).abs() < 1e-3 && (across.hypot(down) - 1.0).abs() < 1e-3, "{across} {down}");
+        assert_eq!(at(&directions(&picture(&|_, _| 0.3), size)), [0.0, 0.0]);
+    }
+
+    #[test]
+    fn grain_runs_along_lines_and_keeps_its_strength() {
+        let size = [64, 64];
+        let mut random = ChaCha8Rng::seed_from_u64(3);
+        let values: Vec<f32> = (0..64 * 64).map(|_| StandardNormal.sample(&mut random)).collect();
+        assert_eq!(along(&values, &vec![[0.0, 0.0]; 64 * 64], size), values);
+        let smoothed = along(&values, &vec![[0.0, 1.0]; 64 * 64], size);
+        // The deviation of 4096 draws, in strokes of about 4: within 4 times 1 / sqrt(2 * 1024).
+        assert!((deviation(smoothed.iter().copied()) - 1.0).abs() < 0.1);
+        let step = |by: usize| {
+            deviation((0..64 * 64 - by).filter(|n| n % 64 < 63).map(|n| smoothed[n + by] - smoothed[n]))
+        };
+        assert!(step(64) < 0.5 * step(1), "{} down, {} across", step(64), step(1));
     }
 
     #[test]

@@ -49,6 +49,7 @@ fn a_run_leaves_picture_snapshots_and_a_log_of_the_stated_form() {
     assert!(!start["device"].as_str().unwrap().is_empty());
     assert_eq!(start["options"]["balance"], "spatial=15,abstract=30,style=55");
     assert_eq!(start["options"]["learning_rate"], 0.02);
+    assert_eq!(start["options"]["grain"], 1.0);
     assert_eq!(start["photo_classes"].as_array().unwrap().len(), 3);
     let balances = events(&log, "balance");
     assert_eq!(balances[0]["iteration"], 0);
@@ -268,4 +269,39 @@ fn a_run_that_blows_up_fails_and_saves_the_last_good_picture() {
     assert!(last["message"].as_str().unwrap().contains("NaN or infinite"));
     let back = events(&log, "setback");
     assert_eq!((back.len(), &back[4]["halvings"], &back[4]["to"]), (5, &5.into(), &0.into()));
+}
+
+/// Runs of two scales: grain is there by default, not with a style image, and makes a difference.
+#[test]
+fn grain_is_the_photos_and_not_a_style_images() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 96, 64);
+    let paint = |name: &str, options: &[&str]| {
+        let log_file = format!("{name}.jsonl");
+        let mut command = place.deviceless();
+        command.arg("render").arg(&photo).arg("--weights").arg(place.network()).args(["--adapter", "cpu"]);
+        command.args([
+            "--size",
+            "96",
+            "--scales",
+            "2",
+            "--iterations",
+            "2,1",
+            "-o",
+            name,
+            "--log",
+            &log_file,
+        ]);
+        command.args(options).assert().success();
+        let grain = log(&place.path(&log_file))[0]["options"]["grain"].clone();
+        (grain, image::open(place.path(name)).unwrap().into_rgb8())
+    };
+    let (grain, default) = paint("default.png", &[]);
+    assert_eq!(grain, 1.0);
+    assert_eq!(paint("one.png", &["--grain", "1"]), (grain, default.clone()));
+    let (grain, plain) = paint("plain.png", &["--grain", "0"]);
+    assert!(grain == 0.0 && plain != default);
+    let style = photo.to_str().unwrap();
+    assert_eq!(paint("styled.png", &["--style-image", style]).0, 0.0);
+    assert_eq!(paint("grainy.png", &["--style-image", style, "--grain", "0.5"]).0, 0.5);
 }
