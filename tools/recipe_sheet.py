@@ -31,7 +31,6 @@ RECIPES = {
     "no grain": "--grain 0",
     "from noise": "--init noise",
     "one scale": "--scales 1 --iterations 61",
-    "faster": "--learning-rate 0.04",
     "lbfgs": "--optimizer lbfgs",
 }
 GAP, TEXT = 6, 16

@@ -155,7 +155,7 @@ pub(super) struct BalanceArgs {
     /// Raw weight of the style factor, instead of a share [default: 1 if another raw weight is given]
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     pub style_weight: Option<f32>,
-    /// Weight of the smoothness (total variation), which removes grain and speckles
+    /// Weight of the smoothness (total variation), which removes noise and speckles
     #[arg(long, value_name = "NUMBER", default_value_t = 2.0, allow_negative_numbers = true)]
     pub tv_weight: f32,
     /// Kind of smoothness: squared differences of neighbours (neural-style), absolute differences (neural-style-pt),

@@ -246,7 +246,7 @@ mod tests {
             assert!(line.contains(words), "{words}: {line}");
         }
         assert!(!line.contains("on the device") && !line.contains("about"), "{line}");
-        cpu.speed = Some(Speed { size: [64, 96], per_pixel: 1e-5, preparing: 1.0 });
+        cpu.speed = Some(Speed { size: [64, 96], per_pixel: 1e-5, per_iteration: 0.1, preparing: 1.0 });
         assert!(cpu.line().ends_with(&format!(", about {}", duration(cpu.seconds().unwrap()))));
         let gpu = forecast(Profile::minimal(), None, None).line();
         assert!(gpu.contains("on the device (weights"), "{gpu}");

@@ -70,13 +70,13 @@ fn text(forecast: &Forecast, engine: &Engine, plan: &Plan, refused: Option<&str>
     }
     lines.push(format!("Reading the pictures: {}", bytes(forecast.reading)));
     if let (Some(speed), Some(seconds)) = (forecast.speed, forecast.seconds()) {
-        let pixels = (speed.size[0] * speed.size[1]) as f64;
         lines.push(format!(
-            "Time: about {} for {} iterations; one at {} pixels took {} s, and others count by their pixels",
+            "Time: about {} for {} iterations, each {} s and {} s a megapixel by a measurement at {} pixels",
             duration(seconds),
             plan.iterations,
-            size(speed.size),
-            number(speed.per_pixel * pixels)
+            number(speed.per_iteration),
+            number(speed.per_pixel * 1e6),
+            size(speed.size)
         ));
     }
     if let Some(refused) = refused {
@@ -157,5 +157,6 @@ fn json_of(forecast: &Forecast, engine: &Engine, plan: &Plan, refused: Option<&s
         "iterations": plan.iterations,
         "seconds": forecast.seconds(),
         "seconds_per_pixel": forecast.speed.map(|speed| speed.per_pixel),
+        "seconds_per_iteration": forecast.speed.map(|speed| speed.per_iteration),
     })
 }

@@ -42,4 +42,4 @@ pub use program::Program;
 pub use recompute::gradients_recomputing;
 pub use single::{SingleOp, SingleRun};
 pub use submission::{Pending, Submission, Values};
-pub use warm_up::{IDLE, PAUSED, warm_up};
+pub use warm_up::{WARM_UP_IDLE, WARM_UP_PAUSED, warm_up};

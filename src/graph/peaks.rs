@@ -4,7 +4,7 @@ use super::engine::Engine;
 use super::goals::Goals;
 use super::program::Program;
 use super::single::SingleOp;
-use super::warm_up::{IDLE, PAUSED, warm_up};
+use super::warm_up::{WARM_UP_IDLE, WARM_UP_PAUSED, warm_up};
 use crate::error::Result;
 use crate::ops::{MultiplyAdd, Op, Shape, Triad};
 use std::sync::Arc;
@@ -79,9 +79,8 @@ fn flops(engine: &Arc<Engine>) -> Result<f64> {
             let single = SingleOp::new(engine, Arc::new(op), &[shape])?;
             let program = single.prepare(variant, std::slice::from_ref(&input))?;
             seconds(&program, 1)?; // compiles
-            warm_up(engine.profile(), if best == 0.0 { IDLE } else { PAUSED }, || {
-                seconds(&program, 1).map(drop)
-            })?;
+            let seconds_at_least = if best == 0.0 && steps == 1 { WARM_UP_IDLE } else { WARM_UP_PAUSED };
+            warm_up(engine.profile(), seconds_at_least, || seconds(&program, 1).map(drop))?;
             let enough = seconds(&program, 1)? >= LONG_ENOUGH || steps >= MOST_STEPS;
             if enough {
                 best = best.max(op.flops(single.signature()) as f64 / least(&program, 1)?);
@@ -111,7 +110,7 @@ fn triad(engine: &Arc<Engine>) -> Result<f64> {
     let input = vec![0.5; length];
     let program = single.prepare(0, &[input.clone(), input])?;
     seconds(&program, 1)?;
-    warm_up(engine.profile(), PAUSED, || seconds(&program, 1).map(drop))?;
+    warm_up(engine.profile(), WARM_UP_PAUSED, || seconds(&program, 1).map(drop))?;
     let once = seconds(&program, 1)?;
     Ok((3 * length * 4) as f64 / least(&program, runs(once))?)
 }
@@ -124,7 +123,7 @@ fn copy(engine: &Engine) -> Result<f64> {
     ];
     let seconds = |runs: usize| engine.time_copies(&buffers, runs);
     seconds(1)?;
-    warm_up(engine.profile(), PAUSED, || seconds(1).map(drop))?;
+    warm_up(engine.profile(), WARM_UP_PAUSED, || seconds(1).map(drop))?;
     let runs = runs(seconds(1)?);
     let mut least = f64::INFINITY;
     for _ in 0..ROUNDS {

@@ -10,14 +10,14 @@ const WINDOW: f64 = 0.05;
 /// A device is warm when its least time in a window is no less than this part of that in the window before.
 const STEADY: f64 = 0.98;
 /// Seconds of work at least for a device that was idle for long.
-pub const IDLE: f64 = 1.5;
+pub const WARM_UP_IDLE: f64 = 1.5;
 /// The same after a pause between measurements.
-pub const PAUSED: f64 = 0.2;
+pub const WARM_UP_PAUSED: f64 = 0.2;
 /// Seconds at most, beyond those at least.
-const PATIENCE: f64 = 1.0;
+const MOST_EXTRA: f64 = 1.0;
 
-/// Calls `run` again and again, for so many seconds at least and until its times no longer fall. Does nothing on the CPU
-/// device and on drivers in software, which have no clock of their own.
+/// Calls `run` again and again, for at least `seconds` and until its times no longer fall. Does nothing on the CPU
+/// device and on drivers in software, whose clock is the CPU's.
 ///
 /// # Errors
 /// Those of `run`.
@@ -27,7 +27,7 @@ pub fn warm_up(device: &Profile, seconds: f64, mut run: impl FnMut() -> Result<(
     }
     let begin = Instant::now();
     let mut before = f64::INFINITY;
-    while begin.elapsed().as_secs_f64() < seconds + PATIENCE {
+    while begin.elapsed().as_secs_f64() < seconds + MOST_EXTRA {
         let (window, mut least) = (Instant::now(), f64::INFINITY);
         while window.elapsed().as_secs_f64() < WINDOW {
             let start = Instant::now();
@@ -54,8 +54,8 @@ mod tests {
             runs += 1;
             Ok(())
         };
-        warm_up(&Profile::native(), IDLE, &mut count).unwrap();
-        warm_up(&Profile { software: true, ..Profile::minimal() }, IDLE, &mut count).unwrap();
+        warm_up(&Profile::native(), WARM_UP_IDLE, &mut count).unwrap();
+        warm_up(&Profile { software: true, ..Profile::minimal() }, WARM_UP_IDLE, &mut count).unwrap();
         assert_eq!(runs, 0);
     }
 
@@ -65,14 +65,14 @@ mod tests {
         let mut runs = 0;
         let begin = Instant::now();
         // Each run takes half the time of the one before, down to a millisecond.
-        warm_up(&gpu, PAUSED, || {
+        warm_up(&gpu, WARM_UP_PAUSED, || {
             runs += 1;
             std::thread::sleep(Duration::from_millis(64 >> runs.min(6)));
             Ok(())
         })
         .unwrap();
         let seconds = begin.elapsed().as_secs_f64();
-        assert!(runs > 6 && seconds >= PAUSED, "{runs} runs in {seconds} s");
-        assert!(seconds < PAUSED + PATIENCE + 1.0, "{seconds} s");
+        assert!(runs > 6 && seconds >= WARM_UP_PAUSED, "{runs} runs in {seconds} s");
+        assert!(seconds < WARM_UP_PAUSED + MOST_EXTRA + 1.0, "{seconds} s");
     }
 }

@@ -9,7 +9,7 @@ use super::scales::Scales;
 use super::session::Session;
 use super::statistic::by_name;
 use crate::error::Result;
-use crate::graph::{Bindings, Engine, Goals, Graph, IDLE, Program, warm_up};
+use crate::graph::{Bindings, Engine, Goals, Graph, Program, WARM_UP_IDLE, warm_up};
 use crate::image_io::Picture;
 use crate::ops::{Padding, PoolKind, Shape};
 use crate::vgg::Network;
@@ -123,7 +123,7 @@ impl IterationTimes {
     pub fn measure(session: &mut Session, iterations: usize) -> Result<Self> {
         session.time_iterations(WARM)?;
         let device = session.engine.profile().clone();
-        warm_up(&device, IDLE, || session.time_iterations(1).map(drop))?;
+        warm_up(&device, WARM_UP_IDLE, || session.time_iterations(1).map(drop))?;
         let times = session.time_iterations(WARM + iterations.max(1))?;
         let mut times = times[WARM..].to_vec();
         times.sort_by(f64::total_cmp);

@@ -16,14 +16,14 @@ const STRETCH: f32 = 2.5;
 /// Pixels of that smoothing, to each side.
 const STROKE: isize = 5;
 
-/// What is added to each pixel of scale `scale`, which follows one of size `before`, in all channels alike: normally
-/// distributed, with the deviation of the detail that the photo has at this size, not at that before, and near this
-/// pixel, times [`Request::grain`]. Plain areas stay plain, and where the photo's lines run one way, so does the grain.
+/// Noise to add to each pixel of scale `scale`, the same in all channels, in the picture's unit (black to white is 1). Its
+/// standard deviation is that of the photo's detail near the pixel which the scale before, of size `before`, could not
+/// hold, times [`Request::grain`]. Plain areas stay plain, and where the photo's lines run one way, so does the grain.
 /// `None` without grain. Sizes are height and width.
 ///
 /// # Errors
 /// If the photo can't be resized.
-pub(super) fn grain(
+pub(super) fn draw(
     request: &Request,
     scale: usize,
     before: [usize; 2],
@@ -34,7 +34,7 @@ pub(super) fn grain(
     }
     let photo = gray(&photo_at(request, size)?);
     let enlarged = gray(&resize(&photo_at(request, before)?, size[1], size[0])?);
-    // A stream of its own, so that a scale's grain does not depend on how many there are.
+    // A stream for each scale, so that a run that is resumed draws the same grain.
     let mut random = ChaCha8Rng::seed_from_u64(request.seed);
     random.set_stream(scale as u64);
     let drawn: Vec<f32> = photo.iter().map(|_| StandardNormal.sample(&mut random)).collect();
@@ -112,8 +112,8 @@ fn near(values: &[f32], [height, width]: [usize; 2]) -> Vec<f32> {
     means(&across, [width, height], [1, width])
 }
 
-/// The mean over the values up to [`REACH`] away in the same line. There are `lines` lines of `length` values; `steps`
-/// are the distances from one line, and from one value of a line, to the next.
+/// The mean over the values up to [`REACH`] away in the same line. There are `lines` lines of `length` values;
+/// `line_step` and `step` are the distances from one line, and from one value of a line, to the next.
 fn means(values: &[f32], [lines, length]: [usize; 2], [line_step, step]: [usize; 2]) -> Vec<f32> {
     let mut means = vec![0.0; values.len()];
     for line in 0..lines {
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn grain_is_where_the_photo_has_detail_and_as_strong() {
         let request = request();
-        let grain = grain(&request, 1, [20, 40], [40, 80]).unwrap().unwrap();
+        let grain = draw(&request, 1, [20, 40], [40, 80]).unwrap().unwrap();
         assert_eq!(grain.len(), 80 * 40);
         let columns = |columns: std::ops::Range<usize>| {
             deviation((0..80 * 40).filter(|n| columns.contains(&(n % 80))).map(|n| grain[n]))
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn grain_depends_on_seed_and_scale_and_is_the_same_again() {
         let request = request();
-        let drawn = |request: &Request, scale| grain(request, scale, [20, 40], [40, 80]).unwrap().unwrap();
+        let drawn = |request: &Request, scale| draw(request, scale, [20, 40], [40, 80]).unwrap().unwrap();
         assert_eq!(drawn(&request, 1), drawn(&request, 1));
         assert_ne!(drawn(&request, 1), drawn(&request, 2));
         let other = Request { seed: 7, ..request.clone() };
@@ -174,7 +174,7 @@ mod tests {
         let half = Request { grain: 0.5, ..request.clone() };
         let halves: Vec<f32> = drawn(&request, 1).iter().map(|value| value * 0.5).collect();
         assert_eq!(drawn(&half, 1), halves);
-        assert_eq!(grain(&Request { grain: 0.0, ..request }, 1, [20, 40], [40, 80]).unwrap(), None);
+        assert_eq!(draw(&Request { grain: 0.0, ..request }, 1, [20, 40], [40, 80]).unwrap(), None);
     }
 
     #[test]

@@ -383,8 +383,9 @@ impl Host<'_> {
         let maps = self.state.iter().filter(|(_, shape)| shape.layout().is_some()).count() as u64;
         MemoryClasses {
             pictures: self.given() + self.kept(),
-            // The state as it was and as it becomes; one map on the device before and after, and on its way.
-            staging: self.state_values() + maps * larger * RGB + self.pixels() * 16 + larger * (16 + 16),
+            // The state as it was and as it becomes; one map on the device before and after, and on its way; the grain, whose
+            // making takes less than all that.
+            staging: self.state_values() + maps * larger * RGB + self.pixels() * 16 + larger * (16 + 16 + 4),
             ..MemoryClasses::default()
         }
     }

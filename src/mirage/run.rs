@@ -2,7 +2,7 @@
 
 use super::controls::PendingCommands;
 use super::event::{Event, Observer};
-use super::grain::grain;
+use super::grain;
 use super::loss::Shares;
 use super::next_scale::carry;
 use super::objective::{AHEAD, GRADIENT, GROUPS, LOSSES, PICTURE, REPORT, SNAPSHOT, STATE, STEP, SUM};
@@ -169,11 +169,12 @@ impl Session {
         let engine = self.engine.clone();
         let _span = engine.trace().map(|trace| trace.host("host", "preparing the next scale"));
         let objective = self.objective()?;
-        let state = objective.read_state()?;
         let next = self.scale + 1;
-        let clamp = self.request.optimizer.clamps();
         let [before, size] = [self.scales[self.scale].size, self.scales[next].size];
-        let grain = grain(&self.request, next, before, size)?;
+        // Before the state is read: both take memory.
+        let grain = grain::draw(&self.request, next, before, size)?;
+        let state = objective.read_state()?;
+        let clamp = self.request.optimizer.clamps();
         let carried = carry(&engine, objective, &state, size, grain.as_deref(), clamp)?;
         self.enter(next)?;
         let objective = self.objective()?;

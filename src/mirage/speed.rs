@@ -8,9 +8,10 @@ use crate::graph::Engine;
 use crate::vgg::Network;
 use std::sync::Arc;
 
-/// The longest side of the picture that is timed, on the CPU and on a GPU, in pixels. On the CPU the cost of a pixel is
-/// nearly the same from here to 2048 px (docs/performance.md); a GPU needs more pixels to be busy.
-const SIDE: [u32; 2] = [128, 512];
+/// The longest sides of the pictures that are timed, on the CPU and on a GPU, in pixels. From two sizes follow what an
+/// iteration costs at any size (matrix roots, for one) and what a pixel costs, which on the CPU is nearly the same from here to
+/// 2048 px (docs/performance.md); a GPU needs more pixels to be busy.
+const SIDES: [[u32; 2]; 2] = [[64, 128], [256, 512]];
 /// Iterations that are timed, of which the fastest counts; those before compile kernels and touch memory.
 const TIMED: usize = 2;
 const WARM: usize = 1;
@@ -18,36 +19,53 @@ const WARM: usize = 1;
 /// What iterations of a request cost on a device.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Speed {
-    /// Height and width at which it was measured.
+    /// Height and width of the larger picture that was timed.
     pub size: [usize; 2],
     /// Seconds of an iteration for each pixel.
     pub per_pixel: f64,
+    /// Seconds of an iteration besides.
+    pub per_iteration: f64,
     /// Seconds until the first iteration could begin.
     pub preparing: f64,
 }
 
 impl Speed {
-    /// Times iterations of a request at its smallest scale of about 128 pixels (512 on a GPU). Packed weights stay on the
-    /// device, for the run.
+    /// Times iterations of a request at its smallest scales of about 64 and 128 pixels (256 and 512 on a GPU). Packed
+    /// weights stay on the device, for the run.
     ///
     /// # Errors
     /// As [`Session::new`], and if the device fails.
     pub fn measure(engine: &Arc<Engine>, network: &Arc<Network>, request: &Request) -> Result<Self> {
-        let side = SIDE[usize::from(!engine.profile().software)];
-        let mut request = request.clone();
-        request.scales = Scales { count: ScaleCount::Auto, min_size: side, iterations: vec![1] };
-        let mut session = Session::new(engine, network, request)?;
-        let preparing = session.started.prepared_in;
-        let size = session.scales[0].size;
-        let times = session.time_iterations(WARM + TIMED)?;
-        let least = times[WARM..].iter().copied().fold(f64::INFINITY, f64::min);
-        Ok(Self { size, per_pixel: least / (size[0] * size[1]) as f64, preparing })
+        let sides = SIDES[usize::from(!engine.profile().software)];
+        let mut timed = Vec::new();
+        let mut preparing = 0.0;
+        for side in sides {
+            let mut request = request.clone();
+            request.scales = Scales { count: ScaleCount::Auto, min_size: side, iterations: vec![1] };
+            let mut session = Session::new(engine, network, request)?;
+            preparing += session.started.prepared_in;
+            let times = session.time_iterations(WARM + TIMED)?;
+            let least = times[WARM..].iter().copied().fold(f64::INFINITY, f64::min);
+            timed.push((session.scales[0].size, least));
+        }
+        Ok(Self::through(timed[0], timed[1], preparing))
+    }
+
+    /// From the seconds of an iteration at two sizes, the smaller first.
+    fn through(smaller: ([usize; 2], f64), larger: ([usize; 2], f64), preparing: f64) -> Self {
+        let pixels = |size: [usize; 2]| (size[0] * size[1]) as f64;
+        let [(few, short), (many, long)] = [smaller, larger].map(|(size, seconds)| (pixels(size), seconds));
+        // The smaller one may be the slower by chance, and both are one for a small photo.
+        let per_pixel = if many > few { ((long - short) / (many - few)).max(0.0) } else { long / many };
+        let per_iteration = (long - per_pixel * many).max(0.0);
+        Self { size: larger.0, per_pixel, per_iteration, preparing }
     }
 
     /// Seconds of the iterations of these scales after the first `done`, and of the preparation.
     pub fn seconds(&self, scales: &[Scale], done: u32) -> f64 {
         let left = work(scales, u32::MAX).saturating_sub(work(scales, done));
-        self.preparing + self.per_pixel * left as f64
+        let iterations = scales.last().map_or(0, |last| last.end.saturating_sub(done));
+        self.preparing + self.per_iteration * f64::from(iterations) + self.per_pixel * left as f64
     }
 }
 
@@ -59,8 +77,23 @@ mod tests {
     fn iterations_count_by_their_pixels() {
         let scales = Scales { count: ScaleCount::Exactly(2), min_size: 1, iterations: vec![3, 2] };
         let plan = scales.plan([8, 8], 1).unwrap();
-        let speed = Speed { size: [4, 4], per_pixel: 0.5, preparing: 2.0 };
-        assert_eq!(speed.seconds(&plan, 0), 2.0 + 0.5 * (3.0 * 36.0 + 2.0 * 64.0));
-        assert_eq!(speed.seconds(&plan, 4), 2.0 + 0.5 * 64.0);
+        let speed = Speed { size: [4, 4], per_pixel: 0.5, per_iteration: 3.0, preparing: 2.0 };
+        assert_eq!(speed.seconds(&plan, 0), 2.0 + 5.0 * 3.0 + 0.5 * (3.0 * 36.0 + 2.0 * 64.0));
+        assert_eq!(speed.seconds(&plan, 4), 2.0 + 3.0 + 0.5 * 64.0);
+    }
+
+    #[test]
+    fn two_sizes_give_what_a_pixel_and_what_an_iteration_costs() {
+        let costs = |smaller, larger| {
+            let speed = Speed::through(smaller, larger, 0.0);
+            (speed.per_pixel, speed.per_iteration)
+        };
+        assert_eq!(costs(([2, 2], 3.0), ([4, 4], 9.0)), (0.5, 1.0));
+        // A smaller picture that took no less: all of it is the iteration's.
+        assert_eq!(costs(([2, 2], 9.5), ([4, 4], 9.0)), (0.0, 9.0));
+        // The photo is smaller than both.
+        assert_eq!(costs(([2, 2], 3.0), ([2, 2], 2.0)), (0.5, 0.0));
+        // Costs that grow faster than pixels leave nothing for the iteration.
+        assert_eq!(costs(([2, 2], 1.0), ([4, 4], 16.0)), (1.25, 0.0));
     }
 }

@@ -12,8 +12,8 @@ pub use select::{Contest, Selection};
 
 use crate::error::{Error, Result};
 use crate::graph::{
-    Engine, PAUSED, PrepareOptions, PreparedNode, Program, SingleOp, SingleRun, Use, candidates, content,
-    warm_up,
+    Engine, PrepareOptions, PreparedNode, Program, SingleOp, SingleRun, Use, WARM_UP_PAUSED, candidates,
+    content, warm_up,
 };
 use crate::ops::{Kernel, Op, Signature};
 use crate::workbench::{fault, lost, samples, seconds};
@@ -155,7 +155,8 @@ fn compete(
     let mut running = last;
     // Checking has kept the device idle.
     if let Some(Some((program, runs))) = entered.first().map(|index| &programs[*index]) {
-        warm_up(engine.profile(), PAUSED, || seconds(program, *runs).map(drop)).map_err(by(entered[0]))?;
+        warm_up(engine.profile(), WARM_UP_PAUSED, || seconds(program, *runs).map(drop))
+            .map_err(by(entered[0]))?;
     }
     let selection = contest.select(kernels.len(), &entered, |index| {
         running = index;

@@ -3,7 +3,7 @@
 use super::catalogue;
 use crate::error::Result;
 use crate::gpu::{Family, Profile, Stopwatch};
-use crate::graph::{Engine, IDLE, PAUSED, Program, SingleOp, warm_up};
+use crate::graph::{Engine, Program, SingleOp, WARM_UP_IDLE, WARM_UP_PAUSED, warm_up};
 use crate::ops::Op;
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
@@ -66,13 +66,12 @@ impl Samples {
 /// As [`Program::submit`].
 pub fn measure(engine: &Engine, programs: &[Program], rounds: usize, budget: f64) -> Result<Vec<Samples>> {
     let watch = engine.gpu().map(|context| Stopwatch::new(context, 2)).transpose()?.flatten();
-    let mut counts = Vec::new();
-    for program in programs {
-        counts.push(runs_a_sample(&|runs| program.time_runs(runs, watch.as_ref()))?);
+    let count = |program: &Program| runs_a_sample(&|runs| program.time_runs(runs, watch.as_ref()));
+    if let Some(first) = programs.first() {
+        let runs = count(first)?;
+        warm_up(engine.profile(), WARM_UP_PAUSED, || first.time_runs(runs, None).map(drop))?;
     }
-    if let (Some(first), Some(runs)) = (programs.first(), counts.first()) {
-        warm_up(engine.profile(), PAUSED, || first.time_runs(*runs, None).map(drop))?;
-    }
+    let counts = programs.iter().map(count).collect::<Result<Vec<usize>>>()?;
     let mut walls = vec![Vec::new(); programs.len()];
     let mut devices = vec![Vec::new(); programs.len()];
     let begin = Instant::now();
@@ -108,7 +107,7 @@ pub(super) fn measure_work(
         None => runs_a_sample(time)?,
     };
     let (mut walls, mut devices) = (Vec::new(), Vec::new());
-    warm_up(device, IDLE, || {
+    warm_up(device, WARM_UP_IDLE, || {
         restore.map_or(Ok(()), |restore| restore())?;
         time(runs).map(drop)
     })?;

@@ -29,9 +29,9 @@ pub fn pooling(value: &Value) -> Pooling {
     if text(value) == "max" { PoolKind::Max.into() } else { PoolKind::Average.into() }
 }
 
-/// The default objective with another statistic of the style. Tests of what any objective does take `mean-covariance`:
+/// Replaces the groups by the default objective with another statistic of the style. Tests of what any objective does take `mean-covariance`:
 /// the kernels of the default's matrix roots take a driver in software seconds to compile.
-pub fn describe_style(request: &mut Request, statistic: &str) {
+pub fn use_style_statistic(request: &mut Request, statistic: &str) {
     let mut preset = Preset::default();
     preset.style.statistic = by_name(statistic).expect("a statistic");
     request.groups = preset.groups();

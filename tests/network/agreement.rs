@@ -1,7 +1,7 @@
 //! A whole iteration on a device against the same on the CPU device.
 
 use crate::common::golden::Golden;
-use crate::common::objective::{describe_style, network, picture};
+use crate::common::objective::{network, picture, use_style_statistic};
 use crate::common::runs::{GO_ON, run};
 use crate::common::{cpu, engine, turn};
 use neural_mirage::gpu::{DeviceOptions, Family};
@@ -14,7 +14,7 @@ use std::sync::Arc;
 fn request(statistic: &str) -> Request {
     let golden = Golden::open("objective.safetensors");
     let mut request = Request::new(picture(&golden, "photo_large"));
-    describe_style(&mut request, statistic);
+    use_style_statistic(&mut request, statistic);
     request.scales = Scales { count: ScaleCount::Exactly(2), min_size: 1, iterations: vec![2, 1] };
     request.init = Init::Photo;
     request
@@ -37,8 +37,8 @@ fn agreement(engine: &Arc<Engine>, statistic: &str) -> Agreement {
 fn graphics_devices_agree_with_the_cpu_device_but_for_rounding() {
     let _turn = turn();
     for family in [Family::Auto, Family::Buffer, Family::Naive] {
-        // Twice the limits of `goldens`, which are distances from f64. The Wasserstein distance is a difference of traces, each
-        // within 1e-6 of its size (docs/statistics.md), and here down to a thousandth of them; its gradient is as near.
+        // Twice the limits of `goldens`, which are distances from f64. The Wasserstein distance is a difference of traces that
+        // are accurate to 1e-6 (docs/statistics.md). Here it is as small as a thousandth of them. The gradient keeps its limit.
         for (statistic, limit) in [("mean-covariance", 4e-5), ("wasserstein", 1e-3)] {
             let Agreement { gradient, loss, .. } = agreement(&engine(family), statistic);
             // Other bits, so it was another device.

@@ -1,7 +1,7 @@
 //! Runs that go coarse to fine: sizes, events, what is carried over, and resuming to the same bits.
 
 use crate::common::golden::Golden;
-use crate::common::objective::{describe_style, network, picture};
+use crate::common::objective::{network, picture, use_style_statistic};
 use crate::common::runs::{GO_ON, Setting, run, session, states};
 use crate::common::{cpu, engine, turn};
 use neural_mirage::gpu::{DeviceOptions, Family};
@@ -20,7 +20,7 @@ fn setting() -> Setting {
 fn setting_on(engine: Arc<Engine>) -> Setting {
     let golden = Golden::open("objective.safetensors");
     let mut request = Request::new(picture(&golden, "photo_large"));
-    describe_style(&mut request, "mean-covariance");
+    use_style_statistic(&mut request, "mean-covariance");
     request.scales = Scales { count: ScaleCount::Exactly(2), min_size: 1, iterations: vec![5, 4] };
     request.average_decay = 0.8;
     request.border = Padding::Replicate;
@@ -123,7 +123,7 @@ fn a_run_of_two_scales_goes_on_from_every_iteration_with_the_same_bits() {
     let lbfgs: Arc<dyn Optimizer> = Arc::new(Lbfgs::default());
     let lbfgs = Request { optimizer: lbfgs, rebalance_every: 2, ..request.clone() };
     let mut default_style = request.clone();
-    describe_style(&mut default_style, "wasserstein");
+    use_style_statistic(&mut default_style, "wasserstein");
     let runs = [
         ("Adam", request),
         ("rebalanced", rebalanced),

@@ -1,7 +1,7 @@
 //! Runs in which something goes wrong: they go back, halve the step and go on, on both devices, with each optimiser.
 
 use crate::common::golden::Golden;
-use crate::common::objective::{describe_style, iterate, network, picture, weigh};
+use crate::common::objective::{iterate, network, picture, use_style_statistic, weigh};
 use crate::common::runs::{GO_ON, session};
 use crate::common::{both, turn};
 use neural_mirage::graph::{Graph, TensorId};
@@ -77,7 +77,7 @@ impl Optimizer for Glitch {
 /// Twelve iterations with given weights, a report every five.
 fn request(golden: &Golden) -> Request {
     let mut request = Request::new(picture(golden, "photo"));
-    describe_style(&mut request, "mean-covariance");
+    use_style_statistic(&mut request, "mean-covariance");
     weigh(&mut request, |_| 1.0);
     iterate(&mut request, 12);
     request.schedule.report_every = 5;

@@ -1,7 +1,7 @@
 //! A run that is paused, steered, saved and resumed does just what the commands say, and changes no other bit.
 
 use crate::common::golden::Golden;
-use crate::common::objective::{describe_style, iterate, network, picture, share, weigh};
+use crate::common::objective::{iterate, network, picture, share, use_style_statistic, weigh};
 use crate::common::runs::{GO_ON, Setting, run, session, states};
 use crate::common::{engine, turn};
 use neural_mirage::gpu::Family;
@@ -17,7 +17,7 @@ fn setting() -> Setting {
     let golden = Golden::open("objective.safetensors");
     let network = network();
     let mut request = Request::new(picture(&golden, "photo"));
-    describe_style(&mut request, "mean-covariance");
+    use_style_statistic(&mut request, "mean-covariance");
     iterate(&mut request, 14);
     request.schedule.report_every = 4;
     (engine(Family::Auto), network, request)

@@ -1,7 +1,9 @@
 //! Ten steps of the whole optimisation against PyTorch, and repeatability.
 
 use crate::common::golden::{Golden, text};
-use crate::common::objective::{describe_style, iterate, network, picture, request_of_trajectory, weigh};
+use crate::common::objective::{
+    iterate, network, picture, request_of_trajectory, use_style_statistic, weigh,
+};
 use crate::common::{both, cpu, engine, engine_with, relative_l2, turn, widen};
 use neural_mirage::gpu::{DeviceOptions, Family};
 use neural_mirage::graph::Engine;
@@ -106,7 +108,7 @@ fn check_trajectories(engine: &Arc<Engine>) {
 /// A small request with everything on, a balance, snapshots.
 fn small_request(golden: &Golden) -> Request {
     let mut request = Request::new(picture(golden, "photo"));
-    describe_style(&mut request, "mean-covariance");
+    use_style_statistic(&mut request, "mean-covariance");
     iterate(&mut request, 12);
     request.schedule.report_every = 5;
     request.schedule.snapshot_at = vec![3, 12];

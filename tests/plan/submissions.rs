@@ -1,7 +1,7 @@
 //! Long work goes to the device in several submissions, and the results are the same bits.
 
 use crate::common::golden::Golden;
-use crate::common::objective::{describe_style, iterate, network, picture, weigh};
+use crate::common::objective::{iterate, network, picture, use_style_statistic, weigh};
 use crate::common::runs::{GO_ON, run, session};
 use crate::common::{engine_with, turn};
 use neural_mirage::gpu::DeviceOptions;
@@ -22,7 +22,7 @@ fn submissions(engine: &Engine) -> u64 {
 fn request() -> Request {
     let golden = Golden::open("objective.safetensors");
     let mut request = Request::new(picture(&golden, "photo"));
-    describe_style(&mut request, "mean-covariance");
+    use_style_statistic(&mut request, "mean-covariance");
     weigh(&mut request, |_| 1.0);
     iterate(&mut request, 5);
     request.schedule.report_every = 2;

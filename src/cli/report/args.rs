@@ -42,8 +42,8 @@ pub(in crate::cli) struct ReportArgs {
     /// times and the style objective]
     #[arg(long, value_name = "FILE", env = WEIGHTS_VARIABLE, hide_env_values = true, help_heading = "Report")]
     pub(super) weights: Option<PathBuf>,
-    /// Time the iterations with this precision too, and with the kernels that `mirage tune` finds for it, which takes a few
-    /// minutes more [default: single, without]
+    /// Time the iterations a second time, with this precision and with kernels tuned for it, which takes many minutes more;
+    /// not on the CPU device, which has nothing to tune [default: single, which times them once]
     #[arg(
         long,
         value_name = "KIND",

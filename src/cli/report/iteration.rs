@@ -44,7 +44,7 @@ pub(super) fn run(args: &ReportArgs, process: &Process) -> Result<u8> {
     Ok(0)
 }
 
-/// Has the engine use the fastest kernels for a session; writes no tuning cache.
+/// Tunes the kernels of a session, for this process only; no file is written.
 fn tune_for(engine: &mut Arc<Engine>, session: Session) -> Result<()> {
     let Some(context) = engine.gpu() else { return Ok(()) };
     let adapter = Adapter::of(context);

@@ -59,11 +59,11 @@ impl Page {
     }
 
     fn table<const N: usize>(&mut self, head: [&str; N], rows: &[[String; N]]) {
-        self.cells(&head.map(str::to_owned), rows.iter().map(|row| row.as_slice()));
+        self.table_of_rows(&head.map(str::to_owned), rows.iter().map(|row| row.as_slice()));
     }
 
     /// A table of which each row has as many cells as the head.
-    fn cells<'a>(&mut self, head: &[String], rows: impl Iterator<Item = &'a [String]>) {
+    fn table_of_rows<'a>(&mut self, head: &[String], rows: impl Iterator<Item = &'a [String]>) {
         let row = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
         self.0.push_str(&row(head));
         self.0.push_str(&row(&vec!["---".to_owned(); head.len()]));
@@ -239,7 +239,7 @@ fn iterations_part(page: &mut Page, record: &Record) {
         cells
     };
     let rows: Vec<Vec<String>> = record.iterations.iter().map(row).collect();
-    page.cells(&head, rows.iter().map(Vec::as_slice));
+    page.table_of_rows(&head, rows.iter().map(Vec::as_slice));
 }
 
 fn picture_part(page: &mut Page, part: &Part) {

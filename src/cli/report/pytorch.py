@@ -14,8 +14,8 @@ import torch.nn.functional as F
 STYLE = ["relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"]
 TYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 WARM = 3
-# Seconds until a GPU that was idle has raised its clock.
-WARM_SECONDS = 0.5
+# Seconds of work until a GPU that was idle has raised its clock, as in src/graph/warm_up.rs.
+WARM_SECONDS = 1.5
 
 
 def device(choice):
@@ -100,12 +100,8 @@ def measure(dev, objective, side, layout, precision, iterations, path):
     x = start.contiguous(memory_format=form).to(dev).requires_grad_(True)
     adam = torch.optim.Adam([x], lr=0.03, fused=dev == "cuda")
     wait = {"cuda": torch.cuda.synchronize, "cpu": lambda: None}.get(dev) or torch.mps.synchronize
-    times = []
-    first = time.perf_counter()
-    warm = 0
-    while len(times) < warm + iterations:
-        if len(times) < WARM or (dev != "cpu" and time.perf_counter() - first < WARM_SECONDS):
-            warm = len(times) + 1
+
+    def step():
         wait()
         begin = time.perf_counter()
         adam.zero_grad(set_to_none=True)
@@ -117,8 +113,14 @@ def measure(dev, objective, side, layout, precision, iterations, path):
         loss.backward()
         adam.step()
         wait()
-        times.append(time.perf_counter() - begin)
-    times = sorted(times[warm:])
+        return time.perf_counter() - begin
+
+    for _ in range(WARM):
+        step()
+    first = time.perf_counter()
+    while dev != "cpu" and time.perf_counter() - first < WARM_SECONDS:
+        step()
+    times = sorted(step() for _ in range(iterations))
     peak = torch.cuda.max_memory_allocated() if dev == "cuda" else None
     seconds = {"least_seconds": times[0], "median_seconds": times[len(times) // 2]}
     print(json.dumps({**seconds, "device_bytes": peak, "peak_mib": resident_mib()}))

@@ -25,7 +25,7 @@ pub(super) struct Record {
     /// When it was begun, in UTC.
     pub date: String,
     pub quick: bool,
-    /// That of the iterations that are timed a second time; single: none.
+    /// Precision of the second timing of the iterations; single if there is none.
     pub precision: Precision,
     /// Names of kernels that were tested and timed; empty: all.
     pub filter: String,

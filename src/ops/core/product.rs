@@ -8,7 +8,7 @@ use rayon::prelude::*;
 /// The most row blocks, and the fewest rows of one, that [`product_of_rows`] works on at the same time.
 const BLOCKS: usize = 8;
 const BLOCK_ROWS: usize = 32;
-/// Rows of which [`symmetric_product`] leaves out what lies left of the first one's diagonal.
+/// Rows of a block of [`symmetric_product`]. What lies left of a block's diagonal is copied, not computed.
 const SYMMETRIC_ROWS: usize = 64;
 
 /// A matrix in a slice: element `(r, c)` is at `r * strides[0] + c * strides[1]`.
@@ -49,8 +49,8 @@ impl<'a> MatrixRef<'a> {
         Self { columns, ..self }
     }
 
-    /// Its columns from the `first` on.
-    pub(in crate::ops) fn last_columns(self, first: usize) -> Self {
+    /// Its columns from `first` on.
+    pub(in crate::ops) fn columns_from(self, first: usize) -> Self {
         debug_assert!(first <= self.columns);
         let values = if first == self.columns { &[] } else { &self.values[first * self.strides[1]..] };
         Self { values, columns: self.columns - first, ..self }
@@ -147,7 +147,7 @@ pub(in crate::ops) fn symmetric_product(
     upper.par_chunks_mut(SYMMETRIC_ROWS * stride).enumerate().for_each(|(index, part)| {
         let first = index * SYMMETRIC_ROWS;
         let rows = part.len() / stride;
-        let columns = b.last_columns(first);
+        let columns = b.columns_from(first);
         product(a.some_rows(first, rows), columns, &mut part[first..], stride, 1.0, false);
     });
     let upper = &*upper;

@@ -26,7 +26,7 @@ const UNIT: usize = 16;
 /// With fewer tiles the direct convolution comes first. Each transformed weight is then used so few times
 /// that reading them (four times as many bytes as the filter has) takes longer than the products that
 /// Winograd's method saves: at 20 to 30 operations per byte, as GPUs have, both are level at 16 to 24 tiles.
-/// Calculated, not measured: no GPU was available.
+/// Calculated, not measured.
 const ENOUGH_TILES: usize = 24;
 
 /// Sizes of a workgroup's block.
