@@ -10,7 +10,7 @@ use crate::graph::Engine;
 use crate::image_io::Picture;
 use crate::mirage::preset::Preset;
 use crate::mirage::{Request, Scales, Session};
-use crate::tune::{Cache, Contest, Found, tune, uses};
+use crate::tune::{Cache, Found, tune_all, uses};
 use clap::Args;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -97,9 +97,7 @@ pub(super) fn run(args: &TuneArgs) -> Result<()> {
         engine.describe()
     ))?;
     let mut changed = 0;
-    for (op, signature) in &uses {
-        engine.forget_constants();
-        let found = tune(&mut engine, op, signature, &Contest::default(), &mut cache)?;
+    tune_all(&mut engine, &uses, &mut cache, |op, signature, found, cache| {
         changed += usize::from(found.selection.as_ref().is_some_and(|selection| selection.winner > 0));
         let shapes: Vec<String> = signature.inputs.iter().map(ToString::to_string).collect();
         streams::print(&format!(
@@ -107,10 +105,10 @@ pub(super) fn run(args: &TuneArgs) -> Result<()> {
             op.name(),
             shapes.join(", "),
             signature.output,
-            line(&found)
+            line(found)
         ))?;
-        cache.save(&path)?;
-    }
+        cache.save(&path)
+    })?;
     streams::print(&format!(
         "{changed} of {} now use another kernel than by default. Kept in {}",
         uses.len(),

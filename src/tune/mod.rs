@@ -59,6 +59,25 @@ pub fn uses(engine: &Engine, nodes: &[PreparedNode]) -> Result<Vec<(Arc<dyn Op>,
     Ok(found.into_iter().map(|(_, op, signature)| (op, signature)).collect())
 }
 
+/// Tunes these uses one after the other, and hands each result to `after`, with the cache that holds it by then.
+///
+/// # Errors
+/// As [`tune`], and those of `after`.
+pub fn tune_all(
+    engine: &mut Arc<Engine>,
+    uses: &[(Arc<dyn Op>, Signature)],
+    cache: &mut Cache,
+    mut after: impl FnMut(&dyn Op, &Signature, &Found, &Cache) -> Result<()>,
+) -> Result<()> {
+    for (op, signature) in uses {
+        // Those of the use before; all together might not fit.
+        engine.forget_constants();
+        let found = tune(engine, op, signature, &Contest::default(), cache)?;
+        after(op.as_ref(), signature, &found, cache)?;
+    }
+    Ok(())
+}
+
 /// Finds the fastest kernel for one use, and enters it into the cache. If the device is lost over a candidate, `engine`
 /// becomes one on the device opened again, and all others start anew there.
 ///

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::gpu::{AdapterChoice, DeviceOptions};
 use crate::graph::Engine;
 use crate::mirage::{IterationTimes, Session};
-use crate::tune::{Adapter, Cache, Contest, tune, uses};
+use crate::tune::{Adapter, Cache, tune_all, uses};
 use crate::vgg::Network;
 use serde_json::json;
 use std::sync::Arc;
@@ -51,10 +51,7 @@ fn tune_for(engine: &mut Arc<Engine>, session: Session) -> Result<()> {
     let uses = uses(engine, session.nodes())?;
     drop(session);
     let mut cache = Cache::default();
-    for (op, signature) in &uses {
-        engine.forget_constants();
-        tune(engine, op, signature, &Contest::default(), &mut cache)?;
-    }
+    tune_all(engine, &uses, &mut cache, |_, _, _, _| Ok(()))?;
     engine.forget_constants();
     let (choices, _) = cache.choices(&adapter, engine.profile().exact, engine.profile().precision);
     engine.use_choices(choices);
