@@ -94,6 +94,9 @@ fn iterations_are_timed_once_more_with_tuned_kernels() {
         assert!(iteration["tuned"]["result"]["median_seconds"].as_f64().unwrap() > 0.0);
     }
     assert!(page(&place).contains("| ms | half-weights, tuned | device memory |"));
+    let on_cpu = ["report", "-o", "other", "--adapter", "cpu", "--precision", "half"];
+    place.mirage().args(on_cpu).assert().code(2).stderr(contains("--precision"));
+    assert!(!place.path("other").exists());
 }
 
 #[test]

@@ -35,6 +35,11 @@ pub(super) fn run(args: &ReportArgs, shader_dir: Option<&Path>) -> Result<u8> {
         return iteration::run(args, process);
     }
     let on_cpu = args.is_of_cpu(shader_dir)?;
+    if on_cpu && args.second_precision().is_some() {
+        return Err(Error::usage(
+            "--precision times tuned kernels, and the CPU device has one for each op: leave it out, or name a graphics device with --adapter",
+        ));
+    }
     if !on_cpu {
         let threads = args.threads.map(usize::from);
         DeviceOptions { threads, ..DeviceOptions::default() }.check_threads("a graphics device")?;
