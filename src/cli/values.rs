@@ -380,6 +380,11 @@ impl Serialize for StartPicture {
     }
 }
 
+/// The name of a value of an option.
+pub(super) fn value_name(value: impl ValueEnum) -> String {
+    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+}
+
 /// A value that has a text, as a record states it.
 pub(super) fn displayed<S: Serializer>(value: &impl Display, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)

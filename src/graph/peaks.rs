@@ -37,7 +37,9 @@ impl Peaks {
     /// # Errors
     /// If the device fails or has no room for three vectors of 128 MiB (or of its largest binding).
     pub fn measure(engine: &Arc<Engine>) -> Result<Self> {
-        Ok(Self { flops: flops(engine)?, bandwidth: triad(engine)?.max(copy(engine)?) })
+        // The first measurement warms up a device that was idle.
+        let bandwidth = triad(engine)?.max(copy(engine)?);
+        Ok(Self { flops: flops(engine)?, bandwidth })
     }
 
     /// The least time, in seconds, that the device could take for these numbers of operations and bytes (the roofline
@@ -79,8 +81,7 @@ fn flops(engine: &Arc<Engine>) -> Result<f64> {
             let single = SingleOp::new(engine, Arc::new(op), &[shape])?;
             let program = single.prepare(variant, std::slice::from_ref(&input))?;
             seconds(&program, 1)?; // compiles
-            let seconds_at_least = if best == 0.0 && steps == 1 { WARM_UP_IDLE } else { WARM_UP_PAUSED };
-            warm_up(engine.profile(), seconds_at_least, || seconds(&program, 1).map(drop))?;
+            warm_up(engine.profile(), WARM_UP_PAUSED, || seconds(&program, 1).map(drop))?;
             let enough = seconds(&program, 1)? >= LONG_ENOUGH || steps >= MOST_STEPS;
             if enough {
                 best = best.max(op.flops(single.signature()) as f64 / least(&program, 1)?);
@@ -110,7 +111,7 @@ fn triad(engine: &Arc<Engine>) -> Result<f64> {
     let input = vec![0.5; length];
     let program = single.prepare(0, &[input.clone(), input])?;
     seconds(&program, 1)?;
-    warm_up(engine.profile(), WARM_UP_PAUSED, || seconds(&program, 1).map(drop))?;
+    warm_up(engine.profile(), WARM_UP_IDLE, || seconds(&program, 1).map(drop))?;
     let once = seconds(&program, 1)?;
     Ok((3 * length * 4) as f64 / least(&program, runs(once))?)
 }

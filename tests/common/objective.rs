@@ -29,8 +29,8 @@ pub fn pooling(value: &Value) -> Pooling {
     if text(value) == "max" { PoolKind::Max.into() } else { PoolKind::Average.into() }
 }
 
-/// Replaces the groups by the default objective with another statistic of the style. Tests of what any objective does take `mean-covariance`:
-/// the kernels of the default's matrix roots take a driver in software seconds to compile.
+/// Replaces the groups by the default objective with another statistic of the style. Tests that hold for any objective take
+/// `mean-covariance`: the kernels of the default's matrix roots take a driver in software seconds to compile.
 pub fn use_style_statistic(request: &mut Request, statistic: &str) {
     let mut preset = Preset::default();
     preset.style.statistic = by_name(statistic).expect("a statistic");

@@ -1,9 +1,9 @@
 //! A report for people: Markdown, which issue trackers show as it is.
 
 use super::args::JSON;
-use super::record::{Iteration, PICTURE, Part, Record, State, Status, value_name};
+use super::record::{Iteration, PICTURE, Part, Record, State, Status};
 use crate::cli::format::{bytes, duration, number};
-use crate::cli::values::Precision;
+use crate::cli::values::{Precision, value_name};
 use serde_json::Value;
 use std::fmt::Write as _;
 

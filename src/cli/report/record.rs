@@ -1,8 +1,7 @@
 //! A report as data: what `report.json` holds.
 
 use super::args::{PartName, ReportArgs};
-use crate::cli::values::Precision;
-use clap::ValueEnum;
+use crate::cli::values::{Precision, value_name};
 use serde::Serialize;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -178,11 +177,6 @@ impl Record {
         let failed = parts.into_iter().filter(|(_, part)| part.status == Status::Failed);
         failed.map(|(name, part)| (name, part.reason.clone().unwrap_or_default())).collect()
     }
-}
-
-/// The name of a value of an option.
-pub(super) fn value_name(value: impl ValueEnum) -> String {
-    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
 /// Seconds since 1970 as `2026-11-26 15:04 UTC` (Hinnant's algorithm for civil dates).
