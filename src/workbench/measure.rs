@@ -3,7 +3,7 @@
 use super::catalogue;
 use crate::error::Result;
 use crate::gpu::{Family, Profile, Stopwatch};
-use crate::graph::{Engine, Program, SingleOp, WARM_UP_IDLE, WARM_UP_PAUSED, warm_up};
+use crate::graph::{Engine, Program, SingleOp, WARM_UP_PAUSED, warm_up};
 use crate::ops::Op;
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
@@ -107,7 +107,7 @@ pub(super) fn measure_work(
         None => runs_a_sample(time)?,
     };
     let (mut walls, mut devices) = (Vec::new(), Vec::new());
-    warm_up(device, WARM_UP_IDLE, || {
+    warm_up(device, crate::graph::WARM_UP_IDLE, || {
         restore.map_or(Ok(()), |restore| restore())?;
         time(runs).map(drop)
     })?;
