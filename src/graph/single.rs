@@ -72,18 +72,30 @@ impl SingleOp {
     /// # Errors
     /// As [`Program::prepare`] and [`crate::gpu::ReadBack::finish`].
     pub fn run(&self, variant: usize, inputs: &[Vec<f32>]) -> Result<SingleRun> {
-        Ok(self.run_and_keep(variant, inputs)?.0)
+        Ok(self.run_on(variant, &self.upload(inputs)?)?.0)
     }
 
-    /// As [`Self::run`], and returns the program too, to be timed.
+    /// These inputs (logical order) on the device, for several kernels to run on.
+    ///
+    /// # Errors
+    /// As [`Engine::tensor_with`].
+    pub fn upload(&self, inputs: &[Vec<f32>]) -> Result<Vec<Memory>> {
+        let upload = |(index, values): (usize, &Vec<f32>)| {
+            self.engine.tensor_with(&format!("input {index}"), self.signature.inputs[index], values)
+        };
+        inputs.iter().enumerate().map(upload).collect()
+    }
+
+    /// As [`Self::run`] on inputs that are on the device, which an op that changes its inputs leaves changed; returns
+    /// the program too, to be timed.
     ///
     /// # Errors
     /// As [`Self::run`].
-    pub fn run_and_keep(&self, variant: usize, inputs: &[Vec<f32>]) -> Result<(SingleRun, Program)> {
+    pub fn run_on(&self, variant: usize, inputs: &[Memory]) -> Result<(SingleRun, Program)> {
         let saved = self.op.saved(&self.signature.inputs);
         let buffer = self.poisoned("output", self.signature.output)?;
         let saved_buffer = saved.map(|shape| self.poisoned("saved", shape)).transpose()?;
-        let (program, inputs) = self.bind(variant, inputs, buffer.clone(), saved_buffer.clone())?;
+        let program = self.bind(variant, inputs, buffer.clone(), saved_buffer.clone())?;
         program.submit(&[Goals::ALL], &[], self.op.name())?.wait()?;
         let (all, mut guard) = self.read(&buffer, self.signature.output)?;
         let mut read_saved = None;
@@ -122,42 +134,25 @@ impl SingleOp {
     /// As [`Program::prepare`].
     pub fn prepare(&self, variant: usize, inputs: &[Vec<f32>]) -> Result<Program> {
         let output = self.engine.tensor("output", self.signature.output)?;
-        Ok(self.program(variant, inputs, output)?.0)
+        self.bind(variant, &self.upload(inputs)?, output, None)
     }
 
-    /// The program of the `variant`-th kernel into this output, and the buffers of the inputs.
-    pub(super) fn program(
-        &self,
-        variant: usize,
-        inputs: &[Vec<f32>],
-        output: Memory,
-    ) -> Result<(Program, Vec<Memory>)> {
-        self.bind(variant, inputs, output, None)
-    }
-
-    /// As [`Self::program`], and into this saved output if the op has one.
+    /// The program of the `variant`-th kernel into this output, and into this saved output if the op has one.
     fn bind(
         &self,
         variant: usize,
-        inputs: &[Vec<f32>],
+        inputs: &[Memory],
         output: Memory,
         saved: Option<Memory>,
-    ) -> Result<(Program, Vec<Memory>)> {
+    ) -> Result<Program> {
         let (graph, ids, result) = Graph::single(&self.op, &self.signature.inputs)?;
-        let mut bound = Bindings::new();
-        let mut memories = Vec::new();
-        for ((id, shape), values) in ids.into_iter().zip(&self.signature.inputs).zip(inputs) {
-            let memory = self.engine.tensor_with(&graph.tensor(id).label, *shape, values)?;
-            bound.insert(id, memory.clone());
-            memories.push(memory);
-        }
+        let mut bound: Bindings = ids.into_iter().zip(inputs.iter().cloned()).collect();
         bound.insert(result, output);
         let made = graph.nodes().last().and_then(|node| node.saved);
         bound.extend(made.zip(saved));
         let pick = |_: &[Kernel]| variant;
         let options = PrepareOptions { tuned: false, ..self.options };
         let goals = Goals::all([result]);
-        let program = Program::prepare_with(&self.engine, &graph, &bound, &goals, pick, options)?;
-        Ok((program, memories))
+        Program::prepare_with(&self.engine, &graph, &bound, &goals, pick, options)
     }
 }

@@ -12,8 +12,8 @@ pub use select::{Contest, Selection};
 
 use crate::error::{Error, Result};
 use crate::graph::{
-    Engine, PrepareOptions, PreparedNode, Program, SingleOp, SingleRun, Use, WARM_UP_PAUSED, candidates,
-    content, warm_up,
+    Engine, Memory, PrepareOptions, PreparedNode, Program, SingleOp, SingleRun, Use, WARM_UP_PAUSED,
+    candidates, content, warm_up,
 };
 use crate::ops::{Kernel, Op, Signature};
 use crate::workbench::{fault, lost, samples, seconds};
@@ -148,8 +148,8 @@ fn compete(
     }
     let options = PrepareOptions { all_families: true, ..PrepareOptions::default() };
     let single = SingleOp::new(engine, op.clone(), &signature.inputs).map_err(by(last))?.with(options);
-    let inputs = samples(op.as_ref(), signature);
-    let naive = single.run(last, &inputs).map_err(by(last))?;
+    let inputs = single.upload(&samples(op.as_ref(), signature)).map_err(by(last))?;
+    let (naive, _) = single.run_on(last, &inputs).map_err(by(last))?;
 
     let mut entered = Vec::new();
     let mut programs: Vec<Option<(Program, usize)>> = Vec::new();
@@ -192,10 +192,10 @@ fn compete(
 fn enter(
     single: &SingleOp,
     index: usize,
-    inputs: &[Vec<f32>],
+    inputs: &[Memory],
     (naive, half): (&SingleRun, bool),
 ) -> Result<Result<(Program, usize), String>> {
-    let (outcome, program) = single.run_and_keep(index, inputs)?;
+    let (outcome, program) = single.run_on(index, inputs)?;
     if let Some(fault) = fault(&outcome, naive, half) {
         return Ok(Err(fault));
     }

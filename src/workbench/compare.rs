@@ -25,11 +25,21 @@ pub struct Difference {
 impl Difference {
     /// Compares.
     pub fn of(actual: &[f32], expected: &[f64]) -> Self {
-        Self::between(actual.iter().map(|value| f64::from(*value)), expected)
+        Self::between(actual.iter().map(|value| f64::from(*value)), expected.iter().copied())
+    }
+
+    /// Compares values with those of another kernel.
+    pub fn of_two(actual: &[f32], expected: &[f32]) -> Self {
+        let [actual, expected] =
+            [actual, expected].map(|values| values.iter().map(|value| f64::from(*value)));
+        Self::between(actual, expected)
     }
 
     /// Compares numbers of any type.
-    pub fn between(actual: impl ExactSizeIterator<Item = f64>, expected: &[f64]) -> Self {
+    pub fn between(
+        actual: impl ExactSizeIterator<Item = f64>,
+        expected: impl ExactSizeIterator<Item = f64>,
+    ) -> Self {
         let count = actual.len();
         if count != expected.len() {
             return Self { largest: f64::INFINITY, rms: f64::INFINITY, worst: None };
@@ -41,13 +51,13 @@ impl Difference {
         for (index, (a, e)) in actual.zip(expected).enumerate() {
             let difference = (a - e).abs();
             if !difference.is_finite() {
-                return Self { largest: f64::INFINITY, rms: f64::INFINITY, worst: Some((index, a, *e)) };
+                return Self { largest: f64::INFINITY, rms: f64::INFINITY, worst: Some((index, a, e)) };
             }
             squares += difference * difference;
             scale = scale.max(e.abs());
             if difference > largest {
                 largest = difference;
-                worst = Some((index, a, *e));
+                worst = Some((index, a, e));
             }
         }
         let rms = (squares / count.max(1) as f64).sqrt();

@@ -1,6 +1,5 @@
 //! A kernel held against the naive one: at the shapes of a real run an f64 reference would take minutes.
 
-use super::case::widen;
 use super::compare::{Difference, HALF_TOLERANCE};
 use crate::graph::SingleRun;
 
@@ -20,7 +19,7 @@ const HALF_TIES: f64 = 2e-2;
 /// inputs. `half` says that it rounds more to f16 than the naive kernel does.
 pub fn fault(outcome: &SingleRun, naive: &SingleRun, half: bool) -> Option<String> {
     let (tolerance, ties) = if half { (HALF_TOLERANCE, HALF_TIES) } else { (TOLERANCE, TIES) };
-    let difference = Difference::of(&outcome.values, &widen(&naive.values));
+    let difference = Difference::of_two(&outcome.values, &naive.values);
     if !difference.within(tolerance) {
         let worst = difference.worst.map_or_else(String::new, |(index, actual, expected)| {
             format!(": value {index} is {actual:e} in place of {expected:e}")
@@ -34,7 +33,7 @@ pub fn fault(outcome: &SingleRun, naive: &SingleRun, half: bool) -> Option<Strin
         (None, None) => true,
         // Decisions, or numbers.
         (Some([one, _]), Some([other, _])) => {
-            same_decisions(one, other, ties) || Difference::of(one, &widen(other)).within(tolerance)
+            same_decisions(one, other, ties) || Difference::of_two(one, other).within(tolerance)
         }
         _ => false,
     };

@@ -89,7 +89,7 @@ fn compare(engine: &Arc<Engine>, node: &PreparedNode) -> Result<Option<String>> 
         return Ok(Some("the device does not offer it any more".to_owned()));
     };
     let half = kernels[index].is_half() && !kernels[last].is_half();
-    let inputs = samples(node.op.as_ref(), &node.signature);
-    let naive = single.run(last, &inputs)?;
-    Ok(fault(&single.run(index, &inputs)?, &naive, half))
+    let inputs = single.upload(&samples(node.op.as_ref(), &node.signature))?;
+    let (naive, _) = single.run_on(last, &inputs)?;
+    Ok(fault(&single.run_on(index, &inputs)?.0, &naive, half))
 }

@@ -216,7 +216,7 @@ impl RunArgs {
             ))?;
         }
         let Some(expected) = &spec.expected else { return Ok(true) };
-        let difference = Difference::between(array.widen().into_iter(), &expected.widen());
+        let difference = Difference::between(array.widen().into_iter(), expected.widen().into_iter());
         // Counts must be exact: 1e-5 of a large count would be more than 1.
         let tolerance = self.tolerance.unwrap_or(if array.element.is_float() { TOLERANCE } else { 0.0 });
         let good = difference.within(tolerance);

@@ -111,34 +111,57 @@ impl Shape {
     /// From logical order to memory order.
     pub fn pack(&self, values: &[f32]) -> Vec<f32> {
         let mut stored = vec![0.0; self.stored()];
-        for (value, position) in values.iter().zip(self.positions()) {
-            stored[position] = *value;
+        let mut rest = values;
+        for row in self.rows() {
+            let (now, later) = rest.split_at(row.count.min(rest.len()));
+            let places = stored[row.first..].iter_mut().step_by(row.step);
+            places.zip(now).for_each(|(place, value)| *place = *value);
+            rest = later;
         }
         stored
     }
 
     /// From memory order to logical order.
     pub fn unpack(&self, stored: &[f32]) -> Vec<f32> {
-        self.positions().map(|position| stored[position]).collect()
+        let mut values = Vec::with_capacity(self.elements());
+        for row in self.rows() {
+            values.extend(stored[row.first..].iter().step_by(row.step).take(row.count));
+        }
+        values
     }
 
     /// Position in memory, in f32, of each logical element in order.
-    pub fn positions(&self) -> Box<dyn Iterator<Item = usize>> {
+    pub fn positions(&self) -> impl Iterator<Item = usize> + use<> {
+        self.rows().flat_map(|row| (0..row.count).map(move |index| row.first + index * row.step))
+    }
+
+    /// The rows of logical elements in order, by which many are packed faster than one by one.
+    fn rows(&self) -> Box<dyn Iterator<Item = Row>> {
         match *self {
             Self::Map { channels, height, width } => {
                 let layout = MapLayout { channels, height, width };
+                let first = move |c: usize, y| layout.texel(c / 4, y, 0) * 4 + c % 4;
                 Box::new((0..channels).flat_map(move |c| {
-                    (0..height)
-                        .flat_map(move |y| (0..width).map(move |x| layout.texel(c / 4, y, x) * 4 + c % 4))
+                    (0..height).map(move |y| Row { first: first(c, y), step: 4, count: width })
                 }))
             }
-            Self::Vector(length) => Box::new(0..length),
+            Self::Vector(length) => Box::new(std::iter::once(Row { first: 0, step: 1, count: length })),
             Self::Matrix { rows, columns } => {
                 let stride = columns.next_multiple_of(4);
-                Box::new((0..rows).flat_map(move |r| (0..columns).map(move |c| r * stride + c)))
+                Box::new((0..rows).map(move |r| Row { first: r * stride, step: 1, count: columns }))
             }
         }
     }
+}
+
+/// Logical elements that lie at equal distances in memory.
+#[derive(Clone, Copy)]
+struct Row {
+    /// Position of the first, in f32.
+    first: usize,
+    /// From one to the next.
+    step: usize,
+    count: usize,
 }
 
 impl std::fmt::Display for Shape {
