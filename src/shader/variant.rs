@@ -3,6 +3,7 @@
 use super::reflect::{Interface, needs_matrices};
 use super::{keep_branches, source, unroll};
 use crate::error::{Error, Result};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
@@ -13,6 +14,8 @@ pub struct Shader {
     pub source: Arc<str>,
     /// Bindings, parameters and entry points, reflected from the branches that are taken, before loops are written out.
     pub interface: Interface,
+    /// True if it is made from a file of the program's own, and not from one of a user's.
+    pub built_in: bool,
 }
 
 /// File, constants, and whether loops are written out.
@@ -42,7 +45,9 @@ impl Shader {
         if let Some(shader) = FINAL.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Ok(shader.clone());
         }
-        let shader = Arc::new(Self::build(name, &source(name)?, consts, unrolled)?);
+        let text = source(name)?;
+        let built_in = matches!(text, Cow::Borrowed(_));
+        let shader = Arc::new(Self { built_in, ..Self::build(name, &text, consts, unrolled)? });
         FINAL.lock().unwrap_or_else(PoisonError::into_inner).insert(key, shader.clone());
         Ok(shader)
     }
@@ -68,7 +73,7 @@ impl Shader {
         if unrolled {
             text = unroll(&text).map_err(|message| refuse("loops", message))?;
         }
-        Ok(Self { source: text.into(), interface })
+        Ok(Self { source: text.into(), interface, built_in: false })
     }
 }
 

@@ -367,6 +367,7 @@ fn a_refused_pipeline_is_not_kept() {
     let key = |source: &str| PipelineKey {
         label: "test".to_owned(),
         source: source.into(),
+        built_in: false,
         entry: "main",
         layout: Vec::new(),
     };

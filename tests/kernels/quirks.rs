@@ -33,7 +33,13 @@ const COUNT: &str = "
 fn iterations(context: &Context) -> u32 {
     let interface = Interface::reflect("count", COUNT).unwrap();
     let layout: Vec<_> = interface.resources.iter().map(|resource| resource.layout_entry()).collect();
-    let key = PipelineKey { label: "count".to_owned(), source: COUNT.into(), entry: "main", layout };
+    let key = PipelineKey {
+        label: "count".to_owned(),
+        source: COUNT.into(),
+        built_in: false,
+        entry: "main",
+        layout,
+    };
     let pipeline = PipelineCache::default().get(context, &[key]).unwrap().swap_remove(0);
     let buffer = context.storage_buffer("state", 16).unwrap();
     context.upload(&buffer, 0, bytemuck::cast_slice(&[1u32, ITERATIONS, 0, 0])).unwrap();

@@ -83,10 +83,69 @@ fn every_call_fits_its_entry_point_and_its_device() {
 fn the_files_as_they_stand_are_valid() {
     for (name, text) in SOURCES {
         // With all branches of marked conditions.
-        let shader = Shader { source: (*text).into(), interface: Interface::reflect(name, text).unwrap() };
+        let interface = Interface::reflect(name, text).unwrap();
+        let shader = Shader { source: (*text).into(), interface, built_in: true };
         let entries: Vec<&str> = shader.interface.entries.iter().map(|(entry, _)| entry.as_str()).collect();
         emit(name, &shader, &entries);
     }
+}
+
+/// The one `while`: `row` grows in each turn until `blocks - row` wraps around, at the latest.
+const WHILE: &str = "while (column >= params.blocks - row) {";
+
+/// `for (var i = a; i < b; i++) {`, up in steps or down by halves: what is wrong with it, or the name of its variable.
+fn counter(header: &str) -> Result<&str, &'static str> {
+    let inner =
+        header.strip_prefix("for (var ").and_then(|rest| rest.strip_suffix(") {")).ok_or("no plain for")?;
+    let [start, condition, step] = inner.split("; ").collect::<Vec<_>>()[..] else {
+        return Err("not three parts");
+    };
+    let (name, _) = start.split_once(" = ").ok_or("no start")?;
+    let up = step == format!("{name}++") || step.starts_with(&format!("{name} += "));
+    let down = step == format!("{name} /= 2u") || step == format!("{name} = {name} / 2u");
+    let tested = condition.strip_prefix(name).ok_or("the condition does not test the counter")?;
+    // `i * 4u < limit` too.
+    let tested =
+        tested.strip_prefix(" * ").and_then(|rest| rest.split_once(' ')).map_or(tested, |(_, rest)| rest);
+    let tested = tested.trim_start();
+    let below = tested.starts_with("< ") || tested.starts_with("<= ");
+    let above = tested.starts_with("> 0u") || tested.starts_with(">= COLUMNS");
+    ((up && below) || (down && above)).then_some(name).ok_or("does not count towards its limit")
+}
+
+/// Built-in shaders are compiled without the counters by which wgpu ends loops that never end.
+#[test]
+fn every_loop_counts_towards_a_limit() {
+    let mut loops = 0;
+    for (name, text) in SOURCES {
+        let lines: Vec<&str> = text.lines().collect();
+        for (index, line) in lines.iter().enumerate() {
+            let code = line.split("//").next().unwrap_or("").trim();
+            let is_loop = ["for", "while", "loop"].iter().any(|word| {
+                code.strip_prefix(word).is_some_and(|rest| rest.trim_start().starts_with(['(', '{']))
+            });
+            if !is_loop || code == WHILE {
+                continue;
+            }
+            loops += 1;
+            let what = format!("{name}.wgsl, line {}: {code}", index + 1);
+            let counter = counter(code).unwrap_or_else(|fault| panic!("{what}: {fault}"));
+            // Nothing in its body writes the counter.
+            let indent = line.len() - line.trim_start().len();
+            let end = format!("{}}}", " ".repeat(indent));
+            let body = lines[index + 1..].iter().take_while(|line| **line != end);
+            for line in body.map(|line| line.trim()) {
+                let rest = line.strip_prefix(counter).unwrap_or("");
+                let writes = ["++", "--", " = ", " += ", " -= ", " *= ", " /= "];
+                assert!(!writes.iter().any(|write| rest.starts_with(write)), "{what}: {line}");
+            }
+        }
+    }
+    assert!(loops > 100, "only {loops} loops were found");
+    assert!(counter("for (var i = 0u; i < n; i--) {").is_err());
+    assert!(counter("for (var i = 0u; i > 0u; i++) {").is_err());
+    assert!(counter("for (var i = 0u; true; i++) {").is_err());
+    assert!(counter("while (true) {").is_err() && counter("loop {").is_err());
 }
 
 #[test]

@@ -33,6 +33,7 @@ pub fn pipelines(device: &GpuDevice, entries: &[Entry]) -> Result<Vec<Arc<Pipeli
         Ok(PipelineKey {
             label: format!("{}/{}", entry.shader, entry.entry),
             source: entry.text.source.clone(),
+            built_in: entry.text.built_in,
             entry: entry.entry,
             layout: resources.iter().map(|resource| resource.layout_entry()).collect(),
         })
