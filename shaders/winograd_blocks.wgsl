@@ -3,9 +3,9 @@
 // winograd_filter.wgsl and winograd_input.wgsl for the layouts; a run is the whole chunk here.
 //
 // A workgroup computes TILES tiles x CHANNELS output channels of one position, in steps of STEP input
-// quads; an invocation adds up a register block of EACH tiles x QUADS quads of channels. With two BUFFERS a
-// step fills one half of the shared memory while the other is still read. Nothing depends on the size of a
-// subgroup. The sizes fit WebGPU's default limits.
+// quads; an invocation adds up a register block of EACH tiles x QUADS quads of channels, and meanwhile loads its
+// part of the next step into registers. With two BUFFERS a step fills one half of the shared memory while the
+// other is still read. Nothing depends on the size of a subgroup. The sizes fit WebGPU's default limits.
 
 const TILES: u32 = 128u;
 const CHANNELS: u32 = 64u;
@@ -23,6 +23,8 @@ const TEAMS: u32 = CHANNELS / 4u / QUADS;    // and along the channels
 const THREADS: u32 = LANES * TEAMS;
 const VALUES: u32 = STEP * TILES;
 const WEIGHTS: u32 = STEP * CHANNELS;
+const VALUE_LOADS: u32 = 2u;  // of an invocation in a step: VALUES / THREADS, rounded up
+const WEIGHT_LOADS: u32 = 1u; // WEIGHTS / THREADS, which leaves no remainder
 
 struct Params {
     in_quads: u32,
@@ -53,33 +55,28 @@ fn weight(n: u32) -> vec4<f32> {
     return bitcast<vec4<f32>>(weights[n]);
 }
 
-// Fills one buffer. Every element is written: workgroup memory starts with arbitrary contents, and zeros
-// stand for what lies beyond the quads, channels and tiles.
-fn fill(step: u32, position: u32, first: u32, block: u32, local: u32) {
-    let half = step % BUFFERS;
-    for (var i = local; i < VALUES; i += THREADS) {
-        let quad = step * STEP + i / TILES;
-        let t = first + i % TILES;
-        var value = vec4<f32>(0.0);
-        if (quad < params.in_quads && t < params.chunk) {
-            value = input[position * params.input_stride + quad * params.chunk + t];
-        }
-        values[half * VALUES + i] = value;
+// The i-th value of a step. Zeros stand for what lies beyond the quads, channels and tiles.
+fn load_value(i: u32, step: u32, position: u32, first: u32) -> vec4<f32> {
+    let quad = step * STEP + i / TILES;
+    let t = first + i % TILES;
+    if (quad < params.in_quads && t < params.chunk) {
+        return input[position * params.input_stride + quad * params.chunk + t];
     }
-    for (var i = local; i < WEIGHTS; i += THREADS) {
-        let slice = step * STEP + i / CHANNELS;
-        let channel = i % CHANNELS;
-        // Forward: four inputs of an output channel. Adjoint: four outputs, which are the filter's inputs,
-        // of each of the four inputs.
-        let o = select(block * CHANNELS + channel, slice * 4u + channel % 4u, ADJOINT == 1u);
-        let quad = select(slice, block * (CHANNELS / 4u) + channel / 4u, ADJOINT == 1u);
-        var value = vec4<f32>(0.0);
-        if (o < params.weight_blocks * BLOCK && quad < params.weight_quads) {
-            let row = position * params.weight_blocks + o / BLOCK;
-            value = weight((row * params.weight_quads + quad) * BLOCK + o % BLOCK);
-        }
-        filters[half * WEIGHTS + i] = value;
+    return vec4<f32>(0.0);
+}
+
+fn load_weight(i: u32, step: u32, position: u32, block: u32) -> vec4<f32> {
+    let slice = step * STEP + i / CHANNELS;
+    let channel = i % CHANNELS;
+    // Forward: four inputs of an output channel. Adjoint: four outputs, which are the filter's inputs,
+    // of each of the four inputs.
+    let o = select(block * CHANNELS + channel, slice * 4u + channel % 4u, ADJOINT == 1u);
+    let quad = select(slice, block * (CHANNELS / 4u) + channel / 4u, ADJOINT == 1u);
+    if (o < params.weight_blocks * BLOCK && quad < params.weight_quads) {
+        let row = position * params.weight_blocks + o / BLOCK;
+        return weight((row * params.weight_quads + quad) * BLOCK + o % BLOCK);
     }
+    return vec4<f32>(0.0);
 }
 
 @compute @workgroup_size(THREADS)
@@ -95,11 +92,40 @@ fn forward(
     let lane = local % LANES;
     let team = local / LANES;
 
+    var next_values: array<vec4<f32>, VALUE_LOADS>;
+    var next_weights: array<vec4<f32>, WEIGHT_LOADS>;
+    // unroll
+    for (var l = 0u; l < VALUE_LOADS; l++) {
+        next_values[l] = load_value(local + l * THREADS, 0u, position, first);
+    }
+    // unroll
+    for (var l = 0u; l < WEIGHT_LOADS; l++) {
+        next_weights[l] = load_weight(local + l * THREADS, 0u, position, block);
+    }
     var sums: array<vec4<f32>, SUMS>;
     for (var step = 0u; step * STEP < params.in_quads; step++) {
-        fill(step, position, first, block, local);
-        workgroupBarrier();
         let half = step % BUFFERS;
+        // unroll
+        for (var l = 0u; l < VALUE_LOADS; l++) {
+            if (local + l * THREADS < VALUES) {
+                values[half * VALUES + local + l * THREADS] = next_values[l];
+            }
+        }
+        // unroll
+        for (var l = 0u; l < WEIGHT_LOADS; l++) {
+            filters[half * WEIGHTS + local + l * THREADS] = next_weights[l];
+        }
+        workgroupBarrier();
+        // After the last step there are only zeros.
+        // unroll
+        for (var l = 0u; l < VALUE_LOADS; l++) {
+            next_values[l] = load_value(local + l * THREADS, step + 1u, position, first);
+        }
+        // unroll
+        for (var l = 0u; l < WEIGHT_LOADS; l++) {
+            next_weights[l] = load_weight(local + l * THREADS, step + 1u, position, block);
+        }
+        // unroll
         for (var slice = 0u; slice < STEP; slice++) {
             let start = half * VALUES + slice * TILES + lane;
             var tiles: array<vec4<f32>, EACH>;

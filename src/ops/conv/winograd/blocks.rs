@@ -89,6 +89,11 @@ impl Blocks {
         BUFFERS * self.step * (self.tiles + self.channels) * TEXEL
     }
 
+    /// Values and weights that an invocation loads in a step.
+    fn loads(self) -> [usize; 2] {
+        [self.tiles, self.channels].map(|size| (self.step * size).div_ceil(self.invocations()))
+    }
+
     /// The products of a chunk; `maps` are input and output.
     pub fn products(
         &self,
@@ -99,6 +104,7 @@ impl Blocks {
         device: &Profile,
     ) -> Dispatch {
         let [input, output] = maps;
+        let [value_loads, weight_loads] = self.loads();
         Dispatch::new("winograd_blocks", "forward")
             .consts(&[
                 ("TILES", self.tiles as u32),
@@ -107,6 +113,8 @@ impl Blocks {
                 ("QUADS", self.each[1] as u32),
                 ("STEP", self.step as u32),
                 ("BUFFERS", BUFFERS as u32),
+                ("VALUE_LOADS", value_loads as u32),
+                ("WEIGHT_LOADS", weight_loads as u32),
                 ("ADJOINT", u32::from(adjoint)),
                 ("HALF", u32::from(device.half_weights())),
             ])
@@ -137,6 +145,8 @@ mod tests {
         for blocks in [LARGE, SMALL, FLAT] {
             assert!(blocks.workgroup_bytes() <= 16 << 10, "{blocks:?}");
             assert!(blocks.invocations() <= 256 && blocks.invocations().is_multiple_of(32), "{blocks:?}");
+            // Each invocation loads as many weights as the others.
+            assert!((blocks.step * blocks.channels).is_multiple_of(blocks.invocations()), "{blocks:?}");
         }
     }
 }
