@@ -6,6 +6,7 @@
 
 const TRANSPOSE_A: u32 = 0u; // 1: the first matrix lies transposed
 const TRANSPOSE_B: u32 = 0u;
+const FINISH: u32 = 0u; // 1: D = scale * A B + identity * I; 2: and plus * another matrix
 
 struct Params {
     rows: u32,    // of D
@@ -15,12 +16,16 @@ struct Params {
     b_rows: u32,
     b_quads: u32,
     quads: u32,   // of a row of D
+    scale: f32,
+    plus: f32,
+    identity: f32,
 }
 
 @group(0) @binding(0) var<storage, read> a: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> b: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>;
 @group(0) @binding(3) var<uniform> params: Params;
+@group(0) @binding(4) var<storage, read> other: array<vec4<f32>>; // as D
 
 fn row_of_a(row: u32, quad: u32) -> vec4<f32> {
     return select(vec4<f32>(0.0), a[min(row, params.a_rows - 1u) * params.a_quads + quad], row < params.a_rows);
@@ -48,6 +53,21 @@ fn block_of_b(row: u32, column: u32) -> mat4x4<f32> {
     return mat4x4<f32>(row_of_b(r, column), row_of_b(r + 1u, column), row_of_b(r + 2u, column), row_of_b(r + 3u, column));
 }
 
+// What becomes of the product.
+fn finished(value: vec4<f32>, row: u32, quad: u32) -> vec4<f32> {
+    // static if
+    if (FINISH == 0u) {
+        return value;
+    }
+    let columns = vec4<u32>(quad * 4u) + vec4<u32>(0u, 1u, 2u, 3u);
+    let diagonal = select(vec4<f32>(0.0), vec4<f32>(params.identity), columns == vec4<u32>(row));
+    // static if
+    if (FINISH == 2u) {
+        return params.scale * value + params.plus * other[row * params.quads + quad] + diagonal;
+    }
+    return params.scale * value + diagonal;
+}
+
 // One invocation computes one block.
 @compute @workgroup_size(64)
 fn forward(
@@ -68,7 +88,8 @@ fn forward(
     // unroll
     for (var r = 0u; r < 4u; r++) {
         if (row * 4u + r < params.rows) {
-            output[(row * 4u + r) * params.quads + column] = sum[r];
+            let at = row * 4u + r;
+            output[at * params.quads + column] = finished(sum[r], at, column);
         }
     }
 }

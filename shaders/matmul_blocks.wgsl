@@ -1,11 +1,16 @@
 // Product of two matrices, D = A B, each of which may come transposed, by tiles in workgroup memory: the buffer family's
-// kernel for GPUs. 256 invocations compute 64 x 64 values, each a block of 4 x 4. See matmul.wgsl for the layout.
+// kernel for GPUs. Each invocation computes a block of 4 x 4 values, and loads its share of the next tiles while it
+// multiplies. See matmul.wgsl for the layout.
 
 const TRANSPOSE_A: u32 = 0u; // 1: the first matrix lies transposed
 const TRANSPOSE_B: u32 = 0u;
-const DEPTH: u32 = 4u;   // quads of depth per step
-const SIDE: u32 = 16u;   // quads of rows and columns of a tile
-const STRIDE: u32 = 17u; // of stored tiles: one more than SIDE, so that columns meet all banks
+const FINISH: u32 = 0u; // 1: D = scale * A B + identity * I; 2: and plus * another matrix
+const SIDE: u32 = 16u;       // quads of rows and columns of a tile
+const DEPTH: u32 = 4u;       // quads of depth per step
+const STRIDE: u32 = SIDE + 1u; // of stored tiles, so that columns meet all banks
+const THREADS: u32 = SIDE * SIDE;
+const LOADS: u32 = 4u * DEPTH / SIDE; // quads of each tile that an invocation loads
+const TILE: u32 = 4u * DEPTH * STRIDE;
 
 struct Params {
     rows: u32,    // of D
@@ -16,17 +21,21 @@ struct Params {
     b_quads: u32,
     quads: u32,   // of a row of D
     strips: u32,  // tiles across
+    scale: f32,
+    plus: f32,
+    identity: f32,
 }
 
 @group(0) @binding(0) var<storage, read> a: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> b: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>;
 @group(0) @binding(3) var<uniform> params: Params;
+@group(0) @binding(4) var<storage, read> other: array<vec4<f32>>; // as D
 
 // One tile of each, as rows of blocks: row r of block (depth, side) is at (depth * 4 + r) * STRIDE + side. A block lies
 // as in memory, transposed or not.
-var<workgroup> tile_a: array<vec4<f32>, 272>; // 4 * DEPTH * STRIDE
-var<workgroup> tile_b: array<vec4<f32>, 272>;
+var<workgroup> tile_a: array<vec4<f32>, TILE>;
+var<workgroup> tile_b: array<vec4<f32>, TILE>;
 
 fn row_of_a(row: u32, quad: u32) -> vec4<f32> {
     if (row < params.a_rows && quad < params.a_quads) {
@@ -42,7 +51,43 @@ fn row_of_b(row: u32, quad: u32) -> vec4<f32> {
     return vec4<f32>(0.0);
 }
 
-@compute @workgroup_size(256)
+// The n-th quad of a tile of A, from `start` quads of depth on. Neighbouring invocations load neighbouring quads.
+fn load_a(n: u32, first_row: u32, start: u32) -> vec4<f32> {
+    if (TRANSPOSE_A == 1u) {
+        return row_of_a(start * 4u + n / SIDE, first_row + n % SIDE);
+    }
+    return row_of_a(first_row * 4u + n / DEPTH, start + n % DEPTH);
+}
+
+fn load_b(n: u32, first_column: u32, start: u32) -> vec4<f32> {
+    if (TRANSPOSE_B == 1u) {
+        return row_of_b(first_column * 4u + n / DEPTH, start + n % DEPTH);
+    }
+    return row_of_b(start * 4u + n / SIDE, first_column + n % SIDE);
+}
+
+// Where it belongs in the stored tile. `by_depth`: the rows of the tile in memory are those of depth.
+fn place(n: u32, by_depth: bool) -> u32 {
+    let row = n / DEPTH;
+    return select(((n % DEPTH) * 4u + row % 4u) * STRIDE + row / 4u, n / SIDE * STRIDE + n % SIDE, by_depth);
+}
+
+// What becomes of the product.
+fn finished(value: vec4<f32>, row: u32, quad: u32) -> vec4<f32> {
+    // static if
+    if (FINISH == 0u) {
+        return value;
+    }
+    let columns = vec4<u32>(quad * 4u) + vec4<u32>(0u, 1u, 2u, 3u);
+    let diagonal = select(vec4<f32>(0.0), vec4<f32>(params.identity), columns == vec4<u32>(row));
+    // static if
+    if (FINISH == 2u) {
+        return params.scale * value + params.plus * other[row * params.quads + quad] + diagonal;
+    }
+    return params.scale * value + diagonal;
+}
+
+@compute @workgroup_size(THREADS)
 fn forward(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -57,24 +102,28 @@ fn forward(
     let j = local % SIDE;
     // A surplus workgroup has nothing to sum, but may not leave: barriers follow.
     let depth = select(0u, params.depth, first_row * 4u < params.rows);
+    var next_a: array<vec4<f32>, LOADS>;
+    var next_b: array<vec4<f32>, LOADS>;
+    // unroll
+    for (var l = 0u; l < LOADS; l++) {
+        next_a[l] = load_a(local + l * THREADS, first_row, 0u);
+        next_b[l] = load_b(local + l * THREADS, first_column, 0u);
+    }
     var sum = mat4x4<f32>();
     for (var start = 0u; start * 4u < depth; start += DEPTH) {
-        // Neighbouring invocations load neighbouring quads where the matrix lies so.
-        if (TRANSPOSE_A == 1u) {
-            tile_a[i * STRIDE + j] = row_of_a(start * 4u + i, first_row + j);
-        } else {
-            let row = local / DEPTH;
-            let quad = local % DEPTH;
-            tile_a[(quad * 4u + row % 4u) * STRIDE + row / 4u] = row_of_a(first_row * 4u + row, start + quad);
-        }
-        if (TRANSPOSE_B == 1u) {
-            let row = local / DEPTH;
-            let quad = local % DEPTH;
-            tile_b[(quad * 4u + row % 4u) * STRIDE + row / 4u] = row_of_b(first_column * 4u + row, start + quad);
-        } else {
-            tile_b[i * STRIDE + j] = row_of_b(start * 4u + i, first_column + j);
+        // unroll
+        for (var l = 0u; l < LOADS; l++) {
+            tile_a[place(local + l * THREADS, TRANSPOSE_A == 1u)] = next_a[l];
+            tile_b[place(local + l * THREADS, TRANSPOSE_B == 0u)] = next_b[l];
         }
         workgroupBarrier();
+        // Beyond the last step these are zeros, which nothing reads.
+        // unroll
+        for (var l = 0u; l < LOADS; l++) {
+            next_a[l] = load_a(local + l * THREADS, first_row, start + DEPTH);
+            next_b[l] = load_b(local + l * THREADS, first_column, start + DEPTH);
+        }
+        // unroll
         for (var k = 0u; k < DEPTH; k++) {
             let at = k * 4u * STRIDE;
             var left = mat4x4<f32>(
@@ -104,7 +153,7 @@ fn forward(
     for (var r = 0u; r < 4u; r++) {
         let row = (first_row + i) * 4u + r;
         if (row < params.rows && quad < params.quads) {
-            output[row * params.quads + quad] = sum[r];
+            output[row * params.quads + quad] = finished(sum[r], row, quad);
         }
     }
 }

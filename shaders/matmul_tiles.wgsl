@@ -6,6 +6,7 @@
 
 const TRANSPOSE_A: u32 = 0u; // 1: the first matrix lies transposed
 const TRANSPOSE_B: u32 = 0u;
+const FINISH: u32 = 0u; // 1: D = scale * A B + identity * I; 2: and plus * another matrix
 const LANES: u32 = 8u; // the device's subgroup size
 const TALL: u32 = 2u;  // blocks of an invocation, down
 const WIDE: u32 = 2u;  // and across, LANES apart
@@ -20,12 +21,16 @@ struct Params {
     b_quads: u32,
     quads: u32,   // of a row of D
     strips: u32,  // workgroups across
+    scale: f32,
+    plus: f32,
+    identity: f32,
 }
 
 @group(0) @binding(0) var a: texture_storage_2d<rgba32float, read>;
 @group(0) @binding(1) var b: texture_storage_2d<rgba32float, read>;
 @group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>;
 @group(0) @binding(3) var<uniform> params: Params;
+@group(0) @binding(4) var<storage, read> other: array<vec4<f32>>; // as D
 
 fn row_of_a(row: u32, quad: u32) -> vec4<f32> {
     let n = min(row, params.a_rows - 1u) * params.a_quads + min(quad, params.a_quads - 1u);
@@ -54,6 +59,21 @@ fn block_of_b(row: u32, column: u32) -> mat4x4<f32> {
     }
     let r = row * 4u;
     return mat4x4<f32>(row_of_b(r, column), row_of_b(r + 1u, column), row_of_b(r + 2u, column), row_of_b(r + 3u, column));
+}
+
+// What becomes of the product.
+fn finished(value: vec4<f32>, row: u32, quad: u32) -> vec4<f32> {
+    // static if
+    if (FINISH == 0u) {
+        return value;
+    }
+    let columns = vec4<u32>(quad * 4u) + vec4<u32>(0u, 1u, 2u, 3u);
+    let diagonal = select(vec4<f32>(0.0), vec4<f32>(params.identity), columns == vec4<u32>(row));
+    // static if
+    if (FINISH == 2u) {
+        return params.scale * value + params.plus * other[row * params.quads + quad] + diagonal;
+    }
+    return params.scale * value + diagonal;
 }
 
 @compute @workgroup_size(LANES)
@@ -94,7 +114,7 @@ fn forward(
             for (var r = 0u; r < 4u; r++) {
                 let at = (row + t) * 4u + r;
                 if (at < params.rows && quad < params.quads) {
-                    output[at * params.quads + quad] = sums[t * WIDE + w][r];
+                    output[at * params.quads + quad] = finished(sums[t * WIDE + w][r], at, quad);
                 }
             }
         }

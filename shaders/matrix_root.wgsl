@@ -6,8 +6,7 @@ const GROUP: u32 = 256u; // invocations of the workgroup that sums, a power of 2
 struct Params {
     side: u32,
     quads: u32, // of a row
-    first: f32, // combine: factor of the first matrix
-    second: f32,
+    scale: f32, // combine: factors of the matrix and of the identity
     identity: f32,
 }
 
@@ -71,7 +70,7 @@ fn normalise(
     }
 }
 
-// first * a + second * b + identity * I
+// scale * a + identity * I
 @compute @workgroup_size(64)
 fn combine(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -80,7 +79,7 @@ fn combine(
 ) {
     let i = index(group, groups, local);
     if (i < params.side * params.quads) {
-        output[i] = params.first * a[i] + params.second * b[i] + params.identity * diagonal(i);
+        output[i] = params.scale * a[i] + params.identity * diagonal(i);
     }
 }
 

@@ -11,8 +11,8 @@ use crate::gpu::{Family, Profile};
 /// Quads of rows and of columns that a lane computes in `matmul_tiles.wgsl`.
 const TALL: usize = 2;
 const WIDE: usize = 2;
-/// Quads of rows and columns of a tile in `matmul_blocks.wgsl`.
-const TILE: usize = 16;
+/// Fewer tiles of the large kind leave cores of a GPU idle (it has 20 to 150).
+const ENOUGH: usize = 128;
 
 /// `D = A B`. Inputs: A and B, matrices, each of which may come transposed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -29,20 +29,64 @@ fn sizes(shape: Shape) -> Result<[usize; 2]> {
     }
 }
 
+/// Sizes of a tile in `matmul_blocks.wgsl`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tile {
+    variant: &'static str,
+    /// Quads of its rows and columns.
+    side: usize,
+    /// Quads of depth in a step.
+    depth: usize,
+}
+
+/// 256 invocations for 64 x 64 values, 8.5 KiB.
+const LARGE: Tile = Tile { variant: "buffer", side: 16, depth: 4 };
+/// Four times as many workgroups, 64 invocations each, with half as many steps, 9 KiB.
+const SMALL: Tile = Tile { variant: "buffer_small", side: 8, depth: 8 };
+
+/// What becomes of a product before it is stored: `scale * A B + identity * I`, plus a multiple of another matrix.
+#[derive(Debug, Clone)]
+pub(super) struct Finish {
+    pub scale: f32,
+    pub identity: f32,
+    pub plus: Option<(f32, Operand)>,
+}
+
+/// The dispatch of a product that ends so.
+fn finished(dispatch: Dispatch, finish: Option<Finish>) -> Dispatch {
+    let form = match &finish {
+        None => 0,
+        Some(Finish { plus: None, .. }) => 1,
+        Some(Finish { plus: Some(_), .. }) => 2,
+    };
+    let Finish { scale, identity, plus } = finish.unwrap_or(Finish { scale: 1.0, identity: 0.0, plus: None });
+    let factor = plus.as_ref().map_or(0.0, |(factor, _)| *factor);
+    let dispatch = dispatch
+        .consts(&[("FINISH", form)])
+        .float("scale", scale)
+        .float("plus", factor)
+        .float("identity", identity);
+    match plus {
+        Some((_, other)) => dispatch.bind("other", other),
+        None => dispatch,
+    }
+}
+
 /// A way to compute a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
     /// `matmul_tiles.wgsl`, with this subgroup size.
     Texture(usize),
     /// `matmul_blocks.wgsl`.
-    Buffer,
+    Buffer(Tile),
     /// `matmul.wgsl`.
     Naive,
 }
 
 impl Form {
-    /// The forms that suit a device and matrices of these shapes, the preferred first and the naive one last.
-    pub(super) fn choices(matrices: &[Shape], device: &Profile) -> Vec<Self> {
+    /// The forms that suit a device, matrices of these shapes and a product of so many rows and columns, the preferred
+    /// first and the naive one last.
+    pub(super) fn choices(matrices: &[Shape], product: [usize; 2], device: &Profile) -> Vec<Self> {
         let mut forms = Vec::new();
         if let Some(lanes) = device.lanes {
             let rows = |shape: &Shape| (shape.stored() / 4).div_ceil(TEXTURE_WIDTH as usize);
@@ -55,7 +99,9 @@ impl Form {
             }
         }
         if device.prefers(Family::Buffer) {
-            forms.push(Self::Buffer);
+            let tiles: usize = product.iter().map(|size| size.div_ceil(4 * LARGE.side)).product();
+            let tiles = if tiles < ENOUGH { [SMALL, LARGE] } else { [LARGE, SMALL] };
+            forms.extend(tiles.map(Self::Buffer));
         }
         forms.push(Self::Naive);
         forms
@@ -65,7 +111,7 @@ impl Form {
     pub(super) fn variant(self) -> &'static str {
         match self {
             Self::Texture(_) => "texture",
-            Self::Buffer => "buffer",
+            Self::Buffer(tile) => tile.variant,
             Self::Naive => "naive",
         }
     }
@@ -77,6 +123,7 @@ impl Form {
         operands: [Operand; 2],
         shapes: [[usize; 2]; 2],
         output: Operand,
+        finish: Option<Finish>,
         device: &Profile,
     ) -> Dispatch {
         let [[a_rows, a_columns], [b_rows, b_columns]] = shapes;
@@ -86,7 +133,7 @@ impl Form {
         let [a, b] = operands;
         let shader = match self {
             Self::Texture(_) => "matmul_tiles",
-            Self::Buffer => "matmul_blocks",
+            Self::Buffer(_) => "matmul_blocks",
             Self::Naive => "matmul",
         };
         let dispatch = Dispatch::new(shader, "forward")
@@ -103,6 +150,7 @@ impl Form {
             .size("b_quads", b_columns.div_ceil(4))
             .size("quads", quads)
             .loops(depth.div_ceil(4));
+        let dispatch = finished(dispatch, finish);
         let row_quads = rows.div_ceil(4);
         match self {
             Self::Texture(lanes) => {
@@ -114,13 +162,14 @@ impl Form {
                     .size("strips", strips)
                     .linear(row_quads.div_ceil(TALL) * strips, 1, device)
             }
-            Self::Buffer => {
-                let strips = quads.div_ceil(TILE);
-                dispatch.bind("a", a).bind("b", b).size("strips", strips).linear(
-                    row_quads.div_ceil(TILE) * strips,
-                    1,
-                    device,
-                )
+            Self::Buffer(Tile { side, depth, .. }) => {
+                let strips = quads.div_ceil(side);
+                dispatch
+                    .consts(&[("SIDE", side as u32), ("DEPTH", depth as u32)])
+                    .bind("a", a)
+                    .bind("b", b)
+                    .size("strips", strips)
+                    .linear(row_quads.div_ceil(side) * strips, 1, device)
             }
             Self::Naive => dispatch.bind("a", a).bind("b", b).linear(row_quads * quads, 64, device),
         }
@@ -152,10 +201,13 @@ impl Op for MatMul {
         let shapes = [sizes(signature.inputs[0])?, sizes(signature.inputs[1])?];
         let kernel = |form: Form| {
             let operands = [Operand::Input(0), Operand::Input(1)];
-            let dispatch = form.dispatch(*self, operands, shapes, Operand::Output, device);
+            let dispatch = form.dispatch(*self, operands, shapes, Operand::Output, None, device);
             Kernel::single(form.variant(), dispatch)
         };
-        Ok(Form::choices(&signature.inputs, device).into_iter().map(kernel).collect())
+        Ok(Form::choices(&signature.inputs, sizes(signature.output)?, device)
+            .into_iter()
+            .map(kernel)
+            .collect())
     }
 
     fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {

@@ -20,7 +20,7 @@
 
 use super::covariance::{expect_square, trace};
 use super::lanes::{elementwise, sums};
-use super::matmul::{Form, MatMul, multiply};
+use super::matmul::{Finish, Form, MatMul, multiply};
 use super::native::write_number;
 use super::product::symmetric_product;
 use super::scale_by::ScaleBy;
@@ -65,13 +65,12 @@ impl<'a> Iteration<'a> {
         Operand::Scratch(self.scratch.len() - 1)
     }
 
-    fn push(&mut self, entry: &'static str, bindings: &[(&'static str, &Operand)], factors: [f32; 3]) {
+    fn push(&mut self, entry: &'static str, bindings: &[(&'static str, &Operand)], factors: [f32; 2]) {
         let mut dispatch = Dispatch::new("matrix_root", entry)
             .size("side", self.side)
             .size("quads", self.side.div_ceil(4))
-            .float("first", factors[0])
-            .float("second", factors[1])
-            .float("identity", factors[2]);
+            .float("scale", factors[0])
+            .float("identity", factors[1]);
         for (name, operand) in bindings {
             dispatch = dispatch.bind(name, (*operand).clone());
         }
@@ -81,46 +80,45 @@ impl<'a> Iteration<'a> {
         self.dispatches.push(dispatch);
     }
 
-    fn multiply(&mut self, a: &Operand, b: &Operand, output: &Operand) {
-        let shapes = [[self.side; 2]; 2];
-        let operands = [a.clone(), b.clone()];
-        let dispatch = self.form.dispatch(MatMul::default(), operands, shapes, output.clone(), self.device);
+    fn multiply(&mut self, a: &Operand, b: &Operand, output: &Operand, finish: Option<Finish>) {
+        let (shapes, operands) = ([[self.side; 2]; 2], [a.clone(), b.clone()]);
+        let op = MatMul::default();
+        let dispatch = self.form.dispatch(op, operands, shapes, output.clone(), finish, self.device);
         self.dispatches.push(dispatch);
     }
 
-    /// `output = first * a + second * b + identity * I`
-    fn combine(&mut self, a: &Operand, b: &Operand, output: &Operand, factors: [f32; 3]) {
-        self.push("combine", &[("a", a), ("b", b), ("output", output)], factors);
+    /// `output = scale * a + identity * I`
+    fn combine(&mut self, a: &Operand, output: &Operand, [scale, identity]: [f32; 2]) {
+        self.push("combine", &[("a", a), ("output", output)], [scale, identity]);
     }
 
     /// All steps. Returns X, Y and Z, and with `residue` P.
     fn run(&mut self, residue: bool) -> [Operand; 4] {
-        let [x, t, product] = [self.matrix(), self.matrix(), self.matrix()];
+        let [x, t] = [self.matrix(), self.matrix()];
         let [mut y, mut next_y] = [self.matrix(), self.matrix()];
         let [mut z, mut next_z] = [self.matrix(), self.matrix()];
         let [mut p, mut next_p] =
             if residue { [self.matrix(), self.matrix()] } else { [x.clone(), x.clone()] };
-        let (none, numbers) = ([0.0; 3], self.numbers.clone());
+        let (none, numbers) = ([0.0; 2], self.numbers.clone());
         let input = Operand::Input(0);
         self.push("norm", &[("a", &input), ("output", &numbers)], none);
         self.push("normalise", &[("a", &input), ("numbers", &numbers), ("output", &x)], none);
         // The first step, from Y = X and Z = I.
-        self.combine(&x, &x, &z, [-0.5, 0.0, 1.5]);
-        self.multiply(&x, &z, &y);
+        self.combine(&x, &z, [-0.5, 1.5]);
+        self.multiply(&x, &z, &y, None);
         if residue {
-            self.combine(&x, &x, &p, [-1.5, 0.0, 1.5]);
+            self.combine(&x, &p, [-1.5, 1.5]);
         }
         for _ in 1..STEPS {
-            self.multiply(&z, &y, &product);
-            self.combine(&product, &product, &t, [-0.5, 0.0, 1.5]);
+            self.multiply(&z, &y, &t, Some(Finish { scale: -0.5, identity: 1.5, plus: None }));
             if residue {
                 // 3/2 (I - Z Y) = 3 T - 3 I
-                self.multiply(&p, &t, &product);
-                self.combine(&product, &p, &next_p, [3.0, -3.0, 0.0]);
+                let finish = Finish { scale: 3.0, identity: 0.0, plus: Some((-3.0, p.clone())) };
+                self.multiply(&p, &t, &next_p, Some(finish));
                 std::mem::swap(&mut p, &mut next_p);
             }
-            self.multiply(&y, &t, &next_y);
-            self.multiply(&t, &z, &next_z);
+            self.multiply(&y, &t, &next_y, None);
+            self.multiply(&t, &z, &next_z, None);
             std::mem::swap(&mut y, &mut next_y);
             std::mem::swap(&mut z, &mut next_z);
         }
@@ -230,10 +228,10 @@ impl Op for MatrixRoot {
             let [_, y, _, _] = iteration.run(false);
             let numbers = iteration.numbers.clone();
             let bindings = [("a", &y), ("numbers", &numbers), ("output", &Operand::Output)];
-            iteration.push("root", &bindings, [0.0; 3]);
+            iteration.push("root", &bindings, [0.0; 2]);
             iteration.kernel()
         };
-        Ok(Form::choices(&[signature.output], device).into_iter().map(kernel).collect())
+        Ok(Form::choices(&[signature.output], [side; 2], device).into_iter().map(kernel).collect())
     }
 
     fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
@@ -279,7 +277,7 @@ impl Op for RootTrace {
         let kernel = |form| {
             let mut iteration = Iteration::new(form, side, device);
             let [x, y, z, p] = iteration.run(true);
-            let (numbers, none) = (iteration.numbers.clone(), [0.0; 3]);
+            let (numbers, none) = (iteration.numbers.clone(), [0.0; 2]);
             let trace = [("a", &y), ("numbers", &numbers), ("output", &Operand::Output)];
             iteration.push("trace", &trace, none);
             let residue = iteration.matrix();
@@ -295,7 +293,7 @@ impl Op for RootTrace {
             iteration.push("gradient", &gradient, none);
             iteration.kernel()
         };
-        Ok(Form::choices(&[signature.inputs[0]], device).into_iter().map(kernel).collect())
+        Ok(Form::choices(&[signature.inputs[0]], [side; 2], device).into_iter().map(kernel).collect())
     }
 
     fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
