@@ -91,25 +91,49 @@ impl Mul<Lanes> for f32 {
     }
 }
 
-/// `G g G^T`, in f64 and rounded once.
-pub(super) fn transform_filter(taps: &[f32; 9]) -> [f32; POSITIONS] {
-    const POINTS: [f64; 5] = [0.0, A as f64, -A as f64, B as f64, -B as f64];
-    let row = |r: usize| -> [f64; 3] {
-        let Some(x) = POINTS.get(r) else { return [0.0, 0.0, 1.0] };
-        let divisor: f64 = POINTS.iter().filter(|y| *y != x).map(|y| x - y).product();
-        [1.0 / divisor, x / divisor, x * x / divisor]
-    };
-    let matrix: [[f64; 3]; SIDE] = std::array::from_fn(row);
-    let mut result = [0.0; POSITIONS];
-    for (r, left) in matrix.iter().enumerate() {
-        let line: [f64; 3] =
-            std::array::from_fn(|c| (0..3).map(|k| left[k] * f64::from(taps[k * 3 + c])).sum());
-        for (c, right) in matrix.iter().enumerate() {
-            let value: f64 = (0..3).map(|k| line[k] * right[k]).sum();
-            result[r * SIDE + c] = value as f32;
+/// `G` of F(4, 3).
+const FILTER: [[f64; 3]; SIDE] = {
+    let points = [0.0, A as f64, -A as f64, B as f64, -B as f64];
+    let mut matrix = [[0.0, 0.0, 1.0]; SIDE];
+    let mut row = 0;
+    while row < points.len() {
+        let (x, mut divisor, mut other) = (points[row], 1.0, 0);
+        while other < points.len() {
+            if other != row {
+                divisor *= x - points[other];
+            }
+            other += 1;
+        }
+        matrix[row] = [1.0 / divisor, x / divisor, x * x / divisor];
+        row += 1;
+    }
+    matrix
+};
+
+/// `G g G^T` of a block of filters, in f64 and rounded once. Lane by lane: `taps[tap][filter]`, `result[position][filter]`.
+#[multiversion(targets("x86_64+avx2+fma", "aarch64+neon"))]
+pub(super) fn transform_filters(taps: &[[f32; BLOCK]; 9], result: &mut [[f32; BLOCK]; POSITIONS]) {
+    for r in 0..SIDE {
+        let mut line = [[0.0; BLOCK]; 3];
+        for c in 0..3 {
+            for k in 0..3 {
+                for lane in 0..BLOCK {
+                    line[c][lane] += FILTER[r][k] * f64::from(taps[k * 3 + c][lane]);
+                }
+            }
+        }
+        for c in 0..SIDE {
+            let mut sum = [0.0; BLOCK];
+            for k in 0..3 {
+                for lane in 0..BLOCK {
+                    sum[lane] += line[k][lane] * FILTER[c][k];
+                }
+            }
+            for lane in 0..BLOCK {
+                result[r * SIDE + c][lane] = sum[lane] as f32;
+            }
         }
     }
-    result
 }
 
 /// `B^T` of F(4, 3).

@@ -1,7 +1,7 @@
 //! A filter's weights as the native kernels read them.
 
 use super::layout::{BLOCK, blocks};
-use super::transforms::{POSITIONS, transform_filter};
+use super::transforms::{POSITIONS, transform_filters};
 use crate::ops::conv::filter::Filter;
 use crate::ops::{NativeConstant, NativeValues};
 use std::sync::Arc;
@@ -30,6 +30,10 @@ impl Packing {
 pub(super) fn winograd(filter: &Arc<Filter>, packing: Packing) -> NativeConstant {
     let filter = filter.clone();
     let [panels, sums] = packing.blocks(&filter);
+    let [results, summed] = match packing {
+        Packing::Forward => [filter.out_channels, filter.in_channels],
+        Packing::Adjoint => [filter.in_channels, filter.out_channels],
+    };
     let panel = sums * BLOCK * BLOCK;
     let length = POSITIONS * panels * panel;
     NativeConstant {
@@ -37,16 +41,26 @@ pub(super) fn winograd(filter: &Arc<Filter>, packing: Packing) -> NativeConstant
         bytes: length as u64 * 4,
         make: Arc::new(move || {
             let weights = (filter.weights)()?;
+            let filters = weights.as_chunks::<9>().0;
             let mut packed = vec![0.0; length];
-            for (index, taps) in weights.as_chunks::<9>().0.iter().enumerate() {
-                let (o, i) = (index / filter.in_channels, index % filter.in_channels);
-                let (result, sum) = match packing {
-                    Packing::Forward => (o, i),
-                    Packing::Adjoint => (i, o),
-                };
-                let at = (result / BLOCK) * panel + sum * BLOCK + result % BLOCK;
-                for (position, value) in transform_filter(taps).into_iter().enumerate() {
-                    packed[position * panels * panel + at] = value;
+            let mut transformed = [[0.0; BLOCK]; POSITIONS];
+            // A block of results at once, so that whole cache lines are written.
+            for (block, sum) in (0..panels).flat_map(|block| (0..summed).map(move |sum| (block, sum))) {
+                let mut taps = [[0.0; BLOCK]; 9];
+                for lane in 0..BLOCK.min(results - block * BLOCK) {
+                    let result = block * BLOCK + lane;
+                    let index = match packing {
+                        Packing::Forward => result * filter.in_channels + sum,
+                        Packing::Adjoint => sum * filter.in_channels + result,
+                    };
+                    for (tap, value) in taps.iter_mut().zip(filters[index]) {
+                        tap[lane] = value;
+                    }
+                }
+                transform_filters(&taps, &mut transformed);
+                for (position, row) in transformed.iter().enumerate() {
+                    let at = (position * panels + block) * panel + sum * BLOCK;
+                    packed[at..at + BLOCK].copy_from_slice(row);
                 }
             }
             Ok(NativeValues::F32(packed))
