@@ -3,7 +3,7 @@
 use super::status::SharedStatus;
 use crate::cli::args::WatchingArgs;
 use crate::cli::escape::{one_line, shown};
-use crate::cli::format::{bytes, number, percent};
+use crate::cli::format::{bytes, named_percent, number, percent};
 use crate::cli::metadata::weight_options;
 use crate::cli::pace::Pace;
 use crate::cli::plan::Plan;
@@ -11,7 +11,9 @@ use crate::cli::table::Align::{Left, Right};
 use crate::cli::table::Table;
 use crate::cli::terminal::Terminal;
 use crate::error::Result;
-use crate::mirage::{Event, LayerTime, Observer, PartTime, Readout, Report, ScaleStarted, Started, work};
+use crate::mirage::{
+    Event, LayerTime, Observer, PartTime, Readout, Report, ScaleStarted, Started, effective_shares, work,
+};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::rc::Rc;
@@ -73,6 +75,15 @@ impl RunTerminal {
         if !started.photo_classes.is_empty() {
             let classes = names.line(&started.photo_classes);
             self.lines.print(&format!("The network sees in the photo: {classes}"));
+        }
+        let groups = self.plan.request.present();
+        let shares: Vec<String> = effective_shares(&groups)
+            .into_iter()
+            .filter(|(_, share)| *share > 0.0)
+            .map(|(name, share)| named_percent(name, share))
+            .collect();
+        if !shares.is_empty() {
+            self.lines.print(&format!("Shares of the gradient: {}", shares.join(", ")));
         }
         for note in &started.notes {
             self.lines.note(note);

@@ -1,5 +1,6 @@
 //! What a sweep varies: axes, and the runs and cells that they make.
 
+use crate::cli::format::percent;
 use crate::cli::option_words::{self, OptionWords};
 use crate::cli::options::{self, Sweeping};
 use crate::error::{Error, Result};
@@ -7,6 +8,7 @@ use crate::mirage::Shares;
 use crate::mirage::preset::FACTORS;
 use clap::ArgAction;
 use std::ffi::OsString;
+use std::ops::Range;
 
 /// An option and the values that it takes, as the user wrote them.
 #[derive(Debug, Clone, PartialEq)]
@@ -150,6 +152,9 @@ pub(super) struct Table {
     pub columns: Vec<String>,
     /// The runs, in the order in which they are painted.
     pub runs: Vec<SweepRun>,
+    vary: Vec<Axis>,
+    /// How many of these the headings of the rows name; the rest is named by those of the columns.
+    down: usize,
 }
 
 /// One run and the cells that it fills.
@@ -200,7 +205,9 @@ impl Table {
         let label = |axes: &[Axis], choice: &[usize]| {
             axes.iter().zip(choice).map(|(axis, value)| axis.label(*value)).collect::<Vec<_>>().join(", ")
         };
-        let mut table = Self { rows: Vec::new(), columns: Vec::new(), runs: Vec::new() };
+        let down = if columns.is_empty() { vary.len().saturating_sub(1) } else { vary.len() };
+        let mut table =
+            Self { rows: Vec::new(), columns: Vec::new(), runs: Vec::new(), vary: vary.to_vec(), down };
         if columns.is_empty() {
             let (right, down) = vary.split_last().map_or((None, vary), |(last, rest)| (Some(last), rest));
             let width = right.map_or(1, |axis| axis.values.len());
@@ -226,6 +233,46 @@ impl Table {
             }
         }
         table
+    }
+}
+
+impl Table {
+    /// Adds to the labels of shares which part of the gradient they are: `spatial=50 (37%)`. `shares` are the effective
+    /// shares of each run. A heading has the part only where it is the same in all its runs.
+    pub(super) fn state_shares(&mut self, shares: &[Vec<(String, f32)>]) {
+        let label = |axes: Range<usize>, runs: &[usize]| -> String {
+            let labels = axes.map(|axis| {
+                let label = self.vary[axis].label(self.runs[runs[0]].choice[axis]);
+                let Target::Share(group) = &self.vary[axis].target else { return label };
+                let part = |run: &usize| {
+                    let share = shares[*run].iter().find(|(name, _)| name == group)?;
+                    Some(percent(share.1))
+                };
+                match part(&runs[0]) {
+                    Some(first) if runs.iter().all(|run| part(run).as_ref() == Some(&first)) => {
+                        format!("{label} ({first}%)")
+                    }
+                    _ => label,
+                }
+            });
+            labels.collect::<Vec<_>>().join(", ")
+        };
+        let runs_at = |at: &dyn Fn(&Cell) -> bool| -> Vec<usize> {
+            (0..self.runs.len()).filter(|run| self.runs[*run].cells.iter().any(at)).collect()
+        };
+        let (all, down) = (self.vary.len(), self.down);
+        let rows =
+            (0..self.rows.len()).map(|row| label(0..down, &runs_at(&|cell| cell.row == row))).collect();
+        let columns =
+            (0..self.columns.len()).map(|column| label(down..all, &runs_at(&|cell| cell.column == column)));
+        let columns: Vec<String> = columns.collect();
+        let labels: Vec<String> = (0..self.runs.len()).map(|run| label(0..all, &[run])).collect();
+        self.rows = rows;
+        // Columns of iterations keep their headings.
+        if down < all {
+            self.columns = columns;
+        }
+        self.runs.iter_mut().zip(labels).for_each(|(run, label)| run.label = label);
     }
 }
 
@@ -267,6 +314,29 @@ mod tests {
 
     fn axes(texts: &[&str]) -> Vec<Axis> {
         texts.iter().map(|text| Axis::new(text).unwrap()).collect()
+    }
+
+    #[test]
+    fn shares_are_stated_as_parts_of_the_gradient() {
+        let shares = |spatial: f32, style: f32| -> Vec<(String, f32)> {
+            vec![("spatial".into(), spatial), ("style".into(), style)]
+        };
+        let mut table = Table::new(&axes(&["seed=1,2", "spatial=5,20"]), &[]);
+        table.state_shares(&[shares(0.05, 0.5), shares(0.2, 0.4), shares(0.05, 0.5), shares(0.2, 0.4)]);
+        assert_eq!(table.rows, ["seed=1", "seed=2"]);
+        assert_eq!(table.columns, ["spatial=5 (5.0%)", "spatial=20 (20%)"]);
+        assert_eq!(table.runs[1].label, "seed=1, spatial=20 (20%)");
+        // Two shares: each run has its own, and no heading can state it.
+        let mut table = Table::new(&axes(&["spatial=5,20", "style=10,80"]), &[]);
+        table.state_shares(&[shares(0.1, 0.2), shares(0.05, 0.8), shares(0.4, 0.2), shares(0.2, 0.8)]);
+        assert_eq!(table.rows, ["spatial=5", "spatial=20"]);
+        assert_eq!(table.columns, ["style=10 (20%)", "style=80 (80%)"]);
+        assert_eq!(table.runs[3].label, "spatial=20 (20%), style=80 (80%)");
+        // A group that has no share in the end, and columns of iterations.
+        let mut table = Table::new(&axes(&["abstract=5,20"]), &[10, 20]);
+        table.state_shares(&[shares(0.1, 0.2), shares(0.1, 0.2)]);
+        assert_eq!(table.rows, ["abstract=5", "abstract=20"]);
+        assert_eq!(table.columns, ["iterations=10", "iterations=20"]);
     }
 
     #[test]

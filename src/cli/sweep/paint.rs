@@ -19,7 +19,7 @@ use crate::cli::preprocessing;
 use crate::cli::recorded_options::RecordedOptions;
 use crate::error::{Error, Result};
 use crate::image_io::{self, Picture};
-use crate::mirage::{Controls, Ending, Readout, Session, State};
+use crate::mirage::{Controls, Ending, Readout, Session, State, effective_shares};
 use crate::vgg::{Network, locate};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -91,6 +91,12 @@ impl Sweep {
             schedule.snapshot_at = run.cells.iter().rev().skip(1).map(|cell| cell.iterations).collect();
             plans.push((args, Rc::new(plan)));
         }
+        let shares = plans.iter().map(|(_, plan)| {
+            let groups = plan.request.present();
+            let shares = effective_shares(&groups).into_iter();
+            shares.map(|(name, share)| (name.to_owned(), share)).collect()
+        });
+        table.state_shares(&shares.collect::<Vec<_>>());
         let about = plans.first().map(|(_, plan)| {
             let photo = &plan.request.photo;
             let network = shown(plan.network.path.file_stem().unwrap_or_default());
