@@ -46,7 +46,10 @@ fn a_sheet_has_the_pictures_that_single_runs_paint() {
         assert_eq!(pixels(&place.path(&single)), pixels(&place.path(&file)), "{cell}");
     }
     let page = std::fs::read_to_string(place.path("my sweep/sheet.html")).unwrap();
-    assert!(page.contains("id=\"r4c2\"") && page.contains("spatial=50 (37%), style-layers=relu5_1"), "{page}");
+    assert!(
+        page.contains("id=\"r4c2\"") && page.contains("spatial=50 (37%), style-layers=relu5_1"),
+        "{page}"
+    );
     assert!(!page.contains("http"), "nothing from elsewhere");
     let (width, height) = image::open(place.path("my sweep/sheet.png")).unwrap().dimensions();
     assert!(width > 2 * 48 && height > 4 * 32, "{width}x{height}");
