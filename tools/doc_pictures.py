@@ -28,7 +28,7 @@ PICTURES = {
 EARLY = [5, 8, 13, 34]
 BESIDE = [
     f"{SIZE} --spatial conv1_1 --balance spatial=90,abstract=5,style=5",
-    f"{SIZE} --spatial conv1_1 --balance spatial=2,abstract=38,style=60",
+    f"{SIZE} --spatial conv1_1 --balance spatial=2,abstract=18,style=80",
     f"{SIZE} --style-image {PHOTOS / 'starry-night.jpg'}",
 ]
 GAP = 6

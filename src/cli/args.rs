@@ -137,7 +137,7 @@ pub(super) struct FactorArgs {
 pub(super) struct BalanceArgs {
     /// Share of each factor in the gradient; the weights are measured to match. Factors that are not named keep
     /// their shares [default:
-    /// spatial=15,abstract=30,style=55; with a --style-image
+    /// spatial=15,abstract=15,style=70; with a --style-image
     /// spatial=25,abstract=0,style=75; none if a weight below is given]
     #[arg(long, value_name = "SHARES", conflicts_with_all = ["spatial_weight", "abstract_weight", "style_weight"])]
     #[serde(serialize_with = "values::text")]

@@ -117,8 +117,8 @@ impl Default for Preset {
         let style = [("relu1_1", 1.0), ("relu2_1", 0.5), ("relu3_1", 0.25), ("relu4_1", 0.125)];
         Self {
             spatial: factor(&[("relu4_2", 1.0)], Arc::new(Feature), 15.0),
-            abstracted: factor(&[("fc8", 1.0)], Arc::new(Feature), 30.0),
-            style: factor(&style, Arc::new(Wasserstein), 55.0),
+            abstracted: factor(&[("fc8", 1.0)], Arc::new(Feature), 15.0),
+            style: factor(&style, Arc::new(Wasserstein), 70.0),
             smooth: Arc::new(Variation::summed(VariationKind::Diagonal)),
             smooth_weight: 2.0,
         }

@@ -201,7 +201,7 @@ fn the_first_balanced_step_is_that_of_its_weights() {
     assert_eq!(weights.0.iter().filter(|weight| weight.norm.is_some()).count(), 3);
     // The second report measures the shares anew, one step on.
     assert_eq!(shares.len(), 2);
-    for ((kind, share), wanted) in shares[0].iter().zip([0.15, 0.3, 0.55]) {
+    for ((kind, share), wanted) in shares[0].iter().zip([0.15, 0.15, 0.7]) {
         assert!((share - wanted).abs() < 1e-5, "{kind}: {share} of the gradient, {wanted} wanted");
     }
     assert_eq!(shares[1].len(), 3);

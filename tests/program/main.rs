@@ -63,7 +63,7 @@ fn help_states_every_option_with_its_default() {
         ("--style-statistic", "wasserstein"),
         ("--style-image", "the photo itself"),
         ("--style-blend", "all the same"),
-        ("--balance", "spatial=15,abstract=30,style=55"),
+        ("--balance", "spatial=15,abstract=15,style=70"),
         ("--spatial-weight", "1 if"),
         ("--abstract-weight", "1 if"),
         ("--style-weight", "1 if"),

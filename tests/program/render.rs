@@ -47,7 +47,7 @@ fn a_run_leaves_picture_snapshots_and_a_log_of_the_stated_form() {
     assert_eq!(start["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(start["network"]["sha256"].as_str().unwrap().len(), 64);
     assert!(!start["device"].as_str().unwrap().is_empty());
-    assert_eq!(start["options"]["balance"], "spatial=15,abstract=30,style=55");
+    assert_eq!(start["options"]["balance"], "spatial=15,abstract=15,style=70");
     assert_eq!(start["options"]["learning_rate"], 0.02);
     assert_eq!(start["options"]["grain"], 1.0);
     assert_eq!(start["photo_classes"].as_array().unwrap().len(), 3);
@@ -186,8 +186,8 @@ fn networks_that_lack_default_layers_get_others_with_a_note() {
     let headless = place.file("headless.safetensors", &network(&[]).bytes());
     let shallow = crate::common::synthetic::Net::small().caffe().write(&place.path(""));
     for (weights, note, abstract_layers, spatial, balance) in [
-        (headless, "abstract factor is left out", "none", "relu4_2", "spatial=15,style=55"),
-        (shallow, "--style relu1_1,relu2_1", "fc8", "relu1_2", "spatial=15,abstract=30,style=55"),
+        (headless, "abstract factor is left out", "none", "relu4_2", "spatial=15,style=70"),
+        (shallow, "--style relu1_1,relu2_1", "fc8", "relu1_2", "spatial=15,abstract=15,style=70"),
     ] {
         let mut command = place.mirage();
         command.arg("render").arg(&photo).args(["-o", "out.png", "--overwrite", "--size", "48"]);

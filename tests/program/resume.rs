@@ -42,7 +42,7 @@ fn another_balance_branches_off_into_a_picture_of_its_own() {
     let place = Place::new();
     place.photo("photo.png", 64, 48);
     let words = ["--checkpoint-every", "2", "--balance", "spatial=40"];
-    let stated = "Shares of the gradient: spatial 32%, abstract 24%, style 44%";
+    let stated = "Shares of the gradient: spatial 32%, abstract 12%, style 56%";
     render(&place, "out.png", "4", &words).assert().success().stderr(predicate::str::contains(stated));
     let first = pixels(&place.path("out.png"));
     let resume = |words: &[&str]| {

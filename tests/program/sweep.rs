@@ -28,9 +28,9 @@ fn a_sheet_has_the_pictures_that_single_runs_paint() {
     let names = std::fs::read_dir(place.path("my sweep")).unwrap().count();
     assert_eq!(names, 8 + 2, "eight cells, the sheet and the page; no checkpoint is left");
     for (cell, balance, layers, iterations) in [
-        ("r1c1", "spatial=5,abstract=30,style=55", "relu1_1,relu2_1", "6"),
-        ("r2c2", "spatial=5,abstract=30,style=55", "relu5_1", "2"),
-        ("r4c1", "spatial=50,abstract=30,style=55", "relu5_1", "6"),
+        ("r1c1", "spatial=5,abstract=15,style=70", "relu1_1,relu2_1", "6"),
+        ("r2c2", "spatial=5,abstract=15,style=70", "relu5_1", "2"),
+        ("r4c1", "spatial=50,abstract=15,style=70", "relu5_1", "6"),
     ] {
         let file = format!("my sweep/{cell}.png");
         let printed = options(&place, &file);
