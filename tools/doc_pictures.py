@@ -22,8 +22,8 @@ PICTURES = {
     "default": "",
     "balanced": f"{SIZE} --save-early",
     "spatial-high": f"{SIZE} --spatial relu2_2 --balance spatial=96,abstract=2,style=2",
-    "spatial-low": f"{SIZE} --spatial none",
-    "spatial-conv5_1": f"{SIZE} --spatial conv5_1",
+    "spatial-low": f"{SIZE} --spatial none --init noise",
+    "spatial-conv5_1": f"{SIZE} --spatial conv5_1 --init noise",
 }
 EARLY = [5, 8, 13, 34]
 BESIDE = [
