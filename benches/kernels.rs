@@ -60,7 +60,7 @@ fn steps(program: &Program) -> neural_mirage::Result<()> {
 fn main() -> neural_mirage::Result<()> {
     let arguments = Arguments::parse();
     let mut log = String::new();
-    let mut tell = |line: serde_json::Value| -> neural_mirage::Result<()> {
+    let mut write_line = |line: serde_json::Value| -> neural_mirage::Result<()> {
         log += &format!("{line}\n");
         match &arguments.json {
             Some(path) => std::fs::write(path, &log).map_err(Error::io(path, "writing")),
@@ -78,7 +78,7 @@ fn main() -> neural_mirage::Result<()> {
         };
         let (flops, bandwidth) = (peaks.flops / 1e9, peaks.bandwidth / 1e9);
         println!("{device} with {family:?} kernels; peaks {flops:.1} GFLOP/s, {bandwidth:.1} GB/s");
-        tell(
+        write_line(
             serde_json::json!({"device": device, "peak_flops": peaks.flops, "peak_bandwidth": peaks.bandwidth}),
         )?;
         for (name, case) in cases.iter().filter(|(name, _)| name.contains(&arguments.filter)) {
@@ -109,7 +109,7 @@ fn main() -> neural_mirage::Result<()> {
                     bytes / least / peaks.bandwidth * 100.0,
                     if compute { "compute" } else { "memory" },
                 );
-                tell(serde_json::json!({
+                write_line(serde_json::json!({
                     "op": name, "variant": variant, "min": least, "median": median, "flops": flops, "bytes": bytes
                 }))?;
             }

@@ -4,7 +4,7 @@ use super::build::{Build, GradientsBy};
 use super::loss::Group;
 use super::request::Request;
 use super::sources::Sources;
-use super::tiles::{Slopes, Subject, Tiles};
+use super::tiles::{Subject, TileGradients, Tiles};
 use crate::error::Result;
 use crate::graph::{Memory, MemoryUse, Program, TensorId};
 use crate::ops::{Reduce, ReduceKind};
@@ -28,7 +28,7 @@ pub(super) struct Passes {
     /// gradient of all other losses.
     pub sum: Option<(TensorId, Memory, Vec<Option<String>>)>,
     /// What tiles need.
-    tiled: Option<(Slopes, Vec<[String; 2]>)>,
+    tiled: Option<(TileGradients, Vec<[String; 2]>)>,
 }
 
 impl Passes {
@@ -69,21 +69,21 @@ impl Passes {
             return Ok(Self { gradient, sections, norms, sum, tiled: None });
         };
         let shape = build.graph.shape(picture);
-        let slopes = assembly.slopes(build, shape, request.recompute)?;
-        let gradient = slopes.picture.clone();
-        let by = assembly.sums().map(|sum| sum.tensor).zip(slopes.sums.iter().cloned());
+        let gradients = assembly.gradients(build, shape, request.recompute)?;
+        let gradient = gradients.picture.clone();
+        let by = assembly.sums().map(|sum| sum.tensor).zip(gradients.sums.iter().cloned());
         let by: Vec<(TensorId, Memory)> = by.chain([(picture, gradient.clone())]).collect();
         let GradientsBy { all, groups: of_groups } = build.gradients_by(groups, group_of, &by)?;
         let mut sections = vec![(GRADIENT.to_owned(), all)];
         let mut names = Vec::new();
-        for (group, slopes) in of_groups {
+        for (group, by_sums) in of_groups {
             let whole = build.alias(&format!("{group} gradient"), &gradient, shape);
             let name = [format!("{GROUPS} {group}"), norm_name(&group)];
-            sections.push((name[0].clone(), slopes));
+            sections.push((name[0].clone(), by_sums));
             sections.push((name[1].clone(), vec![norm(build, &group, whole)?]));
             names.push(name);
         }
-        Ok(Self { gradient, sections, norms, sum: None, tiled: Some((slopes, names)) })
+        Ok(Self { gradient, sections, norms, sum: None, tiled: Some((gradients, names)) })
     }
 
     /// The passes over tiles, prepared, if there are any.
@@ -91,10 +91,10 @@ impl Passes {
     /// # Errors
     /// If the device fails or has too little memory.
     pub fn tiled(self, sources: &Sources<'_>, subject: Subject<'_>) -> Result<Option<TiledPasses>> {
-        let (Some(assembly), Some((slopes, groups))) = (&sources.assembly, self.tiled) else {
+        let (Some(assembly), Some((gradients, groups))) = (&sources.assembly, self.tiled) else {
             return Ok(None);
         };
-        Ok(Some(TiledPasses { tiles: assembly.prepare(subject, Some(&slopes))?, groups }))
+        Ok(Some(TiledPasses { tiles: assembly.prepare(subject, Some(&gradients))?, groups }))
     }
 }
 
@@ -118,8 +118,8 @@ impl TiledPasses {
             self.tiles.forward()?;
         }
         // What is left in the gradient's memory at the end is that of the whole objective.
-        for [slopes, norm] in self.groups.iter().filter(|_| wanted(GROUPS)) {
-            program.submit(&[slopes], &[], "a group's gradient")?;
+        for [gradient, norm] in self.groups.iter().filter(|_| wanted(GROUPS)) {
+            program.submit(&[gradient], &[], "a group's gradient")?;
             self.tiles.backward()?;
             program.submit(&[norm], &[], "a group's norm")?;
         }

@@ -74,7 +74,7 @@ pub(super) struct Subject<'a> {
 }
 
 /// Where a backward pass begins and ends.
-pub(super) struct Slopes {
+pub(super) struct TileGradients {
     /// The gradients by the sums, in the order of [`Assembly::sums`].
     pub sums: Vec<Memory>,
     /// To which the gradient of the picture is added.
@@ -223,17 +223,17 @@ impl Assembly {
     ///
     /// # Errors
     /// If the device has too little memory.
-    pub fn slopes(&self, build: &Build<'_>, picture: Shape, recompute: bool) -> Result<Slopes> {
+    pub fn gradients(&self, build: &Build<'_>, picture: Shape, recompute: bool) -> Result<TileGradients> {
         let sums =
             self.sums().map(|sum| build.memory("gradient by a sum", sum.shape)).collect::<Result<_>>()?;
-        Ok(Slopes { sums, picture: build.memory("gradient", picture)?, recompute })
+        Ok(TileGradients { sums, picture: build.memory("gradient", picture)?, recompute })
     }
 
-    /// Prepares both passes, or without `slopes` only the first.
+    /// Prepares both passes, or without `gradients` only the first.
     ///
     /// # Errors
     /// If the device fails or has too little memory.
-    pub fn prepare(&self, subject: Subject<'_>, slopes: Option<&Slopes>) -> Result<Tiles> {
+    pub fn prepare(&self, subject: Subject<'_>, gradients: Option<&TileGradients>) -> Result<Tiles> {
         let places = Shape::Vector(place_of(self.trunk.pools + 1, 0));
         let memory = subject.engine.tensor("places of a tile", places)?;
         let [rows, columns] = self.spans();
@@ -247,7 +247,7 @@ impl Assembly {
         sizes.dedup();
         let mut workspace = Workspace::default();
         let program =
-            |size: &[usize; 4]| self.program(subject, slopes, (&memory, places), *size, &mut workspace);
+            |size: &[usize; 4]| self.program(subject, gradients, (&memory, places), *size, &mut workspace);
         let programs = sizes.iter().map(program).collect::<Result<Vec<Program>>>()?;
         let mut tiles = Vec::new();
         for pair in pairs() {
@@ -288,7 +288,7 @@ impl Assembly {
     fn program(
         &self,
         subject: Subject<'_>,
-        slopes: Option<&Slopes>,
+        gradients: Option<&TileGradients>,
         places: (&Memory, Shape),
         [height, width, own_height, own_width]: [usize; 4],
         workspace: &mut Workspace,
@@ -303,7 +303,7 @@ impl Assembly {
             network_graph::forward(&mut build.graph, subject.network, tile, &layers, subject.view)?;
         let mut own_maps: HashMap<usize, TensorId> = HashMap::new();
         let (mut added, mut seeds) = (Vec::new(), Vec::new());
-        let mut slope = slopes.iter().flat_map(|slopes| &slopes.sums);
+        let mut of_sums = gradients.iter().flat_map(|gradients| &gradients.sums);
         for part in &self.parts {
             let name = subject.network.layers[part.layer].name.as_str();
             let pools = self.pools(subject.network, part.layer);
@@ -335,7 +335,7 @@ impl Assembly {
             };
             for (value, sum) in values.into_iter().zip(&part.sums) {
                 let all = build.alias(name, &sum.memory, sum.shape);
-                let slope = slope.next().map(|slope| build.alias("slope", slope, sum.shape));
+                let gradient = of_sums.next().map(|memory| build.alias("gradient", memory, sum.shape));
                 let label = format!("{name} added");
                 if matches!(part.kind, Kind::Map) {
                     let put = Accumulate { factor: 1.0, at: Some(at), replace: true };
@@ -344,23 +344,23 @@ impl Assembly {
                     let add = Accumulate { factor: share, at: None, replace: false };
                     added.push(build.graph.apply(add, &[all, value], label)?);
                 }
-                let Some(slope) = slope else { continue };
-                let label = format!("slope of {name}");
+                let Some(gradient) = gradient else { continue };
+                let label = format!("gradient of {name}");
                 let seed = match part.kind {
-                    Kind::Map => build.graph.apply(Crop { size, at }, &[slope, places], label)?,
-                    _ => build.graph.apply(LinearCombination::scale(share), &[slope], label)?,
+                    Kind::Map => build.graph.apply(Crop { size, at }, &[gradient, places], label)?,
+                    _ => build.graph.apply(LinearCombination::scale(share), &[gradient], label)?,
                 };
                 seeds.push((value, seed));
             }
         }
         let mut goals = Goals::default().section(FORWARD, added);
-        if let Some(slopes) = slopes {
+        if let Some(gradients) = gradients {
             let sums: [(&str, &Seeds); 1] = [("", &seeds)];
-            let mut found = build.differentiate(&sums, &[tile], slopes.recompute)?;
+            let mut found = build.differentiate(&sums, &[tile], gradients.recompute)?;
             let gradient = found.pop().and_then(|mut by| by.pop());
             let mut done = Vec::new();
             if let Some(gradient) = gradient.flatten() {
-                let all = build.alias("gradient", &slopes.picture, whole);
+                let all = build.alias("gradient", &gradients.picture, whole);
                 let add = Accumulate { factor: 1.0, at: Some(0), replace: false };
                 done.push(build.graph.apply(add, &[all, gradient, places], "gradient added")?);
             }
