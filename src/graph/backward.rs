@@ -2,7 +2,7 @@
 
 use super::ir::{Graph, TensorId};
 use crate::error::{Error, Result};
-use crate::ops::{Add, Source};
+use crate::ops::{Add, AdjointOperand};
 use std::collections::HashMap;
 
 /// Pairs of a tensor and the tensor that holds the gradient flowing into it (for a loss: its weight).
@@ -187,11 +187,11 @@ impl Upstream<'_> {
                 continue;
             }
             let Some(adjoint) = node.op.adjoint(position, &shapes) else { continue };
-            let operand = |source: &Source| match *source {
-                Source::Input(input) => Some(copied(copies, node.inputs[input])),
-                Source::Output => Some(copied(copies, node.output)),
-                Source::Saved => node.saved.map(|saved| copied(copies, saved)),
-                Source::Upstream => Some(arriving),
+            let operand = |operand: &AdjointOperand| match *operand {
+                AdjointOperand::Input(input) => Some(copied(copies, node.inputs[input])),
+                AdjointOperand::Output => Some(copied(copies, node.output)),
+                AdjointOperand::Saved => node.saved.map(|saved| copied(copies, saved)),
+                AdjointOperand::Upstream => Some(arriving),
             };
             let operands: Option<Vec<TensorId>> = adjoint.operands.iter().map(operand).collect();
             let operands = operands.ok_or_else(|| {

@@ -3,7 +3,7 @@
 use super::build::Build;
 use super::layer_statistic::{Captured, LayerStatistic};
 use super::network_graph::{self, View};
-use super::statistic::Parts;
+use super::statistic::Decomposition;
 use super::tiles::Assembly;
 use crate::error::{Error, Result};
 use crate::graph::TensorId;
@@ -70,17 +70,17 @@ impl<'a> Sources<'a> {
         }
         let label = item.label(self.network);
         let statistic = &item.statistic;
-        let summary = match (self.in_tiles(item), statistic.parts()) {
+        let summary = match (self.in_tiles(item), statistic.decomposition()) {
             (None, _) => {
                 let activation = item.layer.and_then(|layer| self.activation(layer)).unwrap_or(self.picture);
                 statistic.summary(&mut build.graph, activation, &label)?
             }
-            (Some((layer, assembly)), Parts::Means) => {
+            (Some((layer, assembly)), Decomposition::Means) => {
                 let moments = assembly.moments(build, layer, statistic, &label)?;
                 statistic.of_moments(&mut build.graph, &moments, &label)?
             }
-            (Some((layer, assembly)), Parts::Elements) => vec![assembly.map(build, layer, &label)?],
-            (Some(_), Parts::Whole) => {
+            (Some((layer, assembly)), Decomposition::Elements) => vec![assembly.map(build, layer, &label)?],
+            (Some(_), Decomposition::Whole) => {
                 return Err(Error::usage(format!(
                     "the statistic {} of {label} can't be computed in tiles: choose another, or leave out --tile",
                     statistic.name()
@@ -102,7 +102,7 @@ impl<'a> Sources<'a> {
         target: Vec<Captured>,
         label: &str,
     ) -> Result<TensorId> {
-        if item.statistic.parts() == Parts::Elements
+        if item.statistic.decomposition() == Decomposition::Elements
             && let Some((layer, assembly)) = self.in_tiles(item)
             && let [target] = &target[..]
         {

@@ -4,7 +4,7 @@ use super::native::{PART, fill_map, row};
 use super::shape::{MapLayout, mismatch};
 use super::window;
 use super::{
-    Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source,
+    Adjoint, AdjointOperand, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature,
 };
 use crate::error::Result;
 use crate::gpu::Profile;
@@ -191,7 +191,7 @@ impl Op for ChannelMean {
 
     fn adjoint(&self, _input: usize, shapes: &[Shape]) -> Option<Adjoint> {
         let MapLayout { height, width, .. } = shapes[0].layout()?;
-        Adjoint::new(ChannelMeanBackward { size: [height, width], add: false }, &[Source::Upstream])
+        Adjoint::new(ChannelMeanBackward { size: [height, width], add: false }, &[AdjointOperand::Upstream])
     }
 
     fn flops(&self, signature: &Signature) -> u64 {
@@ -301,7 +301,12 @@ impl Op for ChannelDeviation {
         if input != 0 {
             return None;
         }
-        let operands = [Source::Input(0), Source::Input(1), Source::Output, Source::Upstream];
+        let operands = [
+            AdjointOperand::Input(0),
+            AdjointOperand::Input(1),
+            AdjointOperand::Output,
+            AdjointOperand::Upstream,
+        ];
         Adjoint::new(ChannelDeviationBackward, &operands)
     }
 

@@ -4,7 +4,7 @@ use super::linear_combination::LinearCombination;
 use super::native::{for_each_row, write_number};
 use super::shape::{mismatch, takes};
 use super::vectors::{add_scaled, dot, sum_of_rows};
-use super::{Adjoint, Case, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source};
+use super::{Adjoint, AdjointOperand, Case, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -116,8 +116,8 @@ impl Op for Covariance {
 
     fn adjoint(&self, input: usize, _shapes: &[Shape]) -> Option<Adjoint> {
         match input {
-            0 => Adjoint::new(LinearCombination::scale(self.scale), &[Source::Upstream]),
-            _ => Adjoint::new(CovarianceMeanBackward, &[Source::Input(1), Source::Upstream]),
+            0 => Adjoint::new(LinearCombination::scale(self.scale), &[AdjointOperand::Upstream]),
+            _ => Adjoint::new(CovarianceMeanBackward, &[AdjointOperand::Input(1), AdjointOperand::Upstream]),
         }
     }
 
@@ -216,7 +216,7 @@ impl Op for Trace {
 
     fn adjoint(&self, _input: usize, shapes: &[Shape]) -> Option<Adjoint> {
         let side = expect_square("trace", shapes[0]).ok()?;
-        Adjoint::new(TraceBackward { side }, &[Source::Upstream])
+        Adjoint::new(TraceBackward { side }, &[AdjointOperand::Upstream])
     }
 }
 

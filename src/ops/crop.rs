@@ -4,7 +4,7 @@ use super::native::{fill_map, row};
 use super::shape::{MapLayout, mismatch};
 use super::window;
 use super::{
-    Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source,
+    Adjoint, AdjointOperand, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature,
 };
 use crate::error::Result;
 use crate::gpu::Profile;
@@ -140,7 +140,7 @@ impl Op for Crop {
     fn adjoint(&self, input: usize, shapes: &[Shape]) -> Option<Adjoint> {
         let whole = shapes[0].layout().filter(|_| input == 0)?;
         let op = CropBackward { size: [whole.height, whole.width], at: self.at };
-        Adjoint::new(op, &[Source::Upstream, Source::Input(1)])
+        Adjoint::new(op, &[AdjointOperand::Upstream, AdjointOperand::Input(1)])
     }
 }
 

@@ -5,7 +5,7 @@ use super::native::write_number;
 use super::shape::mismatch;
 use super::softmax::largest_and_powers;
 use super::{
-    Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source,
+    Adjoint, AdjointOperand, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature,
 };
 use crate::error::Result;
 use crate::gpu::Profile;
@@ -84,7 +84,10 @@ impl Op for CrossEntropy {
         if input != 0 {
             return None;
         }
-        Adjoint::new(CrossEntropyBackward, &[Source::Input(0), Source::Input(1), Source::Upstream])
+        Adjoint::new(
+            CrossEntropyBackward,
+            &[AdjointOperand::Input(0), AdjointOperand::Input(1), AdjointOperand::Upstream],
+        )
     }
 
     fn flops(&self, signature: &Signature) -> u64 {

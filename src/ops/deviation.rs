@@ -3,7 +3,7 @@
 use super::lanes::elementwise;
 use super::shape::mismatch;
 use super::{
-    Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source,
+    Adjoint, AdjointOperand, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature,
 };
 use crate::error::Result;
 use crate::gpu::Profile;
@@ -75,7 +75,7 @@ impl Op for Deviation {
 
     fn adjoint(&self, input: usize, _shapes: &[Shape]) -> Option<Adjoint> {
         let op = DeviationBackward { by_mean: input == 1 };
-        Adjoint::new(op, &[Source::Input(1), Source::Output, Source::Upstream])
+        Adjoint::new(op, &[AdjointOperand::Input(1), AdjointOperand::Output, AdjointOperand::Upstream])
     }
 }
 

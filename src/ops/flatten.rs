@@ -2,7 +2,7 @@
 
 use super::native::{fill_map, for_each_row, row};
 use super::shape::{MapLayout, mismatch};
-use super::{Adjoint, Case, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source};
+use super::{Adjoint, AdjointOperand, Case, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -69,7 +69,7 @@ impl Op for Flatten {
 
     fn adjoint(&self, _input: usize, shapes: &[Shape]) -> Option<Adjoint> {
         let MapLayout { channels, height, width } = shapes[0].layout()?;
-        Adjoint::new(Unflatten { channels, height, width }, &[Source::Upstream])
+        Adjoint::new(Unflatten { channels, height, width }, &[AdjointOperand::Upstream])
     }
 }
 
@@ -116,7 +116,7 @@ impl Op for Unflatten {
     }
 
     fn adjoint(&self, _input: usize, _shapes: &[Shape]) -> Option<Adjoint> {
-        Adjoint::new(Flatten, &[Source::Upstream])
+        Adjoint::new(Flatten, &[AdjointOperand::Upstream])
     }
 }
 

@@ -3,7 +3,7 @@
 use super::lanes::elementwise;
 use super::shape::mismatch;
 use super::window;
-use super::{Adjoint, Case, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source};
+use super::{Adjoint, AdjointOperand, Case, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -79,7 +79,7 @@ impl Op for LinearCombination {
     }
 
     fn adjoint(&self, input: usize, _shapes: &[Shape]) -> Option<Adjoint> {
-        Adjoint::new(Self::scale(*self.factors.get(input)?), &[Source::Upstream])
+        Adjoint::new(Self::scale(*self.factors.get(input)?), &[AdjointOperand::Upstream])
     }
 
     fn flops(&self, signature: &Signature) -> u64 {

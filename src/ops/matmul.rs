@@ -3,7 +3,8 @@
 use super::product::{MatrixRef, product_of_rows};
 use super::shape::{mismatch, takes};
 use super::{
-    Adjoint, Case, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source, TEXTURE_WIDTH,
+    Adjoint, AdjointOperand, Case, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature,
+    TEXTURE_WIDTH,
 };
 use crate::error::Result;
 use crate::gpu::{Family, Profile};
@@ -238,7 +239,7 @@ impl Op for MatMul {
 
     fn adjoint(&self, input: usize, _shapes: &[Shape]) -> Option<Adjoint> {
         let [a, b] = self.transposed;
-        let (own, other) = (Source::Upstream, Source::Input(1 - input));
+        let (own, other) = (AdjointOperand::Upstream, AdjointOperand::Input(1 - input));
         let (transposed, operands) = match (input, self.transposed[input]) {
             (0, false) => ([false, !b], [own, other]),
             (0, true) => ([b, true], [other, own]),

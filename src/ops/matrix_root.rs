@@ -25,7 +25,7 @@ use super::native::write_number;
 use super::product::symmetric_product;
 use super::scale_by::ScaleBy;
 use super::{
-    Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source,
+    Adjoint, AdjointOperand, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature,
 };
 use crate::error::Result;
 use crate::gpu::Profile;
@@ -338,7 +338,7 @@ impl Op for RootTrace {
     }
 
     fn adjoint(&self, _input: usize, _shapes: &[Shape]) -> Option<Adjoint> {
-        Adjoint::new(ScaleBy, &[Source::Saved, Source::Upstream])
+        Adjoint::new(ScaleBy, &[AdjointOperand::Saved, AdjointOperand::Upstream])
     }
 
     fn flops(&self, signature: &Signature) -> u64 {

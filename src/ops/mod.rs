@@ -40,9 +40,9 @@ mod weighted_sum;
 
 pub(crate) use self::core::release_scratch;
 pub use self::core::{
-    Adjoint, Case, CaseInput, Constant, ConstantPart, Dispatch, Initializer, Kernel, Loader, MapLayout,
-    NativeCall, NativeConstant, NativeKernel, NativeValues, Op, Operand, Shape, Signature, Source, Storage,
-    TEXTURE_WIDTH, TexelCopy, Value,
+    Adjoint, AdjointOperand, Case, CaseInput, Constant, ConstantPart, Dispatch, Initializer, Kernel, Loader,
+    MapLayout, NativeCall, NativeConstant, NativeKernel, NativeValues, Op, Operand, Shape, Signature,
+    Storage, TEXTURE_WIDTH, TexelCopy, Value,
 };
 use self::core::{finish, lanes, native, product, shape, sum, vectors, window};
 pub use accumulate::Accumulate;

@@ -5,7 +5,7 @@ use super::lanes::{elementwise, sums};
 use super::native::write_number;
 use super::shape::mismatch;
 use super::{
-    Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source,
+    Adjoint, AdjointOperand, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature,
 };
 use super::{sum, window};
 use crate::error::Result;
@@ -91,7 +91,10 @@ impl Op for MeanSquaredError {
         if input != 0 {
             return None;
         }
-        Adjoint::new(MseBackward, &[Source::Input(0), Source::Input(1), Source::Upstream])
+        Adjoint::new(
+            MseBackward,
+            &[AdjointOperand::Input(0), AdjointOperand::Input(1), AdjointOperand::Upstream],
+        )
     }
 
     fn flops(&self, signature: &Signature) -> u64 {

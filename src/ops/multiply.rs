@@ -3,7 +3,7 @@
 use super::lanes::elementwise;
 use super::shape::expect_same;
 use super::window;
-use super::{Adjoint, Case, Kernel, NativeKernel, Op, Shape, Signature, Source};
+use super::{Adjoint, AdjointOperand, Case, Kernel, NativeKernel, Op, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -36,7 +36,7 @@ impl Op for Multiply {
     }
 
     fn adjoint(&self, input: usize, _shapes: &[Shape]) -> Option<Adjoint> {
-        Adjoint::new(Self, &[Source::Upstream, Source::Input(1 - input)])
+        Adjoint::new(Self, &[AdjointOperand::Upstream, AdjointOperand::Input(1 - input)])
     }
 }
 

@@ -4,7 +4,7 @@
 use super::native::{fill_map, for_each_row, row};
 use super::shape::{MapLayout, mismatch, takes};
 use super::{
-    Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source,
+    Adjoint, AdjointOperand, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature,
 };
 use crate::error::Result;
 use crate::gpu::Profile;
@@ -120,7 +120,7 @@ impl Op for Affine {
     }
 
     fn adjoint(&self, _input: usize, _shapes: &[Shape]) -> Option<Adjoint> {
-        Adjoint::new(AffineBackward { affine: *self }, &[Source::Upstream])
+        Adjoint::new(AffineBackward { affine: *self }, &[AdjointOperand::Upstream])
     }
 
     fn flops(&self, signature: &Signature) -> u64 {

@@ -2,7 +2,7 @@
 
 use super::native::{fill_map, row};
 use super::shape::{MapLayout, mismatch};
-use super::{Dispatch, NativeKernel, Op, Operand, Shape, Source};
+use super::{AdjointOperand, Dispatch, NativeKernel, Op, Operand, Shape};
 use crate::error::Result;
 use std::ops::Range;
 
@@ -36,10 +36,10 @@ impl PoolKind {
     }
 
     /// What the adjoint reads: max searches x again for its maxima.
-    pub(super) fn operands(self) -> &'static [Source] {
+    pub(super) fn operands(self) -> &'static [AdjointOperand] {
         match self {
-            Self::Max => &[Source::Input(0), Source::Upstream],
-            Self::Average => &[Source::Upstream],
+            Self::Max => &[AdjointOperand::Input(0), AdjointOperand::Upstream],
+            Self::Average => &[AdjointOperand::Upstream],
         }
     }
 

@@ -3,7 +3,7 @@
 use super::lanes::elementwise;
 use super::window;
 use super::{
-    Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source,
+    Adjoint, AdjointOperand, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature,
 };
 use crate::error::Result;
 use crate::gpu::Profile;
@@ -38,7 +38,7 @@ impl Op for Relu {
     }
 
     fn adjoint(&self, _input: usize, _shapes: &[Shape]) -> Option<Adjoint> {
-        Adjoint::new(ReluBackward, &[Source::Output, Source::Upstream])
+        Adjoint::new(ReluBackward, &[AdjointOperand::Output, AdjointOperand::Upstream])
     }
 }
 

@@ -10,7 +10,9 @@ use super::lanes::update;
 use super::native::{fill_map, row};
 use super::pool_windows::{nested, shape_before};
 use super::shape::MapLayout;
-use super::{Adjoint, Case, Dispatch, Kernel, NativeKernel, Op, Operand, PoolKind, Shape, Signature, Source};
+use super::{
+    Adjoint, AdjointOperand, Case, Dispatch, Kernel, NativeKernel, Op, Operand, PoolKind, Shape, Signature,
+};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -219,7 +221,7 @@ impl Op for Resize {
     fn adjoint(&self, _input: usize, shapes: &[Shape]) -> Option<Adjoint> {
         let input = shapes[0].layout()?;
         let op = ResizeBackward { resize: *self, size: [input.height, input.width] };
-        Adjoint::new(op, &[Source::Upstream])
+        Adjoint::new(op, &[AdjointOperand::Upstream])
     }
 
     fn flops(&self, signature: &Signature) -> u64 {

@@ -4,7 +4,7 @@ use super::lanes::elementwise;
 use super::native::write_number;
 use super::window;
 use super::{
-    Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source,
+    Adjoint, AdjointOperand, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature,
 };
 use crate::error::Result;
 use crate::gpu::Profile;
@@ -58,7 +58,7 @@ impl Op for ScaleBy {
         if input != 0 {
             return None;
         }
-        Adjoint::new(Self, &[Source::Upstream, Source::Input(1)])
+        Adjoint::new(Self, &[AdjointOperand::Upstream, AdjointOperand::Input(1)])
     }
 }
 

@@ -3,7 +3,7 @@
 use super::lanes::{elementwise, sums};
 use super::shape::expect_same;
 use super::{
-    Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source,
+    Adjoint, AdjointOperand, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature,
 };
 use crate::error::Result;
 use crate::gpu::Profile;
@@ -67,7 +67,7 @@ impl Op for Softmax {
     }
 
     fn adjoint(&self, _input: usize, _shapes: &[Shape]) -> Option<Adjoint> {
-        Adjoint::new(SoftmaxBackward, &[Source::Output, Source::Upstream])
+        Adjoint::new(SoftmaxBackward, &[AdjointOperand::Output, AdjointOperand::Upstream])
     }
 
     fn flops(&self, signature: &Signature) -> u64 {

@@ -5,7 +5,7 @@ use super::native::{fill_map, row, sums_in_order, write_number};
 use super::shape::MapLayout;
 use super::sum;
 use super::{
-    Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source,
+    Adjoint, AdjointOperand, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature,
 };
 use crate::error::Result;
 use crate::gpu::Profile;
@@ -249,7 +249,10 @@ impl Op for TotalVariation {
     }
 
     fn adjoint(&self, _input: usize, _shapes: &[Shape]) -> Option<Adjoint> {
-        Adjoint::new(TotalVariationBackward { kind: self.kind }, &[Source::Input(0), Source::Upstream])
+        Adjoint::new(
+            TotalVariationBackward { kind: self.kind },
+            &[AdjointOperand::Input(0), AdjointOperand::Upstream],
+        )
     }
 
     fn flops(&self, signature: &Signature) -> u64 {

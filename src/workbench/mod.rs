@@ -31,7 +31,7 @@ pub use network::{LayerShape, layers_of, network_cases, topology};
 pub use record::{Change, Record, Row};
 #[cfg(feature = "workbench")]
 pub use run::{
-    Bound, Form, Input, Leaf, ListKind, Memory, Output, Param, Params, ResultSpec, RunPlan, RunRequest,
-    RunResult, ShaderRequest, ShaderRun, Source, UserShader, Variable,
+    ArraySource, Bound, Form, Input, Leaf, ListKind, Memory, Output, Param, Params, ResultSpec, RunPlan,
+    RunRequest, RunResult, ShaderRequest, ShaderRun, UserShader, Variable,
 };
 pub use verify::{Verified, verify};

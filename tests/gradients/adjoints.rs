@@ -7,7 +7,7 @@
 use crate::common::{draw, engine, inputs, turn, widen};
 use neural_mirage::gpu::Family;
 use neural_mirage::graph::{Engine, SingleOp};
-use neural_mirage::ops::{Adjoint, Case, CaseInput, Op, REGISTRY, Shape, Source};
+use neural_mirage::ops::{Adjoint, AdjointOperand, Case, CaseInput, Op, REGISTRY, Shape};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::sync::Arc;
@@ -92,14 +92,14 @@ impl Subject {
         saved: Option<&T>,
         upstream: &T,
     ) -> (Vec<T>, Vec<Shape>) {
-        let operand = |source: &Source| match *source {
-            Source::Input(input) => (inputs[input].clone(), self.shapes[input]),
-            Source::Output => (output.clone(), self.output),
-            Source::Saved => {
+        let operand = |operand: &AdjointOperand| match *operand {
+            AdjointOperand::Input(input) => (inputs[input].clone(), self.shapes[input]),
+            AdjointOperand::Output => (output.clone(), self.output),
+            AdjointOperand::Saved => {
                 let shape = self.case.op.saved(&self.shapes).expect("a saved output");
                 (saved.expect("its values").clone(), shape)
             }
-            Source::Upstream => (upstream.clone(), self.output),
+            AdjointOperand::Upstream => (upstream.clone(), self.output),
         };
         self.adjoint.operands.iter().map(operand).unzip()
     }

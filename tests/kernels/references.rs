@@ -3,9 +3,9 @@
 use crate::common::golden::{Golden, pair, shape, text};
 use crate::common::{assert_close, widen};
 use neural_mirage::ops::{
-    Adam, AdaptivePool, Affine, Conv, Dot, Filter, Gram, Linear, Matrix, MatrixValues, MeanSquaredError, Op,
-    Padding, Pool, PoolKind, Reduce, ReduceKind, Relu, Resize, ResizeMode, Shape, Softmax, Source,
-    TotalVariation, VariationKind,
+    Adam, AdaptivePool, AdjointOperand, Affine, Conv, Dot, Filter, Gram, Linear, Matrix, MatrixValues,
+    MeanSquaredError, Op, Padding, Pool, PoolKind, Reduce, ReduceKind, Relu, Resize, ResizeMode, Shape,
+    Softmax, TotalVariation, VariationKind,
 };
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -139,11 +139,11 @@ fn references_and_their_adjoints_match_pytorch() {
                 let operands: Vec<(&[f64], Shape)> = adjoint
                     .operands
                     .iter()
-                    .map(|source| match *source {
-                        Source::Input(input) => (wide[input], shapes[input]),
-                        Source::Saved => panic!("no golden has a saved output"),
-                        Source::Output => (output.as_slice(), output_shape),
-                        Source::Upstream => (upstream.as_slice(), output_shape),
+                    .map(|operand| match *operand {
+                        AdjointOperand::Input(input) => (wide[input], shapes[input]),
+                        AdjointOperand::Saved => panic!("no golden has a saved output"),
+                        AdjointOperand::Output => (output.as_slice(), output_shape),
+                        AdjointOperand::Upstream => (upstream.as_slice(), output_shape),
                     })
                     .collect();
                 let values: Vec<&[f64]> = operands.iter().map(|(values, _)| *values).collect();

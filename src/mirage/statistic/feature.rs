@@ -1,6 +1,6 @@
 //! The activation itself: it holds on to the layout, where there is one.
 
-use super::{Domain, Parts, Statistic};
+use super::{Decomposition, Domain, Statistic};
 use crate::error::Result;
 use crate::graph::{Graph, TensorId};
 use crate::ops::MeanSquaredError;
@@ -18,8 +18,8 @@ impl Statistic for Feature {
         Domain::Any
     }
 
-    fn parts(&self) -> Parts {
-        Parts::Elements
+    fn decomposition(&self) -> Decomposition {
+        Decomposition::Elements
     }
 
     fn summary(&self, _: &mut Graph, activation: TensorId, _: &str) -> Result<Vec<TensorId>> {

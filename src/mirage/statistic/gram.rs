@@ -1,7 +1,7 @@
 //! Gram matrices: which features occur together, wherever they are.
 
 use super::relative::{inverse_mean_square, scaled};
-use super::{Domain, Parts, Statistic};
+use super::{Decomposition, Domain, Statistic};
 use crate::error::Result;
 use crate::graph::{Graph, TensorId};
 use crate::ops::{Gram, LinearCombination, MeanSquaredError};
@@ -45,8 +45,8 @@ impl Statistic for GramMatrix {
         Domain::Maps
     }
 
-    fn parts(&self) -> Parts {
-        Parts::Means
+    fn decomposition(&self) -> Decomposition {
+        Decomposition::Means
     }
 
     fn summary(&self, graph: &mut Graph, activation: TensorId, label: &str) -> Result<Vec<TensorId>> {

@@ -1,7 +1,7 @@
 //! Mean and covariance of the channels: Gram matrices taken apart, so that brightness and texture count on their own.
 
 use super::relative::{inverse_mean_square, scaled, sum};
-use super::{Domain, Parts, Statistic};
+use super::{Decomposition, Domain, Statistic};
 use crate::error::Result;
 use crate::graph::{Graph, TensorId};
 use crate::ops::{ChannelMean, Covariance, Gram, MeanSquaredError};
@@ -25,8 +25,8 @@ impl Statistic for MeanCovariance {
         self.of_moments(graph, &moments, label)
     }
 
-    fn parts(&self) -> Parts {
-        Parts::Means
+    fn decomposition(&self) -> Decomposition {
+        Decomposition::Means
     }
 
     /// The mean and the Gram matrix.

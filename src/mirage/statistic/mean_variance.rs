@@ -1,7 +1,7 @@
 //! Mean and standard deviation of each channel: how much of each feature there is, and how unevenly.
 
 use super::relative::{inverse_mean_square, mean_squared_errors, scaled};
-use super::{Domain, Parts, Statistic};
+use super::{Decomposition, Domain, Statistic};
 use crate::error::Result;
 use crate::graph::{Graph, TensorId};
 use crate::ops::{ChannelDeviation, ChannelMean, Deviation, LinearCombination, Multiply};
@@ -31,8 +31,8 @@ impl Statistic for MeanVariance {
         Ok(vec![mean, deviation])
     }
 
-    fn parts(&self) -> Parts {
-        Parts::Means
+    fn decomposition(&self) -> Decomposition {
+        Decomposition::Means
     }
 
     /// The mean and, plus 1e-5, the mean square: the square of the deviation from 0.

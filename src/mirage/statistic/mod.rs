@@ -39,7 +39,7 @@ pub enum Domain {
 
 /// How a statistic of a map follows from the parts of that map, where the map is computed in tiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Parts {
+pub enum Decomposition {
     /// From its moments ([`Statistic::moments`]), which are means over pixels: those of a map are the means of its
     /// parts', weighted by their pixels.
     Means,
@@ -84,11 +84,11 @@ pub trait Statistic: Debug + Send + Sync {
     fn summary(&self, graph: &mut Graph, activation: TensorId, label: &str) -> Result<Vec<TensorId>>;
 
     /// How it follows from the parts of a map.
-    fn parts(&self) -> Parts {
-        Parts::Whole
+    fn decomposition(&self) -> Decomposition {
+        Decomposition::Whole
     }
 
-    /// Appends what the summary is made of; [`Parts`] says of what use it is.
+    /// Appends what the summary is made of; [`Decomposition`] says of what use it is.
     ///
     /// # Errors
     /// As [`Statistic::summary`].

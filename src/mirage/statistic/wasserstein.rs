@@ -1,6 +1,6 @@
 //! Wasserstein-2 distance between Gaussian distributions of the features.
 
-use super::{Domain, Parts, Statistic};
+use super::{Decomposition, Domain, Statistic};
 use crate::error::Result;
 use crate::graph::{Graph, TensorId};
 use crate::ops::{
@@ -36,8 +36,8 @@ impl Statistic for Wasserstein {
         Domain::Maps
     }
 
-    fn parts(&self) -> Parts {
-        Parts::Means
+    fn decomposition(&self) -> Decomposition {
+        Decomposition::Means
     }
 
     fn summary(&self, graph: &mut Graph, activation: TensorId, label: &str) -> Result<Vec<TensorId>> {

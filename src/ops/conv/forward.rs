@@ -11,7 +11,7 @@ use super::tiles::{self, Tiles};
 use super::winograd::{self, Winograd};
 use crate::error::Result;
 use crate::gpu::Profile;
-use crate::ops::{Adjoint, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source};
+use crate::ops::{Adjoint, AdjointOperand, Kernel, NativeKernel, Op, Operand, Shape, Signature};
 
 impl Op for Conv {
     fn name(&self) -> &'static str {
@@ -155,7 +155,13 @@ impl Op for Conv {
         let input = shapes[0].layout()?;
         let size = [input.height, input.width];
         let op = ConvBackward { conv: self.clone(), size, then: Then::default() };
-        Adjoint::new(op, &[if self.pool { Source::Saved } else { Source::Output }, Source::Upstream])
+        Adjoint::new(
+            op,
+            &[
+                if self.pool { AdjointOperand::Saved } else { AdjointOperand::Output },
+                AdjointOperand::Upstream,
+            ],
+        )
     }
 
     fn flops(&self, signature: &Signature) -> u64 {

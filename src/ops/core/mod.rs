@@ -18,8 +18,8 @@ pub use case::Case;
 pub(crate) use native::release_scratch;
 pub use native::{NativeCall, NativeConstant, NativeKernel, NativeValues};
 pub use op::{
-    Adjoint, Constant, ConstantPart, Dispatch, Initializer, Kernel, Loader, Op, Operand, Signature, Source,
-    Storage, TexelCopy, Value,
+    Adjoint, AdjointOperand, Constant, ConstantPart, Dispatch, Initializer, Kernel, Loader, Op, Operand,
+    Signature, Storage, TexelCopy, Value,
 };
 pub use sample::CaseInput;
 pub use shape::{MapLayout, Shape, TEXTURE_WIDTH};

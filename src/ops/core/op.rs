@@ -99,12 +99,12 @@ pub struct Adjoint {
     /// Op whose output is the gradient.
     pub op: Arc<dyn Op>,
     /// Its inputs in order.
-    pub operands: Vec<Source>,
+    pub operands: Vec<AdjointOperand>,
 }
 
 /// Where an adjoint's input comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+pub enum AdjointOperand {
     /// An input of the forward op.
     Input(usize),
     /// The forward op's output.
@@ -117,7 +117,7 @@ pub enum Source {
 
 impl Adjoint {
     /// An adjoint op with its operands.
-    pub fn new(op: impl Op + 'static, operands: &[Source]) -> Option<Self> {
+    pub fn new(op: impl Op + 'static, operands: &[AdjointOperand]) -> Option<Self> {
         Some(Self { op: Arc::new(op), operands: operands.to_vec() })
     }
 }

@@ -13,8 +13,8 @@ use crate::ops::native::{fill_blocks, for_each_part, for_each_row};
 use crate::ops::product::{MatrixRef, product};
 use crate::ops::shape::{MapLayout, mismatch};
 use crate::ops::{
-    Adjoint, Case, CaseInput, Dispatch, Kernel, NativeCall, NativeKernel, Op, Operand, Shape, Signature,
-    Source,
+    Adjoint, AdjointOperand, Case, CaseInput, Dispatch, Kernel, NativeCall, NativeKernel, Op, Operand, Shape,
+    Signature,
 };
 use rayon::prelude::*;
 
@@ -153,7 +153,7 @@ impl Op for Gram {
     }
 
     fn adjoint(&self, _input: usize, _shapes: &[Shape]) -> Option<Adjoint> {
-        Adjoint::new(GramBackward, &[Source::Input(0), Source::Upstream])
+        Adjoint::new(GramBackward, &[AdjointOperand::Input(0), AdjointOperand::Upstream])
     }
 
     fn flops(&self, signature: &Signature) -> u64 {

@@ -9,7 +9,8 @@ use crate::error::Result;
 use crate::gpu::{Family, Profile};
 use crate::ops::shape::mismatch;
 use crate::ops::{
-    Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, Source, Storage,
+    Adjoint, AdjointOperand, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature,
+    Storage,
 };
 use std::ops::Range;
 use std::sync::Arc;
@@ -138,7 +139,10 @@ impl Op for Linear {
     }
 
     fn adjoint(&self, _input: usize, _shapes: &[Shape]) -> Option<Adjoint> {
-        Adjoint::new(LinearBackward { linear: self.clone() }, &[Source::Output, Source::Upstream])
+        Adjoint::new(
+            LinearBackward { linear: self.clone() },
+            &[AdjointOperand::Output, AdjointOperand::Upstream],
+        )
     }
 
     fn flops(&self, _signature: &Signature) -> u64 {

@@ -17,4 +17,4 @@ pub use form::{Form, Leaf, ListKind};
 pub use params::{Param, Params};
 pub use plan::{Memory, ResultSpec, RunPlan, RunRequest};
 pub use shader::{Bound, ShaderRequest, UserShader, Variable};
-pub use spec::{Input, Output, Source};
+pub use spec::{ArraySource, Input, Output};

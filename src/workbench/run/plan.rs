@@ -2,7 +2,7 @@
 
 use super::params::{Params, fill};
 use super::shader::{Bound, ShaderRequest, UserShader, Variable};
-use super::spec::{Input, Output, Source};
+use super::spec::{ArraySource, Input, Output};
 use crate::error::{Error, Result};
 use crate::escape::shown;
 use crate::workbench::array::{count, dimensions};
@@ -167,7 +167,9 @@ impl RunPlan {
             let variable = &self.shader.variables[index];
             let source = match &input.source {
                 // Two inputs full of the same numbers would hide that a kernel takes one for the other.
-                Source::Random(shape, None) => Source::Random(shape.clone(), Some(index as u64 + 1)),
+                ArraySource::Random(shape, None) => {
+                    ArraySource::Random(shape.clone(), Some(index as u64 + 1))
+                }
                 source => source.clone(),
             };
             let (memory, note) = fill_from(variable, &source)?;
@@ -326,33 +328,33 @@ impl RunPlan {
 }
 
 /// The numbers of a source, or `None` if it is a pattern, not a file.
-fn read(source: &Source) -> Result<Option<Array>> {
+fn read(source: &ArraySource) -> Result<Option<Array>> {
     match source {
-        Source::Npy(path) => Array::read_npy(path).map(Some),
-        Source::Tensor(path, name) => Array::read_tensor(path, name).map(Some),
-        Source::Zeros(_) | Source::Random(..) => Ok(None),
+        ArraySource::Npy(path) => Array::read_npy(path).map(Some),
+        ArraySource::Tensor(path, name) => Array::read_tensor(path, name).map(Some),
+        ArraySource::Zeros(_) | ArraySource::Random(..) => Ok(None),
     }
 }
 
 /// The memory of a variable as a source fills it, and a note on a conversion.
-fn fill_from(variable: &Variable, source: &Source) -> Result<(Memory, Option<String>)> {
+fn fill_from(variable: &Variable, source: &ArraySource) -> Result<(Memory, Option<String>)> {
     let what = || format!("--input {source} for `{}`", variable.describe());
     let refuse = |why: String| Error::usage(format!("{}: {why}", what()));
     let mut note = None;
     let (mut bytes, shape) = match source {
-        Source::Zeros(shape) | Source::Random(shape, _) => {
+        ArraySource::Zeros(shape) | ArraySource::Random(shape, _) => {
             let (length, _) = length(variable, shape);
             let mut bytes = Vec::new();
             bytes.try_reserve_exact(length).map_err(|_| refuse("there is not so much memory".to_owned()))?;
             bytes.resize(length, 0);
-            if let Source::Random(_, seed) = source {
+            if let ArraySource::Random(_, seed) = source {
                 scatter(variable, seed.unwrap_or_default(), &mut bytes);
             }
             (bytes, shape.clone())
         }
-        Source::Npy(_) | Source::Tensor(..) => {
+        ArraySource::Npy(_) | ArraySource::Tensor(..) => {
             let Some(array) = read(source)? else { return Err(refuse("is no file".to_owned())) };
-            let is_tensor = matches!(source, Source::Tensor(..));
+            let is_tensor = matches!(source, ArraySource::Tensor(..));
             let (array, conversion) = convert(variable, array, is_tensor).map_err(refuse)?;
             note = conversion.map(|conversion| format!("{source}: {conversion}"));
             let (_, packed) = length(variable, &array.shape);

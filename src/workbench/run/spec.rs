@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 /// Where numbers come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
+pub enum ArraySource {
     /// A .npy file.
     Npy(PathBuf),
     /// A tensor of a .safetensors file.
@@ -18,7 +18,7 @@ pub enum Source {
     Random(Vec<usize>, Option<u64>),
 }
 
-impl Source {
+impl ArraySource {
     /// The file, if it is one.
     pub fn path(&self) -> Option<&PathBuf> {
         match self {
@@ -28,7 +28,7 @@ impl Source {
     }
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for ArraySource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sides = |shape: &[usize]| shape.iter().map(ToString::to_string).collect::<Vec<_>>().join("x");
         match self {
@@ -47,7 +47,7 @@ pub struct Input {
     /// The variable; the next one if it has no name.
     pub name: Option<String>,
     /// The numbers.
-    pub source: Source,
+    pub source: ArraySource,
 }
 
 /// `[NAME=]FILE.npy[:SHAPE]`: where the numbers of a variable go.
@@ -69,11 +69,13 @@ impl FromStr for Input {
         let form = "give FILE.npy, FILE.safetensors:TENSOR, zeros:64x32 or random:64x32[:SEED], with NAME= before it \
                     to say which variable";
         let source = if ends_with(rest, ".npy") {
-            Source::Npy(rest.into())
+            ArraySource::Npy(rest.into())
         } else if let Some((path, tensor)) = split_tensor(rest) {
-            Source::Tensor(path.into(), tensor.to_owned())
+            ArraySource::Tensor(path.into(), tensor.to_owned())
         } else if let Some(sides) = rest.strip_prefix("zeros:") {
-            Source::Zeros(shape(sides).ok_or_else(|| format!("'{sides}' is no shape like 64x32; {form}"))?)
+            ArraySource::Zeros(
+                shape(sides).ok_or_else(|| format!("'{sides}' is no shape like 64x32; {form}"))?,
+            )
         } else if let Some(sides) = rest.strip_prefix("random:") {
             let (sides, seed) =
                 sides.split_once(':').map_or((sides, None), |(sides, seed)| (sides, Some(seed)));
@@ -81,7 +83,7 @@ impl FromStr for Input {
             let number =
                 |seed: &str| seed.parse().map_err(|_| wrong(seed, "seed, which is a whole number from 0 on"));
             let seed = seed.map(number).transpose()?;
-            Source::Random(shape(sides).ok_or_else(|| wrong(sides, "shape like 64x32"))?, seed)
+            ArraySource::Random(shape(sides).ok_or_else(|| wrong(sides, "shape like 64x32"))?, seed)
         } else {
             return Err(format!("'{rest}' is no source of numbers; {form}"));
         };
@@ -163,7 +165,7 @@ mod tests {
 
     #[test]
     fn sources_in_words() {
-        let npy = |name: &str| Source::Npy(name.into());
+        let npy = |name: &str| ArraySource::Npy(name.into());
         for (text, name, source) in [
             ("a.npy", None, npy("a.npy")),
             ("x=a.npy", Some("x"), npy("a.npy")),
@@ -174,13 +176,13 @@ mod tests {
             (
                 "w=b.safetensors:conv.weight",
                 Some("w"),
-                Source::Tensor("b.safetensors".into(), "conv.weight".into()),
+                ArraySource::Tensor("b.safetensors".into(), "conv.weight".into()),
             ),
-            ("a b:c.safetensors:d:e", None, Source::Tensor("a b:c.safetensors".into(), "d:e".into())),
-            ("zeros:64x32", None, Source::Zeros(vec![64, 32])),
-            ("y=zeros:5", Some("y"), Source::Zeros(vec![5])),
-            ("random:2x3x4", None, Source::Random(vec![2, 3, 4], None)),
-            ("random:2:77", None, Source::Random(vec![2], Some(77))),
+            ("a b:c.safetensors:d:e", None, ArraySource::Tensor("a b:c.safetensors".into(), "d:e".into())),
+            ("zeros:64x32", None, ArraySource::Zeros(vec![64, 32])),
+            ("y=zeros:5", Some("y"), ArraySource::Zeros(vec![5])),
+            ("random:2x3x4", None, ArraySource::Random(vec![2, 3, 4], None)),
+            ("random:2:77", None, ArraySource::Random(vec![2], Some(77))),
         ] {
             let expected = Input { name: name.map(str::to_owned), source };
             assert_eq!(input(text).unwrap(), expected, "{text}");
@@ -193,7 +195,7 @@ mod tests {
         let path = folder.path().join("a.safetensors:b.safetensors");
         std::fs::write(&path, "").unwrap();
         let text = format!("{}:t", path.display());
-        assert_eq!(input(&text).unwrap().source, Source::Tensor(path, "t".into()));
+        assert_eq!(input(&text).unwrap().source, ArraySource::Tensor(path, "t".into()));
     }
 
     #[test]
