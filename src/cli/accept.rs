@@ -14,7 +14,7 @@ use std::path::Path;
 
 /// What a record is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Source {
+pub(super) enum RecordKind {
     /// In a picture, for a new run.
     Picture,
     /// In a checkpoint, for its own run.
@@ -35,7 +35,7 @@ pub(super) struct Accepted {
 /// [`Error::File`] naming the first option that no record may give, that is unknown, or whose value can't be used.
 pub(super) fn accept(
     file: &Path,
-    source: Source,
+    kind: RecordKind,
     record: &Map<String, Value>,
     given: &[OptionWords],
 ) -> Result<Accepted> {
@@ -72,7 +72,7 @@ pub(super) fn accept(
         }
         let is_taken = match row.recorded {
             Recorded::Always(_) => true,
-            Recorded::Resumed(_) => source == Source::Checkpoint,
+            Recorded::Resumed(_) => kind == RecordKind::Checkpoint,
             Recorded::No | Recorded::Shown(_) => false,
         };
         if is_taken {
@@ -152,16 +152,16 @@ mod tests {
     use crate::cli::options::TABLE;
     use serde_json::json;
 
-    fn taken(source: Source, record: &Value, given: &[&str]) -> Result<Accepted> {
+    fn taken(kind: RecordKind, record: &Value, given: &[&str]) -> Result<Accepted> {
         let given: Vec<OptionWords> = given.iter().map(|name| ((*name).to_owned(), Vec::new())).collect();
-        accept(Path::new("some file"), source, record.as_object().unwrap(), &given)
+        accept(Path::new("some file"), kind, record.as_object().unwrap(), &given)
     }
 
     fn refusal(record: &Value) -> String {
-        for source in [Source::Picture, Source::Checkpoint] {
-            taken(source, record, &[]).unwrap_err();
+        for kind in [RecordKind::Picture, RecordKind::Checkpoint] {
+            taken(kind, record, &[]).unwrap_err();
         }
-        let error = taken(Source::Checkpoint, record, &[]).unwrap_err();
+        let error = taken(RecordKind::Checkpoint, record, &[]).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         let text = error.to_string();
         assert!(!crate::cli::escape::has_control(&text), "{text:?}");
@@ -172,7 +172,7 @@ mod tests {
     fn an_old_record_keeps_its_one_scale() {
         let record =
             json!({ "iterations": 150, "seed": 3, "pooling": "max", "style_statistic": "wasserstein" });
-        let accepted = taken(Source::Picture, &record, &[]).unwrap().options;
+        let accepted = taken(RecordKind::Picture, &record, &[]).unwrap().options;
         assert_eq!(accepted["iterations"], json!([150]));
         assert_eq!((&accepted["scales"], &accepted["average_decay"]), (&json!("1"), &json!(0)));
         assert_eq!(
@@ -183,9 +183,9 @@ mod tests {
             [option_words::recorded(&accepted), vec![("photo".to_owned(), vec!["p.png".into()])]].concat();
         assert_eq!(option_words::parse(&words).unwrap().optimisation.iterations, [150]);
         let record = json!({ "iterations": [150], "seed": 3 });
-        assert_eq!(taken(Source::Picture, &record, &[]).unwrap().options.len(), 2);
+        assert_eq!(taken(RecordKind::Picture, &record, &[]).unwrap().options.len(), 2);
         assert!(
-            !taken(Source::Picture, &json!({ "iterations": 5 }), &["iterations"])
+            !taken(RecordKind::Picture, &json!({ "iterations": 5 }), &["iterations"])
                 .unwrap()
                 .options
                 .contains_key("iterations")
@@ -203,7 +203,7 @@ mod tests {
             }
         }
         // Also if the user gives it: the record is a forgery all the same.
-        assert!(taken(Source::Picture, &json!({ "log": "x" }), &["log"]).is_err());
+        assert!(taken(RecordKind::Picture, &json!({ "log": "x" }), &["log"]).is_err());
     }
 
     #[test]
@@ -243,12 +243,12 @@ mod tests {
             for (value, kind) in &values {
                 let record = json!({ row.name: value });
                 if *kind == fitting {
-                    taken(Source::Checkpoint, &record, &[]).unwrap();
+                    taken(RecordKind::Checkpoint, &record, &[]).unwrap();
                 } else {
                     let text = refusal(&record);
                     assert!(text.contains(&format!("--{}", row.long())), "{kind}: {text}");
                     // What the user gives in its place is not looked at.
-                    taken(Source::Checkpoint, &record, &[row.name]).unwrap();
+                    taken(RecordKind::Checkpoint, &record, &[row.name]).unwrap();
                 }
             }
         }
@@ -262,14 +262,14 @@ mod tests {
             "style_image": ["/s.png"], "balance": null,
         });
         let names = |accepted: &Accepted| accepted.options.keys().cloned().collect::<Vec<_>>();
-        let picture = taken(Source::Picture, &record, &[]).unwrap();
+        let picture = taken(RecordKind::Picture, &record, &[]).unwrap();
         assert_eq!(names(&picture), ["balance", "init", "kernels", "photo", "seed", "style_image"]);
         let notes = picture.notes.join("\n");
         for words in ["/p.png (photo)", "/s.png (style-image)", "--labels /l.txt", "--adapter '$(touch x)'"] {
             assert!(notes.contains(words), "{words}: {notes}");
         }
         assert!(!notes.contains("noise") && !notes.contains("elsewhere"), "{notes}");
-        let checkpoint = taken(Source::Checkpoint, &record, &["seed"]).unwrap();
+        let checkpoint = taken(RecordKind::Checkpoint, &record, &["seed"]).unwrap();
         for name in ["save_every", "checkpoint_every", "top", "bit_depth", "labels"] {
             assert!(checkpoint.options.contains_key(name), "{name}");
         }

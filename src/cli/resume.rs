@@ -1,6 +1,6 @@
 //! `mirage resume`: continues a run from its checkpoint, with the same options or others.
 
-use super::accept::{self, Source};
+use super::accept::{self, RecordKind};
 use super::args::RenderArgs;
 use super::checkpoint::SavedCheckpoint;
 use super::escape::{path_of_text, shown};
@@ -76,7 +76,7 @@ fn continued(args: &ResumeArgs, saved: &SavedCheckpoint) -> Result<(RenderArgs, 
     let given = &args.given;
     let mut state = saved.state.clone();
     let accept::Accepted { mut options, mut notes } =
-        accept::accept(&args.file, Source::Checkpoint, &saved.options, given)?;
+        accept::accept(&args.file, RecordKind::Checkpoint, &saved.options, given)?;
     if !is_given(given, "photo") {
         let photo = options.get("photo").and_then(Value::as_str).ok_or_else(|| {
             Error::file(&args.file, "it does not state the photo of its run", "Give it with --photo")

@@ -13,7 +13,7 @@ use crate::vgg::Network;
 use std::sync::Arc;
 
 /// Shape and values, in logical order, of one tensor of a statistic.
-pub(super) type Part = (Shape, Vec<f32>);
+pub(super) type ShapedValues = (Shape, Vec<f32>);
 
 /// How much is computed of a statistic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub(super) fn capture(
 pub(super) fn prepare(
     engine: &Arc<Engine>,
     network: &Network,
-    summaries: &[(&LayerStatistic, Vec<Part>)],
+    summaries: &[(&LayerStatistic, Vec<ShapedValues>)],
 ) -> Result<Vec<Vec<Captured>>> {
     let mut graph = Graph::new();
     let mut bound = Bindings::new();
@@ -102,7 +102,7 @@ fn run(
     let mut captured = Vec::new();
     let mut goals = Vec::new();
     for (label, tensors) in found {
-        let mut parts = Vec::new();
+        let mut of_statistic = Vec::new();
         for tensor in tensors {
             let shape = graph.shape(*tensor);
             let memory = match bound.get(tensor) {
@@ -111,9 +111,9 @@ fn run(
             };
             bound.insert(*tensor, memory.clone());
             goals.push(*tensor);
-            parts.push(Captured { shape, memory });
+            of_statistic.push(Captured { shape, memory });
         }
-        captured.push(parts);
+        captured.push(of_statistic);
     }
     graph.fuse(&bound.keys().copied().collect());
     let program = Program::prepare(engine, &graph, &bound, &Goals::all(goals), |_| 0)?;
@@ -128,6 +128,9 @@ fn run(
 ///
 /// # Errors
 /// If the device fails.
-pub(super) fn read(engine: &Engine, captured: &[Captured], label: &str) -> Result<Vec<Part>> {
-    captured.iter().map(|part| Ok((part.shape, engine.read(&part.memory, part.shape, label)?))).collect()
+pub(super) fn read(engine: &Engine, captured: &[Captured], label: &str) -> Result<Vec<ShapedValues>> {
+    captured
+        .iter()
+        .map(|tensor| Ok((tensor.shape, engine.read(&tensor.memory, tensor.shape, label)?)))
+        .collect()
 }

@@ -34,12 +34,12 @@ pub(super) struct Assembly {
     size: [usize; 2],
     /// The maps of layers for the whole picture.
     shapes: HashMap<usize, Shape>,
-    parts: Vec<Part>,
+    of_layers: Vec<LayerSums>,
 }
 
-/// What is taken of one layer.
+/// What is added up of one layer.
 #[derive(Debug)]
-struct Part {
+struct LayerSums {
     layer: usize,
     kind: Kind,
     sums: Vec<Sum>,
@@ -111,7 +111,7 @@ impl Assembly {
         // A map that is no larger than one of a tile's need not be computed in tiles.
         let most = tile.saturating_mul(tile).saturating_mul(convolutions.take(1).sum());
         let trunk = Trunk::new(network, wanted, most, |layer| shapes.get(&layer).map(Shape::elements))?;
-        let assembly = Self { trunk, tile, size, shapes, parts: Vec::new() };
+        let assembly = Self { trunk, tile, size, shapes, of_layers: Vec::new() };
         let [rows, columns] = assembly.spans();
         Ok((rows.len() * columns.len() > 1).then_some(assembly))
     }
@@ -199,7 +199,7 @@ impl Assembly {
             sums.push(Sum { tensor, memory, shape: *shape });
         }
         let tensors = sums.iter().map(|sum| sum.tensor).collect();
-        self.parts.push(Part { layer, kind, sums });
+        self.of_layers.push(LayerSums { layer, kind, sums });
         Ok(tensors)
     }
 
@@ -216,7 +216,7 @@ impl Assembly {
 
     /// All sums.
     pub fn sums(&self) -> impl Iterator<Item = &Sum> {
-        self.parts.iter().flat_map(|part| &part.sums)
+        self.of_layers.iter().flat_map(|of_layer| &of_layer.sums)
     }
 
     /// Memory for the gradients that the second pass reads and adds up.
@@ -254,7 +254,7 @@ impl Assembly {
             let program = sizes.iter().position(|size| *size == lengths(pair));
             tiles.extend(program.map(|program| (program, self.places(pair.0, pair.1))));
         }
-        let targets = self.parts.iter().filter_map(|part| match &part.kind {
+        let targets = self.of_layers.iter().filter_map(|of_layer| match &of_layer.kind {
             Kind::Distance(_, target) => Some(target.memory.bytes()),
             _ => None,
         });
@@ -262,8 +262,9 @@ impl Assembly {
         let programs_use = programs.iter().map(Program::memory);
         let most = programs_use.fold(MemoryUse::default(), |most, program| most.combined(program, u64::max));
         let memory_use = MemoryUse { bound: targets.sum(), ..most };
-        let added = self.parts.iter().filter(|part| !matches!(part.kind, Kind::Map));
-        let zeroed = added.flat_map(|part| &part.sums).map(|sum| (sum.memory.clone(), sum.shape)).collect();
+        let added = self.of_layers.iter().filter(|of_layer| !matches!(of_layer.kind, Kind::Map));
+        let zeroed =
+            added.flat_map(|of_layer| &of_layer.sums).map(|sum| (sum.memory.clone(), sum.shape)).collect();
         Ok(Tiles {
             engine: subject.engine.clone(),
             programs,
@@ -298,32 +299,32 @@ impl Assembly {
         let picture = build.alias("picture", subject.picture, whole);
         let places = build.alias("places", places.0, places.1);
         let tile = build.graph.apply(Crop { size: [height, width], at: 0 }, &[picture, places], "tile")?;
-        let layers: Vec<usize> = self.parts.iter().map(|part| part.layer).collect();
+        let layers: Vec<usize> = self.of_layers.iter().map(|of_layer| of_layer.layer).collect();
         let activations =
             network_graph::forward(&mut build.graph, subject.network, tile, &layers, subject.view)?;
         let mut own_maps: HashMap<usize, TensorId> = HashMap::new();
         let (mut added, mut seeds) = (Vec::new(), Vec::new());
         let mut of_sums = gradients.iter().flat_map(|gradients| &gradients.sums);
-        for part in &self.parts {
-            let name = subject.network.layers[part.layer].name.as_str();
-            let pools = self.pools(subject.network, part.layer);
+        for of_layer in &self.of_layers {
+            let name = subject.network.layers[of_layer.layer].name.as_str();
+            let pools = self.pools(subject.network, of_layer.layer);
             let size = [own_height >> pools, own_width >> pools];
-            let own = match own_maps.get(&part.layer) {
+            let own = match own_maps.get(&of_layer.layer) {
                 Some(own) => *own,
                 None => {
                     let crop = Crop { size, at: place_of(pools, 0) };
                     build.graph.apply(
                         crop,
-                        &[activations[&part.layer], places],
+                        &[activations[&of_layer.layer], places],
                         format!("{name} of its own"),
                     )?
                 }
             };
-            own_maps.insert(part.layer, own);
-            let layout = self.shape(part.layer).expect_map("a layer in tiles")?;
+            own_maps.insert(of_layer.layer, own);
+            let layout = self.shape(of_layer.layer).expect_map("a layer in tiles")?;
             let share = (size[0] * size[1]) as f32 / layout.pixels() as f32;
             let at = place_of(pools, 1);
-            let values = match &part.kind {
+            let values = match &of_layer.kind {
                 Kind::Moments(statistic) => statistic.moments(&mut build.graph, own, name)?,
                 Kind::Distance(statistic, target) => {
                     let target = build.alias("target", &target.memory, target.shape);
@@ -333,11 +334,11 @@ impl Assembly {
                 }
                 Kind::Map => vec![own],
             };
-            for (value, sum) in values.into_iter().zip(&part.sums) {
+            for (value, sum) in values.into_iter().zip(&of_layer.sums) {
                 let all = build.alias(name, &sum.memory, sum.shape);
                 let gradient = of_sums.next().map(|memory| build.alias("gradient", memory, sum.shape));
                 let label = format!("{name} added");
-                if matches!(part.kind, Kind::Map) {
+                if matches!(of_layer.kind, Kind::Map) {
                     let put = Accumulate { factor: 1.0, at: Some(at), replace: true };
                     added.push(build.graph.apply(put, &[all, value, places], label)?);
                 } else {
@@ -346,7 +347,7 @@ impl Assembly {
                 }
                 let Some(gradient) = gradient else { continue };
                 let label = format!("gradient of {name}");
-                let seed = match part.kind {
+                let seed = match of_layer.kind {
                     Kind::Map => build.graph.apply(Crop { size, at }, &[gradient, places], label)?,
                     _ => build.graph.apply(LinearCombination::scale(share), &[gradient], label)?,
                 };

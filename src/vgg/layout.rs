@@ -52,7 +52,7 @@ enum Unit {
 
 /// Which of a unit's tensors a key is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Part {
+pub(super) enum ParameterKind {
     /// Filter or matrix; gamma of a batch norm.
     Weight,
     /// Bias; beta of a batch norm.
@@ -66,31 +66,31 @@ pub(super) enum Part {
 /// The keys of one unit.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Keys {
-    parts: BTreeMap<Part, String>,
-    /// What a missing key would be called, up to the part.
+    by_kind: BTreeMap<ParameterKind, String>,
+    /// What a missing key would be called, up to the kind.
     label: String,
 }
 
 impl Keys {
-    /// The key of `part`, if the file has it.
-    pub fn get(&self, part: Part) -> Option<&str> {
-        self.parts.get(&part).map(String::as_str)
+    /// The key of `kind`, if the file has it.
+    pub fn get(&self, kind: ParameterKind) -> Option<&str> {
+        self.by_kind.get(&kind).map(String::as_str)
     }
 
-    /// The key of `part`.
+    /// The key of `kind`.
     ///
     /// # Errors
     /// [`Error::File`] that names the missing tensor.
-    pub fn require(&self, file: &WeightFile, part: Part) -> Result<&str> {
-        self.get(part).ok_or_else(|| {
-            let part = match part {
-                Part::Weight => "weight",
-                Part::Bias => "bias",
-                Part::Mean => "running mean",
-                Part::Variance => "running variance",
+    pub fn require(&self, file: &WeightFile, kind: ParameterKind) -> Result<&str> {
+        self.get(kind).ok_or_else(|| {
+            let kind = match kind {
+                ParameterKind::Weight => "weight",
+                ParameterKind::Bias => "bias",
+                ParameterKind::Mean => "running mean",
+                ParameterKind::Variance => "running variance",
             };
-            let found: Vec<&str> = self.parts.values().map(String::as_str).collect();
-            missing(file, format!("the {part} of {} is missing (found {})", self.label, found.join(", ")))
+            let found: Vec<&str> = self.by_kind.values().map(String::as_str).collect();
+            missing(file, format!("the {kind} of {} is missing (found {})", self.label, found.join(", ")))
         })
     }
 }
@@ -124,10 +124,10 @@ pub(super) fn sort(file: &WeightFile) -> Result<Sorted> {
     let mut unused = Vec::new();
     for key in file.keys() {
         match parse(layout, key) {
-            Some((unit, label, part)) => {
+            Some((unit, label, kind)) => {
                 let keys = units.entry(unit).or_default();
                 keys.label = label;
-                if let Some(other) = keys.parts.insert(part, key.to_owned()) {
+                if let Some(other) = keys.by_kind.insert(kind, key.to_owned()) {
                     return Err(
                         file.error(format!("tensors {other} and {key} are the same weights twice"), CONVERT)
                     );
@@ -156,8 +156,10 @@ pub(super) fn sort(file: &WeightFile) -> Result<Sorted> {
 fn recognise(file: &WeightFile) -> Result<KeyLayout> {
     let has_conv = |layout| {
         file.keys().any(|key| {
-            let conv =
-                matches!(parse(layout, key), Some((Unit::Feature(_) | Unit::Conv(..), _, Part::Weight)));
+            let conv = matches!(
+                parse(layout, key),
+                Some((Unit::Feature(_) | Unit::Conv(..), _, ParameterKind::Weight))
+            );
             conv && file.rank(key) == Some(4)
         })
     };
@@ -195,16 +197,16 @@ fn claims(layout: KeyLayout, key: &str) -> bool {
 }
 
 /// Whose and which tensor `key` is, and what to call its owner.
-fn parse(layout: KeyLayout, key: &str) -> Option<(Unit, String, Part)> {
+fn parse(layout: KeyLayout, key: &str) -> Option<(Unit, String, ParameterKind)> {
     if layout == KeyLayout::Keras {
         return parse_keras(key);
     }
-    let (owner, part) = key.rsplit_once('.')?;
-    let part = match part {
-        "weight" => Part::Weight,
-        "bias" => Part::Bias,
-        "running_mean" => Part::Mean,
-        "running_var" => Part::Variance,
+    let (owner, kind) = key.rsplit_once('.')?;
+    let kind = match kind {
+        "weight" => ParameterKind::Weight,
+        "bias" => ParameterKind::Bias,
+        "running_mean" => ParameterKind::Mean,
+        "running_var" => ParameterKind::Variance,
         _ => return None,
     };
     let unit = match layout {
@@ -218,12 +220,12 @@ fn parse(layout: KeyLayout, key: &str) -> Option<(Unit, String, Part)> {
             _ => return None,
         },
     };
-    Some((unit, owner.to_owned(), part))
+    Some((unit, owner.to_owned(), kind))
 }
 
 /// [`parse`] for Keras's paths: `block1_conv1/kernel`, with or without `:0`, a repeated group
 /// (`block1_conv1/block1_conv1/kernel:0`) or the old variable names (`block1_conv1_W_1:0`).
-fn parse_keras(key: &str) -> Option<(Unit, String, Part)> {
+fn parse_keras(key: &str) -> Option<(Unit, String, ParameterKind)> {
     let path = key.strip_suffix(":0").unwrap_or(key);
     let (owners, variable) = path.rsplit_once('/')?;
     let owner = owners.rsplit('/').next()?;
@@ -233,11 +235,11 @@ fn parse_keras(key: &str) -> Option<(Unit, String, Part)> {
         Some((name, counter)) if number(counter).is_some() => name,
         _ => variable,
     };
-    let part = match variable {
-        "kernel" | "W" | "gamma" => Part::Weight,
-        "bias" | "b" | "beta" => Part::Bias,
-        "moving_mean" => Part::Mean,
-        "moving_variance" => Part::Variance,
+    let kind = match variable {
+        "kernel" | "W" | "gamma" => ParameterKind::Weight,
+        "bias" | "b" | "beta" => ParameterKind::Bias,
+        "moving_mean" => ParameterKind::Mean,
+        "moving_variance" => ParameterKind::Variance,
         _ => return None,
     };
     let unit = if owner == "predictions" {
@@ -253,7 +255,7 @@ fn parse_keras(key: &str) -> Option<(Unit, String, Part)> {
             _ => return None,
         }
     };
-    Some((unit, owner.to_owned(), part))
+    Some((unit, owner.to_owned(), kind))
 }
 
 /// `conv3_2` and `bn3_2`.
@@ -280,7 +282,7 @@ fn numbered_blocks(file: &WeightFile, units: &BTreeMap<Unit, Keys>) -> Result<Ve
     let mut last: Option<u32> = None;
     for (unit, keys) in units {
         let Unit::Feature(position) = *unit else { continue };
-        let weight = keys.require(file, Part::Weight)?;
+        let weight = keys.require(file, ParameterKind::Weight)?;
         if file.rank(weight) == Some(1) {
             let conv = blocks.last_mut().and_then(|block| block.last_mut());
             match conv {
@@ -415,8 +417,8 @@ fn missing(file: &WeightFile, problem: String) -> Error {
 mod tests {
     use super::*;
 
-    fn unit(layout: KeyLayout, key: &str) -> Option<(Unit, Part)> {
-        parse(layout, key).map(|(unit, _, part)| (unit, part))
+    fn unit(layout: KeyLayout, key: &str) -> Option<(Unit, ParameterKind)> {
+        parse(layout, key).map(|(unit, _, kind)| (unit, kind))
     }
 
     #[test]
@@ -429,18 +431,18 @@ mod tests {
             "block3_conv2/block3_conv2_W_1:0",
             "model_weights/block3_conv2/block3_conv2_W_12:0",
         ] {
-            assert_eq!(unit(KeyLayout::Keras, key), Some((Unit::Conv(3, 2), Part::Weight)), "{key}");
+            assert_eq!(unit(KeyLayout::Keras, key), Some((Unit::Conv(3, 2), ParameterKind::Weight)), "{key}");
         }
-        for (key, part) in [
-            ("predictions/predictions_b_1:0", Part::Bias),
-            ("predictions/bias:0", Part::Bias),
-            ("predictions/kernel", Part::Weight),
+        for (key, kind) in [
+            ("predictions/predictions_b_1:0", ParameterKind::Bias),
+            ("predictions/bias:0", ParameterKind::Bias),
+            ("predictions/kernel", ParameterKind::Weight),
         ] {
-            assert_eq!(unit(KeyLayout::Keras, key), Some((Unit::Linear(u32::MAX), part)), "{key}");
+            assert_eq!(unit(KeyLayout::Keras, key), Some((Unit::Linear(u32::MAX), kind)), "{key}");
         }
         assert_eq!(
             unit(KeyLayout::Keras, "block1_bn1/moving_variance"),
-            Some((Unit::Norm(1, 1), Part::Variance))
+            Some((Unit::Norm(1, 1), ParameterKind::Variance))
         );
         for key in ["kernel", "block1/kernel", "block1_conv/kernel", "block1_conv1/other", "input/kernel"] {
             assert_eq!(unit(KeyLayout::Keras, key), None, "{key}");
@@ -463,7 +465,10 @@ mod tests {
             assert_eq!(unit(KeyLayout::Torchvision, key), None, "{key}");
         }
         assert_eq!(unit(KeyLayout::Caffe, "conv1.weight"), None);
-        assert_eq!(unit(KeyLayout::Caffe, "conv1_1.weight"), Some((Unit::Conv(1, 1), Part::Weight)));
-        assert_eq!(unit(KeyLayout::Timm, "head.fc.bias"), Some((Unit::Linear(u32::MAX), Part::Bias)));
+        assert_eq!(unit(KeyLayout::Caffe, "conv1_1.weight"), Some((Unit::Conv(1, 1), ParameterKind::Weight)));
+        assert_eq!(
+            unit(KeyLayout::Timm, "head.fc.bias"),
+            Some((Unit::Linear(u32::MAX), ParameterKind::Bias))
+        );
     }
 }

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use sha2::{Digest, Sha256};
 
 use super::layer::{Conv, FilterOrder, Layer, LayerKind, Linear, MatrixOrder, Norm};
-use super::layout::{ConvKeys, KeyLayout, Keys, Part, Sorted, sort};
+use super::layout::{ConvKeys, KeyLayout, Keys, ParameterKind, Sorted, sort};
 use super::locate::{Location, NARROW, find_weights};
 use super::preprocessing::{Preprocessing, PreprocessingSource};
 use super::tensor::{CONVERT, DType, Tensor, WeightFile};
@@ -308,7 +308,7 @@ impl Builder<'_> {
 
     /// Checks one convolution's tensors against each other and the map that it reads.
     fn conv(&self, keys: &ConvKeys, in_channels: usize) -> Result<Conv> {
-        let weight = self.file.tensor(keys.conv.require(self.file, Part::Weight)?)?;
+        let weight = self.file.tensor(keys.conv.require(self.file, ParameterKind::Weight)?)?;
         let &[a, b, c, d] = weight.shape() else {
             return Err(self.misshaped(&weight, "a filter of 4 dimensions"));
         };
@@ -337,17 +337,17 @@ impl Builder<'_> {
         let norm = match &keys.norm {
             None => None,
             Some(norm) => Some(Box::new(Norm {
-                gamma: self.vector(norm, Part::Weight, out_channels)?,
-                beta: self.vector(norm, Part::Bias, out_channels)?,
-                mean: self.vector(norm, Part::Mean, out_channels)?,
-                variance: self.vector(norm, Part::Variance, out_channels)?,
+                gamma: self.vector(norm, ParameterKind::Weight, out_channels)?,
+                beta: self.vector(norm, ParameterKind::Bias, out_channels)?,
+                mean: self.vector(norm, ParameterKind::Mean, out_channels)?,
+                variance: self.vector(norm, ParameterKind::Variance, out_channels)?,
                 epsilon: self.epsilon,
             })),
         };
         // A convolution ahead of a batch norm is often trained without a bias of its own.
-        let bias = match keys.conv.get(Part::Bias) {
+        let bias = match keys.conv.get(ParameterKind::Bias) {
             None if norm.is_some() => None,
-            _ => Some(self.vector(&keys.conv, Part::Bias, out_channels)?),
+            _ => Some(self.vector(&keys.conv, ParameterKind::Bias, out_channels)?),
         };
         Ok(Conv {
             weight,
@@ -410,7 +410,7 @@ impl Builder<'_> {
         channels: usize,
         features: Option<usize>,
     ) -> Result<(Linear, Option<usize>)> {
-        let weight = self.file.tensor(keys.require(self.file, Part::Weight)?)?;
+        let weight = self.file.tensor(keys.require(self.file, ParameterKind::Weight)?)?;
         let (out_features, in_features, order) = match *weight.shape() {
             [input, output] if self.layout == KeyLayout::Keras => {
                 let channels = if features.is_some() { input } else { channels };
@@ -441,7 +441,7 @@ impl Builder<'_> {
                 ));
             }
         };
-        let bias = self.vector(keys, Part::Bias, out_features)?;
+        let bias = self.vector(keys, ParameterKind::Bias, out_features)?;
         Ok((Linear { weight, bias, in_features, out_features, order }, side))
     }
 
@@ -462,8 +462,8 @@ impl Builder<'_> {
     }
 
     /// A tensor that must hold exactly `length` numbers in one dimension.
-    fn vector(&self, keys: &Keys, part: Part, length: usize) -> Result<Tensor> {
-        let tensor = self.file.tensor(keys.require(self.file, part)?)?;
+    fn vector(&self, keys: &Keys, kind: ParameterKind, length: usize) -> Result<Tensor> {
+        let tensor = self.file.tensor(keys.require(self.file, kind)?)?;
         if tensor.shape() != [length] {
             return Err(self.misshaped(&tensor, &format!("[{length}]")));
         }

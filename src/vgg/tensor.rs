@@ -73,7 +73,7 @@ impl fmt::Display for DType {
 /// A weight tensor in the file: read only when asked for, cheap to clone.
 #[derive(Clone)]
 pub struct Tensor {
-    source: Arc<Source>,
+    file: Arc<OpenedFile>,
     name: Arc<str>,
     dtype: DType,
     shape: Vec<usize>,
@@ -81,7 +81,7 @@ pub struct Tensor {
 }
 
 /// The opened file and the path that its errors name.
-struct Source {
+struct OpenedFile {
     path: PathBuf,
     content: Content,
     length: usize,
@@ -94,7 +94,7 @@ enum Content {
     Memory(&'static [u8]),
 }
 
-impl Source {
+impl OpenedFile {
     /// Hands the bytes of a range to `take`, in order and in pieces.
     fn read(&self, range: Range<usize>, mut take: impl FnMut(&[u8])) -> Result<()> {
         let unreadable = |error: std::io::Error| {
@@ -233,15 +233,15 @@ impl Tensor {
 
     /// An error about this tensor: `problem` follows the tensor's name.
     pub(super) fn error(&self, problem: impl fmt::Display, remedy: impl Into<String>) -> Error {
-        Error::file(&self.source.path, format!("tensor {} {problem}", self.name), remedy)
+        Error::file(&self.file.path, format!("tensor {} {problem}", self.name), remedy)
     }
 
     /// Hands the tensor's bytes to `take`, in pieces of whole numbers.
     fn read(&self, take: impl FnMut(&[u8])) -> Result<()> {
-        if self.range.end > self.source.length {
+        if self.range.end > self.file.length {
             return Err(self.error("lies outside the file", FETCH_AGAIN));
         }
-        self.source.read(self.range.clone(), take)
+        self.file.read(self.range.clone(), take)
     }
 
     fn not_finite(&self, first: usize) -> Error {
@@ -264,7 +264,7 @@ fn is_not_finite(bits: u16, exponent: u16) -> bool {
 
 /// An opened weights file: every tensor by key, and the free-form metadata.
 pub(super) struct WeightFile {
-    source: Arc<Source>,
+    file: Arc<OpenedFile>,
     tensors: BTreeMap<String, Entry>,
     metadata: BTreeMap<String, String>,
 }
@@ -305,7 +305,7 @@ impl WeightFile {
         }
         let file = File::open(path).map_err(unreadable)?;
         let length = usize::try_from(kind.len()).unwrap_or(usize::MAX);
-        Self::new(Source { path: path.to_owned(), content: Content::Disk(Mutex::new(file)), length })
+        Self::new(OpenedFile { path: path.to_owned(), content: Content::Disk(Mutex::new(file)), length })
     }
 
     /// Reads the header of a file whose bytes are part of the program. Errors name it `name`.
@@ -313,18 +313,18 @@ impl WeightFile {
     /// # Errors
     /// [`Error::File`] if the bytes aren't a complete safetensors file.
     pub fn of_bytes(name: &str, bytes: &'static [u8]) -> Result<Self> {
-        Self::new(Source { path: name.into(), content: Content::Memory(bytes), length: bytes.len() })
+        Self::new(OpenedFile { path: name.into(), content: Content::Memory(bytes), length: bytes.len() })
     }
 
-    fn new(source: Source) -> Result<Self> {
-        let source = Arc::new(source);
-        let (header, data_start) = read_header(&source)?;
+    fn new(file: OpenedFile) -> Result<Self> {
+        let file = Arc::new(file);
+        let (header, data_start) = read_header(&file)?;
 
         let mut tensors = BTreeMap::new();
         for (name, info) in header.tensors() {
             let entry = match DType::of(info.dtype) {
                 Some(dtype) => Entry::Tensor(Tensor {
-                    source: Arc::clone(&source),
+                    file: Arc::clone(&file),
                     name: name.as_str().into(),
                     dtype,
                     shape: info.shape.clone(),
@@ -335,12 +335,12 @@ impl WeightFile {
             tensors.insert(name, entry);
         }
         let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
-        Ok(Self { source, tensors, metadata })
+        Ok(Self { file, tensors, metadata })
     }
 
     /// The path as given to [`WeightFile::open`], or the name given to [`WeightFile::of_bytes`].
     pub fn path(&self) -> &Path {
-        &self.source.path
+        &self.file.path
     }
 
     /// Hands the whole file to `take`, in order and in pieces.
@@ -348,17 +348,17 @@ impl WeightFile {
     /// # Errors
     /// [`Error::File`] if it can't be read.
     pub fn read(&self, take: impl FnMut(&[u8])) -> Result<()> {
-        self.source.read(0..self.source.length, take)
+        self.file.read(0..self.file.length, take)
     }
 
     /// Its size in bytes.
     pub fn length(&self) -> usize {
-        self.source.length
+        self.file.length
     }
 
     /// Bytes of it that are in memory once it was read.
     pub fn resident(&self) -> usize {
-        match self.source.content {
+        match self.file.content {
             Content::Disk(_) => 0,
             Content::Memory(bytes) => bytes.len(),
         }
@@ -410,10 +410,10 @@ impl WeightFile {
 ///
 /// `SafeTensors::deserialize` does the same, but adds lengths from the file without an overflow
 /// check, which a forged header can use to make it panic.
-fn read_header(source: &Source) -> Result<(Metadata, usize)> {
-    let path = &source.path;
+fn read_header(file: &OpenedFile) -> Result<(Metadata, usize)> {
+    let path = &file.path;
     let foreign = |why: String| Error::file(path, format!("this is not a safetensors file ({why})"), CONVERT);
-    let start = source.bytes(0..source.length.min(LENGTH_BYTES + 1))?;
+    let start = file.bytes(0..file.length.min(LENGTH_BYTES + 1))?;
     let Some((length, first)) = start.split_first_chunk::<LENGTH_BYTES>() else {
         return Err(foreign(format!("it has only {} bytes", start.len())));
     };
@@ -423,10 +423,10 @@ fn read_header(source: &Source) -> Result<(Metadata, usize)> {
     }
     let length = u64::from_le_bytes(*length);
     let end = usize::try_from(length).ok().and_then(|length| length.checked_add(LENGTH_BYTES));
-    let Some(data_start) = end.filter(|end| *end <= source.length) else {
+    let Some(data_start) = end.filter(|end| *end <= file.length) else {
         let problem = format!(
             "the file is truncated: its header of {length} bytes ends beyond the file's {}",
-            source.length
+            file.length
         );
         return Err(Error::file(path, problem, FETCH_AGAIN));
     };
@@ -434,11 +434,11 @@ fn read_header(source: &Source) -> Result<(Metadata, usize)> {
         let problem = format!("its header of {length} bytes is longer than that of any network");
         return Err(Error::file(path, problem, FETCH_AGAIN));
     }
-    let header = source.bytes(LENGTH_BYTES..data_start)?;
+    let header = file.bytes(LENGTH_BYTES..data_start)?;
     let metadata: Metadata = serde_json::from_slice(&header).map_err(|error| {
         Error::file(path, format!("the safetensors header is damaged: {error}"), FETCH_AGAIN)
     })?;
-    let available = source.length - data_start;
+    let available = file.length - data_start;
     match metadata.data_len() {
         stated if stated == available => Ok((metadata, data_start)),
         stated if stated > available => Err(Error::file(

@@ -1,6 +1,6 @@
 //! One process of a report: run with a limit of time, ended when the user interrupts.
 
-use super::record::{Part, Status};
+use super::record::{PartOutcome, Status};
 use crate::cli::interrupt::Interrupt;
 use crate::error::{Error, Result};
 use serde_json::Value;
@@ -122,8 +122,8 @@ fn last_words(stderr: &str) -> String {
     text.trim_start_matches("mirage: ").chars().take(MOST_REASON).collect()
 }
 
-/// The part that a process was; one that printed no result has failed.
-pub(super) fn part(finished: &Finished, result: Value) -> Part {
+/// What came of a process; one that printed no result has failed.
+pub(super) fn outcome(finished: &Finished, result: Value) -> PartOutcome {
     let reason = match finished.failure() {
         None if result.is_null() => Some("the process printed no result".to_owned()),
         reason => reason,
@@ -133,17 +133,17 @@ pub(super) fn part(finished: &Finished, result: Value) -> Part {
         (_, None) => Status::Done,
         (_, Some(_)) => Status::Failed,
     };
-    Part { status, reason, seconds: Some(finished.seconds), result }
+    PartOutcome { status, reason, seconds: Some(finished.seconds), result }
 }
 
 /// Runs a command that prints JSON, as a part.
 ///
 /// # Errors
 /// As [`run`].
-pub(super) fn json(interrupt: &Interrupt, command: Command) -> Result<Part> {
+pub(super) fn json(interrupt: &Interrupt, command: Command) -> Result<PartOutcome> {
     let finished = run(command, LIMIT, interrupt)?;
     let result = serde_json::from_str(finished.stdout.lines().last().unwrap_or_default());
-    Ok(part(&finished, result.unwrap_or(Value::Null)))
+    Ok(outcome(&finished, result.unwrap_or(Value::Null)))
 }
 
 #[cfg(test)]
@@ -159,9 +159,9 @@ mod tests {
             stderr: String::new(),
             seconds: 1.0,
         };
-        assert_eq!(part(&finished(0), Value::Null).status, Status::Failed);
-        assert_eq!(part(&finished(0), json!({})).status, Status::Done);
-        assert_eq!(part(&finished(1), json!({})).status, Status::Failed);
+        assert_eq!(outcome(&finished(0), Value::Null).status, Status::Failed);
+        assert_eq!(outcome(&finished(0), json!({})).status, Status::Done);
+        assert_eq!(outcome(&finished(1), json!({})).status, Status::Failed);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::mirage::Controls;
 use args::JSON;
 pub(super) use args::ReportArgs;
 use files::{PAGE, save};
-use parts::Parts;
+use parts::PartRunner;
 use record::{PICTURE, Record, State};
 use std::path::Path;
 
@@ -64,8 +64,8 @@ pub(super) fn run(args: &ReportArgs, shader_dir: Option<&Path>) -> Result<u8> {
     save(&record)?;
     interrupt.arm(&Controls::new());
     let terminal = Terminal::new(false);
-    let parts = Parts::new(args, shader_dir, on_cpu, &folder, &interrupt, &terminal)?;
-    let state = if parts.run(&mut record)? { State::Complete } else { State::Interrupted };
+    let runner = PartRunner::new(args, shader_dir, on_cpu, &folder, &interrupt, &terminal)?;
+    let state = if runner.run(&mut record)? { State::Complete } else { State::Interrupted };
     record.state = state;
     save(&record)?;
     let failed = record.failed();

@@ -1,7 +1,7 @@
 //! A report for people: Markdown, which issue trackers show as it is.
 
 use super::args::JSON;
-use super::record::{Iteration, PICTURE, Part, Record, State, Status};
+use super::record::{Iteration, PICTURE, PartOutcome, Record, State, Status};
 use crate::cli::format::{bytes, duration, number};
 use crate::cli::values::{Precision, value_name};
 use serde_json::Value;
@@ -50,12 +50,12 @@ impl Page {
     }
 
     /// A heading, and what has become of the part where it isn't done; false if it has no result.
-    fn part(&mut self, title: &str, part: &Part) -> bool {
+    fn part(&mut self, title: &str, outcome: &PartOutcome) -> bool {
         self.line(&format!("## {title}"));
-        if let Some(note) = note(part) {
+        if let Some(note) = note(outcome) {
             self.line(&note);
         }
-        !part.result.is_null()
+        !outcome.result.is_null()
     }
 
     fn table<const N: usize>(&mut self, head: [&str; N], rows: &[[String; N]]) {
@@ -82,13 +82,15 @@ impl Page {
 }
 
 /// What to say of a part that is not done.
-fn note(part: &Part) -> Option<String> {
-    match part.status {
+fn note(outcome: &PartOutcome) -> Option<String> {
+    match outcome.status {
         Status::Done => None,
         Status::NotAskedFor => Some("Not asked for.".to_owned()),
         Status::NotRun => Some("Not run.".to_owned()),
         Status::Interrupted => Some("Interrupted.".to_owned()),
-        Status::Failed => Some(format!("**FAILED**: {}", plain(part.reason.as_deref().unwrap_or_default()))),
+        Status::Failed => {
+            Some(format!("**FAILED**: {}", plain(outcome.reason.as_deref().unwrap_or_default())))
+        }
     }
 }
 
@@ -116,11 +118,11 @@ fn text(value: &Value) -> String {
     }
 }
 
-fn device_part(page: &mut Page, part: &Part) {
-    if !page.part("Device", part) {
+fn device_part(page: &mut Page, outcome: &PartOutcome) {
+    if !page.part("Device", outcome) {
         return;
     }
-    let device = &part.result;
+    let device = &outcome.result;
     let mut rows: Vec<[String; 2]> = Vec::new();
     for (name, key) in [
         ("backend", "backend"),
@@ -155,11 +157,11 @@ fn device_part(page: &mut Page, part: &Part) {
     }
 }
 
-fn kernels_part(page: &mut Page, part: &Part) {
-    if !page.part("Kernels against their references", part) {
+fn kernels_part(page: &mut Page, outcome: &PartOutcome) {
+    if !page.part("Kernels against their references", outcome) {
         return;
     }
-    let result = &part.result;
+    let result = &outcome.result;
     let failed = result["failed"].as_array().map_or(&[][..], Vec::as_slice);
     page.line(&format!(
         "{} kernels at {} shapes: {} failed.",
@@ -207,11 +209,14 @@ fn iterations_part(page: &mut Page, record: &Record) {
             format!("PyTorch {} on {}", text(&pytorch.result["version"]), text(&pytorch.result["device"]));
         page.line(&note(pytorch).map_or(version.clone(), |note| format!("PyTorch: {note}")));
     }
-    let milliseconds = |part: &Part, name| part.number(name).map(|seconds| number(seconds * 1e3));
-    let cell = |part: &Part| match (milliseconds(part, "median_seconds"), milliseconds(part, "least_seconds"))
-    {
+    let milliseconds =
+        |outcome: &PartOutcome, name| outcome.number(name).map(|seconds| number(seconds * 1e3));
+    let cell = |outcome: &PartOutcome| match (
+        milliseconds(outcome, "median_seconds"),
+        milliseconds(outcome, "least_seconds"),
+    ) {
         (Some(median), Some(least)) => format!("{median} ({least})"),
-        _ => note(part).unwrap_or_default(),
+        _ => note(outcome).unwrap_or_default(),
     };
     let tuned = (record.precision != Precision::Single).then(|| value_name(record.precision));
     if let Some(precision) = &tuned {
@@ -225,13 +230,13 @@ fn iterations_part(page: &mut Page, record: &Record) {
     let row = |iteration: &Iteration| {
         let peer = |precision: &str| {
             let rows = iteration.pytorch.iter().filter(|row| row.precision == precision);
-            rows.map(|row| format!("{} {}", row.layout, cell(&row.part))).collect::<Vec<_>>().join("; ")
+            rows.map(|row| format!("{} {}", row.layout, cell(&row.outcome))).collect::<Vec<_>>().join("; ")
         };
         let mut cells =
-            vec![iteration.objective.to_owned(), iteration.side.to_string(), cell(&iteration.part)];
+            vec![iteration.objective.to_owned(), iteration.side.to_string(), cell(&iteration.outcome)];
         cells.extend(iteration.tuned.as_ref().map(cell));
         cells.extend([
-            iteration.part.number("device_bytes").map_or_else(String::new, |count| bytes(count as u64)),
+            iteration.outcome.number("device_bytes").map_or_else(String::new, |count| bytes(count as u64)),
             peer("f32"),
             peer("tf32"),
             iteration.ratio().map_or_else(String::new, number),
@@ -242,12 +247,12 @@ fn iterations_part(page: &mut Page, record: &Record) {
     page.table_of_rows(&head, rows.iter().map(Vec::as_slice));
 }
 
-fn picture_part(page: &mut Page, part: &Part) {
-    if !page.part("The default picture", part) {
+fn picture_part(page: &mut Page, outcome: &PartOutcome) {
+    if !page.part("The default picture", outcome) {
         return;
     }
-    let result = &part.result;
-    let seconds = |name: &str| part.number(name).map_or_else(|| "?".to_owned(), duration);
+    let result = &outcome.result;
+    let seconds = |name: &str| outcome.number(name).map_or_else(|| "?".to_owned(), duration);
     page.line(&format!(
         "{} px with {}: {} to prepare, {} to paint {} iterations, {} in all.",
         text(&result["size"]).replace(", ", " x "),
@@ -255,7 +260,7 @@ fn picture_part(page: &mut Page, part: &Part) {
         seconds("prepared_seconds"),
         seconds("painted_seconds"),
         text(&result["iterations"]),
-        part.seconds.map_or_else(|| "?".to_owned(), duration),
+        outcome.seconds.map_or_else(|| "?".to_owned(), duration),
     ));
     page.line(&format!("![The picture: attach {PICTURE}]({PICTURE})"));
     if result["default_photo"] == true {
@@ -263,13 +268,15 @@ fn picture_part(page: &mut Page, part: &Part) {
     }
 }
 
-fn bench_part(page: &mut Page, part: &Part) {
-    if !page.part("Times of the kernels", part) {
+fn bench_part(page: &mut Page, outcome: &PartOutcome) {
+    if !page.part("Times of the kernels", outcome) {
         return;
     }
-    let result = &part.result;
-    let (flops, bandwidth) =
-        (part.number("peak_flops").unwrap_or(f64::NAN), part.number("peak_bandwidth").unwrap_or(f64::NAN));
+    let result = &outcome.result;
+    let (flops, bandwidth) = (
+        outcome.number("peak_flops").unwrap_or(f64::NAN),
+        outcome.number("peak_bandwidth").unwrap_or(f64::NAN),
+    );
     page.line(&format!(
         "Layers of {} at {} px. Measured peaks: {} GFLOP/s (multiply-add, f32), {} GB/s.",
         text(&result["network"]),

@@ -1,11 +1,11 @@
 //! The parts of a report: a process each, and what is kept of its results.
 
 use super::args::{PartName, Peer, ReportArgs};
-use super::child::{self, LIMIT, part};
+use super::child::{self, LIMIT, outcome};
 use super::files::save;
 use super::pytorch::PyTorch;
 use super::random_network;
-use super::record::{PICTURE, Part, Record, Status};
+use super::record::{PICTURE, PartOutcome, Record, Status};
 use crate::cli::escape::path_text;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::terminal::Terminal;
@@ -20,7 +20,7 @@ use std::process::Command;
 const PHOTO: &[u8] = include_bytes!("../../../docs/photos/summer-palace.jpg");
 
 /// What runs the parts.
-pub(super) struct Parts<'a> {
+pub(super) struct PartRunner<'a> {
     args: &'a ReportArgs,
     shader_dir: Option<&'a Path>,
     folder: &'a Path,
@@ -33,7 +33,7 @@ pub(super) struct Parts<'a> {
     temporary: tempfile::TempDir,
 }
 
-impl<'a> Parts<'a> {
+impl<'a> PartRunner<'a> {
     pub(super) fn new(
         args: &'a ReportArgs,
         shader_dir: Option<&'a Path>,
@@ -119,23 +119,23 @@ impl<'a> Parts<'a> {
         command
     }
 
-    fn kernels(&self) -> Result<Part> {
+    fn kernels(&self) -> Result<PartOutcome> {
         let file = self.temporary.path().join("kernels.json");
         let shapes = if self.args.quick { "quick" } else { "all" };
         let mut command = self.workbench(&["kernels", "test", &self.args.filter, "--shapes", shapes]);
         command.arg("--json").arg(&file);
         let finished = child::run(command, LIMIT, self.interrupt)?;
         let result = read(&file).map_or(Value::Null, |tested| summary(&tested));
-        let mut part = part(&finished, result);
+        let mut outcome = outcome(&finished, result);
         // Exit code 1 with results: kernels are wrong, which the table of the program says at length.
-        if let (Status::Failed, Some(failed)) = (part.status, part.result["failed"].as_array()) {
+        if let (Status::Failed, Some(failed)) = (outcome.status, outcome.result["failed"].as_array()) {
             let names: Vec<&str> = failed.iter().filter_map(|kernel| kernel["kernel"].as_str()).collect();
-            part.reason = Some(format!("{} kernels compute wrong: {}", names.len(), names.join(", ")));
+            outcome.reason = Some(format!("{} kernels compute wrong: {}", names.len(), names.join(", ")));
         }
-        Ok(part)
+        Ok(outcome)
     }
 
-    fn bench(&self) -> Result<Part> {
+    fn bench(&self) -> Result<PartOutcome> {
         let file = self.temporary.path().join("bench.json");
         let (size, rounds) = if self.args.quick { ("128", "5") } else { ("512", "15") };
         let mut command =
@@ -148,7 +148,7 @@ impl<'a> Parts<'a> {
             figures["network"] = path_text(network).into();
             figures
         });
-        Ok(part(&finished, result))
+        Ok(outcome(&finished, result))
     }
 
     fn iterations(&self, record: &mut Record) -> Result<()> {
@@ -160,8 +160,8 @@ impl<'a> Parts<'a> {
         if self.args.against == Some(Peer::Pytorch) && !self.interrupt.requested() {
             self.terminal.print("looking for PyTorch ...");
             let software = record.device.result["software"] == true;
-            let (found, part) = PyTorch::find(self.interrupt, self.args, self.temporary.path(), software)?;
-            (pytorch, record.pytorch) = (found, Some(part));
+            let (found, outcome) = PyTorch::find(self.interrupt, self.args, self.temporary.path(), software)?;
+            (pytorch, record.pytorch) = (found, Some(outcome));
             save(record)?;
         }
         let count = if self.args.quick { 5 } else { 15 };
@@ -173,7 +173,7 @@ impl<'a> Parts<'a> {
             let given = self.args.weights.as_deref();
             let weights = if objective == "style" { Some(given.unwrap_or(&random)) } else { given };
             let process = format!("{objective}:{side}:{count}");
-            record.iterations[at].part = child::json(self.interrupt, self.own_process(&process, weights))?;
+            record.iterations[at].outcome = child::json(self.interrupt, self.own_process(&process, weights))?;
             save(record)?;
             if let Some(precision) = self.args.second_precision() {
                 let mut command = self.own_process(&process, weights);
@@ -208,7 +208,7 @@ impl<'a> Parts<'a> {
         })
     }
 
-    fn picture(&self) -> Result<Part> {
+    fn picture(&self) -> Result<PartOutcome> {
         let log = self.temporary.path().join("picture.jsonl");
         let photo = match &self.args.photo {
             Some(photo) => photo.clone(),
@@ -243,7 +243,7 @@ impl<'a> Parts<'a> {
                 "losses": events.iter().rfind(|event| event["event"] == "iteration").map(|event| &event["total"]),
             })
         });
-        Ok(part(&finished, result))
+        Ok(outcome(&finished, result))
     }
 }
 

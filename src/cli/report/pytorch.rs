@@ -2,7 +2,7 @@
 
 use super::args::ReportArgs;
 use super::child;
-use super::record::{Part, PeerRow, Status};
+use super::record::{PartOutcome, PeerRow, Status};
 use crate::cli::interrupt::Interrupt;
 use crate::error::{Error, Result};
 use serde_json::Value;
@@ -24,7 +24,7 @@ pub(super) struct PyTorch {
 }
 
 impl PyTorch {
-    /// Looks whether it can be used; the part says what was found. A software device is compared with PyTorch on the CPU.
+    /// Looks whether it can be used; the outcome says what was found. A software device is compared with PyTorch on the CPU.
     ///
     /// # Errors
     /// If a file can't be written.
@@ -33,23 +33,24 @@ impl PyTorch {
         args: &ReportArgs,
         temporary: &Path,
         software: bool,
-    ) -> Result<(Option<Self>, Part)> {
+    ) -> Result<(Option<Self>, PartOutcome)> {
         let script = temporary.join("pytorch.py");
         std::fs::write(&script, SCRIPT).map_err(Error::io(&script, "writing"))?;
         let device = if software { "cpu" } else { "auto" };
         let mut this =
             Self { python: args.python.clone(), script, device, threads: args.threads, has_tf32: false };
-        let part = match child::json(interrupt, this.command(&["describe"])) {
-            Ok(part) => part,
+        let outcome = match child::json(interrupt, this.command(&["describe"])) {
+            Ok(outcome) => outcome,
             // The user's Python is not there: that fails this part alone.
             Err(error) => {
                 let reason = Some(error.to_string());
-                let part = Part { status: Status::Failed, reason, seconds: None, result: Value::Null };
-                return Ok((None, part));
+                let outcome =
+                    PartOutcome { status: Status::Failed, reason, seconds: None, result: Value::Null };
+                return Ok((None, outcome));
             }
         };
-        this.has_tf32 = part.result["tf32"] == true;
-        Ok(((part.status == Status::Done).then_some(this), part))
+        this.has_tf32 = outcome.result["tf32"] == true;
+        Ok(((outcome.status == Status::Done).then_some(this), outcome))
     }
 
     /// Times of one iteration in each layout and precision; those after an interruption are left out.
@@ -71,11 +72,11 @@ impl PyTorch {
                 let (side, iterations) = (side.to_string(), iterations.to_string());
                 let mut command = self.command(&["time", objective, &side, layout, precision, &iterations]);
                 command.arg(weights);
-                let part = child::json(interrupt, command)?;
-                if part.status == Status::Interrupted {
+                let outcome = child::json(interrupt, command)?;
+                if outcome.status == Status::Interrupted {
                     return Ok(rows);
                 }
-                rows.push(PeerRow { layout, precision, part });
+                rows.push(PeerRow { layout, precision, outcome });
             }
         }
         Ok(rows)

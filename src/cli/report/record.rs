@@ -29,13 +29,13 @@ pub(super) struct Record {
     /// Names of kernels that were tested and timed; empty: all.
     pub filter: String,
     pub state: State,
-    pub device: Part,
-    pub kernels: Part,
-    pub bench: Part,
+    pub device: PartOutcome,
+    pub kernels: PartOutcome,
+    pub bench: PartOutcome,
     pub iterations: Vec<Iteration>,
     /// The program that iterations are compared with, if one was asked for.
-    pub pytorch: Option<Part>,
-    pub picture: Part,
+    pub pytorch: Option<PartOutcome>,
+    pub picture: PartOutcome,
     #[serde(skip)]
     pub folder: PathBuf,
 }
@@ -60,9 +60,9 @@ pub(super) enum Status {
     Interrupted,
 }
 
-/// A part of the report.
+/// What came of a part of the report.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct Part {
+pub(super) struct PartOutcome {
     pub status: Status,
     /// Why it failed.
     pub reason: Option<String>,
@@ -80,9 +80,9 @@ pub(super) struct Iteration {
     /// Side of the square picture, in pixels.
     pub side: u32,
     #[serde(flatten)]
-    pub part: Part,
+    pub outcome: PartOutcome,
     /// With the precision of `--precision` and tuned kernels, if it is not single.
-    pub tuned: Option<Part>,
+    pub tuned: Option<PartOutcome>,
     /// The same in PyTorch, in each layout and precision.
     pub pytorch: Vec<PeerRow>,
 }
@@ -95,10 +95,10 @@ pub(super) struct PeerRow {
     /// `f32`, or `tf32`: products of 10 bits of precision.
     pub precision: &'static str,
     #[serde(flatten)]
-    pub part: Part,
+    pub outcome: PartOutcome,
 }
 
-impl Part {
+impl PartOutcome {
     pub(super) fn new(is_wanted: bool) -> Self {
         let status = if is_wanted { Status::NotRun } else { Status::NotAskedFor };
         Self { status, reason: None, seconds: None, result: Value::Null }
@@ -114,9 +114,9 @@ impl Iteration {
     /// This program's median over the least median of PyTorch in f32.
     pub(super) fn ratio(&self) -> Option<f64> {
         let f32s = self.pytorch.iter().filter(|row| row.precision == "f32");
-        let times = f32s.filter_map(|row| row.part.number("median_seconds"));
+        let times = f32s.filter_map(|row| row.outcome.number("median_seconds"));
         let best = times.min_by(f64::total_cmp)?;
-        Some(self.part.number("median_seconds")? / best)
+        Some(self.outcome.number("median_seconds")? / best)
     }
 }
 
@@ -124,12 +124,12 @@ impl Record {
     /// A report of which nothing was measured yet.
     pub(super) fn new(args: &ReportArgs, folder: &Path) -> Self {
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let part = |name| Part::new(args.includes(name));
+        let outcome = |name| PartOutcome::new(args.includes(name));
         let iteration = |side, objective| Iteration {
             objective,
             side,
-            part: part(PartName::Iterations),
-            tuned: args.second_precision().map(|_| part(PartName::Iterations)),
+            outcome: outcome(PartName::Iterations),
+            tuned: args.second_precision().map(|_| outcome(PartName::Iterations)),
             pytorch: Vec::new(),
         };
         let sizes = if args.includes(PartName::Iterations) { args.sizes() } else { Vec::new() };
@@ -145,37 +145,37 @@ impl Record {
             precision: args.precision,
             filter: args.filter.clone(),
             state: State::Running,
-            device: part(PartName::Device),
-            kernels: part(PartName::Kernels),
-            bench: part(PartName::Bench),
+            device: outcome(PartName::Device),
+            kernels: outcome(PartName::Kernels),
+            bench: outcome(PartName::Bench),
             iterations: iterations.collect(),
-            pytorch: args.against.map(|_| Part::new(true)),
-            picture: part(PartName::Picture),
+            pytorch: args.against.map(|_| PartOutcome::new(true)),
+            picture: outcome(PartName::Picture),
             folder: folder.to_owned(),
         }
     }
 
     /// Name and reason of each part that failed.
     pub(super) fn failed(&self) -> Vec<(String, String)> {
-        let mut parts: Vec<(String, &Part)> = vec![
+        let mut outcomes: Vec<(String, &PartOutcome)> = vec![
             (value_name(PartName::Device), &self.device),
             (value_name(PartName::Kernels), &self.kernels),
             (value_name(PartName::Bench), &self.bench),
         ];
-        parts.extend(self.pytorch.iter().map(|part| ("PyTorch".to_owned(), part)));
+        outcomes.extend(self.pytorch.iter().map(|outcome| ("PyTorch".to_owned(), outcome)));
         for iteration in &self.iterations {
             let at = format!("{} at {} px", iteration.objective, iteration.side);
-            parts.push((format!("iteration of {at}"), &iteration.part));
+            outcomes.push((format!("iteration of {at}"), &iteration.outcome));
             if let Some(tuned) = &iteration.tuned {
-                parts.push((format!("tuned iteration of {at}"), tuned));
+                outcomes.push((format!("tuned iteration of {at}"), tuned));
             }
             for row in &iteration.pytorch {
-                parts.push((format!("PyTorch, {at}, {} {}", row.precision, row.layout), &row.part));
+                outcomes.push((format!("PyTorch, {at}, {} {}", row.precision, row.layout), &row.outcome));
             }
         }
-        parts.push((value_name(PartName::Picture), &self.picture));
-        let failed = parts.into_iter().filter(|(_, part)| part.status == Status::Failed);
-        failed.map(|(name, part)| (name, part.reason.clone().unwrap_or_default())).collect()
+        outcomes.push((value_name(PartName::Picture), &self.picture));
+        let failed = outcomes.into_iter().filter(|(_, outcome)| outcome.status == Status::Failed);
+        failed.map(|(name, outcome)| (name, outcome.reason.clone().unwrap_or_default())).collect()
     }
 }
 
@@ -212,15 +212,15 @@ mod tests {
 
     #[test]
     fn the_ratio_is_to_the_faster_layout_in_f32() {
-        let part = |seconds: Option<f64>| {
+        let outcome = |seconds: Option<f64>| {
             let result = seconds.map_or(Value::Null, |seconds| json!({ "median_seconds": seconds }));
-            Part { result, ..Part::new(true) }
+            PartOutcome { result, ..PartOutcome::new(true) }
         };
-        let row = |layout, precision, seconds| PeerRow { layout, precision, part: part(seconds) };
+        let row = |layout, precision, seconds| PeerRow { layout, precision, outcome: outcome(seconds) };
         let mut iteration = Iteration {
             objective: "style",
             side: 256,
-            part: part(Some(3.0)),
+            outcome: outcome(Some(3.0)),
             tuned: None,
             pytorch: Vec::new(),
         };

@@ -12,7 +12,7 @@ mod sheet;
 
 pub(super) use args::SweepArgs;
 
-use super::accept::{self, Source};
+use super::accept::{self, RecordKind};
 use super::escape::shown;
 use super::interrupt::Interrupt;
 use super::metadata::PictureMetadata;
@@ -142,7 +142,7 @@ fn continue_cell(cell: &Path, given: &[OptionWords]) -> Result<u8> {
         return Err(not_a_cell());
     }
     let metadata = PictureMetadata::read(cell)?.ok_or_else(not_a_cell)?;
-    let mut accepted = accept::accept(cell, Source::Picture, &metadata.options, given)?;
+    let mut accepted = accept::accept(cell, RecordKind::Picture, &metadata.options, given)?;
     accepted.options.remove("size");
     // Cells have one scale because they are small; at full size the default scales apply. A record of a version that
     // had one scale only keeps it.

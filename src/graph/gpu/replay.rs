@@ -5,7 +5,7 @@ use super::super::lowered::{self, Action, Binding, Entry, Location, Lowered, Ori
 use super::super::memory::{Bindings, Memory, Workspace};
 use super::device::{GpuDevice, Packed};
 use super::reader::Reader;
-use super::split::{Parts, Splitter};
+use super::split::{Splitter, StepRanges};
 use super::steps::{Work, record};
 use super::traced;
 use crate::error::{Error, Result};
@@ -190,7 +190,7 @@ impl Replay {
         let context = &self.device.context;
         let steps: Vec<usize> =
             (0..program.steps.len()).filter(|step| wanted(&program.steps[*step])).collect();
-        let Parts { ranges, timed } = self.splitter.parts(&steps);
+        let StepRanges { ranges, timed } = self.splitter.ranges(&steps);
         if timed {
             context.flush(label)?;
         }

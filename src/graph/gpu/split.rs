@@ -37,7 +37,7 @@ enum Time {
 
 /// How chosen steps are submitted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Parts {
+pub(super) struct StepRanges {
     /// Ranges of the chosen steps, in order.
     pub ranges: Vec<Range<usize>>,
     /// True if each is to be waited for and timed.
@@ -56,8 +56,8 @@ impl Splitter {
     }
 
     /// How to submit these steps.
-    pub fn parts(&self, steps: &[usize]) -> Parts {
-        let whole = || Parts { ranges: std::iter::once(0..steps.len()).collect(), timed: false };
+    pub fn ranges(&self, steps: &[usize]) -> StepRanges {
+        let whole = || StepRanges { ranges: std::iter::once(0..steps.len()).collect(), timed: false };
         let Some(limit) = self.limit else { return whole() };
         let mut times = self.times();
         let timed = steps.iter().all(|step| times[*step] != Time::Unknown)
@@ -73,7 +73,7 @@ impl Splitter {
                 times[*step] = Time::Warm;
             }
         }
-        Parts { ranges, timed }
+        StepRanges { ranges, timed }
     }
 
     /// These steps together took so long.
@@ -126,31 +126,31 @@ mod tests {
     fn times_are_measured_once_when_the_device_is_warm() {
         let seconds = Duration::from_secs(1);
         let splitter = Splitter::new(Some(seconds), vec![0.6 * SLOW, 0.6 * SLOW, 0.2 * SLOW, 0.3 * SLOW]);
-        let parts = |steps: &[usize]| {
-            let Parts { ranges, timed } = splitter.parts(steps);
+        let ranges = |steps: &[usize]| {
+            let StepRanges { ranges, timed } = splitter.ranges(steps);
             (ends(&ranges), timed)
         };
         // As slow as any, and untimed.
-        assert_eq!(parts(&[0, 1, 2]), (vec![1, 3], false));
-        assert_eq!(parts(&[0, 1, 2]), (vec![1, 2, 3], true));
+        assert_eq!(ranges(&[0, 1, 2]), (vec![1, 3], false));
+        assert_eq!(ranges(&[0, 1, 2]), (vec![1, 2, 3], true));
         splitter.measured(&[0], 0.1);
         splitter.measured(&[1, 2], 1.6);
         // 0.1, 1.2 and 0.4 seconds.
-        assert_eq!(parts(&[0, 1, 2]), (vec![1, 2, 3], false));
+        assert_eq!(ranges(&[0, 1, 2]), (vec![1, 2, 3], false));
         // The last step is new.
-        assert_eq!(parts(&[0, 2, 3]), (vec![3], false));
-        assert_eq!(parts(&[0, 2, 3]), (vec![1, 2, 3], true));
+        assert_eq!(ranges(&[0, 2, 3]), (vec![3], false));
+        assert_eq!(ranges(&[0, 2, 3]), (vec![1, 2, 3], true));
         splitter.measured(&[0, 2, 3], 0.011);
-        assert_eq!(parts(&[0, 1, 2, 3]), (vec![1, 2, 4], false));
+        assert_eq!(ranges(&[0, 1, 2, 3]), (vec![1, 2, 4], false));
     }
 
     #[test]
     fn without_a_limit_all_goes_together() {
         let splitter = Splitter::new(None, vec![1e18, 1e18]);
         for _ in 0..3 {
-            assert_eq!(ends(&splitter.parts(&[0, 1]).ranges), [2]);
+            assert_eq!(ends(&splitter.ranges(&[0, 1]).ranges), [2]);
         }
-        let Parts { ranges, timed } = Splitter::new(Some(Duration::from_secs(1)), vec![1.0]).parts(&[]);
+        let StepRanges { ranges, timed } = Splitter::new(Some(Duration::from_secs(1)), vec![1.0]).ranges(&[]);
         assert!(ends(&ranges) == [0] && !timed);
     }
 }

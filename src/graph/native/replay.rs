@@ -19,19 +19,19 @@ pub struct Replay {
     device: Arc<NativeDevice>,
     /// The work of each step; none for a copy of memory to itself.
     work: Vec<Option<Work>>,
-    /// The parts that each read-back copies.
-    reads: Vec<Vec<Part>>,
+    /// What each read-back copies.
+    reads: Vec<Vec<BufferRange>>,
 }
 
 #[derive(Debug)]
 enum Work {
     Call(Call),
-    Copy { from: Part, to: Part },
+    Copy { from: BufferRange, to: BufferRange },
 }
 
 /// Some floats of a buffer.
 #[derive(Debug, Clone)]
-struct Part {
+struct BufferRange {
     buffer: HostBuffer,
     range: Range<usize>,
 }
@@ -46,9 +46,9 @@ struct Call {
     /// Of each input: which of those, and what part of it; none for an input that is changed or written over.
     inputs: Vec<Option<(usize, Range<usize>)>>,
     /// What is changed or written, each in a buffer of its own.
-    mutated: Vec<Part>,
-    output: Part,
-    saved: Option<Part>,
+    mutated: Vec<BufferRange>,
+    output: BufferRange,
+    saved: Option<BufferRange>,
 }
 
 impl Replay {
@@ -83,12 +83,12 @@ impl Replay {
             Origin::Constant(_) => Err(Error::native(&buffer.label, "functions have constants of their own")),
         };
         let buffers = program.buffers.iter().map(&mut buffer).collect::<Result<Vec<HostBuffer>>>()?;
-        let part = |at: Location, bytes: u64| {
+        let range_at = |at: Location, bytes: u64| {
             let (start, count) = (at.offset as usize / 4, bytes as usize / 4);
             let buffer = buffers.get(at.buffer).filter(|buffer| start + count <= buffer.len());
             let buffer =
                 buffer.ok_or_else(|| Error::native("a tensor", "it lies outside the program's memory"))?;
-            Ok(Part { buffer: buffer.clone(), range: start..start + count })
+            Ok(BufferRange { buffer: buffer.clone(), range: start..start + count })
         };
         let work = |step: &Step| {
             Ok(Some(match &step.action {
@@ -97,10 +97,10 @@ impl Replay {
                     let constants = kernel.constants.iter().map(|constant| device.constant(constant));
                     let constants = constants.collect::<Result<_>>()?;
                     let (node, operands) = (&program.nodes[step.node], &program.operands[step.node]);
-                    Work::Call(Call::new(kernel, constants, node, operands, part)?)
+                    Work::Call(Call::new(kernel, constants, node, operands, range_at)?)
                 }
                 Action::Copy { from, to, bytes } => {
-                    let (from, to) = (part(*from, *bytes)?, part(*to, *bytes)?);
+                    let (from, to) = (range_at(*from, *bytes)?, range_at(*to, *bytes)?);
                     // Two tensors may be bound to the same memory.
                     if from.buffer == to.buffer {
                         if from.range == to.range {
@@ -117,7 +117,7 @@ impl Replay {
         };
         let work = program.steps.iter().map(work).collect::<Result<_>>()?;
         let read = |read: &LoweredReadback| {
-            read.values.iter().map(|(_, shape, at)| part(*at, shape.bytes())).collect::<Result<_>>()
+            read.values.iter().map(|(_, shape, at)| range_at(*at, shape.bytes())).collect::<Result<_>>()
         };
         let reads = program.readbacks.iter().map(read).collect::<Result<_>>()?;
         Ok(Self { device: device.clone(), work, reads })
@@ -167,9 +167,9 @@ impl Replay {
     }
 
     fn read(&self, index: usize) -> Vec<f32> {
-        let parts = self.reads.get(index).into_iter().flatten();
+        let ranges = self.reads.get(index).into_iter().flatten();
         let mut values = Vec::new();
-        parts.for_each(|part| values.extend_from_slice(&part.buffer.read()[part.range.clone()]));
+        ranges.for_each(|at| values.extend_from_slice(&at.buffer.read()[at.range.clone()]));
         values
     }
 }
@@ -180,13 +180,14 @@ impl Call {
         constants: Vec<Arc<NativeValues>>,
         node: &PreparedNode,
         operands: &Operands,
-        part: impl Fn(Location, u64) -> Result<Part>,
+        range_at: impl Fn(Location, u64) -> Result<BufferRange>,
     ) -> Result<Self> {
         let inputs = || operands.inputs.iter().zip(&node.signature.inputs);
-        let of_shape = |at: Location, shape: Shape| part(at, shape.bytes());
+        let of_shape = |at: Location, shape: Shape| range_at(at, shape.bytes());
         let changed = node.op.mutates();
         let mutated = changed.iter().filter_map(|input| inputs().nth(*input));
-        let mutated = mutated.map(|(at, shape)| of_shape(*at, *shape)).collect::<Result<Vec<Part>>>()?;
+        let mutated =
+            mutated.map(|(at, shape)| of_shape(*at, *shape)).collect::<Result<Vec<BufferRange>>>()?;
         let output = of_shape(operands.output, node.signature.output)?;
         let saved = operands.saved.zip(node.op.saved(&node.signature.inputs));
         let saved = saved.map(|(at, shape)| of_shape(at, shape)).transpose()?;
@@ -197,7 +198,7 @@ impl Call {
                 places.push(None);
                 continue;
             }
-            let Part { buffer, range } = of_shape(*at, *shape)?;
+            let BufferRange { buffer, range } = of_shape(*at, *shape)?;
             let known = read.iter().position(|other| *other == buffer);
             let index = known.unwrap_or_else(|| {
                 read.push(buffer);
@@ -206,7 +207,7 @@ impl Call {
             places.push(Some((index, range)));
         }
         let written: Vec<&HostBuffer> =
-            mutated.iter().chain([&output]).chain(&saved).map(|part| &part.buffer).collect();
+            mutated.iter().chain([&output]).chain(&saved).map(|at| &at.buffer).collect();
         let twice = |(index, buffer): (usize, &&HostBuffer)| {
             written[..index].contains(buffer) || read.contains(buffer)
         };
@@ -218,9 +219,9 @@ impl Call {
 
     fn run(&self) {
         let read: Vec<RwLockReadGuard<'_, Vec<f32>>> = self.read.iter().map(HostBuffer::read).collect();
-        let mut mutated: Vec<_> = self.mutated.iter().map(|part| part.buffer.write()).collect();
+        let mut mutated: Vec<_> = self.mutated.iter().map(|at| at.buffer.write()).collect();
         let mut output = self.output.buffer.write();
-        let mut saved = self.saved.as_ref().map(|part| part.buffer.write());
+        let mut saved = self.saved.as_ref().map(|at| at.buffer.write());
         let input = |place: &Option<(usize, Range<usize>)>| match place {
             Some((index, range)) => &read[*index][range.clone()],
             None => &[],
@@ -230,11 +231,11 @@ impl Call {
             mutated: mutated
                 .iter_mut()
                 .zip(&self.mutated)
-                .map(|(values, part)| &mut values[part.range.clone()])
+                .map(|(values, at)| &mut values[at.range.clone()])
                 .collect(),
             output: &mut output[self.output.range.clone()],
             saved: match (&mut saved, &self.saved) {
-                (Some(values), Some(part)) => &mut values[part.range.clone()],
+                (Some(values), Some(at)) => &mut values[at.range.clone()],
                 _ => &mut [],
             },
             constants: self.constants.iter().map(Arc::as_ref).collect(),

@@ -52,13 +52,13 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
     check_jpegs(&mut file, bytes, chunk)?;
     let mut row = vec![0; rows.row_bytes()];
     for band in 0..down {
-        let parts = (0..across).map(|x| Part::read(&mut file, band * across + x, reading));
-        let parts = parts.collect::<Result<Vec<_>, _>>()?;
+        let chunks = (0..across).map(|x| Chunk::read(&mut file, band * across + x, reading));
+        let chunks = chunks.collect::<Result<Vec<_>, _>>()?;
         for y in 0..chunk.1.min(size.1 - band * chunk.1) as usize {
             let mut at = 0;
-            for part in &parts {
-                let end = at + part.width * layout.pixel_bytes();
-                part.copy_row(y, color.bit_depth(), layout, &mut row[at..end]);
+            for chunk in &chunks {
+                let end = at + chunk.width * layout.pixel_bytes();
+                chunk.copy_row(y, color.bit_depth(), layout, &mut row[at..end]);
                 at = end;
             }
             if let Some(luma) = &luma {
@@ -139,14 +139,14 @@ fn check_jpegs(file: &mut File<'_>, bytes: &[u8], chunk: (u32, u32)) -> Result<(
 }
 
 /// A strip, or a tile without its padding.
-struct Part {
+struct Chunk {
     width: usize,
     bytes: Vec<u8>,
     row_bytes: usize,
     planes: usize,
 }
 
-impl Part {
+impl Chunk {
     fn read(file: &mut File<'_>, index: u32, reading: &Reading<'_>) -> Result<Self, Failure> {
         let unit = TiffCodingUnit(index);
         let stored = file.image_coding_unit_layout(unit)?;

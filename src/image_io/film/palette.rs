@@ -45,7 +45,7 @@ fn clusters(levels: &[u8]) -> Vec<Cluster> {
 }
 
 /// A box of colours: a range of clusters, and how it is best split.
-struct Part {
+struct ColourBox {
     start: usize,
     end: usize,
     mean: [f32; 3],
@@ -54,7 +54,7 @@ struct Part {
     error: f64,
 }
 
-impl Part {
+impl ColourBox {
     fn new(clusters: &[Cluster], start: usize, end: usize) -> Self {
         let (mut weights, mut sums, mut squares) = (0f64, [0f64; 3], [0f64; 3]);
         for cluster in &clusters[start..end] {
@@ -76,20 +76,20 @@ impl Part {
 
 /// The means of up to 256 boxes.
 fn split(clusters: &mut [Cluster]) -> Vec<[f32; 3]> {
-    let mut parts = vec![Part::new(clusters, 0, clusters.len())];
-    while parts.len() < COLOURS {
-        let worst = (0..parts.len()).max_by(|a, b| parts[*a].error.total_cmp(&parts[*b].error));
-        let Some(worst) = worst.filter(|worst| parts[*worst].error > 0.0) else { break };
-        let Part { start, end, mean, channel, .. } = parts[worst];
+    let mut boxes = vec![ColourBox::new(clusters, 0, clusters.len())];
+    while boxes.len() < COLOURS {
+        let worst = (0..boxes.len()).max_by(|a, b| boxes[*a].error.total_cmp(&boxes[*b].error));
+        let Some(worst) = worst.filter(|worst| boxes[*worst].error > 0.0) else { break };
+        let ColourBox { start, end, mean, channel, .. } = boxes[worst];
         let inside = &mut clusters[start..end];
         inside.sort_unstable_by(|a, b| a.colour[channel].total_cmp(&b.colour[channel]));
         let low = inside.partition_point(|c| c.colour[channel] <= mean[channel]);
         // Where all are on one side of the mean, they differ by rounding only: either side will do.
         let middle = start + low.clamp(1, end - start - 1);
-        parts[worst] = Part::new(clusters, start, middle);
-        parts.push(Part::new(clusters, middle, end));
+        boxes[worst] = ColourBox::new(clusters, start, middle);
+        boxes.push(ColourBox::new(clusters, middle, end));
     }
-    parts.into_iter().map(|part| part.mean).collect()
+    boxes.into_iter().map(|colours| colours.mean).collect()
 }
 
 /// Moves each colour to the mean of the clusters that it is nearest to.

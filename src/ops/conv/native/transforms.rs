@@ -168,7 +168,7 @@ fn output_line(m: [Lanes; SIDE]) -> [Lanes; TILE] {
 
 /// The map that is transformed.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Source<'a> {
+pub(super) struct WinogradInput<'a> {
     pub map: &'a [f32],
     /// Where this map is not positive, the other one counts as zero.
     pub activation: Option<&'a [f32]>,
@@ -177,7 +177,7 @@ pub(super) struct Source<'a> {
     pub turned: bool,
 }
 
-impl Source<'_> {
+impl WinogradInput<'_> {
     /// Where the first row of a tile starts in both quads, if all of it lies in the map and its border.
     #[inline(always)]
     fn inside(&self, quad: usize, [top, left]: [isize; 2]) -> Option<[usize; 2]> {
@@ -289,7 +289,7 @@ impl Tiles {
 
 /// Transforms 16 channels of tiles to their packs.
 #[multiversion(targets("x86_64+avx2+fma", "aarch64+neon"))]
-pub(super) fn transform_input(source: Source<'_>, block: usize, tiles: &Tiles, to: &mut [f32]) {
+pub(super) fn transform_input(source: WinogradInput<'_>, block: usize, tiles: &Tiles, to: &mut [f32]) {
     match (source.turned, source.activation.is_some()) {
         (false, false) => input_tiles::<false, false>(source, block, tiles, to),
         (false, true) => input_tiles::<false, true>(source, block, tiles, to),
@@ -300,7 +300,7 @@ pub(super) fn transform_input(source: Source<'_>, block: usize, tiles: &Tiles, t
 
 #[inline(always)]
 fn input_tiles<const TURNED: bool, const MASKED: bool>(
-    source: Source<'_>,
+    source: WinogradInput<'_>,
     block: usize,
     tiles: &Tiles,
     to: &mut [f32],

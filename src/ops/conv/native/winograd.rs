@@ -10,7 +10,7 @@ use super::finish::Finish;
 use super::layout::{BLOCK, Placement, QUADS, bands, blocks};
 use super::products::products;
 use super::transforms::{
-    PACK, PACKED, POSITION, POSITIONS, Source, TILE, Target, Tiles, transform_input, transform_output,
+    PACK, PACKED, POSITION, POSITIONS, TILE, Target, Tiles, WinogradInput, transform_input, transform_output,
 };
 use super::weights::Packing;
 use crate::ops::native::Scratch;
@@ -75,7 +75,7 @@ impl Winograd {
         finish: &Finish<'_>,
         output: &mut [f32],
     ) {
-        let source = Source { map: input, activation, place: self.place, turned: self.turned };
+        let source = WinogradInput { map: input, activation, place: self.place, turned: self.turned };
         if self.large() {
             self.by_blocks(source, weights, finish, output);
         } else {
@@ -96,7 +96,7 @@ impl Winograd {
     }
 
     /// Each task computes all channels of a band of rows.
-    fn by_bands(&self, source: Source<'_>, weights: &[f32], finish: &Finish<'_>, output: &mut [f32]) {
+    fn by_bands(&self, source: WinogradInput<'_>, weights: &[f32], finish: &Finish<'_>, output: &mut [f32]) {
         let across = self.across();
         // The tiles of all input channels, and the products of a block.
         let pack = (self.blocks()[0] + 1) * PACK;
@@ -122,7 +122,7 @@ impl Winograd {
     /// All channels of a few tiles.
     fn part(
         &self,
-        source: Source<'_>,
+        source: WinogradInput<'_>,
         tiles: &Tiles,
         weights: &[f32],
         finish: &Finish<'_>,
@@ -161,7 +161,7 @@ impl Winograd {
     }
 
     /// Each task computes some blocks of channels of a group of tiles.
-    fn by_blocks(&self, source: Source<'_>, weights: &[f32], finish: &Finish<'_>, output: &mut [f32]) {
+    fn by_blocks(&self, source: WinogradInput<'_>, weights: &[f32], finish: &Finish<'_>, output: &mut [f32]) {
         let [from, to] = self.blocks();
         let (rows, mut blocks) = self.group();
         let full = self.tiles(0, rows).packed();
