@@ -4,7 +4,7 @@ use super::args::{FactorArgs, RenderArgs};
 use super::class_names::ClassNames;
 use super::default_layers;
 use super::disk::Reservation;
-use super::escape::shown;
+use super::escape::{one_line, shown};
 use super::files::{Files, Loaded, load, load_start, reading};
 use super::places;
 use super::recorded_options::RecordedOptions;
@@ -206,7 +206,8 @@ fn preset(args: &RenderArgs, blank: &Picture) -> Result<Preset> {
     }
     if let Some(shares) = &balance.balance {
         let mut groups = preset.groups();
-        shares.apply(&mut groups)?;
+        let refused = |error| Error::usage(format!("--balance {}: {error}", one_line(&shares.to_string())));
+        shares.apply(&mut groups).map_err(refused)?;
         for group in groups {
             if let Some(factor) = preset.factor_mut(&group.name) {
                 factor.strength = group.strength;

@@ -204,7 +204,7 @@ impl Shares {
         if self.0.is_empty() || groups.iter().any(any) {
             return Ok(());
         }
-        Err(Error::usage("all shares of --balance are zero: give at least one group a share above 0"))
+        Err(Error::usage("all shares are zero: give at least one group a share above 0"))
     }
 }
 
@@ -229,7 +229,7 @@ impl FromStr for Shares {
                 .filter(|(_, share)| share.is_finite() && *share >= 0.0);
             let Some((name, share)) = parsed else {
                 return Err(Error::usage(format!(
-                    "`{item}` is not a share: write for example --balance spatial=30,style=40, with numbers >= 0"
+                    "`{item}` is not a share: write GROUP=NUMBER,..., with numbers >= 0"
                 )));
             };
             if shares.get(name).is_some() {
@@ -238,7 +238,7 @@ impl FromStr for Shares {
             shares.0.push((name.to_owned(), share));
         }
         if shares.0.is_empty() {
-            return Err(Error::usage("--balance names no group: write for example --balance spatial=30"));
+            return Err(Error::usage("no group is named: write GROUP=NUMBER,..., with numbers >= 0"));
         }
         Ok(shares)
     }

@@ -221,9 +221,14 @@ impl Request {
         if self.groups.iter().any(steers) {
             return Ok(());
         }
-        Err(Error::usage(
-            "all weights are zero, so nothing would steer the picture: give --spatial, --abstract or --style layers and a weight (or a --balance share) above 0",
-        ))
+        let compares = |group: &&Group| {
+            group.losses.is_empty() || group.losses.iter().any(|loss| loss.statistic.has_target())
+        };
+        let names: Vec<&str> = self.groups.iter().filter(compares).map(|group| group.name.as_str()).collect();
+        Err(Error::usage(format!(
+            "all weights are zero, so nothing would steer the picture: give one of {} layers, and a share or weight above 0",
+            names.join(", ")
+        )))
     }
 
     /// The groups that are part of the objective: those that count, and those that may be given a share during the run.

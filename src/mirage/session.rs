@@ -379,7 +379,7 @@ fn started(
     };
     if request.init == Init::Photo && own_targets() {
         notes.push(
-            "the photo already meets its own targets, so a start from it has next to nothing to follow: use --init noise or a --style-image".to_owned(),
+            "the photo already meets its own targets, so a start from it has next to nothing to follow: start from noise, or take a target from another picture".to_owned(),
         );
     }
     if let Some(tile) = objective.tile.filter(|_| request.tiling == Tiling::Auto) {
