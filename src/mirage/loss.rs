@@ -129,6 +129,12 @@ pub fn check_groups(groups: &[Group]) -> Result<()> {
         if !names.insert(name) {
             return Err(Error::usage(format!("two groups of losses are called `{name}`")));
         }
+        // Shares and checkpoints list groups by name, with commas between them.
+        if name.is_empty() || name.contains(',') {
+            return Err(Error::usage(format!(
+                "a group of losses is called `{name}`: give it a name, without a comma"
+            )));
+        }
         let what = match group.strength {
             Strength::Share(_) => "share",
             Strength::Weight(_) => "weight",
@@ -289,6 +295,15 @@ mod tests {
             assert!(text.parse::<Shares>().is_err(), "{text}");
         }
         assert_eq!(" a = 1 , b=2 ".parse::<Shares>().unwrap().to_string(), "a=1,b=2");
+    }
+
+    #[test]
+    fn names_that_a_list_could_not_hold_are_refused() {
+        check_groups(&[group("a b", Strength::Share(1.0))]).unwrap();
+        for name in ["a,b", ",", ""] {
+            let error = check_groups(&[group(name, Strength::Share(1.0))]).unwrap_err().to_string();
+            assert!(error.contains(&format!("`{name}`")) && error.contains("comma"), "{error}");
+        }
     }
 
     #[test]
