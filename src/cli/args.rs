@@ -118,8 +118,8 @@ pub(super) struct FactorArgs {
     /// photo's]
     #[arg(long, value_name = "LIST", conflicts_with = "abstract")]
     pub classes: Option<String>,
-    /// Statistic that describes the style: gram, gram-pixels, gram-relative, mean-variance, mean-covariance or wasserstein
-    #[arg(long, value_name = "NAME", default_value = "wasserstein")]
+    /// Statistic that describes the style
+    #[arg(long, value_name = "NAME", default_value = "wasserstein", value_parser = values::style_statistics())]
     pub style_statistic: String,
     /// Weight of each style picture, e.g. 1,2 [default: all the same]
     #[arg(

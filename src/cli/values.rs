@@ -8,6 +8,7 @@ use crate::mirage::statistic::{self, Statistic};
 use crate::mirage::{self, ScaleCount, Tiling};
 use crate::ops::{Padding, PoolKind, VariationKind};
 use clap::ValueEnum;
+use clap::builder::PossibleValuesParser;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 use std::fmt::{self, Display};
@@ -342,6 +343,11 @@ impl Border {
             Self::Replicate => Padding::Replicate,
         }
     }
+}
+
+/// `--style-statistic`.
+pub(super) fn style_statistics() -> PossibleValuesParser {
+    statistic::of_style().map(|entry| entry.name).collect::<Vec<_>>().into()
 }
 
 impl Variation {

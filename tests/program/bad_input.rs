@@ -213,6 +213,11 @@ fn unusable_numbers() {
         (&["--size", "100000"], &["--size", "32768"]),
         (&["--bit-depth", "12"], &["--bit-depth", "16"]),
         (&["--pooling", "mean"], &["--pooling", "avg"]),
+        (
+            &["--style-statistic", "feature"],
+            &["feature", "--style-statistic", "gram", "mean-covariance", "mean-variance", "wasserstein"],
+        ),
+        (&["--style-statistic", "total-variation"], &["total-variation", "wasserstein"]),
         (&["--kernels", "fast"], &["--kernels", "texture"]),
         (&["--preprocessing", "keras"], &["keras", "caffe", "torchvision"]),
         (&["--save-at", "1,x"], &["--save-at"]),

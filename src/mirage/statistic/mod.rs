@@ -142,6 +142,8 @@ pub struct Entry {
     pub name: &'static str,
     /// What it does, in a few words for `--help`.
     pub help: &'static str,
+    /// True if it describes style: what there is in an activation, but not where.
+    pub describes_style: bool,
     /// Makes it.
     pub make: fn() -> Arc<dyn Statistic>,
 }
@@ -151,52 +153,67 @@ pub const STATISTICS: &[Entry] = &[
     Entry {
         name: "classes",
         help: "what the network takes the picture for (last layer only)",
+        describes_style: false,
         make: || Arc::new(Classes),
     },
-    Entry { name: "feature", help: "the activations themselves", make: || Arc::new(Feature) },
+    Entry {
+        name: "feature",
+        help: "the activations themselves",
+        describes_style: false,
+        make: || Arc::new(Feature),
+    },
     Entry {
         name: "gram",
         help: "Gram matrix over channels and pixels, as neural-style",
+        describes_style: true,
         make: || gram(Normalization::ChannelsAndPixels),
     },
     Entry {
         name: "gram-pixels",
         help: "Gram matrix over pixels alone, as Gatys",
+        describes_style: true,
         make: || gram(Normalization::Pixels),
     },
     Entry {
         name: "gram-relative",
         help: "Gram matrix; its distance relative to the target's size, so that each layer counts alike",
+        describes_style: true,
         make: || gram(Normalization::Relative),
     },
     Entry {
         name: "mean-covariance",
         help: "mean and covariance of the channels, each relative to the target's size",
+        describes_style: true,
         make: || Arc::new(MeanCovariance),
     },
     Entry {
         name: "mean-variance",
         help: "mean and standard deviation of each channel",
+        describes_style: true,
         make: || Arc::new(MeanVariance),
     },
     Entry {
         name: "total-variation",
         help: "squared differences of neighbours, as neural-style",
+        describes_style: false,
         make: || variation(VariationKind::Squared),
     },
     Entry {
         name: "total-variation-absolute",
         help: "absolute differences of neighbours, as neural-style-pt",
+        describes_style: false,
         make: || variation(VariationKind::Absolute),
     },
     Entry {
         name: "total-variation-diagonal",
         help: "squared differences, diagonals too, by their mean, as style-transfer-pytorch",
+        describes_style: false,
         make: || variation(VariationKind::Diagonal),
     },
     Entry {
         name: "wasserstein",
         help: "Wasserstein-2 distance of means and covariances, as style-transfer-pytorch",
+        describes_style: true,
         make: || Arc::new(Wasserstein),
     },
 ];
@@ -207,6 +224,11 @@ fn gram(normalization: Normalization) -> Arc<dyn Statistic> {
 
 fn variation(kind: VariationKind) -> Arc<dyn Statistic> {
     Arc::new(Variation { kind, by_pixels: false })
+}
+
+/// Those that describe style.
+pub fn of_style() -> impl Iterator<Item = &'static Entry> {
+    STATISTICS.iter().filter(|entry| entry.describes_style)
 }
 
 /// The statistic of this name.
@@ -253,6 +275,10 @@ mod tests {
             assert!(entry.name.starts_with((entry.make)().name()), "{}", entry.name);
             assert_eq!(by_name(entry.name).unwrap().key(), entry.name);
         }
+        let styles: Vec<&str> = of_style().map(|entry| entry.name).collect();
+        let expected =
+            ["gram", "gram-pixels", "gram-relative", "mean-covariance", "mean-variance", "wasserstein"];
+        assert_eq!(styles, expected);
         assert!(by_name("nothing").unwrap_err().to_string().contains("gram"));
     }
 
