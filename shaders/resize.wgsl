@@ -1,4 +1,4 @@
-// Bilinear and bicubic resizing and their adjoints; see src/ops/resize.rs.
+// Bilinear and bicubic resizing; see src/ops/resize.rs.
 // Maps are bordered quads (see src/ops/core/shape.rs). One invocation computes one output texel.
 //
 // Positions are computed with integers: as floats, (p + 0.5) * in / out - 0.5 would lose digits that the
@@ -14,10 +14,9 @@ struct Params {
     quads: u32, // the same in both maps
 }
 
-@group(0) @binding(0) var<storage, read> input: array<vec4<f32>>;    // x
-@group(0) @binding(1) var<storage, read> upstream: array<vec4<f32>>; // dy
-@group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>;
-@group(0) @binding(3) var<uniform> params: Params;
+@group(0) @binding(0) var<storage, read> input: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> output: array<vec4<f32>>;
+@group(0) @binding(2) var<uniform> params: Params;
 
 // Texel of pixel (y, x) of a quad in a map of this size.
 fn texel(quad: u32, y: u32, x: u32, height: u32, width: u32) -> u32 {
@@ -106,63 +105,6 @@ fn forward(
             line += columns.weights[kx] * input[texel(at.quad, y, x, params.in_height, params.in_width)];
         }
         sum += rows.weights[ky] * line;
-    }
-    output[i] = sum;
-}
-
-// The pixels of the output line that may be made of pixel p are .x .. .y - 1: those whose source position is
-// less than TAPS / 2 away. (A few more do no harm, they have no share.) The ends of the line need nothing
-// special: positions lie within half a pixel of it, so whatever is clamped to an end is near that end.
-fn reached(p: u32, out_size: u32, in_size: u32) -> vec2<i32> {
-    let size = i32(in_size);
-    let outs = i32(out_size);
-    let low = 2 * (i32(p) - i32(TAPS / 2u)) + 1;
-    let high = 2 * (i32(p) + i32(TAPS / 2u)) + 1;
-    return vec2<i32>(
-        max((outs * low - size) / (2 * size), 0),
-        min((outs * high - size) / (2 * size), outs - 1) + 1);
-}
-
-// Weight of pixel p among these taps; at the line's ends several taps may be the same pixel.
-fn share(p: u32, line: Taps, in_size: u32) -> f32 {
-    var sum = 0.0;
-    // unroll
-    for (var k = 0u; k < TAPS; k++) {
-        sum += select(0.0, line.weights[k], inside_line(line.first + i32(k), in_size) == p);
-    }
-    return sum;
-}
-
-// Adjoint: gathers per input pixel from all output pixels that it has a share in.
-// Mesa's software driver silently ends all loops of an invocation after 65535 iterations in total: what is
-// gathered must stay below that, TAPS * out / in squared, so a factor of 127 bilinear, of 63 bicubic.
-@compute @workgroup_size(64)
-fn backward(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let i = (group.y * groups.x + group.x) * 64u + local;
-    let at = place(i, params.in_height, params.in_width, params.quads);
-    if (!at.valid) {
-        return;
-    }
-    var sum = vec4<f32>(0.0);
-    if (at.inside) {
-        let rows = reached(at.y, params.out_height, params.in_height);
-        let columns = reached(at.x, params.out_width, params.in_width);
-        for (var y = rows.x; y < rows.y; y++) {
-            let down = share(at.y, taps(u32(y), params.out_height, params.in_height), params.in_height);
-            if (down == 0.0) {
-                continue;
-            }
-            var line = vec4<f32>(0.0);
-            for (var x = columns.x; x < columns.y; x++) {
-                let across = share(at.x, taps(u32(x), params.out_width, params.in_width), params.in_width);
-                line += across * upstream[texel(at.quad, u32(y), u32(x), params.out_height, params.out_width)];
-            }
-            sum += down * line;
-        }
     }
     output[i] = sum;
 }

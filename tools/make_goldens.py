@@ -28,7 +28,8 @@ ops.safetensors, metadata "cases": JSON list of
     gram_mse         weight * mean over C^2 of (G-A)^2; A is another map's Gram matrix, in cases *_asymmetric not
     total_variation  0.5 * weight * sum over the (H-1)x(W-1) region of (dx^2+dy^2)
     preprocess       net[k] = rgb[order[k]] * scale[k] + bias[k]
-    resize           torch.nn.functional.interpolate; bicubic has A = -0.75; area is adaptive average pooling
+    resize           torch.nn.functional.interpolate; bicubic has A = -0.75; area is adaptive average pooling; no
+                     gradients
     reduce           one number; nonfinite counts NaN and infinities; no gradients
     adam             inputs x0, g_1 .. g_steps; output is (steps, N), row k being x after step k+1; clamp is null
                      or [lo, hi], applied after each step, moments untouched
@@ -352,7 +353,8 @@ def add_resizes(ops):
         data = f"resize/data_{c}x{h}x{w}"
         x = normal(data, c, h, w)
         ops.add("resize", name, attrs, [(data, x)],
-                lambda x: F.interpolate(x[None], size=tuple(size), mode=mode, **extra)[0])
+                lambda x: F.interpolate(x[None], size=tuple(size), mode=mode, **extra)[0],
+                differentiable=False)
 
     for mode in ("bilinear", "bicubic", "area"):
         case(mode, 3, 5, 7, (11, 13))  # up

@@ -62,7 +62,6 @@ pub const REGISTRY: &[Entry] = &[
     Entry { name: "relu", cases: super::relu::cases },
     Entry { name: "relu_backward", cases: super::relu::backward_cases },
     Entry { name: "resize", cases: super::resize::cases },
-    Entry { name: "resize_backward", cases: super::resize::backward_cases },
     Entry { name: "root_trace", cases: super::matrix_root::trace_cases },
     Entry { name: "scale_by", cases: super::scale_by::cases },
     Entry { name: "softmax", cases: super::softmax::cases },

@@ -1,18 +1,15 @@
-//! Resizing of maps, and its adjoint.
+//! Resizing of maps. It has no adjoint: maps are resized between scales, and no loss looks at the result.
 //!
 //! As PyTorch's `interpolate` with `align_corners` and `antialias` false. Output pixel p lies at
 //! `s = (p + 0.5) * in / out - 0.5` along each axis. Bilinear weighs the two pixels around s by
 //! `1 - |distance|`; bicubic weighs four by the cubic convolution kernel (Keys 1981) with A = -0.75;
 //! pixels beyond the edge repeat it. Area is the mean over the pixels that [`AdaptivePool`] takes.
 
-use super::adaptive_pool::{AdaptivePool, AdaptivePoolBackward, resized};
+use super::adaptive_pool::{AdaptivePool, resized};
 use super::lanes::update;
 use super::native::{fill_map, row};
-use super::pool_windows::{nested, shape_before};
 use super::shape::MapLayout;
-use super::{
-    Adjoint, AdjointOperand, Case, Dispatch, Kernel, NativeKernel, Op, Operand, PoolKind, Shape, Signature,
-};
+use super::{Case, Dispatch, Kernel, NativeKernel, Op, Operand, PoolKind, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -36,16 +33,6 @@ pub struct Resize {
     /// Method.
     pub mode: ResizeMode,
     /// Height and width of the output.
-    pub size: [usize; 2],
-}
-
-/// Adjoint of [`Resize`]: `dx[p] = sum over q of (weight of x[p] in y[q]) * dy[q]`. Input: dy. Output: a map of
-/// x's size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ResizeBackward {
-    /// The forward op.
-    pub resize: Resize,
-    /// Height and width of x.
     pub size: [usize; 2],
 }
 
@@ -106,22 +93,6 @@ impl ResizeMode {
 
 /// For each pixel along an axis of a kernel's output: pixels of its input, and their weights.
 type Shares = Vec<Vec<(usize, f32)>>;
-
-/// The shares of the adjoint: for each of `count` pixels of the line before, the pixels that are made of it. Several
-/// shares of one pixel become one, and those without weight are left out.
-fn transposed(shares: &Shares, count: usize) -> Shares {
-    let mut of: Shares = vec![Vec::new(); count];
-    for (out, taps) in shares.iter().enumerate() {
-        for (pixel, weight) in taps {
-            match of[*pixel].last_mut() {
-                Some((last, sum)) if *last == out => *sum += weight,
-                _ => of[*pixel].push((out, *weight)),
-            }
-        }
-    }
-    of.iter_mut().for_each(|of| of.retain(|(_, weight)| *weight != 0.0));
-    of
-}
 
 /// Sums up each pixel of the output by its shares along both axes: whole rows first, then across.
 fn weigh(input: &[f32], from: MapLayout, [down, across]: &[Shares; 2], output: &mut [f32], to: MapLayout) {
@@ -218,12 +189,6 @@ impl Op for Resize {
         y
     }
 
-    fn adjoint(&self, _input: usize, shapes: &[Shape]) -> Option<Adjoint> {
-        let input = shapes[0].layout()?;
-        let op = ResizeBackward { resize: *self, size: [input.height, input.width] };
-        Adjoint::new(op, &[AdjointOperand::Upstream])
-    }
-
     fn flops(&self, signature: &Signature) -> u64 {
         let products = match self.mode {
             ResizeMode::Bilinear => 4,
@@ -231,67 +196,6 @@ impl Op for Resize {
             ResizeMode::Area => 1,
         };
         2 * products * signature.output.elements() as u64
-    }
-}
-
-impl ResizeBackward {
-    fn as_pool(&self) -> Option<AdaptivePoolBackward> {
-        self.resize.as_pool().map(|pool| AdaptivePoolBackward { pool, size: self.size })
-    }
-}
-
-impl Op for ResizeBackward {
-    fn name(&self) -> &'static str {
-        "resize_backward"
-    }
-
-    fn output(&self, inputs: &[Shape]) -> Result<Shape> {
-        shape_before("resize_backward", &self.resize, self.size, inputs[0])
-    }
-
-    fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
-        if let Some(pool) = self.as_pool() {
-            return pool.kernels(signature, device);
-        }
-        let input = signature.output.expect_map("resize_backward")?;
-        // Output rows and columns that may be made of a pixel; see `reached` in the shader.
-        let size = self.resize.size;
-        let gathered = [(size[0], input.height), (size[1], input.width)]
-            .map(|(out, before)| out.min((out * self.resize.mode.width()).div_ceil(before) + 2));
-        let dispatch = self
-            .resize
-            .dispatch("backward", input)
-            .bind("upstream", Operand::Input(0))
-            .bind("output", Operand::Output)
-            .loops(nested(gathered))
-            .linear(input.texels(), GROUP, device);
-        Ok(vec![Kernel::single("naive", dispatch)])
-    }
-
-    fn native(&self, signature: &Signature, device: &Profile) -> Result<NativeKernel> {
-        if let Some(pool) = self.as_pool() {
-            return pool.native(signature, device);
-        }
-        let upstream = signature.inputs[0].expect_map("resize_backward")?;
-        let output = signature.output.expect_map("resize_backward")?;
-        let mode = self.resize.mode;
-        let shares = [(upstream.height, output.height), (upstream.width, output.width)]
-            .map(|(out, before)| transposed(&mode.shares(out, before), before));
-        Ok(NativeKernel::new(move |call| weigh(call.inputs[0], upstream, &shares, call.output, output)))
-    }
-
-    fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
-        if let Some(pool) = self.as_pool() {
-            return pool.reference(inputs, shapes);
-        }
-        let input = self.output(shapes).expect("valid shapes").layout().expect("a map");
-        let mut dx = vec![0.0; input.channels * input.pixels()];
-        self.resize.for_each_product(input, |to, from, weight| dx[from] += weight * inputs[0][to]);
-        dx
-    }
-
-    fn flops(&self, signature: &Signature) -> u64 {
-        self.resize.flops(&Signature { inputs: vec![signature.output], output: signature.inputs[0] })
     }
 }
 
@@ -320,13 +224,4 @@ fn samples() -> Vec<(Resize, Shape)> {
 
 pub(super) fn cases() -> Vec<Case> {
     samples().into_iter().map(|(resize, shape)| Case::normal(resize, &[shape], TOLERANCE)).collect()
-}
-
-pub(super) fn backward_cases() -> Vec<Case> {
-    let case = |(resize, shape): (Resize, Shape)| {
-        let (layout, output) = (shape.layout()?, resize.output(&[shape]).ok()?);
-        let op = ResizeBackward { resize, size: [layout.height, layout.width] };
-        Some(Case::normal(op, &[output], TOLERANCE))
-    };
-    samples().into_iter().filter_map(case).collect()
 }
