@@ -4,14 +4,14 @@ use super::escape::one_line;
 use super::format::bytes;
 use super::streams;
 use crate::error::Result;
-use crate::gpu::{AdapterSummary, Matrices, adapters, hidden_gpus, quirks};
+use crate::gpu::{AdapterKind, AdapterSummary, Matrices, adapters, hidden_gpus, quirks};
 use crate::graph::Processor;
 use std::fmt::Write as _;
 
 /// Lists the graphics devices, best first, and the CPU.
 pub(super) fn run() -> Result<()> {
     let found = adapters()?;
-    let hardware = found.first().is_some_and(|best| best.info.device_type != wgpu::DeviceType::Cpu);
+    let hardware = found.first().is_some_and(|best| best.kind != AdapterKind::Software);
     let default = |is_default| if is_default { "  [default]" } else { "" };
     let mut texts: Vec<String> = Vec::new();
     for adapter in &found {
@@ -40,19 +40,19 @@ fn describe_cpu(processor: &Processor, default: &str) -> String {
 }
 
 fn describe(adapter: &AdapterSummary, default: &str) -> String {
-    let AdapterSummary { index, info, limits, features, matrices } = adapter;
-    let kind = match info.device_type {
-        wgpu::DeviceType::DiscreteGpu => "discrete GPU",
-        wgpu::DeviceType::IntegratedGpu => "integrated GPU",
-        wgpu::DeviceType::VirtualGpu => "virtual GPU",
-        wgpu::DeviceType::Cpu => "software, runs shaders on the CPU",
-        wgpu::DeviceType::Other => "other",
+    let AdapterSummary { index, info, limits, .. } = adapter;
+    let kind = match adapter.kind {
+        AdapterKind::Discrete => "discrete GPU",
+        AdapterKind::Integrated => "integrated GPU",
+        AdapterKind::Virtual => "virtual GPU",
+        AdapterKind::Software => "software, runs shaders on the CPU",
+        AdapterKind::Other => "other",
     };
     let subgroups = match (info.subgroup_min_size, info.subgroup_max_size) {
         (low, high) if low == high => low.to_string(),
         (low, high) => format!("{low} to {high}"),
     };
-    let has = |feature| if features.contains(feature) { "yes" } else { "no" };
+    let yes_no = |is_there| if is_there { "yes" } else { "no" };
     let driver = one_line(&format!("{} {}", info.driver, info.driver_info)).into_owned();
     let mut text = format!("{index}: {}{default}", one_line(&info.name));
     let mut line = |what: &str, value: String| {
@@ -72,10 +72,10 @@ fn describe(adapter: &AdapterSummary, default: &str) -> String {
         "features",
         format!(
             "f16 {}, subgroups {}, timestamps {}, cooperative matrices {}",
-            has(wgpu::Features::SHADER_F16),
-            has(wgpu::Features::SUBGROUP),
-            has(wgpu::Features::TIMESTAMP_QUERY),
-            matrices.map_or("no".to_owned(), |Matrices { side, .. }| format!("{side}x{side}"))
+            yes_no(adapter.f16),
+            yes_no(adapter.subgroups),
+            yes_no(adapter.timestamps),
+            adapter.matrices.map_or("no".to_owned(), |Matrices { side, .. }| format!("{side}x{side}"))
         ),
     );
     for quirk in quirks(info) {

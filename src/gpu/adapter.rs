@@ -34,17 +34,52 @@ impl std::str::FromStr for AdapterChoice {
     }
 }
 
+/// The kinds of graphics device, the most capable first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AdapterKind {
+    /// A GPU with memory of its own.
+    Discrete,
+    /// A GPU that shares the CPU's memory.
+    Integrated,
+    /// A part of a GPU, or one of another machine.
+    Virtual,
+    /// The driver does not say.
+    Other,
+    /// No GPU: a driver that runs shaders on the CPU. It comes last, but it does come: it is a full adapter.
+    Software,
+}
+
+impl AdapterKind {
+    fn of(info: &wgpu::AdapterInfo) -> Self {
+        match info.device_type {
+            wgpu::DeviceType::DiscreteGpu => Self::Discrete,
+            wgpu::DeviceType::IntegratedGpu => Self::Integrated,
+            wgpu::DeviceType::VirtualGpu => Self::Virtual,
+            wgpu::DeviceType::Other => Self::Other,
+            wgpu::DeviceType::Cpu => Self::Software,
+        }
+    }
+}
+
 /// What a user needs to know of an adapter to choose it.
 #[derive(Debug, Clone)]
 pub struct AdapterSummary {
     /// Position in the list, usable as [`AdapterChoice::Index`].
     pub index: usize,
-    /// wgpu's description: name, vendor, kind, driver, backend, subgroup sizes.
+    /// What kind of device it is.
+    pub kind: AdapterKind,
+    /// wgpu's description: name, vendor, driver, backend, subgroup sizes.
     pub info: wgpu::AdapterInfo,
     /// The largest values the adapter offers.
     pub limits: wgpu::Limits,
-    /// All features the adapter offers.
-    pub features: wgpu::Features,
+    /// Names of all features the adapter offers.
+    pub features: Vec<&'static str>,
+    /// True if shaders can compute in half precision.
+    pub f16: bool,
+    /// True if shaders can use subgroups.
+    pub subgroups: bool,
+    /// True if the device can measure times.
+    pub timestamps: bool,
     /// Cooperative matrices that kernels can use.
     pub matrices: Option<Matrices>,
 }
@@ -66,17 +101,6 @@ fn instance(flags: wgpu::InstanceFlags) -> wgpu::Instance {
     wgpu::Instance::new(descriptor)
 }
 
-/// Lower is better. Software comes last, but it does come: it is a full adapter.
-fn rank(kind: wgpu::DeviceType) -> u8 {
-    match kind {
-        wgpu::DeviceType::DiscreteGpu => 0,
-        wgpu::DeviceType::IntegratedGpu => 1,
-        wgpu::DeviceType::VirtualGpu => 2,
-        wgpu::DeviceType::Other => 3,
-        wgpu::DeviceType::Cpu => 4,
-    }
-}
-
 fn enumerate() -> Result<Vec<wgpu::Adapter>> {
     enumerate_with(wgpu::InstanceFlags::empty().with_env())
 }
@@ -87,7 +111,7 @@ pub(super) fn enumerate_with(flags: wgpu::InstanceFlags) -> Result<Vec<wgpu::Ada
     let all = instance.enumerate_adapters(wgpu::Backends::PRIMARY);
     let mut found = wait::block_on("looking for adapters", all, wait::sleep, wait::LIMIT)?;
     found.retain(|adapter| adapter.get_info().backend != wgpu::Backend::Noop);
-    found.sort_by_key(|adapter| rank(adapter.get_info().device_type));
+    found.sort_by_key(|adapter| AdapterKind::of(&adapter.get_info()));
     Ok(found)
 }
 
@@ -99,12 +123,19 @@ pub fn adapters() -> Result<Vec<AdapterSummary>> {
     Ok(enumerate()?
         .into_iter()
         .enumerate()
-        .map(|(index, adapter)| AdapterSummary {
-            index,
-            info: adapter.get_info(),
-            limits: adapter.limits(),
-            features: adapter.features(),
-            matrices: Matrices::of(&adapter),
+        .map(|(index, adapter)| {
+            let (info, features) = (adapter.get_info(), adapter.features());
+            AdapterSummary {
+                index,
+                kind: AdapterKind::of(&info),
+                info,
+                limits: adapter.limits(),
+                features: features.iter_names().map(|(name, _)| name).collect(),
+                f16: features.contains(wgpu::Features::SHADER_F16),
+                subgroups: features.contains(wgpu::Features::SUBGROUP),
+                timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+                matrices: Matrices::of(&adapter),
+            }
         })
         .collect())
 }
@@ -113,7 +144,7 @@ pub fn adapters() -> Result<Vec<AdapterSummary>> {
 pub(super) fn hardware() -> Result<Result<wgpu::Adapter, Option<String>>> {
     let Some(best) = enumerate()?.into_iter().next() else { return Ok(Err(None)) };
     let info = best.get_info();
-    Ok(if info.device_type == wgpu::DeviceType::Cpu { Err(Some(info.name)) } else { Ok(best) })
+    Ok(if AdapterKind::of(&info) == AdapterKind::Software { Err(Some(info.name)) } else { Ok(best) })
 }
 
 /// The adapter with this description.

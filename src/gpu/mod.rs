@@ -14,7 +14,7 @@ mod stopwatch;
 mod trace;
 mod wait;
 
-pub use adapter::{AdapterChoice, AdapterSummary, adapters};
+pub use adapter::{AdapterChoice, AdapterKind, AdapterSummary, adapters};
 pub use buffer::UPLOAD_CHUNK;
 pub use context::{Context, DeviceOptions, Hardware, was_given_up};
 pub use hidden::hidden_gpus;
@@ -25,3 +25,4 @@ pub use read_back::{Copy, ReadBack, StagingPool};
 pub use stopwatch::Stopwatch;
 pub use trace::{Stamps, Trace};
 pub use wait::Fence;
+pub use wgpu::Buffer;

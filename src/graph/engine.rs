@@ -273,13 +273,7 @@ impl Engine {
     pub(super) fn time_copies(&self, [from, to]: &[Memory; 2], runs: usize) -> Result<f64> {
         let label = "a copy";
         match &self.device {
-            Device::Gpu(device) => {
-                let (from, to) = (from.gpu(label)?, to.gpu(label)?);
-                let copy = |encoder: &mut wgpu::CommandEncoder| {
-                    encoder.copy_buffer_to_buffer(from, 0, to, 0, from.size());
-                };
-                Ok(device.context.time(runs, None, copy)?.0)
-            }
+            Device::Gpu(device) => device.time_copies(from.gpu(label)?, to.gpu(label)?, runs),
             Device::Native(device) => Ok(device.time_copies(from.host(label)?, to.host(label)?, runs)),
             Device::Counting(_) => Ok(0.0),
         }

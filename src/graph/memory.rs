@@ -4,6 +4,7 @@ use super::ir::TensorId;
 use super::ledger::Claim;
 use super::native::HostBuffer;
 use crate::error::{Error, Result};
+use crate::gpu::Buffer;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ pub struct Memory {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Place {
-    Gpu(wgpu::Buffer),
+    Gpu(Buffer),
     Native(HostBuffer),
     Counted(Counted),
 }
@@ -36,7 +37,7 @@ impl PartialEq for Counted {
 impl Eq for Counted {}
 
 impl Memory {
-    pub(super) fn on_gpu(buffer: wgpu::Buffer) -> Self {
+    pub(super) fn on_gpu(buffer: Buffer) -> Self {
         Self { place: Place::Gpu(buffer) }
     }
 
@@ -52,7 +53,7 @@ impl Memory {
     ///
     /// # Errors
     /// [`Error::Gpu`] if it is memory of another device.
-    pub(super) fn gpu(&self, label: &str) -> Result<&wgpu::Buffer> {
+    pub(super) fn gpu(&self, label: &str) -> Result<&Buffer> {
         match &self.place {
             Place::Gpu(buffer) => Ok(buffer),
             Place::Native(_) | Place::Counted(_) => Err(elsewhere(label)),

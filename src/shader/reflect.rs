@@ -2,7 +2,6 @@
 
 use crate::error::{Error, Result};
 use naga::valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
-use std::num::NonZeroU64;
 
 /// How a resource is bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -186,36 +185,6 @@ impl Interface {
         let used = &self.uses[index];
         let resources = self.resources.iter().filter(|resource| used.contains(&resource.name)).collect();
         Ok((resources, self.entries[index].1))
-    }
-}
-
-impl Resource {
-    /// The bind group layout entry of this resource.
-    pub fn layout_entry(&self) -> wgpu::BindGroupLayoutEntry {
-        let buffer = |ty, size| wgpu::BindingType::Buffer {
-            ty,
-            has_dynamic_offset: false,
-            min_binding_size: NonZeroU64::new(size),
-        };
-        let ty = match self.kind {
-            ResourceKind::Storage { read_only } => buffer(wgpu::BufferBindingType::Storage { read_only }, 0),
-            ResourceKind::Uniform { size } => buffer(wgpu::BufferBindingType::Uniform, u64::from(size)),
-            ResourceKind::Texture { read_only } => wgpu::BindingType::StorageTexture {
-                access: if read_only {
-                    wgpu::StorageTextureAccess::ReadOnly
-                } else {
-                    wgpu::StorageTextureAccess::WriteOnly
-                },
-                format: wgpu::TextureFormat::Rgba32Float,
-                view_dimension: wgpu::TextureViewDimension::D2,
-            },
-        };
-        wgpu::BindGroupLayoutEntry {
-            binding: self.binding,
-            visibility: wgpu::ShaderStages::COMPUTE,
-            ty,
-            count: None,
-        }
     }
 }
 

@@ -6,7 +6,6 @@ use neural_mirage::Error;
 use neural_mirage::gpu::{Context, DeviceOptions, Family, PipelineCache, PipelineKey};
 use neural_mirage::graph::{Engine, SingleOp};
 use neural_mirage::ops::{Case, Conv, Shape};
-use neural_mirage::shader::Interface;
 use std::sync::Arc;
 
 /// More than the limit of any entry.
@@ -31,8 +30,16 @@ const COUNT: &str = "
 
 /// How many of 2 x 100,000 loop iterations this device makes.
 fn iterations(context: &Context) -> u32 {
-    let interface = Interface::reflect("count", COUNT).unwrap();
-    let layout: Vec<_> = interface.resources.iter().map(|resource| resource.layout_entry()).collect();
+    let layout = vec![wgpu::BindGroupLayoutEntry {
+        binding: 0,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer {
+            ty: wgpu::BufferBindingType::Storage { read_only: false },
+            has_dynamic_offset: false,
+            min_binding_size: None,
+        },
+        count: None,
+    }];
     let key = PipelineKey {
         label: "count".to_owned(),
         source: COUNT.into(),

@@ -1,7 +1,7 @@
 //! Files in layers: none imports a file that imports it, directly or through others.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Folders under `src/` whose files form no circle.
 const FOLDERS: &[&str] = &["cli", "graph", "mirage", "ops"];
@@ -169,6 +169,23 @@ fn no_file_imports_one_that_imports_it() {
     }
 }
 
+/// Path and text of every file under `src/`.
+fn sources() -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![PathBuf::from("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if let Ok(text) = std::fs::read_to_string(&path) {
+                found.push((path, text));
+            }
+        }
+    }
+    found
+}
+
 /// Waiting for the device has one place, and each way to do it is used where it belongs only.
 #[test]
 fn only_one_file_waits_for_the_device() {
@@ -179,23 +196,30 @@ fn only_one_file_waits_for_the_device() {
         ("map_async", "src/gpu/read_back.rs"),
     ];
     let mut seen = BTreeSet::new();
-    let mut folders = vec![Path::new("src").to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            let Ok(text) = std::fs::read_to_string(&path) else { continue };
-            for (word, place) in allowed.iter().filter(|(word, _)| text.contains(word)) {
-                assert!(path.ends_with(place), "{word} in {}, not in {place}", path.display());
-                seen.insert(*word);
-            }
-            assert!(!text.contains("pollster"), "{}", path.display());
+    for (path, text) in sources() {
+        for (word, place) in allowed.iter().filter(|(word, _)| text.contains(word)) {
+            assert!(path.ends_with(place), "{word} in {}, not in {place}", path.display());
+            seen.insert(*word);
         }
+        assert!(!text.contains("pollster"), "{}", path.display());
     }
     assert_eq!(seen.len(), allowed.len(), "only {seen:?} were found");
+}
+
+/// Above the executor for graphics devices, only the command that runs any shader has to do with wgpu.
+#[test]
+fn wgpu_is_named_only_where_devices_are_driven() {
+    let allowed = ["src/gpu", "src/graph/gpu", "src/workbench/run"];
+    let mut seen: BTreeSet<&str> = BTreeSet::new();
+    for (path, text) in sources() {
+        let mut code = text.lines().map(|line| line.split("//").next().unwrap_or_default());
+        if code.any(|line| line.contains("wgpu::")) {
+            let place = allowed.into_iter().find(|folder| path.starts_with(folder));
+            assert!(place.is_some(), "{} names types of wgpu", path.display());
+            seen.extend(place);
+        }
+    }
+    assert_eq!(seen.len(), allowed.len(), "only {seen:?} name wgpu");
 }
 
 /// The check must find circles of each form.

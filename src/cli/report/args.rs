@@ -3,7 +3,7 @@
 use crate::cli::args::{THREADS, WEIGHTS_VARIABLE};
 use crate::cli::values::Precision;
 use crate::error::{Error, Result};
-use crate::gpu::{AdapterChoice, AdapterSummary, adapters};
+use crate::gpu::{AdapterChoice, AdapterKind, AdapterSummary, adapters};
 use crate::mirage::Benchmark;
 use clap::{Args, ValueEnum};
 use std::io::ErrorKind;
@@ -117,7 +117,7 @@ impl ReportArgs {
         if let Some(adapter) = &self.adapter {
             return Ok(adapter.parse::<AdapterChoice>() == Ok(AdapterChoice::Cpu));
         }
-        let is_gpu = |adapter: &AdapterSummary| adapter.info.device_type != wgpu::DeviceType::Cpu;
+        let is_gpu = |adapter: &AdapterSummary| adapter.kind != AdapterKind::Software;
         Ok(shader_dir.is_none() && !adapters()?.iter().any(is_gpu))
     }
 

@@ -10,7 +10,7 @@ pub(super) fn describe(engine: &Engine) -> Result<Value> {
     let found = adapters()?;
     let own = engine.gpu().map(|context| context.info());
     let others = found.iter().filter(|adapter| Some(&adapter.info) != own);
-    let others: Vec<String> = others.map(|AdapterSummary { info, .. }| one_line(info)).collect();
+    let others: Vec<String> = others.map(one_line).collect();
     let mut device = json!({
         "description": engine.describe(),
         "note": engine.note(),
@@ -35,13 +35,12 @@ pub(super) fn describe(engine: &Engine) -> Result<Value> {
     Ok(device)
 }
 
-fn one_line(info: &wgpu::AdapterInfo) -> String {
+fn one_line(AdapterSummary { info, .. }: &AdapterSummary) -> String {
     format!("{} ({}, {} {})", info.name, info.backend, info.driver, info.driver_info)
 }
 
 fn adapter(summary: &AdapterSummary) -> Value {
     let AdapterSummary { info, limits, features, .. } = summary;
-    let features: Vec<&str> = features.iter_names().map(|(name, _)| name).collect();
     let quirks: Vec<Value> = quirks(info)
         .map(|quirk| json!({ "name": quirk.name, "reason": quirk.reason, "link": quirk.link }))
         .collect();

@@ -65,6 +65,16 @@ impl GpuDevice {
         Ok(())
     }
 
+    /// Seconds of one copy of a buffer to another of its size, made so often.
+    ///
+    /// # Errors
+    /// As [`Context::wait`].
+    pub fn time_copies(&self, from: &wgpu::Buffer, to: &wgpu::Buffer, runs: usize) -> Result<f64> {
+        let copy =
+            |encoder: &mut wgpu::CommandEncoder| encoder.copy_buffer_to_buffer(from, 0, to, 0, from.size());
+        Ok(self.context.time(runs, None, copy)?.0)
+    }
+
     /// A linear texture for this many texels.
     pub(super) fn staging_texture(&self, label: &str, texels: u64) -> Result<wgpu::Texture> {
         let rows = texels.div_ceil(u64::from(TEXTURE_WIDTH)).max(1) as u32;

@@ -10,6 +10,8 @@ use super::steps::{Work, record};
 use super::traced;
 use crate::error::{Error, Result};
 use crate::gpu::{Fence, Pipeline, PipelineKey, ReadBack, Stopwatch};
+use crate::shader::{Resource, ResourceKind};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -35,11 +37,34 @@ pub fn pipelines(device: &GpuDevice, entries: &[Entry]) -> Result<Vec<Arc<Pipeli
             source: entry.text.source.clone(),
             built_in: entry.text.built_in,
             entry: entry.entry,
-            layout: resources.iter().map(|resource| resource.layout_entry()).collect(),
+            layout: resources.into_iter().map(layout_entry).collect(),
         })
     };
     let keys = entries.iter().map(key).collect::<Result<Vec<_>>>()?;
     device.pipelines.get(&device.context, &keys)
+}
+
+/// How a resource of a shader is bound.
+fn layout_entry(resource: &Resource) -> wgpu::BindGroupLayoutEntry {
+    let buffer = |ty, size| wgpu::BindingType::Buffer {
+        ty,
+        has_dynamic_offset: false,
+        min_binding_size: NonZeroU64::new(size),
+    };
+    let ty = match resource.kind {
+        ResourceKind::Storage { read_only } => buffer(wgpu::BufferBindingType::Storage { read_only }, 0),
+        ResourceKind::Uniform { size } => buffer(wgpu::BufferBindingType::Uniform, u64::from(size)),
+        ResourceKind::Texture { read_only } => wgpu::BindingType::StorageTexture {
+            access: match read_only {
+                true => wgpu::StorageTextureAccess::ReadOnly,
+                false => wgpu::StorageTextureAccess::WriteOnly,
+            },
+            format: wgpu::TextureFormat::Rgba32Float,
+            view_dimension: wgpu::TextureViewDimension::D2,
+        },
+    };
+    let visibility = wgpu::ShaderStages::COMPUTE;
+    wgpu::BindGroupLayoutEntry { binding: resource.binding, visibility, ty, count: None }
 }
 
 /// Memory of a program by index.
