@@ -8,9 +8,10 @@ use super::escape::path_of_text;
 use super::options;
 use crate::error::{Error, Result};
 use clap::parser::ValueSource;
-use clap::{ArgAction, ArgMatches, Args as _, Command, FromArgMatches as _};
+use clap::{Arg, ArgAction, ArgMatches, Args as _, Command, FromArgMatches as _};
 use serde_json::{Map, Value};
 use std::ffi::{OsStr, OsString};
+use std::sync::LazyLock;
 
 /// An option, by the name that it has in a record, and its words.
 pub(super) type OptionWords = (String, Vec<OsString>);
@@ -93,12 +94,25 @@ pub(super) fn recorded(options: &Map<String, Value>) -> Vec<OptionWords> {
     found
 }
 
-/// True if a recorded option is dropped for those that are given: for itself, or for one that states the same thing.
+/// The pairs of options that exclude each other on a command line.
+static EXCLUSIVE: LazyLock<Vec<[String; 2]>> = LazyLock::new(|| {
+    let command = command();
+    let name = |arg: &Arg| arg.get_id().as_str().to_owned();
+    let pairs =
+        |arg| command.get_arg_conflicts_with(arg).into_iter().map(move |other| [name(arg), name(other)]);
+    command.get_arguments().flat_map(pairs).collect()
+});
+
+/// True if a recorded option is dropped for those that are given: for itself, for one that excludes it, or for one
+/// that it belongs to.
 pub(super) fn is_replaced(name: &str, given: &[OptionWords]) -> bool {
     let row = options::row(name);
-    let others = row.map(|row| row.dropped_with).unwrap_or_default();
     let itself = is_given(given, name) && !row.is_some_and(|row| row.named_parts);
-    itself || others.iter().any(|other| is_given(given, other))
+    let owners = row.map(|row| row.dropped_with).unwrap_or_default();
+    let excludes = |[one, other]: &[String; 2]| {
+        (one == name && is_given(given, other)) || (other == name && is_given(given, one))
+    };
+    itself || owners.iter().any(|owner| is_given(given, owner)) || EXCLUSIVE.iter().any(excludes)
 }
 
 /// Recorded options with those that are given in their place.
@@ -240,6 +254,41 @@ mod tests {
         assert_eq!(args.balance.balance, None);
         assert_eq!(args.optimisation.seed, 2);
         assert!(args.optimisation.clamps());
+    }
+
+    /// What is given would else be refused together with what was recorded.
+    #[test]
+    fn an_option_replaces_those_that_it_excludes() {
+        let option = |name: &str, value: &str| {
+            let word = format!("--{}={value}", name.replace('_', "-"));
+            (name.to_owned(), vec![OsString::from(word)])
+        };
+        let values = [
+            ("abstract", "fc7"),
+            ("abstract_image", "a.png"),
+            ("classes", "castle"),
+            ("balance", "style=1"),
+            ("spatial_weight", "1"),
+            ("abstract_weight", "1"),
+            ("style_weight", "1"),
+        ];
+        let value = |wanted: &str| values.iter().find(|(name, _)| *name == wanted).unwrap().1;
+        for pair in [
+            ["classes", "abstract"],
+            ["classes", "abstract_image"],
+            ["balance", "spatial_weight"],
+            ["balance", "abstract_weight"],
+            ["balance", "style_weight"],
+        ] {
+            for [old, new] in [pair, [pair[1], pair[0]]] {
+                let [old, new] = [old, new].map(|name| option(name, value(name)));
+                let photo = ("photo".to_owned(), vec![OsString::from("p.png")]);
+                parse(&[photo.clone(), old.clone(), new.clone()]).unwrap_err();
+                let given = [new.clone()];
+                assert_eq!(merged(vec![photo.clone(), old], &given), [photo, new]);
+            }
+        }
+        assert!(!is_replaced("abstract", &[option("abstract_image", "a.png")]));
     }
 
     #[test]

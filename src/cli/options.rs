@@ -81,7 +81,8 @@ pub(super) struct Row {
     pub change: Change,
     pub sweeping: Sweeping,
     pub recorded: Recorded,
-    /// A recorded value is dropped if one of these is given: they state the same thing, or it belongs to them.
+    /// A recorded value is dropped if one of these is given, because it belongs to them. So it is if an option is given
+    /// that excludes it, which clap knows (`conflicts_with` in `args`).
     pub dropped_with: &'static [&'static str],
     /// True for the options that state the balance by raw weights.
     pub raw_weight: bool,
@@ -207,20 +208,16 @@ pub(super) const TABLE: &[Row] = &[
     Row::picture("style", Text).changes_gradients(),
     Row::picture("style_image", Files).changes_gradients(),
     Row::picture("spatial_image", Files).changes_gradients(),
-    Row::picture("abstract_image", Files).changes_gradients().dropped_with(&["classes"]),
-    Row::picture("classes", Text).changes_gradients().dropped_with(&["abstract_image", "abstract"]),
+    Row::picture("abstract_image", Files).changes_gradients(),
+    Row::picture("classes", Text).changes_gradients(),
     Row::picture("style_statistic", Text).changes_gradients(),
     Row::picture("style_blend", Numbers).changes_gradients().dropped_with(&["style_image"]),
     // Balance: shares and raw weights exclude each other.
-    Row::picture("balance", Text).changes_gradients().named_parts().dropped_with(&[
-        "spatial_weight",
-        "abstract_weight",
-        "style_weight",
-    ]),
+    Row::picture("balance", Text).changes_gradients().named_parts(),
     Row::picture("rebalance_every", Number),
-    Row::picture("spatial_weight", Number).raw_weight().dropped_with(&["balance"]),
-    Row::picture("abstract_weight", Number).raw_weight().dropped_with(&["balance"]),
-    Row::picture("style_weight", Number).raw_weight().dropped_with(&["balance"]),
+    Row::picture("spatial_weight", Number).raw_weight(),
+    Row::picture("abstract_weight", Number).raw_weight(),
+    Row::picture("style_weight", Number).raw_weight(),
     Row::picture("tv_weight", Number),
     Row::picture("tv_kind", Text),
     // Network.
