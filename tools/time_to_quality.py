@@ -45,11 +45,12 @@ STYLE_LAYERS = ["relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"]
 SPATIAL, STYLE = 0.01, 0.01
 MEAN = torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1)
 ITERATIONS = 300
+MARKS = [5, 10, 20, 30, 50, 75, 100, 150, 200, 300]  # seconds
 
 COMMON = [
     "--spatial", "relu4_2", "--abstract", "none", "--style", ",".join(STYLE_LAYERS), "--style-statistic", "gram",
     "--spatial-weight", str(SPATIAL), "--style-weight", str(STYLE), "--tv-weight", "0", "--pooling", "max",
-    "--border", "zeros", "--init", "noise", "--print-every", "0", "--overwrite",
+    "--border", "zeros", "--init", "noise", "--grain", "0", "--print-every", "0", "--overwrite",
 ]
 RUNS = {
     "adam": ["--scales", "1", "--iterations", "200", "--learning-rate", "0.03", "--average-decay", "0"],
@@ -155,6 +156,12 @@ def until(curve, loss):
     return next((seconds for seconds, value in curve if value <= loss), None)
 
 
+def after(curve, seconds):
+    """Loss of the last picture until then; none before the first, or long after the end."""
+    passed = [loss for at, loss in curve if at <= seconds]
+    return f"{passed[-1]:.3g}" if passed and seconds <= 2 * curve[-1][0] else ""
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program", type=Path)
@@ -193,6 +200,9 @@ def main():
                 print(f"| {photo.stem} | {name} | {result['iterations']} | {seconds:.1f} | {loss:.4g} | {reached} | {ratio} |", flush=True)
                 if arguments.out:
                     arguments.out.write_text(json.dumps(results))
+    print(f"\n| loss after | {' | '.join(f'{seconds} s' for seconds in MARKS)} |\n| --- |{' --- |' * len(MARKS)}")
+    for name, result in results.items():
+        print(f"| {name} | {' | '.join(after(result['curve'], seconds) for seconds in MARKS)} |")
 
 
 if __name__ == "__main__":
