@@ -128,6 +128,7 @@ impl Session {
         self.change = None;
         self.earlier = 0.0;
         self.measure = false;
+        self.measure_again = false;
         let (mut iteration, mut anew) = (0, false);
         // A picture may already meet its targets.
         let mut grace = matches!(self.request.init, Init::Photo | Init::Picture(_));
@@ -147,8 +148,9 @@ impl Session {
                     && state.weights.0.iter().zip(&given.0).all(|(one, other)| one.group == other.group);
                 let keeps = self.request.has_shares() && same_groups;
                 self.weights = if keeps { state.weights.clone() } else { given };
-                self.measure =
-                    self.request.has_shares() && (state.weights_measured || !keeps || state.shares != shares);
+                self.measure = self.request.has_shares() && (!keeps || state.shares != shares);
+                // With the limit that held then.
+                self.measure_again = self.request.has_shares() && state.weights_measured;
                 // With other weights than before, the loss that the optimiser may know is that of another objective.
                 anew = self.weights.0.iter().any(|own| state.weights.of(&own.group) != own.weight);
                 iteration = state.iteration;
@@ -245,6 +247,7 @@ impl Session {
         // A loss at its minimum has no gradient to measure: try again until it has one.
         let due = done == 0
             || self.measure
+            || self.measure_again
             || done == again
             || (done < REBALANCE_AT && self.weights.is_incomplete())
             || (every > 0 && done.is_multiple_of(every));
@@ -266,6 +269,7 @@ impl Session {
         let losses = weighted(&objective.terms, &numbers.losses, &weights);
         self.weights = weights;
         self.measure = false;
+        self.measure_again = false;
         // Where the run has gone back to, weights are those that they were.
         if run.reported != Some(iteration) {
             self.best = None;

@@ -91,8 +91,10 @@ pub struct Session {
     pub(super) controls: Controls,
     /// Where the run begins, if not at the start picture.
     pub(super) resumed: Option<State>,
-    /// True if the weights have to be measured before the next step.
+    /// True if the weights have to be measured before the next step, because shares or the scale are new.
     pub(super) measure: bool,
+    /// True if they have to be because the run that is resumed measured them at this very picture.
+    pub(super) measure_again: bool,
     /// The newest picture that was found good, after how many iterations.
     pub(super) last_good: Option<(u32, Arc<Picture>)>,
     /// The one with the least loss since the objective last changed: iterations, loss, picture.
@@ -136,6 +138,7 @@ impl Session {
             controls: Controls::new(),
             resumed: None,
             measure: false,
+            measure_again: false,
             last_good: None,
             best: None,
             trend: LossTrend::default(),

@@ -338,7 +338,7 @@ fn the_balance_is_measured_as_often_as_asked_for() {
                 Event::Report(report)
                     if report.iteration <= 10 && measured.last() == Some(&report.iteration) =>
                 {
-                    for (kind, wanted) in FACTORS.into_iter().zip([0.15, 0.3, 0.55]) {
+                    for (kind, wanted) in FACTORS.into_iter().zip([0.15, 0.15, 0.7]) {
                         let share = report.gradient_share(kind).expect("a share");
                         assert!((share - wanted).abs() < 1e-4, "{kind}: {share}");
                     }

@@ -136,7 +136,7 @@ fn the_weights_of_a_balance_can_be_given_back() {
         .map(|line| serde_json::from_str::<Value>(line).unwrap())
         .find(|line| line["event"] == "iteration")
         .unwrap();
-    for (factor, wanted) in [("spatial", 0.15), ("abstract", 0.3), ("style", 0.55)] {
+    for (factor, wanted) in [("spatial", 0.15), ("abstract", 0.15), ("style", 0.7)] {
         let share = first["shares"][factor].as_f64().unwrap();
         assert!((share - wanted).abs() < 1e-4, "{factor}: {share}");
     }
