@@ -185,9 +185,23 @@ fn networks_that_lack_default_layers_get_others_with_a_note() {
     let photo = place.photo("photo.png", 64, 48);
     let headless = place.file("headless.safetensors", &network(&[]).bytes());
     let shallow = crate::common::synthetic::Net::small().caffe().write(&place.path(""));
-    for (weights, note, abstract_layers, spatial, balance) in [
-        (headless, "abstract factor is left out", "none", "relu4_2", "spatial=15,style=70"),
-        (shallow, "--style relu1_1,relu2_1", "fc8", "relu1_2", "spatial=15,abstract=15,style=70"),
+    for (weights, note, abstract_layers, spatial, balance, shares) in [
+        (
+            headless,
+            "abstract factor is left out",
+            "none",
+            "relu4_2",
+            "spatial=15,style=70",
+            "spatial 18%, style 82%",
+        ),
+        (
+            shallow,
+            "--style relu1_1,relu2_1",
+            "fc8",
+            "relu1_2",
+            "spatial=15,abstract=15,style=70",
+            "spatial 15%, abstract 15%, style 70%",
+        ),
     ] {
         let mut command = place.mirage();
         command.arg("render").arg(&photo).args(["-o", "out.png", "--overwrite", "--size", "48"]);
@@ -195,6 +209,7 @@ fn networks_that_lack_default_layers_get_others_with_a_note() {
         let output = command.output().unwrap();
         let printed = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && printed.contains(note), "{printed}");
+        assert!(printed.contains(&format!("Shares of the gradient: {shares}\n")), "{printed}");
         let log = log(&place.path("run.jsonl"));
         let options = &log[0]["options"];
         assert_eq!((&options["abstract"], &options["spatial"]), (&abstract_layers.into(), &spatial.into()));
