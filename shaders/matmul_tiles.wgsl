@@ -6,7 +6,7 @@
 
 const TRANSPOSE_A: u32 = 0u; // 1: the first matrix lies transposed
 const TRANSPOSE_B: u32 = 0u;
-const FINISH: u32 = 0u; // 1: D = scale * A B + identity * I; 2: and plus * another matrix
+const FINISH: u32 = 0u; // 1: D = scale * A B + plus * I; 2: plus * another matrix in place of I
 const LANES: u32 = 8u; // the device's subgroup size
 const TALL: u32 = 2u;  // blocks of an invocation, down
 const WIDE: u32 = 2u;  // and across, LANES apart
@@ -23,7 +23,6 @@ struct Params {
     strips: u32,  // workgroups across
     scale: f32,
     plus: f32,
-    identity: f32,
 }
 
 @group(0) @binding(0) var a: texture_storage_2d<rgba32float, read>;
@@ -63,17 +62,17 @@ fn block_of_b(row: u32, column: u32) -> mat4x4<f32> {
 
 // What becomes of the product.
 fn finished(value: vec4<f32>, row: u32, quad: u32) -> vec4<f32> {
+    var result = value;
     // static if
-    if (FINISH == 0u) {
-        return value;
+    if (FINISH == 1u) {
+        let columns = vec4<u32>(quad * 4u) + vec4<u32>(0u, 1u, 2u, 3u);
+        result = params.scale * value + select(vec4<f32>(0.0), vec4<f32>(params.plus), columns == vec4<u32>(row));
     }
-    let columns = vec4<u32>(quad * 4u) + vec4<u32>(0u, 1u, 2u, 3u);
-    let diagonal = select(vec4<f32>(0.0), vec4<f32>(params.identity), columns == vec4<u32>(row));
     // static if
     if (FINISH == 2u) {
-        return params.scale * value + params.plus * other[row * params.quads + quad] + diagonal;
+        result = params.scale * value + params.plus * other[row * params.quads + quad];
     }
-    return params.scale * value + diagonal;
+    return result;
 }
 
 @compute @workgroup_size(LANES)

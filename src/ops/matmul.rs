@@ -45,30 +45,25 @@ const LARGE: Tile = Tile { variant: "buffer", side: 16, depth: 4 };
 /// Four times as many workgroups, 64 invocations each, with half as many steps, 9 KiB.
 const SMALL: Tile = Tile { variant: "buffer_small", side: 8, depth: 8 };
 
-/// What becomes of a product before it is stored: `scale * A B + identity * I`, plus a multiple of another matrix.
+/// What becomes of a product before it is stored: `scale * A B + plus * M`, M another matrix, or the identity.
 #[derive(Debug, Clone)]
 pub(super) struct Finish {
     pub scale: f32,
-    pub identity: f32,
-    pub plus: Option<(f32, Operand)>,
+    pub plus: f32,
+    pub other: Option<Operand>,
 }
 
 /// The dispatch of a product that ends so.
 fn finished(dispatch: Dispatch, finish: Option<Finish>) -> Dispatch {
     let form = match &finish {
         None => 0,
-        Some(Finish { plus: None, .. }) => 1,
-        Some(Finish { plus: Some(_), .. }) => 2,
+        Some(Finish { other: None, .. }) => 1,
+        Some(Finish { other: Some(_), .. }) => 2,
     };
-    let Finish { scale, identity, plus } = finish.unwrap_or(Finish { scale: 1.0, identity: 0.0, plus: None });
-    let factor = plus.as_ref().map_or(0.0, |(factor, _)| *factor);
-    let dispatch = dispatch
-        .consts(&[("FINISH", form)])
-        .float("scale", scale)
-        .float("plus", factor)
-        .float("identity", identity);
-    match plus {
-        Some((_, other)) => dispatch.bind("other", other),
+    let Finish { scale, plus, other } = finish.unwrap_or(Finish { scale: 1.0, plus: 0.0, other: None });
+    let dispatch = dispatch.consts(&[("FINISH", form)]).float("scale", scale).float("plus", plus);
+    match other {
+        Some(other) => dispatch.bind("other", other),
         None => dispatch,
     }
 }

@@ -110,10 +110,10 @@ impl<'a> Iteration<'a> {
             self.combine(&x, &p, [-1.5, 1.5]);
         }
         for _ in 1..STEPS {
-            self.multiply(&z, &y, &t, Some(Finish { scale: -0.5, identity: 1.5, plus: None }));
+            self.multiply(&z, &y, &t, Some(Finish { scale: -0.5, plus: 1.5, other: None }));
             if residue {
                 // 3/2 (I - Z Y) = 3 T - 3 I
-                let finish = Finish { scale: 3.0, identity: 0.0, plus: Some((-3.0, p.clone())) };
+                let finish = Finish { scale: 3.0, plus: -3.0, other: Some(p.clone()) };
                 self.multiply(&p, &t, &next_p, Some(finish));
                 std::mem::swap(&mut p, &mut next_p);
             }
