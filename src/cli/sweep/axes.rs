@@ -202,50 +202,42 @@ impl Table {
             };
             choices.iter().flat_map(longer).collect()
         });
-        let label = |axes: &[Axis], choice: &[usize]| {
-            axes.iter().zip(choice).map(|(axis, value)| axis.label(*value)).collect::<Vec<_>>().join(", ")
+        let (down, width) = match vary {
+            _ if !columns.is_empty() => (vary.len(), columns.len()),
+            [rest @ .., right] => (rest.len(), right.values.len()),
+            [] => (0, 1),
         };
-        let down = if columns.is_empty() { vary.len().saturating_sub(1) } else { vary.len() };
-        let mut table =
-            Self { rows: Vec::new(), columns: Vec::new(), runs: Vec::new(), vary: vary.to_vec(), down };
-        if columns.is_empty() {
-            let (right, down) = vary.split_last().map_or((None, vary), |(last, rest)| (Some(last), rest));
-            let width = right.map_or(1, |axis| axis.values.len());
-            table.columns =
-                right.map_or(vec![String::new()], |axis| (0..width).map(|v| axis.label(v)).collect());
-            for (index, choice) in choices.into_iter().enumerate() {
-                let (row, column) = (index / width, index % width);
-                if column == 0 {
-                    table.rows.push(label(down, &choice));
-                }
-                let cells = vec![Cell { row, column, iterations: 0 }];
-                table.runs.push(SweepRun { label: label(vary, &choice), choice, cells });
+        let run = |(index, choice): (usize, Vec<usize>)| {
+            let cell =
+                |(column, iterations): (usize, &u32)| Cell { row: index, column, iterations: *iterations };
+            let mut cells: Vec<Cell> = columns.iter().enumerate().map(cell).collect();
+            cells.sort_by_key(|cell| cell.iterations);
+            if cells.is_empty() {
+                cells.push(Cell { row: index / width, column: index % width, iterations: 0 });
             }
-        } else {
-            table.columns = columns.iter().map(|at| format!("iterations={at}")).collect();
-            for (row, choice) in choices.into_iter().enumerate() {
-                table.rows.push(label(vary, &choice));
-                let cell =
-                    |(column, iterations): (usize, &u32)| Cell { row, column, iterations: *iterations };
-                let mut cells: Vec<Cell> = columns.iter().enumerate().map(cell).collect();
-                cells.sort_by_key(|cell| cell.iterations);
-                table.runs.push(SweepRun { label: label(vary, &choice), choice, cells });
-            }
-        }
+            SweepRun { label: String::new(), choice, cells }
+        };
+        let runs: Vec<SweepRun> = choices.into_iter().enumerate().map(run).collect();
+        let rows = runs.last().map_or(0, |run| run.cells[0].row + 1);
+        let columns = match columns {
+            [] => vec![String::new(); width],
+            columns => columns.iter().map(|at| format!("iterations={at}")).collect(),
+        };
+        let mut table = Self { rows: vec![String::new(); rows], columns, runs, vary: vary.to_vec(), down };
+        table.set_labels(&[]);
         table
     }
-}
 
-impl Table {
-    /// Adds to the labels of shares which part of the gradient they are: `spatial=50 (37%)`. `shares` are the effective
-    /// shares of each run. A heading has the part only where it is the same in all its runs.
-    pub(super) fn state_shares(&mut self, shares: &[Vec<(String, f32)>]) {
+    /// Labels rows, columns and runs with the values that they have. `shares` are the effective shares of each run, once
+    /// the runs are planned: a share is then followed by the part of the gradient that it is, `spatial=50 (37%)`, in a
+    /// heading only where it is the same in all its runs.
+    pub(super) fn set_labels(&mut self, shares: &[Vec<(String, f32)>]) {
         let label = |axes: Range<usize>, runs: &[usize]| -> String {
             let labels = axes.map(|axis| {
                 let label = self.vary[axis].label(self.runs[runs[0]].choice[axis]);
                 let Target::Share(group) = &self.vary[axis].target else { return label };
                 let part = |run: &usize| {
-                    let share = shares[*run].iter().find(|(name, _)| name == group)?;
+                    let share = shares.get(*run)?.iter().find(|(name, _)| name == group)?;
                     Some(percent(share.1))
                 };
                 match part(&runs[0]) {
@@ -322,19 +314,19 @@ mod tests {
             vec![("spatial".into(), spatial), ("style".into(), style)]
         };
         let mut table = Table::new(&axes(&["seed=1,2", "spatial=5,20"]), &[]);
-        table.state_shares(&[shares(0.05, 0.5), shares(0.2, 0.4), shares(0.05, 0.5), shares(0.2, 0.4)]);
+        table.set_labels(&[shares(0.05, 0.5), shares(0.2, 0.4), shares(0.05, 0.5), shares(0.2, 0.4)]);
         assert_eq!(table.rows, ["seed=1", "seed=2"]);
         assert_eq!(table.columns, ["spatial=5 (5.0%)", "spatial=20 (20%)"]);
         assert_eq!(table.runs[1].label, "seed=1, spatial=20 (20%)");
         // Two shares: each run has its own, and no heading can state it.
         let mut table = Table::new(&axes(&["spatial=5,20", "style=10,80"]), &[]);
-        table.state_shares(&[shares(0.1, 0.2), shares(0.05, 0.8), shares(0.4, 0.2), shares(0.2, 0.8)]);
+        table.set_labels(&[shares(0.1, 0.2), shares(0.05, 0.8), shares(0.4, 0.2), shares(0.2, 0.8)]);
         assert_eq!(table.rows, ["spatial=5", "spatial=20"]);
         assert_eq!(table.columns, ["style=10 (20%)", "style=80 (80%)"]);
         assert_eq!(table.runs[3].label, "spatial=20 (20%), style=80 (80%)");
         // A group that has no share in the end, and columns of iterations.
         let mut table = Table::new(&axes(&["abstract=5,20"]), &[10, 20]);
-        table.state_shares(&[shares(0.1, 0.2), shares(0.1, 0.2)]);
+        table.set_labels(&[shares(0.1, 0.2), shares(0.1, 0.2)]);
         assert_eq!(table.rows, ["abstract=5", "abstract=20"]);
         assert_eq!(table.columns, ["iterations=10", "iterations=20"]);
     }

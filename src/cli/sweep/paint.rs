@@ -96,7 +96,7 @@ impl Sweep {
             let shares = effective_shares(&groups).into_iter();
             shares.map(|(name, share)| (name.to_owned(), share)).collect()
         });
-        table.state_shares(&shares.collect::<Vec<_>>());
+        table.set_labels(&shares.collect::<Vec<_>>());
         let about = plans.first().map(|(_, plan)| {
             let photo = &plan.request.photo;
             let network = shown(plan.network.path.file_stem().unwrap_or_default());
