@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 /// The longest sides of the pictures that are timed, on the CPU and on a GPU, in pixels. From two sizes follow what an
 /// iteration costs at any size (matrix roots, for one) and what a pixel costs, which on the CPU is nearly the same from here to
-/// 2048 px (docs/performance.md); a GPU needs more pixels to be busy.
-const SIDES: [[u32; 2]; 2] = [[64, 128], [256, 512]];
-/// Iterations that are timed, of which the fastest counts; those before compile kernels and touch memory.
-const TIMED: usize = 2;
+/// 2048 px (docs/performance.md); a GPU needs more pixels to be busy. Below 160 px the CPU mostly reads weights, so the
+/// difference to a smaller size would be too small to tell from noise.
+const SIDES: [[u32; 2]; 2] = [[64, 160], [256, 512]];
+/// Iterations that are timed at either size, of which the fastest counts; those before compile kernels and touch memory.
+const TIMED: [usize; 2] = [1, 2];
 const WARM: usize = 1;
 
 /// What iterations of a request cost on a device.
@@ -30,7 +31,7 @@ pub struct Speed {
 }
 
 impl Speed {
-    /// Times iterations of a request at its smallest scales of about 64 and 128 pixels (256 and 512 on a GPU). Packed
+    /// Times iterations of a request at its smallest scales of about 64 and 160 pixels (256 and 512 on a GPU). Packed
     /// weights stay on the device, for the run.
     ///
     /// # Errors
@@ -39,13 +40,13 @@ impl Speed {
         let sides = SIDES[usize::from(!engine.profile().software)];
         let mut timed = Vec::new();
         let mut preparing: f64 = 0.0;
-        for side in sides {
+        for (side, count) in sides.into_iter().zip(TIMED) {
             let mut request = request.clone();
             request.scales = Scales { count: ScaleCount::Auto, min_size: side, iterations: vec![1] };
             let mut session = Session::new(engine, network, request)?;
             // The first one packs the weights, which the run finds packed, too.
             preparing = preparing.max(session.started.prepared_in);
-            let times = session.time_iterations(WARM + TIMED)?;
+            let times = session.time_iterations(WARM + count)?;
             let least = times[WARM..].iter().copied().fold(f64::INFINITY, f64::min);
             timed.push((session.scales[0].size, least));
         }
