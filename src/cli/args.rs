@@ -338,9 +338,9 @@ pub(super) struct DeviceArgs {
     /// about a quarter less for the same picture, some percent slower [default: off]
     #[arg(long)]
     pub checkpoint_activations: bool,
-    /// Compute the first layers of the network in tiles of N pixels a side, for pictures whose feature maps do not fit on
-    /// the device: the same picture to rounding, slower. auto takes the whole picture if the device takes it, else the
-    /// largest tiles that it does
+    /// Compute the first layers of the network in tiles of N pixels a side, for pictures whose feature maps take too much
+    /// memory: the same picture to rounding, slower. auto takes the whole picture if it fits into the memory that the run
+    /// may take, else the largest tiles that do
     #[arg(long, value_name = "none|auto|N", default_value = "none")]
     #[serde(serialize_with = "values::displayed")]
     pub tile: TileArg,

@@ -1,6 +1,5 @@
 //! What a run will take, said and checked before it starts: memory by class, and time.
 
-use super::args::RenderArgs;
 use super::format::{bytes, duration};
 use super::free_memory::Free;
 use super::largest_size;
@@ -9,12 +8,11 @@ use crate::error::{Error, Result};
 use crate::graph::Engine;
 use crate::mirage::{MemoryClasses, MemoryPlan, Request, Speed};
 use crate::vgg::Network;
-use std::borrow::Cow;
 use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
 
 /// With `--size auto` the first of these that the network's layers take is tried first, in pixels.
-const FIRST_SIZES: [u32; 3] = [512, 2048, 8192];
+pub(super) const FIRST_SIZES: [u32; 3] = [512, 2048, 8192];
 
 /// Memory that may be taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +52,7 @@ impl Budgets {
     }
 
     /// The budget that a plan exceeds, with what it needs of it.
-    fn exceeded(&self, memory: &MemoryPlan) -> Option<(u64, &Budget)> {
+    pub(super) fn exceeded(&self, memory: &MemoryPlan) -> Option<(u64, &Budget)> {
         let host = if memory.is_shared { 0 } else { memory.host_peak().host.total() };
         let needs = [(memory.needed(), &self.device), (host, &self.host)];
         needs.into_iter().find_map(|(needed, budget)| {
@@ -152,48 +150,8 @@ fn parts(classes: &MemoryClasses) -> String {
     parts.map(|(name, size)| format!("{name} {}", bytes(size))).collect::<Vec<_>>().join(", ")
 }
 
-/// The arguments with their size: with `--size auto` the largest that fits.
-///
-/// # Errors
-/// [`Error::Usage`] if none fits or the system does not report what is free; else as for a run.
-pub(super) fn sized(args: &RenderArgs) -> Result<Cow<'_, RenderArgs>> {
-    let with = |size: u32| {
-        let mut args = args.clone();
-        args.files.size = super::values::SizeArg::Pixels(size);
-        args
-    };
-    if args.files.size != super::values::SizeArg::Auto {
-        return Ok(Cow::Borrowed(args));
-    }
-    let open = || args.network.open().map(|network| (Arc::new(network), false));
-    let plan_at = |size: u32| Plan::with(&with(size), None, None, open);
-    let mut plan = plan_at(FIRST_SIZES[0]);
-    for size in &FIRST_SIZES[1..] {
-        // A panorama may be too low.
-        if matches!(plan, Err(Error::Usage(_))) {
-            plan = plan_at(*size);
-        }
-    }
-    let plan = plan?;
-    let (engine, _) = args.device.open()?;
-    let budgets = Budgets::of(&engine, args.files.memory.map(|memory| memory.0));
-    if budgets == (Budgets { device: None, host: None }) {
-        return Err(Error::usage(
-            "--size auto: this system doesn't say how much memory is free. State with --memory how much the run may take",
-        ));
-    }
-    let (width, height) = plan.photo_stored;
-    let most = width.max(height) as u32;
-    let [planned_height, planned_width] = plan.request.size();
-    let first = planned_width.max(planned_height) as u32;
-    match largest_fitting(&engine, &plan.network, &plan.request, &budgets, [first, most])? {
-        Some(size) => Ok(Cow::Owned(with(size))),
-        None => Err(Error::usage("--size auto: no size fits into the memory that the run may take")),
-    }
-}
-
 /// The largest size up to `most` at which a run keeps within the budgets; `first` is tried first.
-fn largest_fitting(
+pub(super) fn largest_fitting(
     engine: &Engine,
     network: &Arc<Network>,
     request: &Request,

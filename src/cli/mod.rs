@@ -13,6 +13,7 @@ mod devices;
 mod disk;
 mod escape;
 mod files;
+mod fitting;
 mod forecast;
 mod format;
 mod free_memory;

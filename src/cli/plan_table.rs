@@ -2,7 +2,8 @@
 
 use super::args::RenderArgs;
 use super::escape::one_line;
-use super::forecast::{self, Budget, Forecast};
+use super::fitting;
+use super::forecast::{Budget, Forecast};
 use super::format::{bytes, duration, number};
 use super::plan::Plan;
 use super::streams;
@@ -26,12 +27,12 @@ pub(super) struct PlanArgs {
 
 /// Prints the plan.
 pub(super) fn run(args: &PlanArgs) -> Result<()> {
-    let render = forecast::sized(&args.render)?;
+    let (render, tiles) = fitting::fitted(&args.render)?;
     let open = || render.network.open().map(|network| (Arc::new(network), true));
     let plan = Plan::with(&render, None, None, open)?;
     let (engine, notes) = render.device.open()?;
     let quiet = render.watching.quiet;
-    for note in plan.notes.iter().chain(&notes).filter(|_| !quiet) {
+    for note in tiles.iter().chain(&plan.notes).chain(&notes).filter(|_| !quiet) {
         streams::note(note);
     }
     let mut forecast = Forecast::new(&engine, &plan, render.files.memory.map(|memory| memory.0))?;

@@ -3,7 +3,8 @@
 use super::args::{DeviceArgs, RenderArgs};
 use super::escape::{path_text, quoted, shown};
 use super::files::Unsaved;
-use super::forecast::{self, Forecast};
+use super::fitting;
+use super::forecast::Forecast;
 use super::format::duration;
 use super::interrupt::{INTERRUPTED, Interrupt};
 use super::metadata::RunMetadata;
@@ -52,8 +53,10 @@ pub(super) fn run(args: &RenderArgs) -> Result<u8> {
 
 /// Paints with what is taken from an earlier run, and returns the exit code.
 pub(super) fn continue_from(args: &RenderArgs, earlier: EarlierRun) -> Result<u8> {
-    let EarlierRun { notes, network, device, file, resumed, state } = earlier;
-    let args = &*forecast::sized(args)?;
+    let EarlierRun { mut notes, network, device, file, resumed, state } = earlier;
+    let (args, tiles) = fitting::fitted(args)?;
+    let args = &*args;
+    notes.extend(tiles);
     let mut run = RenderRun::new(args, notes, resumed, file.as_slice())?;
     if let Some(before) = network
         && before != run.plan.network.sha256()?

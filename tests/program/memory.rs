@@ -93,6 +93,35 @@ fn what_exceeds_the_memory_is_refused_with_the_size_that_fits() {
     assert_eq!(nothing.status.code(), Some(2), "{}", stderr(&nothing));
 }
 
+#[test]
+fn tiles_are_chosen_by_the_memory_that_a_run_may_take() {
+    let place = Place::new();
+    place.photo("photo.png", 640, 480);
+    let options = ["--size", "640", "--scales", "1", "--iterations", "1"];
+    let needed = |tile: &str| {
+        plan(&place, &[&options[..], &["--tile", tile]].concat())["peak_bytes"].as_u64().unwrap()
+    };
+    let (whole, tiled) = (needed("none"), needed("128"));
+    assert!(tiled < whole, "{tiled} {whole}");
+    let paint = |output: &str, tile: &str, memory: u64| {
+        let memory = format!("{memory}b");
+        let more = ["--tile", tile, "--memory", &memory, "-o", output];
+        let painted = run(&place, "render", &[&options[..], &more].concat());
+        stdout(&painted);
+        let shown = stdout(&place.mirage().args(["show", output, "--json"]).output().unwrap());
+        let record: Value = serde_json::from_str(&shown).unwrap();
+        let rgb = image::open(place.path(output)).unwrap().into_rgb8().into_raw();
+        (stderr(&painted), record["options"]["tile"].clone(), rgb)
+    };
+    // The chosen tiles are recorded, so that a resumed run computes the same.
+    let (said, tile, chosen) = paint("chosen.png", "auto", tiled);
+    assert_eq!(tile, "128", "{said}");
+    assert!(said.contains("in tiles of 128 pixels"), "{said}");
+    assert!(paint("stated.png", "128", whole).2 == chosen);
+    let (said, tile, _) = paint("roomy.png", "auto", whole);
+    assert!(tile == "auto" && !said.contains("in tiles of"), "{tile}: {said}");
+}
+
 /// Largest resident bytes of a process that ends well. (`ru_maxrss` also counts what this process had when it started the
 /// other one.)
 #[cfg(target_os = "linux")]
