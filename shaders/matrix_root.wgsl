@@ -15,6 +15,8 @@ struct Params {
 @group(0) @binding(2) var<storage, read> c: array<vec4<f32>>;
 // The norm of A, its root, and the reciprocals of both.
 @group(0) @binding(3) var<storage, read> numbers: array<vec4<f32>>;
+// A matrix that is judged, as bits: compilers may assume that no value is NaN.
+@group(0) @binding(7) var<storage, read> bits: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read_write> output: array<vec4<f32>>;
 @group(0) @binding(5) var<uniform> params: Params;
 
@@ -50,6 +52,23 @@ fn norm(@builtin(local_invocation_index) local: u32) {
         // A matrix of zeros has a root of zeros.
         let size = max(sqrt(sum), 1e-30);
         output[0] = vec4<f32>(size, sqrt(size), 1.0 / size, inverseSqrt(size));
+    }
+}
+
+// The numbers of A again, or zeros if the iteration shows that A is not positive: if Y is larger than that of any
+// positive matrix, or not finite.
+@compute @workgroup_size(GROUP)
+fn judge(@builtin(local_invocation_index) local: u32) {
+    var sum = 0.0;
+    for (var i = local; i < params.side * params.quads; i += GROUP) {
+        // Beyond 1e4 a square would count as much as this, and it may be infinite.
+        let is_large = (bits[i] & vec4<u32>(0x7fffffffu)) > vec4<u32>(0x461c4000u);
+        let value = select(bitcast<vec4<f32>>(bits[i]), vec4<f32>(1e4), is_large);
+        sum += dot(value, value);
+    }
+    sum = total(sum, local);
+    if (local == 0u) {
+        output[0] = select(vec4<f32>(0.0), numbers[0], sum <= 2.0 * sqrt(f32(params.side)));
     }
 }
 
@@ -92,7 +111,7 @@ fn root(
 ) {
     let i = index(group, groups, local);
     if (i < params.side * params.quads) {
-        output[i] = a[i] * numbers[0].y;
+        output[i] = select(vec4<f32>(0.0), a[i] * numbers[0].y, numbers[0].y > 0.0);
     }
 }
 
@@ -105,7 +124,7 @@ fn trace(@builtin(local_invocation_index) local: u32) {
     }
     sum = total(sum, local);
     if (local == 0u) {
-        output[0] = vec4<f32>(sum * numbers[0].y, 0.0, 0.0, 0.0);
+        output[0] = vec4<f32>(select(0.0, sum * numbers[0].y, numbers[0].y > 0.0), 0.0, 0.0, 0.0);
     }
 }
 
@@ -134,6 +153,7 @@ fn gradient(
 ) {
     let i = index(group, groups, local);
     if (i < params.side * params.quads) {
-        output[i] = (a[i] + b[i] - upstream[0].x * c[i]) * (0.5 * numbers[0].w);
+        let slope = (a[i] + b[i] - upstream[0].x * c[i]) * (0.5 * numbers[0].w);
+        output[i] = select(vec4<f32>(0.0), slope, numbers[0].w > 0.0);
     }
 }

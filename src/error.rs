@@ -80,9 +80,7 @@ pub enum Error {
     },
 
     /// The optimisation produced NaN or infinite values, or its loss diverged, again and again.
-    #[error(
-        "{cause} at iteration {iteration}, after the run had gone back {setbacks} times with half the step each time. Lower --learning-rate or the weights"
-    )]
+    #[error("{}", unstable(cause, *iteration, *setbacks))]
     Unstable {
         /// What went wrong the last time.
         cause: String,
@@ -168,4 +166,19 @@ impl Error {
 /// Bytes as mebibytes, for messages.
 fn mebibytes(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+/// The message of [`Error::Unstable`].
+fn unstable(cause: &str, iteration: u32, setbacks: u32) -> String {
+    if setbacks == 0 {
+        return format!(
+            "{cause} at iteration {iteration}, with which the run or a scale begins, so there is nothing to go back to. Start \
+             from another picture (--init), lower the weights of the factors, or take another network"
+        );
+    }
+    let times = if setbacks == 1 { "once" } else { &format!("{setbacks} times") };
+    format!(
+        "{cause} at iteration {iteration}, after the run had gone back {times} with half the step each time. Lower \
+         --learning-rate or the weights"
+    )
 }

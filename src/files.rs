@@ -62,6 +62,7 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8], action: &'static str, repla
 
 /// The path to write to, symbolic links resolved, if its folder exists and nothing stands in the way.
 pub(crate) fn check_place(path: &Path, replace: bool) -> Result<PathBuf> {
+    check_is_no_folder(path)?;
     let folder = parent(path);
     match folder.metadata() {
         Ok(found) if !found.is_dir() => {
@@ -98,6 +99,15 @@ pub(crate) fn check_place(path: &Path, replace: bool) -> Result<PathBuf> {
     if replace { Ok(target) } else { Err(exists(path)) }
 }
 
+/// Refuses a path that ends as those of folders do: the system takes no file under it, once it is written.
+pub(crate) fn check_is_no_folder(path: &Path) -> Result<()> {
+    let last = path.as_os_str().as_encoded_bytes().last();
+    if last.is_some_and(|last| std::path::is_separator(char::from(*last))) {
+        return Err(Error::file(path, "it is the name of a folder", "Add a file name to the path"));
+    }
+    Ok(())
+}
+
 /// The error for a file that may not be replaced.
 fn exists(path: &Path) -> Error {
     Error::file(path, "the file exists already", "Choose another name, or allow replacing it (--overwrite)")
@@ -127,6 +137,20 @@ pub(crate) fn check_name(path: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Makes a folder and those above it, where they are missing.
+///
+/// # Errors
+/// [`Error::File`] if that can't be.
+#[cfg(any(feature = "fetch", test))]
+pub(crate) fn make_folder(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(|error| {
+        let is_taken = folder.symlink_metadata().is_ok_and(|found| !found.is_dir());
+        let problem =
+            if is_taken { "it is no folder".to_owned() } else { format!("it can't be made ({error})") };
+        Error::file(folder, problem, "Choose another folder, one that you may write to")
+    })
 }
 
 /// The folder that a file is in.
@@ -276,6 +300,30 @@ mod tests {
         write_whole(&link, b"new", "writing", true).unwrap();
         assert_eq!(std::fs::read(&file).unwrap(), b"new");
         assert!(link.symlink_metadata().unwrap().is_symlink());
+    }
+
+    #[test]
+    fn folders_are_made_or_the_reason_is_stated() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        make_folder(&path("a/b")).unwrap();
+        make_folder(&path("a/b")).unwrap();
+        std::fs::write(path("file"), "").unwrap();
+        for (name, words) in [("file", "no folder"), ("file/inner", "can't be made")] {
+            let error = make_folder(&path(name)).unwrap_err();
+            assert!(error.to_string().contains(words) && error.exit_code() == 2, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_ends_in_a_separator_is_no_files() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["new.json/", "new.json//"] {
+            let path = folder.path().join(name);
+            let error = write_whole(&path, b"", "writing", false).unwrap_err();
+            assert!(error.to_string().contains("name of a folder") && error.exit_code() == 2, "{error}");
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -2,6 +2,9 @@
 
 use std::process::ExitCode;
 
+#[global_allocator]
+static ALLOCATOR: neural_mirage::cli::Allocator = neural_mirage::cli::Allocator;
+
 fn main() -> ExitCode {
     neural_mirage::cli::main()
 }

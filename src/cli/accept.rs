@@ -231,6 +231,8 @@ mod tests {
             (json!("a\nb"), "control"),
             (json!("a\u{202e}b"), "control"),
             (json!("x".repeat(5000)), "long"),
+            (json!(vec![1; 10_001]), "many"),
+            (json!(vec!["a"; 10_001]), "many"),
         ];
         for row in TABLE.iter().filter(|row| row.form().is_some()) {
             let fitting = match row.form().unwrap() {

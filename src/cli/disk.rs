@@ -7,6 +7,7 @@ use crate::hex::hex;
 use sha2::{Digest as _, Sha256};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// Finds out, before the work for it is done, whether [`write_whole`](crate::files::write_whole) can write here; leaves
 /// nothing behind.
@@ -105,6 +106,17 @@ pub(super) struct Reservation {
     _file: File,
 }
 
+/// The files of all locks of this process, for an end that drops nothing.
+static TAKEN: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Removes the files of this process's locks, which hold until it ends. A signal may come while one is being taken: what
+/// is in use then is left behind, and locks nothing.
+pub(super) fn remove_locks() {
+    if let Ok(taken) = TAKEN.try_lock() {
+        taken.iter().for_each(|path| drop(std::fs::remove_file(path)));
+    }
+}
+
 impl Reservation {
     /// Takes a name, for the file `written`, which `option` names; `None` where no lock can be had, as on some network
     /// disks.
@@ -119,7 +131,10 @@ impl Reservation {
         for _ in 0..100 {
             let Some(file) = open_lock(&path) else { return Ok(None) };
             match file.try_lock() {
-                Ok(()) if is_at(&file, &path) => return Ok(Some(Self { path, _file: file })),
+                Ok(()) if is_at(&file, &path) => {
+                    TAKEN.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
+                    return Ok(Some(Self { path, _file: file }));
+                }
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
                     let problem = "another run of this program is writing it";
@@ -140,6 +155,7 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         // While it is locked: a process that has just opened it then sees that it is gone. One that stays is harmless.
         let _ = std::fs::remove_file(&self.path);
+        TAKEN.lock().unwrap_or_else(PoisonError::into_inner).retain(|path| *path != self.path);
     }
 }
 

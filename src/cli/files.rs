@@ -7,7 +7,7 @@ use super::rescue::rescue;
 use super::resumed_run::ResumedRun;
 use super::values::AlphaArg;
 use crate::error::{Error, Result};
-use crate::files::{check_name, parent};
+use crate::files::{check_is_no_folder, check_name, parent};
 use crate::image_io::{self, Alpha, Decoded, Picture, ReadOptions, WriteOptions};
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -313,6 +313,7 @@ pub(super) fn check_free(path: &Path, overwrite: bool, option: &str) -> Result<(
 /// # Errors
 /// [`Error::File`] if it can't.
 pub(super) fn check_place(path: &Path, what: &str, option: &str) -> Result<()> {
+    check_is_no_folder(path)?;
     let unusable = |error: std::io::Error| {
         let problem = format!("{what} can't be written there ({error})");
         Err(Error::file(path, problem, format!("Choose a file that can be written with {option}")))

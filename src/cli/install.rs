@@ -4,7 +4,7 @@
 use super::disk::check_whole;
 use super::streams;
 use crate::error::{Error, Result};
-use crate::files::write_whole;
+use crate::files::{make_folder, write_whole};
 use clap::{Args, Command};
 use clap_complete::Shell;
 use std::path::PathBuf;
@@ -39,7 +39,7 @@ pub(super) fn completions(args: &CompletionsArgs, program: Command) -> Result<()
 /// Writes a manual page for the program and for each command that --help lists.
 pub(super) fn manual(args: &ManArgs, program: Command) -> Result<()> {
     let folder = &args.folder;
-    std::fs::create_dir_all(folder).map_err(Error::io(folder, "creating the folder of the manual"))?;
+    make_folder(folder)?;
     // clap would replace what is there, and follow links: the pages go to a folder of their own first.
     let made =
         tempfile::tempdir().map_err(Error::io(&std::env::temp_dir(), "making a temporary folder in"))?;

@@ -25,6 +25,7 @@ mod metadata;
 mod observers;
 mod option_words;
 mod options;
+mod out_of_memory;
 mod pace;
 mod places;
 mod plan;
@@ -51,6 +52,7 @@ use crate::gpu;
 use crate::shader::Folder;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use escape::{has_control, one_line};
+pub use out_of_memory::Allocator;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -121,6 +123,7 @@ enum Command {
 pub fn main() -> ExitCode {
     silence_device_selection();
     ignore_file_size_signal();
+    out_of_memory::install();
     let cli = match parse(std::env::args_os().collect()) {
         Ok(cli) => cli,
         Err(code) => return code,

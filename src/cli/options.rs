@@ -72,6 +72,9 @@ pub(super) enum Form {
 /// Longest text that a record may state for an option, in bytes.
 const LONGEST: usize = 4096;
 
+/// Most values that a record may state for an option.
+const MOST: usize = 10_000;
+
 /// One option.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Row {
@@ -299,6 +302,9 @@ impl Form {
         };
         match (self, value) {
             (_, Value::Null) => None,
+            (_, Value::Array(all)) if all.len() > MOST => {
+                Some(format!("it has {} values; at most {MOST} are allowed", all.len()))
+            }
             (Number, Value::Number(_)) | (Switch, Value::Bool(_)) => None,
             (Number, _) => Some("it is not a number".to_owned()),
             (Switch, _) => Some("it is neither true nor false".to_owned()),

@@ -48,9 +48,15 @@ pub(super) fn check(
     extras.extend(watching.trace.as_deref().map(|trace| (trace, "the trace", "--trace")));
 
     let mut places = Places::default();
-    // First, so that what exists is nothing that another run is about to write. Snapshots and the checkpoint are named
-    // after the picture too.
-    let mut names = vec![(files.output.with_extension(""), files.output.as_path(), "-o")];
+    // First, so that what exists is nothing that another run is about to write. The picture's name without its extension
+    // stands for snapshots and checkpoint, which are named after it; the other two keep a film, log or trace of another
+    // run away.
+    let output = files.output.as_path();
+    let mut names = vec![
+        (output.with_extension(""), output, "-o"),
+        (output.to_owned(), output, "-o"),
+        (checkpoint.clone(), output, "-o"),
+    ];
     let ordinary = extras.iter().filter(|(path, ..)| !is_stream(path));
     names.extend(ordinary.map(|(path, _, option)| (path.to_path_buf(), *path, *option)));
     for (index, (name, path, option)) in names.iter().enumerate() {

@@ -9,6 +9,12 @@ const FRAME_STEP: u32 = 20;
 /// Iterations between the checkpoints that `--retry` needs.
 const RETRY_STATES: u32 = 25;
 
+/// Bytes of a pixel that a film holds: the last frame, this one, and what its encoder makes of it.
+const FILM: u64 = 12;
+
+/// Bytes of a pixel that the live page holds: pictures in 8 bits that wait for being encoded.
+const PAGE: u64 = 9;
+
 /// The schedule of a run of this many iterations.
 pub(super) fn schedule(args: &WatchingArgs, iterations: u32) -> Schedule {
     let mut snapshot_at = args.save_at.clone();
@@ -26,6 +32,7 @@ pub(super) fn schedule(args: &WatchingArgs, iterations: u32) -> Schedule {
             every => every,
         },
         state_when_stopped: true,
+        held_per_pixel: args.film.as_ref().map_or(0, |_| FILM) + args.web.map_or(0, |_| PAGE),
     }
 }
 

@@ -28,6 +28,10 @@ const SEGMENT: usize = 65_533;
 /// kilobytes.
 const MAX_TEXT: usize = 1 << 26;
 
+/// Most chunks of text that a PNG may have. A record has some ten; in memory each takes many times what it takes in the
+/// file.
+const MAX_TEXTS: usize = 4096;
+
 /// The longest record that is read from XMP, in bytes.
 const MAX_RECORD: usize = 1 << 24;
 
@@ -88,6 +92,10 @@ pub(super) fn extract(bytes: &[u8], format: ImageFormat) -> Result<Vec<(String, 
     let damaged = |what: &str| format!("its metadata is damaged ({what})");
     let xmp = match format {
         ImageFormat::Png => {
+            let png = structure::png(bytes).map_err(|_| damaged("the file is cut short"))?;
+            if png.texts > MAX_TEXTS {
+                return Err(damaged(&format!("it has {} texts", png.texts)));
+            }
             let limits = png::Limits { bytes: bytes.len() + MAX_TEXT };
             let mut decoder = png::Decoder::new_with_limits(Cursor::new(bytes), limits);
             decoder.set_ignore_iccp_chunk(true);

@@ -8,6 +8,9 @@ use super::{Alpha, Picture};
 /// Pictures of up to this many pixels are always read as they are.
 pub(super) const PLAIN: usize = 1 << 24;
 
+/// The largest float that is taken as a colour, of which 1 is white: brighter ones are measurements of some other kind.
+const BRIGHTEST: f32 = 1000.0;
+
 /// How much longer than the picture that is wanted an averaged one is: the filter that follows then decides what is
 /// seen, and the averaging takes less than 3 % of the finest detail that the wanted picture can hold.
 const LONGER: usize = 4;
@@ -134,6 +137,9 @@ impl Rows {
         self.widen(row);
         if self.layout.sample == Sample::F32 && !self.samples.iter().all(|v| v.is_finite()) {
             return Err("it holds values that are not finite numbers");
+        }
+        if self.layout.sample == Sample::F32 && self.samples.iter().any(|v| v.abs() > BRIGHTEST) {
+            return Err("it holds values beyond 1000, and 0 is black and 1 is white");
         }
         let (channels, colors) = (self.layout.channels(), self.layout.colors.count());
         let pixels = self.samples.chunks_exact(channels);

@@ -17,6 +17,8 @@ pub(super) struct Png {
     pub(super) cicp: Option<[u8; 4]>,
     /// There is an ICC profile.
     pub(super) profile: bool,
+    /// How many chunks of text there are.
+    pub(super) texts: usize,
 }
 
 /// What a JPEG says of itself before its pixels.
@@ -60,6 +62,7 @@ pub(super) fn png(bytes: &[u8]) -> Result<Png, CutShort> {
             }
             b"cICP" => found.cicp = data.try_into().ok(),
             b"iCCP" => found.profile = true,
+            b"tEXt" | b"zTXt" | b"iTXt" => found.texts += 1,
             b"IEND" => return Ok(found),
             _ => {}
         }

@@ -328,9 +328,17 @@ impl Host<'_> {
 
     /// Read-backs of pictures that are on their way at once.
     fn reads(&self) -> u64 {
-        let Schedule { report_every, snapshot_every, picture_every, .. } = &self.request.schedule;
+        let Schedule { report_every, snapshot_every, picture_every, picture_at, .. } = &self.request.schedule;
         let always = [report_every, snapshot_every, picture_every].into_iter().any(|every| *every == 1);
-        if always { AHEAD as u64 + 1 } else { 1 }
+        // As those of a film are at first.
+        let in_a_row = picture_at.windows(2).any(|pair| pair[0] + 1 == pair[1]);
+        if always || in_a_row { AHEAD as u64 + 1 } else { 1 }
+    }
+
+    /// What observers hold.
+    fn held(&self) -> u64 {
+        let photo = &self.request.photo;
+        (photo.width * photo.height) as u64 * self.request.schedule.held_per_pixel
     }
 
     /// Bytes of a state that is read back for a checkpoint, as the device stores it.
@@ -371,7 +379,7 @@ impl Host<'_> {
             0
         };
         MemoryClasses {
-            pictures: self.given() + self.kept(),
+            pictures: self.given() + self.kept() + self.held(),
             staging: self.reads() * read + read + checkpoint,
             ..MemoryClasses::default()
         }
@@ -382,7 +390,7 @@ impl Host<'_> {
         let larger = (next[0] * next[1]) as u64;
         let maps = self.state.iter().filter(|(_, shape)| shape.layout().is_some()).count() as u64;
         MemoryClasses {
-            pictures: self.given() + self.kept(),
+            pictures: self.given() + self.kept() + self.held(),
             // The state as it was and as it becomes; one map on the device before and after, and on its way; the grain, whose
             // making takes less than all that.
             staging: self.state_values() + maps * larger * RGB + self.pixels() * 16 + larger * (16 + 16 + 4),
@@ -394,7 +402,7 @@ impl Host<'_> {
     fn saving(&self) -> MemoryClasses {
         let pixels = self.pixels();
         MemoryClasses {
-            pictures: self.given() + self.kept() + pixels * RGB,
+            pictures: self.given() + self.kept() + self.held() + pixels * RGB,
             staging: pixels * 6,
             ..MemoryClasses::default()
         }
@@ -493,6 +501,12 @@ mod tests {
         reported.schedule.report_every = 1;
         let staging = |plan: &MemoryPlan| plan.peak().classes().staging;
         assert_eq!(staging(&plan(&cpu, &reported)) - staging(&plain), 2 * 96 * 96 * RGB);
+        let mut filmed = adam.clone();
+        filmed.schedule.picture_at = vec![0, 1, 2, 4];
+        filmed.schedule.held_per_pixel = 7;
+        let pictures = |plan: &MemoryPlan| plan.peak().classes().pictures;
+        assert_eq!(staging(&plan(&cpu, &filmed)) - staging(&plain), 2 * 96 * 96 * RGB);
+        assert_eq!(pictures(&plan(&cpu, &filmed)) - pictures(&plain), 7 * 96 * 96);
         let mut saved = adam;
         saved.schedule.state_every = 5;
         assert!(staging(&plan(&cpu, &saved)) > staging(&plain));

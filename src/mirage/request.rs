@@ -11,6 +11,11 @@ use crate::ops::{Padding, PoolKind};
 use crate::vgg::Network;
 use std::sync::Arc;
 
+/// The highest decay of the average: above it, later pictures would count nothing in f32.
+const HIGHEST_DECAY: f32 = 0.999_99;
+/// The most grain. From about 10 on nothing is seen but grain.
+const MOST_GRAIN: f32 = 1000.0;
+
 /// The picture that the optimisation starts from.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -77,6 +82,8 @@ pub struct Schedule {
     pub state_every: u32,
     /// The state at the end too, if the run is stopped.
     pub state_when_stopped: bool,
+    /// Bytes for each pixel of the photo that observers hold; for the [`MemoryPlan`](super::MemoryPlan) alone.
+    pub held_per_pixel: u64,
 }
 
 impl Schedule {
@@ -206,13 +213,19 @@ impl Request {
     pub fn check(&self) -> Result<()> {
         loss::check_groups(&self.groups)?;
         not_negative("--stop-when-change-below", self.stop_when_change_below)?;
-        if !(0.0..1.0).contains(&self.average_decay) {
+        if !(0.0..=HIGHEST_DECAY).contains(&self.average_decay) {
             let decay = self.average_decay;
             return Err(Error::usage(format!(
-                "--average-decay is {decay}: it must be at least 0 and below 1"
+                "--average-decay is {decay}: it must be from 0 to {HIGHEST_DECAY}; 0.9 is usual"
             )));
         }
         not_negative("--grain", self.grain)?;
+        if self.grain > MOST_GRAIN {
+            let grain = self.grain;
+            return Err(Error::usage(format!(
+                "--grain is {grain}: it must be from 0 to {MOST_GRAIN}; 1 is usual"
+            )));
+        }
         self.optimizer.check()?;
         let gain = self.pooling.gain;
         if !(gain > 0.0 && gain.is_finite()) {

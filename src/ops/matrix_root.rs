@@ -17,6 +17,10 @@
 //!
 //! One more product a step gives P; taking the derivative step by step would take six. Where the iteration has
 //! converged P is 0 and the gradient half the inverse root, the textbook's derivative.
+//!
+//! **A matrix that is not positive** counts as zero, with a gradient of zero: where all pixels are alike, what is computed
+//! of their covariance is nothing but rounding, with eigenvalues of both signs, and the iteration grows beyond all bounds.
+//! As `||Y||^2 = trace X <= sqrt(side)` for a positive matrix, a larger Y is known to be of no such one.
 
 use super::covariance::{expect_square, trace};
 use super::lanes::{elementwise, sums};
@@ -49,13 +53,24 @@ struct Iteration<'a> {
     device: &'a Profile,
     dispatches: Vec<Dispatch>,
     scratch: Vec<u64>,
+    /// The norm of A and what follows from it.
     numbers: Operand,
+    /// The same once the iteration is done: zeros if it left all bounds.
+    judged: Operand,
 }
 
 impl<'a> Iteration<'a> {
     fn new(form: Form, side: usize, device: &'a Profile) -> Self {
         let numbers = Operand::Scratch(0);
-        Self { form, side, device, dispatches: Vec::new(), scratch: vec![16], numbers }
+        Self {
+            form,
+            side,
+            device,
+            dispatches: Vec::new(),
+            scratch: vec![16],
+            judged: numbers.clone(),
+            numbers,
+        }
     }
 
     /// A new scratch buffer for a matrix.
@@ -74,7 +89,7 @@ impl<'a> Iteration<'a> {
         for (name, operand) in bindings {
             dispatch = dispatch.bind(name, (*operand).clone());
         }
-        if !matches!(entry, "norm" | "trace" | "residue") {
+        if !matches!(entry, "norm" | "judge" | "trace" | "residue") {
             dispatch = dispatch.linear(self.side * self.side.div_ceil(4), 64, self.device);
         }
         self.dispatches.push(dispatch);
@@ -122,6 +137,10 @@ impl<'a> Iteration<'a> {
             std::mem::swap(&mut y, &mut next_y);
             std::mem::swap(&mut z, &mut next_z);
         }
+        self.scratch.push(16);
+        self.judged = Operand::Scratch(self.scratch.len() - 1);
+        let judged = self.judged.clone();
+        self.push("judge", &[("bits", &y), ("numbers", &numbers), ("output", &judged)], none);
         [x, y, z, p]
     }
 
@@ -137,6 +156,8 @@ struct Iterated {
     y: Vec<f32>,
     z: Vec<f32>,
     p: Vec<f32>,
+    /// False if A was not positive.
+    is_positive: bool,
 }
 
 impl Iterated {
@@ -170,8 +191,14 @@ impl Iterated {
             std::mem::swap(&mut y, &mut next_y);
             std::mem::swap(&mut z, &mut next_z);
         }
-        Self { size, x, y, z, p }
+        let is_positive = is_bounded(total(&y, &y), side);
+        Self { size, x, y, z, p, is_positive }
     }
+}
+
+/// False if the square of the norm of Y is that of no positive matrix; it may be NaN.
+fn is_bounded(square: f64, side: usize) -> bool {
+    square <= 2.0 * (side as f64).sqrt()
 }
 
 /// The sum of the products of the elements of two matrices.
@@ -187,7 +214,7 @@ fn combine(matrices: [&[f32]; 2], [first, second, identity]: [f32; 3], side: usi
     diagonal.for_each(|value| *value += identity);
 }
 
-/// The iteration in f64: s, X, Y, Z and P.
+/// The iteration in f64: s, X, Y, Z and P; zeros for a matrix that is not positive.
 fn reference(a: &[f64], side: usize) -> (f64, [Vec<f64>; 4]) {
     let size = a.iter().map(|value| value * value).sum::<f64>().sqrt().max(1e-30);
     let product = |a: &[f64], b: &[f64]| multiply(a, b, [side; 3]);
@@ -203,6 +230,10 @@ fn reference(a: &[f64], side: usize) -> (f64, [Vec<f64>; 4]) {
         p = product(&p, &combine(&w, -1.5, 1.5));
         y = product(&y, &t);
         z = product(&t, &z);
+    }
+    if !is_bounded(y.iter().map(|value| value * value).sum(), side) {
+        let zeros = vec![0.0; a.len()];
+        return (size, [zeros.clone(), zeros.clone(), zeros.clone(), zeros]);
     }
     (size, [x, y, z, p])
 }
@@ -226,8 +257,8 @@ impl Op for MatrixRoot {
         let kernel = |form| {
             let mut iteration = Iteration::new(form, side, device);
             let [_, y, _, _] = iteration.run(false);
-            let numbers = iteration.numbers.clone();
-            let bindings = [("a", &y), ("numbers", &numbers), ("output", &Operand::Output)];
+            let judged = iteration.judged.clone();
+            let bindings = [("a", &y), ("numbers", &judged), ("output", &Operand::Output)];
             iteration.push("root", &bindings, [0.0; 2]);
             iteration.kernel()
         };
@@ -237,8 +268,12 @@ impl Op for MatrixRoot {
     fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let side = expect_square("matrix_root", signature.output)?;
         Ok(NativeKernel::new(move |call| {
-            let Iterated { size, y, .. } = Iterated::new(call.inputs[0], side, false);
-            combine([&y, &y], [size.sqrt() as f32, 0.0, 0.0], side, call.output);
+            let Iterated { size, y, is_positive, .. } = Iterated::new(call.inputs[0], side, false);
+            if is_positive {
+                combine([&y, &y], [size.sqrt() as f32, 0.0, 0.0], side, call.output);
+            } else {
+                call.output.fill(0.0);
+            }
         }))
     }
 
@@ -277,8 +312,8 @@ impl Op for RootTrace {
         let kernel = |form| {
             let mut iteration = Iteration::new(form, side, device);
             let [x, y, z, p] = iteration.run(true);
-            let (numbers, none) = (iteration.numbers.clone(), [0.0; 2]);
-            let trace = [("a", &y), ("numbers", &numbers), ("output", &Operand::Output)];
+            let (judged, none) = (iteration.judged.clone(), [0.0; 2]);
+            let trace = [("a", &y), ("numbers", &judged), ("output", &Operand::Output)];
             iteration.push("trace", &trace, none);
             let residue = iteration.matrix();
             iteration.push("residue", &[("a", &x), ("b", &p), ("output", &residue)], none);
@@ -287,7 +322,7 @@ impl Op for RootTrace {
                 ("b", &p),
                 ("c", &x),
                 ("upstream", &residue),
-                ("numbers", &numbers),
+                ("numbers", &judged),
                 ("output", &Operand::Saved),
             ];
             iteration.push("gradient", &gradient, none);
@@ -299,7 +334,11 @@ impl Op for RootTrace {
     fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let side = expect_square("root_trace", signature.inputs[0])?;
         Ok(NativeKernel::new(move |call| {
-            let Iterated { size, x, y, z, p } = Iterated::new(call.inputs[0], side, true);
+            let Iterated { size, x, y, z, p, is_positive } = Iterated::new(call.inputs[0], side, true);
+            if !is_positive {
+                write_number(call.output, 0.0);
+                return call.saved.fill(0.0);
+            }
             write_number(call.output, (trace(&y, side) * size.sqrt()) as f32);
             // Both are symmetric but for rounding, so this is the trace of X P.
             let residue = total(&x, &p) as f32;
@@ -372,6 +411,11 @@ const PARTIAL_5: CaseInput = CaseInput::Values(&[
     0.2502, 1.5, 3.0, 6.0, -3.0, 1.5, 9.0002,
 ]);
 
+/// What rounding makes of a covariance of zeros: eigenvalues of both signs.
+const INDEFINITE_3: CaseInput = CaseInput::Values(&[1e-4, -2e-4, 1e-5, -2e-4, -1e-4, 3e-4, 1e-5, 3e-4, 2e-4]);
+/// With a negative eigenvalue that grows without reaching infinity.
+const SLIGHTLY_INDEFINITE_3: CaseInput = CaseInput::Values(&[1.0, 0.0, 0.0, 0.0, -2e-3, 0.0, 0.0, 0.0, 0.5]);
+
 /// Sides, matrices, tolerances. More than one tile of each family.
 fn samples() -> Vec<(usize, CaseInput, f64)> {
     let mut samples: Vec<_> =
@@ -389,6 +433,8 @@ fn square(side: usize) -> Shape {
 pub(super) fn cases() -> Vec<Case> {
     let case = |(side, input, tolerance)| Case::drawn(MatrixRoot, &[(square(side), input)], tolerance);
     let mut cases: Vec<Case> = samples().into_iter().map(case).collect();
+    cases.push(case((3, INDEFINITE_3, TOLERANCE)));
+    cases.push(case((3, SLIGHTLY_INDEFINITE_3, TOLERANCE)));
     cases.push(case((4, CaseInput::Exactly(0.0), TOLERANCE)));
     cases
 }

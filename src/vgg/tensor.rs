@@ -25,7 +25,9 @@ pub(super) const CONVERT: &str = "Give a safetensors file of a VGG network; tool
 /// Length of the number that opens a safetensors file, in bytes.
 const LENGTH_BYTES: usize = 8;
 /// The longest header that is read, in bytes. VGG-19 takes 8 KiB.
-const LONGEST_HEADER: usize = 1 << 24;
+const LONGEST_HEADER: usize = 1 << 20;
+/// The largest file that is read, in bytes: the full VGG-19 has 575 MB.
+const LARGEST_FILE: u64 = 1 << 32;
 /// The file is read in pieces of this size, a multiple of every number's.
 const PIECE: usize = 1 << 20;
 
@@ -302,6 +304,10 @@ impl WeightFile {
         }
         if kind.len() == 0 {
             return Err(Error::file(path, "the weights file is empty (0 bytes)", FETCH_AGAIN));
+        }
+        // Its hash alone would take minutes.
+        if kind.len() > LARGEST_FILE {
+            return Err(Error::file(path, "the file is larger than 4 GiB: no VGG network is", CONVERT));
         }
         let file = File::open(path).map_err(unreadable)?;
         let length = usize::try_from(kind.len()).unwrap_or(usize::MAX);

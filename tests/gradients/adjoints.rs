@@ -115,7 +115,7 @@ impl Subject {
 
     /// True if the op is affine in this input: moving by u, -u and from other points changes the output
     /// by the same J u. Exact up to f64 rounding, so that a ReLU that happens not to switch at one of the
-    /// points is detected at another.
+    /// points is detected at another. The case's own point is one of them: a root is zero at all that are drawn here.
     fn is_affine(&self, point: &[Vec<f64>], direction: &[f64]) -> bool {
         let mut zero = point.to_vec();
         zero[self.input].fill(0.0);
@@ -129,6 +129,7 @@ impl Subject {
         };
         same(&zero, -1.0)
             && same(&zero, 3.0)
+            && same(point, 1.0)
             && (1..4).all(|seed| {
                 let mut from = point.to_vec();
                 from[self.input] = widen(&normal(self.shapes[self.input], 900 + seed));

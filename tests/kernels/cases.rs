@@ -9,7 +9,7 @@ use neural_mirage::gpu::{DeviceOptions, Family, PipelineCache, PipelineKey};
 use neural_mirage::graph::{Engine, PrepareOptions, SingleOp, SingleRun, candidates};
 use neural_mirage::ops::{
     Add, Case, CaseInput, Conv, ConvBackward, GramBackward, Kernel, MeanSquaredError, MseBackward, Op,
-    Operand, Padding, Pool, PoolBackward, PoolKind, REGISTRY, Relu, ReluBackward, Shape, Then,
+    Operand, Padding, Pool, PoolBackward, PoolKind, REGISTRY, Relu, ReluBackward, RootTrace, Shape, Then,
 };
 use neural_mirage::shader::Shader;
 use neural_mirage::workbench::reference;
@@ -132,6 +132,22 @@ fn every_kernel_of_every_family_matches_its_reference() {
         let asked = |op: &str| cases().any(|prepared| prepared.case.op.name() == op);
         let missing = ops.iter().find(|op| asked(op) && !seen.contains(&(**op, variant)));
         assert_eq!(missing, None, "did not run as {variant}");
+    }
+}
+
+/// It counts as zero, and so does the gradient. That is no case of the op: no gradient there agrees with differences.
+#[test]
+fn the_root_of_a_matrix_that_is_not_positive_has_no_trace() {
+    let _turn = turn();
+    let square = Shape::Matrix { rows: 3, columns: 3 };
+    let rounding = CaseInput::Values(&[1e-4, -2e-4, 1e-5, -2e-4, -1e-4, 3e-4, 1e-5, 3e-4, 2e-4]);
+    let slightly = CaseInput::Values(&[1.0, 0.0, 0.0, 0.0, -2e-3, 0.0, 0.0, 0.0, 0.5]);
+    for input in [rounding, slightly] {
+        let prepared = Prepared::new(Case::drawn(RootTrace, &[(square, input)], 1e-6), 1);
+        assert_eq!(prepared.expected, [0.0]);
+        for engine in [engine(Family::Texture), engine(Family::Buffer), cpu(DeviceOptions::default())] {
+            assert!(!check(&engine, &prepared, false, &mut Ran::new()).is_empty());
+        }
     }
 }
 

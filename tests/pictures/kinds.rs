@@ -108,6 +108,39 @@ fn numbers_that_a_tiff_should_not_hold_are_named() {
     assert_eq!(decoded.picture.rgb, [0.25, 0.25, 0.25, 0.5, 0.5, 0.5]);
 }
 
+/// Floats of another range than 0 to 1, such as 16 bit levels or measurements.
+#[test]
+fn floats_far_beyond_white_are_refused() {
+    for value in [1001.0, -2000.0, 65535.0, 1e30, f32::MAX] {
+        let mut file = Cursor::new(Vec::new());
+        let mut encoder = tiff::encoder::TiffEncoder::new(&mut file).unwrap();
+        encoder.write_image::<tiff::encoder::colortype::Gray32Float>(2, 1, &[0.25, value]).unwrap();
+        let text = refusal(read_bytes(&file.into_inner()));
+        assert!(text.contains("1 is white"), "{text}");
+    }
+}
+
+/// Raw pictures of cameras are TIFFs whose first page is a small preview.
+#[test]
+fn raw_pictures_are_not_taken_for_their_previews() {
+    let tiff = |tag: Option<(u16, u32)>| {
+        let mut file = Cursor::new(Vec::new());
+        let mut encoder = tiff::encoder::TiffEncoder::new(&mut file).unwrap();
+        let mut image = encoder.new_image::<tiff::encoder::colortype::Gray8>(2, 2).unwrap();
+        if let Some((tag, value)) = tag {
+            image.encoder().write_tag(tiff::tags::Tag::Unknown(tag), value).unwrap();
+        }
+        image.write_data(&[7; 4]).unwrap();
+        file.into_inner()
+    };
+    read_bytes(&tiff(None)).unwrap();
+    read_bytes(&tiff(Some((254, 0)))).unwrap();
+    for tag in [(254, 1), (50_706, 0x0104)] {
+        let text = refusal(read_bytes(&tiff(Some(tag))));
+        assert!(text.contains("a camera's raw picture"), "{tag:?}: {text}");
+    }
+}
+
 #[test]
 fn a_jpeg_of_another_coding_is_named() {
     let whole = encoded(&photo(32, 16), ImageFormat::Jpeg);

@@ -59,6 +59,26 @@ fn text_and_profiles_that_expand() {
     within(&place, 450, &["show", "profile.png"]).assert().code(2).stderr(says("no record"));
 }
 
+/// A text takes many times its bytes in memory, however short it is.
+#[cfg(unix)]
+#[test]
+fn a_million_texts() {
+    let place = Place::new();
+    let plain = png(|_| {});
+    let (start, rest) = plain.split_at(33);
+    // A chunk of eight bytes, whose checksum is that of its own content.
+    let one = png(|info| info.utf8_text = vec![ITXtChunk::new("k", "x")]);
+    let at = one.windows(4).position(|w| w == b"iTXt").unwrap() - 4;
+    let length = u32::from_be_bytes(*one[at..].first_chunk().unwrap()) as usize + 12;
+    place.file("texts.png", &[start, &one[at..at + length].repeat(1_000_000), rest].concat());
+    within(&place, 300, &["show", "texts.png"]).assert().code(2).stderr(says("1000000 texts"));
+    // As a photo, it has no text.
+    within(&place, 450, &["render", "texts.png", "-o", "no/folder.png"])
+        .assert()
+        .code(2)
+        .stderr(says("no/f"));
+}
+
 #[cfg(unix)]
 #[test]
 fn pictures_whose_size_is_only_a_claim() {
@@ -77,6 +97,14 @@ fn pictures_whose_size_is_only_a_claim() {
     .concat();
     place.file("claim.webp", &webp);
     within(&place, 450, &["render", "claim.webp", "-o", "o.png"]).assert().code(2).stderr(says("bytes"));
+    // A frame of one pixel on a screen of 16,000.
+    let mut gif = Vec::new();
+    let mut encoder = gif::Encoder::new(&mut gif, 1, 1, &[0, 0, 0]).unwrap();
+    encoder.write_frame(&gif::Frame::from_indexed_pixels(1, 1, vec![0], None)).unwrap();
+    drop(encoder);
+    gif[6..10].copy_from_slice(&[0x80, 0x3e, 0x80, 0x3e]);
+    place.file("claim.gif", &gif);
+    within(&place, 450, &["render", "claim.gif", "-o", "o.png"]).assert().code(2).stderr(says("bytes"));
 }
 
 #[cfg(unix)]
@@ -126,9 +154,10 @@ fn a_header_of_gigabytes() {
     };
     let length = 40u64 << 30;
     sparse("huge.safetensors", &[&(length - 8).to_le_bytes()[..], b"{"].concat(), length);
-    sparse("large.safetensors", &[&(90_000_000u64).to_le_bytes()[..], b"{"].concat(), 100_000_000);
+    sparse("large.safetensors", &[&(20_000_000u64).to_le_bytes()[..], b"{"].concat(), 100_000_000);
     for name in ["huge.safetensors", "large.safetensors"] {
-        within(&place, 450, &["weights", name]).assert().code(2).stderr(says("header"));
+        let too_large = says("header").or(says("4 GiB"));
+        within(&place, 450, &["weights", name]).assert().code(2).stderr(too_large);
         within(&place, 450, &["resume", name]).assert().code(2).stderr(says("header"));
     }
     sparse("huge.npy", b"\x93NUMPY\x02\x00\xff\xff\xff\xff{", length);
@@ -139,6 +168,24 @@ fn a_header_of_gigabytes() {
             .code(2)
             .stderr(says("header"));
     }
+    // A short header of much data, which is there.
+    let head = "{'descr': '<f4', 'fortran_order': False, 'shape': (500000000,)}".as_bytes();
+    let npy = [&b"\x93NUMPY\x01\x00"[..], &(head.len() as u16).to_le_bytes(), head].concat();
+    sparse("much.npy", &npy, npy.len() as u64 + 2_000_000_000);
+    let head = br#"{"a":{"dtype":"F32","shape":[500000000],"data_offsets":[0,2000000000]}}"#;
+    let tensor = [&(head.len() as u64).to_le_bytes()[..], head].concat();
+    sparse("much.safetensors", &tensor, tensor.len() as u64 + 2_000_000_000);
+    for input in ["x=much.npy", "x=much.safetensors:a"] {
+        within(&place, 450, &["kernels", "run", "add.wgsl", "--input", input])
+            .assert()
+            .code(2)
+            .stderr(says("not enough memory"));
+    }
+    // A network of 5 GB, whose hash alone would take half a minute.
+    let head = br#"{"a":{"dtype":"F32","shape":[1250000000],"data_offsets":[0,5000000000]}}"#;
+    let network = [&(head.len() as u64).to_le_bytes()[..], head].concat();
+    sparse("network.safetensors", &network, network.len() as u64 + 5_000_000_000);
+    within(&place, 450, &["weights", "network.safetensors"]).assert().code(2).stderr(says("4 GiB"));
     sparse("huge.png", b"\x89PNG\r\n\x1a\n", length);
     within(&place, 450, &["render", "huge.png"]).assert().code(2).stderr(says("2 GiB"));
     sparse("huge.txt", b"cat", length);
@@ -148,6 +195,19 @@ fn a_header_of_gigabytes() {
     within(&place, 450, &words).assert().code(2).stderr(says("huge.txt"));
     sparse("huge.wgsl", b"// ", length);
     within(&place, 450, &["kernels", "run", "huge.wgsl"]).assert().code(2).stderr(says("huge.wgsl"));
+}
+
+/// A run whose memory was there when it was planned, but can't be had.
+#[cfg(unix)]
+#[test]
+fn the_end_of_memory_is_a_message() {
+    let place = Place::new();
+    place.photo("photo.png", 64, 64);
+    place.network();
+    let words = "render photo.png --weights net.safetensors --size 2048 --scales 1 --iterations 1 --adapter cpu -o o.png";
+    let mut run = within(&place, 400, &words.split(' ').collect::<Vec<_>>());
+    run.env("RUST_BACKTRACE", "0").assert().code(1).stderr(says("mirage: there is not enough memory"));
+    assert!(!place.path("o.png").exists());
 }
 
 /// Shaders that end compilers, or take all memory there.

@@ -122,6 +122,33 @@ fn signals_that_were_ignored_at_the_start_stay_ignored() {
     }
 }
 
+/// A signal before there is anything to save ends the program at once, and leaves no file of a lock behind.
+#[test]
+fn a_signal_while_the_run_prepares_leaves_nothing() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    let locks = || {
+        let entries = place.entries();
+        entries.into_iter().filter(|name| name.starts_with(".mirage-") && name.ends_with(".lock")).count()
+    };
+    for (round, name) in ["-INT", "-TERM", "-HUP", "-INT"].into_iter().enumerate() {
+        let output = format!("{round}.png");
+        let mut child = place.spawn(
+            place.render_to(&photo, &output, "10000000").args(["--film", "f.gif", "--log", "l.jsonl"]),
+        );
+        let begun = Instant::now();
+        while locks() == 0 {
+            assert!(begun.elapsed() < Duration::from_secs(60));
+            std::thread::yield_now();
+        }
+        signal(&child, name);
+        assert_eq!(code(&mut child), Some(130));
+        assert_eq!(locks(), 0, "{:?}", place.entries());
+        let _ = std::fs::remove_file(place.path("l.jsonl"));
+        let _ = std::fs::remove_file(place.path("f.gif"));
+    }
+}
+
 /// A run that logs to a pipe; the test reads a line and goes away.
 fn deserted(place: &Place, log: &str, reader: impl FnOnce(&mut Child) -> Box<dyn std::io::Read>) {
     let photo = place.photo("photo.png", 64, 48);

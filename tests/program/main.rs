@@ -8,6 +8,8 @@ mod bad_input;
 #[path = "../common/mod.rs"]
 mod common;
 mod expanding;
+#[cfg(unix)]
+mod full_disk;
 mod history;
 mod hostile;
 mod install;

@@ -122,6 +122,30 @@ fn tiles_are_chosen_by_the_memory_that_a_run_may_take() {
     assert!(tile == "auto" && !said.contains("in tiles of"), "{tile}: {said}");
 }
 
+#[test]
+fn films_pages_and_sweeps_count() {
+    let place = Place::new();
+    place.photo("photo.png", 160, 120);
+    let peak = |more: &[&str]| {
+        let words = ["--size", "160", "--scales", "1", "--iterations", "4"];
+        plan(&place, &[&words, more].concat())["peak_bytes"].as_u64().unwrap()
+    };
+    let pixels = 160 * 120;
+    let plain = peak(&[]);
+    // Read-backs on their way, and what each holds.
+    assert_eq!(peak(&["--film", "f.webp"]) - plain, (24 + 12) * pixels);
+    assert_eq!(peak(&["--web", "0"]) - plain, (24 + 9) * pixels);
+    // Room for one picture without the cells of a sweep.
+    let limit = format!("{}b", plain + 39 * pixels);
+    let words = ["--size", "160", "--iterations", "1", "--memory", &limit, "--quiet"];
+    let sweep = |vary: &str| run(&place, "sweep", &[&words[..], &["--vary", vary, "-o", vary]].concat());
+    let refused = sweep("seed=1,2,3,4,5,6");
+    assert_eq!(refused.status.code(), Some(2), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("160x120 pixels"), "{}", stderr(&refused));
+    assert_eq!(std::fs::read_dir(place.path("seed=1,2,3,4,5,6")).unwrap().count(), 0);
+    stdout(&sweep("seed=1"));
+}
+
 /// Largest resident bytes of a process that ends well. (`ru_maxrss` also counts what this process had when it started the
 /// other one.)
 #[cfg(target_os = "linux")]

@@ -246,6 +246,33 @@ fn raw_weights_style_images_and_other_starts_run() {
     assert_eq!(layers, ["relu4_2", "relu1_1", "relu3_1", "picture"]);
 }
 
+/// All features of a picture of one colour are the same everywhere: their covariance is nothing but rounding.
+#[test]
+fn pictures_of_one_colour_are_painted_from_and_styles_like_others() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    for (name, level) in [("black.png", 0), ("gray.png", 128), ("red.png", 200)] {
+        let color = image::Rgb([level, level / 2 + 64 * u8::from(level == 128), level / 3]);
+        image::RgbImage::from_pixel(64, 48, color).save(place.path(name)).unwrap();
+    }
+    let mut number = 0;
+    let mut paint = |photo: &Path, adapter: &str, words: &[&str]| {
+        number += 1;
+        let mut run = place.render_to(photo, &format!("out{number}.png"), "3");
+        run.args(["--adapter", adapter, "--quiet"]).args(words).assert().success().stderr("");
+    };
+    for adapter in ["cpu", "0"] {
+        paint(&photo, adapter, &["--init", "gray"]);
+        paint(&photo, adapter, &["--style-image", "gray.png"]);
+        paint(&place.path("black.png"), adapter, &[]);
+        paint(
+            &place.path("red.png"),
+            adapter,
+            &["--init", "photo", "--style-image", "gray.png", "--scales", "2"],
+        );
+    }
+}
+
 #[test]
 fn the_same_seed_paints_the_same_picture() {
     let place = Place::new();

@@ -117,6 +117,8 @@ fn shares_that_are_not_varied_are_those_of_a_run_with_style_images() {
 fn what_can_not_be_varied_is_refused_before_any_work() {
     let place = Place::new();
     place.photo("photo.png", 96, 64);
+    // More columns than the longest side of a picture has room for.
+    let many = format!("seed={}", (0..400).map(|seed| seed.to_string()).collect::<Vec<_>>().join(","));
     for (words, printed) in [
         (&[][..], "--vary"),
         (&["--vary", "seed"], "no values"),
@@ -128,6 +130,7 @@ fn what_can_not_be_varied_is_refused_before_any_work() {
         (&["--vary", "iterations=1,2", "--columns", "iterations=3"], "twice"),
         (&["--vary", "spatial=1,2", "--style-weight", "3"], "raw weights"),
         (&["--vary", "seed=1", "--film", "a.gif"], "--continue"),
+        (&["--vary", &many], "the sheet is too large"),
     ] {
         let mut command = place.deviceless();
         command.arg("sweep").arg(place.path("photo.png")).arg("--weights").arg(place.network()).args(words);

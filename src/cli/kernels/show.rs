@@ -4,7 +4,7 @@ use super::{DeviceArgs, Filter};
 use crate::cli::escape::shown;
 use crate::cli::streams;
 use crate::error::{Error, Result};
-use crate::files::write_whole;
+use crate::files::{make_folder, write_whole};
 use crate::gpu::Context;
 use crate::shader::{Code, Emitter, SOURCES, Target};
 use crate::workbench::{Pass, catalogue, typical};
@@ -91,7 +91,7 @@ fn text(pass: &Pass, target: Target) -> Result<String> {
 }
 
 fn write_files(folder: &Path, used: impl Fn(&str) -> bool) -> Result<()> {
-    std::fs::create_dir_all(folder).map_err(Error::io(folder, "making"))?;
+    make_folder(folder)?;
     for (name, text) in SOURCES.iter().filter(|(name, _)| used(name)) {
         let path = folder.join(format!("{name}.wgsl"));
         if path.symlink_metadata().is_ok() {

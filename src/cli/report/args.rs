@@ -3,6 +3,7 @@
 use crate::cli::args::{THREADS, WEIGHTS_VARIABLE};
 use crate::cli::values::Precision;
 use crate::error::{Error, Result};
+use crate::files::make_folder;
 use crate::gpu::{AdapterChoice, AdapterKind, AdapterSummary, adapters};
 use crate::mirage::Benchmark;
 use clap::{Args, ValueEnum};
@@ -124,7 +125,7 @@ impl ReportArgs {
     /// Makes the folder, if it is not there.
     pub(super) fn folder(&self) -> Result<PathBuf> {
         if let Some(folder) = &self.output {
-            std::fs::create_dir_all(folder).map_err(Error::io(folder, "making the folder"))?;
+            make_folder(folder)?;
             return Ok(folder.clone());
         }
         let mut number = 1;

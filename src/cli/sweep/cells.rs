@@ -2,9 +2,11 @@
 
 use super::axes::Cell;
 use super::sheet::{ContactSheet, PaintedCell};
+use crate::cli::escape::shown;
 use crate::cli::observers::SharedStatus;
 use crate::cli::plan::Plan;
-use crate::error::Result;
+use crate::cli::rescue::rescue;
+use crate::error::{Error, Result};
 use crate::image_io::{self, Picture, WriteOptions};
 use crate::mirage::{Event, Observer, Readout, RunResult};
 use std::ops::ControlFlow;
@@ -51,7 +53,17 @@ impl CellWriter<'_> {
         let overwrite = self.overwrite || painted.is_some();
         let alpha = self.plan.files.alpha();
         let options = WriteOptions { metadata, overwrite, alpha, ..WriteOptions::default() };
-        image_io::write(&path, picture, &options)?;
+        if let Err(error) = image_io::write(&path, picture, &options) {
+            let options = WriteOptions { overwrite: false, ..options };
+            return Err(match rescue(&path, |place| image_io::write(place, picture, &options)) {
+                None => error,
+                Some(place) => {
+                    let reason =
+                        std::io::Error::other(format!("{error}; the picture is in {}", shown(&place)));
+                    Error::io(&path, "saving")(reason)
+                }
+            });
+        }
         let (classes, distance) = (readout.classes.clone(), readout.distance);
         *painted = Some(PaintedCell { picture: picture.clone(), classes, distance });
         Ok(())

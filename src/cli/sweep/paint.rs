@@ -8,6 +8,7 @@ use crate::cli::args::RenderArgs;
 use crate::cli::checkpoint::SavedCheckpoint;
 use crate::cli::disk::{Reservation, check_whole};
 use crate::cli::escape::{one_line, shown};
+use crate::cli::forecast::Forecast;
 use crate::cli::format::duration;
 use crate::cli::interrupt::{INTERRUPTED, Interrupt};
 use crate::cli::metadata::{PictureMetadata, RunMetadata};
@@ -18,6 +19,8 @@ use crate::cli::plan::{self, Plan};
 use crate::cli::preprocessing;
 use crate::cli::recorded_options::RecordedOptions;
 use crate::error::{Error, Result};
+use crate::files::make_folder;
+use crate::graph::Engine;
 use crate::image_io::{self, Picture};
 use crate::mirage::{Controls, Ending, Readout, Session, State, effective_shares};
 use crate::vgg::{Network, locate};
@@ -26,6 +29,10 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
+
+/// Bytes for each pixel of a cell that a sweep holds: the painted picture and its copy at the size of the sheet; then the
+/// sheet, and its samples while it is written.
+const CELL: u64 = 12 + 12 + 12 + 3;
 
 /// A sweep that can start: everything that needs no device is checked.
 pub(super) struct Sweep {
@@ -47,6 +54,7 @@ pub(super) struct Sweep {
 struct Prepared {
     /// What the device was opened for.
     key: String,
+    engine: Arc<Engine>,
     session: Session,
 }
 
@@ -67,6 +75,7 @@ impl Sweep {
         let mut networks: Vec<(PathBuf, String, Arc<Network>)> = Vec::new();
         let mut plans = Vec::new();
         let mut table = table;
+        let held_per_pixel = CELL * (table.rows.len() * table.columns.len()) as u64;
         for (run, options) in table.runs.iter_mut().zip(options) {
             let args = option_words::parse(options)?;
             let plan = Plan::with(&args, None, None, || {
@@ -88,6 +97,7 @@ impl Sweep {
                 .for_each(|cell| cell.iterations = plan.iterations);
             let schedule = &mut plan.request.schedule;
             schedule.report_every = 0;
+            schedule.held_per_pixel = held_per_pixel;
             schedule.snapshot_at = run.cells.iter().rev().skip(1).map(|cell| cell.iterations).collect();
             plans.push((args, Rc::new(plan)));
         }
@@ -103,8 +113,11 @@ impl Sweep {
             format!("{network}, {}x{} pixels, seed {}", photo.width, photo.height, plan.request.seed)
         });
         let contact = ContactSheet { folder, title, about: about.unwrap_or_default() };
-        std::fs::create_dir_all(&contact.folder)
-            .map_err(Error::io(&contact.folder, "creating the folder of the sweep"))?;
+        if let Some((_, plan)) = plans.first() {
+            let [height, width] = plan.request.size();
+            contact.check(&table, (width, height))?;
+        }
+        make_folder(&contact.folder)?;
         let page = contact.page();
         let reservation = Reservation::take(&page, &page, "-o")?;
         let mut sweep = Self {
@@ -229,9 +242,21 @@ impl Sweep {
                 .print(&format!("{} of {count} runs are painted already", count - missing.len()));
         }
         self.interrupt.arm(&self.controls);
+        let mut lacks_sheet = false;
         for run in missing {
             let ending = self.paint(run).map_err(|error| in_run(&self.table.runs[run], error))?;
-            self.write_sheet()?;
+            // Its cells are there: the next runs may go on, and the sheet is tried again after each.
+            match self.write_sheet() {
+                Err(error) if run + 1 < count => {
+                    if !std::mem::replace(&mut lacks_sheet, true) {
+                        self.progress.lines.trouble(&format!("no contact sheet yet: {error}"));
+                    }
+                }
+                written => {
+                    written?;
+                    lacks_sheet = false;
+                }
+            }
             if ending != Ending::Finished && ending != Ending::Settled {
                 self.progress.lines.close();
                 self.progress.lines.print("Stopped. The same command continues this sweep.");
@@ -334,6 +359,7 @@ fn prepare<'a>(
     let key = format!("{:?} {:?} {}", args.device.options(), network.path, network.preprocessing);
     let ready = match prepared.take().filter(|ready| ready.key == key) {
         Some(mut ready) => {
+            check_memory(&ready.engine, args, plan)?;
             ready.session.restart(plan.request.clone())?;
             ready
         }
@@ -342,11 +368,18 @@ fn prepare<'a>(
             for note in notes.into_iter().chain(preprocessing::doubt(&engine, network)?) {
                 progress.lines.note(&note);
             }
+            check_memory(&engine, args, plan)?;
             let session = Session::new(&engine, network, plan.request.clone())?;
-            Prepared { key, session }
+            Prepared { key, engine, session }
         }
     };
     Ok(&mut prepared.insert(ready).session)
+}
+
+/// Refuses a run that takes more memory than there is, with all cells.
+fn check_memory(engine: &Engine, args: &RenderArgs, plan: &Plan) -> Result<()> {
+    let limit = args.files.memory.map(|memory| memory.0);
+    Forecast::new(engine, plan, limit)?.check(engine, plan)
 }
 
 /// The state of an interrupted run, if it had these options.

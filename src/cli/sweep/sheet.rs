@@ -50,6 +50,31 @@ impl ContactSheet {
         self.folder.join(format!("{}.png", cell.name()))
     }
 
+    /// Finds out before the runs whether their pictures, of this size, make a sheet.
+    ///
+    /// # Errors
+    /// If the sheet would be too large.
+    pub(super) fn check(&self, table: &Table, (width, height): (usize, usize)) -> Result<()> {
+        let picture = Picture { width, height, rgb: vec![0.0; width * height * 3] };
+        // As long as captions get at most.
+        let cell = image_io::Cell { picture, caption: "caption ".repeat(40) };
+        let mut cells = vec![None; table.rows.len() * table.columns.len()];
+        if let Some(first) = cells.first_mut() {
+            *first = Some(cell);
+        }
+        self.sheet(table, cells).check()
+    }
+
+    fn sheet(&self, table: &Table, cells: Vec<Option<image_io::Cell>>) -> Sheet {
+        Sheet {
+            title: self.title.clone(),
+            footer: self.about.clone(),
+            columns: table.columns.clone(),
+            rows: table.rows.clone(),
+            cells,
+        }
+    }
+
     /// Writes the sheet with the cells that are painted; `painted` holds those of row after row.
     ///
     /// # Errors
@@ -72,13 +97,7 @@ impl ContactSheet {
                 }
             });
         }
-        let sheet = Sheet {
-            title: self.title.clone(),
-            footer: self.about.clone(),
-            columns: table.columns.clone(),
-            rows: table.rows.clone(),
-            cells,
-        };
+        let sheet = self.sheet(table, cells);
         let options = WriteOptions { overwrite: true, ..WriteOptions::default() };
         image_io::write(&self.picture(), &sheet.compose()?, &options)?;
         let page = self.html(table, painted, names, (width, height));

@@ -19,7 +19,8 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
     }
     let mut decoder = options.read_info(bytes)?;
     let size = (u32::from(decoder.width()), u32::from(decoder.height()));
-    reading.check_size(size)?;
+    // What no frame covers takes its time too.
+    reading.check_whole(size)?;
     let frame = decoder.next_frame_info()?.ok_or(Failure::Damaged("it has no picture".to_owned()))?;
     let (left, top) = (usize::from(frame.left), usize::from(frame.top));
     let (width, height) = (usize::from(frame.width), usize::from(frame.height));

@@ -20,6 +20,10 @@ const COEFFICIENTS: Tag = Tag::Unknown(529);
 const REFERENCE: Tag = Tag::Unknown(532);
 /// The tag's value for JPEG data with the tables in a tag of their own.
 const JPEG: u16 = 7;
+/// Of the raw pictures of cameras, whose first page is a small preview: DNG's version, and what Canon's CR2 has behind
+/// TIFF's header.
+const DNG_VERSION: Tag = Tag::Unknown(50_706);
+const CR2: &[u8] = b"CR";
 
 type File<'a> = Decoder<Cursor<&'a [u8]>>;
 
@@ -31,6 +35,9 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
     let mut file: File<'_> = Decoder::new(Cursor::new(bytes))?.with_limits(limits);
     let size = file.dimensions()?;
     reading.check_size(size)?;
+    if is_raw(&mut file, bytes) {
+        return Err(Failure::Unsupported("a camera's raw picture".to_owned()));
+    }
     if file.more_images() {
         reading.notes.push("several pages: only the first is used".to_owned());
     }
@@ -68,6 +75,12 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
         }
     }
     Ok(Stored { rows, orientation })
+}
+
+/// True if the first page is only a preview of what the camera recorded.
+fn is_raw(file: &mut File<'_>, bytes: &[u8]) -> bool {
+    let kind = file.find_tag_unsigned::<u32>(Tag::NewSubfileType).ok().flatten().unwrap_or(0);
+    bytes.get(8..10) == Some(CR2) || kind & 1 == 1 || file.find_tag(DNG_VERSION).ok().flatten().is_some()
 }
 
 /// The embedded profile, up to a byte more than is used. As a value of the crate's it would take 32 times its size.

@@ -65,6 +65,14 @@ pub struct Sheet {
 }
 
 impl Sheet {
+    /// Finds out whether the sheet can be drawn, before there are all of its pictures: one shows their size.
+    ///
+    /// # Errors
+    /// As [`Sheet::compose`], but for memory.
+    pub fn check(&self) -> Result<()> {
+        Layout::of(self).map(drop)
+    }
+
     /// Draws the sheet.
     ///
     /// # Errors

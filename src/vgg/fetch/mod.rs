@@ -1,7 +1,7 @@
 //! Downloading the published full-size networks, with resumption and a checked hash.
 
 use crate::escape::shown;
-use crate::files::{check_place, write_whole};
+use crate::files::{check_place, make_folder, read_text, write_whole};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -114,7 +114,7 @@ pub fn fetch_from(
         target: folder.join(file_name(name)),
         overwrite,
     };
-    std::fs::create_dir_all(&folder).map_err(Error::io(&folder, "creating the folder"))?;
+    make_folder(&folder)?;
     download.run(progress)
 }
 
@@ -344,7 +344,7 @@ impl Download {
 
     /// The hash noted at an earlier download, so that checking again needs no network.
     fn recorded_hash(&self) -> Option<String> {
-        let text = std::fs::read_to_string(self.beside("sha256")).ok()?;
+        let text = read_text(&self.beside("sha256"), POINTER_LIMIT).ok()?;
         text.split_whitespace().next().filter(|hash| is_sha256(hash)).map(str::to_owned)
     }
 

@@ -19,8 +19,8 @@ const LONGEST_NPY_HEADER: usize = 1 << 14;
 /// Brackets within brackets of such a header: records in records in records. npyz takes four times as long for each
 /// level more.
 const DEEPEST_NPY_HEADER: usize = 7;
-/// A safetensors header is not longer than this, by the format's own rule.
-const LONGEST_HEADER: u64 = 100_000_000;
+/// The longest safetensors header that is read, in bytes. One of a thousand tensors has a hundred thousand.
+const LONGEST_HEADER: u64 = 1 << 22;
 
 /// Numbers of one type with their dimensions, the last varying fastest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,7 +122,7 @@ impl Array {
         let Some(expected) = expected.filter(|expected| *expected as u64 <= length) else {
             return Err(cut(path, &shape));
         };
-        let mut bytes = vec![0; expected];
+        let mut bytes = room(path, expected)?;
         file.into_inner().read_exact(&mut bytes).map_err(|_| cut(path, &shape))?;
         Ok(Self { element, shape, bytes })
     }
@@ -193,10 +193,22 @@ impl Array {
             return Err(broken(format!("its tensor `{name}` is shorter than its shape says")));
         };
         file.seek(SeekFrom::Start(base + from as u64)).map_err(Error::io(path, "reading"))?;
-        let mut bytes = vec![0; size];
+        let mut bytes = room(path, size)?;
         file.read_exact(&mut bytes).map_err(Error::io(path, "reading"))?;
         Ok(Self { element, shape: info.shape.clone(), bytes })
     }
+}
+
+/// Zeros, to be read into.
+fn room(path: &Path, size: usize) -> Result<Vec<u8>> {
+    let too_much = || {
+        let problem = format!("there is not enough memory for its {size} bytes");
+        Error::file(path, problem, "Give a smaller array, or close other programs")
+    };
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(size).map_err(|_| too_much())?;
+    bytes.resize(size, 0);
+    Ok(bytes)
 }
 
 /// Some names, for a message.

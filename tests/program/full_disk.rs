@@ -1,0 +1,225 @@
+//! Disks without room, and folders that are gone: what becomes of what can't be written.
+
+use crate::interrupt::{code, signal, wait_until_it_paints};
+use crate::support::{Place, pixels};
+use crate::writing::{refuses, says};
+use predicates::prelude::*;
+use std::io::Read as _;
+use std::path::PathBuf;
+
+/// A cell that can't be written is rescued; a sheet that can't be written doesn't keep the next cells from being painted.
+#[test]
+fn a_sweep_on_a_full_disk_loses_no_cell() {
+    let place = Place::new();
+    place.photo("photo.png", 64, 48);
+    place.network();
+    std::fs::create_dir(place.path("tmp")).unwrap();
+    let sweep = |limit: u32, folder: &str| {
+        let mut command = place.mirage();
+        command.args([
+            "sweep",
+            "photo.png",
+            "--weights",
+            "net.safetensors",
+            "--size",
+            "48",
+            "--adapter",
+            "cpu",
+        ]);
+        command.args(["--vary", "seed=1,2,3", "--iterations", "2", "--quiet", "-o", folder]);
+        // In units of 512 bytes where bash is a POSIX shell, else of 1024.
+        place.in_shell(&format!("ulimit -f {limit}"), &command)
+    };
+    let said = sweep(14, "cells").assert().code(1).stderr(says("sheet.png"));
+    let said = String::from_utf8_lossy(&said.get_output().stderr).into_owned();
+    assert_eq!(said.matches("no contact sheet yet").count(), 1, "{said}");
+    for cell in ["r1c1", "r1c2", "r1c3"] {
+        image::open(place.path(&format!("cells/{cell}.png"))).unwrap();
+    }
+    // A disk for cells of no size at all: there is another one for what is rescued.
+    let Some(_disk) = Disk::mount(&place, "16k") else { return };
+    std::fs::write(place.path("disk/filler"), vec![0; 12 << 10]).unwrap();
+    let mut command = place.mirage();
+    command.args(["sweep", "photo.png", "--weights", "net.safetensors", "--size", "48", "--adapter", "cpu"]);
+    command.args(["--vary", "seed=1,2", "--iterations", "2", "--quiet", "-o", "disk/sweep"]);
+    let said = command.env("TMPDIR", place.path("tmp")).assert().code(1).stderr(says("the picture is in"));
+    let said = String::from_utf8_lossy(&said.get_output().stderr).into_owned();
+    let (_, rescued) = said.trim_end().rsplit_once("the picture is in ").unwrap();
+    image::open(rescued).unwrap();
+}
+
+#[test]
+fn room_for_the_picture_is_checked_before_the_run() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 300, 300);
+    let mut command = place.deviceless();
+    command.arg("render").arg(&photo).args([
+        "-o",
+        "out.png",
+        "--size",
+        "300",
+        "--weights",
+        "none.safetensors",
+    ]);
+    // 270 KB of pixels, 256 KiB of room.
+    refuses(&place, &mut place.in_shell("ulimit -f 256", &command), &["out.png", "room for 256 KiB"]);
+    let mut more = place.in_shell("ulimit -f 300", &command);
+    more.assert().code(2).stderr(says("none.safetensors"));
+}
+
+/// What a run can do without takes more than there is: it goes on, says so once for each, and ends well.
+#[test]
+fn a_full_disk_of_an_extra_is_a_warning() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    let words = ["--print-every", "1", "--checkpoint-every", "5", "--film", "out.apng", "--log", "run.jsonl"];
+    let mut run = place.render_for(&photo, "60");
+    run.args(words).arg("--quiet");
+    let output = place.in_shell("ulimit -f 24", &run).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    for words in ["no checkpoint: ", "the film lacks frames", "the log ends here"] {
+        assert_eq!(said.matches(words).count(), 1, "{said}");
+    }
+    let whole = {
+        let place = Place::new();
+        let photo = place.photo("photo.png", 64, 48);
+        place.render_for(&photo, "60").arg("--quiet").assert().success();
+        pixels(&place.path("out.png"))
+    };
+    assert!(pixels(&place.path("out.png")) == whole, "the picture is that of an undisturbed run");
+    // What is there of the log are whole lines.
+    let log = std::fs::read_to_string(place.path("run.jsonl")).unwrap();
+    assert!(log.lines().count() > 3 && log.ends_with('\n'));
+    log.lines().for_each(|line| drop(serde_json::from_str::<serde_json::Value>(line).expect(line)));
+    let rest = place.entries();
+    assert!(!rest.iter().any(|name| name.starts_with(".mirage") || name.contains("rescued")), "{rest:?}");
+
+    for option in ["--log", "--trace"] {
+        let mut full = place.render_to(&photo, &format!("full{option}.png"), "3");
+        full.args([option, "/dev/full", "--quiet"])
+            .assert()
+            .success()
+            .stderr(says("/dev/full").and(says("warning: ")));
+    }
+}
+
+#[test]
+fn snapshots_that_cannot_be_saved_do_not_end_a_run() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("gone")).unwrap();
+    let photo = place.photo("photo.png", 64, 48);
+    std::fs::create_dir(place.path("tmp")).unwrap();
+    let mut run = place.render_to(&photo, "gone/out.png", "10000000");
+    run.args(["--save-every", "1", "--checkpoint-every", "2", "--film", "gone/f.apng", "--log", "run.jsonl"]);
+    run.env("TMPDIR", place.path("tmp")).arg("--quiet");
+    let mut child = place.spawn(&run);
+    wait_until_it_paints(&place);
+    std::fs::rename(place.path("gone"), place.path("elsewhere")).unwrap();
+    // Until a checkpoint is rescued: the snapshot before it could not be saved either.
+    let begun = std::time::Instant::now();
+    while std::fs::read_dir(place.path("tmp")).unwrap().count() == 0 {
+        assert!(child.try_wait().unwrap().is_none(), "the run ended");
+        assert!(begun.elapsed().as_secs() < 60);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    signal(&child, "-INT");
+    // The picture is not where it should be.
+    assert_eq!(code(&mut child), Some(1));
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(said.contains("no snapshot: "), "{said}");
+    // Picture, film and checkpoint are rescued, each in a folder of its own with a name that can't be guessed.
+    let mut rescued: Vec<PathBuf> = Vec::new();
+    for folder in std::fs::read_dir(place.path("tmp")).unwrap() {
+        let folder = folder.unwrap().path();
+        let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+        assert!(name.len() > "mirage-rescued-".len() + 10 && name.starts_with("mirage-rescued-"), "{name}");
+        rescued.extend(std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()));
+    }
+    let find = |name: &str| {
+        rescued.iter().find(|path| path.ends_with(name)).unwrap_or_else(|| panic!("{name}: {said}"))
+    };
+    for name in ["out.png", "f.apng", "out-checkpoint.safetensors"] {
+        assert!(said.contains(&*find(name).to_string_lossy()), "{name}: {said}");
+    }
+    assert_eq!(rescued.len(), 3, "{rescued:?}");
+    image::open(find("out.png")).unwrap();
+    let log = std::fs::read_to_string(place.path("run.jsonl")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["event"], last["output"].as_str()), (&"error".into(), find("out.png").to_str()));
+    let state = neural_mirage::mirage::Checkpoint::load(find("out-checkpoint.safetensors")).unwrap().state;
+    let next = (state.iteration + 1).to_string();
+    let mut resume = place.mirage();
+    resume.arg("resume").arg(find("out-checkpoint.safetensors")).args(["--iterations", &next, "--quiet"]);
+    resume.assert().success();
+}
+
+/// A small disk, if this user may make one.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(place: &Place, size: &str) -> Option<Self> {
+        let path = place.path("disk");
+        std::fs::create_dir(&path).unwrap();
+        let mount = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(&path)
+            .output();
+        if mount.is_ok_and(|output| output.status.success()) {
+            return Some(Self(path));
+        }
+        eprintln!("SKIPPED: this user can't mount a small disk");
+        None
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_log_on_a_full_disk_goes_on_elsewhere_with_all_its_lines() {
+    let place = Place::new();
+    let Some(_disk) = Disk::mount(&place, "48k") else { return };
+    let photo = place.photo("photo.png", 64, 48);
+    std::fs::create_dir(place.path("tmp")).unwrap();
+    let mut run = place.render_for(&photo, "80");
+    run.args(["--print-every", "1", "--log", "disk/run.jsonl", "--quiet"]).env("TMPDIR", place.path("tmp"));
+    let said = run.assert().success().stderr(says("the log goes on in")).get_output().stderr.clone();
+    let said = String::from_utf8_lossy(&said);
+    let (_, moved) = said.trim_end().rsplit_once(" in ").unwrap();
+    let log = std::fs::read_to_string(moved).unwrap();
+    let events: Vec<serde_json::Value> =
+        log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&events[0]["event"], &events[events.len() - 1]["event"]), (&"start".into(), &"end".into()));
+    assert_eq!(events.iter().filter(|event| event["event"] == "iteration").count(), 81);
+    // The part on the disk ends with a whole line.
+    assert!(std::fs::read_to_string(place.path("disk/run.jsonl")).unwrap().ends_with("}\n"));
+}
+
+#[test]
+fn a_disk_too_small_for_an_extra_is_noted_before_the_run() {
+    let place = Place::new();
+    let Some(_disk) = Disk::mount(&place, "48k") else { return };
+    let photo = place.photo("photo.png", 64, 48);
+    std::fs::create_dir(place.path("tmp")).unwrap();
+    let mut run = place.render_to(&photo, "disk/out.png", "20");
+    run.args(["--checkpoint-every", "5"]).env("TMPDIR", place.path("tmp"));
+    run.assert().success().stderr(says("note: a checkpoint takes about").and(says("no checkpoint: ")));
+    image::open(place.path("disk/out.png")).unwrap();
+    // Too small for the picture itself.
+    let photo = place.photo("large.png", 300, 300);
+    let mut large = place.deviceless();
+    large.arg("render").arg(&photo).args([
+        "-o",
+        "disk/b.png",
+        "--size",
+        "400",
+        "--weights",
+        "none.safetensors",
+    ]);
+    refuses(&place, &mut large, &["disk/b.png", "room for"]);
+}
