@@ -104,10 +104,11 @@ impl Record {
     /// Reads a file that [`Record::save`] wrote.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::File`].
+    /// [`Error::File`] if it can't be read, or is no such file.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = read_text(path, MAX_FILE).map_err(Error::io(path, "reading"))?;
         let remedy = "Give a file that `mirage kernels bench --json` of this version wrote";
+        let text = read_text(path, MAX_FILE)
+            .map_err(|error| Error::file(path, format!("can't be read: {error}"), remedy))?;
         let record: Self = serde_json::from_str(&text)
             .map_err(|error| Error::file(path, format!("holds no figures of kernels ({error})"), remedy))?;
         if record.format != FORMAT {
