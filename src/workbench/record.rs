@@ -199,6 +199,6 @@ mod tests {
         record.format = 99;
         record.save(&path, true).unwrap();
         assert!(Record::load(&path).unwrap_err().to_string().contains("format 99"));
-        assert!(matches!(Record::load(&folder.path().join("none")), Err(Error::Io { .. })));
+        assert!(matches!(Record::load(&folder.path().join("none")), Err(Error::File { .. })));
     }
 }
