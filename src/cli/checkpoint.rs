@@ -118,7 +118,8 @@ impl SavedCheckpoint {
             let form = options::row(name).and_then(options::Row::form).filter(|_| name != "weights");
             for file in form.map(|form| form.files(value)).unwrap_or_default() {
                 let path = path_of_text(file);
-                if hash(&path)? != stated(file)? {
+                let before = stated(file)?;
+                if hash(&path)? != before {
                     return Err(Error::file(
                         &path,
                         "this file has changed since the run was interrupted",
@@ -129,7 +130,7 @@ impl SavedCheckpoint {
         }
         let before = self.options.get("photo").and_then(Value::as_str).unwrap_or_default();
         match photo {
-            Some(photo) if hash(photo)? != stated(before)? => Err(Error::file(
+            Some(photo) if stated(before)? != hash(photo)? => Err(Error::file(
                 photo,
                 "this is not the photo that the run was made with",
                 "Give that photo, or start a new run with this one and --init with the last picture",
