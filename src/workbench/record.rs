@@ -9,7 +9,7 @@ use std::path::Path;
 /// Format of the file; a change of meaning changes the number.
 const FORMAT: u32 = 1;
 /// The largest file that is read, in bytes.
-const MAX_FILE: u64 = 1 << 24;
+const MAX_FILE: u64 = 1 << 22;
 /// A change of the median below this part does not count, however small the spread: the clock of a CPU or GPU
 /// moves by as much from one minute to the next.
 const LEAST_CHANGE: f64 = 0.05;

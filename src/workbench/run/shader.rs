@@ -146,7 +146,7 @@ impl UserShader {
                 Error::usage(format!("{}: is no valid WGSL. Mend the shader:\n{message}", shown(&path)))
             })
         };
-        let (declared, _) = all(&text)?;
+        let (declared, declared_info) = all(&text)?;
         let mut overrides = Vec::new();
         for (index, (name, value)) in request.constants.iter().enumerate() {
             if request.constants[..index].iter().any(|(earlier, _)| earlier == name) {
@@ -170,12 +170,18 @@ impl UserShader {
             }
         }
         // Texts with changed constants, and with loops written out, are texts to check of their own.
-        all(&text)?;
-        if request.unroll {
-            text = unroll(&text)
-                .map_err(|message| refuse(format!("its marked loops can't be unrolled: {message}")))?;
+        let (mut module, mut info) = (declared, declared_info);
+        if overrides.len() < request.constants.len() {
+            (module, info) = all(&text)?;
         }
-        let (module, info) = all(&text)?;
+        if request.unroll {
+            let unrolled = unroll(&text)
+                .map_err(|message| refuse(format!("its marked loops can't be unrolled: {message}")))?;
+            if unrolled != text {
+                text = unrolled;
+                (module, info) = all(&text)?;
+            }
+        }
         let entry = choose_entry(&module, request.entry.as_deref())?;
         check_overrides(&module, &overrides)?;
         let constants = overrides.iter().cloned().collect();
