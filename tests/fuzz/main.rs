@@ -39,8 +39,11 @@ fn time() -> Duration {
     START.elapsed()
 }
 
+/// One of [`readers`].
+type Reader = fn(&[u8]);
+
 /// Reads a file, and says what is wrong with how it was read.
-fn trial(read: fn(&[u8]), bytes: &[u8]) -> Result<(), String> {
+fn trial(read: Reader, bytes: &[u8]) -> Result<(), String> {
     let begun = time();
     let mut outcome = Ok(());
     let peak = peak_of(|| outcome = catch_unwind(AssertUnwindSafe(|| read(bytes))));
@@ -69,7 +72,7 @@ fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
 }
 
 /// Reads the corpus of a target, and mutations of each of its files.
-fn run(target: &str, read: fn(&[u8])) {
+fn run(target: &str, read: Reader) {
     let files = corpus(target);
     assert!(files.len() > 1, "the corpus of {target} is missing");
     let contents: Vec<Vec<u8>> = files.iter().map(|(_, bytes)| bytes.clone()).collect();
@@ -119,17 +122,15 @@ fn the_largest_files_are_within_the_limits() {
     let file = |target: &str, name: &str| {
         std::fs::read(Path::new("tests/fuzz/corpus").join(target).join(name)).unwrap()
     };
-    let mut files: Vec<(&str, fn(&[u8]), Vec<u8>)> = vec![
+    let mut files: Vec<(&str, Reader, Vec<u8>)> = vec![
         ("checkpoint", readers::checkpoint, largest::checkpoint(&file("checkpoint", "saved.safetensors"))),
         ("record", readers::record, largest::record(&file("record", "options.png"))),
         ("npy", readers::npy, largest::npy()),
     ];
-    files.extend(
-        largest::weights().into_iter().map(|bytes| ("weights", readers::weights as fn(&[u8]), bytes)),
-    );
-    files.extend(largest::shader().into_iter().map(|bytes| ("shader", readers::shader as fn(&[u8]), bytes)));
+    files.extend(largest::weights().into_iter().map(|bytes| ("weights", readers::weights as Reader, bytes)));
+    files.extend(largest::shader().into_iter().map(|bytes| ("shader", readers::shader as Reader, bytes)));
     let configuration = largest::configuration().into_iter();
-    files.extend(configuration.map(|bytes| ("configuration", readers::configuration as fn(&[u8]), bytes)));
+    files.extend(configuration.map(|bytes| ("configuration", readers::configuration as Reader, bytes)));
     let faults: Vec<String> = files
         .iter()
         .filter_map(|(target, read, bytes)| Some(format!("{target}: {}", trial(*read, bytes).err()?)))
@@ -140,7 +141,7 @@ fn the_largest_files_are_within_the_limits() {
 /// The trial itself finds what it is for.
 #[test]
 fn a_fault_of_each_kind_is_found() {
-    let problem = |read: fn(&[u8])| trial(read, b"file").unwrap_err();
+    let problem = |read: Reader| trial(read, b"file").unwrap_err();
     assert!(problem(|bytes| assert!(bytes.is_empty(), "words of a panic")).contains("words of a panic"));
     assert!(
         problem(|_| {
