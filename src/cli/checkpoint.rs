@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
 const OPTIONS: &str = "options";
@@ -118,7 +118,8 @@ impl SavedCheckpoint {
             let form = options::row(name).and_then(options::Row::form).filter(|_| name != "weights");
             for file in form.map(|form| form.files(value)).unwrap_or_default() {
                 let path = path_of_text(file);
-                if hash(&path)? != stated(file)? {
+                let before = stated(file)?;
+                if hash(&path)? != before {
                     return Err(Error::file(
                         &path,
                         "this file has changed since the run was interrupted",
@@ -129,7 +130,7 @@ impl SavedCheckpoint {
         }
         let before = self.options.get("photo").and_then(Value::as_str).unwrap_or_default();
         match photo {
-            Some(photo) if hash(photo)? != stated(before)? => Err(Error::file(
+            Some(photo) if stated(before)? != hash(photo)? => Err(Error::file(
                 photo,
                 "this is not the photo that the run was made with",
                 "Give that photo, or start a new run with this one and --init with the last picture",
@@ -143,10 +144,13 @@ impl SavedCheckpoint {
 fn hash(path: &Path) -> Result<String> {
     let unusable = |problem: String| Error::file(path, problem, "Restore it, or give it on the command line");
     let unreadable = |error: std::io::Error| unusable(format!("it can't be read ({error})"));
-    if !path.metadata().map_err(unreadable)?.is_file() {
+    let found = path.metadata().map_err(unreadable)?;
+    if !found.is_file() {
         return Err(unusable("it is not an ordinary file".to_owned()));
     }
-    let mut file = BufReader::with_capacity(1 << 16, File::open(path).map_err(unreadable)?);
+    // No more than the stated length: some files of /proc have hundreds of gigabytes, and state none.
+    let file = File::open(path).map_err(unreadable)?.take(found.len());
+    let mut file = BufReader::with_capacity(1 << 16, file);
     let mut hash = Sha256::new();
     loop {
         let part = file.fill_buf().map_err(unreadable)?;

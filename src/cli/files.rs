@@ -23,7 +23,7 @@ const DIGITS: usize = 4;
 
 /// How a picture is read of which one of at most `longest` pixels a side is wanted.
 pub(super) fn reading(longest: usize, alpha: AlphaArg) -> ReadOptions {
-    ReadOptions { longest: Some(longest), background: alpha.background() }
+    ReadOptions { longest: Some(longest), background: alpha.background(), ..ReadOptions::default() }
 }
 
 /// A picture that was read.

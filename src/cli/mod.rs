@@ -32,6 +32,8 @@ mod plan;
 mod plan_table;
 mod preprocessing;
 mod recorded_options;
+#[doc(hidden)]
+pub mod records;
 mod render;
 mod report;
 mod rescue;

@@ -37,6 +37,12 @@ pub(super) fn run(args: &ShowArgs) -> Result<()> {
     })
 }
 
+/// What is printed of one picture, as text and as JSON.
+pub(super) fn printed(picture: &Path) -> Result<[String; 2]> {
+    let history = History::of(picture)?;
+    Ok([history.text(), Value::Object(history.json()).to_string()])
+}
+
 /// A picture's record of its run.
 #[derive(Debug)]
 struct History {

@@ -30,8 +30,8 @@ use std::path::Path;
 const FORMAT: &str = "neural-mirage checkpoint 3";
 /// What to do about a file that is not a checkpoint.
 const REMEDY: &str = "Give a file that `mirage render` saved after Ctrl-C or with --checkpoint-every";
-/// The longest header that is read, in bytes.
-const LONGEST_HEADER: u64 = 1 << 24;
+/// The longest header that is read, in bytes. It has some kilobytes, and parsed it takes up to a hundred times the memory.
+const LONGEST_HEADER: u64 = 1 << 21;
 /// What stands before the hash in the file.
 const HASH_KEY: &str = "\"state:sha256\":\"";
 /// What stands in place of the hash while it is computed.

@@ -60,7 +60,8 @@ impl State {
                 "the run was at {width}x{height} pixels and can't go on at {new_width}x{new_height}: keep --size and --scales, or start anew with --init and its picture"
             )));
         }
-        let values = 3 * size[0] * size[1];
+        // A file may state any size.
+        let values = size[0].saturating_mul(size[1]).saturating_mul(3);
         let picture = self.tensor("picture").map_or(0, <[f32]>::len);
         if picture != values {
             return Err(Error::usage(format!(

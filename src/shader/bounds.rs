@@ -1,6 +1,8 @@
 //! Bounds on a shader's text. Parsers, compilers and drivers go down into a text by recursion, and end the process where
 //! it is nested too deep; others take memory without end.
 
+use std::collections::HashMap;
+
 /// The most bytes that a text may have, also with its loops written out.
 pub(crate) const LONGEST_TEXT: usize = 1 << 20;
 
@@ -10,6 +12,42 @@ const DEEPEST: usize = 500;
 
 /// Declarations outside of functions, of which each may refer to the one before.
 const MOST_DECLARATIONS: usize = 2000;
+
+/// Words of a text in which each constant is written out where it is named. naga does that with the values of arrays, so
+/// that constants made of two others each would double with each line; and the time that it takes for a function grows
+/// with the square of its length. The longest of this program's own, with its loops written out, has 8000.
+const MOST_WORDS: usize = 12_000;
+
+/// How many words a text has with its constants written out.
+#[derive(Default)]
+struct Words<'a> {
+    all: usize,
+    constants: HashMap<&'a str, usize>,
+    /// The constant that is being declared, and its words so far.
+    open: Option<(&'a str, usize)>,
+}
+
+impl<'a> Words<'a> {
+    fn take(&mut self, word: &'a str, before: &str) {
+        if before == "const" {
+            self.open = Some((word, 0));
+            return;
+        }
+        let words = self.constants.get(word).copied().unwrap_or(1);
+        self.all = self.all.saturating_add(words);
+        if let Some((_, own)) = &mut self.open {
+            *own = own.saturating_add(words);
+        }
+    }
+
+    fn end_statement(&mut self) {
+        if let Some((name, words)) = self.open.take() {
+            // There may be one of the same name in another function.
+            let known = self.constants.entry(name).or_default();
+            *known = words.max(*known);
+        }
+    }
+}
 
 /// Nesting inside one bracket.
 #[derive(Default)]
@@ -26,6 +64,7 @@ pub(crate) fn check(text: &str) -> Result<(), String> {
     if text.len() > LONGEST_TEXT {
         return Err(format!("it has {} bytes; at most {LONGEST_TEXT} are taken", text.len()));
     }
+    let mut words = Words::default();
     let mut levels = vec![Level::default()];
     let (mut depth, mut declarations, mut line) = (0, 0, 1);
     let mut word_before = "";
@@ -43,6 +82,7 @@ pub(crate) fn check(text: &str) -> Result<(), String> {
                     "if" if word_before != "else" => clear(&mut levels, &mut depth, true),
                     _ => {}
                 }
+                words.take(word, word_before);
                 word_before = word;
                 end
             }
@@ -63,7 +103,10 @@ pub(crate) fn check(text: &str) -> Result<(), String> {
                     clear(&mut levels, &mut depth, false);
                 }
             }
-            ';' => clear(&mut levels, &mut depth, true),
+            ';' => {
+                clear(&mut levels, &mut depth, true);
+                words.end_statement();
+            }
             ',' => clear(&mut levels, &mut depth, false),
             _ if skip == c.len_utf8() && "+-*/%&|^!~<>=.?:@".contains(c) => {
                 count(&mut levels, &mut depth, |level| &mut level.operators);
@@ -80,6 +123,11 @@ pub(crate) fn check(text: &str) -> Result<(), String> {
         }
         if declarations > MOST_DECLARATIONS {
             return Err(format!("it has more than {MOST_DECLARATIONS} declarations"));
+        }
+        if words.all > MOST_WORDS {
+            return Err(format!(
+                "with its constants written out it has more than {MOST_WORDS} words by line {line}"
+            ));
         }
         rest = &rest[skip..];
     }
@@ -150,6 +198,7 @@ mod tests {
             ("else", wrap(format!("if a > 0.0 {{}} {}", "else if a > 1.0 {} ".repeat(n)))),
             ("types", format!("var<private> a: {}f32{};", "array<".repeat(n), ", 1>".repeat(n))),
             ("declarations", "const A = 1;\n".repeat(3000)),
+            ("constants", (0..40).map(|n| format!("const A{} = array(A{n}, A{n});\n", n + 1)).collect()),
             ("length", " ".repeat(LONGEST_TEXT + 1)),
         ] {
             let error = check(&text).expect_err(name);
@@ -166,8 +215,10 @@ mod tests {
         for text in [
             "// ------ ((((((\n".repeat(2000),
             format!("/* {} */", "/* (((+++ */".repeat(1000)),
-            format!("fn f() {{ {} }}", "let a = -b * (c + 1.0);\n".repeat(5000)),
+            format!("fn f() {{ {} }}", "let a = -b * (c + 1.0);\n".repeat(1500)),
             format!("const A = array({});", "1.0 + 2.0, ".repeat(2000)),
+            "const A = 1;\n".to_owned()
+                + &(0..500).map(|n| format!("const A{n} = A + 1;\n")).collect::<String>(),
             format!("fn f() {{ {} }}", "if a { b(); } else { c(); }\n".repeat(400)),
             "}}}))]".to_owned(),
             "/* open".to_owned(),

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// Version of the file's format; files of another are ignored.
 const FORMAT: u32 = 3;
 /// The largest file that is read, in bytes: an entry has some hundred.
-const MAX_FILE: u64 = 1 << 24;
+const MAX_FILE: u64 = 1 << 22;
 /// Ends every note on a cache that is not used.
 const REMEDY: &str = "kernels are chosen without it. `mirage tune` measures anew";
 

@@ -9,7 +9,7 @@ use std::path::Path;
 /// Format of the file; a change of meaning changes the number.
 const FORMAT: u32 = 1;
 /// The largest file that is read, in bytes.
-const MAX_FILE: u64 = 1 << 24;
+const MAX_FILE: u64 = 1 << 22;
 /// A change of the median below this part does not count, however small the spread: the clock of a CPU or GPU
 /// moves by as much from one minute to the next.
 const LEAST_CHANGE: f64 = 0.05;
@@ -104,10 +104,11 @@ impl Record {
     /// Reads a file that [`Record::save`] wrote.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::File`].
+    /// [`Error::File`] if it can't be read, or is no such file.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = read_text(path, MAX_FILE).map_err(Error::io(path, "reading"))?;
         let remedy = "Give a file that `mirage kernels bench --json` of this version wrote";
+        let text = read_text(path, MAX_FILE)
+            .map_err(|error| Error::file(path, format!("can't be read: {error}"), remedy))?;
         let record: Self = serde_json::from_str(&text)
             .map_err(|error| Error::file(path, format!("holds no figures of kernels ({error})"), remedy))?;
         if record.format != FORMAT {
@@ -198,6 +199,6 @@ mod tests {
         record.format = 99;
         record.save(&path, true).unwrap();
         assert!(Record::load(&path).unwrap_err().to_string().contains("format 99"));
-        assert!(matches!(Record::load(&folder.path().join("none")), Err(Error::Io { .. })));
+        assert!(matches!(Record::load(&folder.path().join("none")), Err(Error::File { .. })));
     }
 }

@@ -26,7 +26,7 @@ fn alpha_is_composited_on_the_colour_that_is_wanted() {
         for (background, note) in
             [([1.0; 3], "white"), ([0.0; 3], "black"), ([1.0, 0.2, 0.0], "#ff3300"), ([0.5; 3], "#808080")]
         {
-            let decoded = read_with(&path, &ReadOptions { background, longest: None }).unwrap();
+            let decoded = read_with(&path, &ReadOptions { background, ..ReadOptions::default() }).unwrap();
             assert_eq!(notes(&decoded), format!("alpha composited on {note}"), "{format:?}");
             let alpha = decoded.alpha.unwrap();
             for (at, pixel) in image.pixels().enumerate() {

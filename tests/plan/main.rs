@@ -2,6 +2,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod dependencies;
 mod fusion;
 mod layers;
 mod lowered;

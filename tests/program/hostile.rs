@@ -302,6 +302,29 @@ fn devices_and_pipes_are_not_read_for_a_record() {
     }
 }
 
+/// Of its kind it is an ordinary file; it states no length, and reading it would take minutes.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_of_the_kernel_is_not_read_to_its_end_for_a_record() {
+    let place = finished();
+    let file = "/proc/self/pagemap";
+    forge_checkpoint(&place, "evil-checkpoint.safetensors", |options| {
+        options.insert("style_image".to_owned(), json!([file]));
+    });
+    let mut checkpoint = Checkpoint::load(&place.path("evil-checkpoint.safetensors")).unwrap();
+    let mut inputs: Record = serde_json::from_str(&checkpoint.texts["inputs"]).unwrap();
+    for (with_hash, words) in [(false, "no SHA-256 of"), (true, "has changed")] {
+        if with_hash {
+            inputs.insert(file.to_owned(), json!("0".repeat(64)));
+            checkpoint.texts.insert("inputs".to_owned(), Value::Object(inputs.clone()).to_string());
+            checkpoint.save(&place.path("evil-checkpoint.safetensors")).unwrap();
+        }
+        let mut command = place.mirage();
+        command.args(["resume", "evil-checkpoint.safetensors"]).timeout(std::time::Duration::from_secs(20));
+        command.assert().code(2).stderr(says(words).and(says(file)));
+    }
+}
+
 #[test]
 fn text_of_a_record_reaches_the_terminal_escaped() {
     let place = finished();

@@ -19,8 +19,8 @@ const LONGEST_NPY_HEADER: usize = 1 << 14;
 /// Brackets within brackets of such a header: records in records in records. npyz takes four times as long for each
 /// level more.
 const DEEPEST_NPY_HEADER: usize = 7;
-/// The longest safetensors header that is read, in bytes. One of a thousand tensors has a hundred thousand.
-const LONGEST_HEADER: u64 = 1 << 22;
+/// The longest safetensors header that is read, in bytes: the format allows more, but it is parsed as a whole.
+const LONGEST_HEADER: u64 = 1 << 21;
 
 /// Numbers of one type with their dimensions, the last varying fastest.
 #[derive(Debug, Clone, PartialEq, Eq)]

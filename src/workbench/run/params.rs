@@ -5,6 +5,9 @@ use super::shader::{Bound, Variable};
 use crate::error::{Error, Result};
 use crate::workbench::Element;
 
+/// The most bytes that a block of parameters may have: what each device takes as a uniform.
+const MOST_BYTES: usize = 1 << 16;
+
 /// One parameter: `64`, `u32:64` or `name=u32:64`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Param {
@@ -63,6 +66,13 @@ struct Place {
 pub(super) fn fill(blocks: &[&Variable], params: &Params) -> Result<Vec<Vec<u8>>> {
     let mut places = Vec::new();
     for (block, variable) in blocks.iter().enumerate() {
+        let size = variable.form.size();
+        if size > MOST_BYTES {
+            return Err(Error::usage(format!(
+                "`{}` has {size} bytes of parameters; at most {MOST_BYTES} are taken. Fill it from a file with --input, or make it a storage buffer",
+                variable.name
+            )));
+        }
         // A lone number is called as its variable.
         let inside = variable.form.leaves("");
         for (leaf, full) in inside.into_iter().zip(variable.form.leaves(&variable.name)) {

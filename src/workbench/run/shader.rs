@@ -146,7 +146,7 @@ impl UserShader {
                 Error::usage(format!("{}: is no valid WGSL. Mend the shader:\n{message}", shown(&path)))
             })
         };
-        let (declared, _) = all(&text)?;
+        let (declared, declared_info) = all(&text)?;
         let mut overrides = Vec::new();
         for (index, (name, value)) in request.constants.iter().enumerate() {
             if request.constants[..index].iter().any(|(earlier, _)| earlier == name) {
@@ -170,12 +170,18 @@ impl UserShader {
             }
         }
         // Texts with changed constants, and with loops written out, are texts to check of their own.
-        all(&text)?;
-        if request.unroll {
-            text = unroll(&text)
-                .map_err(|message| refuse(format!("its marked loops can't be unrolled: {message}")))?;
+        let (mut module, mut info) = (declared, declared_info);
+        if overrides.len() < request.constants.len() {
+            (module, info) = all(&text)?;
         }
-        let (module, info) = all(&text)?;
+        if request.unroll {
+            let unrolled = unroll(&text)
+                .map_err(|message| refuse(format!("its marked loops can't be unrolled: {message}")))?;
+            if unrolled != text {
+                text = unrolled;
+                (module, info) = all(&text)?;
+            }
+        }
         let entry = choose_entry(&module, request.entry.as_deref())?;
         check_overrides(&module, &overrides)?;
         let constants = overrides.iter().cloned().collect();
@@ -233,6 +239,7 @@ fn parse(path: &Path, text: &str, capabilities: Capabilities) -> Result<(naga::M
     let module = naga::front::wgsl::Frontend::new_with_options(options)
         .parse(text)
         .map_err(|error| error.emit_to_string_with_path(text, &name).trim_end().to_owned())?;
+    check_types(&module)?;
     let info = Validator::new(ValidationFlags::all(), capabilities)
         .validate(&module)
         .map_err(|error| error.emit_to_string_with_path(text, &name).trim_end().to_owned())?;
@@ -240,31 +247,39 @@ fn parse(path: &Path, text: &str, capabilities: Capabilities) -> Result<(naga::M
     Ok((module, info))
 }
 
-/// Refuses types that are nested too deep, and values that are so large that compilers take the memory of the whole
-/// machine for them: each invocation has its own.
-fn check_memory(module: &naga::Module, info: &ModuleInfo) -> Result<(), String> {
+/// Refuses types that are nested too deep, or that have too many members, counted in each place where they are used: with
+/// two of one type in each struct, they double with each level.
+fn check_types(module: &naga::Module) -> Result<(), String> {
     const DEEPEST: usize = 60;
-    const MOST: u32 = 1 << 18;
-    let mut depths: Vec<usize> = Vec::new();
-    let mut depth_of = |inner: &TypeInner| {
-        // A type stands behind those that it is made of.
-        let depth = |base: &Handle<naga::Type>| depths.get(base.index()).copied().unwrap_or_default();
-        let deepest = match inner {
-            TypeInner::Array { base, .. } | TypeInner::BindingArray { base, .. } => depth(base),
-            TypeInner::Pointer { base, .. } => depth(base),
-            TypeInner::Struct { members, .. } => {
-                members.iter().map(|member| depth(&member.ty)).max().unwrap_or_default()
-            }
-            _ => 0,
-        };
-        depths.push(deepest + 1);
-        deepest + 1
-    };
+    const MOST_MEMBERS: usize = 1 << 12;
+    let mut known: Vec<(usize, usize)> = Vec::new();
     for (_, ty) in module.types.iter() {
-        if depth_of(&ty.inner) > DEEPEST {
+        // A type stands behind those that it is made of.
+        let of = |base: &Handle<naga::Type>| known.get(base.index()).copied().unwrap_or_default();
+        let (depth, members) = match &ty.inner {
+            TypeInner::Array { base, .. } | TypeInner::BindingArray { base, .. } => of(base),
+            TypeInner::Pointer { base, .. } => of(base),
+            TypeInner::Struct { members, .. } => members
+                .iter()
+                .map(|member| of(&member.ty))
+                .fold((0, members.len()), |all, one| (all.0.max(one.0), all.1.saturating_add(one.1))),
+            _ => (0, 0),
+        };
+        known.push((depth + 1, members));
+        if depth >= DEEPEST {
             return Err(format!("a type is nested more than {DEEPEST} deep"));
         }
+        if members > MOST_MEMBERS {
+            return Err(format!("a type has more than {MOST_MEMBERS} members"));
+        }
     }
+    Ok(())
+}
+
+/// Refuses values that are so large that compilers take the memory of the whole machine for them: each invocation has its
+/// own.
+fn check_memory(module: &naga::Module, info: &ModuleInfo) -> Result<(), String> {
+    const MOST: u32 = 1 << 18;
     let size = |inner: &TypeInner| inner.try_size(module.to_ctx()).unwrap_or(u32::MAX);
     let within = |what: &str, bytes: u32| {
         if bytes <= MOST {

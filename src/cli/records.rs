@@ -1,0 +1,36 @@
+//! Records of pictures and checkpoints, read as `mirage show`, `mirage sweep --continue` and `mirage resume` read them
+//! before they open any other file. For tests of what a stranger's file can do.
+
+use super::accept::{self, RecordKind};
+use super::checkpoint::SavedCheckpoint;
+use super::metadata::PictureMetadata;
+use super::{option_words, show};
+use crate::error::Result;
+use serde_json::{Map, Value};
+use std::path::Path;
+
+/// Reads the record of a picture, and returns what `mirage show` prints of it: text and JSON.
+///
+/// # Errors
+/// [`Error::File`](crate::Error::File) or [`Error::Usage`](crate::Error::Usage) if it has none, or one that can't be
+/// used.
+pub fn read_picture(path: &Path) -> Result<[String; 2]> {
+    let printed = show::printed(path)?;
+    if let Some(metadata) = PictureMetadata::read(path)? {
+        take(path, RecordKind::Picture, &metadata.options)?;
+    }
+    Ok(printed)
+}
+
+/// Reads a checkpoint and the record in it.
+///
+/// # Errors
+/// As [`read_picture`].
+pub fn read_checkpoint(path: &Path) -> Result<()> {
+    take(path, RecordKind::Checkpoint, &SavedCheckpoint::load(path)?.options)
+}
+
+fn take(path: &Path, kind: RecordKind, options: &Map<String, Value>) -> Result<()> {
+    let accepted = accept::accept(path, kind, options, &[])?;
+    option_words::parse(&option_words::recorded(&accepted.options)).map(drop)
+}

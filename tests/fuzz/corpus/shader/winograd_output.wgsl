@@ -1,0 +1,219 @@
+// Winograd convolution, the transform of the products into the output (see winograd_filter.wgsl for the method and its
+// points, winograd_input.wgsl for the order of tiles and for turned ones).
+//
+// `transform` stores the output's pixels. `transform_pooled`, of a convolution that is rectified and pooled, stores the
+// largest value of each 2x2 window in their place, and the pool indices that say which it was (see
+// src/ops/conv/pool_indices.rs). What lies around the pixels is written by border.wgsl.
+//
+// Maps are bordered quads (see src/ops/core/shape.rs). Products: texel position * stride + out_quad * chunk + tile; those of
+// matrix_products.wgsl are rows of channels, texel position * stride + tile * out_quads + out_quad, to be multiplied by
+// `scales[1]` (see half_scale.wgsl).
+// Whether the result is rectified is a parameter, as is whether tiles are turned: a variant of its own would be one more
+// long compilation.
+
+const TEXTURES: u32 = 0u;  // where the products lie: 1 in a texture of 8192 columns, 0 in a buffer
+const ROWS: u32 = 0u;      // 1: products are rows, and lie in a buffer
+const TILE: u32 = 4u;      // 4 or 2
+const SIDE: u32 = 6u;      // TILE + 2
+const HALF: u32 = 2u;      // windows of a tile along each axis where it is pooled: TILE is 4 then
+const MASK: u32 = 0u;      // zero the result where `activation` is not positive
+const ADD: u32 = 0u;       // add the result to what `output` holds, before the mask
+const STRIDE: u32 = 6u;    // of the array of a tile
+const A: f32 = 0.75;
+const B: f32 = 1.5;
+const A2: f32 = A * A;
+const B2: f32 = B * B;
+
+struct Params {
+    height: u32, // of the output, before a pool
+    width: u32,
+    quads: u32,  // of the window that is bound
+    first_quad: u32, // of that window
+    tiles: u32,  // of the whole map
+    tiles_across: u32,
+    first_tile: u32, // of this chunk
+    chunk: u32,      // tiles of this chunk
+    stride: u32,     // texels from one position to the next
+    turned: u32,     // 1: the adjoint
+    relu: u32,       // 1: rectify the result
+}
+
+@group(0) @binding(0) var products_texture: texture_storage_2d<rgba32float, read>;
+@group(0) @binding(1) var<storage, read> products_buffer: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> activation: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read_write> output: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read_write> indices: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read> scales: array<f32>;
+@group(0) @binding(7) var<uniform> params: Params;
+
+alias Line = array<vec4<f32>, 6>;
+
+var<private> tile: array<vec4<f32>, 36>;
+
+fn load_product(n: u32) -> vec4<f32> {
+    // static if
+    if (TEXTURES == 1u) {
+        return textureLoad(products_texture, vec2<u32>(n & 8191u, n >> 13u));
+    } else {
+        // static if
+        if (ROWS == 1u) {
+            return products_buffer[n] * scales[1];
+        } else {
+            return products_buffer[n];
+        }
+    }
+}
+
+// Where the first product of a tile lies.
+fn first_product(t: u32, quad: u32) -> u32 {
+    return select((params.first_quad + quad) * params.chunk + t, t * params.quads + quad, ROWS == 1u);
+}
+
+// A^T of F(TILE, 3); the first TILE values count.
+fn output_line(m: Line) -> Line {
+    if (TILE == 2u) {
+        return Line(m[0] + m[1] + m[2], m[1] - m[2] + m[3], m[0], m[0], m[0], m[0]);
+    }
+    let even_a = m[1] + m[2];
+    let odd_a = m[1] - m[2];
+    let even_b = m[3] + m[4];
+    let odd_b = m[3] - m[4];
+    return Line(
+        m[0] + even_a + even_b,
+        A * odd_a + B * odd_b,
+        A2 * even_a + B2 * even_b,
+        (A2 * A) * odd_a + (B2 * B) * odd_b + m[5],
+        m[0], m[0]);
+}
+
+// Row r of `tile`. With TILE 2 the last two values are not used.
+fn row_of_tile(r: u32) -> Line {
+    let start = r * STRIDE;
+    return Line(
+        tile[start], tile[start + 1u], tile[start + 2u], tile[start + 3u], tile[start + 4u], tile[start + 5u]);
+}
+
+// First half of the transform: the columns of a tile's products, into `tile`.
+fn load_tile(start: u32) {
+    let step = params.stride;
+    // unroll
+    for (var c = 0u; c < SIDE; c++) {
+        var column: Line;
+        // unroll
+        for (var r = 0u; r < SIDE; r++) {
+            column[r] = load_product(start + (r * SIDE + c) * step);
+        }
+        let line = output_line(column);
+        // unroll
+        for (var r = 0u; r < TILE; r++) {
+            tile[r * STRIDE + c] = line[r];
+        }
+    }
+}
+
+@compute @workgroup_size(64)
+fn transform(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = (group.y * groups.x + group.x) * 64u + local;
+    let t = i % params.chunk;
+    let quad = i / params.chunk;
+    let at = params.first_tile + t;
+    if (quad >= params.quads || at >= params.tiles) {
+        return;
+    }
+    load_tile(first_product(t, quad));
+    let pitch = params.width + 1u;
+    let row = at / params.tiles_across * TILE;
+    let column = at % params.tiles_across * TILE;
+    let first = (quad * (params.height + 1u) + row + 1u) * pitch + column + 1u;
+    let turned = params.turned == 1u;
+    // unroll
+    for (var r = 0u; r < TILE; r++) {
+        let down = select(r, TILE - 1u - r, turned);
+        let line = output_line(row_of_tile(r));
+        // unroll
+        for (var c = 0u; c < TILE; c++) {
+            let across = select(c, TILE - 1u - c, turned);
+            let n = first + down * pitch + across;
+            if (row + down < params.height && column + across < params.width) {
+                var value = line[c] + bias[params.first_quad + quad];
+                value = select(value, max(value, vec4<f32>(0.0)), params.relu == 1u);
+                if (ADD == 1u) {
+                    value += output[n];
+                }
+                // static if
+                if (MASK == 1u) {
+                    value = select(vec4<f32>(0.0), value, activation[n] > vec4<f32>(0.0));
+                }
+                output[n] = value;
+            }
+        }
+    }
+}
+
+// Four bits a channel, of which the one of the window's first maximum in row-major order is set; none if the
+// maximum is not positive. As a whole number, which f32 holds exactly.
+fn pool_index(v0: vec4<f32>, v1: vec4<f32>, v2: vec4<f32>, v3: vec4<f32>) -> f32 {
+    let none = vec4<i32>(0);
+    // Larger than all before, not smaller than any behind.
+    let bits = select(none, vec4<i32>(1), (v0 >= v1) & (v0 >= v2) & (v0 >= v3))
+        | select(none, vec4<i32>(2), (v1 > v0) & (v1 >= v2) & (v1 >= v3))
+        | select(none, vec4<i32>(4), (v2 > v0) & (v2 > v1) & (v2 >= v3))
+        | select(none, vec4<i32>(8), (v3 > v0) & (v3 > v1) & (v3 > v2));
+    let positive = max(max(v0, v1), max(v2, v3)) > vec4<f32>(0.0);
+    let kept = select(none, bits, positive);
+    return f32(kept.x | (kept.y << 4u) | (kept.z << 8u) | (kept.w << 12u));
+}
+
+@compute @workgroup_size(64)
+fn transform_pooled(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = (group.y * groups.x + group.x) * 64u + local;
+    let t = i % params.chunk;
+    let quad = i / params.chunk;
+    let at = params.first_tile + t;
+    if (quad >= params.quads || at >= params.tiles) {
+        return;
+    }
+    load_tile(first_product(t, quad));
+    let height = params.height / 2u;
+    let width = params.width / 2u;
+    let pitch = width + 1u;
+    let row = at / params.tiles_across * HALF;
+    let column = at % params.tiles_across * HALF;
+    let first = (quad * (height + 1u) + row + 1u) * pitch + column + 1u;
+    let offset = bias[params.first_quad + quad];
+    let zero = vec4<f32>(0.0);
+    var found = zero;
+    // unroll
+    for (var r = 0u; r < HALF; r++) {
+        let upper = output_line(row_of_tile(2u * r));
+        let lower = output_line(row_of_tile(2u * r + 1u));
+        // unroll
+        for (var c = 0u; c < HALF; c++) {
+            // An odd last row or column is in no window.
+            if (row + r < height && column + c < width) {
+                let v0 = max(upper[2u * c] + offset, zero);
+                let v1 = max(upper[2u * c + 1u] + offset, zero);
+                let v2 = max(lower[2u * c] + offset, zero);
+                let v3 = max(lower[2u * c + 1u] + offset, zero);
+                output[first + r * pitch + c] = max(max(v0, v1), max(v2, v3));
+                found[r * 2u + c] = pool_index(v0, v1, v2, v3);
+            }
+        }
+    }
+    // The last tile may have an odd row or column alone.
+    if (row >= height || column >= width) {
+        return;
+    }
+    let index_height = (height + 1u) / 2u;
+    let index_pitch = (width + 1u) / 2u + 1u;
+    indices[(quad * (index_height + 1u) + row / 2u + 1u) * index_pitch + column / 2u + 1u] = found;
+}
