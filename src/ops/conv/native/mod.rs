@@ -6,6 +6,7 @@ mod edges;
 mod finish;
 mod layout;
 mod naive;
+mod panels;
 mod pooling;
 mod products;
 mod transforms;

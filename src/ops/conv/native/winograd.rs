@@ -8,6 +8,7 @@
 
 use super::finish::Finish;
 use super::layout::{BLOCK, Placement, QUADS, bands, blocks};
+use super::panels::transpose_panel;
 use super::products::products;
 use super::transforms::{
     PACK, PACKED, POSITION, POSITIONS, TILE, Target, Tiles, WinogradInput, transform_input, transform_output,
@@ -230,25 +231,6 @@ impl Winograd {
             let end = target.rows.len().min((index + 1) * per_block);
             let rows = &mut target.rows[index * per_block..end];
             transform_output(results, tiles, &mut Target { block: target.block + index, rows, ..*target });
-        }
-    }
-}
-
-/// The panel of a block of input channels, `[output][input % 16]`, from one position's weights in the order of the
-/// forward pass, `[output / 16][input][output % 16]` with `blocks` blocks of inputs.
-fn transpose_panel(weights: &[f32], block: usize, blocks: usize, panel: &mut [f32]) {
-    let outputs = weights.chunks_exact(blocks * BLOCK * BLOCK);
-    for (weights, panel) in outputs.zip(panel.chunks_exact_mut(BLOCK * BLOCK)) {
-        let from = &weights[block * BLOCK * BLOCK..][..BLOCK * BLOCK];
-        for (index, quads) in from.as_chunks::<4>().0.as_chunks::<BLOCK>().0.iter().enumerate() {
-            // Four inputs, each four quads of outputs.
-            for quad in 0..QUADS {
-                let rows: [[f32; 4]; 4] = std::array::from_fn(|input| quads[input * QUADS + quad]);
-                for output in 0..4 {
-                    let start = (quad * 4 + output) * BLOCK + index * 4;
-                    panel[start..start + 4].copy_from_slice(&rows.map(|row| row[output]));
-                }
-            }
         }
     }
 }
