@@ -75,7 +75,7 @@ fn the_manual_has_a_page_for_each_command() {
     assert!(page.contains("style\\-statistic") && page.contains("mean\\-covariance"), "{page}");
 
     place.file("taken", b"");
-    place.deviceless().args(["man", "taken"]).assert().code(1).stderr(predicate::str::contains("taken"));
+    place.deviceless().args(["man", "taken"]).assert().code(2).stderr(predicate::str::contains("taken"));
 }
 
 #[test]
