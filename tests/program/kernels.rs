@@ -107,7 +107,7 @@ fn broken(place: &Place, broken: &Broken) {
 fn every_broken_kernel_is_seen() {
     assert_eq!(BROKEN.len(), 10);
     for case in BROKEN {
-        let place = Place::new();
+        let place = Place::with_adapter();
         broken(&place, case);
         let mut test = place.mirage();
         test.args(["kernels", "test", case.kernel, "--shader-dir", "my shaders", "--json", "out.json"]);
@@ -127,7 +127,7 @@ fn every_broken_kernel_is_seen() {
 
 #[test]
 fn right_kernels_pass_and_reports_say_so() {
-    let place = Place::new();
+    let place = Place::with_adapter();
     let mut test = place.mirage();
     test.args(["kernels", "test", "add", "--json", "a report.json", "--junit", "a report.xml"]);
     test.assert().success().stdout(contains("add").and(contains("pass")).and(contains(" 0 failed")));
@@ -169,14 +169,14 @@ fn the_functions_of_the_cpu_are_tested_and_listed_too() {
 
 #[test]
 fn networks_shapes_are_tested_too() {
-    let place = Place::new();
+    let place = Place::with_adapter();
     let args = ["kernels", "test", "conv/texture", "--shapes", "network", "--size", "4"];
     place.mirage().args(args).assert().success().stdout(contains("texture_winograd4"));
 }
 
 #[test]
 fn a_bench_is_compared_with_an_earlier_one() {
-    let place = Place::new();
+    let place = Place::with_adapter();
     let bench = |words: &[&str]| {
         let mut command = place.mirage();
         command.args([

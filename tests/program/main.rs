@@ -132,7 +132,7 @@ fn without_a_command_the_program_prints_its_usage() {
 
 #[test]
 fn devices_are_listed_with_their_limits() {
-    let place = Place::new();
+    let place = Place::with_adapter();
     place
         .mirage()
         .arg("devices")

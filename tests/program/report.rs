@@ -1,5 +1,6 @@
 //! `mirage report`: the files, a part that fails, a report that is interrupted.
 
+use crate::interrupt::signal;
 use crate::support::Place;
 use predicates::prelude::*;
 use predicates::str::contains;
@@ -145,7 +146,7 @@ esac
 #[cfg(unix)]
 #[test]
 fn iterations_are_compared_with_a_python_that_is_given() {
-    let place = Place::new();
+    let place = Place::with_adapter();
     let mut command = report(&place, "device,iterations");
     command.args(["--against", "pytorch", "--python"]).arg(stand_in(&place));
     command
@@ -173,7 +174,7 @@ fn iterations_are_compared_with_a_python_that_is_given() {
 #[cfg(unix)]
 #[test]
 fn an_interrupted_report_keeps_what_it_has() {
-    let place = Place::new();
+    let place = Place::with_adapter();
     let command = report(&place, "device,iterations,picture");
     let mut words: Vec<std::ffi::OsString> = command.get_args().map(Into::into).collect();
     // So long that it does not end by itself.
@@ -197,8 +198,7 @@ fn an_interrupted_report_keeps_what_it_has() {
     assert!(page(&place).contains("not complete yet"));
     // The record is saved just before the process of the next part starts, which runs for minutes.
     std::thread::sleep(std::time::Duration::from_secs(2));
-    let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert!(kill.success());
+    signal(&child, "-INT");
     // The process of the part has five seconds to end by itself.
     let begun = std::time::Instant::now();
     let code = loop {

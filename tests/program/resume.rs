@@ -1,5 +1,6 @@
 //! Checkpoints and `mirage resume`, with real signals, and a process that is killed.
 
+use crate::interrupt::signal;
 use crate::support::{Place, pixels};
 use predicates::prelude::*;
 use rand::{RngExt as _, SeedableRng as _};
@@ -130,8 +131,7 @@ fn ctrl_c_leaves_a_checkpoint_that_goes_on() {
         std::fs::read_to_string(place.path("run.jsonl"))
             .is_ok_and(|log| log.contains("\"event\":\"iteration\""))
     });
-    let status = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
-    assert!(status.unwrap().success());
+    signal(&child, "-INT");
     assert_eq!(child.wait().unwrap().code(), Some(130));
     let log = std::fs::read_to_string(place.path("run.jsonl")).unwrap();
     let end: serde_json::Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();

@@ -24,7 +24,7 @@ fn wait_for_report(log: &Path, iteration: u32) {
 /// Mesa's software driver grew by 0.7 MB an iteration where a convolution had five to eight input channels.
 #[test]
 fn eight_channels_take_no_more_memory_with_each_iteration() {
-    let place = Place::new();
+    let place = Place::with_adapter();
     let photo = place.photo("photo.png", 64, 64);
     let network = Net::new(&[&[8, 8], &[8, 8], &[8]], 2, &[], false).caffe().write(&place.path(""));
     let mut command = place.mirage();

@@ -15,6 +15,15 @@ impl Place {
         Self(tempfile::tempdir().unwrap())
     }
 
+    /// The same, for a test that needs a graphics adapter without saying so itself.
+    pub fn with_adapter() -> Self {
+        let place = Self::new();
+        let listed = place.mirage().arg("devices").output().unwrap();
+        // `tools/test --without-adapter` looks for these words.
+        assert!(listed.stdout.starts_with(b"0: "), "the tests need an adapter: install mesa-vulkan-drivers");
+        place
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }

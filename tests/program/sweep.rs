@@ -1,5 +1,6 @@
 //! `mirage sweep`: sheets, their cells, and what goes on from them.
 
+use crate::interrupt::signal;
 use crate::support::{Place, pixels};
 use image::GenericImageView as _;
 use predicates::prelude::*;
@@ -152,8 +153,7 @@ fn an_interrupted_sweep_goes_on_where_it_was() {
         assert!(begun.elapsed() < Duration::from_secs(120), "the sweep doesn't come far");
         std::thread::sleep(Duration::from_millis(10));
     }
-    let status = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
-    assert!(status.unwrap().success());
+    signal(&child, "-INT");
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130));
     assert!(!place.path("my sweep/r3c1.png").exists() && place.path("my sweep/sheet.png").exists());
     let first = place.path("my sweep/r1c2.png");
