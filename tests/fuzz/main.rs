@@ -62,13 +62,21 @@ fn trial(read: Reader, bytes: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// The files of a target's corpus, in the order of their names.
+/// Shaders of the program that are a part of the corpus: short and long ones, of each kind.
+const SHADERS: [&str; 6] = ["add", "border", "channel_moments", "flatten", "softmax", "winograd_output"];
+
+/// The files of a target's corpus, in the order of their paths, with those that the project has anyway.
 fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(target);
-    let paths = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
-    let mut files: Vec<_> = paths.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
-    files.sort();
-    files
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let all = |folder: PathBuf| std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut paths: Vec<PathBuf> = all(root.join("tests/fuzz/corpus").join(target)).collect();
+    match target {
+        "image" => paths.extend(all(root.join("tests/images"))),
+        "shader" => paths.extend(SHADERS.map(|name| root.join(format!("shaders/{name}.wgsl")))),
+        _ => {}
+    }
+    paths.sort();
+    paths.into_iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
 }
 
 /// Reads the corpus of a target, and mutations of each of its files.

@@ -7,7 +7,6 @@ Needs Python's standard library, tests/images, and the program. Run from the rep
 
 import json
 import random
-import shutil
 import struct
 import subprocess
 import sys
@@ -153,8 +152,6 @@ def records():
 
 
 def images():
-    for path in sorted(Path("tests/images").iterdir()):
-        shutil.copy(path, CORPUS / "image" / path.name)
     palette = chunk(b"PLTE", bytes(range(48))) + chunk(b"tRNS", bytes(range(16)))
     put("image", "palette.png", png(color=3, depth=4, before=palette))
     put("image", "gray-16.png", png(color=4, depth=16))
@@ -196,8 +193,6 @@ SHADER = """@group(0) @binding(0) var<storage, read_write> y: array<f32>;
 
 
 def shaders():
-    for name in ("add", "border", "flatten", "softmax", "channel_moments", "winograd_output"):
-        shutil.copy(f"shaders/{name}.wgsl", CORPUS / "shader" / f"{name}.wgsl")
     put("shader", "parameters.wgsl", """enable f16;
 struct Params { a: f32, count: u32, matrix: mat3x2<f32>, list: array<vec4<i32>, 3> }
 override LANES: u32 = 64u;
@@ -257,8 +252,6 @@ def main():
     for path in CORPUS.glob("*/*"):
         if not path.name.startswith("found-"):
             path.unlink()
-    for target in ("image", "shader"):
-        (CORPUS / target).mkdir(parents=True, exist_ok=True)
     weights()
     runs(str(Path(sys.argv[1]).resolve()))
     records()
