@@ -14,7 +14,7 @@ fn a_sweep_on_a_full_disk_loses_no_cell() {
     place.photo("photo.png", 64, 48);
     place.network();
     std::fs::create_dir(place.path("tmp")).unwrap();
-    let sweep = |limit: u32, folder: &str| {
+    let sweep = |vary: &str, folder: &str| {
         let mut command = place.mirage();
         command.args([
             "sweep",
@@ -26,11 +26,12 @@ fn a_sweep_on_a_full_disk_loses_no_cell() {
             "--adapter",
             "cpu",
         ]);
-        command.args(["--vary", "seed=1,2,3", "--iterations", "2", "--quiet", "-o", folder]);
-        // In units of 512 bytes where bash is a POSIX shell, else of 1024.
-        place.in_shell(&format!("ulimit -f {limit}"), &command)
+        command.args(["--vary", vary, "--iterations", "2", "--quiet", "-o", folder]);
+        command
     };
-    let said = sweep(14, "cells").assert().code(1).stderr(says("sheet.png"));
+    // In units of 512 bytes where bash is a POSIX shell, else of 1024.
+    let mut limited = place.in_shell("ulimit -f 14", &sweep("seed=1,2,3", "cells"));
+    let said = limited.assert().code(1).stderr(says("sheet.png"));
     let said = String::from_utf8_lossy(&said.get_output().stderr).into_owned();
     assert_eq!(said.matches("no contact sheet yet").count(), 1, "{said}");
     for cell in ["r1c1", "r1c2", "r1c3"] {
@@ -39,9 +40,7 @@ fn a_sweep_on_a_full_disk_loses_no_cell() {
     // A disk for cells of no size at all: there is another one for what is rescued.
     let Some(_disk) = Disk::mount(&place, "16k") else { return };
     std::fs::write(place.path("disk/filler"), vec![0; 12 << 10]).unwrap();
-    let mut command = place.mirage();
-    command.args(["sweep", "photo.png", "--weights", "net.safetensors", "--size", "48", "--adapter", "cpu"]);
-    command.args(["--vary", "seed=1,2", "--iterations", "2", "--quiet", "-o", "disk/sweep"]);
+    let mut command = sweep("seed=1,2", "disk/sweep");
     let said = command.env("TMPDIR", place.path("tmp")).assert().code(1).stderr(says("the picture is in"));
     let said = String::from_utf8_lossy(&said.get_output().stderr).into_owned();
     let (_, rescued) = said.trim_end().rsplit_once("the picture is in ").unwrap();

@@ -32,9 +32,14 @@ pub fn wait_until_it_paints(place: &Place) {
 
 /// Sends a signal, such as `-INT`, by the shell's own `kill`: small systems have no program of that name.
 pub fn signal(child: &Child, name: &str) {
+    assert!(try_signal(child, name));
+}
+
+/// The same; false if the process has ended.
+fn try_signal(child: &Child, name: &str) -> bool {
     let id = child.id().to_string();
-    let status = Command::new("sh").args(["-c", "kill \"$0\" \"$1\"", name, &id]).status().unwrap();
-    assert!(status.success());
+    let kill = ["-c", "kill \"$0\" \"$1\"", name, &id];
+    Command::new("sh").args(kill).stderr(Stdio::null()).status().unwrap().success()
 }
 
 /// The exit code, if the program ends soon.
@@ -78,9 +83,7 @@ fn a_second_ctrl_c_quits_at_once() {
     signal(&child, "-INT");
     // Within a tenth of a second it would count as the same.
     std::thread::sleep(Duration::from_millis(150));
-    // It may have ended.
-    let id = child.id().to_string();
-    let _ = Command::new("sh").args(["-c", "kill -INT \"$0\"", &id]).stderr(Stdio::null()).status();
+    let _ = try_signal(&child, "-INT");
     assert_eq!(code(&mut child), Some(130));
     // Whole or not there at all, whichever of the two was faster.
     if place.path("out.png").exists() {
