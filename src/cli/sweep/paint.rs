@@ -55,6 +55,8 @@ struct Prepared {
     /// What the device was opened for.
     key: String,
     engine: Arc<Engine>,
+    /// The plan of the run that the session is prepared for.
+    plan: Rc<Plan>,
     session: Session,
 }
 
@@ -352,16 +354,19 @@ fn not_of_this_sweep(path: &Path) -> Error {
 fn prepare<'a>(
     prepared: &'a mut Option<Prepared>,
     args: &RenderArgs,
-    plan: &Plan,
+    plan: &Rc<Plan>,
     progress: &SweepProgress,
 ) -> Result<&'a mut Session> {
     let network = &plan.network;
     let key = format!("{:?} {:?} {}", args.device.options(), network.path, network.preprocessing);
     let ready = match prepared.take().filter(|ready| ready.key == key) {
         Some(mut ready) => {
-            check_memory(&ready.engine, args, plan)?;
+            // One that shares the objective takes what the session has already.
+            if !ready.plan.request.shares_objective(&plan.request) {
+                check_memory(&ready.engine, args, plan)?;
+            }
             ready.session.restart(plan.request.clone())?;
-            ready
+            Prepared { plan: plan.clone(), ..ready }
         }
         None => {
             let (engine, notes) = args.device.open()?;
@@ -370,7 +375,7 @@ fn prepare<'a>(
             }
             check_memory(&engine, args, plan)?;
             let session = Session::new(&engine, network, plan.request.clone())?;
-            Prepared { key, engine, session }
+            Prepared { key, engine, plan: plan.clone(), session }
         }
     };
     Ok(&mut prepared.insert(ready).session)
