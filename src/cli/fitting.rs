@@ -6,7 +6,9 @@ use super::format::bytes;
 use super::plan::Plan;
 use super::values::{SizeArg, TileArg};
 use crate::error::{Error, Result};
+use crate::graph::Engine;
 use crate::mirage::{MemoryPlan, Request, Tiling};
+use crate::vgg::Network;
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -16,69 +18,50 @@ use std::sync::Arc;
 /// # Errors
 /// [`Error::Usage`] if no size fits or the system does not report what is free; else as for a run.
 pub(super) fn fitted(args: &RenderArgs) -> Result<(Cow<'_, RenderArgs>, Option<String>)> {
-    let args = sized(args)?;
-    if args.device.tile.0 != Tiling::Auto {
-        return Ok((args, None));
+    let is_sized = args.files.size == SizeArg::Auto;
+    let is_tiled = args.device.tile.0 == Tiling::Auto;
+    if !is_sized && !is_tiled {
+        return Ok((Cow::Borrowed(args), None));
     }
-    let open = || args.network.open().map(|network| (Arc::new(network), false));
-    let plan = Plan::with(&args, None, None, open)?;
+    let plan = if is_sized { plan_at_any_size(args) } else { plan(args) }?;
     let (engine, _) = args.device.open()?;
     let budgets = Budgets::of(&engine, args.files.memory.map(|memory| memory.0));
-    let needed = |tiling: Tiling| {
-        let request = Request { tiling, ..plan.request.clone() };
-        match MemoryPlan::new(&engine, &plan.network, &request) {
-            Ok(memory) => Ok(Some(memory)),
-            // A tensor is larger than the device takes at once.
-            Err(Error::OutOfMemory { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
-    };
-    let Some(whole) = needed(Tiling::Auto)? else { return Ok((args, None)) };
-    let Some((most, budget)) = budgets.exceeded(&whole) else { return Ok((args, None)) };
-    let [height, width] = plan.request.size();
-    for side in Tiling::SIDES.into_iter().filter(|side| *side < height.max(width)) {
-        let tiling = Tiling::Side(side as u32);
-        if needed(tiling)?.is_some_and(|memory| budgets.exceeded(&memory).is_none()) {
-            let note = format!(
-                "the feature maps of the whole picture need {}, and {budget}: they are computed in tiles of {side} pixels a side, \
-                 which takes longer",
-                bytes(most)
-            );
-            let mut args = args.into_owned();
-            args.device.tile = TileArg(tiling);
-            return Ok((Cow::Owned(args), Some(note)));
-        }
+    let (mut args, mut request, mut note) = (args.clone(), Cow::Borrowed(&plan.request), None);
+    if is_sized {
+        let size = size(&engine, &plan, &budgets)?;
+        args.files.size = SizeArg::Pixels(size);
+        request = Cow::Owned(request.at_size(size as usize));
     }
-    // The run is refused, with the sizes.
-    Ok((args, None))
+    if is_tiled && let Some((side, reason)) = side_of_tiles(&engine, &plan.network, &request, &budgets)? {
+        args.device.tile = TileArg(Tiling::Side(side));
+        note = Some(reason);
+    }
+    Ok((Cow::Owned(args), note))
 }
 
-/// The arguments with their size: with `--size auto` the largest that fits.
-///
-/// # Errors
-/// [`Error::Usage`] if none fits or the system does not report what is free; else as for a run.
-fn sized(args: &RenderArgs) -> Result<Cow<'_, RenderArgs>> {
-    let with = |size: u32| {
-        let mut args = args.clone();
+fn plan(args: &RenderArgs) -> Result<Plan> {
+    Plan::with(args, None, None, || args.network.open().map(|network| (Arc::new(network), false)))
+}
+
+/// The plan at the first of a few sizes that the network's layers take: a panorama may be too low.
+fn plan_at_any_size(args: &RenderArgs) -> Result<Plan> {
+    let mut args = args.clone();
+    let mut plan_at = |size: u32| {
         args.files.size = SizeArg::Pixels(size);
-        args
+        plan(&args)
     };
-    if args.files.size != SizeArg::Auto {
-        return Ok(Cow::Borrowed(args));
-    }
-    let open = || args.network.open().map(|network| (Arc::new(network), false));
-    let plan_at = |size: u32| Plan::with(&with(size), None, None, open);
-    let mut plan = plan_at(FIRST_SIZES[0]);
+    let mut found = plan_at(FIRST_SIZES[0]);
     for size in &FIRST_SIZES[1..] {
-        // A panorama may be too low.
-        if matches!(plan, Err(Error::Usage(_))) {
-            plan = plan_at(*size);
+        if matches!(found, Err(Error::Usage(_))) {
+            found = plan_at(*size);
         }
     }
-    let plan = plan?;
-    let (engine, _) = args.device.open()?;
-    let budgets = Budgets::of(&engine, args.files.memory.map(|memory| memory.0));
-    if budgets == (Budgets { device: None, host: None }) {
+    found
+}
+
+/// The largest size that fits.
+fn size(engine: &Engine, plan: &Plan, budgets: &Budgets) -> Result<u32> {
+    if *budgets == (Budgets { device: None, host: None }) {
         return Err(Error::usage(
             "--size auto: this system doesn't say how much memory is free. State with --memory how much the run may take",
         ));
@@ -87,8 +70,38 @@ fn sized(args: &RenderArgs) -> Result<Cow<'_, RenderArgs>> {
     let most = width.max(height) as u32;
     let [planned_height, planned_width] = plan.request.size();
     let first = planned_width.max(planned_height) as u32;
-    match largest_fitting(&engine, &plan.network, &plan.request, &budgets, [first, most])? {
-        Some(size) => Ok(Cow::Owned(with(size))),
-        None => Err(Error::usage("--size auto: no size fits into the memory that the run may take")),
+    let largest = largest_fitting(engine, &plan.network, &plan.request, budgets, [first, most])?;
+    largest.ok_or_else(|| Error::usage("--size auto: no size fits into the memory that the run may take"))
+}
+
+/// The largest tiles that fit, if the whole picture does not, and the reason; `None` also if no tiles fit: the run is then
+/// refused, with the sizes.
+fn side_of_tiles(
+    engine: &Engine,
+    network: &Arc<Network>,
+    request: &Request,
+    budgets: &Budgets,
+) -> Result<Option<(u32, String)>> {
+    let needed = |tiling: Tiling| {
+        match MemoryPlan::new(engine, network, &Request { tiling, ..request.clone() }) {
+            Ok(memory) => Ok(Some(memory)),
+            // A tensor is larger than the device takes at once.
+            Err(Error::OutOfMemory { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    };
+    let Some(whole) = needed(Tiling::Auto)? else { return Ok(None) };
+    let Some((most, budget)) = budgets.exceeded(&whole) else { return Ok(None) };
+    for side in Tiling::Auto.sides(request.size()).into_iter().flatten() {
+        let side = side as u32;
+        if needed(Tiling::Side(side))?.is_some_and(|memory| budgets.exceeded(&memory).is_none()) {
+            let reason = format!(
+                "the feature maps of the whole picture need {}, and {budget}: they are computed in tiles of {side} pixels a side, \
+                 which takes longer",
+                bytes(most)
+            );
+            return Ok(Some((side, reason)));
+        }
     }
+    Ok(None)
 }

@@ -48,16 +48,13 @@ pub enum Tiling {
 }
 
 impl Tiling {
-    /// Sides of tiles that [`Tiling::Auto`] tries, in pixels.
-    pub const SIDES: [usize; 6] = [4096, 2048, 1024, 512, 256, 128];
-
     /// Sides of tiles to try one after another, for a picture of this size; `None` is the whole.
-    pub(super) fn sides(self, size: [usize; 2]) -> Vec<Option<usize>> {
+    pub fn sides(self, size: [usize; 2]) -> Vec<Option<usize>> {
         match self {
             Self::Whole => vec![None],
             Self::Side(side) => vec![Some(side as usize)],
             Self::Auto => {
-                let smaller = Self::SIDES.into_iter();
+                let smaller = [4096, 2048, 1024, 512, 256, 128].into_iter();
                 let smaller = smaller.filter(|side| *side < size[0].max(size[1])).map(Some);
                 std::iter::once(None).chain(smaller).collect()
             }
