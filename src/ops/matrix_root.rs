@@ -53,24 +53,14 @@ struct Iteration<'a> {
     device: &'a Profile,
     dispatches: Vec<Dispatch>,
     scratch: Vec<u64>,
-    /// The norm of A and what follows from it.
+    /// The norm of A and what follows from it; once the iteration is done, zeros if it left all bounds.
     numbers: Operand,
-    /// The same once the iteration is done: zeros if it left all bounds.
-    judged: Operand,
 }
 
 impl<'a> Iteration<'a> {
     fn new(form: Form, side: usize, device: &'a Profile) -> Self {
         let numbers = Operand::Scratch(0);
-        Self {
-            form,
-            side,
-            device,
-            dispatches: Vec::new(),
-            scratch: vec![16],
-            judged: numbers.clone(),
-            numbers,
-        }
+        Self { form, side, device, dispatches: Vec::new(), scratch: vec![16], numbers }
     }
 
     /// A new scratch buffer for a matrix.
@@ -138,9 +128,9 @@ impl<'a> Iteration<'a> {
             std::mem::swap(&mut z, &mut next_z);
         }
         self.scratch.push(16);
-        self.judged = Operand::Scratch(self.scratch.len() - 1);
-        let judged = self.judged.clone();
+        let judged = Operand::Scratch(self.scratch.len() - 1);
         self.push("judge", &[("bits", &y), ("numbers", &numbers), ("output", &judged)], none);
+        self.numbers = judged;
         [x, y, z, p]
     }
 
@@ -257,8 +247,8 @@ impl Op for MatrixRoot {
         let kernel = |form| {
             let mut iteration = Iteration::new(form, side, device);
             let [_, y, _, _] = iteration.run(false);
-            let judged = iteration.judged.clone();
-            let bindings = [("a", &y), ("numbers", &judged), ("output", &Operand::Output)];
+            let numbers = iteration.numbers.clone();
+            let bindings = [("a", &y), ("numbers", &numbers), ("output", &Operand::Output)];
             iteration.push("root", &bindings, [0.0; 2]);
             iteration.kernel()
         };
@@ -312,8 +302,8 @@ impl Op for RootTrace {
         let kernel = |form| {
             let mut iteration = Iteration::new(form, side, device);
             let [x, y, z, p] = iteration.run(true);
-            let (judged, none) = (iteration.judged.clone(), [0.0; 2]);
-            let trace = [("a", &y), ("numbers", &judged), ("output", &Operand::Output)];
+            let (numbers, none) = (iteration.numbers.clone(), [0.0; 2]);
+            let trace = [("a", &y), ("numbers", &numbers), ("output", &Operand::Output)];
             iteration.push("trace", &trace, none);
             let residue = iteration.matrix();
             iteration.push("residue", &[("a", &x), ("b", &p), ("output", &residue)], none);
@@ -322,7 +312,7 @@ impl Op for RootTrace {
                 ("b", &p),
                 ("c", &x),
                 ("upstream", &residue),
-                ("numbers", &judged),
+                ("numbers", &numbers),
                 ("output", &Operand::Saved),
             ];
             iteration.push("gradient", &gradient, none);
