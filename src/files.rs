@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::escape::shown;
+use crate::room::room;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -23,6 +24,10 @@ pub(crate) fn open_ordinary(path: &Path) -> io::Result<(File, u64)> {
     Ok((File::open(path)?, found.len()))
 }
 
+/// The longest header of a safetensors file that is read, in bytes. Those of networks and checkpoints have some kilobytes;
+/// parsed it takes up to a hundred times the memory.
+pub(crate) const LONGEST_HEADER: u64 = 1 << 21;
+
 /// The content of an ordinary file.
 ///
 /// # Errors
@@ -33,10 +38,8 @@ pub(crate) fn read_up_to(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     if length > most {
         return Err(too_large());
     }
-    let mut bytes = Vec::new();
-    bytes.try_reserve_exact(length as usize).map_err(|_| {
-        io::Error::new(ErrorKind::OutOfMemory, format!("there is not enough memory for its {length} bytes"))
-    })?;
+    let mut bytes =
+        room(length as usize).map_err(|problem| io::Error::new(ErrorKind::OutOfMemory, problem))?;
     // It may have grown since, and files of /proc state no length.
     file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most { Err(too_large()) } else { Ok(bytes) }

@@ -52,6 +52,7 @@ mod hex;
 pub mod image_io;
 pub mod mirage;
 pub mod ops;
+mod room;
 pub mod shader;
 pub mod tune;
 pub mod vgg;

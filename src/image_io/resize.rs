@@ -4,6 +4,7 @@ use fast_image_resize as fir;
 use fir::images::{Image, ImageRef};
 
 use super::{Alpha, Picture, check_size};
+use crate::room::zeros;
 use crate::{Error, Result};
 
 /// The picture at another size: Lanczos3 along a side that shrinks, Catmull-Rom along one that
@@ -116,24 +117,6 @@ fn pass(
 /// A side as the crate takes it. Sides are at most [`MAX_SIDE`](super::MAX_SIDE) here.
 fn side(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
-}
-
-/// A vector of zeros, or why there is none.
-pub(super) fn zeros<T: bytemuck::Zeroable + Clone>(count: usize) -> Result<Vec<T>, String> {
-    let mut values = room(count)?;
-    values.resize(count, T::zeroed());
-    Ok(values)
-}
-
-/// An empty vector with room for `count` values, or why there is none: the process isn't taken down by a picture too
-/// many.
-pub(super) fn room<T>(count: usize) -> Result<Vec<T>, String> {
-    let mut values = Vec::new();
-    values.try_reserve_exact(count).map_err(|_| {
-        let mebibytes = count.saturating_mul(size_of::<T>()) >> 20;
-        format!("there is not enough memory for {mebibytes} MiB more")
-    })?;
-    Ok(values)
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 //! while its rows come, so that it is never held at its full size.
 
 use super::color::ToSrgb;
-use super::resize::{fit, room};
+use super::resize::fit;
 use super::{Alpha, Picture};
+use crate::room::room;
 
 /// Pictures of up to this many pixels are always read as they are.
 pub(super) const PLAIN: usize = 1 << 24;

@@ -17,7 +17,7 @@ use super::loss::Shares;
 use super::state::State;
 use super::weighting::{GroupWeight, Weights};
 use crate::error::{Error, Result};
-use crate::files::{open_ordinary, read_up_to, write_whole};
+use crate::files::{LONGEST_HEADER, open_ordinary, read_up_to, write_whole};
 use crate::hex::hex;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -30,8 +30,6 @@ use std::path::Path;
 const FORMAT: &str = "neural-mirage checkpoint 3";
 /// What to do about a file that is not a checkpoint.
 const REMEDY: &str = "Give a file that `mirage render` saved after Ctrl-C or with --checkpoint-every";
-/// The longest header that is read, in bytes. It has some kilobytes, and parsed it takes up to a hundred times the memory.
-const LONGEST_HEADER: u64 = 1 << 21;
 /// What stands before the hash in the file.
 const HASH_KEY: &str = "\"state:sha256\":\"";
 /// What stands in place of the hash while it is computed.

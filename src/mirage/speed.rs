@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 /// The longest sides of the pictures that are timed, on the CPU and on a GPU, in pixels. From two sizes follow what an
 /// iteration costs at any size (matrix roots, for one) and what a pixel costs, which on the CPU is nearly the same from here to
-/// 2048 px (docs/performance.md); a GPU needs more pixels to be busy. Below 160 px the CPU mostly reads weights, so the
-/// difference to a smaller size would be too small to tell from noise.
+/// 2048 px (docs/performance.md); a GPU needs more pixels to be busy. Below 160 px the CPU spends most of its time on
+/// reading weights, and two such sizes differ by less than one timing varies.
 const SIDES: [[u32; 2]; 2] = [[64, 160], [256, 512]];
 /// Iterations that are timed at either size, of which the fastest counts; those before compile kernels and touch memory.
 const TIMED: [usize; 2] = [1, 2];

@@ -15,6 +15,7 @@ use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
+use crate::files::LONGEST_HEADER;
 use crate::{Error, Result};
 
 /// Said wherever a weights file is beyond repair.
@@ -24,8 +25,6 @@ pub(super) const CONVERT: &str = "Give a safetensors file of a VGG network; tool
 
 /// Length of the number that opens a safetensors file, in bytes.
 const LENGTH_BYTES: usize = 8;
-/// The longest header that is read, in bytes. VGG-19 takes 8 KiB, and parsed it takes up to a hundred times the memory.
-const LONGEST_HEADER: usize = 1 << 21;
 /// The largest file that is read, in bytes: the full VGG-19 has 575 MB.
 const LARGEST_FILE: u64 = 1 << 32;
 /// The file is read in pieces of this size, a multiple of every number's.
@@ -436,7 +435,7 @@ fn read_header(file: &OpenedFile) -> Result<(Metadata, usize)> {
         );
         return Err(Error::file(path, problem, FETCH_AGAIN));
     };
-    if data_start > LONGEST_HEADER {
+    if data_start as u64 > LONGEST_HEADER {
         let problem = format!("its header of {length} bytes is longer than that of any network");
         return Err(Error::file(path, problem, FETCH_AGAIN));
     }

@@ -15,8 +15,8 @@ use std::path::Path;
 use image::ImageFormat;
 use image::metadata::Orientation;
 
-use super::resize::zeros;
 use super::{Alpha, Decoded, Picture, metadata, structure};
+use crate::room::zeros;
 use crate::{Error, Result, files};
 use failure::{Failure, REPLACE};
 pub use reading::ReadOptions;

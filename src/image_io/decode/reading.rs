@@ -5,10 +5,10 @@ use std::cell::Cell;
 use image::metadata::Orientation;
 
 use super::super::color::{self, Profile};
-use super::super::resize::zeros;
 use super::super::rows::{Colors, Layout, PLAIN, Rows, Sample};
 use super::super::{MAX_PIXELS, check_size};
 use super::failure::Failure;
+use crate::room::zeros;
 
 /// Pixels that a byte of a file may stand for where the whole picture is decoded at once: more than any photo has, and
 /// more than JPEG can hold.

@@ -4,8 +4,8 @@ mod text;
 
 use noto_sans_mono_bitmap::RasterHeight;
 
-use super::resize::zeros;
 use super::{MAX_PIXELS, MAX_SIDE, Picture, check_size};
+use crate::room::zeros;
 use crate::{Error, Result};
 use text::Font;
 

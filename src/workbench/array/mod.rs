@@ -5,7 +5,8 @@ mod element;
 pub use element::Element;
 
 use crate::error::{Error, Result};
-use crate::files::open_ordinary;
+use crate::files::{LONGEST_HEADER, open_ordinary};
+use crate::room::zeros;
 use npyz::{DType, Endianness, NpyFile, Order, WriteOptions, WriterBuilder as _};
 use safetensors::tensor::Metadata;
 use std::fs::File;
@@ -19,8 +20,6 @@ const LONGEST_NPY_HEADER: usize = 1 << 14;
 /// Brackets within brackets of such a header: records in records in records. npyz takes four times as long for each
 /// level more.
 const DEEPEST_NPY_HEADER: usize = 7;
-/// The longest safetensors header that is read, in bytes: the format allows more, but it is parsed as a whole.
-const LONGEST_HEADER: u64 = 1 << 21;
 
 /// Numbers of one type with their dimensions, the last varying fastest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,7 +121,7 @@ impl Array {
         let Some(expected) = expected.filter(|expected| *expected as u64 <= length) else {
             return Err(cut(path, &shape));
         };
-        let mut bytes = room(path, expected)?;
+        let mut bytes = buffer(path, expected)?;
         file.into_inner().read_exact(&mut bytes).map_err(|_| cut(path, &shape))?;
         Ok(Self { element, shape, bytes })
     }
@@ -193,22 +192,15 @@ impl Array {
             return Err(broken(format!("its tensor `{name}` is shorter than its shape says")));
         };
         file.seek(SeekFrom::Start(base + from as u64)).map_err(Error::io(path, "reading"))?;
-        let mut bytes = room(path, size)?;
+        let mut bytes = buffer(path, size)?;
         file.read_exact(&mut bytes).map_err(Error::io(path, "reading"))?;
         Ok(Self { element, shape: info.shape.clone(), bytes })
     }
 }
 
 /// Zeros, to be read into.
-fn room(path: &Path, size: usize) -> Result<Vec<u8>> {
-    let too_much = || {
-        let problem = format!("there is not enough memory for its {size} bytes");
-        Error::file(path, problem, "Give a smaller array, or close other programs")
-    };
-    let mut bytes = Vec::new();
-    bytes.try_reserve_exact(size).map_err(|_| too_much())?;
-    bytes.resize(size, 0);
-    Ok(bytes)
+fn buffer(path: &Path, size: usize) -> Result<Vec<u8>> {
+    zeros(size).map_err(|problem| Error::file(path, problem, "Give a smaller array, or close other programs"))
 }
 
 /// Some names, for a message.

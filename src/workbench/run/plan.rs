@@ -5,6 +5,7 @@ use super::shader::{Bound, ShaderRequest, UserShader, Variable};
 use super::spec::{ArraySource, Input, Output};
 use crate::error::{Error, Result};
 use crate::escape::shown;
+use crate::room::zeros;
 use crate::workbench::array::{count, dimensions};
 use crate::workbench::{Array, Element};
 use rand::{RngExt, SeedableRng};
@@ -344,9 +345,7 @@ fn fill_from(variable: &Variable, source: &ArraySource) -> Result<(Memory, Optio
     let (mut bytes, shape) = match source {
         ArraySource::Zeros(shape) | ArraySource::Random(shape, _) => {
             let (length, _) = length(variable, shape);
-            let mut bytes = Vec::new();
-            bytes.try_reserve_exact(length).map_err(|_| refuse("there is not so much memory".to_owned()))?;
-            bytes.resize(length, 0);
+            let mut bytes = zeros(length).map_err(refuse)?;
             if let ArraySource::Random(_, seed) = source {
                 scatter(variable, seed.unwrap_or_default(), &mut bytes);
             }
