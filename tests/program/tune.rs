@@ -52,11 +52,14 @@ fn what_was_tuned_is_used_until_it_is_outdated() {
     });
     let with = ["--tuning-cache", "caches/tuning.json"];
     let without = verbose_output(&place, &photo, &["--no-tuning-cache"]);
-    assert!(kernels(&without).contains("texture"), "{without}");
+    // Software drivers prefer one family, GPUs the other.
+    let families = |printed: &str| ["texture", "buffer"].map(|family| kernels(printed).contains(family));
+    let family = if families(&without)[0] { "texture" } else { "buffer" };
+    assert!(families(&without).contains(&true), "{without}");
     let naive = verbose_output(&place, &photo, &[with[0], with[1], "--overwrite"]);
-    assert!(!kernels(&naive).contains("texture") && !naive.contains("note: "), "{naive}");
+    assert!(families(&naive) == [false; 2] && !naive.contains("note: "), "{naive}");
     // A forced family is not left.
-    let forced = verbose_output(&place, &photo, &[with[0], with[1], "--overwrite", "--kernels", "texture"]);
+    let forced = verbose_output(&place, &photo, &[with[0], with[1], "--overwrite", "--kernels", family]);
     assert_eq!(kernels(&forced), kernels(&without));
 
     change(&cache, |cache| {
