@@ -1,15 +1,16 @@
-// A map as rows of channels in f16, one row a texel, for cooperative matrices (matrix_products.wgsl, matrix_gram.wgsl), and
-// rows of sums as a map again. The values are multiplied by `scales[0]` (see half_scale.wgsl), the sums by `scales[1]`.
-// Maps are bordered quads (see src/ops/core/shape.rs).
+// A map as columns of matrices in f16 for cooperative matrices (matrix_products.wgsl, matrix_gram.wgsl), and columns of sums
+// as a map again. A column has the channels of one matrix, ROW_QUADS quads a row, one row a texel. The values are multiplied
+// by `scales[0]` (see half_scale.wgsl), the sums by `scales[1]`. Maps are bordered quads (see src/ops/core/shape.rs).
 
-const RELU: u32 = 0u; // `unpack`: rectify the result
+const RELU: u32 = 0u;      // `unpack`: rectify the result
+const ROW_QUADS: u32 = 4u; // quads of a row of a matrix
 
 struct Params {
     quads: u32,
     plane: u32, // texels per quad
     pitch: u32, // texels per row of the map
     front: u32, // `pack`: rows of zeros before the first texel's
-    rows: u32,  // `pack`: all rows; behind the last texel's come zeros too
+    rows: u32,   // of a column; `pack`: behind the last texel's come zeros too
 }
 
 @group(0) @binding(0) var<storage, read> input: array<vec4<f32>>;
@@ -20,6 +21,11 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> output: array<vec4<f32>>;
 @group(0) @binding(6) var<uniform> params: Params;
 
+// Where the quad of a row lies.
+fn at(row: u32, quad: u32) -> u32 {
+    return (quad / ROW_QUADS * params.rows + row) * ROW_QUADS + quad % ROW_QUADS;
+}
+
 @compute @workgroup_size(64)
 fn pack(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -27,8 +33,10 @@ fn pack(
     @builtin(local_invocation_index) local: u32,
 ) {
     let i = (group.y * groups.x + group.x) * 64u + local;
-    let row = i % params.rows;
-    let quad = i / params.rows;
+    // Neighbours store next to each other.
+    let column = i / ROW_QUADS;
+    let row = column % params.rows;
+    let quad = column / params.rows * ROW_QUADS + i % ROW_QUADS;
     if (quad >= params.quads) {
         return;
     }
@@ -36,7 +44,7 @@ fn pack(
     if (row >= params.front && row - params.front < params.plane) {
         value = input[quad * params.plane + row - params.front] * scales[0];
     }
-    rows[row * params.quads + quad] = vec2<u32>(pack2x16float(value.xy), pack2x16float(value.zw));
+    rows[at(row, quad)] = vec2<u32>(pack2x16float(value.xy), pack2x16float(value.zw));
 }
 
 @compute @workgroup_size(64)
@@ -54,7 +62,7 @@ fn unpack(
     }
     var value = vec4<f32>(0.0);
     if (n < params.plane && n >= params.pitch && n % params.pitch != 0u) {
-        value = sums[n * params.quads + quad] * scales[1] + bias[quad];
+        value = sums[at(n, quad)] * scales[1] + bias[quad];
         if (RELU == 1u) {
             value = max(value, vec4<f32>(0.0));
         }

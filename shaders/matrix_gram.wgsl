@@ -1,5 +1,5 @@
-// Partial Gram matrices on cooperative matrices, factors in f16 and sums in f32, from a map as rows (see half_rows.wgsl). The
-// buffer family's kernel for GPUs that have such matrices; gram_sum.wgsl adds up what it leaves.
+// Partial Gram matrices on cooperative matrices, factors in f16 and sums in f32, from a map as columns of
+// matrices (see half_rows.wgsl). The buffer family's kernel for GPUs that have such matrices; gram_sum.wgsl adds up what it leaves.
 //
 // A workgroup is one subgroup and sums one chunk of the rows for one pair of channel blocks, row block <= column block: a
 // block of ROWS x ROWS matrices. Channels are whole blocks and chunks whole matrices, so nothing is loaded outside.
@@ -19,7 +19,7 @@ alias Right = coop_mat16x16<f16, B>;
 alias Sum = coop_mat16x16<f32, C>;
 
 struct Params {
-    channels: u32,
+    rows: u32,   // of the map as columns of matrices
     blocks: u32, // channel blocks
     pairs: u32,  // blocks * (blocks + 1) / 2
     splits: u32, // chunks of the rows
@@ -46,18 +46,17 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     }
     column += row;
 
-    let channels = params.channels;
     let start = split * params.chunk;
     var sums: array<Sum, SUMS>;
     for (var k = start; k < start + params.chunk; k += SIDE) {
         var left: array<Left, ROWS>;
         // unroll
         for (var r = 0u; r < ROWS; r++) {
-            left[r] = coopLoad<Left>(&rows[k * channels + row * BLOCK + r * SIDE], channels);
+            left[r] = coopLoad<Left>(&rows[((row * ROWS + r) * params.rows + k) * SIDE], SIDE);
         }
         // unroll
         for (var c = 0u; c < ROWS; c++) {
-            let right = coopLoadT<Right>(&rows[k * channels + column * BLOCK + c * SIDE], channels);
+            let right = coopLoadT<Right>(&rows[((column * ROWS + c) * params.rows + k) * SIDE], SIDE);
             // unroll
             for (var r = 0u; r < ROWS; r++) {
                 sums[r * ROWS + c] = coopMultiplyAdd(left[r], right, sums[r * ROWS + c]);

@@ -1,11 +1,16 @@
 // Products on cooperative matrices, factors in f16 and sums in f32: for each position p (of a transformed tile, or the only
-// one) output[p] = input[p] * weights[p], rows of channels. With nine taps a row of the output sums over nine rows of the
+// one) output[p] = input[p] * weights[p]. With nine taps a row of the output sums over nine rows of the
 // input, which makes it a 3x3 convolution on the run of texels (see half_rows.wgsl). The buffer family's kernel for GPUs that
 // have such matrices.
 //
 // A workgroup is one subgroup and computes a block of ROWS x COLUMNS matrices. All sizes are multiples of SIDE, and rows of
 // the whole block, so nothing is loaded or stored outside. Factors come straight from their buffers: naga marks no access to
 // workgroup memory as shared between invocations, which Vulkan's memory model, that cooperative matrices need, asks for.
+//
+// Inputs and outputs are columns of matrices: first all rows of channels 0 to SIDE - 1, then those of the next SIDE, and so
+// on. So a matrix is one run of memory, from whichever row it begins, and each index is a multiple of SIDE, by which a
+// compiler knows that several values may be loaded at once. The weights are such columns too, of inputs of the filter, with
+// a row for each of its outputs.
 
 enable f16;
 enable wgpu_cooperative_matrix;
@@ -24,59 +29,101 @@ alias Right = coop_mat16x16<f16, B>;
 alias Sum = coop_mat16x16<f32, C>;
 
 struct Params {
-    inner: u32,         // channels of the input
-    columns: u32,       // channels of the output
+    inner: u32,         // matrices along the channels of the input
+    input_rows: u32,    // rows of the input
+    rows: u32,          // of the output
+    filters: u32,       // outputs of the filter, which are the channels of the output, or with ADJOINT of the input
     pitch: u32,         // nine taps: rows of the input from one line of the map to the next
-    input_stride: u32,  // values from one position to the next
+    input_stride: u32,  // from one position to the next, in rows of a matrix
     weight_stride: u32, // from one position or tap to the next
     output_stride: u32,
 }
 
 @group(0) @binding(0) var<storage, read> input: array<f16>;
-// Output channels by input channels.
 @group(0) @binding(1) var<storage, read> weights: array<f16>;
 @group(0) @binding(2) var<storage, read_write> output: array<f32>;
 @group(0) @binding(3) var<uniform> params: Params;
 
+// Where the block's rows of the input begin in a step, in rows of a matrix. Steps go through the taps of one matrix of
+// channels before the next: the rows of the taps overlap, and a cache still holds them.
+fn input_at(step: u32, group: vec3<u32>) -> u32 {
+    // The first tap is a line and a texel before, where the rows of zeros in front begin.
+    let tap = step % TAPS;
+    let row = group.x * (ROWS * SIDE) + tap / 3u * params.pitch + tap % 3u;
+    return group.z * params.input_stride + step / TAPS * params.input_rows + row;
+}
+
+// The same of the weights of column c of the block's matrices.
+fn weights_at(step: u32, group: vec3<u32>, c: u32) -> u32 {
+    let k = step / TAPS;
+    let column = group.y * COLUMNS + c;
+    let start = (group.z + step % TAPS) * params.weight_stride;
+    if (ADJOINT == 1u) {
+        return start + column * params.filters + k * SIDE;
+    }
+    return start + k * params.filters + column * SIDE;
+}
+
 @compute @workgroup_size(LANES)
 fn multiply(@builtin(workgroup_id) group: vec3<u32>) {
-    let first = group.x * (ROWS * SIDE);
-    let column = group.y * (COLUMNS * SIDE);
-    let inner = params.inner;
-    let columns = params.columns;
+    var next_left: array<Left, ROWS>;
+    var next_right: array<Right, COLUMNS>;
+    // unroll
+    for (var r = 0u; r < ROWS; r++) {
+        next_left[r] = coopLoadT<Left>(&input[(input_at(0u, group) + r * SIDE) * SIDE], SIDE);
+    }
+    // unroll
+    for (var c = 0u; c < COLUMNS; c++) {
+        if (ADJOINT == 1u) {
+            next_right[c] = coopLoadT<Right>(&weights[weights_at(0u, group, c) * SIDE], SIDE);
+        } else {
+            next_right[c] = coopLoad<Right>(&weights[weights_at(0u, group, c) * SIDE], SIDE);
+        }
+    }
+    let steps = params.inner * TAPS;
     var sums: array<Sum, SUMS>;
-    for (var tap = 0u; tap < TAPS; tap++) {
-        // The first tap is a line and a texel before, where the rows of zeros in front begin.
-        let row = first + tap / 3u * params.pitch + tap % 3u;
-        let input_start = group.z * params.input_stride + row * inner;
-        let filter_start = (group.z + tap) * params.weight_stride;
-        for (var k = 0u; k < inner; k += SIDE) {
-            var left: array<Left, ROWS>;
+    for (var step = 0u; step < steps; step++) {
+        var left: array<Left, ROWS>;
+        var right: array<Right, COLUMNS>;
+        // unroll
+        for (var r = 0u; r < ROWS; r++) {
+            left[r] = next_left[r];
+        }
+        // unroll
+        for (var c = 0u; c < COLUMNS; c++) {
+            right[c] = next_right[c];
+        }
+        // The next step is loaded meanwhile. The last is loaded once more, because naga lets nothing be loaded under a
+        // condition.
+        let next = min(step + 1u, steps - 1u);
+        // unroll
+        for (var r = 0u; r < ROWS; r++) {
+            next_left[r] = coopLoadT<Left>(&input[(input_at(next, group) + r * SIDE) * SIDE], SIDE);
+        }
+        // unroll
+        for (var c = 0u; c < COLUMNS; c++) {
+            if (ADJOINT == 1u) {
+                next_right[c] = coopLoadT<Right>(&weights[weights_at(next, group, c) * SIDE], SIDE);
+            } else {
+                next_right[c] = coopLoad<Right>(&weights[weights_at(next, group, c) * SIDE], SIDE);
+            }
+        }
+        // unroll
+        for (var c = 0u; c < COLUMNS; c++) {
             // unroll
             for (var r = 0u; r < ROWS; r++) {
-                left[r] = coopLoadT<Left>(&input[input_start + r * SIDE * inner + k], inner);
-            }
-            // unroll
-            for (var c = 0u; c < COLUMNS; c++) {
-                var right: Right;
-                if (ADJOINT == 1u) {
-                    right = coopLoadT<Right>(&weights[filter_start + k * columns + column + c * SIDE], columns);
-                } else {
-                    right = coopLoad<Right>(&weights[filter_start + (column + c * SIDE) * inner + k], inner);
-                }
-                // unroll
-                for (var r = 0u; r < ROWS; r++) {
-                    sums[r * COLUMNS + c] = coopMultiplyAdd(left[r], right, sums[r * COLUMNS + c]);
-                }
+                sums[r * COLUMNS + c] = coopMultiplyAdd(left[r], right[c], sums[r * COLUMNS + c]);
             }
         }
     }
+    let first = group.x * (ROWS * SIDE);
+    let column = group.y * COLUMNS;
     // unroll
     for (var r = 0u; r < ROWS; r++) {
         // unroll
         for (var c = 0u; c < COLUMNS; c++) {
-            let to = group.z * params.output_stride + (first + r * SIDE) * columns + column + c * SIDE;
-            coopStoreT(sums[r * COLUMNS + c], &output[to], columns);
+            let to = group.z * params.output_stride + (column + c) * params.rows + first + r * SIDE;
+            coopStoreT(sums[r * COLUMNS + c], &output[to * SIDE], SIDE);
         }
     }
 }

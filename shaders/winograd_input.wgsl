@@ -11,11 +11,13 @@
 // Maps are bordered quads (see src/ops/core/shape.rs). Work goes in chunks of `chunk` tiles. Transformed: texel
 // position * stride + (tile / run * in_quads + in_quad) * run + tile % run, where a run is as many tiles as an
 // invocation of winograd_tiles.wgsl takes, or for winograd_blocks.wgsl all of the chunk. For matrix_products.wgsl they are
-// rows of channels in f16: quad position * stride + tile * in_quads + in_quad, multiplied by `scales[0]` (see
-// half_scale.wgsl); all quads are bound at once then.
+// columns of matrices in f16, multiplied by `scales[0]` (see half_scale.wgsl): quad
+// position * stride + (in_quad / ROW_QUADS * chunk + tile) * ROW_QUADS + in_quad % ROW_QUADS; all quads are bound at once
+// then.
 
 const TEXTURES: u32 = 0u;  // where all maps and transformed values lie: 1 in textures of 8192 columns, 0 in buffers
-const ROWS: u32 = 0u;      // 1: transformed values are rows in f16, and lie in buffers
+const ROWS: u32 = 0u;      // 1: transformed values are rows of matrices in f16, and lie in buffers
+const ROW_QUADS: u32 = 4u; // quads of such a row
 const TILE: u32 = 4u;      // 4 or 2
 const SIDE: u32 = 6u;      // TILE + 2
 const HALF: u32 = 2u;      // windows of a tile along each axis where it is pooled: TILE is 4 then
@@ -91,6 +93,15 @@ fn store_transformed(n: u32, value: vec4<f32>) {
     }
 }
 
+// The tile of the chunk and the quad that an invocation transforms. Neighbours store next to each other.
+fn place(i: u32) -> vec2<u32> {
+    if (ROWS == 1u) {
+        let column = i / ROW_QUADS;
+        return vec2<u32>(column % params.chunk, column / params.chunk * ROW_QUADS + i % ROW_QUADS);
+    }
+    return vec2<u32>(i % params.chunk, i / params.chunk);
+}
+
 // B^T of F(TILE, 3).
 fn input_line(d: Line) -> Line {
     if (TILE == 2u) {
@@ -130,7 +141,7 @@ fn store_tile(t: u32, quad: u32) {
     let run = params.run;
     var start = (t / run * params.quads + params.first_quad + quad) * run + t % run;
     if (ROWS == 1u) {
-        start = t * params.quads + quad;
+        start = (quad / ROW_QUADS * params.chunk + t) * ROW_QUADS + quad % ROW_QUADS;
     }
     let step = params.stride;
     // unroll
@@ -166,9 +177,9 @@ fn transform(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let i = (group.y * groups.x + group.x) * 64u + local;
-    let t = i % params.chunk;
-    let quad = i / params.chunk;
+    let mine = place((group.y * groups.x + group.x) * 64u + local);
+    let t = mine.x;
+    let quad = mine.y;
     if (quad >= params.quads) {
         return;
     }
@@ -246,9 +257,9 @@ fn transform_routed(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let i = (group.y * groups.x + group.x) * 64u + local;
-    let t = i % params.chunk;
-    let quad = i / params.chunk;
+    let mine = place((group.y * groups.x + group.x) * 64u + local);
+    let t = mine.x;
+    let quad = mine.y;
     if (quad >= params.quads) {
         return;
     }

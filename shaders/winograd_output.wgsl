@@ -6,13 +6,14 @@
 // src/ops/conv/pool_indices.rs). What lies around the pixels is written by border.wgsl.
 //
 // Maps are bordered quads (see src/ops/core/shape.rs). Products: texel position * stride + out_quad * chunk + tile; those of
-// matrix_products.wgsl are rows of channels, texel position * stride + tile * out_quads + out_quad, to be multiplied by
-// `scales[1]` (see half_scale.wgsl).
+// matrix_products.wgsl are columns of matrices, to be multiplied by `scales[1]` (see half_scale.wgsl): texel
+// position * stride + (out_quad / ROW_QUADS * chunk + tile) * ROW_QUADS + out_quad % ROW_QUADS.
 // Whether the result is rectified is a parameter, as is whether tiles are turned: a variant of its own would be one more
 // long compilation.
 
 const TEXTURES: u32 = 0u;  // where the products lie: 1 in a texture of 8192 columns, 0 in a buffer
-const ROWS: u32 = 0u;      // 1: products are rows, and lie in a buffer
+const ROWS: u32 = 0u;      // 1: products are rows of matrices, and lie in a buffer
+const ROW_QUADS: u32 = 4u; // quads of such a row
 const TILE: u32 = 4u;      // 4 or 2
 const SIDE: u32 = 6u;      // TILE + 2
 const HALF: u32 = 2u;      // windows of a tile along each axis where it is pooled: TILE is 4 then
@@ -67,7 +68,19 @@ fn load_product(n: u32) -> vec4<f32> {
 
 // Where the first product of a tile lies.
 fn first_product(t: u32, quad: u32) -> u32 {
-    return select((params.first_quad + quad) * params.chunk + t, t * params.quads + quad, ROWS == 1u);
+    if (ROWS == 1u) {
+        return (quad / ROW_QUADS * params.chunk + t) * ROW_QUADS + quad % ROW_QUADS;
+    }
+    return (params.first_quad + quad) * params.chunk + t;
+}
+
+// The tile of the chunk and the quad that an invocation transforms. Neighbours load what lies next to each other.
+fn place(i: u32) -> vec2<u32> {
+    if (ROWS == 1u) {
+        let column = i / ROW_QUADS;
+        return vec2<u32>(column % params.chunk, column / params.chunk * ROW_QUADS + i % ROW_QUADS);
+    }
+    return vec2<u32>(i % params.chunk, i / params.chunk);
 }
 
 // A^T of F(TILE, 3); the first TILE values count.
@@ -118,9 +131,9 @@ fn transform(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let i = (group.y * groups.x + group.x) * 64u + local;
-    let t = i % params.chunk;
-    let quad = i / params.chunk;
+    let mine = place((group.y * groups.x + group.x) * 64u + local);
+    let t = mine.x;
+    let quad = mine.y;
     let at = params.first_tile + t;
     if (quad >= params.quads || at >= params.tiles) {
         return;
@@ -175,9 +188,9 @@ fn transform_pooled(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let i = (group.y * groups.x + group.x) * 64u + local;
-    let t = i % params.chunk;
-    let quad = i / params.chunk;
+    let mine = place((group.y * groups.x + group.x) * 64u + local);
+    let t = mine.x;
+    let quad = mine.y;
     let at = params.first_tile + t;
     if (quad >= params.quads || at >= params.tiles) {
         return;

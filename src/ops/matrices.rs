@@ -1,5 +1,5 @@
 //! What the kernels on cooperative matrices have in common: the block of a product that a workgroup computes, and maps as
-//! rows of channels in f16 (`half_scale.wgsl`, `half_rows.wgsl`). Such kernels come after all others but the naive one, so
+//! columns of matrices in f16 (`half_scale.wgsl`, `half_rows.wgsl`). Such kernels come after all others but the naive one, so
 //! that only a measurement chooses them, after a comparison with that one.
 
 use super::shape::MapLayout;
@@ -36,7 +36,8 @@ impl Block {
         fits.then_some(Self { matrices, across: [high, wide] })
     }
 
-    fn side(self) -> usize {
+    /// Rows and columns of a matrix.
+    pub fn side(self) -> usize {
         self.matrices.side as usize
     }
 
@@ -75,12 +76,14 @@ impl Block {
             .bind("input", input)
             .bind("weights", weights)
             .bind("output", output)
-            .size("inner", inner)
-            .size("columns", columns)
+            .size("inner", inner / self.side())
+            .size("input_rows", product.input_rows)
+            .size("rows", product.rows)
+            .size("filters", if product.adjoint { inner } else { columns })
             .size("pitch", product.pitch)
-            .size("input_stride", product.strides[0])
-            .size("weight_stride", inner * columns)
-            .size("output_stride", product.strides[1])
+            .size("input_stride", product.strides[0] / self.side())
+            .size("weight_stride", inner * columns / self.side())
+            .size("output_stride", product.strides[1] / self.side())
             .groups([product.rows / self.height(), columns / self.width(), product.positions])
             .loops(product.taps * (inner / self.side() + 1))
     }
@@ -97,8 +100,10 @@ impl Block {
 /// Sizes of a product of `matrix_products.wgsl`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Product {
-    /// Rows, a multiple of the block's.
+    /// Rows of the output, a multiple of the block's.
     pub rows: usize,
+    /// Rows of the input.
+    pub input_rows: usize,
     /// Channels of input and output.
     pub channels: [usize; 2],
     /// 1 or 9.
@@ -107,7 +112,7 @@ pub(super) struct Product {
     pub pitch: usize,
     /// Products side by side.
     pub positions: usize,
-    /// Values from one of them to the next, in input and output.
+    /// Values from one of them to the next, in input and output; multiples of a matrix's side.
     pub strides: [usize; 2],
     /// The weights' inputs and outputs change places.
     pub adjoint: bool,
@@ -139,51 +144,65 @@ pub(super) fn scale(
     [partial, dispatch("finish", groups).bind("scales", scales)]
 }
 
-/// The dispatch that writes a map as rows into a scratch buffer: `front` rows of zeros, one for each texel of the plane, and
-/// zeros up to `rows` in all.
+/// The dispatch that writes a map as columns of matrices into a scratch buffer: `front` rows of zeros, one for each texel of
+/// the plane, and zeros up to `rows` in all.
 pub(super) fn pack(
     map: MapLayout,
     operand: Operand,
     [front, rows]: [usize; 2],
+    block: Block,
     [to, scales]: [usize; 2],
     device: &Profile,
 ) -> Dispatch {
-    rows_of("pack", map)
+    rows_of("pack", map, rows, block)
         .bind("input", operand)
         .bind("rows", Operand::Scratch(to))
         .bind("scales", Operand::Scratch(scales))
         .size("front", front)
-        .size("rows", rows)
         .linear(map.quads() * rows, GROUP, device)
 }
 
-/// The dispatch that makes a map of rows of sums, with a bias for each quad.
+/// The dispatch that makes a map of columns of so many sums, with a bias for each quad.
 pub(super) fn unpack(
     map: MapLayout,
+    (rows, block): (usize, Block),
     [from, scales]: [usize; 2],
     bias: Operand,
     relu: bool,
     device: &Profile,
 ) -> Dispatch {
-    rows_of("unpack", map)
+    rows_of("unpack", map, rows, block)
         .consts(&[("RELU", u32::from(relu))])
         .bind("sums", Operand::Scratch(from))
         .bind("scales", Operand::Scratch(scales))
         .bind("bias", bias)
         .bind("output", Operand::Output)
         .size("front", 0)
-        .size("rows", 0)
         .linear(map.texels(), GROUP, device)
 }
 
-fn rows_of(entry: &'static str, map: MapLayout) -> Dispatch {
+fn rows_of(entry: &'static str, map: MapLayout, rows: usize, block: Block) -> Dispatch {
     Dispatch::new("half_rows", entry)
+        .consts(&[("ROW_QUADS", block.side() as u32 / 4)])
+        .size("rows", rows)
         .size("quads", map.quads())
         .size("plane", map.plane())
         .size("pitch", map.pitch())
 }
 
-/// Bytes of so many rows of channels in f16.
+/// Weights by inputs of a filter and its outputs, as columns of matrices of this side: for each of so many inputs in a
+/// column, all outputs, each with its `side` weights.
+pub(super) fn columns(
+    side: usize,
+    [outs, ins]: [usize; 2],
+    weight: impl Fn(usize, usize) -> f32,
+) -> Vec<f32> {
+    let inputs = |first: usize| first..(first + side).min(ins);
+    let column = |first: usize| (0..outs).flat_map(move |o| inputs(first).map(move |i| (o, i)));
+    (0..ins).step_by(side).flat_map(column).map(|(o, i)| weight(o, i)).collect()
+}
+
+/// Bytes of so many rows of all channels in f16.
 pub(super) fn row_bytes(rows: usize, channels: usize) -> u64 {
     (rows * channels) as u64 * 2
 }

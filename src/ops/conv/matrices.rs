@@ -1,9 +1,9 @@
-//! The direct convolution on cooperative matrices: the map as rows of channels in f16 (`half_rows.wgsl`), a product over
-//! channels and taps (`matrix_products.wgsl`), and its rows as a map again.
+//! The direct convolution on cooperative matrices: the map as columns of matrices in f16 (`half_rows.wgsl`), a product
+//! over channels and taps (`matrix_products.wgsl`), and its columns as a map again.
 
 use super::filter::{Filter, Packing};
 use crate::gpu::Profile;
-use crate::ops::matrices::{Block, Product, SCALE_BYTES, is_whole, pack, row_bytes, scale, unpack};
+use crate::ops::matrices::{Block, Product, SCALE_BYTES, columns, is_whole, pack, row_bytes, scale, unpack};
 use crate::ops::{Constant, Initializer, Kernel, MapLayout, Operand, Storage};
 use std::sync::Arc;
 
@@ -35,6 +35,7 @@ impl Direct {
         let all = rows + 2 * front;
         let product = Product {
             rows,
+            input_rows: all,
             channels: [input.channels, output.channels],
             taps: self.taps as usize,
             pitch: input.pitch(),
@@ -48,7 +49,7 @@ impl Direct {
             SCALE_BYTES[0],
             SCALE_BYTES[1],
         ];
-        let weights = self.weights(filter);
+        let weights = self.weights(filter, block.side());
         let fits = block.fits(&product, device)
             && is_whole(*input, device)
             && is_whole(output, device)
@@ -58,18 +59,18 @@ impl Direct {
         }
         let operands = [Operand::Scratch(0), Operand::Constant(weights), Operand::Scratch(1)];
         let mut dispatches = scale(*input, operand, [2, 3], device).to_vec();
-        dispatches.push(pack(*input, operand.clone(), [front, all], [0, 3], device));
+        dispatches.push(pack(*input, operand.clone(), [front, all], block, [0, 3], device));
         dispatches.push(block.products(&product, operands));
-        dispatches.push(unpack(output, [1, 3], self.bias.clone(), self.relu, device));
+        dispatches.push(unpack(output, (rows, block), [1, 3], self.bias.clone(), self.relu, device));
         Some(Kernel { variant: "buffer_matrices", dispatches, scratch })
     }
 
-    /// The weights in f16: for each tap a row for each output channel.
-    fn weights(&self, filter: &Arc<Filter>) -> Constant {
+    /// The weights in f16: for each tap the columns of matrices of this side.
+    fn weights(&self, filter: &Arc<Filter>, side: usize) -> Constant {
         let (adjoint, taps) = (self.adjoint, self.taps as usize);
         let (outs, ins) = (self.output.channels, self.input.1.channels);
         let direction = if adjoint { "adjoint" } else { "forward" };
-        let key = format!("{} {direction} rows in f16", filter.id);
+        let key = format!("{} {direction} matrices of {side} in f16", filter.id);
         let filter = filter.clone();
         Constant {
             key,
@@ -77,18 +78,13 @@ impl Direct {
             bytes: row_bytes(taps * outs, ins),
             initializer: Initializer::host(move || {
                 let weights = (filter.weights)()?;
-                let mut rows = Vec::with_capacity(weights.len());
-                for tap in 0..taps {
-                    for o in 0..outs {
-                        // The adjoint swaps inputs with outputs and turns the kernel by 180 degrees.
-                        let at = |i: usize| match adjoint {
-                            true => (i * filter.in_channels + o) * taps + (taps - 1 - tap),
-                            false => (o * filter.in_channels + i) * taps + tap,
-                        };
-                        rows.extend((0..ins).map(|i| weights[at(i)]));
-                    }
-                }
-                Ok(Packing::Half.pack(&rows))
+                // The adjoint swaps inputs with outputs and turns the kernel by 180 degrees.
+                let at = |tap: usize, o: usize, i: usize| match adjoint {
+                    true => (i * filter.in_channels + o) * taps + (taps - 1 - tap),
+                    false => (o * filter.in_channels + i) * taps + tap,
+                };
+                let of_tap = |tap| columns(side, [outs, ins], |o, i| weights[at(tap, o, i)]);
+                Ok(Packing::Half.pack(&(0..taps).flat_map(of_tap).collect::<Vec<_>>()))
             }),
         }
     }

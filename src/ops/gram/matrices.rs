@@ -1,4 +1,4 @@
-//! The Gram matrix on cooperative matrices (`matrix_gram.wgsl`), from the map as rows of channels in f16.
+//! The Gram matrix on cooperative matrices (`matrix_gram.wgsl`), from the map as columns of matrices in f16.
 
 use super::work::{BLOCK_DEPTH, Work};
 use crate::gpu::Profile;
@@ -16,7 +16,7 @@ pub(super) fn kernel(map: MapLayout, device: &Profile) -> Option<Kernel> {
     let partials = Dispatch::new("matrix_gram", "forward")
         .consts(&block.consts())
         .bind("partials", Operand::Scratch(0))
-        .size("channels", map.channels)
+        .size("rows", rows)
         .size("blocks", work.blocks)
         .size("pairs", work.pairs)
         .size("splits", work.splits)
@@ -31,7 +31,7 @@ pub(super) fn kernel(map: MapLayout, device: &Profile) -> Option<Kernel> {
         last.bindings.push(("scales", Operand::Scratch(scales)));
     }
     let mut before = scale(map, &Operand::Input(0), [largest, scales], device).to_vec();
-    before.push(pack(map, Operand::Input(0), [0, rows], [at, scales], device));
+    before.push(pack(map, Operand::Input(0), [0, rows], block, [at, scales], device));
     kernel.dispatches.splice(0..0, before);
     let fits = is_whole(map, device) && kernel.scratch.iter().all(|bytes| *bytes <= device.max_binding);
     fits.then_some(kernel)

@@ -83,7 +83,7 @@ impl Winograd {
         match self.products {
             Products::Tiles(_) => Memory::Textures,
             Products::Blocks(_) => Memory::Buffers,
-            Products::Matrices(_) => Memory::Rows,
+            Products::Matrices(block) => Memory::Rows { side: block.side() },
         }
     }
 

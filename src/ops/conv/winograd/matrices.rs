@@ -1,11 +1,11 @@
 //! The products on cooperative matrices (`matrix_products.wgsl`), for GPUs that have them. Between the transforms tiles are
-//! rows of channels: the transformed ones in f16, the products in f32.
+//! columns of matrices: the transformed ones in f16, the products in f32.
 
 use super::blocks::chunk_bytes;
 use super::memory::Memory;
 use super::passes::Passes;
 use super::tile::WinogradTile;
-use super::weights::{row_bytes, row_weights};
+use super::weights::{column_weights, row_bytes};
 use crate::gpu::Profile;
 use crate::ops::conv::filter::Filter;
 use crate::ops::matrices::{Block, Product, is_whole};
@@ -33,6 +33,7 @@ pub(super) fn choose(
 fn product(passes: &Passes, [input, output]: [MapLayout; 2], adjoint: bool) -> Product {
     Product {
         rows: passes.chunk,
+        input_rows: passes.chunk,
         channels: [input.channels, output.channels],
         taps: 1,
         pitch: 0,
@@ -50,10 +51,11 @@ pub(super) fn products(
     maps: [MapLayout; 2],
     adjoint: bool,
 ) -> Dispatch {
+    let memory = Memory::Rows { side: block.side() };
     let operands = [
-        Memory::Rows.transformed(passes.bytes(maps[0])),
-        row_weights(passes.tile, filter),
-        Memory::Rows.products(passes.bytes(maps[1])),
+        memory.transformed(passes.bytes(maps[0])),
+        column_weights(passes.tile, filter, block.side()),
+        memory.products(passes.bytes(maps[1])),
     ];
     block.products(&product(passes, maps, adjoint), operands)
 }

@@ -11,8 +11,9 @@ pub(super) enum Memory {
     Textures,
     /// In the kernel's scratch buffers. The maps are read where they are.
     Buffers,
-    /// The same, as rows of channels, the transformed values in f16; two more scratch buffers are for their scale.
-    Rows,
+    /// The same, as columns of cooperative matrices of this side, the transformed values in f16; two more scratch buffers
+    /// are for their scale.
+    Rows { side: usize },
 }
 
 /// Staging textures of [`Memory::Textures`].
@@ -22,19 +23,23 @@ const PRODUCTS: usize = 2;
 const POOL_INDICES: usize = 3;
 
 impl Memory {
-    /// The scratch buffers for the scale of [`Memory::Rows`]; the second holds it.
+    /// The scratch buffers for the scale of `Rows`; the second holds it.
     pub const SCALE: [usize; 2] = [2, 3];
 
     /// The constants that say so to the shaders.
-    pub fn consts(self) -> [(&'static str, u32); 2] {
-        [("TEXTURES", u32::from(self == Self::Textures)), ("ROWS", u32::from(self == Self::Rows))]
+    pub fn consts(self) -> Vec<(&'static str, u32)> {
+        match self {
+            Self::Textures => vec![("TEXTURES", 1)],
+            Self::Buffers => vec![("TEXTURES", 0)],
+            Self::Rows { side } => vec![("TEXTURES", 0), ("ROWS", 1), ("ROW_QUADS", side as u32 / 4)],
+        }
     }
 
     /// Of a variable's two forms in the shaders the name of the one that is bound.
     pub fn name(self, texture: &'static str, buffer: &'static str) -> &'static str {
         match self {
             Self::Textures => texture,
-            Self::Buffers | Self::Rows => buffer,
+            Self::Buffers | Self::Rows { .. } => buffer,
         }
     }
 
@@ -53,14 +58,14 @@ impl Memory {
         match self {
             Self::Textures => Vec::new(),
             Self::Buffers => vec![transformed, products],
-            Self::Rows => [transformed / 2, products].into_iter().chain(SCALE_BYTES).collect(),
+            Self::Rows { .. } => [transformed / 2, products].into_iter().chain(SCALE_BYTES).collect(),
         }
     }
 
     fn between(self, slot: usize, scratch: usize, bytes: u64) -> Operand {
         match self {
             Self::Textures => Operand::Texture { slot, bytes },
-            Self::Buffers | Self::Rows => Operand::Scratch(scratch),
+            Self::Buffers | Self::Rows { .. } => Operand::Scratch(scratch),
         }
     }
 
@@ -77,7 +82,7 @@ impl Memory {
     /// A map goes to its texture once; the later chunks find it there.
     fn read(self, operand: &Operand, map: MapLayout, slot: usize, again: bool) -> Operand {
         match self {
-            Self::Buffers | Self::Rows => operand.clone(),
+            Self::Buffers | Self::Rows { .. } => operand.clone(),
             Self::Textures if again => Operand::Texture { slot, bytes: (map.texels() * TEXEL) as u64 },
             Self::Textures => operand.clone().staged_in(slot),
         }

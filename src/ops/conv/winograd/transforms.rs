@@ -45,7 +45,7 @@ impl Transforms<'_> {
     /// they give; the zeros around the result.
     pub fn around(&self, products: &Dispatch, device: &Profile) -> Vec<Dispatch> {
         let mut dispatches = Vec::new();
-        if self.memory == Memory::Rows {
+        if matches!(self.memory, Memory::Rows { .. }) {
             dispatches.extend(matrices::scale(self.read(), &self.input.0, Memory::SCALE, device));
         }
         for first in self.passes.chunks() {
@@ -83,7 +83,7 @@ impl Transforms<'_> {
         let layouts: Vec<MapLayout> = maps.iter().map(|(_, layout)| *layout).collect();
         let windows = match memory {
             Memory::Textures => std::iter::once(0..input.quads()).collect(),
-            Memory::Buffers | Memory::Rows => window::quads(&layouts, 1, device),
+            Memory::Buffers | Memory::Rows { .. } => window::quads(&layouts, 1, device),
         };
         let part = |quads: Range<usize>| {
             let dispatch = passes
@@ -95,7 +95,7 @@ impl Transforms<'_> {
                 .bind(memory.name("map_texture", "map_buffer"), memory.map(operand, map, first > 0))
                 .bind(
                     match memory {
-                        Memory::Rows => "transformed_rows",
+                        Memory::Rows { .. } => "transformed_rows",
                         _ => memory.name("transformed_texture", "transformed_buffer"),
                     },
                     memory.transformed(passes.bytes(*input)),
@@ -116,7 +116,7 @@ impl Transforms<'_> {
     /// The dispatch with the scale of rows in f16, where there are such.
     fn scaled(&self, dispatch: Dispatch) -> Dispatch {
         match self.memory {
-            Memory::Rows => dispatch.bind("scales", Operand::Scratch(Memory::SCALE[1])),
+            Memory::Rows { .. } => dispatch.bind("scales", Operand::Scratch(Memory::SCALE[1])),
             Memory::Textures | Memory::Buffers => dispatch,
         }
     }

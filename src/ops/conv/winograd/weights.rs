@@ -84,18 +84,16 @@ impl WinogradWeights {
             .collect()
     }
 
-    /// Transformed weights as they are packed, as a row of input channels for each position and output channel.
-    fn rows(&self, packed: &[f32]) -> Vec<f32> {
+    /// Transformed weights as they are packed, as columns of matrices of this side for each position.
+    fn columns(&self, packed: &[f32], side: usize) -> Vec<f32> {
         let (blocks, quads) = (self.padded() / BLOCK, self.in_channels.div_ceil(4));
-        let mut rows = Vec::with_capacity(self.tile.positions() * self.out_channels * self.in_channels);
-        for position in 0..self.tile.positions() {
-            for o in 0..self.out_channels {
+        let of_position = |position| {
+            matrices::columns(side, [self.out_channels, self.in_channels], |o, i| {
                 let block = position * blocks + o / BLOCK;
-                let at = |i: usize| ((block * quads + i / 4) * BLOCK + o % BLOCK) * 4 + i % 4;
-                rows.extend((0..self.in_channels).map(|i| packed[at(i)]));
-            }
-        }
-        rows
+                packed[((block * quads + i / 4) * BLOCK + o % BLOCK) * 4 + i % 4]
+            })
+        };
+        (0..self.tile.positions()).flat_map(of_position).collect()
     }
 
     fn padded(&self) -> usize {
@@ -173,20 +171,22 @@ pub(super) fn weights(tile: WinogradTile, filter: &Arc<Filter>, packing: Packing
     })
 }
 
-/// Bytes of [`row_weights`].
+/// Bytes of [`column_weights`].
 pub(super) fn row_bytes(tile: WinogradTile, filter: &Filter) -> u64 {
     matrices::row_bytes(tile.positions() * filter.out_channels, filter.in_channels)
 }
 
-/// The filter's transformed weights in f16 for cooperative matrices: for each position a row for each output channel.
-pub(super) fn row_weights(tile: WinogradTile, filter: &Arc<Filter>) -> Operand {
+/// The filter's transformed weights in f16 for cooperative matrices of this side: for each position columns of them.
+pub(super) fn column_weights(tile: WinogradTile, filter: &Arc<Filter>, side: usize) -> Operand {
     let op = WinogradWeights { tile, out_channels: filter.out_channels, in_channels: filter.in_channels };
     let values = filter.weights.clone();
     Operand::Constant(Constant {
-        key: format!("{} Winograd {} rows in f16", filter.id, tile.side()),
+        key: format!("{} Winograd {} matrices of {side} in f16", filter.id, tile.side()),
         storage: Storage::Buffer,
         bytes: row_bytes(tile, filter),
-        initializer: Initializer::host(move || Ok(Packing::Half.pack(&op.rows(&op.rounded(&values()?))))),
+        initializer: Initializer::host(move || {
+            Ok(Packing::Half.pack(&op.columns(&op.rounded(&values()?), side)))
+        }),
     })
 }
 
