@@ -1,6 +1,6 @@
 //! `mirage sweep`: sheets, their cells, and what goes on from them.
 
-use crate::interrupt::signal;
+use crate::interrupt::{code, signal, wait_until_it_paints};
 use crate::support::{Place, pixels};
 use image::GenericImageView as _;
 use predicates::prelude::*;
@@ -17,6 +17,46 @@ fn options(place: &Place, picture: &str) -> serde_json::Value {
     let shown = place.mirage().args(["show", picture, "--json"]).output().unwrap();
     assert!(shown.status.success(), "{}", String::from_utf8_lossy(&shown.stderr));
     serde_json::from_slice::<serde_json::Value>(&shown.stdout).unwrap()["options"].take()
+}
+
+/// What begins second is refused, and nothing of the first is lost.
+#[test]
+fn a_sweep_and_a_run_notice_each_other() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 48, 32);
+    let words = ["--vary", "seed=1,2", "--iterations", "10000000"];
+    let mut first = place.spawn(&sweep(&place, &words));
+    let begun = std::time::Instant::now();
+    let locks = || {
+        let entries = std::fs::read_dir(place.path("my sweep")).into_iter().flatten().flatten();
+        entries.filter(|entry| entry.file_name().to_string_lossy().ends_with(".lock")).count()
+    };
+    // The page, the sheet, two cells, two checkpoints.
+    while locks() < 6 {
+        assert!(begun.elapsed().as_secs() < 60);
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let refused = |mut second: assert_cmd::Command, words: &[&str]| {
+        second.args(words).assert().code(2).stderr(predicate::str::contains("another run"));
+    };
+    for output in ["r1c1.png", "r1c2.webp", "./r1c2.png", "sheet.png", "run-2.png"] {
+        let output = format!("my sweep/{output}");
+        refused(place.render_to(&photo, &output, "2"), &["--overwrite"]);
+    }
+    refused(place.render_to(&photo, "other.png", "2"), &["--log", "my sweep/sheet.html", "--overwrite"]);
+    refused(sweep(&place, &words), &[]);
+    signal(&first, "-INT");
+    assert_eq!(code(&mut first), Some(130));
+    assert_eq!(locks(), 0);
+
+    let other = place.path("my sweep").join("r1c2.png");
+    let log = place.path("run.jsonl");
+    let mut single = place.render_to(&photo, other.to_str().unwrap(), "10000000");
+    let mut first = place.spawn(single.arg("--log").arg(&log));
+    wait_until_it_paints(&place);
+    refused(sweep(&place, &["--vary", "seed=1,2", "--iterations", "2", "--overwrite"]), &[]);
+    signal(&first, "-INT");
+    assert_eq!(code(&mut first), Some(130));
 }
 
 #[test]

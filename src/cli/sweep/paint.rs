@@ -34,6 +34,9 @@ use std::time::Instant;
 /// sheet, and its samples while it is written.
 const CELL: u64 = 12 + 12 + 12 + 3;
 
+/// Each keeps a file open, and a process may have some thousand open.
+const MOST_RESERVATIONS: usize = 500;
+
 /// A sweep that can start: everything that needs no device is checked.
 pub(super) struct Sweep {
     table: Table,
@@ -46,8 +49,8 @@ pub(super) struct Sweep {
     progress: SweepProgress,
     prepared: Option<Prepared>,
     overwrite: bool,
-    /// No other sweep writes to the folder meanwhile.
-    _reservation: Option<Reservation>,
+    /// No other run writes these files meanwhile.
+    reservations: Vec<Reservation>,
 }
 
 /// A device with a session, for runs of the same network on the same device.
@@ -120,8 +123,6 @@ impl Sweep {
             contact.check(&table, (width, height))?;
         }
         make_folder(&contact.folder)?;
-        let page = contact.page();
-        let reservation = Reservation::take(&page, &page, "-o")?;
         let mut sweep = Self {
             painted: vec![None; table.rows.len() * table.columns.len()],
             progress: SweepProgress::new(base.watching.quiet),
@@ -132,14 +133,30 @@ impl Sweep {
             controls: Controls::new(),
             prepared: None,
             overwrite,
-            _reservation: reservation,
+            reservations: Vec::new(),
         };
+        sweep.reserve()?;
         sweep.check_not_read()?;
         sweep.find_painted()?;
         sweep.check_sheet()?;
         sweep.check_checkpoints()?;
         check_whole(&sweep.contact.picture(), true)?;
         Ok(sweep)
+    }
+
+    /// Keeps other runs away from what the sweep writes. A picture's name without its extension stands for what a single run
+    /// would name after it.
+    fn reserve(&mut self) -> Result<()> {
+        let cells = self.table.runs.iter().flat_map(|run| &run.cells).map(|cell| self.contact.cell(cell));
+        let pictures = cells.chain([self.contact.picture()]).map(|path| (path.with_extension(""), path));
+        let checkpoints = (0..self.table.runs.len()).map(|run| self.checkpoint(run));
+        let others = checkpoints.chain([self.contact.page()]).map(|path| (path.clone(), path));
+        let mut reservations = Vec::new();
+        for (name, path) in others.chain(pictures).take(MOST_RESERVATIONS) {
+            reservations.extend(Reservation::take(&name, &path, "-o")?);
+        }
+        self.reservations = reservations;
+        Ok(())
     }
 
     /// Reads the cells that an earlier start has painted.
