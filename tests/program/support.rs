@@ -110,9 +110,15 @@ impl Place {
         path
     }
 
-    /// The small network, with fully connected layers.
+    /// The small network, with fully connected layers. Written where it is not there yet: a run in progress may read it.
     pub fn network(&self) -> PathBuf {
-        network(&[8, 7, 9]).write(self.0.path())
+        let network = network(&[8, 7, 9]);
+        let path = self.path("net.safetensors");
+        if std::fs::read(&path).is_ok_and(|found| found == network.bytes()) {
+            path
+        } else {
+            network.write(self.0.path())
+        }
     }
 }
 
