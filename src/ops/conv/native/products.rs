@@ -7,15 +7,16 @@ use multiversion::target::target_cfg_f;
 #[cfg(target_arch = "x86_64")]
 use pulp::{NullaryFnOnce, cast, x86::V4};
 
-/// `to[t][o] = sum over c of from[c / 16][t][c % 16] * panel[c][o]` at one position of packed tiles, for 16 outputs. Both
-/// slices start at that position; `stride` is the distance from one block's tiles to the next one's, in floats. The order
-/// of the sum depends on nothing else.
-pub(super) fn products(from: &[f32], stride: usize, panel: &[f32], to: &mut [f32], packs: usize) {
+/// `to[t][o] = sum over c of from[c / 16][t][c % 16] * panel[c][o]` at one position of so many packed tiles, for 16
+/// outputs. Both slices start at that position; `stride` is the distance from one block's tiles to the next one's, in
+/// floats. The order of the sum depends on nothing else. What the last pack has behind its tiles is not read, whatever it
+/// becomes.
+pub(super) fn products(from: &[f32], stride: usize, panel: &[f32], to: &mut [f32], tiles: usize) {
     #[cfg(target_arch = "x86_64")]
     if let Some(simd) = V4::try_new() {
-        return simd.vectorize(Wide { simd, from, stride, panel, to, packs });
+        return simd.vectorize(Wide { simd, from, stride, panel, to, tiles });
     }
-    narrow(from, stride, panel, to, packs);
+    narrow(from, stride, panel, to, tiles);
 }
 
 /// With AVX-512. Of the loops below LLVM would make gathers and scatters there, so its vectors are named.
@@ -26,7 +27,7 @@ struct Wide<'a> {
     stride: usize,
     panel: &'a [f32],
     to: &'a mut [f32],
-    packs: usize,
+    tiles: usize,
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -34,35 +35,52 @@ impl NullaryFnOnce for Wide<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn call(self) {
-        let Self { simd, from, stride, panel, to, packs } = self;
-        for first in (0..packs).map(|pack| pack * PACK) {
-            let mut sums = [simd.splat_f32x16(0.0); PACKED];
-            for (block, panel) in panel.as_chunks::<{ BLOCK * BLOCK }>().0.iter().enumerate() {
-                let from = &from[block * stride + first..][..PACKED * BLOCK];
-                for (c, weights) in panel.as_chunks::<BLOCK>().0.iter().enumerate() {
-                    let weights = cast(*weights);
-                    for r in 0..PACKED {
-                        let factor = simd.splat_f32x16(from[r * BLOCK + c]);
-                        sums[r] = simd.mul_add_f32x16(factor, weights, sums[r]);
-                    }
+    fn call(mut self) {
+        let packs = self.tiles / PACKED;
+        for pack in 0..packs {
+            self.rows::<PACKED>(pack * PACK);
+        }
+        // Small maps have few tiles, and then the last pack is much of all.
+        match self.tiles % PACKED {
+            0 => {}
+            1..=4 => self.rows::<4>(packs * PACK),
+            5..=8 => self.rows::<8>(packs * PACK),
+            _ => self.rows::<PACKED>(packs * PACK),
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Wide<'_> {
+    /// The products of the first tiles of the pack that begins there.
+    #[inline(always)]
+    fn rows<const ROWS: usize>(&mut self, first: usize) {
+        let simd = self.simd;
+        let mut sums = [simd.splat_f32x16(0.0); ROWS];
+        for (block, panel) in self.panel.as_chunks::<{ BLOCK * BLOCK }>().0.iter().enumerate() {
+            let from = &self.from[block * self.stride + first..][..ROWS * BLOCK];
+            for (c, weights) in panel.as_chunks::<BLOCK>().0.iter().enumerate() {
+                let weights = cast(*weights);
+                for r in 0..ROWS {
+                    let factor = simd.splat_f32x16(from[r * BLOCK + c]);
+                    sums[r] = simd.mul_add_f32x16(factor, weights, sums[r]);
                 }
             }
-            let to = to[first..][..PACKED * BLOCK].as_chunks_mut::<BLOCK>().0;
-            for r in 0..PACKED {
-                to[r] = cast(sums[r]);
-            }
+        }
+        let to = self.to[first..][..ROWS * BLOCK].as_chunks_mut::<BLOCK>().0;
+        for r in 0..ROWS {
+            to[r] = cast(sums[r]);
         }
     }
 }
 
 #[multiversion(targets("x86_64+avx2+fma", "aarch64+neon"))]
-fn narrow(from: &[f32], stride: usize, panel: &[f32], to: &mut [f32], packs: usize) {
+fn narrow(from: &[f32], stride: usize, panel: &[f32], to: &mut [f32], tiles: usize) {
     // Rows such that the sums fill the vector registers, but for those of the factors.
     if target_cfg_f!(any(target_feature = "fma", target_feature = "neon")) {
-        rows::<true, 6>(from, stride, panel, to, packs);
+        rows::<true, 6>(from, stride, panel, to, tiles);
     } else {
-        rows::<false, 2>(from, stride, panel, to, packs);
+        rows::<false, 2>(from, stride, panel, to, tiles);
     }
 }
 
@@ -72,11 +90,9 @@ fn rows<const FUSED: bool, const ROWS: usize>(
     stride: usize,
     panel: &[f32],
     to: &mut [f32],
-    packs: usize,
+    tiles: usize,
 ) {
-    for first in
-        (0..packs).flat_map(|pack| (0..PACKED).step_by(ROWS).map(move |tile| pack * PACK + tile * BLOCK))
-    {
+    for first in (0..tiles).step_by(ROWS).map(|tile| tile / PACKED * PACK + tile % PACKED * BLOCK) {
         let mut sums = [[0.0; BLOCK]; ROWS];
         for (block, panel) in panel.as_chunks::<{ BLOCK * BLOCK }>().0.iter().enumerate() {
             let from = &from[block * stride + first..][..ROWS * BLOCK];
@@ -95,5 +111,43 @@ fn rows<const FUSED: bool, const ROWS: usize>(
 pub(super) fn multiply_add<const FUSED: bool>(sums: &mut [f32; BLOCK], factor: f32, values: &[f32; BLOCK]) {
     for (sum, value) in sums.iter_mut().zip(values) {
         *sum = if FUSED { factor.mul_add(*value, *sum) } else { factor * value + *sum };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whole and partial packs, by both ways; what lies behind the tiles is NaN and reaches none of them.
+    #[test]
+    fn products_of_any_number_of_tiles() {
+        let blocks = 3;
+        let value = |n: usize| ((n * 7919 + 13) % 1009) as f32 / 1009.0 - 0.4;
+        let panel: Vec<f32> = (0..blocks * BLOCK * BLOCK).map(|n| value(n + 5)).collect();
+        for tiles in [1_usize, 3, 4, 5, 8, 9, 11, 12, 13, 16, 20, 23, 24, 25] {
+            let stride = tiles.div_ceil(PACKED) * PACK;
+            let at = |tile: usize| tile / PACKED * PACK + tile % PACKED * BLOCK;
+            let mut from = vec![f32::NAN; blocks * stride];
+            for (block, tile) in (0..blocks).flat_map(|block| (0..tiles).map(move |tile| (block, tile))) {
+                for c in 0..BLOCK {
+                    from[block * stride + at(tile) + c] = value((block * 31 + tile) * BLOCK + c);
+                }
+            }
+            for by in [products, narrow] {
+                let mut to = vec![f32::NAN; stride];
+                by(&from, stride, &panel, &mut to, tiles);
+                for (tile, o) in (0..tiles).flat_map(|tile| (0..BLOCK).map(move |o| (tile, o))) {
+                    let term = |c: usize| {
+                        let factor = from[c / BLOCK * stride + at(tile) + c % BLOCK];
+                        f64::from(factor) * f64::from(panel[c * BLOCK + o])
+                    };
+                    let expected: f64 = (0..blocks * BLOCK).map(term).sum();
+                    let found = f64::from(to[at(tile) + o]);
+                    // 48 products of at most 0.36, each rounded to 6e-8 of a sum of at most 17.
+                    let close = (found - expected).abs() <= 5e-5;
+                    assert!(close, "{tiles} tiles, tile {tile}, output {o}: {found} against {expected}");
+                }
+            }
+        }
     }
 }

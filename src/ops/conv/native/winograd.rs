@@ -143,7 +143,7 @@ impl Winograd {
             for (position, weights) in weights.chunks_exact(to * panel).enumerate() {
                 let start = position * POSITION;
                 let panel = &weights[block * panel..][..panel];
-                products(&transformed[start..], stride, panel, &mut results[start..], stride / PACK);
+                products(&transformed[start..], stride, panel, &mut results[start..], tiles.numbers.len());
             }
             let mut target = Target { layout, block, first_row, rows, per_quad, finish, turned: self.turned };
             transform_output(results, tiles, &mut target);
@@ -224,7 +224,7 @@ impl Winograd {
                     }
                     None => &weights[block * panel..][..panel],
                 };
-                products(&transformed[start..], stride, panel, &mut results[start..], stride / PACK);
+                products(&transformed[start..], stride, panel, &mut results[start..], tiles.numbers.len());
             }
         }
         for (index, results) in results.chunks_exact(stride).enumerate() {
