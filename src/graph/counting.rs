@@ -23,7 +23,7 @@ pub struct CountingDevice {
     /// The device that is stood in for.
     pub description: String,
     ledger: Arc<Mutex<Ledger>>,
-    constants: Mutex<HashMap<(String, Storage), Claim>>,
+    constants: Mutex<HashMap<(String, Storage), Arc<Claim>>>,
 }
 
 impl CountingDevice {
@@ -43,22 +43,24 @@ impl CountingDevice {
         self.claim(MemoryUse { bound, ..MemoryUse::default() })
     }
 
-    /// A program without its buffers ([`Self::buffers`]); its constants are kept.
-    pub fn program(&self, program: &Lowered) -> Claim {
+    /// A program without its buffers ([`Self::buffers`]), and its constants, which are kept when it is dropped.
+    pub fn program(&self, program: &Lowered) -> (Claim, Vec<Arc<Claim>>) {
         let entries = program.entries.iter();
         let entries = entries.map(|entry| (entry.shader, entry.entry, entry.consts.clone()));
         entered(&self.ledger).compile(entries);
-        program.constants.iter().for_each(|constant| self.constant(constant));
-        let constants = program.functions.iter().flat_map(|function| &function.constants);
-        constants.for_each(|constant| self.native_constant(constant));
+        let of_functions = program.functions.iter().flat_map(|function| &function.constants);
+        let constants = program.constants.iter().map(|constant| self.constant(constant));
+        let constants =
+            constants.chain(of_functions.map(|constant| self.native_constant(constant))).collect();
         let own = program.textures.iter().filter(|texture| texture.origin == Origin::Own);
         let textures: u64 = own.map(|texture| texture_bytes(texture.texels)).sum();
         let params = if self.profile.native { 0 } else { program.params.len() as u64 };
-        self.claim(MemoryUse {
+        let own = self.claim(MemoryUse {
             staging: textures + params,
             scratch: program.memory.scratch,
             ..MemoryUse::default()
-        })
+        });
+        (own, constants)
     }
 
     /// The buffers of a program: its own, as far as the workspace has none of that size, and those that are bound.
@@ -90,14 +92,15 @@ impl CountingDevice {
     }
 
     /// A constant of a graphics device, and what making it takes for a while.
-    fn constant(&self, LoweredConstant { constant, parts }: &LoweredConstant) {
+    fn constant(&self, LoweredConstant { constant, parts }: &LoweredConstant) -> Arc<Claim> {
         let key = (constant.key.clone(), constant.storage);
         let constants = match constant.storage {
             Storage::Buffer => constant.bytes,
             Storage::Texture => texture_bytes(constant.bytes / 16),
         };
-        if !self.keep(key, constants) {
-            return;
+        let (claim, is_new) = self.keep(key, constants);
+        if !is_new {
+            return claim;
         }
         let staging = match &constant.initializer {
             Initializer::Host(_) => {
@@ -111,27 +114,40 @@ impl CountingDevice {
             }
         };
         drop(self.claim(MemoryUse { staging, ..MemoryUse::default() }));
+        claim
     }
 
-    fn native_constant(&self, constant: &NativeConstant) {
-        if self.keep((constant.key.clone(), Storage::Buffer), constant.bytes) {
+    fn native_constant(&self, constant: &NativeConstant) -> Arc<Claim> {
+        let (claim, is_new) = self.keep((constant.key.clone(), Storage::Buffer), constant.bytes);
+        if is_new {
             let staging = constant.bytes.min(READ_AT_ONCE);
             drop(self.claim(MemoryUse { staging, ..MemoryUse::default() }));
         }
+        claim
     }
 
-    /// Keeps a constant; false if it is kept already.
-    fn keep(&self, key: (String, Storage), constants: u64) -> bool {
+    /// Keeps a constant; true if it was not kept already.
+    fn keep(&self, key: (String, Storage), constants: u64) -> (Arc<Claim>, bool) {
         let mut kept = self.constants.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.contains_key(&key) {
-            return false;
+        if let Some(claim) = kept.get(&key) {
+            return (claim.clone(), false);
         }
-        kept.insert(key, self.claim(MemoryUse { constants, ..MemoryUse::default() }));
-        true
+        let claim = Arc::new(self.claim(MemoryUse { constants, ..MemoryUse::default() }));
+        kept.insert(key, claim.clone());
+        (claim, true)
     }
 
     fn claim(&self, taken: MemoryUse) -> Claim {
         Claim::new(&self.ledger, taken)
+    }
+
+    /// Releases the constants that the device that is stood in for would: see
+    /// [`Engine::forget_unused_constants`](super::Engine::forget_unused_constants).
+    pub fn forget_unused_constants(&self) {
+        if self.profile.native {
+            let mut constants = self.constants.lock().unwrap_or_else(PoisonError::into_inner);
+            constants.retain(|_, claim| Arc::strong_count(claim) > 1);
+        }
     }
 
     /// Releases constants.

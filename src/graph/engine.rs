@@ -221,6 +221,15 @@ impl Engine {
         Selection { profile: self.profile(), options, pick, measured }
     }
 
+    /// Releases packed weights that no program uses, on the CPU device: at another size, other kernels may have read them.
+    pub fn forget_unused_constants(&self) {
+        match &self.device {
+            Device::Gpu(_) => {}
+            Device::Native(device) => device.forget_unused_constants(),
+            Device::Counting(device) => device.forget_unused_constants(),
+        }
+    }
+
     /// Releases packed weights that no program uses; they are made again when needed.
     pub fn forget_constants(&self) {
         match &self.device {
@@ -284,6 +293,13 @@ impl Engine {
     /// # Errors
     /// As [`Context::upload`].
     pub fn write(&self, memory: &Memory, shape: Shape, values: &[f32]) -> Result<()> {
+        if let Device::Native(_) = &self.device {
+            let label = "a tensor to be written";
+            let mut stored = memory.host(label)?.write();
+            let stored = stored.get_mut(..shape.stored()).ok_or_else(|| too_small(label))?;
+            shape.pack_into(values, stored);
+            return Ok(());
+        }
         self.write_stored(memory, &shape.pack(values))
     }
 
@@ -306,6 +322,10 @@ impl Engine {
     /// # Errors
     /// As [`crate::gpu::ReadBack::finish`].
     pub fn read(&self, memory: &Memory, shape: Shape, label: &str) -> Result<Vec<f32>> {
+        if let Device::Native(_) = &self.device {
+            let stored = memory.host(label)?.read();
+            return Ok(shape.unpack(stored.get(..shape.stored()).ok_or_else(|| too_small(label))?));
+        }
         Ok(shape.unpack(&self.read_stored(memory, shape.stored(), label)?))
     }
 

@@ -33,6 +33,9 @@ pub enum When {
     Before,
     /// After its last node.
     After,
+    /// After its last node, which has computed them anew, and never again: what comes next overwrites them. So the CPU
+    /// device hands over the memory of a single tensor of the program's own, in place of a copy.
+    AfterOnce,
 }
 
 impl Goals {

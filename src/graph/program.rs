@@ -32,9 +32,9 @@ pub struct Program {
 enum Replay {
     Gpu(gpu::Replay),
     Native(native::Replay),
-    /// Its memory, which is only counted.
+    /// Its memory and its constants, which are only counted.
     Counting {
-        _claim: Claim,
+        _claim: (Claim, Vec<Arc<Claim>>),
         /// Its own and what is bound, which every program keeps.
         _buffers: Vec<Memory>,
     },

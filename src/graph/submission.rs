@@ -83,6 +83,12 @@ impl Pending {
             Stored::OnTheWay(device, read) => read.finish(&device.context)?,
             Stored::Here(stored) => stored,
         };
+        // One vector lies as it is, but for padding behind it.
+        if let [(name, Shape::Vector(length))] = &self.layout[..] {
+            let mut values = stored;
+            values.truncate(*length);
+            return Ok(Values { values: vec![(name.clone(), values)] });
+        }
         let mut rest = stored.as_slice();
         let unpack = |(name, shape): &(String, Shape)| {
             let (here, behind) = rest.split_at(shape.stored().min(rest.len()));

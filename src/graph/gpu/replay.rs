@@ -220,8 +220,9 @@ impl Replay {
             context.flush(label)?;
         }
         let mut copies = Vec::new();
-        let mut copy = |when: When, encoder: &mut wgpu::CommandEncoder| {
-            for read in reads.iter().copied().filter(|read| program.readbacks[*read].when == when) {
+        let mut copy = |when: &[When], encoder: &mut wgpu::CommandEncoder| {
+            let due = |read: &usize| when.contains(&program.readbacks[*read].when);
+            for read in reads.iter().copied().filter(due) {
                 copies.push((read, self.readers[read].copy(&self.device, encoder)?));
             }
             Ok::<_, Error>(())
@@ -230,12 +231,12 @@ impl Replay {
         for (index, range) in ranges.iter().enumerate() {
             let mut encoder = self.device.encoder(label);
             if index == 0 {
-                copy(When::Before, &mut encoder)?;
+                copy(&[When::Before], &mut encoder)?;
             }
             let steps = &steps[range.clone()];
             self.record_steps(program, &mut encoder, steps.iter().copied());
             if index + 1 == ranges.len() {
-                copy(When::After, &mut encoder)?;
+                copy(&[When::After, When::AfterOnce], &mut encoder)?;
             }
             let begin = Instant::now();
             let fence = context.submit(encoder, label)?;

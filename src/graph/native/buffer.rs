@@ -58,6 +58,12 @@ impl HostBuffer {
         pairs.for_each(|(target, source)| target.copy_from_slice(source));
     }
 
+    /// Moves the values out, and leaves zeros; `None` if there is no room for those.
+    pub fn take(&self) -> Option<Vec<f32>> {
+        let zeros = bytemuck::try_zeroed_vec(self.length).ok()?;
+        Some(std::mem::replace(&mut *self.write(), zeros))
+    }
+
     /// The values, to be read. A panic of another thread does not make them worse than a wrong kernel would.
     pub fn read(&self) -> RwLockReadGuard<'_, Vec<f32>> {
         self.values.read().unwrap_or_else(PoisonError::into_inner)

@@ -110,6 +110,12 @@ impl NativeDevice {
         Ok(kept().entry(constant.key.clone()).or_insert_with(|| Arc::new(values)).clone())
     }
 
+    /// Releases constants that no program uses.
+    pub fn forget_unused_constants(&self) {
+        let mut constants = self.constants.lock().unwrap_or_else(PoisonError::into_inner);
+        constants.retain(|_, values| Arc::strong_count(values) > 1);
+    }
+
     /// Releases constants that no program uses, and kept scratch memory; they are made again when needed.
     pub fn forget_constants(&self) {
         release_scratch();

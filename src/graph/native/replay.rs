@@ -150,6 +150,7 @@ impl Replay {
                 }
             }
             values.extend(due(When::After).map(|read| (read, self.read(read))));
+            values.extend(due(When::AfterOnce).map(|read| (read, self.hand_over(read))));
             Ok(values)
         })
     }
@@ -171,6 +172,17 @@ impl Replay {
         let mut values = Vec::new();
         ranges.for_each(|at| values.extend_from_slice(&at.buffer.read()[at.range.clone()]));
         values
+    }
+
+    /// The values of a read-back, moved out if they are all of one buffer; else, or without room for another, copied.
+    fn hand_over(&self, index: usize) -> Vec<f32> {
+        if let Some([at]) = self.reads.get(index).map(Vec::as_slice)
+            && at.range == (0..at.buffer.len())
+            && let Some(values) = at.buffer.take()
+        {
+            return values;
+        }
+        self.read(index)
     }
 }
 

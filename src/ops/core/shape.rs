@@ -111,6 +111,17 @@ impl Shape {
     /// From logical order to memory order.
     pub fn pack(&self, values: &[f32]) -> Vec<f32> {
         let mut stored = vec![0.0; self.stored()];
+        self.place(values, &mut stored);
+        stored
+    }
+
+    /// The same into memory that is there.
+    pub fn pack_into(&self, values: &[f32], stored: &mut [f32]) {
+        stored.fill(0.0);
+        self.place(values, stored);
+    }
+
+    fn place(&self, values: &[f32], stored: &mut [f32]) {
         let mut rest = values;
         for row in self.rows() {
             let (now, later) = rest.split_at(row.count.min(rest.len()));
@@ -118,7 +129,6 @@ impl Shape {
             places.zip(now).for_each(|(place, value)| *place = *value);
             rest = later;
         }
-        stored
     }
 
     /// From memory order to logical order.
