@@ -183,6 +183,11 @@ impl<'a> Build<'a> {
         let mut stored = |found: Vec<Option<TensorId>>| -> Result<Vec<TensorId>> {
             let mut kept = Vec::new();
             for ((tensor, memory), gradient) in by.iter().zip(found) {
+                if let Some(gradient) = gradient.filter(|gradient| self.may_lie_in(*gradient, memory)) {
+                    self.bind(gradient, memory);
+                    kept.push(gradient);
+                    continue;
+                }
                 // The gradient may be a tensor from outside: the weight of a loss.
                 let factor = if gradient.is_some() { 1.0 } else { 0.0 };
                 let label = format!("gradient by {}", self.graph.tensor(*tensor).label);
@@ -197,6 +202,13 @@ impl<'a> Build<'a> {
         let groups =
             groups.into_iter().map(|(name, found)| Ok((name, stored(found)?))).collect::<Result<_>>()?;
         Ok(GradientsBy { all, groups })
+    }
+
+    /// True for a tensor that a node makes and no other node reads, if it has no other memory yet.
+    fn may_lie_in(&self, tensor: TensorId, memory: &Memory) -> bool {
+        let made = self.graph.tensor(tensor).producer.is_some();
+        let read = self.graph.nodes().iter().any(|node| node.inputs.contains(&tensor));
+        made && !read && self.bound.get(&tensor).is_none_or(|other| other == memory)
     }
 
     fn by_sum(
