@@ -138,7 +138,7 @@ impl Plan {
     /// # Errors
     /// If it can't be resized.
     pub(super) fn at_full_size<'a>(&self, picture: &'a Picture) -> Result<Cow<'a, Picture>> {
-        let Picture { width, height, .. } = self.request.photo;
+        let Picture { width, height, .. } = *self.request.photo;
         if (picture.width, picture.height) == (width, height) {
             return Ok(Cow::Borrowed(picture));
         }
@@ -266,7 +266,7 @@ fn pictures(
     let Loaded { picture, alpha, stored: photo_stored, memory: mut most } =
         load(&args.photo, &options, notes)?;
     let mut held = picture.rgb.len() as u64 * 4;
-    request.photo = picture;
+    request.photo = Arc::new(picture);
     if kept == AlphaArg::Keep && alpha.is_none() {
         notes.push(format!("{} is opaque everywhere: there is no transparency to keep", shown(&args.photo)));
     }

@@ -32,8 +32,8 @@ pub(super) fn draw(
     if request.grain == 0.0 {
         return Ok(None);
     }
-    let photo = gray(&photo_at(request, size)?);
-    let enlarged = gray(&resize(&photo_at(request, before)?, size[1], size[0])?);
+    let photo = gray(photo_at(request, size)?.as_ref());
+    let enlarged = gray(&resize(photo_at(request, before)?.as_ref(), size[1], size[0])?);
     // A stream for each scale, so that a run that is resumed draws the same grain.
     let mut random = ChaCha8Rng::seed_from_u64(request.seed);
     random.set_stream(scale as u64);

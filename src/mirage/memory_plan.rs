@@ -3,6 +3,7 @@
 
 use super::loss::Target;
 use super::objective::{AHEAD, STATE_PICTURE, StatePart};
+use super::reporting::LOOKED_AT;
 use super::request::{Init, Request, Schedule};
 use super::scales::Scale;
 use super::session::Session;
@@ -27,6 +28,8 @@ const DRIVER: u64 = 100 << 20;
 /// What a driver in software takes for each compute pipeline.
 const PIPELINE: u64 = 1 << 20;
 
+/// Values a pixel while grain is drawn: two gray pictures, what is drawn, and the products of gradients.
+const GRAIN_VALUES: u64 = 10;
 /// A pixel of three floats.
 const RGB: u64 = 12;
 
@@ -45,7 +48,7 @@ impl Request {
             Picture { width, height, rgb: vec![f32::from(images) / 256.0; width * height * 3] }
         };
         let mut request = self.clone();
-        request.photo = plain(&self.photo);
+        request.photo = Arc::new(plain(&self.photo));
         if let Init::Picture(picture) = &self.init {
             request.init = Init::Picture(plain(picture));
         }
@@ -193,39 +196,58 @@ impl MemoryPlan {
         let mut host = Host { request, native: profile.native, scale: [1, 1], state: Vec::new() };
         let mut session = Session::new(&counting, network, request.clone())?;
         let scales = session.scales.clone();
-        let mut phases = Vec::new();
+        let driver = if profile.native { THREAD * threads } else { DRIVER };
+        let mut base = MemoryClasses {
+            weights: network.resident_bytes() as u64,
+            program: PROGRAM + driver,
+            ..MemoryClasses::default()
+        };
+        let mut phases: Vec<MemoryPhase> = Vec::new();
+        // What the host holds while a scale is prepared, but for pictures that come with the request.
+        let mut waiting = MemoryClasses::default();
         for (index, scale) in scales.iter().enumerate() {
+            if let Some(MemoryPhase { device, .. }) = phases.last().copied() {
+                // The state is read; then, without the objective, grain is drawn.
+                session.leave();
+                let left = host.device_before(counted().live, session.target_bytes());
+                let way = host.to_next_scale(scale.size);
+                let (reading, drawing) = (device + way.reading, left + way.drawing);
+                let (device, host) = if reading.total() > drawing.total() {
+                    (device, way.reading)
+                } else {
+                    (left, way.drawing)
+                };
+                phases.push(MemoryPhase {
+                    phase: Phase::Transition,
+                    scale: index - 1,
+                    device,
+                    host: base + host,
+                });
+                waiting = way.waiting;
+            }
             session.enter(index)?;
             let Counted { live, peak, pipelines } = counted();
             let objective = session.objective()?;
             host.scale = scale.size;
             host.state = objective.state.iter().map(shape_and_name).collect();
-            let base = MemoryClasses {
-                weights: network.resident_bytes() as u64,
-                program: PROGRAM
-                    + if profile.native {
-                        THREAD * threads
-                    } else if profile.software {
-                        DRIVER + PIPELINE * pipelines as u64
-                    } else {
-                        DRIVER
-                    },
-                ..MemoryClasses::default()
-            };
+            if !profile.native && profile.software {
+                base.program = PROGRAM + DRIVER + PIPELINE * pipelines as u64;
+            }
             let targets = session.target_bytes();
             let device = host.device(live, targets);
             let mut push = |phase, device, host: MemoryClasses| {
                 phases.push(MemoryPhase { phase, scale: index, device, host: base + host });
             };
-            // Memory of the objective is touched by its first iteration, so this part counts only where capturing targets
-            // or packing weights took more.
-            if peak.total() > live.total() {
-                push(Phase::Preparing, host.device_before(peak, targets), host.preparing());
+            // Where the host's memory is the device's, pages of the objective are taken by its first iteration, so what is
+            // there before counts without them.
+            let capturing = objective.capturing.filter(|_| profile.software);
+            let peak = capturing.unwrap_or(peak);
+            if capturing.is_some() || peak.total() > live.total() {
+                push(Phase::Preparing, host.device_before(peak, targets), host.preparing() + waiting);
             }
             push(Phase::Iterations, device, host.iterations());
-            match scales.get(index + 1) {
-                Some(next) => push(Phase::Transition, device, host.transition(next.size)),
-                None => push(Phase::Saving, device, host.saving()),
+            if index + 1 == scales.len() {
+                push(Phase::Saving, device, host.saving());
             }
         }
         Ok(Self { phases, scales, is_shared: profile.software })
@@ -261,6 +283,16 @@ impl MemoryPlan {
 
 fn shape_and_name(part: &StatePart) -> (bool, Shape) {
     (part.name == STATE_PICTURE, part.shape)
+}
+
+/// What a run holds on its way to the next scale.
+struct ToNextScale {
+    /// While the state is read.
+    reading: MemoryClasses,
+    /// While grain is drawn; the objective is gone.
+    drawing: MemoryClasses,
+    /// While the next objective is prepared, without the pictures of the request.
+    waiting: MemoryClasses,
 }
 
 /// What a run holds besides its program, at one scale.
@@ -313,7 +345,7 @@ impl Host<'_> {
         (self.scale[0] * self.scale[1]) as u64
     }
 
-    /// The photo and the other pictures of the request: the caller's and the session's own.
+    /// The photo and the other pictures of the request, of which a start picture is both the caller's and the session's.
     fn given(&self) -> u64 {
         let own = |pixels: usize| pixels as u64 * RGB;
         let photo = own(self.request.photo.width * self.request.photo.height);
@@ -321,9 +353,9 @@ impl Host<'_> {
             Init::Picture(start) => own(start.width * start.height),
             _ => 0,
         };
-        // The images of targets are shared.
+        // The photo and the images of targets are shared.
         let images: u64 = self.request.images().map(|image| own(image.width * image.height)).sum();
-        2 * (photo + start) + images
+        photo + 2 * start + images
     }
 
     /// Read-backs of pictures that are on their way at once.
@@ -354,55 +386,63 @@ impl Host<'_> {
         self.state.iter().map(|(_, shape)| shape.elements() as u64 * 4).sum()
     }
 
-    /// A scale's photo, in the two orders of its values and as it is sent to the device.
+    /// A scale's photo, and what it takes on its way to a graphics device.
     fn preparing(&self) -> MemoryClasses {
         let pixels = self.pixels();
+        let photo = if self.scale == self.request.size() { 0 } else { pixels * RGB };
         MemoryClasses {
-            pictures: self.given() + self.kept() + pixels * RGB,
-            staging: pixels * (RGB + 16),
+            pictures: self.given() + photo,
+            staging: if self.native { 0 } else { pixels * (RGB + 16) },
             ..MemoryClasses::default()
         }
     }
 
-    /// The newest good picture, the best, and the one that the change is measured from.
+    /// The newest good picture, the best, and the values that the change is measured from.
     fn kept(&self) -> u64 {
-        3 * self.pixels() * RGB
+        2 * self.pixels() * RGB + 4 * (LOOKED_AT as u64).min(3 * self.pixels())
     }
 
-    /// While a report's picture is read back: as it was copied, and as it will be kept.
+    /// While a report's picture is read back. The CPU device hands over the memory that it was copied to, which counts as
+    /// the device's; so there it is only the second and the third that take more.
     fn iterations(&self) -> MemoryClasses {
-        let read = self.pixels() * RGB;
         let checkpoint = if self.request.schedule.state_every > 0 {
             // As read, by name, and as the file's bytes.
             self.state_bytes() + 2 * self.state_values()
         } else {
             0
         };
+        let reads = if self.native { self.reads() - 1 } else { self.reads() };
         MemoryClasses {
             pictures: self.given() + self.kept() + self.held(),
-            staging: self.reads() * read + read + checkpoint,
+            staging: reads * self.pixels() * RGB + checkpoint,
             ..MemoryClasses::default()
         }
     }
 
-    /// While the state is read and resized.
-    fn transition(&self, next: [usize; 2]) -> MemoryClasses {
+    /// While the state goes to the next scale.
+    fn to_next_scale(&self, next: [usize; 2]) -> ToNextScale {
         let larger = (next[0] * next[1]) as u64;
-        let maps = self.state.iter().filter(|(_, shape)| shape.layout().is_some()).count() as u64;
-        MemoryClasses {
-            pictures: self.given() + self.kept() + self.held(),
-            // The state as it was and as it becomes; one map on the device before and after, and on its way; the grain, whose
-            // making takes less than all that.
-            staging: self.state_values() + maps * larger * RGB + self.pixels() * 16 + larger * (16 + 16 + 4),
-            ..MemoryClasses::default()
+        let maps = self.state.iter().filter(|(is_picture, shape)| !is_picture && shape.layout().is_some());
+        // The average, or without one the picture; and of the optimiser what it keeps, at most.
+        let carried: u64 =
+            maps.map(|(_, shape)| shape.elements() as u64 * 4).sum::<u64>().max(self.pixels() * RGB);
+        let has_grain = self.request.grain > 0.0;
+        let grain = |values: u64| if has_grain { values * 4 * larger } else { 0 };
+        let kept = self.kept() + self.held();
+        let holding = |pictures, staging| MemoryClasses { pictures, staging, ..MemoryClasses::default() };
+        let of_reading = if self.native { 0 } else { self.pixels() * 16 };
+        ToNextScale {
+            reading: holding(self.given() + kept, carried + of_reading),
+            drawing: holding(self.given() + kept, carried + grain(GRAIN_VALUES)),
+            waiting: holding(kept, carried + grain(1)),
         }
     }
 
-    /// The picture once more, its samples, and the file.
+    /// The picture, its samples, and the file.
     fn saving(&self) -> MemoryClasses {
         let pixels = self.pixels();
         MemoryClasses {
-            pictures: self.given() + self.kept() + self.held() + pixels * RGB,
+            pictures: self.given() + self.held() + pixels * RGB,
             staging: pixels * 6,
             ..MemoryClasses::default()
         }

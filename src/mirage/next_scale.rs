@@ -1,65 +1,116 @@
-//! The state that a run carries from one scale to the next, larger one.
+//! The state that a run carries from one scale to the next, larger one. It is read from the device before the objective's
+//! memory is freed, and resized into that of the next objective, one tensor after another: memory that both need is never
+//! needed for both at once.
 
 use super::objective::{Objective, STATE_AVERAGE, STATE_PICTURE, StatePart};
 use super::optimizer::NextScale;
 use crate::error::Result;
-use crate::graph::{Bindings, Engine, Goals, Graph, Program, Readback, When};
-use crate::ops::{Resize, ResizeMode, Shape};
+use crate::graph::{Bindings, Engine, Goals, Graph, Memory, Program};
+use crate::ops::{Relu, Resize, ResizeMode, Shape};
 use std::sync::Arc;
 
-/// The state that the next scale begins with, by the name of each tensor: the picture that was shown, resized
-/// bicubically, with `grain` added to all channels of each pixel, and the state that the optimiser keeps. All else is
-/// reset. With `clamp`, the picture is cut off to [0, 1].
-///
-/// # Errors
-/// If the device fails.
-pub(super) fn carry(
-    engine: &Arc<Engine>,
-    objective: &Objective,
-    state: &[(String, Vec<f32>)],
-    size: [usize; 2],
-    grain: Option<&[f32]>,
-    clamp: bool,
-) -> Result<Vec<(String, Vec<f32>)>> {
-    let find =
-        |name: &str| state.iter().find(|(other, _)| other == name).map(|(_, values)| values.as_slice());
-    let named = |name: &str| objective.state.iter().find(|part| part.name == name);
-    let shown = named(STATE_AVERAGE)
-        .or_else(|| objective.state.iter().find(|part| objective.is_shown(part)))
-        .or_else(|| named(STATE_PICTURE));
-    let resized = |part: &StatePart, mode| -> Result<Vec<f32>> {
-        resize_map(engine, find(&part.name).unwrap_or_default(), part.shape, size, mode)
-    };
-    let mut carried = Vec::new();
-    if let Some(shown) = shown {
-        let mut picture = resized(shown, ResizeMode::Bicubic)?;
-        if let Some(grain) = grain {
-            // Channel after channel.
-            picture
-                .chunks_mut(grain.len())
-                .flat_map(|channel| channel.iter_mut().zip(grain))
-                .for_each(|(value, grain)| *value += grain);
-        }
-        if clamp {
-            picture.iter_mut().for_each(|value| *value = value.clamp(0.0, 1.0));
-        }
-        carried.push((STATE_PICTURE.to_owned(), picture));
-    }
-    for part in &objective.state {
-        let Some(tensor) = part.optimizer.filter(|_| !objective.is_shown(part)) else { continue };
-        let values = match tensor.next_scale {
-            NextScale::Zero => continue,
-            NextScale::Same => find(&part.name).unwrap_or_default().to_vec(),
-            NextScale::Bicubic => resized(part, ResizeMode::Bicubic)?,
-            NextScale::BilinearPositive => {
-                let mut values = resized(part, ResizeMode::Bilinear)?;
-                values.iter_mut().for_each(|value| *value = value.max(0.0));
-                values
-            }
+/// A tensor on its way.
+#[derive(Debug)]
+struct Carried {
+    /// Its name at the next scale.
+    name: String,
+    shape: Shape,
+    values: Vec<f32>,
+    next: NextScale,
+}
+
+/// What the next scale takes over: the picture that was shown, and the state that the optimiser keeps. All else is reset.
+#[derive(Debug)]
+pub(super) struct Baggage(Vec<Carried>);
+
+impl Baggage {
+    /// Reads the state of an objective.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn of(engine: &Engine, objective: &Objective) -> Result<Self> {
+        let parts = || objective.state.iter();
+        let named = |name: &str| parts().find(|part| part.name == name);
+        let shown = named(STATE_AVERAGE)
+            .or_else(|| parts().find(|part| objective.is_shown(part)))
+            .or_else(|| named(STATE_PICTURE));
+        let picture = shown.map(|shown| (shown, STATE_PICTURE, NextScale::Bicubic));
+        let kept = parts().filter(|part| !objective.is_shown(part)).filter_map(|part| {
+            let next = part.optimizer?.next_scale;
+            (next != NextScale::Zero).then_some((part, part.name.as_str(), next))
+        });
+        let read = |(part, name, next): (&StatePart, &str, NextScale)| {
+            let values = engine.read(&part.memory, part.shape, &part.name)?;
+            Ok(Carried { name: name.to_owned(), shape: part.shape, values, next })
         };
-        carried.push((part.name.clone(), values));
+        Ok(Self(picture.into_iter().chain(kept).map(read).collect::<Result<_>>()?))
     }
-    Ok(carried)
+
+    /// Sets the state of the next objective: the picture bicubically enlarged, with `grain` added to all channels of each
+    /// pixel, and cut off to [0, 1] with `clamp`.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn unpack(
+        self,
+        engine: &Arc<Engine>,
+        objective: &Objective,
+        grain: Option<&[f32]>,
+        clamp: bool,
+    ) -> Result<()> {
+        let mut carried = self.0;
+        objective.set_state_from(|part| {
+            let Some(at) = carried.iter().position(|tensor| tensor.name == part.name) else {
+                return Ok(false);
+            };
+            let Carried { shape, values, next, .. } = carried.swap_remove(at);
+            let mode = match next {
+                NextScale::Zero => return Ok(false),
+                NextScale::Same => return engine.write(&part.memory, part.shape, &values).map(|()| true),
+                NextScale::Bicubic => ResizeMode::Bicubic,
+                NextScale::BilinearPositive => ResizeMode::Bilinear,
+            };
+            let input = engine.tensor_with("map to resize", shape, &values)?;
+            drop(values);
+            let positive = next == NextScale::BilinearPositive;
+            resize(engine, (input, shape), (&part.memory, part.shape), mode, positive)?;
+            if part.name == STATE_PICTURE && (clamp || grain.is_some()) {
+                let mut picture = engine.read(&part.memory, part.shape, "resized picture")?;
+                if let Some(grain) = grain {
+                    // Channel after channel.
+                    let channels = picture.chunks_mut(grain.len());
+                    let pairs = channels.flat_map(|channel| channel.iter_mut().zip(grain));
+                    pairs.for_each(|(value, grain)| *value += grain);
+                }
+                if clamp {
+                    picture.iter_mut().for_each(|value| *value = value.clamp(0.0, 1.0));
+                }
+                engine.write(&part.memory, part.shape, &picture)?;
+            }
+            Ok(true)
+        })
+    }
+}
+
+/// Resizes one tensor into another; with `positive`, what would be negative becomes 0. Waits for it.
+fn resize(
+    engine: &Arc<Engine>,
+    (from, shape): (Memory, Shape),
+    (to, larger): (&Memory, Shape),
+    mode: ResizeMode,
+    positive: bool,
+) -> Result<()> {
+    let size = larger.expect_map("resizing a map")?;
+    let mut graph = Graph::new();
+    let input = graph.external("map", shape);
+    let op = Resize { mode, size: [size.height, size.width] };
+    let mut output = graph.apply(op, &[input], "resized map")?;
+    if positive {
+        output = graph.apply(Relu, &[output], "resized map, not negative")?;
+    }
+    let bound = Bindings::from([(input, from), (output, to.clone())]);
+    let program = Program::prepare(engine, &graph, &bound, &Goals::all([output]), |_| 0)?;
+    program.submit(&[Goals::ALL], &[], "resizing a map")?.wait()
 }
 
 /// A map at another height and width, in logical order: as PyTorch's `interpolate` without aligned corners.
@@ -73,19 +124,9 @@ pub fn resize_map(
     size: [usize; 2],
     mode: ResizeMode,
 ) -> Result<Vec<f32>> {
-    let mut graph = Graph::new();
-    let input = graph.external("map", shape);
-    let bound = Bindings::from([(input, engine.tensor_with("map to resize", shape, values)?)]);
-    let output = graph.apply(Resize { mode, size }, &[input], "resized map")?;
-    let readback = Readback {
-        name: "resized".to_owned(),
-        tensors: vec![("map".to_owned(), output)],
-        when: When::After,
-        in_flight: 1,
-    };
-    let goals = Goals::all([output]).readback(readback);
-    let program = Program::prepare(engine, &graph, &bound, &goals, |_| 0)?;
-    let pending = program.submit(&[Goals::ALL], &["resized"], "resizing a map")?.take("resized");
-    let mut values = pending.map(|pending| pending.finish()).transpose()?.unwrap_or_default();
-    Ok(values.take("map").unwrap_or_default())
+    let larger = Shape::map(shape.expect_map("resizing a map")?.channels, size[0], size[1]);
+    let output = engine.tensor("resized map", larger)?;
+    let input = engine.tensor_with("map to resize", shape, values)?;
+    resize(engine, (input, shape), (&output, larger), mode, false)?;
+    engine.read(&output, larger, "resized map")
 }

@@ -68,7 +68,7 @@ pub(super) struct Term {
 pub(super) struct StatePart {
     pub name: String,
     pub shape: Shape,
-    memory: Memory,
+    pub memory: Memory,
     /// For a tensor of the optimiser.
     pub optimizer: Option<StateTensor>,
 }
@@ -101,6 +101,8 @@ pub(super) struct Objective {
     pub state: Vec<StatePart>,
     /// Class probabilities of the photo.
     pub photo_probabilities: Vec<f32>,
+    /// The most that was taken until the targets were captured, on an engine that counts.
+    pub capturing: Option<MemoryUse>,
 }
 
 /// Numbers of one report.
@@ -165,6 +167,7 @@ impl Objective {
         let captured: Vec<(&Loss, LayerStatistic)> =
             losses.iter().map(|(_, loss, item)| (*loss, item.clone())).collect();
         let targets = targets(engine, network, request, (size, tile), &captured, cache)?;
+        let capturing = engine.counted().map(|counted| counted.peak);
         let shape = Shape::map(3, size[0], size[1]);
         let mut build = Build::new(engine);
         let (picture, picture_memory) = build.external("picture", shape)?;
@@ -272,7 +275,7 @@ impl Objective {
             .section(SNAPSHOT, [snapshot])
             .section(STEP, steps)
             .readback(readback(REPORT, parts, When::After))
-            .readback(readback(PICTURE, vec![(PICTURE.to_owned(), snapshot)], When::After))
+            .readback(readback(PICTURE, vec![(PICTURE.to_owned(), snapshot)], When::AfterOnce))
             .readback(readback(HEALTH, vec![(HEALTH.to_owned(), watch.record)], When::After))
             .readback(readback(STATE, state_tensors, When::Before));
         // Compiles while the device computes the targets. Memory is allocated once theirs is free again.
@@ -305,6 +308,7 @@ impl Objective {
             watch,
             state,
             photo_probabilities,
+            capturing,
         })
     }
 
@@ -333,18 +337,9 @@ impl Objective {
     /// If the device fails, or a tensor has another size.
     pub fn set_state(&self, tensors: &[(String, Vec<f32>)]) -> Result<()> {
         let find = |name: &str| tensors.iter().find(|(other, _)| other == name).map(|(_, values)| values);
-        let picture = find(STATE_PICTURE);
-        for part in &self.state {
-            let shown = part.name == STATE_AVERAGE || self.is_shown(part);
-            let values = find(&part.name).or(picture.filter(|_| shown));
-            let zeros;
-            let values = match values {
-                Some(values) => values,
-                None => {
-                    zeros = vec![0.0; part.shape.elements()];
-                    &zeros
-                }
-            };
+        self.set_state_from(|part| {
+            let picture = || find(STATE_PICTURE).filter(|_| self.shows(part));
+            let Some(values) = find(&part.name).or_else(picture) else { return Ok(false) };
             if values.len() != part.shape.elements() {
                 return Err(Error::usage(format!(
                     "the state's {} has {} values in place of {}",
@@ -353,9 +348,34 @@ impl Objective {
                     part.shape.elements()
                 )));
             }
-            self.engine.write(&part.memory, part.shape, values)?;
+            self.engine.write(&part.memory, part.shape, values).map(|()| true)
+        })
+    }
+
+    /// The same from what `set` writes into each tensor's memory, the picture's first; it returns false for a tensor that
+    /// it leaves to be reset.
+    ///
+    /// # Errors
+    /// If the device fails, or as `set`.
+    pub fn set_state_from(&self, mut set: impl FnMut(&StatePart) -> Result<bool>) -> Result<()> {
+        for part in &self.state {
+            if set(part)? {
+                continue;
+            }
+            let picture = self.state.iter().find(|part| part.name == STATE_PICTURE);
+            let picture = picture.filter(|_| self.shows(part));
+            let values = match picture {
+                Some(picture) => self.engine.read(&picture.memory, picture.shape, "picture")?,
+                None => vec![0.0; part.shape.elements()],
+            };
+            self.engine.write(&part.memory, part.shape, &values)?;
         }
         self.watch.reset(&self.engine)
+    }
+
+    /// True for the tensors that begin as the picture: the average, and what is shown in its place.
+    fn shows(&self, part: &StatePart) -> bool {
+        part.name == STATE_AVERAGE || self.is_shown(part)
     }
 
     /// True for the tensor of the optimiser that is shown in place of the picture.
@@ -444,17 +464,6 @@ impl Objective {
     pub fn memory(&self) -> MemoryUse {
         let whole = self.program.memory();
         self.tiled.as_ref().map_or(whole, |tiled| whole.with(tiled.memory()))
-    }
-
-    /// The present state, waited for.
-    ///
-    /// # Errors
-    /// If the device fails.
-    pub fn read_state(&self) -> Result<Vec<(String, Vec<f32>)>> {
-        match self.submit(&[], &[STATE])?.take(STATE) {
-            Some(state) => Ok(named(&state.finish()?)),
-            None => Ok(Vec::new()),
-        }
     }
 
     /// What went wrong in the steps so far, waited for; see [`Objective::health`].

@@ -119,7 +119,7 @@ impl Schedule {
 #[derive(Debug, Clone)]
 pub struct Request {
     /// The photo, at the size at which the picture is made.
-    pub photo: Picture,
+    pub photo: Arc<Picture>,
     /// The objective.
     pub groups: Vec<Group>,
     /// Weights are measured again every this many iterations of a scale; 0: only when a scale begins, after ten
@@ -164,7 +164,7 @@ impl Request {
     /// The default mirage of a photo: all three factors at work.
     pub fn new(photo: Picture) -> Self {
         Self {
-            photo,
+            photo: Arc::new(photo),
             groups: Preset::default().groups(),
             rebalance_every: 0,
             adjustable: false,

@@ -4,7 +4,7 @@ use super::controls::PendingCommands;
 use super::event::{Event, Observer};
 use super::grain;
 use super::loss::Shares;
-use super::next_scale::carry;
+use super::next_scale::Baggage;
 use super::objective::{AHEAD, GRADIENT, GROUPS, LOSSES, PICTURE, REPORT, SNAPSHOT, STATE, STEP, SUM};
 use super::request::Init;
 use super::run_loop::{Due, Ending, InFlight, RunLoop};
@@ -16,6 +16,7 @@ use super::weighting::Weights;
 use crate::error::{Error, Result};
 use crate::image_io::Picture;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// After this many iterations of the first scale the weights are measured once more: by then every loss has a gradient,
@@ -29,7 +30,7 @@ const LOOK_EVERY: u32 = 10;
 #[non_exhaustive]
 pub struct RunResult {
     /// The picture, at the size of the scale at which the run ended.
-    pub picture: Picture,
+    pub picture: Arc<Picture>,
     /// Iterations done.
     pub iterations: u32,
     /// Why it ended.
@@ -108,13 +109,15 @@ impl Session {
             self.report_down_to(&mut run, AHEAD)?;
             iteration += 1;
         }
-        let Some((iterations, picture)) = &self.last_good else {
+        // There is nothing to go back to any more.
+        (self.best, self.last_look) = (None, None);
+        let Some((iterations, picture)) = self.last_good.clone() else {
             let cause = "no picture was finite".to_owned();
             return Err(Error::Unstable { cause, iteration, setbacks: self.halvings });
         };
         Ok(RunResult {
-            picture: Picture::clone(picture),
-            iterations: *iterations,
+            picture,
+            iterations,
             ending: run.ending.unwrap_or(Ending::Finished),
             seconds: self.seconds(),
         })
@@ -173,14 +176,14 @@ impl Session {
         let objective = self.objective()?;
         let next = self.scale + 1;
         let [before, size] = [self.scales[self.scale].size, self.scales[next].size];
-        // Before the state is read: both take memory.
+        let baggage = Baggage::of(&engine, objective)?;
+        self.leave();
+        // Nothing else of either scale takes memory now but targets.
         let grain = grain::draw(&self.request, next, before, size)?;
-        let state = objective.read_state()?;
-        let clamp = self.request.optimizer.clamps();
-        let carried = carry(&engine, objective, &state, size, grain.as_deref(), clamp)?;
         self.enter(next)?;
         let objective = self.objective()?;
-        objective.set_state(&carried)?;
+        baggage.unpack(&engine, objective, grain.as_deref(), self.request.optimizer.clamps())?;
+        drop(grain);
         objective.set_weights(&self.weights, false)?;
         self.last_look = None;
         self.change = None;

@@ -209,13 +209,20 @@ impl Session {
             return Ok(());
         }
         // The old objective's memory is freed before that of the new one is allocated.
-        self.objective = None;
+        self.leave();
         let size = self.scales[scale].size;
         self.objective =
             Some(Objective::new(&self.engine, &self.network, &self.request, size, &mut self.cache)?);
         self.scale = scale;
+        self.engine.forget_unused_constants();
         return_freed_memory();
         Ok(())
+    }
+
+    /// Frees the memory of the present scale.
+    pub(super) fn leave(&mut self) {
+        self.objective = None;
+        return_freed_memory();
     }
 
     pub(super) fn objective(&self) -> Result<&Objective> {

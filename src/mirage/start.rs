@@ -23,7 +23,7 @@ pub(super) fn picture(request: &Request, size: [usize; 2]) -> Result<Picture> {
     let [height, width] = size;
     let gray = || vec![0.5; width * height * 3];
     Ok(match &request.init {
-        Init::Photo => photo_at(request, size)?,
+        Init::Photo => photo_at(request, size)?.into_owned(),
         Init::Blur => blurred(request, size)?,
         Init::Gray => Picture { width, height, rgb: gray() },
         Init::Picture(given) => resize(given, width, height)?,

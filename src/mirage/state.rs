@@ -28,8 +28,8 @@ pub struct State {
     pub weights_measured: bool,
     /// How often the step was halved because something went wrong.
     pub halvings: u32,
-    /// Iteration and values (red, green and blue, pixel by pixel) of the last picture that the change was measured
-    /// from; only if the change may end the run.
+    /// Iteration and values of the last picture that the change was measured from: red, green and blue, pixel by pixel, of
+    /// a large picture some of them; only if the change may end the run.
     pub last_look: Option<(u32, Vec<f32>)>,
 }
 

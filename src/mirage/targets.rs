@@ -11,6 +11,7 @@ use crate::graph::{Engine, Submission};
 use crate::image_io::{Picture, fit, resize};
 use crate::ops::Shape;
 use crate::vgg::Network;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
@@ -49,13 +50,15 @@ impl Cache {
         self.captured.values().flatten().map(|part| part.memory.bytes()).sum()
     }
 
-    /// Forgets targets of other images than these, or of another view of the network.
-    fn keep_for(&mut self, sets: &[ImageSet<'_>], view: View) {
+    /// Forgets targets of other images than these, or of another view of the network; with tiles those of other sizes,
+    /// too, because memory then counts for more than the time to capture them again for the next run.
+    fn keep_for(&mut self, sets: &[ImageSet<'_>], view: View, (size, tile): ([usize; 2], Option<usize>)) {
         if self.view != Some(view) {
             self.captured.clear();
             self.view = Some(view);
         }
-        self.captured.retain(|key, _| sets.iter().any(|set| set.hash == key.images));
+        let of_size = |key: &Key| tile.is_none() || key.size == size;
+        self.captured.retain(|key, _| of_size(key) && sets.iter().any(|set| set.hash == key.images));
     }
 }
 
@@ -63,7 +66,7 @@ impl Cache {
 ///
 /// # Errors
 /// If it can't be resized.
-pub(super) fn photo_at(request: &Request, [height, width]: [usize; 2]) -> Result<Picture> {
+pub(super) fn photo_at(request: &Request, [height, width]: [usize; 2]) -> Result<Cow<'_, Picture>> {
     at_size(&request.photo, width, height)
 }
 
@@ -71,10 +74,14 @@ pub(super) fn photo_at(request: &Request, [height, width]: [usize; 2]) -> Result
 ///
 /// # Errors
 /// If it can't be resized.
-pub(super) fn image_at(request: &Request, image: &Picture, size: [usize; 2]) -> Result<Picture> {
+pub(super) fn image_at<'a>(
+    request: &Request,
+    image: &'a Picture,
+    size: [usize; 2],
+) -> Result<Cow<'a, Picture>> {
     let whole = request.size();
     if size == whole {
-        return Ok(image.clone());
+        return Ok(Cow::Borrowed(image));
     }
     let longest = image.width.max(image.height) as f64;
     let factor = size[0].max(size[1]) as f64 / whole[0].max(whole[1]) as f64;
@@ -82,14 +89,14 @@ pub(super) fn image_at(request: &Request, image: &Picture, size: [usize; 2]) -> 
     at_size(image, width, height)
 }
 
-fn at_size(image: &Picture, width: usize, height: usize) -> Result<Picture> {
+fn at_size(image: &Picture, width: usize, height: usize) -> Result<Cow<'_, Picture>> {
     if (image.width, image.height) == (width, height) {
-        return Ok(image.clone());
+        return Ok(Cow::Borrowed(image));
     }
     let mut smaller = resize(image, width, height)?;
     // Next to sharp edges a resized picture overshoots.
     smaller.rgb.iter_mut().for_each(|value| *value = value.clamp(0.0, 1.0));
-    Ok(smaller)
+    Ok(Cow::Owned(smaller))
 }
 
 /// The targets of these losses at one size, computed in tiles of this side if one is given; those without a target get no
@@ -107,7 +114,7 @@ pub(super) fn targets(
 ) -> Result<Targets> {
     let view = request.view();
     let mut sets = image_sets(request);
-    cache.keep_for(&sets, view);
+    cache.keep_for(&sets, view, (size, tile));
     let classes = probabilities(network).filter(|item| {
         let reaches = |layer| network_graph::check_size(network, layer, size[0], size[1]).is_ok();
         request.top_classes > 0 && item.layer.is_some_and(reaches)

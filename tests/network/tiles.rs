@@ -154,7 +154,7 @@ fn a_run_in_tiles_paints_the_same_picture() {
             }
             Ok(ControlFlow::Continue(()))
         });
-        (result.unwrap().picture.rgb, totals)
+        (result.unwrap().picture.rgb.clone(), totals)
     };
     let (whole, tiled) = (run(None), run(Some(64)));
     assert_eq!(whole.1.len(), tiled.1.len());

@@ -70,8 +70,9 @@ fn the_next_scale_begins_with_the_average_and_the_moments() {
     request.schedule.state_every = 1;
     let mut coarse = request.clone();
     let size = request.plan(&setting.1).unwrap()[0].size;
-    coarse.photo = neural_mirage::image_io::resize(&request.photo, size[1], size[0]).unwrap();
-    coarse.photo.rgb.iter_mut().for_each(|value| *value = value.clamp(0.0, 1.0));
+    let mut photo = neural_mirage::image_io::resize(&request.photo, size[1], size[0]).unwrap();
+    photo.rgb.iter_mut().for_each(|value| *value = value.clamp(0.0, 1.0));
+    coarse.photo = Arc::new(photo);
     coarse.scales = Scales::single(5);
     let (ended, _) = states(&mut session(&setting, coarse));
     let (_, saved) = states(&mut session(&setting, request));

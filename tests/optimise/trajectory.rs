@@ -161,14 +161,14 @@ fn reports_and_snapshots_do_not_change_the_run() {
         assert_eq!(totals.len(), 4, "reports at 0, 5, 10, 12");
         assert!(totals.iter().all(|total| total.is_finite() && *total > 0.0));
         assert_eq!(snapshots.iter().map(|(iteration, _)| *iteration).collect::<Vec<_>>(), [3, 12]);
-        assert_eq!(snapshots[1].1, outcome.picture);
+        assert_eq!(snapshots[1].1, *outcome.picture);
         let mut quiet = small_request(&golden);
         quiet.schedule = Default::default();
         assert_eq!(run(&engine, &network, quiet).0.picture, outcome.picture);
         // A run of three iterations ends where the snapshot after three was taken, weights given.
         let mut short = small_request(&golden);
         iterate(&mut short, 3);
-        assert_eq!(run(&engine, &network, short).0.picture, snapshots[0].1);
+        assert_eq!(*run(&engine, &network, short).0.picture, snapshots[0].1);
     }
 }
 

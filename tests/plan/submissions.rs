@@ -45,7 +45,7 @@ fn paint(engine: &Arc<Engine>) -> (Picture, Vec<Picture>, Vec<f64>, u64) {
         }
         GO_ON
     });
-    (result.picture, snapshots, totals, submissions(engine) - before)
+    (Picture::clone(&result.picture), snapshots, totals, submissions(engine) - before)
 }
 
 #[test]
