@@ -53,7 +53,15 @@ pub(super) fn capture(
     }
     let mut sources = Sources::new(&mut build, network, view, input, &layers, tile)?;
     let mut found = Vec::new();
-    for item in statistics {
+    // The place among the statistics of each target that tiles put together themselves.
+    let mut of_tiles = Vec::new();
+    for (index, item) in statistics.iter().enumerate() {
+        if stage == Stage::Target
+            && let Some(target) = sources.target_of_tiles(&mut build, item)?
+        {
+            of_tiles.push((index, target));
+            continue;
+        }
         let label = item.label(network);
         let mut tensors = sources.summary(&mut build, item)?;
         if stage == Stage::Target {
@@ -63,7 +71,9 @@ pub(super) fn capture(
     }
     let subject = Subject { engine, network, view, picture: &memory };
     let tiles = sources.assembly.map(|assembly| assembly.prepare(subject, None)).transpose()?;
-    run(engine, build.graph, build.bound, &found, tiles.as_ref())
+    let (mut captured, submission) = run(engine, build.graph, build.bound, &found, tiles.as_ref())?;
+    of_tiles.into_iter().for_each(|(index, target)| captured.insert(index, vec![target]));
+    Ok((captured, submission))
 }
 
 /// What the distances take of blended summaries, given as values in logical order.
@@ -111,7 +121,7 @@ fn run(
             };
             bound.insert(*tensor, memory.clone());
             goals.push(*tensor);
-            of_statistic.push(Captured { shape, memory });
+            of_statistic.push(Captured { shape, memory, halves: false });
         }
         captured.push(of_statistic);
     }

@@ -40,4 +40,7 @@ impl LayerStatistic {
 pub(super) struct Captured {
     pub shape: Shape,
     pub memory: Memory,
+    /// True for a map that was put together from tiles in 16 bits a value ([`StoreHalves`](crate::ops::StoreHalves)), of
+    /// which only tiles may be taken.
+    pub halves: bool,
 }

@@ -7,8 +7,17 @@ use super::statistic::Decomposition;
 use super::tiles::Assembly;
 use crate::error::{Error, Result};
 use crate::graph::TensorId;
+use crate::ops::{Shape, StoreHalves};
 use crate::vgg::Network;
 use std::collections::HashMap;
+
+/// A target that is a map with more values than this, 64 MiB, is kept in 16 bits each where it is computed in tiles.
+const HALVES_FROM: usize = 16 << 20;
+
+/// True for a map that is kept so.
+fn is_large(map: Shape) -> bool {
+    map.elements() > HALVES_FROM && StoreHalves::packed(map).is_ok()
+}
 
 /// The activations that a graph reads.
 pub(super) struct Sources<'a> {
@@ -91,6 +100,26 @@ impl<'a> Sources<'a> {
         Ok(summary)
     }
 
+    /// The target that is a large map, if it is computed in tiles: only tiles of it are ever taken, so it can be kept in 16
+    /// bits a value.
+    ///
+    /// # Errors
+    /// If the device fails or has too little memory.
+    pub fn target_of_tiles(
+        &mut self,
+        build: &mut Build<'_>,
+        item: &LayerStatistic,
+    ) -> Result<Option<Captured>> {
+        let label = item.label(self.network);
+        let is_map = item.statistic.decomposition() == Decomposition::Elements;
+        match self.in_tiles(item).filter(|_| is_map) {
+            Some((layer, assembly)) if is_large(assembly.shape(layer)) => {
+                assembly.target(build, layer, &label).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// The distance of a statistic from a target, which `label` names.
     ///
     /// # Errors
@@ -107,6 +136,12 @@ impl<'a> Sources<'a> {
             && let [target] = &target[..]
         {
             return assembly.distance(build, layer, (&item.statistic, target), label);
+        }
+        if target.iter().any(|target| target.halves) {
+            return Err(Error::gpu(
+                label,
+                "its target was captured in tiles, and it is not computed in tiles",
+            ));
         }
         let summary = self.summary(build, item)?;
         let target = build.targets(&format!("target {}", item.label(self.network)), target);

@@ -279,5 +279,5 @@ fn distribution(engine: &Engine, network: &Network, classes: &[(usize, f32)]) ->
         }
     }
     let shape = Shape::Vector(values.len());
-    Ok(Captured { shape, memory: engine.tensor_with("class probabilities", shape, &values)? })
+    Ok(Captured { shape, halves: false, memory: engine.tensor_with("class probabilities", shape, &values)? })
 }

@@ -11,11 +11,11 @@ use super::layer_statistic::Captured;
 use super::network_graph::{self, View};
 use super::statistic::Statistic;
 use super::tile_layout::{Span, Trunk, spans};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::{
     Engine, Goals, Graph, Memory, MemoryUse, Program, Seeds, Submission, TensorId, Workspace,
 };
-use crate::ops::{Accumulate, Crop, LinearCombination, Shape};
+use crate::ops::{Accumulate, Crop, LinearCombination, LoadHalves, Shape, StoreHalves};
 use crate::vgg::{LayerKind, Network};
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -53,6 +53,8 @@ enum Kind {
     Distance(Arc<dyn Statistic>, Captured),
     /// The map itself.
     Map,
+    /// The map in 16 bits a value, only as a target.
+    Halves,
 }
 
 /// A tensor that tiles are added up in.
@@ -185,6 +187,18 @@ impl Assembly {
         Ok(self.add(build, layer, Kind::Map, &[self.shape(layer)], label)?[0])
     }
 
+    /// A layer's map in 16 bits a value, to be a target of tiles.
+    ///
+    /// # Errors
+    /// If the device fails or has too little memory.
+    pub fn target(&mut self, build: &mut Build<'_>, layer: usize, label: &str) -> Result<Captured> {
+        let shape = self.shape(layer);
+        self.add(build, layer, Kind::Halves, &[StoreHalves::packed(shape)?], label)?;
+        let memory = self.sums().last().map(|sum| sum.memory.clone());
+        let memory = memory.ok_or_else(|| Error::gpu(label, "its target was not added"))?;
+        Ok(Captured { shape, memory, halves: true })
+    }
+
     fn add(
         &mut self,
         build: &mut Build<'_>,
@@ -203,7 +217,8 @@ impl Assembly {
         Ok(tensors)
     }
 
-    fn shape(&self, layer: usize) -> Shape {
+    /// The whole map of a layer.
+    pub fn shape(&self, layer: usize) -> Shape {
         // Only layers that `new` was given are asked for.
         self.shapes.get(&layer).copied().unwrap_or(Shape::map(1, 1, 1))
     }
@@ -262,7 +277,8 @@ impl Assembly {
         let programs_use = programs.iter().map(Program::memory);
         let most = programs_use.fold(MemoryUse::default(), |most, program| most.combined(program, u64::max));
         let memory_use = MemoryUse { bound: targets.sum(), ..most };
-        let added = self.of_layers.iter().filter(|of_layer| !matches!(of_layer.kind, Kind::Map));
+        let is_map = |of_layer: &&LayerSums| matches!(of_layer.kind, Kind::Map | Kind::Halves);
+        let added = self.of_layers.iter().filter(|of_layer| !is_map(of_layer));
         let zeroed =
             added.flat_map(|of_layer| &of_layer.sums).map(|sum| (sum.memory.clone(), sum.shape)).collect();
         Ok(Tiles {
@@ -327,24 +343,34 @@ impl Assembly {
             let values = match &of_layer.kind {
                 Kind::Moments(statistic) => statistic.moments(&mut build.graph, own, name)?,
                 Kind::Distance(statistic, target) => {
-                    let target = build.alias("target", &target.memory, target.shape);
-                    let target =
-                        build.graph.apply(Crop { size, at }, &[target, places], format!("target {name}"))?;
+                    let label = format!("target {name}");
+                    let target = if target.halves {
+                        let all = build.alias("target", &target.memory, StoreHalves::packed(target.shape)?);
+                        let load = LoadHalves { channels: layout.channels, size, at };
+                        build.graph.apply(load, &[all, places], label)?
+                    } else {
+                        let all = build.alias("target", &target.memory, target.shape);
+                        build.graph.apply(Crop { size, at }, &[all, places], label)?
+                    };
                     vec![statistic.distance(&mut build.graph, &[own], &[target], name)?]
                 }
-                Kind::Map => vec![own],
+                Kind::Map | Kind::Halves => vec![own],
             };
             for (value, sum) in values.into_iter().zip(&of_layer.sums) {
                 let all = build.alias(name, &sum.memory, sum.shape);
                 let gradient = of_sums.next().map(|memory| build.alias("gradient", memory, sum.shape));
                 let label = format!("{name} added");
-                if matches!(of_layer.kind, Kind::Map) {
-                    let put = Accumulate { factor: 1.0, at: Some(at), replace: true };
-                    added.push(build.graph.apply(put, &[all, value, places], label)?);
-                } else {
-                    let add = Accumulate { factor: share, at: None, replace: false };
-                    added.push(build.graph.apply(add, &[all, value], label)?);
-                }
+                added.push(match of_layer.kind {
+                    Kind::Map => {
+                        let put = Accumulate { factor: 1.0, at: Some(at), replace: true };
+                        build.graph.apply(put, &[all, value, places], label)?
+                    }
+                    Kind::Halves => build.graph.apply(StoreHalves { at }, &[all, value, places], label)?,
+                    Kind::Moments(_) | Kind::Distance(..) => {
+                        let add = Accumulate { factor: share, at: None, replace: false };
+                        build.graph.apply(add, &[all, value], label)?
+                    }
+                });
                 let Some(gradient) = gradient else { continue };
                 let label = format!("gradient of {name}");
                 let seed = match of_layer.kind {
