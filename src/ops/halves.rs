@@ -311,8 +311,8 @@ mod tests {
             }
         }
         // Halfway: the one with an even last bit.
-        assert_eq!(value(word(1.003_906_25, 0.0), false), 1.0);
-        assert_eq!(value(word(1.011_718_75, 0.0), false), 1.015_625);
+        assert_eq!(value(word(1.0 + 1.0 / 256.0, 0.0), false), 1.0);
+        assert_eq!(value(word(1.0 + 3.0 / 256.0, 0.0), false), 1.015_625);
         assert_eq!(value(word(0.0, f32::INFINITY), true), f32::INFINITY);
     }
 

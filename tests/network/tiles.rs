@@ -10,10 +10,12 @@ use neural_mirage::image_io::Picture;
 use neural_mirage::mirage::preset::{Preset, layers};
 use neural_mirage::mirage::statistic::by_name;
 use neural_mirage::mirage::{
-    Event, Init, Pooling, Request, ScaleCount, Scales, Session, Target, TermLoss, Tiling,
+    Event, Init, Pooling, Request, ScaleCount, Scales, Session, Source, Target, TermLoss, Tiling,
 };
 use neural_mirage::ops::{Padding, PoolKind};
+use neural_mirage::vgg::Network;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 
 /// The acceptance limit of gradients, relative L2. Sums over tiles add roundings of 6e-8 to what are means of thousands of
@@ -133,6 +135,33 @@ fn tiles_of_a_shallow_objective() {
     }
     request.groups = groups;
     check(&engine, &request, &[8, 64], GRADIENT, "shallow");
+}
+
+/// A target that is a large map is kept in 16 bits a value, rounded by at most 2^-8 of itself: a third of that on average.
+/// Without that the gradient would be within [`GRADIENT`].
+#[test]
+fn large_targets_of_tiles_are_kept_in_16_bits() {
+    let engine = cpu(DeviceOptions { exact: true, ..Default::default() });
+    // Its first layers have 64 channels: more than 16 million values at this size.
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/weights/vgg16-narrow.safetensors");
+    let network = Arc::new(Network::open(Path::new(path), None).unwrap());
+    let (width, height) = (521, 509);
+    let mut request = request(picture(width, height, 17), "gram");
+    request.top_classes = 0;
+    let mut groups = request.groups.clone();
+    for group in &mut groups {
+        group.losses.retain(|loss| loss.source.to_string() == "relu2_1" && group.name == "spatial");
+        group.losses.iter_mut().for_each(|loss| loss.source = Source::Layer("relu1_1".to_owned()));
+    }
+    groups.retain(|group| !group.losses.is_empty());
+    request.groups = groups;
+    let gradient = |tiling| {
+        let request = Request { tiling, ..request.clone() };
+        Session::new(&engine, &network, request).unwrap().evaluate(&picture(width, height, 19)).unwrap().1
+    };
+    let error = relative_l2(&gradient(Tiling::Side(200)), &widen(&gradient(Tiling::Whole)));
+    println!("16 bits a value: {error:.2e}");
+    assert!((GRADIENT..=4e-3).contains(&error), "{error:.3e}");
 }
 
 /// A run with measured shares, reports and two scales, the first of which is one tile.
