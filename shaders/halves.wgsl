@@ -21,11 +21,13 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> output: array<vec4<f32>>;
 @group(0) @binding(5) var<uniform> params: Params;
 
-// The upper half of the nearest value with 8 bits of precision; of two, the one with an even last bit.
+// The upper half of the nearest value with 8 bits of precision; of two, the one with an even last bit. NaN stays NaN.
 fn rounded(value: vec4<f32>) -> vec4<u32> {
     let bits = bitcast<vec4<u32>>(value);
     let last = (bits >> vec4<u32>(16u)) & vec4<u32>(1u);
-    return (bits + vec4<u32>(0x7fffu) + last) & vec4<u32>(0xffff0000u);
+    let is_nan = (bits & vec4<u32>(0x7fffffffu)) > vec4<u32>(0x7f800000u);
+    let near = select(bits + vec4<u32>(0x7fffu) + last, bits | vec4<u32>(0x400000u), is_nan);
+    return near & vec4<u32>(0xffff0000u);
 }
 
 // Texel of a packed quad's pixel at these row and column of the part, counted with its border.

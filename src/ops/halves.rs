@@ -31,10 +31,11 @@ pub struct LoadHalves {
     pub at: usize,
 }
 
-/// The bits of a value rounded to its upper half.
+/// The bits of a value rounded to its upper half. NaN stays NaN, which by adding would become a number.
 fn rounded(value: f32) -> u32 {
     let bits = value.to_bits();
-    bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000
+    let near = if value.is_nan() { bits | 0x40_0000 } else { bits + 0x7fff + (bits >> 16 & 1) };
+    near & 0xffff_0000
 }
 
 /// One word of two values.
@@ -314,6 +315,10 @@ mod tests {
         assert_eq!(value(word(1.0 + 1.0 / 256.0, 0.0), false), 1.0);
         assert_eq!(value(word(1.0 + 3.0 / 256.0, 0.0), false), 1.015_625);
         assert_eq!(value(word(0.0, f32::INFINITY), true), f32::INFINITY);
+        for bits in [0x7f80_0001, 0x7fff_ffff, 0xffff_ffff, 0xff80_0001] {
+            let both = word(f32::from_bits(bits), f32::from_bits(bits));
+            assert!(value(both, false).is_nan() && value(both, true).is_nan(), "{bits:x}");
+        }
     }
 
     #[test]
