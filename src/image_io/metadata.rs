@@ -120,7 +120,11 @@ pub(super) fn extract(bytes: &[u8], format: ImageFormat) -> Result<Vec<(String, 
             jpeg_xmp(&jpeg.app1).map_err(damaged)?
         }
         ImageFormat::WebP => image_webp::WebPDecoder::new(Cursor::new(bytes))
-            .and_then(|mut decoder| decoder.xmp_metadata())
+            .and_then(|mut decoder| {
+                // A chunk may state any length.
+                decoder.set_memory_limit(bytes.len());
+                decoder.xmp_metadata()
+            })
             .map_err(|e| damaged(&e.to_string()))?,
         ImageFormat::Gif => gif_xmp(bytes).map_err(|e| damaged(&e.to_string()))?,
         ImageFormat::Tiff => {
