@@ -10,7 +10,7 @@ struct Params {
     plane: u32, // texels per quad
     pitch: u32, // texels per row of the map
     front: u32, // `pack`: rows of zeros before the first texel's
-    rows: u32,   // of a column; `pack`: behind the last texel's come zeros too
+    rows: u32,  // of a column; `pack`: behind the last texel's come zeros too
 }
 
 @group(0) @binding(0) var<storage, read> input: array<vec4<f32>>;
@@ -21,11 +21,6 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> output: array<vec4<f32>>;
 @group(0) @binding(6) var<uniform> params: Params;
 
-// Where the quad of a row lies.
-fn at(row: u32, quad: u32) -> u32 {
-    return (quad / ROW_QUADS * params.rows + row) * ROW_QUADS + quad % ROW_QUADS;
-}
-
 @compute @workgroup_size(64)
 fn pack(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -33,7 +28,7 @@ fn pack(
     @builtin(local_invocation_index) local: u32,
 ) {
     let i = (group.y * groups.x + group.x) * 64u + local;
-    // Neighbours store next to each other.
+    // Quad i of the columns, in the order in which they lie.
     let column = i / ROW_QUADS;
     let row = column % params.rows;
     let quad = column / params.rows * ROW_QUADS + i % ROW_QUADS;
@@ -44,7 +39,7 @@ fn pack(
     if (row >= params.front && row - params.front < params.plane) {
         value = input[quad * params.plane + row - params.front] * scales[0];
     }
-    rows[at(row, quad)] = vec2<u32>(pack2x16float(value.xy), pack2x16float(value.zw));
+    rows[i] = vec2<u32>(pack2x16float(value.xy), pack2x16float(value.zw));
 }
 
 @compute @workgroup_size(64)
@@ -62,7 +57,8 @@ fn unpack(
     }
     var value = vec4<f32>(0.0);
     if (n < params.plane && n >= params.pitch && n % params.pitch != 0u) {
-        value = sums[at(n, quad)] * scales[1] + bias[quad];
+        let at = (quad / ROW_QUADS * params.rows + n) * ROW_QUADS + quad % ROW_QUADS;
+        value = sums[at] * scales[1] + bias[quad];
         if (RELU == 1u) {
             value = max(value, vec4<f32>(0.0));
         }

@@ -1,6 +1,6 @@
 //! Adding to a tensor in place: sums over the tiles of a picture, and maps that are put together from theirs.
 
-use super::crop::{check, place};
+use super::crop::{check, for_each_row_of_part, place};
 use super::lanes::update;
 use super::native::{for_each_part, row, write_number};
 use super::shape::{MapLayout, mismatch};
@@ -8,7 +8,6 @@ use super::window;
 use super::{Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
-use rayon::prelude::*;
 use std::ops::Range;
 
 /// `sum += factor * x`, or in place of what was there `sum = factor * x`. Inputs: the sum, which it changes, and x of the
@@ -107,15 +106,10 @@ impl Op for Accumulate {
             }));
         };
         Ok(NativeKernel::new(move |mut call| {
-            let [top, left] = place(call.inputs[2], at, whole, part);
+            let start = place(call.inputs[2], at, whole, part);
             let x = call.inputs[1];
             let [sum] = &mut call.mutated[..] else { return };
-            let planes = &mut sum[..whole.quads() * whole.plane() * 4];
-            planes.par_chunks_mut(whole.pitch() * 4).enumerate().for_each(|(index, line)| {
-                // The first row of a plane is border.
-                let (quad, below) = (index / (whole.height + 1), index % (whole.height + 1));
-                let Some(y) = below.checked_sub(1 + top).filter(|y| *y < part.height) else { return };
-                let line = &mut line[(1 + left) * 4..(1 + left + part.width) * 4];
+            for_each_row_of_part(sum, [whole, part], start, |quad, y, line| {
                 let kept = |sum: f32| if replace { 0.0 } else { sum };
                 line.iter_mut()
                     .zip(row(x, part, quad, y))

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::error::Result;
 use crate::gpu::Profile;
+use rayon::prelude::*;
 use std::ops::Range;
 
 /// Invocations per workgroup; matches the shader.
@@ -53,6 +54,22 @@ pub(super) fn place<Real: Copy + Into<f64>>(
 ) -> [usize; 2] {
     let start = |index: usize, room: usize| (places[index].into() as usize).min(room);
     [start(at, whole.height - part.height), start(at + 1, whole.width - part.width)]
+}
+
+/// Calls `change` with each row of a map that a part at this place covers: quad, the part's row, and the texels that it covers.
+pub(super) fn for_each_row_of_part(
+    map: &mut [f32],
+    [whole, part]: [MapLayout; 2],
+    [top, left]: [usize; 2],
+    change: impl Fn(usize, usize, &mut [f32]) + Sync,
+) {
+    let planes = &mut map[..whole.quads() * whole.plane() * 4];
+    planes.par_chunks_mut(whole.pitch() * 4).enumerate().for_each(|(index, line)| {
+        // The first row of a plane is border.
+        let (quad, below) = (index / (whole.height + 1), index % (whole.height + 1));
+        let Some(y) = below.checked_sub(1 + top).filter(|y| *y < part.height) else { return };
+        change(quad, y, &mut line[(1 + left) * 4..(1 + left + part.width) * 4]);
+    });
 }
 
 fn part_of(map: MapLayout, size: [usize; 2]) -> MapLayout {
@@ -200,7 +217,7 @@ impl Op for CropBackward {
 const TOLERANCE: f64 = 0.0;
 
 /// Two places, then one that is beyond every map here.
-const PLACES: CaseInput = CaseInput::Values(&[0.0, 0.0, 3.0, 2.0, 1000.0, 1000.0]);
+pub(super) const PLACES: CaseInput = CaseInput::Values(&[0.0, 0.0, 3.0, 2.0, 1000.0, 1000.0]);
 
 /// Channels and size of the whole, size of the part, index of the place.
 const SAMPLES: [(usize, [usize; 2], [usize; 2], usize); 6] = [

@@ -1,14 +1,13 @@
 //! Maps that are kept in 16 bits a value: the upper half of an f32, so with its range and 8 bits of precision (bfloat16). Two
 //! quads share a texel of a *packed* map, which is handled as whole bits and never computed with.
 
-use super::crop::{check, place};
+use super::crop::{PLACES, check, for_each_row_of_part, place};
 use super::native::{fill_map, row, write_number};
 use super::shape::{MapLayout, mismatch};
 use super::window;
 use super::{Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
-use rayon::prelude::*;
 use std::ops::Range;
 
 /// Stores a map in a part of a packed one, each value rounded to the nearest with 8 bits of precision, by at most 2^-8 of
@@ -145,15 +144,10 @@ impl Op for StoreHalves {
     fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let ([whole, part], at) = (self.layouts(&signature.inputs)?, self.at);
         Ok(NativeKernel::new(move |mut call| {
-            let [top, left] = place(call.inputs[2], at, whole, packed(part));
+            let start = place(call.inputs[2], at, whole, packed(part));
             let x = call.inputs[1];
             let [sum] = &mut call.mutated[..] else { return };
-            let planes = &mut sum[..whole.quads() * whole.plane() * 4];
-            planes.par_chunks_mut(whole.pitch() * 4).enumerate().for_each(|(index, line)| {
-                // The first row of a plane is border.
-                let (quad, below) = (index / (whole.height + 1), index % (whole.height + 1));
-                let Some(y) = below.checked_sub(1 + top).filter(|y| *y < part.height) else { return };
-                let line = &mut line[(1 + left) * 4..(1 + left + part.width) * 4];
+            for_each_row_of_part(sum, [whole, part], start, |quad, y, line| {
                 let upper = row(x, part, 2 * quad, y);
                 if 2 * quad + 1 < part.quads() {
                     let pairs = upper.iter().zip(row(x, part, 2 * quad + 1, y));
@@ -261,9 +255,6 @@ const WORDS: CaseInput = CaseInput::Values(&[
     f32::from_bits(0x42c8_8000),
     f32::from_bits(0x3f8f_c0ff),
 ]);
-
-/// Two places, then one that is beyond every map here.
-const PLACES: CaseInput = CaseInput::Values(&[0.0, 0.0, 3.0, 2.0, 1000.0, 1000.0]);
 
 /// Channels and size of the whole, size of the part, index of the place: one quad, two, and an odd number.
 const SAMPLES: [(usize, [usize; 2], [usize; 2], usize); 6] = [
