@@ -3,8 +3,8 @@
 Needs Pillow, NumPy, tifffile and imagecodecs (made with 13.0.0, 2.4.6, 2026.3.3 and 2026.3.6). Run from the repository root:
     python3 tools/make_test_images.py
 
-Every picture is 24x16 with four flat quarters (so that lossy coding hardly matters):
-red, green over blue, light gray.
+Most are 24x16 with four flat quarters (so that lossy coding hardly matters): red, green over blue, light gray. Those called
+large-... have 203x149 pixels, which no step of a JPEG divides: waves in all colours, an edge and some texture.
 """
 
 from pathlib import Path
@@ -24,9 +24,34 @@ def quarters(mode="RGB"):
     return picture.convert(mode)
 
 
+def waves():
+    y, x = numpy.mgrid[0:149, 0:203].astype(float)
+    texture = 18 * numpy.sin(1.9 * x) * numpy.sin(2.3 * y)
+    edge = 40 * (x + 2 * y > 260)
+    red = 110 + 60 * numpy.sin(x / 23 + y / 41)
+    green = 90 + 50 * numpy.cos(x / 37 - y / 19)
+    blue = 70 + 60 * numpy.sin(y / 29 - x / 53)
+    return Image.fromarray(numpy.stack([c + edge + texture for c in (red, green, blue)], -1).clip(0, 255).astype("uint8"))
+
+
+def large(folder):
+    picture = waves()
+    for sampling in ("4:4:4", "4:2:2", "4:2:0"):
+        name = folder / f"large-{sampling.replace(':', '')}.jpg"
+        picture.save(name, quality=90, subsampling=sampling, progressive=True)
+    # With restart markers, and the same pixels as a baseline JPEG.
+    for name, progressive in (("restart", True), ("baseline", False)):
+        name = folder / f"large-{name}.jpg"
+        picture.save(name, quality=90, subsampling="4:2:0", progressive=progressive, restart_marker_blocks=7)
+    picture.convert("L").save(folder / "large-gray.jpg", quality=90, progressive=True)
+    picture.convert("CMYK").save(folder / "large-cmyk.jpg", quality=90, progressive=True)
+    picture.save(folder / "large-rgb.jpg", quality=90, progressive=True, keep_rgb=True)
+
+
 def main():
     folder = Path("tests/images")
     folder.mkdir(parents=True, exist_ok=True)
+    large(folder)
     picture = quarters()
     picture.save(folder / "progressive.jpg", quality=95, subsampling=2, progressive=True)
     picture.save(folder / "restart.jpg", quality=95, subsampling=2, restart_marker_blocks=1)

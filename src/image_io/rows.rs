@@ -6,9 +6,6 @@ use super::resize::fit;
 use super::{Alpha, Picture};
 use crate::room::room;
 
-/// Pictures of up to this many pixels are always read as they are.
-pub(super) const PLAIN: usize = 1 << 24;
-
 /// The largest float that is taken as a colour, of which 1 is white: brighter ones are measurements of some other kind.
 const BRIGHTEST: f32 = 1000.0;
 
@@ -78,12 +75,33 @@ impl Layout {
     }
 }
 
-/// The size at which a picture of `size` is kept if one of at most `longest` pixels a side is wanted of it.
-fn kept(size: (usize, usize), longest: Option<usize>) -> (usize, usize) {
-    let (width, height) = size;
-    match longest.and_then(|longest| longest.checked_mul(LONGER)) {
-        Some(longest) if width * height > PLAIN && width.max(height) > longest => fit(width, height, longest),
-        _ => size,
+/// Up to which size a picture is read as it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Keep {
+    /// The longest side of the picture that is wanted of it.
+    pub longest: Option<usize>,
+    /// Pictures of up to this many pixels are always read as they are.
+    pub pixels: usize,
+}
+
+impl Keep {
+    /// The size at which a picture of `size` is kept.
+    fn kept(self, size: (usize, usize)) -> (usize, usize) {
+        let (width, height) = size;
+        match self.longest.and_then(|longest| longest.checked_mul(LONGER)) {
+            Some(longest) if width * height > self.pixels && width.max(height) > longest => {
+                fit(width, height, longest)
+            }
+            _ => size,
+        }
+    }
+
+    /// The largest step of 1, 2, 4 and 8 for which the mean of `step` x `step` pixels of a picture of `size` will do in
+    /// their place: the picture is kept with no more detail.
+    pub(super) fn step(self, size: (usize, usize)) -> usize {
+        let kept = self.kept(size);
+        let fits = |step: &usize| kept.0 * step <= size.0 && kept.1 * step <= size.1;
+        [8, 4, 2].into_iter().find(fits).unwrap_or(1)
     }
 }
 
@@ -100,24 +118,26 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// For a picture of `size`, width first; `longest` says how long the picture that is wanted of it is at most.
+    /// For a picture of `size`, width first, whose rows come with a pixel for `step` x `step` of it: 1, or what
+    /// [`Keep::step`] gave. The last pixels of a side stand for what is left of it.
     ///
     /// # Errors
     /// If there is not enough memory.
     pub(super) fn new(
         layout: Layout,
         size: (usize, usize),
-        longest: Option<usize>,
+        step: usize,
+        keep: Keep,
         background: [f32; 3],
         to_srgb: Option<ToSrgb>,
     ) -> Result<Self, String> {
         let has_alpha = layout.opacity != Opacity::Opaque;
-        let width = size.0;
+        let width = size.0.div_ceil(step);
         Ok(Self {
             layout,
             background,
             to_srgb,
-            canvas: Canvas::new(size, kept(size, longest), has_alpha)?,
+            canvas: Canvas::new(size, step, keep.kept(size), has_alpha)?,
             samples: vec![0.0; width * layout.channels()],
             source: vec![0.0; width * layout.colors.count()],
             rgb: vec![0.0; width * 3],
@@ -136,11 +156,31 @@ impl Rows {
     /// If its values can't be used.
     pub(super) fn push(&mut self, row: &[u8]) -> Result<(), &'static str> {
         self.widen(row);
+        self.take()
+    }
+
+    /// Takes the next row of samples from 0 to 1.
+    ///
+    /// # Errors
+    /// If its values can't be used.
+    pub(super) fn push_samples(&mut self, row: impl IntoIterator<Item = f32>) -> Result<(), &'static str> {
+        self.samples.iter_mut().zip(row).for_each(|(to, v)| *to = v);
+        self.take()
+    }
+
+    fn take(&mut self) -> Result<(), &'static str> {
         if self.layout.sample == Sample::F32 && !self.samples.iter().all(|v| v.is_finite()) {
             return Err("it holds values that are not finite numbers");
         }
         if self.layout.sample == Sample::F32 && self.samples.iter().any(|v| v.abs() > BRIGHTEST) {
             return Err("it holds values beyond 1000, and 0 is black and 1 is white");
+        }
+        if self.to_srgb.is_none()
+            && self.layout.colors == Colors::Rgb
+            && self.layout.opacity == Opacity::Opaque
+        {
+            self.canvas.push(&self.samples, &[]);
+            return Ok(());
         }
         let (channels, colors) = (self.layout.channels(), self.layout.colors.count());
         let pixels = self.samples.chunks_exact(channels);
@@ -210,41 +250,47 @@ impl Rows {
 /// A picture that grows row by row, each pixel the mean of an area.
 struct Canvas {
     from: (usize, usize),
+    /// Pixels a side that one of those that come stands for.
+    step: usize,
     to: (usize, usize),
     /// Rows so far.
     rows: usize,
     rgb: Vec<f32>,
     alpha: Option<Vec<f32>>,
-    /// For each column that comes, the column that it is part of, and how much of it: the rest belongs to the next.
-    columns: Vec<(usize, f32)>,
+    /// For each column that comes, the column that it is part of, and its share there and in the next.
+    columns: Vec<(usize, [f32; 2])>,
     /// The row that comes, averaged along itself, and the sum of such rows that becomes the next: colours, then alpha.
     line: Vec<f32>,
     sum: Vec<f32>,
 }
 
-/// Which of `to` parts of a side of `from` pixels the pixel at `at` begins in, how much of it lies there, and whether
-/// that part ends with it.
-fn part(at: usize, from: usize, to: usize) -> (usize, f32, bool) {
-    let index = at * to / from;
+/// Which of `to` parts of a side of `from` pixels the `step` pixels from number `at * step` on begin in, how many of them
+/// lie there and how many in the next, and whether that part ends with them.
+fn part(at: usize, step: usize, from: usize, to: usize) -> (usize, [f32; 2], bool) {
+    let first = at * step;
+    let pixels = step.min(from - first);
+    let index = first * to / from;
     // In units of 1/to of a pixel.
-    let left = (index + 1) * from - at * to;
-    (index, if left < to { left as f32 / to as f32 } else { 1.0 }, left <= to)
+    let left = (index + 1) * from - first * to;
+    let share = if left < pixels * to { left as f32 / to as f32 } else { pixels as f32 };
+    (index, [share, pixels as f32 - share], left <= pixels * to)
 }
 
 impl Canvas {
-    fn new(from: (usize, usize), to: (usize, usize), has_alpha: bool) -> Result<Self, String> {
+    fn new(from: (usize, usize), step: usize, to: (usize, usize), has_alpha: bool) -> Result<Self, String> {
         let pixels = to.0 * to.1;
         let averages = from != to;
         let line = vec![0.0; if averages { to.0 * (3 + usize::from(has_alpha)) } else { 0 }];
         Ok(Self {
             from,
+            step,
             to,
             rows: 0,
             rgb: room(pixels * 3)?,
             alpha: if has_alpha { Some(room(pixels)?) } else { None },
-            columns: (0..if averages { from.0 } else { 0 })
-                .map(|x| part(x, from.0, to.0))
-                .map(|(column, share, _)| (column, share))
+            columns: (0..if averages { from.0.div_ceil(step) } else { 0 })
+                .map(|x| part(x, step, from.0, to.0))
+                .map(|(column, shares, _)| (column, shares))
                 .collect(),
             sum: line.clone(),
             line,
@@ -267,21 +313,21 @@ impl Canvas {
         let colors = self.to.0 * 3;
         self.line.fill(0.0);
         let (line_rgb, line_alpha) = self.line.split_at_mut(colors);
-        for (pixel, (column, share)) in rgb.chunks_exact(3).zip(&self.columns) {
+        for (pixel, (column, [share, rest])) in rgb.chunks_exact(3).zip(&self.columns) {
             for (channel, value) in pixel.iter().enumerate() {
                 line_rgb[column * 3 + channel] += value * share;
-                if *share < 1.0 {
-                    line_rgb[column * 3 + 3 + channel] += value * (1.0 - share);
+                if *rest > 0.0 {
+                    line_rgb[column * 3 + 3 + channel] += value * rest;
                 }
             }
         }
-        for (value, (column, share)) in alpha.iter().zip(&self.columns) {
+        for (value, (column, [share, rest])) in alpha.iter().zip(&self.columns) {
             line_alpha[*column] += value * share;
-            if *share < 1.0 {
-                line_alpha[column + 1] += value * (1.0 - share);
+            if *rest > 0.0 {
+                line_alpha[column + 1] += value * rest;
             }
         }
-        let (_, share, ends) = part(self.rows, self.from.1, self.to.1);
+        let (_, [share, rest], ends) = part(self.rows, self.step, self.from.1, self.to.1);
         self.sum.iter_mut().zip(&self.line).for_each(|(sum, v)| *sum += v * share);
         if ends {
             let area = self.from.0 as f64 * self.from.1 as f64 / (self.to.0 as f64 * self.to.1 as f64);
@@ -290,13 +336,13 @@ impl Canvas {
             if let Some(all) = &mut self.alpha {
                 all.extend(self.sum[colors..].iter().map(mean).map(|v| v.min(1.0)));
             }
-            self.sum.iter_mut().zip(&self.line).for_each(|(sum, v)| *sum = v * (1.0 - share));
+            self.sum.iter_mut().zip(&self.line).for_each(|(sum, v)| *sum = v * rest);
         }
     }
 
     fn finish(self) -> Option<(Picture, Option<Alpha>)> {
         let (width, height) = self.to;
-        if self.rows != self.from.1 || self.rgb.len() != width * height * 3 {
+        if self.rows != self.from.1.div_ceil(self.step) || self.rgb.len() != width * height * 3 {
             return None;
         }
         // A mean of ones may miss 1 by rounding.
@@ -334,7 +380,7 @@ mod tests {
             let value = |i: usize| ((i * 37 + i / 5 * 11) % 101) as f32 / 101.0;
             let picture =
                 Picture { width: from.0, height: from.1, rgb: (0..from.0 * from.1 * 3).map(value).collect() };
-            let mut canvas = Canvas::new(from, to, true).unwrap();
+            let mut canvas = Canvas::new(from, 1, to, true).unwrap();
             for row in picture.rgb.chunks_exact(from.0 * 3) {
                 let alpha: Vec<f32> = row.chunks_exact(3).map(|pixel| pixel[1]).collect();
                 canvas.push(row, &alpha);
@@ -359,21 +405,54 @@ mod tests {
         }
     }
 
+    /// As if all pixels that one stands for had come.
+    #[test]
+    fn pixels_that_stand_for_several_weigh_as_many() {
+        for (from, to, step) in
+            [((45, 38), (5, 4), 8), ((45, 38), (9, 7), 4), ((24, 16), (12, 8), 2), ((23, 9), (3, 1), 4)]
+        {
+            let coarse = |side: usize| side.div_ceil(step);
+            let value = |i: usize| ((i * 37 + i / 5 * 11) % 101) as f32 / 101.0;
+            let pixel =
+                |x: usize, y: usize| [0, 1, 2].map(|c| value((y / step * coarse(from.0) + x / step) * 3 + c));
+            let average = |step: usize| {
+                let mut canvas = Canvas::new(from, step, to, false).unwrap();
+                for y in (0..from.1).step_by(step) {
+                    let row: Vec<f32> = (0..from.0).step_by(step).flat_map(|x| pixel(x, y)).collect();
+                    canvas.push(&row, &[]);
+                }
+                canvas.finish().unwrap().0
+            };
+            let (found, expected) = (average(step), average(1));
+            for (found, expected) in found.rgb.iter().zip(&expected.rgb) {
+                assert!((found - expected).abs() <= 2e-6, "{from:?} {to:?}: {found} {expected}");
+            }
+        }
+    }
+
     #[test]
     fn only_large_pictures_are_averaged() {
-        assert_eq!(kept((4096, 4096), Some(1)), (4096, 4096));
-        assert_eq!(kept((4096, 4097), Some(512)), (2048, 2048));
-        assert_eq!(kept((16_000, 12_000), Some(320)), (1280, 960));
-        assert_eq!(kept((16_000, 12_000), Some(4000)), (16_000, 12_000));
-        assert_eq!(kept((16_000, 12_000), None), (16_000, 12_000));
-        assert_eq!(kept((32_768, 600), Some(1)), (4, 1));
-        assert_eq!(kept((32_768, 600), Some(usize::MAX)), (32_768, 600));
+        let keep = |longest| Keep { longest, pixels: 1 << 24 };
+        assert_eq!(keep(Some(1)).kept((4096, 4096)), (4096, 4096));
+        assert_eq!(keep(Some(512)).kept((4096, 4097)), (2048, 2048));
+        assert_eq!(keep(Some(320)).kept((16_000, 12_000)), (1280, 960));
+        assert_eq!(keep(Some(4000)).kept((16_000, 12_000)), (16_000, 12_000));
+        assert_eq!(keep(None).kept((16_000, 12_000)), (16_000, 12_000));
+        assert_eq!(keep(Some(1)).kept((32_768, 600)), (4, 1));
+        assert_eq!(keep(Some(usize::MAX)).kept((32_768, 600)), (32_768, 600));
+        for (longest, step) in
+            [(Some(500), 8), (Some(501), 4), (Some(1000), 4), (Some(2000), 2), (Some(2001), 1), (None, 1)]
+        {
+            assert_eq!(keep(longest).step((16_000, 12_000)), step, "{longest:?}");
+        }
+        assert_eq!(keep(Some(1)).step((4096, 4096)), 1);
     }
 
     #[test]
     fn missing_rows_are_no_picture() {
         let layout = Layout { sample: Sample::U8, colors: Colors::Rgb, opacity: Opacity::Opaque };
-        let mut rows = Rows::new(layout, (2, 2), None, [1.0; 3], None).unwrap();
+        let mut rows =
+            Rows::new(layout, (2, 2), 1, Keep { longest: None, pixels: 0 }, [1.0; 3], None).unwrap();
         assert_eq!(rows.row_bytes(), 6);
         rows.push(&[0; 6]).unwrap();
         assert!(rows.finish().is_none());

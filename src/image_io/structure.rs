@@ -90,8 +90,9 @@ pub(super) fn jpeg_header(bytes: &[u8]) -> Jpeg<'_> {
     found
 }
 
-/// The next segment of a JPEG: its marker and its content. None at the end of the picture.
-fn segment<'a>(bytes: &'a [u8], at: &mut usize) -> Result<Option<(u8, &'a [u8])>, CutShort> {
+/// The next segment of a JPEG after `at`, past entropy-coded data: its marker and its content. None at the end of the
+/// picture.
+pub(super) fn segment<'a>(bytes: &'a [u8], at: &mut usize) -> Result<Option<(u8, &'a [u8])>, CutShort> {
     // To the next marker: past entropy-coded data with its stuffed zeros, restart markers and
     // fill bytes, and past stray bytes between segments, which some cameras write.
     let marker = loop {

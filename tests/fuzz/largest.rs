@@ -78,3 +78,33 @@ pub fn npy() -> Vec<u8> {
     let header = filled("{'descr': '<f4', 'fortran_order': False, 'shape': (1", ",1", ")}\n", (1 << 14) - 12);
     [b"\x93NUMPY\x02\0", &(header.len() as u32).to_le_bytes()[..], header.as_bytes(), &[0; 4]].concat()
 }
+
+/// Progressive JPEGs of the largest size, with chroma at half the resolution: one without data, one with the means of all
+/// blocks and 98 scans that say nothing of the rest, one with 98 that refine nothing, one with thousands of scans.
+pub fn jpeg() -> Vec<Vec<u8>> {
+    const SIDE: u16 = 1 << 14;
+    const BLOCKS: usize = 1 << 20;
+    let segment = |marker: u8, data: &[u8]| {
+        [&[0xff, marker][..], &(data.len() as u16 + 2).to_be_bytes(), data].concat()
+    };
+    let table = |class: u8, symbol: u8| segment(0xc4, &[&[class, 1][..], &[0; 15], &[symbol]].concat());
+    let [high, low] = SIDE.to_be_bytes();
+    let frame = [8, high, low, high, low, 3, 1, 0x22, 0, 2, 0x11, 0, 3, 0x11, 0];
+    // As many bytes as a picture of this size must have.
+    let filling = segment(0xfe, &[0; 60_000]).repeat(5);
+    let quantization = segment(0xdb, &[&[0][..], &[1; 64]].concat());
+    // The only codes, a zero each: a mean like the one before, and 16384 blocks without more, to which 14 bits may add.
+    let tables = [table(0, 0), table(0x10, 0xe0)].concat();
+    let start = [b"\xff\xd8", &filling[..], &quantization, &segment(0xc2, &frame), &tables].concat();
+    let means = [&segment(0xda, &[3, 1, 0, 2, 0, 3, 0, 0, 0, 1])[..], &[0; BLOCKS * 6 / 8]].concat();
+    let run = [0; (BLOCKS / 16_384 * 15).div_ceil(8)];
+    let scan = |component: u8, approximation: u8| {
+        [&segment(0xda, &[1, component, 0, 1, 63, approximation])[..], &run].concat()
+    };
+    let scans = |count: usize, approximation: u8| {
+        (0..count).flat_map(|n| scan(2 + (n % 2) as u8, approximation)).collect::<Vec<u8>>()
+    };
+    [vec![], [means.clone(), scans(98, 1)].concat(), [means, scans(98, 0x10)].concat(), scans(5000, 1)]
+        .map(|content| [&start[..], &content, b"\xff\xd9"].concat())
+        .into()
+}

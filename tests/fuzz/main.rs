@@ -137,6 +137,7 @@ fn the_largest_files_are_within_the_limits() {
     ];
     files.extend(largest::weights().into_iter().map(|bytes| ("weights", readers::weights as Reader, bytes)));
     files.extend(largest::shader().into_iter().map(|bytes| ("shader", readers::shader as Reader, bytes)));
+    files.extend(largest::jpeg().into_iter().map(|bytes| ("image", readers::large_image as Reader, bytes)));
     let configuration = largest::configuration().into_iter();
     files.extend(configuration.map(|bytes| ("configuration", readers::configuration as Reader, bytes)));
     let faults: Vec<String> = files

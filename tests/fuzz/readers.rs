@@ -52,14 +52,29 @@ pub fn record(bytes: &[u8]) {
 /// The pixels of a picture.
 pub fn image(bytes: &[u8]) {
     let options = ReadOptions { most_pixels: 1 << 20, ..ReadOptions::default() };
-    check(with_file(bytes, |path| {
-        let decoded = read_with(path, &options)?;
-        let (width, height) = (decoded.picture.width, decoded.picture.height);
-        assert_eq!(decoded.picture.rgb.len(), width * height * 3);
-        assert!(decoded.picture.rgb.iter().all(|value| value.is_finite()));
-        assert!(decoded.alpha.is_none_or(|alpha| alpha.values.len() == width * height));
-        Ok(())
-    }));
+    check(with_file(bytes, |path| pixels(path, &options)));
+    if bytes.starts_with(b"\xff\xd8") {
+        // As if it were very large: at an eighth, and at a half or a quarter, of its size.
+        for longest in [1, 20] {
+            let options = ReadOptions { longest: Some(longest), plain_pixels: 0, ..options.clone() };
+            check(with_file(bytes, |path| pixels(path, &options)));
+        }
+    }
+}
+
+/// The pixels of a picture of any size, for a small run.
+pub fn large_image(bytes: &[u8]) {
+    let options = ReadOptions { longest: Some(320), ..ReadOptions::default() };
+    check(with_file(bytes, |path| pixels(path, &options)));
+}
+
+fn pixels(path: &Path, options: &ReadOptions) -> Result<()> {
+    let decoded = read_with(path, options)?;
+    let (width, height) = (decoded.picture.width, decoded.picture.height);
+    assert_eq!(decoded.picture.rgb.len(), width * height * 3);
+    assert!(decoded.picture.rgb.iter().all(|value| value.is_finite()));
+    assert!(decoded.alpha.is_none_or(|alpha| alpha.values.len() == width * height));
+    Ok(())
 }
 
 /// The files that set something: the tuning cache, names of classes, earlier figures of kernels.

@@ -6,6 +6,7 @@ mod film;
 #[cfg(feature = "film")]
 mod film_files;
 mod kinds;
+mod large;
 mod reading;
 mod refusing;
 mod sheet;

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use image::metadata::Orientation;
 
 use super::super::color::{self, Profile};
-use super::super::rows::{Colors, Layout, PLAIN, Rows, Sample};
+use super::super::rows::{Colors, Keep, Layout, Rows, Sample};
 use super::super::{MAX_PIXELS, check_size};
 use super::failure::Failure;
 use crate::room::zeros;
@@ -13,6 +13,10 @@ use crate::room::zeros;
 /// Pixels that a byte of a file may stand for where the whole picture is decoded at once: more than any photo has, and
 /// more than JPEG can hold.
 const MOST_PER_BYTE: usize = 1024;
+
+/// How many times as many pixels as those that are read as they are a decoder may always decode at once: 64 Mi pixels, which take
+/// up to 800 MB.
+const WHOLE: usize = 4;
 
 /// How [`read_with`](super::read_with) reads.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,11 +30,15 @@ pub struct ReadOptions {
     /// exceed.
     #[doc(hidden)]
     pub most_pixels: usize,
+    /// Pictures of up to this many pixels are read as they are, whatever is wanted. Hidden: for tests of what large ones
+    /// become.
+    #[doc(hidden)]
+    pub plain_pixels: usize,
 }
 
 impl Default for ReadOptions {
     fn default() -> Self {
-        Self { longest: None, background: [1.0; 3], most_pixels: MAX_PIXELS }
+        Self { longest: None, background: [1.0; 3], most_pixels: MAX_PIXELS, plain_pixels: 1 << 24 }
     }
 }
 
@@ -90,7 +98,7 @@ impl<'a> Reading<'a> {
     pub(super) fn check_whole(&self, size: (u32, u32)) -> Result<(), Failure> {
         self.check_size(size)?;
         let pixels = size.0 as usize * size.1 as usize;
-        if pixels > PLAIN && pixels / MOST_PER_BYTE > self.file {
+        if pixels > ReadOptions::default().plain_pixels && pixels / MOST_PER_BYTE > self.file {
             let problem =
                 format!("it states a size of {}x{} pixels, but has only {} bytes", size.0, size.1, self.file);
             return Err(Failure::Refused(problem, "Get an intact copy of the file"));
@@ -100,8 +108,24 @@ impl<'a> Reading<'a> {
 
     /// Room for what a decoder returns at once.
     pub(super) fn buffer(&self, bytes: usize) -> Result<Vec<u8>, Failure> {
-        self.largest.set(self.largest.get().max(bytes));
+        self.note_buffer(bytes);
         zeros(bytes).map_err(Failure::Memory)
+    }
+
+    /// Notes that a decoder has as many bytes of its own.
+    pub(super) fn note_buffer(&self, bytes: usize) {
+        self.largest.set(self.largest.get().max(bytes));
+    }
+
+    fn keep(&self) -> Keep {
+        Keep { longest: self.options.longest, pixels: self.options.plain_pixels }
+    }
+
+    /// How many pixels a side a decoder may reduce to their mean itself, 1, 2, 4 or 8, where it takes much memory
+    /// otherwise: none of pictures that it can hold as a whole.
+    pub(super) fn step(&self, (width, height): (u32, u32)) -> usize {
+        let size = (width as usize, height as usize);
+        if size.0 * size.1 / WHOLE > self.options.plain_pixels { self.keep().step(size) } else { 1 }
     }
 
     /// Bytes that reading a picture of these floats took at most; twice the floats while it was turned.
@@ -121,7 +145,18 @@ impl<'a> Reading<'a> {
     /// Takes the rows of a picture of this kind.
     pub(super) fn start(
         &mut self,
+        size: (u32, u32),
+        layout: Layout,
+        embedded: Embedded,
+    ) -> Result<Rows, Failure> {
+        self.start_reduced(size, 1, layout, embedded)
+    }
+
+    /// [`Reading::start`] for rows with a pixel for `step` x `step` of the picture, `step` being what [`Reading::step`] gave.
+    pub(super) fn start_reduced(
+        &mut self,
         (width, height): (u32, u32),
+        step: usize,
         layout: Layout,
         embedded: Embedded,
     ) -> Result<Rows, Failure> {
@@ -159,8 +194,7 @@ impl<'a> Reading<'a> {
             Profile::Ignored(reason) => note(&format!("embedded colour profile ignored: {reason}")),
         }
         let size = (width as usize, height as usize);
-        Rows::new(layout, size, self.options.longest, self.options.background, to_srgb)
-            .map_err(Failure::Memory)
+        Rows::new(layout, size, step, self.keep(), self.options.background, to_srgb).map_err(Failure::Memory)
     }
 
     /// Notes that pixels were not opaque.

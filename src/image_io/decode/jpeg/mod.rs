@@ -1,15 +1,21 @@
 //! JPEG.
 
+mod bits;
+mod planes;
+mod reduced;
+mod scans;
+
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::errors::DecodeErrors;
 use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
-use super::super::rows::{Colors, Layout, Opacity, Sample};
+use super::super::rows::{Colors, Layout, Opacity, Rows, Sample};
 use super::super::{MAX_SIDE, structure};
 use super::failure::Failure;
 use super::reading::{Reading, Stored, orientation};
+use planes::Planes;
 
 pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Failure> {
     let found = structure::jpeg(bytes)?;
@@ -32,6 +38,18 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
     decoder.set_options(options.jpeg_set_out_colorspace(wanted));
     let layout = Layout { sample: Sample::U8, colors, opacity: Opacity::Opaque };
     let orientation = orientation(decoder.exif().map(Vec::as_slice));
+    let space = decoder.input_colorspace().unwrap_or(wanted);
+    let step = reading.step(size);
+    if step > 1 && space.num_components() == usize::from(found.components) {
+        let planes = reduced::decode(bytes, step)?;
+        let fits = |side: usize, reduced: u32| side == (reduced as usize).div_ceil(step);
+        if let Some(planes) = planes.filter(|p| fits(p.size.0, size.0) && fits(p.size.1, size.1)) {
+            reading.note_buffer(planes.bytes());
+            let mut rows = reading.start_reduced(size, step, layout, decoder.icc_profile().into())?;
+            push(planes, space, &mut rows)?;
+            return Ok(Stored { rows, orientation });
+        }
+    }
     let mut rows = reading.start(size, layout, decoder.icc_profile().into())?;
     let row_bytes = rows.row_bytes();
     let mut all = reading.buffer(row_bytes * size.1 as usize)?;
@@ -46,6 +64,23 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
         rows.push(row)?;
     }
     Ok(Stored { rows, orientation })
+}
+
+/// The rows of a reduced picture.
+fn push(mut planes: Planes, space: ColorSpace, rows: &mut Rows) -> Result<(), Failure> {
+    let (width, height) = planes.size;
+    let channels = space.num_components();
+    let mut row = vec![0.0; width * channels];
+    for y in 0..height {
+        let lines = planes.row(y);
+        for (x, to) in row.chunks_exact_mut(channels).enumerate() {
+            let mut samples = [0.0; 4];
+            samples.iter_mut().zip(lines.clone()).for_each(|(to, line)| *to = line[x]);
+            to.copy_from_slice(&reduced::color(space, samples)[..channels]);
+        }
+        rows.push_samples(row.iter().copied())?;
+    }
+    Ok(())
 }
 
 /// Refuses what the decoder doesn't read, by its name.

@@ -1,0 +1,299 @@
+//! The planes of a JPEG, each at the resolution that is wanted: of every block its lowest frequencies, and of those the
+//! means of areas.
+
+use super::super::failure::Failure;
+use crate::room::zeros;
+
+/// Pixels a side of a block.
+const SIDE: usize = 8;
+
+/// The lowest frequencies of each direction that are kept of a block.
+pub(super) const LOW: usize = 4;
+
+/// What is wrong with a segment of a JPEG.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Problem(pub &'static str);
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Self::Damaged(problem.0.to_owned())
+    }
+}
+
+/// A colour component: the low frequencies of its blocks.
+pub(super) struct Component {
+    pub id: u8,
+    /// Which quantization table is its own.
+    pub table: usize,
+    /// What its coefficients count in, once that is known.
+    pub steps: Option<[u16; LOW * LOW]>,
+    /// Its blocks in a part of the picture that all components have in common, across and down.
+    pub sampling: (usize, usize),
+    /// Those parts.
+    pub parts: (usize, usize),
+    /// Blocks of its own, without those that only fill the last parts.
+    pub own: (usize, usize),
+    /// Blocks that are kept in a row.
+    pub stride: usize,
+    /// Samples that a block becomes, across and down.
+    samples: (usize, usize),
+    /// LOW x LOW coefficients of each block, or its mean alone if that is all that is wanted.
+    values: Vec<i16>,
+    /// Which of the 64 coefficients of each block aren't 0; empty if nothing depends on them.
+    known: Vec<u64>,
+}
+
+impl Component {
+    /// True if blocks become one sample each.
+    pub(super) fn is_mean(&self) -> bool {
+        self.samples == (1, 1)
+    }
+
+    fn kept(&self) -> usize {
+        if self.is_mean() { 1 } else { LOW * LOW }
+    }
+
+    /// What is kept of a block.
+    #[inline]
+    pub(super) fn values(&mut self, block: usize) -> &mut [i16] {
+        let kept = self.kept();
+        &mut self.values[block * kept..][..kept]
+    }
+
+    /// Which coefficients aren't 0, of the blocks from one on.
+    pub(super) fn known(&self, block: usize) -> &[u64] {
+        &self.known[block..]
+    }
+
+    /// What is kept of a block of a progressive JPEG, and which of all its coefficients aren't 0.
+    #[inline]
+    pub(super) fn values_and_mask(&mut self, block: usize) -> (&mut [i16], &mut u64) {
+        (&mut self.values[block * LOW * LOW..][..LOW * LOW], &mut self.known[block])
+    }
+}
+
+/// The planes of a picture.
+pub(super) struct Planes {
+    /// Width and height in pixels, reduced.
+    pub size: (usize, usize),
+    pub components: Vec<Component>,
+    /// Reduced rows of a row of parts, and their width with what fills the last part.
+    part_rows: usize,
+    width: usize,
+    /// Samples of such rows, a component after the other.
+    lines: Vec<Vec<f32>>,
+    /// Their number.
+    at: Option<usize>,
+    bases: Vec<[Basis; 2]>,
+}
+
+/// For each sample that a side of a block becomes, what a frequency of amplitude 1 adds to it.
+type Basis = [[f32; LOW]; SIDE];
+
+/// The means of `samples` equal areas of a block's side.
+fn basis(samples: usize) -> Basis {
+    let mut basis = [[0.0; LOW]; SIDE];
+    let area = SIDE / samples;
+    for (sample, row) in basis.iter_mut().enumerate().take(samples) {
+        for (frequency, to) in row.iter_mut().enumerate() {
+            let scale = if frequency == 0 { 0.125f64.sqrt() } else { 0.5 };
+            let wave = |x: usize| ((2 * x + 1) as f64 * frequency as f64 * std::f64::consts::PI / 16.0).cos();
+            let sum: f64 = (sample * area..(sample + 1) * area).map(wave).sum();
+            *to = (scale * sum / area as f64) as f32;
+        }
+    }
+    basis
+}
+
+impl Planes {
+    /// For the frame header of a JPEG, with a pixel for `step` x `step` of its own. Nothing if a component's sampling isn't
+    /// 1, 2 or 4 times coarser than the finest, or would need pixels between its own.
+    pub(super) fn new(header: &[u8], step: usize, progressive: bool) -> Result<Option<Self>, Failure> {
+        const WRONG: Problem = Problem("its frame header is damaged");
+        let (&[_, h0, h1, w0, w1, count], rest) = header.split_first_chunk().ok_or(WRONG)?;
+        let size = [[w0, w1], [h0, h1]].map(|side| usize::from(u16::from_be_bytes(side)));
+        let stated = rest.as_chunks::<3>().0;
+        let stated = stated.get(..usize::from(count)).filter(|all| !all.is_empty()).ok_or(WRONG)?;
+        // A picture of one component has no part in common with others.
+        let sampling = |stated: &[u8; 3]| match stated[1] {
+            _ if count == 1 => (1, 1),
+            both => (usize::from(both >> 4), usize::from(both & 15)),
+        };
+        let (h, v) =
+            stated.iter().map(sampling).fold((1, 1), |most, own| (most.0.max(own.0), most.1.max(own.1)));
+        let fine = SIDE / step;
+        let parts = (size[0].div_ceil(SIDE * h), size[1].div_ceil(SIDE * v));
+        let mut components = Vec::new();
+        for stated in stated {
+            let own = sampling(stated);
+            if own.0 == 0 || own.1 == 0 || own.0 > 4 || own.1 > 4 {
+                return Err(WRONG.into());
+            }
+            let samples = (fine * h / own.0, fine * v / own.1);
+            let fits = |coarser: usize| matches!(coarser, 1 | 2 | 4 | 8);
+            if h % own.0 != 0 || v % own.1 != 0 || !fits(samples.0) || !fits(samples.1) {
+                return Ok(None);
+            }
+            let mut component = Component {
+                id: stated[0],
+                table: stated[2].into(),
+                steps: None,
+                sampling: own,
+                parts,
+                own: ((size[0] * own.0).div_ceil(h * SIDE), (size[1] * own.1).div_ceil(v * SIDE)),
+                stride: parts.0 * own.0,
+                samples,
+                values: Vec::new(),
+                known: Vec::new(),
+            };
+            let blocks = component.stride * parts.1 * own.1;
+            component.values = zeros(blocks * component.kept()).map_err(Failure::Memory)?;
+            if progressive && !component.is_mean() {
+                component.known = zeros(blocks).map_err(Failure::Memory)?;
+            }
+            components.push(component);
+        }
+        let (part_rows, width) = (fine * v, parts.0 * h * fine);
+        Ok(Some(Self {
+            size: (size[0].div_ceil(step), size[1].div_ceil(step)),
+            lines: vec![vec![0.0; part_rows * width]; components.len()],
+            bases: components.iter().map(|c| [basis(c.samples.0), basis(c.samples.1)]).collect(),
+            components,
+            part_rows,
+            width,
+            at: None,
+        }))
+    }
+
+    /// Bytes of what is kept.
+    pub(super) fn bytes(&self) -> usize {
+        let kept = |c: &Component| size_of_val(&c.values[..]) + size_of_val(&c.known[..]);
+        self.components.iter().map(kept).sum::<usize>() + self.lines.len() * self.part_rows * self.width * 4
+    }
+
+    /// The samples of a row of pixels, 0 to 255, a slice for each component.
+    pub(super) fn row(&mut self, y: usize) -> impl Iterator<Item = &[f32]> + Clone {
+        let (part, row) = (y / self.part_rows, y % self.part_rows);
+        if self.at != Some(part) {
+            self.at = Some(part);
+            for ((component, lines), bases) in self.components.iter().zip(&mut self.lines).zip(&self.bases) {
+                fill(component, part, lines, self.width, bases);
+            }
+        }
+        let (start, end) = (row * self.width, row * self.width + self.size.0);
+        self.lines.iter().map(move |lines| &lines[start..end])
+    }
+}
+
+/// Makes lines of samples of the blocks in a row of parts.
+fn fill(component: &Component, part: usize, lines: &mut [f32], width: usize, [across, down]: &[Basis; 2]) {
+    let steps = component.steps.unwrap_or([0; LOW * LOW]);
+    let (wide, high) = component.samples;
+    let kept = component.kept();
+    for row in 0..component.sampling.1 {
+        let first = (part * component.sampling.1 + row) * component.stride * kept;
+        let blocks = component.values[first..][..component.stride * kept].chunks_exact(kept);
+        let lines = &mut lines[row * high * width..][..high * width];
+        for (x, block) in blocks.enumerate() {
+            let at = x * wide;
+            let mean = f32::from(block[0]) * f32::from(steps[0]) / 8.0 + 128.0;
+            if block[1..].iter().all(|value| *value == 0) {
+                for line in lines.chunks_exact_mut(width) {
+                    line[at..at + wide].fill(mean.clamp(0.0, 255.0));
+                }
+                continue;
+            }
+            // Along the rows, then along the columns.
+            let mut half = [[0.0f32; SIDE]; LOW];
+            for ((half, values), steps) in
+                half.iter_mut().zip(block.as_chunks::<LOW>().0).zip(steps.as_chunks::<LOW>().0)
+            {
+                for (value, step) in values.iter().zip(steps).enumerate().map(|(u, (v, s))| ((u, *v), *s)) {
+                    let amplitude = f32::from(value.1) * f32::from(step);
+                    for (to, wave) in half.iter_mut().zip(across).take(wide) {
+                        *to += amplitude * wave[value.0];
+                    }
+                }
+            }
+            for (line, wave) in lines.chunks_exact_mut(width).zip(down) {
+                for (x, to) in line[at..at + wide].iter_mut().enumerate() {
+                    let sum: f32 = half.iter().zip(wave).map(|(half, wave)| half[x] * wave).sum();
+                    *to = (sum + 128.0).clamp(0.0, 255.0);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sampling_decides_what_can_be_reduced() {
+        let planes = |sampling: u8, step: usize| {
+            // 100 rows of 70 pixels.
+            let header = [8, 0, 100, 0, 70, 3, 1, sampling, 0, 2, 0x11, 0, 3, 0x11, 0];
+            Planes::new(&header, step, true)
+        };
+        let samples = |sampling: u8, step: usize| {
+            planes(sampling, step)
+                .unwrap()
+                .map(|p| (p.size, p.components[0].samples, p.components[1].samples))
+        };
+        assert_eq!(samples(0x11, 8), Some(((9, 13), (1, 1), (1, 1))));
+        assert_eq!(samples(0x22, 8), Some(((9, 13), (1, 1), (2, 2))));
+        assert_eq!(samples(0x21, 2), Some(((35, 50), (4, 4), (8, 4))));
+        assert_eq!(samples(0x41, 4), Some(((18, 25), (2, 2), (8, 2))));
+        assert_eq!(samples(0x41, 2), None, "sixteen samples of eight pixels");
+        assert_eq!(samples(0x31, 8), None, "three samples of eight pixels");
+        for sampling in [0x01, 0x10, 0x51] {
+            assert!(planes(sampling, 8).is_err());
+        }
+        assert!(Planes::new(&[8, 0, 100, 0, 70, 3, 1, 0x11, 0], 8, true).is_err());
+        assert!(Planes::new(&[8, 0, 100, 0, 70, 0], 8, true).is_err());
+        // One bit a coefficient, and only where something depends on it.
+        let [luma, chroma] = [0, 1].map(|i| planes(0x22, 8).unwrap().unwrap().components.swap_remove(i));
+        assert_eq!((luma.values.len(), luma.known.len()), (2 * 5 * 2 * 7, 0));
+        assert_eq!((chroma.values.len(), chroma.known.len()), (5 * 7 * 16, 5 * 7));
+    }
+
+    /// Against the definition of the transform, for a block of random low frequencies.
+    #[test]
+    fn samples_are_means_of_areas() {
+        for (wide, high) in [(1, 2), (2, 2), (4, 8), (8, 1)] {
+            let values = [30, -11, 7, 5, 19, -3, 0, 2, -13, 8, 4, -6, 1, 9, -2, 3].map(|v: i16| v * 3);
+            let component = Component {
+                id: 1,
+                table: 0,
+                steps: Some([2; LOW * LOW]),
+                sampling: (1, 1),
+                parts: (1, 1),
+                own: (1, 1),
+                stride: 1,
+                samples: (wide, high),
+                values: values.to_vec(),
+                known: Vec::new(),
+            };
+            let mut lines = vec![0.0; wide * high];
+            fill(&component, 0, &mut lines, wide, &[basis(wide), basis(high)]);
+            let pixel = |x: usize, y: usize| -> f64 {
+                let wave = |at: usize, frequency: usize| {
+                    let scale = if frequency == 0 { 0.5f64.sqrt() } else { 1.0 };
+                    scale * ((2 * at + 1) as f64 * frequency as f64 * std::f64::consts::PI / 16.0).cos()
+                };
+                let term = |i: usize| f64::from(values[i]) * 2.0 * wave(x, i % LOW) * wave(y, i / LOW);
+                (0..LOW * LOW).map(term).sum::<f64>() / 4.0 + 128.0
+            };
+            let (across, down) = (SIDE / wide, SIDE / high);
+            for (index, found) in lines.iter().enumerate() {
+                let (left, top) = (index % wide * across, index / wide * down);
+                let area = (0..across * down).map(|i| pixel(left + i % across, top + i / across));
+                let expected = area.sum::<f64>() / (across * down) as f64;
+                let difference = (f64::from(*found) - expected.clamp(0.0, 255.0)).abs();
+                // Sixteen terms of up to a thousand, in f32.
+                assert!(difference <= 1e-3, "{wide}x{high} {index}: {found} {expected}");
+            }
+        }
+    }
+}

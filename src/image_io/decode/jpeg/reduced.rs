@@ -1,0 +1,58 @@
+//! A very large JPEG, decoded at a half, a quarter or an eighth of its size.
+//!
+//! A decoder of whole pictures holds all pixels, and of a progressive JPEG all coefficients besides: 1.2 GB for 200
+//! megapixels, 2.4 GB in CMYK. Here it is at most 40 bytes for a block of 8x8 pixels, and 2 where its mean is enough.
+
+use zune_jpeg::zune_core::colorspace::ColorSpace;
+
+use super::super::super::structure;
+use super::super::failure::Failure;
+use super::planes::{Planes, Problem};
+use super::scans::Tables;
+
+/// The planes of a JPEG at a resolution of one pixel for `step` x `step` of its own, step being 2, 4 or 8. Nothing if it is
+/// of a kind for the whole decoder.
+pub(super) fn decode(bytes: &[u8], step: usize) -> Result<Option<Planes>, Failure> {
+    let mut tables = Tables::default();
+    let mut frame: Option<(Planes, bool)> = None;
+    let mut at = 2;
+    while let Some((marker, data)) = structure::segment(bytes, &mut at)? {
+        match (marker, &mut frame) {
+            (0xc0..=0xc2, None) => match Planes::new(data, step, marker == 0xc2)? {
+                Some(planes) => frame = Some((planes, marker == 0xc2)),
+                None => return Ok(None),
+            },
+            (0xc0..=0xc2, Some(_)) => return Err(Problem("it has two frame headers").into()),
+            (0xda, Some((planes, progressive))) => {
+                if !tables.read_scan(data, bytes, &mut at, &mut planes.components, *progressive)? {
+                    break;
+                }
+            }
+            (0xda, None) => return Err(Problem("a scan comes before the frame header").into()),
+            _ => tables.take(marker, data)?,
+        }
+    }
+    Ok(frame.map(|(planes, _)| planes))
+}
+
+/// The colours of a pixel, 0 to 1, of its samples, 0 to 255: gray, RGB or amounts of ink.
+pub(super) fn color(space: ColorSpace, [a, b, c, d]: [f32; 4]) -> [f32; 4] {
+    let rgb = || {
+        let (cb, cr) = (b - 128.0, c - 128.0);
+        [a + 1.402 * cr, a - 0.344_136 * cb - 0.714_136 * cr, a + 1.772 * cb].map(|v| v.clamp(0.0, 255.0))
+    };
+    let color = match space {
+        ColorSpace::YCbCr => {
+            let [red, green, blue] = rgb();
+            [red, green, blue, 0.0]
+        }
+        // Inks are stored the other way round; behind luminance and chrominance they come out right.
+        ColorSpace::CMYK => [a, b, c, d].map(|v| 255.0 - v),
+        ColorSpace::YCCK => {
+            let [cyan, magenta, yellow] = rgb();
+            [cyan, magenta, yellow, 255.0 - d]
+        }
+        _ => [a, b, c, d],
+    };
+    color.map(|v| v / 255.0)
+}

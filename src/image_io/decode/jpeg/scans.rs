@@ -1,0 +1,372 @@
+//! The scans of a JPEG, baseline or progressive, of which only low frequencies are kept.
+//!
+//! A progressive JPEG improves all blocks in turn, so that nothing of it can be let go before its last scan. What later
+//! scans have to know of a coefficient is only whether it is 0 so far: a bit, where its value would take sixteen.
+
+use super::bits::{Bits, Huffman, Stop};
+use super::planes::{Component, LOW, Problem};
+
+/// Places of the coefficients in a block of 8x8, in the order in which they are stored.
+const ZIGZAG: [u8; 64] = [
+    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7,
+    14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39,
+    46, 53, 60, 61, 54, 47, 55, 62, 63,
+];
+
+/// Where each coefficient is kept in a block of LOW x LOW; at or beyond its end if it isn't.
+const KEPT: [usize; 64] = {
+    let mut kept = [LOW * LOW; 64];
+    let mut index = 0;
+    while index < 64 {
+        let (row, column) = (ZIGZAG[index] as usize / 8, ZIGZAG[index] as usize % 8);
+        if row < LOW && column < LOW {
+            kept[index] = row * LOW + column;
+        }
+        index += 1;
+    }
+    kept
+};
+
+/// Scans of a file. More are refused, since each may pass over the whole picture and take a few bytes only.
+const MOST_SCANS: usize = 100;
+
+/// What the segments before a scan have set.
+#[derive(Default)]
+pub(super) struct Tables {
+    quantization: [Option<[u16; LOW * LOW]>; 4],
+    dc: [Option<Huffman>; 4],
+    ac: [Option<Huffman>; 4],
+    restart_interval: usize,
+    scans: usize,
+}
+
+/// What a scan brings.
+struct Scan {
+    /// Its components: their number in the frame and their tables for DC and AC.
+    parts: Vec<(usize, usize, usize)>,
+    /// Its first and last coefficient.
+    band: (usize, usize),
+    /// Values come a bit at a time: this one is their lowest so far.
+    low_bit: u32,
+    refines: bool,
+}
+
+impl Tables {
+    /// Takes a segment that isn't a scan.
+    pub(super) fn take(&mut self, marker: u8, data: &[u8]) -> Result<(), Problem> {
+        match marker {
+            0xdb => self.quantize(data),
+            0xc4 => self.huffman(data),
+            0xdd => {
+                let interval = data.first_chunk().ok_or(Problem("a segment is too short"))?;
+                self.restart_interval = u16::from_be_bytes(*interval).into();
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn quantize(&mut self, mut data: &[u8]) -> Result<(), Problem> {
+        const WRONG: Problem = Problem("a quantization table is damaged");
+        while let Some((head, rest)) = data.split_first() {
+            let (wide, table) = (head >> 4 != 0, usize::from(head & 15));
+            let (values, rest) = rest.split_at_checked(if wide { 128 } else { 64 }).ok_or(WRONG)?;
+            let to = self.quantization.get_mut(table).ok_or(WRONG)?.insert([0; LOW * LOW]);
+            for (index, kept) in KEPT.iter().enumerate().filter(|(_, kept)| **kept < LOW * LOW) {
+                to[*kept] = match wide {
+                    true => u16::from_be_bytes([values[2 * index], values[2 * index + 1]]),
+                    false => values[index].into(),
+                };
+            }
+            data = rest;
+        }
+        Ok(())
+    }
+
+    fn huffman(&mut self, mut data: &[u8]) -> Result<(), Problem> {
+        const WRONG: Problem = Problem("a Huffman table is damaged");
+        while let Some((head, rest)) = data.split_first() {
+            let (counts, rest) = rest.split_first_chunk::<16>().ok_or(WRONG)?;
+            let total = counts.iter().map(|count| usize::from(*count)).sum();
+            let (symbols, rest) = rest.split_at_checked(total).ok_or(WRONG)?;
+            let tables = if head >> 4 == 0 { &mut self.dc } else { &mut self.ac };
+            let to = tables.get_mut(usize::from(head & 15)).ok_or(WRONG)?;
+            *to = Some(Huffman::new(counts, symbols).ok_or(WRONG)?);
+            data = rest;
+        }
+        Ok(())
+    }
+
+    /// The header of the next scan.
+    fn scan(&mut self, data: &[u8], components: &[Component]) -> Result<Scan, Problem> {
+        const WRONG: Problem = Problem("the header of a scan is damaged");
+        self.scans += 1;
+        if self.scans > MOST_SCANS {
+            return Err(Problem("it has more than 100 scans"));
+        }
+        let (count, rest) = data.split_first().ok_or(WRONG)?;
+        let (parts, rest) = rest.split_at_checked(2 * usize::from(*count)).ok_or(WRONG)?;
+        let &[first, last, approximation] = rest.first_chunk().ok_or(WRONG)?;
+        let part = |&[id, tables]: &[u8; 2]| {
+            let index = components.iter().position(|component| component.id == id)?;
+            Some((index, usize::from(tables >> 4), usize::from(tables & 15)))
+        };
+        let parts: Option<Vec<_>> = parts.as_chunks().0.iter().map(part).collect();
+        let parts = parts.filter(|parts| !parts.is_empty()).ok_or(WRONG)?;
+        let twice = |(at, part): (usize, &(usize, usize, usize))| parts[..at].iter().any(|p| p.0 == part.0);
+        let low_bit = u32::from(approximation & 15);
+        if first > 63 || last > 63 || low_bit > 13 || parts.iter().enumerate().any(twice) {
+            return Err(WRONG);
+        }
+        Ok(Scan { parts, band: (first.into(), last.into()), low_bit, refines: approximation >> 4 != 0 })
+    }
+
+    /// Reads a scan: its header, and its data from `at` in `bytes`, after which it goes on there. False if the data are
+    /// damaged: what came before is kept, and nothing that follows is of use.
+    pub(super) fn read_scan(
+        &mut self,
+        header: &[u8],
+        bytes: &[u8],
+        at: &mut usize,
+        components: &mut [Component],
+        progressive: bool,
+    ) -> Result<bool, Problem> {
+        let mut scan = self.scan(header, components)?;
+        for (index, ..) in &scan.parts {
+            let component = &mut components[*index];
+            // The table as it is when the component's first scan comes; another one may take its place later.
+            component.steps = component.steps.or(self.quantization.get(component.table).copied().flatten());
+            if component.steps.is_none() {
+                return Err(Problem("a quantization table is missing"));
+            }
+        }
+        if !progressive {
+            // Whatever the header says.
+            (scan.band, scan.low_bit, scan.refines) = ((0, 63), 0, false);
+        } else if scan.band.0 == 0 && scan.band.1 > 0 || scan.band.0 > 0 && scan.parts.len() > 1 {
+            return Ok(false);
+        }
+        if scan.band.0 > 0 && components[scan.parts[0].0].is_mean() {
+            return Ok(true);
+        }
+        let mut bits = Bits::new(bytes, *at);
+        let stopped = self.blocks(&scan, &mut bits, components);
+        *at = bits.place();
+        Ok(stopped != Err(Stop::Damaged))
+    }
+
+    /// Reads all blocks of a scan.
+    fn blocks(&self, scan: &Scan, bits: &mut Bits<'_>, components: &mut [Component]) -> Result<(), Stop> {
+        let mut coders = Vec::new();
+        for (index, dc, ac) in &scan.parts {
+            let dc = self.dc.get(*dc).and_then(Option::as_ref);
+            let ac = self.ac.get(*ac).and_then(Option::as_ref);
+            let Scan { band, low_bit, refines, .. } = *scan;
+            coders.push((*index, Coder { dc, ac, prediction: 0, run: 0, band, low_bit, refines }));
+        }
+        // Of a single component, its own blocks; else as many of each as a part of the picture has that all have in common.
+        let single = coders.len() == 1;
+        let first = &components[coders[0].0];
+        let (across, down) = if single { first.own } else { first.parts };
+        let interval = if self.restart_interval == 0 { usize::MAX } else { self.restart_interval };
+        let mut left = interval;
+        for y in 0..down {
+            let mut x = 0;
+            while x < across {
+                if left == 0 {
+                    bits.restart()?;
+                    coders.iter_mut().for_each(|(_, coder)| (coder.prediction, coder.run) = (0, 0));
+                    left = interval;
+                }
+                let mut passed = 1;
+                for (index, coder) in &mut coders {
+                    let component = &mut components[*index];
+                    if single {
+                        let block = y * component.stride + x;
+                        match coder.without_data(component, block, left.min(across - x)) {
+                            0 => coder.block(bits, component, block)?,
+                            more => passed = more,
+                        }
+                        continue;
+                    }
+                    let (width, height) = component.sampling;
+                    for row in y * height..(y + 1) * height {
+                        let first = row * component.stride + x * width;
+                        for block in first..first + width {
+                            coder.block(bits, component, block)?;
+                        }
+                    }
+                }
+                (x, left) = (x + passed, left - passed);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads the blocks of a component in a scan.
+struct Coder<'a> {
+    dc: Option<&'a Huffman>,
+    ac: Option<&'a Huffman>,
+    /// The mean of the block before.
+    prediction: i32,
+    /// Blocks that follow without further coefficients of the band.
+    run: u32,
+    band: (usize, usize),
+    low_bit: u32,
+    refines: bool,
+}
+
+impl Coder<'_> {
+    /// Passes over up to `most` blocks, from one on, that nothing is said of.
+    fn without_data(&mut self, component: &Component, block: usize, most: usize) -> usize {
+        let most = most.min(self.run as usize);
+        let passed = match (most, self.refines) {
+            (0, _) | (_, false) => most,
+            // What is known of a block has a bit each.
+            (_, true) => {
+                let known = &component.known(block)[..most];
+                known.iter().position(|known| known & bits_of(self.band) != 0).unwrap_or(most)
+            }
+        };
+        self.run -= passed as u32;
+        passed
+    }
+
+    #[inline]
+    fn block(&mut self, bits: &mut Bits<'_>, component: &mut Component, block: usize) -> Result<(), Stop> {
+        let values = component.values(block);
+        match (self.band, self.refines) {
+            ((0, last), false) => {
+                let category = bits.symbol(self.dc.ok_or(Stop::Damaged)?)?;
+                if category > 16 {
+                    return Err(Stop::Damaged);
+                }
+                self.prediction = self.prediction.wrapping_add(bits.value(category.into())?);
+                values[0] = (self.prediction as i16).wrapping_shl(self.low_bit);
+                if last > 0 { self.sequential(bits, values) } else { Ok(()) }
+            }
+            ((0, _), true) => {
+                values[0] |= i16::from(bits.bit()?) << self.low_bit;
+                Ok(())
+            }
+            (_, false) => {
+                let (values, known) = component.values_and_mask(block);
+                self.first(bits, values, known)
+            }
+            (_, true) => {
+                let (values, known) = component.values_and_mask(block);
+                self.refined(bits, values, known)
+            }
+        }
+    }
+
+    /// All the frequencies of a block of a baseline JPEG.
+    fn sequential(&self, bits: &mut Bits<'_>, values: &mut [i16]) -> Result<(), Stop> {
+        let ac = self.ac.ok_or(Stop::Damaged)?;
+        let mut index = 1;
+        while index < 64 {
+            let symbol = bits.symbol(ac)?;
+            let (zeros, category) = (usize::from(symbol >> 4), u32::from(symbol & 15));
+            if category == 0 && zeros != 15 {
+                break;
+            }
+            index += zeros;
+            let value = bits.value(category)?;
+            if let Some(to) = KEPT.get(index).and_then(|kept| values.get_mut(*kept)) {
+                *to = value as i16;
+            }
+            index += 1;
+        }
+        Ok(())
+    }
+
+    /// The coefficients of a band that come for the first time.
+    fn first(&mut self, bits: &mut Bits<'_>, values: &mut [i16], known: &mut u64) -> Result<(), Stop> {
+        let ac = self.ac.ok_or(Stop::Damaged)?;
+        let mut index = self.band.0;
+        while index <= self.band.1 {
+            let symbol = bits.symbol(ac)?;
+            let (zeros, category) = (u32::from(symbol >> 4), u32::from(symbol & 15));
+            if category == 0 && zeros < 15 {
+                self.run = (1 << zeros) - 1 + bits.number(zeros)? as u32;
+                break;
+            }
+            index += zeros as usize;
+            if category > 0 {
+                let value = bits.value(category)?;
+                let kept = KEPT.get(index).ok_or(Stop::Damaged)?;
+                *known |= 1 << index;
+                if let Some(to) = values.get_mut(*kept) {
+                    *to = (value as i16).wrapping_shl(self.low_bit);
+                }
+            }
+            index += 1;
+        }
+        Ok(())
+    }
+
+    /// One more bit of each coefficient of a band that is known, and others that come for the first time.
+    fn refined(&mut self, bits: &mut Bits<'_>, values: &mut [i16], known: &mut u64) -> Result<(), Stop> {
+        let step = 1i16 << self.low_bit;
+        let mut index = self.band.0;
+        while self.run == 0 && index <= self.band.1 {
+            let symbol = bits.symbol(self.ac.ok_or(Stop::Damaged)?)?;
+            let mut zeros = u32::from(symbol >> 4);
+            let mut new = None;
+            if symbol & 15 > 0 {
+                new = Some(if bits.bit()? { step } else { -step });
+            } else if zeros < 15 {
+                self.run = (1 << zeros) + bits.number(zeros)? as u32;
+                break;
+            }
+            // Past as many zeros as the symbol says, and to the next.
+            while index <= self.band.1 {
+                if *known >> index & 1 == 1 {
+                    refine(bits, values, index, step)?;
+                } else if zeros == 0 {
+                    break;
+                } else {
+                    zeros -= 1;
+                }
+                index += 1;
+            }
+            if let Some(new) = new {
+                if index > self.band.1 {
+                    return Err(Stop::Damaged);
+                }
+                *known |= 1 << index;
+                if let Some(to) = values.get_mut(KEPT[index]) {
+                    *to = new;
+                }
+            }
+            index += 1;
+        }
+        if self.run > 0 {
+            self.run -= 1;
+            let mut left = *known & bits_of((index, self.band.1));
+            while left != 0 {
+                refine(bits, values, left.trailing_zeros() as usize, step)?;
+                left &= left - 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A bit for each coefficient of a band.
+fn bits_of((first, last): (usize, usize)) -> u64 {
+    if first > last { 0 } else { u64::MAX << first & u64::MAX >> (63 - last) }
+}
+
+/// One more bit of a coefficient.
+#[inline]
+fn refine(bits: &mut Bits<'_>, values: &mut [i16], index: usize, step: i16) -> Result<(), Stop> {
+    if bits.bit()?
+        && let Some(value) = values.get_mut(KEPT[index])
+        && *value & step == 0
+    {
+        *value = value.wrapping_add(if *value < 0 { -step } else { step });
+    }
+    Ok(())
+}

@@ -1,0 +1,174 @@
+//! JPEGs of which so much less is wanted that they are decoded at a half, a quarter or an eighth of their size. Here small
+//! ones are, by the option for tests.
+
+use super::support::{exif, fixture, folder, notes, refusal, worst};
+use neural_mirage::Error;
+use neural_mirage::image_io::{Decoded, Picture, ReadOptions, read, read_with, resize};
+use std::fs;
+use std::path::Path;
+
+/// Sides that are wanted of 203x149 pixels, for steps of 8, 4 and 2, each of the size that is kept with the most of it.
+const WANTED: [usize; 3] = [6, 12, 25];
+
+/// The worst and the mean difference of a value that is kept, and the worst of what is wanted. A reduced pixel that two kept
+/// ones share is flat: at the edge of 40 of 255 levels a kept one may get a fourth of these that belong to its neighbour
+/// (0.04). Frequencies that are left out and colours between those that are stored add 0.01.
+const TOLERANCES: [f32; 3] = [0.05, 0.006, 0.02];
+
+fn read_small(path: &Path, longest: usize) -> Result<Decoded, Error> {
+    read_with(path, &ReadOptions { longest: Some(longest), plain_pixels: 0, ..ReadOptions::default() })
+}
+
+/// Each pixel the mean of an area of the picture.
+fn averaged(picture: &Picture, width: usize, height: usize) -> Picture {
+    let areas = |from: usize, to: usize| -> Vec<Vec<(usize, f64)>> {
+        let side = from as f64 / to as f64;
+        let share = |at: usize, index: usize| {
+            (at as f64 + 1.0).min((index + 1) as f64 * side) - (at as f64).max(index as f64 * side)
+        };
+        let of =
+            |index| (0..from).map(|at| (at, share(at, index))).filter(|(_, share)| *share > 0.0).collect();
+        (0..to).map(of).collect()
+    };
+    let (columns, rows) = (areas(picture.width, width), areas(picture.height, height));
+    let mut rgb = Vec::new();
+    for row in &rows {
+        for column in &columns {
+            for channel in 0..3 {
+                let (mut sum, mut area) = (0.0, 0.0);
+                for (y, down) in row {
+                    for (x, across) in column {
+                        let value = picture.rgb[(y * picture.width + x) * 3 + channel];
+                        sum += f64::from(value) * across * down;
+                        area += across * down;
+                    }
+                }
+                rgb.push((sum / area) as f32);
+            }
+        }
+    }
+    Picture::new(width, height, rgb).unwrap()
+}
+
+/// The mean of the differences.
+fn mean(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).sum::<f32>() / a.len() as f32
+}
+
+/// Compares a JPEG, decoded reduced, with the means of all its pixels: the worst and the mean difference of a value, and the
+/// worst of the picture that is wanted of it.
+fn check(path: &Path, channels: u64, [largest, usual, wanted]: [f32; 3]) {
+    let whole = read(path).unwrap();
+    for longest in WANTED {
+        let decoded = read_small(path, longest).unwrap();
+        let picture = &decoded.picture;
+        assert_eq!((decoded.size, &decoded.notes), (whole.size, &whole.notes));
+        assert_eq!(picture.width.max(picture.height), 4 * longest);
+        // Decoded as a whole it would take its pixels besides.
+        let file = fs::metadata(path).unwrap().len();
+        let pixels = (whole.size.0 * whole.size.1) as u64;
+        let kept = 4 * picture.rgb.len() as u64;
+        let turned = whole.notes.iter().any(|note| note.contains("orientation"));
+        assert!(decoded.memory < file + kept + channels * pixels || turned, "{longest}: {}", decoded.memory);
+        let expected = averaged(&whole.picture, picture.width, picture.height);
+        let (found, average) = (worst(&picture.rgb, &expected.rgb), mean(&picture.rgb, &expected.rgb));
+        assert!(found <= largest && average <= usual, "{} {longest}: {found}, {average}", path.display());
+        // What is wanted itself.
+        let (width, height) = (picture.width.div_ceil(4), picture.height.div_ceil(4));
+        let small = |picture: &Picture| resize(picture, width, height).unwrap().rgb;
+        let found = worst(&small(picture), &small(&expected));
+        assert!(found <= wanted, "{} {longest}, wanted: {found}", path.display());
+    }
+}
+
+#[test]
+fn reduced_pixels_are_means_of_the_whole() {
+    for name in ["444", "422", "420", "restart", "baseline", "gray", "rgb", "cmyk"] {
+        let channels = match name {
+            "gray" => 1,
+            "cmyk" => 4,
+            _ => 3,
+        };
+        check(&fixture(&format!("large-{name}.jpg")), channels, TOLERANCES);
+    }
+}
+
+/// The same pixels, coded otherwise.
+#[test]
+fn progressive_and_baseline_are_the_same() {
+    for longest in WANTED {
+        let read = |name: &str| read_small(&fixture(name), longest).unwrap().picture;
+        let expected = read("large-420.jpg");
+        assert_eq!(read("large-restart.jpg"), expected);
+        assert_eq!(read("large-baseline.jpg"), expected);
+    }
+}
+
+/// Luminance and chrominance of inks, RGB under numbers, and a photo on its side: only what the file says of itself is other.
+#[test]
+fn colours_and_orientation_are_as_of_the_whole() {
+    let dir = folder();
+    let path = dir.path().join("changed.jpg");
+    let mut ycck = fs::read(fixture("large-cmyk.jpg")).unwrap();
+    let adobe = ycck.windows(5).position(|w| w == b"Adobe").unwrap();
+    assert_eq!(ycck[adobe + 11], 0);
+    ycck[adobe + 11] = 2;
+    fs::write(&path, ycck).unwrap();
+    assert!(notes(&read(&path).unwrap()).contains("CMYK"));
+    // Colours out of the range are cut off before the mean there, and after it here.
+    check(&path, 4, [0.12, 0.02, 0.04]);
+    let plain = fs::read(fixture("large-422.jpg")).unwrap();
+    for orientation in 2..=8 {
+        let content = [b"Exif\0\0", &exif(orientation, true)[..]].concat();
+        let length = (content.len() as u16 + 2).to_be_bytes();
+        let turned = [&plain[..2], b"\xff\xe1", &length, &content, &plain[2..]].concat();
+        fs::write(&path, turned).unwrap();
+        check(&path, 3, TOLERANCES);
+    }
+    // Swaps the size too.
+    let decoded = read_small(&path, 12).unwrap();
+    assert_eq!((decoded.size, decoded.picture.width), ((149, 203), 35));
+}
+
+/// What the whole decoder says or shows of damaged files.
+#[test]
+fn damage_is_no_surprise() {
+    let dir = folder();
+    let path = dir.path().join("damaged.jpg");
+    let whole = fs::read(fixture("large-420.jpg")).unwrap();
+    let scans: Vec<usize> =
+        whole.windows(2).enumerate().filter(|(_, w)| *w == [0xff, 0xda]).map(|(at, _)| at).collect();
+    assert!(scans.len() > 8);
+    let attempt = |bytes: &[u8], longest: usize| {
+        fs::write(&path, bytes).unwrap();
+        read_small(&path, longest)
+    };
+    for longest in WANTED {
+        for length in [scans[0], scans[3], whole.len() / 2, whole.len() - 2] {
+            assert!(refusal(attempt(&whole[..length], longest)).contains("cut short"));
+            // With an end after all, the scans before are a picture.
+            let ended = [&whole[..length], b"\xff\xd9"].concat();
+            assert_eq!(attempt(&ended, longest).is_ok(), length > scans[0], "{longest} {length}");
+        }
+        // A scan that is no use is the last.
+        for scan in &scans[1..] {
+            let mut bytes = whole.clone();
+            bytes[scan + 40] ^= 0x55;
+            assert!(attempt(&bytes, longest).is_ok(), "{longest} {scan}");
+        }
+        // The first scan of frequencies, with its table, over and over.
+        let table = |from: usize| from + whole[from..].windows(2).position(|w| w == [0xff, 0xc4]).unwrap();
+        let (start, end) = (table(scans[0]), table(scans[1]));
+        let again = [&whole[..end], &whole[start..end].repeat(100), &whole[end..]].concat();
+        assert!(refusal(attempt(&again, longest)).contains("100 scans"));
+        let mut tables = whole.clone();
+        let quantization = whole.windows(2).position(|w| w == [0xff, 0xdb]).unwrap();
+        tables[quantization + 4] = 3;
+        assert!(refusal(attempt(&tables, longest)).contains("quantization table is missing"));
+    }
+    // From the first scan on, each chroma with as much of its own: the fine detail of one that is lost changes no other.
+    let first = attempt(&[&whole[..scans[1]], b"\xff\xd9"].concat(), 6).unwrap().picture;
+    let expected = read_small(&fixture("large-420.jpg"), 6).unwrap().picture;
+    assert!(worst(&first.rgb, &expected.rgb) < 0.1);
+}
