@@ -63,6 +63,17 @@ fn jpeg_in_tiff_tiles_and_planes() {
     }
 }
 
+/// The decoder would take 32 bytes for each, and abort where there are not as many.
+#[test]
+fn values_of_a_tag_are_no_more_than_bytes() {
+    let mut bytes = fs::read(fixture("jpeg-strips.tif")).unwrap();
+    let expected = read(&fixture("jpeg-strips.tif")).unwrap().picture;
+    // The codes of black and white, six fractions: what they are anyway.
+    let tag = bytes.windows(8).position(|w| w == [0x14, 2, 5, 0, 6, 0, 0, 0]).unwrap();
+    bytes[tag + 4..tag + 8].fill(0xd0);
+    assert_eq!(read_bytes(&bytes).unwrap().picture, expected);
+}
+
 /// The decoder would take the memory for what the JPEG data state.
 #[test]
 fn jpeg_in_tiff_states_no_other_size() {

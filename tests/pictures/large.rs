@@ -118,6 +118,20 @@ fn colours_and_orientation_are_as_of_the_whole() {
     assert!(notes(&read(&path).unwrap()).contains("CMYK"));
     // Colours out of the range are cut off before the mean there, and after it here.
     check(&path, 4, [0.12, 0.02, 0.04]);
+    // Components that are called R, G and B, and are numbered here: Adobe's marker says what they are.
+    let mut rgb = fs::read(fixture("large-rgb.jpg")).unwrap();
+    for marker in [0xc2, 0xda] {
+        for at in (0..rgb.len() - 1).filter(|at| rgb[*at..*at + 2] == [0xff, marker]).collect::<Vec<_>>() {
+            let (count, first, each) =
+                if marker == 0xc2 { (3, at + 10, 3) } else { (rgb[at + 4], at + 5, 2) };
+            for id in rgb[first..].iter_mut().step_by(each).take(count.into()) {
+                *id = b"RGB".iter().position(|name| name == id).unwrap() as u8 + 1;
+            }
+        }
+    }
+    fs::write(&path, rgb).unwrap();
+    assert_eq!(read(&path).unwrap().picture, read(&fixture("large-rgb.jpg")).unwrap().picture);
+    check(&path, 3, TOLERANCES);
     let plain = fs::read(fixture("large-422.jpg")).unwrap();
     for orientation in 2..=8 {
         let content = [b"Exif\0\0", &exif(orientation, true)[..]].concat();
@@ -167,6 +181,10 @@ fn damage_is_no_surprise() {
         tables[quantization + 4] = 3;
         assert!(refusal(attempt(&tables, longest)).contains("quantization table is missing"));
     }
+    let mut baseline = fs::read(fixture("large-baseline.jpg")).unwrap();
+    let scan = baseline.windows(2).position(|w| w == [0xff, 0xda]).unwrap();
+    baseline[scan + 6] = 0x33;
+    assert!(refusal(attempt(&baseline, 6)).contains("Huffman table is missing"));
     // From the first scan on, each chroma with as much of its own: the fine detail of one that is lost changes no other.
     let first = attempt(&[&whole[..scans[1]], b"\xff\xd9"].concat(), 6).unwrap().picture;
     let expected = read_small(&fixture("large-420.jpg"), 6).unwrap().picture;

@@ -22,7 +22,8 @@ const WHOLE: usize = 4;
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReadOptions {
     /// The longest side in pixels of the picture that is wanted of this one. One of more than 16 Mi pixels and four times
-    /// that side is averaged down to four times it while it is read, so that it is never in memory as a whole.
+    /// that side is averaged down to four times it while it is read, so that it is never in memory as a whole; nor is what a
+    /// decoder makes of a JPEG of more than 64 Mi pixels.
     pub longest: Option<usize>,
     /// The colour that transparent pixels are composited on: sRGB, each channel from 0 to 1.
     pub background: [f32; 3],

@@ -29,9 +29,10 @@ type File<'a> = Decoder<Cursor<&'a [u8]>>;
 
 pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Failure> {
     let mut limits = Limits::default();
-    // What is stored takes no more than the file; what is decoded has a limit of its own.
+    // What is stored takes no more than the file; what is decoded has a limit of its own. A tag has no more values than the file
+    // has bytes, nor than eight million; the crate takes 32 bytes for each.
     limits.intermediate_buffer_size = bytes.len();
-    limits.decoding_buffer_size = usize::MAX;
+    limits.decoding_buffer_size = bytes.len().saturating_mul(size_of::<Value>()).min(1 << 28);
     let mut file: File<'_> = Decoder::new(Cursor::new(bytes))?.with_limits(limits);
     let size = file.dimensions()?;
     reading.check_size(size)?;

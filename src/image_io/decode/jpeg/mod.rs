@@ -30,15 +30,19 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
     decoder.decode_headers()?;
     let stated = || Failure::Damaged("it states no size".to_owned());
     let size = decoder.info().map(|info| (info.width.into(), info.height.into())).ok_or_else(stated)?;
-    let (colors, wanted) = match decoder.input_colorspace() {
-        Some(ColorSpace::Luma) => (Colors::Gray, ColorSpace::Luma),
-        Some(four @ (ColorSpace::CMYK | ColorSpace::YCCK)) => (Colors::Cmyk, four),
+    let space = match decoder.input_colorspace() {
+        // Adobe's marker says only that nothing was converted.
+        Some(ColorSpace::CMYK) if found.components == 3 => ColorSpace::RGB,
+        space => space.unwrap_or(ColorSpace::YCbCr),
+    };
+    let (colors, wanted) = match space {
+        ColorSpace::Luma => (Colors::Gray, ColorSpace::Luma),
+        four @ (ColorSpace::CMYK | ColorSpace::YCCK) => (Colors::Cmyk, four),
         _ => (Colors::Rgb, ColorSpace::RGB),
     };
     decoder.set_options(options.jpeg_set_out_colorspace(wanted));
     let layout = Layout { sample: Sample::U8, colors, opacity: Opacity::Opaque };
     let orientation = orientation(decoder.exif().map(Vec::as_slice));
-    let space = decoder.input_colorspace().unwrap_or(wanted);
     let step = reading.step(size);
     if step > 1 && space.num_components() == usize::from(found.components) {
         let planes = reduced::decode(bytes, step)?;

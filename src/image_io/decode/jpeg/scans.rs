@@ -141,6 +141,12 @@ impl Tables {
             }
         }
         if !progressive {
+            let missing = |&(_, dc, ac): &(usize, usize, usize)| {
+                !matches!((self.dc.get(dc), self.ac.get(ac)), (Some(Some(_)), Some(Some(_))))
+            };
+            if scan.parts.iter().any(missing) {
+                return Err(Problem("a Huffman table is missing"));
+            }
             // Whatever the header says.
             (scan.band, scan.low_bit, scan.refines) = ((0, 63), 0, false);
         } else if scan.band.0 == 0 && scan.band.1 > 0 || scan.band.0 > 0 && scan.parts.len() > 1 {
