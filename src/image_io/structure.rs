@@ -32,6 +32,9 @@ pub(super) struct Jpeg<'a> {
     pub(super) precision: u8,
     /// The marker of the frame header, which states how the picture is coded.
     pub(super) coding: u8,
+    /// For each component, how many samples it has in a part of the picture that all have in common: across in the upper
+    /// four bits, down in the lower.
+    pub(super) sampling: Vec<u8>,
     /// Contents of the application segments (APP1) in order.
     pub(super) app1: Vec<&'a [u8]>,
 }
@@ -123,6 +126,8 @@ fn note<'a>(marker: u8, data: &'a [u8], found: &mut Jpeg<'a>) {
             found.components = data.get(5).copied().unwrap_or(0);
             found.precision = data.first().copied().unwrap_or(0);
             found.coding = marker;
+            found.sampling =
+                data.get(6..).unwrap_or_default().as_chunks::<3>().0.iter().map(|c| c[1]).collect();
         }
         _ => {}
     }

@@ -190,3 +190,18 @@ fn damage_is_no_surprise() {
     let expected = read_small(&fixture("large-420.jpg"), 6).unwrap().picture;
     assert!(worst(&first.rgb, &expected.rgb) < 0.1);
 }
+
+/// The whole decoder's coefficients are a part of what reading took.
+#[test]
+fn coefficients_are_counted() {
+    let pixels = 203 * 149;
+    let besides = |name: &str| {
+        let path = fixture(name);
+        read(&path).unwrap().memory - fs::metadata(&path).unwrap().len() - pixels * 12
+    };
+    assert_eq!(besides("large-baseline.jpg"), pixels * 3);
+    assert_eq!(besides("large-444.jpg"), pixels * 9);
+    assert_eq!(besides("large-420.jpg"), pixels * 3 + pixels * 6 / 4 * 2);
+    assert_eq!(besides("large-gray.jpg"), pixels * 3);
+    assert_eq!(besides("large-cmyk.jpg"), pixels * 12);
+}

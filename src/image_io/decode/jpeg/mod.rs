@@ -17,6 +17,9 @@ use super::failure::Failure;
 use super::reading::{Reading, Stored, orientation};
 use planes::Planes;
 
+/// The marker of a frame of progressive coding.
+const PROGRESSIVE: u8 = 0xc2;
+
 pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Failure> {
     let found = structure::jpeg(bytes)?;
     if let Some(size) = found.size {
@@ -57,6 +60,9 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
     let mut rows = reading.start(size, layout, decoder.icc_profile().into())?;
     let row_bytes = rows.row_bytes();
     let mut all = reading.buffer(row_bytes * size.1 as usize)?;
+    if found.coding == PROGRESSIVE {
+        reading.note_buffer(all.len() + coefficients(&found.sampling, size) * size_of::<i16>());
+    }
     decoder.decode_into(&mut all)?;
     for row in all.chunks_exact_mut(row_bytes) {
         if colors == Colors::Cmyk {
@@ -85,6 +91,14 @@ fn push(mut planes: Planes, space: ColorSpace, rows: &mut Rows) -> Result<(), Fa
         rows.push_samples(row.iter().copied())?;
     }
     Ok(())
+}
+
+/// How many coefficients the decoder keeps of a progressive JPEG.
+fn coefficients(sampling: &[u8], (width, height): (u32, u32)) -> usize {
+    let each = || sampling.iter().map(|both| (usize::from(both >> 4), usize::from(both & 15)));
+    let most = each().fold((1, 1), |most, own| (most.0.max(own.0), most.1.max(own.1)));
+    let samples: usize = each().map(|own| own.0 * own.1).sum();
+    width as usize * height as usize * samples / (most.0 * most.1)
 }
 
 /// Refuses what the decoder doesn't read, by its name.
