@@ -4,6 +4,7 @@
 mod direct;
 mod edges;
 mod finish;
+mod lanes;
 mod layout;
 mod naive;
 mod panels;

@@ -7,6 +7,7 @@
 //! cut nor the number of threads changes how a value is summed up.
 
 use super::finish::Finish;
+use super::lanes::{self, Packed, products_by_lanes};
 use super::layout::{BLOCK, Placement, QUADS, bands, blocks};
 use super::panels::transpose_panel;
 use super::products::products;
@@ -28,6 +29,9 @@ const BAND: usize = 8 << 20;
 const FORWARD: [usize; 2] = [8, 4];
 /// The same for the adjoint, which turns the weights for each task.
 const ADJOINT: [usize; 2] = [24, 2];
+/// Up to this many tiles the adjoint does not turn the weights, and reads those of so many blocks in one go.
+const FEW_TILES: usize = 36;
+const FEW: [usize; 2] = [FEW_TILES.div_ceil(PACKED), 16];
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Winograd {
@@ -54,6 +58,12 @@ impl Winograd {
     fn large(&self) -> bool {
         let [from, to] = self.blocks();
         POSITIONS * from * to * BLOCK * BLOCK * 4 > SMALL_WEIGHTS
+    }
+
+    /// Whether the adjoint takes the weights as they are, although they are packed for the forward pass.
+    fn by_lanes(&self) -> bool {
+        let tiles = self.across() * self.place.output.height.div_ceil(TILE);
+        self.turned && self.large() && tiles <= FEW_TILES
     }
 
     /// Floats of the transformed tiles, where weights are large; else each task takes less than a megabyte.
@@ -152,7 +162,11 @@ impl Winograd {
 
     /// Where weights are large: rows of tiles in a group, and blocks of channels of a task.
     fn group(&self) -> (usize, usize) {
-        let [packs, blocks] = if self.turned { ADJOINT } else { FORWARD };
+        let [packs, blocks] = match (self.turned, self.by_lanes()) {
+            (false, _) => FORWARD,
+            (true, false) => ADJOINT,
+            (true, true) => FEW,
+        };
         ((packs * PACKED / self.across()).max(1), blocks)
     }
 
@@ -212,19 +226,32 @@ impl Winograd {
         let stride = tiles.packed();
         let per_block = target.per_quad * QUADS;
         let panel = from * BLOCK * BLOCK;
-        let mut results = Scratch::new(target.rows.len().div_ceil(per_block) * stride);
-        let mut turned = self.turned.then(|| Scratch::new(panel));
-        for (position, weights) in weights.chunks_exact(to * panel).enumerate() {
-            let start = position * POSITION;
-            for (results, block) in results.chunks_exact_mut(stride).zip(target.block..) {
-                let panel = match &mut turned {
-                    Some(turned) => {
-                        transpose_panel(weights, block, to, turned);
-                        &**turned
-                    }
-                    None => &weights[block * panel..][..panel],
-                };
-                products(&transformed[start..], stride, panel, &mut results[start..], tiles.numbers.len());
+        let count = target.rows.len().div_ceil(per_block);
+        let mut results = Scratch::new(count * stride);
+        if self.by_lanes() {
+            let inputs = target.block..target.block + count;
+            let mut sums = Scratch::new(lanes::sums(&inputs, tiles.numbers.len()));
+            for (position, values) in weights.chunks_exact(to * panel).enumerate() {
+                let start = position * POSITION;
+                let from = Packed { values: &transformed[start..], stride, tiles: tiles.numbers.len() };
+                let weights = lanes::Weights { values, inputs: to };
+                products_by_lanes(from, weights, inputs.clone(), &mut sums, &mut results[start..]);
+            }
+        } else {
+            let mut turned = self.turned.then(|| Scratch::new(panel));
+            for (position, weights) in weights.chunks_exact(to * panel).enumerate() {
+                let start = position * POSITION;
+                for (results, block) in results.chunks_exact_mut(stride).zip(target.block..) {
+                    let panel = match &mut turned {
+                        Some(turned) => {
+                            transpose_panel(weights, block, to, turned);
+                            &**turned
+                        }
+                        None => &weights[block * panel..][..panel],
+                    };
+                    let to = &mut results[start..];
+                    products(&transformed[start..], stride, panel, to, tiles.numbers.len());
+                }
             }
         }
         for (index, results) in results.chunks_exact(stride).enumerate() {
