@@ -3,13 +3,13 @@
 //! With F the map as a matrix of C channels by N pixels: `G = F F^T / (C * N)`, neural-style's definition.
 
 use super::matrices;
-use super::panel::{PARTIAL_COUNT, PARTIALS, Panel, partial_gram};
+use super::panel::{FEW_PARTS, FEWEST_CHANNELS, PARTIAL_COUNT, PARTIALS, Panel, partial_gram};
 use super::work::{BLOCK_DEPTH, BLOCK_SIDE, Work, scale};
 use crate::error::Result;
 use crate::gpu::{Family, Profile};
 use crate::ops::conv::tiles::{self, Tiles};
 use crate::ops::lanes::update;
-use crate::ops::native::{fill_blocks, for_each_part, for_each_row};
+use crate::ops::native::{Scratch, fill_blocks, for_each_part};
 use crate::ops::product::{MatrixRef, product};
 use crate::ops::shape::{MapLayout, mismatch};
 use crate::ops::{
@@ -118,25 +118,35 @@ impl Op for Gram {
         let run = move |call: NativeCall<'_>| {
             let partial = |index: usize| {
                 let texels = index * chunk..((index + 1) * chunk).min(map.plane());
-                partial_gram(map, call.inputs[0], texels)
+                partial_gram(map, call.inputs[0], texels, chunks < FEW_PARTS)
             };
-            let mut partials: Vec<Vec<f32>> = (0..chunks).into_par_iter().map(partial).collect();
-            let others = partials.split_off(1);
-            let mut sums = partials.pop().unwrap_or_default();
-            for_each_part(&mut sums, |range, sums| {
-                for other in &others {
+            let mut partials: Vec<Scratch> = (0..chunks).into_par_iter().map(partial).collect();
+            let (sums, others) = partials.split_first_mut().expect("a map has texels");
+            for_each_part(sums, |range, sums| {
+                for other in &*others {
                     update(sums, [&other[range.clone()]], |sum, [value]| sum + value);
                 }
             });
-            for_each_row(call.output, channels.next_multiple_of(4), |index, row| {
-                let below = sums[index * channels..].iter().take(index + 1);
+            let (sums, width) = (&**sums, map.quads() * 4);
+            call.output.par_chunks_mut(ROWS * width).enumerate().for_each(|(block, rows)| {
+                let first = block * ROWS;
+                for (row, sums) in
+                    rows.chunks_exact_mut(width).zip(sums[first * channels..].chunks_exact(channels))
+                {
+                    row[..channels].copy_from_slice(sums);
+                    row[channels..].fill(0.0);
+                }
                 // Right of the diagonal, what mirrors it.
-                let mirrored = sums.iter().skip(index).step_by(channels).skip(index + 1);
-                row.iter_mut().zip(below.chain(mirrored)).for_each(|(value, sum)| *value = sum * scale);
-                row[channels..].fill(0.0);
+                for (column, sums) in sums.chunks_exact(channels).enumerate().skip(first) {
+                    let mirrored = &sums[first..channels.min(first + ROWS)];
+                    for (row, value) in rows.chunks_exact_mut(width).zip(mirrored).take(column - first) {
+                        row[column] = *value;
+                    }
+                }
+                rows.iter_mut().for_each(|value| *value *= scale);
             });
         };
-        Ok(NativeKernel::new(run).temporary(chunks * channels * channels))
+        Ok(NativeKernel::new(run).scratch(chunks * channels * channels))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
@@ -162,15 +172,19 @@ impl Op for Gram {
     }
 }
 
+/// Rows of a matrix that the CPU device writes at a time, so that columns are read in runs.
+const ROWS: usize = 8;
+
 /// `(dG + dG^T) / (C * N)` of dG as stored, with rows of zeros up to a whole quad.
-fn symmetrised(map: MapLayout, upstream: &[f32]) -> Vec<f32> {
-    /// Rows that are written at a time, so that columns are read in runs.
-    const ROWS: usize = 8;
+fn symmetrised(map: MapLayout, upstream: &[f32]) -> Scratch {
     let (channels, width) = (map.channels, map.quads() * 4);
     let scale = scale(map) as f32;
-    let mut sum = vec![0.0; width * width];
+    let mut sum = Scratch::new(width * width);
     sum.par_chunks_mut(ROWS * width).enumerate().for_each(|(block, rows)| {
         let first = block * ROWS;
+        if channels < width {
+            rows.fill(0.0);
+        }
         let own = upstream[first * width..].chunks_exact(width);
         for (row, own) in rows.chunks_exact_mut(width).zip(own) {
             row[..channels].copy_from_slice(&own[..channels]);
@@ -246,26 +260,36 @@ impl Op for GramBackward {
     fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let map = signature.inputs[0].expect_map("gram_backward")?;
         let width = map.quads() * 4;
-        let texels = Panel::texels(map);
-        Ok(NativeKernel::new(move |call| {
+        // Parts of one size but for the last, and parts of their channels where there are few.
+        let parts = map.plane().div_ceil(Panel::texels(map));
+        let texels = map.plane().div_ceil(parts);
+        let columns = width.div_ceil(FEW_PARTS.div_ceil(parts)).next_multiple_of(4).max(FEWEST_CHANNELS);
+        let run = move |call: NativeCall<'_>| {
             let weights = symmetrised(map, call.inputs[1]);
             let weights = MatrixRef::new(&weights, width, width, width);
-            fill_blocks(map, texels, call.output, |first, quads| {
+            fill_blocks(map, texels, call.output, |first, mut quads| {
                 let count = quads.first().map_or(0, |quad| quad.len() / 4);
                 let mut panel = Panel::new(map, count);
                 panel.load(map, call.inputs[0], first..first + count);
-                let mut gradient = Panel::new(map, count);
-                let stride = gradient.stride;
-                // Texels are rows here, so this is (S F)^T = F^T S.
-                product(panel.matrix(count, width), weights, &mut gradient.values, stride, 1.0, false);
-                for (quad, to) in quads.into_iter().enumerate() {
-                    let rows = gradient.values.chunks_exact(stride);
-                    for (to, row) in to.as_chunks_mut::<4>().0.iter_mut().zip(rows) {
-                        to.copy_from_slice(&row[quad * 4..quad * 4 + 4]);
+                let features = panel.matrix(count, width);
+                quads.par_chunks_mut(columns / 4).enumerate().for_each(|(part, quads)| {
+                    let channels = quads.len() * 4;
+                    let weights = weights.columns_from(part * columns).first_columns(channels);
+                    // Not a power of two, as in a panel.
+                    let stride = channels + 16;
+                    let mut gradient = Scratch::new(count * stride);
+                    // Texels are rows here, so this is (S F)^T = F^T S.
+                    product(features, weights, &mut gradient, stride, 1.0, false);
+                    for (quad, to) in quads.iter_mut().enumerate() {
+                        let rows = gradient.chunks_exact(stride);
+                        for (to, row) in to.as_chunks_mut::<4>().0.iter_mut().zip(rows) {
+                            to.copy_from_slice(&row[quad * 4..quad * 4 + 4]);
+                        }
                     }
-                }
+                });
             });
-        }))
+        };
+        Ok(NativeKernel::new(run).scratch(width * width))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {

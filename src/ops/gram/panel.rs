@@ -1,13 +1,15 @@
 //! Texels of a map as rows, for the products of the CPU device.
 
 use crate::ops::MapLayout;
+use crate::ops::native::Scratch;
 use crate::ops::product::{MatrixRef, product};
+use rayon::prelude::*;
 use std::ops::Range;
 
 /// Texels of a map as rows of channels, so that they can be multiplied: quads are the wrong way round for that. A panel
 /// holds so many texels that it stays in the cache of a core. Borders are zero and add nothing.
 pub(super) struct Panel {
-    pub values: Vec<f32>,
+    pub values: Scratch,
     /// Floats from one texel to the next; not a power of two, of which the rows would displace each other in the cache.
     pub stride: usize,
 }
@@ -24,7 +26,7 @@ impl Panel {
 
     pub fn new(map: MapLayout, texels: usize) -> Self {
         let stride = map.quads() * 4 + 16;
-        Self { values: vec![0.0; texels * stride], stride }
+        Self { values: Scratch::new(texels * stride), stride }
     }
 
     /// Copies these texels of all planes.
@@ -48,26 +50,34 @@ impl Panel {
 pub(super) const PARTIALS: usize = 4 << 20;
 pub(super) const PARTIAL_COUNT: [usize; 2] = [8, 64];
 
-/// The partial matrix of some texels, row by row without padding. Right of the diagonal only blocks of it are right.
-pub(super) fn partial_gram(map: MapLayout, stored: &[f32], texels: Range<usize>) -> Vec<f32> {
+/// With fewer parts of a map than this, a part's product is computed in parts itself.
+pub(super) const FEW_PARTS: usize = 8;
+/// The fewest channels of such a part.
+pub(super) const FEWEST_CHANNELS: usize = 64;
+
+/// The partial matrix of some texels, row by row without padding. Right of the diagonal only blocks of it are right, and
+/// the rest is arbitrary. With `few` such matrices their blocks are smaller, so that all threads have some.
+pub(super) fn partial_gram(map: MapLayout, stored: &[f32], texels: Range<usize>, few: bool) -> Scratch {
     let channels = map.channels;
-    let mut sums = vec![0.0; channels * channels];
+    let mut sums = Scratch::new(channels * channels);
     // Panels of one size but for the last.
     let panels = texels.len().div_ceil(Panel::texels(map)).max(1);
     let step = texels.len().div_ceil(panels).max(1);
     let mut panel = Panel::new(map, step);
     // Each block of rows ends at its own last column, which saves a good third of the work of many channels.
-    let block = channels.div_ceil(4).next_multiple_of(32).max(64);
+    let block =
+        if few { FEWEST_CHANNELS } else { channels.div_ceil(4).next_multiple_of(32).max(FEWEST_CHANNELS) };
     for first in texels.clone().step_by(step) {
         let count = step.min(texels.end - first);
         panel.load(map, stored, first..first + count);
         let features = panel.matrix(count, channels);
-        for (index, rows) in sums.chunks_mut(block * channels).enumerate() {
+        // The longest ones first.
+        sums.par_chunks_mut(block * channels).enumerate().rev().for_each(|(index, rows)| {
             let height = rows.len() / channels;
             let left = features.transposed().some_rows(index * block, height);
             let right = features.first_columns(index * block + height);
-            product(left, right, rows, channels, 1.0, true);
-        }
+            product(left, right, rows, channels, 1.0, first > texels.start);
+        });
     }
     sums
 }

@@ -1,6 +1,11 @@
 //! The adjoint's products of few tiles, from the weights as the forward pass has them. To turn a panel would take longer
 //! than its products there, so they sum up over the lanes of vectors.
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "iterators are not always inlined, and then compiled without the processor's vectors"
+)]
+
 use super::layout::BLOCK;
 use super::transforms::{PACK, PACKED};
 use multiversion::multiversion;

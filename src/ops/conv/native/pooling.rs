@@ -1,8 +1,14 @@
 //! The 2x2 max pool after a convolution, and the routing of its gradient.
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "iterators are not always inlined, and then compiled without the processor's vectors"
+)]
+
 use crate::ops::MapLayout;
 use crate::ops::conv::pool_indices::PoolIndices;
 use crate::ops::native::{fill_map, row};
+use multiversion::multiversion;
 use rayon::prelude::*;
 
 /// Pools a rectified map and keeps the indices.
@@ -27,27 +33,42 @@ pub(super) fn pool(of: PoolIndices, map: &[f32], pooled: &mut [f32], indices: &m
     });
 }
 
-/// Pools two rows; `line` is 0 or 1, the row of the indices' windows that this is.
+/// Pools two rows; `line` is 0 or 1, the row of the indices' windows that this is. Which value is the largest can't be
+/// predicted, so there are masks in place of branches.
+#[multiversion(targets("x86_64+avx2+fma", "aarch64+neon"))]
 fn pool_row([above, below]: [&[f32]; 2], line: usize, pooled: &mut [f32], indices: &mut [f32]) {
-    let windows = above.as_chunks::<8>().0.iter().zip(below.as_chunks::<8>().0);
-    let texels = pooled.as_chunks_mut::<4>().0.iter_mut().zip(windows);
-    for (x, (best, (above, below))) in texels.enumerate() {
-        let (a, b) = (above.as_chunks::<4>().0, below.as_chunks::<4>().0);
-        let mut bits = [1u32; 4];
-        *best = a[0];
-        for (k, value) in [(1, a[1]), (2, b[0]), (3, b[1])] {
-            for lane in 0..4 {
-                let larger = value[lane] > best[lane];
-                best[lane] = if larger { value[lane] } else { best[lane] };
-                bits[lane] = if larger { 1 << k } else { bits[lane] };
-            }
-        }
+    let pooled = pooled.as_chunks_mut::<4>().0;
+    let (above, below) = (above.as_chunks::<8>().0, below.as_chunks::<8>().0);
+    for x in 0..pooled.len().min(above.len()).min(below.len()) {
+        let (a, b) = (&above[x], &below[x]);
+        let mut best = [a[0], a[1], a[2], a[3]];
+        let mut bits = [1; 4];
+        take_larger(&mut best, &mut bits, &a[4..], 2);
+        take_larger(&mut best, &mut bits, &b[..4], 4);
+        take_larger(&mut best, &mut bits, &b[4..], 8);
         for lane in 0..4 {
-            bits[lane] = if best[lane] > 0.0 { bits[lane] } else { 0 };
+            bits[lane] &= mask(best[lane] > 0.0);
         }
+        pooled[x] = best;
         indices[x / 2 * 4 + line * 2 + x % 2] =
             (bits[0] | bits[1] << 4 | bits[2] << 8 | bits[3] << 12) as f32;
     }
+}
+
+/// Where the value is larger it becomes the best, and `bit` its index.
+#[inline(always)]
+fn take_larger(best: &mut [f32; 4], bits: &mut [u32; 4], value: &[f32], bit: u32) {
+    for lane in 0..4 {
+        let mask = mask(value[lane] > best[lane]);
+        best[lane] = f32::from_bits(value[lane].to_bits() & mask | best[lane].to_bits() & !mask);
+        bits[lane] = bit & mask | bits[lane] & !mask;
+    }
+}
+
+/// All bits, or none.
+#[inline(always)]
+fn mask(set: bool) -> u32 {
+    0_u32.wrapping_sub(u32::from(set))
 }
 
 /// The gradient of the map from that of the pooled map.
@@ -57,19 +78,25 @@ pub(super) fn route(of: PoolIndices, indices: &[f32], upstream: &[f32], gradient
         if y / 2 >= half.height {
             return to.fill(0.0);
         }
-        let upstream = row(upstream, half, quad, y / 2).as_chunks::<4>().0;
-        let indices = row(indices, layout, quad, y / 4);
-        let windows = to.as_chunks_mut::<8>();
-        windows.1.fill(0.0);
-        for (x, (to, from)) in windows.0.iter_mut().zip(upstream).enumerate() {
-            let bits = indices[x / 2 * 4 + y / 2 % 2 * 2 + x % 2] as u32 >> (y % 2 * 2);
-            let passes = |place: usize, lane: usize| bits & 1 << (4 * lane + place) != 0;
-            for lane in 0..4 {
-                to[lane] = if passes(0, lane) { from[lane] } else { 0.0 };
-                to[4 + lane] = if passes(1, lane) { from[lane] } else { 0.0 };
-            }
-        }
+        route_row(row(upstream, half, quad, y / 2), row(indices, layout, quad, y / 4), y, to);
     });
+}
+
+/// Row `y` of the gradient; `indices` are of the windows that it is in.
+#[multiversion(targets("x86_64+avx2+fma", "aarch64+neon"))]
+fn route_row(upstream: &[f32], indices: &[f32], y: usize, to: &mut [f32]) {
+    let upstream = upstream.as_chunks::<4>().0;
+    let (to, rest) = to.as_chunks_mut::<8>();
+    rest.fill(0.0);
+    for x in 0..to.len().min(upstream.len()) {
+        let bits = indices[x / 2 * 4 + y / 2 % 2 * 2 + x % 2] as u32 >> (y % 2 * 2);
+        let (from, to) = (&upstream[x], &mut to[x]);
+        for lane in 0..4 {
+            let bits = bits >> (4 * lane);
+            to[lane] = f32::from_bits(from[lane].to_bits() & mask(bits & 1 != 0));
+            to[4 + lane] = f32::from_bits(from[lane].to_bits() & mask(bits & 2 != 0));
+        }
+    }
 }
 
 /// The planes of a map, each with a row of border before its pixels, which becomes zero as the closing border does.

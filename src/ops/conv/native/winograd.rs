@@ -31,7 +31,7 @@ const FORWARD: [usize; 2] = [8, 4];
 const ADJOINT: [usize; 2] = [24, 2];
 /// Up to this many tiles the adjoint does not turn the weights, and reads those of so many blocks in one go.
 const FEW_TILES: usize = 36;
-const FEW: [usize; 2] = [FEW_TILES.div_ceil(PACKED), 16];
+const FEW: [usize; 2] = [FEW_TILES.div_ceil(PACKED), 8];
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Winograd {
