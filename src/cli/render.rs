@@ -243,7 +243,7 @@ impl RenderRun {
             Err(error) => {
                 if let Some((iteration, picture)) = session.last_good() {
                     self.failed_at = Some(iteration);
-                    self.rescue(iteration, picture);
+                    self.rescue(iteration, &picture);
                 }
                 Err(error)
             }

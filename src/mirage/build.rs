@@ -6,6 +6,7 @@ use super::loss::Group;
 use crate::error::{Error, Result};
 use crate::graph::{Bindings, Engine, Graph, Memory, Seeds, TensorId, gradients, gradients_recomputing};
 use crate::ops::{Add, Dot, LinearCombination, Shape, WeightedSum};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// The graph under construction, with the memory of the tensors that come from outside.
@@ -49,6 +50,35 @@ struct BySum {
     all: Vec<Option<TensorId>>,
     groups: Vec<(String, Vec<Option<TensorId>>)>,
     rest: Vec<Option<TensorId>>,
+}
+
+/// Memory of tensors by name. Graphs that share it have the largest shapes in the first one.
+#[derive(Debug, Default)]
+pub(super) struct Kept(HashMap<String, Memory>);
+
+impl Kept {
+    /// A tensor from outside in the memory of this name.
+    ///
+    /// # Errors
+    /// If the device fails or has too little memory.
+    pub fn tensor(&mut self, build: &mut Build<'_>, name: &str, shape: Shape) -> Result<TensorId> {
+        if let Some(memory) = self.0.get(name) {
+            return Ok(build.alias(name, memory, shape));
+        }
+        let (tensor, memory) = build.external(name, shape)?;
+        self.0.insert(name.to_owned(), memory);
+        Ok(tensor)
+    }
+
+    /// The memory of this name, if a graph has it.
+    pub fn get(&self, name: &str) -> Option<&Memory> {
+        self.0.get(name)
+    }
+
+    /// Bytes on the device.
+    pub fn bytes(&self) -> u64 {
+        self.0.values().map(Memory::bytes).sum()
+    }
 }
 
 impl<'a> Build<'a> {
@@ -101,8 +131,11 @@ impl<'a> Build<'a> {
     }
 
     /// Captured targets as tensors.
-    pub fn targets(&mut self, label: &str, captured: Vec<Captured>) -> Vec<TensorId> {
-        captured.iter().map(|part| self.alias(label, &part.memory, part.shape)).collect()
+    ///
+    /// # Errors
+    /// If one is not on the device.
+    pub fn targets(&mut self, label: &str, captured: &[Captured]) -> Result<Vec<TensorId>> {
+        captured.iter().map(|part| Ok(self.alias(label, part.memory(label)?, part.shape))).collect()
     }
 
     /// Registers a loss, with a weight that is data on the device.
@@ -262,7 +295,10 @@ impl<'a> Build<'a> {
     }
 
     /// A tensor that holds one number, which never changes.
-    fn constant(&mut self, value: f32) -> Result<TensorId> {
+    ///
+    /// # Errors
+    /// If the device fails or has too little memory.
+    pub fn constant(&mut self, value: f32) -> Result<TensorId> {
         let tensor = self.graph.external(format!("{value}"), Shape::Vector(1));
         let memory = self.engine.tensor_with("weight of a loss in its group", Shape::Vector(1), &[value])?;
         self.bind(tensor, &memory);

@@ -1,10 +1,12 @@
 //! Targets: the statistics of a picture, captured once.
 
 use super::build::Build;
-use super::layer_statistic::{Captured, LayerStatistic};
+use super::layer_statistic::{Captured, LayerStatistic, Place};
 use super::network_graph::{self, View};
+use super::planes::Pixels;
 use super::sources::Sources;
-use super::tiles::{Subject, Tiles};
+use super::tile_passes::Tiles;
+use super::tiles::Subject;
 use crate::error::Result;
 use crate::graph::{Bindings, Engine, Goals, Graph, Program, Submission, TensorId};
 use crate::image_io::Picture;
@@ -45,19 +47,22 @@ pub(super) fn capture(
 ) -> Result<(Vec<Vec<Captured>>, Submission)> {
     let mut build = Build::new(engine);
     let shape = Shape::map(3, picture.height, picture.width);
-    let (input, memory) = build.external("captured picture", shape)?;
-    engine.write(&memory, shape, &planar(picture))?;
+    let input = build.graph.external("captured picture", shape);
     let layers: Vec<usize> = statistics.iter().filter_map(|item| item.layer).collect();
     if let Some(deepest) = layers.iter().max() {
         network_graph::check_size(network, *deepest, picture.height, picture.width)?;
     }
     let mut sources = Sources::new(&mut build, network, view, input, &layers, tile)?;
+    if sources.assembly.is_none() {
+        let memory = build.keep(input)?;
+        engine.write(&memory, shape, &planar(picture))?;
+    }
     let mut found = Vec::new();
     // The place among the statistics of each target that tiles put together themselves.
     let mut of_tiles = Vec::new();
     for (index, item) in statistics.iter().enumerate() {
         if stage == Stage::Target
-            && let Some(target) = sources.target_of_tiles(&mut build, item)?
+            && let Some(target) = sources.target_of_tiles(item)?
         {
             of_tiles.push((index, target));
             continue;
@@ -69,9 +74,10 @@ pub(super) fn capture(
         }
         found.push((label, tensors));
     }
-    let subject = Subject { engine, network, view, picture: &memory };
+    let subject = Subject { engine, network, view };
     let tiles = sources.assembly.map(|assembly| assembly.prepare(subject, None)).transpose()?;
-    let (mut captured, submission) = run(engine, build.graph, build.bound, &found, tiles.as_ref())?;
+    let tiles = tiles.as_ref().map(|tiles| (tiles, Pixels::Picture(picture)));
+    let (mut captured, submission) = run(engine, build.graph, build.bound, &found, tiles)?;
     of_tiles.into_iter().for_each(|(index, target)| captured.insert(index, vec![target]));
     Ok((captured, submission))
 }
@@ -107,7 +113,7 @@ fn run(
     mut graph: Graph,
     mut bound: Bindings,
     found: &[(String, Vec<TensorId>)],
-    tiles: Option<&Tiles>,
+    tiles: Option<(&Tiles, Pixels<'_>)>,
 ) -> Result<(Vec<Vec<Captured>>, Submission)> {
     let mut captured = Vec::new();
     let mut goals = Vec::new();
@@ -121,14 +127,14 @@ fn run(
             };
             bound.insert(*tensor, memory.clone());
             goals.push(*tensor);
-            of_statistic.push(Captured { shape, memory, halves: false });
+            of_statistic.push(Captured { shape, place: Place::Device(memory) });
         }
         captured.push(of_statistic);
     }
     graph.fuse(&bound.keys().copied().collect());
     let program = Program::prepare(engine, &graph, &bound, &Goals::all(goals), |_| 0)?;
-    if let Some(tiles) = tiles {
-        tiles.forward()?;
+    if let Some((tiles, pixels)) = tiles {
+        tiles.forward(pixels)?;
     }
     let submission = program.submit(&[Goals::ALL], &[], "capturing targets")?;
     Ok((captured, submission))
@@ -141,6 +147,6 @@ fn run(
 pub(super) fn read(engine: &Engine, captured: &[Captured], label: &str) -> Result<Vec<ShapedValues>> {
     captured
         .iter()
-        .map(|tensor| Ok((tensor.shape, engine.read(&tensor.memory, tensor.shape, label)?)))
+        .map(|tensor| Ok((tensor.shape, engine.read(tensor.memory(label)?, tensor.shape, label)?)))
         .collect()
 }

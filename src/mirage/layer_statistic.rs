@@ -1,12 +1,13 @@
 //! A statistic with the layer that it is taken of, and what is captured of it.
 
 use super::loss::Source;
+use super::planes::HalfMap;
 use super::statistic::Statistic;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::Memory;
 use crate::ops::Shape;
 use crate::vgg::Network;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// The statistic of a layer, or of the picture itself, that is captured.
 #[derive(Debug, Clone)]
@@ -35,12 +36,33 @@ impl LayerStatistic {
     }
 }
 
-/// A captured tensor on the device.
+/// A captured tensor.
 #[derive(Debug, Clone)]
 pub(super) struct Captured {
     pub shape: Shape,
-    pub memory: Memory,
-    /// True for a map that was put together from tiles in 16 bits a value ([`StoreHalves`](crate::ops::StoreHalves)), of
-    /// which only tiles may be taken.
-    pub halves: bool,
+    pub place: Place,
+}
+
+/// Where a captured tensor lies.
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    /// On the device.
+    Device(Memory),
+    /// In the host's memory: a large map of which only tiles are ever taken.
+    Host(Arc<Mutex<HalfMap>>),
+}
+
+impl Captured {
+    /// Its memory on the device; `label` names it.
+    ///
+    /// # Errors
+    /// If it is elsewhere, because it was captured in tiles.
+    pub fn memory(&self, label: &str) -> Result<&Memory> {
+        match &self.place {
+            Place::Device(memory) => Ok(memory),
+            Place::Host(_) => {
+                Err(Error::gpu(label, "its target was captured in tiles, and it is not computed in tiles"))
+            }
+        }
+    }
 }

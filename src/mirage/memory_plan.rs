@@ -1,20 +1,18 @@
 //! The memory that a run takes, known before it. The run is prepared scale by scale on an engine that only counts, so
 //! what it takes on the device follows from the code that prepares it. What the host holds besides is added up here.
 
+use super::host_memory::Host;
 use super::loss::Target;
-use super::objective::{AHEAD, STATE_PICTURE, StatePart};
-use super::reporting::LOOKED_AT;
-use super::request::{Init, Request, Schedule};
+use super::memory_classes::MemoryClasses;
+use super::request::{Init, Request};
 use super::scales::Scale;
 use super::session::Session;
 use crate::error::Result;
-use crate::graph::{Counted, Engine, MemoryUse};
+use crate::graph::{Counted, Engine};
 use crate::image_io::{Picture, fit};
-use crate::ops::Shape;
 use crate::vgg::Network;
 use serde::Serialize;
 use std::fmt;
-use std::ops::Add;
 use std::sync::Arc;
 
 /// Resident memory of the program itself: code, libraries and small allocations. Measured with the release build on
@@ -27,11 +25,6 @@ const THREAD: u64 = 5 << 20;
 const DRIVER: u64 = 100 << 20;
 /// What a driver in software takes for each compute pipeline.
 const PIPELINE: u64 = 1 << 20;
-
-/// Values a pixel while grain is drawn: two gray pictures, what is drawn, and the products of gradients.
-const GRAIN_VALUES: u64 = 10;
-/// A pixel of three floats.
-const RGB: u64 = 12;
 
 /// Images of a target, with their weights.
 type Images = Arc<[(Picture, f32)]>;
@@ -65,61 +58,6 @@ impl Request {
             loss.target = Target::Images(new);
         }
         request
-    }
-}
-
-/// Bytes by what they are for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct MemoryClasses {
-    /// Weights as kernels read them, packed and transformed; and the network's file where it is part of the program.
-    pub weights: u64,
-    /// Activations, gradients and scratch memory of kernels.
-    pub activations: u64,
-    /// What the optimiser keeps, and the average of the pictures.
-    pub optimizer: u64,
-    /// What the losses compare with, at this and the earlier scales.
-    pub targets: u64,
-    /// The photo, the picture that is painted and what is kept of it.
-    pub pictures: u64,
-    /// On the way to the device and back: textures through which kernels read, staging buffers, copies.
-    pub staging: u64,
-    /// The program itself, and the graphics driver.
-    pub program: u64,
-}
-
-impl MemoryClasses {
-    /// Names and bytes, in the order in which they are stated.
-    pub fn list(&self) -> [(&'static str, u64); 7] {
-        [
-            ("weights", self.weights),
-            ("activations and gradients", self.activations),
-            ("optimiser", self.optimizer),
-            ("targets", self.targets),
-            ("pictures", self.pictures),
-            ("staging", self.staging),
-            ("program", self.program),
-        ]
-    }
-
-    /// All of it.
-    pub fn total(&self) -> u64 {
-        self.list().iter().map(|(_, bytes)| bytes).sum()
-    }
-}
-
-impl Add for MemoryClasses {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self {
-            weights: self.weights + other.weights,
-            activations: self.activations + other.activations,
-            optimizer: self.optimizer + other.optimizer,
-            targets: self.targets + other.targets,
-            pictures: self.pictures + other.pictures,
-            staging: self.staging + other.staging,
-            program: self.program + other.program,
-        }
     }
 }
 
@@ -193,9 +131,16 @@ impl MemoryPlan {
         let counted = || counting.counted().unwrap_or_default();
         let profile = engine.profile();
         let threads = engine.threads().unwrap_or(0) as u64;
-        let mut host = Host { request, native: profile.native, scale: [1, 1], state: Vec::new() };
         let mut session = Session::new(&counting, network, request.clone())?;
         let scales = session.scales.clone();
+        let mut host = Host {
+            request,
+            native: profile.native,
+            scale: scales[0],
+            state: Vec::new(),
+            gradient: 0,
+            targets: 0,
+        };
         let driver = if profile.native { THREAD * threads } else { DRIVER };
         let mut base = MemoryClasses {
             weights: network.resident_bytes() as u64,
@@ -209,7 +154,8 @@ impl MemoryPlan {
             if let Some(MemoryPhase { device, .. }) = phases.last().copied() {
                 // The state is read; then, without the objective, grain is drawn.
                 session.leave();
-                let left = host.device_before(counted().live, session.target_bytes());
+                let [targets, _] = session.target_bytes();
+                let left = host.device_before(counted().live, targets);
                 let way = host.to_next_scale(scale.size);
                 let (reading, drawing) = (device + way.reading, left + way.drawing);
                 let (device, host) = if reading.total() > drawing.total() {
@@ -228,12 +174,14 @@ impl MemoryPlan {
             session.enter(index)?;
             let Counted { live, peak, pipelines } = counted();
             let objective = session.objective()?;
-            host.scale = scale.size;
-            host.state = objective.state.iter().map(shape_and_name).collect();
+            host.scale = *scale;
+            host.state = objective.state.clone();
+            host.gradient = objective.gradient_bytes();
             if !profile.native && profile.software {
                 base.program = PROGRAM + DRIVER + PIPELINE * pipelines as u64;
             }
-            let targets = session.target_bytes();
+            let targets;
+            [targets, host.targets] = session.target_bytes();
             let device = host.device(live, targets);
             let mut push = |phase, device, host: MemoryClasses| {
                 phases.push(MemoryPhase { phase, scale: index, device, host: base + host });
@@ -281,180 +229,13 @@ impl MemoryPlan {
     }
 }
 
-fn shape_and_name(part: &StatePart) -> (bool, Shape) {
-    (part.name == STATE_PICTURE, part.shape)
-}
-
-/// What a run holds on its way to the next scale.
-struct ToNextScale {
-    /// While the state is read.
-    reading: MemoryClasses,
-    /// While grain is drawn; the objective is gone.
-    drawing: MemoryClasses,
-    /// While the next objective is prepared, without the pictures of the request.
-    waiting: MemoryClasses,
-}
-
-/// What a run holds besides its program, at one scale.
-struct Host<'a> {
-    request: &'a Request,
-    /// True on the CPU device.
-    native: bool,
-    /// Height and width.
-    scale: [usize; 2],
-    /// The tensors of the state, each with whether it is the picture.
-    state: Vec<(bool, Shape)>,
-}
-
-impl Host<'_> {
-    /// The device's memory while the scale's iterations run.
-    fn device(&self, live: MemoryUse, targets: u64) -> MemoryClasses {
-        let of = |is_picture: bool| {
-            let parts = self.state.iter().filter(|(picture, _)| *picture == is_picture);
-            parts.map(|(_, shape)| shape.bytes()).sum::<u64>()
-        };
-        let (pictures, optimizer) = (of(true), of(false));
-        // Gradients that are kept are bound, too.
-        let others = live.bound.saturating_sub(pictures + optimizer + targets);
-        let read = if self.native { 0 } else { self.reads() * self.pixels() * RGB + self.state_bytes() };
-        MemoryClasses {
-            weights: live.constants,
-            activations: live.planned + live.scratch + others,
-            optimizer,
-            targets,
-            pictures,
-            staging: live.staging + read,
-            program: 0,
-        }
-    }
-
-    /// The most that the device holds until then.
-    fn device_before(&self, peak: MemoryUse, targets: u64) -> MemoryClasses {
-        let targets = targets.min(peak.bound);
-        MemoryClasses {
-            weights: peak.constants,
-            activations: peak.planned + peak.scratch,
-            targets,
-            pictures: peak.bound - targets,
-            staging: peak.staging,
-            ..MemoryClasses::default()
-        }
-    }
-
-    fn pixels(&self) -> u64 {
-        (self.scale[0] * self.scale[1]) as u64
-    }
-
-    /// The photo and the other pictures of the request, of which a start picture is both the caller's and the session's.
-    fn given(&self) -> u64 {
-        let own = |pixels: usize| pixels as u64 * RGB;
-        let photo = own(self.request.photo.width * self.request.photo.height);
-        let start = match &self.request.init {
-            Init::Picture(start) => own(start.width * start.height),
-            _ => 0,
-        };
-        // The photo and the images of targets are shared.
-        let images: u64 = self.request.images().map(|image| own(image.width * image.height)).sum();
-        photo + 2 * start + images
-    }
-
-    /// Read-backs of pictures that are on their way at once.
-    fn reads(&self) -> u64 {
-        let Schedule { report_every, snapshot_every, picture_every, picture_at, .. } = &self.request.schedule;
-        let always = [report_every, snapshot_every, picture_every].into_iter().any(|every| *every == 1);
-        // As those of a film are at first.
-        let in_a_row = picture_at.windows(2).any(|pair| pair[0] + 1 == pair[1]);
-        if always || in_a_row { AHEAD as u64 + 1 } else { 1 }
-    }
-
-    /// What observers hold.
-    fn held(&self) -> u64 {
-        let photo = &self.request.photo;
-        (photo.width * photo.height) as u64 * self.request.schedule.held_per_pixel
-    }
-
-    /// Bytes of a state that is read back for a checkpoint, as the device stores it.
-    fn state_bytes(&self) -> u64 {
-        if self.request.schedule.state_every == 0 {
-            return 0;
-        }
-        self.state.iter().map(|(_, shape)| shape.bytes()).sum()
-    }
-
-    /// The same as checkpoints have it.
-    fn state_values(&self) -> u64 {
-        self.state.iter().map(|(_, shape)| shape.elements() as u64 * 4).sum()
-    }
-
-    /// A scale's photo, and what it takes on its way to a graphics device.
-    fn preparing(&self) -> MemoryClasses {
-        let pixels = self.pixels();
-        let photo = if self.scale == self.request.size() { 0 } else { pixels * RGB };
-        MemoryClasses {
-            pictures: self.given() + photo,
-            staging: if self.native { 0 } else { pixels * (RGB + 16) },
-            ..MemoryClasses::default()
-        }
-    }
-
-    /// The newest good picture, the best, and the values that the change is measured from.
-    fn kept(&self) -> u64 {
-        2 * self.pixels() * RGB + 4 * (LOOKED_AT as u64).min(3 * self.pixels())
-    }
-
-    /// While a report's picture is read back. The CPU device hands over the memory that it was copied to, which counts as
-    /// the device's; so there it is only the second and the third that take more.
-    fn iterations(&self) -> MemoryClasses {
-        let checkpoint = if self.request.schedule.state_every > 0 {
-            // As read, by name, and as the file's bytes.
-            self.state_bytes() + 2 * self.state_values()
-        } else {
-            0
-        };
-        let reads = if self.native { self.reads() - 1 } else { self.reads() };
-        MemoryClasses {
-            pictures: self.given() + self.kept() + self.held(),
-            staging: reads * self.pixels() * RGB + checkpoint,
-            ..MemoryClasses::default()
-        }
-    }
-
-    /// While the state goes to the next scale.
-    fn to_next_scale(&self, next: [usize; 2]) -> ToNextScale {
-        let larger = (next[0] * next[1]) as u64;
-        let maps = self.state.iter().filter(|(is_picture, shape)| !is_picture && shape.layout().is_some());
-        // The average, or without one the picture; and of the optimiser what it keeps, at most.
-        let carried: u64 =
-            maps.map(|(_, shape)| shape.elements() as u64 * 4).sum::<u64>().max(self.pixels() * RGB);
-        let has_grain = self.request.grain > 0.0;
-        let grain = |values: u64| if has_grain { values * 4 * larger } else { 0 };
-        let kept = self.kept() + self.held();
-        let holding = |pictures, staging| MemoryClasses { pictures, staging, ..MemoryClasses::default() };
-        let of_reading = if self.native { 0 } else { self.pixels() * 16 };
-        ToNextScale {
-            reading: holding(self.given() + kept, carried + of_reading),
-            drawing: holding(self.given() + kept, carried + grain(GRAIN_VALUES)),
-            waiting: holding(kept, carried + grain(1)),
-        }
-    }
-
-    /// The picture, its samples, and the file.
-    fn saving(&self) -> MemoryClasses {
-        let pixels = self.pixels();
-        MemoryClasses {
-            pictures: self.given() + self.held() + pixels * RGB,
-            staging: pixels * 6,
-            ..MemoryClasses::default()
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::gpu::Profile;
     use crate::image_io::Picture;
-    use crate::mirage::Scales;
+    use crate::mirage::host_memory::RGB;
+    use crate::mirage::{Scales, Tiling};
     use crate::vgg::locate;
 
     fn network() -> Arc<Network> {
@@ -525,6 +306,17 @@ mod tests {
             assert!(targets(0) > 0 && targets(2) > targets(0) && targets(4) > targets(2));
             assert_eq!(plan.peak().scale, 2);
         }
+    }
+
+    /// Its tensors are larger than a minimal device binds, and together larger than its memory.
+    #[test]
+    fn a_large_picture_in_tiles_fits_a_small_device_and_a_small_machine() {
+        let mut large = request(4096, 4096, 1);
+        large.tiling = Tiling::Side(128);
+        let device = plan(&Profile::minimal(), &large).peak().device.total();
+        assert!(device <= 1 << 30, "{} MiB", device >> 20);
+        let machine = plan(&Profile::native(), &large).needed();
+        assert!(machine <= 2 << 30, "{} MiB", machine >> 20);
     }
 
     #[test]

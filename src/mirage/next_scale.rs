@@ -2,8 +2,9 @@
 //! memory is freed, and resized into that of the next objective, one tensor after another: memory that both need is never
 //! needed for both at once.
 
-use super::objective::{Objective, STATE_AVERAGE, STATE_PICTURE, StatePart};
+use super::objective::Objective;
 use super::optimizer::NextScale;
+use super::step::{STATE_AVERAGE, STATE_PICTURE, StatePart};
 use crate::error::Result;
 use crate::graph::{Bindings, Engine, Goals, Graph, Memory, Program};
 use crate::ops::{Relu, Resize, ResizeMode, Shape};
@@ -24,11 +25,11 @@ struct Carried {
 pub(super) struct Baggage(Vec<Carried>);
 
 impl Baggage {
-    /// Reads the state of an objective.
+    /// Reads the state of an objective, which is not used any more.
     ///
     /// # Errors
     /// If the device fails.
-    pub fn of(engine: &Engine, objective: &Objective) -> Result<Self> {
+    pub fn of(objective: &Objective) -> Result<Self> {
         let parts = || objective.state.iter();
         let named = |name: &str| parts().find(|part| part.name == name);
         let shown = named(STATE_AVERAGE)
@@ -40,7 +41,7 @@ impl Baggage {
             (next != NextScale::Zero).then_some((part, part.name.as_str(), next))
         });
         let read = |(part, name, next): (&StatePart, &str, NextScale)| {
-            let values = engine.read(&part.memory, part.shape, &part.name)?;
+            let values = objective.take(part)?;
             Ok(Carried { name: name.to_owned(), shape: part.shape, values, next })
         };
         Ok(Self(picture.into_iter().chain(kept).map(read).collect::<Result<_>>()?))
@@ -66,40 +67,53 @@ impl Baggage {
             let Carried { shape, values, next, .. } = carried.swap_remove(at);
             let mode = match next {
                 NextScale::Zero => return Ok(false),
-                NextScale::Same => return engine.write(&part.memory, part.shape, &values).map(|()| true),
+                NextScale::Same => return objective.write(part, values).map(|()| true),
                 NextScale::Bicubic => ResizeMode::Bicubic,
                 NextScale::BilinearPositive => ResizeMode::Bilinear,
             };
-            let input = engine.tensor_with("map to resize", shape, &values)?;
-            drop(values);
             let positive = next == NextScale::BilinearPositive;
-            resize(engine, (input, shape), (&part.memory, part.shape), mode, positive)?;
-            if part.name == STATE_PICTURE && (clamp || grain.is_some()) {
-                let mut picture = engine.read(&part.memory, part.shape, "resized picture")?;
-                if let Some(grain) = grain {
-                    // Channel after channel.
-                    let channels = picture.chunks_mut(grain.len());
-                    let pairs = channels.flat_map(|channel| channel.iter_mut().zip(grain));
-                    pairs.for_each(|(value, grain)| *value += grain);
+            let changes = part.name == STATE_PICTURE && (clamp || grain.is_some());
+            let mut resized = match &part.memory {
+                Some(memory) => {
+                    resize(engine, (values, shape), (memory, part.shape), mode, positive)?;
+                    if !changes {
+                        return Ok(true);
+                    }
+                    engine.read(memory, part.shape, "resized picture")?
                 }
-                if clamp {
-                    picture.iter_mut().for_each(|value| *value = value.clamp(0.0, 1.0));
+                // It is in the host's memory because the device may have too little for all of it.
+                None => {
+                    let on_host =
+                        if engine.profile().native { engine.clone() } else { engine.cpu_beside()? };
+                    let output = on_host.tensor("resized map", part.shape)?;
+                    resize(&on_host, (values, shape), (&output, part.shape), mode, positive)?;
+                    on_host.read(&output, part.shape, "resized map")?
                 }
-                engine.write(&part.memory, part.shape, &picture)?;
+            };
+            if let Some(grain) = grain.filter(|_| changes) {
+                // Channel after channel.
+                let channels = resized.chunks_mut(grain.len());
+                let pairs = channels.flat_map(|channel| channel.iter_mut().zip(grain));
+                pairs.for_each(|(value, grain)| *value += grain);
             }
-            Ok(true)
+            if changes && clamp {
+                resized.iter_mut().for_each(|value| *value = value.clamp(0.0, 1.0));
+            }
+            objective.write(part, resized).map(|()| true)
         })
     }
 }
 
-/// Resizes one tensor into another; with `positive`, what would be negative becomes 0. Waits for it.
+/// Resizes values into a tensor; with `positive`, what would be negative becomes 0. Waits for it.
 fn resize(
     engine: &Arc<Engine>,
-    (from, shape): (Memory, Shape),
+    (values, shape): (Vec<f32>, Shape),
     (to, larger): (&Memory, Shape),
     mode: ResizeMode,
     positive: bool,
 ) -> Result<()> {
+    let from = engine.tensor_with("map to resize", shape, &values)?;
+    drop(values);
     let size = larger.expect_map("resizing a map")?;
     let mut graph = Graph::new();
     let input = graph.external("map", shape);
@@ -126,7 +140,6 @@ pub fn resize_map(
 ) -> Result<Vec<f32>> {
     let larger = Shape::map(shape.expect_map("resizing a map")?.channels, size[0], size[1]);
     let output = engine.tensor("resized map", larger)?;
-    let input = engine.tensor_with("map to resize", shape, values)?;
-    resize(engine, (input, shape), (&output, larger), mode, false)?;
+    resize(engine, (values.to_vec(), shape), (&output, larger), mode, false)?;
     engine.read(&output, larger, "resized map")
 }

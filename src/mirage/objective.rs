@@ -1,56 +1,33 @@
 //! The objective at one size: losses, their gradient with respect to the picture, the optimiser's step and the average
 //! of the pictures, as one prepared program.
 
-use super::build::Build;
+use super::bands::NeighborLoss;
+use super::build::{Build, Kept};
 use super::capture::planar;
+use super::kept_picture::KeptPicture;
 use super::layer_statistic::LayerStatistic;
 use super::loss::{Group, Loss, Strength};
-use super::optimizer::{Optimizer, StateTensor, StepInputs};
-pub(super) use super::passes::{GRADIENT, GROUPS, LOSSES};
-use super::passes::{Passes, TiledPasses, norm_name};
+use super::optimizer::Optimizer;
+use super::passes::{Passes, norm_name};
+use super::prepare::{AHEAD, Begun, Place, readback};
 use super::readout::probabilities;
 use super::request::Request;
+use super::sections::{GRADIENT, GROUPS, HEALTH, LOSSES, PICTURE, REPORT};
 use super::setback::Fault;
 use super::sources::Sources;
-use super::step_watch::{HEALTH, StepWatch};
+use super::step::{CONTROL, STATE_AVERAGE, STATE_PICTURE, StatePart};
+use super::step_watch;
 use super::targets::{Cache, targets};
+use super::tiled::TiledGroup;
 use super::tiles::Subject;
 use super::weighting::Weights;
 use crate::error::{Error, Result};
-use crate::graph::{Engine, Goals, Memory, MemoryUse, Program, Readback, Submission, TensorId, Values, When};
+use crate::graph::{Engine, Goals, Memory, MemoryUse, Program, Submission, TensorId, Values, When};
 use crate::image_io::Picture;
-use crate::ops::{Average, Interleave, Shape};
+use crate::ops::Shape;
 use crate::vgg::Network;
 use std::cell::Cell;
 use std::sync::Arc;
-
-/// Section that makes the gradient the weighted sum of those that [`GROUPS`] left, which must be of the present
-/// picture: to rounding the same as [`GRADIENT`], without another forward and backward pass. Empty without shares.
-pub(super) const SUM: &str = "sum";
-/// Section that makes one step of the optimiser along the gradient that [`GRADIENT`] or [`SUM`] left, and notes on the
-/// device whether anything became NaN or infinite.
-pub(super) const STEP: &str = "step";
-/// Section that copies the picture that is shown.
-pub(super) const SNAPSHOT: &str = "snapshot";
-
-/// Read-back of the numbers of [`LOSSES`] and [`GROUPS`].
-pub(super) const REPORT: &str = "report";
-/// Read-back of what [`SNAPSHOT`] copied.
-pub(super) const PICTURE: &str = "picture";
-/// Read-back of picture, average and optimiser before the step.
-pub(super) const STATE: &str = "state";
-
-/// Name of the picture among the tensors of a state.
-pub(super) const STATE_PICTURE: &str = "picture";
-/// Name of the average.
-pub(super) const STATE_AVERAGE: &str = "average";
-/// Name of the average's counters.
-pub(super) const STATE_AVERAGE_COUNTERS: &str = "average_counters";
-
-/// Iterations submitted ahead of the device: enough to keep it busy, few enough that a stop is prompt.
-pub(super) const AHEAD: usize = 2;
-/// Read-backs of one kind that may be in flight at once: one for each iteration ahead, and one for the next.
-const READ_BACKS: usize = AHEAD + 1;
 
 /// One loss.
 #[derive(Debug, Clone)]
@@ -63,23 +40,13 @@ pub(super) struct Term {
     pub weight: f32,
 }
 
-/// A tensor that the next iteration depends on.
-#[derive(Debug, Clone)]
-pub(super) struct StatePart {
-    pub name: String,
-    pub shape: Shape,
-    pub memory: Memory,
-    /// For a tensor of the optimiser.
-    pub optimizer: Option<StateTensor>,
-}
-
 /// A prepared objective.
 #[derive(Debug)]
 pub(super) struct Objective {
     engine: Arc<Engine>,
+    /// Losses, gradient and step; of a picture in tiles losses and gradient as far as the tiles.
     pub program: Program,
-    /// Passes over the tiles of a picture that is not computed as a whole.
-    tiled: Option<TiledPasses>,
+    place: Place,
     /// Side of the tiles.
     pub tile: Option<usize>,
     /// The groups in it.
@@ -88,16 +55,12 @@ pub(super) struct Objective {
     measured: Vec<bool>,
     pub terms: Vec<Term>,
     pub shape: Shape,
-    pub gradient: Memory,
     optimizer: Arc<dyn Optimizer>,
     loss_weights: Vec<Memory>,
-    /// Weights of the gradients that [`SUM`] adds, and the group of each; `None` for the gradient of all other losses.
+    /// Weights of the gradients that `SUM` adds, and the group of each; `None` for the gradient of all other losses.
     summands: Option<(Memory, Vec<Option<String>>)>,
-    control: Memory,
-    /// What `control` holds.
+    /// What the optimiser reads for the next step.
     control_values: Cell<Option<[f32; 4]>>,
-    /// What [`STEP`] notes.
-    watch: StepWatch,
     pub state: Vec<StatePart>,
     /// Class probabilities of the photo.
     pub photo_probabilities: Vec<f32>,
@@ -166,20 +129,23 @@ impl Objective {
         let losses = losses(network, &groups)?;
         let captured: Vec<(&Loss, LayerStatistic)> =
             losses.iter().map(|(_, loss, item)| (*loss, item.clone())).collect();
-        let targets = targets(engine, network, request, (size, tile), &captured, cache)?;
+        let mut targets = targets(engine, network, request, (size, tile), &captured, cache)?;
         let capturing = engine.counted().map(|counted| counted.peak);
         let shape = Shape::map(3, size[0], size[1]);
         let mut build = Build::new(engine);
-        let (picture, picture_memory) = build.external("picture", shape)?;
+        let picture = build.graph.external(STATE_PICTURE, shape);
         let class_layer =
             probabilities(network).and_then(|item| item.layer).filter(|_| targets.classes.is_some());
         let mut layers: Vec<usize> = losses.iter().filter_map(|(_, _, item)| item.layer).collect();
         layers.extend(class_layer);
         let view = request.view();
         let mut sources = Sources::new(&mut build, network, view, picture, &layers, tile)?;
+        if sources.assembly.is_none() {
+            build.keep(picture)?;
+        }
 
         let mut terms = Vec::new();
-        for ((group, loss, item), target) in losses.iter().zip(targets.losses) {
+        for ((group, loss, item), target) in losses.iter().zip(std::mem::take(&mut targets.losses)) {
             let label = format!("{} {}", group.name, item.label(network));
             let distance = sources.distance(&mut build, item, target, &label)?;
             build.term(&label, distance, loss.weight)?;
@@ -200,112 +166,36 @@ impl Objective {
         let of_term =
             |term: &Term| groups.iter().position(|group| group.name == term.group && is_measured(group));
         let group_of: Vec<Option<usize>> = terms.iter().map(of_term).collect();
-        let passes = Passes::append(&mut build, &sources, (&groups, &group_of), picture, request)?;
-        parts.extend(passes.norms.iter().cloned());
-        let (gradient, sum) = (passes.gradient.clone(), passes.sum.clone());
-
-        let optimizer = request.optimizer.clone();
-        let mut state = vec![StatePart {
-            name: STATE_PICTURE.to_owned(),
-            shape,
-            memory: picture_memory,
-            optimizer: None,
-        }];
-        let mut state_tensors = vec![(STATE_PICTURE.to_owned(), picture)];
-        let mut add = |build: &mut Build<'_>, name: String, shape, optimizer| -> Result<TensorId> {
-            let (tensor, memory) = build.external(&name, shape)?;
-            state_tensors.push((name.clone(), tensor));
-            state.push(StatePart { name, shape, memory, optimizer });
-            Ok(tensor)
+        let mut passes = Passes::append(&mut build, &sources, (&groups, &group_of), picture, request)?;
+        parts.append(&mut passes.norms);
+        let mut goals = Goals::default().section(LOSSES, loss_goals);
+        for (name, tensors) in std::mem::take(&mut passes.sections) {
+            goals = goals.section(name, tensors);
+        }
+        goals = goals.readback(readback(REPORT, parts, When::After));
+        let begun = Begun { engine, build, goals, targets, request, size };
+        let (program, place, state, build, photo_probabilities) = match (passes.gradient, passes.tiled) {
+            (None, Some((gradients, of_groups))) => {
+                let subject = Subject { engine, network, view };
+                begun.in_tiles(sources, subject, gradients, tiled_groups(of_groups, &terms))?
+            }
+            (gradient, _) => begun.whole(picture, gradient, passes.sum.as_ref().map(|(sum, ..)| *sum))?,
         };
-        let mut optimizer_state = Vec::new();
-        let mut shown = picture;
-        for tensor in optimizer.state(shape) {
-            let name = format!("{}:{}", optimizer.name(), tensor.name);
-            let id = add(&mut build, name, tensor.shape, Some(tensor))?;
-            optimizer_state.push(id);
-            shown = if optimizer.shown() == Some(tensor.name) { id } else { shown };
-        }
-        let (stepped, mut average) = (shown, None);
-        if request.average_decay > 0.0 {
-            let mean = add(&mut build, STATE_AVERAGE.to_owned(), shape, None)?;
-            let counters = add(&mut build, STATE_AVERAGE_COUNTERS.to_owned(), Shape::Vector(4), None)?;
-            average = Some((mean, counters));
-            shown = mean;
-        }
-
-        // Before the step: the snapshot of a submission is of the iteration that its losses are of.
-        let clamp = optimizer.clamps();
-        let snapshot = build.graph.apply(Interleave { clamp }, &[shown], "snapshot")?;
-        let loss = if optimizer.needs_loss() { Some(build.total()?) } else { None };
-        let along = build.alias("gradient", &gradient, shape);
-        let (control, control_memory) = build.external("control", Shape::Vector(4))?;
-        let inputs = StepInputs { picture, gradient: along, loss, control };
-        let mut steps = optimizer.step(&mut build.graph, &inputs, &optimizer_state)?;
-        if let Some((mean, counters)) = average {
-            let op = Average { decay: f64::from(request.average_decay) };
-            steps.push(build.graph.apply(op, &[stepped, mean, counters], "average")?);
-        }
-        // After the step, before any clamp: a clamped picture hides what was infinite. An optimiser that rejects pictures
-        // may meet any gradient.
-        let gradient_counts = optimizer.shown().is_none().then(|| (GRADIENT.to_owned(), along));
-        let of_state = optimizer.state(shape).into_iter().zip(&optimizer_state);
-        let of_state = of_state.filter(|(tensor, _)| optimizer.watched().contains(&tensor.name));
-        let of_state = of_state.map(|(tensor, id)| (tensor.name.to_owned(), *id));
-        let watched =
-            gradient_counts.into_iter().chain(of_state).chain([(STATE_PICTURE.to_owned(), picture)]);
-        let (watch, watches) = StepWatch::new(&mut build, watched.collect())?;
-        steps.push(watches);
-
-        // Fusion must not change what is read back or comes from outside.
-        let read = parts.iter().map(|(_, tensor)| *tensor).chain([snapshot]);
-        let kept = build.bound.keys().copied().chain(read).collect();
-        build.graph.fuse(&kept);
-        let readback = |name: &str, tensors, when| Readback {
-            name: name.to_owned(),
-            tensors,
-            when,
-            in_flight: READ_BACKS,
-        };
-        let gradients = passes.sections.iter().cloned();
-        let goals = gradients.fold(Goals::default(), |goals, (name, tensors)| goals.section(name, tensors));
-        let goals = goals
-            .section(LOSSES, loss_goals)
-            .section(SUM, sum.iter().map(|(sum, ..)| *sum).collect::<Vec<_>>())
-            .section(SNAPSHOT, [snapshot])
-            .section(STEP, steps)
-            .readback(readback(REPORT, parts, When::After))
-            .readback(readback(PICTURE, vec![(PICTURE.to_owned(), snapshot)], When::AfterOnce))
-            .readback(readback(HEALTH, vec![(HEALTH.to_owned(), watch.record)], When::After))
-            .readback(readback(STATE, state_tensors, When::Before));
-        // Compiles while the device computes the targets. Memory is allocated once theirs is free again.
-        Program::compile(engine, &build.graph, &goals)?;
-        if let Some(submission) = &targets.submission {
-            submission.wait()?;
-        }
-        let photo_probabilities = match &targets.classes {
-            Some(target) => engine.read(&target.memory, target.shape, "classes of the photo")?,
-            None => Vec::new(),
-        };
-        let program = Program::prepare(engine, &build.graph, &build.bound, &goals, |_| 0)?;
-        let tiled = passes.tiled(&sources, Subject { engine, network, view, picture: &state[0].memory })?;
+        let is_tiled = matches!(place, Place::Host(_));
         let loss_weights = build.loss_weights();
         Ok(Self {
             engine: engine.clone(),
             program,
-            tile: tile.filter(|_| tiled.is_some()),
-            tiled,
+            place,
+            tile: tile.filter(|_| is_tiled),
             groups,
             measured,
             terms,
             shape,
-            gradient,
-            optimizer,
+            optimizer: request.optimizer.clone(),
             loss_weights,
-            summands: sum.map(|(_, weights, groups)| (weights, groups)),
-            control: control_memory,
+            summands: passes.sum.map(|(_, weights, groups)| (weights, groups)),
             control_values: Cell::new(None),
-            watch,
             state,
             photo_probabilities,
             capturing,
@@ -348,7 +238,7 @@ impl Objective {
                     part.shape.elements()
                 )));
             }
-            self.engine.write(&part.memory, part.shape, values).map(|()| true)
+            self.write(part, values.clone()).map(|()| true)
         })
     }
 
@@ -365,12 +255,73 @@ impl Objective {
             let picture = self.state.iter().find(|part| part.name == STATE_PICTURE);
             let picture = picture.filter(|_| self.shows(part));
             let values = match picture {
-                Some(picture) => self.engine.read(&picture.memory, picture.shape, "picture")?,
+                Some(picture) => self.read(picture)?,
                 None => vec![0.0; part.shape.elements()],
             };
-            self.engine.write(&part.memory, part.shape, &values)?;
+            self.write(part, values)?;
         }
-        self.watch.reset(&self.engine)
+        step_watch::reset(&self.engine, self.kept())
+    }
+
+    /// Memory on the device of what steps read and note.
+    fn kept(&self) -> &Kept {
+        match &self.place {
+            Place::Device { kept, .. } => kept,
+            Place::Host(tiled) => tiled.bands().kept(),
+        }
+    }
+
+    /// The values of a tensor of the state in logical order, waited for.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn read(&self, part: &StatePart) -> Result<Vec<f32>> {
+        match (&part.memory, &self.place) {
+            (None, Place::Host(tiled)) => tiled.read(&part.name),
+            (Some(memory), _) => self.engine.read(memory, part.shape, &part.name),
+            (None, Place::Device { .. }) => Err(nowhere(part)),
+        }
+    }
+
+    /// The same; what is in the host's memory is moved out, so the objective can't be used any more.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn take(&self, part: &StatePart) -> Result<Vec<f32>> {
+        match (&part.memory, &self.place) {
+            (None, Place::Host(tiled)) => tiled.take(&part.name),
+            _ => self.read(part),
+        }
+    }
+
+    /// Bytes of the gradient in the host's memory.
+    pub fn gradient_bytes(&self) -> u64 {
+        match &self.place {
+            Place::Device { .. } => 0,
+            Place::Host(tiled) => tiled.gradient_bytes(),
+        }
+    }
+
+    /// Frees what is in the host's memory of the state and the gradient, until the state is set again.
+    pub fn release(&self) {
+        if let Place::Host(tiled) = &self.place {
+            tiled.release();
+        }
+    }
+
+    /// Replaces the values of a tensor of the state, given in logical order.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn write(&self, part: &StatePart, values: Vec<f32>) -> Result<()> {
+        match (&part.memory, &self.place) {
+            (None, Place::Host(tiled)) => {
+                tiled.write(part, values);
+                Ok(())
+            }
+            (Some(memory), _) => self.engine.write(memory, part.shape, &values),
+            (None, Place::Device { .. }) => Err(nowhere(part)),
+        }
     }
 
     /// True for the tensors that begin as the picture: the average, and what is shown in its place.
@@ -391,7 +342,9 @@ impl Objective {
         let mut values = self.optimizer.control(done);
         values[0] *= 0.5_f32.powi(halvings.min(1000) as i32);
         if self.control_values.get() != Some(values) {
-            self.engine.write(&self.control, Shape::Vector(4), &values)?;
+            if let Some(memory) = self.kept().get(CONTROL) {
+                self.engine.write(memory, Shape::Vector(4), &values)?;
+            }
             self.control_values.set(Some(values));
         }
         Ok(())
@@ -403,12 +356,17 @@ impl Objective {
     /// # Errors
     /// If the device fails.
     pub fn set_weights(&self, weights: &Weights, anew: bool) -> Result<()> {
-        for (term, memory) in self.terms.iter().zip(&self.loss_weights) {
-            self.engine.write(memory, Shape::Vector(1), &[weights.of(&term.group) * term.weight])?;
+        let of_term = |term: &Term| weights.of(&term.group) * term.weight;
+        let of_terms: Vec<f32> = self.terms.iter().map(of_term).collect();
+        for (weight, memory) in of_terms.iter().zip(&self.loss_weights) {
+            self.engine.write(memory, Shape::Vector(1), &[*weight])?;
+        }
+        if let Place::Host(tiled) = &self.place {
+            tiled.set_weights(&of_terms);
         }
         let depends = |part: &&StatePart| part.optimizer.is_some_and(|tensor| tensor.depends_on_weights);
         for part in self.state.iter().filter(depends).filter(|_| anew) {
-            self.engine.write(&part.memory, part.shape, &vec![0.0; part.shape.elements()])?;
+            self.write(part, vec![0.0; part.shape.elements()])?;
         }
         let Some((memory, groups)) = &self.summands else { return Ok(()) };
         // The gradient of the groups that are not measured is weighted already.
@@ -418,7 +376,7 @@ impl Objective {
     }
 
     /// Measures the groups' gradient norms at the present picture, at weight 1, and waits for them. Losses are computed
-    /// too, and the gradients stay for [`SUM`]. If the optimiser shows another picture, because the present one is only
+    /// too, and the gradients stay for `SUM`. If the optimiser shows another picture, because the present one is only
     /// being tried, that other picture first replaces it.
     ///
     /// # Errors
@@ -426,8 +384,7 @@ impl Objective {
     pub fn measure(&self) -> Result<Numbers> {
         let picture = self.state.iter().find(|part| part.name == STATE_PICTURE);
         if let (Some(picture), Some(shown)) = (picture, self.state.iter().find(|part| self.is_shown(part))) {
-            let values = self.engine.read(&shown.memory, shown.shape, "the picture shown")?;
-            self.engine.write(&picture.memory, picture.shape, &values)?;
+            self.write(picture, self.read(shown)?)?;
         }
         match self.submit(&[LOSSES, GROUPS], &[REPORT])?.take(REPORT) {
             Some(report) => Ok(self.numbers(report.finish()?)),
@@ -447,7 +404,11 @@ impl Objective {
             Some(report) => self.numbers(report.finish()?),
             None => Numbers::default(),
         };
-        Ok((numbers, self.engine.read(&self.gradient, self.shape, "gradient")?))
+        let gradient = match &self.place {
+            Place::Device { gradient, .. } => self.engine.read(gradient, self.shape, "gradient")?,
+            Place::Host(tiled) => tiled.gradient(),
+        };
+        Ok((numbers, gradient))
     }
 
     /// Submits sections and read-backs. Waits for nothing.
@@ -455,15 +416,43 @@ impl Objective {
     /// # Errors
     /// If the device fails.
     pub fn submit(&self, sections: &[&str], readbacks: &[&str]) -> Result<Submission> {
-        let Some(tiled) = &self.tiled else { return self.program.submit(sections, readbacks, "iteration") };
-        let rest = tiled.submit(&self.program, sections)?;
-        self.program.submit(&rest, readbacks, "iteration")
+        match &self.place {
+            Place::Device { .. } => self.program.submit(sections, readbacks, "iteration"),
+            Place::Host(tiled) => tiled.submit(&self.program, &self.state, sections, readbacks),
+        }
+    }
+
+    /// The picture that `SNAPSHOT` copied, from the read-back [`PICTURE`] of its submission if there is one.
+    pub fn snapshot(&self, values: Option<Values>) -> Option<KeptPicture> {
+        if let Place::Host(tiled) = &self.place {
+            return tiled.take_snapshot().map(|compact| KeptPicture::Compact(Arc::new(compact)));
+        }
+        let [height, width] = self.shape.layout().map(|map| [map.height, map.width])?;
+        let rgb = values?.take(PICTURE)?;
+        Some(KeptPicture::Whole(Arc::new(Picture { width, height, rgb })))
+    }
+
+    /// True if the picture is computed in tiles.
+    pub fn is_tiled(&self) -> bool {
+        matches!(self.place, Place::Host(_))
+    }
+
+    /// Iterations that may be submitted before the oldest is reported.
+    pub fn ahead(&self) -> usize {
+        match &self.place {
+            Place::Device { .. } => AHEAD,
+            // Each is done when it is submitted.
+            Place::Host(_) => 0,
+        }
     }
 
     /// Device memory in use.
     pub fn memory(&self) -> MemoryUse {
-        let whole = self.program.memory();
-        self.tiled.as_ref().map_or(whole, |tiled| whole.with(tiled.memory()))
+        let program = self.program.memory();
+        match &self.place {
+            Place::Device { .. } => program,
+            Place::Host(tiled) => program.with(tiled.memory()),
+        }
     }
 
     /// What went wrong in the steps so far, waited for; see [`Objective::health`].
@@ -479,7 +468,10 @@ impl Objective {
 
     /// What [`HEALTH`] says went wrong, and how many steps before the last one.
     pub fn health(&self, values: &Values) -> Option<(u32, Fault)> {
-        self.watch.fault(values)
+        match &self.place {
+            Place::Device { watch, .. } => watch.fault(values, 1),
+            Place::Host(tiled) => tiled.fault(values),
+        }
     }
 
     /// True if the optimiser rejects pictures whose loss or gradient is not finite, or whose loss rises.
@@ -487,7 +479,7 @@ impl Objective {
         self.optimizer.shown().is_some()
     }
 
-    /// True if there is [`SUM`].
+    /// True if there is `SUM`.
     pub fn has_sum(&self) -> bool {
         self.summands.is_some()
     }
@@ -509,6 +501,29 @@ impl Objective {
             probabilities: values.take(CLASSES).unwrap_or_default(),
         }
     }
+}
+
+/// The groups whose gradients are measured, each with its section, and with its weights of the losses that compare
+/// neighbours.
+fn tiled_groups(
+    groups: Vec<[String; 2]>,
+    terms: &[Term],
+) -> impl FnOnce(&[NeighborLoss]) -> Vec<TiledGroup> + use<'_> {
+    |of_neighbors| {
+        let group = |[section, name]: [String; 2]| {
+            let weight = |loss: &NeighborLoss| match terms.get(loss.term) {
+                Some(term) if term.group == name => term.weight,
+                _ => 0.0,
+            };
+            let of_neighbors = of_neighbors.iter().map(weight).collect();
+            TiledGroup { name, section, of_neighbors }
+        };
+        groups.into_iter().map(group).collect()
+    }
+}
+
+fn nowhere(part: &StatePart) -> Error {
+    Error::gpu(&part.name, "it has no memory")
 }
 
 /// Values of a read-back with their names.

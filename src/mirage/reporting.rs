@@ -2,31 +2,22 @@
 //! something has gone wrong.
 
 use super::event::{Event, Readout, Report};
+use super::kept_picture::KeptPicture;
 use super::loss::Shares;
-use super::objective::{GRADIENT, Numbers, PICTURE, REPORT, STATE, named};
+use super::objective::{Numbers, named};
 use super::readout::class_distance;
 use super::run_loop::{Ending, InFlight, RunLoop};
+use super::sections::{GRADIENT, HEALTH, PICTURE, REPORT, STATE};
 use super::session::{Session, weighted};
 use super::setback::{Fault, MOST_SETBACKS, Setback};
 use super::state::State;
-use super::step_watch::HEALTH;
 use super::weighting::Weights;
 use crate::error::{Error, Result};
 use crate::graph::{Pending, Values};
-use crate::image_io::Picture;
 use crate::vgg::labels::top_k;
-use std::sync::Arc;
 
 /// The change of a picture is measured from this many values at most: more would make the mean no better.
 pub(super) const LOOKED_AT: usize = 3 << 20;
-
-/// The values that the change of a picture is measured from: all, or of a large picture some, evenly spread over pixels and
-/// channels.
-fn looked_at(values: &[f32]) -> impl Iterator<Item = f32> {
-    let step = values.len().div_ceil(LOOKED_AT).max(1);
-    let step = if step.is_multiple_of(3) { step + 1 } else { step };
-    values.iter().step_by(step).copied()
-}
 
 impl Session {
     /// Waits for the oldest iterations until no more than `left` are in flight, and reports them in order, up to one that
@@ -89,33 +80,34 @@ impl Session {
         {
             return self.go_back(iteration, fault, run);
         }
-        let picture = picture.and_then(|mut values| values.take(PICTURE));
-        if let Some(rgb) = picture {
-            let [height, width] = self.scales[self.scale].size;
-            let spoilt = rgb.iter().filter(|value| !value.is_finite()).count();
+        let picture = self.objective()?.snapshot(picture);
+        if let Some(picture) = &picture {
+            let spoilt = picture.spoilt();
             if spoilt > 0 {
                 let fault = Fault::NonFinite { tensor: PICTURE.to_owned(), count: spoilt as u64 };
                 return self.go_back(iteration, fault, run);
             }
-            let picture = Arc::new(Picture { width, height, rgb });
             if let Some(total) = total
                 && self.best.as_ref().is_none_or(|(_, least, _)| total <= *least)
             {
                 self.best = Some((iteration, total, picture.clone()));
             }
-            self.last_good = Some((iteration, picture));
+            self.last_good = Some((iteration, picture.clone()));
         }
         let seconds = self.seconds();
         let readout = numbers.as_ref().map(|numbers| self.readout(numbers)).transpose()?.unwrap_or_default();
         let mut settled = false;
-        if let Some((_, picture)) = self.last_good.clone().filter(|(good, _)| *good == iteration) {
-            if due.snapshot {
-                run.emit(Event::Snapshot { iteration, picture: &picture, seconds, readout: &readout })?;
+        if let Some(kept) = picture {
+            if due.snapshot || due.picture {
+                let picture = kept.picture();
+                if due.snapshot {
+                    run.emit(Event::Snapshot { iteration, picture: &picture, seconds, readout: &readout })?;
+                }
+                if due.picture {
+                    run.emit(Event::Picture { iteration, picture: &picture, last: due.last })?;
+                }
             }
-            if due.picture {
-                run.emit(Event::Picture { iteration, picture: &picture, last: due.last })?;
-            }
-            settled = due.look && self.measure_change(iteration, &picture);
+            settled = due.look && self.measure_change(iteration, &kept);
         }
         if let Some(values) = state {
             let state = self.state(iteration, seconds, &weights, due.weights_measured, &values)?;
@@ -185,14 +177,13 @@ impl Session {
             return Ok(());
         }
         let scale = self.scales[self.scale];
-        let good =
-            good.filter(|(to, picture)| *to >= scale.first && [picture.height, picture.width] == scale.size);
+        let good = good.filter(|(to, picture)| *to >= scale.first && picture.size() == scale.size);
         let Some((to, picture)) = good.filter(|_| self.halvings < MOST_SETBACKS) else {
             let (cause, setbacks) = (fault.to_string(), self.halvings);
             return Err(Error::Unstable { cause, iteration, setbacks });
         };
         self.halvings += 1;
-        self.objective()?.set_picture(&picture)?;
+        self.objective()?.set_picture(&picture.picture())?;
         self.trend = self.trend.gone_back();
         (self.last_look, self.change) = (None, None);
         (run.back, run.reported) = (Some(to), Some(to));
@@ -202,8 +193,8 @@ impl Session {
 
     /// Measures how much the picture has changed since it was last compared. True if that is so little that the run
     /// should end.
-    fn measure_change(&mut self, iteration: u32, picture: &Picture) -> bool {
-        let looked_at: Vec<f32> = looked_at(&picture.rgb).collect();
+    fn measure_change(&mut self, iteration: u32, picture: &KeptPicture) -> bool {
+        let looked_at = picture.some_values(LOOKED_AT);
         if let Some((before, old)) = &self.last_look
             && iteration > *before
             && old.len() == looked_at.len()

@@ -5,13 +5,12 @@ use super::event::{Event, Observer};
 use super::grain;
 use super::loss::Shares;
 use super::next_scale::Baggage;
-use super::objective::{AHEAD, GRADIENT, GROUPS, LOSSES, PICTURE, REPORT, SNAPSHOT, STATE, STEP, SUM};
 use super::request::Init;
 use super::run_loop::{Due, Ending, InFlight, RunLoop};
+use super::sections::{GRADIENT, GROUPS, HEALTH, LOSSES, PICTURE, REPORT, SNAPSHOT, STATE, STEP, SUM};
 use super::session::{Session, weighted};
 use super::setback::LossTrend;
 use super::start;
-use super::step_watch::HEALTH;
 use super::weighting::Weights;
 use crate::error::{Error, Result};
 use crate::image_io::Picture;
@@ -96,6 +95,9 @@ impl Session {
                 run.ending = run.ending.or(Some(Ending::Finished));
             }
             let due = self.due(iteration, &run, measures, std::mem::take(&mut snapshot));
+            if due.pixels() {
+                self.make_room()?;
+            }
             run.in_flight.push_back(self.submit(iteration, due)?);
             self.most_in_flight = self.most_in_flight.max(run.in_flight.len());
             if run.ending.is_some() {
@@ -106,12 +108,14 @@ impl Session {
                 }
                 continue;
             }
-            self.report_down_to(&mut run, AHEAD)?;
+            let ahead = self.objective()?.ahead();
+            self.report_down_to(&mut run, ahead)?;
             iteration += 1;
         }
-        // There is nothing to go back to any more.
+        // There is nothing to go back to any more, and the next run begins with a state of its own.
         (self.best, self.last_look) = (None, None);
-        let Some((iterations, picture)) = self.last_good.clone() else {
+        self.objective()?.release();
+        let Some((iterations, picture)) = self.last_good() else {
             let cause = "no picture was finite".to_owned();
             return Err(Error::Unstable { cause, iteration, setbacks: self.halvings });
         };
@@ -176,7 +180,7 @@ impl Session {
         let objective = self.objective()?;
         let next = self.scale + 1;
         let [before, size] = [self.scales[self.scale].size, self.scales[next].size];
-        let baggage = Baggage::of(&engine, objective)?;
+        let baggage = Baggage::of(objective)?;
         self.leave();
         // Nothing else of either scale takes memory now but targets.
         let grain = grain::draw(&self.request, next, before, size)?;
@@ -310,6 +314,17 @@ impl Session {
             last: ends,
             weights_measured,
         }
+    }
+
+    /// Before another picture is kept of a run in tiles, where memory counts: of the pictures to go back to, the one with the
+    /// least loss is enough.
+    fn make_room(&mut self) -> Result<()> {
+        if self.objective()?.is_tiled()
+            && let Some((iteration, _, best)) = &self.best
+        {
+            self.last_good = Some((*iteration, best.clone()));
+        }
+        Ok(())
     }
 
     /// Submits an iteration, with what its report and snapshot need.

@@ -2,11 +2,13 @@
 
 use super::controls::Controls;
 use super::event::{ScaleStarted, Started, TermLoss};
+use super::kept_picture::KeptPicture;
 use super::layer_times::{LayerTime, by_layer};
 use super::loss::{Source, Target};
-use super::objective::{GRADIENT, Objective, STEP, Term, losses};
+use super::objective::{Objective, Term, losses};
 use super::request::{Init, Request, Tiling};
 use super::scales::Scale;
+use super::sections::{GRADIENT, STEP};
 use super::setback::LossTrend;
 use super::state::State;
 use super::statistic::Domain;
@@ -96,9 +98,9 @@ pub struct Session {
     /// True if they have to be because the run that is resumed measured them at this very picture.
     pub(super) measure_again: bool,
     /// The newest picture that was found good, after how many iterations.
-    pub(super) last_good: Option<(u32, Arc<Picture>)>,
+    pub(super) last_good: Option<(u32, KeptPicture)>,
     /// The one with the least loss since the objective last changed: iterations, loss, picture.
-    pub(super) best: Option<(u32, f64, Arc<Picture>)>,
+    pub(super) best: Option<(u32, f64, KeptPicture)>,
     /// The loss since then.
     pub(super) trend: LossTrend,
     /// How often the step has been halved.
@@ -250,12 +252,12 @@ impl Session {
 
     /// The picture to save if [`Session::run`] fails, with its iteration: the newest that was found good, or after a loss
     /// that diverged the one with the least loss.
-    pub fn last_good(&self) -> Option<(u32, &Picture)> {
-        self.last_good.as_ref().map(|(iteration, picture)| (*iteration, picture.as_ref()))
+    pub fn last_good(&self) -> Option<(u32, Arc<Picture>)> {
+        self.last_good.as_ref().map(|(iteration, kept)| (*iteration, kept.picture()))
     }
 
-    /// Device memory of the targets that were captured so far, at all sizes.
-    pub(super) fn target_bytes(&self) -> u64 {
+    /// Bytes of the targets that were captured so far, at all sizes: on the device, and in the host's memory.
+    pub(super) fn target_bytes(&self) -> [u64; 2] {
         self.cache.bytes()
     }
 

@@ -1,5 +1,6 @@
 //! What losses look at: activations of the whole picture, or what is put together from its tiles.
 
+use super::bands::NeighborLoss;
 use super::build::Build;
 use super::layer_statistic::{Captured, LayerStatistic};
 use super::network_graph::{self, View};
@@ -7,17 +8,13 @@ use super::statistic::Decomposition;
 use super::tiles::Assembly;
 use crate::error::{Error, Result};
 use crate::graph::TensorId;
-use crate::ops::{Shape, StoreHalves};
+use crate::ops::Shape;
 use crate::vgg::Network;
 use std::collections::HashMap;
 
-/// A target that is a map with more values than this, 64 MiB, is kept in 16 bits each where it is computed in tiles.
+/// A target that is a map with more values than this, 64 MiB, is kept in the host's memory where it is computed in tiles, in
+/// 16 bits a value.
 const HALVES_FROM: usize = 16 << 20;
-
-/// True for a map that is kept so.
-fn is_large(map: Shape) -> bool {
-    map.elements() > HALVES_FROM && StoreHalves::packed(map).is_ok()
-}
 
 /// The activations that a graph reads.
 pub(super) struct Sources<'a> {
@@ -26,6 +23,8 @@ pub(super) struct Sources<'a> {
     activations: HashMap<usize, TensorId>,
     /// What comes from tiles.
     pub assembly: Option<Assembly>,
+    /// Losses of a picture in tiles that are computed band by band.
+    pub of_neighbors: Vec<NeighborLoss>,
     /// Summaries that are there already, by layer and statistic.
     summaries: HashMap<(Option<usize>, String), Vec<TensorId>>,
 }
@@ -54,7 +53,8 @@ impl<'a> Sources<'a> {
             Some(assembly) => assembly.rest(build, network, view, layers)?,
             None => network_graph::forward(&mut build.graph, network, picture, layers, view)?,
         };
-        Ok(Self { network, picture, activations, assembly, summaries: HashMap::new() })
+        let of_neighbors = Vec::new();
+        Ok(Self { network, picture, activations, assembly, of_neighbors, summaries: HashMap::new() })
     }
 
     /// The activation of a layer; none if it is computed in tiles.
@@ -62,10 +62,9 @@ impl<'a> Sources<'a> {
         self.activations.get(&layer).copied()
     }
 
-    /// The layer of a statistic and what is put together from tiles, if the layer is computed in tiles.
-    fn in_tiles(&mut self, item: &LayerStatistic) -> Option<(usize, &mut Assembly)> {
-        let layer = item.layer?;
-        self.assembly.as_mut().filter(|assembly| assembly.holds(layer)).map(|assembly| (layer, assembly))
+    /// What is put together from tiles, if what a statistic is of is computed in tiles.
+    fn in_tiles(&mut self, item: &LayerStatistic) -> Option<&mut Assembly> {
+        self.assembly.as_mut().filter(|assembly| item.layer.is_none_or(|layer| assembly.holds(layer)))
     }
 
     /// The summary of a statistic.
@@ -84,12 +83,12 @@ impl<'a> Sources<'a> {
                 let activation = item.layer.and_then(|layer| self.activation(layer)).unwrap_or(self.picture);
                 statistic.summary(&mut build.graph, activation, &label)?
             }
-            (Some((layer, assembly)), Decomposition::Means) => {
-                let moments = assembly.moments(build, layer, statistic, &label)?;
+            (Some(assembly), Decomposition::Means) => {
+                let moments = assembly.moments(build, item.layer, statistic, &label)?;
                 statistic.of_moments(&mut build.graph, &moments, &label)?
             }
-            (Some((layer, assembly)), Decomposition::Elements) => vec![assembly.map(build, layer, &label)?],
-            (Some(_), Decomposition::Whole) => {
+            (Some(assembly), Decomposition::Elements) => vec![assembly.map(build, item.layer, &label)?],
+            (Some(_), Decomposition::Neighbors { .. } | Decomposition::Whole) => {
                 return Err(Error::usage(format!(
                     "the statistic {} of {label} can't be computed in tiles: choose another, or leave out --tile",
                     statistic.name()
@@ -100,21 +99,16 @@ impl<'a> Sources<'a> {
         Ok(summary)
     }
 
-    /// The target that is a large map, if it is computed in tiles: only tiles of it are ever taken, so it can be kept in 16
-    /// bits a value.
+    /// The target that is a large map, if it is computed in tiles: only tiles of it are ever taken.
     ///
     /// # Errors
-    /// If the device fails or has too little memory.
-    pub fn target_of_tiles(
-        &mut self,
-        build: &mut Build<'_>,
-        item: &LayerStatistic,
-    ) -> Result<Option<Captured>> {
+    /// [`Error::OutOfMemory`] of the host.
+    pub fn target_of_tiles(&mut self, item: &LayerStatistic) -> Result<Option<Captured>> {
         let label = item.label(self.network);
         let is_map = item.statistic.decomposition() == Decomposition::Elements;
         match self.in_tiles(item).filter(|_| is_map) {
-            Some((layer, assembly)) if is_large(assembly.shape(layer)) => {
-                assembly.target(build, layer, &label).map(Some)
+            Some(assembly) if assembly.shape(item.layer).elements() > HALVES_FROM => {
+                assembly.target(item.layer, &label).map(Some)
             }
             _ => Ok(None),
         }
@@ -132,19 +126,22 @@ impl<'a> Sources<'a> {
         label: &str,
     ) -> Result<TensorId> {
         if item.statistic.decomposition() == Decomposition::Elements
-            && let Some((layer, assembly)) = self.in_tiles(item)
+            && let Some(assembly) = self.in_tiles(item)
             && let [target] = &target[..]
         {
-            return assembly.distance(build, layer, (&item.statistic, target), label);
+            return assembly.distance(build, item.layer, (&item.statistic, target), label);
         }
-        if target.iter().any(|target| target.halves) {
-            return Err(Error::gpu(
-                label,
-                "its target was captured in tiles, and it is not computed in tiles",
-            ));
+        if let Decomposition::Neighbors { .. } = item.statistic.decomposition()
+            && item.layer.is_none()
+            && self.assembly.is_some()
+        {
+            let (loss, memory) = build.external(label, Shape::Vector(1))?;
+            let (term, statistic) = (build.losses().count(), item.statistic.clone());
+            self.of_neighbors.push(NeighborLoss { term, statistic, memory });
+            return Ok(loss);
         }
+        let target = build.targets(&format!("target {}", item.label(self.network)), &target)?;
         let summary = self.summary(build, item)?;
-        let target = build.targets(&format!("target {}", item.label(self.network)), target);
         item.statistic.distance(&mut build.graph, &summary, &target, label)
     }
 }

@@ -1,20 +1,20 @@
 //! What each step notes on the device about values that are not finite.
 
-use super::build::Build;
+use super::build::{Build, Kept};
+use super::sections::HEALTH;
 use super::setback::Fault;
 use crate::error::Result;
-use crate::graph::{Engine, Memory, TensorId, Values};
+use crate::graph::{Engine, TensorId, Values};
 use crate::ops::Watch;
 
-/// Read-back of the record, that of the step in the same submission included.
-pub(super) const HEALTH: &str = "health";
+/// Name of the memory of the record.
+pub(super) const RECORD: &str = "watch";
 
 /// The record of the steps of an objective.
 #[derive(Debug)]
 pub(super) struct StepWatch {
     /// The record in the graph.
     pub record: TensorId,
-    memory: Memory,
     /// Names of the tensors that are watched.
     names: Vec<String>,
 }
@@ -25,30 +25,35 @@ impl StepWatch {
     ///
     /// # Errors
     /// If the device fails or has too little memory, or there are too many tensors.
-    pub fn new(build: &mut Build<'_>, watched: Vec<(String, TensorId)>) -> Result<(Self, TensorId)> {
-        let (record, memory) = build.external("watch", Watch::RECORD)?;
+    pub fn new(
+        build: &mut Build<'_>,
+        kept: &mut Kept,
+        watched: Vec<(String, TensorId)>,
+    ) -> Result<(Self, TensorId)> {
+        let record = kept.tensor(build, RECORD, Watch::RECORD)?;
         let (names, tensors): (Vec<String>, Vec<TensorId>) = watched.into_iter().unzip();
         let inputs = [&[record], tensors.as_slice()].concat();
         let done = build.graph.apply(Watch, &inputs, "watch")?;
-        Ok((Self { record, memory, names }, done))
+        Ok((Self { record, names }, done))
     }
 
-    /// Forgets the steps so far.
-    ///
-    /// # Errors
-    /// If the device fails.
-    pub fn reset(&self, engine: &Engine) -> Result<()> {
-        engine.write(&self.memory, Watch::RECORD, &[0.0; 8])
-    }
-
-    /// What went wrong first, and how many steps before the last one.
-    pub fn fault(&self, values: &Values) -> Option<(u32, Fault)> {
+    /// What went wrong first, and how many steps before the last one, if each step is made in so many runs of the node.
+    pub fn fault(&self, values: &Values, runs: u32) -> Option<(u32, Fault)> {
         let record = values.get(HEALTH)?;
-        let (&[steps, bad], counts) = (record.first_chunk()?, record.get(4..)?);
+        let ([steps, bad], counts) = (record.first_chunk()?, record.get(4..)?);
         let found = self.names.iter().zip(counts).find(|(_, count)| **count > 0.0);
-        let (name, count) = found.filter(|_| bad > 0.0)?;
+        let (name, count) = found.filter(|_| *bad > 0.0)?;
         // As a message has it.
         let fault = Fault::NonFinite { tensor: name.replace('_', " "), count: *count as u64 };
-        Some(((steps - bad).max(0.0) as u32, fault))
+        let step = |run: f32| (run as u32).div_ceil(runs.max(1));
+        Some((step(*steps).saturating_sub(step(*bad)), fault))
     }
+}
+
+/// Forgets the steps so far.
+///
+/// # Errors
+/// If the device fails.
+pub(super) fn reset(engine: &Engine, kept: &Kept) -> Result<()> {
+    kept.get(RECORD).map_or(Ok(()), |memory| engine.write(memory, Watch::RECORD, &[0.0; 8]))
 }

@@ -1,7 +1,7 @@
 //! What each loss of an objective is compared with, at one size.
 
 use super::capture::{Stage, capture, prepare, read};
-use super::layer_statistic::{Captured, LayerStatistic};
+use super::layer_statistic::{Captured, LayerStatistic, Place};
 use super::loss::{Loss, Target};
 use super::network_graph::{self, View};
 use super::readout::probabilities;
@@ -15,7 +15,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 /// What the losses are compared with.
 #[derive(Debug)]
@@ -45,9 +45,16 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    /// Bytes on the device of all that was captured.
-    pub(super) fn bytes(&self) -> u64 {
-        self.captured.values().flatten().map(|part| part.memory.bytes()).sum()
+    /// Bytes of all that was captured: on the device, and in the host's memory.
+    pub(super) fn bytes(&self) -> [u64; 2] {
+        let mut bytes = [0, 0];
+        for part in self.captured.values().flatten() {
+            match &part.place {
+                Place::Device(memory) => bytes[0] += memory.bytes(),
+                Place::Host(map) => bytes[1] += map.lock().unwrap_or_else(PoisonError::into_inner).bytes(),
+            }
+        }
+        bytes
     }
 
     /// Forgets targets of other images than these, or of another view of the network; with tiles those of other sizes,
@@ -279,5 +286,6 @@ fn distribution(engine: &Engine, network: &Network, classes: &[(usize, f32)]) ->
         }
     }
     let shape = Shape::Vector(values.len());
-    Ok(Captured { shape, halves: false, memory: engine.tensor_with("class probabilities", shape, &values)? })
+    let memory = engine.tensor_with("class probabilities", shape, &values)?;
+    Ok(Captured { shape, place: Place::Device(memory) })
 }

@@ -4,27 +4,25 @@
 //! The losses need of these layers only sums over pixels (moments, distances) and one small map. A first pass over all
 //! tiles adds these up; losses and their gradients with respect to these sums are then computed once, as if the sums came
 //! from outside; a second pass over all tiles takes each gradient back to the picture. So it is the gradient of the whole
-//! picture to rounding, wherever tiles begin.
+//! picture to rounding, wherever tiles begin. The picture and its gradient are in the host's memory: a device holds no more
+//! of them than a tile.
 
 use super::build::Build;
-use super::layer_statistic::Captured;
+use super::layer_statistic::{Captured, Place};
 use super::network_graph::{self, View};
+use super::planes::HalfMap;
 use super::statistic::Statistic;
 use super::tile_layout::{Span, Trunk, spans};
+use super::tile_passes::{BACKWARD, FORWARD, GRADIENT, IN_FLIGHT, Inputs, TARGETS, Tile, TileProgram, Tiles};
 use crate::error::{Error, Result};
 use crate::graph::{
-    Engine, Goals, Graph, Memory, MemoryUse, Program, Seeds, Submission, TensorId, Workspace,
+    Engine, Goals, Graph, Memory, MemoryUse, Program, Readback, Seeds, TensorId, When, Workspace,
 };
-use crate::ops::{Accumulate, Crop, LinearCombination, LoadHalves, Shape, StoreHalves};
+use crate::ops::{Accumulate, Crop, LinearCombination, Shape};
 use crate::vgg::{LayerKind, Network};
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::sync::Arc;
-
-/// Section that adds a tile's part to the sums.
-const FORWARD: &str = "forward";
-/// Section that adds a tile's part to the gradient of the picture.
-const BACKWARD: &str = "backward";
+use std::sync::{Arc, Mutex};
 
 /// What is put together from the tiles of a picture, while the graph that reads it is being built.
 #[derive(Debug)]
@@ -37,10 +35,10 @@ pub(super) struct Assembly {
     of_layers: Vec<LayerSums>,
 }
 
-/// What is added up of one layer.
+/// What is added up of one layer, or of the picture itself.
 #[derive(Debug)]
 struct LayerSums {
-    layer: usize,
+    layer: Option<usize>,
     kind: Kind,
     sums: Vec<Sum>,
 }
@@ -53,8 +51,8 @@ enum Kind {
     Distance(Arc<dyn Statistic>, Captured),
     /// The map itself.
     Map,
-    /// The map in 16 bits a value, only as a target.
-    Halves,
+    /// The map, read and kept as a target in the host's memory.
+    Target(Arc<Mutex<HalfMap>>),
 }
 
 /// A tensor that tiles are added up in.
@@ -72,15 +70,12 @@ pub(super) struct Subject<'a> {
     pub engine: &'a Arc<Engine>,
     pub network: &'a Network,
     pub view: View,
-    pub picture: &'a Memory,
 }
 
 /// Where a backward pass begins and ends.
 pub(super) struct TileGradients {
     /// The gradients by the sums, in the order of [`Assembly::sums`].
     pub sums: Vec<Memory>,
-    /// To which the gradient of the picture is added.
-    pub picture: Memory,
     /// True to compute activations again in the backward pass where that saves memory.
     pub recompute: bool,
 }
@@ -139,7 +134,7 @@ impl Assembly {
         wanted: &[usize],
     ) -> Result<HashMap<usize, TensorId>> {
         let Some(cut) = self.trunk.cut else { return Ok(HashMap::new()) };
-        let map = self.map(build, cut, &network.layers[cut].name)?;
+        let map = self.map(build, Some(cut), &network.layers[cut].name)?;
         let deeper: Vec<usize> = wanted.iter().copied().filter(|layer| *layer > cut).collect();
         let mut found =
             network_graph::forward_from(&mut build.graph, network, (cut + 1, map), &deeper, view)?;
@@ -154,7 +149,7 @@ impl Assembly {
     pub fn moments(
         &mut self,
         build: &mut Build<'_>,
-        layer: usize,
+        layer: Option<usize>,
         statistic: &Arc<dyn Statistic>,
         label: &str,
     ) -> Result<Vec<TensorId>> {
@@ -171,7 +166,7 @@ impl Assembly {
     pub fn distance(
         &mut self,
         build: &mut Build<'_>,
-        layer: usize,
+        layer: Option<usize>,
         (statistic, target): (&Arc<dyn Statistic>, &Captured),
         label: &str,
     ) -> Result<TensorId> {
@@ -183,26 +178,25 @@ impl Assembly {
     ///
     /// # Errors
     /// If the device fails or has too little memory.
-    pub fn map(&mut self, build: &mut Build<'_>, layer: usize, label: &str) -> Result<TensorId> {
+    pub fn map(&mut self, build: &mut Build<'_>, layer: Option<usize>, label: &str) -> Result<TensorId> {
         Ok(self.add(build, layer, Kind::Map, &[self.shape(layer)], label)?[0])
     }
 
-    /// A layer's map in 16 bits a value, to be a target of tiles.
+    /// A layer's map in the host's memory, to be a target of tiles.
     ///
     /// # Errors
-    /// If the device fails or has too little memory.
-    pub fn target(&mut self, build: &mut Build<'_>, layer: usize, label: &str) -> Result<Captured> {
+    /// [`crate::Error::OutOfMemory`] of the host.
+    pub fn target(&mut self, layer: Option<usize>, label: &str) -> Result<Captured> {
         let shape = self.shape(layer);
-        self.add(build, layer, Kind::Halves, &[StoreHalves::packed(shape)?], label)?;
-        let memory = self.sums().last().map(|sum| sum.memory.clone());
-        let memory = memory.ok_or_else(|| Error::gpu(label, "its target was not added"))?;
-        Ok(Captured { shape, memory, halves: true })
+        let map = Arc::new(Mutex::new(HalfMap::zeros(label, shape)?));
+        self.of_layers.push(LayerSums { layer, kind: Kind::Target(map.clone()), sums: Vec::new() });
+        Ok(Captured { shape, place: Place::Host(map) })
     }
 
     fn add(
         &mut self,
         build: &mut Build<'_>,
-        layer: usize,
+        layer: Option<usize>,
         kind: Kind,
         shapes: &[Shape],
         label: &str,
@@ -217,15 +211,18 @@ impl Assembly {
         Ok(tensors)
     }
 
-    /// The whole map of a layer.
-    pub fn shape(&self, layer: usize) -> Shape {
-        // Only layers that `new` was given are asked for.
-        self.shapes.get(&layer).copied().unwrap_or(Shape::map(1, 1, 1))
+    /// The whole map of a layer, or the picture's.
+    pub fn shape(&self, layer: Option<usize>) -> Shape {
+        match layer {
+            None => Shape::map(3, self.size[0], self.size[1]),
+            // Only layers that `new` was given are asked for.
+            Some(layer) => self.shapes.get(&layer).copied().unwrap_or(Shape::map(1, 1, 1)),
+        }
     }
 
     /// Pools up to a layer.
-    fn pools(&self, network: &Network, layer: usize) -> usize {
-        let until = network.layers[..=layer].iter();
+    fn pools(&self, network: &Network, layer: Option<usize>) -> usize {
+        let until = layer.map_or(&[][..], |layer| &network.layers[..=layer]).iter();
         until.filter(|layer| matches!(layer.kind, LayerKind::Pool { .. })).count()
     }
 
@@ -238,10 +235,10 @@ impl Assembly {
     ///
     /// # Errors
     /// If the device has too little memory.
-    pub fn gradients(&self, build: &Build<'_>, picture: Shape, recompute: bool) -> Result<TileGradients> {
+    pub fn gradients(&self, build: &Build<'_>, recompute: bool) -> Result<TileGradients> {
         let sums =
             self.sums().map(|sum| build.memory("gradient by a sum", sum.shape)).collect::<Result<_>>()?;
-        Ok(TileGradients { sums, picture: build.memory("gradient", picture)?, recompute })
+        Ok(TileGradients { sums, recompute })
     }
 
     /// Prepares both passes, or without `gradients` only the first.
@@ -249,56 +246,93 @@ impl Assembly {
     /// # Errors
     /// If the device fails or has too little memory.
     pub fn prepare(&self, subject: Subject<'_>, gradients: Option<&TileGradients>) -> Result<Tiles> {
-        let places = Shape::Vector(place_of(self.trunk.pools + 1, 0));
-        let memory = subject.engine.tensor("places of a tile", places)?;
         let [rows, columns] = self.spans();
         let pairs = || rows.iter().flat_map(|row| columns.iter().map(move |column| (row, column)));
         let lengths = |(row, column): (&Span, &Span)| {
             [row.all.len(), column.all.len(), row.own.len(), column.own.len()]
         };
         let mut sizes: Vec<[usize; 4]> = pairs().map(lengths).collect();
+        let inputs = self.inputs(subject, &sizes)?;
         // The largest first, for the workspace.
         sizes.sort_unstable_by_key(|[height, width, own @ ..]| Reverse((height * width, *own)));
         sizes.dedup();
         let mut workspace = Workspace::default();
-        let program =
-            |size: &[usize; 4]| self.program(subject, gradients, (&memory, places), *size, &mut workspace);
-        let programs = sizes.iter().map(program).collect::<Result<Vec<Program>>>()?;
+        let program = |size: &[usize; 4]| self.program(subject, gradients, &inputs, *size, &mut workspace);
+        let programs = sizes.iter().map(program).collect::<Result<Vec<TileProgram>>>()?;
         let mut tiles = Vec::new();
         for pair in pairs() {
             let program = sizes.iter().position(|size| *size == lengths(pair));
-            tiles.extend(program.map(|program| (program, self.places(pair.0, pair.1))));
+            tiles.extend(program.map(|program| self.tile(subject.network, program, pair)));
         }
         let targets = self.of_layers.iter().filter_map(|of_layer| match &of_layer.kind {
-            Kind::Distance(_, target) => Some(target.memory.bytes()),
+            Kind::Distance(_, Captured { place: Place::Device(memory), .. }) => Some(memory.bytes()),
             _ => None,
         });
-        // The programs share their memory; what is bound to them counts elsewhere, but for targets.
-        let programs_use = programs.iter().map(Program::memory);
+        // The programs share their memory; what is bound to them counts elsewhere, but for targets and inputs.
+        let programs_use = programs.iter().map(|program| program.program.memory());
         let most = programs_use.fold(MemoryUse::default(), |most, program| most.combined(program, u64::max));
-        let memory_use = MemoryUse { bound: targets.sum(), ..most };
-        let is_map = |of_layer: &&LayerSums| matches!(of_layer.kind, Kind::Map | Kind::Halves);
-        let added = self.of_layers.iter().filter(|of_layer| !is_map(of_layer));
-        let zeroed =
-            added.flat_map(|of_layer| &of_layer.sums).map(|sum| (sum.memory.clone(), sum.shape)).collect();
+        let memory_use = MemoryUse { bound: targets.sum::<u64>() + inputs.bytes(), ..most };
+        let is_added = |of_layer: &&LayerSums| matches!(of_layer.kind, Kind::Moments(_) | Kind::Distance(..));
+        let added = self.of_layers.iter().filter(is_added).flat_map(|of_layer| &of_layer.sums);
+        let zeroed = added.map(|sum| (sum.memory.clone(), sum.shape)).collect();
+        let captured = self.of_layers.iter().filter_map(|of_layer| match &of_layer.kind {
+            Kind::Target(map) => Some(map.clone()),
+            _ => None,
+        });
         Ok(Tiles {
             engine: subject.engine.clone(),
             programs,
+            across: columns.len(),
             memory: memory_use,
             tiles,
-            places: (memory, places),
+            inputs,
+            captured: captured.collect(),
             zeroed,
         })
     }
 
-    /// Where a tile is, and its own part of each map: see [`place_of`].
-    fn places(&self, row: &Span, column: &Span) -> Vec<f32> {
+    /// Memory for what a tile reads, if tiles have these sizes: rows and columns, then of those its own.
+    fn inputs(&self, subject: Subject<'_>, sizes: &[[usize; 4]]) -> Result<Inputs> {
+        let engine = subject.engine;
+        let most = |index: usize| sizes.iter().map(|size| size[index]).max().unwrap_or(1);
+        let places = Shape::Vector(place_of(self.trunk.pools + 1, 0));
+        let mut targets = Vec::new();
+        for of_layer in &self.of_layers {
+            if let Kind::Distance(_, Captured { shape, place: Place::Host(map) }) = &of_layer.kind {
+                let whole = shape.expect_map("a target")?;
+                let pools = self.pools(subject.network, of_layer.layer);
+                let part = Shape::map(whole.channels, most(2) >> pools, most(3) >> pools);
+                targets.push((map.clone(), engine.tensor("target of a tile", part)?));
+            }
+        }
+        Ok(Inputs {
+            tile: engine.tensor("tile", Shape::map(3, most(0), most(1)))?,
+            places: (engine.tensor("places of a tile", places)?, places),
+            targets,
+        })
+    }
+
+    /// A tile, with what its program reads.
+    fn tile(&self, network: &Network, program: usize, (row, column): (&Span, &Span)) -> Tile {
         let mut places = vec![row.all.start, column.all.start];
         for pools in 0..=self.trunk.pools {
             places.extend([row.offset_at(pools), column.offset_at(pools)]);
             places.extend([row.own_at(pools).start, column.own_at(pools).start]);
         }
-        places.into_iter().map(|place| place as f32).collect()
+        let own = |of_layer: &LayerSums| {
+            let pools = self.pools(network, of_layer.layer);
+            [row.own_at(pools), column.own_at(pools)]
+        };
+        let of = |wanted: fn(&Kind) -> bool| {
+            self.of_layers.iter().filter(|of_layer| wanted(&of_layer.kind)).map(own).collect()
+        };
+        Tile {
+            program,
+            all: [row.all.clone(), column.all.clone()],
+            places: places.into_iter().map(|place| place as f32).collect(),
+            targets: of(|kind| matches!(kind, Kind::Distance(_, Captured { place: Place::Host(_), .. }))),
+            captured: of(|kind| matches!(kind, Kind::Target(_))),
+        }
     }
 
     /// The program of all tiles with these sizes: rows and columns, then of those its own.
@@ -306,34 +340,30 @@ impl Assembly {
         &self,
         subject: Subject<'_>,
         gradients: Option<&TileGradients>,
-        places: (&Memory, Shape),
+        inputs: &Inputs,
         [height, width, own_height, own_width]: [usize; 4],
         workspace: &mut Workspace,
-    ) -> Result<Program> {
+    ) -> Result<TileProgram> {
         let mut build = Build::new(subject.engine);
-        let whole = Shape::map(3, self.size[0], self.size[1]);
-        let picture = build.alias("picture", subject.picture, whole);
-        let places = build.alias("places", places.0, places.1);
-        let tile = build.graph.apply(Crop { size: [height, width], at: 0 }, &[picture, places], "tile")?;
-        let layers: Vec<usize> = self.of_layers.iter().map(|of_layer| of_layer.layer).collect();
+        let tile = build.alias("tile", &inputs.tile, Shape::map(3, height, width));
+        let places = build.alias("places", &inputs.places.0, inputs.places.1);
+        let layers: Vec<usize> = self.of_layers.iter().filter_map(|of_layer| of_layer.layer).collect();
         let activations =
             network_graph::forward(&mut build.graph, subject.network, tile, &layers, subject.view)?;
-        let mut own_maps: HashMap<usize, TensorId> = HashMap::new();
-        let (mut added, mut seeds) = (Vec::new(), Vec::new());
+        let mut own_maps: HashMap<Option<usize>, TensorId> = HashMap::new();
+        let (mut added, mut seeds, mut captured) = (Vec::new(), Vec::new(), Vec::new());
         let mut of_sums = gradients.iter().flat_map(|gradients| &gradients.sums);
+        let mut target_tiles = inputs.targets.iter();
         for of_layer in &self.of_layers {
-            let name = subject.network.layers[of_layer.layer].name.as_str();
+            let name = of_layer.layer.map_or("picture", |layer| subject.network.layers[layer].name.as_str());
             let pools = self.pools(subject.network, of_layer.layer);
             let size = [own_height >> pools, own_width >> pools];
             let own = match own_maps.get(&of_layer.layer) {
                 Some(own) => *own,
                 None => {
+                    let map = of_layer.layer.map_or(tile, |layer| activations[&layer]);
                     let crop = Crop { size, at: place_of(pools, 0) };
-                    build.graph.apply(
-                        crop,
-                        &[activations[&of_layer.layer], places],
-                        format!("{name} of its own"),
-                    )?
+                    build.graph.apply(crop, &[map, places], format!("{name} of its own"))?
                 }
             };
             own_maps.insert(of_layer.layer, own);
@@ -344,17 +374,23 @@ impl Assembly {
                 Kind::Moments(statistic) => statistic.moments(&mut build.graph, own, name)?,
                 Kind::Distance(statistic, target) => {
                     let label = format!("target {name}");
-                    let target = if target.halves {
-                        let all = build.alias("target", &target.memory, StoreHalves::packed(target.shape)?);
-                        let load = LoadHalves { channels: layout.channels, size, at };
-                        build.graph.apply(load, &[all, places], label)?
-                    } else {
-                        let all = build.alias("target", &target.memory, target.shape);
-                        build.graph.apply(Crop { size, at }, &[all, places], label)?
+                    let target = match &target.place {
+                        Place::Device(memory) => {
+                            let all = build.alias("target", memory, target.shape);
+                            build.graph.apply(Crop { size, at }, &[all, places], label)?
+                        }
+                        Place::Host(_) => {
+                            let (_, memory) = target_tiles.next().ok_or_else(|| no_memory(&label))?;
+                            build.alias(&label, memory, Shape::map(layout.channels, size[0], size[1]))
+                        }
                     };
                     vec![statistic.distance(&mut build.graph, &[own], &[target], name)?]
                 }
-                Kind::Map | Kind::Halves => vec![own],
+                Kind::Map => vec![own],
+                Kind::Target(_) => {
+                    captured.push((format!("target {name}"), own));
+                    Vec::new()
+                }
             };
             for (value, sum) in values.into_iter().zip(&of_layer.sums) {
                 let all = build.alias(name, &sum.memory, sum.shape);
@@ -365,8 +401,7 @@ impl Assembly {
                         let put = Accumulate { factor: 1.0, at: Some(at), replace: true };
                         build.graph.apply(put, &[all, value, places], label)?
                     }
-                    Kind::Halves => build.graph.apply(StoreHalves { at }, &[all, value, places], label)?,
-                    Kind::Moments(_) | Kind::Distance(..) => {
+                    _ => {
                         let add = Accumulate { factor: share, at: None, replace: false };
                         build.graph.apply(add, &[all, value], label)?
                     }
@@ -380,75 +415,41 @@ impl Assembly {
                 seeds.push((value, seed));
             }
         }
+        added.extend(captured.iter().map(|(_, own)| *own));
         let mut goals = Goals::default().section(FORWARD, added);
+        let readback = |name: &str, tensors, when| Readback {
+            name: name.to_owned(),
+            tensors,
+            when,
+            in_flight: IN_FLIGHT,
+        };
+        let captures = !captured.is_empty();
+        if captures {
+            goals = goals.readback(readback(TARGETS, captured, When::After));
+        }
+        let mut has_gradient = false;
         if let Some(gradients) = gradients {
             let sums: [(&str, &Seeds); 1] = [("", &seeds)];
             let mut found = build.differentiate(&sums, &[tile], gradients.recompute)?;
-            let gradient = found.pop().and_then(|mut by| by.pop());
-            let mut done = Vec::new();
-            if let Some(gradient) = gradient.flatten() {
-                let all = build.alias("gradient", &gradients.picture, whole);
-                let add = Accumulate { factor: 1.0, at: Some(0), replace: false };
-                done.push(build.graph.apply(add, &[all, gradient, places], "gradient added")?);
+            if let Some(gradient) = found.pop().and_then(|mut by| by.pop()).flatten() {
+                has_gradient = true;
+                goals = goals.section(BACKWARD, [gradient]);
+                let read = vec![(GRADIENT.to_owned(), gradient)];
+                goals = goals.readback(readback(GRADIENT, read, When::AfterOnce));
             }
-            goals = goals.section(BACKWARD, done);
         }
-        build.graph.fuse(&build.bound.keys().copied().collect());
-        Program::prepare_in(subject.engine, &build.graph, &build.bound, &goals, workspace)
+        build.graph.fuse(&build.bound.keys().copied().chain(goals.read()).collect());
+        let program = Program::prepare_in(subject.engine, &build.graph, &build.bound, &goals, workspace)?;
+        Ok(TileProgram { program, captures, has_gradient })
     }
+}
+
+fn no_memory(label: &str) -> Error {
+    Error::gpu(label, "there is no memory for a tile's part of it")
 }
 
 /// Index of a place behind so many pools: of a tile's own part in its map (0), or in the whole map (1). Before them lies
 /// that of the tile in the picture.
 fn place_of(pools: usize, which: usize) -> usize {
     2 + 4 * pools + 2 * which
-}
-
-/// Both passes over the tiles of a picture.
-#[derive(Debug)]
-pub(super) struct Tiles {
-    engine: Arc<Engine>,
-    /// One for all tiles of the same size.
-    programs: Vec<Program>,
-    memory: MemoryUse,
-    /// The program of each tile, and its places.
-    tiles: Vec<(usize, Vec<f32>)>,
-    places: (Memory, Shape),
-    /// The sums that begin at zero.
-    zeroed: Vec<(Memory, Shape)>,
-}
-
-impl Tiles {
-    /// Puts the sums together for the present picture. Waits for nothing.
-    ///
-    /// # Errors
-    /// If the device fails.
-    pub fn forward(&self) -> Result<Option<Submission>> {
-        for (memory, shape) in &self.zeroed {
-            self.engine.write(memory, *shape, &vec![0.0; shape.elements()])?;
-        }
-        self.each(FORWARD)
-    }
-
-    /// Adds the gradient of the picture, given the gradients by the sums. Waits for nothing.
-    ///
-    /// # Errors
-    /// If the device fails.
-    pub fn backward(&self) -> Result<Option<Submission>> {
-        self.each(BACKWARD)
-    }
-
-    fn each(&self, section: &str) -> Result<Option<Submission>> {
-        let mut last = None;
-        for (program, places) in &self.tiles {
-            self.engine.write(&self.places.0, self.places.1, places)?;
-            last = Some(self.programs[*program].submit(&[section], &[], "a tile")?);
-        }
-        Ok(last)
-    }
-
-    /// Device memory in use, besides picture, sums and gradients: the programs share it.
-    pub fn memory(&self) -> MemoryUse {
-        self.memory
-    }
 }

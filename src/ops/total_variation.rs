@@ -43,6 +43,9 @@ pub struct TotalVariation {
 pub struct TotalVariationBackward {
     /// By which definition.
     pub kind: VariationKind,
+    /// Rows and columns of the map that the means are over, where the input is a part of it. The gradient is then right
+    /// where all eight neighbours of a pixel are in the part, or beyond the edge of the whole map.
+    pub of: Option<[usize; 2]>,
 }
 
 impl VariationKind {
@@ -52,8 +55,13 @@ impl VariationKind {
         [2.0 / (3.0 * (map.channels * map.pixels()) as f64), 2.0 / (12.0 * cells as f64)]
     }
 
-    fn dispatch(self, entry: &'static str, map: MapLayout, partials: usize) -> Dispatch {
-        let [straight, slanted] = Self::weights(map);
+    fn dispatch(
+        self,
+        entry: &'static str,
+        (map, whole): (MapLayout, MapLayout),
+        partials: usize,
+    ) -> Dispatch {
+        let [straight, slanted] = Self::weights(whole);
         Dispatch::new("total_variation", entry)
             .consts(&[("KIND", self as u32)])
             .bind("input", Operand::Input(0))
@@ -67,9 +75,9 @@ impl VariationKind {
     }
 
     /// Calls `visit(from, to, weight)` for every difference; `from` and `to` are indices of values.
-    fn for_each_difference(self, map: MapLayout, mut visit: impl FnMut(usize, usize, f64)) {
+    fn for_each_difference(self, map: MapLayout, whole: MapLayout, mut visit: impl FnMut(usize, usize, f64)) {
         let MapLayout { channels, height, width } = map;
-        let [straight, slanted] = Self::weights(map);
+        let [straight, slanted] = Self::weights(whole);
         for c in 0..channels {
             // A pixel, one row and column further in than the map itself, and its edge outside.
             let at = |y: usize, x: usize| {
@@ -137,14 +145,19 @@ impl VariationKind {
     }
 
     /// The gradient of a row's pixels, for an upstream gradient of 1.
-    fn row_gradient(self, input: &[f32], map: MapLayout, quad: usize, y: usize, gradient: &mut [f32]) {
+    fn row_gradient(
+        self,
+        (input, map, whole): (&[f32], MapLayout, MapLayout),
+        (quad, y): (usize, usize),
+        gradient: &mut [f32],
+    ) {
         let here = row(input, map, quad, y);
         let above = (y > 0).then(|| row(input, map, quad, y - 1));
         let below = (y + 1 < map.height).then(|| row(input, map, quad, y + 1));
         let inner = here.len() - 4;
         let straight = match self {
             Self::Squared | Self::Absolute => 1.0,
-            Self::Diagonal => 2.0 * Self::weights(map)[0] as f32,
+            Self::Diagonal => 2.0 * Self::weights(whole)[0] as f32,
         };
         let slope = |sum: f32, [from, to]: [f32; 2]| {
             let difference = to - from;
@@ -167,7 +180,7 @@ impl VariationKind {
             update(&mut gradient[..width], [&other[..width], &here[..width]], slope);
         }
         if self == Self::Diagonal {
-            let weight = 2.0 * Self::weights(map)[1] as f32;
+            let weight = 2.0 * Self::weights(whole)[1] as f32;
             for other in [above, below] {
                 // Beyond the edge stands a copy of the row, whose pixels are this row's too.
                 let (other, weight) = other.map_or((here, 2.0 * weight), |other| (other, weight));
@@ -221,7 +234,7 @@ impl Op for TotalVariation {
         let partials = map.texels().div_ceil(TERMS).next_multiple_of(GROUP);
         let first = self
             .kind
-            .dispatch("forward", map, partials)
+            .dispatch("forward", (map, map), partials)
             .bind("sums", Operand::Scratch(0))
             .linear(partials, GROUP, device);
         let scale = if self.kind == VariationKind::Squared { 0.5 } else { 1.0 };
@@ -240,7 +253,8 @@ impl Op for TotalVariation {
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
         let mut sum = 0.0;
-        self.kind.for_each_difference(shapes[0].layout().expect("a map"), |from, to, weight| {
+        let map = shapes[0].layout().expect("a map");
+        self.kind.for_each_difference(map, map, |from, to, weight| {
             let difference = inputs[0][to] - inputs[0][from];
             let absolute = self.kind == VariationKind::Absolute;
             sum += weight * if absolute { difference.abs() } else { difference * difference };
@@ -250,7 +264,7 @@ impl Op for TotalVariation {
 
     fn adjoint(&self, _input: usize, _shapes: &[Shape]) -> Option<Adjoint> {
         Adjoint::new(
-            TotalVariationBackward { kind: self.kind },
+            TotalVariationBackward { kind: self.kind, of: None },
             &[AdjointOperand::Input(0), AdjointOperand::Upstream],
         )
     }
@@ -258,6 +272,13 @@ impl Op for TotalVariation {
     fn flops(&self, signature: &Signature) -> u64 {
         let each = if self.kind == VariationKind::Diagonal { 12 } else { 6 };
         each * signature.inputs[0].elements() as u64
+    }
+}
+
+impl TotalVariationBackward {
+    /// The map that the means are over.
+    fn whole(&self, map: MapLayout) -> MapLayout {
+        self.of.map_or(map, |[height, width]| MapLayout { height, width, ..map })
     }
 }
 
@@ -276,7 +297,7 @@ impl Op for TotalVariationBackward {
         let map = signature.output.expect_map("total_variation_backward")?;
         let kernel = self
             .kind
-            .dispatch("backward", map, 0)
+            .dispatch("backward", (map, self.whole(map)), 0)
             .bind("upstream", Operand::Input(1))
             .bind("output", Operand::Output)
             .linear(map.texels(), GROUP, device);
@@ -285,11 +306,11 @@ impl Op for TotalVariationBackward {
 
     fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
         let map = signature.output.expect_map("total_variation_backward")?;
-        let kind = self.kind;
+        let (kind, whole) = (self.kind, self.whole(map));
         Ok(NativeKernel::new(move |call| {
             let upstream = call.inputs[1][0];
             fill_map(map, call.output, |quad, y, gradient| {
-                kind.row_gradient(call.inputs[0], map, quad, y, gradient);
+                kind.row_gradient((call.inputs[0], map, whole), (quad, y), gradient);
                 update(gradient, [], |gradient, []| gradient * upstream);
             });
         }))
@@ -297,7 +318,8 @@ impl Op for TotalVariationBackward {
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
         let mut gradient = vec![0.0; inputs[0].len()];
-        self.kind.for_each_difference(shapes[0].layout().expect("a map"), |from, to, weight| {
+        let map = shapes[0].layout().expect("a map");
+        self.kind.for_each_difference(map, self.whole(map), |from, to, weight| {
             let difference = inputs[0][to] - inputs[0][from];
             let slope = match self.kind {
                 // Not `signum`, which is 1 at 0.
@@ -346,11 +368,13 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 pub(super) fn backward_cases() -> Vec<Case> {
-    let case = |(kind, shape): (VariationKind, Shape), input| {
+    let case = |(kind, shape): (VariationKind, Shape), of, input| {
         let inputs = [(shape, input), (Shape::Vector(1), CaseInput::Normal)];
-        Case::drawn(TotalVariationBackward { kind }, &inputs, BACKWARD_TOLERANCE)
+        Case::drawn(TotalVariationBackward { kind, of }, &inputs, BACKWARD_TOLERANCE)
     };
     // Equal neighbours too: there the absolute kind has a kink.
     let inputs = [CaseInput::Normal, CaseInput::Rectified];
-    samples().into_iter().flat_map(|sample| inputs.map(|input| case(sample, input))).collect()
+    let wholes = samples().into_iter().flat_map(|sample| inputs.map(|input| case(sample, None, input)));
+    let parts = KINDS.map(|kind| case((kind, Shape::map(3, 13, 31)), Some([97, 31]), CaseInput::Normal));
+    wholes.chain(parts).collect()
 }

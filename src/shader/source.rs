@@ -38,7 +38,6 @@ sources![
     "gram_tiles",
     "half_rows",
     "half_scale",
-    "halves",
     "lbfgs_judge",
     "lbfgs_move",
     "lbfgs_products",

@@ -73,7 +73,7 @@ pub fn network_cases(layers: &[LayerShape], side: usize) -> Vec<(String, Case)> 
     let one = Shape::Vector(1);
     cases.add(
         format!("total_variation_backward @{side}"),
-        TotalVariationBackward { kind },
+        TotalVariationBackward { kind, of: None },
         &[picture, one],
         1e-5,
     );

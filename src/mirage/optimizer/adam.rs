@@ -89,6 +89,10 @@ impl Optimizer for Adam {
         ]
     }
 
+    fn is_elementwise(&self) -> bool {
+        true
+    }
+
     fn clamps(&self) -> bool {
         self.clamp
     }

@@ -73,6 +73,11 @@ pub trait Optimizer: Debug + Send + Sync {
     /// What it keeps between steps, for a picture of this shape.
     fn state(&self, picture: Shape) -> Vec<StateTensor>;
 
+    /// True if a step treats each value of the picture by itself, so that it can be made part by part.
+    fn is_elementwise(&self) -> bool {
+        false
+    }
+
     /// True if the step reads the loss, not only its gradient.
     fn needs_loss(&self) -> bool {
         false

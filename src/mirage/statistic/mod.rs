@@ -46,6 +46,13 @@ pub enum Decomposition {
     /// The summary is the map itself, and the distance a mean over its elements: it is the mean of the parts' distances,
     /// weighted by their pixels.
     Elements,
+    /// The distance of the picture is a sum over pixels and their neighbours, without a target, and its gradient at a pixel
+    /// follows from the pixel's eight neighbours ([`Statistic::gradient_of_part`]).
+    Neighbors {
+        /// The distance of a map times a number is the distance of the map times this power of the number. So it is the
+        /// product of map and gradient, divided by this.
+        degree: u8,
+    },
     /// Only from the whole map.
     Whole,
 }
@@ -103,6 +110,23 @@ pub trait Statistic: Debug + Send + Sync {
     fn of_moments(&self, graph: &mut Graph, moments: &[TensorId], label: &str) -> Result<Vec<TensorId>> {
         let _ = (graph, label);
         Ok(moments.to_vec())
+    }
+
+    /// Appends the gradient of the distance with respect to a part of a map of `whole` rows and columns, times a number. It
+    /// is right where all neighbours of a pixel are in the part, or beyond the edge of the map. Only for
+    /// [`Decomposition::Neighbors`].
+    ///
+    /// # Errors
+    /// If the statistic does not decompose so.
+    fn gradient_of_part(
+        &self,
+        graph: &mut Graph,
+        [part, upstream]: [TensorId; 2],
+        whole: [usize; 2],
+        label: &str,
+    ) -> Result<TensorId> {
+        let _ = (graph, part, upstream, whole);
+        Err(Error::gpu(label, format!("the statistic {} has no gradient of parts", self.name())))
     }
 
     /// Blends the summaries of several images; the weights sum to 1. Values are in logical order.

@@ -1,9 +1,9 @@
 //! Total variation: how far neighbouring pixels are apart. It has no target.
 
-use super::{Domain, Statistic};
+use super::{Decomposition, Domain, Statistic};
 use crate::error::Result;
 use crate::graph::{Graph, TensorId};
-use crate::ops::{LinearCombination, TotalVariation, VariationKind};
+use crate::ops::{LinearCombination, TotalVariation, TotalVariationBackward, VariationKind};
 
 /// The total variation of a map in one of three definitions, see [`VariationKind`].
 #[derive(Debug, Clone, Copy, Default)]
@@ -43,6 +43,27 @@ impl Statistic for Variation {
 
     fn has_target(&self) -> bool {
         false
+    }
+
+    fn decomposition(&self) -> Decomposition {
+        let degree = if self.kind == VariationKind::Absolute { 1 } else { 2 };
+        Decomposition::Neighbors { degree }
+    }
+
+    fn gradient_of_part(
+        &self,
+        graph: &mut Graph,
+        [part, upstream]: [TensorId; 2],
+        whole: [usize; 2],
+        label: &str,
+    ) -> Result<TensorId> {
+        let op = TotalVariationBackward { kind: self.kind, of: Some(whole) };
+        let gradient = graph.apply(op, &[part, upstream], format!("{label} total variation"))?;
+        if !self.by_pixels {
+            return Ok(gradient);
+        }
+        let pixels = LinearCombination::scale((whole[0] * whole[1]) as f32);
+        graph.apply(pixels, &[gradient], format!("{label} by pixels"))
     }
 
     fn summary(&self, _: &mut Graph, activation: TensorId, _: &str) -> Result<Vec<TensorId>> {

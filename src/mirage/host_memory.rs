@@ -1,0 +1,219 @@
+//! What the host holds of a run besides its programs.
+
+use super::memory_classes::MemoryClasses;
+use super::prepare::AHEAD;
+use super::reporting::LOOKED_AT;
+use super::request::{Init, Request, Schedule};
+use super::scales::Scale;
+use super::step::{STATE_PICTURE, StatePart};
+use crate::graph::MemoryUse;
+
+/// Values a pixel while grain is drawn: two gray pictures, what is drawn, and the products of gradients.
+const GRAIN_VALUES: u64 = 10;
+/// A pixel of three floats.
+pub(super) const RGB: u64 = 12;
+
+/// What a run holds on its way to the next scale.
+pub(super) struct ToNextScale {
+    /// While the state is read.
+    pub reading: MemoryClasses,
+    /// While grain is drawn; the objective is gone.
+    pub drawing: MemoryClasses,
+    /// While the next objective is prepared, without the pictures of the request.
+    pub waiting: MemoryClasses,
+}
+
+/// What a run holds besides its program, at one scale.
+pub(super) struct Host<'a> {
+    pub request: &'a Request,
+    /// True on the CPU device.
+    pub native: bool,
+    pub scale: Scale,
+    pub state: Vec<StatePart>,
+    /// Bytes of the gradient in the host's memory.
+    pub gradient: u64,
+    /// Bytes of the targets in the host's memory.
+    pub targets: u64,
+}
+
+fn is_picture(part: &StatePart) -> bool {
+    part.name == STATE_PICTURE
+}
+
+impl Host<'_> {
+    /// The device's memory while the scale's iterations run.
+    pub fn device(&self, live: MemoryUse, targets: u64) -> MemoryClasses {
+        let of = |picture: bool| {
+            let parts = self.state.iter().filter(|part| part.memory.is_some());
+            let parts = parts.filter(|part| is_picture(part) == picture);
+            parts.map(|part| part.shape.bytes()).sum::<u64>()
+        };
+        let (pictures, optimizer) = (of(true), of(false));
+        // Gradients that are kept are bound, too.
+        let others = live.bound.saturating_sub(pictures + optimizer + targets);
+        let read = if self.native { 0 } else { self.reads() * self.pixels() * RGB + self.state_bytes() };
+        MemoryClasses {
+            weights: live.constants,
+            activations: live.planned + live.scratch + others,
+            optimizer,
+            targets,
+            pictures,
+            staging: live.staging + read,
+            program: 0,
+        }
+    }
+
+    /// The most that the device holds until then.
+    pub fn device_before(&self, peak: MemoryUse, targets: u64) -> MemoryClasses {
+        let targets = targets.min(peak.bound);
+        MemoryClasses {
+            weights: peak.constants,
+            activations: peak.planned + peak.scratch,
+            targets,
+            pictures: peak.bound - targets,
+            staging: peak.staging,
+            ..MemoryClasses::default()
+        }
+    }
+
+    fn pixels(&self) -> u64 {
+        (self.scale.size[0] * self.scale.size[1]) as u64
+    }
+
+    /// The photo and the other pictures of the request, of which a start picture is both the caller's and the session's.
+    fn given(&self) -> u64 {
+        let own = |pixels: usize| pixels as u64 * RGB;
+        let photo = own(self.request.photo.width * self.request.photo.height);
+        let start = match &self.request.init {
+            Init::Picture(start) => own(start.width * start.height),
+            _ => 0,
+        };
+        // The photo and the images of targets are shared.
+        let images: u64 = self.request.images().map(|image| own(image.width * image.height)).sum();
+        photo + 2 * start + images
+    }
+
+    /// Read-backs of pictures that are on their way at once.
+    fn reads(&self) -> u64 {
+        let Schedule { report_every, snapshot_every, picture_every, picture_at, .. } = &self.request.schedule;
+        if self.is_tiled() {
+            // Reported before the next iteration begins, and read where somebody looks at it.
+            let schedule = &self.request.schedule;
+            let is_read = |iteration| schedule.snapshots(iteration) || schedule.pictures(iteration);
+            return u64::from((self.scale.first..=self.scale.end).any(is_read));
+        }
+        let always = [report_every, snapshot_every, picture_every].into_iter().any(|every| *every == 1);
+        // As those of a film are at first.
+        let in_a_row = picture_at.windows(2).any(|pair| pair[0] + 1 == pair[1]);
+        if always || in_a_row { AHEAD as u64 + 1 } else { 1 }
+    }
+
+    /// What observers hold.
+    fn held(&self) -> u64 {
+        let photo = &self.request.photo;
+        (photo.width * photo.height) as u64 * self.request.schedule.held_per_pixel
+    }
+
+    /// Bytes of a state that is read back for a checkpoint, as the device stores it.
+    fn state_bytes(&self) -> u64 {
+        if self.request.schedule.state_every == 0 {
+            return 0;
+        }
+        self.state.iter().map(|part| part.shape.bytes()).sum()
+    }
+
+    /// True if the picture is computed in tiles.
+    fn is_tiled(&self) -> bool {
+        self.state.iter().any(|part| is_picture(part) && part.memory.is_none())
+    }
+
+    /// Picture, state and gradient, where they are in the host's memory.
+    fn painted(&self) -> MemoryClasses {
+        let parts = || self.state.iter().filter(|part| part.memory.is_none());
+        let bytes = |picture: bool| {
+            let parts = parts().filter(|part| is_picture(part) == picture);
+            parts.map(|part| part.shape.elements() as u64 * 4).sum::<u64>()
+        };
+        MemoryClasses {
+            pictures: bytes(true),
+            optimizer: bytes(false),
+            activations: self.gradient,
+            targets: self.targets,
+            ..MemoryClasses::default()
+        }
+    }
+
+    /// The same as checkpoints have it.
+    fn state_values(&self) -> u64 {
+        self.state.iter().map(|part| part.shape.elements() as u64 * 4).sum()
+    }
+
+    /// A scale's photo, and what it takes on its way to a graphics device.
+    pub fn preparing(&self) -> MemoryClasses {
+        let pixels = self.pixels();
+        let photo = if self.scale.size == self.request.size() { 0 } else { pixels * RGB };
+        MemoryClasses {
+            pictures: self.given() + photo,
+            staging: if self.native || self.is_tiled() { 0 } else { pixels * (RGB + 16) },
+            targets: self.targets,
+            ..MemoryClasses::default()
+        }
+    }
+
+    /// The newest good picture, the best, and the values that the change is measured from. In tiles a picture is kept in
+    /// 16 bits a value.
+    fn kept(&self) -> u64 {
+        let pictures = if self.is_tiled() { RGB } else { 2 * RGB };
+        pictures * self.pixels() + 4 * (LOOKED_AT as u64).min(3 * self.pixels())
+    }
+
+    /// While a report's picture is read back. The CPU device hands over the memory that it was copied to, which counts as
+    /// the device's; so there it is only the second and the third that take more.
+    pub fn iterations(&self) -> MemoryClasses {
+        let checkpoint = if self.request.schedule.state_every > 0 {
+            // As read, by name, and as the file's bytes.
+            self.state_bytes() + 2 * self.state_values()
+        } else {
+            0
+        };
+        let reads = match self.native && !self.is_tiled() {
+            true => self.reads() - 1,
+            false => self.reads(),
+        };
+        let own = MemoryClasses {
+            pictures: self.given() + self.kept() + self.held(),
+            staging: reads * self.pixels() * RGB + checkpoint,
+            ..MemoryClasses::default()
+        };
+        own + self.painted()
+    }
+
+    /// While the state goes to the next scale.
+    pub fn to_next_scale(&self, next: [usize; 2]) -> ToNextScale {
+        let larger = (next[0] * next[1]) as u64;
+        let maps = self.state.iter().filter(|part| !is_picture(part) && part.shape.layout().is_some());
+        // The average, or without one the picture; and of the optimiser what it keeps, at most.
+        let carried: u64 =
+            maps.map(|part| part.shape.elements() as u64 * 4).sum::<u64>().max(self.pixels() * RGB);
+        let has_grain = self.request.grain > 0.0;
+        let grain = |values: u64| if has_grain { values * 4 * larger } else { 0 };
+        let kept = self.kept() + self.held();
+        let holding = |pictures, staging| MemoryClasses { pictures, staging, ..MemoryClasses::default() };
+        let of_reading = if self.native { 0 } else { self.pixels() * 16 };
+        ToNextScale {
+            reading: holding(self.given() + kept, carried + of_reading),
+            drawing: holding(self.given() + kept, carried + grain(GRAIN_VALUES)),
+            waiting: holding(kept, carried + grain(1)),
+        }
+    }
+
+    /// The picture, its samples, and the file.
+    pub fn saving(&self) -> MemoryClasses {
+        let pixels = self.pixels();
+        MemoryClasses {
+            pictures: self.given() + self.held() + pixels * RGB,
+            staging: pixels * 6,
+            ..MemoryClasses::default()
+        }
+    }
+}

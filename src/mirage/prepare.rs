@@ -1,0 +1,146 @@
+//! From the graph of losses and gradients to an objective that can run: with the step in the same program, or with the
+//! picture in tiles.
+
+use super::bands::{Bands, NeighborLoss};
+use super::build::{Build, Kept};
+use super::request::Request;
+use super::sections::{GRADIENT, HEALTH, PICTURE, SNAPSHOT, STATE, STEP, SUM};
+use super::sources::Sources;
+use super::step::{STATE_AVERAGE, StatePart, StateTensors};
+use super::step_watch::StepWatch;
+use super::targets::Targets;
+use super::tiled::{Tiled, TiledGroup};
+use super::tiles::{Subject, TileGradients};
+use crate::error::{Error, Result};
+use crate::graph::{Engine, Goals, Memory, Program, Readback, TensorId, When};
+use crate::ops::Interleave;
+use std::sync::Arc;
+
+/// Iterations submitted ahead of the device: enough to keep it busy, few enough that a stop is prompt.
+pub(super) const AHEAD: usize = 2;
+/// Read-backs of one kind that may be in flight at once: one for each iteration ahead, and one for the next.
+const READ_BACKS: usize = AHEAD + 1;
+
+/// Where picture, gradient and state are.
+#[derive(Debug)]
+pub(super) enum Place {
+    /// On the device, with all feature maps.
+    Device {
+        gradient: Memory,
+        watch: StepWatch,
+        /// Memory of what steps read and change.
+        kept: Kept,
+    },
+    /// In the host's memory.
+    Host(Box<Tiled>),
+}
+
+/// An objective whose losses and gradients are in a graph.
+pub(super) struct Begun<'a> {
+    pub engine: &'a Arc<Engine>,
+    pub build: Build<'a>,
+    pub goals: Goals,
+    pub targets: Targets,
+    pub request: &'a Request,
+    pub size: [usize; 2],
+}
+
+/// A program, where its picture is, the state, what the program was built of, and class probabilities of the photo.
+pub(super) type Prepared<'a> = (Program, Place, Vec<StatePart>, Build<'a>, Vec<f32>);
+
+impl<'a> Begun<'a> {
+    /// With the step in the same program.
+    ///
+    /// # Errors
+    /// If the device fails or has too little memory, or no loss depends on the picture.
+    pub fn whole(
+        mut self,
+        picture: TensorId,
+        gradient: Option<Memory>,
+        sum: Option<TensorId>,
+    ) -> Result<Prepared<'a>> {
+        let Self { build, request, .. } = &mut self;
+        let shape = build.graph.shape(picture);
+        let gradient = gradient.ok_or_else(|| Error::gpu(GRADIENT, "no loss depends on the picture"))?;
+        let mut kept = Kept::default();
+        let state = StateTensors::new(build, &mut kept, request, picture)?;
+        // Before the step: the snapshot of a submission is of the iteration that its losses are of.
+        let clamp = request.optimizer.clamps();
+        let snapshot = build.graph.apply(Interleave { clamp }, &[state.shown(request)], SNAPSHOT)?;
+        let loss = if request.optimizer.needs_loss() { Some(build.total()?) } else { None };
+        let along = build.alias(GRADIENT, &gradient, shape);
+        let step = state.step(build, &mut kept, request, (along, loss))?;
+        let (state, tensors): (Vec<StatePart>, Vec<TensorId>) = state.parts.into_iter().unzip();
+        let read = state.iter().zip(tensors).map(|(part, tensor)| (part.name.clone(), tensor)).collect();
+        self.goals = std::mem::take(&mut self.goals)
+            .section(SUM, sum.into_iter().collect::<Vec<_>>())
+            .section(SNAPSHOT, [snapshot])
+            .section(STEP, step.goals)
+            .readback(readback(PICTURE, vec![(PICTURE.to_owned(), snapshot)], When::AfterOnce))
+            .readback(readback(HEALTH, vec![(HEALTH.to_owned(), step.watch.record)], When::After))
+            .readback(readback(STATE, read, When::Before));
+        let (program, build, photo) = self.program()?;
+        Ok((program, Place::Device { gradient, watch: step.watch, kept }, state, build, photo))
+    }
+
+    /// With picture and state in the host's memory.
+    ///
+    /// # Errors
+    /// If the device fails or has too little memory.
+    pub fn in_tiles(
+        mut self,
+        sources: Sources<'_>,
+        subject: Subject<'_>,
+        gradients: TileGradients,
+        groups: impl FnOnce(&[NeighborLoss]) -> Vec<TiledGroup>,
+    ) -> Result<Prepared<'a>> {
+        let Self { engine, request, size, .. } = self;
+        let mut loss = None;
+        if request.optimizer.needs_loss() {
+            let total = self.build.total()?;
+            loss = Some(self.build.keep(total)?);
+            let of_gradient = self.goals.sections.iter_mut().filter(|(name, _)| name == GRADIENT);
+            of_gradient.for_each(|(_, goals)| goals.push(total));
+        }
+        let (program, build, photo) = self.program()?;
+        let assembly = sources.assembly.ok_or_else(|| Error::gpu("the objective", "it has no tiles"))?;
+        let tiles = assembly.prepare(subject, Some(&gradients))?;
+        let groups = groups(&sources.of_neighbors);
+        let (bands, state) = Bands::new(engine, request, size, loss.as_ref(), sources.of_neighbors)?;
+        let optimizer = &request.optimizer;
+        let is_shown =
+            |part: &&StatePart| part.optimizer.is_some_and(|tensor| optimizer.shown() == Some(tensor.name));
+        let average = state.iter().find(|part| part.name == STATE_AVERAGE);
+        let shown = average.or_else(|| state.iter().find(is_shown)).unwrap_or(&state[0]);
+        let tiled = Tiled::new(engine, size, (tiles, bands), groups, shown.name.clone());
+        Ok((program, Place::Host(Box::new(tiled)), state, build, photo))
+    }
+
+    /// Prepares the program, once the targets are captured; with class probabilities of the photo.
+    fn program(self) -> Result<(Program, Build<'a>, Vec<f32>)> {
+        let Self { engine, mut build, goals, targets, .. } = self;
+        // Fusion must not change what is read back or comes from outside.
+        let kept = build.bound.keys().copied().chain(goals.read()).collect();
+        build.graph.fuse(&kept);
+        // Compiles while the device computes the targets. Memory is allocated once theirs is free again.
+        Program::compile(engine, &build.graph, &goals)?;
+        if let Some(submission) = &targets.submission {
+            submission.wait()?;
+        }
+        let photo = match &targets.classes {
+            Some(target) => {
+                let label = "classes of the photo";
+                engine.read(target.memory(label)?, target.shape, label)?
+            }
+            None => Vec::new(),
+        };
+        drop(targets);
+        let program = Program::prepare(engine, &build.graph, &build.bound, &goals, |_| 0)?;
+        Ok((program, build, photo))
+    }
+}
+
+/// A read-back of an objective.
+pub(super) fn readback(name: &str, tensors: Vec<(String, TensorId)>, when: When) -> Readback {
+    Readback { name: name.to_owned(), tensors, when, in_flight: READ_BACKS }
+}

@@ -1,0 +1,127 @@
+//! The state of a run between two steps, and a step of the optimiser, as parts of a graph.
+
+use super::build::{Build, Kept};
+use super::optimizer::{StateTensor, StepInputs};
+use super::request::Request;
+use super::sections::GRADIENT;
+use super::step_watch::StepWatch;
+use crate::error::Result;
+use crate::graph::{Memory, TensorId};
+use crate::ops::{Average, Shape};
+
+/// Name of the picture among the tensors of a state.
+pub(super) const STATE_PICTURE: &str = "picture";
+/// Name of the average.
+pub(super) const STATE_AVERAGE: &str = "average";
+/// Name of the average's counters.
+pub(super) const STATE_AVERAGE_COUNTERS: &str = "average_counters";
+
+/// A tensor that the next iteration depends on.
+#[derive(Debug, Clone)]
+pub(super) struct StatePart {
+    pub name: String,
+    pub shape: Shape,
+    /// Its memory on the device; none if it is in the host's.
+    pub memory: Option<Memory>,
+    /// For a tensor of the optimiser.
+    pub optimizer: Option<StateTensor>,
+}
+
+/// The state in a graph: the picture, what the optimiser keeps, and the average, each with its tensor.
+pub(super) struct StateTensors {
+    /// The picture is the first.
+    pub parts: Vec<(StatePart, TensorId)>,
+}
+
+/// A step in a graph.
+pub(super) struct Step {
+    /// What its section computes.
+    pub goals: Vec<TensorId>,
+    pub watch: StepWatch,
+}
+
+impl StateTensors {
+    /// Names and shapes of the tensors, those of the optimiser with what it says of them. The picture is the first.
+    pub fn list(request: &Request, shape: Shape) -> Vec<(String, Shape, Option<StateTensor>)> {
+        let optimizer = &request.optimizer;
+        let mut list = vec![(STATE_PICTURE.to_owned(), shape, None)];
+        for tensor in optimizer.state(shape) {
+            list.push((format!("{}:{}", optimizer.name(), tensor.name), tensor.shape, Some(tensor)));
+        }
+        if request.average_decay > 0.0 {
+            list.push((STATE_AVERAGE.to_owned(), shape, None));
+            list.push((STATE_AVERAGE_COUNTERS.to_owned(), Shape::Vector(4), None));
+        }
+        list
+    }
+
+    /// The state for a picture that is in the graph.
+    ///
+    /// # Errors
+    /// If the device fails or has too little memory.
+    pub fn new(build: &mut Build<'_>, kept: &mut Kept, request: &Request, picture: TensorId) -> Result<Self> {
+        let mut parts = Vec::new();
+        for (name, shape, optimizer) in Self::list(request, build.graph.shape(picture)) {
+            let tensor = if parts.is_empty() { picture } else { kept.tensor(build, &name, shape)? };
+            let memory = build.bound.get(&tensor).cloned();
+            parts.push((StatePart { name, shape, memory, optimizer }, tensor));
+        }
+        Ok(Self { parts })
+    }
+
+    /// The tensor of the optimiser that is shown in place of the picture, or the picture.
+    fn stepped(&self, request: &Request) -> TensorId {
+        let shown = request.optimizer.shown();
+        let of_optimizer = |part: &StatePart| part.optimizer.is_some_and(|tensor| Some(tensor.name) == shown);
+        self.find(of_optimizer).unwrap_or(self.parts[0].1)
+    }
+
+    /// The tensor that is shown: the average, if there is one.
+    pub fn shown(&self, request: &Request) -> TensorId {
+        self.find(|part| part.name == STATE_AVERAGE).unwrap_or_else(|| self.stepped(request))
+    }
+
+    fn find(&self, wanted: impl Fn(&StatePart) -> bool) -> Option<TensorId> {
+        self.parts.iter().find(|(part, _)| wanted(part)).map(|(_, tensor)| *tensor)
+    }
+
+    /// Appends a step along a gradient. `loss` is the whole objective, if the optimiser needs it. What the optimiser reads
+    /// besides is in the memory `control`.
+    ///
+    /// # Errors
+    /// If the device fails or has too little memory.
+    pub fn step(
+        &self,
+        build: &mut Build<'_>,
+        kept: &mut Kept,
+        request: &Request,
+        (gradient, loss): (TensorId, Option<TensorId>),
+    ) -> Result<Step> {
+        let optimizer = &request.optimizer;
+        let (_, picture) = self.parts[0];
+        let control = kept.tensor(build, CONTROL, Shape::Vector(4))?;
+        let inputs = StepInputs { picture, gradient, loss, control };
+        let of_optimizer = self.parts.iter().filter(|(part, _)| part.optimizer.is_some());
+        let of_optimizer: Vec<TensorId> = of_optimizer.map(|(_, tensor)| *tensor).collect();
+        let mut goals = optimizer.step(&mut build.graph, &inputs, &of_optimizer)?;
+        let average = [STATE_AVERAGE, STATE_AVERAGE_COUNTERS];
+        if let [Some(mean), Some(counters)] = average.map(|name| self.find(|part| part.name == name)) {
+            let op = Average { decay: f64::from(request.average_decay) };
+            goals.push(build.graph.apply(op, &[self.stepped(request), mean, counters], "average")?);
+        }
+        // After the step, before any clamp: a clamped picture hides what was infinite. An optimiser that rejects pictures
+        // may meet any gradient.
+        let of_gradient = optimizer.shown().is_none().then(|| (GRADIENT.to_owned(), gradient));
+        let of_state = self.parts.iter().filter_map(|(part, tensor)| {
+            let name = part.optimizer?.name;
+            optimizer.watched().contains(&name).then(|| (name.to_owned(), *tensor))
+        });
+        let watched = of_gradient.into_iter().chain(of_state).chain([(STATE_PICTURE.to_owned(), picture)]);
+        let (watch, watches) = StepWatch::new(build, kept, watched.collect())?;
+        goals.push(watches);
+        Ok(Step { goals, watch })
+    }
+}
+
+/// Name of the memory of what [`Optimizer::control`](super::optimizer::Optimizer::control) gives.
+pub(super) const CONTROL: &str = "control";

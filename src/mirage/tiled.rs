@@ -1,0 +1,330 @@
+//! Iterations of a picture that is computed in tiles. Picture, gradient and the state of the optimiser are in the host's
+//! memory, and go to the device part by part, so its memory and what it binds at once do not limit the picture's size.
+
+use super::bands::{Bands, Held, HeldState};
+use super::kept_picture::Compact;
+use super::passes::norm_name;
+use super::planes::{Pixels, Planes};
+use super::sections::{GRADIENT, GROUPS, HEALTH, LOSSES, REPORT, SNAPSHOT, STATE, STEP};
+use super::setback::Fault;
+use super::step::{STATE_PICTURE, StatePart};
+use super::step_watch::RECORD;
+use super::tile_passes::Tiles;
+use crate::error::{Error, Result};
+use crate::graph::{Engine, MemoryUse, Pending, Program, Submission, Values};
+use crate::ops::{Shape, Watch};
+use std::cell::RefCell;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A group whose gradient is measured by itself.
+#[derive(Debug)]
+pub(super) struct TiledGroup {
+    pub name: String,
+    /// The section that computes its gradient as far as the tiles.
+    pub section: String,
+    /// For each loss that compares neighbours its weight in this group; 0 for those of others.
+    pub of_neighbors: Vec<f32>,
+}
+
+/// A picture in tiles.
+#[derive(Debug)]
+pub(super) struct Tiled {
+    engine: Arc<Engine>,
+    size: [usize; 2],
+    tiles: Tiles,
+    bands: Bands,
+    groups: Vec<TiledGroup>,
+    /// Name of the tensor that is shown.
+    shown: String,
+    /// What [`SNAPSHOT`] copied.
+    snapshot: RefCell<Option<Compact>>,
+    held: RefCell<HeldState>,
+    /// Rows of the gradient that is being computed.
+    window: RefCell<Option<Planes>>,
+    /// A gradient that was kept.
+    gradient: RefCell<Option<Planes>>,
+    /// The weights of the losses that compare neighbours.
+    weights: RefCell<Vec<f32>>,
+    /// The norm of each group's gradient, as it was measured last.
+    norms: RefCell<Vec<(String, Vec<f32>)>>,
+}
+
+impl Tiled {
+    /// Of a picture of this size.
+    pub fn new(
+        engine: &Arc<Engine>,
+        size: [usize; 2],
+        (tiles, bands): (Tiles, Bands),
+        groups: Vec<TiledGroup>,
+        shown: String,
+    ) -> Self {
+        let weights = RefCell::new(vec![0.0; bands.of_neighbors().len()]);
+        Self {
+            engine: engine.clone(),
+            size,
+            tiles,
+            bands,
+            groups,
+            shown,
+            snapshot: RefCell::default(),
+            held: RefCell::default(),
+            window: RefCell::default(),
+            gradient: RefCell::default(),
+            weights,
+            norms: RefCell::default(),
+        }
+    }
+
+    /// The values of a tensor of the state that is in the host's memory.
+    pub fn read(&self, name: &str) -> Result<Vec<f32>> {
+        match self.held.borrow().get(name) {
+            Some(Held::Map(planes)) => Ok(planes.values().to_vec()),
+            Some(Held::Vector(values)) => Ok(values.clone()),
+            None => Err(not_set(name)),
+        }
+    }
+
+    /// The same, moved out: the state is not used any more.
+    pub fn take(&self, name: &str) -> Result<Vec<f32>> {
+        match self.held.borrow_mut().remove(name) {
+            Some(Held::Map(planes)) => Ok(planes.into_values()),
+            Some(Held::Vector(values)) => Ok(values),
+            None => Err(not_set(name)),
+        }
+    }
+
+    /// Frees all such values, and the gradient.
+    pub fn release(&self) {
+        self.held.borrow_mut().clear();
+        *self.window.borrow_mut() = None;
+        *self.gradient.borrow_mut() = None;
+        *self.snapshot.borrow_mut() = None;
+    }
+
+    /// Replaces such values; there must be as many as the tensor has.
+    pub fn write(&self, part: &StatePart, values: Vec<f32>) {
+        let held = match part.shape {
+            Shape::Map { height, width, .. } => Held::Map(Planes::of([height, width], values)),
+            _ => Held::Vector(values),
+        };
+        self.held.borrow_mut().insert(part.name.clone(), held);
+    }
+
+    /// Sets the weights of the losses, given in the order of all losses.
+    pub fn set_weights(&self, weights: &[f32]) {
+        let of = |term: usize| weights.get(term).copied().unwrap_or(0.0);
+        *self.weights.borrow_mut() = self.bands.of_neighbors().iter().map(|loss| of(loss.term)).collect();
+    }
+
+    /// The gradient of a submission without a step, channel after channel.
+    pub fn gradient(&self) -> Vec<f32> {
+        self.gradient.borrow().as_ref().map_or_else(Vec::new, |gradient| gradient.values().to_vec())
+    }
+
+    /// Runs sections of the objective, `program` as far as it has them, and starts read-backs. All is done when this
+    /// returns.
+    ///
+    /// # Errors
+    /// If the device fails, or the host has too little memory.
+    pub fn submit(
+        &self,
+        program: &Program,
+        parts: &[StatePart],
+        sections: &[&str],
+        readbacks: &[&str],
+    ) -> Result<Submission> {
+        let wanted = |section| sections.contains(&section);
+        if wanted(LOSSES) || wanted(GRADIENT) || wanted(GROUPS) {
+            self.forward()?;
+        }
+        if wanted(GROUPS) {
+            let mut norms = Vec::new();
+            for TiledGroup { name, section, of_neighbors } in &self.groups {
+                let mut norm = 0.0;
+                self.backward(program, section, of_neighbors, |_, rows, gradient| {
+                    let values = gradient.part(rows, &gradient.columns());
+                    norm += values.iter().map(|value| f64::from(value.abs())).sum::<f64>();
+                    Ok(())
+                })?;
+                norms.push((norm_name(name), vec![norm as f32]));
+            }
+            *self.norms.borrow_mut() = norms;
+        }
+        let mut values: Vec<(String, Values)> = Vec::new();
+        let mut add = |name: &str, found: Values| values.push((name.to_owned(), found));
+        let of_program: &[&str] = if wanted(LOSSES) { &[LOSSES] } else { &[] };
+        if readbacks.contains(&REPORT) {
+            let report = program.submit(of_program, &[REPORT], "losses")?.take(REPORT);
+            let report = report.map(Pending::finish).transpose()?.unwrap_or_default();
+            add(REPORT, report.into_iter().chain(self.norms.borrow().clone()).collect());
+        } else if wanted(LOSSES) {
+            program.submit(of_program, &[], "losses")?;
+        }
+        if wanted(SNAPSHOT) {
+            *self.snapshot.borrow_mut() = Some(self.compact(parts)?);
+        }
+        if readbacks.contains(&STATE) {
+            let part = |part: &StatePart| Ok((part.name.clone(), self.part(part)?));
+            add(STATE, parts.iter().map(part).collect::<Result<_>>()?);
+        }
+        match (wanted(GRADIENT), wanted(STEP)) {
+            (true, true) => self.step(program)?,
+            (true, false) => self.keep_gradient(program)?,
+            (false, true) => return Err(not_set(GRADIENT)),
+            (false, false) => {}
+        }
+        if readbacks.contains(&HEALTH)
+            && let Some(record) = self.bands.kept().get(RECORD)
+        {
+            let record = self.engine.read(record, Watch::RECORD, "what steps noted")?;
+            add(HEALTH, [(HEALTH.to_owned(), record)].into_iter().collect());
+        }
+        Ok(Submission::with_values("iteration", values))
+    }
+
+    /// Puts together what comes from tiles, and the losses that compare neighbours.
+    fn forward(&self) -> Result<()> {
+        let held = self.held.borrow();
+        let picture = picture(&held)?;
+        self.tiles.forward(Pixels::Planes(picture))?;
+        let losses = self.bands.losses((picture, &(0..self.size[0])), None, None)?;
+        for (loss, value) in self.bands.of_neighbors().iter().zip(losses) {
+            self.engine.write(&loss.memory, Shape::Vector(1), &[value as f32])?;
+        }
+        Ok(())
+    }
+
+    /// Computes a gradient of the present picture, from the section that computes it as far as the tiles. `weights` are
+    /// those of the losses that compare neighbours. Calls `done` with rows in order, each once their gradient is there and
+    /// nothing else is computed of them; they begin and end where a step may.
+    fn backward(
+        &self,
+        program: &Program,
+        section: &str,
+        weights: &[f32],
+        mut done: impl FnMut(&mut HeldState, &Range<usize>, &Planes) -> Result<()>,
+    ) -> Result<()> {
+        program.submit(&[section], &[], "a gradient as far as the tiles")?;
+        let mut held = self.held.borrow_mut();
+        let mut window = self.window.borrow_mut();
+        if window.is_none() {
+            *window = Some(Planes::zeros("gradient", [self.window_rows(), self.size[1]])?);
+        }
+        let Some(gradient) = window.as_mut() else { return Ok(()) };
+        gradient.clear();
+        let (mut first, mut above) = (0, None);
+        for row in 0..self.tiles.rows() {
+            self.tiles.backward(row, Pixels::Planes(picture(&held)?), gradient)?;
+            let rows = first..self.complete_after(row);
+            if rows.is_empty() {
+                continue;
+            }
+            if weights.iter().any(|weight| *weight != 0.0) {
+                let given = Some((&mut *gradient, weights));
+                self.bands.losses((picture(&held)?, &rows), above.as_deref(), given)?;
+            }
+            let columns = 0..self.size[1];
+            above = Some(picture(&held)?.part(&(rows.end - 1..rows.end), &columns));
+            done(&mut held, &rows, gradient)?;
+            gradient.advance(rows.end);
+            first = rows.end;
+        }
+        Ok(())
+    }
+
+    /// The rows of the picture, from the first, that are not needed any more once this row of tiles is done.
+    fn complete_after(&self, row: usize) -> usize {
+        if row + 1 == self.tiles.rows() {
+            return self.size[0];
+        }
+        let unit = self.bands.rows_of_steps();
+        self.tiles.rows_of(row + 1).start / unit * unit
+    }
+
+    /// The most rows of the gradient that are there at once.
+    fn window_rows(&self) -> usize {
+        let rows = 0..self.tiles.rows();
+        let first = |row: usize| row.checked_sub(1).map_or(0, |before| self.complete_after(before));
+        rows.map(|row| self.tiles.rows_of(row).end - first(row)).max().unwrap_or(1)
+    }
+
+    /// Bytes of the gradient in the host's memory.
+    pub fn gradient_bytes(&self) -> u64 {
+        (3 * self.window_rows() * self.size[1]) as u64 * 4
+    }
+
+    /// Makes a step along the gradient of the present picture.
+    fn step(&self, program: &Program) -> Result<()> {
+        let mut vectors = Vec::new();
+        self.backward(program, GRADIENT, &self.weights.borrow(), |held, rows, gradient| {
+            vectors = self.bands.step(held, rows, gradient)?;
+            Ok(())
+        })?;
+        let vectors = vectors.into_iter().map(|(name, values)| (name, Held::Vector(values)));
+        self.held.borrow_mut().extend(vectors);
+        Ok(())
+    }
+
+    /// Keeps the gradient of the present picture, for [`Self::gradient`].
+    fn keep_gradient(&self, program: &Program) -> Result<()> {
+        let mut whole = Planes::zeros("gradient", self.size)?;
+        self.backward(program, GRADIENT, &self.weights.borrow(), |_, rows, gradient| {
+            whole.set_rows(rows, &gradient.part(rows, &gradient.columns()));
+            Ok(())
+        })?;
+        *self.gradient.borrow_mut() = Some(whole);
+        Ok(())
+    }
+
+    /// What is shown.
+    fn compact(&self, parts: &[StatePart]) -> Result<Compact> {
+        if let Some(Held::Map(planes)) = self.held.borrow().get(&self.shown) {
+            return Ok(Compact::of(planes));
+        }
+        let part = parts.iter().find(|part| part.name == self.shown);
+        let part = part.ok_or_else(|| not_set(&self.shown))?;
+        Ok(Compact::of(&Planes::of(self.size, self.part(part)?)))
+    }
+
+    /// What [`SNAPSHOT`] copied last, moved out.
+    pub fn take_snapshot(&self) -> Option<Compact> {
+        self.snapshot.take()
+    }
+
+    /// A tensor of the state, wherever it is.
+    pub fn part(&self, part: &StatePart) -> Result<Vec<f32>> {
+        match &part.memory {
+            Some(memory) => self.engine.read(memory, part.shape, &part.name),
+            None => self.read(&part.name),
+        }
+    }
+
+    /// What went wrong in the steps so far, and how many steps before the last one.
+    pub fn fault(&self, values: &Values) -> Option<(u32, Fault)> {
+        let (watch, runs) = self.bands.watch()?;
+        watch.fault(values, runs)
+    }
+
+    /// What steps read and note besides the state.
+    pub fn bands(&self) -> &Bands {
+        &self.bands
+    }
+
+    /// Device memory in use besides the objective's program.
+    pub fn memory(&self) -> MemoryUse {
+        self.tiles.memory.with(self.bands.memory())
+    }
+}
+
+/// The picture of a state.
+fn picture(held: &HeldState) -> Result<&Planes> {
+    match held.get(STATE_PICTURE) {
+        Some(Held::Map(planes)) => Ok(planes),
+        _ => Err(not_set(STATE_PICTURE)),
+    }
+}
+
+fn not_set(name: &str) -> Error {
+    Error::gpu(name, "it was not computed yet")
+}
