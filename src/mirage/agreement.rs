@@ -46,6 +46,7 @@ impl Session {
         let norms = own.measure()?.norms;
         let weights = Weights::measured(&own.groups, &norms, &Weights::given(&own.groups), false);
         let (numbers, gradient) = own.evaluate(&picture, &weights)?;
+        own.release();
 
         let cpu = self.engine.cpu_beside()?;
         let other = Objective::new(&cpu, &self.network, &self.request, size, &mut Cache::default())?;

@@ -24,6 +24,9 @@ const BAND: &str = "band";
 /// Name of the memory of a band's gradient.
 const GRADIENT_OF_BAND: &str = "gradient of a band";
 
+/// Name of the memory of a band's rows and those around it.
+const ROWS: &str = "rows of a band";
+
 /// A loss of the picture that compares neighbouring pixels.
 #[derive(Debug, Clone)]
 pub(super) struct NeighborLoss {
@@ -302,13 +305,10 @@ fn bands(rows: &Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>>
     rows.clone().step_by(most).map(move |start| start..(start + most).min(end))
 }
 
-/// The lengths of bands, the longest first: programs share the memory of the first one.
+/// The lengths of bands, the longest first: what the programs read is as large as that of the first one.
 fn lengths(bands: impl Iterator<Item = usize>) -> impl Iterator<Item = usize> {
     bands.collect::<BTreeSet<usize>>().into_iter().rev()
 }
-
-/// Name of the memory of a band's rows and those around it.
-const ROWS: &str = "rows of a band";
 
 fn read(tensors: Vec<(String, crate::graph::TensorId)>) -> Readback {
     Readback { name: BAND.to_owned(), tensors, when: When::After, in_flight: IN_FLIGHT }

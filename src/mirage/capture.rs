@@ -1,7 +1,7 @@
 //! Targets: the statistics of a picture, captured once.
 
 use super::build::Build;
-use super::layer_statistic::{Captured, LayerStatistic, Place};
+use super::layer_statistic::{Captured, LayerStatistic, TargetPlace};
 use super::network_graph::{self, View};
 use super::planes::Pixels;
 use super::sources::Sources;
@@ -127,7 +127,7 @@ fn run(
             };
             bound.insert(*tensor, memory.clone());
             goals.push(*tensor);
-            of_statistic.push(Captured { shape, place: Place::Device(memory) });
+            of_statistic.push(Captured { shape, place: TargetPlace::Device(memory) });
         }
         captured.push(of_statistic);
     }

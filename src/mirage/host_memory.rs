@@ -51,7 +51,9 @@ impl Host<'_> {
         let (pictures, optimizer) = (of(true), of(false));
         // Gradients that are kept are bound, too.
         let others = live.bound.saturating_sub(pictures + optimizer + targets);
-        let read = if self.native { 0 } else { self.reads() * self.pixels() * RGB + self.state_bytes() };
+        let pictures_read =
+            if self.native || self.is_tiled() { 0 } else { self.reads() * self.pixels() * RGB };
+        let read = pictures_read + if self.native { 0 } else { self.state_bytes() };
         MemoryClasses {
             weights: live.constants,
             activations: live.planned + live.scratch + others,
@@ -114,12 +116,13 @@ impl Host<'_> {
         (photo.width * photo.height) as u64 * self.request.schedule.held_per_pixel
     }
 
-    /// Bytes of a state that is read back for a checkpoint, as the device stores it.
+    /// Bytes of a state that is read back for a checkpoint, as the device stores what it has of it.
     fn state_bytes(&self) -> u64 {
         if self.request.schedule.state_every == 0 {
             return 0;
         }
-        self.state.iter().map(|part| part.shape.bytes()).sum()
+        let on_device = self.state.iter().filter(|part| part.memory.is_some());
+        on_device.map(|part| part.shape.bytes()).sum()
     }
 
     /// True if the picture is computed in tiles.
@@ -163,7 +166,8 @@ impl Host<'_> {
     /// The newest good picture, the best, and the values that the change is measured from. In tiles a picture is kept in
     /// 16 bits a value.
     fn kept(&self) -> u64 {
-        let pictures = if self.is_tiled() { RGB } else { 2 * RGB };
+        let compact = self.is_tiled() && self.request.optimizer.clamps();
+        let pictures = if compact { RGB } else { 2 * RGB };
         pictures * self.pixels() + 4 * (LOOKED_AT as u64).min(3 * self.pixels())
     }
 
@@ -185,7 +189,24 @@ impl Host<'_> {
             staging: reads * self.pixels() * RGB + checkpoint,
             ..MemoryClasses::default()
         };
-        own + self.painted()
+        let iterations = own + self.painted();
+        let unpacking = self.unpacking();
+        if unpacking.total() > iterations.total() { unpacking } else { iterations }
+    }
+
+    /// While a map of the state of the scale before is resized in the host's memory, the last of all: the map on its way as
+    /// the CPU device has it and as it was read, and grain.
+    fn unpacking(&self) -> MemoryClasses {
+        if !self.is_tiled() || self.scale.first == 0 {
+            return MemoryClasses::default();
+        }
+        let smaller = self.pixels() / 2;
+        let grain = if self.request.grain > 0.0 { 4 } else { 0 };
+        MemoryClasses {
+            pictures: self.given() + self.kept() + self.held(),
+            staging: self.pixels() * (16 + RGB + grain) + smaller * 16,
+            ..MemoryClasses::default()
+        } + MemoryClasses { activations: 0, ..self.painted() }
     }
 
     /// While the state goes to the next scale.
@@ -199,7 +220,7 @@ impl Host<'_> {
         let grain = |values: u64| if has_grain { values * 4 * larger } else { 0 };
         let kept = self.kept() + self.held();
         let holding = |pictures, staging| MemoryClasses { pictures, staging, ..MemoryClasses::default() };
-        let of_reading = if self.native { 0 } else { self.pixels() * 16 };
+        let of_reading = if self.native || self.is_tiled() { 0 } else { self.pixels() * 16 };
         ToNextScale {
             reading: holding(self.given() + kept, carried + of_reading),
             drawing: holding(self.given() + kept, carried + grain(GRAIN_VALUES)),

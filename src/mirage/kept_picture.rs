@@ -22,12 +22,12 @@ pub(super) struct Compact {
     size: [usize; 2],
     values: Vec<u16>,
     /// Values that were not finite, which are kept as black.
-    pub spoilt: usize,
+    spoilt: usize,
 }
 
 impl Compact {
     /// Of values channel after channel.
-    pub fn of(planes: &Planes) -> Self {
+    fn of(planes: &Planes) -> Self {
         let mut spoilt = 0;
         let round = |value: f32| {
             spoilt += usize::from(!value.is_finite());
@@ -39,6 +39,15 @@ impl Compact {
 }
 
 impl KeptPicture {
+    /// Of values channel after channel: compact, if they are limited to 0..1 anyway.
+    pub fn of(planes: &Planes, clamps: bool) -> Self {
+        if clamps {
+            return Self::Compact(Arc::new(Compact::of(planes)));
+        }
+        let [height, width] = planes.size();
+        Self::Whole(Arc::new(Picture { width, height, rgb: planes.interleaved().collect() }))
+    }
+
     /// Height and width.
     pub fn size(&self) -> [usize; 2] {
         match self {
@@ -89,7 +98,7 @@ mod tests {
     fn a_compact_picture_is_the_picture_to_16_bits() {
         let values = vec![0.0, 0.25, 1.5, 1.0, f32::NAN, 0.7, 0.1, -1.0, 0.123_456, 0.5, f32::INFINITY, 0.9];
         let planes = Planes::of([2, 2], values);
-        let compact = KeptPicture::Compact(Arc::new(Compact::of(&planes)));
+        let compact = KeptPicture::of(&planes, true);
         assert_eq!((compact.size(), compact.spoilt()), ([2, 2], 2));
         let picture = compact.picture();
         let expected = [0.0, 0.0, 0.123_456, 0.25, 0.7, 0.5, 1.0, 0.1, 1.0, 1.0, 0.0, 0.9];
@@ -99,7 +108,7 @@ mod tests {
         // What was read from a file of 8 or 16 bits comes back as it was.
         for level in [0_u16, 1, 257, 30_000, 65_534, 65_535] {
             let value = f32::from(level) / LEVELS;
-            let kept = KeptPicture::Compact(Arc::new(Compact::of(&Planes::of([1, 1], vec![value; 3]))));
+            let kept = KeptPicture::of(&Planes::of([1, 1], vec![value; 3]), true);
             assert_eq!(kept.picture().rgb, [value; 3]);
         }
     }
@@ -108,8 +117,7 @@ mod tests {
     fn some_values_are_spread_over_all() {
         let planes = Planes::of([10, 10], (0..300).map(|index| index as f32 / 300.0).collect());
         let rgb: Vec<f32> = planes.interleaved().collect();
-        let whole = KeptPicture::Whole(Arc::new(Picture { width: 10, height: 10, rgb: rgb.clone() }));
-        let compact = KeptPicture::Compact(Arc::new(Compact::of(&planes)));
+        let [whole, compact] = [false, true].map(|clamps| KeptPicture::of(&planes, clamps));
         assert_eq!(whole.some_values(300), rgb);
         for most in [299, 100, 7] {
             let some = whole.some_values(most);

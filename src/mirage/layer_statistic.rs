@@ -40,12 +40,12 @@ impl LayerStatistic {
 #[derive(Debug, Clone)]
 pub(super) struct Captured {
     pub shape: Shape,
-    pub place: Place,
+    pub place: TargetPlace,
 }
 
 /// Where a captured tensor lies.
 #[derive(Debug, Clone)]
-pub(super) enum Place {
+pub(super) enum TargetPlace {
     /// On the device.
     Device(Memory),
     /// In the host's memory: a large map of which only tiles are ever taken.
@@ -59,8 +59,8 @@ impl Captured {
     /// If it is elsewhere, because it was captured in tiles.
     pub fn memory(&self, label: &str) -> Result<&Memory> {
         match &self.place {
-            Place::Device(memory) => Ok(memory),
-            Place::Host(_) => {
+            TargetPlace::Device(memory) => Ok(memory),
+            TargetPlace::Host(_) => {
                 Err(Error::gpu(label, "its target was captured in tiles, and it is not computed in tiles"))
             }
         }

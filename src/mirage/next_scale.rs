@@ -60,6 +60,7 @@ impl Baggage {
         clamp: bool,
     ) -> Result<()> {
         let mut carried = self.0;
+        let mut cpu: Option<Arc<Engine>> = None;
         objective.set_state_from(|part| {
             let Some(at) = carried.iter().position(|tensor| tensor.name == part.name) else {
                 return Ok(false);
@@ -83,10 +84,13 @@ impl Baggage {
                 }
                 // It is in the host's memory because the device may have too little for all of it.
                 None => {
-                    let on_host =
-                        if engine.profile().native { engine.clone() } else { engine.cpu_beside()? };
+                    let on_host = match &cpu {
+                        Some(opened) => opened,
+                        None if engine.profile().native => engine,
+                        None => cpu.insert(engine.cpu_beside()?),
+                    };
                     let output = on_host.tensor("resized map", part.shape)?;
-                    resize(&on_host, (values, shape), (&output, part.shape), mode, positive)?;
+                    resize(on_host, (values, shape), (&output, part.shape), mode, positive)?;
                     on_host.read(&output, part.shape, "resized map")?
                 }
             };

@@ -9,7 +9,7 @@ use super::sources::Sources;
 use super::step::{STATE_AVERAGE, StatePart, StateTensors};
 use super::step_watch::StepWatch;
 use super::targets::Targets;
-use super::tiled::{Tiled, TiledGroup};
+use super::tiled::{StepKind, Tiled, TiledGroup};
 use super::tiles::{Subject, TileGradients};
 use crate::error::{Error, Result};
 use crate::graph::{Engine, Goals, Memory, Program, Readback, TensorId, When};
@@ -36,7 +36,7 @@ pub(super) enum Place {
 }
 
 /// An objective whose losses and gradients are in a graph.
-pub(super) struct Begun<'a> {
+pub(super) struct Unfinished<'a> {
     pub engine: &'a Arc<Engine>,
     pub build: Build<'a>,
     pub goals: Goals,
@@ -48,7 +48,7 @@ pub(super) struct Begun<'a> {
 /// A program, where its picture is, the state, what the program was built of, and class probabilities of the photo.
 pub(super) type Prepared<'a> = (Program, Place, Vec<StatePart>, Build<'a>, Vec<f32>);
 
-impl<'a> Begun<'a> {
+impl<'a> Unfinished<'a> {
     /// With the step in the same program.
     ///
     /// # Errors
@@ -112,7 +112,13 @@ impl<'a> Begun<'a> {
             |part: &&StatePart| part.optimizer.is_some_and(|tensor| optimizer.shown() == Some(tensor.name));
         let average = state.iter().find(|part| part.name == STATE_AVERAGE);
         let shown = average.or_else(|| state.iter().find(is_shown)).unwrap_or(&state[0]);
-        let tiled = Tiled::new(engine, size, (tiles, bands), groups, shown.name.clone());
+        let kind = StepKind {
+            shown: shown.name.clone(),
+            clamps: optimizer.clamps(),
+            needs_loss: optimizer.needs_loss(),
+            watches_gradient: optimizer.shown().is_none(),
+        };
+        let tiled = Tiled::new(engine, size, (tiles, bands), groups, kind);
         Ok((program, Place::Host(Box::new(tiled)), state, build, photo))
     }
 

@@ -183,6 +183,8 @@ impl Session {
             return Err(Error::Unstable { cause, iteration, setbacks });
         };
         self.halvings += 1;
+        // All of it is set anew.
+        self.objective()?.release();
         self.objective()?.set_picture(&picture.picture())?;
         self.trend = self.trend.gone_back();
         (self.last_look, self.change) = (None, None);

@@ -51,6 +51,15 @@ impl Session {
     /// [`Error::Unstable`] if that has happened five times and happens again, an observer's own error, or if the device
     /// fails; see [`Session::last_good`].
     pub fn run(&mut self, observer: &mut dyn Observer) -> Result<RunResult> {
+        let result = self.run_to_end(observer);
+        // The next run begins with a state of its own.
+        if let Ok(objective) = self.objective() {
+            objective.release();
+        }
+        result
+    }
+
+    fn run_to_end(&mut self, observer: &mut dyn Observer) -> Result<RunResult> {
         self.most_in_flight = 0;
         let mut iteration = self.begin()?;
         let mut run = RunLoop::new(iteration, observer);
@@ -112,7 +121,7 @@ impl Session {
             self.report_down_to(&mut run, ahead)?;
             iteration += 1;
         }
-        // There is nothing to go back to any more, and the next run begins with a state of its own.
+        // There is nothing to go back to any more, and no more steps.
         (self.best, self.last_look) = (None, None);
         self.objective()?.release();
         let Some((iterations, picture)) = self.last_good() else {
@@ -146,9 +155,9 @@ impl Session {
                 objective.set_picture(&start::picture(&self.request, self.scales[0].size)?)?;
                 self.weights = Weights::given(&objective.groups);
             }
-            Some(state) => {
+            Some(mut state) => {
                 let objective = self.objective()?;
-                objective.set_state(&state.tensors)?;
+                objective.set_state(std::mem::take(&mut state.tensors))?;
                 let given = Weights::given(&objective.groups);
                 let shares = Shares::of(&objective.groups);
                 let same_groups = state.weights.0.len() == given.0.len()
@@ -212,10 +221,12 @@ impl Session {
             run.emit(Event::Paused { iteration, paused: true })?;
             // A viewer who connects during the pause sees the present picture.
             let shown = Due { picture: self.request.schedule.has_pictures(), ..Due::default() };
+            self.make_room()?;
             let shown = self.submit(iteration, shown)?;
             self.report(shown, run)?;
             while pending.paused && !pending.stop && run.ending.is_none() && run.back.is_none() {
                 if snapshot {
+                    self.make_room()?;
                     let submitted = self.submit(iteration, Due { snapshot: true, ..Due::default() })?;
                     self.report(submitted, run)?;
                     snapshot = false;

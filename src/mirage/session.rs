@@ -97,7 +97,8 @@ pub struct Session {
     pub(super) measure: bool,
     /// True if they have to be because the run that is resumed measured them at this very picture.
     pub(super) measure_again: bool,
-    /// The newest picture that was found good, after how many iterations.
+    /// The newest picture that was found good, after how many iterations; in tiles the one with the least loss, while
+    /// another is looked at.
     pub(super) last_good: Option<(u32, KeptPicture)>,
     /// The one with the least loss since the objective last changed: iterations, loss, picture.
     pub(super) best: Option<(u32, f64, KeptPicture)>,

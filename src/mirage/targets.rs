@@ -1,7 +1,7 @@
 //! What each loss of an objective is compared with, at one size.
 
 use super::capture::{Stage, capture, prepare, read};
-use super::layer_statistic::{Captured, LayerStatistic, Place};
+use super::layer_statistic::{Captured, LayerStatistic, TargetPlace};
 use super::loss::{Loss, Target};
 use super::network_graph::{self, View};
 use super::readout::probabilities;
@@ -50,8 +50,10 @@ impl Cache {
         let mut bytes = [0, 0];
         for part in self.captured.values().flatten() {
             match &part.place {
-                Place::Device(memory) => bytes[0] += memory.bytes(),
-                Place::Host(map) => bytes[1] += map.lock().unwrap_or_else(PoisonError::into_inner).bytes(),
+                TargetPlace::Device(memory) => bytes[0] += memory.bytes(),
+                TargetPlace::Host(map) => {
+                    bytes[1] += map.lock().unwrap_or_else(PoisonError::into_inner).bytes()
+                }
             }
         }
         bytes
@@ -287,5 +289,5 @@ fn distribution(engine: &Engine, network: &Network, classes: &[(usize, f32)]) ->
     }
     let shape = Shape::Vector(values.len());
     let memory = engine.tensor_with("class probabilities", shape, &values)?;
-    Ok(Captured { shape, place: Place::Device(memory) })
+    Ok(Captured { shape, place: TargetPlace::Device(memory) })
 }

@@ -2,7 +2,7 @@
 //! memory, and go to the device part by part, so its memory and what it binds at once do not limit the picture's size.
 
 use super::bands::{Bands, Held, HeldState};
-use super::kept_picture::Compact;
+use super::kept_picture::KeptPicture;
 use super::passes::norm_name;
 use super::planes::{Pixels, Planes};
 use super::sections::{GRADIENT, GROUPS, HEALTH, LOSSES, REPORT, SNAPSHOT, STATE, STEP};
@@ -13,7 +13,7 @@ use super::tile_passes::Tiles;
 use crate::error::{Error, Result};
 use crate::graph::{Engine, MemoryUse, Pending, Program, Submission, Values};
 use crate::ops::{Shape, Watch};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -27,6 +27,19 @@ pub(super) struct TiledGroup {
     pub of_neighbors: Vec<f32>,
 }
 
+/// What the passes have to know of the optimiser.
+#[derive(Debug)]
+pub(super) struct StepKind {
+    /// Name of the tensor that is shown.
+    pub shown: String,
+    /// True if the picture is cut off to [0, 1].
+    pub clamps: bool,
+    /// True if a step reads the loss.
+    pub needs_loss: bool,
+    /// True if a gradient that is not finite is a fault.
+    pub watches_gradient: bool,
+}
+
 /// A picture in tiles.
 #[derive(Debug)]
 pub(super) struct Tiled {
@@ -35,10 +48,9 @@ pub(super) struct Tiled {
     tiles: Tiles,
     bands: Bands,
     groups: Vec<TiledGroup>,
-    /// Name of the tensor that is shown.
-    shown: String,
+    kind: StepKind,
     /// What [`SNAPSHOT`] copied.
-    snapshot: RefCell<Option<Compact>>,
+    snapshot: RefCell<Option<KeptPicture>>,
     held: RefCell<HeldState>,
     /// Rows of the gradient that is being computed.
     window: RefCell<Option<Planes>>,
@@ -48,6 +60,10 @@ pub(super) struct Tiled {
     weights: RefCell<Vec<f32>>,
     /// The norm of each group's gradient, as it was measured last.
     norms: RefCell<Vec<(String, Vec<f32>)>>,
+    /// Steps since the state was set.
+    steps: Cell<u32>,
+    /// The first of them whose gradient was not finite, and in how many values.
+    bad_gradient: Cell<Option<(u32, u64)>>,
 }
 
 impl Tiled {
@@ -57,7 +73,7 @@ impl Tiled {
         size: [usize; 2],
         (tiles, bands): (Tiles, Bands),
         groups: Vec<TiledGroup>,
-        shown: String,
+        kind: StepKind,
     ) -> Self {
         let weights = RefCell::new(vec![0.0; bands.of_neighbors().len()]);
         Self {
@@ -66,13 +82,15 @@ impl Tiled {
             tiles,
             bands,
             groups,
-            shown,
+            kind,
             snapshot: RefCell::default(),
             held: RefCell::default(),
             window: RefCell::default(),
             gradient: RefCell::default(),
             weights,
             norms: RefCell::default(),
+            steps: Cell::default(),
+            bad_gradient: Cell::default(),
         }
     }
 
@@ -117,13 +135,19 @@ impl Tiled {
         *self.weights.borrow_mut() = self.bands.of_neighbors().iter().map(|loss| of(loss.term)).collect();
     }
 
-    /// The gradient of a submission without a step, channel after channel.
-    pub fn gradient(&self) -> Vec<f32> {
-        self.gradient.borrow().as_ref().map_or_else(Vec::new, |gradient| gradient.values().to_vec())
+    /// The gradient of a submission without a step, channel after channel; it is not kept any longer.
+    pub fn take_gradient(&self) -> Vec<f32> {
+        self.gradient.take().map_or_else(Vec::new, Planes::into_values)
     }
 
-    /// Runs sections of the objective, `program` as far as it has them, and starts read-backs. All is done when this
-    /// returns.
+    /// Forgets what went wrong in earlier steps.
+    pub fn forget_faults(&self) {
+        self.steps.set(0);
+        self.bad_gradient.set(None);
+    }
+
+    /// Runs sections of the objective, `program` as far as it has them, and reads back. All that has to do with the picture
+    /// is done when this returns.
     ///
     /// # Errors
     /// If the device fails, or the host has too little memory.
@@ -136,7 +160,7 @@ impl Tiled {
     ) -> Result<Submission> {
         let wanted = |section| sections.contains(&section);
         if wanted(LOSSES) || wanted(GRADIENT) || wanted(GROUPS) {
-            self.forward()?;
+            self.forward(wanted(LOSSES) || self.kind.needs_loss)?;
         }
         if wanted(GROUPS) {
             let mut norms = Vec::new();
@@ -162,7 +186,7 @@ impl Tiled {
             program.submit(of_program, &[], "losses")?;
         }
         if wanted(SNAPSHOT) {
-            *self.snapshot.borrow_mut() = Some(self.compact(parts)?);
+            *self.snapshot.borrow_mut() = Some(self.show(parts)?);
         }
         if readbacks.contains(&STATE) {
             let part = |part: &StatePart| Ok((part.name.clone(), self.part(part)?));
@@ -183,11 +207,14 @@ impl Tiled {
         Ok(Submission::with_values("iteration", values))
     }
 
-    /// Puts together what comes from tiles, and the losses that compare neighbours.
-    fn forward(&self) -> Result<()> {
+    /// Puts together what comes from tiles, and with `losses` those that compare neighbours.
+    fn forward(&self, losses: bool) -> Result<()> {
         let held = self.held.borrow();
         let picture = picture(&held)?;
         self.tiles.forward(Pixels::Planes(picture))?;
+        if !losses {
+            return Ok(());
+        }
         let losses = self.bands.losses((picture, &(0..self.size[0])), None, None)?;
         for (loss, value) in self.bands.of_neighbors().iter().zip(losses) {
             self.engine.write(&loss.memory, Shape::Vector(1), &[value as f32])?;
@@ -256,11 +283,17 @@ impl Tiled {
 
     /// Makes a step along the gradient of the present picture.
     fn step(&self, program: &Program) -> Result<()> {
-        let mut vectors = Vec::new();
+        let (mut vectors, mut bad) = (Vec::new(), 0);
         self.backward(program, GRADIENT, &self.weights.borrow(), |held, rows, gradient| {
+            let values = gradient.part(rows, &gradient.columns());
+            bad += values.iter().filter(|value| !value.is_finite()).count() as u64;
             vectors = self.bands.step(held, rows, gradient)?;
             Ok(())
         })?;
+        self.steps.set(self.steps.get() + 1);
+        if bad > 0 && self.kind.watches_gradient && self.bad_gradient.get().is_none() {
+            self.bad_gradient.set(Some((self.steps.get(), bad)));
+        }
         let vectors = vectors.into_iter().map(|(name, values)| (name, Held::Vector(values)));
         self.held.borrow_mut().extend(vectors);
         Ok(())
@@ -278,17 +311,17 @@ impl Tiled {
     }
 
     /// What is shown.
-    fn compact(&self, parts: &[StatePart]) -> Result<Compact> {
-        if let Some(Held::Map(planes)) = self.held.borrow().get(&self.shown) {
-            return Ok(Compact::of(planes));
+    fn show(&self, parts: &[StatePart]) -> Result<KeptPicture> {
+        let StepKind { shown, clamps, .. } = &self.kind;
+        if let Some(Held::Map(planes)) = self.held.borrow().get(shown) {
+            return Ok(KeptPicture::of(planes, *clamps));
         }
-        let part = parts.iter().find(|part| part.name == self.shown);
-        let part = part.ok_or_else(|| not_set(&self.shown))?;
-        Ok(Compact::of(&Planes::of(self.size, self.part(part)?)))
+        let part = parts.iter().find(|part| part.name == *shown).ok_or_else(|| not_set(shown))?;
+        Ok(KeptPicture::of(&Planes::of(self.size, self.part(part)?), *clamps))
     }
 
     /// What [`SNAPSHOT`] copied last, moved out.
-    pub fn take_snapshot(&self) -> Option<Compact> {
+    pub fn take_snapshot(&self) -> Option<KeptPicture> {
         self.snapshot.take()
     }
 
@@ -302,8 +335,12 @@ impl Tiled {
 
     /// What went wrong in the steps so far, and how many steps before the last one.
     pub fn fault(&self, values: &Values) -> Option<(u32, Fault)> {
-        let (watch, runs) = self.bands.watch()?;
-        watch.fault(values, runs)
+        let gradient = self.bad_gradient.get().map(|(step, count)| {
+            (self.steps.get() - step, Fault::NonFinite { tensor: GRADIENT.to_owned(), count })
+        });
+        let noted = self.bands.watch().and_then(|(watch, runs)| watch.fault(values, runs));
+        // The gradient first: what a step makes of it follows.
+        [gradient, noted].into_iter().flatten().reduce(|one, other| if other.0 > one.0 { other } else { one })
     }
 
     /// What steps read and note besides the state.

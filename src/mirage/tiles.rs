@@ -8,7 +8,7 @@
 //! of them than a tile.
 
 use super::build::Build;
-use super::layer_statistic::{Captured, Place};
+use super::layer_statistic::{Captured, TargetPlace};
 use super::network_graph::{self, View};
 use super::planes::HalfMap;
 use super::statistic::Statistic;
@@ -190,7 +190,7 @@ impl Assembly {
         let shape = self.shape(layer);
         let map = Arc::new(Mutex::new(HalfMap::zeros(label, shape)?));
         self.of_layers.push(LayerSums { layer, kind: Kind::Target(map.clone()), sums: Vec::new() });
-        Ok(Captured { shape, place: Place::Host(map) })
+        Ok(Captured { shape, place: TargetPlace::Host(map) })
     }
 
     fn add(
@@ -265,7 +265,7 @@ impl Assembly {
             tiles.extend(program.map(|program| self.tile(subject.network, program, pair)));
         }
         let targets = self.of_layers.iter().filter_map(|of_layer| match &of_layer.kind {
-            Kind::Distance(_, Captured { place: Place::Device(memory), .. }) => Some(memory.bytes()),
+            Kind::Distance(_, Captured { place: TargetPlace::Device(memory), .. }) => Some(memory.bytes()),
             _ => None,
         });
         // The programs share their memory; what is bound to them counts elsewhere, but for targets and inputs.
@@ -298,7 +298,7 @@ impl Assembly {
         let places = Shape::Vector(place_of(self.trunk.pools + 1, 0));
         let mut targets = Vec::new();
         for of_layer in &self.of_layers {
-            if let Kind::Distance(_, Captured { shape, place: Place::Host(map) }) = &of_layer.kind {
+            if let Kind::Distance(_, Captured { shape, place: TargetPlace::Host(map) }) = &of_layer.kind {
                 let whole = shape.expect_map("a target")?;
                 let pools = self.pools(subject.network, of_layer.layer);
                 let part = Shape::map(whole.channels, most(2) >> pools, most(3) >> pools);
@@ -330,7 +330,9 @@ impl Assembly {
             program,
             all: [row.all.clone(), column.all.clone()],
             places: places.into_iter().map(|place| place as f32).collect(),
-            targets: of(|kind| matches!(kind, Kind::Distance(_, Captured { place: Place::Host(_), .. }))),
+            targets: of(|kind| {
+                matches!(kind, Kind::Distance(_, Captured { place: TargetPlace::Host(_), .. }))
+            }),
             captured: of(|kind| matches!(kind, Kind::Target(_))),
         }
     }
@@ -375,11 +377,11 @@ impl Assembly {
                 Kind::Distance(statistic, target) => {
                     let label = format!("target {name}");
                     let target = match &target.place {
-                        Place::Device(memory) => {
+                        TargetPlace::Device(memory) => {
                             let all = build.alias("target", memory, target.shape);
                             build.graph.apply(Crop { size, at }, &[all, places], label)?
                         }
-                        Place::Host(_) => {
+                        TargetPlace::Host(_) => {
                             let (_, memory) = target_tiles.next().ok_or_else(|| no_memory(&label))?;
                             build.alias(&label, memory, Shape::map(layout.channels, size[0], size[1]))
                         }

@@ -1,22 +1,22 @@
 //! The objective at one size: losses, their gradient with respect to the picture, the optimiser's step and the average
-//! of the pictures, as one prepared program.
+//! of the pictures, prepared as one program, or in tiles as several.
+
+mod state;
 
 use super::bands::NeighborLoss;
-use super::build::{Build, Kept};
-use super::capture::planar;
+use super::build::Build;
 use super::kept_picture::KeptPicture;
 use super::layer_statistic::LayerStatistic;
 use super::loss::{Group, Loss, Strength};
 use super::optimizer::Optimizer;
 use super::passes::{Passes, norm_name};
-use super::prepare::{AHEAD, Begun, Place, readback};
+use super::prepare::{AHEAD, Place, Unfinished, readback};
 use super::readout::probabilities;
 use super::request::Request;
 use super::sections::{GRADIENT, GROUPS, HEALTH, LOSSES, PICTURE, REPORT};
 use super::setback::Fault;
 use super::sources::Sources;
-use super::step::{CONTROL, STATE_AVERAGE, STATE_PICTURE, StatePart};
-use super::step_watch;
+use super::step::{CONTROL, STATE_PICTURE, StatePart};
 use super::targets::{Cache, targets};
 use super::tiled::TiledGroup;
 use super::tiles::Subject;
@@ -173,13 +173,15 @@ impl Objective {
             goals = goals.section(name, tensors);
         }
         goals = goals.readback(readback(REPORT, parts, When::After));
-        let begun = Begun { engine, build, goals, targets, request, size };
+        let unfinished = Unfinished { engine, build, goals, targets, request, size };
         let (program, place, state, build, photo_probabilities) = match (passes.gradient, passes.tiled) {
             (None, Some((gradients, of_groups))) => {
                 let subject = Subject { engine, network, view };
-                begun.in_tiles(sources, subject, gradients, tiled_groups(of_groups, &terms))?
+                unfinished.in_tiles(sources, subject, gradients, tiled_groups(of_groups, &terms))?
             }
-            (gradient, _) => begun.whole(picture, gradient, passes.sum.as_ref().map(|(sum, ..)| *sum))?,
+            (gradient, _) => {
+                unfinished.whole(picture, gradient, passes.sum.as_ref().map(|(sum, ..)| *sum))?
+            }
         };
         let is_tiled = matches!(place, Place::Host(_));
         let loss_weights = build.loss_weights();
@@ -210,128 +212,6 @@ impl Objective {
                 group.strength = other.strength;
             }
         }
-    }
-
-    /// Sets the picture, and resets all other state.
-    ///
-    /// # Errors
-    /// If the device fails.
-    pub fn set_picture(&self, picture: &Picture) -> Result<()> {
-        self.set_state(&[(STATE_PICTURE.to_owned(), planar(picture))])
-    }
-
-    /// Sets the state from tensors by name, in logical order. Tensors that are not among them are reset: those that are
-    /// shown as the picture become the picture, the others zeros. What was noted of earlier steps is forgotten.
-    ///
-    /// # Errors
-    /// If the device fails, or a tensor has another size.
-    pub fn set_state(&self, tensors: &[(String, Vec<f32>)]) -> Result<()> {
-        let find = |name: &str| tensors.iter().find(|(other, _)| other == name).map(|(_, values)| values);
-        self.set_state_from(|part| {
-            let picture = || find(STATE_PICTURE).filter(|_| self.shows(part));
-            let Some(values) = find(&part.name).or_else(picture) else { return Ok(false) };
-            if values.len() != part.shape.elements() {
-                return Err(Error::usage(format!(
-                    "the state's {} has {} values in place of {}",
-                    part.name,
-                    values.len(),
-                    part.shape.elements()
-                )));
-            }
-            self.write(part, values.clone()).map(|()| true)
-        })
-    }
-
-    /// The same from what `set` writes into each tensor's memory, the picture's first; it returns false for a tensor that
-    /// it leaves to be reset.
-    ///
-    /// # Errors
-    /// If the device fails, or as `set`.
-    pub fn set_state_from(&self, mut set: impl FnMut(&StatePart) -> Result<bool>) -> Result<()> {
-        for part in &self.state {
-            if set(part)? {
-                continue;
-            }
-            let picture = self.state.iter().find(|part| part.name == STATE_PICTURE);
-            let picture = picture.filter(|_| self.shows(part));
-            let values = match picture {
-                Some(picture) => self.read(picture)?,
-                None => vec![0.0; part.shape.elements()],
-            };
-            self.write(part, values)?;
-        }
-        step_watch::reset(&self.engine, self.kept())
-    }
-
-    /// Memory on the device of what steps read and note.
-    fn kept(&self) -> &Kept {
-        match &self.place {
-            Place::Device { kept, .. } => kept,
-            Place::Host(tiled) => tiled.bands().kept(),
-        }
-    }
-
-    /// The values of a tensor of the state in logical order, waited for.
-    ///
-    /// # Errors
-    /// If the device fails.
-    pub fn read(&self, part: &StatePart) -> Result<Vec<f32>> {
-        match (&part.memory, &self.place) {
-            (None, Place::Host(tiled)) => tiled.read(&part.name),
-            (Some(memory), _) => self.engine.read(memory, part.shape, &part.name),
-            (None, Place::Device { .. }) => Err(nowhere(part)),
-        }
-    }
-
-    /// The same; what is in the host's memory is moved out, so the objective can't be used any more.
-    ///
-    /// # Errors
-    /// If the device fails.
-    pub fn take(&self, part: &StatePart) -> Result<Vec<f32>> {
-        match (&part.memory, &self.place) {
-            (None, Place::Host(tiled)) => tiled.take(&part.name),
-            _ => self.read(part),
-        }
-    }
-
-    /// Bytes of the gradient in the host's memory.
-    pub fn gradient_bytes(&self) -> u64 {
-        match &self.place {
-            Place::Device { .. } => 0,
-            Place::Host(tiled) => tiled.gradient_bytes(),
-        }
-    }
-
-    /// Frees what is in the host's memory of the state and the gradient, until the state is set again.
-    pub fn release(&self) {
-        if let Place::Host(tiled) = &self.place {
-            tiled.release();
-        }
-    }
-
-    /// Replaces the values of a tensor of the state, given in logical order.
-    ///
-    /// # Errors
-    /// If the device fails.
-    pub fn write(&self, part: &StatePart, values: Vec<f32>) -> Result<()> {
-        match (&part.memory, &self.place) {
-            (None, Place::Host(tiled)) => {
-                tiled.write(part, values);
-                Ok(())
-            }
-            (Some(memory), _) => self.engine.write(memory, part.shape, &values),
-            (None, Place::Device { .. }) => Err(nowhere(part)),
-        }
-    }
-
-    /// True for the tensors that begin as the picture: the average, and what is shown in its place.
-    fn shows(&self, part: &StatePart) -> bool {
-        part.name == STATE_AVERAGE || self.is_shown(part)
-    }
-
-    /// True for the tensor of the optimiser that is shown in place of the picture.
-    pub fn is_shown(&self, part: &StatePart) -> bool {
-        part.optimizer.is_some_and(|tensor| self.optimizer.shown() == Some(tensor.name))
     }
 
     /// Sets what the optimiser reads for the step after `done` steps at this scale, halved this often.
@@ -406,12 +286,12 @@ impl Objective {
         };
         let gradient = match &self.place {
             Place::Device { gradient, .. } => self.engine.read(gradient, self.shape, "gradient")?,
-            Place::Host(tiled) => tiled.gradient(),
+            Place::Host(tiled) => tiled.take_gradient(),
         };
         Ok((numbers, gradient))
     }
 
-    /// Submits sections and read-backs. Waits for nothing.
+    /// Submits sections and read-backs. Waits for nothing, but in tiles for all that it submits.
     ///
     /// # Errors
     /// If the device fails.
@@ -425,7 +305,7 @@ impl Objective {
     /// The picture that `SNAPSHOT` copied, from the read-back [`PICTURE`] of its submission if there is one.
     pub fn snapshot(&self, values: Option<Values>) -> Option<KeptPicture> {
         if let Place::Host(tiled) = &self.place {
-            return tiled.take_snapshot().map(|compact| KeptPicture::Compact(Arc::new(compact)));
+            return tiled.take_snapshot();
         }
         let [height, width] = self.shape.layout().map(|map| [map.height, map.width])?;
         let rgb = values?.take(PICTURE)?;
@@ -520,10 +400,6 @@ fn tiled_groups(
         };
         groups.into_iter().map(group).collect()
     }
-}
-
-fn nowhere(part: &StatePart) -> Error {
-    Error::gpu(&part.name, "it has no memory")
 }
 
 /// Values of a read-back with their names.

@@ -1,0 +1,140 @@
+//! The tensors that a run carries from one iteration to the next, wherever they are.
+
+use super::super::build::Kept;
+use super::super::capture::planar;
+use super::super::prepare::Place;
+use super::super::step::{STATE_AVERAGE, STATE_PICTURE, StatePart};
+use super::super::step_watch;
+use super::Objective;
+use crate::error::{Error, Result};
+use crate::image_io::Picture;
+
+impl Objective {
+    /// Sets the picture, and resets all other state.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn set_picture(&self, picture: &Picture) -> Result<()> {
+        self.set_state(vec![(STATE_PICTURE.to_owned(), planar(picture))])
+    }
+
+    /// Sets the state from tensors by name, in logical order. Tensors that are not among them are reset: those that are
+    /// shown as the picture become the picture, the others zeros. What was noted of earlier steps is forgotten.
+    ///
+    /// # Errors
+    /// If the device fails, or a tensor has another size.
+    pub fn set_state(&self, mut tensors: Vec<(String, Vec<f32>)>) -> Result<()> {
+        self.set_state_from(|part| {
+            let Some(at) = tensors.iter().position(|(name, _)| *name == part.name) else { return Ok(false) };
+            let (_, values) = tensors.swap_remove(at);
+            if values.len() != part.shape.elements() {
+                return Err(Error::usage(format!(
+                    "the state's {} has {} values in place of {}",
+                    part.name,
+                    values.len(),
+                    part.shape.elements()
+                )));
+            }
+            self.write(part, values).map(|()| true)
+        })
+    }
+
+    /// The same from what `set` writes into each tensor's memory, the picture's first; it returns false for a tensor that
+    /// it leaves to be reset.
+    ///
+    /// # Errors
+    /// If the device fails, or as `set`.
+    pub fn set_state_from(&self, mut set: impl FnMut(&StatePart) -> Result<bool>) -> Result<()> {
+        for part in &self.state {
+            if set(part)? {
+                continue;
+            }
+            let picture = self.state.iter().find(|part| part.name == STATE_PICTURE);
+            let picture = picture.filter(|_| self.shows(part));
+            let values = match picture {
+                Some(picture) => self.read(picture)?,
+                None => vec![0.0; part.shape.elements()],
+            };
+            self.write(part, values)?;
+        }
+        if let Place::Host(tiled) = &self.place {
+            tiled.forget_faults();
+        }
+        step_watch::reset(&self.engine, self.kept())
+    }
+
+    /// Memory on the device of what steps read and note.
+    pub(super) fn kept(&self) -> &Kept {
+        match &self.place {
+            Place::Device { kept, .. } => kept,
+            Place::Host(tiled) => tiled.bands().kept(),
+        }
+    }
+
+    /// The values of a tensor of the state in logical order, waited for.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn read(&self, part: &StatePart) -> Result<Vec<f32>> {
+        match (&part.memory, &self.place) {
+            (None, Place::Host(tiled)) => tiled.read(&part.name),
+            (Some(memory), _) => self.engine.read(memory, part.shape, &part.name),
+            (None, Place::Device { .. }) => Err(nowhere(part)),
+        }
+    }
+
+    /// The same; what is in the host's memory is moved out, so the objective can't be used any more.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn take(&self, part: &StatePart) -> Result<Vec<f32>> {
+        match (&part.memory, &self.place) {
+            (None, Place::Host(tiled)) => tiled.take(&part.name),
+            _ => self.read(part),
+        }
+    }
+
+    /// Bytes of the gradient in the host's memory.
+    pub fn gradient_bytes(&self) -> u64 {
+        match &self.place {
+            Place::Device { .. } => 0,
+            Place::Host(tiled) => tiled.gradient_bytes(),
+        }
+    }
+
+    /// Frees what is in the host's memory of the state and the gradient, until the state is set again.
+    pub fn release(&self) {
+        if let Place::Host(tiled) = &self.place {
+            tiled.release();
+        }
+    }
+
+    /// Replaces the values of a tensor of the state, given in logical order.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn write(&self, part: &StatePart, values: Vec<f32>) -> Result<()> {
+        match (&part.memory, &self.place) {
+            (None, Place::Host(tiled)) => {
+                tiled.write(part, values);
+                Ok(())
+            }
+            (Some(memory), _) => self.engine.write(memory, part.shape, &values),
+            (None, Place::Device { .. }) => Err(nowhere(part)),
+        }
+    }
+
+    /// True for the tensors that begin as the picture: the average, and what is shown in its place.
+    fn shows(&self, part: &StatePart) -> bool {
+        part.name == STATE_AVERAGE || self.is_shown(part)
+    }
+
+    /// True for the tensor of the optimiser that is shown in place of the picture.
+    pub fn is_shown(&self, part: &StatePart) -> bool {
+        part.optimizer.is_some_and(|tensor| self.optimizer.shown() == Some(tensor.name))
+    }
+}
+
+fn nowhere(part: &StatePart) -> Error {
+    Error::gpu(&part.name, "it has no memory")
+}
