@@ -24,9 +24,17 @@ impl Objective {
     /// # Errors
     /// If the device fails, or a tensor has another size.
     pub fn set_state(&self, mut tensors: Vec<(String, Vec<f32>)>) -> Result<()> {
+        let source = |tensors: &[(String, Vec<f32>)], part: &StatePart| {
+            let find = |name: &str| tensors.iter().position(|(other, _)| other == name);
+            find(&part.name).or_else(|| find(STATE_PICTURE).filter(|_| self.shows(part)))
+        };
+        let mut parts = self.state.as_slice();
         self.set_state_from(|part| {
-            let Some(at) = tensors.iter().position(|(name, _)| *name == part.name) else { return Ok(false) };
-            let (_, values) = tensors.swap_remove(at);
+            parts = parts.get(1..).unwrap_or_default();
+            let Some(at) = source(&tensors, part) else { return Ok(false) };
+            // The picture may be shown, too; its last place gets the values themselves.
+            let again = parts.iter().any(|later| source(&tensors, later) == Some(at));
+            let values = if again { tensors[at].1.clone() } else { std::mem::take(&mut tensors[at].1) };
             if values.len() != part.shape.elements() {
                 return Err(Error::usage(format!(
                     "the state's {} has {} values in place of {}",
