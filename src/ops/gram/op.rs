@@ -120,14 +120,14 @@ impl Op for Gram {
                 let texels = index * chunk..((index + 1) * chunk).min(map.plane());
                 partial_gram(map, call.inputs[0], texels, chunks < FEW_PARTS)
             };
-            let mut partials: Vec<Scratch> = (0..chunks).into_par_iter().map(partial).collect();
+            let mut partials: Vec<Vec<f32>> = (0..chunks).into_par_iter().map(partial).collect();
             let (sums, others) = partials.split_first_mut().expect("a map has texels");
             for_each_part(sums, |range, sums| {
                 for other in &*others {
                     update(sums, [&other[range.clone()]], |sum, [value]| sum + value);
                 }
             });
-            let (sums, width) = (&**sums, map.quads() * 4);
+            let (sums, width) = (&*sums, map.quads() * 4);
             call.output.par_chunks_mut(ROWS * width).enumerate().for_each(|(block, rows)| {
                 let first = block * ROWS;
                 for (row, sums) in
@@ -146,7 +146,7 @@ impl Op for Gram {
                 rows.iter_mut().for_each(|value| *value *= scale);
             });
         };
-        Ok(NativeKernel::new(run).scratch(chunks * channels * channels))
+        Ok(NativeKernel::new(run).temporary(chunks * channels * channels))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {

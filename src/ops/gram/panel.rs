@@ -57,9 +57,10 @@ pub(super) const FEWEST_CHANNELS: usize = 64;
 
 /// The partial matrix of some texels, row by row without padding. Right of the diagonal only blocks of it are right, and
 /// the rest is arbitrary. With `few` such matrices their blocks are smaller, so that all threads have some.
-pub(super) fn partial_gram(map: MapLayout, stored: &[f32], texels: Range<usize>, few: bool) -> Scratch {
+pub(super) fn partial_gram(map: MapLayout, stored: &[f32], texels: Range<usize>, few: bool) -> Vec<f32> {
     let channels = map.channels;
-    let mut sums = Scratch::new(channels * channels);
+    // Not scratch memory: many of these wait, and would take the large pieces that other kernels keep.
+    let mut sums = vec![0.0; channels * channels];
     // Panels of one size but for the last.
     let panels = texels.len().div_ceil(Panel::texels(map)).max(1);
     let step = texels.len().div_ceil(panels).max(1);
