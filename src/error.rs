@@ -123,6 +123,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// An [`Error::OutOfMemory`] of the host.
+    pub(crate) fn out_of_host_memory(what: &str, needed: u64) -> Self {
+        let remedy = "Use a smaller --size, or close other programs".to_owned();
+        Self::OutOfMemory { what: what.to_owned(), needed, remedy }
+    }
+
     /// A [`Error::File`] with its three parts.
     pub fn file(path: &Path, problem: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::File { path: path.to_owned(), problem: problem.into(), remedy: remedy.into() }

@@ -2,6 +2,7 @@
 //! neighbouring pixels. A band has whole rows of the picture.
 
 use super::build::{Build, Kept};
+use super::in_flight::{IN_FLIGHT, in_order};
 use super::planes::Planes;
 use super::request::Request;
 use super::sections::{GRADIENT, STEP};
@@ -9,21 +10,20 @@ use super::statistic::{Decomposition, Statistic};
 use super::step::{STATE_PICTURE, StatePart, StateTensors};
 use super::step_watch::StepWatch;
 use crate::error::{Error, Result};
-use crate::graph::{Engine, Goals, Memory, MemoryUse, Pending, Program, Readback, Submission, When};
+use crate::graph::{
+    Engine, Goals, Memory, MemoryUse, Pending, Program, Readback, Submission, TensorId, When,
+};
 use crate::ops::Shape;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
 /// Pixels of a band, about.
 const PIXELS: usize = 1 << 18;
-/// Bands that are submitted before the oldest is waited for: one is computed while the host prepares the next.
-const IN_FLIGHT: usize = 2;
 /// Read-back of what a step changed, or of the gradients of losses.
 const BAND: &str = "band";
 /// Name of the memory of a band's gradient.
 const GRADIENT_OF_BAND: &str = "gradient of a band";
-
 /// Name of the memory of a band's rows and those around it.
 const ROWS: &str = "rows of a band";
 
@@ -117,8 +117,7 @@ impl Bands {
             let gradient = made.kept.tensor(&mut build, GRADIENT_OF_BAND, shape)?;
             let loss = loss.map(|memory| build.alias("objective", memory, Shape::Vector(1)));
             let step = state.step(&mut build, &mut made.kept, request, (gradient, loss))?;
-            let carried = state.parts.iter().filter(|(part, _)| all || part.name == STATE_PICTURE);
-            let carried = carried.map(|(part, tensor)| (part.name.clone(), *tensor)).collect();
+            let carried = state.named().filter(|(name, _)| all || name == STATE_PICTURE).collect();
             let goals = Goals::default().section(STEP, step.goals).readback(read(carried));
             made.steps.insert(height, prepare(engine, build, &goals)?);
             made.watch = Some(step.watch);
@@ -178,7 +177,18 @@ impl Bands {
         gradient: &Planes,
     ) -> Result<Vec<(String, Vec<f32>)>> {
         let mut vectors = Vec::new();
-        let mut finish = |state: &mut HeldState, (band, submission): (Range<usize>, Submission)| {
+        let submit = |state: &HeldState, band: &Range<usize>| {
+            self.write_rows(GRADIENT_OF_BAND, gradient, band)?;
+            for (name, held) in state {
+                match held {
+                    Held::Map(planes) => self.write_rows(name, planes, band)?,
+                    Held::Vector(values) => self.write(name, Shape::Vector(values.len()), values)?,
+                }
+            }
+            let program = self.steps.get(&band.len()).ok_or_else(|| missing(STEP))?;
+            program.submit(&[STEP], &[BAND], "a step of a band")
+        };
+        in_order(state, bands(rows, self.rows_of_steps), submit, |state, band, submission| {
             vectors.clear();
             for (name, values) in finished(submission)? {
                 match state.get_mut(&name) {
@@ -186,29 +196,8 @@ impl Bands {
                     _ => vectors.push((name, values)),
                 }
             }
-            Ok::<_, Error>(())
-        };
-        let mut in_flight = VecDeque::new();
-        for band in bands(rows, self.rows_of_steps) {
-            if in_flight.len() == IN_FLIGHT
-                && let Some(oldest) = in_flight.pop_front()
-            {
-                finish(state, oldest)?;
-            }
-            self.write(GRADIENT_OF_BAND, gradient, &band)?;
-            for (name, held) in state.iter() {
-                match held {
-                    Held::Map(planes) => self.write(name, planes, &band)?,
-                    Held::Vector(values) => {
-                        let memory = self.kept.get(name).ok_or_else(|| missing(name))?;
-                        self.engine.write(memory, Shape::Vector(values.len()), values)?;
-                    }
-                }
-            }
-            let program = self.steps.get(&band.len()).ok_or_else(|| missing(STEP))?;
-            in_flight.push_back((band, program.submit(&[STEP], &[BAND], "a step of a band")?));
-        }
-        in_flight.into_iter().try_for_each(|done| finish(state, done))?;
+            Ok(())
+        })?;
         Ok(vectors)
     }
 
@@ -228,7 +217,19 @@ impl Bands {
             return Ok(losses);
         }
         let columns = picture.columns();
-        let mut finish = |(band, submission): (Range<usize>, Submission)| {
+        let submit = |_: &Vec<f64>, band: &Range<usize>| {
+            let around = self.around(band);
+            let mut values = picture.part(&around, &columns);
+            if let Some(above) = above.filter(|_| around.start < rows.start) {
+                let channels = values.chunks_exact_mut(around.len() * columns.len());
+                let lines = channels.zip(above.chunks_exact(columns.len()));
+                lines.for_each(|(channel, line)| channel[..line.len()].copy_from_slice(line));
+            }
+            self.write(ROWS, Shape::map(3, around.len(), columns.len()), &values)?;
+            let program = self.gradients.get(&around.len()).ok_or_else(|| missing(ROWS))?;
+            program.submit(&[GRADIENT], &[BAND], "losses of a band")
+        };
+        in_order(&mut losses, bands(rows, self.rows), submit, |losses, band, submission| {
             let around = self.around(&band);
             let own = band.start - around.start..band.end - around.start;
             let pixels = picture.part(&band, &columns);
@@ -240,28 +241,8 @@ impl Bands {
                     gradient.add(&band, &columns, &slopes, factors[index]);
                 }
             }
-            Ok::<_, Error>(())
-        };
-        let mut in_flight = VecDeque::new();
-        for band in bands(rows, self.rows) {
-            if in_flight.len() == IN_FLIGHT
-                && let Some(oldest) = in_flight.pop_front()
-            {
-                finish(oldest)?;
-            }
-            let around = self.around(&band);
-            let mut values = picture.part(&around, &columns);
-            if let Some(above) = above.filter(|_| around.start < rows.start) {
-                let channels = values.chunks_exact_mut(around.len() * columns.len());
-                let lines = channels.zip(above.chunks_exact(columns.len()));
-                lines.for_each(|(channel, line)| channel[..line.len()].copy_from_slice(line));
-            }
-            let memory = self.kept.get(ROWS).ok_or_else(|| missing(ROWS))?;
-            self.engine.write(memory, Shape::map(3, around.len(), columns.len()), &values)?;
-            let program = self.gradients.get(&around.len()).ok_or_else(|| missing(ROWS))?;
-            in_flight.push_back((band, program.submit(&[GRADIENT], &[BAND], "losses of a band")?));
-        }
-        in_flight.into_iter().try_for_each(&mut finish)?;
+            Ok(())
+        })?;
         let degree = |loss: &NeighborLoss| match loss.statistic.decomposition() {
             Decomposition::Neighbors { degree } => f64::from(degree),
             _ => 1.0,
@@ -269,11 +250,15 @@ impl Bands {
         Ok(losses.iter().zip(&self.of_neighbors).map(|(product, loss)| product / degree(loss)).collect())
     }
 
-    fn write(&self, name: &str, planes: &Planes, rows: &Range<usize>) -> Result<()> {
+    /// Writes what programs read under a name.
+    fn write(&self, name: &str, shape: Shape, values: &[f32]) -> Result<()> {
         let memory = self.kept.get(name).ok_or_else(|| missing(name))?;
+        self.engine.write(memory, shape, values)
+    }
+
+    fn write_rows(&self, name: &str, planes: &Planes, rows: &Range<usize>) -> Result<()> {
         let columns = planes.columns();
-        let shape = Shape::map(3, rows.len(), columns.len());
-        self.engine.write(memory, shape, &planes.part(rows, &columns))
+        self.write(name, Shape::map(3, rows.len(), columns.len()), &planes.part(rows, &columns))
     }
 
     /// The losses that compare neighbours.
@@ -310,12 +295,12 @@ fn lengths(bands: impl Iterator<Item = usize>) -> impl Iterator<Item = usize> {
     bands.collect::<BTreeSet<usize>>().into_iter().rev()
 }
 
-fn read(tensors: Vec<(String, crate::graph::TensorId)>) -> Readback {
+fn read(tensors: Vec<(String, TensorId)>) -> Readback {
     Readback { name: BAND.to_owned(), tensors, when: When::After, in_flight: IN_FLIGHT }
 }
 
 fn prepare(engine: &Arc<Engine>, mut build: Build<'_>, goals: &Goals) -> Result<Program> {
-    build.graph.fuse(&build.bound.keys().copied().chain(goals.read()).collect());
+    build.fuse(goals);
     Program::prepare(engine, &build.graph, &build.bound, goals, |_| 0)
 }
 

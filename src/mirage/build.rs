@@ -4,7 +4,9 @@
 use super::layer_statistic::Captured;
 use super::loss::Group;
 use crate::error::{Error, Result};
-use crate::graph::{Bindings, Engine, Graph, Memory, Seeds, TensorId, gradients, gradients_recomputing};
+use crate::graph::{
+    Bindings, Engine, Goals, Graph, Memory, Seeds, TensorId, gradients, gradients_recomputing,
+};
 use crate::ops::{Add, Dot, LinearCombination, Shape, WeightedSum};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -35,6 +37,15 @@ pub(super) struct Gradients {
     pub groups: Vec<(String, TensorId)>,
     /// Of all other groups together, weighted.
     rest: Option<TensorId>,
+}
+
+/// The weighted sum of the groups' gradients.
+pub(super) struct GroupSum {
+    pub tensor: TensorId,
+    /// Memory of its weights.
+    pub weights: Memory,
+    /// The group of each; `None` for the gradient of all other losses, which is weighted already.
+    pub groups: Vec<Option<String>>,
 }
 
 /// Gradients with respect to several tensors, in their order.
@@ -102,6 +113,11 @@ impl<'a> Build<'a> {
     /// If the device fails or has too little memory.
     pub fn memory(&self, label: &str, shape: Shape) -> Result<Memory> {
         self.engine.tensor(label, shape)
+    }
+
+    /// Rewrites the graph to fewer nodes; what comes from outside and what these goals read stay as they are.
+    pub fn fuse(&mut self, goals: &Goals) {
+        self.graph.fuse(&self.bound.keys().copied().chain(goals.read()).collect());
     }
 
     /// Gives a tensor memory of its own.
@@ -305,15 +321,11 @@ impl<'a> Build<'a> {
         Ok(tensor)
     }
 
-    /// The weighted sum of the groups' gradients as they are in memory, without computing them again; its weights, and
-    /// the group of each (`None` for the rest, which is weighted already).
+    /// The weighted sum of the groups' gradients as they are in memory, without computing them again.
     ///
     /// # Errors
     /// If the device fails or has too little memory.
-    pub fn sum_of_groups(
-        &mut self,
-        gradients: &Gradients,
-    ) -> Result<(TensorId, Memory, Vec<Option<String>>)> {
+    pub fn sum_of_groups(&mut self, gradients: &Gradients) -> Result<GroupSum> {
         let mut groups = Vec::new();
         let mut inputs = Vec::new();
         for (group, gradient) in &gradients.groups {
@@ -325,10 +337,10 @@ impl<'a> Build<'a> {
             inputs.push(rest);
             groups.push(None);
         }
-        let (weights, memory) = self.external("weights of the sum", Shape::Vector(inputs.len()))?;
-        inputs.insert(0, weights);
-        let sum = self.graph.apply(WeightedSum, &inputs, "sum of the groups' gradients")?;
-        Ok((sum, memory, groups))
+        let (given, weights) = self.external("weights of the sum", Shape::Vector(inputs.len()))?;
+        inputs.insert(0, given);
+        let tensor = self.graph.apply(WeightedSum, &inputs, "sum of the groups' gradients")?;
+        Ok(GroupSum { tensor, weights, groups })
     }
 }
 

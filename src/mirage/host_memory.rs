@@ -7,6 +7,7 @@ use super::request::{Init, Request, Schedule};
 use super::scales::Scale;
 use super::step::{STATE_PICTURE, StatePart};
 use crate::graph::MemoryUse;
+use crate::ops::Shape;
 
 /// Values a pixel while grain is drawn: two gray pictures, what is drawn, and the products of gradients.
 const GRAIN_VALUES: u64 = 10;
@@ -40,15 +41,15 @@ fn is_picture(part: &StatePart) -> bool {
     part.name == STATE_PICTURE
 }
 
+/// Bytes of a tensor's values without padding.
+fn floats(shape: &Shape) -> u64 {
+    shape.elements() as u64 * 4
+}
+
 impl Host<'_> {
     /// The device's memory while the scale's iterations run.
     pub fn device(&self, live: MemoryUse, targets: u64) -> MemoryClasses {
-        let of = |picture: bool| {
-            let parts = self.state.iter().filter(|part| part.memory.is_some());
-            let parts = parts.filter(|part| is_picture(part) == picture);
-            parts.map(|part| part.shape.bytes()).sum::<u64>()
-        };
-        let (pictures, optimizer) = (of(true), of(false));
+        let [pictures, optimizer] = self.parts(true).map(|shapes| shapes.iter().map(Shape::bytes).sum());
         // Gradients that are kept are bound, too.
         let others = live.bound.saturating_sub(pictures + optimizer + targets);
         let pictures_read =
@@ -99,7 +100,7 @@ impl Host<'_> {
     fn reads(&self) -> u64 {
         let Schedule { report_every, snapshot_every, picture_every, picture_at, .. } = &self.request.schedule;
         if self.is_tiled() {
-            // Reported before the next iteration begins, and read where somebody looks at it.
+            // An iteration is reported before the next one begins, and makes a picture only if observers take it.
             let schedule = &self.request.schedule;
             let is_read = |iteration| schedule.snapshots(iteration) || schedule.pictures(iteration);
             return u64::from((self.scale.first..=self.scale.end).any(is_read));
@@ -121,8 +122,7 @@ impl Host<'_> {
         if self.request.schedule.state_every == 0 {
             return 0;
         }
-        let on_device = self.state.iter().filter(|part| part.memory.is_some());
-        on_device.map(|part| part.shape.bytes()).sum()
+        self.parts(true).iter().flatten().map(Shape::bytes).sum()
     }
 
     /// True if the picture is computed in tiles.
@@ -132,14 +132,10 @@ impl Host<'_> {
 
     /// Picture, state and gradient, where they are in the host's memory.
     fn painted(&self) -> MemoryClasses {
-        let parts = || self.state.iter().filter(|part| part.memory.is_none());
-        let bytes = |picture: bool| {
-            let parts = parts().filter(|part| is_picture(part) == picture);
-            parts.map(|part| part.shape.elements() as u64 * 4).sum::<u64>()
-        };
+        let [pictures, optimizer] = self.parts(false).map(|shapes| shapes.iter().map(floats).sum());
         MemoryClasses {
-            pictures: bytes(true),
-            optimizer: bytes(false),
+            pictures,
+            optimizer,
             activations: self.gradient,
             targets: self.targets,
             ..MemoryClasses::default()
@@ -148,7 +144,14 @@ impl Host<'_> {
 
     /// The same as checkpoints have it.
     fn state_values(&self) -> u64 {
-        self.state.iter().map(|part| part.shape.elements() as u64 * 4).sum()
+        self.state.iter().map(|part| floats(&part.shape)).sum()
+    }
+
+    /// Shapes of the picture, and of the rest of the state: those on the device, or those in the host's memory.
+    fn parts(&self, on_device: bool) -> [Vec<Shape>; 2] {
+        let parts = self.state.iter().filter(|part| part.memory.is_some() == on_device);
+        let (picture, rest): (Vec<_>, Vec<_>) = parts.partition(|part| is_picture(part));
+        [picture, rest].map(|parts| parts.into_iter().map(|part| part.shape).collect())
     }
 
     /// A scale's photo, and what it takes on its way to a graphics device.
@@ -214,8 +217,7 @@ impl Host<'_> {
         let larger = (next[0] * next[1]) as u64;
         let maps = self.state.iter().filter(|part| !is_picture(part) && part.shape.layout().is_some());
         // The average, or without one the picture; and of the optimiser what it keeps, at most.
-        let carried: u64 =
-            maps.map(|part| part.shape.elements() as u64 * 4).sum::<u64>().max(self.pixels() * RGB);
+        let carried: u64 = maps.map(|part| floats(&part.shape)).sum::<u64>().max(self.pixels() * RGB);
         let has_grain = self.request.grain > 0.0;
         let grain = |values: u64| if has_grain { values * 4 * larger } else { 0 };
         let kept = self.kept() + self.held();

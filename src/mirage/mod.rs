@@ -11,6 +11,7 @@ mod controls;
 mod event;
 mod grain;
 mod host_memory;
+mod in_flight;
 mod kept_picture;
 mod layer_statistic;
 mod layer_times;

@@ -4,7 +4,7 @@
 
 use super::objective::Objective;
 use super::optimizer::NextScale;
-use super::step::{STATE_AVERAGE, STATE_PICTURE, StatePart};
+use super::step::{STATE_PICTURE, StatePart};
 use crate::error::Result;
 use crate::graph::{Bindings, Engine, Goals, Graph, Memory, Program};
 use crate::ops::{Relu, Resize, ResizeMode, Shape};
@@ -31,11 +31,7 @@ impl Baggage {
     /// If the device fails.
     pub fn of(objective: &Objective) -> Result<Self> {
         let parts = || objective.state.iter();
-        let named = |name: &str| parts().find(|part| part.name == name);
-        let shown = named(STATE_AVERAGE)
-            .or_else(|| parts().find(|part| objective.is_shown(part)))
-            .or_else(|| named(STATE_PICTURE));
-        let picture = shown.map(|shown| (shown, STATE_PICTURE, NextScale::Bicubic));
+        let picture = (objective.shown(), STATE_PICTURE, NextScale::Bicubic);
         let kept = parts().filter(|part| !objective.is_shown(part)).filter_map(|part| {
             let next = part.optimizer?.next_scale;
             (next != NextScale::Zero).then_some((part, part.name.as_str(), next))
@@ -44,7 +40,7 @@ impl Baggage {
             let values = objective.take(part)?;
             Ok(Carried { name: name.to_owned(), shape: part.shape, values, next })
         };
-        Ok(Self(picture.into_iter().chain(kept).map(read).collect::<Result<_>>()?))
+        Ok(Self([picture].into_iter().chain(kept).map(read).collect::<Result<_>>()?))
     }
 
     /// Sets the state of the next objective: the picture bicubically enlarged, with `grain` added to all channels of each

@@ -1,6 +1,6 @@
 //! How the gradients of an objective are computed: in one pass of the whole picture, or in passes over its tiles.
 
-use super::build::{Build, GradientsBy};
+use super::build::{Build, GradientsBy, GroupSum};
 use super::loss::Group;
 use super::request::Request;
 use super::sections::{GRADIENT, GROUPS};
@@ -12,18 +12,30 @@ use crate::ops::{Reduce, ReduceKind};
 
 /// The gradients in the graph of an objective.
 pub(super) struct Passes {
-    /// Memory of the gradient of the whole objective; none where it is put together from tiles.
-    pub gradient: Option<Memory>,
     /// Sections that compute gradients and norms.
     pub sections: Vec<(String, Vec<TensorId>)>,
     /// The norm of each measured group's gradient, with its name.
     pub norms: Vec<(String, TensorId)>,
-    /// The sum of the groups' gradients, if there is one, the memory of its weights, and the group of each; `None` for the
-    /// gradient of all other losses.
-    pub sum: Option<(TensorId, Memory, Vec<Option<String>>)>,
-    /// Where the backward pass over the tiles begins, if there are any, and the section of each group's gradient as far
-    /// as there, with the group's name.
-    pub tiled: Option<(TileGradients, Vec<[String; 2]>)>,
+    /// How they reach the picture.
+    pub reach: Reach,
+}
+
+/// How gradients reach the picture.
+pub(super) enum Reach {
+    /// In the graph.
+    Whole {
+        /// Memory of the gradient of the whole objective.
+        gradient: Memory,
+        /// The sum of the groups' gradients, if there is one.
+        sum: Option<GroupSum>,
+    },
+    /// Through the tiles.
+    Tiles {
+        /// Where the backward pass over the tiles begins.
+        gradients: TileGradients,
+        /// The section of each measured group's gradient as far as there, with the group's name.
+        groups: Vec<[String; 2]>,
+    },
 }
 
 impl Passes {
@@ -50,14 +62,14 @@ impl Passes {
             let of_groups: Vec<TensorId> = norms.iter().map(|(_, norm)| *norm).collect();
             // Only runs with shares measure the groups just before a step.
             let sum = if request.has_shares() || request.adjustable {
-                let (sum, weights, groups) = build.sum_of_groups(&gradients)?;
-                build.bind(sum, &gradient);
-                Some((sum, weights, groups))
+                let sum = build.sum_of_groups(&gradients)?;
+                build.bind(sum.tensor, &gradient);
+                Some(sum)
             } else {
                 None
             };
             let sections = vec![(GRADIENT.to_owned(), vec![gradients.all]), (GROUPS.to_owned(), of_groups)];
-            return Ok(Self { gradient: Some(gradient), sections, norms, sum, tiled: None });
+            return Ok(Self { sections, norms, reach: Reach::Whole { gradient, sum } });
         };
         let gradients = assembly.gradients(build, request.recompute)?;
         let by: Vec<(TensorId, Memory)> =
@@ -70,8 +82,7 @@ impl Passes {
             sections.push((section.clone(), by_sums));
             names.push([section, group]);
         }
-        let tiled = Some((gradients, names));
-        Ok(Self { gradient: None, sections, norms: Vec::new(), sum: None, tiled })
+        Ok(Self { sections, norms: Vec::new(), reach: Reach::Tiles { gradients, groups: names } })
     }
 }
 

@@ -22,12 +22,7 @@ impl Planes {
     /// # Errors
     /// [`Error::OutOfMemory`].
     pub fn zeros(label: &str, size: [usize; 2]) -> Result<Self> {
-        let count = 3 * size[0] * size[1];
-        let values = zeros(count).map_err(|_| Error::OutOfMemory {
-            what: label.to_owned(),
-            needed: count as u64 * 4,
-            remedy: "Use a smaller --size, or close other programs".to_owned(),
-        })?;
+        let values = zeroed(label, 3 * size[0] * size[1])?;
         Ok(Self { size, first: 0, values })
     }
 
@@ -65,20 +60,19 @@ impl Planes {
         self.first = first;
     }
 
-    /// Indices of the values of one row of a channel.
-    fn row(&self, channel: usize, row: usize, columns: &Range<usize>) -> Range<usize> {
-        let start = (channel * self.size[0] + row - self.first) * self.size[1];
-        start + columns.start..start + columns.end
+    /// Where the values of these rows and columns are, row by row.
+    fn rows(
+        &self,
+        rows: &Range<usize>,
+        columns: &Range<usize>,
+    ) -> impl Iterator<Item = Range<usize>> + use<> {
+        self::rows(3, self.size, rows.start - self.first..rows.end - self.first, columns.clone())
     }
 
     /// The values of these rows and columns, in order.
     pub fn part(&self, rows: &Range<usize>, columns: &Range<usize>) -> Vec<f32> {
         let mut part = Vec::with_capacity(3 * rows.len() * columns.len());
-        for channel in 0..3 {
-            for row in rows.clone() {
-                part.extend_from_slice(&self.values[self.row(channel, row, columns)]);
-            }
-        }
+        self.rows(rows, columns).for_each(|range| part.extend_from_slice(&self.values[range]));
         part
     }
 
@@ -89,15 +83,8 @@ impl Planes {
         part: &[f32],
         change: impl Fn(&mut [f32], &[f32]),
     ) {
-        let mut lines = part.chunks_exact(columns.len().max(1));
-        for channel in 0..3 {
-            for row in rows.clone() {
-                let range = self.row(channel, row, columns);
-                if let Some(line) = lines.next() {
-                    change(&mut self.values[range], line);
-                }
-            }
-        }
+        let lines = part.chunks_exact(columns.len().max(1));
+        self.rows(rows, columns).zip(lines).for_each(|(range, line)| change(&mut self.values[range], line));
     }
 
     /// Adds values, times a factor, to those of these rows and columns.
@@ -174,12 +161,7 @@ impl HalfMap {
     /// [`Error::OutOfMemory`]; [`Error::Gpu`] if it is not a map.
     pub fn zeros(label: &str, shape: Shape) -> Result<Self> {
         let map = shape.expect_map(label)?;
-        // Pages are taken from the system when they are first written.
-        let values = bytemuck::try_zeroed_vec(shape.elements()).map_err(|()| Error::OutOfMemory {
-            what: label.to_owned(),
-            needed: shape.elements() as u64 * 2,
-            remedy: "Use a smaller --size, or close other programs".to_owned(),
-        })?;
+        let values = zeroed(label, shape.elements())?;
         Ok(Self { channels: map.channels, size: [map.height, map.width], values })
     }
 
@@ -193,34 +175,51 @@ impl HalfMap {
         self.values.len() as u64 * 2
     }
 
-    fn row(&self, channel: usize, row: usize, columns: &Range<usize>) -> Range<usize> {
-        let start = (channel * self.size[0] + row) * self.size[1];
-        start + columns.start..start + columns.end
+    /// Where the values of these rows and columns are, row by row.
+    fn rows(
+        &self,
+        rows: &Range<usize>,
+        columns: &Range<usize>,
+    ) -> impl Iterator<Item = Range<usize>> + use<> {
+        self::rows(self.channels, self.size, rows.clone(), columns.clone())
     }
 
     /// Rounds the values of these rows and columns, and keeps them.
     pub fn store(&mut self, rows: &Range<usize>, columns: &Range<usize>, part: &[f32]) {
-        let mut lines = part.chunks_exact(columns.len().max(1));
-        for channel in 0..self.channels {
-            for row in rows.clone() {
-                let range = self.row(channel, row, columns);
-                let line = lines.next().unwrap_or_default();
-                self.values[range].iter_mut().zip(line).for_each(|(own, value)| *own = rounded(*value));
-            }
+        let lines = part.chunks_exact(columns.len().max(1));
+        for (range, line) in self.rows(rows, columns).zip(lines) {
+            self.values[range].iter_mut().zip(line).for_each(|(own, value)| *own = rounded(*value));
         }
     }
 
     /// The values of these rows and columns, in order.
     pub fn part(&self, rows: &Range<usize>, columns: &Range<usize>) -> Vec<f32> {
         let mut part = Vec::with_capacity(self.channels * rows.len() * columns.len());
-        for channel in 0..self.channels {
-            for row in rows.clone() {
-                let line = &self.values[self.row(channel, row, columns)];
-                part.extend(line.iter().map(|half| f32::from_bits(u32::from(*half) << 16)));
-            }
+        for range in self.rows(rows, columns) {
+            part.extend(self.values[range].iter().map(|half| f32::from_bits(u32::from(*half) << 16)));
         }
         part
     }
+}
+
+/// Indices of the values of a part of a map that lies channel after channel, row by row of each channel.
+fn rows(
+    channels: usize,
+    [height, width]: [usize; 2],
+    rows: Range<usize>,
+    columns: Range<usize>,
+) -> impl Iterator<Item = Range<usize>> + use<> {
+    (0..channels).flat_map(move |channel| {
+        let columns = columns.clone();
+        rows.clone().map(move |row| {
+            let start = (channel * height + row) * width;
+            start + columns.start..start + columns.end
+        })
+    })
+}
+
+fn zeroed<Value: bytemuck::Zeroable>(label: &str, count: usize) -> Result<Vec<Value>> {
+    zeros(count).map_err(|_| Error::out_of_host_memory(label, (count * size_of::<Value>()) as u64))
 }
 
 /// The upper half of the bits of the nearest value that has no others. NaN stays NaN, which by adding would become a number.

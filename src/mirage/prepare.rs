@@ -6,7 +6,7 @@ use super::build::{Build, Kept};
 use super::request::Request;
 use super::sections::{GRADIENT, HEALTH, PICTURE, SNAPSHOT, STATE, STEP, SUM};
 use super::sources::Sources;
-use super::step::{STATE_AVERAGE, StatePart, StateTensors};
+use super::step::{StatePart, StateTensors, shown};
 use super::step_watch::StepWatch;
 use super::targets::Targets;
 use super::tiled::{StepKind, Tiled, TiledGroup};
@@ -52,16 +52,15 @@ impl<'a> Unfinished<'a> {
     /// With the step in the same program.
     ///
     /// # Errors
-    /// If the device fails or has too little memory, or no loss depends on the picture.
+    /// If the device fails or has too little memory.
     pub fn whole(
         mut self,
         picture: TensorId,
-        gradient: Option<Memory>,
+        gradient: Memory,
         sum: Option<TensorId>,
     ) -> Result<Prepared<'a>> {
         let Self { build, request, .. } = &mut self;
         let shape = build.graph.shape(picture);
-        let gradient = gradient.ok_or_else(|| Error::gpu(GRADIENT, "no loss depends on the picture"))?;
         let mut kept = Kept::default();
         let state = StateTensors::new(build, &mut kept, request, picture)?;
         // Before the step: the snapshot of a submission is of the iteration that its losses are of.
@@ -70,17 +69,15 @@ impl<'a> Unfinished<'a> {
         let loss = if request.optimizer.needs_loss() { Some(build.total()?) } else { None };
         let along = build.alias(GRADIENT, &gradient, shape);
         let step = state.step(build, &mut kept, request, (along, loss))?;
-        let (state, tensors): (Vec<StatePart>, Vec<TensorId>) = state.parts.into_iter().unzip();
-        let read = state.iter().zip(tensors).map(|(part, tensor)| (part.name.clone(), tensor)).collect();
         self.goals = std::mem::take(&mut self.goals)
             .section(SUM, sum.into_iter().collect::<Vec<_>>())
             .section(SNAPSHOT, [snapshot])
             .section(STEP, step.goals)
             .readback(readback(PICTURE, vec![(PICTURE.to_owned(), snapshot)], When::AfterOnce))
             .readback(readback(HEALTH, vec![(HEALTH.to_owned(), step.watch.record)], When::After))
-            .readback(readback(STATE, read, When::Before));
+            .readback(readback(STATE, state.named().collect(), When::Before));
         let (program, build, photo) = self.program()?;
-        Ok((program, Place::Device { gradient, watch: step.watch, kept }, state, build, photo))
+        Ok((program, Place::Device { gradient, watch: step.watch, kept }, state.parts, build, photo))
     }
 
     /// With picture and state in the host's memory.
@@ -108,12 +105,8 @@ impl<'a> Unfinished<'a> {
         let groups = groups(&sources.of_neighbors);
         let (bands, state) = Bands::new(engine, request, size, loss.as_ref(), sources.of_neighbors)?;
         let optimizer = &request.optimizer;
-        let is_shown =
-            |part: &&StatePart| part.optimizer.is_some_and(|tensor| optimizer.shown() == Some(tensor.name));
-        let average = state.iter().find(|part| part.name == STATE_AVERAGE);
-        let shown = average.or_else(|| state.iter().find(is_shown)).unwrap_or(&state[0]);
         let kind = StepKind {
-            shown: shown.name.clone(),
+            shown: state[shown(&state, &**optimizer)].name.clone(),
             clamps: optimizer.clamps(),
             needs_loss: optimizer.needs_loss(),
             watches_gradient: optimizer.shown().is_none(),
@@ -125,9 +118,7 @@ impl<'a> Unfinished<'a> {
     /// Prepares the program, once the targets are captured; with class probabilities of the photo.
     fn program(self) -> Result<(Program, Build<'a>, Vec<f32>)> {
         let Self { engine, mut build, goals, targets, .. } = self;
-        // Fusion must not change what is read back or comes from outside.
-        let kept = build.bound.keys().copied().chain(goals.read()).collect();
-        build.graph.fuse(&kept);
+        build.fuse(&goals);
         // Compiles while the device computes the targets. Memory is allocated once theirs is free again.
         Program::compile(engine, &build.graph, &goals)?;
         if let Some(submission) = &targets.submission {

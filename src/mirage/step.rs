@@ -1,7 +1,7 @@
 //! The state of a run between two steps, and a step of the optimiser, as parts of a graph.
 
 use super::build::{Build, Kept};
-use super::optimizer::{StateTensor, StepInputs};
+use super::optimizer::{Optimizer, StateTensor, StepInputs};
 use super::request::Request;
 use super::sections::GRADIENT;
 use super::step_watch::StepWatch;
@@ -27,10 +27,30 @@ pub(super) struct StatePart {
     pub optimizer: Option<StateTensor>,
 }
 
-/// The state in a graph: the picture, what the optimiser keeps, and the average, each with its tensor.
+impl StatePart {
+    /// True for the tensor that an optimiser shows in place of the picture.
+    pub fn stands_for_picture(&self, optimizer: &dyn Optimizer) -> bool {
+        self.optimizer.is_some_and(|tensor| optimizer.shown() == Some(tensor.name))
+    }
+}
+
+/// The index of the tensor that the optimiser's steps lead to: the picture, which is the first, or what is shown in its
+/// place.
+fn stepped(parts: &[StatePart], optimizer: &dyn Optimizer) -> usize {
+    parts.iter().position(|part| part.stands_for_picture(optimizer)).unwrap_or(0)
+}
+
+/// The index of the tensor that is shown: of these steps the average, if there is one.
+pub(super) fn shown(parts: &[StatePart], optimizer: &dyn Optimizer) -> usize {
+    let average = parts.iter().position(|part| part.name == STATE_AVERAGE);
+    average.unwrap_or_else(|| stepped(parts, optimizer))
+}
+
+/// The state in a graph: the picture first, what the optimiser keeps, and the average.
 pub(super) struct StateTensors {
-    /// The picture is the first.
-    pub parts: Vec<(StatePart, TensorId)>,
+    pub parts: Vec<StatePart>,
+    /// The tensor of each.
+    tensors: Vec<TensorId>,
 }
 
 /// A step in a graph.
@@ -60,29 +80,30 @@ impl StateTensors {
     /// # Errors
     /// If the device fails or has too little memory.
     pub fn new(build: &mut Build<'_>, kept: &mut Kept, request: &Request, picture: TensorId) -> Result<Self> {
-        let mut parts = Vec::new();
+        let (mut parts, mut tensors) = (Vec::new(), Vec::new());
         for (name, shape, optimizer) in Self::list(request, build.graph.shape(picture)) {
             let tensor = if parts.is_empty() { picture } else { kept.tensor(build, &name, shape)? };
             let memory = build.bound.get(&tensor).cloned();
-            parts.push((StatePart { name, shape, memory, optimizer }, tensor));
+            parts.push(StatePart { name, shape, memory, optimizer });
+            tensors.push(tensor);
         }
-        Ok(Self { parts })
+        Ok(Self { parts, tensors })
     }
 
-    /// The tensor of the optimiser that is shown in place of the picture, or the picture.
-    fn stepped(&self, request: &Request) -> TensorId {
-        let shown = request.optimizer.shown();
-        let of_optimizer = |part: &StatePart| part.optimizer.is_some_and(|tensor| Some(tensor.name) == shown);
-        self.find(of_optimizer).unwrap_or(self.parts[0].1)
+    /// Each tensor with its name.
+    pub fn named(&self) -> impl Iterator<Item = (String, TensorId)> + '_ {
+        self.parts.iter().map(|part| part.name.clone()).zip(self.tensors.iter().copied())
     }
 
-    /// The tensor that is shown: the average, if there is one.
+    /// The tensor that is shown.
     pub fn shown(&self, request: &Request) -> TensorId {
-        self.find(|part| part.name == STATE_AVERAGE).unwrap_or_else(|| self.stepped(request))
+        self.tensors[shown(&self.parts, &*request.optimizer)]
     }
 
-    fn find(&self, wanted: impl Fn(&StatePart) -> bool) -> Option<TensorId> {
-        self.parts.iter().find(|(part, _)| wanted(part)).map(|(_, tensor)| *tensor)
+    /// The tensors of which this is true.
+    fn filter(&self, wanted: impl Fn(&StatePart) -> bool) -> Vec<TensorId> {
+        let pairs = self.parts.iter().zip(&self.tensors).filter(|(part, _)| wanted(part));
+        pairs.map(|(_, tensor)| *tensor).collect()
     }
 
     /// Appends a step along a gradient. `loss` is the whole objective, if the optimiser needs it. What the optimiser reads
@@ -98,21 +119,22 @@ impl StateTensors {
         (gradient, loss): (TensorId, Option<TensorId>),
     ) -> Result<Step> {
         let optimizer = &request.optimizer;
-        let (_, picture) = self.parts[0];
+        let picture = self.tensors[0];
         let control = kept.tensor(build, CONTROL, Shape::Vector(4))?;
         let inputs = StepInputs { picture, gradient, loss, control };
-        let of_optimizer = self.parts.iter().filter(|(part, _)| part.optimizer.is_some());
-        let of_optimizer: Vec<TensorId> = of_optimizer.map(|(_, tensor)| *tensor).collect();
+        let of_optimizer = self.filter(|part| part.optimizer.is_some());
         let mut goals = optimizer.step(&mut build.graph, &inputs, &of_optimizer)?;
-        let average = [STATE_AVERAGE, STATE_AVERAGE_COUNTERS];
-        if let [Some(mean), Some(counters)] = average.map(|name| self.find(|part| part.name == name)) {
+        let average =
+            self.filter(|part| [STATE_AVERAGE, STATE_AVERAGE_COUNTERS].contains(&part.name.as_str()));
+        if let [mean, counters] = average[..] {
             let op = Average { decay: f64::from(request.average_decay) };
-            goals.push(build.graph.apply(op, &[self.stepped(request), mean, counters], "average")?);
+            let stepped = self.tensors[stepped(&self.parts, &**optimizer)];
+            goals.push(build.graph.apply(op, &[stepped, mean, counters], "average")?);
         }
         // After the step, before any clamp: a clamped picture hides what was infinite. An optimiser that rejects pictures
         // may meet any gradient.
         let of_gradient = optimizer.shown().is_none().then(|| (GRADIENT.to_owned(), gradient));
-        let of_state = self.parts.iter().filter_map(|(part, tensor)| {
+        let of_state = self.parts.iter().zip(&self.tensors).filter_map(|(part, tensor)| {
             let name = part.optimizer?.name;
             optimizer.watched().contains(&name).then(|| (name.to_owned(), *tensor))
         });

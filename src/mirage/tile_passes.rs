@@ -1,10 +1,10 @@
 //! Both passes over the tiles of a picture that is in the host's memory.
 
+use super::in_flight::in_order;
 use super::planes::{HalfMap, Pixels, Planes};
 use crate::error::Result;
 use crate::graph::{Engine, Memory, MemoryUse, Pending, Program, Submission};
 use crate::ops::Shape;
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,8 +16,6 @@ pub(super) const BACKWARD: &str = "backward";
 pub(super) const GRADIENT: &str = "gradient";
 /// Read-back of the maps that become targets in the host's memory.
 pub(super) const TARGETS: &str = "targets";
-/// Tiles that are submitted before the oldest is waited for: one is computed while the host prepares the next.
-pub(super) const IN_FLIGHT: usize = 2;
 
 /// What the programs of all tiles read. It is written anew for each tile.
 #[derive(Debug)]
@@ -80,7 +78,7 @@ pub(super) struct Tiles {
 }
 
 impl Tiles {
-    /// Puts the sums together for a picture, and waits for all but the last tiles.
+    /// Puts the sums together for a picture, and waits for all tiles.
     ///
     /// # Errors
     /// If the device fails.
@@ -145,17 +143,9 @@ impl Tiles {
     ) -> Result<()> {
         // An engine that counts computes nothing.
         let tiles = if self.engine.counted().is_some() { &[] } else { tiles };
-        let mut in_flight = VecDeque::new();
-        for tile in tiles {
+        let tiles = tiles.iter().filter(|tile| has_section(&self.programs[tile.program]));
+        let submit = |(): &(), tile: &&Tile| {
             let program = &self.programs[tile.program];
-            if !has_section(program) {
-                continue;
-            }
-            if in_flight.len() == IN_FLIGHT
-                && let Some((oldest, submission)) = in_flight.pop_front()
-            {
-                done(oldest, submission)?;
-            }
             let [rows, columns] = &tile.all;
             let shape = Shape::map(3, rows.len(), columns.len());
             self.engine.write(&self.inputs.tile, shape, &pixels.part(rows, columns))?;
@@ -166,9 +156,8 @@ impl Tiles {
                 let shape = Shape::map(map.channels(), rows.len(), columns.len());
                 self.engine.write(memory, shape, &map.part(rows, columns))?;
             }
-            let submission = program.program.submit(&[section], reads(program).as_slice(), "a tile")?;
-            in_flight.push_back((tile, submission));
-        }
-        in_flight.into_iter().try_for_each(|(tile, submission)| done(tile, submission))
+            program.program.submit(&[section], reads(program).as_slice(), "a tile")
+        };
+        in_order(&mut (), tiles, submit, |(), tile, submission| done(tile, submission))
     }
 }

@@ -94,25 +94,34 @@ impl Tiled {
         }
     }
 
-    /// The values of a tensor of the state that is in the host's memory.
-    pub fn read(&self, name: &str) -> Result<Vec<f32>> {
-        match self.held.borrow().get(name) {
+    /// The values of a tensor of the state, wherever it is, waited for.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn read(&self, part: &StatePart) -> Result<Vec<f32>> {
+        if let Some(memory) = &part.memory {
+            return self.engine.read(memory, part.shape, &part.name);
+        }
+        match self.held.borrow().get(&part.name) {
             Some(Held::Map(planes)) => Ok(planes.values().to_vec()),
             Some(Held::Vector(values)) => Ok(values.clone()),
-            None => Err(not_set(name)),
+            None => Err(not_set(&part.name)),
         }
     }
 
-    /// The same, moved out: the state is not used any more.
-    pub fn take(&self, name: &str) -> Result<Vec<f32>> {
-        match self.held.borrow_mut().remove(name) {
+    /// The same, moved out of the host's memory: the state is not used any more.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn take(&self, part: &StatePart) -> Result<Vec<f32>> {
+        match self.held.borrow_mut().remove(&part.name) {
             Some(Held::Map(planes)) => Ok(planes.into_values()),
             Some(Held::Vector(values)) => Ok(values),
-            None => Err(not_set(name)),
+            None => self.read(part),
         }
     }
 
-    /// Frees all such values, and the gradient.
+    /// Frees what is in the host's memory of the state, and the gradient.
     pub fn release(&self) {
         self.held.borrow_mut().clear();
         *self.window.borrow_mut() = None;
@@ -120,13 +129,20 @@ impl Tiled {
         *self.snapshot.borrow_mut() = None;
     }
 
-    /// Replaces such values; there must be as many as the tensor has.
-    pub fn write(&self, part: &StatePart, values: Vec<f32>) {
+    /// Replaces the values of a tensor of the state; there must be as many as it has.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn write(&self, part: &StatePart, values: Vec<f32>) -> Result<()> {
+        if let Some(memory) = &part.memory {
+            return self.engine.write(memory, part.shape, &values);
+        }
         let held = match part.shape {
             Shape::Map { height, width, .. } => Held::Map(Planes::of([height, width], values)),
             _ => Held::Vector(values),
         };
         self.held.borrow_mut().insert(part.name.clone(), held);
+        Ok(())
     }
 
     /// Sets the weights of the losses, given in the order of all losses.
@@ -189,7 +205,7 @@ impl Tiled {
             *self.snapshot.borrow_mut() = Some(self.show(parts)?);
         }
         if readbacks.contains(&STATE) {
-            let part = |part: &StatePart| Ok((part.name.clone(), self.part(part)?));
+            let part = |part: &StatePart| Ok((part.name.clone(), self.read(part)?));
             add(STATE, parts.iter().map(part).collect::<Result<_>>()?);
         }
         match (wanted(GRADIENT), wanted(STEP)) {
@@ -317,20 +333,12 @@ impl Tiled {
             return Ok(KeptPicture::of(planes, *clamps));
         }
         let part = parts.iter().find(|part| part.name == *shown).ok_or_else(|| not_set(shown))?;
-        Ok(KeptPicture::of(&Planes::of(self.size, self.part(part)?), *clamps))
+        Ok(KeptPicture::of(&Planes::of(self.size, self.read(part)?), *clamps))
     }
 
     /// What [`SNAPSHOT`] copied last, moved out.
     pub fn take_snapshot(&self) -> Option<KeptPicture> {
         self.snapshot.take()
-    }
-
-    /// A tensor of the state, wherever it is.
-    pub fn part(&self, part: &StatePart) -> Result<Vec<f32>> {
-        match &part.memory {
-            Some(memory) => self.engine.read(memory, part.shape, &part.name),
-            None => self.read(&part.name),
-        }
     }
 
     /// What went wrong in the steps so far, and how many steps before the last one.

@@ -8,12 +8,13 @@
 //! of them than a tile.
 
 use super::build::Build;
+use super::in_flight::IN_FLIGHT;
 use super::layer_statistic::{Captured, TargetPlace};
 use super::network_graph::{self, View};
 use super::planes::HalfMap;
 use super::statistic::Statistic;
 use super::tile_layout::{Span, Trunk, spans};
-use super::tile_passes::{BACKWARD, FORWARD, GRADIENT, IN_FLIGHT, Inputs, TARGETS, Tile, TileProgram, Tiles};
+use super::tile_passes::{BACKWARD, FORWARD, GRADIENT, Inputs, TARGETS, Tile, TileProgram, Tiles};
 use crate::error::{Error, Result};
 use crate::graph::{
     Engine, Goals, Graph, Memory, MemoryUse, Program, Readback, Seeds, TensorId, When, Workspace,
@@ -440,7 +441,7 @@ impl Assembly {
                 goals = goals.readback(readback(GRADIENT, read, When::AfterOnce));
             }
         }
-        build.graph.fuse(&build.bound.keys().copied().chain(goals.read()).collect());
+        build.fuse(&goals);
         let program = Program::prepare_in(subject.engine, &build.graph, &build.bound, &goals, workspace)?;
         Ok(TileProgram { program, captures, has_gradient })
     }

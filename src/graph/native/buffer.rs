@@ -31,11 +31,7 @@ impl HostBuffer {
     pub fn zeros(label: &str, bytes: u64) -> Result<Self> {
         let bytes = bytes.max(16).next_multiple_of(16);
         let values = usize::try_from(bytes / 4).ok().and_then(|length| bytemuck::try_zeroed_vec(length).ok());
-        let values = values.ok_or_else(|| Error::OutOfMemory {
-            what: label.to_owned(),
-            needed: bytes,
-            remedy: "Use a smaller --size, or close other programs".to_owned(),
-        })?;
+        let values = values.ok_or_else(|| Error::out_of_host_memory(label, bytes))?;
         Ok(Self { length: values.len(), values: Arc::new(RwLock::new(values)) })
     }
 

@@ -9,7 +9,7 @@ use super::kept_picture::KeptPicture;
 use super::layer_statistic::LayerStatistic;
 use super::loss::{Group, Loss, Strength};
 use super::optimizer::Optimizer;
-use super::passes::{Passes, norm_name};
+use super::passes::{Passes, Reach, norm_name};
 use super::prepare::{AHEAD, Place, Unfinished, readback};
 use super::readout::probabilities;
 use super::request::Request;
@@ -166,21 +166,24 @@ impl Objective {
         let of_term =
             |term: &Term| groups.iter().position(|group| group.name == term.group && is_measured(group));
         let group_of: Vec<Option<usize>> = terms.iter().map(of_term).collect();
-        let mut passes = Passes::append(&mut build, &sources, (&groups, &group_of), picture, request)?;
-        parts.append(&mut passes.norms);
+        let passes = Passes::append(&mut build, &sources, (&groups, &group_of), picture, request)?;
+        parts.extend(passes.norms);
         let mut goals = Goals::default().section(LOSSES, loss_goals);
-        for (name, tensors) in std::mem::take(&mut passes.sections) {
+        for (name, tensors) in passes.sections {
             goals = goals.section(name, tensors);
         }
         goals = goals.readback(readback(REPORT, parts, When::After));
         let unfinished = Unfinished { engine, build, goals, targets, request, size };
-        let (program, place, state, build, photo_probabilities) = match (passes.gradient, passes.tiled) {
-            (None, Some((gradients, of_groups))) => {
+        let mut summands = None;
+        let (program, place, state, build, photo_probabilities) = match passes.reach {
+            Reach::Tiles { gradients, groups } => {
                 let subject = Subject { engine, network, view };
-                unfinished.in_tiles(sources, subject, gradients, tiled_groups(of_groups, &terms))?
+                unfinished.in_tiles(sources, subject, gradients, tiled_groups(groups, &terms))?
             }
-            (gradient, _) => {
-                unfinished.whole(picture, gradient, passes.sum.as_ref().map(|(sum, ..)| *sum))?
+            Reach::Whole { gradient, sum } => {
+                let tensor = sum.as_ref().map(|sum| sum.tensor);
+                summands = sum.map(|sum| (sum.weights, sum.groups));
+                unfinished.whole(picture, gradient, tensor)?
             }
         };
         let is_tiled = matches!(place, Place::Host(_));
@@ -196,7 +199,7 @@ impl Objective {
             shape,
             optimizer: request.optimizer.clone(),
             loss_weights,
-            summands: passes.sum.map(|(_, weights, groups)| (weights, groups)),
+            summands,
             control_values: Cell::new(None),
             state,
             photo_probabilities,

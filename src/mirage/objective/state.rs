@@ -3,10 +3,11 @@
 use super::super::build::Kept;
 use super::super::capture::planar;
 use super::super::prepare::Place;
-use super::super::step::{STATE_AVERAGE, STATE_PICTURE, StatePart};
+use super::super::step::{STATE_AVERAGE, STATE_PICTURE, StatePart, shown};
 use super::super::step_watch;
 use super::Objective;
 use crate::error::{Error, Result};
+use crate::graph::Memory;
 use crate::image_io::Picture;
 
 impl Objective {
@@ -84,10 +85,9 @@ impl Objective {
     /// # Errors
     /// If the device fails.
     pub fn read(&self, part: &StatePart) -> Result<Vec<f32>> {
-        match (&part.memory, &self.place) {
-            (None, Place::Host(tiled)) => tiled.read(&part.name),
-            (Some(memory), _) => self.engine.read(memory, part.shape, &part.name),
-            (None, Place::Device { .. }) => Err(nowhere(part)),
+        match &self.place {
+            Place::Host(tiled) => tiled.read(part),
+            Place::Device { .. } => self.engine.read(memory(part)?, part.shape, &part.name),
         }
     }
 
@@ -96,9 +96,9 @@ impl Objective {
     /// # Errors
     /// If the device fails.
     pub fn take(&self, part: &StatePart) -> Result<Vec<f32>> {
-        match (&part.memory, &self.place) {
-            (None, Place::Host(tiled)) => tiled.take(&part.name),
-            _ => self.read(part),
+        match &self.place {
+            Place::Host(tiled) => tiled.take(part),
+            Place::Device { .. } => self.read(part),
         }
     }
 
@@ -122,14 +122,15 @@ impl Objective {
     /// # Errors
     /// If the device fails.
     pub fn write(&self, part: &StatePart, values: Vec<f32>) -> Result<()> {
-        match (&part.memory, &self.place) {
-            (None, Place::Host(tiled)) => {
-                tiled.write(part, values);
-                Ok(())
-            }
-            (Some(memory), _) => self.engine.write(memory, part.shape, &values),
-            (None, Place::Device { .. }) => Err(nowhere(part)),
+        match &self.place {
+            Place::Host(tiled) => tiled.write(part, values),
+            Place::Device { .. } => self.engine.write(memory(part)?, part.shape, &values),
         }
+    }
+
+    /// The tensor that is shown.
+    pub fn shown(&self) -> &StatePart {
+        &self.state[shown(&self.state, &*self.optimizer)]
     }
 
     /// True for the tensors that begin as the picture: the average, and what is shown in its place.
@@ -139,10 +140,10 @@ impl Objective {
 
     /// True for the tensor of the optimiser that is shown in place of the picture.
     pub fn is_shown(&self, part: &StatePart) -> bool {
-        part.optimizer.is_some_and(|tensor| self.optimizer.shown() == Some(tensor.name))
+        part.stands_for_picture(&*self.optimizer)
     }
 }
 
-fn nowhere(part: &StatePart) -> Error {
-    Error::gpu(&part.name, "it has no memory")
+fn memory(part: &StatePart) -> Result<&Memory> {
+    part.memory.as_ref().ok_or_else(|| Error::gpu(&part.name, "it has no memory"))
 }

@@ -121,7 +121,7 @@ impl Op for Gram {
                 partial_gram(map, call.inputs[0], texels, chunks < FEW_PARTS)
             };
             let mut partials: Vec<Vec<f32>> = (0..chunks).into_par_iter().map(partial).collect();
-            let (sums, others) = partials.split_first_mut().expect("a map has texels");
+            let Some((sums, others)) = partials.split_first_mut() else { return };
             for_each_part(sums, |range, sums| {
                 for other in &*others {
                     update(sums, [&other[range.clone()]], |sum, [value]| sum + value);

@@ -124,9 +124,7 @@ fn inks([a, b, c, k]: [u8; 4], is_ycck: bool) -> [u8; 4] {
     if !is_ycck {
         return [255 - a, 255 - b, 255 - c, 255 - k];
     }
-    let (y, cb, cr) = (f32::from(a), f32::from(b) - 128.0, f32::from(c) - 128.0);
-    let [red, green, blue] =
-        [y + 1.402 * cr, y - 0.344_136 * cb - 0.714_136 * cr, y + 1.772 * cb].map(|v| v.round() as u8);
+    let [red, green, blue] = reduced::rgb([a, b, c].map(f32::from)).map(|v| v.round() as u8);
     [red, green, blue, 255 - k]
 }
 

@@ -35,12 +35,15 @@ pub(super) fn decode(bytes: &[u8], step: usize) -> Result<Option<Planes>, Failur
     Ok(frame.map(|(planes, _)| planes))
 }
 
+/// Red, green and blue of luminance and chrominance, all from 0 to 255; the colours may lie beyond.
+pub(super) fn rgb([y, cb, cr]: [f32; 3]) -> [f32; 3] {
+    let (cb, cr) = (cb - 128.0, cr - 128.0);
+    [y + 1.402 * cr, y - 0.344_136 * cb - 0.714_136 * cr, y + 1.772 * cb]
+}
+
 /// The colours of a pixel, 0 to 1, of its samples, 0 to 255: gray, RGB or amounts of ink.
 pub(super) fn color(space: ColorSpace, [a, b, c, d]: [f32; 4]) -> [f32; 4] {
-    let rgb = || {
-        let (cb, cr) = (b - 128.0, c - 128.0);
-        [a + 1.402 * cr, a - 0.344_136 * cb - 0.714_136 * cr, a + 1.772 * cb].map(|v| v.clamp(0.0, 255.0))
-    };
+    let rgb = || rgb([a, b, c]).map(|v| v.clamp(0.0, 255.0));
     let color = match space {
         ColorSpace::YCbCr => {
             let [red, green, blue] = rgb();
