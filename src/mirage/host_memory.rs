@@ -30,6 +30,8 @@ pub(super) struct Host<'a> {
     /// True on the CPU device.
     pub native: bool,
     pub scale: Scale,
+    /// Pixels of the scale before, if there is one.
+    pub pixels_before: Option<u64>,
     pub state: Vec<StatePart>,
     /// Bytes of the gradient in the host's memory.
     pub gradient: u64,
@@ -79,7 +81,8 @@ impl Host<'_> {
         }
     }
 
-    fn pixels(&self) -> u64 {
+    /// Of the picture at this scale.
+    pub fn pixels(&self) -> u64 {
         (self.scale.size[0] * self.scale.size[1]) as u64
     }
 
@@ -166,12 +169,12 @@ impl Host<'_> {
         }
     }
 
-    /// The newest good picture, the best, and the values that the change is measured from. In tiles a picture is kept in
-    /// 16 bits a value.
-    fn kept(&self) -> u64 {
+    /// The newest good picture, the best, and the values that the change is measured from, at a size of so many pixels. In
+    /// tiles a picture is kept in 16 bits a value.
+    fn kept(&self, pixels: u64) -> u64 {
         let compact = self.is_tiled() && self.request.optimizer.clamps();
         let pictures = if compact { RGB } else { 2 * RGB };
-        pictures * self.pixels() + 4 * (LOOKED_AT as u64).min(3 * self.pixels())
+        pictures * pixels + 4 * (LOOKED_AT as u64).min(3 * pixels)
     }
 
     /// While a report's picture is read back. The CPU device hands over the memory that it was copied to, which counts as
@@ -188,7 +191,7 @@ impl Host<'_> {
             false => self.reads(),
         };
         let own = MemoryClasses {
-            pictures: self.given() + self.kept() + self.held(),
+            pictures: self.given() + self.kept(self.pixels()) + self.held(),
             staging: reads * self.pixels() * RGB + checkpoint,
             ..MemoryClasses::default()
         };
@@ -197,17 +200,15 @@ impl Host<'_> {
         if unpacking.total() > iterations.total() { unpacking } else { iterations }
     }
 
-    /// While a map of the state of the scale before is resized in the host's memory, the last of all: the map on its way as
-    /// the CPU device has it and as it was read, and grain.
+    /// While the last map of the state of the scale before is resized in the host's memory. The pictures that are kept are
+    /// that scale's.
     fn unpacking(&self) -> MemoryClasses {
-        if !self.is_tiled() || self.scale.first == 0 {
+        let Some(smaller) = self.pixels_before.filter(|_| self.is_tiled()) else {
             return MemoryClasses::default();
-        }
-        let smaller = self.pixels() / 2;
-        let grain = if self.request.grain > 0.0 { 4 } else { 0 };
+        };
         MemoryClasses {
-            pictures: self.given() + self.kept() + self.held(),
-            staging: self.pixels() * (16 + RGB + grain) + smaller * 16,
+            pictures: self.given() + self.kept(smaller) + self.held(),
+            staging: smaller * RGB,
             ..MemoryClasses::default()
         } + MemoryClasses { activations: 0, ..self.painted() }
     }
@@ -220,7 +221,7 @@ impl Host<'_> {
         let carried: u64 = maps.map(|part| floats(&part.shape)).sum::<u64>().max(self.pixels() * RGB);
         let has_grain = self.request.grain > 0.0;
         let grain = |values: u64| if has_grain { values * 4 * larger } else { 0 };
-        let kept = self.kept() + self.held();
+        let kept = self.kept(self.pixels()) + self.held();
         let holding = |pictures, staging| MemoryClasses { pictures, staging, ..MemoryClasses::default() };
         let of_reading = if self.native || self.is_tiled() { 0 } else { self.pixels() * 16 };
         ToNextScale {

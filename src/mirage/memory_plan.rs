@@ -137,6 +137,7 @@ impl MemoryPlan {
             request,
             native: profile.native,
             scale: scales[0],
+            pixels_before: None,
             state: Vec::new(),
             gradient: 0,
             targets: 0,
@@ -174,6 +175,7 @@ impl MemoryPlan {
             session.enter(index)?;
             let Counted { live, peak, pipelines } = counted();
             let objective = session.objective()?;
+            host.pixels_before = (index > 0).then(|| host.pixels());
             host.scale = *scale;
             host.state = objective.state.clone();
             host.gradient = objective.gradient_bytes();
@@ -322,6 +324,18 @@ mod tests {
         }
         let machine = plan(&Profile::native(), &large).needed();
         assert!(machine <= 2 << 30, "{} MiB", machine >> 20);
+    }
+
+    #[test]
+    fn in_tiles_the_change_to_the_last_scale_takes_no_more_than_its_iterations() {
+        let [one, two] = [1, 2].map(|scales| {
+            let mut request = request(1024, 1024, scales);
+            request.tiling = Tiling::Side(128);
+            plan(&Profile::native(), &request)
+        });
+        let targets = |plan: &MemoryPlan| plan.peak().classes().targets;
+        let earlier = targets(&two) - targets(&one);
+        assert!(two.needed() <= one.needed() + earlier, "{} and {}", two.needed(), one.needed());
     }
 
     #[test]

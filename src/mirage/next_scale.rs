@@ -7,7 +7,7 @@ use super::optimizer::NextScale;
 use super::step::{STATE_PICTURE, StatePart};
 use crate::error::Result;
 use crate::graph::{Bindings, Engine, Goals, Graph, Memory, Program};
-use crate::ops::{Relu, Resize, ResizeMode, Shape};
+use crate::ops::{Relu, Resize, ResizeMode, Shape, resize_in_host_memory};
 use std::sync::Arc;
 
 /// A tensor on its way.
@@ -52,11 +52,10 @@ impl Baggage {
         self,
         engine: &Arc<Engine>,
         objective: &Objective,
-        grain: Option<&[f32]>,
+        mut grain: Option<Vec<f32>>,
         clamp: bool,
     ) -> Result<()> {
         let mut carried = self.0;
-        let mut cpu: Option<Arc<Engine>> = None;
         objective.set_state_from(|part| {
             let Some(at) = carried.iter().position(|tensor| tensor.name == part.name) else {
                 return Ok(false);
@@ -80,20 +79,19 @@ impl Baggage {
                 }
                 // It is in the host's memory because the device may have too little for all of it.
                 None => {
-                    let on_host = match &cpu {
-                        Some(opened) => opened,
-                        None if engine.profile().native => engine,
-                        None => cpu.insert(engine.cpu_beside()?),
-                    };
-                    let output = on_host.tensor("resized map", part.shape)?;
-                    resize(on_host, (values, shape), (&output, part.shape), mode, positive)?;
-                    on_host.read(&output, part.shape, "resized map")?
+                    let size = part.shape.expect_map("resizing a map")?;
+                    let mut larger = resize_in_host_memory(mode, &values, shape, [size.height, size.width])?;
+                    if positive {
+                        larger.iter_mut().for_each(|value| *value = value.max(0.0));
+                    }
+                    larger
                 }
             };
-            if let Some(grain) = grain.filter(|_| changes) {
+            // Once: of the parts that are left, none changes.
+            if let Some(grain) = grain.take_if(|_| changes) {
                 // Channel after channel.
                 let channels = resized.chunks_mut(grain.len());
-                let pairs = channels.flat_map(|channel| channel.iter_mut().zip(grain));
+                let pairs = channels.flat_map(|channel| channel.iter_mut().zip(&grain));
                 pairs.for_each(|(value, grain)| *value += grain);
             }
             if changes && clamp {

@@ -195,8 +195,7 @@ impl Session {
         let grain = grain::draw(&self.request, next, before, size)?;
         self.enter(next)?;
         let objective = self.objective()?;
-        baggage.unpack(&engine, objective, grain.as_deref(), self.request.optimizer.clamps())?;
-        drop(grain);
+        baggage.unpack(&engine, objective, grain, self.request.optimizer.clamps())?;
         objective.set_weights(&self.weights, false)?;
         self.last_look = None;
         self.change = None;

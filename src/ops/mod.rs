@@ -73,7 +73,7 @@ pub use pool_windows::PoolKind;
 pub use reduce::{Dot, Reduce, ReduceKind};
 pub use registry::{Entry, REGISTRY};
 pub use relu::{Relu, ReluBackward};
-pub use resize::{Resize, ResizeMode};
+pub use resize::{Resize, ResizeMode, resize_in_host_memory};
 pub use scale_by::{Reciprocal, ScaleBy};
 pub use softmax::{Softmax, SoftmaxBackward};
 pub use total_variation::{TotalVariation, TotalVariationBackward, VariationKind};

@@ -10,8 +10,9 @@ use super::lanes::update;
 use super::native::{fill_map, row};
 use super::shape::MapLayout;
 use super::{Case, Dispatch, Kernel, NativeKernel, Op, Operand, PoolKind, Shape, Signature};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::Profile;
+use crate::room::zeros;
 
 /// Invocations per workgroup; matches the shader.
 const GROUP: usize = 64;
@@ -94,21 +95,62 @@ impl ResizeMode {
 /// For each pixel along an axis of a kernel's output: pixels of its input, and their weights.
 type Shares = Vec<Vec<(usize, f32)>>;
 
-/// Sums up each pixel of the output by its shares along both axes: whole rows first, then across.
+/// Sums up each pixel of a row of the output, of so many values: whole rows of the input by their weights first, then
+/// pixels across by their shares.
+fn weigh_row<'a, const VALUES: usize>(
+    lines: impl Iterator<Item = (&'a [f32], f32)>,
+    sum: &mut [f32],
+    across: &Shares,
+    output: &mut [f32],
+) {
+    sum.fill(0.0);
+    for (line, weight) in lines {
+        update(sum, [line], |sum, [value]| sum + weight * value);
+    }
+    let sum = sum.as_chunks::<VALUES>().0;
+    for (pixel, shares) in output.as_chunks_mut::<VALUES>().0.iter_mut().zip(across) {
+        *pixel = [0.0; VALUES];
+        for (column, weight) in shares {
+            pixel.iter_mut().zip(sum[*column]).for_each(|(to, value)| *to += weight * value);
+        }
+    }
+}
+
+/// Sums up each pixel of the output by its shares along both axes.
 fn weigh(input: &[f32], from: MapLayout, [down, across]: &[Shares; 2], output: &mut [f32], to: MapLayout) {
     fill_map(to, output, |quad, y, texels| {
-        let mut sum = vec![0.0; from.width * 4];
-        for (line, weight) in &down[y] {
-            update(&mut sum, [row(input, from, quad, *line)], |sum, [value]| sum + weight * value);
-        }
-        let sum = sum.as_chunks::<4>().0;
-        for (texel, shares) in texels.as_chunks_mut::<4>().0.iter_mut().zip(across) {
-            *texel = [0.0; 4];
-            for (column, weight) in shares {
-                texel.iter_mut().zip(sum[*column]).for_each(|(to, value)| *to += weight * value);
-            }
-        }
+        let lines = down[y].iter().map(|(line, weight)| (row(input, from, quad, *line), *weight));
+        weigh_row::<4>(lines, &mut vec![0.0; from.width * 4], across, texels);
     });
+}
+
+/// A map in logical order at another height and width, with the bits that the op has on the CPU device, for maps that a
+/// device can't hold: this takes no memory besides the result. Not for [`ResizeMode::Area`].
+///
+/// # Errors
+/// [`Error::OutOfMemory`]; [`Error::Gpu`](crate::Error::Gpu) if it is not a map.
+pub fn resize_in_host_memory(
+    mode: ResizeMode,
+    values: &[f32],
+    shape: Shape,
+    size: [usize; 2],
+) -> Result<Vec<f32>> {
+    debug_assert_ne!(mode, ResizeMode::Area);
+    let from = shape.expect_map("resizing a map")?;
+    let count = from.channels * size[0] * size[1];
+    let mut output = zeros(count).map_err(|_| Error::out_of_host_memory("resized map", count as u64 * 4))?;
+    let [down, across] =
+        [(size[0], from.height), (size[1], from.width)].map(|(out, before)| mode.shares(out, before));
+    let mut sum = vec![0.0; from.width];
+    let channels = values.chunks_exact((from.height * from.width).max(1));
+    for (channel, larger) in channels.zip(output.chunks_exact_mut((size[0] * size[1]).max(1))) {
+        for (shares, row) in down.iter().zip(larger.chunks_exact_mut(size[1].max(1))) {
+            let line = |line: usize| &channel[line * from.width..][..from.width];
+            let lines = shares.iter().map(|(at, weight)| (line(*at), *weight));
+            weigh_row::<1>(lines, &mut sum, &across, row);
+        }
+    }
+    Ok(output)
 }
 
 impl Resize {
@@ -224,4 +266,28 @@ fn samples() -> Vec<(Resize, Shape)> {
 
 pub(super) fn cases() -> Vec<Case> {
     samples().into_iter().map(|(resize, shape)| Case::normal(resize, &[shape], TOLERANCE)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn in_the_hosts_memory_it_has_the_bits_of_the_cpu_device() {
+        for (Resize { mode, size }, shape) in samples() {
+            if mode == ResizeMode::Area {
+                continue;
+            }
+            let values: Vec<f32> = (0..shape.elements()).map(|at| (at as f32 * 1.7).sin()).collect();
+            let larger = Shape::map(shape.layout().unwrap().channels, size[0], size[1]);
+            let [from, to] = [shape, larger].map(|shape| shape.layout().unwrap());
+            let shares = [(to.height, from.height), (to.width, from.width)]
+                .map(|(out, before)| mode.shares(out, before));
+            let mut stored = vec![f32::NAN; larger.stored()];
+            weigh(&shape.pack(&values), from, &shares, &mut stored, to);
+            let planes = resize_in_host_memory(mode, &values, shape, size).unwrap();
+            assert_eq!(larger.unpack(&stored), planes, "{mode:?} of {shape:?} to {size:?}");
+        }
+        assert!(resize_in_host_memory(ResizeMode::Bicubic, &[1.0], Shape::Vector(1), [1, 1]).is_err());
+    }
 }
