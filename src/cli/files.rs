@@ -58,7 +58,8 @@ pub(super) fn load(path: &Path, options: &ReadOptions, notes: &mut Vec<String>) 
     Ok(Loaded { picture, alpha, stored, memory: memory.max(resized) })
 }
 
-/// Reads a picture to start from and gives it the size of the run; one of that size stays as it is.
+/// Reads a picture to start from and gives it the photo's shape, and no more than the size of the run: a smaller one stays as
+/// it is, for the scale that it was painted at.
 pub(super) fn load_start(
     path: &Path,
     (width, height): (usize, usize),
@@ -66,6 +67,7 @@ pub(super) fn load_start(
     notes: &mut Vec<String>,
 ) -> Result<Picture> {
     let Decoded { picture, size, .. } = read(path, &reading(width.max(height), alpha), notes)?;
+    let (width, height) = image_io::fit(width, height, width.max(height).min(size.0.max(size.1)));
     if size == (width, height) {
         return Ok(picture);
     }

@@ -290,7 +290,7 @@ fn pictures(
         StartPicture::Gray => Init::Gray,
         StartPicture::File(path) => {
             let size = (request.photo.width, request.photo.height);
-            Init::Picture(load_start(path, size, kept, notes)?)
+            Init::Picture(Arc::new(load_start(path, size, kept, notes)?))
         }
     };
     Ok(Pictures { alpha, photo_stored, reading: most })

@@ -86,7 +86,7 @@ impl Host<'_> {
         (self.scale.size[0] * self.scale.size[1]) as u64
     }
 
-    /// The photo and the other pictures of the request, of which a start picture is both the caller's and the session's.
+    /// The photo and the other pictures of the request, which the caller shares.
     fn given(&self) -> u64 {
         let own = |pixels: usize| pixels as u64 * RGB;
         let photo = own(self.request.photo.width * self.request.photo.height);
@@ -94,9 +94,8 @@ impl Host<'_> {
             Init::Picture(start) => own(start.width * start.height),
             _ => 0,
         };
-        // The photo and the images of targets are shared.
         let images: u64 = self.request.images().map(|image| own(image.width * image.height)).sum();
-        photo + 2 * start + images
+        photo + start + images
     }
 
     /// Read-backs of pictures that are on their way at once.

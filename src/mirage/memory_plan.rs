@@ -43,7 +43,7 @@ impl Request {
         let mut request = self.clone();
         request.photo = Arc::new(plain(&self.photo));
         if let Init::Picture(picture) = &self.init {
-            request.init = Init::Picture(plain(picture));
+            request.init = Init::Picture(Arc::new(plain(picture)));
         }
         // Losses with the same images share them.
         let mut known: Vec<[Images; 2]> = Vec::new();

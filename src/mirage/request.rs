@@ -30,7 +30,7 @@ pub enum Init {
     /// Even mid gray.
     Gray,
     /// This picture; taken pixel for pixel if it has the size of the first scale, else resized.
-    Picture(Picture),
+    Picture(Arc<Picture>),
 }
 
 /// How the first layers of the network are computed: pictures whose feature maps do not fit on the device are computed in

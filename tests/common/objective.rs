@@ -58,7 +58,7 @@ pub fn iterate(request: &mut Request, iterations: u32) {
 pub fn request_of_trajectory(golden: &Golden, trajectory: &Value) -> Request {
     let requests = golden.cases["requests"].as_array().expect("a list");
     let described = requests.iter().find(|r| r["name"] == trajectory["request"]).expect("its request");
-    let init = Init::Picture(picture(golden, text(&trajectory["start"])));
+    let init = Init::Picture(Arc::new(picture(golden, text(&trajectory["start"]))));
     Request { init, ..request(golden, described) }
 }
 

@@ -90,7 +90,7 @@ fn measured_shares_are_those_asked_for() {
         let measured = raw.0.iter().filter(|weight| weight.norm.is_some()).count();
         assert_eq!(measured, 3, "the balance is measured after ten iterations");
         request.groups = factors(names, |name| Strength::Weight(raw.of(name))).groups();
-        request.init = Init::Picture(reached.expect("a picture"));
+        request.init = Init::Picture(Arc::new(reached.expect("a picture")));
         request.scales = Scales::single(1);
         session.restart(request).expect("a session");
         let mut shares = None;

@@ -5,5 +5,6 @@ mod balance;
 #[path = "../common/mod.rs"]
 mod common;
 mod goldens;
+mod large;
 mod recompute;
 mod tiles;

@@ -132,6 +132,9 @@ fn foreign(name: &'static str, consts: &[(&'static str, u32)], lanes: Option<u32
         && needs_subgroups(&Shader::load(name, consts).unwrap().source)
 }
 
+/// Constants that add or leave out a few lines.
+const SWITCHES: [&str; 3] = ["RELU", "MASK", "HALF"];
+
 impl Plan {
     fn new(about: &str) -> Self {
         let about: About = serde_json::from_str(about).unwrap();
@@ -140,18 +143,27 @@ impl Plan {
         let chosen = sample(lanes);
         let mut wanted: BTreeMap<_, BTreeSet<&'static str>> = BTreeMap::new();
         let dispatches = chosen.iter().flat_map(|(_, _, kernel, _)| &kernel.dispatches);
-        let dispatched =
-            dispatches.map(|dispatch| (dispatch.shader, dispatch.consts.clone(), dispatch.entry));
+        let run: Vec<Variant> =
+            dispatches.map(|dispatch| (dispatch.shader, dispatch.consts.clone(), dispatch.entry)).collect();
+        let dispatched: BTreeSet<_> =
+            run.iter().map(|(shader, consts, _)| (*shader, consts.clone())).collect();
         let on_matrices =
             |(name, consts, _): &Variant| needs_matrices(&Shader::load(name, consts).unwrap().source);
         let compiled = variants().into_keys().filter(|variant| !on_matrices(variant));
-        for (shader, consts, entry) in compiled.chain(dispatched) {
+        for (shader, consts, entry) in compiled.chain(run) {
             wanted.entry((shader, consts)).or_default().insert(entry);
         }
         let modules: Modules = wanted.keys().cloned().zip(0..).collect();
+        // Large blocks of values take the browser's driver ten seconds and more each. Of texts that don't run and differ in
+        // switches only, one has its pipelines made.
+        let mut kinds = BTreeSet::new();
         let entries = wanted.into_iter().map(|((name, consts), entries)| {
+            let sizes: Vec<_> = consts.iter().filter(|(name, _)| !SWITCHES.contains(name)).copied().collect();
+            let is_new = kinds.insert((name, sizes));
+            let runs = dispatched.contains(&(name, consts.clone()));
             // Nothing of another subgroup size could run, so it would be time for nothing.
-            if foreign(name, &consts, lanes) { Vec::new() } else { entries.into_iter().collect() }
+            let made = (is_new || runs) && !foreign(name, &consts, lanes);
+            if made { entries.into_iter().collect() } else { Vec::new() }
         });
         let entries = entries.collect();
         let sample = |(case, signature, kernel, seed): (Case, Signature, Kernel, u64)| {
@@ -211,8 +223,9 @@ impl Plan {
         let [compiling, making, running] = results.seconds;
         format!(
             "{} {}, subgroups of {:?}: {} texts compiled ({compiling:.1} s), {} pipelines made of them \
-             ({making:.0} s); {} kernels with {} of the texts ran and were right ({running:.0} s); {} texts are \
-             for another subgroup size than this adapter's and can only be compiled",
+             ({making:.0} s), of texts that differ in switches only of one; {} kernels with {} of the texts ran and \
+             were right ({running:.0} s); {} texts are for another subgroup size than this adapter's and can only be \
+             compiled",
             self.about.vendor,
             self.about.architecture,
             self.lanes,

@@ -233,7 +233,7 @@ fn raw_weights_style_images_and_other_starts_run() {
         .unwrap();
     let printed = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{printed}");
-    assert!(printed.contains("start.webp: resized from 40x40 to 48x36"), "{printed}");
+    assert!(printed.contains("start.webp: resized from 40x40 to 40x30"), "{printed}");
     let log = log(&place.path("run.jsonl"));
     let options = &log[0]["options"];
     assert!(options["balance"].is_null() && events(&log, "balance").is_empty());
