@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 /// The pace is that of this many of the last iterations.
 const WINDOW: usize = 10;
 
-/// The pace of a run. Iterations count by the pixels of their scale, as the time that they take grows with these.
+/// The pace of a run. Iterations count by the pixels that they compute, as the time that they take grows with these.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     scales: Vec<Scale>,
@@ -64,8 +64,8 @@ mod tests {
 
     #[test]
     fn the_time_left_counts_pixels() {
-        let small = Scale { size: [10, 10], first: 0, end: 40 };
-        let large = Scale { size: [20, 20], first: 40, end: 60 };
+        let small = Scale::new([10, 10], 0, 40);
+        let large = Scale::new([20, 20], 40, 60);
         let mut pace = Pace::new(&[small, large]);
         assert_eq!(pace.text(), "");
         for iteration in 1..=20 {
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn a_run_that_goes_back_starts_its_pace_anew() {
-        let mut pace = Pace::new(&[Scale { size: [8, 8], first: 0, end: 30 }]);
+        let mut pace = Pace::new(&[Scale::new([8, 8], 0, 30)]);
         for iteration in 1..=20 {
             pace.record(iteration, f64::from(iteration));
         }
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn a_resumed_run_has_the_pace_of_its_earlier_part_at_first() {
-        let mut pace = Pace::new(&[Scale { size: [8, 8], first: 0, end: 30 }]);
+        let mut pace = Pace::new(&[Scale::new([8, 8], 0, 30)]);
         pace.record(10, 20.0);
         assert_eq!(pace.text(), "0.5000/s, 40 s left");
     }

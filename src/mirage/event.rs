@@ -154,7 +154,7 @@ pub struct Report {
     /// Each weighted loss.
     pub terms: Vec<TermLoss>,
     /// Share of each measured group in the sum of their mean absolute gradients, in [0, 1]; empty in the report of a
-    /// stopped run.
+    /// stopped run, and of a picture in tiles where they were not just measured.
     pub gradient_shares: Vec<(String, f32)>,
     /// What the network sees in the picture.
     pub readout: Readout,

@@ -31,6 +31,7 @@ mod reporting;
 mod request;
 mod run;
 mod run_loop;
+mod scale_work;
 mod scales;
 mod sections;
 mod session;

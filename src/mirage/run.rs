@@ -5,6 +5,7 @@ use super::event::{Event, Observer};
 use super::grain;
 use super::loss::Shares;
 use super::next_scale::Baggage;
+use super::objective::Objective;
 use super::request::Init;
 use super::run_loop::{Due, Ending, InFlight, RunLoop};
 use super::sections::{GRADIENT, GROUPS, HEALTH, LOSSES, PICTURE, REPORT, SNAPSHOT, STATE, STEP, SUM};
@@ -310,9 +311,11 @@ impl Session {
         let report = schedule.reports(iteration, self.iterations()) || ends;
         // A stop should be prompt, so its report is made without the shares.
         let prompt = matches!(run.ending, Some(Ending::Stopped | Ending::Commanded));
+        // In tiles they take as long as several iterations.
+        let takes_long = self.objective().is_ok_and(Objective::is_tiled) && !weights_measured;
         Due {
             report,
-            shares: report && !prompt,
+            shares: report && !prompt && !takes_long,
             snapshot: (schedule.snapshots(iteration) && !prompt) || snapshot,
             picture: schedule.pictures(iteration) || (ends && schedule.has_pictures()),
             state: schedule.states(iteration)

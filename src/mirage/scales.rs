@@ -35,6 +35,17 @@ pub struct Scale {
     pub first: u32,
     /// The iterations of the whole run that are done with it.
     pub end: u32,
+    /// Pixels that an iteration computes, forward and backward: the picture's; in tiles more.
+    pub pixels: u64,
+    /// The same of what the first iteration does besides: measuring the weights.
+    pub measuring: u64,
+}
+
+impl Scale {
+    /// A scale whose iterations compute the picture's pixels.
+    pub(crate) fn new(size: [usize; 2], first: u32, end: u32) -> Self {
+        Self { size, first, end, pixels: size[0] as u64 * size[1] as u64, measuring: 0 }
+    }
 }
 
 /// A picture is this much longer than at the scale before (Crowson's `style-transfer-pytorch`).
@@ -80,7 +91,7 @@ impl Scales {
             let iterations = self.iterations.get(index as usize).or(self.iterations.last());
             let end = first.checked_add(iterations.copied().unwrap_or(0));
             let end = end.ok_or_else(|| Error::usage("--iterations sum up to more than 4 billion"))?;
-            scales.push(Scale { size, first, end });
+            scales.push(Scale::new(size, first, end));
             first = end;
         }
         Ok(scales)
@@ -93,11 +104,13 @@ pub fn scale_at(scales: &[Scale], iteration: u32) -> usize {
     found.unwrap_or(scales.len().saturating_sub(1))
 }
 
-/// The work of the first `iterations` of a run: each counts as many units as its scale has pixels.
+/// The pixels that the first `iterations` of a run compute.
 pub fn work(scales: &[Scale], iterations: u32) -> u64 {
-    let pixels = |scale: &Scale| scale.size[0] as u64 * scale.size[1] as u64;
-    let done = |scale: &Scale| u64::from(iterations.min(scale.end).saturating_sub(scale.first));
-    scales.iter().map(|scale| done(scale) * pixels(scale)).sum()
+    let of_scale = |scale: &Scale| match iterations.min(scale.end).saturating_sub(scale.first) {
+        0 => 0,
+        done => scale.measuring + u64::from(done) * scale.pixels,
+    };
+    scales.iter().map(of_scale).sum()
 }
 
 #[cfg(test)]
@@ -136,12 +149,14 @@ mod tests {
         assert_eq!([0, 2, 3, 4, 5, 9].map(|at| scale_at(&plan, at)), [0, 0, 1, 1, 1, 1]);
         assert_eq!(plan[0].size, [6, 6]);
         assert_eq!([0, 2, 3, 4, 9].map(|at| work(&plan, at)), [0, 72, 108, 172, 236]);
+        let measured: Vec<Scale> = plan.iter().map(|scale| Scale { measuring: 7, ..*scale }).collect();
+        assert_eq!([0, 2, 3, 4, 9].map(|at| work(&measured, at)), [0, 79, 115, 186, 250]);
     }
 
     #[test]
     fn senseless_numbers_are_refused() {
         let good = Scales::single(5);
-        assert_eq!(good.plan([3, 2], 1).unwrap(), [Scale { size: [3, 2], first: 0, end: 5 }]);
+        assert_eq!(good.plan([3, 2], 1).unwrap(), [Scale::new([3, 2], 0, 5)]);
         for bad in [
             Scales { count: ScaleCount::Exactly(0), ..good.clone() },
             Scales { count: ScaleCount::Exactly(99), ..good.clone() },

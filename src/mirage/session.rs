@@ -14,7 +14,7 @@ use super::state::State;
 use super::statistic::Domain;
 use super::targets::{Cache, image_at};
 use super::weighting::Weights;
-use super::{network_graph, start};
+use super::{network_graph, scale_work, start};
 use crate::error::{Error, Result};
 use crate::graph::{Engine, MemoryUse, PreparedNode, return_freed_memory};
 use crate::image_io::Picture;
@@ -125,7 +125,7 @@ impl Session {
     pub fn new(engine: &Arc<Engine>, network: &Arc<Network>, request: Request) -> Result<Self> {
         let begin = Begun::now(engine);
         check_request(network, &request)?;
-        let scales = request.plan(network)?;
+        let scales = scale_work::plan(network, &request)?;
         let mut cache = Cache::default();
         let objective = Objective::new(engine, network, &request, scales[0].size, &mut cache)?;
         return_freed_memory();
@@ -164,7 +164,7 @@ impl Session {
     pub fn restart(&mut self, request: Request) -> Result<()> {
         let begin = Begun::now(&self.engine);
         check_request(&self.network, &request)?;
-        let scales = request.plan(&self.network)?;
+        let scales = scale_work::plan(&self.network, &request)?;
         if self.request.shares_objective(&request) && self.scale == 0 {
             self.objective_mut()?.take_settings(&request);
         } else {

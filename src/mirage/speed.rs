@@ -38,7 +38,7 @@ impl Speed {
     /// As [`Session::new`], and if the device fails.
     pub fn measure(engine: &Arc<Engine>, network: &Arc<Network>, request: &Request) -> Result<Self> {
         let sides = SIDES[usize::from(!engine.profile().software)];
-        let mut timed = Vec::new();
+        let (mut timed, mut size) = (Vec::new(), [0; 2]);
         let mut preparing: f64 = 0.0;
         for (side, count) in sides.into_iter().zip(TIMED) {
             let mut request = request.clone();
@@ -48,19 +48,12 @@ impl Speed {
             preparing = preparing.max(session.started.prepared_in);
             let times = session.time_iterations(WARM + count)?;
             let least = times[WARM..].iter().copied().fold(f64::INFINITY, f64::min);
-            timed.push((session.scales[0].size, least));
+            let scale = session.scales[0];
+            size = scale.size;
+            timed.push((scale.pixels, least));
         }
-        Ok(Self::through(timed[0], timed[1], preparing))
-    }
-
-    /// From the seconds of an iteration at two sizes, the smaller first.
-    fn through(smaller: ([usize; 2], f64), larger: ([usize; 2], f64), preparing: f64) -> Self {
-        let pixels = |size: [usize; 2]| (size[0] * size[1]) as f64;
-        let [(few, short), (many, long)] = [smaller, larger].map(|(size, seconds)| (pixels(size), seconds));
-        // The smaller one may be the slower by chance, and both are one for a small photo.
-        let per_pixel = if many > few { ((long - short) / (many - few)).max(0.0) } else { long / many };
-        let per_iteration = (long - per_pixel * many).max(0.0);
-        Self { size: larger.0, per_pixel, per_iteration, preparing }
+        let (per_pixel, per_iteration) = through(timed[0], timed[1]);
+        Ok(Self { size, per_pixel, per_iteration, preparing })
     }
 
     /// Seconds of the iterations of these scales after the first `done`, and of the preparation.
@@ -69,6 +62,14 @@ impl Speed {
         let iterations = scales.last().map_or(0, |last| last.end.saturating_sub(done));
         self.preparing + self.per_iteration * f64::from(iterations) + self.per_pixel * left as f64
     }
+}
+
+/// What a pixel and what an iteration costs, from the seconds of an iteration of two numbers of pixels, the smaller first.
+fn through((few, short): (u64, f64), (many, long): (u64, f64)) -> (f64, f64) {
+    let [fewer, pixels] = [few, many].map(|count| count as f64);
+    // The smaller one may be the slower by chance, and both are one for a small photo.
+    let per_pixel = if many > few { ((long - short) / (pixels - fewer)).max(0.0) } else { long / pixels };
+    (per_pixel, (long - per_pixel * pixels).max(0.0))
 }
 
 #[cfg(test)]
@@ -86,16 +87,12 @@ mod tests {
 
     #[test]
     fn two_sizes_give_what_a_pixel_and_what_an_iteration_costs() {
-        let costs = |smaller, larger| {
-            let speed = Speed::through(smaller, larger, 0.0);
-            (speed.per_pixel, speed.per_iteration)
-        };
-        assert_eq!(costs(([2, 2], 3.0), ([4, 4], 9.0)), (0.5, 1.0));
+        assert_eq!(through((4, 3.0), (16, 9.0)), (0.5, 1.0));
         // A smaller picture that took no less: all of it is the iteration's.
-        assert_eq!(costs(([2, 2], 9.5), ([4, 4], 9.0)), (0.0, 9.0));
+        assert_eq!(through((4, 9.5), (16, 9.0)), (0.0, 9.0));
         // The photo is smaller than both.
-        assert_eq!(costs(([2, 2], 3.0), ([2, 2], 2.0)), (0.5, 0.0));
+        assert_eq!(through((4, 3.0), (4, 2.0)), (0.5, 0.0));
         // Costs that grow faster than pixels leave nothing for the iteration.
-        assert_eq!(costs(([2, 2], 1.0), ([4, 4], 16.0)), (1.25, 0.0));
+        assert_eq!(through((4, 1.0), (16, 16.0)), (1.25, 0.0));
     }
 }

@@ -58,6 +58,8 @@ pub(super) struct Tiled {
     gradient: RefCell<Option<Planes>>,
     /// The weights of the losses that compare neighbours.
     weights: RefCell<Vec<f32>>,
+    /// What is put together of the present picture, if it is: true if the losses that compare neighbours are.
+    put_together: Cell<Option<bool>>,
     /// The norm of each group's gradient, as it was measured last.
     norms: RefCell<Vec<(String, Vec<f32>)>>,
     /// Steps since the state was set.
@@ -88,6 +90,7 @@ impl Tiled {
             window: RefCell::default(),
             gradient: RefCell::default(),
             weights,
+            put_together: Cell::default(),
             norms: RefCell::default(),
             steps: Cell::default(),
             bad_gradient: Cell::default(),
@@ -134,6 +137,7 @@ impl Tiled {
     /// # Errors
     /// If the device fails.
     pub fn write(&self, part: &StatePart, values: Vec<f32>) -> Result<()> {
+        self.put_together.set(None);
         if let Some(memory) = &part.memory {
             return self.engine.write(memory, part.shape, &values);
         }
@@ -225,9 +229,13 @@ impl Tiled {
 
     /// Puts together what comes from tiles, and with `losses` those that compare neighbours.
     fn forward(&self, losses: bool) -> Result<()> {
+        if self.put_together.get().is_some_and(|has_losses| has_losses || !losses) {
+            return Ok(());
+        }
         let held = self.held.borrow();
         let picture = picture(&held)?;
         self.tiles.forward(Pixels::Planes(picture))?;
+        self.put_together.set(Some(losses));
         if !losses {
             return Ok(());
         }
@@ -300,6 +308,7 @@ impl Tiled {
     /// Makes a step along the gradient of the present picture.
     fn step(&self, program: &Program) -> Result<()> {
         let (mut vectors, mut bad) = (Vec::new(), 0);
+        self.put_together.set(None);
         self.backward(program, GRADIENT, &self.weights.borrow(), |held, rows, gradient| {
             let values = gradient.part(rows, &gradient.columns());
             bad += values.iter().filter(|value| !value.is_finite()).count() as u64;

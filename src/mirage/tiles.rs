@@ -118,6 +118,11 @@ impl Assembly {
         self.size.map(|length| spans(length, self.tile, self.trunk.unit(), self.trunk.halo))
     }
 
+    /// Pixels of all tiles, with those around their own.
+    pub fn pixels(&self) -> u64 {
+        self.spans().map(|spans| spans.iter().map(|span| span.all.len() as u64).sum::<u64>()).iter().product()
+    }
+
     /// True if a layer's map is computed in tiles.
     pub fn holds(&self, layer: usize) -> bool {
         self.trunk.holds(layer)

@@ -412,7 +412,7 @@ pub(super) fn named(values: &Values) -> Vec<(String, Vec<f32>)> {
 
 /// True for a group whose gradient is measured by itself: one with a share, and one that steers the picture, since
 /// reports have its share.
-fn is_measured(group: &Group) -> bool {
+pub(super) fn is_measured(group: &Group) -> bool {
     matches!(group.strength, Strength::Share(_)) || group.counting().any(|loss| loss.statistic.has_target())
 }
 
