@@ -58,8 +58,8 @@ pub(super) fn load(path: &Path, options: &ReadOptions, notes: &mut Vec<String>) 
     Ok(Loaded { picture, alpha, stored, memory: memory.max(resized) })
 }
 
-/// Reads a picture to start from and gives it the photo's shape, and no more than the size of the run: a smaller one stays as
-/// it is, for the scale that it was painted at.
+/// Reads a picture to start from and fits it to the photo's shape, at most at the size of the run. A smaller one is not
+/// enlarged: it may have been painted at the size of a scale.
 pub(super) fn load_start(
     path: &Path,
     (width, height): (usize, usize),

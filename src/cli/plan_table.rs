@@ -72,7 +72,7 @@ fn text(forecast: &Forecast, engine: &Engine, plan: &Plan, refused: Option<&str>
     lines.push(format!("Reading the pictures: {}", bytes(forecast.reading)));
     if let (Some(speed), Some(seconds)) = (forecast.speed, forecast.seconds()) {
         lines.push(format!(
-            "Time: about {} for {} iterations, each {} s and {} s a megapixel by a measurement at {} pixels",
+            "Time: about {} for {} iterations, each {} s and {} s a megapixel that it computes, by a measurement at {} pixels",
             duration(seconds),
             plan.iterations,
             number(speed.per_iteration),
@@ -136,6 +136,8 @@ fn json_of(forecast: &Forecast, engine: &Engine, plan: &Plan, refused: Option<&s
             "width": scale.size[1],
             "height": scale.size[0],
             "iterations": scale.end - scale.first,
+            "computed_pixels": scale.pixels,
+            "measuring_pixels": scale.measuring,
         })
     };
     let budget = |budget: &Option<Budget>| {

@@ -154,7 +154,8 @@ pub struct Report {
     /// Each weighted loss.
     pub terms: Vec<TermLoss>,
     /// Share of each measured group in the sum of their mean absolute gradients, in [0, 1]; empty in the report of a
-    /// stopped run, and of a picture in tiles where they were not just measured.
+    /// stopped run, and, of a picture in tiles, in all but the first and those just after the weights were
+    /// measured.
     pub gradient_shares: Vec<(String, f32)>,
     /// What the network sees in the picture.
     pub readout: Readout,

@@ -199,8 +199,8 @@ impl Host<'_> {
         if unpacking.total() > iterations.total() { unpacking } else { iterations }
     }
 
-    /// While the last map of the state of the scale before is resized in the host's memory. The pictures that are kept are
-    /// that scale's.
+    /// While the last map of the state of the scale before is resized in the host's memory, when all others are large already.
+    /// The pictures that are kept are that scale's.
     fn unpacking(&self) -> MemoryClasses {
         let Some(smaller) = self.pixels_before.filter(|_| self.is_tiled()) else {
             return MemoryClasses::default();

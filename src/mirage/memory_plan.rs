@@ -31,19 +31,22 @@ type Images = Arc<[(Picture, f32)]>;
 
 impl Request {
     /// The same with pictures of one colour in place of the photo and all other images, each scaled to this longest side: to
-    /// plan the memory of another size with.
+    /// plan the memory of another size with. A start picture smaller than the photo stays as it is.
     pub fn at_size(&self, longest: usize) -> Self {
         let mut images = 0_u8;
         // Each of another colour: equal images would share their targets.
-        let mut plain = |picture: &Picture| {
+        let mut plain = |picture: &Picture, longest| {
             let (width, height) = fit(picture.width, picture.height, longest);
             images = images.wrapping_add(1);
             Picture { width, height, rgb: vec![f32::from(images) / 256.0; width * height * 3] }
         };
         let mut request = self.clone();
-        request.photo = Arc::new(plain(&self.photo));
+        request.photo = Arc::new(plain(&self.photo, longest));
         if let Init::Picture(picture) = &self.init {
-            request.init = Init::Picture(Arc::new(plain(picture)));
+            let own = picture.width.max(picture.height);
+            let kept = own < self.photo.width.max(self.photo.height);
+            let longest = if kept { own.min(longest) } else { longest };
+            request.init = Init::Picture(Arc::new(plain(picture, longest)));
         }
         // Losses with the same images share them.
         let mut known: Vec<[Images; 2]> = Vec::new();
@@ -51,7 +54,8 @@ impl Request {
             let Target::Images(images) = &loss.target else { continue };
             let same = known.iter().find(|[old, _]| Arc::ptr_eq(old, images)).map(|[_, new]| new.clone());
             let new = same.unwrap_or_else(|| {
-                let new: Images = images.iter().map(|(image, weight)| (plain(image), *weight)).collect();
+                let new: Images =
+                    images.iter().map(|(image, weight)| (plain(image, longest), *weight)).collect();
                 known.push([images.clone(), new.clone()]);
                 new
             });

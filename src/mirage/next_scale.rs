@@ -47,7 +47,7 @@ impl Baggage {
     /// pixel, and cut off to [0, 1] with `clamp`.
     ///
     /// # Errors
-    /// If the device fails.
+    /// If the device fails, or the host has too little memory.
     pub fn unpack(
         self,
         engine: &Arc<Engine>,
@@ -87,7 +87,7 @@ impl Baggage {
                     larger
                 }
             };
-            // Once: of the parts that are left, none changes.
+            // Freed here: only the picture gets grain.
             if let Some(grain) = grain.take_if(|_| changes) {
                 // Channel after channel.
                 let channels = resized.chunks_mut(grain.len());

@@ -189,11 +189,11 @@ impl Request {
         [self.photo.height, self.photo.width]
     }
 
-    /// The sizes at which the picture is painted, in order.
+    /// The sizes at which the picture is painted, in order; as if nothing but their pixels were computed.
     ///
     /// # Errors
     /// As [`Scales::plan`], and if the network lacks a layer.
-    pub fn plan(&self, network: &Network) -> Result<Vec<Scale>> {
+    pub(super) fn sizes(&self, network: &Network) -> Result<Vec<Scale>> {
         let mut shortest = 1;
         for loss in self.present().iter().flat_map(Group::counting) {
             if let Source::Layer(name) = &loss.source {

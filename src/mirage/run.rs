@@ -311,8 +311,9 @@ impl Session {
         let report = schedule.reports(iteration, self.iterations()) || ends;
         // A stop should be prompt, so its report is made without the shares.
         let prompt = matches!(run.ending, Some(Ending::Stopped | Ending::Commanded));
-        // In tiles they take as long as several iterations.
-        let takes_long = self.objective().is_ok_and(Objective::is_tiled) && !weights_measured;
+        // In tiles the shares take as long as several iterations.
+        let takes_long =
+            self.objective().is_ok_and(Objective::is_tiled) && !weights_measured && iteration > 0;
         Due {
             report,
             shares: report && !prompt && !takes_long,

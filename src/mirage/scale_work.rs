@@ -1,32 +1,36 @@
 //! What the iterations of each scale compute, for estimates of time.
 
 use super::objective::{is_measured, losses};
-use super::readout::probabilities;
 use super::request::{Request, Tiling};
 use super::scales::Scale;
+use super::targets::classes;
 use super::tiles::Assembly;
 use crate::error::Result;
 use crate::vgg::Network;
 
-/// The scales of a request, with the pixels that their iterations compute. A forward pass counts a third, a backward pass
-/// two thirds, as their products do.
-///
-/// # Errors
-/// If a layer doesn't exist, or the network can't be computed in tiles.
-pub(super) fn plan(network: &Network, request: &Request) -> Result<Vec<Scale>> {
-    let mut scales = request.plan(network)?;
-    let measured = |group: &&_| request.has_shares() && is_measured(group);
-    let groups = request.present().iter().filter(measured).count() as u64;
-    for scale in &mut scales {
-        match in_tiles(network, request, scale.size)? {
-            // The first pass over the tiles is one forward; the second computes each tile forward once more. A group's
-            // gradient takes the second.
-            Some(pixels) => (scale.pixels, scale.measuring) = (pixels * 4 / 3, pixels * groups),
-            // The step is made of the groups' gradients, behind one forward pass.
-            None => scale.measuring = scale.pixels * groups.saturating_sub(1) * 2 / 3,
+impl Request {
+    /// The sizes at which the picture is painted, in order, with the pixels that their iterations compute. A forward pass
+    /// counts a third, a backward pass two thirds, as their products do.
+    ///
+    /// # Errors
+    /// As [`Scales::plan`](super::Scales::plan), if the network lacks a layer, or if it can't be computed in tiles.
+    pub fn plan(&self, network: &Network) -> Result<Vec<Scale>> {
+        let mut scales = self.sizes(network)?;
+        let measured = |group: &&_| self.has_shares() && is_measured(group);
+        let groups = self.present().iter().filter(measured).count() as u64;
+        for scale in &mut scales {
+            match in_tiles(network, self, scale.size)? {
+                // The first pass over the tiles is one forward; the second computes each tile forward once more. A group's
+                // gradient takes the second.
+                Some(pixels) => (scale.pixels, scale.measuring) = (pixels * 4 / 3, pixels * groups),
+                // The step is made of the groups' gradients, behind one forward pass.
+                None => scale.measuring = scale.pixels * groups.saturating_sub(1) * 2 / 3,
+            }
+            // Spread over the iterations from one measurement to the next.
+            scale.pixels += scale.measuring.checked_div(u64::from(self.rebalance_every)).unwrap_or(0);
         }
+        Ok(scales)
     }
-    Ok(scales)
 }
 
 /// The pixels of all tiles of a picture of this size together; none if it is not computed in tiles, or that is not known
@@ -36,8 +40,7 @@ fn in_tiles(network: &Network, request: &Request, size: [usize; 2]) -> Result<Op
     let groups = request.present();
     let mut layers: Vec<usize> =
         losses(network, &groups)?.iter().filter_map(|(_, _, item)| item.layer).collect();
-    let classes = probabilities(network).and_then(|item| item.layer);
-    layers.extend(classes.filter(|_| request.top_classes > 0));
+    layers.extend(classes(network, request, size).and_then(|item| item.layer));
     if layers.is_empty() {
         return Ok(None);
     }
@@ -58,7 +61,7 @@ mod tests {
         let photo = Picture { width: 512, height: 384, rgb: vec![0.5; 512 * 384 * 3] };
         let mut request = Request::new(photo);
         request.scales = Scales { count: ScaleCount::Exactly(2), ..request.scales };
-        let plan = |request: &Request| plan(&network, request).unwrap();
+        let plan = |request: &Request| request.plan(&network).unwrap();
         let of_picture = 512 * 384;
         // Of three factors with shares.
         let whole = plan(&request);
@@ -74,5 +77,16 @@ mod tests {
             group.strength = Strength::Weight(1.0);
         }
         assert_eq!(plan(&request)[1], Scale { measuring: 0, ..tiled });
+    }
+
+    #[test]
+    fn a_scale_may_be_too_small_for_classes() {
+        let network = Network::open(Path::new("weights/vgg16-narrow.safetensors"), None).unwrap();
+        let photo = Picture { width: 128, height: 30, rgb: vec![0.5; 128 * 30 * 3] };
+        let mut request = Request::new(photo);
+        request.groups.retain(|group| group.name != "abstract");
+        request.scales = Scales::single(1);
+        request.tiling = Tiling::Side(16);
+        assert!(request.plan(&network).unwrap()[0].pixels > 128 * 30);
     }
 }

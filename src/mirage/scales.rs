@@ -37,7 +37,7 @@ pub struct Scale {
     pub end: u32,
     /// Pixels that an iteration computes, forward and backward: the picture's; in tiles more.
     pub pixels: u64,
-    /// The same of what the first iteration does besides: measuring the weights.
+    /// Pixels computed to measure the weights, when the scale begins.
     pub measuring: u64,
 }
 

@@ -14,7 +14,7 @@ use super::state::State;
 use super::statistic::Domain;
 use super::targets::{Cache, image_at};
 use super::weighting::Weights;
-use super::{network_graph, scale_work, start};
+use super::{network_graph, start};
 use crate::error::{Error, Result};
 use crate::graph::{Engine, MemoryUse, PreparedNode, return_freed_memory};
 use crate::image_io::Picture;
@@ -63,7 +63,7 @@ pub fn check_request(network: &Network, request: &Request) -> Result<()> {
         let counts = |target: &Target| !of_images || matches!(target, Target::Images(_));
         losses.iter().filter(|(_, loss, _)| counts(&loss.target)).filter_map(|(_, _, item)| item.layer).max()
     };
-    for scale in request.plan(network)? {
+    for scale in request.sizes(network)? {
         if let Some(deepest) = deepest(false) {
             network_graph::check_size(network, deepest, scale.size[0], scale.size[1])?;
         }
@@ -125,7 +125,7 @@ impl Session {
     pub fn new(engine: &Arc<Engine>, network: &Arc<Network>, request: Request) -> Result<Self> {
         let begin = Begun::now(engine);
         check_request(network, &request)?;
-        let scales = scale_work::plan(network, &request)?;
+        let scales = request.plan(network)?;
         let mut cache = Cache::default();
         let objective = Objective::new(engine, network, &request, scales[0].size, &mut cache)?;
         return_freed_memory();
@@ -164,7 +164,7 @@ impl Session {
     pub fn restart(&mut self, request: Request) -> Result<()> {
         let begin = Begun::now(&self.engine);
         check_request(&self.network, &request)?;
-        let scales = scale_work::plan(&self.network, &request)?;
+        let scales = request.plan(&self.network)?;
         if self.request.shares_objective(&request) && self.scale == 0 {
             self.objective_mut()?.take_settings(&request);
         } else {

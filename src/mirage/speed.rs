@@ -22,7 +22,7 @@ const WARM: usize = 1;
 pub struct Speed {
     /// Height and width of the larger picture that was timed.
     pub size: [usize; 2],
-    /// Seconds of an iteration for each pixel.
+    /// Seconds of an iteration for each pixel that it computes.
     pub per_pixel: f64,
     /// Seconds of an iteration besides.
     pub per_iteration: f64,

@@ -108,6 +108,14 @@ fn at_size(image: &Picture, width: usize, height: usize) -> Result<Cow<'_, Pictu
     Ok(Cow::Owned(smaller))
 }
 
+/// What the classes of a picture of this size are read from, if the request wants them and the network gives any.
+pub(super) fn classes(network: &Network, request: &Request, size: [usize; 2]) -> Option<LayerStatistic> {
+    probabilities(network).filter(|item| {
+        let reaches = |layer| network_graph::check_size(network, layer, size[0], size[1]).is_ok();
+        request.top_classes > 0 && item.layer.is_some_and(reaches)
+    })
+}
+
 /// The targets of these losses at one size, computed in tiles of this side if one is given; those without a target get no
 /// tensors. The device may still be at work on them.
 ///
@@ -124,10 +132,7 @@ pub(super) fn targets(
     let view = request.view();
     let mut sets = image_sets(request);
     cache.keep_for(&sets, view, (size, tile));
-    let classes = probabilities(network).filter(|item| {
-        let reaches = |layer| network_graph::check_size(network, layer, size[0], size[1]).is_ok();
-        request.top_classes > 0 && item.layer.is_some_and(reaches)
-    });
+    let classes = classes(network, request, size);
 
     // What is captured, by the images that it is captured from.
     sets[0].statistics.extend(classes.clone());

@@ -58,8 +58,8 @@ pub(super) struct Tiled {
     gradient: RefCell<Option<Planes>>,
     /// The weights of the losses that compare neighbours.
     weights: RefCell<Vec<f32>>,
-    /// What is put together of the present picture, if it is: true if the losses that compare neighbours are.
-    put_together: Cell<Option<bool>>,
+    /// True if all that a forward pass gives is there for the present picture.
+    put_together: Cell<bool>,
     /// The norm of each group's gradient, as it was measured last.
     norms: RefCell<Vec<(String, Vec<f32>)>>,
     /// Steps since the state was set.
@@ -117,6 +117,7 @@ impl Tiled {
     /// # Errors
     /// If the device fails.
     pub fn take(&self, part: &StatePart) -> Result<Vec<f32>> {
+        self.put_together.set(false);
         match self.held.borrow_mut().remove(&part.name) {
             Some(Held::Map(planes)) => Ok(planes.into_values()),
             Some(Held::Vector(values)) => Ok(values),
@@ -126,6 +127,7 @@ impl Tiled {
 
     /// Frees what is in the host's memory of the state, and the gradient.
     pub fn release(&self) {
+        self.put_together.set(false);
         self.held.borrow_mut().clear();
         *self.window.borrow_mut() = None;
         *self.gradient.borrow_mut() = None;
@@ -137,7 +139,9 @@ impl Tiled {
     /// # Errors
     /// If the device fails.
     pub fn write(&self, part: &StatePart, values: Vec<f32>) -> Result<()> {
-        self.put_together.set(None);
+        if part.name == STATE_PICTURE {
+            self.put_together.set(false);
+        }
         if let Some(memory) = &part.memory {
             return self.engine.write(memory, part.shape, &values);
         }
@@ -229,13 +233,12 @@ impl Tiled {
 
     /// Puts together what comes from tiles, and with `losses` those that compare neighbours.
     fn forward(&self, losses: bool) -> Result<()> {
-        if self.put_together.get().is_some_and(|has_losses| has_losses || !losses) {
+        if self.put_together.get() {
             return Ok(());
         }
         let held = self.held.borrow();
         let picture = picture(&held)?;
         self.tiles.forward(Pixels::Planes(picture))?;
-        self.put_together.set(Some(losses));
         if !losses {
             return Ok(());
         }
@@ -243,6 +246,7 @@ impl Tiled {
         for (loss, value) in self.bands.of_neighbors().iter().zip(losses) {
             self.engine.write(&loss.memory, Shape::Vector(1), &[value as f32])?;
         }
+        self.put_together.set(true);
         Ok(())
     }
 
@@ -308,7 +312,7 @@ impl Tiled {
     /// Makes a step along the gradient of the present picture.
     fn step(&self, program: &Program) -> Result<()> {
         let (mut vectors, mut bad) = (Vec::new(), 0);
-        self.put_together.set(None);
+        self.put_together.set(false);
         self.backward(program, GRADIENT, &self.weights.borrow(), |held, rows, gradient| {
             let values = gradient.part(rows, &gradient.columns());
             bad += values.iter().filter(|value| !value.is_finite()).count() as u64;

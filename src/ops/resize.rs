@@ -125,7 +125,7 @@ fn weigh(input: &[f32], from: MapLayout, [down, across]: &[Shares; 2], output: &
 }
 
 /// A map in logical order at another height and width, with the bits that the op has on the CPU device, for maps that a
-/// device can't hold: this takes no memory besides the result. Not for [`ResizeMode::Area`].
+/// device can't hold: this takes next to no memory besides the result. Not for [`ResizeMode::Area`].
 ///
 /// # Errors
 /// [`Error::OutOfMemory`]; [`Error::Gpu`](crate::Error::Gpu) if it is not a map.

@@ -20,6 +20,10 @@ pub struct Scale {
     pub first: u32,
     /// The iterations of the whole run that are done with it.
     pub end: u32,
+    /// Work of each of its iterations, such as the pixels that it computes: the time left follows from it.
+    pub work: u64,
+    /// Work before its first iteration.
+    pub preparing: u64,
 }
 
 /// State of a run after some iterations. Numbers that are NaN or infinite are shown as missing.

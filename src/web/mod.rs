@@ -133,7 +133,8 @@ pub struct Start<'a> {
 impl<'a> Start<'a> {
     /// A run at the photo's own size, without groups.
     pub fn new(title: &'a str, photo: &'a Picture, iterations: u32) -> Self {
-        let scale = Scale { width: photo.width, height: photo.height, first: 0, end: iterations };
+        let (width, height) = (photo.width, photo.height);
+        let scale = Scale { width, height, first: 0, end: iterations, work: 1, preparing: 0 };
         Self { title, device: "", photo, scales: vec![scale], groups: &[], photo_classes: &[] }
     }
 }

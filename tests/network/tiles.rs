@@ -145,6 +145,22 @@ fn tiles_of_a_shallow_objective() {
     check(&engine, &request, &[8, 64], GRADIENT, "shallow");
 }
 
+/// What one picture gave must not stay for the next.
+#[test]
+fn another_picture_is_computed_anew() {
+    let engine = cpu(DeviceOptions { exact: true, ..Default::default() });
+    let mut request = request(picture(97, 83, 17), "gram");
+    request.tiling = Tiling::Side(32);
+    let session = || Session::new(&engine, &network(), request.clone()).unwrap();
+    let [first, second] = [19, 23].map(|seed| picture(97, 83, seed));
+    let mut both = session();
+    let before = both.evaluate(&first).unwrap();
+    let found = both.evaluate(&second).unwrap();
+    assert!(found.0 != before.0 && found.1 != before.1);
+    assert_eq!(found, session().evaluate(&second).unwrap());
+    assert_eq!(both.evaluate(&first).unwrap(), before);
+}
+
 /// A target that is a large map is kept in 16 bits a value, rounded by at most 2^-8 of itself: a third of that on average.
 /// Without that the gradient would be within [`GRADIENT`].
 #[test]

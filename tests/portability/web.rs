@@ -159,7 +159,7 @@ impl Plan {
         let mut kinds = BTreeSet::new();
         let entries = wanted.into_iter().map(|((name, consts), entries)| {
             let sizes: Vec<_> = consts.iter().filter(|(name, _)| !SWITCHES.contains(name)).copied().collect();
-            let is_new = kinds.insert((name, sizes));
+            let is_new = kinds.insert((name, sizes, entries.clone()));
             let runs = dispatched.contains(&(name, consts.clone()));
             // Nothing of another subgroup size could run, so it would be time for nothing.
             let made = (is_new || runs) && !foreign(name, &consts, lanes);
@@ -223,7 +223,7 @@ impl Plan {
         let [compiling, making, running] = results.seconds;
         format!(
             "{} {}, subgroups of {:?}: {} texts compiled ({compiling:.1} s), {} pipelines made of them \
-             ({making:.0} s), of texts that differ in switches only of one; {} kernels with {} of the texts ran and \
+             ({making:.0} s), one of those that differ only in switches; {} kernels with {} of the texts ran and \
              were right ({running:.0} s); {} texts are for another subgroup size than this adapter's and can only be \
              compiled",
             self.about.vendor,

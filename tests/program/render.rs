@@ -234,6 +234,15 @@ fn raw_weights_style_images_and_other_starts_run() {
     let printed = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{printed}");
     assert!(printed.contains("start.webp: resized from 40x40 to 40x30"), "{printed}");
+    // One of the photo's shape stays as it is, unless it is larger than the run.
+    for (size, resized) in [((24, 18), false), ((48, 36), false), ((64, 48), true)] {
+        place.photo("start.png", size.0, size.1);
+        let output = place.render(&photo).args(["--init", "start.png", "--overwrite"]).output().unwrap();
+        let printed = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{printed}");
+        assert_eq!(printed.contains("start.png: resized from 64x48 to 48x36"), resized, "{printed}");
+        assert_eq!(printed.contains("resized"), resized, "{printed}");
+    }
     let log = log(&place.path("run.jsonl"));
     let options = &log[0]["options"];
     assert!(options["balance"].is_null() && events(&log, "balance").is_empty());

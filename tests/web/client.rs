@@ -34,11 +34,9 @@ pub const GROUPS: [Group<'_>; 4] = [
 
 /// A run of 100 iterations in three scales.
 pub fn begin(page: &LivePage, photo: &Picture) {
-    let scale = |part: usize, first, end| Scale {
-        width: photo.width.div_ceil(part),
-        height: photo.height.div_ceil(part),
-        first,
-        end,
+    let scale = |part: usize, first, end| {
+        let [width, height] = [photo.width, photo.height].map(|side| side.div_ceil(part));
+        Scale { width, height, first, end, work: (width * height) as u64, preparing: 0 }
     };
     page.begin(&Start {
         scales: vec![scale(4, 0, 50), scale(2, 50, 80), scale(1, 80, 100)],

@@ -100,7 +100,9 @@ impl StandIn {
         let scale = |(at, end): (usize, &u32)| {
             let part = 0.5 + 0.5 * (at + 1) as f64 / ends.len() as f64;
             let scaled = |length: usize| (length as f64 * part).round() as usize;
-            let scale = Scale { width: scaled(width), height: scaled(height), first, end: *end };
+            let (width, height) = (scaled(width), scaled(height));
+            let work = (width * height) as u64;
+            let scale = Scale { width, height, first, end: *end, work, preparing: 0 };
             first = *end;
             scale
         };

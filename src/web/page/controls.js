@@ -202,9 +202,12 @@ export class Controls {
     return this.#scales.at(-1)?.end ?? 0;
   }
 
-  /** The work of the first iterations: an iteration counts as many units as its scale has pixels. */
+  /** The work of the first iterations. */
   #work(iterations) {
-    const done = ({ first, end }) => Math.max(0, Math.min(iterations, end) - first);
-    return this.#scales.reduce((sum, scale) => sum + done(scale) * scale.width * scale.height, 0);
+    const ofScale = ({ first, end, work, preparing }) => {
+      const done = Math.min(iterations, end) - first;
+      return done > 0 ? preparing + done * work : 0;
+    };
+    return this.#scales.reduce((sum, scale) => sum + ofScale(scale), 0);
   }
 }

@@ -63,7 +63,10 @@ export class Shares {
   }
 
   report({ groups }) {
-    this.#measured = new Map(groups.map((group) => [group.name, group.gradientShare]));
+    // Not every report has them.
+    if (groups.some((group) => Number.isFinite(group.gradientShare))) {
+      this.#measured = new Map(groups.map((group) => [group.name, group.gradientShare]));
+    }
     if (!this.#stated && this.#handsOff()) this.#take(this.#measured);
     this.#draw();
   }
