@@ -24,12 +24,12 @@ use std::sync::Arc;
 const GRADIENT: f64 = 1e-5;
 /// With Winograd's method a pixel's rounding depends on where its 4x4 tile begins, and ReLU and pooling decisions within
 /// rounding of a tie fall either way, as between two devices; see `goldens`.
-const WINOGRAD_GRADIENT: f64 = 2e-4;
+pub(super) const WINOGRAD_GRADIENT: f64 = 2e-4;
 /// As in `mirage::LOSS_LIMIT`: some losses are small differences of statistics, which are within 1e-6.
 const LOSSES: f64 = 1e-3;
 
 /// All factors: style in and between blocks, and what tiles have to put together for the deep layers.
-fn request(photo: Picture, statistic: &str) -> Request {
+pub(super) fn request(photo: Picture, statistic: &str) -> Request {
     let mut request = Request::new(photo);
     let mut preset = Preset::default();
     preset.style.layers = layers("relu1_1,conv1_2:0.5,relu2_2,relu3_1,relu4_1,relu5_1").unwrap();
