@@ -234,9 +234,9 @@ fn all_viewers_get_the_same_and_a_late_one_all_of_it() {
         assert_eq!(
             start["scales"],
             json!([
-                { "width": 80, "height": 54, "first": 0, "end": 50 },
-                { "width": 160, "height": 107, "first": 50, "end": 80 },
-                { "width": 320, "height": 213, "first": 80, "end": 100 },
+                { "width": 80, "height": 54, "first": 0, "end": 50, "work": 4320, "preparing": 0 },
+                { "width": 160, "height": 107, "first": 50, "end": 80, "work": 17120, "preparing": 0 },
+                { "width": 320, "height": 213, "first": 80, "end": 100, "work": 68160, "preparing": 0 },
             ])
         );
         let names = |key: &str| -> Vec<Value> {
