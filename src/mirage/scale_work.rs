@@ -1,9 +1,8 @@
 //! What the iterations of each scale compute, for estimates of time.
 
-use super::objective::{is_measured, losses};
+use super::objective::{class_layer, is_measured, layers, losses};
 use super::request::{Request, Tiling};
 use super::scales::Scale;
-use super::targets::classes;
 use super::tiles::Assembly;
 use crate::error::Result;
 use crate::vgg::Network;
@@ -38,9 +37,7 @@ impl Request {
 fn in_tiles(network: &Network, request: &Request, size: [usize; 2]) -> Result<Option<u64>> {
     let Tiling::Side(side) = request.tiling else { return Ok(None) };
     let groups = request.present();
-    let mut layers: Vec<usize> =
-        losses(network, &groups)?.iter().filter_map(|(_, _, item)| item.layer).collect();
-    layers.extend(classes(network, request, size).and_then(|item| item.layer));
+    let layers = layers(&losses(network, &groups)?, class_layer(network, request, size));
     if layers.is_empty() {
         return Ok(None);
     }

@@ -1,9 +1,9 @@
 //! A picture larger than the device.
 
 use super::recompute::picture;
-use super::tiles::{WINOGRAD_GRADIENT, request};
+use super::tiles::{WINOGRAD_GRADIENT, compare, evaluate, request};
 use crate::common::objective::network;
-use crate::common::{cpu, engine_with, relative_l2, widen};
+use crate::common::{cpu, engine_with};
 use neural_mirage::gpu::DeviceOptions;
 use neural_mirage::mirage::preset::Preset;
 use neural_mirage::mirage::{Event, MemoryPlan, Request, ScaleCount, Scales, Session, Tiling};
@@ -22,8 +22,8 @@ fn a_picture_of_4096_pixels_is_painted_on_a_device_of_one_gibibyte() {
         assert!(profile.max_binding <= 128 << 20 && profile.max_buffer <= 256 << 20, "{profile:?}");
     });
     let mut request = request(picture(SIDE, SIDE, 17), "mean-covariance");
-    request.tiling = Tiling::Side(512);
     let painted = Request {
+        tiling: Tiling::Side(512),
         groups: Preset::default().groups(),
         scales: Scales { count: ScaleCount::Exactly(3), iterations: vec![2, 1], ..request.scales.clone() },
         ..request.clone()
@@ -47,17 +47,6 @@ fn a_picture_of_4096_pixels_is_painted_on_a_device_of_one_gibibyte() {
     drop(session);
 
     request.scales = Scales::single(1);
-    let start = picture(SIDE, SIDE, 19);
-    let (found, gradient) =
-        Session::new(&small, &network(), request.clone()).unwrap().evaluate(&start).unwrap();
-    request.tiling = Tiling::Side(448);
-    let engine = cpu(DeviceOptions::default());
-    let (expected, reference) = Session::new(&engine, &network(), request).unwrap().evaluate(&start).unwrap();
-    for (found, expected) in found.iter().zip(&expected) {
-        let error = (found.loss - expected.loss).abs() / expected.loss.abs().max(1e-12);
-        assert!(error <= 1e-3, "{} {}: {} against {}", found.group, found.source, found.loss, expected.loss);
-    }
-    let error = relative_l2(&gradient, &widen(&reference));
-    println!("the gradient is off by {error:.2e}");
-    assert!(error <= WINOGRAD_GRADIENT, "{error:.3e}");
+    let expected = evaluate(&cpu(DeviceOptions::default()), &request, Some(448));
+    compare(&evaluate(&small, &request, Some(512)), &expected, WINOGRAD_GRADIENT, "4096 pixels");
 }

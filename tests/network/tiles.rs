@@ -43,8 +43,11 @@ pub(super) fn request(photo: Picture, statistic: &str) -> Request {
     request
 }
 
-/// Losses and gradient at a picture that meets no target.
-fn evaluate(engine: &Arc<Engine>, request: &Request, tile: Option<u32>) -> (Vec<TermLoss>, Vec<f32>) {
+/// Losses and gradient.
+type Evaluated = (Vec<TermLoss>, Vec<f32>);
+
+/// At a picture that meets no target.
+pub(super) fn evaluate(engine: &Arc<Engine>, request: &Request, tile: Option<u32>) -> Evaluated {
     let mut request = request.clone();
     request.tiling = tile.map_or(Tiling::Whole, Tiling::Side);
     let start = picture(request.photo.width, request.photo.height, 19);
@@ -52,27 +55,32 @@ fn evaluate(engine: &Arc<Engine>, request: &Request, tile: Option<u32>) -> (Vec<
 }
 
 fn check(engine: &Arc<Engine>, request: &Request, tiles: &[u32], limit: f64, what: &str) {
-    let (expected, gradient) = evaluate(engine, request, None);
-    assert!(gradient.iter().any(|value| *value != 0.0), "{what}");
+    let expected = evaluate(engine, request, None);
+    assert!(expected.1.iter().any(|value| *value != 0.0), "{what}");
     for tile in tiles {
-        let (losses, found) = evaluate(engine, request, Some(*tile));
         let what = format!("{what}, tiles of {tile} on {}", engine.describe());
-        assert_eq!(losses.len(), expected.len(), "{what}");
-        for (found, expected) in losses.iter().zip(&expected) {
-            let error = (found.loss - expected.loss).abs() / expected.loss.abs().max(1e-12);
-            assert!(
-                error <= LOSSES,
-                "{what}: {} {}: {} against {}",
-                found.group,
-                found.source,
-                found.loss,
-                expected.loss
-            );
-        }
-        let error = relative_l2(&found, &widen(&gradient));
-        println!("{what}: {error:.2e}");
-        assert!(error <= limit, "{what}: the gradient is off by {error:.3e} (relative L2)");
+        compare(&evaluate(engine, request, Some(*tile)), &expected, limit, &what);
     }
+}
+
+/// Losses and gradient, to [`LOSSES`] and to `limit`.
+pub(super) fn compare(found: &Evaluated, expected: &Evaluated, limit: f64, what: &str) {
+    let ((losses, found), (expected, gradient)) = (found, expected);
+    assert_eq!(losses.len(), expected.len(), "{what}");
+    for (found, expected) in losses.iter().zip(expected) {
+        let error = (found.loss - expected.loss).abs() / expected.loss.abs().max(1e-12);
+        assert!(
+            error <= LOSSES,
+            "{what}: {} {}: {} against {}",
+            found.group,
+            found.source,
+            found.loss,
+            expected.loss
+        );
+    }
+    let error = relative_l2(found, &widen(gradient));
+    println!("{what}: {error:.2e}");
+    assert!(error <= limit, "{what}: the gradient is off by {error:.3e} (relative L2)");
 }
 
 #[test]

@@ -11,13 +11,12 @@ use super::loss::{Group, Loss, Strength};
 use super::optimizer::Optimizer;
 use super::passes::{Passes, Reach, norm_name};
 use super::prepare::{AHEAD, Place, Unfinished, readback};
-use super::readout::probabilities;
 use super::request::Request;
 use super::sections::{GRADIENT, GROUPS, HEALTH, LOSSES, PICTURE, REPORT};
 use super::setback::Fault;
 use super::sources::Sources;
 use super::step::{CONTROL, STATE_PICTURE, StatePart};
-use super::targets::{Cache, targets};
+use super::targets::{Cache, classes, targets};
 use super::tiled::TiledGroup;
 use super::tiles::Subject;
 use super::weighting::Weights;
@@ -96,6 +95,16 @@ pub(super) fn losses<'a>(
     Ok(found)
 }
 
+/// The layer that the classes of a picture of this size are read from, if they are.
+pub(super) fn class_layer(network: &Network, request: &Request, size: [usize; 2]) -> Option<usize> {
+    classes(network, request, size)?.layer
+}
+
+/// The layers that losses and classes need.
+pub(super) fn layers(losses: &[(&Group, &Loss, LayerStatistic)], class_layer: Option<usize>) -> Vec<usize> {
+    losses.iter().filter_map(|(_, _, item)| item.layer).chain(class_layer).collect()
+}
+
 impl Objective {
     /// Captures the targets of a request at one size, where `cache` lacks them, and prepares the program.
     ///
@@ -134,10 +143,8 @@ impl Objective {
         let shape = Shape::map(3, size[0], size[1]);
         let mut build = Build::new(engine);
         let picture = build.graph.external(STATE_PICTURE, shape);
-        let class_layer =
-            probabilities(network).and_then(|item| item.layer).filter(|_| targets.classes.is_some());
-        let mut layers: Vec<usize> = losses.iter().filter_map(|(_, _, item)| item.layer).collect();
-        layers.extend(class_layer);
+        let class_layer = class_layer(network, request, size);
+        let layers = layers(&losses, class_layer);
         let view = request.view();
         let mut sources = Sources::new(&mut build, network, view, picture, &layers, tile)?;
         if sources.assembly.is_none() {
