@@ -6,7 +6,7 @@ use super::largest_size;
 use super::plan::Plan;
 use crate::error::{Error, Result};
 use crate::graph::Engine;
-use crate::mirage::{MemoryClasses, MemoryPlan, Request, Speed};
+use crate::mirage::{MemoryClasses, MemoryPlan, Request, Speed, Tiling};
 use crate::vgg::Network;
 use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
@@ -87,6 +87,19 @@ impl Forecast {
             speed: None,
             done: 0,
         })
+    }
+
+    /// Measures what iterations cost. That takes the whole picture at small sizes: a device that has too little memory for
+    /// that states no time.
+    ///
+    /// # Errors
+    /// As [`Speed::measure`].
+    pub(super) fn time(&mut self, engine: &Arc<Engine>, plan: &Plan) -> Result<()> {
+        self.speed = match Speed::measure(engine, &plan.network, &plan.request) {
+            Err(Error::OutOfMemory { .. }) if plan.request.tiling != Tiling::Whole => None,
+            speed => Some(speed?),
+        };
+        Ok(())
     }
 
     /// Seconds of the run, if its speed was measured.

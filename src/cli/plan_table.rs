@@ -10,7 +10,7 @@ use super::streams;
 use super::table::Table;
 use crate::error::{Error, Result};
 use crate::graph::Engine;
-use crate::mirage::{MemoryClasses, MemoryPhase, Scale, Speed};
+use crate::mirage::{MemoryClasses, MemoryPhase, Scale};
 use clap::Args;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -41,7 +41,7 @@ pub(super) fn run(args: &PlanArgs) -> Result<()> {
         Err(Error::Usage(reason)) => Some(reason),
         Err(error) => return Err(error),
     };
-    forecast.speed = Some(Speed::measure(&engine, &plan.network, &plan.request)?);
+    forecast.time(&engine, &plan)?;
     if args.json {
         let text = serde_json::to_string_pretty(&json_of(&forecast, &engine, &plan, fits.as_deref()));
         return streams::print(&text.map_err(|error| Error::usage(format!("no JSON: {error}")))?);
@@ -137,7 +137,7 @@ fn json_of(forecast: &Forecast, engine: &Engine, plan: &Plan, refused: Option<&s
             "height": scale.size[0],
             "iterations": scale.end - scale.first,
             "computed_pixels": scale.pixels,
-            "measuring_pixels": scale.measuring,
+            "preparing_pixels": scale.preparing,
         })
     };
     let budget = |budget: &Option<Budget>| {

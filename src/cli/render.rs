@@ -21,7 +21,7 @@ use crate::gpu::Trace;
 use crate::graph::Engine;
 use crate::image_io::Picture;
 use crate::mirage::{
-    Checkpoint, Controls, Ending, GRADIENT_LIMIT, LOSS_LIMIT, Observer, RunResult, Session, Speed, State,
+    Checkpoint, Controls, Ending, GRADIENT_LIMIT, LOSS_LIMIT, Observer, RunResult, Session, State,
 };
 use crate::workbench::{Verified, verify};
 use std::path::{Path, PathBuf};
@@ -295,7 +295,7 @@ impl RenderRun {
                 // A device that is lost after so many submissions, for tests, is to be lost in the run.
                 // Its two iterations are no part of a trace, which shows what is compiled.
                 if !self.quiet && device.lose_device_after.is_none() && self.trace.is_none() {
-                    forecast.speed = Some(Speed::measure(&engine, network, &request)?);
+                    forecast.time(&engine, &self.plan)?;
                 }
                 terminal.print(&forecast.line());
             }

@@ -8,8 +8,8 @@ use crate::error::Result;
 use crate::vgg::Network;
 
 impl Request {
-    /// The sizes at which the picture is painted, in order, with the pixels that their iterations compute. A forward pass
-    /// counts a third, a backward pass two thirds, as their products do.
+    /// The sizes at which the picture is painted, in order, with the pixels that are computed at each. A forward pass counts a
+    /// third, a backward pass two thirds, as their products do.
     ///
     /// # Errors
     /// As [`Scales::plan`](super::Scales::plan), if the network lacks a layer, or if it can't be computed in tiles.
@@ -17,24 +17,32 @@ impl Request {
         let mut scales = self.sizes(network)?;
         let measured = |group: &&_| self.has_shares() && is_measured(group);
         let groups = self.present().iter().filter(measured).count() as u64;
+        // Most have the size of the photo, or are painted to about that.
+        let captured = 1 + self.images().count() as u64;
         for scale in &mut scales {
-            match in_tiles(network, self, scale.size)? {
-                // The first pass over the tiles is one forward; the second computes each tile forward once more. A group's
-                // gradient takes the second.
-                Some(pixels) => (scale.pixels, scale.measuring) = (pixels * 4 / 3, pixels * groups),
+            let (forward, measuring) = match in_tiles(network, self, scale.size)? {
+                // Behind the pass over the tiles that puts their sums together, another computes each tile forward once more.
+                // A group's gradient takes another.
+                Some([tiles, rest]) => {
+                    let backward = tiles + rest * 2.0 / 3.0;
+                    let forward = (tiles + rest) / 3.0;
+                    scale.pixels = (forward + backward).round() as u64;
+                    (forward.round() as u64, backward.round() as u64 * groups)
+                }
                 // The step is made of the groups' gradients, behind one forward pass.
-                None => scale.measuring = scale.pixels * groups.saturating_sub(1) * 2 / 3,
-            }
+                None => (scale.pixels / 3, scale.pixels * groups.saturating_sub(1) * 2 / 3),
+            };
+            scale.preparing = captured * forward + measuring;
             // Spread over the iterations from one measurement to the next.
-            scale.pixels += scale.measuring.checked_div(u64::from(self.rebalance_every)).unwrap_or(0);
+            scale.pixels += measuring.checked_div(u64::from(self.rebalance_every)).unwrap_or(0);
         }
         Ok(scales)
     }
 }
 
-/// The pixels of all tiles of a picture of this size together; none if it is not computed in tiles, or that is not known
-/// beforehand.
-fn in_tiles(network: &Network, request: &Request, size: [usize; 2]) -> Result<Option<u64>> {
+/// What a pass over a picture of this size computes in tiles, and behind them, in pixels; none if it is not computed in tiles,
+/// or that is not known beforehand.
+fn in_tiles(network: &Network, request: &Request, size: [usize; 2]) -> Result<Option<[f64; 2]>> {
     let Tiling::Side(side) = request.tiling else { return Ok(None) };
     let groups = request.present();
     let layers = layers(&losses(network, &groups)?, class_layer(network, request, size));
@@ -60,20 +68,33 @@ mod tests {
         request.scales = Scales { count: ScaleCount::Exactly(2), ..request.scales };
         let plan = |request: &Request| request.plan(&network).unwrap();
         let of_picture = 512 * 384;
-        // Of three factors with shares.
+        // Of three factors with shares; the photo goes forward first.
         let whole = plan(&request);
-        assert_eq!((whole[1].pixels, whole[1].measuring), (of_picture, of_picture * 4 / 3));
+        assert_eq!((whole[1].pixels, whole[1].preparing), (of_picture, of_picture / 3 + of_picture * 4 / 3));
         request.tiling = Tiling::Side(512);
         assert_eq!(plan(&request), whole, "the picture is one tile");
+        let near = |found: u64, expected: f64| {
+            assert!((found as f64 / expected - 1.0).abs() < 0.01, "{found}, expected about {expected}");
+        };
+        // Each of 48 tiles takes in 96 pixels on each side, or more on the other at the picture's edge; all of the
+        // convolutions are in tiles.
         request.tiling = Tiling::Side(64);
         let tiled = plan(&request)[1];
-        // Each of 48 tiles takes in 96 pixels on each side, or more on the other at the picture's edge.
-        assert_eq!(tiled.pixels, 48 * (64 + 2 * 96) * (64 + 2 * 96) * 4 / 3);
-        assert_eq!(tiled.measuring, tiled.pixels / 4 * 9);
+        let tiles = f64::from(48 * (64 + 2 * 96) * (64 + 2 * 96));
+        near(tiled.pixels, tiles * 4.0 / 3.0);
+        near(tiled.preparing, tiles / 3.0 + tiles * 3.0);
+        // Of larger tiles only the first three blocks, which have 186,048 of 305,856 products a pixel, need 24 pixels.
+        request.tiling = Tiling::Side(128);
+        let share = 186_048.0 / 305_856.0;
+        let tiles = share * f64::from(12 * (128 + 2 * 24) * (128 + 2 * 24));
+        let tiled = plan(&request)[1];
+        near(tiled.pixels, tiles * 4.0 / 3.0 + of_picture as f64 * (1.0 - share));
         for group in &mut request.groups {
             group.strength = Strength::Weight(1.0);
         }
-        assert_eq!(plan(&request)[1], Scale { measuring: 0, ..tiled });
+        let given = plan(&request)[1];
+        near(given.preparing, (tiles + of_picture as f64 * (1.0 - share)) / 3.0);
+        assert_eq!(given.pixels, tiled.pixels);
     }
 
     #[test]

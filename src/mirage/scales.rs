@@ -37,14 +37,14 @@ pub struct Scale {
     pub end: u32,
     /// Pixels that an iteration computes, forward and backward: the picture's; in tiles more.
     pub pixels: u64,
-    /// Pixels computed to measure the weights, when the scale begins.
-    pub measuring: u64,
+    /// Pixels computed when the scale begins, to capture targets and to measure the weights.
+    pub preparing: u64,
 }
 
 impl Scale {
     /// A scale whose iterations compute the picture's pixels.
     pub(crate) fn new(size: [usize; 2], first: u32, end: u32) -> Self {
-        Self { size, first, end, pixels: size[0] as u64 * size[1] as u64, measuring: 0 }
+        Self { size, first, end, pixels: size[0] as u64 * size[1] as u64, preparing: 0 }
     }
 }
 
@@ -108,7 +108,7 @@ pub fn scale_at(scales: &[Scale], iteration: u32) -> usize {
 pub fn work(scales: &[Scale], iterations: u32) -> u64 {
     let of_scale = |scale: &Scale| match iterations.min(scale.end).saturating_sub(scale.first) {
         0 => 0,
-        done => scale.measuring + u64::from(done) * scale.pixels,
+        done => scale.preparing + u64::from(done) * scale.pixels,
     };
     scales.iter().map(of_scale).sum()
 }
@@ -149,7 +149,7 @@ mod tests {
         assert_eq!([0, 2, 3, 4, 5, 9].map(|at| scale_at(&plan, at)), [0, 0, 1, 1, 1, 1]);
         assert_eq!(plan[0].size, [6, 6]);
         assert_eq!([0, 2, 3, 4, 9].map(|at| work(&plan, at)), [0, 72, 108, 172, 236]);
-        let measured: Vec<Scale> = plan.iter().map(|scale| Scale { measuring: 7, ..*scale }).collect();
+        let measured: Vec<Scale> = plan.iter().map(|scale| Scale { preparing: 7, ..*scale }).collect();
         assert_eq!([0, 2, 3, 4, 9].map(|at| work(&measured, at)), [0, 79, 115, 186, 250]);
     }
 

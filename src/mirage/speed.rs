@@ -1,6 +1,6 @@
 //! How long a run takes, by a few of its iterations at a small size.
 
-use super::request::Request;
+use super::request::{Request, Tiling};
 use super::scales::{Scale, ScaleCount, Scales, work};
 use super::session::Session;
 use crate::error::Result;
@@ -31,8 +31,8 @@ pub struct Speed {
 }
 
 impl Speed {
-    /// Times iterations of a request at its smallest scales of about 64 and 160 pixels (256 and 512 on a GPU). Packed
-    /// weights stay on the device, for the run.
+    /// Times iterations of a request at its smallest scales of about 64 and 160 pixels (256 and 512 on a GPU), the whole
+    /// picture at once. Packed weights stay on the device, for the run.
     ///
     /// # Errors
     /// As [`Session::new`], and if the device fails.
@@ -42,6 +42,8 @@ impl Speed {
         let mut preparing: f64 = 0.0;
         for (side, count) in sides.into_iter().zip(TIMED) {
             let mut request = request.clone();
+            // So small a picture has tiles of its first layers only.
+            request.tiling = Tiling::Whole;
             request.scales = Scales { count: ScaleCount::Auto, min_size: side, iterations: vec![1] };
             let mut session = Session::new(engine, network, request)?;
             // The first one packs the weights, which the run finds packed, too.

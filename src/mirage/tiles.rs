@@ -17,7 +17,7 @@ use super::tile_layout::{Span, Trunk, spans};
 use super::tile_passes::{BACKWARD, FORWARD, GRADIENT, Inputs, TARGETS, Tile, TileProgram, Tiles};
 use crate::error::{Error, Result};
 use crate::graph::{
-    Engine, Goals, Graph, Memory, MemoryUse, Program, Readback, Seeds, TensorId, When, Workspace,
+    Engine, Goals, Graph, Memory, MemoryUse, Node, Program, Readback, Seeds, TensorId, When, Workspace,
 };
 use crate::ops::{Accumulate, Crop, LinearCombination, Shape};
 use crate::vgg::{LayerKind, Network};
@@ -33,6 +33,8 @@ pub(super) struct Assembly {
     size: [usize; 2],
     /// The maps of layers for the whole picture.
     shapes: HashMap<usize, Shape>,
+    /// The part of all operations on these maps that the trunk has, from 0 to 1.
+    trunk_share: f64,
     of_layers: Vec<LayerSums>,
 }
 
@@ -81,6 +83,19 @@ pub(super) struct TileGradients {
     pub recompute: bool,
 }
 
+/// The part of a graph's operations on maps that its first nodes have, from 0 to 1.
+fn share_of_first(graph: &Graph, nodes: usize) -> f64 {
+    let flops = |nodes: &[Node]| {
+        let of_maps = nodes.iter().map(|node| (node, graph.signature(node)));
+        let of_maps = of_maps.filter(|(_, signature)| signature.output.layout().is_some());
+        of_maps.map(|(node, signature)| node.op.flops(&signature)).sum::<u64>()
+    };
+    match flops(graph.nodes()) {
+        0 => 1.0,
+        all => flops(&graph.nodes()[..nodes]) as f64 / all as f64,
+    }
+}
+
 impl Assembly {
     /// Nothing yet, for these layers of a picture of this size in tiles with `tile` pixels a side; none if the picture is
     /// one tile.
@@ -101,7 +116,7 @@ impl Assembly {
         let picture = graph.external("picture", Shape::map(3, size[0], size[1]));
         let found = network_graph::forward(&mut graph, network, picture, &layers, view)?;
         let shapes: HashMap<usize, Shape> =
-            found.into_iter().map(|(layer, tensor)| (layer, graph.shape(tensor))).collect();
+            found.iter().map(|(layer, tensor)| (*layer, graph.shape(*tensor))).collect();
         let convolutions = network.layers.iter().filter_map(|layer| match &layer.kind {
             LayerKind::Conv(conv) => Some(conv.out_channels),
             _ => None,
@@ -109,7 +124,9 @@ impl Assembly {
         // A map that is no larger than one of a tile's need not be computed in tiles.
         let most = tile.saturating_mul(tile).saturating_mul(convolutions.take(1).sum());
         let trunk = Trunk::new(network, wanted, most, |layer| shapes.get(&layer).map(Shape::elements))?;
-        let assembly = Self { trunk, tile, size, shapes, of_layers: Vec::new() };
+        let cut = trunk.cut.and_then(|cut| found.get(&cut)).and_then(|map| graph.tensor(*map).producer);
+        let trunk_share = share_of_first(&graph, cut.map_or(graph.nodes().len(), |node| node + 1));
+        let assembly = Self { trunk, tile, size, shapes, trunk_share, of_layers: Vec::new() };
         let [rows, columns] = assembly.spans();
         Ok((rows.len() * columns.len() > 1).then_some(assembly))
     }
@@ -118,9 +135,12 @@ impl Assembly {
         self.size.map(|length| spans(length, self.tile, self.trunk.unit(), self.trunk.halo))
     }
 
-    /// Pixels of all tiles, with those around their own.
-    pub fn pixels(&self) -> u64 {
-        self.spans().map(|spans| spans.iter().map(|span| span.all.len() as u64).sum::<u64>()).iter().product()
+    /// What one pass computes in tiles, with the pixels around their own, and what of the whole picture: as so many pixels
+    /// that take all layers.
+    pub fn pixels(&self) -> [f64; 2] {
+        let in_tiles = self.spans().map(|spans| spans.iter().map(|span| span.all.len() as f64).sum::<f64>());
+        let of_picture = (self.size[0] * self.size[1]) as f64;
+        [in_tiles[0] * in_tiles[1] * self.trunk_share, of_picture * (1.0 - self.trunk_share)]
     }
 
     /// True if a layer's map is computed in tiles.

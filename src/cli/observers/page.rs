@@ -172,8 +172,8 @@ fn fractions<'a>(shares: &mirage::Shares, measured: &[(&'a str, f32)]) -> Vec<(&
 }
 
 fn scale(scale: &mirage::Scale) -> Scale {
-    let mirage::Scale { size: [height, width], first, end, pixels, measuring, .. } = *scale;
-    Scale { width, height, first, end, work: pixels, preparing: measuring }
+    let mirage::Scale { size: [height, width], first, end, pixels, preparing, .. } = *scale;
+    Scale { width, height, first, end, work: pixels, preparing }
 }
 
 fn named(classes: &[(usize, f32)], names: &ClassNames) -> Vec<(String, f32)> {
