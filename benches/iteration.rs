@@ -8,12 +8,12 @@
 //! is square. Reported are the median and minimum of single iterations, each waited for, after two that warm
 //! up; the device's memory; the largest resident memory of the process where the system reports it (Linux).
 //!
-//! `--first` in place of that: seconds from the start of the process to the end of the first iteration, as
+//! `--first` instead of that: seconds from the start of the process to the end of the first iteration, as
 //! `mirage render` would do it, balance and first report included (the last report, which measures the shares
 //! once more, is not). For a cold start give an empty shader cache
 //! (`MESA_SHADER_CACHE_DIR`), which `tools/compare_peers.py` does.
 //!
-//! `--forward relu5_1` in place of that: the median and minimum of forward passes up to this layer.
+//! `--forward relu5_1` instead of that: the median and minimum of forward passes up to this layer.
 
 use clap::{Parser, ValueEnum};
 use neural_mirage::gpu::{AdapterChoice, DeviceOptions, Family};

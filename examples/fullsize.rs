@@ -34,7 +34,7 @@ struct Arguments {
     /// From `mirage devices`, or cpu; by default the best GPU, or the CPU without one.
     #[arg(long)]
     adapter: Option<AdapterChoice>,
-    /// Direct sums in place of Winograd's convolution.
+    /// Direct sums instead of Winograd's convolution.
     #[arg(long)]
     exact: bool,
     // Weighted layers; the defaults are REQUEST of tools/check_fullsize.py.

@@ -2,7 +2,7 @@
 // bordered quads (see src/ops/core/shape.rs). Row and column at which the part starts are values of `places`; a part that
 // would reach beyond the map is moved back into it.
 
-const REPLACE: u32 = 0u; // 1: in place of what was there
+const REPLACE: u32 = 0u; // 1: instead of what was there
 
 struct Params {
     count: u32,  // vec4 values, of `add`

@@ -25,7 +25,7 @@ fn index(group: vec3<u32>, groups: vec3<u32>, local: u32) -> u32 {
 }
 
 // One invocation sums one chunk of the run of texels for one pair of quads of channels, row quad <= column
-// quad, and leaves a partial matrix for gram_sum.wgsl. Chunks keep digits, which a single sum over
+// quad, and leaves a partial matrix for gram_sum.wgsl. Chunks preserve precision, which a single sum over
 // millions of pixels would lose, and stay below the 65535 loop iterations after which Mesa's software
 // driver silently ends an invocation's loops.
 @compute @workgroup_size(64)

@@ -6,7 +6,7 @@
 
 const TRANSPOSE_A: u32 = 0u; // 1: the first matrix lies transposed
 const TRANSPOSE_B: u32 = 0u;
-const FINISH: u32 = 0u; // 1: D = scale * A B + plus * I; 2: plus * another matrix in place of I
+const FINISH: u32 = 0u; // 1: D = scale * A B + plus * I; 2: plus * another matrix instead of I
 
 struct Params {
     rows: u32,    // of D

@@ -4,7 +4,7 @@
 
 const TRANSPOSE_A: u32 = 0u; // 1: the first matrix lies transposed
 const TRANSPOSE_B: u32 = 0u;
-const FINISH: u32 = 0u; // 1: D = scale * A B + plus * I; 2: plus * another matrix in place of I
+const FINISH: u32 = 0u; // 1: D = scale * A B + plus * I; 2: plus * another matrix instead of I
 const SIDE: u32 = 16u;       // quads of rows and columns of a tile
 const DEPTH: u32 = 4u;       // quads of depth per step
 const STRIDE: u32 = SIDE + 1u; // of stored tiles, so that columns meet all banks

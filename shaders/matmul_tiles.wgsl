@@ -6,7 +6,7 @@
 
 const TRANSPOSE_A: u32 = 0u; // 1: the first matrix lies transposed
 const TRANSPOSE_B: u32 = 0u;
-const FINISH: u32 = 0u; // 1: D = scale * A B + plus * I; 2: plus * another matrix in place of I
+const FINISH: u32 = 0u; // 1: D = scale * A B + plus * I; 2: plus * another matrix instead of I
 const LANES: u32 = 8u; // the device's subgroup size
 const TALL: u32 = 2u;  // blocks of an invocation, down
 const WIDE: u32 = 2u;  // and across, LANES apart

@@ -1,11 +1,11 @@
 // Winograd convolution, the transform of the filter: U = G g G^T for each pair of channels, once per filter.
 //
 // The three transforms are here, in winograd_input.wgsl and in winograd_output.wgsl (Lavin and Gray 2015): an output
-// tile of TILE x TILE pixels follows from SIDE x SIDE inputs (SIDE = TILE + 2) by SIDE * SIDE products in place of
+// tile of TILE x TILE pixels follows from SIDE x SIDE inputs (SIDE = TILE + 2) by SIDE * SIDE products instead of
 // 9 * TILE * TILE. Between the transforms of input and output comes a matrix product for each of the SIDE * SIDE
 // positions (winograd_tiles.wgsl, winograd_blocks.wgsl).
 //
-// Interpolation points are 0, infinity, +-A and +-B. 3/4 and 3/2 in place of the usual 1 and 2 halve the
+// Interpolation points are 0, infinity, +-A and +-B. 3/4 and 3/2 instead of the usual 1 and 2 halve the
 // rounding error (measured: docs/accuracy.md), and all their products are exact in f32.
 //
 // Transformed weights: texel ((position * blocks of 32 out channels + out / 32) * in_quads + in_quad) * 32 + out % 32,

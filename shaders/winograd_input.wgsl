@@ -1,11 +1,11 @@
 // Winograd convolution, the transform of the input (see winograd_filter.wgsl for the method and its points).
 //
 // `transform` reads a map. `transform_routed`, in the backward pass through a convolution that is pooled where it is
-// made, reads the gradient of the pooled map and the pool indices in place of the gradient of the map (see
+// made, reads the gradient of the pooled map and the pool indices instead of the gradient of the map (see
 // src/ops/conv/pool_indices.rs).
 //
 // The adjoint is the convolution with the filter turned by 180 degrees. Turning the input tile and the
-// output tile in place of the filter gives the same, so one set of transformed weights serves both. Whether they are
+// output tile instead of the filter gives the same, so one set of transformed weights serves both. Whether they are
 // turned is a parameter: a variant of its own would be one more long compilation.
 //
 // Maps are bordered quads (see src/ops/core/shape.rs). Work goes in chunks of `chunk` tiles. Transformed: texel

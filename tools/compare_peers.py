@@ -284,9 +284,9 @@ def main():
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "compare-peers")
     parser.add_argument("--starts", type=int, default=5, help="cold and warm starts to time; 0 for none")
     parser.add_argument("--adapter", help="of ours")
-    parser.add_argument("--ncnn", action="store_true", help="forward passes against ncnn, in place of the rest")
-    parser.add_argument("--burn", action="store_true", help="single convolutions against Burn, in place of the rest")
-    parser.add_argument("--pixels", type=Path, help="sizes from 64 to 2040 px into this file, in place of the rest")
+    parser.add_argument("--ncnn", action="store_true", help="forward passes against ncnn, instead of the rest")
+    parser.add_argument("--burn", action="store_true", help="single convolutions against Burn, instead of the rest")
+    parser.add_argument("--pixels", type=Path, help="sizes from 64 to 2040 px into this file, instead of the rest")
     arguments = parser.parse_args()
     arguments.dir.mkdir(parents=True, exist_ok=True)
     if arguments.burn:

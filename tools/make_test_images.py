@@ -1,12 +1,15 @@
 """Makes tests/images/: the few kinds of pictures that the Rust crates can't write themselves.
 
-Needs Pillow, NumPy, tifffile and imagecodecs (made with 13.0.0, 2.4.6, 2026.3.3 and 2026.3.6). Run from the repository root:
+Needs Pillow, NumPy, tifffile and imagecodecs (made with 13.0.0, 2.4.6, 2026.3.3 and 2026.3.6), and cjpeg and jpegtran of
+libjpeg-turbo (2.1.5). Run from the repository root:
     python3 tools/make_test_images.py
 
 Most are 24x16 with four flat quarters (so that lossy coding hardly matters): red, green over blue, light gray. Those called
 large-... have 203x149 pixels, which no step of a JPEG divides: waves in all colours, an edge and some texture.
 """
 
+import subprocess
+import tempfile
 from pathlib import Path
 
 import numpy
@@ -46,6 +49,19 @@ def large(folder):
     picture.convert("L").save(folder / "large-gray.jpg", quality=90, progressive=True)
     picture.convert("CMYK").save(folder / "large-cmyk.jpg", quality=90, progressive=True)
     picture.save(folder / "large-rgb.jpg", quality=90, progressive=True, keep_rgb=True)
+    # The coefficients of large-baseline.jpg with a scan for each component, or for two and one; luminance of half the resolution.
+    baseline = (folder / "large-baseline.jpg").read_bytes()
+    for name, scans in (("separate", "0;1;2;"), ("pair", "0 1;2;")):
+        with tempfile.NamedTemporaryFile("w") as script:
+            script.write(scans)
+            script.flush()
+            command = ["jpegtran", "-scans", script.name]
+            data = subprocess.run(command, input=baseline, stdout=subprocess.PIPE, check=True).stdout
+        (folder / f"large-{name}.jpg").write_bytes(data)
+    ppm = b"P6\n203 149\n255\n" + picture.tobytes()
+    command = ["cjpeg", "-quality", "90", "-sample", "1x1,2x2,2x2"]
+    data = subprocess.run(command, input=ppm, stdout=subprocess.PIPE, check=True).stdout
+    (folder / "large-coarse-luma.jpg").write_bytes(data)
 
 
 def main():

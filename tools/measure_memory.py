@@ -5,7 +5,7 @@
                             [--scales 1,auto] [--iterations 2] [--photo PHOTO] [-- more options of render]
 
 Measured is the largest resident size of the process (ru_maxrss of wait4, as /usr/bin/time -v prints it). The device has to
-share the machine's memory: the CPU device, or a driver in software. Exits with 1 if one is further apart than 10 %.
+share the machine's memory: the CPU device, or a software driver. Exits with 1 if one is further apart than 10 %.
 """
 
 import argparse

@@ -208,7 +208,7 @@ pub(super) struct OptimisationArgs {
     /// layers about as large as with max
     #[arg(long, value_name = "KIND", default_value = "avg2", help_heading = "Network")]
     pub pooling: Pooling,
-    /// Padding at the picture's border: zeros, as the network was trained; or replicate, which paints no frame
+    /// Padding at the picture's border: zeros, as the network was trained; or replicate, which leaves no visible frame
     #[arg(long, value_name = "KIND", default_value = "replicate", help_heading = "Network")]
     pub border: Border,
     /// Picture to start from: blur (the photo as a few patches of colour), noise, photo, gray, or a picture file
@@ -326,16 +326,16 @@ pub(super) struct DeviceArgs {
     /// reference
     #[arg(long, value_name = "KIND", default_value = "auto")]
     pub kernels: Kernels,
-    /// Compute convolutions directly, without Winograd's method: slower, half the rounding error [default: off]
+    /// Compute convolutions directly, without Winograd's method: slower, and no more accurate at full size (docs/accuracy.md) [default: off]
     #[arg(long)]
     pub exact: bool,
     /// single computes in 32 bits; half-weights keeps weights in 16 bits on the device: half the memory for the fully
     /// connected layers, and for the convolutions of --kernels buffer; half also lets `mirage tune` choose kernels on
-    /// cooperative matrices, with products of 16 bits, where a GPU has them
+    /// cooperative matrices, with operands of 16 bits and sums of 32, where a GPU has them
     #[arg(long, value_name = "KIND", default_value = "single")]
     pub precision: Precision,
-    /// Compute activations again in the backward pass, block by block where that saves memory, in place of keeping them:
-    /// about a quarter less for the same picture, some percent slower [default: off]
+    /// Compute activations again in the backward pass, block by block where that saves memory, instead of keeping them:
+    /// about a fifth less for activations, a tenth less in all [default: off]
     #[arg(long)]
     pub checkpoint_activations: bool,
     /// Compute the first layers of the network in tiles of N pixels a side, for pictures whose feature maps take too much

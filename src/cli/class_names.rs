@@ -78,7 +78,8 @@ impl ClassNames {
 
     /// What the network sees and how far that is from the photo, as one line.
     pub(super) fn readout(&self, readout: &Readout) -> String {
-        let distance = readout.distance.map(|distance| format!("; {distance:.2} from the photo's classes"));
+        let distance =
+            readout.distance.map(|distance| format!("; class distance to the photo {distance:.2}"));
         self.line(&readout.classes) + &distance.unwrap_or_default()
     }
 }

@@ -14,6 +14,9 @@ use std::sync::Arc;
 /// With `--size auto` the first of these that the network's layers take is tried first, in pixels.
 pub(super) const FIRST_SIZES: [u32; 3] = [512, 2048, 8192];
 
+/// The limit of a [`Budget`] that the user states.
+const GIVEN: &str = "--memory";
+
 /// Memory that may be taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Budget {
@@ -31,7 +34,7 @@ impl Display for Budget {
 /// The memory that a device's run may take. None where the system does not report it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Budgets {
-    /// Of the device's memory, which the CPU device and drivers in software share with the host.
+    /// Of the device's memory, which the CPU device and software drivers share with the host.
     pub device: Option<Budget>,
     /// Of the host's memory, where the device has its own.
     pub host: Option<Budget>,
@@ -40,7 +43,7 @@ pub(super) struct Budgets {
 impl Budgets {
     /// Those of this process on a device; `limit` is the user's.
     pub(super) fn of(engine: &Engine, limit: Option<u64>) -> Self {
-        let given = limit.map(|bytes| Budget { bytes, of: "--memory".to_owned() });
+        let given = limit.map(|bytes| Budget { bytes, of: GIVEN.to_owned() });
         let free = Free::of_this_process();
         let free = free.map(|Free { bytes, limit }| Budget { bytes, of: limit.to_owned() });
         if engine.profile().software {
@@ -149,9 +152,14 @@ impl Forecast {
             Some(size) => format!("--size {size} is the largest that fits (--size auto finds it)"),
             None => "no size fits".to_owned(),
         };
+        let tiles =
+            if plan.request.tiling == Tiling::Whole { ", or paint in tiles with --tile auto" } else { "" };
+        let remedy = match budget.of.as_str() {
+            GIVEN => format!("Raise --memory{tiles}"),
+            _ => format!("Close other programs{tiles}, or state with --memory how much the run may take"),
+        };
         Err(Error::usage(format!(
-            "at {width}x{height} pixels this run needs {}, and {budget}: {advice}. Close other programs, or state with --memory how \
-             much the run may take",
+            "at {width}x{height} pixels this run needs {}, and {budget}: {advice}. {remedy}",
             bytes(needed)
         )))
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// Exit code of a run that a signal ended, as shells expect it after Ctrl-C: 128 + SIGINT.
 pub(super) const INTERRUPTED: u8 = 130;
 
-/// A second Ctrl-C within this time is the first once more: `timeout -s INT` sends one to the process and one to its
+/// A second Ctrl-C within this time counts as the first: `timeout -s INT` sends one to the process and one to its
 /// group.
 const ECHO: Duration = Duration::from_millis(100);
 
@@ -68,7 +68,7 @@ impl Interrupt {
     /// Handles the signals of this process; until [`Interrupt::arm`] they quit at once.
     pub(super) fn install() -> Self {
         Self::install_with(
-            "Stopping after this iteration; the picture will be saved. Ctrl-C again quits at once.",
+            "Stopping after this iteration; what is painted will be saved. Ctrl-C again quits at once.",
         )
     }
 
@@ -154,7 +154,7 @@ fn watch(handle: impl Fn(Signal) + Send + 'static) -> Result<(), ctrlc::Error> {
     ctrlc::set_handler(move || handle(Signal::CtrlC))
 }
 
-/// Ends the process without running exit handlers: a graphics driver's may wait for its threads. Only the files of locks
+/// Ends the process without running exit handlers: a graphics driver's may wait for its threads. Only the lock files
 /// are removed before.
 #[cfg(unix)]
 #[allow(unsafe_code, reason = "std has no exit without handlers")]

@@ -101,7 +101,7 @@ enum Command {
     /// Memory is worked out scale by scale, from the same plan that the run itself would follow. Time is estimated from two
     /// iterations at a small size on this device.
     Plan(Box<plan_table::PlanArgs>),
-    /// Report on this device: what it is, whether it computes right, how fast it is
+    /// Test and time this device, and write a report
     Report(report::ReportArgs),
     /// Resume a run from its checkpoint, with the same options or others
     Resume(resume::ResumeArgs),

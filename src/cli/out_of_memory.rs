@@ -1,4 +1,4 @@
-//! Running out of the host's memory: a message and an exit code in place of an abort.
+//! Running out of the host's memory: a message and an exit code instead of an abort.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};

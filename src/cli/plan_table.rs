@@ -72,7 +72,7 @@ fn text(forecast: &Forecast, engine: &Engine, plan: &Plan, refused: Option<&str>
     lines.push(format!("Reading the pictures: {}", bytes(forecast.reading)));
     if let (Some(speed), Some(seconds)) = (forecast.speed, forecast.seconds()) {
         lines.push(format!(
-            "Time: about {} for {} iterations, each {} s and {} s a megapixel that it computes, by a measurement at {} pixels",
+            "Time: about {} for {} iterations, each {} s and {} s a megapixel that it computes, measured at sizes up to {} pixels",
             duration(seconds),
             plan.iterations,
             number(speed.per_iteration),
@@ -115,7 +115,7 @@ fn table(forecast: &Forecast, title: &str, classes: impl Fn(&MemoryPhase) -> Mem
 
 fn head<'a>(title: &'a str, names: [&'a str; 7]) -> [&'a str; 10] {
     let [a, b, c, d, e, f, g] = names;
-    [title, "most while", a, b, c, d, e, f, g, "in all"]
+    [title, "peak during", a, b, c, d, e, f, g, "in all"]
 }
 
 /// The plan as JSON; all sizes are bytes.

@@ -41,8 +41,8 @@ impl Args for ResumeArgs {
             .get_arguments()
             .filter(|arg| arg.get_id() != "photo")
             .fold(command.arg(file).arg(photo), |command, arg| command.arg(arg.clone()))
-            .after_help(
-                "Options that are not given stay as the run had them; the defaults are those of a new run.",
+            .before_help(
+                "Options that are not given stay as the run had them; the defaults below are those of a new run.",
             )
     }
 
@@ -157,7 +157,7 @@ fn without_ending(name: &OsStr, ending: &str) -> Option<OsString> {
     name.as_bytes().strip_suffix(ending.as_bytes()).map(|name| OsStr::from_bytes(name).to_owned())
 }
 
-/// A name without its ending, if it has that. From a name that is no Unicode no part can be removed.
+/// A name without its ending, if it has that. From a name that is not valid Unicode no part can be removed.
 #[cfg(not(unix))]
 fn without_ending(name: &OsStr, ending: &str) -> Option<OsString> {
     name.to_str().and_then(|name| name.strip_suffix(ending)).map(OsString::from)

@@ -9,6 +9,7 @@ use super::table::{Align, Table};
 use crate::error::{Error, Result};
 use clap::Args;
 use serde_json::{Map, Value};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// Options of `mirage show`.
@@ -193,11 +194,9 @@ fn both(one: &[(String, String)], other: &[(String, String)]) -> Vec<(String, St
     let find = |rows: &[(String, String)], name: &str| {
         rows.iter().find(|(found, _)| found == name).map_or("-".to_owned(), |(_, text)| text.clone())
     };
-    let mut names: Vec<&String> = one.iter().map(|(name, _)| name).collect();
-    names.extend(other.iter().map(|(name, _)| name).filter(|name| find(one, name) == "-"));
-    names.dedup();
+    let mut seen = HashSet::new();
+    let names = one.iter().chain(other).map(|(name, _)| name).filter(|name| seen.insert(*name));
     names
-        .into_iter()
         .filter_map(|name| {
             let (left, right) = (find(one, name), find(other, name));
             (left != right).then(|| (name.clone(), format!("{left}  |  {right}")))
@@ -223,9 +222,11 @@ mod tests {
         let rows = |list: &[(&str, &str)]| {
             list.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect::<Vec<_>>()
         };
-        let one = rows(&[("a", "1"), ("b", "2"), ("c", "3")]);
-        let other = rows(&[("a", "1"), ("b", "9"), ("d", "4")]);
-        assert_eq!(both(&one, &other), rows(&[("b", "2  |  9"), ("c", "3  |  -"), ("d", "-  |  4")]));
+        // A value may be a dash, too, as that of an option without one.
+        let one = rows(&[("a", "1"), ("b", "2"), ("c", "3"), ("e", "-")]);
+        let other = rows(&[("a", "1"), ("b", "9"), ("d", "4"), ("e", "5")]);
+        let expected = [("b", "2  |  9"), ("c", "3  |  -"), ("e", "-  |  5"), ("d", "-  |  4")];
+        assert_eq!(both(&one, &other), rows(&expected));
         assert_eq!(both(&one, &one), []);
     }
 }

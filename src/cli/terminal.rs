@@ -63,7 +63,7 @@ impl Terminal {
         }
     }
 
-    /// Shows a bar of this length in place of the spinner.
+    /// Shows a bar of this length instead of the spinner.
     pub(super) fn start_bar(&self, template: &'static str, length: u64) {
         if let Some(bar) = &self.bar {
             bar.disable_steady_tick();

@@ -96,7 +96,7 @@ fn instance(flags: wgpu::InstanceFlags) -> wgpu::Instance {
     descriptor.backends = wgpu::Backends::PRIMARY.with_env();
     descriptor.flags = flags;
     // Refuse an allocation that the driver's own budget can't hold, where it reports one: a clear message
-    // before the first iteration, in place of a machine that swaps or a process that is killed.
+    // before the first iteration, instead of a machine that swaps or a process that is killed.
     descriptor.memory_budget_thresholds.for_resource_creation = Some(USED_AT_MOST);
     wgpu::Instance::new(descriptor)
 }
@@ -157,7 +157,7 @@ pub(super) fn same(info: &wgpu::AdapterInfo) -> Result<wgpu::Adapter> {
 pub(super) fn pick(choice: &AdapterChoice) -> Result<wgpu::Adapter> {
     if *choice == AdapterChoice::Cpu {
         return Err(Error::usage(
-            "this runs shaders, and --adapter cpu runs none: choose a graphics device from `mirage devices`",
+            "this is about shaders, and --adapter cpu has none: choose a graphics device from `mirage devices`",
         ));
     }
     let found = enumerate()?;

@@ -31,7 +31,7 @@ pub struct DeviceOptions {
     /// a number.
     pub threads: Option<usize>,
     /// Longest time that a graphics device may take for one submission; more work is split. `None`: half a second on a
-    /// GPU, whose system may reset it after two; no limit for a driver in software, which nothing resets.
+    /// GPU, whose system may reset it after two; no limit for a software driver, which nothing resets.
     pub longest_submission: Option<Duration>,
     /// How long a graphics device may give no answer before it counts as hung; `None`: ten minutes.
     pub patience: Option<Duration>,

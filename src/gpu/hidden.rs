@@ -70,7 +70,7 @@ fn messages(left_out: &[String], known: &[LinuxGpu]) -> Vec<String> {
         let message = |name: &String| {
             format!(
                 "THIS MACHINE HAS A GPU THAT IS NOT USED: {name}. Its driver does not pass Vulkan's conformance tests and is left \
-                 out; set {ALLOW} to use it, and run `mirage kernels test` first, which shows whether it computes right"
+                 out; set {ALLOW} to use it, and run `mirage kernels test` first, which shows whether its results are correct"
             )
         };
         return left_out.iter().map(message).collect();

@@ -171,7 +171,7 @@ struct Upstream<'a> {
 }
 
 impl Upstream<'_> {
-    /// The backward pass through one node. It reads `copies` in place of their originals.
+    /// The backward pass through one node. It reads `copies` instead of their originals.
     fn pass(
         &mut self,
         graph: &mut Graph,

@@ -1,4 +1,4 @@
-//! Kernels that were chosen by measurement, in place of an op's own preference.
+//! Kernels that were chosen by measurement, instead of an op's own preference.
 
 use crate::error::Result;
 use crate::gpu::{Family, Profile};

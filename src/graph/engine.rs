@@ -37,7 +37,7 @@ pub(super) enum Device {
 impl Engine {
     /// Opens a device: by default the best graphics device that is hardware, and the CPU where there is none. Options
     /// that only shaders can follow (a kernel family, minimal limits, shaders from a folder) make the default the best
-    /// graphics device of all, drivers in software included.
+    /// graphics device of all, software drivers included.
     ///
     /// # Errors
     /// As [`Context::open`]; [`Error::Usage`] if the CPU device is to do what only shaders can.
@@ -46,7 +46,7 @@ impl Engine {
         match (&options.adapter, only_shaders) {
             (AdapterChoice::Cpu, None) => Ok(Self::on(Device::native(options)?, None)),
             (AdapterChoice::Cpu, Some(what)) => Err(Error::usage(format!(
-                "{what} is for shaders, and --adapter cpu runs none: leave it out, or choose a graphics device"
+                "{what} is for shaders, and --adapter cpu has none: leave it out, or choose a graphics device"
             ))),
             (AdapterChoice::Best, None) => match Context::open_hardware(options)? {
                 Hardware::Opened(context) => Ok(Self::new(*context)),
@@ -58,7 +58,7 @@ impl Engine {
             },
             (choice, _) => {
                 let context = Context::open(options)?;
-                // Who names a device in software wants it.
+                // Who names a software device wants it.
                 let hidden = match choice {
                     AdapterChoice::Best if context.profile().software => hidden_gpus(),
                     _ => Vec::new(),
@@ -186,7 +186,7 @@ impl Engine {
         }
     }
 
-    /// Writes the trace; in place of a file only with `replace`.
+    /// Writes the trace; instead of a file only with `replace`.
     ///
     /// # Errors
     /// As [`Trace::save`].
@@ -194,7 +194,7 @@ impl Engine {
         trace.save(self.gpu(), &self.describe(), path, replace)
     }
 
-    /// From now on programs use these kernels, where there is one for a use, in place of the ops' own
+    /// From now on programs use these kernels, where there is one for a use, instead of the ops' own
     /// preference. Only the first call has an effect.
     pub fn use_choices(&self, choices: Choices) {
         // A second one has no effect, as documented.
@@ -374,7 +374,7 @@ fn only_shaders(options: &DeviceOptions) -> Option<&'static str> {
 
 fn without_gpu(device: &str, software: Option<&str>, hidden: &[String]) -> String {
     let there = software.and_then(|name| name.split_whitespace().next()).map_or_else(String::new, |name| {
-        format!(". A graphics driver in software is there too: --adapter {name} uses it")
+        format!(". A graphics software driver is there too: --adapter {name} uses it")
     });
     if hidden.is_empty() {
         return format!("no GPU was found: running on {device}{there}");
@@ -393,7 +393,7 @@ mod tests {
     #[test]
     fn the_note_says_what_is_missing_or_not_used() {
         let note = without_gpu("the CPU", Some("llvmpipe (LLVM 15)"), &[]);
-        let there = ". A graphics driver in software is there too: --adapter llvmpipe uses it";
+        let there = ". A graphics software driver is there too: --adapter llvmpipe uses it";
         assert_eq!(note, format!("no GPU was found: running on the CPU{there}"));
         assert_eq!(
             without_gpu("the CPU", None, &["A GPU is hidden".to_owned()]),

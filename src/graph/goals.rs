@@ -34,7 +34,7 @@ pub enum When {
     /// After its last node.
     After,
     /// After its last node, which has computed them anew, and never again: what comes next overwrites them. So the CPU
-    /// device hands over the memory of a single tensor of the program's own, in place of a copy.
+    /// device hands over the memory of a single tensor of the program's own, instead of a copy.
     AfterOnce,
 }
 

@@ -32,7 +32,7 @@ pub struct Lowered {
     pub sections: Vec<String>,
     /// The read-backs.
     pub readbacks: Vec<LoweredReadback>,
-    /// The nodes in running order. An executor with functions of its own may run these in place of the steps.
+    /// The nodes in running order. An executor with functions of its own may run these instead of the steps.
     pub nodes: Vec<PreparedNode>,
     /// What each node works on.
     pub operands: Vec<Operands>,

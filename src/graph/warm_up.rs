@@ -17,7 +17,7 @@ pub const WARM_UP_PAUSED: f64 = 0.2;
 const MOST_EXTRA: f64 = 1.0;
 
 /// Calls `run` again and again, for at least `seconds` and until its times no longer fall. Does nothing on the CPU
-/// device and on drivers in software, whose clock is the CPU's.
+/// device and on software drivers, whose clock is the CPU's.
 ///
 /// # Errors
 /// Those of `run`.

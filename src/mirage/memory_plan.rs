@@ -23,14 +23,14 @@ const PROGRAM: u64 = 20 << 20;
 const THREAD: u64 = 5 << 20;
 /// What a graphics driver takes besides: the loader, the driver's libraries and its compiler.
 const DRIVER: u64 = 100 << 20;
-/// What a driver in software takes for each compute pipeline.
+/// What a software driver takes for each compute pipeline.
 const PIPELINE: u64 = 1 << 20;
 
 /// Images of a target, with their weights.
 type Images = Arc<[(Picture, f32)]>;
 
 impl Request {
-    /// The same with pictures of one colour in place of the photo and all other images, each scaled to this longest side: to
+    /// The same with pictures of one colour instead of the photo and all other images, each scaled to this longest side: to
     /// plan the memory of another size with. A start picture smaller than the photo stays as it is.
     pub fn at_size(&self, longest: usize) -> Self {
         let mut images = 0_u8;
@@ -85,7 +85,7 @@ impl fmt::Display for Phase {
         f.write_str(match self {
             Self::Preparing => "preparing",
             Self::Iterations => "iterations",
-            Self::Transition => "to the next scale",
+            Self::Transition => "change of scale",
             Self::Saving => "saving",
         })
     }
@@ -120,7 +120,7 @@ pub struct MemoryPlan {
     pub phases: Vec<MemoryPhase>,
     /// The sizes that it goes through.
     pub scales: Vec<Scale>,
-    /// True if the device's memory is the host's: the CPU device, and drivers in software.
+    /// True if the device's memory is the host's: the CPU device, and software drivers.
     pub is_shared: bool,
 }
 

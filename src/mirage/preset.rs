@@ -155,7 +155,7 @@ impl Preset {
         }
     }
 
-    /// Makes the abstract factor show these classes, given by index and probability, in place of a picture's content.
+    /// Makes the abstract factor show these classes, given by index and probability, instead of a picture's content.
     ///
     /// # Errors
     /// [`Error::Usage`] if the network has no classes.

@@ -239,7 +239,7 @@ impl Request {
         };
         let names: Vec<&str> = self.groups.iter().filter(compares).map(|group| group.name.as_str()).collect();
         Err(Error::usage(format!(
-            "all weights are zero, so nothing would steer the picture: give one of {} layers, and a share or weight above 0",
+            "nothing would steer the picture: no factor has both layers and a share or weight above 0. Give them to one of {}",
             names.join(", ")
         )))
     }

@@ -177,7 +177,7 @@ impl Session {
         Ok(())
     }
 
-    /// Makes the next [`Session::run`] go on from a state in place of the start picture. The state's weights are kept
+    /// Makes the next [`Session::run`] go on from a state instead of the start picture. The state's weights are kept
     /// if they were measured for the same shares; otherwise they are measured again, or the request's raw weights are
     /// used.
     ///

@@ -65,7 +65,7 @@ impl State {
         let picture = self.tensor("picture").map_or(0, <[f32]>::len);
         if picture != values {
             return Err(Error::usage(format!(
-                "the state's picture has {picture} values in place of {values}"
+                "the state's picture has {picture} values instead of {values}"
             )));
         }
         let all = self.tensors.iter().map(|(name, values)| (name.as_str(), values));

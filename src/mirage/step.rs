@@ -28,7 +28,7 @@ pub(super) struct StatePart {
 }
 
 impl StatePart {
-    /// True for the tensor that an optimiser shows in place of the picture.
+    /// True for the tensor that an optimiser shows instead of the picture.
     pub fn stands_for_picture(&self, optimizer: &dyn Optimizer) -> bool {
         self.optimizer.is_some_and(|tensor| optimizer.shown() == Some(tensor.name))
     }

@@ -170,8 +170,8 @@ impl Tiled {
         self.bad_gradient.set(None);
     }
 
-    /// Runs sections of the objective, `program` as far as it has them, and reads back. All that has to do with the picture
-    /// is done when this returns.
+    /// Runs these sections of the objective, by `program` where it has them and by tiles elsewhere, and reads back. All work
+    /// that needs the picture is done when this returns.
     ///
     /// # Errors
     /// If the device fails, or the host has too little memory.
@@ -328,7 +328,7 @@ impl Tiled {
         Ok(())
     }
 
-    /// Keeps the gradient of the present picture, for [`Self::gradient`].
+    /// Keeps the gradient of the present picture, for [`Self::take_gradient`].
     fn keep_gradient(&self, program: &Program) -> Result<()> {
         let mut whole = Planes::zeros("gradient", self.size)?;
         self.backward(program, GRADIENT, &self.weights.borrow(), |_, rows, gradient| {

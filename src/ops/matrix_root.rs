@@ -20,7 +20,7 @@
 //!
 //! **A matrix that is not positive** counts as zero, with a gradient of zero: where all pixels are alike, what is computed
 //! of their covariance is nothing but rounding, with eigenvalues of both signs, and the iteration grows beyond all bounds.
-//! As `||Y||^2 = trace X <= sqrt(side)` for a positive matrix, a larger Y is known to be of no such one.
+//! As `||Y||^2 = trace X <= sqrt(side)` for a positive matrix, a larger Y shows that the matrix is not positive.
 
 use super::covariance::{expect_square, trace};
 use super::lanes::{elementwise, sums};
@@ -363,7 +363,7 @@ impl Op for RootTrace {
         let allowed = GRADIENT_TOLERANCE * tolerance * largest;
         let right = |(actual, expected): (&f32, &f64)| (f64::from(*actual) - expected).abs() <= allowed;
         let index = saved.iter().zip(&expected).position(|pair| !right(pair))?;
-        Some(format!("element {index} is {} in place of {}", saved[index], expected[index]))
+        Some(format!("element {index} is {} instead of {}", saved[index], expected[index]))
     }
 
     fn adjoint(&self, _input: usize, _shapes: &[Shape]) -> Option<Adjoint> {

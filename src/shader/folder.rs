@@ -1,4 +1,4 @@
-//! WGSL files from disk in place of the embedded ones, to work on a kernel without building the program.
+//! WGSL files from disk instead of the embedded ones, to work on a kernel without building the program.
 
 use super::reflect::Interface;
 use super::source::{SOURCES, replace};

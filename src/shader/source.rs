@@ -90,7 +90,7 @@ pub fn source(name: &str) -> Result<Cow<'static, str>> {
         .ok_or_else(|| Error::gpu(format!("shader {name}"), "no such file under shaders/"))
 }
 
-/// Texts in place of embedded ones.
+/// Texts instead of embedded ones.
 #[derive(Default)]
 struct Replaced {
     texts: HashMap<&'static str, String>,

@@ -119,7 +119,7 @@ fn wrong(difference: &Difference) -> String {
     match difference.worst {
         // The digits of an f32, which is what the kernel wrote.
         Some((index, actual, expected)) => {
-            format!("value {index} is {:e} in place of {expected:e}", actual as f32)
+            format!("value {index} is {:e} instead of {expected:e}", actual as f32)
         }
         None => "has another number of values than the reference".to_owned(),
     }

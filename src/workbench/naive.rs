@@ -22,7 +22,7 @@ pub fn fault(outcome: &SingleRun, naive: &SingleRun, half: bool) -> Option<Strin
     let difference = Difference::of_two(&outcome.values, &naive.values);
     if !difference.within(tolerance) {
         let worst = difference.worst.map_or_else(String::new, |(index, actual, expected)| {
-            format!(": value {index} is {actual:e} in place of {expected:e}")
+            format!(": value {index} is {actual:e} instead of {expected:e}")
         });
         return Some(format!("differs from the naive kernel by {:.1e}{worst}", difference.largest));
     }

@@ -30,14 +30,14 @@ pub fn pooling(value: &Value) -> Pooling {
 }
 
 /// Replaces the groups by the default objective with another statistic of the style. Tests that hold for any objective take
-/// `mean-covariance`: the kernels of the default's matrix roots take a driver in software seconds to compile.
+/// `mean-covariance`: the kernels of the default's matrix roots take a software driver seconds to compile.
 pub fn use_style_statistic(request: &mut Request, statistic: &str) {
     let mut preset = Preset::default();
     preset.style.statistic = by_name(statistic).expect("a statistic");
     request.groups = preset.groups();
 }
 
-/// Gives the factors raw weights in place of shares.
+/// Gives the factors raw weights instead of shares.
 pub fn weigh(request: &mut Request, weight: impl Fn(&str) -> f32) {
     for group in request.groups.iter_mut().filter(|group| FACTORS.contains(&group.name.as_str())) {
         group.strength = Strength::Weight(weight(&group.name));

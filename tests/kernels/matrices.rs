@@ -71,7 +71,7 @@ fn no_other_device_gets_them() {
         let found = variants(&conv, &[shape], &device);
         assert_eq!(on_matrices(&found), [""; 0], "{device:?}");
     }
-    // On a driver in software they are among the candidates, as the whole family is.
+    // On a software driver they are among the candidates, as the whole family is.
     let software = Profile { software: true, lanes: Some(8), ..good };
     let signature = Signature::of(&conv, &[shape]).unwrap();
     let all = candidates(&conv, &signature, &software).unwrap();

@@ -78,7 +78,7 @@ fn the_driver_ends_loops_where_the_table_says_so_and_nowhere_else() {
     match context.profile().loop_limit {
         // The second loop's body still runs once.
         Some(limit) => {
-            assert!(made.abs_diff(limit) <= 2, "{made}, not {limit}: is the fault mended, or another?");
+            assert!(made.abs_diff(limit) <= 2, "{made}, not {limit}: is the fault fixed, or another?");
         }
         None => assert_eq!(made, 2 * ITERATIONS, "this driver drops loop iterations: it wants an entry"),
     }

@@ -14,9 +14,9 @@ const GIB: u64 = 1 << 30;
 
 /// On a device that binds 128 MiB at once, half of a tensor of such a picture, and has no more than 1 GiB: a run of three
 /// scales whose weights are measured; then losses and gradient against the CPU device with other tiles, whose edges lie
-/// elsewhere. With a network of few channels, since the default one takes a driver in software hours.
+/// elsewhere. With a network of few channels, since the default one takes a software driver hours.
 #[test]
-#[ignore = "takes 20 minutes on a driver in software: see docs/memory.md"]
+#[ignore = "takes 20 minutes on a software driver: see docs/memory.md"]
 fn a_picture_of_4096_pixels_is_painted_on_a_device_of_one_gibibyte() {
     let small = engine_with(&DeviceOptions { minimal: true, ..Default::default() }, |profile| {
         assert!(profile.max_binding <= 128 << 20 && profile.max_buffer <= 256 << 20, "{profile:?}");

@@ -74,7 +74,7 @@ fn recomputing_changes_no_bit_of_a_run() {
             let (kept, again) = (run(false), run(true));
             assert_eq!(kept.1, again.1, "{what}");
             assert!(kept.0 == again.0, "{what}: the pictures differ");
-            assert!(again.2 <= kept.2, "{what}: {} bytes in place of {}", again.2, kept.2);
+            assert!(again.2 <= kept.2, "{what}: {} bytes instead of {}", again.2, kept.2);
         }
     }
 }
@@ -94,7 +94,7 @@ fn recomputing_takes_much_less_memory() {
             Session::new(&engine, &network, request).unwrap().memory().planned as f64
         };
         let (kept, again) = (planned(false), planned(true));
-        println!("{pooling:?}: {again} in place of {kept} bytes, {:.3}", again / kept);
-        assert!(again <= most * kept, "{pooling:?}: {again} in place of {kept} bytes");
+        println!("{pooling:?}: {again} instead of {kept} bytes, {:.3}", again / kept);
+        assert!(again <= most * kept, "{pooling:?}: {again} instead of {kept} bytes");
     }
 }

@@ -131,7 +131,7 @@ fn floats_far_beyond_white_are_refused() {
     }
 }
 
-/// Raw pictures of cameras are TIFFs whose first page is a small preview.
+/// Camera raw files are TIFFs whose first page is a small preview.
 #[test]
 fn raw_pictures_are_not_taken_for_their_previews() {
     let tiff = |tag: Option<(u16, u32)>| {

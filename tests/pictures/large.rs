@@ -1,5 +1,5 @@
-//! JPEGs of which so much less is wanted that they are decoded at a half, a quarter or an eighth of their size. Here small
-//! ones are, by the option for tests.
+//! What our own decoder reads: JPEGs of which so much less is wanted that they are decoded at a half, a quarter or an eighth of
+//! their size (here small ones are, by the option for tests), and in their own size those that zune-jpeg reads wrongly.
 
 use super::support::{exif, fixture, folder, notes, refusal, worst};
 use neural_mirage::Error;
@@ -105,6 +105,57 @@ fn progressive_and_baseline_are_the_same() {
     }
 }
 
+/// The same pixels in their own size: a repeated height in the file leaves them to our decoder.
+#[test]
+fn both_decoders_read_the_same() {
+    let dir = folder();
+    let path = dir.path().join("repeated.jpg");
+    // Two levels: each rounds the transform, and zune-jpeg the conversion of colours, too. Colours of half the resolution are
+    // repeated here and interpolated there: a part of the edge of 40 levels.
+    let tolerances = [
+        ("444", 2.0 / 255.0),
+        ("gray", 2.0 / 255.0),
+        ("rgb", 2.0 / 255.0),
+        ("cmyk", 2.0 / 255.0),
+        ("422", 0.1),
+        ("420", 0.1),
+        ("restart", 0.1),
+        ("baseline", 0.1),
+    ];
+    for (name, tolerance) in tolerances {
+        let whole = fs::read(fixture(&format!("large-{name}.jpg"))).unwrap();
+        let (pixels, end) = whole.split_at(whole.len() - 2);
+        fs::write(&path, [pixels, &[0xff, 0xdc, 0, 4, 0, 149], end].concat()).unwrap();
+        let expected = read(&fixture(&format!("large-{name}.jpg"))).unwrap();
+        let found = read(&path).unwrap();
+        assert_eq!((found.size, &found.notes), (expected.size, &expected.notes));
+        // Only one of them rounds to levels.
+        assert_ne!(found.picture, expected.picture);
+        let (found, average) = (
+            worst(&found.picture.rgb, &expected.picture.rgb),
+            mean(&found.picture.rgb, &expected.picture.rgb),
+        );
+        assert!(found <= tolerance && average <= 0.006, "{name}: {found}, {average}");
+    }
+}
+
+/// Components in scans of their own, and luminance that is coarser than the colours.
+#[test]
+fn kinds_that_zune_jpeg_reads_wrongly() {
+    let expected = read(&fixture("large-baseline.jpg")).unwrap().picture;
+    for name in ["separate", "pair"] {
+        let found = read(&fixture(&format!("large-{name}.jpg"))).unwrap().picture;
+        let (found, average) = (worst(&found.rgb, &expected.rgb), mean(&found.rgb, &expected.rgb));
+        assert!(found <= 0.1 && average <= 0.006, "{name}: {found}, {average}");
+        check(&fixture(&format!("large-{name}.jpg")), 3, TOLERANCES);
+    }
+    // The texture is finer than such luminance, so areas are compared.
+    let [expected, found] = ["large-444.jpg", "large-coarse-luma.jpg"]
+        .map(|name| resize(&read(&fixture(name)).unwrap().picture, 51, 37).unwrap().rgb);
+    assert!(worst(&found, &expected) <= 0.06, "{}", worst(&found, &expected));
+    assert!(mean(&found, &expected) <= 0.01, "{}", mean(&found, &expected));
+}
+
 /// Luminance and chrominance of inks, RGB under numbers, and a photo on its side: only what the file says of itself is other.
 #[test]
 fn colours_and_orientation_are_as_of_the_whole() {
@@ -176,6 +227,7 @@ fn damage_is_no_surprise() {
         let (start, end) = (table(scans[0]), table(scans[1]));
         let again = [&whole[..end], &whole[start..end].repeat(100), &whole[end..]].concat();
         assert!(refusal(attempt(&again, longest)).contains("100 scans"));
+        assert!(refusal(read(&path)).contains("100 scans"));
         let mut tables = whole.clone();
         let quantization = whole.windows(2).position(|w| w == [0xff, 0xdb]).unwrap();
         tables[quantization + 4] = 3;

@@ -57,7 +57,7 @@ fn split_submissions_give_the_same_bits() {
     assert_eq!(ample.3, whole.3, "what fits is not split");
     for limit in [Duration::from_nanos(1), Duration::from_micros(200)] {
         let split = paint(&engine(Some(limit)));
-        assert!(split.3 > 5 * whole.3, "{limit:?}: {} submissions in place of {}", split.3, whole.3);
+        assert!(split.3 > 5 * whole.3, "{limit:?}: {} submissions instead of {}", split.3, whole.3);
         assert!(split.0 == whole.0 && split.1 == whole.1 && split.2 == whole.2, "{limit:?}");
     }
 }

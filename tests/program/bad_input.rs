@@ -193,9 +193,9 @@ fn unusable_numbers() {
         (&["--style-weight", "much"], &["--style-weight", "much"]),
         (
             &["--spatial-weight=0", "--abstract-weight=0", "--style-weight=0"],
-            &["all weights are zero", "above 0"],
+            &["nothing would steer the picture", "above 0"],
         ),
-        (&["--spatial", "none", "--abstract", "none", "--style", "none"], &["all weights are zero"]),
+        (&["--spatial", "none", "--abstract", "none", "--style", "none"], &["no factor has both layers"]),
         (&["--balance", "spatial=0,abstract=0,style=0"], &["--balance", "above 0"]),
         (&["--balance", "spatial=-1"], &["spatial=-1"]),
         (&["--balance", "colour=1"], &["colour", "abstract"]),

@@ -209,7 +209,7 @@ fn networks_that_lack_default_layers_get_others_with_a_note() {
         let output = command.output().unwrap();
         let printed = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && printed.contains(note), "{printed}");
-        assert!(printed.contains(&format!("Shares of the gradient: {shares}\n")), "{printed}");
+        assert!(printed.contains(&format!("Target shares of the gradient: {shares}\n")), "{printed}");
         let log = log(&place.path("run.jsonl"));
         let options = &log[0]["options"];
         assert_eq!((&options["abstract"], &options["spatial"]), (&abstract_layers.into(), &spatial.into()));

@@ -78,7 +78,7 @@ pub fn raw(host: &str, text: &str) -> String {
     // The server may close before all is sent.
     let _ = stream.write_all(text.as_bytes());
     let mut answer = Vec::new();
-    // A reset in place of an orderly end is an end too.
+    // A reset instead of an orderly end is an end too.
     let _ = stream.read_to_end(&mut answer);
     String::from_utf8_lossy(&answer).into_owned()
 }

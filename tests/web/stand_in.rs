@@ -193,7 +193,7 @@ fn paint(photo: &Picture, done: f32, shares: [f32; 3]) -> Picture {
     picture
 }
 
-/// An evening at the water, in place of a photo.
+/// An evening at the water, instead of a photo.
 pub fn photo(width: usize, height: usize) -> Picture {
     let mut rgb = Vec::with_capacity(width * height * 3);
     for row in 0..height {

@@ -180,9 +180,10 @@ impl Filter {
 
     /// The error if nothing has these names.
     fn nothing(&self) -> crate::Error {
+        let variant = if self.variant.is_empty() { String::new() } else { format!("/{}", self.variant) };
         crate::Error::usage(format!(
-            "no kernel has a name like {}/{}: `mirage kernels list` names all of them",
-            self.op, self.variant
+            "no kernel has a name like {}{variant}: `mirage kernels list` names all of them",
+            self.op
         ))
     }
 }

@@ -83,7 +83,7 @@ impl RunTerminal {
             .map(|(name, share)| named_percent(name, share))
             .collect();
         if !shares.is_empty() {
-            self.lines.print(&format!("Shares of the gradient: {}", shares.join(", ")));
+            self.lines.print(&format!("Target shares of the gradient: {}", shares.join(", ")));
         }
         for note in &started.notes {
             self.lines.note(note);

@@ -1,4 +1,4 @@
-//! `mirage report`: what a device is, whether it computes right, and how fast, as files to attach to an issue.
+//! `mirage report`: what a device is, whether its results are correct, and how fast it is, as files to attach to an issue.
 //!
 //! Each part runs in a process of its own, this program with other arguments: a driver that crashes, hangs or loses the
 //! device fails one part, and the rest goes on. The files are written again after every part.

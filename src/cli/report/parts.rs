@@ -101,7 +101,7 @@ impl<'a> PartRunner<'a> {
         command
     }
 
-    /// The workbench of this program, which by itself would take a driver in software rather than the CPU.
+    /// The workbench of this program, which by itself would take a software driver rather than the CPU.
     fn workbench(&self, words: &[&str]) -> Command {
         let mut command = self.mirage(words);
         if self.on_cpu && self.args.adapter.is_none() {

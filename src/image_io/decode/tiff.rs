@@ -20,7 +20,7 @@ const COEFFICIENTS: Tag = Tag::Unknown(529);
 const REFERENCE: Tag = Tag::Unknown(532);
 /// The tag's value for JPEG data with the tables in a tag of their own.
 const JPEG: u16 = 7;
-/// Of the raw pictures of cameras, whose first page is a small preview: DNG's version, and what Canon's CR2 has behind
+/// Of camera raw files, whose first page is a small preview: DNG's version, and what Canon's CR2 has behind
 /// TIFF's header.
 const DNG_VERSION: Tag = Tag::Unknown(50_706);
 const CR2: &[u8] = b"CR";

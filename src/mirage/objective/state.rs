@@ -38,7 +38,7 @@ impl Objective {
             let values = if again { tensors[at].1.clone() } else { std::mem::take(&mut tensors[at].1) };
             if values.len() != part.shape.elements() {
                 return Err(Error::usage(format!(
-                    "the state's {} has {} values in place of {}",
+                    "the state's {} has {} values instead of {}",
                     part.name,
                     values.len(),
                     part.shape.elements()
@@ -138,7 +138,7 @@ impl Objective {
         part.name == STATE_AVERAGE || self.is_shown(part)
     }
 
-    /// True for the tensor of the optimiser that is shown in place of the picture.
+    /// True for the tensor of the optimiser that is shown instead of the picture.
     pub fn is_shown(&self, part: &StatePart) -> bool {
         part.stands_for_picture(&*self.optimizer)
     }

@@ -83,7 +83,7 @@ pub trait Optimizer: Debug + Send + Sync {
         false
     }
 
-    /// The state tensor to show in place of the picture, of the same shape, by its name: for optimisers that may take a
+    /// The state tensor to show instead of the picture, of the same shape, by its name: for optimisers that may take a
     /// step back. It begins as the picture. Where weights are measured anew, the loop first copies it to the picture,
     /// which otherwise may be one that was tried and not accepted. Such an optimiser has to reject pictures whose
     /// gradient or loss is not finite, or whose loss rises: the loop does not look for these then.

@@ -15,7 +15,7 @@ const NEVER: f32 = -1e30;
 pub struct Classes;
 
 impl Classes {
-    /// The summary of a distribution over the classes, in place of that of a picture: logits that it is the softmax of.
+    /// The summary of a distribution over the classes, instead of that of a picture: logits that it is the softmax of.
     pub fn summary_of(distribution: &[f32]) -> Vec<Vec<f32>> {
         vec![distribution.iter().map(|p| if *p > 0.0 { p.ln() } else { NEVER }).collect()]
     }

@@ -71,7 +71,7 @@ impl Op for ConvBackward {
         let first = self.conv.saved_shape(self.input()).unwrap_or(expected);
         if inputs[1] != expected || inputs[0] != first {
             let message = format!(
-                "upstream is {}, the forward output is {expected}; beside it {} in place of {first}",
+                "upstream is {}, the forward output is {expected}; beside it {} instead of {first}",
                 inputs[1], inputs[0]
             );
             return Err(mismatch("conv_backward", &message));

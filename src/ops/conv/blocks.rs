@@ -24,7 +24,7 @@ pub(in crate::ops) struct Blocks {
 /// 64 sums an invocation, 15.1 KiB: as much reuse as WebGPU's default 16 KiB allow, one buffer.
 const LARGE: Blocks =
     Blocks { variant: "buffer", positions: 128, channels: 64, each: [8, 8], buffers: 1, quads: 4 };
-/// The same with two buffers, 30.2 KiB: one barrier a step in place of two, where the adapter has that much.
+/// The same with two buffers, 30.2 KiB: one barrier a step instead of two, where the adapter has that much.
 /// Offered after `LARGE`, for tuning: it halves how many workgroups a core holds at once.
 const DOUBLE: Blocks = Blocks { variant: "buffer_double", buffers: 2, ..LARGE };
 /// Four times as many workgroups, two buffers: for small maps, which would leave cores idle.

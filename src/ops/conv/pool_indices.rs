@@ -236,7 +236,7 @@ mod tests {
         for wrong in [0.5, -1.0, f32::NAN, 65536.0, right[at] + 2.0, right[at] - 1.0, right[at] + 14.0] {
             let mut changed = right.clone();
             changed[at] = wrong;
-            assert!(indices.fault(&values, &changed, 1e-6).is_some(), "{wrong} in place of {}", right[at]);
+            assert!(indices.fault(&values, &changed, 1e-6).is_some(), "{wrong} instead of {}", right[at]);
         }
         // Rows 4 and 5 make the third and last row of windows: below it is nothing.
         let mut stray = right.clone();

@@ -39,7 +39,7 @@ pub trait Op: Any + Debug + Send + Sync {
 
     /// The same in f64 on the CPU, on values in logical order. Written for clarity: it is what kernels
     /// are tested against. For ops that change inputs in place (see [`Op::mutates`]) this returns the new
-    /// values of the mutated inputs, one after the other, in place of an output.
+    /// values of the mutated inputs, one after the other, instead of an output.
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64>;
 
     /// Shape of the saved output, of ops that have one: a second output that only the backward pass reads.

@@ -55,8 +55,8 @@ pub(super) const FEW_PARTS: usize = 8;
 /// The fewest channels of such a part.
 pub(super) const FEWEST_CHANNELS: usize = 64;
 
-/// The partial matrix of some texels, row by row without padding. Right of the diagonal only blocks of it are right, and
-/// the rest is arbitrary. With `few` such matrices their blocks are smaller, so that all threads have some.
+/// The partial matrix of some texels, row by row without padding. Only blocks on and left of the diagonal are valid; the
+/// rest is unspecified. With `few` such matrices their blocks are smaller, so that all threads have some.
 pub(super) fn partial_gram(map: MapLayout, stored: &[f32], texels: Range<usize>, few: bool) -> Vec<f32> {
     let channels = map.channels;
     // Not scratch memory: many of these wait, and would take the large pieces that other kernels keep.

@@ -30,7 +30,7 @@ pub(super) struct Work {
 impl Work {
     /// Cuts the run into chunks of whole `step`s: enough for `units` pieces of work in all, but chunks no
     /// shorter than the first and no longer than the second of `steps`. Short chunks cost partial
-    /// matrices; long ones cost digits, since an invocation adds up its chunk in one f32.
+    /// matrices; long ones lose precision, since an invocation adds up its chunk in one f32.
     pub fn split(map: MapLayout, side: usize, step: usize, steps: [usize; 2], units: usize) -> Self {
         let blocks = map.channels.div_ceil(side);
         let pairs = blocks * (blocks + 1) / 2;

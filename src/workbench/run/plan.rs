@@ -74,7 +74,7 @@ pub struct ResultSpec {
     pub variable: usize,
     /// Dimensions of the array that it becomes.
     pub shape: Vec<usize>,
-    /// True if gaps between its numbers are left out: three in place of four of a `vec3`.
+    /// True if gaps between its numbers are left out: three instead of four of a `vec3`.
     pub packed: bool,
     /// Where it is written to.
     pub path: Option<PathBuf>,

@@ -1,8 +1,8 @@
 //! JPEG.
 
 mod bits;
+mod own;
 mod planes;
-mod reduced;
 mod scans;
 
 use zune_jpeg::JpegDecoder;
@@ -20,6 +20,11 @@ use planes::Planes;
 /// The marker of a frame of progressive coding.
 const PROGRESSIVE: u8 = 0xc2;
 
+/// Scans that a file may have; programs make up to twenty.
+const MOST_SCANS: usize = 100;
+/// The same for more than 16 Mi pixels that are read at their own size.
+const MOST_SCANS_OF_LARGE: usize = 30;
+
 pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Failure> {
     let found = structure::jpeg(bytes)?;
     if let Some(size) = found.size {
@@ -36,6 +41,7 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
     let space = match decoder.input_colorspace() {
         // Adobe's marker says only that nothing was converted.
         Some(ColorSpace::CMYK) if found.components == 3 => ColorSpace::RGB,
+        Some(ColorSpace::YCCK) if found.components == 3 => ColorSpace::YCbCr,
         space => space.unwrap_or(ColorSpace::YCbCr),
     };
     let (colors, wanted) = match space {
@@ -47,15 +53,21 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
     let layout = Layout { sample: Sample::U8, colors, opacity: Opacity::Opaque };
     let orientation = orientation(decoder.exif().map(Vec::as_slice));
     let step = reading.step(size);
-    if step > 1 && space.num_components() == usize::from(found.components) {
-        let planes = reduced::decode(bytes, step)?;
+    check_scans(&found, size, step)?;
+    let own = step > 1 || !is_read_right(&found);
+    if own && space.num_components() == usize::from(found.components) {
+        let planes = own::decode(bytes, step)?;
         let fits = |side: usize, reduced: u32| side == (reduced as usize).div_ceil(step);
         if let Some(planes) = planes.filter(|p| fits(p.size.0, size.0) && fits(p.size.1, size.1)) {
             reading.note_buffer(planes.bytes());
-            let mut rows = reading.start_reduced(size, step, layout, decoder.icc_profile().into())?;
+            let profile = decoder.icc_profile().into();
+            let mut rows = reading.start_reduced(size, step, layout, profile)?;
             push(planes, space, &mut rows)?;
             return Ok(Stored { rows, orientation });
         }
+    }
+    if !is_read_right(&found) {
+        return Err(Failure::Unsupported("components whose resolutions don't divide each other".to_owned()));
     }
     let mut rows = reading.start(size, layout, decoder.icc_profile().into())?;
     let row_bytes = rows.row_bytes();
@@ -76,7 +88,7 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
     Ok(Stored { rows, orientation })
 }
 
-/// The rows of a reduced picture.
+/// The rows of a picture of our own decoder.
 fn push(mut planes: Planes, space: ColorSpace, rows: &mut Rows) -> Result<(), Failure> {
     let (width, height) = planes.size;
     let channels = space.num_components();
@@ -86,7 +98,7 @@ fn push(mut planes: Planes, space: ColorSpace, rows: &mut Rows) -> Result<(), Fa
         for (x, to) in row.chunks_exact_mut(channels).enumerate() {
             let mut samples = [0.0; 4];
             samples.iter_mut().zip(lines.clone()).for_each(|(to, line)| *to = line[x]);
-            to.copy_from_slice(&reduced::color(space, samples)[..channels]);
+            to.copy_from_slice(&own::color(space, samples)[..channels]);
         }
         rows.push_samples(row.iter().copied())?;
     }
@@ -101,7 +113,36 @@ fn coefficients(sampling: &[u8], (width, height): (u32, u32)) -> usize {
     width as usize * height as usize * samples / (most.0 * most.1)
 }
 
-/// Refuses what the decoder doesn't read, by its name.
+/// Whether zune-jpeg reads such a file right. With colours of another resolution than the luminance it takes data of one
+/// scan for those of all components in turn, and with a luminance that is not the finest it takes wrong places
+/// (0.5.15, found by comparing with libjpeg); it stops at a repeated statement of the height.
+fn is_read_right(found: &structure::Jpeg<'_>) -> bool {
+    let in_one_scan = found.coding == PROGRESSIVE || found.scans == [found.components];
+    match *found.sampling {
+        _ if found.height_again => false,
+        [_] => true,
+        [first, ref others @ ..] if others.iter().all(|other| *other == first) => true,
+        [first, second, third, ref fourth @ ..] => {
+            let divides = |fine: u8, coarse: u8| coarse != 0 && fine.is_multiple_of(coarse);
+            let is_finest = divides(first >> 4, second >> 4) && divides(first & 15, second & 15);
+            in_one_scan && is_finest && second == third && fourth.iter().all(|fourth| *fourth == first)
+        }
+        _ => true,
+    }
+}
+
+/// Refuses more scans than any picture has: each may pass over all of it and take a few bytes only.
+fn check_scans(found: &structure::Jpeg<'_>, (width, height): (u32, u32), step: usize) -> Result<(), Failure> {
+    let is_large = step == 1 && u64::from(width) * u64::from(height) > 1 << 24;
+    let most = if is_large { MOST_SCANS_OF_LARGE } else { MOST_SCANS };
+    if found.scans.len() > most {
+        let size = if is_large { format!(" at {width}x{height} pixels") } else { String::new() };
+        return Err(Failure::Unsupported(format!("more than {most} scans{size}")));
+    }
+    Ok(())
+}
+
+/// Refuses what no decoder here reads, by its name.
 fn check_kind(found: &structure::Jpeg<'_>) -> Result<(), Failure> {
     let kind = match found.coding {
         0xc3 | 0xc7 | 0xcb | 0xcf => "lossless coding",
@@ -110,6 +151,8 @@ fn check_kind(found: &structure::Jpeg<'_>) -> Result<(), Failure> {
         _ if found.precision != 8 => {
             return Err(Failure::Unsupported(format!("{} bits per channel", found.precision)));
         }
+        _ if found.size.is_some_and(|(_, height)| height == 0) => "a height that is stated after the picture",
+        _ if found.sampling.iter().any(|both| both >> 4 == 3) => "components at a third of the width",
         _ if !matches!(found.components, 1 | 3 | 4) => {
             return Err(Failure::Unsupported(format!("{} colour components", found.components)));
         }
@@ -124,7 +167,7 @@ fn inks([a, b, c, k]: [u8; 4], is_ycck: bool) -> [u8; 4] {
     if !is_ycck {
         return [255 - a, 255 - b, 255 - c, 255 - k];
     }
-    let [red, green, blue] = reduced::rgb([a, b, c].map(f32::from)).map(|v| v.round() as u8);
+    let [red, green, blue] = own::rgb([a, b, c].map(f32::from)).map(|v| v.round() as u8);
     [red, green, blue, 255 - k]
 }
 

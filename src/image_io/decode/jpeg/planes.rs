@@ -1,14 +1,14 @@
-//! The planes of a JPEG, each at the resolution that is wanted: of every block its lowest frequencies, and of those the
-//! means of areas.
+//! The planes of a JPEG, each at the resolution that is wanted: of every block its lowest frequencies, or all of them, and of
+//! those the means of areas.
 
 use super::super::failure::Failure;
 use crate::room::zeros;
 
-/// Pixels a side of a block.
-const SIDE: usize = 8;
+/// Pixels a side of a block, and its frequencies in each direction.
+pub(super) const SIDE: usize = 8;
 
-/// The lowest frequencies of each direction that are kept of a block.
-pub(super) const LOW: usize = 4;
+/// The lowest frequencies of each direction that are kept of a block of a reduced picture.
+const LOW: usize = 4;
 
 /// What is wrong with a segment of a JPEG.
 #[derive(Debug, Clone, Copy)]
@@ -26,7 +26,7 @@ pub(super) struct Component {
     /// Which quantization table is its own.
     pub table: usize,
     /// What its coefficients count in, once that is known.
-    pub steps: Option<[u16; LOW * LOW]>,
+    pub steps: Option<[u16; SIDE * SIDE]>,
     /// Its blocks in a part of the picture that all components have in common, across and down.
     pub sampling: (usize, usize),
     /// Those parts.
@@ -35,22 +35,26 @@ pub(super) struct Component {
     pub own: (usize, usize),
     /// Blocks that are kept in a row.
     pub stride: usize,
-    /// Samples that a block becomes, across and down.
+    /// Samples that are computed of a block, across and down.
     samples: (usize, usize),
-    /// LOW x LOW coefficients of each block, or its mean alone if that is all that is wanted.
+    /// How often each of them is repeated, across and down, to come to the resolution of the picture.
+    repeats: (usize, usize),
+    /// Frequencies of each direction that are kept of a block: 1 if its mean is all that is wanted.
+    pub low: usize,
+    /// So many squared coefficients of each block, by rows.
     values: Vec<i16>,
     /// Which of the 64 coefficients of each block aren't 0; empty if nothing depends on them.
     known: Vec<u64>,
 }
 
 impl Component {
-    /// True if blocks become one sample each.
+    /// True if nothing but the means of blocks is kept.
     pub(super) fn is_mean(&self) -> bool {
-        self.samples == (1, 1)
+        self.low == 1
     }
 
     fn kept(&self) -> usize {
-        if self.is_mean() { 1 } else { LOW * LOW }
+        self.low * self.low
     }
 
     /// What is kept of a block.
@@ -68,7 +72,8 @@ impl Component {
     /// What is kept of a block of a progressive JPEG, and which of all its coefficients aren't 0.
     #[inline]
     pub(super) fn values_and_mask(&mut self, block: usize) -> (&mut [i16], &mut u64) {
-        (&mut self.values[block * LOW * LOW..][..LOW * LOW], &mut self.known[block])
+        let kept = self.kept();
+        (&mut self.values[block * kept..][..kept], &mut self.known[block])
     }
 }
 
@@ -88,11 +93,11 @@ pub(super) struct Planes {
 }
 
 /// For each sample that a side of a block becomes, what a frequency of amplitude 1 adds to it.
-type Basis = [[f32; LOW]; SIDE];
+type Basis = [[f32; SIDE]; SIDE];
 
 /// The means of `samples` equal areas of a block's side.
 fn basis(samples: usize) -> Basis {
-    let mut basis = [[0.0; LOW]; SIDE];
+    let mut basis = [[0.0; SIDE]; SIDE];
     let area = SIDE / samples;
     for (sample, row) in basis.iter_mut().enumerate().take(samples) {
         for (frequency, to) in row.iter_mut().enumerate() {
@@ -105,9 +110,14 @@ fn basis(samples: usize) -> Basis {
     basis
 }
 
+/// Samples that are computed of a side of a block where so many are wanted: each may then be repeated.
+fn computed(wanted: usize) -> usize {
+    [8, 4, 2].into_iter().find(|samples| wanted.is_multiple_of(*samples)).unwrap_or(1)
+}
+
 impl Planes {
-    /// For the frame header of a JPEG, with a pixel for `step` x `step` of its own. Nothing if a component's sampling isn't
-    /// 1, 2 or 4 times coarser than the finest, or would need pixels between its own.
+    /// For the frame header of a JPEG, with a pixel for `step` x `step` of its own, 1, 2, 4 or 8. Nothing if the resolution of
+    /// the finest component is no multiple of another's.
     pub(super) fn new(header: &[u8], step: usize, progressive: bool) -> Result<Option<Self>, Failure> {
         const WRONG: Problem = Problem("its frame header is damaged");
         let (&[_, h0, h1, w0, w1, count], rest) = header.split_first_chunk().ok_or(WRONG)?;
@@ -129,11 +139,16 @@ impl Planes {
             if own.0 == 0 || own.1 == 0 || own.0 > 4 || own.1 > 4 {
                 return Err(WRONG.into());
             }
-            let samples = (fine * h / own.0, fine * v / own.1);
-            let fits = |coarser: usize| matches!(coarser, 1 | 2 | 4 | 8);
-            if h % own.0 != 0 || v % own.1 != 0 || !fits(samples.0) || !fits(samples.1) {
+            if h % own.0 != 0 || v % own.1 != 0 {
                 return Ok(None);
             }
+            let wanted = (fine * h / own.0, fine * v / own.1);
+            let samples = (computed(wanted.0), computed(wanted.1));
+            let low = match (step, samples) {
+                (1, _) => SIDE,
+                (_, (1, 1)) => 1,
+                _ => LOW,
+            };
             let mut component = Component {
                 id: stated[0],
                 table: stated[2].into(),
@@ -143,6 +158,8 @@ impl Planes {
                 own: ((size[0] * own.0).div_ceil(h * SIDE), (size[1] * own.1).div_ceil(v * SIDE)),
                 stride: parts.0 * own.0,
                 samples,
+                repeats: (wanted.0 / samples.0, wanted.1 / samples.1),
+                low,
                 values: Vec::new(),
                 known: Vec::new(),
             };
@@ -186,43 +203,60 @@ impl Planes {
 }
 
 /// Makes lines of samples of the blocks in a row of parts.
-fn fill(component: &Component, part: usize, lines: &mut [f32], width: usize, [across, down]: &[Basis; 2]) {
-    let steps = component.steps.unwrap_or([0; LOW * LOW]);
-    let (wide, high) = component.samples;
+fn fill(component: &Component, part: usize, lines: &mut [f32], width: usize, bases: &[Basis; 2]) {
+    let steps = component.steps.unwrap_or([0; SIDE * SIDE]);
+    let ((wide, high), (across, down)) = (component.samples, component.repeats);
     let kept = component.kept();
     for row in 0..component.sampling.1 {
         let first = (part * component.sampling.1 + row) * component.stride * kept;
         let blocks = component.values[first..][..component.stride * kept].chunks_exact(kept);
-        let lines = &mut lines[row * high * width..][..high * width];
+        let lines = &mut lines[row * high * down * width..][..high * down * width];
         for (x, block) in blocks.enumerate() {
-            let at = x * wide;
-            let mean = f32::from(block[0]) * f32::from(steps[0]) / 8.0 + 128.0;
-            if block[1..].iter().all(|value| *value == 0) {
+            let at = x * wide * across;
+            let samples = samples(block, component, &steps, bases);
+            for (lines, samples) in lines.chunks_exact_mut(down * width).zip(&samples[..high]) {
                 for line in lines.chunks_exact_mut(width) {
-                    line[at..at + wide].fill(mean.clamp(0.0, 255.0));
-                }
-                continue;
-            }
-            // Along the rows, then along the columns.
-            let mut half = [[0.0f32; SIDE]; LOW];
-            for ((half, values), steps) in
-                half.iter_mut().zip(block.as_chunks::<LOW>().0).zip(steps.as_chunks::<LOW>().0)
-            {
-                for (value, step) in values.iter().zip(steps).enumerate().map(|(u, (v, s))| ((u, *v), *s)) {
-                    let amplitude = f32::from(value.1) * f32::from(step);
-                    for (to, wave) in half.iter_mut().zip(across).take(wide) {
-                        *to += amplitude * wave[value.0];
-                    }
-                }
-            }
-            for (line, wave) in lines.chunks_exact_mut(width).zip(down) {
-                for (x, to) in line[at..at + wide].iter_mut().enumerate() {
-                    let sum: f32 = half.iter().zip(wave).map(|(half, wave)| half[x] * wave).sum();
-                    *to = (sum + 128.0).clamp(0.0, 255.0);
+                    let to = line[at..][..wide * across].chunks_exact_mut(across);
+                    to.zip(samples).for_each(|(to, sample)| to.fill(*sample));
                 }
             }
         }
     }
+}
+
+/// The samples of a block, 0 to 255, row by row, as many as the component wants.
+fn samples(
+    block: &[i16],
+    Component { low, samples: (wide, high), .. }: &Component,
+    steps: &[u16; SIDE * SIDE],
+    [across, down]: &[Basis; 2],
+) -> [[f32; SIDE]; SIDE] {
+    let mean = f32::from(block[0]) * f32::from(steps[0]) / 8.0 + 128.0;
+    if block[1..].iter().all(|value| *value == 0) {
+        return [[mean.clamp(0.0, 255.0); SIDE]; SIDE];
+    }
+    // Along the rows, then along the columns.
+    let mut half = [[0.0f32; SIDE]; SIDE];
+    for ((half, values), steps) in
+        half.iter_mut().zip(block.chunks_exact(*low)).zip(steps.as_chunks::<SIDE>().0)
+    {
+        for (frequency, (value, step)) in
+            values.iter().zip(steps).enumerate().filter(|(_, (value, _))| **value != 0)
+        {
+            let amplitude = f32::from(*value) * f32::from(*step);
+            for (to, wave) in half.iter_mut().zip(across).take(*wide) {
+                *to += amplitude * wave[frequency];
+            }
+        }
+    }
+    let mut samples = [[0.0; SIDE]; SIDE];
+    for (row, wave) in samples.iter_mut().zip(down).take(*high) {
+        for (x, to) in row.iter_mut().enumerate().take(*wide) {
+            let sum: f32 = half.iter().zip(wave).take(*low).map(|(half, wave)| half[x] * wave).sum();
+            *to = (sum + 128.0).clamp(0.0, 255.0);
+        }
+    }
+    samples
 }
 
 #[cfg(test)]
@@ -239,14 +273,19 @@ mod tests {
         let samples = |sampling: u8, step: usize| {
             planes(sampling, step)
                 .unwrap()
-                .map(|p| (p.size, p.components[0].samples, p.components[1].samples))
+                .map(|p| (p.size, p.components[0].samples, p.components[1].samples, p.components[1].repeats))
         };
-        assert_eq!(samples(0x11, 8), Some(((9, 13), (1, 1), (1, 1))));
-        assert_eq!(samples(0x22, 8), Some(((9, 13), (1, 1), (2, 2))));
-        assert_eq!(samples(0x21, 2), Some(((35, 50), (4, 4), (8, 4))));
-        assert_eq!(samples(0x41, 4), Some(((18, 25), (2, 2), (8, 2))));
-        assert_eq!(samples(0x41, 2), None, "sixteen samples of eight pixels");
-        assert_eq!(samples(0x31, 8), None, "three samples of eight pixels");
+        assert_eq!(samples(0x11, 8), Some(((9, 13), (1, 1), (1, 1), (1, 1))));
+        assert_eq!(samples(0x22, 8), Some(((9, 13), (1, 1), (2, 2), (1, 1))));
+        assert_eq!(samples(0x21, 2), Some(((35, 50), (4, 4), (8, 4), (1, 1))));
+        assert_eq!(samples(0x41, 4), Some(((18, 25), (2, 2), (8, 2), (1, 1))));
+        // Sixteen samples of eight pixels, and three.
+        assert_eq!(samples(0x41, 2), Some(((35, 50), (4, 4), (8, 4), (2, 1))));
+        assert_eq!(samples(0x31, 8), Some(((9, 13), (1, 1), (1, 1), (3, 1))));
+        assert_eq!(samples(0x22, 1), Some(((70, 100), (8, 8), (8, 8), (2, 2))));
+        // A luminance of two thirds of the other colour's resolution.
+        let header = [8, 0, 100, 0, 70, 2, 1, 0x21, 0, 2, 0x31, 0];
+        assert!(Planes::new(&header, 8, true).unwrap().is_none());
         for sampling in [0x01, 0x10, 0x51] {
             assert!(planes(sampling, 8).is_err());
         }
@@ -261,18 +300,20 @@ mod tests {
     /// Against the definition of the transform, for a block of random low frequencies.
     #[test]
     fn samples_are_means_of_areas() {
-        for (wide, high) in [(1, 2), (2, 2), (4, 8), (8, 1)] {
-            let values = [30, -11, 7, 5, 19, -3, 0, 2, -13, 8, 4, -6, 1, 9, -2, 3].map(|v: i16| v * 3);
+        for (wide, high, low) in [(1, 2, 4), (2, 2, 4), (4, 8, 4), (8, 1, 4), (8, 8, 8)] {
+            let values: Vec<i16> = (0..low * low).map(|i| ((i * 37 + 11) % 61) as i16 - 30).collect();
             let component = Component {
                 id: 1,
                 table: 0,
-                steps: Some([2; LOW * LOW]),
+                steps: Some([2; SIDE * SIDE]),
                 sampling: (1, 1),
                 parts: (1, 1),
                 own: (1, 1),
                 stride: 1,
                 samples: (wide, high),
-                values: values.to_vec(),
+                repeats: (1, 1),
+                low,
+                values: values.clone(),
                 known: Vec::new(),
             };
             let mut lines = vec![0.0; wide * high];
@@ -282,8 +323,8 @@ mod tests {
                     let scale = if frequency == 0 { 0.5f64.sqrt() } else { 1.0 };
                     scale * ((2 * at + 1) as f64 * frequency as f64 * std::f64::consts::PI / 16.0).cos()
                 };
-                let term = |i: usize| f64::from(values[i]) * 2.0 * wave(x, i % LOW) * wave(y, i / LOW);
-                (0..LOW * LOW).map(term).sum::<f64>() / 4.0 + 128.0
+                let term = |i: usize| f64::from(values[i]) * 2.0 * wave(x, i % low) * wave(y, i / low);
+                (0..low * low).map(term).sum::<f64>() / 4.0 + 128.0
             };
             let (across, down) = (SIDE / wide, SIDE / high);
             for (index, found) in lines.iter().enumerate() {

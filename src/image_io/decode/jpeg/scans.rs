@@ -1,10 +1,10 @@
-//! The scans of a JPEG, baseline or progressive, of which only low frequencies are kept.
+//! The scans of a JPEG, baseline or progressive, of which perhaps only low frequencies are kept.
 //!
 //! A progressive JPEG improves all blocks in turn, so that nothing of it can be let go before its last scan. What later
 //! scans have to know of a coefficient is only whether it is 0 so far: a bit, where its value would take sixteen.
 
 use super::bits::{Bits, Huffman, Stop};
-use super::planes::{Component, LOW, Problem};
+use super::planes::{Component, Problem, SIDE};
 
 /// Places of the coefficients in a block of 8x8, in the order in which they are stored.
 const ZIGZAG: [u8; 64] = [
@@ -13,31 +13,32 @@ const ZIGZAG: [u8; 64] = [
     46, 53, 60, 61, 54, 47, 55, 62, 63,
 ];
 
-/// Where each coefficient is kept in a block of LOW x LOW; at or beyond its end if it isn't.
-const KEPT: [usize; 64] = {
-    let mut kept = [LOW * LOW; 64];
-    let mut index = 0;
-    while index < 64 {
-        let (row, column) = (ZIGZAG[index] as usize / 8, ZIGZAG[index] as usize % 8);
-        if row < LOW && column < LOW {
-            kept[index] = row * LOW + column;
+/// For 0 to 8 frequencies of each direction that are kept of a block: where each coefficient is; at or beyond the end if it
+/// isn't kept.
+const KEPT: [[usize; 64]; SIDE + 1] = {
+    let mut kept = [[SIDE * SIDE; 64]; SIDE + 1];
+    let mut low = 1;
+    while low <= SIDE {
+        let mut index = 0;
+        while index < 64 {
+            let (row, column) = (ZIGZAG[index] as usize / SIDE, ZIGZAG[index] as usize % SIDE);
+            if row < low && column < low {
+                kept[low][index] = row * low + column;
+            }
+            index += 1;
         }
-        index += 1;
+        low += 1;
     }
     kept
 };
 
-/// Scans of a file. More are refused, since each may pass over the whole picture and take a few bytes only.
-const MOST_SCANS: usize = 100;
-
 /// What the segments before a scan have set.
 #[derive(Default)]
 pub(super) struct Tables {
-    quantization: [Option<[u16; LOW * LOW]>; 4],
+    quantization: [Option<[u16; SIDE * SIDE]>; 4],
     dc: [Option<Huffman>; 4],
     ac: [Option<Huffman>; 4],
     restart_interval: usize,
-    scans: usize,
 }
 
 /// What a scan brings.
@@ -71,9 +72,9 @@ impl Tables {
         while let Some((head, rest)) = data.split_first() {
             let (wide, table) = (head >> 4 != 0, usize::from(head & 15));
             let (values, rest) = rest.split_at_checked(if wide { 128 } else { 64 }).ok_or(WRONG)?;
-            let to = self.quantization.get_mut(table).ok_or(WRONG)?.insert([0; LOW * LOW]);
-            for (index, kept) in KEPT.iter().enumerate().filter(|(_, kept)| **kept < LOW * LOW) {
-                to[*kept] = match wide {
+            let to = self.quantization.get_mut(table).ok_or(WRONG)?.insert([0; SIDE * SIDE]);
+            for (index, place) in ZIGZAG.iter().enumerate() {
+                to[usize::from(*place)] = match wide {
                     true => u16::from_be_bytes([values[2 * index], values[2 * index + 1]]),
                     false => values[index].into(),
                 };
@@ -100,10 +101,6 @@ impl Tables {
     /// The header of the next scan.
     fn scan(&mut self, data: &[u8], components: &[Component]) -> Result<Scan, Problem> {
         const WRONG: Problem = Problem("the header of a scan is damaged");
-        self.scans += 1;
-        if self.scans > MOST_SCANS {
-            return Err(Problem("it has more than 100 scans"));
-        }
         let (count, rest) = data.split_first().ok_or(WRONG)?;
         let (parts, rest) = rest.split_at_checked(2 * usize::from(*count)).ok_or(WRONG)?;
         let &[first, last, approximation] = rest.first_chunk().ok_or(WRONG)?;
@@ -168,7 +165,8 @@ impl Tables {
             let dc = self.dc.get(*dc).and_then(Option::as_ref);
             let ac = self.ac.get(*ac).and_then(Option::as_ref);
             let Scan { band, low_bit, refines, .. } = *scan;
-            coders.push((*index, Coder { dc, ac, prediction: 0, run: 0, band, low_bit, refines }));
+            let kept = &KEPT[components[*index].low];
+            coders.push((*index, Coder { dc, ac, kept, prediction: 0, run: 0, band, low_bit, refines }));
         }
         // Of a single component, its own blocks; else as many of each as a part of the picture has that all have in common.
         let single = coders.len() == 1;
@@ -214,6 +212,8 @@ impl Tables {
 struct Coder<'a> {
     dc: Option<&'a Huffman>,
     ac: Option<&'a Huffman>,
+    /// Where coefficients are kept.
+    kept: &'static [usize; 64],
     /// The mean of the block before.
     prediction: i32,
     /// Blocks that follow without further coefficients of the band.
@@ -279,7 +279,7 @@ impl Coder<'_> {
             }
             index += zeros;
             let value = bits.value(category)?;
-            if let Some(to) = KEPT.get(index).and_then(|kept| values.get_mut(*kept)) {
+            if let Some(to) = self.kept.get(index).and_then(|kept| values.get_mut(*kept)) {
                 *to = value as i16;
             }
             index += 1;
@@ -301,7 +301,7 @@ impl Coder<'_> {
             index += zeros as usize;
             if category > 0 {
                 let value = bits.value(category)?;
-                let kept = KEPT.get(index).ok_or(Stop::Damaged)?;
+                let kept = self.kept.get(index).ok_or(Stop::Damaged)?;
                 *known |= 1 << index;
                 if let Some(to) = values.get_mut(*kept) {
                     *to = (value as i16).wrapping_shl(self.low_bit);
@@ -329,7 +329,7 @@ impl Coder<'_> {
             // Past as many zeros as the symbol says, and to the next.
             while index <= self.band.1 {
                 if *known >> index & 1 == 1 {
-                    refine(bits, values, index, step)?;
+                    refine(bits, values, self.kept[index], step)?;
                 } else if zeros == 0 {
                     break;
                 } else {
@@ -342,7 +342,7 @@ impl Coder<'_> {
                     return Err(Stop::Damaged);
                 }
                 *known |= 1 << index;
-                if let Some(to) = values.get_mut(KEPT[index]) {
+                if let Some(to) = values.get_mut(self.kept[index]) {
                     *to = new;
                 }
             }
@@ -352,7 +352,7 @@ impl Coder<'_> {
             self.run -= 1;
             let mut left = *known & bits_of((index, self.band.1));
             while left != 0 {
-                refine(bits, values, left.trailing_zeros() as usize, step)?;
+                refine(bits, values, self.kept[left.trailing_zeros() as usize], step)?;
                 left &= left - 1;
             }
         }
@@ -365,11 +365,11 @@ fn bits_of((first, last): (usize, usize)) -> u64 {
     if first > last { 0 } else { u64::MAX << first & u64::MAX >> (63 - last) }
 }
 
-/// One more bit of a coefficient.
+/// One more bit of the coefficient that is kept at `place`, if it is.
 #[inline]
-fn refine(bits: &mut Bits<'_>, values: &mut [i16], index: usize, step: i16) -> Result<(), Stop> {
+fn refine(bits: &mut Bits<'_>, values: &mut [i16], place: usize, step: i16) -> Result<(), Stop> {
     if bits.bit()?
-        && let Some(value) = values.get_mut(KEPT[index])
+        && let Some(value) = values.get_mut(place)
         && *value & step == 0
     {
         *value = value.wrapping_add(if *value < 0 { -step } else { step });

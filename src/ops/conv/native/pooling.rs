@@ -34,7 +34,7 @@ pub(super) fn pool(of: PoolIndices, map: &[f32], pooled: &mut [f32], indices: &m
 }
 
 /// Pools two rows; `line` is 0 or 1, the row of the indices' windows that this is. Which value is the largest can't be
-/// predicted, so there are masks in place of branches.
+/// predicted, so there are masks instead of branches.
 #[multiversion(targets("x86_64+avx2+fma", "aarch64+neon"))]
 fn pool_row([above, below]: [&[f32]; 2], line: usize, pooled: &mut [f32], indices: &mut [f32]) {
     let pooled = pooled.as_chunks_mut::<4>().0;

@@ -173,7 +173,7 @@ pub(super) struct WinogradInput<'a> {
     /// Where this map is not positive, the other one counts as zero.
     pub activation: Option<&'a [f32]>,
     pub place: Placement,
-    /// True for the adjoint: tiles are turned by 180 degrees in place of the filter.
+    /// True for the adjoint: tiles are turned by 180 degrees instead of the filter.
     pub turned: bool,
 }
 

@@ -10,9 +10,9 @@ pub(super) const GROUP: usize = 64;
 /// Tile size of the output: F(4x4, 3x3) or F(2x2, 3x3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WinogradTile {
-    /// 36 products in place of 144.
+    /// 36 products instead of 144.
     Four,
-    /// 16 products in place of 36; as accurate as the direct sum.
+    /// 16 products instead of 36; as accurate as the direct sum.
     Two,
 }
 

@@ -1,7 +1,9 @@
-//! A very large JPEG, decoded at a half, a quarter or an eighth of its size.
+//! A JPEG that zune-jpeg doesn't decode as is wanted: a very large one at a half, a quarter or an eighth of its size, and in its
+//! own size one of a kind that it reads wrongly.
 //!
-//! A decoder of whole pictures holds all pixels, and of a progressive JPEG all coefficients besides: 1.2 GB for 200
-//! megapixels, 2.4 GB in CMYK. Here it is at most 40 bytes for a block of 8x8 pixels, and 2 where its mean is enough.
+//! zune-jpeg holds all pixels, and of a progressive JPEG all coefficients besides: 1.2 GB for 200 megapixels, 2.4 GB in CMYK.
+//! Here it is at most 40 bytes for a block of 8x8 pixels of a reduced picture, and 2 where its mean is enough; in its own
+//! size 128 for each component, and 8 more where it is progressive.
 
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 
@@ -10,8 +12,8 @@ use super::super::failure::Failure;
 use super::planes::{Planes, Problem};
 use super::scans::Tables;
 
-/// The planes of a JPEG at a resolution of one pixel for `step` x `step` of its own, step being 2, 4 or 8. Nothing if it is
-/// of a kind for the whole decoder.
+/// The planes of a JPEG at a resolution of one pixel for `step` x `step` of its own, step being 1, 2, 4 or 8. Nothing if the
+/// resolutions of its components don't divide each other.
 pub(super) fn decode(bytes: &[u8], step: usize) -> Result<Option<Planes>, Failure> {
     let mut tables = Tables::default();
     let mut frame: Option<(Planes, bool)> = None;
