@@ -103,9 +103,7 @@ impl Host<'_> {
         let Schedule { report_every, snapshot_every, picture_every, picture_at, .. } = &self.request.schedule;
         if self.is_tiled() {
             // An iteration is reported before the next one begins, and makes a picture only if observers take it.
-            let schedule = &self.request.schedule;
-            let is_read = |iteration| schedule.snapshots(iteration) || schedule.pictures(iteration);
-            return u64::from((self.scale.first..=self.scale.end).any(is_read));
+            return u64::from(self.request.schedule.reads_within(self.scale.first..=self.scale.end));
         }
         let always = [report_every, snapshot_every, picture_every].into_iter().any(|every| *every == 1);
         // As those of a film are at first.

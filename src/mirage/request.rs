@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::image_io::Picture;
 use crate::ops::{Padding, PoolKind};
 use crate::vgg::Network;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 /// The highest decay of the average: above it, later pictures would count nothing in f32.
@@ -102,6 +103,17 @@ impl Schedule {
     pub fn pictures(&self, iteration: u32) -> bool {
         let regular = self.picture_every > 0 && iteration.is_multiple_of(self.picture_every);
         regular || self.picture_at.contains(&iteration)
+    }
+
+    /// True if a snapshot or a picture to look at is due after one of these iterations, of which a file may state any number.
+    pub(super) fn reads_within(&self, iterations: RangeInclusive<u32>) -> bool {
+        let (first, end) = (*iterations.start(), *iterations.end());
+        let is_due =
+            |every: u32, first: u32| end.checked_div(every).is_some_and(|times| times * every >= first);
+        let mut listed = self.snapshot_at.iter().chain(&self.picture_at);
+        is_due(self.snapshot_every, first.max(1))
+            || is_due(self.picture_every, first)
+            || listed.any(|iteration| iterations.contains(iteration))
     }
 
     /// True if there are pictures to look at; the last picture is then one of them, whenever the run ends.
@@ -294,5 +306,30 @@ impl Request {
     /// True if a weight has to be measured.
     pub(super) fn has_shares(&self) -> bool {
         self.groups.iter().any(|group| matches!(group.strength, Strength::Share(_)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pictures_that_are_due_are_found_without_counting() {
+        let all = 0..=u32::MAX;
+        let none = Schedule::default();
+        assert!(!none.reads_within(all.clone()));
+        let schedules = [
+            Schedule { snapshot_every: 7, ..none.clone() },
+            Schedule { picture_every: 7, ..none.clone() },
+            Schedule { snapshot_at: vec![9, 30], ..none.clone() },
+            Schedule { picture_at: vec![0], ..none },
+        ];
+        for schedule in &schedules {
+            assert!(schedule.reads_within(all.clone()));
+            for (first, end) in (0..20).flat_map(|first| (first..40).map(move |end| (first, end))) {
+                let expected = (first..=end).any(|at| schedule.snapshots(at) || schedule.pictures(at));
+                assert_eq!(schedule.reads_within(first..=end), expected, "{first} {end} {schedule:?}");
+            }
+        }
     }
 }

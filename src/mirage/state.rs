@@ -5,6 +5,9 @@ use super::weighting::Weights;
 use crate::error::{Error, Result};
 use std::fmt;
 
+/// More than a run may have taken: thirty thousand years.
+const MOST_SECONDS: f64 = 1e12;
+
 /// State after some iterations. A [`Session`](super::Session) of the same request, network and adapter goes on from
 /// it with the same bits as if it had never been interrupted.
 #[derive(Clone, PartialEq)]
@@ -52,7 +55,7 @@ impl State {
     /// Checks that the state is one of a run at this size.
     ///
     /// # Errors
-    /// [`Error::Usage`] if sizes don't match, or a value isn't finite.
+    /// [`Error::Usage`] if sizes don't match, or a value isn't finite or possible.
     pub(super) fn check(&self, size: [usize; 2]) -> Result<()> {
         if self.size != size {
             let [[height, width], [new_height, new_width]] = [self.size, size];
@@ -60,7 +63,10 @@ impl State {
                 "the run was at {width}x{height} pixels and can't go on at {new_width}x{new_height}: keep --size and --scales, or start anew with --init and its picture"
             )));
         }
-        // A file may state any size.
+        // A file may state anything.
+        if !(0.0..=MOST_SECONDS).contains(&self.seconds) {
+            return Err(Error::usage(format!("the state's time is {} seconds", self.seconds)));
+        }
         let values = size[0].saturating_mul(size[1]).saturating_mul(3);
         let picture = self.tensor("picture").map_or(0, <[f32]>::len);
         if picture != values {
