@@ -113,20 +113,21 @@ fn coefficients(sampling: &[u8], (width, height): (u32, u32)) -> usize {
     width as usize * height as usize * samples / (most.0 * most.1)
 }
 
-/// Whether zune-jpeg reads such a file right. With colours of another resolution than the luminance it takes data of one
-/// scan for those of all components in turn, and with a luminance that is not the finest it takes wrong places
-/// (0.5.15, found by comparing with libjpeg); it stops at a repeated statement of the height.
+/// Whether zune-jpeg reads such a file right. Version 0.5.15 takes wrong places where components come in scans of their own (its
+/// issues 422 and 449, fixed behind that version) and where the luminance is not the finest component, and stops at a
+/// repeated statement of the height.
 fn is_read_right(found: &structure::Jpeg<'_>) -> bool {
     let in_one_scan = found.coding == PROGRESSIVE || found.scans == [found.components];
+    if found.height_again || !in_one_scan {
+        return false;
+    }
     match *found.sampling {
-        _ if found.height_again => false,
-        [_] => true,
-        [first, ref others @ ..] if others.iter().all(|other| *other == first) => true,
-        [first, second, third, ref fourth @ ..] => {
+        [first, second, third, ref fourth @ ..] if second != first || third != first => {
             let divides = |fine: u8, coarse: u8| coarse != 0 && fine.is_multiple_of(coarse);
             let is_finest = divides(first >> 4, second >> 4) && divides(first & 15, second & 15);
-            in_one_scan && is_finest && second == third && fourth.iter().all(|fourth| *fourth == first)
+            is_finest && second == third && fourth.iter().all(|fourth| *fourth == first)
         }
+        [first, .., fourth] => fourth == first,
         _ => true,
     }
 }
