@@ -173,7 +173,12 @@ fn without_an_adapter_the_cpu_does_all() {
     );
     let mut classify = place.deviceless();
     classify.args(["classify", "photo.png", "--weights"]).arg(place.network()).assert().success();
-    // A network that is painted with on a graphics device gives about the same losses.
+}
+
+#[test]
+fn the_cpu_and_a_graphics_device_give_about_the_same_losses() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
     let losses = |adapter: &str| {
         let log = format!("{adapter}.jsonl");
         let mut run = place.render_to(&photo, &format!("{adapter}.png"), "3");
