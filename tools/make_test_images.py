@@ -37,6 +37,14 @@ def waves():
     return Image.fromarray(numpy.stack([c + edge + texture for c in (red, green, blue)], -1).clip(0, 255).astype("uint8"))
 
 
+def transcoded(jpeg, scans):
+    with tempfile.NamedTemporaryFile("w") as script:
+        script.write(scans)
+        script.flush()
+        command = ["jpegtran", "-scans", script.name]
+        return subprocess.run(command, input=jpeg, stdout=subprocess.PIPE, check=True).stdout
+
+
 def large(folder):
     picture = waves()
     for sampling in ("4:4:4", "4:2:2", "4:2:0"):
@@ -52,12 +60,16 @@ def large(folder):
     # The coefficients of large-baseline.jpg with a scan for each component, or for two and one; luminance of half the resolution.
     baseline = (folder / "large-baseline.jpg").read_bytes()
     for name, scans in (("separate", "0;1;2;"), ("pair", "0 1;2;")):
-        with tempfile.NamedTemporaryFile("w") as script:
-            script.write(scans)
-            script.flush()
-            command = ["jpegtran", "-scans", script.name]
-            data = subprocess.run(command, input=baseline, stdout=subprocess.PIPE, check=True).stdout
-        (folder / f"large-{name}.jpg").write_bytes(data)
+        (folder / f"large-{name}.jpg").write_bytes(transcoded(baseline, scans))
+    # Progressive, with a DC scan for each component, and the quantization table of the colours behind the first of them.
+    dc = "0: 0-0, 0, 0; 1: 0-0, 0, 0; 2: 0-0, 0, 0;"
+    data = transcoded(baseline, dc + "0: 1-63, 0, 0; 1: 1-63, 0, 0; 2: 1-63, 0, 0;")
+    tables = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xdb"]
+    table = data[tables[1] : tables[1] + 69]
+    data = data[: tables[1]] + data[tables[1] + 69 :]
+    scan = data.index(b"\xff\xda")
+    second = scan + 2 + data[scan + 2 :].index(b"\xff\xda")
+    (folder / "large-late-table.jpg").write_bytes(data[:second] + table + data[second:])
     ppm = b"P6\n203 149\n255\n" + picture.tobytes()
     command = ["cjpeg", "-quality", "90", "-sample", "1x1,2x2,2x2"]
     data = subprocess.run(command, input=ppm, stdout=subprocess.PIPE, check=True).stdout

@@ -68,8 +68,8 @@ pub(super) struct FileArgs {
     /// fits into the memory (see --memory), up to the photo's own
     #[arg(long, value_name = "PIXELS|auto", default_value = "512")]
     pub size: SizeArg,
-    /// Memory that the run may take, e.g. 4GiB or 800MB: the device's own, or the machine's for the CPU device and drivers
-    /// in software. What needs more is refused before it starts [default: what is free]
+    /// Memory that the run may take, e.g. 4GiB or 800MB: the device's own, or the machine's for the CPU device and software
+    /// drivers. What needs more is refused before it starts [default: what is free]
     #[arg(long, value_name = "SIZE")]
     #[serde(skip)]
     pub memory: Option<ByteCount>,

@@ -44,7 +44,7 @@ impl RunTexts {
     }
 }
 
-/// Saves a checkpoint; instead of the one before only with `replaces`.
+/// Saves a checkpoint; replaces the one before only with `replaces`.
 ///
 /// # Errors
 /// [`Error::Io`] if the system refuses, [`Error::File`] if a file may not be replaced; the one before is then still

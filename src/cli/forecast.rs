@@ -92,12 +92,18 @@ impl Forecast {
         })
     }
 
-    /// Measures what iterations cost. That takes the whole picture at small sizes: a device that has too little memory for
-    /// that states no time.
+    /// Measures what iterations cost. That takes the whole picture at small sizes: where a run in tiles may not take as much
+    /// memory, no time is stated.
     ///
     /// # Errors
     /// As [`Speed::measure`].
     pub(super) fn time(&mut self, engine: &Arc<Engine>, plan: &Plan) -> Result<()> {
+        if plan.request.tiling != Tiling::Whole {
+            let largest = Speed::largest(engine, &plan.request);
+            if self.budgets.exceeded(&MemoryPlan::new(engine, &plan.network, &largest)?).is_some() {
+                return Ok(());
+            }
+        }
         self.speed = match Speed::measure(engine, &plan.network, &plan.request) {
             Err(Error::OutOfMemory { .. }) if plan.request.tiling != Tiling::Whole => None,
             speed => Some(speed?),
@@ -154,8 +160,11 @@ impl Forecast {
         };
         let tiles =
             if plan.request.tiling == Tiling::Whole { ", or paint in tiles with --tile auto" } else { "" };
+        // --memory is the device's.
+        let is_host = self.budgets.host.as_ref().is_some_and(|host| std::ptr::eq(host, budget));
         let remedy = match budget.of.as_str() {
             GIVEN => format!("Raise --memory{tiles}"),
+            _ if is_host => format!("Close other programs{tiles}"),
             _ => format!("Close other programs{tiles}, or state with --memory how much the run may take"),
         };
         Err(Error::usage(format!(

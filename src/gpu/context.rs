@@ -75,7 +75,7 @@ struct Timing {
 pub enum Hardware {
     /// A device, opened.
     Opened(Box<Context>),
-    /// None, and perhaps an adapter in software of this name.
+    /// None, and perhaps a software adapter of this name.
     Missing {
         /// The adapter's name.
         software: Option<String>,

@@ -186,7 +186,7 @@ impl Engine {
         }
     }
 
-    /// Writes the trace; instead of a file only with `replace`.
+    /// Writes the trace; replaces a file only with `replace`.
     ///
     /// # Errors
     /// As [`Trace::save`].
@@ -374,7 +374,7 @@ fn only_shaders(options: &DeviceOptions) -> Option<&'static str> {
 
 fn without_gpu(device: &str, software: Option<&str>, hidden: &[String]) -> String {
     let there = software.and_then(|name| name.split_whitespace().next()).map_or_else(String::new, |name| {
-        format!(". A graphics software driver is there too: --adapter {name} uses it")
+        format!(". A software graphics driver is there too: --adapter {name} uses it")
     });
     if hidden.is_empty() {
         return format!("no GPU was found: running on {device}{there}");
@@ -393,7 +393,7 @@ mod tests {
     #[test]
     fn the_note_says_what_is_missing_or_not_used() {
         let note = without_gpu("the CPU", Some("llvmpipe (LLVM 15)"), &[]);
-        let there = ". A graphics software driver is there too: --adapter llvmpipe uses it";
+        let there = ". A software graphics driver is there too: --adapter llvmpipe uses it";
         assert_eq!(note, format!("no GPU was found: running on the CPU{there}"));
         assert_eq!(
             without_gpu("the CPU", None, &["A GPU is hidden".to_owned()]),

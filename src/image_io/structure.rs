@@ -35,9 +35,13 @@ pub(super) struct Jpeg<'a> {
     /// For each component, how many samples it has in a part of the picture that all have in common: across in the upper
     /// four bits, down in the lower.
     pub(super) sampling: Vec<u8>,
-    /// The components of each scan.
-    pub(super) scans: Vec<u8>,
-    /// The height is stated once more, behind the first scan (DNL).
+    /// How many scans there are.
+    pub(super) scans: usize,
+    /// The number of components of the first.
+    pub(super) first_scan: u8,
+    /// Quantization tables come behind the first scan.
+    pub(super) late_tables: bool,
+    /// The height is stated behind the first scan (DNL).
     pub(super) height_again: bool,
     /// Contents of the application segments (APP1) in order.
     pub(super) app1: Vec<&'a [u8]>,
@@ -124,7 +128,13 @@ pub(super) fn segment<'a>(bytes: &'a [u8], at: &mut usize) -> Result<Option<(u8,
 fn note<'a>(marker: u8, data: &'a [u8], found: &mut Jpeg<'a>) {
     match marker {
         0xe1 => found.app1.push(data),
-        0xda => found.scans.push(data.first().copied().unwrap_or(0)),
+        0xda => {
+            if found.scans == 0 {
+                found.first_scan = data.first().copied().unwrap_or(0);
+            }
+            found.scans += 1;
+        }
+        0xdb if found.scans > 0 => found.late_tables = true,
         0xdc => found.height_again = true,
         // Frame headers are C0 to CF without DHT, JPG and DAC.
         0xc0..=0xcf if ![0xc4, 0xc8, 0xcc].contains(&marker) && found.size.is_none() => {

@@ -32,7 +32,7 @@ const FORMAT: &str = "neural-mirage checkpoint 3";
 const REMEDY: &str = "Give a file that `mirage render` saved after Ctrl-C or with --checkpoint-every";
 /// What stands before the hash in the file.
 const HASH_KEY: &str = "\"state:sha256\":\"";
-/// What stands instead of the hash while it is computed.
+/// What stands in the hash's place while it is computed.
 const NO_HASH: [u8; 64] = [b'0'; 64];
 /// What the names of the state's tensors begin with.
 const TENSOR: &str = "tensor:";
@@ -48,7 +48,7 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Writes the file, whole or not at all, instead of one that exists.
+    /// Writes the file, whole or not at all; replaces one that exists.
     ///
     /// # Errors
     /// [`Error::Io`] if the system refuses, [`Error::File`] if no file can be made there.

@@ -165,8 +165,8 @@ pub struct Request {
     pub schedule: Schedule,
     /// Number of classes in each report; 0 for none.
     pub top_classes: usize,
-    /// True to compute activations again in the backward pass where that lowers the memory that the device needs, in
-    /// place of keeping them. It changes no bit of the picture, and takes longer.
+    /// True to compute activations again in the backward pass where that lowers the memory that the device needs,
+    /// instead of keeping them. It changes no bit of the picture, and takes longer.
     pub recompute: bool,
     /// Whether the first layers of the network are computed in tiles. It changes the picture only by rounding.
     pub tiling: Tiling,
@@ -251,7 +251,7 @@ impl Request {
         };
         let names: Vec<&str> = self.groups.iter().filter(compares).map(|group| group.name.as_str()).collect();
         Err(Error::usage(format!(
-            "nothing would steer the picture: no factor has both layers and a share or weight above 0. Give them to one of {}",
+            "nothing would steer the picture: no factor has both layers and a share or weight above 0. Give both to one of {}",
             names.join(", ")
         )))
     }
@@ -289,13 +289,15 @@ impl Request {
 
     /// The images that the losses compare with, besides the photo.
     pub fn images(&self) -> impl Iterator<Item = &Picture> {
-        let targets = self.groups.iter().flat_map(Group::counting).map(|loss| &loss.target);
-        targets
-            .flat_map(|target| match target {
-                Target::Images(images) => images.as_ref(),
-                _ => &[],
-            })
-            .map(|(image, _)| image)
+        let mut sets: Vec<&Arc<_>> = Vec::new();
+        for loss in self.groups.iter().flat_map(Group::counting) {
+            if let Target::Images(images) = &loss.target
+                && !sets.iter().any(|set| Arc::ptr_eq(set, images))
+            {
+                sets.push(images);
+            }
+        }
+        sets.into_iter().flat_map(|set| set.iter()).map(|(image, _)| image)
     }
 
     /// How the network looks at pictures.

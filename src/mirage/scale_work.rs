@@ -17,9 +17,9 @@ impl Request {
         let mut scales = self.sizes(network)?;
         let measured = |group: &&_| self.has_shares() && is_measured(group);
         let groups = self.present().iter().filter(measured).count() as u64;
-        // Most have the size of the photo, or are painted to about that.
+        // The photo and other images, which are scaled to about its size.
         let captured = 1 + self.images().count() as u64;
-        for scale in &mut scales {
+        for (index, scale) in scales.iter_mut().enumerate() {
             let (forward, measuring) = match in_tiles(network, self, scale.size)? {
                 // Behind the pass over the tiles that puts their sums together, another computes each tile forward once more.
                 // A group's gradient takes another.
@@ -32,7 +32,7 @@ impl Request {
                 // The step is made of the groups' gradients, behind one forward pass.
                 None => (scale.pixels / 3, scale.pixels * groups.saturating_sub(1) * 2 / 3),
             };
-            scale.preparing = captured * forward + measuring;
+            scale.preparing = if index > 0 { captured * forward } else { 0 } + measuring;
             // Spread over the iterations from one measurement to the next.
             scale.pixels += measuring.checked_div(u64::from(self.rebalance_every)).unwrap_or(0);
         }
@@ -57,8 +57,9 @@ fn in_tiles(network: &Network, request: &Request, size: [usize; 2]) -> Result<Op
 mod tests {
     use super::*;
     use crate::image_io::Picture;
-    use crate::mirage::{ScaleCount, Scales, Strength};
+    use crate::mirage::{ScaleCount, Scales, Strength, Target};
     use std::path::Path;
+    use std::sync::Arc;
 
     #[test]
     fn tiles_and_measurements_count() {
@@ -68,9 +69,20 @@ mod tests {
         request.scales = Scales { count: ScaleCount::Exactly(2), ..request.scales };
         let plan = |request: &Request| request.plan(&network).unwrap();
         let of_picture = 512 * 384;
-        // Of three factors with shares; the photo goes forward first.
+        // Of three factors with shares; the photo goes forward first, at the first scale before the run.
         let whole = plan(&request);
         assert_eq!((whole[1].pixels, whole[1].preparing), (of_picture, of_picture / 3 + of_picture * 4 / 3));
+        assert_eq!(whole[0].preparing, whole[0].pixels * 4 / 3);
+        // The images that all style losses share go forward once.
+        let mut styled = request.clone();
+        let image = || (Picture { width: 4, height: 4, rgb: vec![0.5; 48] }, 1.0);
+        let images: Arc<[_]> = Arc::new([image(), image()]);
+        for loss in styled.groups.iter_mut().filter(|group| group.name == "style").flat_map(|g| &mut g.losses)
+        {
+            loss.target = Target::Images(images.clone());
+        }
+        assert_eq!(styled.images().count(), 2);
+        assert_eq!(plan(&styled)[1].preparing, whole[1].preparing + of_picture / 3 * 2);
         request.tiling = Tiling::Side(512);
         assert_eq!(plan(&request), whole, "the picture is one tile");
         let near = |found: u64, expected: f64| {

@@ -37,7 +37,8 @@ pub struct Scale {
     pub end: u32,
     /// Pixels that an iteration computes, forward and backward: the picture's; in tiles more.
     pub pixels: u64,
-    /// Pixels computed when the scale begins, to capture targets and to measure the weights.
+    /// Pixels computed when the scale begins, to measure the weights and, after the first scale, whose targets are captured
+    /// before the run begins, to capture targets.
     pub preparing: u64,
 }
 
@@ -49,7 +50,7 @@ impl Scale {
 }
 
 /// A picture is this much longer than at the scale before (Crowson's `style-transfer-pytorch`).
-const STEP: f64 = std::f64::consts::SQRT_2;
+pub(super) const STEP: f64 = std::f64::consts::SQRT_2;
 /// The most sizes: with more, the smallest would be below one pixel even for the largest picture.
 const MOST: u32 = 32;
 
@@ -108,9 +109,9 @@ pub fn scale_at(scales: &[Scale], iteration: u32) -> usize {
 pub fn work(scales: &[Scale], iterations: u32) -> u64 {
     let of_scale = |scale: &Scale| match iterations.min(scale.end).saturating_sub(scale.first) {
         0 => 0,
-        done => scale.preparing + u64::from(done) * scale.pixels,
+        done => u64::from(done).saturating_mul(scale.pixels).saturating_add(scale.preparing),
     };
-    scales.iter().map(of_scale).sum()
+    scales.iter().map(of_scale).fold(0, u64::saturating_add)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! How long a run takes, by a few of its iterations at a small size.
 
 use super::request::{Request, Tiling};
-use super::scales::{Scale, ScaleCount, Scales, work};
+use super::scales::{STEP, Scale, ScaleCount, Scales, work};
 use super::session::Session;
 use crate::error::Result;
 use crate::graph::Engine;
@@ -37,15 +37,11 @@ impl Speed {
     /// # Errors
     /// As [`Session::new`], and if the device fails.
     pub fn measure(engine: &Arc<Engine>, network: &Arc<Network>, request: &Request) -> Result<Self> {
-        let sides = SIDES[usize::from(!engine.profile().software)];
+        let sides = sides(engine);
         let (mut timed, mut size) = (Vec::new(), [0; 2]);
         let mut preparing: f64 = 0.0;
         for (side, count) in sides.into_iter().zip(TIMED) {
-            let mut request = request.clone();
-            // So small a picture has tiles of its first layers only.
-            request.tiling = Tiling::Whole;
-            request.scales = Scales { count: ScaleCount::Auto, min_size: side, iterations: vec![1] };
-            let mut session = Session::new(engine, network, request)?;
+            let mut session = Session::new(engine, network, at_side(request, side))?;
             // The first one packs the weights, which the run finds packed, too.
             preparing = preparing.max(session.started.prepared_in);
             let times = session.time_iterations(WARM + count)?;
@@ -58,12 +54,36 @@ impl Speed {
         Ok(Self { size, per_pixel, per_iteration, preparing })
     }
 
+    /// What takes the most memory of what [`Speed::measure`] runs.
+    pub fn largest(engine: &Engine, request: &Request) -> Request {
+        let [_, side] = sides(engine);
+        // The first scale from a side on is at most a step longer.
+        let longest = (f64::from(side) * STEP).ceil() as usize;
+        let own = request.photo.width.max(request.photo.height);
+        let mut request = request.at_size(longest.min(own));
+        request.tiling = Tiling::Whole;
+        request.scales = Scales::single(1);
+        request
+    }
+
     /// Seconds of the iterations of these scales after the first `done`, and of the preparation.
     pub fn seconds(&self, scales: &[Scale], done: u32) -> f64 {
         let left = work(scales, u32::MAX).saturating_sub(work(scales, done));
         let iterations = scales.last().map_or(0, |last| last.end.saturating_sub(done));
         self.preparing + self.per_iteration * f64::from(iterations) + self.per_pixel * left as f64
     }
+}
+
+fn sides(engine: &Engine) -> [u32; 2] {
+    SIDES[usize::from(!engine.profile().software)]
+}
+
+/// The request with scales from this side on, without tiles: so small a picture has tiles of its first layers only.
+fn at_side(request: &Request, side: u32) -> Request {
+    let mut request = request.clone();
+    request.tiling = Tiling::Whole;
+    request.scales = Scales { count: ScaleCount::Auto, min_size: side, iterations: vec![1] };
+    request
 }
 
 /// What a pixel and what an iteration costs, from the seconds of an iteration of two numbers of pixels, the smaller first.

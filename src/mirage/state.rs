@@ -5,7 +5,7 @@ use super::weighting::Weights;
 use crate::error::{Error, Result};
 use std::fmt;
 
-/// More than a run may have taken: thirty thousand years.
+/// More than any run takes: thirty thousand years. Beyond it times can't be printed.
 const MOST_SECONDS: f64 = 1e12;
 
 /// State after some iterations. A [`Session`](super::Session) of the same request, network and adapter goes on from
@@ -65,7 +65,7 @@ impl State {
         }
         // A file may state anything.
         if !(0.0..=MOST_SECONDS).contains(&self.seconds) {
-            return Err(Error::usage(format!("the state's time is {} seconds", self.seconds)));
+            return Err(Error::usage(format!("the state's time can't be {} seconds", self.seconds)));
         }
         let values = size[0].saturating_mul(size[1]).saturating_mul(3);
         let picture = self.tensor("picture").map_or(0, <[f32]>::len);

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::gpu::Profile;
 use std::ops::Range;
 
-/// `sum += factor * x`, or instead of what was there `sum = factor * x`. Inputs: the sum, which it changes, and x of the
+/// `sum += factor * x`, or `sum = factor * x`, whatever was there. Inputs: the sum, which it changes, and x of the
 /// same shape. With a place x is a map that may be smaller, and goes where [`Crop`](super::Crop) would take it from; the
 /// places are a third input. Output: 0.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -90,7 +90,7 @@ pub fn source(name: &str) -> Result<Cow<'static, str>> {
         .ok_or_else(|| Error::gpu(format!("shader {name}"), "no such file under shaders/"))
 }
 
-/// Texts instead of embedded ones.
+/// Texts that replace embedded ones.
 #[derive(Default)]
 struct Replaced {
     texts: HashMap<&'static str, String>,

@@ -119,7 +119,7 @@ impl Cache {
         (choices, note)
     }
 
-    /// Adds an entry instead of an earlier one for the same.
+    /// Adds an entry, which replaces an earlier one for the same.
     pub fn insert(&mut self, entry: Entry) {
         let kind = |entry: &Entry| (entry.exact, entry.precision);
         self.entries

@@ -126,7 +126,7 @@ impl Encoder {
         self.change(|queue| queue.photo = Some(frame));
     }
 
-    /// The newest picture, instead of one that still waits.
+    /// The newest picture, which replaces one that still waits.
     pub fn picture(&self, iteration: u32, frame: Frame) {
         self.change(|queue| queue.picture = Some((iteration, frame)));
     }

@@ -117,7 +117,7 @@ impl Record {
         Ok(record)
     }
 
-    /// Writes the file whole or not at all; instead of one that exists only with `replace`.
+    /// Writes the file whole or not at all; replaces one that exists only with `replace`.
     ///
     /// # Errors
     /// [`Error::Io`], or [`Error::File`] if the file may not be replaced.

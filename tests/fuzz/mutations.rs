@@ -78,7 +78,7 @@ impl<'a> Mutator<'a> {
         }
     }
 
-    /// A longer number instead of one that is written in digits.
+    /// A longer number for one that is written in digits.
     fn put_digits(&mut self, bytes: &mut Vec<u8>, at: usize) {
         let Some(found) = bytes[at..].iter().position(u8::is_ascii_digit) else { return };
         let number = NUMBERS[self.random.random_range(0..NUMBERS.len())];

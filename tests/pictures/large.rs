@@ -139,11 +139,11 @@ fn both_decoders_read_the_same() {
     }
 }
 
-/// Components in scans of their own, and luminance that is coarser than the colours.
+/// Components in scans of their own, a quantization table behind the first scan, and luminance that is coarser than the colours.
 #[test]
 fn kinds_that_zune_jpeg_reads_wrongly() {
     let expected = read(&fixture("large-baseline.jpg")).unwrap().picture;
-    for name in ["separate", "pair"] {
+    for name in ["separate", "pair", "late-table"] {
         let found = read(&fixture(&format!("large-{name}.jpg"))).unwrap().picture;
         let (found, average) = (worst(&found.rgb, &expected.rgb), mean(&found.rgb, &expected.rgb));
         assert!(found <= 0.1 && average <= 0.006, "{name}: {found}, {average}");
@@ -154,6 +154,43 @@ fn kinds_that_zune_jpeg_reads_wrongly() {
         .map(|name| resize(&read(&fixture(name)).unwrap().picture, 51, 37).unwrap().rgb);
     assert!(worst(&found, &expected) <= 0.06, "{}", worst(&found, &expected));
     assert!(mean(&found, &expected) <= 0.01, "{}", mean(&found, &expected));
+    check(&fixture("large-coarse-luma.jpg"), 3, TOLERANCES);
+}
+
+/// What no decoder here reads, and what would take too long, by its name.
+#[test]
+fn other_kinds_are_refused_by_name() {
+    let dir = folder();
+    let path = dir.path().join("refused.jpg");
+    let whole = fs::read(fixture("large-444.jpg")).unwrap();
+    let frame = whole.windows(2).position(|w| w == [0xff, 0xc2]).unwrap();
+    let refused = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = whole.clone();
+        change(&mut bytes);
+        fs::write(&path, bytes).unwrap();
+        refusal(read(&path))
+    };
+    let sampled = |sampling: [u8; 3]| {
+        refused(&|bytes| sampling.iter().enumerate().for_each(|(i, both)| bytes[frame + 11 + 3 * i] = *both))
+    };
+    assert!(sampled([0x31, 0x11, 0x11]).contains("sampling factor of 3"));
+    assert!(sampled([0x13, 0x12, 0x11]).contains("don't divide each other"));
+    let end = whole.len() - 2;
+    let without_height = |bytes: &mut Vec<u8>| bytes[frame + 5..frame + 7].fill(0);
+    assert!(refused(&without_height).contains("no pixels"));
+    let later = refused(&|bytes| {
+        without_height(bytes);
+        bytes.splice(end..end, [0xff, 0xdc, 0, 4, 0, 149]);
+    });
+    assert!(later.contains("stated after the picture"), "{later}");
+    // Thirty scans at 16 megapixels.
+    let scans: Vec<usize> =
+        whole.windows(2).enumerate().filter(|(_, w)| *w == [0xff, 0xda]).map(|(at, _)| at).collect();
+    let many = refused(&|bytes| {
+        bytes.splice(end..end, whole[scans[0]..scans[1]].repeat(30));
+        bytes[frame + 5..frame + 9].copy_from_slice(&[0x10, 0x04, 0x10, 0x04]);
+    });
+    assert!(many.contains("more than 30 scans at 4100x4100 pixels"), "{many}");
 }
 
 /// Luminance and chrominance of inks, RGB under numbers, and a photo on its side: only what the file says of itself is other.
@@ -256,4 +293,7 @@ fn coefficients_are_counted() {
     assert_eq!(besides("large-420.jpg"), pixels * 3 + pixels * 6 / 4 * 2);
     assert_eq!(besides("large-gray.jpg"), pixels * 3);
     assert_eq!(besides("large-cmyk.jpg"), pixels * 12);
+    // Our own: blocks of all components in parts of 16x16 pixels, and the lines of a row of parts as f32.
+    let parts = 13 * 10;
+    assert_eq!(besides("large-separate.jpg"), parts * (4 + 1 + 1) * 128 + 3 * 16 * 13 * 16 * 4);
 }

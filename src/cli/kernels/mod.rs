@@ -64,8 +64,8 @@ pub(in crate::cli) fn run(args: &KernelsArgs, folder: Option<Folder>) -> Result<
 /// Which device, and how it is used.
 #[derive(Debug, Args)]
 struct DeviceArgs {
-    /// Graphics device by number or part of its name, from `mirage devices`, or cpu [default: the most capable, drivers in
-    /// software included; the CPU without any]
+    /// Graphics device by number or part of its name, from `mirage devices`, or cpu [default: the most capable,
+    /// software drivers included; the CPU without any]
     #[arg(long, value_name = "NAME|INDEX", help_heading = "Device")]
     adapter: Option<AdapterChoice>,
     /// Threads of the CPU device [default: as many as the process may use at once]

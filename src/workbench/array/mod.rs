@@ -126,7 +126,7 @@ impl Array {
         Ok(Self { element, shape, bytes })
     }
 
-    /// Writes a .npy file, whole or not at all; instead of one that exists only with `replace`.
+    /// Writes a .npy file, whole or not at all; replaces one that exists only with `replace`.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::File`] for bf16, which NumPy has not, and for a file that may not be replaced.

@@ -42,6 +42,7 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
         // Adobe's marker says only that nothing was converted.
         Some(ColorSpace::CMYK) if found.components == 3 => ColorSpace::RGB,
         Some(ColorSpace::YCCK) if found.components == 3 => ColorSpace::YCbCr,
+        Some(ColorSpace::YCbCr) if found.components == 4 => ColorSpace::CMYK,
         space => space.unwrap_or(ColorSpace::YCbCr),
     };
     let (colors, wanted) = match space {
@@ -54,19 +55,27 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
     let orientation = orientation(decoder.exif().map(Vec::as_slice));
     let step = reading.step(size);
     check_scans(&found, size, step)?;
-    let own = step > 1 || !is_read_right(&found);
-    if own && space.num_components() == usize::from(found.components) {
+    // Not those whose number of components doesn't fit what Adobe's marker says.
+    let is_fitting =
+        decoder.input_colorspace().is_none_or(|stated| stated.num_components() == space.num_components());
+    let is_read_right = is_read_right(&found) && (is_fitting || space == ColorSpace::RGB);
+    if step > 1 || !is_read_right {
         let planes = own::decode(bytes, step)?;
-        let fits = |side: usize, reduced: u32| side == (reduced as usize).div_ceil(step);
-        if let Some(planes) = planes.filter(|p| fits(p.size.0, size.0) && fits(p.size.1, size.1)) {
+        let fits = |side: usize, stated: u32| side == (stated as usize).div_ceil(step);
+        let is_ours = |planes: &Planes| {
+            planes.components.len() == space.num_components()
+                && fits(planes.size.0, size.0)
+                && fits(planes.size.1, size.1)
+        };
+        if let Some(planes) = planes.filter(is_ours) {
             reading.note_buffer(planes.bytes());
-            let profile = decoder.icc_profile().into();
-            let mut rows = reading.start_reduced(size, step, layout, profile)?;
+            let mut rows = reading.start_reduced(size, step, layout, decoder.icc_profile().into())?;
             push(planes, space, &mut rows)?;
             return Ok(Stored { rows, orientation });
         }
+        check_scans(&found, size, 1)?;
     }
-    if !is_read_right(&found) {
+    if !is_read_right {
         return Err(Failure::Unsupported("components whose resolutions don't divide each other".to_owned()));
     }
     let mut rows = reading.start(size, layout, decoder.icc_profile().into())?;
@@ -114,18 +123,19 @@ fn coefficients(sampling: &[u8], (width, height): (u32, u32)) -> usize {
 }
 
 /// Whether zune-jpeg reads such a file right. Version 0.5.15 takes wrong places where components come in scans of their own (its
-/// issues 422 and 449, fixed behind that version) and where the luminance is not the finest component, and stops at a
-/// repeated statement of the height.
+/// issues 422 and 449, fixed since) and where the luminance is not the finest component, takes all quantization tables as
+/// they are before the first scan, and stops at a repeated height and at colours of two rows where the luminance has four.
 fn is_read_right(found: &structure::Jpeg<'_>) -> bool {
-    let in_one_scan = found.coding == PROGRESSIVE || found.scans == [found.components];
-    if found.height_again || !in_one_scan {
+    let is_in_one_scan = found.scans == 1 && found.first_scan == found.components;
+    if found.height_again || found.late_tables || !is_in_one_scan && found.coding != PROGRESSIVE {
         return false;
     }
     match *found.sampling {
         [first, second, third, ref fourth @ ..] if second != first || third != first => {
             let divides = |fine: u8, coarse: u8| coarse != 0 && fine.is_multiple_of(coarse);
             let is_finest = divides(first >> 4, second >> 4) && divides(first & 15, second & 15);
-            is_finest && second == third && fourth.iter().all(|fourth| *fourth == first)
+            let is_refused = second & 15 > 1 && first & 15 != second & 15;
+            is_finest && !is_refused && second == third && fourth.iter().all(|fourth| *fourth == first)
         }
         [first, .., fourth] => fourth == first,
         _ => true,
@@ -133,10 +143,13 @@ fn is_read_right(found: &structure::Jpeg<'_>) -> bool {
 }
 
 /// Refuses more scans than any picture has: each may pass over all of it and take a few bytes only.
+///
+/// # Errors
+/// [`Failure::Unsupported`] with the limit.
 fn check_scans(found: &structure::Jpeg<'_>, (width, height): (u32, u32), step: usize) -> Result<(), Failure> {
     let is_large = step == 1 && u64::from(width) * u64::from(height) > 1 << 24;
     let most = if is_large { MOST_SCANS_OF_LARGE } else { MOST_SCANS };
-    if found.scans.len() > most {
+    if found.scans > most {
         let size = if is_large { format!(" at {width}x{height} pixels") } else { String::new() };
         return Err(Failure::Unsupported(format!("more than {most} scans{size}")));
     }
@@ -152,8 +165,10 @@ fn check_kind(found: &structure::Jpeg<'_>) -> Result<(), Failure> {
         _ if found.precision != 8 => {
             return Err(Failure::Unsupported(format!("{} bits per channel", found.precision)));
         }
-        _ if found.size.is_some_and(|(_, height)| height == 0) => "a height that is stated after the picture",
-        _ if found.sampling.iter().any(|both| both >> 4 == 3) => "components at a third of the width",
+        _ if found.height_again && found.size.is_some_and(|(_, height)| height == 0) => {
+            "a height that is stated after the picture only"
+        }
+        _ if found.sampling.iter().any(|both| both >> 4 == 3) => "a sampling factor of 3",
         _ if !matches!(found.components, 1 | 3 | 4) => {
             return Err(Failure::Unsupported(format!("{} colour components", found.components)));
         }

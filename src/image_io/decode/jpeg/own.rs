@@ -14,6 +14,9 @@ use super::scans::Tables;
 
 /// The planes of a JPEG at a resolution of one pixel for `step` x `step` of its own, step being 1, 2, 4 or 8. Nothing if the
 /// resolutions of its components don't divide each other.
+///
+/// # Errors
+/// If the file is damaged before its first scan or in a header, or memory is missing.
 pub(super) fn decode(bytes: &[u8], step: usize) -> Result<Option<Planes>, Failure> {
     let mut tables = Tables::default();
     let mut frame: Option<(Planes, bool)> = None;

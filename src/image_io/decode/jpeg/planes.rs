@@ -20,7 +20,7 @@ impl From<Problem> for Failure {
     }
 }
 
-/// A colour component: the low frequencies of its blocks.
+/// A colour component: the frequencies of its blocks that are kept.
 pub(super) struct Component {
     pub id: u8,
     /// Which quantization table is its own.
@@ -79,10 +79,10 @@ impl Component {
 
 /// The planes of a picture.
 pub(super) struct Planes {
-    /// Width and height in pixels, reduced.
+    /// Width and height in pixels of the resolution that is wanted.
     pub size: (usize, usize),
     pub components: Vec<Component>,
-    /// Reduced rows of a row of parts, and their width with what fills the last part.
+    /// Rows of pixels in a row of parts, and their width with what fills the last part.
     part_rows: usize,
     width: usize,
     /// Samples of such rows, a component after the other.
@@ -118,6 +118,9 @@ fn computed(wanted: usize) -> usize {
 impl Planes {
     /// For the frame header of a JPEG, with a pixel for `step` x `step` of its own, 1, 2, 4 or 8. Nothing if the resolution of
     /// the finest component is no multiple of another's.
+    ///
+    /// # Errors
+    /// If the header is damaged, or memory is missing.
     pub(super) fn new(header: &[u8], step: usize, progressive: bool) -> Result<Option<Self>, Failure> {
         const WRONG: Problem = Problem("its frame header is damaged");
         let (&[_, h0, h1, w0, w1, count], rest) = header.split_first_chunk().ok_or(WRONG)?;

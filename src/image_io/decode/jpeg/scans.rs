@@ -52,6 +52,28 @@ struct Scan {
     refines: bool,
 }
 
+impl Scan {
+    /// Of its header.
+    fn new(data: &[u8], components: &[Component]) -> Result<Self, Problem> {
+        const WRONG: Problem = Problem("the header of a scan is damaged");
+        let (count, rest) = data.split_first().ok_or(WRONG)?;
+        let (parts, rest) = rest.split_at_checked(2 * usize::from(*count)).ok_or(WRONG)?;
+        let &[first, last, approximation] = rest.first_chunk().ok_or(WRONG)?;
+        let part = |&[id, tables]: &[u8; 2]| {
+            let index = components.iter().position(|component| component.id == id)?;
+            Some((index, usize::from(tables >> 4), usize::from(tables & 15)))
+        };
+        let parts: Option<Vec<_>> = parts.as_chunks().0.iter().map(part).collect();
+        let parts = parts.filter(|parts| !parts.is_empty()).ok_or(WRONG)?;
+        let twice = |(at, part): (usize, &(usize, usize, usize))| parts[..at].iter().any(|p| p.0 == part.0);
+        let low_bit = u32::from(approximation & 15);
+        if first > 63 || last > 63 || low_bit > 13 || parts.iter().enumerate().any(twice) {
+            return Err(WRONG);
+        }
+        Ok(Self { parts, band: (first.into(), last.into()), low_bit, refines: approximation >> 4 != 0 })
+    }
+}
+
 impl Tables {
     /// Takes a segment that isn't a scan.
     pub(super) fn take(&mut self, marker: u8, data: &[u8]) -> Result<(), Problem> {
@@ -98,28 +120,8 @@ impl Tables {
         Ok(())
     }
 
-    /// The header of the next scan.
-    fn scan(&mut self, data: &[u8], components: &[Component]) -> Result<Scan, Problem> {
-        const WRONG: Problem = Problem("the header of a scan is damaged");
-        let (count, rest) = data.split_first().ok_or(WRONG)?;
-        let (parts, rest) = rest.split_at_checked(2 * usize::from(*count)).ok_or(WRONG)?;
-        let &[first, last, approximation] = rest.first_chunk().ok_or(WRONG)?;
-        let part = |&[id, tables]: &[u8; 2]| {
-            let index = components.iter().position(|component| component.id == id)?;
-            Some((index, usize::from(tables >> 4), usize::from(tables & 15)))
-        };
-        let parts: Option<Vec<_>> = parts.as_chunks().0.iter().map(part).collect();
-        let parts = parts.filter(|parts| !parts.is_empty()).ok_or(WRONG)?;
-        let twice = |(at, part): (usize, &(usize, usize, usize))| parts[..at].iter().any(|p| p.0 == part.0);
-        let low_bit = u32::from(approximation & 15);
-        if first > 63 || last > 63 || low_bit > 13 || parts.iter().enumerate().any(twice) {
-            return Err(WRONG);
-        }
-        Ok(Scan { parts, band: (first.into(), last.into()), low_bit, refines: approximation >> 4 != 0 })
-    }
-
-    /// Reads a scan: its header, and its data from `at` in `bytes`, after which it goes on there. False if the data are
-    /// damaged: what came before is kept, and nothing that follows is of use.
+    /// Reads a scan: its header, and its data from `at` in `bytes`, after which it goes on there. False if the data of a
+    /// progressive JPEG are damaged: what came before is kept, and nothing that follows is of use.
     pub(super) fn read_scan(
         &mut self,
         header: &[u8],
@@ -128,7 +130,7 @@ impl Tables {
         components: &mut [Component],
         progressive: bool,
     ) -> Result<bool, Problem> {
-        let mut scan = self.scan(header, components)?;
+        let mut scan = Scan::new(header, components)?;
         for (index, ..) in &scan.parts {
             let component = &mut components[*index];
             // The table as it is when the component's first scan comes; another one may take its place later.
@@ -155,7 +157,7 @@ impl Tables {
         let mut bits = Bits::new(bytes, *at);
         let stopped = self.blocks(&scan, &mut bits, components);
         *at = bits.place();
-        Ok(stopped != Err(Stop::Damaged))
+        Ok(!progressive || stopped != Err(Stop::Damaged))
     }
 
     /// Reads all blocks of a scan.
