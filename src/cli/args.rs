@@ -335,7 +335,7 @@ pub(super) struct DeviceArgs {
     #[arg(long, value_name = "KIND", default_value = "single")]
     pub precision: Precision,
     /// Compute activations again in the backward pass, block by block where that saves memory, instead of keeping them:
-    /// about a fifth less for activations, a tenth less in all [default: off]
+    /// about a fifth less for activations, a tenth less in all, a tenth slower [default: off]
     #[arg(long)]
     pub checkpoint_activations: bool,
     /// Compute the first layers of the network in tiles of N pixels a side, for pictures whose feature maps take too much
