@@ -55,7 +55,7 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
     let orientation = orientation(decoder.exif().map(Vec::as_slice));
     let step = reading.step(size);
     check_scans(&found, size, step)?;
-    // Not those whose number of components doesn't fit what Adobe's marker says.
+    // zune-jpeg converts as Adobe's marker says, even if the number of components is another.
     let is_fitting =
         decoder.input_colorspace().is_none_or(|stated| stated.num_components() == space.num_components());
     let is_read_right = is_read_right(&found) && (is_fitting || space == ColorSpace::RGB);
