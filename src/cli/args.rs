@@ -326,7 +326,8 @@ pub(super) struct DeviceArgs {
     /// reference
     #[arg(long, value_name = "KIND", default_value = "auto")]
     pub kernels: Kernels,
-    /// Compute convolutions directly, without Winograd's method: slower, and no more accurate at full size (docs/accuracy.md) [default: off]
+    /// Compute convolutions directly, without Winograd's method: slower, and no more accurate at full size
+    /// (docs/accuracy.md) [default: off]
     #[arg(long)]
     pub exact: bool,
     /// single computes in 32 bits; half-weights keeps weights in 16 bits on the device: half the memory for the fully

@@ -98,14 +98,15 @@ impl Forecast {
     /// # Errors
     /// As [`Speed::measure`].
     pub(super) fn time(&mut self, engine: &Arc<Engine>, plan: &Plan) -> Result<()> {
-        if plan.request.tiling != Tiling::Whole {
+        let is_tiled = plan.request.tiling != Tiling::Whole;
+        if is_tiled {
             let largest = Speed::largest(engine, &plan.request);
             if self.budgets.exceeded(&MemoryPlan::new(engine, &plan.network, &largest)?).is_some() {
                 return Ok(());
             }
         }
         self.speed = match Speed::measure(engine, &plan.network, &plan.request) {
-            Err(Error::OutOfMemory { .. }) if plan.request.tiling != Tiling::Whole => None,
+            Err(Error::OutOfMemory { .. }) if is_tiled => None,
             speed => Some(speed?),
         };
         Ok(())

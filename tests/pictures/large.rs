@@ -105,6 +105,11 @@ fn progressive_and_baseline_are_the_same() {
     }
 }
 
+/// Where the scans of a JPEG begin.
+fn scans(jpeg: &[u8]) -> Vec<usize> {
+    jpeg.windows(2).enumerate().filter(|(_, w)| *w == [0xff, 0xda]).map(|(at, _)| at).collect()
+}
+
 /// The same pixels in their own size: a repeated height in the file leaves them to our decoder.
 #[test]
 fn both_decoders_read_the_same() {
@@ -184,8 +189,7 @@ fn other_kinds_are_refused_by_name() {
     });
     assert!(later.contains("stated after the picture"), "{later}");
     // Thirty scans at 16 megapixels.
-    let scans: Vec<usize> =
-        whole.windows(2).enumerate().filter(|(_, w)| *w == [0xff, 0xda]).map(|(at, _)| at).collect();
+    let scans = scans(&whole);
     let many = refused(&|bytes| {
         bytes.splice(end..end, whole[scans[0]..scans[1]].repeat(30));
         bytes[frame + 5..frame + 9].copy_from_slice(&[0x10, 0x04, 0x10, 0x04]);
@@ -239,8 +243,7 @@ fn damage_is_no_surprise() {
     let dir = folder();
     let path = dir.path().join("damaged.jpg");
     let whole = fs::read(fixture("large-420.jpg")).unwrap();
-    let scans: Vec<usize> =
-        whole.windows(2).enumerate().filter(|(_, w)| *w == [0xff, 0xda]).map(|(at, _)| at).collect();
+    let scans = scans(&whole);
     assert!(scans.len() > 8);
     let attempt = |bytes: &[u8], longest: usize| {
         fs::write(&path, bytes).unwrap();

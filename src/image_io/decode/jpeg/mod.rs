@@ -14,7 +14,7 @@ use zune_jpeg::zune_core::options::DecoderOptions;
 use super::super::rows::{Colors, Layout, Opacity, Rows, Sample};
 use super::super::{MAX_SIDE, structure};
 use super::failure::Failure;
-use super::reading::{Reading, Stored, orientation};
+use super::reading::{ReadOptions, Reading, Stored, orientation};
 use planes::Planes;
 
 /// The marker of a frame of progressive coding.
@@ -38,12 +38,13 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
     decoder.decode_headers()?;
     let stated = || Failure::Damaged("it states no size".to_owned());
     let size = decoder.info().map(|info| (info.width.into(), info.height.into())).ok_or_else(stated)?;
-    let space = match decoder.input_colorspace() {
+    let stated_space = decoder.input_colorspace().unwrap_or(ColorSpace::YCbCr);
+    let space = match (stated_space, found.components) {
         // Adobe's marker says only that nothing was converted.
-        Some(ColorSpace::CMYK) if found.components == 3 => ColorSpace::RGB,
-        Some(ColorSpace::YCCK) if found.components == 3 => ColorSpace::YCbCr,
-        Some(ColorSpace::YCbCr) if found.components == 4 => ColorSpace::CMYK,
-        space => space.unwrap_or(ColorSpace::YCbCr),
+        (ColorSpace::CMYK, 3) => ColorSpace::RGB,
+        (ColorSpace::YCCK, 3) => ColorSpace::YCbCr,
+        (ColorSpace::YCbCr, 4) => ColorSpace::CMYK,
+        (space, _) => space,
     };
     let (colors, wanted) = match space {
         ColorSpace::Luma => (Colors::Gray, ColorSpace::Luma),
@@ -55,10 +56,8 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
     let orientation = orientation(decoder.exif().map(Vec::as_slice));
     let step = reading.step(size);
     check_scans(&found, size, step)?;
-    // zune-jpeg converts as Adobe's marker says, even if the number of components is another.
-    let is_fitting =
-        decoder.input_colorspace().is_none_or(|stated| stated.num_components() == space.num_components());
-    let is_read_right = is_read_right(&found) && (is_fitting || space == ColorSpace::RGB);
+    // zune-jpeg converts as Adobe's marker says, even if the number of components is another; but not to RGB from RGB.
+    let is_read_right = is_read_right(&found) && (space == stated_space || space == ColorSpace::RGB);
     if step > 1 || !is_read_right {
         let planes = own::decode(bytes, step)?;
         let fits = |side: usize, stated: u32| side == (stated as usize).div_ceil(step);
@@ -147,7 +146,7 @@ fn is_read_right(found: &structure::Jpeg<'_>) -> bool {
 /// # Errors
 /// [`Failure::Unsupported`] with the limit.
 fn check_scans(found: &structure::Jpeg<'_>, (width, height): (u32, u32), step: usize) -> Result<(), Failure> {
-    let is_large = step == 1 && u64::from(width) * u64::from(height) > 1 << 24;
+    let is_large = step == 1 && width as usize * height as usize > ReadOptions::default().plain_pixels;
     let most = if is_large { MOST_SCANS_OF_LARGE } else { MOST_SCANS };
     if found.scans > most {
         let size = if is_large { format!(" at {width}x{height} pixels") } else { String::new() };

@@ -210,13 +210,14 @@ fn fill(component: &Component, part: usize, lines: &mut [f32], width: usize, bas
     let steps = component.steps.unwrap_or([0; SIDE * SIDE]);
     let ((wide, high), (across, down)) = (component.samples, component.repeats);
     let kept = component.kept();
+    let mut samples = [[0.0; SIDE]; SIDE];
     for row in 0..component.sampling.1 {
         let first = (part * component.sampling.1 + row) * component.stride * kept;
         let blocks = component.values[first..][..component.stride * kept].chunks_exact(kept);
         let lines = &mut lines[row * high * down * width..][..high * down * width];
         for (x, block) in blocks.enumerate() {
             let at = x * wide * across;
-            let samples = samples(block, component, &steps, bases);
+            transform(block, component, &steps, bases, &mut samples);
             for (lines, samples) in lines.chunks_exact_mut(down * width).zip(&samples[..high]) {
                 for line in lines.chunks_exact_mut(width) {
                     let to = line[at..][..wide * across].chunks_exact_mut(across);
@@ -227,16 +228,18 @@ fn fill(component: &Component, part: usize, lines: &mut [f32], width: usize, bas
     }
 }
 
-/// The samples of a block, 0 to 255, row by row, as many as the component wants.
-fn samples(
+/// Computes the samples of a block, 0 to 255, row by row, as many as the component wants.
+fn transform(
     block: &[i16],
     Component { low, samples: (wide, high), .. }: &Component,
     steps: &[u16; SIDE * SIDE],
     [across, down]: &[Basis; 2],
-) -> [[f32; SIDE]; SIDE] {
+    samples: &mut [[f32; SIDE]; SIDE],
+) {
     let mean = f32::from(block[0]) * f32::from(steps[0]) / 8.0 + 128.0;
     if block[1..].iter().all(|value| *value == 0) {
-        return [[mean.clamp(0.0, 255.0); SIDE]; SIDE];
+        samples[..*high].iter_mut().for_each(|row| row[..*wide].fill(mean.clamp(0.0, 255.0)));
+        return;
     }
     // Along the rows, then along the columns.
     let mut half = [[0.0f32; SIDE]; SIDE];
@@ -252,14 +255,12 @@ fn samples(
             }
         }
     }
-    let mut samples = [[0.0; SIDE]; SIDE];
     for (row, wave) in samples.iter_mut().zip(down).take(*high) {
         for (x, to) in row.iter_mut().enumerate().take(*wide) {
             let sum: f32 = half.iter().zip(wave).take(*low).map(|(half, wave)| half[x] * wave).sum();
             *to = (sum + 128.0).clamp(0.0, 255.0);
         }
     }
-    samples
 }
 
 #[cfg(test)]
