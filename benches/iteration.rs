@@ -88,9 +88,7 @@ fn main() -> neural_mirage::Result<()> {
         Kernels::Buffer => Family::Buffer,
         Kernels::Naive => Family::Naive,
     };
-    // Parsing can't fail: what is not a number is part of a name.
-    let adapter = arguments.adapter.as_ref().and_then(|text| text.parse::<AdapterChoice>().ok());
-    let adapter = adapter.unwrap_or_default();
+    let adapter = arguments.adapter.as_deref().map(AdapterChoice::from).unwrap_or_default();
     let engine =
         Engine::open(&DeviceOptions { adapter, family, exact: arguments.exact, ..Default::default() })?;
     let network = Arc::new(Network::find(arguments.weights.as_deref(), None)?);

@@ -1,4 +1,4 @@
-// Matrix product over channels and taps in shared-memory tiles: 3x3 convolution (nine taps), and with one
+// Matrix product over channels and taps by blocks in shared memory: 3x3 convolution (nine taps), and with one
 // tap the product of a matrix with a map. The buffer family's kernel for discrete and integrated GPUs:
 // implicit GEMM on the linear run of bordered quads (see src/ops/core/shape.rs), where a tap is a constant
 // distance.

@@ -97,7 +97,7 @@ pub(crate) fn check_place(path: &Path, replace: bool) -> Result<PathBuf> {
         ));
     }
     if !kind.is_file() && !kind.is_symlink() {
-        return Err(Error::file(path, "it exists and is no ordinary file", "Choose another name"));
+        return Err(Error::file(path, "it exists and is not an ordinary file", "Choose another name"));
     }
     if replace { Ok(target) } else { Err(exists(path)) }
 }
@@ -151,7 +151,7 @@ pub(crate) fn make_folder(folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|error| {
         let is_taken = folder.symlink_metadata().is_ok_and(|found| !found.is_dir());
         let problem =
-            if is_taken { "it is no folder".to_owned() } else { format!("it can't be made ({error})") };
+            if is_taken { "it is not a folder".to_owned() } else { format!("it can't be made ({error})") };
         Error::file(folder, problem, "Choose another folder, one that you may write to")
     })
 }

@@ -1,5 +1,5 @@
 //! neural-mirage: re-imagines a photograph through a VGG network, on any Vulkan, Metal or DX12
-//! device, with hand-written WGSL compute kernels.
+//! device with hand-written WGSL compute kernels, or on the CPU.
 //!
 //! Three weighted factors steer the new picture (Töyrylä 2016, after Gatys et al. 2015): the *spatial*
 //! factor keeps the photo's layout, the *abstract* factor what the network thinks it sees, the *style*
@@ -33,7 +33,7 @@
 //! steers a run in a browser) → [`mirage`] (session, objective) → [`tune`] (autotuning) → [`workbench`] (kernels tested
 //! and timed) → [`graph`] (nodes, gradient, memory plan, replay) → [`ops`] (kernels) → [`shader`] (WGSL, variants) →
 //! [`gpu`] (device). [`vgg`] reads networks, [`image_io`] pictures. A module uses only those to its right, these two,
-//! and [`error`].
+//! [`error`], and four small private ones.
 //!
 //! Without its default features the crate is the library alone. The feature `cli` is the program and includes the
 //! others; `web`, `film` (animations), `fetch` (downloads of networks) and `workbench` (running any shader) can also be

@@ -54,6 +54,9 @@ pub(super) struct RenderArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub device: DeviceArgs,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub computing: ComputingArgs,
 }
 
 #[derive(Debug, Clone, Args, Serialize)]
@@ -315,7 +318,7 @@ pub(super) struct WatchingArgs {
 #[command(next_help_heading = "Device")]
 pub(super) struct DeviceArgs {
     /// Graphics device by number or part of its name, from `mirage devices`, or cpu [default: the most capable GPU; the
-    /// CPU without one]
+    /// CPU if there is none]
     #[arg(long, value_name = "NAME|INDEX")]
     pub adapter: Option<String>,
     /// Threads of the CPU device [default: as many as the process may use at once]
@@ -335,21 +338,6 @@ pub(super) struct DeviceArgs {
     /// cooperative matrices, with operands of 16 bits and sums of 32, where a GPU has them
     #[arg(long, value_name = "KIND", default_value = "single")]
     pub precision: Precision,
-    /// Compute activations again in the backward pass, block by block where that saves memory, instead of keeping them:
-    /// about a fifth less for activations, a tenth less in all, a tenth slower [default: off]
-    #[arg(long)]
-    pub checkpoint_activations: bool,
-    /// Compute the first layers of the network in tiles of N pixels a side, for pictures whose feature maps take too much
-    /// memory: the same picture to rounding, slower. auto takes the whole picture if it fits into the memory that the run
-    /// may take, else the largest tiles that do
-    #[arg(long, value_name = "none|auto|N", default_value = "none")]
-    #[serde(serialize_with = "values::displayed")]
-    pub tile: TileArg,
-    /// Test the kernels of this run on this device first, and on a graphics device one whole iteration against the CPU
-    /// device; paint only if the results are right [default: off]
-    #[arg(long)]
-    #[serde(skip)]
-    pub verify: bool,
     /// Treat a graphics device as hung after this many seconds without an answer
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
     #[serde(skip)]
@@ -361,6 +349,27 @@ pub(super) struct DeviceArgs {
     #[command(flatten)]
     #[serde(skip)]
     pub tuning: TuningArgs,
+}
+
+/// How a run computes on its device; reading out one picture has no use for these.
+#[derive(Debug, Clone, Args, Serialize)]
+#[command(next_help_heading = "Device")]
+pub(super) struct ComputingArgs {
+    /// Compute activations again in the backward pass, block by block where that saves memory, instead of keeping them:
+    /// about a fifth less for activations, a tenth less in all, a tenth slower [default: off]
+    #[arg(long)]
+    pub checkpoint_activations: bool,
+    /// Cut the picture into tiles of N pixels a side for the network's first layers, where the feature maps of the whole
+    /// take too much memory: the same picture to rounding, slower. auto takes the whole picture if it fits into the memory that the run
+    /// may take, else the largest tiles that do
+    #[arg(long, value_name = "none|auto|N", default_value = "none")]
+    #[serde(serialize_with = "values::displayed")]
+    pub tile: TileArg,
+    /// Test the kernels of this run on this device first, and on a graphics device one whole iteration against the CPU
+    /// device; paint only if the results are right [default: off]
+    #[arg(long)]
+    #[serde(skip)]
+    pub verify: bool,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -386,10 +395,8 @@ impl DeviceArgs {
     /// How to open the device.
     pub(super) fn options(&self) -> DeviceOptions {
         let family = self.kernels.family();
-        // Parsing can't fail: what is not a number is part of a name.
-        let adapter = self.adapter.as_ref().and_then(|text| text.parse::<AdapterChoice>().ok());
         DeviceOptions {
-            adapter: adapter.unwrap_or_default(),
+            adapter: self.adapter.as_deref().map(AdapterChoice::from).unwrap_or_default(),
             family,
             exact: self.exact,
             precision: self.precision.precision(),

@@ -187,7 +187,7 @@ impl Files {
         if checkpoint.metadata().is_ok_and(|found| !found.is_file()) {
             return Err(Error::file(
                 &checkpoint,
-                "it exists and is no ordinary file",
+                "it exists and is not an ordinary file",
                 "Choose another name with -o",
             ));
         }

@@ -1,9 +1,9 @@
 //! `--size auto` and `--tile auto`: the numbers with which a run keeps within the memory that it may take.
 
 use super::args::RenderArgs;
+use super::checked_run::CheckedRun;
 use super::forecast::{Budgets, FIRST_SIZES, largest_fitting};
 use super::format::bytes;
-use super::plan::Plan;
 use super::values::{SizeArg, TileArg};
 use crate::error::{Error, Result};
 use crate::graph::Engine;
@@ -19,58 +19,58 @@ use std::sync::Arc;
 /// [`Error::Usage`] if no size fits or the system does not report what is free; else as for a run.
 pub(super) fn fitted(args: &RenderArgs) -> Result<(Cow<'_, RenderArgs>, Option<String>)> {
     let is_sized = args.files.size == SizeArg::Auto;
-    let is_tiled = args.device.tile.0 == Tiling::Auto;
+    let is_tiled = args.computing.tile.0 == Tiling::Auto;
     if !is_sized && !is_tiled {
         return Ok((Cow::Borrowed(args), None));
     }
-    let plan = if is_sized { plan_at_any_size(args) } else { plan(args) }?;
+    let checked = if is_sized { check_at_any_size(args) } else { check(args) }?;
     let (engine, _) = args.device.open()?;
     let budgets = Budgets::of(&engine, args.files.memory.map(|memory| memory.0));
-    let (mut args, mut request, mut note) = (args.clone(), Cow::Borrowed(&plan.request), None);
+    let (mut args, mut request, mut note) = (args.clone(), Cow::Borrowed(&checked.request), None);
     if is_sized {
-        let size = size(&engine, &plan, &budgets)?;
+        let size = size(&engine, &checked, &budgets)?;
         args.files.size = SizeArg::Pixels(size);
         request = Cow::Owned(request.at_size(size as usize));
     }
-    if is_tiled && let Some((side, reason)) = side_of_tiles(&engine, &plan.network, &request, &budgets)? {
-        args.device.tile = TileArg(Tiling::Side(side));
+    if is_tiled && let Some((side, reason)) = side_of_tiles(&engine, &checked.network, &request, &budgets)? {
+        args.computing.tile = TileArg(Tiling::Side(side));
         note = Some(reason);
     }
     Ok((Cow::Owned(args), note))
 }
 
-fn plan(args: &RenderArgs) -> Result<Plan> {
-    Plan::with(args, None, None, || args.network.open().map(|network| (Arc::new(network), false)))
+fn check(args: &RenderArgs) -> Result<CheckedRun> {
+    CheckedRun::with(args, None, None, || args.network.open().map(|network| (Arc::new(network), false)))
 }
 
-/// The plan at the first of a few sizes that the network's layers take: a panorama may be too low.
-fn plan_at_any_size(args: &RenderArgs) -> Result<Plan> {
+/// At the first of a few sizes that the network's layers take: a panorama may be too low.
+fn check_at_any_size(args: &RenderArgs) -> Result<CheckedRun> {
     let mut args = args.clone();
-    let mut plan_at = |size: u32| {
+    let mut check_at = |size: u32| {
         args.files.size = SizeArg::Pixels(size);
-        plan(&args)
+        check(&args)
     };
-    let mut found = plan_at(FIRST_SIZES[0]);
+    let mut found = check_at(FIRST_SIZES[0]);
     for size in &FIRST_SIZES[1..] {
         if matches!(found, Err(Error::Usage(_))) {
-            found = plan_at(*size);
+            found = check_at(*size);
         }
     }
     found
 }
 
 /// The largest size that fits.
-fn size(engine: &Engine, plan: &Plan, budgets: &Budgets) -> Result<u32> {
+fn size(engine: &Engine, checked: &CheckedRun, budgets: &Budgets) -> Result<u32> {
     if *budgets == (Budgets { device: None, host: None }) {
         return Err(Error::usage(
             "--size auto: this system doesn't say how much memory is free. State with --memory how much the run may take",
         ));
     }
-    let (width, height) = plan.photo_stored;
+    let (width, height) = checked.photo_stored;
     let most = width.max(height) as u32;
-    let [planned_height, planned_width] = plan.request.size();
+    let [planned_height, planned_width] = checked.request.size();
     let first = planned_width.max(planned_height) as u32;
-    let largest = largest_fitting(engine, &plan.network, &plan.request, budgets, [first, most])?;
+    let largest = largest_fitting(engine, &checked.network, &checked.request, budgets, [first, most])?;
     largest.ok_or_else(|| Error::usage("--size auto: no size fits into the memory that the run may take"))
 }
 
@@ -96,7 +96,7 @@ fn side_of_tiles(
         let side = side as u32;
         if needed(Tiling::Side(side))?.is_some_and(|memory| budgets.exceeded(&memory).is_none()) {
             let reason = format!(
-                "the feature maps of the whole picture need {}, and {budget}: they are computed in tiles of {side} pixels a side, \
+                "the feature maps of the whole picture need {}, and {budget}: the picture is cut into tiles of {side} pixels a side, \
                  which takes longer",
                 bytes(most)
             );

@@ -1,9 +1,9 @@
 //! What a run will take, said and checked before it starts: memory by class, and time.
 
+use super::checked_run::CheckedRun;
 use super::format::{bytes, duration};
 use super::free_memory::Free;
 use super::largest_size;
-use super::plan::Plan;
 use crate::error::{Error, Result};
 use crate::graph::Engine;
 use crate::mirage::{MemoryClasses, MemoryPlan, Request, Speed, Tiling};
@@ -82,11 +82,11 @@ impl Forecast {
     ///
     /// # Errors
     /// As [`MemoryPlan::new`].
-    pub(super) fn new(engine: &Engine, plan: &Plan, limit: Option<u64>) -> Result<Self> {
+    pub(super) fn new(engine: &Engine, checked: &CheckedRun, limit: Option<u64>) -> Result<Self> {
         Ok(Self {
-            memory: MemoryPlan::new(engine, &plan.network, &plan.request)?,
+            memory: MemoryPlan::new(engine, &checked.network, &checked.request)?,
             budgets: Budgets::of(engine, limit),
-            reading: plan.reading,
+            reading: checked.reading,
             speed: None,
             done: 0,
         })
@@ -97,15 +97,15 @@ impl Forecast {
     ///
     /// # Errors
     /// As [`Speed::measure`].
-    pub(super) fn time(&mut self, engine: &Arc<Engine>, plan: &Plan) -> Result<()> {
-        let is_tiled = plan.request.tiling != Tiling::Whole;
+    pub(super) fn time(&mut self, engine: &Arc<Engine>, checked: &CheckedRun) -> Result<()> {
+        let is_tiled = checked.request.tiling != Tiling::Whole;
         if is_tiled {
-            let largest = Speed::largest(engine, &plan.request);
-            if self.budgets.exceeded(&MemoryPlan::new(engine, &plan.network, &largest)?).is_some() {
+            let largest = Speed::largest(engine, &checked.request);
+            if self.budgets.exceeded(&MemoryPlan::new(engine, &checked.network, &largest)?).is_some() {
                 return Ok(());
             }
         }
-        self.speed = match Speed::measure(engine, &plan.network, &plan.request) {
+        self.speed = match Speed::measure(engine, &checked.network, &checked.request) {
             Err(Error::OutOfMemory { .. }) if is_tiled => None,
             speed => Some(speed?),
         };
@@ -149,18 +149,22 @@ impl Forecast {
     ///
     /// # Errors
     /// [`Error::Usage`] with the sizes, the largest that would fit among them.
-    pub(super) fn check(&self, engine: &Engine, plan: &Plan) -> Result<()> {
+    pub(super) fn check(&self, engine: &Engine, checked: &CheckedRun) -> Result<()> {
         let Some((needed, budget)) = self.budgets.exceeded(&self.memory) else { return Ok(()) };
-        let [height, width] = plan.request.size();
+        let [height, width] = checked.request.size();
         let most = width.max(height) as u32;
         let first = FIRST_SIZES[0].max(most / 2);
-        let largest = largest_fitting(engine, &plan.network, &plan.request, &self.budgets, [first, most])?;
+        let largest =
+            largest_fitting(engine, &checked.network, &checked.request, &self.budgets, [first, most])?;
         let advice = match largest {
             Some(size) => format!("--size {size} is the largest that fits (--size auto finds it)"),
             None => "no size fits".to_owned(),
         };
-        let tiles =
-            if plan.request.tiling == Tiling::Whole { ", or paint in tiles with --tile auto" } else { "" };
+        let tiles = if checked.request.tiling == Tiling::Whole {
+            ", or cut the picture into tiles with --tile auto"
+        } else {
+            ""
+        };
         // --memory is the device's.
         let is_host = self.budgets.host.as_ref().is_some_and(|host| std::ptr::eq(host, budget));
         let remedy = match budget.of.as_str() {

@@ -5,6 +5,7 @@
 
 mod accept;
 mod args;
+mod checked_run;
 mod checkpoint;
 mod class_names;
 mod classify;
@@ -29,7 +30,6 @@ mod out_of_memory;
 mod pace;
 mod places;
 mod plan;
-mod plan_table;
 mod preprocessing;
 mod recorded_options;
 #[doc(hidden)]
@@ -92,15 +92,15 @@ enum Command {
     /// The network looks at them as it was trained: with max pooling (or --pooling) and zero padding. The classes in the
     /// reports of a run come from its own forward pass, with its --pooling and --border, so they differ a little.
     Classify(classify::ClassifyArgs),
-    /// List the graphics devices that can be used
+    /// List the devices that can be used
     Devices,
     /// Test, time, print and try out compute kernels on this device
     Kernels(kernels::KernelsArgs),
     /// Print how much memory and time a picture takes, without painting it
     ///
-    /// Memory is worked out scale by scale, from the same plan that the run itself would follow. Time is estimated from two
-    /// iterations at a small size on this device.
-    Plan(Box<plan_table::PlanArgs>),
+    /// Memory is worked out scale by scale, from the same plan that the run itself would follow. Time is estimated from a
+    /// few iterations at two small sizes on this device.
+    Plan(Box<plan::PlanArgs>),
     /// Test and time this device, and write a report
     Report(report::ReportArgs),
     /// Resume a run from its checkpoint, with the same options or others
@@ -187,7 +187,7 @@ fn run(cli: &Cli) -> Result<u8> {
         Command::Classify(args) => classify::run(args).map(|()| 0),
         Command::Devices => devices::run().map(|()| 0),
         Command::Kernels(args) => kernels::run(args, folder),
-        Command::Plan(args) => plan_table::run(args).map(|()| 0),
+        Command::Plan(args) => plan::run(args).map(|()| 0),
         Command::Report(args) => report::run(args, cli.shader_dir.as_deref()),
         Command::Resume(args) => resume::run(args),
         Command::Show(args) => show::run(args).map(|()| 0),

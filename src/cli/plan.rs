@@ -1,320 +1,166 @@
-//! Arguments become a run that can start: all checks that need no device, the cheap ones first.
+//! `mirage plan`: how much memory and time a run takes, without the run.
 
-use super::args::{FactorArgs, RenderArgs};
-use super::class_names::ClassNames;
-use super::default_layers;
-use super::disk::Reservation;
-use super::escape::{one_line, shown};
-use super::files::{Files, Loaded, load, load_start, reading};
-use super::places;
-use super::recorded_options::RecordedOptions;
-use super::resumed_run::ResumedRun;
-use super::schedule::schedule;
-use super::values::{AlphaArg, StartPicture};
+use super::args::RenderArgs;
+use super::checked_run::CheckedRun;
+use super::escape::one_line;
+use super::fitting;
+use super::forecast::{Budget, Forecast};
+use super::format::{bytes, duration, number};
+use super::streams;
+use super::table::Table;
 use crate::error::{Error, Result};
-use crate::image_io::{self, Alpha, Picture};
-use crate::mirage::optimizer::{self, Settings};
-use crate::mirage::preset::{self, FACTORS, Preset};
-use crate::mirage::statistic;
-use crate::mirage::{self, Init, Request, Scale, Strength, Target, not_negative, work};
-use crate::vgg::Network;
-use crate::vgg::locate::{self, Location};
-use std::borrow::Cow;
-use std::path::PathBuf;
+use crate::graph::Engine;
+use crate::mirage::{MemoryClasses, MemoryPhase, Scale};
+use clap::Args;
+use serde_json::{Value, json};
 use std::sync::Arc;
 
-/// A checked run.
-#[derive(Debug)]
-pub(super) struct Plan {
-    pub request: Request,
-    /// Iterations of the whole run.
-    pub iterations: u32,
-    /// The sizes that the run goes through.
-    pub scales: Vec<Scale>,
-    pub network: Arc<Network>,
-    pub names: ClassNames,
-    pub files: Files,
-    pub options: RecordedOptions,
-    /// Notes for the user.
-    pub notes: Vec<String>,
-    /// Width and height in the photo's file.
-    pub photo_stored: (usize, usize),
-    /// Bytes that reading the pictures took at most.
-    pub reading: u64,
-    /// The names that no other run writes to as long as this one goes on.
-    _reservations: Vec<Reservation>,
+/// Options of `mirage plan`: those of `mirage render`, and one more.
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    #[command(flatten)]
+    render: RenderArgs,
+    /// Print JSON [default: tables]
+    #[arg(long, help_heading = "Plan")]
+    json: bool,
 }
 
-impl Plan {
-    /// Checks arguments, then pictures, then places to write, then the network. The run reads `read` besides the files
-    /// that its options name.
-    ///
-    /// # Errors
-    /// The first problem, with its remedy.
-    pub(super) fn new(args: &RenderArgs, resumed: Option<ResumedRun>, read: &[PathBuf]) -> Result<Self> {
-        let open = || args.network.open().map(|network| (Arc::new(network), true));
-        Self::with(args, Some(read), resumed, open)
+/// Prints the plan.
+pub(super) fn run(args: &PlanArgs) -> Result<()> {
+    let (render, tiles) = fitting::fitted(&args.render)?;
+    let open = || render.network.open().map(|network| (Arc::new(network), true));
+    let checked = CheckedRun::with(&render, None, None, open)?;
+    let (engine, notes) = render.device.open()?;
+    let quiet = render.watching.quiet;
+    for note in tiles.iter().chain(&checked.notes).chain(&notes).filter(|_| !quiet) {
+        streams::note(note);
     }
+    let mut forecast = Forecast::new(&engine, &checked, render.files.memory.map(|memory| memory.0))?;
+    let fits = match forecast.check(&engine, &checked) {
+        Ok(()) => None,
+        Err(Error::Usage(reason)) => Some(reason),
+        Err(error) => return Err(error),
+    };
+    forecast.time(&engine, &checked)?;
+    if args.json {
+        let text = serde_json::to_string_pretty(&json_of(&forecast, &engine, &checked, fits.as_deref()));
+        return streams::print(&text.map_err(|error| Error::usage(format!("no JSON: {error}")))?);
+    }
+    streams::print(&text(&forecast, &engine, &checked, fits.as_deref()))
+}
 
-    /// [`Plan::new`] with a network from `open`, which also says whether the network's values have yet to be checked.
-    /// Places to write are only checked with `read`.
-    ///
-    /// # Errors
-    /// As [`Plan::new`].
-    pub(super) fn with(
-        args: &RenderArgs,
-        read: Option<&[PathBuf]>,
-        resumed: Option<ResumedRun>,
-        open: impl FnOnce() -> Result<(Arc<Network>, bool)>,
-    ) -> Result<Self> {
-        let (mut request, mut preset) = request(args)?;
-        let mut notes = Vec::new();
-        let Pictures { alpha, photo_stored, reading } =
-            pictures(args, &mut request, &mut preset, &mut notes)?;
-        // The network may rule out the smallest scales, so the run has at most these iterations.
-        let most = request.scales.plan(request.size(), 1)?.last().map_or(0, |scale| scale.end);
-        let reads = all_read(args, read.unwrap_or_default());
-        let files = Files::new(&args.files, &args.photo, alpha, most, resumed, reads);
-        let mut reservations = Vec::new();
-        if read.is_some() {
-            let places = places::check(args, &request, &schedule(&args.watching, most), most, &files)?;
-            notes.extend(places.notes);
-            reservations = places.reservations;
-        }
-        let (network, fresh) = open()?;
-        let names = ClassNames::of(&network, args.network.labels.as_deref())?;
-        if let Some(list) = &args.factors.classes {
-            preset.show_classes(&network, names.parse_classes(list)?)?;
-        }
-        notes.extend(default_layers::adapt(&mut preset, &network, |name| match name {
-            preset::SPATIAL => args.factors.spatial.is_none(),
-            preset::ABSTRACT => args.factors.r#abstract.is_none() && args.factors.classes.is_none(),
-            preset::STYLE => args.factors.style.is_none(),
-            _ => false,
-        }));
-        request.groups = preset.groups();
-        preset.check(&network)?;
-        mirage::check_request(&network, &request)?;
-        let scales = request.plan(&network)?;
-        let last = scales.last().map_or(0, |scale| scale.end);
-        request.schedule = schedule(&args.watching, last);
-        let late: Vec<String> =
-            request.schedule.snapshot_at.iter().filter(|at| **at > last).map(u32::to_string).collect();
-        if !late.is_empty() {
-            notes.push(format!(
-                "no snapshot after iteration {}: the run ends after {last} (--iterations)",
-                late.join(", ")
-            ));
-        }
-        if fresh {
-            network.check_finite()?;
-        }
+fn size([height, width]: [usize; 2]) -> String {
+    format!("{width}x{height}")
+}
 
-        let options = RecordedOptions::new(args, &request, &preset, &network, &files.output)?;
-        Ok(Self {
-            request,
-            iterations: last,
-            scales,
-            network,
-            names,
-            files,
-            options,
-            notes,
-            photo_stored,
-            reading,
-            _reservations: reservations,
+/// The plan as tables and lines. `refused` says why the run would be refused, if it would.
+fn text(forecast: &Forecast, engine: &Engine, checked: &CheckedRun, refused: Option<&str>) -> String {
+    let memory = &forecast.memory;
+    let mut parts =
+        vec![format!("{} pixels on {}", size(checked.request.size()), one_line(&engine.describe()))];
+    if memory.is_shared {
+        parts.push(table(forecast, "memory", MemoryPhase::classes));
+    } else {
+        parts.push(table(forecast, "on the device", |phase| phase.device));
+        parts.push(table(forecast, "in memory", |phase| phase.host));
+    }
+    let mut lines =
+        vec![peak_line("Peak", &memory.peak(), &forecast.device(), forecast.budgets.device.as_ref())];
+    if !memory.is_shared {
+        let host = memory.host_peak();
+        lines.push(peak_line("Peak in memory", &host, &host.host, forecast.budgets.host.as_ref()));
+    }
+    lines.push(format!("Reading the pictures: {}", bytes(forecast.reading)));
+    if let (Some(speed), Some(seconds)) = (forecast.speed, forecast.seconds()) {
+        lines.push(format!(
+            "Time: about {} for {} iterations, each {} s and {} s a megapixel that it computes, measured at sizes up to {} pixels",
+            duration(seconds),
+            checked.iterations,
+            number(speed.per_iteration),
+            number(speed.per_pixel * 1e6),
+            size(speed.size)
+        ));
+    }
+    if let Some(refused) = refused {
+        lines.push(format!("Does not fit: {refused}"));
+    }
+    parts.push(lines.join("\n"));
+    parts.join("\n\n")
+}
+
+fn peak_line(what: &str, phase: &MemoryPhase, classes: &MemoryClasses, budget: Option<&Budget>) -> String {
+    let of = budget.map_or_else(|| "how much may be taken is not known".to_owned(), Budget::to_string);
+    format!("{what}: {} at scale {} ({}); {of}", bytes(classes.total()), phase.scale + 1, phase.phase)
+}
+
+/// Memory by scale, with the part of the run that takes most of it, and by class.
+fn table(forecast: &Forecast, title: &str, classes: impl Fn(&MemoryPhase) -> MemoryClasses) -> String {
+    let memory = &forecast.memory;
+    let names = MemoryClasses::default().list().map(|(name, _)| name);
+    let mut table = Table::<10>::new(2, head(title, names));
+    for (index, scale) in memory.scales.iter().enumerate() {
+        let phases = memory.phases.iter().filter(|phase| phase.scale == index);
+        let Some(largest) = phases.max_by_key(|phase| classes(phase).total()) else { continue };
+        let found = classes(largest);
+        let mut row: [String; 10] = std::array::from_fn(|_| String::new());
+        row[0] = format!("{} x {}", scale.end - scale.first, size(scale.size));
+        row[1] = largest.phase.to_string();
+        for (cell, (_, size)) in row[2..].iter_mut().zip(found.list()) {
+            *cell = bytes(size);
+        }
+        row[9] = bytes(found.total());
+        table.row(row);
+    }
+    table.to_string()
+}
+
+fn head<'a>(title: &'a str, names: [&'a str; 7]) -> [&'a str; 10] {
+    let [a, b, c, d, e, f, g] = names;
+    [title, "peak during", a, b, c, d, e, f, g, "in all"]
+}
+
+/// The plan as JSON; all sizes are bytes.
+fn json_of(forecast: &Forecast, engine: &Engine, checked: &CheckedRun, refused: Option<&str>) -> Value {
+    let memory = &forecast.memory;
+    let phase = |phase: &MemoryPhase| {
+        json!({
+            "phase": phase.phase,
+            "scale": phase.scale,
+            "device": phase.device,
+            "host": phase.host,
+            "device_bytes": phase.device.total(),
+            "host_bytes": phase.host.total(),
         })
-    }
-}
-
-impl Plan {
-    /// The work of all iterations, see [`work`].
-    pub(super) fn work(&self) -> u64 {
-        work(&self.scales, u32::MAX)
-    }
-
-    /// A picture of one of the run's scales at the size of the last, which all saved pictures have.
-    ///
-    /// # Errors
-    /// If it can't be resized.
-    pub(super) fn at_full_size<'a>(&self, picture: &'a Picture) -> Result<Cow<'a, Picture>> {
-        let Picture { width, height, .. } = *self.request.photo;
-        if (picture.width, picture.height) == (width, height) {
-            return Ok(Cow::Borrowed(picture));
-        }
-        image_io::resize(picture, width, height).map(Cow::Owned)
-    }
-}
-
-/// The request without its pictures, and the preset of its objective, with all numbers checked.
-fn request(args: &RenderArgs) -> Result<(Request, Preset)> {
-    let blank = Picture { width: 1, height: 1, rgb: vec![0.5; 3] };
-    let mut request = Request::new(blank.clone());
-    let preset = preset(args, &blank)?;
-    request.groups = preset.groups();
-    request.rebalance_every = args.balance.rebalance_every;
-
-    let optimisation = &args.optimisation;
-    request.pooling = args.optimisation.pooling.pooling();
-    request.seed = optimisation.seed;
-    request.scales = optimisation.scales();
-    request.average_decay = optimisation.average_decay;
-    let styled = !args.factors.style_image.is_empty();
-    request.grain = optimisation.grain.unwrap_or(if styled { 0.0 } else { request.grain });
-    request.border = args.optimisation.border.kind();
-    let settings = Settings {
-        learning_rate: optimisation.learning_rate,
-        decay: Some(optimisation.learning_rate_decay),
-        beta1: Some(optimisation.beta1),
-        beta2: Some(optimisation.beta2),
-        epsilon: Some(optimisation.epsilon),
-        history: Some(optimisation.history as usize),
-        clamp: optimisation.clamps(),
     };
-    request.optimizer = optimizer::by_name(&optimisation.optimizer, &settings)?;
-    request.stop_when_change_below = optimisation.stop_when_change_below;
-    request.adjustable = args.watching.web.is_some();
-    request.top_classes = args.watching.top;
-    request.recompute = args.device.checkpoint_activations;
-    request.tiling = args.device.tile.0;
-    request.check()?;
-    Ok((request, preset))
-}
-
-/// The preset before any option, with style images or without.
-pub(super) fn default_preset(styled: bool) -> Preset {
-    if styled { Preset::of_style_images() } else { Preset::default() }
-}
-
-/// The factors as the options state them; style images are `blank` for now.
-fn preset(args: &RenderArgs, blank: &Picture) -> Result<Preset> {
-    let mut preset = default_preset(!args.factors.style_image.is_empty());
-    let (factors, balance) = (&args.factors, &args.balance);
-    let layers = [&factors.spatial, &factors.r#abstract, &factors.style];
-    let weights = [balance.spatial_weight, balance.abstract_weight, balance.style_weight];
-    let raw = weights.iter().any(Option::is_some);
-    for ((name, layers), weight) in FACTORS.into_iter().zip(layers).zip(weights) {
-        let Some(factor) = preset.factor_mut(name) else { continue };
-        if let Some(layers) = layers {
-            factor.layers = preset::layers(layers)?;
-        }
-        if raw {
-            let weight = weight.unwrap_or(1.0);
-            not_negative(&format!("--{name}-weight"), weight)?;
-            factor.strength = Strength::Weight(weight);
-        }
-    }
-    if let Some(shares) = &balance.balance {
-        let mut groups = preset.groups();
-        let refused = |error| Error::usage(format!("--balance {}: {error}", one_line(&shares.to_string())));
-        shares.apply(&mut groups).map_err(refused)?;
-        for group in groups {
-            if let Some(factor) = preset.factor_mut(&group.name) {
-                factor.strength = group.strength;
-            } else if let Strength::Share(_) = group.strength {
-                return Err(Error::usage(format!("{} has no share: use --tv-weight", group.name)));
-            }
-        }
-    }
-    not_negative("--tv-weight", balance.tv_weight)?;
-    preset.smooth_weight = balance.tv_weight;
-    preset.smooth = balance.tv_kind.statistic();
-    preset.style.statistic = statistic::by_name(&factors.style_statistic)?;
-
-    let (images, blends) = (&factors.style_image, &factors.style_blend);
-    if !blends.is_empty() && blends.len() != images.len() {
-        return Err(Error::usage(format!(
-            "--style-blend has {} numbers for {} style images: give one for each",
-            blends.len(),
-            images.len()
-        )));
-    }
-    for (name, images) in images_of(args) {
-        let Some(factor) = preset.factor_mut(name).filter(|_| !images.is_empty()) else { continue };
-        let blend = |index: usize| if name == preset::STYLE { blends.get(index).copied() } else { None };
-        let images = (0..images.len()).map(|at| (blank.clone(), blend(at).unwrap_or(1.0)));
-        factor.target = Target::Images(images.collect());
-    }
-    Ok(preset)
-}
-
-/// The images that each factor takes instead of the photo.
-fn images_of(args: &RenderArgs) -> [(&'static str, &[PathBuf]); 3] {
-    let FactorArgs { spatial_image, abstract_image, style_image, .. } = &args.factors;
-    [(preset::SPATIAL, spatial_image), (preset::ABSTRACT, abstract_image), (preset::STYLE, style_image)]
-}
-
-/// What is known of pictures once they are read.
-struct Pictures {
-    /// The photo's alpha.
-    alpha: Option<Alpha>,
-    /// Width and height in the photo's file.
-    photo_stored: (usize, usize),
-    /// Bytes that were taken at most.
-    reading: u64,
-}
-
-/// Reads the pictures that the request lacks.
-fn pictures(
-    args: &RenderArgs,
-    request: &mut Request,
-    preset: &mut Preset,
-    notes: &mut Vec<String>,
-) -> Result<Pictures> {
-    let kept = args.files.alpha;
-    let options = reading(args.files.size.pixels()? as usize, kept);
-    let Loaded { picture, alpha, stored: photo_stored, memory: mut most } =
-        load(&args.photo, &options, notes)?;
-    let mut held = picture.rgb.len() as u64 * 4;
-    request.photo = Arc::new(picture);
-    if kept == AlphaArg::Keep && alpha.is_none() {
-        notes.push(format!("{} is opaque everywhere: there is no transparency to keep", shown(&args.photo)));
-    }
-    for (name, paths) in images_of(args) {
-        let Some(factor) = preset.factor_mut(name) else { continue };
-        if let Target::Images(images) = &factor.target {
-            let load = |(path, (_, blend)): (&PathBuf, &(Picture, f32))| {
-                let Loaded { picture, memory, .. } = load(path, &options, notes)?;
-                most = most.max(held + memory);
-                held += picture.rgb.len() as u64 * 4;
-                Ok((picture, *blend))
-            };
-            let images = paths.iter().zip(images.as_ref()).map(load).collect::<Result<Vec<_>>>()?;
-            factor.target = Target::Images(images.into());
-        }
-    }
-    request.init = match &args.optimisation.init {
-        StartPicture::Noise => Init::Noise,
-        StartPicture::Blur => Init::Blur,
-        StartPicture::Photo => Init::Photo,
-        StartPicture::Gray => Init::Gray,
-        StartPicture::File(path) => {
-            let size = (request.photo.width, request.photo.height);
-            Init::Picture(Arc::new(load_start(path, size, kept, notes)?))
-        }
+    let scale = |scale: &Scale| {
+        json!({
+            "width": scale.size[1],
+            "height": scale.size[0],
+            "iterations": scale.end - scale.first,
+            "computed_pixels": scale.pixels,
+            "preparing_pixels": scale.preparing,
+        })
     };
-    Ok(Pictures { alpha, photo_stored, reading: most })
-}
-
-/// The files that a run reads, without the network.
-pub(super) fn inputs(args: &RenderArgs) -> Vec<PathBuf> {
-    let mut inputs = vec![args.photo.clone()];
-    inputs.extend(images_of(args).into_iter().flat_map(|(_, images)| images.iter().cloned()));
-    if let StartPicture::File(path) = &args.optimisation.init {
-        inputs.push(path.clone());
-    }
-    inputs.extend(args.network.labels.clone());
-    inputs
-}
-
-/// All files that a run reads: those of its options, the network, and the measurements of kernels.
-fn all_read(args: &RenderArgs, more: &[PathBuf]) -> Vec<PathBuf> {
-    let mut read = inputs(args);
-    read.extend(more.iter().cloned());
-    // What is wrong with the network is said when it is opened.
-    if let Ok(Location::File(path)) = locate::find_weights(args.network.weights.as_deref()) {
-        read.push(path);
-    }
-    read.extend(args.device.tuning.path());
-    read
+    let budget = |budget: &Option<Budget>| {
+        budget.as_ref().map(|budget| json!({ "bytes": budget.bytes, "of": budget.of }))
+    };
+    let [height, width] = checked.request.size();
+    json!({
+        "device": engine.describe(),
+        "width": width,
+        "height": height,
+        "shared_memory": memory.is_shared,
+        "scales": memory.scales.iter().map(scale).collect::<Vec<_>>(),
+        "phases": memory.phases.iter().map(phase).collect::<Vec<_>>(),
+        "peak_bytes": memory.needed(),
+        "host_peak_bytes": (!memory.is_shared).then(|| memory.host_peak().host.total()),
+        "reading_bytes": forecast.reading,
+        "budget": budget(&forecast.budgets.device),
+        "host_budget": budget(&forecast.budgets.host),
+        "fits": refused.is_none(),
+        "iterations": checked.iterations,
+        "seconds": forecast.seconds(),
+        "seconds_per_pixel": forecast.speed.map(|speed| speed.per_pixel),
+        "seconds_per_iteration": forecast.speed.map(|speed| speed.per_iteration),
+    })
 }

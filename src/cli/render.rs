@@ -1,6 +1,7 @@
 //! `mirage render`: sets a run up, runs it with its observers, and saves the picture.
 
 use super::args::{DeviceArgs, RenderArgs};
+use super::checked_run::{self, CheckedRun};
 use super::escape::{path_text, quoted, shown};
 use super::files::Unsaved;
 use super::fitting;
@@ -12,7 +13,6 @@ use super::observers::{
     Checkpoints, FilmRecorder, Log, MetadataRecorder, Observers, Page, RunStatus, RunTerminal, ShareWarnings,
     SharedStatus, Snapshots,
 };
-use super::plan::{self, Plan};
 use super::preprocessing;
 use super::resumed_run::ResumedRun;
 use super::streams;
@@ -59,10 +59,10 @@ pub(super) fn continue_from(args: &RenderArgs, earlier: EarlierRun) -> Result<u8
     notes.extend(tiles);
     let mut run = RenderRun::new(args, notes, resumed, file.as_slice())?;
     if let Some(before) = network
-        && before != run.plan.network.sha256()?
+        && before != run.checked.network.sha256()?
     {
         return Err(Error::file(
-            &run.plan.network.path,
+            &run.checked.network.path,
             "this is not the network that the run was made with",
             "Restore that network, or choose another with --weights",
         ));
@@ -73,7 +73,7 @@ pub(super) fn continue_from(args: &RenderArgs, earlier: EarlierRun) -> Result<u8
 
 /// A run and its observers.
 struct RenderRun {
-    plan: Rc<Plan>,
+    checked: Rc<CheckedRun>,
     status: SharedStatus,
     interrupt: Interrupt,
     controls: Controls,
@@ -86,6 +86,7 @@ struct RenderRun {
     page: Option<Page>,
     log: Option<Log>,
     verbose: bool,
+    verify: bool,
     quiet: bool,
     /// The user's limit of the memory.
     memory: Option<u64>,
@@ -113,22 +114,22 @@ impl RenderRun {
         let begun = Instant::now();
         let interrupt = Interrupt::install();
         let metadata = RunMetadata::new(resumed.as_ref().map(|run| run.id.clone()));
-        let plan = Rc::new(Plan::new(args, resumed, read)?);
-        let status = RunStatus::new(metadata, [notes, plan.notes.clone()].concat());
+        let checked = Rc::new(CheckedRun::new(args, resumed, read)?);
+        let status = RunStatus::new(metadata, [notes, checked.notes.clone()].concat());
         let watching = &args.watching;
-        let terminal = RunTerminal::new(watching, &plan, &status, begun);
+        let terminal = RunTerminal::new(watching, &checked, &status, begun);
         for note in &status.borrow().notes {
             terminal.lines.note(note);
         }
-        let checkpoint = plan.files.checkpoint();
-        let replaces = plan.files.replaces(&checkpoint);
-        let inputs = plan::inputs(args);
-        let checkpoints = Checkpoints::new(checkpoint, replaces, &plan, &inputs, &status)?;
+        let checkpoint = checked.files.checkpoint();
+        let replaces = checked.files.replaces(&checkpoint);
+        let inputs = checked_run::inputs(args);
+        let checkpoints = Checkpoints::new(checkpoint, replaces, &checked, &inputs, &status)?;
         let controls = Controls::new();
         let title = path_text(Path::new(args.photo.file_name().unwrap_or_default()));
         let page = watching
             .web
-            .map(|port| Page::open(port, watching, title, &controls, &plan, &status))
+            .map(|port| Page::open(port, watching, title, &controls, &checked, &status))
             .transpose()?;
         if let Some(page) = &page {
             // Without it the page can't be found, so even a quiet run prints it.
@@ -137,13 +138,14 @@ impl RenderRun {
         }
         let overwrite = args.files.overwrite;
         let film = watching.film.as_ref();
-        let film = film.map(|film| FilmRecorder::start(film, overwrite, &plan, &status)).transpose()?;
-        let log = watching.log.as_ref().map(|log| Log::open(log, overwrite, &plan, &status)).transpose()?;
+        let film = film.map(|film| FilmRecorder::start(film, overwrite, &checked, &status)).transpose()?;
+        let log =
+            watching.log.as_ref().map(|log| Log::open(log, overwrite, &checked, &status)).transpose()?;
         Ok(Self {
-            metadata: MetadataRecorder { plan: plan.clone(), status: status.clone() },
-            share_warnings: ShareWarnings::new(&plan.request.groups, &status),
-            snapshots: Snapshots::new(&plan, &status),
-            plan,
+            metadata: MetadataRecorder { checked: checked.clone(), status: status.clone() },
+            share_warnings: ShareWarnings::new(&checked.request.groups, &status),
+            snapshots: Snapshots::new(&checked, &status),
+            checked,
             status,
             interrupt,
             controls,
@@ -153,6 +155,7 @@ impl RenderRun {
             page,
             log,
             verbose: watching.verbose,
+            verify: args.computing.verify,
             quiet: watching.quiet,
             memory: args.files.memory.map(|memory| memory.0),
             stated: false,
@@ -274,8 +277,8 @@ impl RenderRun {
         tracing: &mut Option<(Arc<Engine>, Arc<Trace>)>,
     ) -> Result<Session> {
         // Hashing a full-size network takes a second or two: meanwhile the device gets ready.
-        let network = &self.plan.network;
-        let request = self.plan.request.clone();
+        let network = &self.checked.network;
+        let request = self.checked.request.clone();
         let terminal = &self.terminal.lines;
         let states = !std::mem::replace(&mut self.stated, true);
         let (session, sha256) = std::thread::scope(|scope| {
@@ -289,13 +292,13 @@ impl RenderRun {
                 self.status.borrow_mut().notes.push(note);
             }
             if states {
-                let mut forecast = Forecast::new(&engine, &self.plan, self.memory)?;
-                forecast.check(&engine, &self.plan)?;
+                let mut forecast = Forecast::new(&engine, &self.checked, self.memory)?;
+                forecast.check(&engine, &self.checked)?;
                 forecast.done = done;
                 // A device that is lost after so many submissions, for tests, is to be lost in the run.
                 // Its two iterations are no part of a trace, which shows what is compiled.
                 if !self.quiet && device.lose_device_after.is_none() && self.trace.is_none() {
-                    forecast.time(&engine, &self.plan)?;
+                    forecast.time(&engine, &self.checked)?;
                 }
                 terminal.print(&forecast.line());
             }
@@ -303,7 +306,7 @@ impl RenderRun {
                 *tracing = Some((engine.clone(), engine.start_trace()));
             }
             let session = Session::new(&engine, network, request)?;
-            if device.verify {
+            if self.verify {
                 let timing = Instant::now();
                 let Verified { kernels, tests } = verify(&engine, session.nodes())?;
                 let seconds = timing.elapsed().as_secs_f64();
@@ -327,9 +330,9 @@ impl RenderRun {
 
     fn finish(&mut self, outcome: &RunResult) -> Result<u8> {
         self.status.borrow_mut().metadata.seconds = outcome.seconds;
-        let plan = self.plan.clone();
-        let picture = plan.at_full_size(&outcome.picture)?;
-        let saved = plan.files.write_output(&picture, &self.texts(outcome.iterations));
+        let checked = self.checked.clone();
+        let picture = checked.at_full_size(&outcome.picture)?;
+        let saved = checked.files.write_output(&picture, &self.texts(outcome.iterations));
         self.finish_film(outcome.iterations);
         self.terminal.print_troubles();
         if let Err(Unsaved { error, rescued }) = saved {
@@ -339,7 +342,7 @@ impl RenderRun {
         }
         let terminal = &self.terminal.lines;
         terminal.close();
-        let output = &plan.files.output;
+        let output = &checked.files.output;
         let (ending, code, word) = match outcome.ending {
             Ending::Finished => ("finished", 0, "Done"),
             Ending::Settled => ("settled", 0, "Done (the picture hardly changes any more)"),
@@ -373,10 +376,10 @@ impl RenderRun {
 
     /// Saves the last good picture of a run that failed.
     fn rescue(&mut self, iteration: u32, picture: &Picture) {
-        let plan = self.plan.clone();
-        let output = &plan.files.output;
-        let saved = match plan.at_full_size(picture) {
-            Ok(picture) => plan.files.write_output(&picture, &self.texts(iteration)),
+        let checked = self.checked.clone();
+        let output = &checked.files.output;
+        let saved = match checked.at_full_size(picture) {
+            Ok(picture) => checked.files.write_output(&picture, &self.texts(iteration)),
             Err(error) => Err(Unsaved { error, rescued: None }),
         };
         match saved {
@@ -408,7 +411,7 @@ impl RenderRun {
 
     /// What the picture after these iterations carries.
     fn texts(&self, iterations: u32) -> Vec<(String, String)> {
-        self.status.borrow().metadata.texts(&self.plan.options, iterations)
+        self.status.borrow().metadata.texts(&self.checked.options, iterations)
     }
 }
 

@@ -68,7 +68,7 @@ pub(super) fn run(args: &TuneArgs) -> Result<()> {
         if args.tuning_cache.is_some() {
             return Err(Error::file(
                 &path,
-                "the file exists, and is no tuning cache of this version",
+                "the file exists and is not a tuning cache of this version",
                 "Remove it, or name another file with --tuning-cache",
             ));
         }

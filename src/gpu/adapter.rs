@@ -1,10 +1,12 @@
 //! Finding the adapters of this machine and picking one of them.
 
-use super::budget::USED_AT_MOST;
 use super::profile::Matrices;
 use super::wait;
 use crate::error::{Error, Result};
 use crate::escape::one_line;
+
+/// Allocations beyond this part of the device's memory budget are refused, in percent.
+pub(super) const USED_AT_MOST: u8 = 95;
 
 /// Which adapter a run uses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,15 +24,14 @@ pub enum AdapterChoice {
     Name(String),
 }
 
-impl std::str::FromStr for AdapterChoice {
-    type Err = std::convert::Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(match text.parse() {
+impl From<&str> for AdapterChoice {
+    /// A number, `cpu`, or a part of a name.
+    fn from(text: &str) -> Self {
+        match text.parse() {
             Ok(index) => Self::Index(index),
             Err(_) if text.eq_ignore_ascii_case("cpu") => Self::Cpu,
             Err(_) => Self::Name(text.to_owned()),
-        })
+        }
     }
 }
 

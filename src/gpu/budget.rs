@@ -1,11 +1,9 @@
 //! How much memory a device has for this process, where its driver says so.
 
 use super::Context;
+use super::adapter::USED_AT_MOST;
 use ash::{ext, vk};
 use wgpu::hal::api::Vulkan;
-
-/// Allocations beyond this part of the budget are refused, in percent.
-pub(super) const USED_AT_MOST: u8 = 95;
 
 impl Context {
     /// Bytes of the device's own memory that this process may take in all: of the driver's budget where it has one

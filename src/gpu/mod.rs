@@ -21,7 +21,7 @@ pub use hidden::hidden_gpus;
 pub use pipeline::{Pipeline, PipelineCache, PipelineKey};
 pub use profile::{Family, Matrices, Precision, Profile};
 pub use quirks::{Effect, QUIRKS, Quirk, Version, quirks};
-pub use read_back::{Copy, ReadBack, StagingPool};
+pub use read_back::{PendingRead, RecordedCopy, StagingPool};
 pub use stopwatch::Stopwatch;
 pub use trace::{Stamps, Trace};
 pub use wait::Fence;

@@ -9,9 +9,9 @@ pub enum Family {
     /// Chosen per adapter.
     #[default]
     Auto,
-    /// Register tiles fed from storage textures and subgroup shuffles: software and some mobile drivers.
+    /// Register blocks fed from storage textures and subgroup shuffles: software and some mobile drivers.
     Texture,
-    /// Shared-memory tiles fed from storage buffers: discrete and integrated GPUs.
+    /// Blocks in shared memory, fed from storage buffers: discrete and integrated GPUs.
     Buffer,
     /// The reference kernels.
     Naive,

@@ -36,7 +36,7 @@ impl StagingPool {
         context: &Context,
         encoder: &mut wgpu::CommandEncoder,
         buffer: &wgpu::Buffer,
-    ) -> Result<Copy> {
+    ) -> Result<RecordedCopy> {
         self.copy_parts(context, encoder, &[(buffer.clone(), 0, self.bytes.min(buffer.size()))])
     }
 
@@ -49,7 +49,7 @@ impl StagingPool {
         context: &Context,
         encoder: &mut wgpu::CommandEncoder,
         parts: &[(wgpu::Buffer, u64, u64)],
-    ) -> Result<Copy> {
+    ) -> Result<RecordedCopy> {
         let free = {
             let mut home = self.home.lock().unwrap_or_else(PoisonError::into_inner);
             let free = home.free.pop();
@@ -74,7 +74,7 @@ impl StagingPool {
             offset += bytes;
         }
         let lease = Lease { staging, home: self.home.clone() };
-        Ok(Copy { lease, bytes: self.bytes as usize, label: self.label.clone() })
+        Ok(RecordedCopy { lease, bytes: self.bytes as usize, label: self.label.clone() })
     }
 
     /// How many buffers were made so far.
@@ -98,28 +98,28 @@ impl Drop for Lease {
 
 /// A recorded copy that waits for its submission.
 #[derive(Debug)]
-pub struct Copy {
+pub struct RecordedCopy {
     lease: Lease,
     bytes: usize,
     label: String,
 }
 
-impl Copy {
-    /// Asks for the values, once the copy was submitted. Nothing waits until [`ReadBack::finish`].
-    pub fn read(self, fence: &Fence) -> ReadBack {
+impl RecordedCopy {
+    /// Asks for the values, once the copy was submitted. Nothing waits until [`PendingRead::finish`].
+    pub fn read(self, fence: &Fence) -> PendingRead {
         let Self { lease, bytes, label } = self;
         let mapped = Answer::pending();
         let deliver = mapped.clone();
         lease.staging.slice(..).map_async(wgpu::MapMode::Read, move |outcome| {
             deliver.deliver(outcome.map_err(|error| error.to_string()));
         });
-        ReadBack { lease, bytes, fence: fence.clone(), mapped, label }
+        PendingRead { lease, bytes, fence: fence.clone(), mapped, label }
     }
 }
 
 /// Values on their way from the device.
 #[derive(Debug)]
-pub struct ReadBack {
+pub struct PendingRead {
     lease: Lease,
     bytes: usize,
     fence: Fence,
@@ -128,7 +128,7 @@ pub struct ReadBack {
     label: String,
 }
 
-impl ReadBack {
+impl PendingRead {
     /// Waits for the copy, unless it has arrived, and returns the values.
     ///
     /// # Errors
@@ -140,7 +140,7 @@ impl ReadBack {
     /// The same for other values than f32.
     ///
     /// # Errors
-    /// As [`ReadBack::finish`].
+    /// As [`PendingRead::finish`].
     pub fn finish_as<T: bytemuck::Pod>(self, context: &Context) -> Result<Vec<T>> {
         let _span = context.trace().map(|trace| trace.host("reading back", &self.label));
         if !self.mapped.has_come() {
@@ -171,7 +171,7 @@ impl ReadBack {
     }
 }
 
-impl Drop for ReadBack {
+impl Drop for PendingRead {
     /// Ends the mapping, also one that was not waited for, so that the buffer can be used again.
     fn drop(&mut self) {
         self.lease.staging.unmap();
@@ -180,11 +180,11 @@ impl Drop for ReadBack {
 
 impl Context {
     /// Starts reading `bytes` from the start of `buffer`; the copy is queued after all work submitted so far
-    /// and nothing waits until [`ReadBack::finish`].
+    /// and nothing waits until [`PendingRead::finish`].
     ///
     /// # Errors
     /// As [`Context::check`].
-    pub fn read_back(&self, buffer: &wgpu::Buffer, bytes: u64, label: &str) -> Result<ReadBack> {
+    pub fn read_back(&self, buffer: &wgpu::Buffer, bytes: u64, label: &str) -> Result<PendingRead> {
         let mut encoder =
             self.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(label) });
         let copy = StagingPool::new(label, bytes, 1).copy(self, &mut encoder, buffer)?;
@@ -194,7 +194,7 @@ impl Context {
     /// Reads `count` f32 values from the start of `buffer`, waiting for them.
     ///
     /// # Errors
-    /// As [`ReadBack::finish`].
+    /// As [`PendingRead::finish`].
     pub fn read_f32(&self, buffer: &wgpu::Buffer, count: usize, label: &str) -> Result<Vec<f32>> {
         self.read_back(buffer, count as u64 * 4, label)?.finish(self)
     }

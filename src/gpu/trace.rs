@@ -4,7 +4,7 @@
 //! Tracing costs: each dispatch is a pass of its own, with a timestamp at both ends.
 
 use super::wait::Fence;
-use super::{Context, ReadBack, StagingPool};
+use super::{Context, PendingRead, StagingPool};
 use crate::error::{Error, Result};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -56,7 +56,7 @@ struct Stamped {
 #[derive(Debug)]
 struct Recorded {
     dispatches: Vec<Stamped>,
-    copy: super::Copy,
+    copy: super::RecordedCopy,
 }
 
 /// The same on the device.
@@ -64,7 +64,7 @@ struct Recorded {
 struct Running {
     dispatches: Vec<Stamped>,
     submitted: f64,
-    stamps: ReadBack,
+    stamps: PendingRead,
 }
 
 /// Stamps for one recording.

@@ -320,7 +320,7 @@ impl Engine {
     /// Reads a tensor's values in logical order, waiting for all work before it.
     ///
     /// # Errors
-    /// As [`crate::gpu::ReadBack::finish`].
+    /// As [`crate::gpu::PendingRead::finish`].
     pub fn read(&self, memory: &Memory, shape: Shape, label: &str) -> Result<Vec<f32>> {
         if let Device::Native(_) = &self.device {
             let stored = memory.host(label)?.read();
@@ -332,7 +332,7 @@ impl Engine {
     /// Reads the first `count` values as they are stored, the borders of maps included; waits as [`Engine::read`].
     ///
     /// # Errors
-    /// As [`crate::gpu::ReadBack::finish`].
+    /// As [`crate::gpu::PendingRead::finish`].
     pub fn read_stored(&self, memory: &Memory, count: usize, label: &str) -> Result<Vec<f32>> {
         match &self.device {
             Device::Gpu(device) => device.context.read_f32(memory.gpu(label)?, count, label),

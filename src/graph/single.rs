@@ -70,7 +70,7 @@ impl SingleOp {
     /// behind it, are filled with NaN first.
     ///
     /// # Errors
-    /// As [`Program::prepare`] and [`crate::gpu::ReadBack::finish`].
+    /// As [`Program::prepare`] and [`crate::gpu::PendingRead::finish`].
     pub fn run(&self, variant: usize, inputs: &[Vec<f32>]) -> Result<SingleRun> {
         Ok(self.run_on(variant, &self.upload(inputs)?)?.0)
     }

@@ -2,7 +2,7 @@
 
 use super::gpu::GpuDevice;
 use crate::error::Result;
-use crate::gpu::{Fence, ReadBack};
+use crate::gpu::{Fence, PendingRead};
 use crate::ops::Shape;
 use std::sync::Arc;
 
@@ -65,7 +65,7 @@ pub struct Pending {
 
 #[derive(Debug)]
 enum Stored {
-    OnTheWay(Arc<GpuDevice>, ReadBack),
+    OnTheWay(Arc<GpuDevice>, PendingRead),
     Here(Vec<f32>),
     /// In logical order already.
     Unpacked(Values),
@@ -73,7 +73,7 @@ enum Stored {
 
 impl Pending {
     /// Values that a graphics device is to deliver.
-    pub(super) fn on_gpu(layout: &Layout, device: &Arc<GpuDevice>, read: ReadBack) -> Self {
+    pub(super) fn on_gpu(layout: &Layout, device: &Arc<GpuDevice>, read: PendingRead) -> Self {
         Self { layout: layout.clone(), stored: Stored::OnTheWay(device.clone(), read) }
     }
 
@@ -89,7 +89,7 @@ impl Pending {
     /// Waits for the values, unless they are there.
     ///
     /// # Errors
-    /// As [`ReadBack::finish`].
+    /// As [`PendingRead::finish`].
     pub fn finish(self) -> Result<Values> {
         let stored = match self.stored {
             Stored::OnTheWay(device, read) => read.finish(&device.context)?,

@@ -173,7 +173,7 @@ impl Rows {
             return Err("it holds values that are not finite numbers");
         }
         if self.layout.sample == Sample::F32 && self.samples.iter().any(|v| v.abs() > BRIGHTEST) {
-            return Err("it holds values beyond 1000, and 0 is black and 1 is white");
+            return Err("it holds values beyond 1000, where 0 should be black and 1 white");
         }
         if self.to_srgb.is_none()
             && self.layout.colors == Colors::Rgb

@@ -1,7 +1,7 @@
 //! What is computed of a picture in the host's memory band by band: the steps of the optimiser, and losses that compare
 //! neighbouring pixels. A band has whole rows of the picture.
 
-use super::build::{Build, Kept};
+use super::build::{Build, NamedMemory};
 use super::in_flight::{IN_FLIGHT, in_order};
 use super::planes::Planes;
 use super::request::Request;
@@ -39,7 +39,7 @@ pub(super) struct NeighborLoss {
 
 /// A tensor of the state in the host's memory.
 #[derive(Debug, Clone)]
-pub(super) enum Held {
+pub(super) enum HostTensor {
     /// Of the picture's shape.
     Map(Planes),
     /// Of a shape that does not depend on the picture's.
@@ -47,7 +47,7 @@ pub(super) enum Held {
 }
 
 /// The state in the host's memory, by name.
-pub(super) type HeldState = HashMap<String, Held>;
+pub(super) type HostState = HashMap<String, HostTensor>;
 
 /// Programs for the bands of a picture.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ pub(super) struct Bands {
     steps: HashMap<usize, Program>,
     watch: Option<StepWatch>,
     /// Memory of what the programs read and change.
-    kept: Kept,
+    kept: NamedMemory,
     of_neighbors: Vec<NeighborLoss>,
     /// The gradients of these losses, by the rows of the band with those around it.
     gradients: HashMap<usize, Program>,
@@ -104,7 +104,7 @@ impl Bands {
             rows_of_steps: if all { rows } else { height },
             steps: HashMap::new(),
             watch: None,
-            kept: Kept::default(),
+            kept: NamedMemory::default(),
             of_neighbors,
             gradients: HashMap::new(),
         };
@@ -172,17 +172,17 @@ impl Bands {
     /// If the device fails.
     pub fn step(
         &self,
-        state: &mut HeldState,
+        state: &mut HostState,
         rows: &Range<usize>,
         gradient: &Planes,
     ) -> Result<Vec<(String, Vec<f32>)>> {
         let mut vectors = Vec::new();
-        let submit = |state: &HeldState, band: &Range<usize>| {
+        let submit = |state: &HostState, band: &Range<usize>| {
             self.write_rows(GRADIENT_OF_BAND, gradient, band)?;
             for (name, held) in state {
                 match held {
-                    Held::Map(planes) => self.write_rows(name, planes, band)?,
-                    Held::Vector(values) => self.write(name, Shape::Vector(values.len()), values)?,
+                    HostTensor::Map(planes) => self.write_rows(name, planes, band)?,
+                    HostTensor::Vector(values) => self.write(name, Shape::Vector(values.len()), values)?,
                 }
             }
             let program = self.steps.get(&band.len()).ok_or_else(|| missing(STEP))?;
@@ -192,7 +192,7 @@ impl Bands {
             vectors.clear();
             for (name, values) in finished(submission)? {
                 match state.get_mut(&name) {
-                    Some(Held::Map(planes)) => planes.set_rows(&band, &values),
+                    Some(HostTensor::Map(planes)) => planes.set_rows(&band, &values),
                     _ => vectors.push((name, values)),
                 }
             }
@@ -267,7 +267,7 @@ impl Bands {
     }
 
     /// Memory of what steps read besides the state, and of what they note.
-    pub fn kept(&self) -> &Kept {
+    pub fn kept(&self) -> &NamedMemory {
         &self.kept
     }
 
@@ -328,7 +328,7 @@ mod tests {
         Planes::of(SIZE, (0..3 * SIZE[0] * SIZE[1]).map(value).collect())
     }
 
-    fn bands_of(rows: usize) -> (Bands, HeldState) {
+    fn bands_of(rows: usize) -> (Bands, HostState) {
         let options = DeviceOptions { adapter: AdapterChoice::Cpu, ..DeviceOptions::default() };
         let engine = Engine::open(&options).unwrap();
         let request = Request::new(Picture { width: 17, height: 23, rgb: planes(0).interleaved().collect() });
@@ -345,18 +345,18 @@ mod tests {
         engine.write(control, Shape::Vector(4), &request.optimizer.control(0)).unwrap();
         let held = parts.into_iter().enumerate().map(|(index, part)| {
             let held = match part.shape {
-                Shape::Map { .. } => Held::Map(planes(index)),
-                shape => Held::Vector(vec![0.0; shape.elements()]),
+                Shape::Map { .. } => HostTensor::Map(planes(index)),
+                shape => HostTensor::Vector(vec![0.0; shape.elements()]),
             };
             (part.name, held)
         });
         (bands, held.collect())
     }
 
-    fn map<'a>(state: &'a HeldState, name: &str) -> &'a Planes {
+    fn map<'a>(state: &'a HostState, name: &str) -> &'a Planes {
         match &state[name] {
-            Held::Map(planes) => planes,
-            Held::Vector(_) => panic!("{name} is a vector"),
+            HostTensor::Map(planes) => planes,
+            HostTensor::Vector(_) => panic!("{name} is a vector"),
         }
     }
 
@@ -370,7 +370,7 @@ mod tests {
                 for part in [0..split, split..SIZE[0]].into_iter().filter(|part| !part.is_empty()) {
                     vectors = bands.step(&mut state, &part, &planes(9)).unwrap();
                 }
-                state.extend(vectors.into_iter().map(|(name, values)| (name, Held::Vector(values))));
+                state.extend(vectors.into_iter().map(|(name, values)| (name, HostTensor::Vector(values))));
             }
             state
         };
@@ -380,8 +380,8 @@ mod tests {
             assert_eq!(state.len(), expected.len());
             for (name, held) in &state {
                 let same = match (held, &expected[name]) {
-                    (Held::Map(one), Held::Map(other)) => one == other,
-                    (Held::Vector(one), Held::Vector(other)) => one == other && one[0] == 3.0,
+                    (HostTensor::Map(one), HostTensor::Map(other)) => one == other,
+                    (HostTensor::Vector(one), HostTensor::Vector(other)) => one == other && one[0] == 3.0,
                     _ => false,
                 };
                 assert!(same, "{name} in bands of {rows} rows");

@@ -65,9 +65,9 @@ struct BySum {
 
 /// Memory of tensors by name. Graphs that share it have the largest shapes in the first one.
 #[derive(Debug, Default)]
-pub(super) struct Kept(HashMap<String, Memory>);
+pub(super) struct NamedMemory(HashMap<String, Memory>);
 
-impl Kept {
+impl NamedMemory {
     /// A tensor from outside in the memory of this name.
     ///
     /// # Errors

@@ -1,12 +1,12 @@
 //! Targets: the statistics of a picture, captured once.
 
+use super::assembly::Subject;
 use super::build::Build;
 use super::layer_statistic::{Captured, LayerStatistic, TargetPlace};
 use super::network_graph::{self, View};
 use super::planes::Pixels;
 use super::sources::Sources;
-use super::tile_passes::Tiles;
-use super::tiles::Subject;
+use super::tile_passes::TilePasses;
 use crate::error::Result;
 use crate::graph::{Bindings, Engine, Goals, Graph, Program, Submission, TensorId};
 use crate::image_io::Picture;
@@ -113,7 +113,7 @@ fn run(
     mut graph: Graph,
     mut bound: Bindings,
     found: &[(String, Vec<TensorId>)],
-    tiles: Option<(&Tiles, Pixels<'_>)>,
+    tiles: Option<(&TilePasses, Pixels<'_>)>,
 ) -> Result<(Vec<Vec<Captured>>, Submission)> {
     let mut captured = Vec::new();
     let mut goals = Vec::new();

@@ -283,7 +283,7 @@ mod tests {
             // Four times the pixels; borders and chunks of fixed size make it a little less.
             let factor = of_pixels(&large) as f64 / of_pixels(&small) as f64;
             assert!((1.5..=4.2).contains(&factor), "{factor} on {profile:?}");
-            // Kernels of graphics devices are chosen by the number of tiles, too.
+            // Kernels of graphics devices are chosen by the number of Winograd tiles, too.
             if profile.native {
                 assert_eq!(iterations(&small).device.weights, iterations(&large).device.weights);
             }

@@ -2,6 +2,7 @@
 //! reports [`Event`]s; [`preset`] makes the three factors of neural-mirage.
 
 mod agreement;
+mod assembly;
 mod bands;
 mod benchmark;
 mod build;
@@ -9,6 +10,7 @@ mod capture;
 mod checkpoint;
 mod controls;
 mod event;
+mod gradients;
 mod grain;
 mod host_memory;
 mod in_flight;
@@ -22,7 +24,6 @@ mod network_graph;
 mod next_scale;
 mod objective;
 pub mod optimizer;
-mod passes;
 mod planes;
 mod prepare;
 pub mod preset;
@@ -46,8 +47,7 @@ mod step_watch;
 mod targets;
 mod tile_layout;
 mod tile_passes;
-mod tiled;
-mod tiles;
+mod tiled_objective;
 mod weighting;
 
 pub use agreement::{Agreement, GRADIENT_LIMIT, LOSS_LIMIT};

@@ -22,9 +22,9 @@ struct Carried {
 
 /// What the next scale takes over: the picture that was shown, and the state that the optimiser keeps. All else is reset.
 #[derive(Debug)]
-pub(super) struct Baggage(Vec<Carried>);
+pub(super) struct CarriedState(Vec<Carried>);
 
-impl Baggage {
+impl CarriedState {
     /// Reads the state of an objective, which is not used any more.
     ///
     /// # Errors

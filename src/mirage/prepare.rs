@@ -1,16 +1,16 @@
 //! From the graph of losses and gradients to an objective that can run: with the step in the same program, or with the
 //! picture in tiles.
 
+use super::assembly::{Subject, TileGradients};
 use super::bands::{Bands, NeighborLoss};
-use super::build::{Build, Kept};
+use super::build::{Build, NamedMemory};
 use super::request::Request;
 use super::sections::{GRADIENT, HEALTH, PICTURE, SNAPSHOT, STATE, STEP, SUM};
 use super::sources::Sources;
 use super::step::{StatePart, StateTensors, shown};
 use super::step_watch::StepWatch;
 use super::targets::Targets;
-use super::tiled::{StepKind, Tiled, TiledGroup};
-use super::tiles::{Subject, TileGradients};
+use super::tiled_objective::{StepKind, TiledGroup, TiledObjective};
 use crate::error::{Error, Result};
 use crate::graph::{Engine, Goals, Memory, Program, Readback, TensorId, When};
 use crate::ops::Interleave;
@@ -29,10 +29,10 @@ pub(super) enum Place {
         gradient: Memory,
         watch: StepWatch,
         /// Memory of what steps read and change.
-        kept: Kept,
+        kept: NamedMemory,
     },
     /// In the host's memory.
-    Host(Box<Tiled>),
+    Host(Box<TiledObjective>),
 }
 
 /// An objective whose losses and gradients are in a graph.
@@ -45,8 +45,16 @@ pub(super) struct Unfinished<'a> {
     pub size: [usize; 2],
 }
 
-/// A program, where its picture is, the state, what the program was built of, and class probabilities of the photo.
-pub(super) type Prepared<'a> = (Program, Place, Vec<StatePart>, Build<'a>, Vec<f32>);
+/// An objective that can be run.
+pub(super) struct Prepared<'a> {
+    pub program: Program,
+    pub place: Place,
+    pub state: Vec<StatePart>,
+    /// What the program was built of.
+    pub build: Build<'a>,
+    /// Class probabilities of the photo; empty where no loss looks at them.
+    pub photo_probabilities: Vec<f32>,
+}
 
 impl<'a> Unfinished<'a> {
     /// With the step in the same program.
@@ -61,7 +69,7 @@ impl<'a> Unfinished<'a> {
     ) -> Result<Prepared<'a>> {
         let Self { build, request, .. } = &mut self;
         let shape = build.graph.shape(picture);
-        let mut kept = Kept::default();
+        let mut kept = NamedMemory::default();
         let state = StateTensors::new(build, &mut kept, request, picture)?;
         // Before the step: the snapshot of a submission is of the iteration that its losses are of.
         let clamp = request.optimizer.clamps();
@@ -76,8 +84,9 @@ impl<'a> Unfinished<'a> {
             .readback(readback(PICTURE, vec![(PICTURE.to_owned(), snapshot)], When::AfterOnce))
             .readback(readback(HEALTH, vec![(HEALTH.to_owned(), step.watch.record)], When::After))
             .readback(readback(STATE, state.named().collect(), When::Before));
-        let (program, build, photo) = self.program()?;
-        Ok((program, Place::Device { gradient, watch: step.watch, kept }, state.parts, build, photo))
+        let (program, build, photo_probabilities) = self.program()?;
+        let place = Place::Device { gradient, watch: step.watch, kept };
+        Ok(Prepared { program, place, state: state.parts, build, photo_probabilities })
     }
 
     /// With picture and state in the host's memory.
@@ -99,7 +108,7 @@ impl<'a> Unfinished<'a> {
             let of_gradient = self.goals.sections.iter_mut().filter(|(name, _)| name == GRADIENT);
             of_gradient.for_each(|(_, goals)| goals.push(total));
         }
-        let (program, build, photo) = self.program()?;
+        let (program, build, photo_probabilities) = self.program()?;
         let assembly = sources.assembly.ok_or_else(|| Error::gpu("the objective", "it has no tiles"))?;
         let tiles = assembly.prepare(subject, Some(&gradients))?;
         let groups = groups(&sources.of_neighbors);
@@ -111,8 +120,8 @@ impl<'a> Unfinished<'a> {
             needs_loss: optimizer.needs_loss(),
             watches_gradient: optimizer.shown().is_none(),
         };
-        let tiled = Tiled::new(engine, size, (tiles, bands), groups, kind);
-        Ok((program, Place::Host(Box::new(tiled)), state, build, photo))
+        let tiled = TiledObjective::new(engine, size, (tiles, bands), groups, kind);
+        Ok(Prepared { program, place: Place::Host(Box::new(tiled)), state, build, photo_probabilities })
     }
 
     /// Prepares the program, once the targets are captured; with class probabilities of the photo.

@@ -6,7 +6,7 @@ use super::kept_picture::KeptPicture;
 use super::loss::Shares;
 use super::objective::{Numbers, named};
 use super::readout::class_distance;
-use super::run_loop::{Ending, InFlight, RunLoop};
+use super::run_loop::{Ending, RunLoop, SubmittedIteration};
 use super::sections::{GRADIENT, HEALTH, PICTURE, REPORT, STATE};
 use super::session::{Session, weighted};
 use super::setback::{Fault, MOST_SETBACKS, Setback};
@@ -44,8 +44,8 @@ impl Session {
     }
 
     /// Waits for one iteration and reports it, unless it went wrong.
-    pub(super) fn report(&mut self, done: InFlight, run: &mut RunLoop<'_>) -> Result<()> {
-        let InFlight { iteration, mut submission, weights, due } = done;
+    pub(super) fn report(&mut self, done: SubmittedIteration, run: &mut RunLoop<'_>) -> Result<()> {
+        let SubmittedIteration { iteration, mut submission, weights, due } = done;
         let engine = self.engine.clone();
         let trace = engine.trace();
         let _span = trace.map(|trace| trace.host("host", format!("reporting iteration {iteration}")));

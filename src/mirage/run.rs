@@ -4,10 +4,10 @@ use super::controls::PendingCommands;
 use super::event::{Event, Observer};
 use super::grain;
 use super::loss::Shares;
-use super::next_scale::Baggage;
+use super::next_scale::CarriedState;
 use super::objective::Objective;
 use super::request::Init;
-use super::run_loop::{Due, Ending, InFlight, RunLoop};
+use super::run_loop::{Due, Ending, RunLoop, SubmittedIteration};
 use super::sections::{GRADIENT, GROUPS, HEALTH, LOSSES, PICTURE, REPORT, SNAPSHOT, STATE, STEP, SUM};
 use super::session::{Session, weighted};
 use super::setback::LossTrend;
@@ -190,13 +190,13 @@ impl Session {
         let objective = self.objective()?;
         let next = self.scale + 1;
         let [before, size] = [self.scales[self.scale].size, self.scales[next].size];
-        let baggage = Baggage::of(objective)?;
+        let carried = CarriedState::of(objective)?;
         self.leave();
         // Nothing else of either scale takes memory now but targets.
         let grain = grain::draw(&self.request, next, before, size)?;
         self.enter(next)?;
         let objective = self.objective()?;
-        baggage.unpack(&engine, objective, grain, self.request.optimizer.clamps())?;
+        carried.unpack(&engine, objective, grain, self.request.optimizer.clamps())?;
         objective.set_weights(&self.weights, false)?;
         self.last_look = None;
         self.change = None;
@@ -342,7 +342,7 @@ impl Session {
     }
 
     /// Submits an iteration, with what its report and snapshot need.
-    fn submit(&self, iteration: u32, due: Due) -> Result<InFlight> {
+    fn submit(&self, iteration: u32, due: Due) -> Result<SubmittedIteration> {
         // Losses and snapshot are of the picture before the step of the same submission. Where weights were just
         // measured, losses and the groups' gradients are already computed. That does not depend on the schedule of
         // reports, so the schedule never changes how a step is computed.
@@ -366,7 +366,7 @@ impl Session {
             objective.set_control(iteration - self.scales[self.scale].first, self.halvings)?;
         }
         let submission = objective.submit(&sections, &readbacks)?;
-        Ok(InFlight { iteration, submission, weights: self.weights.clone(), due })
+        Ok(SubmittedIteration { iteration, submission, weights: self.weights.clone(), due })
     }
 
     /// The first iteration with its report and picture, waited for and reported to no one; for benches.

@@ -22,7 +22,7 @@ pub enum Ending {
 
 /// An iteration that is submitted and not yet reported.
 #[derive(Debug)]
-pub(super) struct InFlight {
+pub(super) struct SubmittedIteration {
     /// Iterations before it.
     pub iteration: u32,
     pub submission: Submission,
@@ -66,7 +66,7 @@ impl Due {
 
 /// State of the loop of a run: what was submitted, why the run ends, and the observer.
 pub(super) struct RunLoop<'a> {
-    pub in_flight: VecDeque<InFlight>,
+    pub in_flight: VecDeque<SubmittedIteration>,
     pub ending: Option<Ending>,
     /// The iteration at which the run, or its present scale, began.
     pub first: u32,

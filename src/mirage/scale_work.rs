@@ -1,9 +1,9 @@
 //! What the iterations of each scale compute, for estimates of time.
 
+use super::assembly::Assembly;
 use super::objective::{class_layer, is_measured, layers, losses};
 use super::request::{Request, Tiling};
 use super::scales::Scale;
-use super::tiles::Assembly;
 use crate::error::Result;
 use crate::vgg::Network;
 

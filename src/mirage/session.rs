@@ -397,7 +397,7 @@ fn started(
     }
     if let Some(tile) = objective.tile.filter(|_| request.tiling == Tiling::Auto) {
         notes.push(format!(
-            "the feature maps of the whole picture do not fit on the device: they are computed in tiles of {tile} pixels a side, which takes longer"
+            "the feature maps of the whole picture do not fit on the device: the picture is cut into tiles of {tile} pixels a side, which takes longer"
         ));
     }
     let outdated = engine.outdated_choices() - begin.outdated;

@@ -1,11 +1,11 @@
 //! What losses look at: activations of the whole picture, or what is put together from its tiles.
 
+use super::assembly::Assembly;
 use super::bands::NeighborLoss;
 use super::build::Build;
 use super::layer_statistic::{Captured, LayerStatistic};
 use super::network_graph::{self, View};
 use super::statistic::Decomposition;
-use super::tiles::Assembly;
 use crate::error::{Error, Result};
 use crate::graph::TensorId;
 use crate::ops::Shape;

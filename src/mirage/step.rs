@@ -1,6 +1,6 @@
 //! The state of a run between two steps, and a step of the optimiser, as parts of a graph.
 
-use super::build::{Build, Kept};
+use super::build::{Build, NamedMemory};
 use super::optimizer::{Optimizer, StateTensor, StepInputs};
 use super::request::Request;
 use super::sections::GRADIENT;
@@ -79,7 +79,12 @@ impl StateTensors {
     ///
     /// # Errors
     /// If the device fails or has too little memory.
-    pub fn new(build: &mut Build<'_>, kept: &mut Kept, request: &Request, picture: TensorId) -> Result<Self> {
+    pub fn new(
+        build: &mut Build<'_>,
+        kept: &mut NamedMemory,
+        request: &Request,
+        picture: TensorId,
+    ) -> Result<Self> {
         let (mut parts, mut tensors) = (Vec::new(), Vec::new());
         for (name, shape, optimizer) in Self::list(request, build.graph.shape(picture)) {
             let tensor = if parts.is_empty() { picture } else { kept.tensor(build, &name, shape)? };
@@ -114,7 +119,7 @@ impl StateTensors {
     pub fn step(
         &self,
         build: &mut Build<'_>,
-        kept: &mut Kept,
+        kept: &mut NamedMemory,
         request: &Request,
         (gradient, loss): (TensorId, Option<TensorId>),
     ) -> Result<Step> {

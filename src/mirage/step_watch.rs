@@ -1,6 +1,6 @@
 //! What each step notes on the device about values that are not finite.
 
-use super::build::{Build, Kept};
+use super::build::{Build, NamedMemory};
 use super::sections::HEALTH;
 use super::setback::Fault;
 use crate::error::Result;
@@ -27,7 +27,7 @@ impl StepWatch {
     /// If the device fails or has too little memory, or there are too many tensors.
     pub fn new(
         build: &mut Build<'_>,
-        kept: &mut Kept,
+        kept: &mut NamedMemory,
         watched: Vec<(String, TensorId)>,
     ) -> Result<(Self, TensorId)> {
         let record = kept.tensor(build, RECORD, Watch::RECORD)?;
@@ -54,6 +54,6 @@ impl StepWatch {
 ///
 /// # Errors
 /// If the device fails.
-pub(super) fn reset(engine: &Engine, kept: &Kept) -> Result<()> {
+pub(super) fn reset(engine: &Engine, kept: &NamedMemory) -> Result<()> {
     kept.get(RECORD).map_or(Ok(()), |memory| engine.write(memory, Watch::RECORD, &[0.0; 8]))
 }

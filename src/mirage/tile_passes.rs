@@ -61,7 +61,7 @@ pub(super) struct Tile {
 
 /// Both passes over the tiles of a picture.
 #[derive(Debug)]
-pub(super) struct Tiles {
+pub(super) struct TilePasses {
     pub engine: Arc<Engine>,
     /// One for all tiles of the same size.
     pub programs: Vec<TileProgram>,
@@ -77,7 +77,7 @@ pub(super) struct Tiles {
     pub zeroed: Vec<(Memory, Shape)>,
 }
 
-impl Tiles {
+impl TilePasses {
     /// Puts the sums together for a picture, and waits for all tiles.
     ///
     /// # Errors

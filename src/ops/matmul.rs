@@ -12,7 +12,7 @@ use crate::gpu::{Family, Profile};
 /// Quads of rows and of columns that a lane computes in `matmul_tiles.wgsl`.
 const TALL: usize = 2;
 const WIDE: usize = 2;
-/// Fewer tiles of the large kind leave cores of a GPU idle (it has 20 to 150).
+/// Fewer large blocks leave cores of a GPU idle (it has 20 to 150).
 const ENOUGH: usize = 128;
 
 /// `D = A B`. Inputs: A and B, matrices, each of which may come transposed.
@@ -30,7 +30,7 @@ fn sizes(shape: Shape) -> Result<[usize; 2]> {
     }
 }
 
-/// Sizes of a tile in `matmul_blocks.wgsl`.
+/// Sizes of a workgroup's block in `matmul_blocks.wgsl`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tile {
     variant: &'static str,

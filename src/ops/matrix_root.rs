@@ -406,7 +406,7 @@ const INDEFINITE_3: CaseInput = CaseInput::Values(&[1e-4, -2e-4, 1e-5, -2e-4, -1
 /// With a negative eigenvalue that grows without reaching infinity.
 const SLIGHTLY_INDEFINITE_3: CaseInput = CaseInput::Values(&[1.0, 0.0, 0.0, 0.0, -2e-3, 0.0, 0.0, 0.0, 0.5]);
 
-/// Sides, matrices, tolerances. More than one tile of each family.
+/// Sides, matrices, tolerances. More than one block of each family's kernel.
 fn samples() -> Vec<(usize, CaseInput, f64)> {
     let mut samples: Vec<_> =
         [1, 3, 8, 17, 67].into_iter().map(|side| (side, CaseInput::Covariance, TOLERANCE)).collect();

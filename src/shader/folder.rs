@@ -80,7 +80,7 @@ impl Folder {
                 let names: Vec<&str> = SOURCES.iter().map(|(name, _)| *name).collect();
                 return Err(Error::file(
                     &path,
-                    "has not the name of a shader of this program",
+                    "is not named like a shader of this program",
                     format!("Rename or remove it; there are {}", names.join(", ")),
                 ));
             };
@@ -98,7 +98,7 @@ impl Folder {
                 // naga's message has lines.
                 let path = shown(&path);
                 Error::usage(format!(
-                    "{path}: is no valid {shader} shader. Mend it and save it again: {message}"
+                    "{path}: is not a valid {shader} shader. Mend it and save it again: {message}"
                 ))
             });
             if outcome.is_ok() {

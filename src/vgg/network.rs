@@ -453,7 +453,7 @@ impl Builder<'_> {
         }
         Err(weight.error(
             format_args!(
-                "(shape {:?}) takes {in_features} features, which is no square map of the last convolution's \
+                "(shape {:?}) takes {in_features} features, which is not a square map of the last convolution's \
                  {channels} channels",
                 weight.shape(),
             ),

@@ -33,7 +33,7 @@ struct Stamped<T>(u64, T);
 
 /// A snapshot in the strip.
 #[derive(Debug)]
-struct Kept {
+struct StoredSnapshot {
     about: Snapshot,
     jpeg: Bytes,
 }
@@ -53,7 +53,7 @@ struct State {
     weights: VecDeque<Stamped<Item>>,
     /// As JSON.
     reports: VecDeque<Stamped<String>>,
-    snapshots: Vec<Stamped<Kept>>,
+    snapshots: Vec<Stamped<StoredSnapshot>>,
     next_snapshot: u32,
     notes: VecDeque<Stamped<Item>>,
     adjustable: Vec<String>,
@@ -230,7 +230,7 @@ impl History {
             about.id = state.next_snapshot;
             state.next_snapshot = state.next_snapshot.wrapping_add(1);
             let jpeg = framed(Kind::Snapshot, about.iteration, about.id, jpeg);
-            let kept = state.stamp(Kept { about, jpeg });
+            let kept = state.stamp(StoredSnapshot { about, jpeg });
             state.snapshots.push(kept);
             let bytes = |state: &State| state.snapshots.iter().map(|kept| kept.1.jpeg.len()).sum::<usize>();
             while (state.snapshots.len() > SNAPSHOTS || bytes(state) > SNAPSHOT_BYTES) && state.thin_strip() {

@@ -1,10 +1,16 @@
-//! Files in layers: none imports a file that imports it, directly or through others.
+//! Modules and files in layers: none imports one that imports it, directly or through others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Folders under `src/` whose files form no circle.
-const FOLDERS: &[&str] = &["cli", "graph", "mirage", "ops"];
+const FOLDERS: &[&str] =
+    &["cli", "graph", "image_io", "mirage", "ops", "shader", "tune", "vgg", "web", "workbench"];
+/// The folders under `src/`: each imports only those behind it.
+const LAYERS: &[&str] =
+    &["cli", "web", "mirage", "tune", "workbench", "graph", "ops", "shader", "gpu", "vgg", "image_io"];
+/// What any module imports.
+const FOR_ALL: &[&str] = &["error", "escape", "files", "hex", "room"];
 
 /// A module by its path, from the folder on: `["graph", "fuse", "mask"]`.
 type Module = Vec<String>;
@@ -22,10 +28,7 @@ fn modules(folder: &Path, at: Module, found: &mut BTreeMap<Module, String>) {
             if name != "mod" {
                 module.push(name);
             }
-            let text = std::fs::read_to_string(&path).unwrap();
-            let text = text.split("#[cfg(test)]").next().unwrap_or_default();
-            let code = text.lines().map(|line| line.split("//").next().unwrap_or_default());
-            found.insert(module, code.collect::<Vec<_>>().join("\n"));
+            found.insert(module, code(&std::fs::read_to_string(&path).unwrap()));
         }
     }
 }
@@ -159,14 +162,15 @@ fn circle(edges: &BTreeMap<Module, BTreeSet<Module>>) -> Option<Vec<String>> {
 
 #[test]
 fn no_file_imports_one_that_imports_it() {
+    let mut count = 0;
     for folder in FOLDERS {
         let mut found = BTreeMap::new();
         modules(&Path::new("src").join(folder), vec![(*folder).to_owned()], &mut found);
         let edges = edges(&found);
-        let count: usize = edges.values().map(BTreeSet::len).sum();
-        assert!(count >= found.len() / 2, "{folder}: only {count} imports found");
+        count += edges.values().map(BTreeSet::len).sum::<usize>();
         assert_eq!(circle(&edges), None, "{folder}");
     }
+    assert!(count >= 500, "only {count} imports were found");
 }
 
 /// Path and text of every file under `src/`.
@@ -184,6 +188,39 @@ fn sources() -> Vec<(PathBuf, String)> {
         }
     }
     found
+}
+
+/// The text of a source without its comments and tests.
+fn code(text: &str) -> String {
+    let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+    text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+}
+
+/// The modules of the crate that a source imports, without what is below them.
+fn imported_modules(code: &str) -> BTreeSet<String> {
+    let mut found = Vec::new();
+    for (start, _) in code.match_indices("crate::") {
+        take(&code[start + "crate::".len()..], &[], &mut found);
+    }
+    let first = found.into_iter().filter_map(|path| path.into_iter().next());
+    first.filter(|name| name.starts_with(char::is_lowercase)).collect()
+}
+
+#[test]
+fn each_module_imports_only_those_below_it() {
+    let mut seen = BTreeSet::new();
+    for (path, text) in sources() {
+        let Some(place) = LAYERS.iter().position(|layer| path.starts_with(Path::new("src").join(layer)))
+        else {
+            continue;
+        };
+        for import in imported_modules(&code(&text)) {
+            let below = LAYERS[place..].contains(&import.as_str());
+            assert!(below || FOR_ALL.contains(&import.as_str()), "{} imports {import}", path.display());
+            seen.insert((place, import));
+        }
+    }
+    assert!(seen.len() > 3 * LAYERS.len(), "only {seen:?} were found");
 }
 
 /// Waiting for the device has one place, and each way to do it is used where it belongs only.
@@ -212,14 +249,22 @@ fn wgpu_is_named_only_where_devices_are_driven() {
     let allowed = ["src/gpu", "src/graph/gpu", "src/workbench/run"];
     let mut seen: BTreeSet<&str> = BTreeSet::new();
     for (path, text) in sources() {
-        let mut code = text.lines().map(|line| line.split("//").next().unwrap_or_default());
-        if code.any(|line| line.contains("wgpu::")) {
+        if code(&text).contains("wgpu::") {
             let place = allowed.into_iter().find(|folder| path.starts_with(folder));
             assert!(place.is_some(), "{} names types of wgpu", path.display());
             seen.extend(place);
         }
     }
     assert_eq!(seen.len(), allowed.len(), "only {seen:?} name wgpu");
+}
+
+/// The check must find imports of each form.
+#[test]
+fn imports_are_found() {
+    let text = "use crate::gpu::{Context, wait};\nuse crate::{files, ops::Op};\nlet x = crate::vgg::find();";
+    let found: Vec<String> = imported_modules(text).into_iter().collect();
+    assert_eq!(found, ["files", "gpu", "ops", "vgg"]);
+    assert_eq!(code("a // use crate::gpu\n#[cfg(test)]\nmod tests;"), "a ");
 }
 
 /// The check must find circles of each form.

@@ -78,7 +78,7 @@ fn bad_calls_are_refused_before_a_device_is_opened() {
         // Parameters.
         (vec!["saxpy.wgsl", "--params", "2"], &["params.count", "u32"]),
         (vec!["saxpy.wgsl", "--params", "u32:2,u32:8"], &["u32:2", "params.a", "f32"]),
-        (vec!["saxpy.wgsl", "--params", "2,-8"], &["'-8' is no u32"]),
+        (vec!["saxpy.wgsl", "--params", "2,-8"], &["'-8' is not a u32"]),
         (vec!["saxpy.wgsl", "--params", "2,8,1"], &["3", "more than the 2"]),
         (vec!["saxpy.wgsl", "--params", "b=2"], &["`b`", "params.a: f32, params.count: u32"]),
         // Outputs.

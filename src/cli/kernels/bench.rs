@@ -1,7 +1,7 @@
 //! `mirage kernels bench`: times the kernels on this device.
 
 use super::watch::watch;
-use super::{DeviceArgs, Filter, check_written};
+use super::{Filter, KernelDeviceArgs, check_written};
 use crate::cli::escape::one_line;
 use crate::cli::format::metric;
 use crate::cli::streams;
@@ -54,7 +54,7 @@ pub(super) struct BenchArgs {
     #[arg(long)]
     watch: bool,
     #[command(flatten)]
-    device: DeviceArgs,
+    device: KernelDeviceArgs,
 }
 
 /// Times, and returns the exit code.

@@ -1,6 +1,6 @@
 //! `mirage kernels list`: all ops and kernels.
 
-use super::{DeviceArgs, Filter};
+use super::{Filter, KernelDeviceArgs};
 use crate::cli::format::{bytes, metric};
 use crate::cli::streams;
 use crate::error::{Error, Result};
@@ -17,7 +17,7 @@ pub(super) struct ListArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    device: DeviceArgs,
+    device: KernelDeviceArgs,
 }
 
 /// Lists what the device can run; without a device, what a typical one could.
@@ -60,7 +60,7 @@ fn describe(kernel: &Listed) -> String {
     let first = if *preferred { " (first choice)" } else { "" };
     let scratch = if *scratch > 0 { format!(", {} of scratch", bytes(*scratch)) } else { String::new() };
     let mut text = format!(
-        "  {variant}{first}: at {} {}FLOP, {}{scratch}",
+        "  {variant}{first}: at {}: {}FLOP, {}{scratch}",
         shapes.join(", "),
         metric(*flops as f64),
         bytes(*moved)

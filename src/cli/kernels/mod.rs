@@ -63,9 +63,9 @@ pub(in crate::cli) fn run(args: &KernelsArgs, folder: Option<Folder>) -> Result<
 
 /// Which device, and how it is used.
 #[derive(Debug, Args)]
-struct DeviceArgs {
+struct KernelDeviceArgs {
     /// Graphics device by number or part of its name, from `mirage devices`, or cpu [default: the most capable,
-    /// software drivers included; the CPU without any]
+    /// software drivers included; the CPU if there is none]
     #[arg(long, value_name = "NAME|INDEX", help_heading = "Device")]
     adapter: Option<AdapterChoice>,
     /// Threads of the CPU device [default: as many as the process may use at once]
@@ -85,7 +85,7 @@ struct DeviceArgs {
         help_heading = "Device"
     )]
     kernels: Kernels,
-    /// As in `mirage render`: kernels with weights in half precision, and with half those on cooperative matrices
+    /// As in `mirage render`: half-weights adds kernels with weights in 16 bits, half also those on cooperative matrices
     #[arg(long, value_name = "KIND", default_value = "single", help_heading = "Device")]
     precision: Precision,
     /// Use no optional feature and no more than WebGPU's default limits [default: off]
@@ -93,7 +93,7 @@ struct DeviceArgs {
     minimal: bool,
 }
 
-impl DeviceArgs {
+impl KernelDeviceArgs {
     /// Opens the device that was named, or the best graphics device: the workbench is about shaders first.
     ///
     /// # Errors

@@ -26,7 +26,7 @@ Examples:
   mirage kernels run conv.wgsl --entry main --input random:64x32x32 \\
       --input w=net.safetensors:conv1_1.weight --output y=y.npy:64x32x32
 
-Variables of the entry point get inputs and outputs in the order of @group and @binding, or by name. Outputs start as
+Variables of the entry point get inputs and outputs in the order of @group and @binding, or by name. Outputs start as \
 NaN words, followed by a guard zone; unwritten elements and writes beyond the end are reported.
 Exit codes: 0 for success, 1 if an expectation is not met or the guard zone was written, 2 for bad input.";
 

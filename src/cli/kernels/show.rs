@@ -1,6 +1,6 @@
 //! `mirage kernels show`: shaders as the driver gets them, or as files to edit.
 
-use super::{DeviceArgs, Filter};
+use super::{Filter, KernelDeviceArgs};
 use crate::cli::escape::shown;
 use crate::cli::streams;
 use crate::error::{Error, Result};
@@ -34,7 +34,7 @@ pub(super) struct ShowArgs {
     #[arg(long, value_name = "DIR")]
     files: Option<PathBuf>,
     #[command(flatten)]
-    device: DeviceArgs,
+    device: KernelDeviceArgs,
 }
 
 /// Prints the passes of the kernels, each form once, or writes their files.

@@ -1,7 +1,7 @@
 //! `mirage kernels test`: checks every kernel on this device.
 
 use super::watch::watch;
-use super::{DeviceArgs, Filter, check_written};
+use super::{Filter, KernelDeviceArgs, check_written};
 use crate::cli::streams;
 use crate::cli::table::Table;
 use crate::error::{Error, Result};
@@ -25,8 +25,8 @@ pub(super) struct TestArgs {
     /// Only kernels with such names, e.g. conv or conv/winograd [default: all]
     #[arg(value_name = "OP[/VARIANT]", default_value = "", hide_default_value = true)]
     filter: Filter,
-    /// At which shapes: all takes odd, tiny, prime and every branch, quick the largest of these for each kernel, network
-    /// VGG-19's channels on a picture of --size pixels
+    /// Shapes to test: all (odd, tiny and prime ones that reach every branch), quick (the largest of these for each kernel)
+    /// or network (VGG-19's channels on a picture of --size pixels)
     #[arg(long, value_name = "WHICH", default_value = "all")]
     shapes: Shapes,
     /// Side of the picture for --shapes network, in pixels; references in f64 are slow, so keep it small
@@ -48,7 +48,7 @@ pub(super) struct TestArgs {
     #[arg(long)]
     watch: bool,
     #[command(flatten)]
-    device: DeviceArgs,
+    device: KernelDeviceArgs,
 }
 
 /// `--shapes`.

@@ -1,9 +1,9 @@
 //! Saves the checkpoints of a run.
 
 use super::status::SharedStatus;
+use crate::cli::checked_run::CheckedRun;
 use crate::cli::checkpoint::{self, RunTexts};
 use crate::cli::escape::shown;
-use crate::cli::plan::Plan;
 use crate::cli::rescue::rescue;
 use crate::error::Result;
 use crate::mirage::{Event, Observer, State};
@@ -32,11 +32,11 @@ impl Checkpoints {
     pub(in crate::cli) fn new(
         path: PathBuf,
         replaces: bool,
-        plan: &Plan,
+        checked: &CheckedRun,
         inputs: &[PathBuf],
         status: &SharedStatus,
     ) -> Result<Self> {
-        let texts = RunTexts::new(&plan.options, inputs)?;
+        let texts = RunTexts::new(&checked.options, inputs)?;
         Ok(Self { path, texts, status: status.clone(), replaces, saved: None, failed: false })
     }
 

@@ -1,8 +1,8 @@
 //! `--film`: the pictures of a run as an animation.
 
 use super::status::SharedStatus;
+use crate::cli::checked_run::CheckedRun;
 use crate::cli::escape::shown;
-use crate::cli::plan::Plan;
 use crate::cli::rescue::rescue;
 use crate::error::{Error, Result};
 use crate::image_io::{Film, FilmOptions};
@@ -19,7 +19,7 @@ const FRAME: u32 = 80;
 pub(in crate::cli) struct FilmRecorder {
     path: PathBuf,
     film: Film,
-    plan: Rc<Plan>,
+    checked: Rc<CheckedRun>,
     status: SharedStatus,
     failed: bool,
 }
@@ -32,11 +32,17 @@ impl FilmRecorder {
     pub(in crate::cli) fn start(
         path: &Path,
         overwrite: bool,
-        plan: &Rc<Plan>,
+        checked: &Rc<CheckedRun>,
         status: &SharedStatus,
     ) -> Result<Self> {
         let film = Film::create(path, FilmOptions { overwrite, ..FilmOptions::default() })?;
-        Ok(Self { path: path.to_owned(), film, plan: plan.clone(), status: status.clone(), failed: false })
+        Ok(Self {
+            path: path.to_owned(),
+            film,
+            checked: checked.clone(),
+            status: status.clone(),
+            failed: false,
+        })
     }
 
     /// Writes the film, if it has a frame, or rescues it to another place. Returns a line for the user.
@@ -66,9 +72,9 @@ impl Observer for FilmRecorder {
     fn observe(&mut self, event: Event<'_>) -> Result<ControlFlow<()>> {
         // The live page asks for more pictures than the film shows.
         if let Event::Picture { iteration, picture, last } = event
-            && (last || self.plan.request.schedule.picture_at.contains(&iteration))
+            && (last || self.checked.request.schedule.picture_at.contains(&iteration))
         {
-            let recorded = self.film.frame(&*self.plan.at_full_size(picture)?, FRAME);
+            let recorded = self.film.frame(&*self.checked.at_full_size(picture)?, FRAME);
             let failed = recorded.is_err();
             if let Err(error) = recorded
                 && !self.failed

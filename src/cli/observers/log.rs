@@ -2,10 +2,10 @@
 
 use super::log_lines::LogLines;
 use super::status::SharedStatus;
+use crate::cli::checked_run::CheckedRun;
 use crate::cli::class_names::{Class, ClassNames};
 use crate::cli::escape::path_text;
 use crate::cli::metadata::VERSION;
-use crate::cli::plan::Plan;
 use crate::cli::recorded_options::RecordedOptions;
 use crate::error::{Error, Result};
 use crate::mirage::{
@@ -157,7 +157,7 @@ impl<'a> Line<'a> {
 #[derive(Debug)]
 pub(in crate::cli) struct Log {
     lines: LogLines,
-    plan: Rc<Plan>,
+    checked: Rc<CheckedRun>,
     status: SharedStatus,
     /// Troubles that were written.
     troubles_seen: usize,
@@ -171,11 +171,11 @@ impl Log {
     pub(in crate::cli) fn open(
         path: &Path,
         overwrite: bool,
-        plan: &Rc<Plan>,
+        checked: &Rc<CheckedRun>,
         status: &SharedStatus,
     ) -> Result<Self> {
         let lines = LogLines::open(path, overwrite)?;
-        Ok(Self { lines, plan: plan.clone(), status: status.clone(), troubles_seen: 0 })
+        Ok(Self { lines, checked: checked.clone(), status: status.clone(), troubles_seen: 0 })
     }
 
     /// The run ended with its picture saved.
@@ -185,7 +185,7 @@ impl Log {
             ending,
             iterations: outcome.iterations,
             seconds: outcome.seconds,
-            output: path_text(&self.plan.files.output),
+            output: path_text(&self.checked.files.output),
         });
         self.finish();
     }
@@ -218,8 +218,8 @@ impl Log {
     }
 
     fn started(&mut self, started: &Started) {
-        let plan = self.plan.clone();
-        let Plan { network, names, options, .. } = &*plan;
+        let checked = self.checked.clone();
+        let CheckedRun { network, names, options, .. } = &*checked;
         let sha256 = self.status.borrow().metadata.network_sha256.clone();
         let [height, width] = started.size;
         let notes = [self.status.borrow().notes.as_slice(), started.notes.as_slice()].concat();
@@ -242,8 +242,8 @@ impl Log {
     }
 
     fn report(&mut self, report: &Report) {
-        let plan = self.plan.clone();
-        self.write(&Line::report(report, &plan.names));
+        let checked = self.checked.clone();
+        self.write(&Line::report(report, &checked.names));
         let iteration = report.iteration;
         let warnings = self.status.borrow().warnings.clone();
         warnings.iter().for_each(|message| self.write(&Line::Warning { iteration, message }));
@@ -252,7 +252,7 @@ impl Log {
 
     fn snapshot(&mut self, iteration: u32, readout: &Readout) {
         let Some(path) = self.status.borrow().snapshot.as_deref().map(path_text) else { return };
-        let classes = self.plan.names.classes(&readout.classes);
+        let classes = self.checked.names.classes(&readout.classes);
         self.write(&Line::Snapshot { iteration, path, classes, class_distance: readout.distance });
     }
 

@@ -1,7 +1,7 @@
 //! Keeps the metadata of a run up to date.
 
 use super::status::SharedStatus;
-use crate::cli::plan::Plan;
+use crate::cli::checked_run::CheckedRun;
 use crate::error::Result;
 use crate::mirage::{Event, Observer};
 use std::ops::ControlFlow;
@@ -10,7 +10,7 @@ use std::rc::Rc;
 /// Writes [`RunMetadata`](crate::cli::metadata::RunMetadata); comes before the observers that save it.
 #[derive(Debug)]
 pub(in crate::cli) struct MetadataRecorder {
-    pub plan: Rc<Plan>,
+    pub checked: Rc<CheckedRun>,
     pub status: SharedStatus,
 }
 
@@ -23,11 +23,11 @@ impl Observer for MetadataRecorder {
             Event::Progress { seconds, .. } => metadata.seconds = seconds,
             Event::Report(report) => {
                 metadata.seconds = report.seconds;
-                metadata.set_report(report, &self.plan.names);
+                metadata.set_report(report, &self.checked.names);
             }
             Event::Snapshot { seconds, readout, .. } => {
                 metadata.seconds = seconds;
-                metadata.set_readout(readout, &self.plan.names);
+                metadata.set_readout(readout, &self.checked.names);
             }
             Event::Scale(_)
             | Event::Picture { .. }

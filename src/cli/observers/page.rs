@@ -2,9 +2,9 @@
 
 use super::status::SharedStatus;
 use crate::cli::args::WatchingArgs;
+use crate::cli::checked_run::CheckedRun;
 use crate::cli::class_names::ClassNames;
 use crate::cli::escape::{path_text, shown};
-use crate::cli::plan::Plan;
 use crate::error::Result;
 use crate::image_io::Picture;
 use crate::mirage::preset::{ABSTRACT, SMOOTH, SPATIAL, STYLE};
@@ -17,7 +17,7 @@ use std::rc::Rc;
 #[derive(Debug)]
 pub(in crate::cli) struct Page {
     page: LivePage,
-    plan: Rc<Plan>,
+    checked: Rc<CheckedRun>,
     status: SharedStatus,
     /// The page's title.
     title: String,
@@ -37,7 +37,7 @@ impl Page {
         args: &WatchingArgs,
         title: String,
         controls: &Controls,
-        plan: &Rc<Plan>,
+        checked: &Rc<CheckedRun>,
         status: &SharedStatus,
     ) -> Result<Self> {
         let controls = controls.clone();
@@ -48,7 +48,14 @@ impl Page {
             Command::Stop => controls.stop(),
             Command::Shares(shares) => controls.set_shares(mirage::Shares(shares)),
         })?;
-        Ok(Self { page, plan: plan.clone(), status: status.clone(), title, paused: false, troubles_seen: 0 })
+        Ok(Self {
+            page,
+            checked: checked.clone(),
+            status: status.clone(),
+            title,
+            paused: false,
+            troubles_seen: 0,
+        })
     }
 
     /// Address of the page, with the token.
@@ -62,7 +69,7 @@ impl Page {
     }
 
     fn started(&self, started: &Started) {
-        let Plan { request, names, .. } = &*self.plan;
+        let CheckedRun { request, names, .. } = &*self.checked;
         self.page.begin(&Start {
             title: &self.title,
             device: &started.device,
@@ -88,7 +95,7 @@ impl Page {
             seconds: report.seconds,
             total: report.total,
             groups: groups.collect(),
-            classes: named(&report.readout.classes, &self.plan.names),
+            classes: named(&report.readout.classes, &self.checked.names),
             class_distance: report.readout.distance,
             change: report.change,
         });
@@ -106,7 +113,7 @@ impl Page {
 
     fn snapshot(&self, iteration: u32, picture: &Picture, readout: &Readout) {
         let Some(path) = &self.status.borrow().snapshot else { return };
-        let classes = named(&readout.classes, &self.plan.names);
+        let classes = named(&readout.classes, &self.checked.names);
         self.page.snapshot(iteration, picture, &path_text(path), &classes);
         self.page.note(&format!("Saved {}", shown(path)));
     }

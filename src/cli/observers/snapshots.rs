@@ -1,7 +1,7 @@
 //! Saves the snapshots of a run.
 
 use super::status::SharedStatus;
-use crate::cli::plan::Plan;
+use crate::cli::checked_run::CheckedRun;
 use crate::error::Result;
 use crate::mirage::{Event, Observer};
 use std::ops::ControlFlow;
@@ -11,25 +11,25 @@ use std::rc::Rc;
 /// run, not its end.
 #[derive(Debug)]
 pub(in crate::cli) struct Snapshots {
-    plan: Rc<Plan>,
+    checked: Rc<CheckedRun>,
     status: SharedStatus,
     /// True if the last one could not be saved.
     failed: bool,
 }
 
 impl Snapshots {
-    pub(in crate::cli) fn new(plan: &Rc<Plan>, status: &SharedStatus) -> Self {
-        Self { plan: plan.clone(), status: status.clone(), failed: false }
+    pub(in crate::cli) fn new(checked: &Rc<CheckedRun>, status: &SharedStatus) -> Self {
+        Self { checked: checked.clone(), status: status.clone(), failed: false }
     }
 }
 
 impl Observer for Snapshots {
     fn observe(&mut self, event: Event<'_>) -> Result<ControlFlow<()>> {
         if let Event::Snapshot { iteration, picture, .. } = event {
-            let Plan { files, options, .. } = &*self.plan;
+            let CheckedRun { files, options, .. } = &*self.checked;
             let path = files.free_snapshot(iteration);
             let texts = self.status.borrow().metadata.texts(options, iteration);
-            let saved = files.write(&path, &*self.plan.at_full_size(picture)?, texts);
+            let saved = files.write(&path, &*self.checked.at_full_size(picture)?, texts);
             let status = &mut *self.status.borrow_mut();
             match saved {
                 Ok(()) => {

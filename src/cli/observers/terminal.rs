@@ -2,11 +2,11 @@
 
 use super::status::SharedStatus;
 use crate::cli::args::WatchingArgs;
+use crate::cli::checked_run::CheckedRun;
 use crate::cli::escape::{one_line, shown};
 use crate::cli::format::{bytes, named_percent, number, percent};
 use crate::cli::metadata::weight_options;
 use crate::cli::pace::Pace;
-use crate::cli::plan::Plan;
 use crate::cli::table::Align::{Left, Right};
 use crate::cli::table::Table;
 use crate::cli::terminal::Terminal;
@@ -23,7 +23,7 @@ use std::time::Instant;
 #[derive(Debug)]
 pub(in crate::cli) struct RunTerminal {
     pub lines: Terminal,
-    plan: Rc<Plan>,
+    checked: Rc<CheckedRun>,
     status: SharedStatus,
     begun: Instant,
     /// The device on which a resumed run was before; empty for a new run.
@@ -43,13 +43,13 @@ impl RunTerminal {
     /// For a run whose command started at `begun`.
     pub(in crate::cli) fn new(
         args: &WatchingArgs,
-        plan: &Rc<Plan>,
+        checked: &Rc<CheckedRun>,
         status: &SharedStatus,
         begun: Instant,
     ) -> Self {
         Self {
             lines: Terminal::new(args.quiet),
-            plan: plan.clone(),
+            checked: checked.clone(),
             status: status.clone(),
             begun,
             earlier_device: String::new(),
@@ -70,13 +70,13 @@ impl RunTerminal {
 
     fn started(&mut self, started: &Started) {
         let [height, width] = started.size;
-        let names = &self.plan.names;
+        let names = &self.checked.names;
         self.lines.print(&format!("Painting {width}x{height} pixels on {}", one_line(&started.device)));
         if !started.photo_classes.is_empty() {
             let classes = names.line(&started.photo_classes);
             self.lines.print(&format!("The network sees in the photo: {classes}"));
         }
-        let groups = self.plan.request.present();
+        let groups = self.checked.request.present();
         let shares: Vec<String> = effective_shares(&groups)
             .into_iter()
             .filter(|(_, share)| *share > 0.0)
@@ -133,7 +133,7 @@ impl RunTerminal {
     fn progress(&mut self, iteration: u32, seconds: f64) {
         self.pace.record(iteration, seconds);
         self.lines.advance(self.pace.work_done(), || {
-            format!("{iteration}/{}  {}{}", self.plan.iterations, self.pace.text(), self.losses)
+            format!("{iteration}/{}  {}{}", self.checked.iterations, self.pace.text(), self.losses)
         });
     }
 
@@ -143,7 +143,7 @@ impl RunTerminal {
             let seconds = self.begun.elapsed().as_secs_f64() - measuring;
             self.lines.print(&format!("time to first iteration {seconds:.2} s"));
         }
-        let iterations = self.plan.iterations;
+        let iterations = self.checked.iterations;
         let width = iterations.to_string().len();
         let mut line = format!("{:>width$}/{iterations}  loss {}", report.iteration, number(report.total));
         self.losses.clear();
@@ -164,7 +164,7 @@ impl RunTerminal {
         self.lines.print(&line);
         if !report.readout.classes.is_empty() {
             let indent = " ".repeat(2 * width + 3);
-            self.lines.print(&format!("{indent}{}", self.plan.names.readout(&report.readout)));
+            self.lines.print(&format!("{indent}{}", self.checked.names.readout(&report.readout)));
         }
         for warning in &self.status.borrow().warnings {
             self.lines.warn(warning);
@@ -174,7 +174,7 @@ impl RunTerminal {
     fn snapshot(&self, readout: &Readout) {
         let classes = match readout.classes.is_empty() {
             true => String::new(),
-            false => format!(": {}", self.plan.names.readout(readout)),
+            false => format!(": {}", self.checked.names.readout(readout)),
         };
         if let Some(path) = &self.status.borrow().snapshot {
             self.lines.print(&format!("Saved {}{classes}", shown(path)));

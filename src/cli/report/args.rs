@@ -17,7 +17,7 @@ pub(in crate::cli) struct ReportArgs {
     /// Folder for report.json, report.md and picture.png [default: mirage-report, with a number if there is one]
     #[arg(short, long, value_name = "FOLDER", help_heading = "Report")]
     pub(super) output: Option<PathBuf>,
-    /// A few minutes less: one shape for each kernel, layers of a 128 px picture, iterations at 256 px, a picture of 256 px
+    /// Take a few minutes less: one shape for each kernel, layers of a 128 px picture, iterations at 256 px, a picture of 256 px
     /// [default: off]
     #[arg(long, help_heading = "Report")]
     pub(super) quick: bool,
@@ -116,7 +116,7 @@ impl ReportArgs {
     /// True if the report is of the CPU device: it is named, or there is no GPU and nothing that asks for one.
     pub(super) fn is_of_cpu(&self, shader_dir: Option<&Path>) -> Result<bool> {
         if let Some(adapter) = &self.adapter {
-            return Ok(adapter.parse::<AdapterChoice>() == Ok(AdapterChoice::Cpu));
+            return Ok(AdapterChoice::from(adapter.as_str()) == AdapterChoice::Cpu);
         }
         let is_gpu = |adapter: &AdapterSummary| adapter.kind != AdapterKind::Software;
         Ok(shader_dir.is_none() && !adapters()?.iter().any(is_gpu))
@@ -158,7 +158,7 @@ impl FromStr for Process {
             ["device"] => Ok(Self::Device),
             ["style", side, count] => Ok(Self::Iterations(Benchmark::Style, number(side)?, number(count)?)),
             ["three", side, count] => Ok(Self::Iterations(Benchmark::Three, number(side)?, number(count)?)),
-            _ => Err(Error::usage(format!("`{text}` is no process of a report"))),
+            _ => Err(Error::usage(format!("`{text}` is not a process of a report"))),
         }
     }
 }

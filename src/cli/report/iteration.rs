@@ -14,10 +14,8 @@ use std::sync::Arc;
 
 /// Does it, prints the result as JSON, and returns the exit code.
 pub(super) fn run(args: &ReportArgs, process: &Process) -> Result<u8> {
-    // Parsing can't fail: what is not a number is part of a name.
-    let adapter = args.adapter.as_ref().and_then(|text| text.parse::<AdapterChoice>().ok());
     let mut engine = Engine::open(&DeviceOptions {
-        adapter: adapter.unwrap_or_default(),
+        adapter: args.adapter.as_deref().map(AdapterChoice::from).unwrap_or_default(),
         threads: args.threads.map(usize::from),
         precision: args.precision.precision(),
         ..DeviceOptions::default()

@@ -2,9 +2,9 @@
 
 use super::axes::Cell;
 use super::sheet::{ContactSheet, PaintedCell};
+use crate::cli::checked_run::CheckedRun;
 use crate::cli::escape::shown;
 use crate::cli::observers::SharedStatus;
-use crate::cli::plan::Plan;
 use crate::cli::rescue::rescue;
 use crate::error::{Error, Result};
 use crate::image_io::{self, Picture, WriteOptions};
@@ -15,7 +15,7 @@ use std::ops::ControlFlow;
 pub(super) struct CellWriter<'a> {
     pub cells: &'a [Cell],
     pub contact: &'a ContactSheet,
-    pub plan: &'a Plan,
+    pub checked: &'a CheckedRun,
     pub status: SharedStatus,
     /// The cells, row by row.
     pub painted: &'a mut [Option<PaintedCell>],
@@ -45,13 +45,13 @@ impl CellWriter<'_> {
 
     fn write(&mut self, cell: &Cell, picture: &Picture, readout: &Readout) -> Result<()> {
         let path = self.contact.cell(cell);
-        let picture = &*self.plan.at_full_size(picture)?;
-        let options = self.plan.options.of_cell(&path, cell.stops_before(self.plan.iterations));
+        let picture = &*self.checked.at_full_size(picture)?;
+        let options = self.checked.options.of_cell(&path, cell.stops_before(self.checked.iterations));
         let metadata = self.status.borrow().metadata.texts(&options, cell.iterations);
         let painted = &mut self.painted[cell.row * self.columns + cell.column];
         // A cell that is there already is painted again where its run had to start anew.
         let overwrite = self.overwrite || painted.is_some();
-        let alpha = self.plan.files.alpha();
+        let alpha = self.checked.files.alpha();
         let options = WriteOptions { metadata, overwrite, alpha, ..WriteOptions::default() };
         if let Err(error) = image_io::write(&path, picture, &options) {
             let options = WriteOptions { overwrite: false, ..options };

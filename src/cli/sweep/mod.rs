@@ -13,12 +13,12 @@ mod sheet;
 pub(super) use args::SweepArgs;
 
 use super::accept::{self, RecordKind};
+use super::checked_run;
 use super::escape::shown;
 use super::interrupt::Interrupt;
 use super::metadata::PictureMetadata;
 use super::option_words::{self, OptionWords, is_given};
 use super::options::{self, Row, Sweeping};
-use super::plan;
 use super::render::{self, EarlierRun};
 use crate::error::{Error, Result};
 use crate::mirage::{ScaleCount, Shares};
@@ -92,7 +92,7 @@ fn paint(args: &SweepArgs) -> Result<u8> {
         ));
     }
     let styled = !base.factors.style_image.is_empty() || vary.iter().any(|axis| axis.id() == "style_image");
-    let mut groups = plan::default_preset(styled).groups();
+    let mut groups = checked_run::default_preset(styled).groups();
     base.balance.balance.clone().unwrap_or_default().apply(&mut groups)?;
     let balance = Shares::of(&groups);
     let table = Table::new(&vary, &columns);

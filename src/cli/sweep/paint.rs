@@ -5,6 +5,7 @@ use super::cells::CellWriter;
 use super::progress::SweepProgress;
 use super::sheet::{ContactSheet, PaintedCell};
 use crate::cli::args::RenderArgs;
+use crate::cli::checked_run::{self, CheckedRun};
 use crate::cli::checkpoint::SavedCheckpoint;
 use crate::cli::disk::{Reservation, check_whole};
 use crate::cli::escape::{one_line, shown};
@@ -15,7 +16,6 @@ use crate::cli::metadata::{PictureMetadata, RunMetadata};
 use crate::cli::observers::{Checkpoints, MetadataRecorder, Observers, RunStatus, ShareWarnings};
 use crate::cli::option_words::{self, OptionWords};
 use crate::cli::options::{self, Effect, Row};
-use crate::cli::plan::{self, Plan};
 use crate::cli::preprocessing;
 use crate::cli::recorded_options::RecordedOptions;
 use crate::error::{Error, Result};
@@ -41,7 +41,7 @@ const MOST_RESERVATIONS: usize = 500;
 pub(super) struct Sweep {
     table: Table,
     contact: ContactSheet,
-    plans: Vec<(RenderArgs, Rc<Plan>)>,
+    checked_runs: Vec<(RenderArgs, Rc<CheckedRun>)>,
     /// Cells of row after row.
     painted: Vec<Option<PaintedCell>>,
     interrupt: Interrupt,
@@ -59,7 +59,7 @@ struct Prepared {
     key: String,
     engine: Arc<Engine>,
     /// The plan of the run that the session is prepared for.
-    plan: Rc<Plan>,
+    checked: Rc<CheckedRun>,
     session: Session,
 }
 
@@ -78,12 +78,12 @@ impl Sweep {
         interrupt: Interrupt,
     ) -> Result<Self> {
         let mut networks: Vec<(PathBuf, String, Arc<Network>)> = Vec::new();
-        let mut plans = Vec::new();
+        let mut checked_runs = Vec::new();
         let mut table = table;
         let held_per_pixel = CELL * (table.rows.len() * table.columns.len()) as u64;
         for (run, options) in table.runs.iter_mut().zip(options) {
             let args = option_words::parse(options)?;
-            let plan = Plan::with(&args, None, None, || {
+            let checked = CheckedRun::with(&args, None, None, || {
                 let location = locate::find_weights(args.network.weights.as_deref())?;
                 let preprocessing = format!("{:?}", args.network.preprocessing);
                 if let Some((.., network)) =
@@ -95,31 +95,31 @@ impl Sweep {
                 networks.push((location.path().to_owned(), preprocessing, network.clone()));
                 Ok((network, true))
             });
-            let mut plan = plan.map_err(|error| in_run(run, error))?;
+            let mut checked = checked.map_err(|error| in_run(run, error))?;
             run.cells
                 .iter_mut()
                 .filter(|cell| cell.iterations == 0)
-                .for_each(|cell| cell.iterations = plan.iterations);
-            let schedule = &mut plan.request.schedule;
+                .for_each(|cell| cell.iterations = checked.iterations);
+            let schedule = &mut checked.request.schedule;
             schedule.report_every = 0;
             schedule.held_per_pixel = held_per_pixel;
             schedule.snapshot_at = run.cells.iter().rev().skip(1).map(|cell| cell.iterations).collect();
-            plans.push((args, Rc::new(plan)));
+            checked_runs.push((args, Rc::new(checked)));
         }
-        let shares = plans.iter().map(|(_, plan)| {
-            let groups = plan.request.present();
+        let shares = checked_runs.iter().map(|(_, checked)| {
+            let groups = checked.request.present();
             let shares = effective_shares(&groups).into_iter();
             shares.map(|(name, share)| (name.to_owned(), share)).collect()
         });
         table.set_labels(&shares.collect::<Vec<_>>());
-        let about = plans.first().map(|(_, plan)| {
-            let photo = &plan.request.photo;
-            let network = shown(plan.network.path.file_stem().unwrap_or_default());
-            format!("{network}, {}x{} pixels, seed {}", photo.width, photo.height, plan.request.seed)
+        let about = checked_runs.first().map(|(_, checked)| {
+            let photo = &checked.request.photo;
+            let network = shown(checked.network.path.file_stem().unwrap_or_default());
+            format!("{network}, {}x{} pixels, seed {}", photo.width, photo.height, checked.request.seed)
         });
         let contact = ContactSheet { folder, title, about: about.unwrap_or_default() };
-        if let Some((_, plan)) = plans.first() {
-            let [height, width] = plan.request.size();
+        if let Some((_, checked)) = checked_runs.first() {
+            let [height, width] = checked.request.size();
             contact.check(&table, (width, height))?;
         }
         make_folder(&contact.folder)?;
@@ -128,7 +128,7 @@ impl Sweep {
             progress: SweepProgress::new(base.watching.quiet),
             contact,
             table,
-            plans,
+            checked_runs,
             interrupt,
             controls: Controls::new(),
             prepared: None,
@@ -161,13 +161,13 @@ impl Sweep {
 
     /// Reads the cells that an earlier start has painted.
     fn find_painted(&mut self) -> Result<()> {
-        for (run, (_, plan)) in self.table.runs.iter().zip(&self.plans) {
+        for (run, (_, checked)) in self.table.runs.iter().zip(&self.checked_runs) {
             for cell in &run.cells {
                 let path = self.contact.cell(cell);
                 if self.overwrite || path.symlink_metadata().is_err() {
                     continue;
                 }
-                let options = plan.options.of_cell(&path, cell.stops_before(plan.iterations));
+                let options = checked.options.of_cell(&path, cell.stops_before(checked.iterations));
                 let found = PictureMetadata::read(&path)?;
                 match found.map(|found| (difference(&found.options, options.map()), found.classes)) {
                     Some((None, classes)) => {
@@ -205,8 +205,8 @@ impl Sweep {
         let mut written: Vec<PathBuf> = cells.map(|cell| self.contact.cell(cell)).collect();
         written.extend([self.contact.picture(), self.contact.page()]);
         written.extend(runs.map(|(run, _)| self.checkpoint(run)));
-        for (_, plan) in &self.plans {
-            written.iter().try_for_each(|path| plan.files.check_not_read(path, "-o"))?;
+        for (_, checked) in &self.checked_runs {
+            written.iter().try_for_each(|path| checked.files.check_not_read(path, "-o"))?;
         }
         Ok(())
     }
@@ -218,10 +218,10 @@ impl Sweep {
 
     /// Checks that the checkpoints replace no other file, and no link to one.
     fn check_checkpoints(&self) -> Result<()> {
-        for (run, (_, plan)) in self.plans.iter().enumerate() {
+        for (run, (_, checked)) in self.checked_runs.iter().enumerate() {
             let path = self.checkpoint(run);
             let Ok(found) = path.symlink_metadata() else { continue };
-            let is_own = || found.is_file() && saved_state(&path, &plan.options).is_some();
+            let is_own = || found.is_file() && saved_state(&path, &checked.options).is_some();
             if !self.overwrite && !is_own() {
                 return Err(not_of_this_sweep(&path));
             }
@@ -253,7 +253,7 @@ impl Sweep {
             })
             .collect();
         let count = self.table.runs.len();
-        let work = missing.iter().map(|run| self.plans[*run].1.work()).sum();
+        let work = missing.iter().map(|run| self.checked_runs[*run].1.work()).sum();
         self.progress.start(count, work);
         if missing.len() < count {
             self.progress
@@ -296,41 +296,41 @@ impl Sweep {
     }
 
     fn write_sheet(&self) -> Result<()> {
-        let Some((_, plan)) = self.plans.first() else { return Ok(()) };
-        self.contact.write(&self.table, &self.painted, &plan.names)
+        let Some((_, checked)) = self.checked_runs.first() else { return Ok(()) };
+        self.contact.write(&self.table, &self.painted, &checked.names)
     }
 
     /// Paints one run.
     fn paint(&mut self, run: usize) -> Result<Ending> {
         let checkpoint = self.checkpoint(run);
         let overwrite = self.overwrite;
-        let Self { table, contact, plans, painted, controls, progress, prepared, .. } = self;
+        let Self { table, contact, checked_runs, painted, controls, progress, prepared, .. } = self;
         let cells = &table.runs[run].cells;
         let columns = table.columns.len();
-        let (args, plan) = &plans[run];
-        let session = prepare(prepared, args, plan, progress)?;
+        let (args, checked) = &checked_runs[run];
+        let session = prepare(prepared, args, checked, progress)?;
         session.set_controls(controls);
 
         let mut metadata = RunMetadata::new(None);
-        metadata.network_sha256 = plan.network.sha256()?;
+        metadata.network_sha256 = checked.network.sha256()?;
         let status = RunStatus::new(metadata, Vec::new());
         // One that is there was found to be this sweep's, or may be replaced.
-        let inputs = plan::inputs(args);
-        let mut checkpoints = Checkpoints::new(checkpoint.clone(), true, plan, &inputs, &status)?;
-        if let Some(state) = saved_state(&checkpoint, &plan.options)
-            && state.iteration <= plan.iterations
+        let inputs = checked_run::inputs(args);
+        let mut checkpoints = Checkpoints::new(checkpoint.clone(), true, checked, &inputs, &status)?;
+        if let Some(state) = saved_state(&checkpoint, &checked.options)
+            && state.iteration <= checked.iterations
             && cells.iter().all(|cell| {
                 cell.iterations >= state.iteration || painted[cell.row * columns + cell.column].is_some()
             })
         {
             session.resume(state)?;
         }
-        let mut metadata = MetadataRecorder { plan: plan.clone(), status: status.clone() };
-        let mut share_warnings = ShareWarnings::new(&plan.request.groups, &status);
+        let mut metadata = MetadataRecorder { checked: checked.clone(), status: status.clone() };
+        let mut share_warnings = ShareWarnings::new(&checked.request.groups, &status);
         let mut writer = CellWriter {
             cells,
             contact,
-            plan,
+            checked,
             status: status.clone(),
             painted,
             columns,
@@ -348,7 +348,7 @@ impl Sweep {
         ]))?;
         if matches!(outcome.ending, Ending::Finished | Ending::Settled) {
             writer.finish(&outcome)?;
-            progress.finish_run(plan.work());
+            progress.finish_run(checked.work());
             if checkpoint.exists() {
                 std::fs::remove_file(&checkpoint)
                     .map_err(Error::io(&checkpoint, "removing the checkpoint"))?;
@@ -371,37 +371,37 @@ fn not_of_this_sweep(path: &Path) -> Error {
 fn prepare<'a>(
     prepared: &'a mut Option<Prepared>,
     args: &RenderArgs,
-    plan: &Rc<Plan>,
+    checked: &Rc<CheckedRun>,
     progress: &SweepProgress,
 ) -> Result<&'a mut Session> {
-    let network = &plan.network;
+    let network = &checked.network;
     let key = format!("{:?} {:?} {}", args.device.options(), network.path, network.preprocessing);
     let ready = match prepared.take().filter(|ready| ready.key == key) {
         Some(mut ready) => {
             // One that shares the objective takes what the session has already.
-            if !ready.plan.request.shares_objective(&plan.request) {
-                check_memory(&ready.engine, args, plan)?;
+            if !ready.checked.request.shares_objective(&checked.request) {
+                check_memory(&ready.engine, args, checked)?;
             }
-            ready.session.restart(plan.request.clone())?;
-            Prepared { plan: plan.clone(), ..ready }
+            ready.session.restart(checked.request.clone())?;
+            Prepared { checked: checked.clone(), ..ready }
         }
         None => {
             let (engine, notes) = args.device.open()?;
             for note in notes.into_iter().chain(preprocessing::doubt(&engine, network)?) {
                 progress.lines.note(&note);
             }
-            check_memory(&engine, args, plan)?;
-            let session = Session::new(&engine, network, plan.request.clone())?;
-            Prepared { key, engine, plan: plan.clone(), session }
+            check_memory(&engine, args, checked)?;
+            let session = Session::new(&engine, network, checked.request.clone())?;
+            Prepared { key, engine, checked: checked.clone(), session }
         }
     };
     Ok(&mut prepared.insert(ready).session)
 }
 
 /// Refuses a run that takes more memory than there is, with all cells.
-fn check_memory(engine: &Engine, args: &RenderArgs, plan: &Plan) -> Result<()> {
+fn check_memory(engine: &Engine, args: &RenderArgs, checked: &CheckedRun) -> Result<()> {
     let limit = args.files.memory.map(|memory| memory.0);
-    Forecast::new(engine, plan, limit)?.check(engine, plan)
+    Forecast::new(engine, checked, limit)?.check(engine, checked)
 }
 
 /// The state of an interrupted run, if it had these options.

@@ -3,7 +3,7 @@
 use super::super::lowered::LoweredReadback;
 use super::device::GpuDevice;
 use crate::error::Result;
-use crate::gpu::{Copy, StagingPool};
+use crate::gpu::{RecordedCopy, StagingPool};
 
 /// A prepared read-back.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ impl Reader {
     ///
     /// # Errors
     /// As [`StagingPool::copy_parts`].
-    pub fn copy(&self, device: &GpuDevice, encoder: &mut wgpu::CommandEncoder) -> Result<Copy> {
+    pub fn copy(&self, device: &GpuDevice, encoder: &mut wgpu::CommandEncoder) -> Result<RecordedCopy> {
         self.pool.copy_parts(&device.context, encoder, &self.sources)
     }
 

@@ -9,7 +9,7 @@ use super::split::{Splitter, StepRanges};
 use super::steps::{Work, record};
 use super::traced;
 use crate::error::{Error, Result};
-use crate::gpu::{Fence, Pipeline, PipelineKey, ReadBack, Stopwatch};
+use crate::gpu::{Fence, PendingRead, Pipeline, PipelineKey, Stopwatch};
 use crate::shader::{Resource, ResourceKind};
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -211,7 +211,7 @@ impl Replay {
         wanted: impl Fn(&Step) -> bool,
         reads: &[usize],
         label: &str,
-    ) -> Result<(Fence, Vec<(usize, ReadBack)>)> {
+    ) -> Result<(Fence, Vec<(usize, PendingRead)>)> {
         let context = &self.device.context;
         let steps: Vec<usize> =
             (0..program.steps.len()).filter(|step| wanted(&program.steps[*step])).collect();

@@ -3,22 +3,22 @@
 
 mod state;
 
+use super::assembly::Subject;
 use super::bands::NeighborLoss;
 use super::build::Build;
+use super::gradients::{GradientGoals, Reach, norm_name};
 use super::kept_picture::KeptPicture;
 use super::layer_statistic::LayerStatistic;
 use super::loss::{Group, Loss, Strength};
 use super::optimizer::Optimizer;
-use super::passes::{Passes, Reach, norm_name};
-use super::prepare::{AHEAD, Place, Unfinished, readback};
+use super::prepare::{AHEAD, Place, Prepared, Unfinished, readback};
 use super::request::Request;
 use super::sections::{GRADIENT, GROUPS, HEALTH, LOSSES, PICTURE, REPORT};
 use super::setback::Fault;
 use super::sources::Sources;
 use super::step::{CONTROL, STATE_PICTURE, StatePart};
 use super::targets::{Cache, classes, targets};
-use super::tiled::TiledGroup;
-use super::tiles::Subject;
+use super::tiled_objective::TiledGroup;
 use super::weighting::Weights;
 use crate::error::{Error, Result};
 use crate::graph::{Engine, Goals, Memory, MemoryUse, Program, Submission, TensorId, Values, When};
@@ -173,16 +173,16 @@ impl Objective {
         let of_term =
             |term: &Term| groups.iter().position(|group| group.name == term.group && is_measured(group));
         let group_of: Vec<Option<usize>> = terms.iter().map(of_term).collect();
-        let passes = Passes::append(&mut build, &sources, (&groups, &group_of), picture, request)?;
-        parts.extend(passes.norms);
+        let gradients = GradientGoals::append(&mut build, &sources, (&groups, &group_of), picture, request)?;
+        parts.extend(gradients.norms);
         let mut goals = Goals::default().section(LOSSES, loss_goals);
-        for (name, tensors) in passes.sections {
+        for (name, tensors) in gradients.sections {
             goals = goals.section(name, tensors);
         }
         goals = goals.readback(readback(REPORT, parts, When::After));
         let unfinished = Unfinished { engine, build, goals, targets, request, size };
         let mut summands = None;
-        let (program, place, state, build, photo_probabilities) = match passes.reach {
+        let Prepared { program, place, state, build, photo_probabilities } = match gradients.reach {
             Reach::Tiles { gradients, groups } => {
                 let subject = Subject { engine, network, view };
                 unfinished.in_tiles(sources, subject, gradients, tiled_groups(groups, &terms))?

@@ -1,6 +1,6 @@
 //! The tensors that a run carries from one iteration to the next, wherever they are.
 
-use super::super::build::Kept;
+use super::super::build::NamedMemory;
 use super::super::capture::planar;
 use super::super::prepare::Place;
 use super::super::step::{STATE_AVERAGE, STATE_PICTURE, StatePart, shown};
@@ -73,7 +73,7 @@ impl Objective {
     }
 
     /// Memory on the device of what steps read and note.
-    pub(super) fn kept(&self) -> &Kept {
+    pub(super) fn kept(&self) -> &NamedMemory {
         match &self.place {
             Place::Device { kept, .. } => kept,
             Place::Host(tiled) => tiled.bands().kept(),

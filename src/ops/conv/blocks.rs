@@ -5,7 +5,7 @@ use super::tiles::Matrix;
 use crate::gpu::{Family, Profile};
 use crate::ops::{Dispatch, MapLayout, Operand};
 
-/// Sizes of a workgroup's tile. Few combinations, so that few pipelines serve all layers.
+/// Sizes of a workgroup's block. Few combinations, so that few pipelines serve all layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::ops) struct Blocks {
     /// Name of the kernel variant that uses these sizes.
@@ -39,7 +39,7 @@ const FEW: Blocks =
 const ENOUGH: usize = 128;
 
 impl Blocks {
-    /// The tiles for an output map, the preferred first; none if this device does not prefer the buffer
+    /// The block sizes for an output map, the preferred first; none if this device does not prefer the buffer
     /// family. Each has its own packing of the weights.
     pub fn choices(output: MapLayout, device: &Profile) -> Vec<Self> {
         let positions = output.plane() + output.pitch() + 1;

@@ -7,11 +7,11 @@ use std::ops::Range;
 
 /// Runs of positions per invocation; as in the shader.
 const VECTORS: usize = 8;
-/// Largest subgroup that the tiles are made for. A workgroup is one subgroup: software drivers gain nothing
+/// Largest subgroup that the blocks are made for. A workgroup is one subgroup: software drivers gain nothing
 /// from larger ones, and small ones waste less on small maps.
 const MOST_LANES: usize = 32;
 
-/// A choice of tile sizes for one device.
+/// A choice of block sizes, in registers, for one device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::ops) struct Tiles {
     lanes: usize,
@@ -36,8 +36,8 @@ pub(in crate::ops) struct Matrix {
 }
 
 impl Tiles {
-    /// The tiles for an output map, if this device prefers the texture family, has one known subgroup
-    /// size that the tiles fit, and textures large enough for the input.
+    /// The block sizes for an output map, if this device prefers the texture family, has one known subgroup
+    /// size that the blocks fit, and textures large enough for the input.
     pub fn choose(output: MapLayout, input_texels: usize, device: &Profile) -> Option<Self> {
         let lanes = device.lanes? as usize;
         let fits = lanes.is_power_of_two() && (4..=MOST_LANES).contains(&lanes);

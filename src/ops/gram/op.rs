@@ -31,7 +31,7 @@ pub struct Gram;
 #[derive(Debug, Clone, Copy)]
 pub struct GramBackward;
 
-/// The texture family's kernel; `lanes` is the subgroup size. Its tile and chunk sizes are the best of those
+/// The texture family's kernel; `lanes` is the subgroup size. Its block and chunk sizes are the best of those
 /// measured on lavapipe with 8 and 16 lanes, from 64x256x256 to 512x16x16.
 fn texture(map: MapLayout, lanes: usize, device: &Profile) -> Kernel {
     let work = Work::split(map, TILE_SIDE, lanes * TILE_VECTORS, [32, 256], 128);

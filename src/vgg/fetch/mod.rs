@@ -372,7 +372,7 @@ fn open_part(part: &Path) -> Result<File> {
     std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NOFOLLOW | libc::O_NONBLOCK);
     let file = options.open(part).map_err(Error::io(part, "opening"))?;
     if !file.metadata().map_err(Error::io(part, "opening"))?.is_file() {
-        return Err(Error::file(part, "it is no ordinary file", "Remove it, or choose another folder"));
+        return Err(Error::file(part, "it is not an ordinary file", "Remove it, or choose another folder"));
     }
     Ok(file)
 }

@@ -72,7 +72,7 @@ impl Array {
     pub fn read_npy(path: &Path) -> Result<Self> {
         let (file, length) = open(path)?;
         let broken = |error: std::io::Error| {
-            let problem = format!("is no .npy file that can be read: {error}");
+            let problem = format!("can't be read as a .npy file: {error}");
             Error::file(path, problem, "Write it anew with numpy.save")
         };
         let mut reader = BufReader::with_capacity(LONGEST_NPY_HEADER, file);
@@ -112,7 +112,7 @@ impl Array {
         let Some(element) = element else {
             return Err(Error::file(
                 path,
-                format!("holds {}, which is no number that a shader could take", dtype.descr()),
+                format!("holds {}, a type that no shader could take", dtype.descr()),
                 "Save a.astype(numpy.float32), or whatever number the shader declares",
             ));
         };
@@ -154,7 +154,7 @@ impl Array {
         let broken = |why: String| {
             Error::file(
                 path,
-                format!("is no .safetensors file that can be read: {why}"),
+                format!("can't be read as a .safetensors file: {why}"),
                 "Copy or write it again",
             )
         };

@@ -125,7 +125,7 @@ pub(super) fn fill(blocks: &[&Variable], params: &Params) -> Result<Vec<Vec<u8>>
             )));
         }
         let number = declared.parse(&param.text).ok_or_else(|| {
-            Error::usage(format!("--params: '{}' is no {declared}, which `{}` is", param.text, place.full))
+            Error::usage(format!("--params: '{}' is not a {declared}, which `{}` is", param.text, place.full))
         })?;
         let target = bytes[place.block].get_mut(place.leaf.offset..place.leaf.offset + number.len());
         let target = target
@@ -209,8 +209,8 @@ mod tests {
             ("64,0.5,-3,7", &["params.last", "u32"][..]),
             ("64,0.5,-3,7,9,10", &["6", "5"]),
             ("f32:64,0.5,-3,7,9", &["f32:64", "params.n", "u32"]),
-            ("64.0,0.5,-3,7,9", &["'64.0' is no u32"]),
-            ("-1,0.5,-3,7,9", &["'-1' is no u32"]),
+            ("64.0,0.5,-3,7,9", &["'64.0' is not a u32"]),
+            ("-1,0.5,-3,7,9", &["'-1' is not a u32"]),
             ("m=1", &["there is no `m`", "params.n: u32"]),
             ("n=1,n=2", &["`params.n` twice"]),
         ] {

@@ -129,7 +129,7 @@ impl RunPlan {
                 let what = if index.is_some() {
                     "can't be written by the shader"
                 } else {
-                    "is no variable that it uses"
+                    "is not a variable that it uses"
                 };
                 return Err(Error::usage(format!(
                     "{option} {wanted}=...: `{wanted}` {what}; {}. (A file whose name has a `=` in it: ./{wanted}=...)",
@@ -352,7 +352,7 @@ fn fill_from(variable: &Variable, source: &ArraySource) -> Result<(Memory, Optio
             (bytes, shape.clone())
         }
         ArraySource::Npy(_) | ArraySource::Tensor(..) => {
-            let Some(array) = read(source)? else { return Err(refuse("is no file".to_owned())) };
+            let Some(array) = read(source)? else { return Err(refuse("is not a file".to_owned())) };
             let is_tensor = matches!(source, ArraySource::Tensor(..));
             let (array, conversion) = convert(variable, array, is_tensor).map_err(refuse)?;
             note = conversion.map(|conversion| format!("{source}: {conversion}"));

@@ -143,7 +143,7 @@ impl UserShader {
         })?;
         let all = |text: &str| {
             parse(path, text, Capabilities::all()).map_err(|message| {
-                Error::usage(format!("{}: is no valid WGSL. Mend the shader:\n{message}", shown(&path)))
+                Error::usage(format!("{}: is not valid WGSL. Mend the shader:\n{message}", shown(&path)))
             })
         };
         let (declared, declared_info) = all(&text)?;
@@ -326,9 +326,9 @@ fn choose_entry(module: &naga::Module, wanted: Option<&str>) -> Result<String> {
             Err(Error::usage(format!("the shader has several entry points, choose one with --entry: {list}")))
         }
         (Some(wanted), _) if names.contains(&wanted) => Ok(wanted.to_owned()),
-        (Some(wanted), _) if module.entry_points.iter().any(|point| point.name == wanted) => {
-            Err(Error::usage(format!("--entry {wanted}: this is no @compute entry point; those are: {list}")))
-        }
+        (Some(wanted), _) if module.entry_points.iter().any(|point| point.name == wanted) => Err(
+            Error::usage(format!("--entry {wanted}: this is not a @compute entry point; those are: {list}")),
+        ),
         (Some(wanted), _) => {
             Err(Error::usage(format!("--entry {wanted}: the shader has no such entry point, but: {list}")))
         }

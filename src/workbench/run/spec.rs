@@ -74,18 +74,18 @@ impl FromStr for Input {
             ArraySource::Tensor(path.into(), tensor.to_owned())
         } else if let Some(sides) = rest.strip_prefix("zeros:") {
             ArraySource::Zeros(
-                shape(sides).ok_or_else(|| format!("'{sides}' is no shape like 64x32; {form}"))?,
+                shape(sides).ok_or_else(|| format!("'{sides}' is not a shape such as 64x32; {form}"))?,
             )
         } else if let Some(sides) = rest.strip_prefix("random:") {
             let (sides, seed) =
                 sides.split_once(':').map_or((sides, None), |(sides, seed)| (sides, Some(seed)));
-            let wrong = |what: &str, kind: &str| format!("'{what}' is no {kind}; {form}");
+            let wrong = |what: &str, kind: &str| format!("'{what}' is not a {kind}; {form}");
             let number =
                 |seed: &str| seed.parse().map_err(|_| wrong(seed, "seed, which is a whole number from 0 on"));
             let seed = seed.map(number).transpose()?;
             ArraySource::Random(shape(sides).ok_or_else(|| wrong(sides, "shape like 64x32"))?, seed)
         } else {
-            return Err(format!("'{rest}' is no source of numbers; {form}"));
+            return Err(format!("'{rest}' is not a source of numbers; {form}"));
         };
         Ok(Self { name, source })
     }
@@ -99,14 +99,14 @@ impl FromStr for Output {
         let (path, shape) = match rest.rsplit_once(':') {
             // A name may have colons of its own: what follows the last is a shape only if it reads as one.
             Some((path, sides)) if ends_with(path, ".npy") => {
-                let sides = shape(sides).ok_or_else(|| format!("'{sides}' is no shape like 64x32"))?;
+                let sides = shape(sides).ok_or_else(|| format!("'{sides}' is not a shape such as 64x32"))?;
                 (path, Some(sides))
             }
             _ => (rest, None),
         };
         if !ends_with(path, ".npy") {
             return Err(format!(
-                "'{path}' has not the ending .npy; give [NAME=]FILE.npy[:SHAPE], e.g. y.npy:64x32"
+                "'{path}' does not end in .npy; give [NAME=]FILE.npy[:SHAPE], e.g. y.npy:64x32"
             ));
         }
         Ok(Self { name, path: path.into(), shape })

@@ -1,4 +1,4 @@
-//! The adjoint's products of few tiles, from the weights as the forward pass has them. To turn a panel would take longer
+//! The adjoint's products of few Winograd tiles, from the weights as the forward pass has them. To turn a panel would take longer
 //! than its products there, so they sum up over the lanes of vectors.
 
 #![allow(

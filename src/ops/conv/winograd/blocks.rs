@@ -1,7 +1,7 @@
 //! The products in shared-memory blocks fed from buffers (`winograd_blocks.wgsl`): the buffer family.
 
+use super::chunks::TileChunks;
 use super::memory::Memory;
-use super::passes::Passes;
 use super::tile::{BLOCK, TEXEL, WinogradTile};
 use super::weights::{WinogradWeights, weights};
 use crate::gpu::{Family, Profile};
@@ -56,29 +56,29 @@ impl Blocks {
         input: MapLayout,
         output: MapLayout,
         device: &Profile,
-    ) -> Option<(Self, Passes)> {
+    ) -> Option<(Self, TileChunks)> {
         if !device.prefers(Family::Buffer) {
             return None;
         }
-        let blocks = match (Passes::count(tile, output), output.channels) {
+        let blocks = match (TileChunks::count(tile, output), output.channels) {
             (0..=32, 65..) => FLAT,
             (0..=64, _) | (_, 0..=32) => SMALL,
             _ => LARGE,
         };
         let quads = input.quads().max(output.quads());
-        let passes = Passes::cut(tile, output, quads, (UNIT, false), chunk_bytes(device), device)?;
+        let chunks = TileChunks::cut(tile, output, quads, (UNIT, false), chunk_bytes(device), device)?;
         let op = WinogradWeights { tile, out_channels: filter.out_channels, in_channels: filter.in_channels };
-        let groups = passes.chunk.div_ceil(blocks.tiles).max(output.channels.div_ceil(blocks.channels));
+        let groups = chunks.chunk.div_ceil(blocks.tiles).max(output.channels.div_ceil(blocks.channels));
         let fits = Packing::buffer(device).bytes(op.texels()) <= device.max_binding
             && groups <= device.max_groups as usize
             && blocks.invocations() <= device.max_invocations as usize
             && blocks.workgroup_bytes() <= device.max_workgroup_storage as usize;
-        fits.then_some((blocks, passes))
+        fits.then_some((blocks, chunks))
     }
 
     /// One quad of input or output is too little work between the transforms, and see [`ENOUGH_TILES`].
-    pub fn after_direct(passes: &Passes, input: MapLayout, output: MapLayout) -> bool {
-        input.quads().min(output.quads()) == 1 || Passes::count(passes.tile, output) < ENOUGH_TILES
+    pub fn after_direct(chunks: &TileChunks, input: MapLayout, output: MapLayout) -> bool {
+        input.quads().min(output.quads()) == 1 || TileChunks::count(chunks.tile, output) < ENOUGH_TILES
     }
 
     fn invocations(self) -> usize {
@@ -97,7 +97,7 @@ impl Blocks {
     /// The products of a chunk; `maps` are input and output.
     pub fn products(
         &self,
-        passes: &Passes,
+        chunks: &TileChunks,
         filter: &Arc<Filter>,
         maps: [MapLayout; 2],
         adjoint: bool,
@@ -118,20 +118,20 @@ impl Blocks {
                 ("ADJOINT", u32::from(adjoint)),
                 ("HALF", u32::from(device.half_weights())),
             ])
-            .bind("input", Memory::Buffers.transformed(passes.bytes(input)))
-            .bind("weights", weights(passes.tile, filter, Packing::buffer(device)))
-            .bind("output", Memory::Buffers.products(passes.bytes(output)))
+            .bind("input", Memory::Buffers.transformed(chunks.bytes(input)))
+            .bind("weights", weights(chunks.tile, filter, Packing::buffer(device)))
+            .bind("output", Memory::Buffers.products(chunks.bytes(output)))
             .size("in_quads", input.quads())
             .size("out_quads", output.quads())
-            .size("chunk", passes.chunk)
-            .size("input_stride", passes.stride(input.quads()))
-            .size("output_stride", passes.stride(output.quads()))
+            .size("chunk", chunks.chunk)
+            .size("input_stride", chunks.stride(input.quads()))
+            .size("output_stride", chunks.stride(output.quads()))
             .size("weight_blocks", filter.out_channels.div_ceil(BLOCK))
             .size("weight_quads", filter.in_channels.div_ceil(4))
             .groups([
-                passes.chunk.div_ceil(self.tiles),
+                chunks.chunk.div_ceil(self.tiles),
                 output.channels.div_ceil(self.channels),
-                passes.tile.positions(),
+                chunks.tile.positions(),
             ])
     }
 }

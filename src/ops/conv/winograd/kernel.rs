@@ -1,9 +1,9 @@
 //! A Winograd convolution as a kernel: which tile sizes and families a device gets.
 
 use super::blocks::Blocks;
+use super::chunks::TileChunks;
 use super::matrices;
 use super::memory::Memory;
-use super::passes::Passes;
 use super::tile::{TEXEL, WinogradTile};
 use super::tiles::Tiles;
 use super::transforms::{Finish, Transforms};
@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// A Winograd convolution of one map on one device.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::ops::conv) struct Winograd {
-    passes: Passes,
+    chunks: TileChunks,
     products: Products,
 }
 
@@ -43,8 +43,8 @@ impl Winograd {
             let made = (op.texels() * TEXEL) as u64 <= device.max_binding;
             let textures = || made.then(|| Tiles::choose(tile, input, output, device)).flatten();
             let blocks = || Blocks::choose(tile, filter, input, output, device);
-            textures().map(|(tiles, passes)| Self { passes, products: Products::Tiles(tiles) }).or_else(
-                || blocks().map(|(blocks, passes)| Self { passes, products: Products::Blocks(blocks) }),
+            textures().map(|(tiles, chunks)| Self { chunks, products: Products::Tiles(tiles) }).or_else(
+                || blocks().map(|(blocks, chunks)| Self { chunks, products: Products::Blocks(blocks) }),
             )
         };
         let tiles = [WinogradTile::Four, WinogradTile::Two];
@@ -52,8 +52,8 @@ impl Winograd {
         // None of these is the first: they are for measurement to choose.
         if !choices.is_empty() {
             choices.extend(tiles.into_iter().filter_map(|tile| {
-                let (block, passes) = matrices::choose(tile, filter, input, output, device)?;
-                Some(Self { passes, products: Products::Matrices(block) })
+                let (block, chunks) = matrices::choose(tile, filter, input, output, device)?;
+                Some(Self { chunks, products: Products::Matrices(block) })
             }));
         }
         choices
@@ -63,7 +63,7 @@ impl Winograd {
     pub fn after_direct(&self, input: MapLayout, output: MapLayout) -> bool {
         match self.products {
             Products::Tiles(_) => Tiles::after_direct(input),
-            Products::Blocks(_) => Blocks::after_direct(&self.passes, input, output),
+            Products::Blocks(_) => Blocks::after_direct(&self.chunks, input, output),
             Products::Matrices(_) => true,
         }
     }
@@ -71,7 +71,7 @@ impl Winograd {
     /// True if the kernel can pool what it makes, and route the gradient of that ([`Finish::pool`],
     /// [`Finish::pool_indices`]).
     pub fn pools(&self) -> bool {
-        self.passes.tile.pools()
+        self.chunks.tile.pools()
     }
 
     /// Number of scratch buffers of the kernel.
@@ -98,9 +98,9 @@ impl Winograd {
         finish: &Finish,
         device: &Profile,
     ) -> Kernel {
-        let Self { passes, products } = *self;
+        let Self { chunks, products } = *self;
         let maps = [input.1, output];
-        let variant = match (products, passes.tile) {
+        let variant = match (products, chunks.tile) {
             (Products::Tiles(_), WinogradTile::Four) => "texture_winograd4",
             (Products::Tiles(_), WinogradTile::Two) => "texture_winograd2",
             (Products::Blocks(_), WinogradTile::Four) => "buffer_winograd4",
@@ -109,12 +109,12 @@ impl Winograd {
             (Products::Matrices(_), WinogradTile::Two) => "buffer_winograd2_matrices",
         };
         let products = match products {
-            Products::Tiles(tiles) => tiles.products(&passes, filter, maps, adjoint),
-            Products::Blocks(blocks) => blocks.products(&passes, filter, maps, adjoint, device),
-            Products::Matrices(block) => matrices::products(block, &passes, filter, maps, adjoint),
+            Products::Tiles(tiles) => tiles.products(&chunks, filter, maps, adjoint),
+            Products::Blocks(blocks) => blocks.products(&chunks, filter, maps, adjoint, device),
+            Products::Matrices(block) => matrices::products(block, &chunks, filter, maps, adjoint),
         };
-        let scratch = self.memory().scratch(maps.map(|map| passes.bytes(map)));
-        let transforms = Transforms { passes, memory: self.memory(), input, output, turned: adjoint, finish };
+        let scratch = self.memory().scratch(maps.map(|map| chunks.bytes(map)));
+        let transforms = Transforms { chunks, memory: self.memory(), input, output, turned: adjoint, finish };
         Kernel { variant, dispatches: transforms.around(&products, device), scratch }
     }
 }

@@ -2,8 +2,8 @@
 //! columns of matrices: the transformed ones in f16, the products in f32.
 
 use super::blocks::chunk_bytes;
+use super::chunks::TileChunks;
 use super::memory::Memory;
-use super::passes::Passes;
 use super::tile::WinogradTile;
 use super::weights::{column_weights, row_bytes};
 use crate::gpu::Profile;
@@ -19,26 +19,26 @@ pub(super) fn choose(
     input: MapLayout,
     output: MapLayout,
     device: &Profile,
-) -> Option<(Block, Passes)> {
-    let block = Block::choose(device, Passes::count(tile, output), input.channels, output.channels)?;
+) -> Option<(Block, TileChunks)> {
+    let block = Block::choose(device, TileChunks::count(tile, output), input.channels, output.channels)?;
     let quads = input.quads().max(output.quads());
-    let passes = Passes::cut(tile, output, quads, (block.height(), false), chunk_bytes(device), device)?;
+    let chunks = TileChunks::cut(tile, output, quads, (block.height(), false), chunk_bytes(device), device)?;
     let fits = row_bytes(tile, filter) <= device.max_binding
-        && block.fits(&product(&passes, [input, output], false), device)
+        && block.fits(&product(&chunks, [input, output], false), device)
         && is_whole(input, device)
         && is_whole(output, device);
-    fits.then_some((block, passes))
+    fits.then_some((block, chunks))
 }
 
-fn product(passes: &Passes, [input, output]: [MapLayout; 2], adjoint: bool) -> Product {
+fn product(chunks: &TileChunks, [input, output]: [MapLayout; 2], adjoint: bool) -> Product {
     Product {
-        rows: passes.chunk,
-        input_rows: passes.chunk,
+        rows: chunks.chunk,
+        input_rows: chunks.chunk,
         channels: [input.channels, output.channels],
         taps: 1,
         pitch: 0,
-        positions: passes.tile.positions(),
-        strides: [input, output].map(|map| passes.stride(map.quads()) * 4),
+        positions: chunks.tile.positions(),
+        strides: [input, output].map(|map| chunks.stride(map.quads()) * 4),
         adjoint,
     }
 }
@@ -46,16 +46,16 @@ fn product(passes: &Passes, [input, output]: [MapLayout; 2], adjoint: bool) -> P
 /// The products of a chunk; `maps` are input and output.
 pub(super) fn products(
     block: Block,
-    passes: &Passes,
+    chunks: &TileChunks,
     filter: &Arc<Filter>,
     maps: [MapLayout; 2],
     adjoint: bool,
 ) -> Dispatch {
     let memory = Memory::Rows { side: block.side() };
     let operands = [
-        memory.transformed(passes.bytes(maps[0])),
-        column_weights(passes.tile, filter, block.side()),
-        memory.products(passes.bytes(maps[1])),
+        memory.transformed(chunks.bytes(maps[0])),
+        column_weights(chunks.tile, filter, block.side()),
+        memory.products(chunks.bytes(maps[1])),
     ];
-    block.products(&product(passes, maps, adjoint), operands)
+    block.products(&product(chunks, maps, adjoint), operands)
 }

@@ -4,7 +4,7 @@ use super::tile::TEXEL;
 use crate::ops::matrices::SCALE_BYTES;
 use crate::ops::{MapLayout, Operand};
 
-/// Where the transformed values lie between the passes.
+/// Where the transformed values lie between the chunks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Memory {
     /// In staging textures, into which the maps that are read are copied.

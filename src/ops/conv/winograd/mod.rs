@@ -7,10 +7,10 @@
 //! the buffer family (`blocks`), and there, on GPUs with cooperative matrices, `matrix_products.wgsl` too (`matrices`).
 
 mod blocks;
+mod chunks;
 mod kernel;
 mod matrices;
 mod memory;
-mod passes;
 mod tile;
 mod tiles;
 mod transforms;

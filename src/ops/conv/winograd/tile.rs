@@ -1,4 +1,4 @@
-//! Sizes of tiles, and constants that all shaders of the method share.
+//! Sizes of Winograd tiles, and constants that all shaders of the method share.
 
 /// Output channels per block of the transformed weights; as in the shaders.
 pub(super) const BLOCK: usize = 32;

@@ -1,7 +1,7 @@
 //! The products in register tiles fed from textures (`winograd_tiles.wgsl`): the texture family.
 
+use super::chunks::TileChunks;
 use super::memory::Memory;
-use super::passes::Passes;
 use super::tile::{BLOCK, TEXEL, WinogradTile};
 use super::weights::weights;
 use crate::gpu::Profile;
@@ -29,20 +29,20 @@ impl Tiles {
         input: MapLayout,
         output: MapLayout,
         device: &Profile,
-    ) -> Option<(Self, Passes)> {
+    ) -> Option<(Self, TileChunks)> {
         tiles::Tiles::choose(output, input.texels(), device)?;
         let lanes = device.lanes? as usize;
         // Few tiles: fewer a run, so that none idle.
-        let vectors = match Passes::count(tile, output).div_ceil(lanes) {
+        let vectors = match TileChunks::count(tile, output).div_ceil(lanes) {
             0..=2 => 2,
             3..=4 => 4,
             _ => 8,
         };
         let quads = input.quads().max(output.quads());
-        let passes = Passes::cut(tile, output, quads, (vectors * lanes, true), CHUNK_BYTES, device)?;
-        let rows = passes.bytes(input).max(passes.bytes(output)) / (TEXEL as u64 * u64::from(TEXTURE_WIDTH));
+        let chunks = TileChunks::cut(tile, output, quads, (vectors * lanes, true), CHUNK_BYTES, device)?;
+        let rows = chunks.bytes(input).max(chunks.bytes(output)) / (TEXEL as u64 * u64::from(TEXTURE_WIDTH));
         let channels = if output.channels <= 4 { 4 } else { 32 };
-        (rows < u64::from(device.max_texture_side)).then_some((Self { lanes, vectors, channels }, passes))
+        (rows < u64::from(device.max_texture_side)).then_some((Self { lanes, vectors, channels }, chunks))
     }
 
     /// One quad of input is too little work between the transforms (lavapipe, 3 to 64 channels at 256 x 256:
@@ -55,7 +55,7 @@ impl Tiles {
     /// The products of a chunk; `maps` are input and output.
     pub fn products(
         &self,
-        passes: &Passes,
+        chunks: &TileChunks,
         filter: &Arc<Filter>,
         maps: [MapLayout; 2],
         adjoint: bool,
@@ -68,21 +68,21 @@ impl Tiles {
                 ("CHANNELS", self.channels as u32),
                 ("WEIGHT_QUADS", (self.channels / 4).div_ceil(self.lanes) as u32),
             ])
-            .bind("input", Memory::Textures.transformed(passes.bytes(input)))
-            .bind("weights", weights(passes.tile, filter, Packing::Texture))
-            .bind("output", Memory::Textures.products(passes.bytes(output)))
+            .bind("input", Memory::Textures.transformed(chunks.bytes(input)))
+            .bind("weights", weights(chunks.tile, filter, Packing::Texture))
+            .bind("output", Memory::Textures.products(chunks.bytes(output)))
             .size("in_quads", input.quads())
             .size("out_quads", output.quads())
-            .size("chunk", passes.chunk)
-            .size("input_stride", passes.stride(input.quads()))
-            .size("output_stride", passes.stride(output.quads()))
+            .size("chunk", chunks.chunk)
+            .size("input_stride", chunks.stride(input.quads()))
+            .size("output_stride", chunks.stride(output.quads()))
             .size("weight_blocks", filter.out_channels.div_ceil(BLOCK))
             .size("weight_quads", filter.in_channels.div_ceil(4))
             .size("adjoint", usize::from(adjoint))
             .groups([
-                passes.chunk / (self.vectors * self.lanes),
+                chunks.chunk / (self.vectors * self.lanes),
                 output.channels.div_ceil(self.channels),
-                passes.tile.positions(),
+                chunks.tile.positions(),
             ])
     }
 }

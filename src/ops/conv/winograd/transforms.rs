@@ -1,7 +1,7 @@
 //! The transforms around the products (`winograd_input.wgsl`, `winograd_output.wgsl`), in both families.
 
+use super::chunks::TileChunks;
 use super::memory::Memory;
-use super::passes::Passes;
 use super::tile::GROUP;
 use crate::gpu::Profile;
 use crate::ops::conv::pool_indices::PoolIndices;
@@ -29,7 +29,7 @@ pub(in crate::ops::conv) struct Finish {
 
 /// One convolution, or its adjoint, as the transforms see it.
 pub(super) struct Transforms<'a> {
-    pub passes: Passes,
+    pub chunks: TileChunks,
     pub memory: Memory,
     /// The map that is transformed. With pool indices the operand is the gradient of the pooled map.
     pub input: (Operand, MapLayout),
@@ -48,7 +48,7 @@ impl Transforms<'_> {
         if matches!(self.memory, Memory::Rows { .. }) {
             dispatches.extend(matrices::scale(self.read(), &self.input.0, Memory::SCALE, device));
         }
-        for first in self.passes.chunks() {
+        for first in self.chunks.chunks() {
             dispatches.extend(self.load(first, device));
             dispatches.push(products.clone());
             dispatches.extend(self.store(first, device));
@@ -72,7 +72,7 @@ impl Transforms<'_> {
 
     /// The transform of one chunk of the input. Maps in buffers larger than a binding come in windows.
     fn load(&self, first: usize, device: &Profile) -> Vec<Dispatch> {
-        let Self { passes, memory, .. } = self;
+        let Self { chunks, memory, .. } = self;
         let (operand, input) = &self.input;
         let indices = PoolIndices::of(*input);
         let routed = self.finish.pool_indices.as_ref();
@@ -86,10 +86,10 @@ impl Transforms<'_> {
             Memory::Buffers | Memory::Rows { .. } => window::quads(&layouts, 1, device),
         };
         let part = |quads: Range<usize>| {
-            let dispatch = passes
+            let dispatch = chunks
                 .transform("winograd_input", entry, *input, &quads, first)
                 .consts(&memory.consts())
-                .size("run", passes.run)
+                .size("run", chunks.run)
                 .size("texels", map.part(&quads).texels())
                 .size("turned", usize::from(self.turned))
                 .bind(memory.name("map_texture", "map_buffer"), memory.map(operand, map, first > 0))
@@ -98,7 +98,7 @@ impl Transforms<'_> {
                         Memory::Rows { .. } => "transformed_rows",
                         _ => memory.name("transformed_texture", "transformed_buffer"),
                     },
-                    memory.transformed(passes.bytes(*input)),
+                    memory.transformed(chunks.bytes(*input)),
                 );
             let dispatch = self.scaled(dispatch);
             let dispatch = match routed {
@@ -108,7 +108,7 @@ impl Transforms<'_> {
                     memory.pool_indices(found, indices.layout(), first > 0),
                 ),
             };
-            dispatch.linear(passes.chunk * quads.len(), GROUP, device).narrow(&maps, &quads)
+            dispatch.linear(chunks.chunk * quads.len(), GROUP, device).narrow(&maps, &quads)
         };
         windows.into_iter().map(part).collect()
     }
@@ -123,21 +123,21 @@ impl Transforms<'_> {
 
     /// The transform of one chunk of products.
     fn store(&self, first: usize, device: &Profile) -> Vec<Dispatch> {
-        let Self { passes, memory, output, finish, .. } = self;
+        let Self { chunks, memory, output, finish, .. } = self;
         let results = self.results();
         let entry = if finish.pool { "transform_pooled" } else { "transform" };
         let bias = finish.bias.clone().unwrap_or_else(|| tiles::no_bias(output.quads()));
         let mut maps = vec![("output", results[0]), ("activation", *output)];
         maps.extend(results.get(1).map(|indices| ("indices", *indices)));
         let part = |quads: Range<usize>| {
-            let mut dispatch = passes
+            let mut dispatch = chunks
                 .transform("winograd_output", entry, *output, &quads, first)
                 .consts(&memory.consts())
                 .size("turned", usize::from(self.turned))
                 .size("relu", usize::from(finish.relu))
                 .bind(
                     memory.name("products_texture", "products_buffer"),
-                    memory.products(passes.bytes(*output)),
+                    memory.products(chunks.bytes(*output)),
                 )
                 .bind("bias", bias.clone())
                 .bind("output", Operand::Output);
@@ -151,7 +151,7 @@ impl Transforms<'_> {
             if let Some(mask) = &finish.mask {
                 dispatch = dispatch.bind("activation", mask.clone());
             }
-            dispatch.linear(passes.chunk * quads.len(), GROUP, device).narrow(&maps, &quads)
+            dispatch.linear(chunks.chunk * quads.len(), GROUP, device).narrow(&maps, &quads)
         };
         window::quads(&results, 1, device).into_iter().map(part).collect()
     }

@@ -14,7 +14,7 @@ use super::network_graph::{self, View};
 use super::planes::HalfMap;
 use super::statistic::Statistic;
 use super::tile_layout::{Span, Trunk, spans};
-use super::tile_passes::{BACKWARD, FORWARD, GRADIENT, Inputs, TARGETS, Tile, TileProgram, Tiles};
+use super::tile_passes::{BACKWARD, FORWARD, GRADIENT, Inputs, TARGETS, Tile, TilePasses, TileProgram};
 use crate::error::{Error, Result};
 use crate::graph::{
     Engine, Goals, Graph, Memory, MemoryUse, Node, Program, Readback, Seeds, TensorId, When, Workspace,
@@ -271,7 +271,7 @@ impl Assembly {
     ///
     /// # Errors
     /// If the device fails or has too little memory.
-    pub fn prepare(&self, subject: Subject<'_>, gradients: Option<&TileGradients>) -> Result<Tiles> {
+    pub fn prepare(&self, subject: Subject<'_>, gradients: Option<&TileGradients>) -> Result<TilePasses> {
         let [rows, columns] = self.spans();
         let pairs = || rows.iter().flat_map(|row| columns.iter().map(move |column| (row, column)));
         let lengths = |(row, column): (&Span, &Span)| {
@@ -305,7 +305,7 @@ impl Assembly {
             Kind::Target(map) => Some(map.clone()),
             _ => None,
         });
-        Ok(Tiles {
+        Ok(TilePasses {
             engine: subject.engine.clone(),
             programs,
             across: columns.len(),

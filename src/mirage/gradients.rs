@@ -1,17 +1,17 @@
 //! How the gradients of an objective are computed: in one pass of the whole picture, or in passes over its tiles.
 
+use super::assembly::TileGradients;
 use super::build::{Build, GradientsBy, GroupSum};
 use super::loss::Group;
 use super::request::Request;
 use super::sections::{GRADIENT, GROUPS};
 use super::sources::Sources;
-use super::tiles::TileGradients;
 use crate::error::Result;
 use crate::graph::{Memory, TensorId};
 use crate::ops::{Reduce, ReduceKind};
 
 /// The gradients in the graph of an objective.
-pub(super) struct Passes {
+pub(super) struct GradientGoals {
     /// Sections that compute gradients and norms.
     pub sections: Vec<(String, Vec<TensorId>)>,
     /// The norm of each measured group's gradient, with its name.
@@ -38,7 +38,7 @@ pub(super) enum Reach {
     },
 }
 
-impl Passes {
+impl GradientGoals {
     /// Appends the gradients of the losses that `build` has. `group_of` gives the measured group of each, if it has one.
     ///
     /// # Errors

@@ -1,15 +1,15 @@
 //! Iterations of a picture that is computed in tiles. Picture, gradient and the state of the optimiser are in the host's
 //! memory, and go to the device part by part, so its memory and what it binds at once do not limit the picture's size.
 
-use super::bands::{Bands, Held, HeldState};
+use super::bands::{Bands, HostState, HostTensor};
+use super::gradients::norm_name;
 use super::kept_picture::KeptPicture;
-use super::passes::norm_name;
 use super::planes::{Pixels, Planes};
 use super::sections::{GRADIENT, GROUPS, HEALTH, LOSSES, REPORT, SNAPSHOT, STATE, STEP};
 use super::setback::Fault;
 use super::step::{STATE_PICTURE, StatePart};
 use super::step_watch::RECORD;
-use super::tile_passes::Tiles;
+use super::tile_passes::TilePasses;
 use crate::error::{Error, Result};
 use crate::graph::{Engine, MemoryUse, Pending, Program, Submission, Values};
 use crate::ops::{Shape, Watch};
@@ -42,16 +42,16 @@ pub(super) struct StepKind {
 
 /// A picture in tiles.
 #[derive(Debug)]
-pub(super) struct Tiled {
+pub(super) struct TiledObjective {
     engine: Arc<Engine>,
     size: [usize; 2],
-    tiles: Tiles,
+    tiles: TilePasses,
     bands: Bands,
     groups: Vec<TiledGroup>,
     kind: StepKind,
     /// What [`SNAPSHOT`] copied.
     snapshot: RefCell<Option<KeptPicture>>,
-    held: RefCell<HeldState>,
+    held: RefCell<HostState>,
     /// Rows of the gradient that is being computed.
     window: RefCell<Option<Planes>>,
     /// A gradient that was kept.
@@ -68,12 +68,12 @@ pub(super) struct Tiled {
     bad_gradient: Cell<Option<(u32, u64)>>,
 }
 
-impl Tiled {
+impl TiledObjective {
     /// Of a picture of this size.
     pub fn new(
         engine: &Arc<Engine>,
         size: [usize; 2],
-        (tiles, bands): (Tiles, Bands),
+        (tiles, bands): (TilePasses, Bands),
         groups: Vec<TiledGroup>,
         kind: StepKind,
     ) -> Self {
@@ -106,8 +106,8 @@ impl Tiled {
             return self.engine.read(memory, part.shape, &part.name);
         }
         match self.held.borrow().get(&part.name) {
-            Some(Held::Map(planes)) => Ok(planes.values().to_vec()),
-            Some(Held::Vector(values)) => Ok(values.clone()),
+            Some(HostTensor::Map(planes)) => Ok(planes.values().to_vec()),
+            Some(HostTensor::Vector(values)) => Ok(values.clone()),
             None => Err(not_set(&part.name)),
         }
     }
@@ -119,8 +119,8 @@ impl Tiled {
     pub fn take(&self, part: &StatePart) -> Result<Vec<f32>> {
         self.put_together.set(false);
         match self.held.borrow_mut().remove(&part.name) {
-            Some(Held::Map(planes)) => Ok(planes.into_values()),
-            Some(Held::Vector(values)) => Ok(values),
+            Some(HostTensor::Map(planes)) => Ok(planes.into_values()),
+            Some(HostTensor::Vector(values)) => Ok(values),
             None => self.read(part),
         }
     }
@@ -146,8 +146,8 @@ impl Tiled {
             return self.engine.write(memory, part.shape, &values);
         }
         let held = match part.shape {
-            Shape::Map { height, width, .. } => Held::Map(Planes::of([height, width], values)),
-            _ => Held::Vector(values),
+            Shape::Map { height, width, .. } => HostTensor::Map(Planes::of([height, width], values)),
+            _ => HostTensor::Vector(values),
         };
         self.held.borrow_mut().insert(part.name.clone(), held);
         Ok(())
@@ -258,7 +258,7 @@ impl Tiled {
         program: &Program,
         section: &str,
         weights: &[f32],
-        mut done: impl FnMut(&mut HeldState, &Range<usize>, &Planes) -> Result<()>,
+        mut done: impl FnMut(&mut HostState, &Range<usize>, &Planes) -> Result<()>,
     ) -> Result<()> {
         program.submit(&[section], &[], "a gradient as far as the tiles")?;
         let mut held = self.held.borrow_mut();
@@ -323,7 +323,7 @@ impl Tiled {
         if bad > 0 && self.kind.watches_gradient && self.bad_gradient.get().is_none() {
             self.bad_gradient.set(Some((self.steps.get(), bad)));
         }
-        let vectors = vectors.into_iter().map(|(name, values)| (name, Held::Vector(values)));
+        let vectors = vectors.into_iter().map(|(name, values)| (name, HostTensor::Vector(values)));
         self.held.borrow_mut().extend(vectors);
         Ok(())
     }
@@ -342,7 +342,7 @@ impl Tiled {
     /// What is shown.
     fn show(&self, parts: &[StatePart]) -> Result<KeptPicture> {
         let StepKind { shown, clamps, .. } = &self.kind;
-        if let Some(Held::Map(planes)) = self.held.borrow().get(shown) {
+        if let Some(HostTensor::Map(planes)) = self.held.borrow().get(shown) {
             return Ok(KeptPicture::of(planes, *clamps));
         }
         let part = parts.iter().find(|part| part.name == *shown).ok_or_else(|| not_set(shown))?;
@@ -376,9 +376,9 @@ impl Tiled {
 }
 
 /// The picture of a state.
-fn picture(held: &HeldState) -> Result<&Planes> {
+fn picture(held: &HostState) -> Result<&Planes> {
     match held.get(STATE_PICTURE) {
-        Some(Held::Map(planes)) => Ok(planes),
+        Some(HostTensor::Map(planes)) => Ok(planes),
         _ => Err(not_set(STATE_PICTURE)),
     }
 }

@@ -1,4 +1,4 @@
-//! The cut of a map into tiles and chunks of tiles, in both families.
+//! The cut of a map into Winograd tiles and chunks of these, in both families.
 
 use super::tile::{TEXEL, WinogradTile};
 use crate::gpu::Profile;
@@ -10,7 +10,7 @@ const STRIDE_PADDING: usize = 16;
 
 /// A map cut into tiles, and these into chunks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Passes {
+pub(super) struct TileChunks {
     pub tile: WinogradTile,
     /// Tiles along both axes.
     tiles: [usize; 2],
@@ -20,7 +20,7 @@ pub(super) struct Passes {
     pub run: usize,
 }
 
-impl Passes {
+impl TileChunks {
     /// Number of tiles of a map.
     pub fn count(tile: WinogradTile, map: MapLayout) -> usize {
         map.height.div_ceil(tile.side()) * map.width.div_ceil(tile.side())
