@@ -109,7 +109,7 @@ pub(super) struct FactorArgs {
     #[arg(long, value_name = "FILE", num_args = 1..)]
     #[serde(serialize_with = "values::paths")]
     pub style_image: Vec<PathBuf>,
-    /// Pictures to take the layout from, one or several of the same size [default: the photo]
+    /// Pictures to take the layout from, one or several; resized to the photo's shape [default: the photo]
     #[arg(long, value_name = "FILE", num_args = 1..)]
     #[serde(serialize_with = "values::paths")]
     pub spatial_image: Vec<PathBuf>,
@@ -125,13 +125,7 @@ pub(super) struct FactorArgs {
     #[arg(long, value_name = "NAME", default_value = "wasserstein", value_parser = values::style_statistics())]
     pub style_statistic: String,
     /// Weight of each style picture, e.g. 1,2 [default: all the same]
-    #[arg(
-        long,
-        value_name = "NUMBERS",
-        value_delimiter = ',',
-        requires = "style_image",
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', allow_negative_numbers = true)]
     pub style_blend: Vec<f32>,
 }
 

@@ -46,24 +46,29 @@ pub(super) struct CheckedRun {
 }
 
 impl CheckedRun {
-    /// Checks arguments, then pictures, then places to write, then the network. The run reads `read` besides the files
-    /// that its options name.
+    /// Checks arguments, then pictures, then places to write, then the network. The run goes on after iteration `first`,
+    /// and reads `read` besides the files that its options name.
     ///
     /// # Errors
     /// The first problem, with its remedy.
-    pub(super) fn new(args: &RenderArgs, resumed: Option<ResumedRun>, read: &[PathBuf]) -> Result<Self> {
+    pub(super) fn new(
+        args: &RenderArgs,
+        resumed: Option<ResumedRun>,
+        read: &[PathBuf],
+        first: u32,
+    ) -> Result<Self> {
         let open = || args.network.open().map(|network| (Arc::new(network), true));
-        Self::with(args, Some(read), resumed, open)
+        Self::with(args, Some((read, first)), resumed, open)
     }
 
-    /// [`Plan::new`] with a network from `open`, which also says whether the network's values have yet to be checked.
-    /// Places to write are only checked with `read`.
+    /// [`CheckedRun::new`] with a network from `open`, which also says whether the network's values have yet to be checked.
+    /// Places to write are only checked with `written`: files that are read besides, and the first iteration.
     ///
     /// # Errors
-    /// As [`Plan::new`].
+    /// As [`CheckedRun::new`].
     pub(super) fn with(
         args: &RenderArgs,
-        read: Option<&[PathBuf]>,
+        written: Option<(&[PathBuf], u32)>,
         resumed: Option<ResumedRun>,
         open: impl FnOnce() -> Result<(Arc<Network>, bool)>,
     ) -> Result<Self> {
@@ -73,11 +78,12 @@ impl CheckedRun {
             pictures(args, &mut request, &mut preset, &mut notes)?;
         // The network may rule out the smallest scales, so the run has at most these iterations.
         let most = request.scales.plan(request.size(), 1)?.last().map_or(0, |scale| scale.end);
-        let reads = all_read(args, read.unwrap_or_default());
+        let reads = all_read(args, written.map_or(&[][..], |(read, _)| read));
         let files = Files::new(&args.files, &args.photo, alpha, most, resumed, reads);
         let mut reservations = Vec::new();
-        if read.is_some() {
-            let places = places::check(args, &request, &schedule(&args.watching, most), most, &files)?;
+        if let Some((_, first)) = written {
+            let schedule = schedule(&args.watching, most);
+            let places = places::check(args, &request, &schedule, [first, most], &files)?;
             notes.extend(places.notes);
             reservations = places.reservations;
         }
@@ -270,11 +276,18 @@ fn pictures(
     if kept == AlphaArg::Keep && alpha.is_none() {
         notes.push(format!("{} is opaque everywhere: there is no transparency to keep", shown(&args.photo)));
     }
+    let size = (request.photo.width, request.photo.height);
     for (name, paths) in images_of(args) {
         let Some(factor) = preset.factor_mut(name) else { continue };
         if let Target::Images(images) = &factor.target {
             let load = |(path, (_, blend)): (&PathBuf, &(Picture, f32))| {
-                let Loaded { picture, memory, .. } = load(path, &options, notes)?;
+                let Loaded { mut picture, memory, .. } = load(path, &options, notes)?;
+                // Layouts are compared place by place.
+                if name == preset::SPATIAL && (picture.width, picture.height) != size {
+                    let shape = format!("{}x{} to {}x{}", picture.width, picture.height, size.0, size.1);
+                    notes.push(format!("{}: resized from {shape}, the photo's shape", shown(path)));
+                    picture = image_io::resize(&picture, size.0, size.1)?;
+                }
                 most = most.max(held + memory);
                 held += picture.rgb.len() as u64 * 4;
                 Ok((picture, *blend))
@@ -288,10 +301,7 @@ fn pictures(
         StartPicture::Blur => Init::Blur,
         StartPicture::Photo => Init::Photo,
         StartPicture::Gray => Init::Gray,
-        StartPicture::File(path) => {
-            let size = (request.photo.width, request.photo.height);
-            Init::Picture(Arc::new(load_start(path, size, kept, notes)?))
-        }
+        StartPicture::File(path) => Init::Picture(Arc::new(load_start(path, size, kept, notes)?)),
     };
     Ok(Pictures { alpha, photo_stored, reading: most })
 }

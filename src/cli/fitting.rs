@@ -32,9 +32,10 @@ pub(super) fn fitted(args: &RenderArgs) -> Result<(Cow<'_, RenderArgs>, Option<S
         args.files.size = SizeArg::Pixels(size);
         request = Cow::Owned(request.at_size(size as usize));
     }
-    if is_tiled && let Some((side, reason)) = side_of_tiles(&engine, &checked.network, &request, &budgets)? {
-        args.computing.tile = TileArg(Tiling::Side(side));
-        note = Some(reason);
+    if is_tiled {
+        let (tiling, reason) = tiling(&engine, &checked.network, &request, &budgets)?;
+        args.computing.tile = TileArg(tiling);
+        note = reason;
     }
     Ok((Cow::Owned(args), note))
 }
@@ -74,14 +75,14 @@ fn size(engine: &Engine, checked: &CheckedRun, budgets: &Budgets) -> Result<u32>
     largest.ok_or_else(|| Error::usage("--size auto: no size fits into the memory that the run may take"))
 }
 
-/// The largest tiles that fit, if the whole picture does not, and the reason; `None` also if no tiles fit: the run is then
-/// refused, with the sizes.
-fn side_of_tiles(
+/// The whole picture if it fits, else the largest tiles that do, with the reason. If no tiles fit, nothing is chosen: the run
+/// is then refused, with the sizes.
+fn tiling(
     engine: &Engine,
     network: &Arc<Network>,
     request: &Request,
     budgets: &Budgets,
-) -> Result<Option<(u32, String)>> {
+) -> Result<(Tiling, Option<String>)> {
     let needed = |tiling: Tiling| {
         match MemoryPlan::new(engine, network, &Request { tiling, ..request.clone() }) {
             Ok(memory) => Ok(Some(memory)),
@@ -90,8 +91,12 @@ fn side_of_tiles(
             Err(error) => Err(error),
         }
     };
-    let Some(whole) = needed(Tiling::Auto)? else { return Ok(None) };
-    let Some((most, budget)) = budgets.exceeded(&whole) else { return Ok(None) };
+    if needed(Tiling::Whole)?.is_some_and(|memory| budgets.exceeded(&memory).is_none()) {
+        return Ok((Tiling::Whole, None));
+    }
+    // Tiles that the device itself needs are chosen when the run is prepared.
+    let Some(whole) = needed(Tiling::Auto)? else { return Ok((Tiling::Auto, None)) };
+    let Some((most, budget)) = budgets.exceeded(&whole) else { return Ok((Tiling::Auto, None)) };
     for side in Tiling::Auto.sides(request.size()).into_iter().flatten() {
         let side = side as u32;
         if needed(Tiling::Side(side))?.is_some_and(|memory| budgets.exceeded(&memory).is_none()) {
@@ -100,8 +105,8 @@ fn side_of_tiles(
                  which takes longer",
                 bytes(most)
             );
-            return Ok(Some((side, reason)));
+            return Ok((Tiling::Side(side), Some(reason)));
         }
     }
-    Ok(None)
+    Ok((Tiling::Auto, None))
 }

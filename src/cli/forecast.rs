@@ -145,11 +145,11 @@ impl Forecast {
         line
     }
 
-    /// Refuses a run that takes more memory than there is.
+    /// Refuses a run that takes more memory than there is. Only for a `single` one can size and tiles be found.
     ///
     /// # Errors
     /// [`Error::Usage`] with the sizes, the largest that would fit among them.
-    pub(super) fn check(&self, engine: &Engine, checked: &CheckedRun) -> Result<()> {
+    pub(super) fn check(&self, engine: &Engine, checked: &CheckedRun, single: bool) -> Result<()> {
         let Some((needed, budget)) = self.budgets.exceeded(&self.memory) else { return Ok(()) };
         let [height, width] = checked.request.size();
         let most = width.max(height) as u32;
@@ -157,13 +157,16 @@ impl Forecast {
         let largest =
             largest_fitting(engine, &checked.network, &checked.request, &self.budgets, [first, most])?;
         let advice = match largest {
-            Some(size) => format!("--size {size} is the largest that fits (--size auto finds it)"),
+            Some(size) if single => {
+                format!("--size {size} is the largest that fits (--size auto finds it)")
+            }
+            Some(size) => format!("--size {size} is the largest that fits"),
             None => "no size fits".to_owned(),
         };
-        let tiles = if checked.request.tiling == Tiling::Whole {
-            ", or cut the picture into tiles with --tile auto"
-        } else {
-            ""
+        let tiles = match checked.request.tiling {
+            Tiling::Whole if single => ", or cut the picture into tiles with --tile auto",
+            Tiling::Whole => ", or cut the pictures into tiles with --tile",
+            _ => "",
         };
         // --memory is the device's.
         let is_host = self.budgets.host.as_ref().is_some_and(|host| std::ptr::eq(host, budget));

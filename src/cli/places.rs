@@ -28,7 +28,7 @@ pub(super) struct Places {
 /// A file of the run, what it is called, and the option that names it.
 type Written<'a> = (&'a Path, &'static str, &'static str);
 
-/// Checks everything. `schedule` says what a run of `last` iterations saves.
+/// Checks everything. `schedule` says what a run saves that makes the iterations from `first` to `last`.
 ///
 /// # Errors
 /// [`Error::File`] naming the first file that can't be written, may not be replaced, or that the run reads.
@@ -36,7 +36,7 @@ pub(super) fn check(
     args: &RenderArgs,
     request: &Request,
     schedule: &Schedule,
-    last: u32,
+    [first, last]: [u32; 2],
     files: &Files,
 ) -> Result<Places> {
     let checkpoint = files.checkpoint();
@@ -66,13 +66,14 @@ pub(super) fn check(
         }
     }
 
-    files.check(|iteration| iteration <= last && schedule.snapshots(iteration))?;
+    files.check(|at| (first..=last).contains(&at) && schedule.snapshots(at))?;
     let mut earlier: Vec<Written<'_>> =
         vec![(files.output.as_path(), "the picture", "-o"), (checkpoint.as_path(), "the checkpoint", "-o")];
     for (path, what, option) in extras {
         if !is_stream(path) {
             check_extra((path, what, option), args, files, &earlier)?;
-            let is_due = |at: u32| at <= last && (schedule.snapshots(at) || watching.web.is_some());
+            let is_due =
+                |at: u32| (first..=last).contains(&at) && (schedule.snapshots(at) || watching.web.is_some());
             if files.iteration_of(path).is_some_and(is_due) {
                 let problem = format!("{what} would replace a snapshot of this run");
                 return Err(Error::file(path, problem, format!("Choose another name with {option}")));

@@ -36,7 +36,7 @@ pub(super) fn run(args: &PlanArgs) -> Result<()> {
         streams::note(note);
     }
     let mut forecast = Forecast::new(&engine, &checked, render.files.memory.map(|memory| memory.0))?;
-    let fits = match forecast.check(&engine, &checked) {
+    let fits = match forecast.check(&engine, &checked, true) {
         Ok(()) => None,
         Err(Error::Usage(reason)) => Some(reason),
         Err(error) => return Err(error),

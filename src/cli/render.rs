@@ -21,7 +21,7 @@ use crate::gpu::Trace;
 use crate::graph::Engine;
 use crate::image_io::Picture;
 use crate::mirage::{
-    Checkpoint, Controls, Ending, GRADIENT_LIMIT, LOSS_LIMIT, Observer, RunResult, Session, State,
+    Checkpoint, Controls, Ending, GRADIENT_LIMIT, LOSS_LIMIT, Observer, RunResult, Session, Shares, State,
 };
 use crate::workbench::{Verified, verify};
 use std::path::{Path, PathBuf};
@@ -57,7 +57,8 @@ pub(super) fn continue_from(args: &RenderArgs, earlier: EarlierRun) -> Result<u8
     let (args, tiles) = fitting::fitted(args)?;
     let args = &*args;
     notes.extend(tiles);
-    let mut run = RenderRun::new(args, notes, resumed, file.as_slice())?;
+    let first = state.as_ref().map_or(0, |state| state.iteration);
+    let mut run = RenderRun::new(args, notes, resumed, (file.as_slice(), first))?;
     if let Some(before) = network
         && before != run.checked.network.sha256()?
     {
@@ -98,6 +99,8 @@ struct RenderRun {
     failed_at: Option<u32>,
     /// How often a lost device may be opened again.
     retry: u32,
+    /// The shares at the checkpoint that a lost device's run goes on from: the live page may have set them.
+    shares: Option<Shares>,
     /// Where to write a trace.
     trace: Option<PathBuf>,
     /// True if files that exist may be replaced.
@@ -109,12 +112,12 @@ impl RenderRun {
         args: &RenderArgs,
         notes: Vec<String>,
         resumed: Option<ResumedRun>,
-        read: &[PathBuf],
+        (read, first): (&[PathBuf], u32),
     ) -> Result<Self> {
         let begun = Instant::now();
         let interrupt = Interrupt::install();
         let metadata = RunMetadata::new(resumed.as_ref().map(|run| run.id.clone()));
-        let checked = Rc::new(CheckedRun::new(args, resumed, read)?);
+        let checked = Rc::new(CheckedRun::new(args, resumed, read, first)?);
         let status = RunStatus::new(metadata, [notes, checked.notes.clone()].concat());
         let watching = &args.watching;
         let terminal = RunTerminal::new(watching, &checked, &status, begun);
@@ -162,6 +165,7 @@ impl RenderRun {
             rescued: None,
             failed_at: None,
             retry: watching.retry,
+            shares: None,
             trace: watching.trace.clone(),
             overwrite,
         })
@@ -214,7 +218,9 @@ impl RenderRun {
             // For the log and the page, which start anew.
             self.status.borrow_mut().notes.push(note);
             if let Some(checkpoint) = self.checkpoints.saved() {
-                start = Some(Checkpoint::load(checkpoint)?.state);
+                let state = Checkpoint::load(checkpoint)?.state;
+                self.shares = Some(state.shares.clone());
+                start = Some(state);
             }
             attempt = self.attempt(device, start.clone(), tracing);
         }
@@ -278,7 +284,10 @@ impl RenderRun {
     ) -> Result<Session> {
         // Hashing a full-size network takes a second or two: meanwhile the device gets ready.
         let network = &self.checked.network;
-        let request = self.checked.request.clone();
+        let mut request = self.checked.request.clone();
+        if let Some(shares) = &self.shares {
+            shares.apply(&mut request.groups)?;
+        }
         let terminal = &self.terminal.lines;
         let states = !std::mem::replace(&mut self.stated, true);
         let (session, sha256) = std::thread::scope(|scope| {
@@ -293,7 +302,7 @@ impl RenderRun {
             }
             if states {
                 let mut forecast = Forecast::new(&engine, &self.checked, self.memory)?;
-                forecast.check(&engine, &self.checked)?;
+                forecast.check(&engine, &self.checked, true)?;
                 forecast.done = done;
                 // A device that is lost after so many submissions, for tests, is to be lost in the run.
                 // Its two iterations are no part of a trace, which shows what is compiled.

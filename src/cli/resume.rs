@@ -11,11 +11,14 @@ use super::render::{self, EarlierRun};
 use super::resumed_run::ResumedRun;
 use crate::error::{Error, Result};
 use crate::image_io;
+use crate::mirage::optimizer::{self, Optimizer, Settings};
 use crate::mirage::{Shares, State, Weights};
+use crate::ops::Shape;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
 use serde_json::{Map, Value};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Options of `mirage resume`.
 #[derive(Debug)]
@@ -74,6 +77,11 @@ pub(super) fn run(args: &ResumeArgs) -> Result<u8> {
 /// The options of the continued run, and what it takes from the run so far.
 fn continued(args: &ResumeArgs, saved: &SavedCheckpoint) -> Result<(RenderArgs, EarlierRun)> {
     let given = &args.given;
+    if is_given(given, "init") {
+        return Err(Error::usage(
+            "--init is for a new run, and this one goes on from its checkpoint: leave it out, or start anew with `mirage render`",
+        ));
+    }
     let mut state = saved.state.clone();
     let accept::Accepted { mut options, mut notes } =
         accept::accept(&args.file, RecordKind::Checkpoint, &saved.options, given)?;
@@ -127,7 +135,7 @@ fn continued(args: &ResumeArgs, saved: &SavedCheckpoint) -> Result<(RenderArgs, 
         options.push(("output".to_owned(), vec![word]));
     }
     let network = (!is_given(given, "weights")).then(|| saved.network.clone());
-    let earlier = EarlierRun {
+    let mut earlier = EarlierRun {
         notes,
         network,
         device: saved.adapter.clone(),
@@ -135,7 +143,28 @@ fn continued(args: &ResumeArgs, saved: &SavedCheckpoint) -> Result<(RenderArgs, 
         resumed,
         state: Some(state),
     };
-    Ok((option_words::parse(&options)?, earlier))
+    let args = option_words::parse(&options)?;
+    if let (Some(state), Some(before)) = (&mut earlier.state, replaced_optimizer(&saved.options, &args)) {
+        state.forget_optimizer(&*before);
+    }
+    Ok((args, earlier))
+}
+
+/// The optimiser of the run so far, if another one goes on, or one that keeps other tensors.
+fn replaced_optimizer(recorded: &Map<String, Value>, args: &RenderArgs) -> Option<Arc<dyn Optimizer>> {
+    let name = recorded.get("optimizer")?.as_str()?;
+    let now = &args.optimisation;
+    let with_history = |name: &str, history: Option<u64>| {
+        let history = history.and_then(|history| usize::try_from(history).ok());
+        optimizer::by_name(name, &Settings { history, ..Settings::default() }).ok()
+    };
+    let before = with_history(name, recorded.get("history").and_then(Value::as_u64))?;
+    let after = with_history(&now.optimizer, Some(now.history.into()))?;
+    let tensors = |optimizer: &dyn Optimizer| -> Vec<_> {
+        let any = Shape::map(3, 1, 1);
+        optimizer.state(any).into_iter().map(|tensor| (tensor.name, tensor.shape)).collect()
+    };
+    (name != now.optimizer || tensors(&*before) != tensors(&*after)).then_some(before)
 }
 
 /// The picture of a resumed run: beside the checkpoint and named after it, as `out-checkpoint.safetensors` is

@@ -94,6 +94,7 @@ impl Checkpoint {
             ("state:groups", names(state.weights.0.iter().map(|weight| weight.group.as_str()).collect())),
             ("state:shares", names(state.shares.0.iter().map(|(name, _)| name.as_str()).collect())),
             ("state:weights_measured", state.weights_measured.to_string()),
+            ("state:shares_changed", state.shares_changed.to_string()),
             ("state:halvings", state.halvings.to_string()),
             ("state:last_look", state.last_look.as_ref().map_or(String::new(), |(at, _)| at.to_string())),
             ("state:sha256", String::from_utf8_lossy(&NO_HASH).into_owned()),
@@ -221,7 +222,8 @@ impl Checkpoint {
             shares: Shares(names.into_iter().zip(shares).collect()),
             weights,
             weights_measured: text("weights_measured")? == "true",
-            // The first files of this version don't state it.
+            // The first files of this version don't state these.
+            shares_changed: text("shares_changed").is_ok_and(|text| text == "true"),
             halvings: text("halvings").map_or(Ok(0), |text| text.parse()).map_err(|_| damaged("halvings"))?,
             last_look,
         };
@@ -272,6 +274,7 @@ mod tests {
                 weight("smooth", f32::MIN_POSITIVE, None, None),
             ]),
             weights_measured: true,
+            shares_changed: true,
             halvings: 2,
             last_look: Some((30, values(4.0))),
         };
@@ -288,6 +291,7 @@ mod tests {
         bare.state.shares = Shares::default();
         bare.state.weights = Weights::default();
         bare.state.last_look = None;
+        bare.state.shares_changed = false;
         for checkpoint in [full, bare] {
             checkpoint.save(&path).unwrap();
             assert_eq!(Checkpoint::load(&path).unwrap(), checkpoint);

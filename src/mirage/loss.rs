@@ -195,6 +195,12 @@ impl Shares {
         self.0.iter().find(|(other, _)| other == name).map(|(_, share)| *share)
     }
 
+    /// True if each group has the same share in both; one that is not named has none.
+    pub fn agree(&self, other: &Self) -> bool {
+        let mut names = self.0.iter().chain(&other.0).map(|(name, _)| name);
+        names.all(|name| self.get(name).unwrap_or(0.0) == other.get(name).unwrap_or(0.0))
+    }
+
     /// Sets the shares of the groups that are named; the others keep theirs.
     ///
     /// # Errors
@@ -287,6 +293,18 @@ mod tests {
         let error = "e=1".parse::<Shares>().unwrap().apply(&mut groups).unwrap_err().to_string();
         assert!(error.contains("`e`") && error.contains("a, b, c"), "{error}");
         assert!("a=0,b=0,c=0,d=0".parse::<Shares>().unwrap().apply(&mut groups).is_err());
+    }
+
+    #[test]
+    fn a_share_of_zero_is_none() {
+        let shares = |text: &str| text.parse::<Shares>().unwrap();
+        assert!(shares("a=1,b=0").agree(&shares("c=0,a=1")));
+        for other in ["a=2", "a=1,b=1", "b=1,a=0"] {
+            assert!(
+                !shares("a=1,b=0").agree(&shares(other)) && !shares(other).agree(&shares("a=1")),
+                "{other}"
+            );
+        }
     }
 
     #[test]

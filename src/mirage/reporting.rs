@@ -237,6 +237,7 @@ impl Session {
             shares: Shares::of(&self.objective()?.groups),
             weights: weights.clone(),
             weights_measured,
+            shares_changed: self.measure,
             halvings: self.halvings,
             last_look: self.last_look.clone().filter(|_| self.request.stop_when_change_below > 0.0),
         })

@@ -159,15 +159,13 @@ impl Session {
             Some(mut state) => {
                 let objective = self.objective()?;
                 objective.set_state(std::mem::take(&mut state.tensors))?;
-                let given = Weights::given(&objective.groups);
-                let shares = Shares::of(&objective.groups);
-                let same_groups = state.weights.0.len() == given.0.len()
-                    && state.weights.0.iter().zip(&given.0).all(|(one, other)| one.group == other.group);
-                let keeps = self.request.has_shares() && same_groups;
-                self.weights = if keeps { state.weights.clone() } else { given };
-                self.measure = self.request.has_shares() && (!keeps || state.shares != shares);
+                let has_shares = self.request.has_shares();
+                let kept = state.weights.kept(&objective.groups).filter(|_| has_shares);
+                let is_same = kept.is_some() && state.shares.agree(&Shares::of(&objective.groups));
+                self.weights = kept.unwrap_or_else(|| Weights::given(&objective.groups));
+                self.measure = has_shares && (!is_same || state.shares_changed);
                 // With the limit that held then.
-                self.measure_again = self.request.has_shares() && state.weights_measured;
+                self.measure_again = has_shares && state.weights_measured;
                 // With other weights than before, the loss that the optimiser may know is that of another objective.
                 anew = self.weights.0.iter().any(|own| state.weights.of(&own.group) != own.weight);
                 iteration = state.iteration;

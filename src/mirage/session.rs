@@ -160,7 +160,7 @@ impl Session {
     /// targets that both requests have in common.
     ///
     /// # Errors
-    /// As [`Session::new`]; the session is then still that of the earlier request.
+    /// As [`Session::new`]. A session that a device failed has to be restarted before it runs again.
     pub fn restart(&mut self, request: Request) -> Result<()> {
         let begin = Begun::now(&self.engine);
         check_request(&self.network, &request)?;
@@ -169,6 +169,8 @@ impl Session {
             self.objective_mut()?.take_settings(&request);
         } else {
             let size = scales[0].size;
+            // The old objective's memory is freed before that of the new one is allocated.
+            self.leave();
             self.objective =
                 Some(Objective::new(&self.engine, &self.network, &request, size, &mut self.cache)?);
         }

@@ -1,6 +1,8 @@
 //! A run's state between two iterations: all that the next one depends on, besides the request.
 
 use super::loss::Shares;
+use super::optimizer::Optimizer;
+use super::step::STATE_PICTURE;
 use super::weighting::Weights;
 use crate::error::{Error, Result};
 use std::fmt;
@@ -29,6 +31,8 @@ pub struct State {
     pub weights: Weights,
     /// True if the weights were measured at this very picture: the next step is then made of these gradients.
     pub weights_measured: bool,
+    /// True if the shares changed after the weights were measured: they are measured before the next step.
+    pub shares_changed: bool,
     /// How often the step was halved because something went wrong.
     pub halvings: u32,
     /// Iteration and values of the last picture that the change was measured from: red, green and blue, pixel by pixel, of
@@ -50,6 +54,20 @@ impl State {
     /// Values of one tensor.
     pub fn tensor(&self, name: &str) -> Option<&[f32]> {
         self.tensors.iter().find(|(other, _)| other == name).map(|(_, values)| values.as_slice())
+    }
+
+    /// Drops what this optimiser keeps, which another one can't use. The picture becomes the one that its steps have led
+    /// to; it may be one that was tried and not accepted.
+    pub fn forget_optimizer(&mut self, optimizer: &dyn Optimizer) {
+        let prefix = format!("{}:", optimizer.name());
+        let find = |tensors: &[(String, Vec<f32>)], wanted: &str| {
+            tensors.iter().position(|(name, _)| name == wanted)
+        };
+        let accepted = optimizer.shown().and_then(|name| find(&self.tensors, &format!("{prefix}{name}")));
+        if let (Some(accepted), Some(picture)) = (accepted, find(&self.tensors, STATE_PICTURE)) {
+            self.tensors[picture].1 = std::mem::take(&mut self.tensors[accepted].1);
+        }
+        self.tensors.retain(|(name, _)| !name.starts_with(&prefix));
     }
 
     /// Checks that the state is one of a run at this size.

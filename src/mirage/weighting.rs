@@ -42,6 +42,19 @@ impl Weights {
         Self(groups.iter().map(weight).collect())
     }
 
+    /// These weights for groups of a resumed run: weights that are given are as they are now, and a group without a share
+    /// has none. `None` if a group with a share is not among them.
+    pub fn kept(&self, groups: &[Group]) -> Option<Self> {
+        let weight = |(group, given): (&Group, GroupWeight)| match group.strength {
+            Strength::Weight(_) => Some(given),
+            Strength::Share(share) => {
+                let kept = self.0.iter().find(|weight| weight.group == group.name).cloned();
+                kept.or_else(|| (share == 0.0).then_some(GroupWeight { weight: 0.0, ..given }))
+            }
+        };
+        groups.iter().zip(Self::given(groups).0).map(weight).collect::<Option<_>>().map(Self)
+    }
+
     /// Weights that give the groups their shares of the gradient, from each group's norm at weight 1. A group without
     /// a gradient (a loss at its minimum) keeps its earlier weight. With `limit` weights grow at most [`GROWTH`] times
     /// beyond those measured without it.
@@ -131,6 +144,27 @@ mod tests {
         assert!(weights.is_measured() && !weights.is_incomplete());
         let shares = weights.shares(&[2.0, 0.25, 9.0, 7.0], |name| name != "c");
         assert_eq!(shares, [("a".to_owned(), 0.25), ("b".to_owned(), 0.75), ("d".to_owned(), 0.0)]);
+    }
+
+    #[test]
+    fn a_resumed_run_keeps_what_was_measured() {
+        use Strength::{Share, Weight};
+        let before = groups(&[Share(1.0), Share(3.0), Weight(0.5), Share(0.0)]);
+        let weights = Weights::measured(&before, &[2.0, 0.25, 9.0, 7.0], &Weights::given(&before), false);
+        assert_eq!(weights.kept(&before).as_ref(), Some(&weights));
+        // Another given weight counts at once.
+        let given = groups(&[Share(1.0), Share(3.0), Weight(8.0), Share(0.0)]);
+        let kept = weights.kept(&given).unwrap();
+        assert_eq!([kept.of("a"), kept.of("b"), kept.of("c"), kept.of("d")], [0.125, 3.0, 8.0, 0.0]);
+        assert!(kept.0[0].reference.is_some() && kept.0[0].norm == Some(2.0));
+        // A group without a share is there or not: it makes no difference.
+        let fewer = groups(&[Share(1.0), Share(3.0), Weight(0.5)]);
+        let kept = weights.kept(&fewer).unwrap();
+        assert_eq!(kept.0, weights.0[..3]);
+        assert_eq!(kept.kept(&before).unwrap().of("d"), 0.0);
+        // One with a share that has no weight yet needs a measurement.
+        let more = groups(&[Share(1.0), Share(3.0), Weight(0.5), Share(2.0)]);
+        assert_eq!(kept.kept(&more), None);
     }
 
     #[test]

@@ -7,8 +7,10 @@ use crate::common::{engine, turn};
 use neural_mirage::gpu::Family;
 use neural_mirage::image_io::Picture;
 use neural_mirage::mirage::optimizer::Adam;
-use neural_mirage::mirage::preset::{FACTORS, LayerWeight, Preset};
-use neural_mirage::mirage::{Checkpoint, Controls, Ending, Event, Init, Request, Scales, Shares, Target};
+use neural_mirage::mirage::preset::{FACTORS, LayerWeight, Preset, SMOOTH};
+use neural_mirage::mirage::{
+    Checkpoint, Controls, Ending, Event, Init, Request, Scales, Shares, Strength, Target,
+};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -290,6 +292,102 @@ fn shares_follow_while_the_run_goes_on() {
             assert!((share - wanted).abs() < 1e-4, "{kind}: {share}");
         }
     }
+}
+
+/// Shares that come together with the command to stop: the weights are measured once the run goes on.
+#[test]
+fn shares_changed_at_the_end_hold_when_the_run_is_resumed() {
+    let _turn = turn();
+    let setting = setting();
+    let wanted: Shares = "spatial=10,abstract=70,style=20".parse().unwrap();
+    let mut request = setting.2.clone();
+    request.adjustable = true;
+    request.schedule.state_when_stopped = true;
+    let mut first = session(&setting, request.clone());
+    let controls = Controls::new();
+    first.set_controls(&controls);
+    let mut state = None;
+    run(&mut first, &mut |event: Event<'_>| {
+        match event {
+            Event::State(found) => state = Some(found.clone()),
+            Event::Progress { iteration: 11, .. } => {
+                controls.set_shares(wanted.clone());
+                controls.stop();
+            }
+            _ => {}
+        }
+        GO_ON
+    });
+    let state = state.expect("a state");
+    assert!(state.shares_changed && state.shares.agree(&wanted));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("state.safetensors");
+    let stopped_at = state.iteration;
+    Checkpoint { state, texts: Default::default() }.save(&file).unwrap();
+    share(&mut request, "spatial=10,abstract=70,style=20");
+    request.schedule.report_every = 1;
+    let mut later = session(&setting, request);
+    later.resume(Checkpoint::load(&file).unwrap().state).unwrap();
+    let mut reported = None;
+    run(&mut later, &mut |event: Event<'_>| {
+        if let Event::Report(report) = event
+            && report.iteration == stopped_at
+        {
+            reported = Some(report.gradient_shares.clone());
+        }
+        GO_ON
+    });
+    for (kind, share) in reported.expect("a report") {
+        let wanted = wanted.get(&kind).expect("a share") / 100.0;
+        assert!((share - wanted).abs() < 1e-4, "{kind}: {share}");
+    }
+}
+
+/// A factor whose share is 0 is part of the objective only where its share may change, and makes no difference.
+#[test]
+fn a_factor_without_a_share_changes_no_bit_of_a_resumed_run() {
+    let _turn = turn();
+    let setting = setting();
+    let mut request = setting.2.clone();
+    share(&mut request, "spatial=50,abstract=0,style=50");
+    request.schedule.state_every = 7;
+    for adjustable in [false, true] {
+        let (whole, saved) = states(&mut session(&setting, Request { adjustable, ..request.clone() }));
+        let mut later = session(&setting, Request { adjustable: !adjustable, ..request.clone() });
+        later.resume(saved.into_iter().find(|state| state.iteration == 7).expect("a state")).unwrap();
+        let mut measured = Vec::new();
+        let outcome = run(&mut later, &mut |event: Event<'_>| {
+            if let Event::Weighted { iteration, .. } = event {
+                measured.push(iteration);
+            }
+            GO_ON
+        });
+        assert_eq!(measured, [10], "adjustable: {adjustable}");
+        assert!(outcome.picture == whole.picture, "adjustable: {adjustable}");
+    }
+}
+
+/// Weights that are given count from the first step of a resumed run on, also where others are measured.
+#[test]
+fn a_given_weight_counts_when_a_run_is_resumed() {
+    let _turn = turn();
+    let setting = setting();
+    let mut request = setting.2.clone();
+    request.schedule.state_every = 12;
+    let (_, saved) = states(&mut session(&setting, request.clone()));
+    let smooth = |request: &mut Request, weight: f32| {
+        let group = request.groups.iter_mut().find(|group| group.name == SMOOTH).expect("smoothness");
+        group.strength = Strength::Weight(weight);
+    };
+    let weight_after = |weight: f32| {
+        let mut request = request.clone();
+        smooth(&mut request, weight);
+        request.schedule.state_every = 14;
+        let mut later = session(&setting, request);
+        later.resume(saved[0].clone()).unwrap();
+        states(&mut later).1.pop().expect("a state").weights.of(SMOOTH)
+    };
+    assert_eq!([0.25, 64.0].map(weight_after), [0.25, 64.0]);
 }
 
 #[test]

@@ -356,3 +356,22 @@ fn grain_is_the_photos_and_not_a_style_images() {
     assert_eq!(paint("styled.png", &["--style-image", style]).0, 0.0);
     assert_eq!(paint("grainy.png", &["--style-image", style, "--grain", "0.5"]).0, 0.5);
 }
+
+/// Layouts are compared place by place, so an image of another shape is fitted to the photo's.
+#[test]
+fn a_layout_of_another_shape_is_fitted_to_the_photo() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 96, 72);
+    for (name, width, height) in [("near.png", 96, 69), ("upright.png", 40, 95)] {
+        place.photo(name, width, height);
+        let mut command = place.render_to(&photo, &format!("of-{name}"), "2");
+        let log = format!("{name}.jsonl");
+        command.args(["--scales", "1", "--spatial-image", name, "--log", &log]);
+        command.assert().success();
+        let log = std::fs::read_to_string(place.path(&log)).unwrap();
+        assert!(log.contains("the photo's shape"), "{log}");
+        let [found, whole] = [format!("of-{name}"), "photo.png".to_owned()]
+            .map(|name| image::open(place.path(&name)).unwrap());
+        assert_eq!(found.width() * whole.height(), found.height() * whole.width());
+    }
+}

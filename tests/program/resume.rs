@@ -70,6 +70,88 @@ fn another_balance_branches_off_into_a_picture_of_its_own() {
     assert!(spatial > 0.0 && spatial != 1.0, "{spatial}");
 }
 
+/// Options that are given now hold from the first step on, and none is taken without an effect.
+#[test]
+fn options_that_are_given_now_count() {
+    let place = Place::new();
+    for name in ["photo.png", "one.png", "other.png"] {
+        place.photo(name, 64, 48);
+    }
+    let styles = ["--style-image", "one.png", "other.png", "--scales", "1"];
+    let words = [&styles[..], &["--checkpoint-every", "8"]].concat();
+    render(&place, "out.png", "8", &words).assert().success();
+    let resume = |checkpoint: &str, output: &str, words: &[&str]| {
+        let mut command = place.mirage();
+        command.args(["resume", checkpoint, "--iterations", "11", "--quiet", "-o", output]).args(words);
+        command.assert()
+    };
+    let mut branches = Vec::new();
+    for (output, words) in [
+        ("plain.png", &[][..]),
+        ("smooth.png", &["--tv-weight", "500"]),
+        ("blend.png", &["--style-blend", "1,9"]),
+        ("web.png", &["--web", "0"]),
+    ] {
+        resume("out-checkpoint.safetensors", output, words).success();
+        branches.push(pixels(&place.path(output)));
+    }
+    assert!(branches[1] != branches[0], "--tv-weight counts");
+    assert!(branches[3] == branches[0], "the live page changes nothing");
+    resume("out-checkpoint.safetensors", "init.png", &["--init", "gray"])
+        .code(2)
+        .stderr(predicate::str::contains("--init is for a new run"));
+    let blend = render(&place, "new.png", "1", &["--style-blend", "1,9"]).assert();
+    blend.code(2).stderr(predicate::str::contains("0 style images"));
+}
+
+/// Another optimiser, or another history, begins at the picture that was shown, and knows nothing of the steps before.
+#[test]
+fn another_optimiser_goes_on_from_the_picture_that_was_shown() {
+    use neural_mirage::mirage::Checkpoint;
+    let place = Place::new();
+    place.photo("photo.png", 64, 48);
+    let words = ["--scales", "1", "--average-decay", "0", "--checkpoint-every", "8"];
+    let rising = ["--optimizer", "lbfgs", "--history", "4", "--learning-rate", "30"];
+    render(&place, "out.png", "8", &[&words[..], &rising].concat()).assert().success();
+    let state = Checkpoint::load(&place.path("out-checkpoint.safetensors")).unwrap().state;
+    assert!(state.tensor("picture") != state.tensor("lbfgs:accepted"), "a step that is not accepted");
+    let resume = |output: &str, words: &[&str]| {
+        let mut command = place.mirage();
+        command.args(["resume", "out-checkpoint.safetensors", "--quiet", "-o", output]).args(words);
+        command.assert().success();
+        pixels(&place.path(output))
+    };
+    let shown = pixels(&place.path("out.png"));
+    for words in [
+        &["--optimizer", "adam", "--iterations", "8"][..],
+        &["--history", "9", "--iterations", "8"],
+        &["--optimizer", "lbfgs-plain", "--iterations", "8"],
+    ] {
+        assert!(resume(&format!("{}.png", words[1]), words) == shown, "{words:?}");
+    }
+    assert!(resume("on.png", &["--history", "9", "--learning-rate", "1", "--iterations", "14"]) != shown);
+}
+
+/// Only what the run will write has to be free.
+#[test]
+fn snapshots_before_the_checkpoint_are_not_in_the_way() {
+    let place = Place::new();
+    place.photo("photo.png", 64, 48);
+    render(&place, "out.png", "8", &["--checkpoint-every", "8", "--save-at", "2,11"]).assert().success();
+    place.photo("out-0002.png", 9, 9);
+    let resume = || {
+        let mut command = place.mirage();
+        command.args(["resume", "out-checkpoint.safetensors", "--iterations", "12", "--quiet"]);
+        command.assert()
+    };
+    place.photo("out-0011.png", 9, 9);
+    resume().code(2).stderr(predicate::str::contains("out-0011.png"));
+    std::fs::remove_file(place.path("out-0011.png")).unwrap();
+    resume().success();
+    assert_eq!(image::open(place.path("out-0002.png")).unwrap().width(), 9);
+    assert_eq!(image::open(place.path("out-0011.png")).unwrap().width(), 48);
+}
+
 #[test]
 fn what_has_changed_meanwhile_is_refused() {
     let place = Place::new();

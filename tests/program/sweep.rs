@@ -99,6 +99,8 @@ fn a_sheet_has_the_pictures_that_single_runs_paint() {
     sweep(&place, &words).assert().success().stderr(predicate::str::contains("4 of 4 runs"));
     let other = [&words[..5], &["4"], &words[6..]].concat();
     sweep(&place, &other).assert().code(2).stderr(predicate::str::contains("seed differs"));
+    let longer = [&words[..6], &["--columns", "iterations=7,2"]].concat();
+    sweep(&place, &longer).assert().code(2).stderr(predicate::str::contains("iterations differs"));
 }
 
 #[test]
@@ -171,6 +173,7 @@ fn what_can_not_be_varied_is_refused_before_any_work() {
         (&["--vary", "iterations=1,2", "--columns", "iterations=3"], "twice"),
         (&["--vary", "spatial=1,2", "--style-weight", "3"], "raw weights"),
         (&["--vary", "seed=1", "--film", "a.gif"], "--continue"),
+        (&["--vary", "seed=1", "--tile", "auto"], "single picture"),
         (&["--vary", &many], "the sheet is too large"),
     ] {
         let mut command = place.deviceless();

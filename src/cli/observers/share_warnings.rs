@@ -3,7 +3,7 @@
 use super::status::SharedStatus;
 use crate::cli::format::percent;
 use crate::error::Result;
-use crate::mirage::{Event, Group, Observer, Report, Strength};
+use crate::mirage::{Event, Group, Observer, Report, Shares, Strength};
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 
@@ -19,6 +19,8 @@ pub(in crate::cli) struct ShareWarnings {
     status: SharedStatus,
     /// True if shares are set, false if raw weights are.
     has_shares: bool,
+    /// Groups that are to have no share.
+    without: HashSet<String>,
     /// Group, and whether its share was too large, of each warning so far.
     given: HashSet<(String, bool)>,
 }
@@ -27,7 +29,8 @@ impl ShareWarnings {
     /// For a run with these groups.
     pub(in crate::cli) fn new(groups: &[Group], status: &SharedStatus) -> Self {
         let has_shares = groups.iter().any(|group| matches!(group.strength, Strength::Share(_)));
-        Self { status: status.clone(), has_shares, given: HashSet::new() }
+        let without = without(&Shares::of(groups));
+        Self { status: status.clone(), has_shares, without, given: HashSet::new() }
     }
 
     /// Warnings about a report.
@@ -40,7 +43,9 @@ impl ShareWarnings {
         let mut warnings = Vec::new();
         for (group, share) in shares {
             let large = *share > MOST;
-            if (!large && *share >= LEAST) || !self.given.insert((group.clone(), large)) {
+            if (!large && (*share >= LEAST || self.without.contains(group)))
+                || !self.given.insert((group.clone(), large))
+            {
                 continue;
             }
             let option = if self.has_shares {
@@ -61,11 +66,19 @@ impl ShareWarnings {
     }
 }
 
+/// The groups whose share is 0.
+fn without(shares: &Shares) -> HashSet<String> {
+    shares.0.iter().filter(|(_, share)| *share == 0.0).map(|(name, _)| name.clone()).collect()
+}
+
 impl Observer for ShareWarnings {
     fn observe(&mut self, event: Event<'_>) -> Result<ControlFlow<()>> {
         match event {
             // The live page can set shares where raw weights were given.
-            Event::Weighted { .. } => self.has_shares = true,
+            Event::Weighted { shares, .. } => {
+                self.has_shares = true;
+                self.without = without(shares);
+            }
             Event::Report(report) => {
                 let warnings = self.warnings(report);
                 self.status.borrow_mut().warnings = warnings;

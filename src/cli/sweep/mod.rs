@@ -21,7 +21,7 @@ use super::option_words::{self, OptionWords, is_given};
 use super::options::{self, Row, Sweeping};
 use super::render::{self, EarlierRun};
 use crate::error::{Error, Result};
-use crate::mirage::{ScaleCount, Shares};
+use crate::mirage::{ScaleCount, Shares, Tiling};
 use axes::{Axis, Table};
 use paint::Sweep;
 use std::path::{Path, PathBuf};
@@ -79,8 +79,13 @@ fn paint(args: &SweepArgs) -> Result<u8> {
         given.push(("scales".to_owned(), vec!["--scales=1".into()]));
     }
     let base = option_words::parse(&given)?;
+    if base.computing.tile.0 == Tiling::Auto {
+        return Err(Error::usage("--tile auto is for a single picture: give the tiles' side in pixels"));
+    }
     if !columns.is_empty() && base.optimisation.scales.0 != ScaleCount::Exactly(1) {
-        return Err(Error::usage("--columns iterations=... needs runs with one scale: leave out --scales"));
+        return Err(Error::usage(
+            "--columns iterations=... needs runs with one scale: leave out --scales (a sweep has one by default)",
+        ));
     }
     let output = base.files.output.clone();
     let overwrite = base.files.overwrite;

@@ -169,7 +169,7 @@ impl Sweep {
                 }
                 let options = checked.options.of_cell(&path, cell.stops_before(checked.iterations));
                 let found = PictureMetadata::read(&path)?;
-                match found.map(|found| (difference(&found.options, options.map()), found.classes)) {
+                match found.map(|found| (difference(&found.options, options.map(), true), found.classes)) {
                     Some((None, classes)) => {
                         let picture = image_io::read(&path)?.picture;
                         let index = cell.row * self.table.columns.len() + cell.column;
@@ -278,7 +278,7 @@ impl Sweep {
             }
             if ending != Ending::Finished && ending != Ending::Settled {
                 self.progress.lines.close();
-                self.progress.lines.print("Stopped. The same command continues this sweep.");
+                self.progress.lines.print(self.how_to_continue(run));
                 return Ok(if self.interrupt.requested() { INTERRUPTED } else { 0 });
             }
             let line = format!("{}/{count}  {}", run + 1, self.table.runs[run].label);
@@ -293,6 +293,19 @@ impl Sweep {
             shown(&self.contact.page())
         ));
         Ok(0)
+    }
+
+    /// What to say when the sweep was stopped in this run.
+    fn how_to_continue(&self, run: usize) -> &'static str {
+        let mut later = self.table.runs[run..].iter().flat_map(|run| &run.cells);
+        match self.overwrite {
+            false => "Stopped. The same command continues this sweep.",
+            // Cells that are not replaced yet would be in the way.
+            true if later.any(|cell| self.contact.cell(cell).exists()) => {
+                "Stopped. The same command starts this sweep anew."
+            }
+            true => "Stopped. The same command without --overwrite continues this sweep.",
+        }
     }
 
     fn write_sheet(&self) -> Result<()> {
@@ -323,7 +336,11 @@ impl Sweep {
                 cell.iterations >= state.iteration || painted[cell.row * columns + cell.column].is_some()
             })
         {
-            session.resume(state)?;
+            match session.resume(state) {
+                // With other iterations it was at another scale: the run starts anew.
+                Err(Error::Usage(_)) => {}
+                done => done?,
+            }
         }
         let mut metadata = MetadataRecorder { checked: checked.clone(), status: status.clone() };
         let mut share_warnings = ShareWarnings::new(&checked.request.groups, &status);
@@ -401,22 +418,24 @@ fn prepare<'a>(
 /// Refuses a run that takes more memory than there is, with all cells.
 fn check_memory(engine: &Engine, args: &RenderArgs, checked: &CheckedRun) -> Result<()> {
     let limit = args.files.memory.map(|memory| memory.0);
-    Forecast::new(engine, checked, limit)?.check(engine, checked)
+    Forecast::new(engine, checked, limit)?.check(engine, checked, false)
 }
 
-/// The state of an interrupted run, if it had these options.
+/// The state of an interrupted run, if it had these options. It may have more iterations now.
 fn saved_state(path: &Path, options: &RecordedOptions) -> Option<State> {
     let saved = path.exists().then(|| SavedCheckpoint::load(path).ok()).flatten()?;
     let options = options.absolute().ok()?;
-    difference(&saved.options, &options).is_none().then_some(saved.state)
+    difference(&saved.options, &options, false).is_none().then_some(saved.state)
 }
 
-/// The first option in which two records differ, of those that the picture depends on. (A cell's iterations are those
-/// of its column.)
-fn difference(one: &Map<String, Value>, other: &Map<String, Value>) -> Option<String> {
+/// The first option in which two records differ, of those that the picture depends on, the iterations only if they are
+/// to be the same.
+fn difference(one: &Map<String, Value>, other: &Map<String, Value>, iterations: bool) -> Option<String> {
     let names = one.keys().chain(other.keys().filter(|name| !one.contains_key(*name)));
     let counts_for = |row: &Row| matches!(row.effect, Effect::Picture | Effect::Device);
-    let counts = |name: &&String| name.as_str() != "iterations" && options::row(name).is_none_or(counts_for);
+    let counts = |name: &&String| {
+        (iterations || name.as_str() != "iterations") && options::row(name).is_none_or(counts_for)
+    };
     names.filter(counts).find(|name| one.get(*name) != other.get(*name)).cloned()
 }
 
