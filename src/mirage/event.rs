@@ -1,6 +1,6 @@
 //! What happens in a run, and the observers that are informed of it.
 
-use super::loss::Shares;
+use super::loss::{Group, Shares};
 use super::scales::Scale;
 use super::setback::Setback;
 use super::state::State;
@@ -97,6 +97,8 @@ pub struct Started {
     pub size: [usize; 2],
     /// The sizes that the run goes through; the last is that of the final picture.
     pub scales: Vec<Scale>,
+    /// The groups of losses in the objective, with their shares and weights.
+    pub groups: Vec<Group>,
     /// Seconds from the session's creation to here: targets captured, kernels compiled.
     pub prepared_in: f64,
     /// Top classes of the photo: class index and probability; empty without fc layers.

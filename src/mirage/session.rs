@@ -414,6 +414,7 @@ fn started(
         memory: objective.memory(),
         size: request.size(),
         scales: scales.to_vec(),
+        groups: request.present(),
         prepared_in: begin.at.elapsed().as_secs_f64(),
         photo_classes: top_k(&objective.photo_probabilities, request.top_classes),
         notes,

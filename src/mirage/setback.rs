@@ -7,9 +7,11 @@ pub const MOST_SETBACKS: u32 = 5;
 
 /// A loss that is this many times the first one has diverged.
 const EXPLODED: f64 = 1000.0;
-/// A loss that has risen this often in a row and over this many iterations, and lies above the first one, diverges.
+/// A loss that has risen this often in a row and over this many iterations, to more than this many times the first one,
+/// diverges. Below that, a run that is resumed where nothing changes any more would go back for noise.
 const RISES: u32 = 4;
 const RISING: u32 = 20;
+const RISEN: f64 = 1.01;
 /// A run that starts from a picture may have next to no loss at first. There the largest loss of this many iterations
 /// counts as the first one.
 const GRACE: u32 = 20;
@@ -144,7 +146,7 @@ impl LossTrend {
             return Some(Fault::Exploded { loss, first });
         }
         let long = self.rises >= RISES && iteration.saturating_sub(self.rising_since) >= RISING;
-        (long && loss > first).then_some(Fault::Rising { loss, first, times: self.rises })
+        (long && loss > RISEN * first).then_some(Fault::Rising { loss, first, times: self.rises })
     }
 }
 
@@ -183,10 +185,11 @@ mod tests {
         let rising = [3.0, 3.1, 3.2, 3.3, 3.4];
         let found = follow(&mut trend(), &at(5, &rising));
         assert_eq!(found, [(20, Fault::Rising { loss: 3.4, first: 3.0, times: 4 })]);
-        // Too soon, interrupted, and still below the start.
+        // Too soon, interrupted, still below the start, and next to nothing above it.
         assert!(follow(&mut trend(), &at(4, &rising)).is_empty());
         assert!(follow(&mut trend(), &at(25, &[3.0, 3.1, 3.2, 3.3, 3.2, 3.3, 3.4, 3.5])).is_empty());
         assert!(follow(&mut trend(), &at(25, &[3.0, 1.0, 1.5, 2.0, 2.5, 2.9])).is_empty());
+        assert!(follow(&mut trend(), &at(25, &[3.0, 3.001, 3.002, 3.01, 3.02, 3.029])).is_empty());
     }
 
     #[test]

@@ -75,7 +75,7 @@ impl Page {
             device: &started.device,
             photo: &request.photo,
             scales: started.scales.iter().map(scale).collect(),
-            groups: &groups(&request.present()),
+            groups: &groups(&started.groups),
             photo_classes: &named(&started.photo_classes, names),
         });
         for note in self.status.borrow().notes.iter().chain(&started.notes) {

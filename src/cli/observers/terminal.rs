@@ -76,8 +76,7 @@ impl RunTerminal {
             let classes = names.line(&started.photo_classes);
             self.lines.print(&format!("The network sees in the photo: {classes}"));
         }
-        let groups = self.checked.request.present();
-        let shares: Vec<String> = effective_shares(&groups)
+        let shares: Vec<String> = effective_shares(&started.groups)
             .into_iter()
             .filter(|(_, share)| *share > 0.0)
             .map(|(name, share)| named_percent(name, share))
