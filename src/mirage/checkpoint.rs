@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::files::{LONGEST_HEADER, open_ordinary, read_up_to, write_whole};
 use crate::hex::hex;
 use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 use std::io::Read as _;
@@ -106,7 +106,7 @@ impl Checkpoint {
         let views = tensors
             .iter()
             .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
-            .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
+            .collect::<Result<Vec<_>, SafeTensorError>>()
             .map_err(|error| refused(error.to_string()))?;
         let mut file =
             safetensors::serialize(views, Some(texts)).map_err(|error| refused(error.to_string()))?;
@@ -121,25 +121,8 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::File`] if it can't be read, is not a checkpoint, or is damaged.
     pub fn load(path: &Path) -> Result<Self> {
-        let wrong = |problem: String| Error::file(path, problem, REMEDY);
-        let damaged = |what: &str| wrong(format!("the checkpoint is damaged: {what}"));
-        let unreadable = |error: std::io::Error| wrong(format!("it can't be read: {error}"));
-        let (mut file, length) = open_ordinary(path).map_err(unreadable)?;
-        // Before the rest is read, which may be large.
-        let mut start = [0; 8];
-        file.read_exact(&mut start)
-            .map_err(|_| wrong("it is not a checkpoint: it is too short".to_owned()))?;
-        let header = u64::from_le_bytes(start);
-        if header > LONGEST_HEADER || header > length {
-            return Err(wrong(format!(
-                "it is not a checkpoint, or damaged: it claims a header of {header} bytes"
-            )));
-        }
-        let mut bytes = read_up_to(path, length).map_err(unreadable)?;
-        let not_tensors = |error: safetensors::SafeTensorError| {
-            wrong(format!("it is not a checkpoint, or damaged ({error})"))
-        };
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(not_tensors)?;
+        let bytes = read(path)?;
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| not_tensors(path, &error))?;
         let mut texts = header.metadata().clone().unwrap_or_default();
         match texts.remove("format") {
             Some(format) if format == FORMAT => {}
@@ -150,86 +133,127 @@ impl Checkpoint {
                     "Use the version of mirage that wrote it",
                 ));
             }
-            _ => return Err(wrong("it is not a checkpoint".to_owned())),
+            _ => return Err(wrong(path, "it is not a checkpoint".to_owned())),
         }
-        let changed = || damaged("its content is not what was written");
-        let at = hash_at(&bytes).ok_or_else(changed)?;
-        let written: [u8; 64] =
-            bytes.get(at..).and_then(|rest| rest.first_chunk()).copied().ok_or_else(changed)?;
-        bytes[at..at + NO_HASH.len()].copy_from_slice(&NO_HASH);
-        if hex(&Sha256::digest(&bytes)).as_bytes() != written {
-            return Err(changed());
-        }
-
-        let tensors = SafeTensors::deserialize(&bytes).map_err(not_tensors)?;
-        let mut text = |name: &str| {
-            texts.remove(&format!("state:{name}")).ok_or_else(|| damaged(&format!("{name} is missing")))
-        };
-        text("sha256")?;
-        let mut named = HashMap::new();
-        let mut of_state = Vec::new();
-        for (name, view) in tensors.iter() {
-            if view.dtype() != Dtype::F32 {
-                return Err(damaged(&format!("`{name}` is not F32")));
-            }
-            let (values, _) = view.data().as_chunks::<4>();
-            let values: Vec<f32> = values.iter().map(|value| f32::from_le_bytes(*value)).collect();
-            match name.strip_prefix(TENSOR) {
-                Some(name) => of_state.push((name.to_owned(), values)),
-                None => drop(named.insert(name.to_owned(), values)),
-            }
-        }
-        // safetensors orders tensors by size and name, and a state is the same whatever their order.
-        of_state.sort_by(|(one, _), (other, _)| one.cmp(other));
-        let list = |names: String| {
-            names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect::<Vec<_>>()
-        };
-        let mut needed =
-            |name: &str| named.remove(name).ok_or_else(|| damaged(&format!("`{name}` is missing")));
-
-        let (groups, rows) = (list(text("groups")?), needed("weights")?);
-        let (rows, rest) = rows.as_chunks::<3>();
-        if rows.len() != groups.len() || !rest.is_empty() {
-            return Err(damaged("weights and groups differ in number"));
-        }
-        let known = |value: f32| Some(value).filter(|value| !value.is_nan());
-        let weight = |(group, [weight, norm, reference]): (String, &[f32; 3])| GroupWeight {
-            group,
-            weight: *weight,
-            norm: known(*norm),
-            reference: known(*reference),
-        };
-        let weights = Weights(groups.into_iter().zip(rows).map(weight).collect());
-        let (names, shares) = (list(text("shares")?), needed("shares")?);
-        if names.len() != shares.len() {
-            return Err(damaged("shares and their names differ in number"));
-        }
-        let look_at = text("last_look")?;
-        let last_look = match needed("last_look") {
-            Err(_) => None,
-            Ok(values) => Some((look_at.parse().map_err(|_| damaged("last_look"))?, values)),
-        };
-        let size = text("size")?;
-        let size = size
-            .split_once('x')
-            .and_then(|(height, width)| Some([height.parse().ok()?, width.parse().ok()?]));
-        let state = State {
-            iteration: text("iteration")?.parse().map_err(|_| damaged("iteration"))?,
-            seconds: text("seconds")?.parse().map_err(|_| damaged("seconds"))?,
-            scale: text("scale")?.parse().map_err(|_| damaged("scale"))?,
-            size: size.ok_or_else(|| damaged("size"))?,
-            tensors: of_state,
-            shares: Shares(names.into_iter().zip(shares).collect()),
-            weights,
-            weights_measured: text("weights_measured")? == "true",
-            // The first files of this version don't state these.
-            shares_changed: text("shares_changed").is_ok_and(|text| text == "true"),
-            halvings: text("halvings").map_or(Ok(0), |text| text.parse()).map_err(|_| damaged("halvings"))?,
-            last_look,
-        };
-        state.check(state.size).map_err(|error| damaged(&error.to_string()))?;
+        let bytes = unchanged(path, bytes)?;
+        let tensors = SafeTensors::deserialize(&bytes).map_err(|error| not_tensors(path, &error))?;
+        let state = state(path, &tensors, &mut texts)?;
+        state.check(state.size).map_err(|error| damaged(path, &error.to_string()))?;
         Ok(Self { state, texts })
     }
+}
+
+fn wrong(path: &Path, problem: String) -> Error {
+    Error::file(path, problem, REMEDY)
+}
+
+fn damaged(path: &Path, what: &str) -> Error {
+    wrong(path, format!("the checkpoint is damaged: {what}"))
+}
+
+fn not_tensors(path: &Path, error: &SafeTensorError) -> Error {
+    wrong(path, format!("it is not a checkpoint, or damaged ({error})"))
+}
+
+/// The bytes of a file that begins as a checkpoint does.
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let unreadable = |error: std::io::Error| wrong(path, format!("it can't be read: {error}"));
+    let (mut file, length) = open_ordinary(path).map_err(unreadable)?;
+    // Before the rest is read, which may be large.
+    let mut start = [0; 8];
+    file.read_exact(&mut start)
+        .map_err(|_| wrong(path, "it is not a checkpoint: it is too short".to_owned()))?;
+    let header = u64::from_le_bytes(start);
+    if header > LONGEST_HEADER || header > length {
+        return Err(wrong(
+            path,
+            format!("it is not a checkpoint, or damaged: it claims a header of {header} bytes"),
+        ));
+    }
+    read_up_to(path, length).map_err(unreadable)
+}
+
+/// The bytes, if they are those that were written, with zeros in the hash's place.
+fn unchanged(path: &Path, mut bytes: Vec<u8>) -> Result<Vec<u8>> {
+    let changed = || damaged(path, "its content is not what was written");
+    let at = hash_at(&bytes).ok_or_else(changed)?;
+    let written: [u8; 64] =
+        bytes.get(at..).and_then(|rest| rest.first_chunk()).copied().ok_or_else(changed)?;
+    bytes[at..at + NO_HASH.len()].copy_from_slice(&NO_HASH);
+    if hex(&Sha256::digest(&bytes)).as_bytes() == written { Ok(bytes) } else { Err(changed()) }
+}
+
+/// The state in a file. Its own texts are taken out of `texts`.
+fn state(path: &Path, tensors: &SafeTensors<'_>, texts: &mut HashMap<String, String>) -> Result<State> {
+    let damaged = |what: &str| damaged(path, what);
+    let mut text = |name: &str| {
+        texts.remove(&format!("state:{name}")).ok_or_else(|| damaged(&format!("{name} is missing")))
+    };
+    text("sha256")?;
+    let mut named = HashMap::new();
+    let mut of_state = Vec::new();
+    for (name, view) in tensors.iter() {
+        if view.dtype() != Dtype::F32 {
+            return Err(damaged(&format!("`{name}` is not F32")));
+        }
+        let (values, _) = view.data().as_chunks::<4>();
+        let values: Vec<f32> = values.iter().map(|value| f32::from_le_bytes(*value)).collect();
+        match name.strip_prefix(TENSOR) {
+            Some(name) => of_state.push((name.to_owned(), values)),
+            None => drop(named.insert(name.to_owned(), values)),
+        }
+    }
+    // safetensors orders tensors by size and name, and a state is the same whatever their order.
+    of_state.sort_by(|(one, _), (other, _)| one.cmp(other));
+    let list = |names: String| {
+        names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let mut needed = |name: &str| named.remove(name).ok_or_else(|| damaged(&format!("`{name}` is missing")));
+
+    let (names, shares) = (list(text("shares")?), needed("shares")?);
+    if names.len() != shares.len() {
+        return Err(damaged("shares and their names differ in number"));
+    }
+    let weights = weights(list(text("groups")?), &needed("weights")?)
+        .ok_or_else(|| damaged("weights and groups differ in number"))?;
+    let look_at = text("last_look")?;
+    let last_look = match needed("last_look") {
+        Err(_) => None,
+        Ok(values) => Some((look_at.parse().map_err(|_| damaged("last_look"))?, values)),
+    };
+    let size = text("size")?;
+    let size =
+        size.split_once('x').and_then(|(height, width)| Some([height.parse().ok()?, width.parse().ok()?]));
+    Ok(State {
+        iteration: text("iteration")?.parse().map_err(|_| damaged("iteration"))?,
+        seconds: text("seconds")?.parse().map_err(|_| damaged("seconds"))?,
+        scale: text("scale")?.parse().map_err(|_| damaged("scale"))?,
+        size: size.ok_or_else(|| damaged("size"))?,
+        tensors: of_state,
+        shares: Shares(names.into_iter().zip(shares).collect()),
+        weights,
+        weights_measured: text("weights_measured")? == "true",
+        // The first files of this version don't state these.
+        shares_changed: text("shares_changed").is_ok_and(|text| text == "true"),
+        halvings: text("halvings").map_or(Ok(0), |text| text.parse()).map_err(|_| damaged("halvings"))?,
+        last_look,
+    })
+}
+
+/// The weights of these groups from three numbers each; `None` if there are more or fewer.
+fn weights(groups: Vec<String>, numbers: &[f32]) -> Option<Weights> {
+    let (rows, rest) = numbers.as_chunks::<3>();
+    if rows.len() != groups.len() || !rest.is_empty() {
+        return None;
+    }
+    let known = |value: f32| Some(value).filter(|value| !value.is_nan());
+    let weight = |(group, [weight, norm, reference]): (String, &[f32; 3])| GroupWeight {
+        group,
+        weight: *weight,
+        norm: known(*norm),
+        reference: known(*reference),
+    };
+    Some(Weights(groups.into_iter().zip(rows).map(weight).collect()))
 }
 
 /// Where the hash stands in a file: in its header, just once.

@@ -113,6 +113,14 @@ mod tests {
     }
 
     #[test]
+    fn a_share_of_zero_is_as_asked_for() {
+        let mut watch = watch();
+        watch.without = without(&"spatial=20,abstract=0,style=80".parse().unwrap());
+        assert!(watch.warnings(&report(&[("spatial", 0.2), ("abstract", 0.0), ("style", 0.8)])).is_empty());
+        assert_eq!(watch.warnings(&report(&[("spatial", 0.0), ("abstract", 0.0), ("style", 0.9)])).len(), 1);
+    }
+
+    #[test]
     fn each_extreme_is_warned_of_once_with_its_option() {
         let mut watch = watch();
         let even = report(&[("spatial", 0.01), ("abstract", 0.01), ("style", 0.98)]);
