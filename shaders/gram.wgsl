@@ -67,6 +67,7 @@ fn forward(
 // S = (dG + dG^T) * scale in row `row`, columns 4 * quad to 4 * quad + 3. Padding columns are zero.
 fn symmetric(row: u32, quad: u32) -> vec4<f32> {
     var mirrored = vec4<f32>(0.0);
+    // unroll
     for (var k = 0u; k < 4u; k++) {
         let other = quad * 4u + k;
         if (other < params.channels) {
@@ -94,6 +95,7 @@ fn backward(
     var sum = vec4<f32>(0.0);
     for (var quad = 0u; quad < params.quads; quad++) {
         let pixel = input[quad * params.plane + n];
+        // unroll
         for (var k = 0u; k < 4u; k++) {
             let channel = out_quad * 4u + k;
             if (channel < params.channels) {

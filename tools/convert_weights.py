@@ -282,7 +282,9 @@ def convert(source, target, preprocessing=None, half=False, overwrite=False):
         some = ", ".join(sorted(tensors)[:4]) or "nothing"
         raise Unusable(f"{source}: not the weights of a VGG network; it holds {some}")
     preprocessing = preprocessing or usual
-    metadata = {"format": "pt", "preprocessing": preprocessing, "source": os.path.basename(source)}
+    # A header is UTF-8, which a file's name need not be.
+    name = os.fsencode(os.path.basename(source)).decode("utf-8", "replace")
+    metadata = {"format": "pt", "preprocessing": preprocessing, "source": name}
     write_safetensors(target, tensors, metadata, half, overwrite)
     return tensors, preprocessing
 

@@ -9,6 +9,13 @@ fail() {
   exit 2
 }
 
+# The program as `cargo build --release` leaves it.
+release() {
+  program=${CARGO_TARGET_DIR:-target}/release/mirage
+  [ -f "$program" ] || program=$program.exe
+  printf '%s' "$program"
+}
+
 as_root() {
   if [ "$(id -u)" = 0 ]; then
     "$@"

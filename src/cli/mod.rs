@@ -124,6 +124,7 @@ enum Command {
 /// Runs the program on the process's arguments.
 pub fn main() -> ExitCode {
     silence_device_selection();
+    forget_empty_variable();
     ignore_file_size_signal();
     out_of_memory::install();
     let cli = match parse(std::env::args_os().collect()) {
@@ -212,6 +213,15 @@ fn silence_device_selection() {
 
 #[cfg(not(target_os = "linux"))]
 fn silence_device_selection() {}
+
+/// A variable that is empty counts as unset; `clap` would call it an option without a value.
+#[allow(unsafe_code, reason = "changing the environment is safe only without other threads")]
+fn forget_empty_variable() {
+    if std::env::var_os(args::WEIGHTS_VARIABLE).is_some_and(|value| value.is_empty()) {
+        // SAFETY: as the program begins; no other thread runs yet.
+        unsafe { std::env::remove_var(args::WEIGHTS_VARIABLE) };
+    }
+}
 
 /// Makes a file that reaches the size limit of the process (`ulimit -f`) an error of writing; by default it ends the
 /// process without a word.

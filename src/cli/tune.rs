@@ -62,8 +62,7 @@ pub(super) fn run(args: &TuneArgs) -> Result<()> {
         request.groups = preset.groups();
     }
 
-    let (mut cache, note) = Cache::load(&path);
-    if let Some(note) = note {
+    if let (_, Some(note)) = Cache::load(&path) {
         // In the user's cache folder it is this program's own; elsewhere it may be anything.
         if args.tuning_cache.is_some() {
             return Err(Error::file(
@@ -96,7 +95,7 @@ pub(super) fn run(args: &TuneArgs) -> Result<()> {
         uses.len(),
         engine.describe()
     ))?;
-    let mut changed = 0;
+    let (mut changed, mut cache) = (0, Cache::default());
     tune_all(&mut engine, &uses, &mut cache, |op, signature, found, cache| {
         changed += usize::from(found.selection.as_ref().is_some_and(|selection| selection.winner > 0));
         let shapes: Vec<String> = signature.inputs.iter().map(ToString::to_string).collect();
@@ -107,7 +106,7 @@ pub(super) fn run(args: &TuneArgs) -> Result<()> {
             signature.output,
             line(found)
         ))?;
-        cache.save(&path)
+        cache.add_to(&path)
     })?;
     streams::print(&format!(
         "{changed} of {} now use another kernel than by default. Kept in {}",

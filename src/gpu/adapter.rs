@@ -112,7 +112,11 @@ pub(super) fn enumerate_with(flags: wgpu::InstanceFlags) -> Result<Vec<wgpu::Ada
     let all = instance.enumerate_adapters(wgpu::Backends::PRIMARY);
     let mut found = wait::block_on("looking for adapters", all, wait::sleep, wait::LIMIT)?;
     found.retain(|adapter| adapter.get_info().backend != wgpu::Backend::Noop);
-    found.sort_by_key(|adapter| AdapterKind::of(&adapter.get_info()));
+    // Of one kind Metal comes first: MoltenVK, where it is installed, is the same GPU at one remove.
+    found.sort_by_key(|adapter| {
+        let info = adapter.get_info();
+        (AdapterKind::of(&info), info.backend != wgpu::Backend::Metal)
+    });
     Ok(found)
 }
 

@@ -1,7 +1,7 @@
 //! Device memory: allocation with typed errors, uploads in pieces.
 
 use super::Context;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Uploads go in pieces of this size: handing 256 MB to the queue at once peaked at three times that in
 /// host memory.
@@ -18,16 +18,7 @@ impl Context {
     /// [`Error::OutOfMemory`] if it is larger than the device allows or has.
     pub fn storage_buffer(&self, label: &str, bytes: u64) -> Result<wgpu::Buffer> {
         let size = bytes.max(16).next_multiple_of(16);
-        if size > self.profile().max_buffer {
-            return Err(Error::OutOfMemory {
-                what: format!(
-                    "{label}: this adapter's largest buffer is {} MiB",
-                    self.profile().max_buffer >> 20
-                ),
-                needed: size,
-                remedy: "Use a smaller --size or another --adapter".to_owned(),
-            });
-        }
+        self.profile().check_buffer(label, size)?;
         let buffer = self.device().create_buffer(&wgpu::BufferDescriptor {
             label: Some(label),
             size,

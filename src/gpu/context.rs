@@ -153,7 +153,8 @@ impl Context {
         options.check_threads(&adapter::describe(&info))?;
         let mut features =
             if options.minimal { wgpu::Features::empty() } else { adapter.features() & wanted };
-        let limits = limits(&adapter.limits(), options.minimal);
+        let mut limits = limits(&adapter.limits(), options.minimal);
+        limits.max_storage_buffer_binding_size = limits.max_storage_buffer_binding_size.min(LARGEST_BINDING);
         let wanted = options.precision == Precision::Half && !options.minimal;
         let matrices = if wanted { Matrices::of(&adapter) } else { None };
         if matrices.is_some() {
@@ -436,6 +437,10 @@ fn shader_features() -> wgpu::Features {
         | F::MEMORY_DECORATION_COHERENT
         | F::MEMORY_DECORATION_VOLATILE
 }
+
+/// Shaders get the size of what is bound as 32 bits: on Metal, which states no limit of its own, they would never reach the
+/// rest (gfx-rs/wgpu#10305). Vulkan and DirectX 12 have the same limit or a smaller one.
+const LARGEST_BINDING: u64 = i32::MAX as u64 / 16 * 16;
 
 /// WebGPU's default limits, raised to what the adapter has where the kernels can use more.
 fn requested_limits(available: &wgpu::Limits, minimal: bool) -> wgpu::Limits {

@@ -1,5 +1,6 @@
 //! What kernels choose by: the family, the precision, and what a device can do.
 
+use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// Which family of kernels a run uses where an op has several.
@@ -49,8 +50,10 @@ impl Matrices {
 
     /// Those of an adapter.
     pub(super) fn of(adapter: &wgpu::Adapter) -> Option<Self> {
-        let found =
-            Self::choose(&adapter.cooperative_matrix_properties(), adapter.get_info().subgroup_max_size);
+        let info = adapter.get_info();
+        // Apple's have 32 lanes, wherever they have matrices; wgpu states the most that Metal knows.
+        let lanes = if info.backend == wgpu::Backend::Metal { 32 } else { info.subgroup_max_size };
+        let found = Self::choose(&adapter.cooperative_matrix_properties(), lanes);
         found.filter(|_| adapter.features().contains(Self::FEATURES))
     }
 
@@ -107,6 +110,21 @@ pub struct Profile {
 }
 
 impl Profile {
+    /// Refuses a buffer that is larger than the device allows.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn check_buffer(&self, label: &str, bytes: u64) -> Result<()> {
+        if self.native || bytes <= self.max_buffer {
+            return Ok(());
+        }
+        Err(Error::OutOfMemory {
+            what: format!("{label}: this adapter's largest buffer is {} MiB", self.max_buffer >> 20),
+            needed: bytes,
+            remedy: "Use a smaller --size, tiles (--tile) or another --adapter".to_owned(),
+        })
+    }
+
     /// A hardware device with no more than WebGPU's default limits, which every device has, and without subgroups.
     pub fn minimal() -> Self {
         Self {

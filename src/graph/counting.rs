@@ -38,9 +38,13 @@ impl CountingDevice {
     }
 
     /// A tensor.
-    pub fn tensor(&self, bytes: u64) -> Claim {
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`] if it is larger than the device allows.
+    pub fn tensor(&self, label: &str, bytes: u64) -> Result<Claim> {
         let bound = bytes.max(16).next_multiple_of(16);
-        self.claim(MemoryUse { bound, ..MemoryUse::default() })
+        self.profile.check_buffer(label, bound)?;
+        Ok(self.claim(MemoryUse { bound, ..MemoryUse::default() }))
     }
 
     /// A program without its buffers ([`Self::buffers`]), and its constants, which are kept when it is dropped.
@@ -66,7 +70,7 @@ impl CountingDevice {
     /// The buffers of a program: its own, as far as the workspace has none of that size, and those that are bound.
     ///
     /// # Errors
-    /// Never; buffers of other devices can fail, and the workspace serves all devices.
+    /// [`crate::Error::OutOfMemory`] if one is larger than the device allows.
     pub fn buffers(
         &self,
         program: &Lowered,
@@ -80,6 +84,7 @@ impl CountingDevice {
                 // Tensors that are read back and not bound are the program's, too.
                 Origin::Own => {
                     let planned = MemoryUse { planned: buffer.bytes, ..MemoryUse::default() };
+                    self.profile.check_buffer(&buffer.label, buffer.bytes)?;
                     let make = || Ok(Memory::counted(self.claim(planned)));
                     kept.push(workspace.take(own, buffer.bytes, make)?);
                     own += 1;
@@ -169,8 +174,8 @@ mod tests {
     #[test]
     fn what_is_dropped_is_not_taken_any_more() {
         let device = CountingDevice::new(Profile::native(), String::new());
-        let one = device.tensor(100);
-        let other = device.tensor(1);
+        let one = device.tensor("one", 100).unwrap();
+        let other = device.tensor("other", 1).unwrap();
         assert_eq!((one.bytes(), other.bytes()), (112, 16));
         drop(one);
         let seen = device.look();

@@ -271,7 +271,7 @@ impl Engine {
         Ok(match &self.device {
             Device::Gpu(device) => Memory::on_gpu(device.context.storage_buffer(label, bytes)?),
             Device::Native(_) => Memory::on_cpu(HostBuffer::zeros(label, bytes)?),
-            Device::Counting(device) => Memory::counted(device.tensor(bytes)),
+            Device::Counting(device) => Memory::counted(device.tensor(label, bytes)?),
         })
     }
 

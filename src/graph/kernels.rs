@@ -6,7 +6,7 @@ use super::lowered::Entry;
 use super::options::PrepareOptions;
 use crate::error::Result;
 use crate::gpu::Profile;
-use crate::ops::{Dispatch, Kernel, Signature};
+use crate::ops::{Dispatch, Kernel, Operand, Signature, Storage};
 use crate::shader::Shader;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -46,8 +46,28 @@ impl<'a> Selection<'a> {
             }
         }
         let mut candidates = self.options.candidates(op, signature, self.profile)?;
-        Ok(candidates.swap_remove((self.pick)(&candidates).min(candidates.len() - 1)))
+        let picked = (self.pick)(&candidates).min(candidates.len() - 1);
+        // Another one may bind the map in windows.
+        let fits = |kernel: &Kernel| largest_binding(kernel, signature) <= self.profile.max_binding;
+        let index = Some(picked).filter(|index| fits(&candidates[*index]));
+        let index = index.or_else(|| candidates.iter().position(fits)).unwrap_or(picked);
+        Ok(candidates.swap_remove(index))
     }
+}
+
+/// Bytes of the largest buffer that a kernel binds at once, second outputs aside.
+fn largest_binding(kernel: &Kernel, signature: &Signature) -> u64 {
+    let bytes = |operand: &Operand| match operand {
+        Operand::Input(input) => signature.inputs.get(*input).map_or(0, |shape| shape.bytes()),
+        Operand::Output => signature.output.bytes(),
+        Operand::Scratch(scratch) => kernel.scratch.get(*scratch).copied().unwrap_or(0),
+        Operand::Constant(constant) if constant.storage == Storage::Buffer => constant.bytes,
+        Operand::Window { bytes, .. } => *bytes,
+        // These are textures.
+        Operand::Constant(_) | Operand::Texture { .. } | Operand::Staged { .. } | Operand::Saved => 0,
+    };
+    let bindings = kernel.dispatches.iter().flat_map(|dispatch| &dispatch.bindings);
+    bindings.map(|(_, operand)| bytes(operand)).max().unwrap_or(0)
 }
 
 /// Shader, entry point and constants.

@@ -190,7 +190,7 @@ impl Lowering<'_> {
                 limit >> 20
             ),
             needed: bytes,
-            remedy: "Use a smaller --size or another --adapter".to_owned(),
+            remedy: "Use a smaller --size, tiles (--tile) or another --adapter".to_owned(),
         })
     }
 

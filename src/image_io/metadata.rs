@@ -12,10 +12,14 @@ use md5::{Digest, Md5};
 
 use super::structure;
 
+/// What the keys of this program's own texts begin with.
+const KEY: &str = "neural-mirage:";
 /// Namespace of the one property.
 const NAMESPACE: &str = "https://docs.rs/neural-mirage/xmp/1.0/";
 const OPEN: &str = "<mirage:record>";
 const CLOSE: &str = "</mirage:record>";
+/// The same as an attribute, as Adobe's toolkit and exiv2 write it anew.
+const ATTRIBUTE: &str = "mirage:record=";
 
 /// What opens a JPEG segment with XMP, and one with a part of XMP that is too long for a segment.
 const STANDARD: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
@@ -30,10 +34,13 @@ const MAX_TEXT: usize = 1 << 26;
 
 /// Most chunks of text that a PNG may have. A record has some ten; in memory each takes many times what it takes in the
 /// file.
-const MAX_TEXTS: usize = 4096;
+pub(super) const MAX_TEXTS: usize = 4096;
 
 /// The longest record that is read from XMP, in bytes.
 const MAX_RECORD: usize = 1 << 24;
+
+/// The longest reference to a character, behind its `&`: `#x0010ffff;`.
+const LONGEST_REFERENCE: usize = 11;
 
 /// The TIFF tag for XMP.
 pub(super) const TIFF_XMP: u16 = 700;
@@ -113,6 +120,7 @@ pub(super) fn extract(bytes: &[u8], format: ImageFormat) -> Result<Vec<(String, 
                 left = left.saturating_sub(text.len());
                 pairs.push((chunk.keyword, text));
             }
+            pairs.extend(rewritten(reader.info(), left).map_err(|e| damaged(&e.to_string()))?);
             return Ok(pairs);
         }
         ImageFormat::Jpeg => {
@@ -137,6 +145,26 @@ pub(super) fn extract(bytes: &[u8], format: ImageFormat) -> Result<Vec<(String, 
     let Some(xmp) = xmp else { return Ok(Vec::new()) };
     let text = std::str::from_utf8(&xmp).map_err(|_| damaged("it isn't UTF-8"))?;
     unwrap_record(text).map_err(damaged)
+}
+
+/// The texts of this program that another one has written anew, in the kinds of chunk that hold no more than Latin-1; no more
+/// than `left` bytes of them.
+fn rewritten(info: &png::Info<'_>, mut left: usize) -> Result<Vec<(String, String)>, png::DecodingError> {
+    let mut pairs = Vec::new();
+    let plain = info.uncompressed_latin1_text.iter();
+    for chunk in plain.filter(|chunk| chunk.keyword.starts_with(KEY)) {
+        left = left.saturating_sub(chunk.text.len());
+        pairs.push((chunk.keyword.clone(), chunk.text.clone()));
+    }
+    let compressed = info.compressed_latin1_text.iter();
+    for chunk in compressed.filter(|chunk| chunk.keyword.starts_with(KEY)) {
+        let mut chunk = chunk.clone();
+        chunk.decompress_text_with_limit(left)?;
+        let text = chunk.get_text()?;
+        left = left.saturating_sub(text.len());
+        pairs.push((chunk.keyword, text));
+    }
+    Ok(pairs)
 }
 
 /// The XMP of a GIF, as far as it lies before the first frame.
@@ -207,8 +235,17 @@ fn wrap(properties: &str, attributes: &str) -> String {
 
 /// The pairs in a packet; none if it isn't one of ours.
 fn unwrap_record(xmp: &str) -> Result<Vec<(String, String)>, &'static str> {
-    let Some((_, rest)) = xmp.split_once(OPEN) else { return Ok(Vec::new()) };
-    let (record, _) = rest.split_once(CLOSE).ok_or("the record isn't closed")?;
+    let (rest, close) = if let Some((_, rest)) = xmp.split_once(OPEN) {
+        (rest, CLOSE)
+    } else if let Some((_, rest)) = xmp.split_once(ATTRIBUTE) {
+        match rest.split_at_checked(1) {
+            Some((quote @ ("\"" | "'"), rest)) => (rest, quote),
+            _ => return Err("the record isn't quoted"),
+        }
+    } else {
+        return Ok(Vec::new());
+    };
+    let (record, _) = rest.split_once(close).ok_or("the record isn't closed")?;
     if record.len() > MAX_RECORD {
         return Err("the record is too long");
     }
@@ -227,13 +264,40 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// What [`escape`] took, and the other predefined entities, should a tool have rewritten the packet.
+/// What [`escape`] took, and the other references that XML knows without a definition, should a tool have rewritten the
+/// packet. What is none of them stays.
 fn unescape(text: &str) -> String {
-    text.replace("&lt;", "<")
-        .replace("&gt;", ">")
-        .replace("&quot;", "\"")
-        .replace("&apos;", "'")
-        .replace("&amp;", "&")
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('&') {
+        out.push_str(before);
+        let end = after.bytes().take(LONGEST_REFERENCE).position(|byte| byte == b';');
+        let reference = end.and_then(|end| Some((character(&after[..end])?, &after[end + 1..])));
+        (out, rest) = match reference {
+            Some((character, behind)) => (out + character.encode_utf8(&mut [0; 4]), behind),
+            None => (out + "&", after),
+        };
+    }
+    out + rest
+}
+
+/// The character of a reference, by its name or number.
+fn character(name: &str) -> Option<char> {
+    Some(match name {
+        "lt" => '<',
+        "gt" => '>',
+        "quot" => '"',
+        "apos" => '\'',
+        "amp" => '&',
+        _ => {
+            let number = name.strip_prefix('#')?;
+            let code = match number.strip_prefix('x') {
+                Some(digits) => u32::from_str_radix(digits, 16),
+                None => number.parse(),
+            };
+            char::from_u32(code.ok()?)?
+        }
+    })
 }
 
 #[cfg(test)]
@@ -262,6 +326,49 @@ mod tests {
             let forbidden = |c: char| c < ' ' || matches!(c, '\u{fffe}' | '\u{ffff}');
             assert!(!packet.contains(forbidden), "not XML 1.0");
         }
+    }
+
+    #[test]
+    fn a_record_that_another_program_wrote_as_an_attribute_is_found() {
+        let pairs = pairs("neural-mirage:options", "a \"quoted\" <text> & 'more' é\n");
+        let quoted =
+            escape(&json(&pairs)).replace('"', "&quot;").replace('\'', "&#39;").replace('é', "&#xE9;");
+        for value in [format!("\"{quoted}\""), format!("'{quoted}'")] {
+            let xmp = format!("<rdf:Description xmp:Rating=\"4\" mirage:record={value} xmp:Label='x'/>");
+            assert_eq!(unwrap_record(&xmp).unwrap(), pairs);
+        }
+        for broken in ["mirage:record=", "mirage:record=x", "mirage:record=\"[[&quot;"] {
+            assert!(unwrap_record(broken).is_err(), "{broken}");
+        }
+        assert_eq!(
+            unescape("&lt;&amp;amp;&#x110000;&#xD800;&none; & &"),
+            "<&amp;&#x110000;&#xD800;&none; & &"
+        );
+    }
+
+    /// A PNG with these chunks before its end.
+    fn png_with(chunks: impl Fn(&mut png::Writer<&mut Vec<u8>>)) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut writer = png::Encoder::new(&mut bytes, 1, 1).write_header().unwrap();
+        chunks(&mut writer);
+        writer.write_image_data(&[0]).unwrap();
+        writer.finish().unwrap();
+        bytes
+    }
+
+    #[test]
+    fn texts_that_another_program_wrote_as_latin_1_are_found() {
+        let key = "neural-mirage:options";
+        let bytes = png_with(|writer| {
+            let plain = png::text_metadata::TEXtChunk::new(key, "{\"a\": 1}");
+            let packed = png::text_metadata::ZTXtChunk::new("neural-mirage:report", "{}");
+            let other = png::text_metadata::TEXtChunk::new("Comment", "mine");
+            writer.write_text_chunk(&plain).unwrap();
+            writer.write_text_chunk(&packed).unwrap();
+            writer.write_text_chunk(&other).unwrap();
+        });
+        let found = extract(&bytes, ImageFormat::Png).unwrap();
+        assert_eq!(found, [pairs(key, "{\"a\": 1}"), pairs("neural-mirage:report", "{}")].concat());
     }
 
     #[test]

@@ -19,7 +19,12 @@ pub(super) struct Png {
     pub(super) profile: bool,
     /// How many chunks of text there are.
     pub(super) texts: usize,
+    /// One of them is EXIF in hexadecimal digits.
+    pub(super) exif_text: bool,
 }
+
+/// What the keyword of EXIF in a text is, as ImageMagick and exiv2 write it.
+pub(super) const EXIF_KEYS: [&str; 2] = ["Raw profile type exif", "Raw profile type APP1"];
 
 /// What a JPEG says of itself before its pixels.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -73,7 +78,13 @@ pub(super) fn png(bytes: &[u8]) -> Result<Png, CutShort> {
             }
             b"cICP" => found.cicp = data.try_into().ok(),
             b"iCCP" => found.profile = true,
-            b"tEXt" | b"zTXt" | b"iTXt" => found.texts += 1,
+            b"tEXt" | b"zTXt" | b"iTXt" => {
+                found.texts += 1;
+                let is_key = |key: &&str| {
+                    data.strip_prefix(key.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
+                };
+                found.exif_text |= EXIF_KEYS.iter().any(|key| is_key(&key));
+            }
             b"IEND" => return Ok(found),
             _ => {}
         }

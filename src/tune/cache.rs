@@ -44,6 +44,13 @@ impl Adapter {
     }
 }
 
+impl Adapter {
+    /// True for the same device with another driver, by which it is known under the same name.
+    fn has_other_driver(&self, other: &Self) -> bool {
+        self.driver != other.driver && Self { driver: other.driver.clone(), ..self.clone() } == *other
+    }
+}
+
 /// One choice with its measurement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
@@ -119,12 +126,26 @@ impl Cache {
         (choices, note)
     }
 
-    /// Adds an entry, which replaces an earlier one for the same.
+    /// Adds an entry, which replaces an earlier one for the same, and those of an earlier driver.
     pub fn insert(&mut self, entry: Entry) {
         let kind = |entry: &Entry| (entry.exact, entry.precision);
+        self.entries.retain(|old| !old.adapter.has_other_driver(&entry.adapter));
         self.entries
             .retain(|old| !(old.adapter == entry.adapter && kind(old) == kind(&entry) && old.of == entry.of));
         self.entries.push(entry);
+    }
+
+    /// Adds these entries to those of a file, which another `mirage tune` may have written meanwhile. Entries of the same
+    /// device with another driver are dropped.
+    ///
+    /// # Errors
+    /// As [`Cache::save`].
+    pub fn add_to(&self, path: &Path) -> Result<()> {
+        let (mut all, _) = Self::load(path);
+        for entry in &self.entries {
+            all.insert(entry.clone());
+        }
+        all.save(path)
     }
 
     /// Writes the cache, whole or not at all, into a folder that is made if need be.
@@ -203,6 +224,29 @@ mod tests {
         // Written again over itself, and nothing is left beside it.
         loaded.save(&path).unwrap();
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn entries_are_added_to_what_a_file_holds_by_then() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tuning.json");
+        let of = |entries: &[Entry]| {
+            let mut cache = Cache::default();
+            entries.iter().for_each(|entry| cache.insert(entry.clone()));
+            cache
+        };
+        let on = |entry: Entry, change: fn(&mut Adapter)| {
+            let mut adapter = adapter();
+            change(&mut adapter);
+            Entry { adapter, ..entry }
+        };
+        let other = on(entry(10, "other"), |adapter| adapter.device = 9);
+        let outdated = on(entry(12, "outdated"), |adapter| adapter.driver = "driver 0.9".into());
+        // Two that tune at the same time, and what there was before.
+        of(&[outdated, other.clone()]).save(&path).unwrap();
+        of(&[entry(10, "one")]).add_to(&path).unwrap();
+        of(&[entry(11, "two"), entry(10, "three")]).add_to(&path).unwrap();
+        assert_eq!(Cache::load(&path).0, of(&[other, entry(11, "two"), entry(10, "three")]));
     }
 
     #[test]

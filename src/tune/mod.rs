@@ -101,6 +101,10 @@ pub fn tune(
                 refused.push((variants[candidate], lost(&message)));
                 *engine = engine.reopen()?;
             }
+            // Without the naive kernel, by which the others are judged, there is no contest.
+            Err(Failed { candidate, error: error @ Error::Gpu { .. } }) if candidate == kernels.len() - 1 => {
+                refused.push((variants[candidate], error.to_string()));
+            }
             Err(failed) => return Err(failed.error),
         }
     };

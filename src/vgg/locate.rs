@@ -51,7 +51,8 @@ impl std::fmt::Debug for Location {
 /// The weights to open.
 ///
 /// `option` is what the user asked for: a path, which is returned as it is (opening it shows whether it can be used), or
-/// a short name: [`NARROW`] for the default network, `vgg16` or `vgg19` for one that `vgg::fetch` has downloaded.
+/// a short name: [`NARROW`] for the default network, `vgg16` or `vgg19` for one that `vgg::fetch` has downloaded. A file of
+/// such a name comes first, a folder does not.
 ///
 /// Without `option`, and for [`NARROW`], it is the network inside the program (feature `embedded-network`). A program
 /// without one looks next to the executable, in the folders where installations and checkouts keep it, in the current
@@ -63,7 +64,7 @@ impl std::fmt::Debug for Location {
 /// message lists the places.
 pub fn find_weights(option: Option<&Path>) -> Result<Location> {
     let data = data_dir();
-    match option.map(|path| (path, path.to_str().filter(|_| !path.exists()))) {
+    match option.map(|path| (path, path.to_str().filter(|_| !path.is_file()))) {
         None | Some((_, Some(NARROW))) => {
             if let Some(bytes) = EMBEDDED {
                 return Ok(Location::Embedded(bytes));

@@ -5,10 +5,14 @@ use std::io::Cursor;
 use png::{BitDepth, ColorType, DecodingError, Limits, Transformations};
 
 use super::super::color::MAX_PROFILE;
+use super::super::metadata::MAX_TEXTS;
 use super::super::rows::{Colors, Layout, Opacity, Sample};
-use super::super::structure;
+use super::super::structure::{self, EXIF_KEYS};
 use super::failure::Failure;
 use super::reading::{Embedded, Reading, Stored, orientation};
+
+/// The most that EXIF in a text may expand to: twice the 64 KiB that EXIF may take in a JPEG, with room for spaces.
+const MAX_EXIF_TEXT: usize = 1 << 18;
 
 pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Failure> {
     let found = structure::png(bytes)?;
@@ -34,7 +38,12 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
         (None, None) if found.profile => Embedded::Unreadable,
         (None, None) => Embedded::Nothing,
     };
-    let orientation = orientation(info.exif_metadata.as_deref());
+    let exif = match &info.exif_metadata {
+        Some(exif) => Some(exif.to_vec()),
+        None if found.exif_text && found.texts <= MAX_TEXTS => exif_of_text(bytes),
+        None => None,
+    };
+    let orientation = orientation(exif.as_deref());
     let interlaced = info.interlaced;
     let (color, depth) = reader.output_color_type();
     let (colors, opacity) = match color {
@@ -68,6 +77,34 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
         }
     }
     Ok(Stored { rows, orientation })
+}
+
+/// EXIF that is kept as a text, hexadecimal digits behind a name and a length. `None` for what is not understood: a picture
+/// can be painted without.
+fn exif_of_text(bytes: &[u8]) -> Option<Vec<u8>> {
+    let limits = Limits { bytes: bytes.len().saturating_add(MAX_EXIF_TEXT) };
+    let mut decoder = png::Decoder::new_with_limits(Cursor::new(bytes), limits);
+    decoder.set_ignore_iccp_chunk(true);
+    let reader = decoder.read_info().ok()?;
+    let info = reader.info();
+    let is_exif = |key: &str| EXIF_KEYS.contains(&key);
+    let plain = info.uncompressed_latin1_text.iter().find(|chunk| is_exif(&chunk.keyword));
+    let text = match plain {
+        Some(chunk) => chunk.text.clone(),
+        None => {
+            let mut chunk = info.compressed_latin1_text.iter().find(|chunk| is_exif(&chunk.keyword))?.clone();
+            chunk.decompress_text_with_limit(MAX_EXIF_TEXT).ok()?;
+            chunk.get_text().ok()?
+        }
+    };
+    let mut words = text.split_ascii_whitespace().skip(1);
+    let length: usize = words.next()?.parse().ok()?;
+    let digits: Vec<u8> = words
+        .flat_map(str::bytes)
+        .map(|digit| (digit as char).to_digit(16).map(|d| d as u8))
+        .collect::<Option<_>>()?;
+    let exif: Vec<u8> = digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect();
+    (exif.len() == length).then_some(exif)
 }
 
 impl From<DecodingError> for Failure {
