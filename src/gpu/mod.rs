@@ -8,6 +8,7 @@ mod context;
 mod hidden;
 mod pipeline;
 mod profile;
+mod query_pool;
 mod quirks;
 mod read_back;
 mod stopwatch;

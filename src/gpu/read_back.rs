@@ -5,32 +5,40 @@ use super::wait::{Answer, Fence};
 use crate::error::{Error, Result};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A limited number of staging buffers of one size. What is read often goes through these: no allocation for
-/// each read, and no more memory than was planned.
+/// Staging buffers for a limited number of reads of one size. What is read often goes through these: no allocation
+/// for each read, and no more memory than was planned.
+///
+/// A read that is larger than the device's largest buffer, as a state may be, takes several, filled one after the other.
 #[derive(Debug)]
 pub struct StagingPool {
     label: String,
     bytes: u64,
+    /// Size of each buffer of a read.
+    sizes: Vec<u64>,
+    /// Reads at once.
     most: usize,
     home: Arc<Mutex<Home>>,
 }
 
 #[derive(Debug, Default)]
 struct Home {
-    free: Vec<wgpu::Buffer>,
+    /// The buffers of a read, for each that is not under way.
+    free: Vec<Vec<wgpu::Buffer>>,
+    /// For so many reads.
     made: usize,
 }
 
 impl StagingPool {
-    /// A pool of at most `most` buffers of `bytes`, none of them made yet.
-    pub fn new(label: &str, bytes: u64, most: usize) -> Self {
-        Self { label: label.to_owned(), bytes, most, home: Arc::default() }
+    /// A pool for at most `most` reads of `bytes` at once, with no buffer made yet.
+    pub fn new(context: &Context, label: &str, bytes: u64, most: usize) -> Self {
+        let sizes = staging_sizes(bytes, context.profile().max_buffer);
+        Self { label: label.to_owned(), bytes, sizes, most, home: Arc::default() }
     }
 
-    /// Records a copy of the start of `buffer` into a free staging buffer.
+    /// Records a copy of the start of `buffer` into free staging buffers.
     ///
     /// # Errors
-    /// [`Error::Gpu`] if all of them are in use, [`Error::OutOfMemory`] if a new one can't be allocated.
+    /// [`Error::Gpu`] if all of them are in use or too small, [`Error::OutOfMemory`] if a new one can't be allocated.
     pub fn copy(
         &self,
         context: &Context,
@@ -50,49 +58,86 @@ impl StagingPool {
         encoder: &mut wgpu::CommandEncoder,
         parts: &[(wgpu::Buffer, u64, u64)],
     ) -> Result<RecordedCopy> {
-        let free = {
-            let mut home = self.home.lock().unwrap_or_else(PoisonError::into_inner);
-            let free = home.free.pop();
-            if free.is_none() {
-                if home.made == self.most {
-                    return Err(Error::gpu(
-                        self.label.clone(),
-                        format!("all {} staging buffers are in use", self.most),
-                    ));
-                }
-                home.made += 1;
-            }
-            free
-        };
-        let staging = match free {
-            Some(staging) => staging,
-            None => context.staging_buffer(&self.label, self.bytes)?,
-        };
-        let mut offset = 0;
-        for (buffer, start, bytes) in parts {
-            encoder.copy_buffer_to_buffer(buffer, *start, &staging, offset, *bytes);
-            offset += bytes;
+        let lengths = parts.iter().map(|(_, _, bytes)| *bytes);
+        if lengths.clone().sum::<u64>() > self.bytes {
+            return Err(Error::gpu(self.label.clone(), "more is to be read than there is room for"));
         }
-        let lease = Lease { staging, home: self.home.clone() };
+        let lease = Lease { staging: self.free_or_new(context)?, home: self.home.clone() };
+        for Piece { source, start, staging, offset, bytes } in pieces(lengths, self.sizes[0]) {
+            let (from, first, _) = &parts[source];
+            encoder.copy_buffer_to_buffer(from, first + start, &lease.staging[staging], offset, bytes);
+        }
         Ok(RecordedCopy { lease, bytes: self.bytes as usize, label: self.label.clone() })
+    }
+
+    /// The buffers for a read.
+    fn free_or_new(&self, context: &Context) -> Result<Vec<wgpu::Buffer>> {
+        {
+            let mut home = self.home.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(free) = home.free.pop() {
+                return Ok(free);
+            }
+            if home.made == self.most {
+                let all = self.most * self.sizes.len();
+                return Err(Error::gpu(self.label.clone(), format!("all {all} staging buffers are in use")));
+            }
+            home.made += 1;
+        }
+        self.sizes.iter().map(|bytes| context.staging_buffer(&self.label, *bytes)).collect()
     }
 
     /// How many buffers were made so far.
     pub fn made(&self) -> usize {
-        self.home.lock().unwrap_or_else(PoisonError::into_inner).made
+        self.home.lock().unwrap_or_else(PoisonError::into_inner).made * self.sizes.len()
     }
 }
 
-/// A staging buffer that goes back to its pool.
+/// Sizes of the staging buffers for a read: all but the last are as large as they may be, in multiples of 16, to which
+/// buffers are rounded up, so that together they take no more than one buffer would.
+fn staging_sizes(bytes: u64, largest: u64) -> Vec<u64> {
+    let full = (largest / 16 * 16).max(16);
+    (0..bytes.div_ceil(full).max(1)).map(|index| full.min(bytes - index * full)).collect()
+}
+
+/// Bytes that go from one source into one staging buffer.
+#[derive(Debug, PartialEq, Eq)]
+struct Piece {
+    source: usize,
+    /// Within what is read of the source.
+    start: u64,
+    staging: usize,
+    offset: u64,
+    bytes: u64,
+}
+
+/// How sources of these lengths, one after the other, fill staging buffers of a size.
+fn pieces(lengths: impl Iterator<Item = u64>, size: u64) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    // In all staging buffers together.
+    let mut position = 0;
+    for (source, length) in lengths.enumerate() {
+        let mut start = 0;
+        while start < length {
+            let (staging, offset) = ((position / size) as usize, position % size);
+            let bytes = (length - start).min(size - offset);
+            pieces.push(Piece { source, start, staging, offset, bytes });
+            start += bytes;
+            position += bytes;
+        }
+    }
+    pieces
+}
+
+/// Staging buffers of a read, which go back to their pool.
 #[derive(Debug)]
 struct Lease {
-    staging: wgpu::Buffer,
+    staging: Vec<wgpu::Buffer>,
     home: Arc<Mutex<Home>>,
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.home.lock().unwrap_or_else(PoisonError::into_inner).free.push(self.staging.clone());
+        self.home.lock().unwrap_or_else(PoisonError::into_inner).free.push(std::mem::take(&mut self.staging));
     }
 }
 
@@ -108,11 +153,15 @@ impl RecordedCopy {
     /// Asks for the values, once the copy was submitted. Nothing waits until [`PendingRead::finish`].
     pub fn read(self, fence: &Fence) -> PendingRead {
         let Self { lease, bytes, label } = self;
-        let mapped = Answer::pending();
-        let deliver = mapped.clone();
-        lease.staging.slice(..).map_async(wgpu::MapMode::Read, move |outcome| {
-            deliver.deliver(outcome.map_err(|error| error.to_string()));
-        });
+        let map = |staging: &wgpu::Buffer| {
+            let mapped = Answer::pending();
+            let deliver = mapped.clone();
+            staging.slice(..).map_async(wgpu::MapMode::Read, move |outcome| {
+                deliver.deliver(outcome.map_err(|error| error.to_string()));
+            });
+            mapped
+        };
+        let mapped = lease.staging.iter().map(map).collect();
         PendingRead { lease, bytes, fence: fence.clone(), mapped, label }
     }
 }
@@ -123,8 +172,8 @@ pub struct PendingRead {
     lease: Lease,
     bytes: usize,
     fence: Fence,
-    /// Whether the staging buffer can be read, or why not.
-    mapped: Answer<Result<(), String>>,
+    /// Whether each staging buffer can be read, or why not.
+    mapped: Vec<Answer<Result<(), String>>>,
     label: String,
 }
 
@@ -143,7 +192,7 @@ impl PendingRead {
     /// As [`PendingRead::finish`].
     pub fn finish_as<T: bytemuck::Pod>(self, context: &Context) -> Result<Vec<T>> {
         let _span = context.trace().map(|trace| trace.host("reading back", &self.label));
-        if !self.mapped.has_come() {
+        if !self.mapped.iter().all(Answer::has_come) {
             return context.block_on(&self.fence, &self.label, self.values())?;
         }
         // Why the values can't be read: a lost device refuses them, too.
@@ -155,15 +204,25 @@ impl PendingRead {
     /// # Errors
     /// [`Error::Gpu`].
     pub async fn values<T: bytemuck::Pod>(&self) -> Result<Vec<T>> {
-        self.mapped.clone().await.map_err(|message| self.refused(message))?;
+        for mapped in &self.mapped {
+            mapped.clone().await.map_err(|message| self.refused(message))?;
+        }
         self.copy_out()
     }
 
     fn copy_out<T: bytemuck::Pod>(&self) -> Result<Vec<T>> {
-        let slice = self.lease.staging.slice(..);
-        let view = slice.get_mapped_range().map_err(|error| self.refused(error.to_string()))?;
-        let bytes = view.get(..self.bytes).ok_or_else(|| self.refused("short read".to_owned()))?;
-        Ok(bytemuck::pod_collect_to_vec(bytes))
+        let mut values = vec![T::zeroed(); self.bytes.div_ceil(size_of::<T>())];
+        let (mut rest, _) = bytemuck::cast_slice_mut(&mut values).split_at_mut(self.bytes);
+        for staging in &self.lease.staging {
+            let slice = staging.slice(..);
+            let view = slice.get_mapped_range().map_err(|error| self.refused(error.to_string()))?;
+            // The last one has padding behind the values.
+            let count = rest.len().min(view.len());
+            let (here, behind) = rest.split_at_mut(count);
+            here.copy_from_slice(&view[..count]);
+            rest = behind;
+        }
+        if rest.is_empty() { Ok(values) } else { Err(self.refused("short read".to_owned())) }
     }
 
     fn refused(&self, message: String) -> Error {
@@ -172,9 +231,9 @@ impl PendingRead {
 }
 
 impl Drop for PendingRead {
-    /// Ends the mapping, also one that was not waited for, so that the buffer can be used again.
+    /// Ends the mapping, also one that was not waited for, so that the buffers can be used again.
     fn drop(&mut self) {
-        self.lease.staging.unmap();
+        self.lease.staging.iter().for_each(wgpu::Buffer::unmap);
     }
 }
 
@@ -187,7 +246,7 @@ impl Context {
     pub fn read_back(&self, buffer: &wgpu::Buffer, bytes: u64, label: &str) -> Result<PendingRead> {
         let mut encoder =
             self.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(label) });
-        let copy = StagingPool::new(label, bytes, 1).copy(self, &mut encoder, buffer)?;
+        let copy = StagingPool::new(self, label, bytes, 1).copy(self, &mut encoder, buffer)?;
         Ok(copy.read(&self.submit(encoder, label)?))
     }
 
@@ -210,5 +269,64 @@ impl Context {
         });
         self.check_allocation(label, size)?;
         Ok(staging)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Source, start, staging buffer, offset and bytes of each piece, after the sizes of the staging buffers: none is
+    /// larger than the limit, and each is filled without gaps.
+    fn split(lengths: &[u64], largest: u64) -> (Vec<u64>, Vec<[u64; 5]>) {
+        let bytes: u64 = lengths.iter().sum();
+        let sizes = staging_sizes(bytes, largest);
+        assert!(sizes.iter().sum::<u64>() == bytes && sizes.iter().all(|size| *size <= largest));
+        let pieces = pieces(lengths.iter().copied(), sizes[0]);
+        let mut filled = vec![0; sizes.len()];
+        for piece in &pieces {
+            assert_eq!(piece.offset, filled[piece.staging], "{piece:?}");
+            filled[piece.staging] += piece.bytes;
+        }
+        assert_eq!(filled, sizes);
+        let numbers = |piece: Piece| {
+            [piece.source as u64, piece.start, piece.staging as u64, piece.offset, piece.bytes]
+        };
+        (sizes, pieces.into_iter().map(numbers).collect())
+    }
+
+    #[test]
+    fn what_fits_takes_one_buffer() {
+        assert_eq!(
+            split(&[32, 4, 16], 64),
+            (vec![52], vec![[0, 0, 0, 0, 32], [1, 0, 0, 32, 4], [2, 0, 0, 36, 16]])
+        );
+        assert_eq!(split(&[48, 16], 64).0, [64]);
+        assert_eq!(split(&[52], u64::MAX).0, [52]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_split_by_bytes() {
+        // The second is larger than a buffer by itself.
+        let (sizes, pieces) = split(&[48, 100, 12], 64);
+        assert_eq!(sizes, [64, 64, 32]);
+        let expected =
+            [[0, 0, 0, 0, 48], [1, 0, 0, 48, 16], [1, 16, 1, 0, 64], [1, 80, 2, 0, 20], [2, 0, 2, 20, 12]];
+        assert_eq!(pieces, expected);
+        // Sources that end with a buffer are not split.
+        let (sizes, pieces) = split(&[64, 32, 32], 64);
+        assert_eq!(
+            (sizes, pieces),
+            (vec![64, 64], vec![[0, 0, 0, 0, 64], [1, 0, 1, 0, 32], [2, 0, 1, 32, 32]])
+        );
+        // A limit that is no multiple of 16, as Vulkan's.
+        assert_eq!(split(&[2_319_411_904], i32::MAX as u64).0, [2_147_483_632, 171_928_272]);
+    }
+
+    #[test]
+    fn nothing_is_copied_of_what_is_empty() {
+        assert_eq!(split(&[0, 80, 0], 64), (vec![64, 16], vec![[1, 0, 0, 0, 64], [1, 64, 1, 0, 16]]));
+        assert_eq!(split(&[0, 0], 64), (vec![0], vec![]));
+        assert_eq!(split(&[], 64), (vec![0], vec![]));
     }
 }

@@ -37,7 +37,12 @@ impl Stopwatch {
             mapped_at_creation: false,
         });
         context.check("creating a stopwatch")?;
-        Ok(Some(Self { queries, resolved, staging: StagingPool::new("timestamps", size, 1), stamps }))
+        Ok(Some(Self {
+            queries,
+            resolved,
+            staging: StagingPool::new(context, "timestamps", size, 1),
+            stamps,
+        }))
     }
 
     /// Records one stamp: when all that was recorded before is done. (The end of an empty pass: stamps anywhere

@@ -3,6 +3,7 @@
 //!
 //! Tracing costs: each dispatch is a pass of its own, with a timestamp at both ends.
 
+use super::query_pool::{Next, QueryPool};
 use super::wait::Fence;
 use super::{Context, PendingRead, StagingPool};
 use crate::error::{Error, Result};
@@ -30,7 +31,10 @@ struct State {
     spans: Vec<Span>,
     threads: HashMap<ThreadId, u32>,
     recorded: Vec<Recorded>,
-    running: Vec<Running>,
+    queries: QueryPool<Queries, Running>,
+    measured: Vec<Measured>,
+    /// Recordings for which there were no stamps.
+    unmeasured: usize,
     fault: Option<Error>,
 }
 
@@ -52,9 +56,38 @@ struct Stamped {
     after_copies: bool,
 }
 
+/// What the device writes stamps to, and what they are read through.
+#[derive(Debug)]
+struct Queries {
+    set: wgpu::QuerySet,
+    resolved: wgpu::Buffer,
+    staging: StagingPool,
+}
+
+impl Queries {
+    fn new(context: &Context) -> Result<Self> {
+        let (device, label) = (context.device(), "trace");
+        let set = device.create_query_set(&wgpu::QuerySetDescriptor {
+            label: Some(label),
+            ty: wgpu::QueryType::Timestamp,
+            count: MOST_STAMPS as u32,
+        });
+        let size = MOST_STAMPS as u64 * 8;
+        let resolved = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size,
+            usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+            mapped_at_creation: false,
+        });
+        context.check_allocation(label, size)?;
+        Ok(Self { set, resolved, staging: StagingPool::new(context, label, size, 1) })
+    }
+}
+
 /// Stamped dispatches that are recorded and not yet submitted.
 #[derive(Debug)]
 struct Recorded {
+    queries: Queries,
     dispatches: Vec<Stamped>,
     copy: super::RecordedCopy,
 }
@@ -62,15 +95,24 @@ struct Recorded {
 /// The same on the device.
 #[derive(Debug)]
 struct Running {
+    queries: Queries,
     dispatches: Vec<Stamped>,
     submitted: f64,
     stamps: PendingRead,
 }
 
+/// The same with its stamps.
+#[derive(Debug)]
+struct Measured {
+    dispatches: Vec<Stamped>,
+    submitted: f64,
+    ticks: Vec<u64>,
+}
+
 /// Stamps for one recording.
 #[derive(Debug)]
 pub struct Stamps {
-    queries: wgpu::QuerySet,
+    queries: Queries,
     dispatches: Vec<Stamped>,
 }
 
@@ -93,7 +135,7 @@ impl Stamps {
         encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
             label: Some(label),
             timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
-                query_set: &self.queries,
+                query_set: &self.queries.set,
                 beginning_of_pass_write_index: Some(first),
                 end_of_pass_write_index: Some(first + 1),
             }),
@@ -151,51 +193,64 @@ impl Trace {
     }
 
     /// Keeps the first thing that went wrong, for [`Trace::save`]: a run does not end because its trace does.
-    pub fn fail(&self, error: Error) {
+    fn fail(&self, error: Error) {
         self.state().fault.get_or_insert(error);
     }
 
-    /// Stamps for a recording; `None` if the device has no timestamps. If it can't create them, the next check of
-    /// the device returns the error.
+    /// Stamps for a recording; `None` if the device has no timestamps, or the trace has failed, or all query sets are held
+    /// by what was not submitted. Else the oldest submitted work is waited for where no set is free.
     pub fn stamps(&self, context: &Context) -> Option<Stamps> {
-        let device = context.device();
-        if !device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
+        if !context.device().features().contains(wgpu::Features::TIMESTAMP_QUERY) {
             return None;
         }
-        let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
-            label: Some("trace"),
-            ty: wgpu::QueryType::Timestamp,
-            count: MOST_STAMPS as u32,
-        });
-        Some(Stamps { queries, dispatches: Vec::new() })
+        let next = {
+            let mut state = self.state();
+            if state.fault.is_some() {
+                return None;
+            }
+            state.queries.take()
+        };
+        // The state is not locked here: waiting is traced, too.
+        let queries = match next {
+            Next::Free(queries) => Ok(queries),
+            Next::New => Queries::new(context),
+            Next::Of(running) => self.read(context, running),
+            Next::Nowhere => {
+                self.state().unmeasured += 1;
+                return None;
+            }
+        };
+        match queries {
+            Ok(queries) => Some(Stamps { queries, dispatches: Vec::new() }),
+            Err(error) => {
+                self.fail(error);
+                None
+            }
+        }
     }
 
     /// Records the reading of stamps; they count from the next submission on.
-    ///
-    /// # Errors
-    /// As [`Context::check`].
-    pub fn recorded(
-        &self,
-        context: &Context,
-        encoder: &mut wgpu::CommandEncoder,
-        stamps: Stamps,
-    ) -> Result<()> {
+    pub fn recorded(&self, context: &Context, encoder: &mut wgpu::CommandEncoder, stamps: Stamps) {
         let Stamps { queries, dispatches } = stamps;
         if dispatches.is_empty() {
-            return Ok(());
+            self.state().queries.give_back(queries);
+            return;
         }
-        let count = 2 * dispatches.len() as u32;
-        let size = u64::from(count) * 8;
-        let resolved = context.device().create_buffer(&wgpu::BufferDescriptor {
-            label: Some("trace"),
-            size,
-            usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
-            mapped_at_creation: false,
-        });
-        encoder.resolve_query_set(&queries, 0..count, &resolved, 0);
-        let copy = StagingPool::new("trace", size, 1).copy(context, encoder, &resolved)?;
-        self.state().recorded.push(Recorded { dispatches, copy });
-        Ok(())
+        encoder.resolve_query_set(&queries.set, 0..2 * dispatches.len() as u32, &queries.resolved, 0);
+        match queries.staging.copy(context, encoder, &queries.resolved) {
+            Ok(copy) => self.state().recorded.push(Recorded { queries, dispatches, copy }),
+            Err(error) => self.fail(error),
+        }
+    }
+
+    /// Waits for stamps and keeps them; the answer is what they went through.
+    fn read(&self, context: &Context, running: Running) -> Result<Queries> {
+        let Running { queries, dispatches, submitted, stamps } = running;
+        let mut ticks: Vec<u64> = stamps.finish_as(context)?;
+        ticks.truncate(2 * dispatches.len());
+        ticks.shrink_to_fit();
+        self.state().measured.push(Measured { dispatches, submitted, ticks });
+        Ok(queries)
     }
 
     /// Notes that what was recorded is submitted: `started` is when the submission began.
@@ -203,12 +258,13 @@ impl Trace {
         let submitted = started.saturating_duration_since(self.begin).as_secs_f64();
         let mut state = self.state();
         let recorded = std::mem::take(&mut state.recorded);
-        let running = recorded.into_iter().map(|Recorded { dispatches, copy }| Running {
+        let running = recorded.into_iter().map(|Recorded { queries, dispatches, copy }| Running {
+            queries,
             dispatches,
             submitted,
             stamps: copy.read(fence),
         });
-        state.running.extend(running);
+        state.queries.submitted(running);
     }
 
     /// Waits for what is still on the graphics device, if it was traced, and writes the trace, in Chrome's format.
@@ -225,20 +281,24 @@ impl Trace {
             if let Some(fault) = state.fault.take() {
                 return Err(fault);
             }
-            (std::mem::take(&mut state.running), std::mem::take(&mut state.spans), state.threads.len())
+            (state.queries.take_submitted(), std::mem::take(&mut state.spans), state.threads.len())
         };
-        let (mut period, mut read) = (0.0, Vec::new());
+        let mut period = 0.0;
         if let Some(context) = context {
             period = f64::from(context.queue().get_timestamp_period()) * 1e-9;
-            for Running { dispatches, submitted, stamps } in running {
-                let ticks: Vec<u64> = stamps.finish_as(context)?;
-                read.push((dispatches, submitted, ticks));
+            for running in running {
+                self.read(context, running)?;
             }
         }
-        let first = read.iter().filter_map(|(_, _, ticks)| ticks.first()).min().copied().unwrap_or(0);
+        let (measured, unmeasured) = {
+            let mut state = self.state();
+            (std::mem::take(&mut state.measured), state.unmeasured)
+        };
+        let first = measured.iter().filter_map(|measured| measured.ticks.first()).min().copied().unwrap_or(0);
         let seconds = |tick: u64| tick.wrapping_sub(first) as i64 as f64 * period;
-        let offsets =
-            read.iter().map(|(_, submitted, ticks)| submitted - ticks.first().map_or(0.0, |t| seconds(*t)));
+        let offsets = measured.iter().map(|Measured { submitted, ticks, .. }| {
+            submitted - ticks.first().map_or(0.0, |tick| seconds(*tick))
+        });
         let offset = offsets.fold(f64::NEG_INFINITY, f64::max);
         let mut events = vec![thread(DEVICE, "device")];
         events.extend((1..=threads as u32).map(|lane| {
@@ -249,7 +309,7 @@ impl Trace {
                 .iter()
                 .map(|span| event(&span.name, span.kind, span.lane, span.start, span.end - span.start)),
         );
-        for (dispatches, _, ticks) in &read {
+        for Measured { dispatches, ticks, .. } in &measured {
             let mut before: Option<f64> = None;
             for (dispatch, pair) in dispatches.iter().zip(ticks.chunks_exact(2)) {
                 let (start, end) = (seconds(pair[0]) + offset, seconds(pair[1]) + offset);
@@ -263,7 +323,8 @@ impl Trace {
                 before = Some(end);
             }
         }
-        let other = json!({ "device": device, "version": env!("CARGO_PKG_VERSION") });
+        let version = env!("CARGO_PKG_VERSION");
+        let other = json!({ "device": device, "version": version, "recordingsNotMeasured": unmeasured });
         let text = json!({ "traceEvents": events, "displayTimeUnit": "ms", "otherData": other }).to_string();
         crate::files::write_whole(path, text.as_bytes(), "writing the trace", replace)
     }

@@ -1,8 +1,8 @@
 //! Sections and read-backs by name: what is computed, when it is copied, and what is refused.
 
-use crate::common::{assert_close, draw, engine, turn};
+use crate::common::{assert_close, draw, engine, engine_with, turn};
 use neural_mirage::Result;
-use neural_mirage::gpu::Family;
+use neural_mirage::gpu::{DeviceOptions, Family};
 use neural_mirage::graph::{Bindings, Engine, Goals, Graph, Program, Readback, TensorId, When};
 use neural_mirage::ops::{Adam, Add, CaseInput, Op, Shape};
 use rand::SeedableRng;
@@ -28,7 +28,10 @@ struct Setup {
 
 impl Setup {
     fn new() -> Self {
-        let engine = engine(Family::Auto);
+        Self::on(engine(Family::Auto))
+    }
+
+    fn on(engine: Arc<Engine>) -> Self {
         let mut graph = Graph::new();
         let shapes = [MAP, MAP, MAP, MAP, FOUR, FOUR];
         let inputs = shapes.map(|shape| graph.external("input", shape));
@@ -138,6 +141,43 @@ fn staging_buffers_are_bounded_and_used_again() {
         submit().unwrap().take("double").unwrap().finish().unwrap();
     }
     assert_eq!(program.staging_buffers(), 2);
+}
+
+/// As a state that is larger than the device's largest buffer.
+#[test]
+fn what_is_larger_than_a_buffer_is_read_through_several() {
+    let _turn = turn();
+    let setup = Setup::on(engine_with(&DeviceOptions::default(), |profile| {
+        profile.max_buffer = MAP.bytes().next_multiple_of(16);
+    }));
+    let [picture, _, _, _, counters, control] = setup.inputs;
+    // Each map lies in two of the staging buffers.
+    let tensors = [
+        ("counters", counters),
+        ("picture", picture),
+        ("double", setup.double),
+        ("control", control),
+        ("quadruple", setup.quadruple),
+    ];
+    let mut read = readback("all", &tensors, When::After);
+    read.in_flight = 2;
+    let program = setup.prepare(&setup.goals().readback(read)).unwrap();
+    let submit = || program.submit(&["double", "quadruple"], &["all"], "work");
+    let times = |factor: f32| setup.values[0].iter().map(|value| value * factor).collect::<Vec<f32>>();
+    for _ in 0..2 {
+        let (first, second) = (submit().unwrap(), submit().unwrap());
+        let error = submit().unwrap_err().to_string();
+        assert!(error.contains("all 8 staging buffers are in use"), "{error}");
+        for mut submission in [first, second] {
+            let values = submission.take("all").unwrap().finish().unwrap();
+            assert_eq!(values.get("counters").unwrap(), setup.values[4]);
+            assert_eq!(values.get("picture").unwrap(), setup.values[0]);
+            assert_eq!(values.get("double").unwrap(), times(2.0));
+            assert_eq!(values.get("control").unwrap(), setup.values[5]);
+            assert_eq!(values.get("quadruple").unwrap(), times(4.0));
+        }
+    }
+    assert_eq!(program.staging_buffers(), 8, "two reads of three maps and two vectors");
 }
 
 #[test]

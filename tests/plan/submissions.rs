@@ -4,10 +4,11 @@ use crate::common::golden::Golden;
 use crate::common::objective::{iterate, network, picture, use_style_statistic, weigh};
 use crate::common::runs::{GO_ON, run, session};
 use crate::common::{engine_with, turn};
-use neural_mirage::gpu::DeviceOptions;
+use neural_mirage::gpu::{DeviceOptions, Trace};
 use neural_mirage::graph::Engine;
 use neural_mirage::image_io::Picture;
 use neural_mirage::mirage::{Event, Request};
+use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,6 +61,35 @@ fn split_submissions_give_the_same_bits() {
         assert!(split.3 > 5 * whole.3, "{limit:?}: {} submissions instead of {}", split.3, whole.3);
         assert!(split.0 == whole.0 && split.1 == whole.1 && split.2 == whole.2, "{limit:?}");
     }
+}
+
+/// Labels of what the trace says the device did, sorted, without copies; and how many recordings it says nothing of.
+fn device_spans(engine: &Engine, trace: &Trace) -> (Vec<String>, u64) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("trace.json");
+    engine.save_trace(trace, &path, false).unwrap();
+    let saved: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let spans = saved["traceEvents"].as_array().unwrap().iter();
+    let spans = spans.filter(|event| event["cat"] == "device" && event["name"] != "copies");
+    let mut labels: Vec<String> = spans.map(|event| event["name"].as_str().unwrap().to_owned()).collect();
+    labels.sort();
+    (labels, saved["otherData"]["recordingsNotMeasured"].as_u64().unwrap())
+}
+
+/// Metal has 32 query sets. With many more submissions than that, those of older ones are used again.
+#[test]
+fn a_trace_of_many_submissions_has_what_each_did() {
+    let _turn = turn();
+    let [whole, split] = [None, Some(Duration::from_nanos(1))].map(|limit| {
+        let engine = engine(limit);
+        let trace = engine.start_trace();
+        let painted = paint(&engine);
+        (painted, device_spans(&engine, &trace))
+    });
+    assert!(split.0.3 > 100, "{} submissions", split.0.3);
+    assert!(split.0.0 == whole.0.0 && split.0.2 == whole.0.2, "a trace changes no bit");
+    assert_eq!(split.1, whole.1);
+    assert_eq!(whole.1.1, 0, "recordings without stamps");
 }
 
 /// The times of steps are measured in the second iteration; from the third on nothing is waited for in between, and the

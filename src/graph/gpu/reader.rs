@@ -15,15 +15,15 @@ pub(super) struct Reader {
 
 impl Reader {
     /// A read-back from these buffers.
-    pub fn new(read: &LoweredReadback, buffers: &[wgpu::Buffer]) -> Self {
+    pub fn new(device: &GpuDevice, read: &LoweredReadback, buffers: &[wgpu::Buffer]) -> Self {
         let sources = read.values.iter();
         let sources: Vec<_> =
             sources.map(|(_, shape, at)| (buffers[at.buffer].clone(), at.offset, shape.bytes())).collect();
         let bytes = sources.iter().map(|(_, _, bytes)| bytes).sum();
-        Self { sources, pool: StagingPool::new(&read.name, bytes, read.in_flight) }
+        Self { sources, pool: StagingPool::new(&device.context, &read.name, bytes, read.in_flight) }
     }
 
-    /// Records the copy of the tensors into a staging buffer.
+    /// Records the copy of the tensors into staging buffers.
     ///
     /// # Errors
     /// As [`StagingPool::copy_parts`].

@@ -195,7 +195,8 @@ impl Replay {
             }))
         };
         let work = program.steps.iter().map(work).collect::<Result<_>>()?;
-        let readers = program.readbacks.iter().map(|read| Reader::new(read, &resources.buffers)).collect();
+        let reader = |read| Reader::new(device, read, &resources.buffers);
+        let readers = program.readbacks.iter().map(reader).collect();
         let splitter = Splitter::new(device.context.submission_limit(), operations(program));
         Ok(Self { device: device.clone(), work, readers, splitter })
     }

@@ -1,0 +1,106 @@
+//! Which query set a trace takes next.
+
+use std::collections::VecDeque;
+
+/// Query sets at most: Metal has 32 for a whole process, and wgpu gives up the device that asks for more.
+const MOST: usize = 8;
+
+/// A few query sets that are used again and again. A set is free, or held by what is recorded, or belongs to work that was
+/// submitted, which holds it until its stamps are read.
+#[derive(Debug)]
+pub(super) struct QueryPool<Set, Work> {
+    free: Vec<Set>,
+    made: usize,
+    /// The oldest first.
+    submitted: VecDeque<Work>,
+}
+
+/// Where a query set comes from.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next<Set, Work> {
+    Free(Set),
+    /// A new one is to be made.
+    New,
+    /// This work has it, and is to be waited for.
+    Of(Work),
+    /// All are held by what was not submitted, for which a wait would never end.
+    Nowhere,
+}
+
+impl<Set, Work> Default for QueryPool<Set, Work> {
+    fn default() -> Self {
+        Self { free: Vec::new(), made: 0, submitted: VecDeque::new() }
+    }
+}
+
+impl<Set, Work> QueryPool<Set, Work> {
+    /// Takes a query set, or the work that has it.
+    pub fn take(&mut self) -> Next<Set, Work> {
+        if let Some(set) = self.free.pop() {
+            return Next::Free(set);
+        }
+        if self.made < MOST {
+            self.made += 1;
+            return Next::New;
+        }
+        self.submitted.pop_front().map_or(Next::Nowhere, Next::Of)
+    }
+
+    /// Gives a set back.
+    pub fn give_back(&mut self, set: Set) {
+        self.free.push(set);
+    }
+
+    /// Hands over sets with the work that was submitted.
+    pub fn submitted(&mut self, work: impl IntoIterator<Item = Work>) {
+        self.submitted.extend(work);
+    }
+
+    /// Takes all submitted work, the oldest first.
+    pub fn take_submitted(&mut self) -> VecDeque<Work> {
+        std::mem::take(&mut self.submitted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_parts_submitted_without_waiting_take_few_sets() {
+        let mut pool: QueryPool<usize, (usize, usize)> = QueryPool::default();
+        let (mut made, mut waited_for) = (0, Vec::new());
+        for part in 0..100 {
+            let set = match pool.take() {
+                Next::New => {
+                    made += 1;
+                    made - 1
+                }
+                Next::Of((set, older)) => {
+                    waited_for.push(older);
+                    set
+                }
+                other => panic!("{other:?}"),
+            };
+            pool.submitted([(set, part)]);
+        }
+        assert_eq!(made, MOST);
+        assert!(waited_for.into_iter().eq(0..100 - MOST), "the oldest first, each once");
+        let parts = pool.take_submitted().into_iter().map(|(_, part)| part);
+        assert!(parts.eq(100 - MOST..100));
+    }
+
+    #[test]
+    fn what_was_not_submitted_is_not_waited_for() {
+        let mut pool: QueryPool<&str, &str> = QueryPool::default();
+        (0..MOST).for_each(|_| assert_eq!(pool.take(), Next::New));
+        assert_eq!(pool.take(), Next::Nowhere);
+        pool.submitted(["first", "second"]);
+        assert_eq!(pool.take(), Next::Of("first"));
+        // One that was not used, or has been read, comes before any wait.
+        pool.give_back("a set");
+        assert_eq!(pool.take(), Next::Free("a set"));
+        assert_eq!(pool.take(), Next::Of("second"));
+        assert_eq!(pool.take(), Next::Nowhere);
+    }
+}
