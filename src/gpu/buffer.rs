@@ -15,7 +15,7 @@ impl Context {
     /// A zero-filled storage buffer of at least `bytes` (rounded up to 16).
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if it is larger than the device allows or has.
+    /// [`crate::Error::OutOfMemory`] if it is larger than the device allows or has.
     pub fn storage_buffer(&self, label: &str, bytes: u64) -> Result<wgpu::Buffer> {
         let size = bytes.max(16).next_multiple_of(16);
         self.profile().check_buffer(label, size)?;
@@ -63,7 +63,7 @@ impl Context {
     /// A texture of four-component f32 texels that kernels read: `rows` rows of `width` texels.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if the device has not enough memory.
+    /// [`crate::Error::OutOfMemory`] if the device has not enough memory.
     pub fn storage_texture(&self, label: &str, width: u32, rows: u32) -> Result<wgpu::Texture> {
         let texture = self.device().create_texture(&wgpu::TextureDescriptor {
             label: Some(label),

@@ -22,7 +22,7 @@ pub struct Readback {
     pub tensors: Vec<(String, TensorId)>,
     /// When the tensors are copied.
     pub when: When,
-    /// How many reads of this name may be in flight at once: each takes a staging buffer.
+    /// How many reads of this name may be in flight at once: each takes staging buffers of its own.
     pub in_flight: usize,
 }
 

@@ -83,7 +83,7 @@ pub(super) fn png(bytes: &[u8]) -> Result<Png, CutShort> {
                 let is_key = |key: &&str| {
                     data.strip_prefix(key.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
                 };
-                found.exif_text |= EXIF_KEYS.iter().any(|key| is_key(&key));
+                found.exif_text |= EXIF_KEYS.iter().any(is_key);
             }
             b"IEND" => return Ok(found),
             _ => {}
