@@ -312,7 +312,7 @@ mod tests {
         make_folder(&path("a/b")).unwrap();
         make_folder(&path("a/b")).unwrap();
         std::fs::write(path("file"), "").unwrap();
-        for (name, words) in [("file", "no folder"), ("file/inner", "can't be made")] {
+        for (name, words) in [("file", "not a folder"), ("file/inner", "can't be made")] {
             let error = make_folder(&path(name)).unwrap_err();
             assert!(error.to_string().contains(words) && error.exit_code() == 2, "{error}");
         }

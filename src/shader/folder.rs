@@ -84,7 +84,7 @@ impl Folder {
                     format!("Rename or remove it; there are {}", names.join(", ")),
                 ));
             };
-            let text = match read_text(&path, LONGEST_TEXT as u64) {
+            let text = match read(&path) {
                 Ok(text) => text,
                 // An editor may replace a file by removing and writing it.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
@@ -111,6 +111,15 @@ impl Folder {
     }
 }
 
+/// The text of a file. Windows' editors may write a byte order mark before it, which is not WGSL.
+fn read(path: &Path) -> std::io::Result<String> {
+    let mut text = read_text(path, LONGEST_TEXT as u64)?;
+    if text.starts_with('\u{feff}') {
+        text.remove(0);
+    }
+    Ok(text)
+}
+
 /// Says why a text can't take the place of the embedded one.
 fn check(shader: &str, text: &str) -> Result<(), String> {
     let reflect = |text: &str| match Interface::reflect(shader, text) {
@@ -128,4 +137,23 @@ fn check(shader: &str, text: &str) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_shader() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("add.wgsl");
+        let (shader, text) = SOURCES[0];
+        for marks in ["", "\u{feff}"] {
+            std::fs::write(&file, format!("{marks}{text}")).unwrap();
+            let text_of_file = read(&file).unwrap();
+            assert_eq!(text_of_file, text);
+            check(shader, &text_of_file).unwrap();
+        }
+        check(shader, &format!("\u{feff}{text}")).unwrap_err();
+    }
 }

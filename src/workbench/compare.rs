@@ -40,6 +40,23 @@ impl Difference {
         actual: impl ExactSizeIterator<Item = f64>,
         expected: impl ExactSizeIterator<Item = f64>,
     ) -> Self {
+        Self::over(actual, expected, |a, e| (a, e, (a - e).abs()))
+    }
+
+    /// Compares whole numbers. Any difference counts, also one that the rounding to f64 would hide.
+    pub fn between_integers(
+        actual: impl ExactSizeIterator<Item = i128>,
+        expected: impl ExactSizeIterator<Item = i128>,
+    ) -> Self {
+        Self::over(actual, expected, |a, e| (a as f64, e as f64, a.abs_diff(e) as f64))
+    }
+
+    /// `widen` gives both numbers and their absolute difference.
+    fn over<T>(
+        actual: impl ExactSizeIterator<Item = T>,
+        expected: impl ExactSizeIterator<Item = T>,
+        widen: impl Fn(T, T) -> (f64, f64, f64),
+    ) -> Self {
         let count = actual.len();
         if count != expected.len() {
             return Self { largest: f64::INFINITY, rms: f64::INFINITY, worst: None };
@@ -49,7 +66,7 @@ impl Difference {
         let mut worst = None;
         let mut scale = 1e-30f64;
         for (index, (a, e)) in actual.zip(expected).enumerate() {
-            let difference = (a - e).abs();
+            let (a, e, difference) = widen(a, e);
             if !difference.is_finite() {
                 return Self { largest: f64::INFINITY, rms: f64::INFINITY, worst: Some((index, a, e)) };
             }
@@ -86,6 +103,17 @@ mod tests {
         assert_eq!(difference.rms, (0.25f64 / 3.0).sqrt() / 4.0);
         assert_eq!(difference.worst, Some((0, 1.0, 1.5)));
         assert!(difference.within(0.125) && !difference.within(0.12));
+    }
+
+    #[test]
+    fn whole_numbers_differ_where_f64_sees_no_difference() {
+        let numbers = [(1i128 << 53) + 1, -5];
+        let of =
+            |expected: [i128; 2]| Difference::between_integers(numbers.into_iter(), expected.into_iter());
+        assert_eq!(of(numbers), Difference { largest: 0.0, rms: 0.0, worst: None });
+        let difference = of([1 << 53, -5]);
+        assert_eq!(difference.largest, 1.0 / (1u64 << 53) as f64);
+        assert!(difference.worst.is_some_and(|(index, ..)| index == 0) && !difference.within(0.0));
     }
 
     #[test]

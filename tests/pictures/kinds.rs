@@ -127,7 +127,7 @@ fn floats_far_beyond_white_are_refused() {
         let mut encoder = tiff::encoder::TiffEncoder::new(&mut file).unwrap();
         encoder.write_image::<tiff::encoder::colortype::Gray32Float>(2, 1, &[0.25, value]).unwrap();
         let text = refusal(read_bytes(&file.into_inner()));
-        assert!(text.contains("1 is white"), "{text}");
+        assert!(text.contains("0 should be black and 1 white"), "{text}");
     }
 }
 

@@ -251,7 +251,10 @@ fn a_folder_does_not_hide_a_network_of_its_name() {
     let place = Place::new();
     std::fs::create_dir(place.path("vgg19")).unwrap();
     let mut command = place.deviceless();
-    command.args(["weights", "vgg19"]).env("XDG_DATA_HOME", place.path("data")).env("HOME", place.path("home"));
+    command
+        .args(["weights", "vgg19"])
+        .env("XDG_DATA_HOME", place.path("data"))
+        .env("HOME", place.path("home"));
     command.assert().code(2).stderr(predicates::str::contains("vgg19 has not been downloaded"));
     // A variable that is empty counts as unset.
     let mut command = place.deviceless();

@@ -386,3 +386,48 @@ fn a_trace_has_host_and_device() {
     let over = ["--overwrite", "--trace", "photo.png"];
     place.render_for(&photo, "1").args(over).assert().code(2).stderr(contains("which the run reads"));
 }
+
+#[test]
+fn files_of_a_watch_keep_the_kernels_that_did_not_change() {
+    let place = Place::with_adapter();
+    place.deviceless().args(["kernels", "show", "multiply", "--files", "mine"]).assert().success();
+    let shader = place.path("mine/multiply.wgsl");
+    let good = std::fs::read_to_string(&shader).unwrap();
+    let wrong = good.replacen("a[i] * b[i]", "a[i] + b[i]", 1);
+    assert_ne!(good, wrong);
+    // Two ops have this in their names, and a shader each.
+    let words = ["kernels", "test", "ultiply/naive", "--shapes", "quick", "--shader-dir", "mine", "--watch"];
+    let mut command = place.mirage();
+    command.args(words).args(["--json", "out.json", "--junit", "out.xml"]);
+    let mut child = place.spawn(&command);
+    let verdicts = || -> Option<Vec<(String, bool)>> {
+        let report: Value = serde_json::from_slice(&std::fs::read(place.path("out.json")).ok()?).ok()?;
+        let verdict = |row: &Value| (row["op"].as_str().unwrap().to_owned(), row["fault"].is_null());
+        let mut all: Vec<(String, bool)> = report["results"].as_array()?.iter().map(verdict).collect();
+        all.sort();
+        Some(all)
+    };
+    let mut wait_for = |passes: bool| {
+        let expected = [("multiply".to_owned(), passes), ("multiply_add".to_owned(), true)];
+        let begun = Instant::now();
+        while verdicts().is_none_or(|found| found != expected) {
+            assert!(begun.elapsed().as_secs() < 60, "{:?}", verdicts());
+            assert!(child.try_wait().unwrap().is_none(), "the watch has ended");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    wait_for(true);
+    // The second file is written after the first.
+    std::thread::sleep(Duration::from_secs(1));
+    std::fs::write(&shader, wrong).unwrap();
+    wait_for(false);
+    std::thread::sleep(Duration::from_secs(1));
+    std::fs::write(&shader, good).unwrap();
+    wait_for(true);
+    std::thread::sleep(Duration::from_secs(1));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let junit = std::fs::read_to_string(place.path("out.xml")).unwrap();
+    assert_eq!(junit.matches("<testcase ").count(), 2, "{junit}");
+    assert!(junit.contains("failures=\"0\""), "{junit}");
+}

@@ -440,3 +440,46 @@ fn half_precision_arithmetic_where_the_device_has_it() {
     assert_eq!(output.status.code(), Some(2), "{message}");
     assert!(message.contains("half.wgsl") && message.contains("enable f16;"), "{message}");
 }
+
+#[test]
+fn structured_arrays_for_structs_of_one_type() {
+    let place = Place::new();
+    let kernel = "
+        struct Particle { at: vec2<f32>, by: vec2<f32> }
+        @group(0) @binding(0) var<storage, read> p: array<Particle>;
+        @group(0) @binding(1) var<storage, read_write> moved: array<Particle>;
+        @compute @workgroup_size(1)
+        fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+            moved[id.x] = Particle(p[id.x].at + p[id.x].by, p[id.x].by);
+        }";
+    place.file("move.wgsl", kernel.as_bytes());
+    let structured = |name: &str, values: &[f32]| {
+        let descr = "[('at', '<f4', (2,)), ('by', '<f4', (2,))]";
+        let text = format!("{{'descr': {descr}, 'fortran_order': False, 'shape': (8,), }}\n");
+        let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+        bytes.extend((text.len() as u16).to_le_bytes());
+        bytes.extend(text.as_bytes());
+        bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        place.file(name, &bytes);
+    };
+    let mut particles = values(32, 9);
+    structured("p.npy", &particles);
+    for one in particles.chunks_mut(4) {
+        (one[0], one[1]) = (one[0] + one[2], one[1] + one[3]);
+    }
+    structured("want.npy", &particles);
+    let words = ["move.wgsl", "--input", "p.npy", "--expect", "want.npy", "--workgroups", "8"];
+    let said = run(&place, 0, &words);
+    assert!(said.contains("as expected moved") && !said.contains("not written"), "{said}");
+    // In place, into a file: the type that the members have.
+    place.file("move.wgsl", kernel.replace("storage, read>", "storage, read_write>").as_bytes());
+    let output = ["--output", "p=out.npy", "--expect", "p=p.npy", "--expect", "moved=want.npy"];
+    run(&place, 0, &[&words[..3], &words[5..], &output].concat());
+    let out = Array::read_npy(&place.path("out.npy")).unwrap();
+    assert_eq!((out.element, out.shape.as_slice()), (Element::F32, &[8, 4][..]));
+    // One wrong number is seen, and where it is.
+    particles[5] += 1.0;
+    structured("want.npy", &particles);
+    let said = run(&place, 1, &[&words[..], &["--output", "moved=moved.npy"]].concat());
+    assert!(said.contains("FAILED moved") && said.contains("[1, 1] is"), "{said}");
+}

@@ -116,10 +116,10 @@ fn tiles_are_chosen_by_the_memory_that_a_run_may_take() {
     // The chosen tiles are recorded, so that a resumed run computes the same.
     let (said, tile, chosen) = paint("chosen.png", "auto", tiled);
     assert_eq!(tile, "128", "{said}");
-    assert!(said.contains("in tiles of 128 pixels"), "{said}");
+    assert!(said.contains("into tiles of 128 pixels"), "{said}");
     assert!(paint("stated.png", "128", whole).2 == chosen);
     let (said, tile, _) = paint("roomy.png", "auto", whole);
-    assert!(tile == "auto" && !said.contains("in tiles of"), "{tile}: {said}");
+    assert!(tile == "none" && !said.contains("into tiles of"), "{tile}: {said}");
 }
 
 #[test]

@@ -228,3 +228,102 @@ fn bad_options_are_refused_before_anything_is_written() {
     }
     assert!(place.entries().is_empty(), "{:?}", place.entries());
 }
+
+/// A Python that keeps the words and the weights that it is given.
+#[cfg(unix)]
+fn listener(place: &Place) -> std::path::PathBuf {
+    use std::os::unix::fs::PermissionsExt as _;
+    let script = r#"#!/bin/sh
+echo "$2 $3" >> words.txt
+case "$3" in
+describe) echo '{"version": "9.9", "device": "a stand-in", "tf32": false}' ;;
+time) cp "$9" "$4.safetensors" && echo '{"least_seconds": 1.0, "median_seconds": 2.0}' ;;
+esac
+"#;
+    let path = place.file("python", script.as_bytes());
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+/// A report of iterations alone, next to that Python.
+#[cfg(unix)]
+fn compared(place: &Place, parts: &str, adapter: &str, weights: &str) -> assert_cmd::Command {
+    let mut command = place.mirage();
+    command.args(["report", "-o", "report", "--quick", "--sizes", "48", "--parts", parts]);
+    command.args(["--adapter", adapter, "--weights", weights, "--against", "pytorch", "--python"]);
+    command.arg(listener(place));
+    command
+}
+
+#[cfg(unix)]
+#[test]
+fn pytorch_runs_where_this_program_does_without_the_part_of_the_device_too() {
+    let words = |parts: &str, adapter: &str| {
+        let place = Place::new();
+        let network = place.network();
+        compared(&place, parts, adapter, network.to_str().unwrap()).assert().success();
+        std::fs::read_to_string(place.path("words.txt")).unwrap()
+    };
+    let on_cpu = words("iterations", "cpu");
+    assert_eq!(on_cpu.lines().next(), Some("cpu describe"));
+    assert_eq!(on_cpu.lines().filter(|line| *line == "cpu time").count(), 4, "{on_cpu}");
+    // Of an adapter, the driver says whether it is software.
+    assert_eq!(words("iterations", "0"), words("device,iterations", "0"));
+}
+
+#[cfg(unix)]
+#[test]
+fn pytorch_gets_networks_by_name_and_of_any_layout() {
+    use neural_mirage::vgg::{DType, KeyLayout, Network};
+    // By its short name.
+    let place = Place::new();
+    compared(&place, "iterations", "cpu", "narrow").assert().success();
+    for objective in ["style", "three"] {
+        let network = Network::open(&place.path(&format!("{objective}.safetensors")), None).unwrap();
+        assert_eq!((network.layout, network.dtype), (KeyLayout::Caffe, DType::F32), "{objective}");
+        assert_eq!(network.classes(), Some(1000));
+    }
+    // With torchvision's names and half of it in 16 bits.
+    let place = Place::new();
+    let original = crate::support::network(&[8, 7, 9]);
+    let mut network = crate::support::network(&[8, 7, 9]);
+    for (caffe, torchvision) in [
+        ("conv1_1", "features.0"),
+        ("conv2_1", "features.3"),
+        ("conv3_1", "features.6"),
+        ("conv4_1", "features.9"),
+        ("conv4_2", "features.11"),
+        ("conv5_1", "features.14"),
+        ("fc6", "classifier.0"),
+        ("fc7", "classifier.3"),
+        ("fc8", "classifier.6"),
+    ] {
+        for kind in ["weight", "bias"] {
+            let tensor = network.tensors.remove(&format!("{caffe}.{kind}")).unwrap();
+            network.tensors.insert(format!("{torchvision}.{kind}"), tensor);
+        }
+    }
+    network.convert("F16", |name| name.starts_with("classifier"));
+    place.file("torchvision.safetensors", &network.bytes());
+    compared(&place, "iterations", "cpu", "torchvision.safetensors").assert().success();
+    let network = Network::open(&place.path("three.safetensors"), None).unwrap();
+    assert_eq!((network.layout, network.dtype), (KeyLayout::Caffe, DType::F32));
+    for conv in network.convs() {
+        let values: Vec<u8> =
+            conv.weight.to_f32().unwrap().iter().flat_map(|value| value.to_le_bytes()).collect();
+        assert_eq!(values, original.tensors[conv.weight.name()].bytes, "{}", conv.weight.name());
+    }
+    // One that can't be opened fails its rows, and no more.
+    let place = Place::new();
+    let mut command = compared(&place, "device,iterations", "cpu", "none.safetensors");
+    command
+        .assert()
+        .code(1)
+        .stderr(contains("FAILED iteration of style").and(contains("FAILED PyTorch, style")));
+    let report = read(&place);
+    assert_eq!((&report["state"], &report["pytorch"]["status"]), (&"complete".into(), &"done".into()));
+    for row in report["iterations"][0]["pytorch"].as_array().unwrap() {
+        assert_eq!(row["status"], "failed");
+        assert!(row["reason"].as_str().unwrap().contains("none.safetensors"), "{row}");
+    }
+}

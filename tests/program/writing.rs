@@ -65,7 +65,7 @@ fn devices_and_pipes_are_written_through() {
     for words in [&["-o", "null.png.png"][..], &["-o", "c.png", "--film", "pipe.apng"]] {
         let mut command = place.deviceless();
         command.arg("render").arg(&photo).args(["--overwrite", "--weights", "none.safetensors"]).args(words);
-        refuses(&place, &mut command, &["no ordinary file"]);
+        refuses(&place, &mut command, &["not an ordinary file"]);
     }
     assert!(!place.entries().iter().any(|name| name.starts_with(".mirage")), "{:?}", place.entries());
 }

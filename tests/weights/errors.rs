@@ -156,8 +156,8 @@ fn misshaped_tensors_are_named() {
     assert_says(&caffe("conv2_1.weight", &[3, 5, 6, 3]), &["6x3"]);
     assert_says(&caffe("fc6.weight", &[192]), &["fc6.weight", "2 dimensions"]);
     assert_says(&caffe("fc7.weight", &[8, 7]), &["fc7.weight", "takes 7 features", "gives 8"]);
-    assert_says(&caffe("fc6.weight", &[16, 12]), &["fc6.weight", "no square map", "6 channels"]);
-    assert_says(&caffe("fc6.weight", &[64, 3]), &["fc6.weight", "no square map"]);
+    assert_says(&caffe("fc6.weight", &[16, 12]), &["fc6.weight", "not a square map", "6 channels"]);
+    assert_says(&caffe("fc6.weight", &[64, 3]), &["fc6.weight", "not a square map"]);
     let timm = |name: &str, shape: &[usize]| refused_bytes(&net.timm().reshape(name, shape).bytes());
     assert_says(&timm("pre_logits.fc1.weight", &[8, 6, 1, 4]), &["pre_logits.fc1.weight", "[_, 6, N, N]"]);
     assert_says(&timm("pre_logits.fc2.weight", &[7, 2, 2, 2]), &["pre_logits.fc2.weight", "[_, 8, 1, 1]"]);

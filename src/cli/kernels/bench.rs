@@ -82,20 +82,16 @@ pub(super) fn run(args: &BenchArgs, folder: Option<Folder>) -> Result<u8> {
         metric(peaks.bandwidth)
     ))?;
     let bench = Bench { args, engine: &engine, peaks };
-    let mut last = bench.round(&cases, earlier.as_ref(), None)?;
+    let mut all = Record::new(device, peaks.flops, peaks.bandwidth);
+    bench.round(&cases, earlier.as_ref(), None, &mut all)?;
     let Some(watch) = watch else { return Ok(0) };
     watch.each(|changed| {
         // The device transformed weights with the old shader.
         engine.forget_constants();
         // A valid shader may still not fit its call; the next version may.
-        match bench.round(&cases, Some(&last), Some(changed)) {
-            Ok(record) => {
-                last.rows.retain(|old| {
-                    !record.rows.iter().any(|new| new.case == old.case && new.variant == old.variant)
-                });
-                last.rows.extend(record.rows);
-                Ok(())
-            }
+        let before = all.clone();
+        match bench.round(&cases, Some(&before), Some(changed), &mut all) {
+            Ok(()) => Ok(()),
             Err(error @ (Error::Gpu { .. } | Error::OutOfMemory { .. })) => {
                 streams::print(&error.to_string())
             }
@@ -124,14 +120,15 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// Times all cases, or those that run one of `shaders`; prints each as it is done, and keeps all.
+    /// Times all cases, or those that run one of `shaders`; prints each as it is done, against `earlier` figures. They join
+    /// those of `all` earlier rounds, which the file has too.
     fn round(
         &self,
         cases: &[(String, Case)],
         earlier: Option<&Record>,
         shaders: Option<&[&str]>,
-    ) -> Result<Record> {
-        let mut record = Record::new(self.engine.describe(), self.peaks.flops, self.peaks.bandwidth);
+        all: &mut Record,
+    ) -> Result<()> {
         let mut is_saved = false;
         for (name, case) in cases {
             let rows = self.case(name, case, shaders)?;
@@ -139,18 +136,18 @@ impl Bench<'_> {
                 continue;
             }
             streams::print(&format!("{name}\n{}", self.table(&rows, earlier)))?;
-            record.rows.extend(rows);
+            join(&mut all.rows, rows);
             // After each case: an interruption or a lost device leaves what was measured.
             if let Some(path) = &self.args.json {
                 let is_own = shaders.is_some() || is_saved;
-                record.save(path, is_own || self.args.overwrite)?;
+                all.save(path, is_own || self.args.overwrite)?;
                 is_saved = true;
             }
         }
-        if record.rows.is_empty() && shaders.is_none() {
+        if all.rows.is_empty() && shaders.is_none() {
             return Err(self.args.filter.nothing());
         }
-        Ok(record)
+        Ok(())
     }
 
     /// One op at one shape: its first choice, or all kernels, in turn.
@@ -234,6 +231,12 @@ impl Bench<'_> {
     }
 }
 
+/// Adds rows in the place of earlier ones of the same kernels and shapes.
+fn join(all: &mut Vec<Row>, rows: Vec<Row>) {
+    all.retain(|old| !rows.iter().any(|new| new.case == old.case && new.variant == old.variant));
+    all.extend(rows);
+}
+
 fn change(change: Change) -> String {
     match change {
         Change::New => "new".to_owned(),
@@ -241,5 +244,22 @@ fn change(change: Change) -> String {
         Change::Same(ratio) => format!("same ({ratio:.2})"),
         Change::Faster(ratio) => format!("FASTER ({ratio:.2})"),
         Change::Slower(ratio) => format!("SLOWER ({ratio:.2})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workbench::Samples;
+
+    #[test]
+    fn a_round_replaces_its_own_kernels_alone() {
+        let row = |case, variant, seconds| {
+            Row::new(case, variant, &Samples { clock: Clock::Wall, seconds: vec![seconds] })
+        };
+        let mut all = vec![row("conv", "naive", 1.0), row("conv", "texture", 2.0), row("relu", "naive", 3.0)];
+        join(&mut all, vec![row("conv", "naive", 4.0), row("conv", "buffer", 5.0)]);
+        let seconds: Vec<f64> = all.iter().map(Row::median).collect();
+        assert_eq!(seconds, [2.0, 3.0, 4.0, 5.0]);
     }
 }

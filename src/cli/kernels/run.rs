@@ -7,8 +7,8 @@ use crate::cli::streams;
 use crate::error::Result;
 use crate::gpu::{AdapterChoice, Context, DeviceOptions};
 use crate::workbench::{
-    Clock, Difference, Input, Output, Params, ResultSpec, RunPlan, RunRequest, RunResult, Samples,
-    ShaderRequest, ULP, dimensions,
+    Clock, Input, Output, Params, ResultSpec, RunPlan, RunRequest, RunResult, Samples, ShaderRequest, ULP,
+    dimensions,
 };
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -216,7 +216,7 @@ impl RunArgs {
             ))?;
         }
         let Some(expected) = &spec.expected else { return Ok(true) };
-        let difference = Difference::between(array.widen().into_iter(), expected.widen().into_iter());
+        let difference = array.difference(expected);
         // Counts must be exact: 1e-5 of a large count would be more than 1.
         let tolerance = self.tolerance.unwrap_or(if array.element.is_float() { TOLERANCE } else { 0.0 });
         let good = difference.within(tolerance);
@@ -234,9 +234,10 @@ impl RunArgs {
             ulps(difference.rms),
             ulps(tolerance)
         ))?;
-        if let Some((index, actual, expected)) = difference.worst.filter(|_| !good) {
-            let place = place(index, &array.shape);
-            streams::print(&format!("  {place} is {actual:e}, expected {expected:e}"))?;
+        if let Some((index, ..)) = difference.worst.filter(|_| !good) {
+            let [place, actual, expected] =
+                [place(index, &array.shape), array.number(index), expected.number(index)];
+            streams::print(&format!("  {place} is {actual}, expected {expected}"))?;
         }
         Ok(good)
     }

@@ -66,13 +66,13 @@ pub(super) fn run(args: &TestArgs, folder: Option<Folder>) -> Result<u8> {
     let mut engine = args.device.open()?;
     let cases = args.cases();
     streams::print(&engine.describe())?;
-    let mut passed = args.round(&mut engine, &cases, None, args.overwrite)?;
+    let mut all = Vec::new();
+    let mut passed = args.round(&mut engine, &cases, None, &mut all)?;
     if let Some(watch) = watch {
         watch.each(|changed| {
             // The device transformed weights with the old shader.
             engine.forget_constants();
-            // The files are this command's own by now.
-            passed = args.round(&mut engine, &cases, Some(changed), true)?;
+            passed = args.round(&mut engine, &cases, Some(changed), &mut all)?;
             Ok(())
         })?;
     }
@@ -97,14 +97,43 @@ impl TestArgs {
         cases
     }
 
-    /// Tests all cases, or those that run one of `shaders`, and prints the results; true if all passed.
+    /// Tests all cases, or those that run one of `shaders`, and prints the results; true if all passed. They join those of
+    /// `all` earlier rounds, which the files have too.
     fn round(
         &self,
         engine: &mut Arc<Engine>,
         cases: &[(Case, u64)],
         shaders: Option<&[&str]>,
-        replace: bool,
+        all: &mut Vec<Checked>,
     ) -> Result<bool> {
+        let checked = self.check_all(engine, cases, shaders)?;
+        if checked.is_empty() {
+            return match shaders {
+                Some(_) => streams::print("No kernel that is tested here uses it.").map(|()| true),
+                None => Err(self.filter.nothing()),
+            };
+        }
+        self.print(&checked)?;
+        let passed = checked.iter().all(|checked| checked.fault.is_none());
+        join(all, checked);
+        // After the first round the files are this command's own.
+        let replace = self.overwrite || shaders.is_some();
+        if let Some(path) = &self.json {
+            write_json(path, replace, &engine.describe(), all)?;
+        }
+        if let Some(path) = &self.junit {
+            write_junit(path, replace, &engine.describe(), all)?;
+        }
+        Ok(passed)
+    }
+
+    /// The results of all cases, or of those that run one of `shaders`.
+    fn check_all(
+        &self,
+        engine: &mut Arc<Engine>,
+        cases: &[(Case, u64)],
+        shaders: Option<&[&str]>,
+    ) -> Result<Vec<Checked>> {
         let mut checked: Vec<Checked> = Vec::new();
         for (case, seed) in cases {
             if let Some(shaders) = shaders
@@ -124,14 +153,13 @@ impl TestArgs {
             let fresh = check(engine, case, *seed, is_selected)?;
             checked.extend(fresh);
         }
-        if checked.is_empty() {
-            return match shaders {
-                Some(_) => streams::print("No kernel that is tested here uses it.").map(|()| true),
-                None => Err(self.filter.nothing()),
-            };
-        }
-        let kernels = kernels(&checked);
-        streams::print(&table(&checked, &kernels))?;
+        Ok(checked)
+    }
+
+    /// Prints the table of one round, and what failed.
+    fn print(&self, checked: &[Checked]) -> Result<()> {
+        let kernels = kernels(checked);
+        streams::print(&table(checked, &kernels))?;
         let failed: Vec<&Checked> = checked.iter().filter(|checked| checked.fault.is_some()).collect();
         for checked in failed.iter().take(MOST_PRINTED) {
             let fault = checked.fault.as_deref().unwrap_or_default();
@@ -148,15 +176,19 @@ impl TestArgs {
             kernels.len(),
             checked.len(),
             wrong.count()
-        ))?;
-        if let Some(path) = &self.json {
-            write_json(path, replace, &engine.describe(), &checked)?;
-        }
-        if let Some(path) = &self.junit {
-            write_junit(path, replace, &engine.describe(), &checked)?;
-        }
-        Ok(failed.is_empty())
+        ))
     }
+}
+
+/// Adds the results of a round in the place of earlier ones of the same kernels at the same shapes. Of a kernel over which
+/// the device was lost, those at other shapes are of an earlier shader too.
+fn join(all: &mut Vec<Checked>, round: Vec<Checked>) {
+    let replaces = |new: &Checked, old: &Checked| {
+        let same = new.shapes == old.shapes && new.seed == old.seed;
+        new.op == old.op && new.variant == old.variant && (same || new.lost_device)
+    };
+    all.retain(|old| !round.iter().any(|new| replaces(new, old)));
+    all.extend(round);
 }
 
 /// True if a kernel of the case runs one of these shaders.
@@ -274,4 +306,47 @@ fn write_junit(path: &Path, replace: bool, device: &str, checked: &[Checked]) ->
         source: std::io::Error::other(error.to_string()),
     })?;
     write_whole(path, text.as_bytes(), "writing", replace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_replaces_its_own_kernels_alone() {
+        let of = |op, variant, side, seed| Checked {
+            op,
+            variant,
+            shapes: vec![Shape::map(3, side, side)],
+            seed,
+            difference: None,
+            tolerance: 1e-5,
+            fault: None,
+            lost_device: false,
+        };
+        let failed = |checked| Checked { fault: Some("wrong".to_owned()), ..checked };
+        let earlier =
+            ["naive", "texture"].map(|variant| [of("conv", variant, 4, 1), of("conv", variant, 5, 2)]);
+        let mut all = earlier.concat();
+        all.push(of("relu", "naive", 4, 1));
+        let names = |all: &[Checked]| {
+            let name = |one: &Checked| {
+                let verdict = if one.fault.is_some() { "!" } else { "" };
+                format!("{}/{} {}{verdict}", one.op, one.variant, one.seed)
+            };
+            let mut names: Vec<String> = all.iter().map(name).collect();
+            names.sort();
+            names.join(", ")
+        };
+        join(&mut all, vec![failed(of("conv", "naive", 4, 1)), failed(of("conv", "texture", 4, 3))]);
+        assert_eq!(
+            names(&all),
+            "conv/naive 1!, conv/naive 2, conv/texture 1, conv/texture 2, conv/texture 3!, relu/naive 1"
+        );
+        // It was not tested at the other shapes any more.
+        join(&mut all, vec![Checked { lost_device: true, ..failed(of("conv", "texture", 4, 1)) }]);
+        assert_eq!(names(&all), "conv/naive 1!, conv/naive 2, conv/texture 1!, relu/naive 1");
+        join(&mut all, vec![of("conv", "naive", 4, 1)]);
+        assert_eq!(names(&all), "conv/naive 1, conv/naive 2, conv/texture 1!, relu/naive 1");
+    }
 }

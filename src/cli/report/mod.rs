@@ -4,6 +4,7 @@
 //! device fails one part, and the rest goes on. The files are written again after every part.
 
 mod args;
+mod caffe_file;
 mod child;
 mod device;
 mod files;
@@ -11,7 +12,6 @@ mod iteration;
 mod page;
 mod parts;
 mod pytorch;
-mod random_network;
 mod record;
 
 use super::disk::Reservation;

@@ -1,18 +1,19 @@
 //! The parts of a report: a process each, and what is kept of its results.
 
 use super::args::{PartName, Peer, ReportArgs};
+use super::caffe_file;
 use super::child::{self, LIMIT, outcome};
 use super::files::save;
 use super::pytorch::PyTorch;
-use super::random_network;
 use super::record::{PICTURE, PartOutcome, Record, Status};
 use crate::cli::escape::path_text;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::terminal::Terminal;
 use crate::cli::values::value_name;
 use crate::error::{Error, Result};
-use crate::vgg::locate::{self, Location};
+use crate::vgg::Network;
 use serde_json::{Value, json};
+use std::cell::LazyCell;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -154,16 +155,17 @@ impl<'a> PartRunner<'a> {
     fn iterations(&self, record: &mut Record) -> Result<()> {
         let random = self.temporary.path().join("vgg19-random.safetensors");
         if self.args.weights.is_none() && !self.interrupt.requested() {
-            random_network::write(&random)?;
+            caffe_file::write_random(&random)?;
         }
         let mut pytorch = None;
         if self.args.against == Some(Peer::Pytorch) && !self.interrupt.requested() {
             self.terminal.print("looking for PyTorch ...");
-            let software = record.device.result["software"] == true;
+            let software = self.is_software(record)?;
             let (found, outcome) = PyTorch::find(self.interrupt, self.args, self.temporary.path(), software)?;
             (pytorch, record.pytorch) = (found, Some(outcome));
             save(record)?;
         }
+        let converted = LazyCell::new(|| self.for_pytorch().map_err(|error| error.to_string()));
         let count = if self.args.quick { 5 } else { 15 };
         for at in 0..record.iterations.len() {
             let (objective, side) = (record.iterations[at].objective, record.iterations[at].side);
@@ -182,30 +184,38 @@ impl<'a> PartRunner<'a> {
                 save(record)?;
             }
             if let Some(pytorch) = &pytorch {
-                let weights = match weights {
-                    Some(weights) => Ok(weights.to_owned()),
-                    None => self.default_network(),
+                let network = if weights == Some(random.as_path()) {
+                    Ok(random.as_path())
+                } else {
+                    converted.as_deref().map_err(String::as_str)
                 };
-                // Without a network this program's own row says so.
-                let Ok(weights) = weights else { continue };
                 record.iterations[at].pytorch =
-                    pytorch.rows(self.interrupt, objective, side, count, &weights)?;
+                    pytorch.rows(self.interrupt, objective, side, count, network)?;
                 save(record)?;
             }
         }
         Ok(())
     }
 
-    /// A file with the default network.
-    fn default_network(&self) -> Result<PathBuf> {
-        Ok(match locate::find_weights(None)? {
-            Location::File(path) => path,
-            Location::Embedded(bytes) => {
-                let path = self.temporary.path().join(locate::DEFAULT_NETWORK);
-                std::fs::write(&path, bytes).map_err(Error::io(&path, "writing"))?;
-                path
-            }
-        })
+    /// True if this program computes on the CPU, by itself or through a software driver. Where the part that describes the
+    /// device has not done so, it is asked here.
+    fn is_software(&self, record: &Record) -> Result<bool> {
+        if self.on_cpu {
+            return Ok(true);
+        }
+        if record.device.status == Status::Done {
+            return Ok(record.device.result["software"] == true);
+        }
+        let described = child::json(self.interrupt, self.own_process("device", None))?;
+        Ok(described.result["software"] == true)
+    }
+
+    /// A file of the given network, or the default one, as the program for PyTorch reads it.
+    fn for_pytorch(&self) -> Result<PathBuf> {
+        let network = Network::find(self.args.weights.as_deref(), None)?;
+        let path = self.temporary.path().join("network.safetensors");
+        caffe_file::write_network(&network, &path)?;
+        Ok(path)
     }
 
     fn picture(&self) -> Result<PartOutcome> {

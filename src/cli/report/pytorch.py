@@ -1,7 +1,8 @@
 """The iteration that `mirage report` times, in PyTorch: forward pass, gradient of the picture, a step of Adam.
     pytorch.py cpu|auto describe
     pytorch.py cpu|auto time style|three SIDE nchw|channels_last f32|tf32 ITERATIONS WEIGHTS.safetensors
-Prints one line of JSON. Needs the package torch and nothing else."""
+The weights have Caffe's names (conv1_1.weight, fc6.weight). Prints one line of JSON. Needs the package torch and nothing
+else."""
 import json
 import re
 import struct
@@ -72,7 +73,9 @@ def measure(dev, objective, side, layout, precision, iterations, path):
         for block, count in sorted(blocks.items()):
             for index in range(1, count + 1):
                 layer = f"{block}_{index}"
-                x = F.relu(F.conv2d(x, state[f"conv{layer}.weight"], state[f"conv{layer}.bias"], padding=1))
+                filters = state[f"conv{layer}.weight"]
+                border = [side // 2 for side in filters.shape[2:]]
+                x = F.relu(F.conv2d(x, filters, state[f"conv{layer}.bias"], padding=border))
                 if f"relu{layer}" in wanted:
                     seen[f"relu{layer}"] = x
                 if objective == "style" and layer == "5_1":

@@ -42,18 +42,14 @@ impl PyTorch {
         let outcome = match child::json(interrupt, this.command(&["describe"])) {
             Ok(outcome) => outcome,
             // The user's Python is not there: that fails this part alone.
-            Err(error) => {
-                let reason = Some(error.to_string());
-                let outcome =
-                    PartOutcome { status: Status::Failed, reason, seconds: None, result: Value::Null };
-                return Ok((None, outcome));
-            }
+            Err(error) => return Ok((None, failed(error.to_string()))),
         };
         this.has_tf32 = outcome.result["tf32"] == true;
         Ok(((outcome.status == Status::Done).then_some(this), outcome))
     }
 
-    /// Times of one iteration in each layout and precision; those after an interruption are left out.
+    /// Times of one iteration in each layout and precision; those after an interruption are left out. `weights` is a file
+    /// that [`super::caffe_file`] wrote, or why there is none, which all rows then say.
     ///
     /// # Errors
     /// If Python can't be started.
@@ -63,7 +59,7 @@ impl PyTorch {
         objective: &str,
         side: u32,
         iterations: u32,
-        weights: &Path,
+        weights: Result<&Path, &str>,
     ) -> Result<Vec<PeerRow>> {
         let precisions: &[&'static str] = if self.has_tf32 { &["f32", "tf32"] } else { &["f32"] };
         let mut rows = Vec::new();
@@ -71,8 +67,13 @@ impl PyTorch {
             for layout in ["nchw", "channels_last"] {
                 let (side, iterations) = (side.to_string(), iterations.to_string());
                 let mut command = self.command(&["time", objective, &side, layout, precision, &iterations]);
-                command.arg(weights);
-                let outcome = child::json(interrupt, command)?;
+                let outcome = match weights {
+                    Ok(weights) => {
+                        command.arg(weights);
+                        child::json(interrupt, command)?
+                    }
+                    Err(reason) => failed(reason.to_owned()),
+                };
                 if outcome.status == Status::Interrupted {
                     return Ok(rows);
                 }
@@ -90,4 +91,8 @@ impl PyTorch {
         }
         command
     }
+}
+
+fn failed(reason: String) -> PartOutcome {
+    PartOutcome { status: Status::Failed, reason: Some(reason), seconds: None, result: Value::Null }
 }

@@ -117,6 +117,25 @@ impl Element {
         }
     }
 
+    /// The whole number in these bytes, of which there are [`Element::size`] or more. `None` for floating point, and if
+    /// there are too few.
+    pub fn integer(self, bytes: &[u8]) -> Option<i128> {
+        fn first<const N: usize, T: Into<i128>>(bytes: &[u8], convert: fn([u8; N]) -> T) -> Option<i128> {
+            bytes.first_chunk().map(|bytes| convert(*bytes).into())
+        }
+        match self {
+            Self::F16 | Self::Bf16 | Self::F32 | Self::F64 => None,
+            Self::I8 => first(bytes, i8::from_le_bytes),
+            Self::I16 => first(bytes, i16::from_le_bytes),
+            Self::I32 => first(bytes, i32::from_le_bytes),
+            Self::I64 => first(bytes, i64::from_le_bytes),
+            Self::U8 => first(bytes, u8::from_le_bytes),
+            Self::U16 => first(bytes, u16::from_le_bytes),
+            Self::U32 => first(bytes, u32::from_le_bytes),
+            Self::U64 => first(bytes, u64::from_le_bytes),
+        }
+    }
+
     /// Puts a number into the first [`Element::size`] bytes, rounded or cut to what the type has; does nothing if
     /// there are fewer.
     pub fn put(self, value: f64, bytes: &mut [u8]) {

@@ -7,6 +7,7 @@ pub use element::Element;
 use crate::error::{Error, Result};
 use crate::files::{LONGEST_HEADER, open_ordinary};
 use crate::room::zeros;
+use crate::workbench::Difference;
 use npyz::{DType, Endianness, NpyFile, Order, WriteOptions, WriterBuilder as _};
 use safetensors::tensor::Metadata;
 use std::fs::File;
@@ -54,7 +55,33 @@ impl Array {
 
     /// All numbers as f64.
     pub fn widen(&self) -> Vec<f64> {
-        self.bytes.chunks_exact(self.element.size()).map(|bytes| self.element.widen(bytes)).collect()
+        self.each(Element::widen).collect()
+    }
+
+    /// How far the numbers are from those of `expected`. Whole numbers on both sides are compared exactly: f64 has not all
+    /// that 64 bits have.
+    pub fn difference(&self, expected: &Self) -> Difference {
+        if self.element.is_float() || expected.element.is_float() {
+            let [actual, expected] =
+                [self, expected].map(|array| array.each(|element, bytes| element.widen(bytes)));
+            return Difference::between(actual, expected);
+        }
+        let [actual, expected] = [self, expected]
+            .map(|array| array.each(|element, bytes| element.integer(bytes).unwrap_or_default()));
+        Difference::between_integers(actual, expected)
+    }
+
+    /// One number in words: all digits of a whole number. Empty if there is no such number.
+    pub fn number(&self, index: usize) -> String {
+        let bytes = self.bytes.chunks_exact(self.element.size()).nth(index);
+        bytes.map_or_else(String::new, |bytes| match self.element.integer(bytes) {
+            Some(integer) => integer.to_string(),
+            None => format!("{:e}", self.element.widen(bytes)),
+        })
+    }
+
+    fn each<T>(&self, read: impl Fn(Element, &[u8]) -> T) -> impl ExactSizeIterator<Item = T> {
+        self.bytes.chunks_exact(self.element.size()).map(move |bytes| read(self.element, bytes))
     }
 
     /// The same numbers as f32, rounded where they are f64.
@@ -70,6 +97,14 @@ impl Array {
     /// [`Error::File`] for what is no such file or is shorter than it says, for Fortran order, for the highest
     /// byte first, and for numbers of other kinds.
     pub fn read_npy(path: &Path) -> Result<Self> {
+        Self::read_npy_or_records(path).map(|(array, _)| array)
+    }
+
+    /// [`Array::read_npy`], and whether the bytes are those of records.
+    ///
+    /// # Errors
+    /// The same.
+    pub(in crate::workbench) fn read_npy_or_records(path: &Path) -> Result<(Self, bool)> {
         let (file, length) = open(path)?;
         let broken = |error: std::io::Error| {
             let problem = format!("can't be read as a .npy file: {error}");
@@ -123,7 +158,7 @@ impl Array {
         };
         let mut bytes = buffer(path, expected)?;
         file.into_inner().read_exact(&mut bytes).map_err(|_| cut(path, &shape))?;
-        Ok(Self { element, shape, bytes })
+        Ok((Self { element, shape, bytes }, matches!(dtype, DType::Record(_))))
     }
 
     /// Writes a .npy file, whole or not at all; replaces one that exists only with `replace`.
@@ -397,6 +432,38 @@ mod tests {
         for length in 0..cut.len() {
             assert!(read(&cut[..length]).is_err());
         }
+    }
+
+    #[test]
+    fn whole_numbers_are_compared_exactly() {
+        let of = |element: Element, text: &[&str]| {
+            let bytes = text.iter().flat_map(|number| element.parse(number).unwrap()).collect();
+            Array { element, shape: vec![text.len()], bytes }
+        };
+        let (actual, expected) = (["7", "9007199254740993"], ["7", "9007199254740992"]);
+        for element in [Element::U64, Element::I64] {
+            for other in [Element::U64, Element::I64] {
+                let (actual, expected) = (of(element, &actual), of(other, &expected));
+                assert!(actual.difference(&actual).within(0.0));
+                let difference = actual.difference(&expected);
+                assert!(!difference.within(0.0) && difference.within(1e-15));
+                assert_eq!(difference.worst.unwrap().0, 1);
+                assert_eq!(actual.number(1), "9007199254740993");
+            }
+        }
+        let ends = of(Element::U64, &["18446744073709551615"]);
+        assert!(!ends.difference(&of(Element::U64, &["18446744073709551614"])).within(0.0));
+        // The same bits.
+        assert!(!ends.difference(&of(Element::I64, &["-1"])).within(1.0));
+        assert_eq!(of(Element::I64, &["-9223372036854775808"]).number(0), "-9223372036854775808");
+        assert!(ends.difference(&of(Element::U64, &["1", "2"])).largest.is_infinite());
+        // With floats, and of other sizes.
+        assert!(of(Element::U32, &["3"]).difference(&of(Element::F64, &["3.0"])).within(0.0));
+        assert!(of(Element::U32, &["3"]).difference(&of(Element::I8, &["3"])).within(0.0));
+        assert_eq!(
+            (of(Element::F32, &["0.5"]).number(0), of(Element::F32, &[]).number(0)),
+            ("5e-1".into(), "".into())
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The run itself.
 
-use super::plan::{Memory, ResultSpec, RunPlan};
+use super::memory::Memory;
+use super::plan::{ResultSpec, RunPlan};
 use super::shader::{Bound, Variable};
 use crate::error::{Error, Result};
 use crate::escape::shown;

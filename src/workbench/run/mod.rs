@@ -5,8 +5,10 @@
 //! before a device is opened; [`RunPlan::run`] then runs it into memory full of NaN words with a guard zone behind
 //! it.
 
+mod constants;
 mod device;
 mod form;
+mod memory;
 mod params;
 mod plan;
 mod shader;
@@ -14,7 +16,8 @@ mod spec;
 
 pub use device::{RunResult, ShaderRun};
 pub use form::{Form, Leaf, ListKind};
+pub use memory::Memory;
 pub use params::{Param, Params};
-pub use plan::{Memory, ResultSpec, RunPlan, RunRequest};
+pub use plan::{ResultSpec, RunPlan, RunRequest};
 pub use shader::{Bound, ShaderRequest, UserShader, Variable};
 pub use spec::{ArraySource, Input, Output};

@@ -1,16 +1,13 @@
 //! What goes where: inputs, outputs and parameters matched with a shader's variables, before any device is opened.
 
+use super::memory::{Memory, check_length, expected_values, fill_from, length};
 use super::params::{Params, fill};
 use super::shader::{Bound, ShaderRequest, UserShader, Variable};
 use super::spec::{ArraySource, Input, Output};
 use crate::error::{Error, Result};
 use crate::escape::shown;
-use crate::room::zeros;
+use crate::workbench::Array;
 use crate::workbench::array::{count, dimensions};
-use crate::workbench::{Array, Element};
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-use rand_distr::{Distribution, StandardNormal};
 use std::path::PathBuf;
 
 /// What to run.
@@ -43,28 +40,6 @@ pub struct RunPlan {
     pub workgroups: [u32; 3],
     /// Notes on how files were read.
     pub notes: Vec<String>,
-}
-
-/// Memory of one variable.
-#[derive(Debug, Clone, Default)]
-pub struct Memory {
-    /// Its first contents; empty if none were given.
-    pub bytes: Vec<u8>,
-    /// Its length in bytes, without a guard zone.
-    pub length: usize,
-    /// Height and width of a texture.
-    pub extent: [u32; 2],
-    /// Where its numbers come from, in the words of the call.
-    pub source: Option<String>,
-    /// Dimensions of the file it is filled from.
-    shape: Vec<usize>,
-}
-
-impl Memory {
-    /// True if it is filled from a file, by a pattern or from parameters.
-    pub fn is_filled(&self) -> bool {
-        !self.bytes.is_empty()
-    }
 }
 
 /// A variable to be read back.
@@ -243,12 +218,7 @@ impl RunPlan {
         let memory = &mut self.memory[index];
         let expected = match expected {
             None => None,
-            Some(Input { source, .. }) => match read(source)? {
-                Some(array) => Some((source, array)),
-                None => {
-                    return Err(Error::usage(format!("--expect {source}: give a file of expected values")));
-                }
-            },
+            Some(Input { source, .. }) => Some((source, expected_values(variable, source)?)),
         };
         let stated = output.and_then(|output| output.shape.clone());
         let shape = if let Some(shape) = stated {
@@ -328,188 +298,93 @@ impl RunPlan {
     }
 }
 
-/// The numbers of a source, or `None` if it is a pattern, not a file.
-fn read(source: &ArraySource) -> Result<Option<Array>> {
-    match source {
-        ArraySource::Npy(path) => Array::read_npy(path).map(Some),
-        ArraySource::Tensor(path, name) => Array::read_tensor(path, name).map(Some),
-        ArraySource::Zeros(_) | ArraySource::Random(..) => Ok(None),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workbench::Element;
+    use std::path::Path;
 
-/// The memory of a variable as a source fills it, and a note on a conversion.
-fn fill_from(variable: &Variable, source: &ArraySource) -> Result<(Memory, Option<String>)> {
-    let what = || format!("--input {source} for `{}`", variable.describe());
-    let refuse = |why: String| Error::usage(format!("{}: {why}", what()));
-    let mut note = None;
-    let (mut bytes, shape) = match source {
-        ArraySource::Zeros(shape) | ArraySource::Random(shape, _) => {
-            let (length, _) = length(variable, shape);
-            let mut bytes = zeros(length).map_err(refuse)?;
-            if let ArraySource::Random(_, seed) = source {
-                scatter(variable, seed.unwrap_or_default(), &mut bytes);
-            }
-            (bytes, shape.clone())
-        }
-        ArraySource::Npy(_) | ArraySource::Tensor(..) => {
-            let Some(array) = read(source)? else { return Err(refuse("is not a file".to_owned())) };
-            let is_tensor = matches!(source, ArraySource::Tensor(..));
-            let (array, conversion) = convert(variable, array, is_tensor).map_err(refuse)?;
-            note = conversion.map(|conversion| format!("{source}: {conversion}"));
-            let (_, packed) = length(variable, &array.shape);
-            let bytes = if packed && array.element == variable.element() {
-                spread(variable, &array)
-            } else {
-                array.bytes
-            };
-            (bytes, array.shape)
-        }
-    };
-    let length = bytes.len();
-    let extent = check_length(variable, &shape, length).map_err(refuse)?;
-    match variable.bound {
-        Bound::Uniform => bytes.resize(length.next_multiple_of(16), 0),
-        _ => bytes.resize(length.next_multiple_of(4), 0),
-    }
-    Ok((Memory { length, extent, bytes, shape, source: Some(source.to_string()) }, note))
-}
+    const SHADER: &str = "
+        struct Particle { at: vec2<f32>, by: vec2<f32> }
+        struct Mixed { id: u32, at: f32 }
+        @group(0) @binding(0) var<storage, read_write> p: array<Particle>;
+        @group(0) @binding(1) var<storage, read_write> m: array<Mixed>;
+        @group(0) @binding(2) var<storage, read_write> v: array<vec4<f32>>;
+        @compute @workgroup_size(1) fn particles() { p[0].at += p[0].by; }
+        @compute @workgroup_size(1) fn mixed() { m[0].id += 1u; }
+        @compute @workgroup_size(1) fn vectors() { v[0] += 1.0; }";
 
-/// The array as the variable takes it: of its own type, f16 and bf16 of tensors widened, pairs of f16 as words.
-fn convert(variable: &Variable, array: Array, is_tensor: bool) -> Result<(Array, Option<String>), String> {
-    let declared = variable.element();
-    let mixed = variable.form.only().is_none();
-    if array.element == declared || mixed {
-        return Ok((array, None));
+    /// A .npy file of 8 elements with these fields, each byte another.
+    fn npy(folder: &Path, name: &str, descr: &str, bytes: u8) -> PathBuf {
+        let header = format!("{{'descr': {descr}, 'fortran_order': False, 'shape': (8,), }}\n");
+        let mut content = b"\x93NUMPY\x01\x00".to_vec();
+        content.extend((header.len() as u16).to_le_bytes());
+        content.extend(header.as_bytes());
+        content.extend(0..8 * bytes);
+        let path = folder.join(name);
+        std::fs::write(&path, content).unwrap();
+        path
     }
-    // A structured array's bytes for a struct of which all members happen to have one type.
-    let is_raw = array.element == Element::U8 && variable.form.name().contains("struct");
-    if is_raw {
-        return Ok((array, None));
-    }
-    match (array.element, declared) {
-        (Element::F16 | Element::Bf16, Element::F32) if is_tensor => {
-            let conversion = format!("{} widened to f32", array.element);
-            Ok((array.to_f32(), Some(conversion)))
-        }
-        (Element::F16 | Element::Bf16, Element::U32) => {
-            if !array.elements().is_multiple_of(2) {
-                return Err(format!(
-                    "it has {} {}, and a u32 takes two: add one more",
-                    array.elements(),
-                    array.element
-                ));
-            }
-            let conversion = format!("two {} in each u32, the first in its lower half", array.element);
-            Ok((
-                Array { element: Element::U32, shape: vec![array.elements() / 2], bytes: array.bytes },
-                Some(conversion),
-            ))
-        }
-        (found, declared) => Err(format!(
-            "the file holds {found}, the shader declares {declared}: save a.astype(numpy.{}), or change the declaration",
-            declared.numpy()
-        )),
-    }
-}
 
-/// Bytes of memory for an array of this shape, and whether the array leaves gaps out: its last dimension counts
-/// the real numbers (three of a `vec3`), not those that memory has.
-fn length(variable: &Variable, shape: &[usize]) -> (usize, bool) {
-    let size = count(shape).unwrap_or(0) * variable.element().size();
-    match variable.form.gaps() {
-        Some((whole, real)) if shape.len() > 1 && shape.last() == Some(&real) => (size / real * whole, true),
-        _ => (size, false),
-    }
-}
-
-/// Checks that a variable can have this length in bytes; returns height and width of a texture.
-fn check_length(variable: &Variable, shape: &[usize], length: usize) -> Result<[u32; 2], String> {
-    let size = variable.element().size();
-    let numbers = |bytes: usize| format!("{} {}", bytes / size, variable.element());
-    if let Bound::Texture { channels, .. } = variable.bound {
-        let side = |side: usize| u32::try_from(side).map_err(|_| "it is too large for a texture".to_owned());
-        return match shape {
-            [height, width, last] if *last == channels => Ok([side(*height)?, side(*width)?]),
-            [height, width] if channels == 1 => Ok([side(*height)?, side(*width)?]),
-            _ => Err(format!("a texture takes HEIGHTxWIDTHx{channels}, and this is {}", dimensions(shape))),
+    fn planned(folder: &Path, entry: &str, words: [Option<&Path>; 3]) -> Result<RunPlan> {
+        let path = folder.join("records.wgsl");
+        std::fs::write(&path, SHADER).unwrap();
+        let [input, output, expected] = words;
+        let input_of = |path: Option<&Path>| {
+            path.map(|path| Input { name: None, source: ArraySource::Npy(path.into()) })
         };
+        RunPlan::new(&RunRequest {
+            shader: ShaderRequest { path, entry: Some(entry.to_owned()), ..ShaderRequest::default() },
+            inputs: input_of(input).into_iter().collect(),
+            outputs: output
+                .map(|path| Output { name: None, path: path.into(), shape: None })
+                .into_iter()
+                .collect(),
+            expected: input_of(expected).into_iter().collect(),
+            workgroups: [1; 3],
+            ..RunRequest::default()
+        })
     }
-    let form = &variable.form;
-    let gaps = match form.gaps() {
-        Some((whole, real)) => format!(
-            " (each of its elements takes {whole} in memory: give them all, or {real} each with a last dimension of {real})"
-        ),
-        None => String::new(),
-    };
-    match form.open_end() {
-        Some((before, stride)) => {
-            if length < before + stride {
-                return Err(format!(
-                    "it has too few elements: {} at least, and this is {}{gaps}",
-                    numbers(before + stride),
-                    numbers(length)
-                ));
-            }
-            if !(length - before).is_multiple_of(stride) {
-                return Err(format!(
-                    "it has to be {} and then a multiple of {}, and this is {}{gaps}",
-                    numbers(before),
-                    numbers(stride),
-                    numbers(length)
-                ));
-            }
-            if !length.is_multiple_of(4) {
-                return Err(format!("{} are no whole number of 4-byte words: add one", numbers(length)));
+
+    #[test]
+    fn records_of_one_type_count_as_that_type() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let records = npy(folder, "p.npy", "[('at', '<f4', (2,)), ('by', '<f4', (2,))]", 16);
+        let out = folder.join("out.npy");
+        let (records, out) = (Some(records.as_path()), Some(out.as_path()));
+        for words in
+            [[records, out, None], [records, None, records], [None, out, records], [None, None, records]]
+        {
+            let plan = planned(folder, "particles", words).unwrap();
+            let (memory, result) = (&plan.memory[0], &plan.results[0]);
+            assert_eq!((memory.length, result.shape.as_slice()), (128, &[8, 4][..]));
+            if let Some(expected) = &result.expected {
+                assert_eq!((expected.element, expected.shape.as_slice()), (Element::F32, &[8, 4][..]));
+                assert_eq!(expected.bytes, (0..128).collect::<Vec<u8>>());
             }
         }
-        None => {
-            let expected = form.size();
-            if length != expected {
-                let verdict = if length < expected { "too few" } else { "too many" };
-                return Err(format!(
-                    "it has {verdict} elements: {} are declared, and this is {}{gaps}",
-                    numbers(expected),
-                    numbers(length)
-                ));
-            }
-        }
+        // The same bytes without fields.
+        let bytes = Array { element: Element::U8, shape: vec![128], bytes: (0..128).collect() };
+        let path = folder.join("bytes.npy");
+        bytes.write_npy(&path, false).unwrap();
+        assert_eq!(planned(folder, "particles", [Some(&path), out, None]).unwrap().results[0].shape, [32]);
+        let odd = npy(folder, "odd.npy", "[('a', '<f4'), ('b', '|u1')]", 5);
+        let why = planned(folder, "particles", [Some(&odd), None, None]).unwrap_err().to_string();
+        assert!(why.contains("has to be"), "{why}");
     }
-    Ok([0; 2])
-}
 
-/// Numbers without gaps, put where they belong in memory.
-fn spread(variable: &Variable, array: &Array) -> Vec<u8> {
-    let (length, _) = length(variable, &array.shape);
-    let mut bytes = vec![0; length];
-    let size = array.element.size();
-    let mut numbers = array.bytes.chunks_exact(size);
-    variable.form.visit(length, &mut |offset, _| {
-        if let Some(number) = numbers.next() {
-            bytes[offset..offset + size].copy_from_slice(number);
-        }
-    });
-    bytes
-}
-
-/// Random numbers: normal where they are floating point, else a byte's range.
-fn scatter(variable: &Variable, seed: u64, bytes: &mut [u8]) {
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let length = bytes.len();
-    let mut put = |offset: usize, element: Element| {
-        let value = if element.is_float() {
-            StandardNormal.sample(&mut random)
-        } else if matches!(element, Element::U16 | Element::U32 | Element::U64) {
-            f64::from(random.random_range(0..=255u8))
-        } else {
-            f64::from(random.random_range(-128..=127i16))
-        };
-        element.put(value, bytes.get_mut(offset..).unwrap_or_default());
-    };
-    match variable.bound {
-        Bound::Texture { .. } => {
-            let size = variable.element().size();
-            (0..length / size).for_each(|index| put(index * size, variable.element()));
-        }
-        _ => variable.form.visit(length, &mut put),
+    #[test]
+    fn records_of_several_types_stay_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let records = npy(folder, "m.npy", "[('id', '<u4'), ('at', '<f4')]", 8);
+        let records = Some(records.as_path());
+        let plan = planned(folder, "mixed", [records, None, records]).unwrap();
+        assert_eq!((plan.memory[0].length, plan.results[0].shape.as_slice()), (64, &[8, 8][..]));
+        assert_eq!(plan.results[0].expected.as_ref().unwrap().element, Element::U8);
+        // Where there is no struct, they would be compared as bytes.
+        let why = planned(folder, "vectors", [None, None, records]).unwrap_err().to_string();
+        assert!(why.contains("structured_to_unstructured"), "{why}");
     }
 }

@@ -1,10 +1,11 @@
 //! A user's compute shader, reflected by naga: bindings, parameters and required features.
 
+use super::constants::{check_overrides, constant_line, override_value};
 use super::form::{Form, number};
 use crate::error::{Error, Result};
 use crate::escape::shown;
 use crate::files::read_text;
-use crate::shader::{LONGEST_TEXT, check_bounds, set_const, unroll};
+use crate::shader::{LONGEST_TEXT, check_bounds, unroll};
 use crate::workbench::Element;
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Expression, Handle, ImageClass, ShaderStage, StorageAccess, TypeInner};
@@ -141,6 +142,10 @@ impl UserShader {
             let remedy = "Check the name and the file's permissions; it has to be WGSL, in UTF-8";
             Error::file(path, format!("can't be read: {error}"), remedy)
         })?;
+        // Windows' editors may write a byte order mark, which is not WGSL.
+        if text.starts_with('\u{feff}') {
+            text.remove(0);
+        }
         let all = |text: &str| {
             parse(path, text, Capabilities::all()).map_err(|message| {
                 Error::usage(format!("{}: is not valid WGSL. Mend the shader:\n{message}", shown(&path)))
@@ -335,64 +340,6 @@ fn choose_entry(module: &naga::Module, wanted: Option<&str>) -> Result<String> {
     }
 }
 
-fn override_value(name: &str, value: &str) -> Result<f64> {
-    let digits = value.trim_end_matches(['u', 'i', 'f', 'h']);
-    let number = match value {
-        "true" => Some(1.0),
-        "false" => Some(0.0),
-        _ => match value.strip_prefix("0x") {
-            Some(hexadecimal) => {
-                u32::from_str_radix(hexadecimal.trim_end_matches(['u', 'i']), 16).ok().map(f64::from)
-            }
-            None => digits.parse().ok(),
-        },
-    };
-    number.filter(|number: &f64| number.is_finite()).ok_or_else(|| {
-        Error::usage(format!("--const {name}={value}: an override takes a finite number, true or false"))
-    })
-}
-
-/// Rewrites a whole `const` line.
-fn constant_line(path: &Path, text: &str, module: &naga::Module, name: &str, value: &str) -> Result<String> {
-    let known = module.constants.iter().filter_map(|(_, found)| found.name.as_deref());
-    let known: Vec<&str> = known.filter(|known| text.contains(&format!("const {known}: u32 = "))).collect();
-    let overrides = module.overrides.iter().filter_map(|(_, found)| found.name.as_deref());
-    let mut all: Vec<&str> = overrides.chain(known.iter().copied()).collect();
-    all.sort_unstable();
-    if !known.contains(&name) {
-        let list = if all.is_empty() { "there is none".to_owned() } else { all.join(", ") };
-        return Err(Error::usage(format!(
-            "--const {name}: {} has no `override {name}` and no line `const {name}: u32 = ...;`; what can be set: {list}",
-            shown(&path)
-        )));
-    }
-    let digits = value.strip_suffix('u').unwrap_or(value);
-    let number =
-        Element::U32.parse(digits).and_then(|bytes| Some(u32::from_le_bytes(bytes.try_into().ok()?)));
-    let number = number.ok_or_else(|| {
-        Error::usage(format!("--const {name}={value}: `const {name}: u32` takes a whole number from 0 on"))
-    })?;
-    set_const(&shown(&path), text, name, number).map_err(|error| match error {
-        Error::Gpu { message, .. } => {
-            Error::usage(format!("--const {name}: {message}; the line has to begin without a space"))
-        }
-        error => error,
-    })
-}
-
-fn check_overrides(module: &naga::Module, given: &[(String, f64)]) -> Result<()> {
-    for (_, found) in module.overrides.iter().filter(|(_, found)| found.init.is_none()) {
-        let name = found.name.clone().unwrap_or_default();
-        let key = found.id.map_or_else(|| name.clone(), |id| id.to_string());
-        if !given.iter().any(|(given, _)| *given == key) {
-            return Err(Error::usage(format!(
-                "`override {name}` has no value of its own: give one with --const {name}=VALUE"
-            )));
-        }
-    }
-    Ok(())
-}
-
 /// What an entry point uses, in order, and its bytes of workgroup memory.
 fn variables(module: &naga::Module, info: &ModuleInfo, index: usize) -> Result<(Vec<Variable>, u32), String> {
     let usage = info.get_entry_point(index);
@@ -496,4 +443,24 @@ fn measured(module: &naga::Module, entry: &naga::EntryPoint) -> Option<Vec<Handl
         }
     }
     Some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_shader() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("marked.wgsl");
+        let text = "const N: u32 = 4;\n@compute @workgroup_size(N) fn main() {}\n";
+        let read = |marks: &str| {
+            std::fs::write(&path, format!("{marks}{text}")).unwrap();
+            UserShader::read(&ShaderRequest { path: path.clone(), ..ShaderRequest::default() })
+        };
+        for marks in ["", "\u{feff}"] {
+            assert_eq!(&*read(marks).unwrap().source, text);
+        }
+        assert!(read("\u{feff}\u{feff}").is_err());
+    }
 }
