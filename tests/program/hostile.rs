@@ -189,10 +189,10 @@ fn only_its_own_files_are_replaced_by_a_run_that_goes_on() {
     let other = std::fs::read(place.path("other.png")).unwrap();
     let plain = std::fs::read(&photo).unwrap();
     for content in [b"precious", other.as_slice(), plain.as_slice()] {
-        for victim in ["evil.png", "evil-0003.png"] {
+        for victim in ["evil.png", "evil-0004.png"] {
             forge_checkpoint(&place, "evil-checkpoint.safetensors", |_| {});
             place.file(victim, content);
-            let said = resume(&place, "evil-checkpoint.safetensors", &["--save-at", "3"]);
+            let said = resume(&place, "evil-checkpoint.safetensors", &["--save-at", "4"]);
             said.code(2).stderr(says(victim).and(says("--overwrite")));
             assert_eq!(std::fs::read(place.path(victim)).unwrap(), content);
             std::fs::remove_file(place.path(victim)).unwrap();
