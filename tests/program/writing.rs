@@ -236,7 +236,7 @@ fn other_commands_replace_nothing_without_leave() {
         (&bench, &["--json", "taken"], "--overwrite"),
         (&bench, &["--json", "taken", "--compare", "taken", "--overwrite"], "reads"),
         (&run, &["--output", "taken.npy:1"], "--overwrite"),
-        (&["tune"], &["--tuning-cache", "taken"], "no tuning cache"),
+        (&["tune"], &["--tuning-cache", "taken"], "not a tuning cache"),
     ] {
         refuses(
             &place,
