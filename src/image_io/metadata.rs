@@ -120,7 +120,10 @@ pub(super) fn extract(bytes: &[u8], format: ImageFormat) -> Result<Vec<(String, 
                 left = left.saturating_sub(text.len());
                 pairs.push((chunk.keyword, text));
             }
-            pairs.extend(rewritten(reader.info(), left).map_err(|e| damaged(&e.to_string()))?);
+            // Another program may have written them anew.
+            for pair in latin1_texts(reader.info(), |key| key.starts_with(KEY), left) {
+                pairs.push(pair.map_err(|e| damaged(&e.to_string()))?);
+            }
             return Ok(pairs);
         }
         ImageFormat::Jpeg => {
@@ -147,24 +150,24 @@ pub(super) fn extract(bytes: &[u8], format: ImageFormat) -> Result<Vec<(String, 
     unwrap_record(text).map_err(damaged)
 }
 
-/// The texts of this program that another one has written anew, in the kinds of chunk that hold no more than Latin-1; no more
-/// than `left` bytes of them.
-fn rewritten(info: &png::Info<'_>, mut left: usize) -> Result<Vec<(String, String)>, png::DecodingError> {
-    let mut pairs = Vec::new();
-    let plain = info.uncompressed_latin1_text.iter();
-    for chunk in plain.filter(|chunk| chunk.keyword.starts_with(KEY)) {
-        left = left.saturating_sub(chunk.text.len());
-        pairs.push((chunk.keyword.clone(), chunk.text.clone()));
-    }
-    let compressed = info.compressed_latin1_text.iter();
-    for chunk in compressed.filter(|chunk| chunk.keyword.starts_with(KEY)) {
+/// The texts of a PNG with wanted keywords in the kinds of chunk that hold no more than Latin-1, with their keywords; those
+/// that are compressed may expand to what the others leave of `limit` bytes.
+pub(super) fn latin1_texts(
+    info: &png::Info<'_>,
+    wanted: impl Fn(&str) -> bool + Copy,
+    limit: usize,
+) -> impl Iterator<Item = Result<(String, String), png::DecodingError>> {
+    let plain = info.uncompressed_latin1_text.iter().filter(move |chunk| wanted(&chunk.keyword));
+    let mut left = limit.saturating_sub(plain.clone().map(|chunk| chunk.text.len()).sum());
+    let compressed = info.compressed_latin1_text.iter().filter(move |chunk| wanted(&chunk.keyword));
+    let expanded = compressed.map(move |chunk| {
         let mut chunk = chunk.clone();
         chunk.decompress_text_with_limit(left)?;
         let text = chunk.get_text()?;
         left = left.saturating_sub(text.len());
-        pairs.push((chunk.keyword, text));
-    }
-    Ok(pairs)
+        Ok((chunk.keyword, text))
+    });
+    plain.map(|chunk| Ok((chunk.keyword.clone(), chunk.text.clone()))).chain(expanded)
 }
 
 /// The XMP of a GIF, as far as it lies before the first frame.

@@ -126,10 +126,18 @@ fn a_part_that_fails_is_named_and_the_others_run() {
     assert!(page(&place).contains("**FAILED**: 1 kernels compute wrong: relu/naive"));
 }
 
+/// A program in the place of Python.
+#[cfg(unix)]
+fn python(place: &Place, script: &str) -> std::path::PathBuf {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = place.file("python", script.as_bytes());
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
 /// A Python that answers as the program for PyTorch does, twice as fast in one layout.
 #[cfg(unix)]
 fn stand_in(place: &Place) -> std::path::PathBuf {
-    use std::os::unix::fs::PermissionsExt as _;
     let script = r#"#!/bin/sh
 case "$3 $6 $7" in
 describe*) echo '{"version": "9.9", "device": "a stand-in", "tf32": true}' ;;
@@ -138,9 +146,7 @@ describe*) echo '{"version": "9.9", "device": "a stand-in", "tf32": true}' ;;
 time*) echo '{"least_seconds": 2.0, "median_seconds": 4.0}' ;;
 esac
 "#;
-    let path = place.file("python", script.as_bytes());
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-    path
+    python(place, script)
 }
 
 #[cfg(unix)]
@@ -232,7 +238,6 @@ fn bad_options_are_refused_before_anything_is_written() {
 /// A Python that keeps the words and the weights that it is given.
 #[cfg(unix)]
 fn listener(place: &Place) -> std::path::PathBuf {
-    use std::os::unix::fs::PermissionsExt as _;
     let script = r#"#!/bin/sh
 echo "$2 $3" >> words.txt
 case "$3" in
@@ -240,9 +245,7 @@ describe) echo '{"version": "9.9", "device": "a stand-in", "tf32": false}' ;;
 time) cp "$9" "$4.safetensors" && echo '{"least_seconds": 1.0, "median_seconds": 2.0}' ;;
 esac
 "#;
-    let path = place.file("python", script.as_bytes());
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-    path
+    python(place, script)
 }
 
 /// A report of iterations alone, next to that Python.

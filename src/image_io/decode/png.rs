@@ -5,7 +5,7 @@ use std::io::Cursor;
 use png::{BitDepth, ColorType, DecodingError, Limits, Transformations};
 
 use super::super::color::MAX_PROFILE;
-use super::super::metadata::MAX_TEXTS;
+use super::super::metadata::{MAX_TEXTS, latin1_texts};
 use super::super::rows::{Colors, Layout, Opacity, Sample};
 use super::super::structure::{self, EXIF_KEYS};
 use super::failure::Failure;
@@ -86,17 +86,8 @@ fn exif_of_text(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut decoder = png::Decoder::new_with_limits(Cursor::new(bytes), limits);
     decoder.set_ignore_iccp_chunk(true);
     let reader = decoder.read_info().ok()?;
-    let info = reader.info();
-    let is_exif = |key: &str| EXIF_KEYS.contains(&key);
-    let plain = info.uncompressed_latin1_text.iter().find(|chunk| is_exif(&chunk.keyword));
-    let text = match plain {
-        Some(chunk) => chunk.text.clone(),
-        None => {
-            let mut chunk = info.compressed_latin1_text.iter().find(|chunk| is_exif(&chunk.keyword))?.clone();
-            chunk.decompress_text_with_limit(MAX_EXIF_TEXT).ok()?;
-            chunk.get_text().ok()?
-        }
-    };
+    let mut found = latin1_texts(reader.info(), |key| EXIF_KEYS.contains(&key), MAX_EXIF_TEXT);
+    let (_, text) = found.next()?.ok()?;
     let mut words = text.split_ascii_whitespace().skip(1);
     let length: usize = words.next()?.parse().ok()?;
     let digits: Vec<u8> = words
@@ -113,6 +104,40 @@ impl From<DecodingError> for Failure {
             DecodingError::IoError(error) => Self::of_io(&error),
             DecodingError::LimitsExceeded => Self::limits(),
             error => Self::damaged(&error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use png::text_metadata::{TEXtChunk, ZTXtChunk};
+
+    #[test]
+    fn exif_that_is_kept_as_a_text_is_found() {
+        let found = |text: &str, compressed: bool| {
+            let mut bytes = Vec::new();
+            let mut writer = png::Encoder::new(&mut bytes, 1, 1).write_header().unwrap();
+            let key = EXIF_KEYS[usize::from(compressed)];
+            match compressed {
+                true => writer.write_text_chunk(&ZTXtChunk::new(key, text)),
+                false => writer.write_text_chunk(&TEXtChunk::new(key, text)),
+            }
+            .unwrap();
+            writer.write_image_data(&[0]).unwrap();
+            writer.finish().unwrap();
+            assert!(structure::png(&bytes).is_ok_and(|found| found.exif_text && found.texts == 1));
+            exif_of_text(&bytes)
+        };
+        for compressed in [false, true] {
+            assert_eq!(
+                found("\nexif\n      6\n49492a\n0008fF\n", compressed),
+                Some(b"II*\0\x08\xff".to_vec())
+            );
+            for broken in ["", "exif", "exif six 49492a000800", "exif 7 49492a000800", "exif 6 49492a0008zz"]
+            {
+                assert_eq!(found(broken, compressed), None, "{broken}");
+            }
         }
     }
 }
