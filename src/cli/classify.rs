@@ -1,7 +1,8 @@
 //! `mirage classify`: what the network sees.
 
-use super::args::{DeviceArgs, NetworkArgs, SIDES};
+use super::args::{NetworkArgs, SIDES};
 use super::class_names::ClassNames;
+use super::device_args::DeviceArgs;
 use super::files::load;
 use super::format::percent;
 use super::preprocessing;

@@ -10,6 +10,7 @@ mod checkpoint;
 mod class_names;
 mod classify;
 mod default_layers;
+mod device_args;
 mod devices;
 mod disk;
 mod escape;

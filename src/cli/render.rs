@@ -1,7 +1,8 @@
 //! `mirage render`: sets a run up, runs it with its observers, and saves the picture.
 
-use super::args::{DeviceArgs, RenderArgs};
+use super::args::RenderArgs;
 use super::checked_run::{self, CheckedRun};
+use super::device_args::DeviceArgs;
 use super::escape::{path_text, quoted, shown};
 use super::files::Unsaved;
 use super::fitting;

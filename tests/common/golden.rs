@@ -1,4 +1,4 @@
-//! Reads the goldens that `tools/make_goldens.py` wrote with PyTorch.
+//! Reads the goldens that the scripts listed in `tools/goldens.py` wrote with PyTorch.
 
 use neural_mirage::ops::Shape;
 use safetensors::{Dtype, SafeTensors};

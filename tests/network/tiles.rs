@@ -47,19 +47,24 @@ pub(super) fn request(photo: Picture, statistic: &str) -> Request {
 type Evaluated = (Vec<TermLoss>, Vec<f32>);
 
 /// At a picture that meets no target.
-pub(super) fn evaluate(engine: &Arc<Engine>, request: &Request, tile: Option<u32>) -> Evaluated {
+pub(super) fn evaluate(
+    engine: &Arc<Engine>,
+    network: &Arc<Network>,
+    request: &Request,
+    tile: Option<u32>,
+) -> Evaluated {
     let mut request = request.clone();
     request.tiling = tile.map_or(Tiling::Whole, Tiling::Side);
     let start = picture(request.photo.width, request.photo.height, 19);
-    Session::new(engine, &network(), request).unwrap().evaluate(&start).unwrap()
+    Session::new(engine, network, request).unwrap().evaluate(&start).unwrap()
 }
 
 fn check(engine: &Arc<Engine>, request: &Request, tiles: &[u32], limit: f64, what: &str) {
-    let expected = evaluate(engine, request, None);
+    let expected = evaluate(engine, &network(), request, None);
     assert!(expected.1.iter().any(|value| *value != 0.0), "{what}");
     for tile in tiles {
         let what = format!("{what}, tiles of {tile} on {}", engine.describe());
-        compare(&evaluate(engine, request, Some(*tile)), &expected, limit, &what);
+        compare(&evaluate(engine, &network(), request, Some(*tile)), &expected, limit, &what);
     }
 }
 

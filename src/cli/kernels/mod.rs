@@ -7,7 +7,7 @@ mod show;
 mod test;
 mod watch;
 
-use super::args::THREADS;
+use super::device_args::THREADS;
 use super::disk::{check_whole, is_same};
 use super::escape::shown;
 use super::streams;

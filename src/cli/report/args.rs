@@ -1,6 +1,7 @@
 //! The options of `mirage report`.
 
-use crate::cli::args::{THREADS, WEIGHTS_VARIABLE};
+use crate::cli::args::WEIGHTS_VARIABLE;
+use crate::cli::device_args::THREADS;
 use crate::cli::values::Precision;
 use crate::error::{Error, Result};
 use crate::files::make_folder;
