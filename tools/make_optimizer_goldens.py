@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Writes the PyTorch goldens of L-BFGS and of moments between scales: tests/golden/optimizers.safetensors.
 
-How to run it: as tools/make_goldens.py, whose files have to be there (the network, pictures and requests are theirs).
+How to run it, and conventions: see tools/goldens.py. The files of tools/make_objective_goldens.py have to be there: the
+network, pictures and requests are theirs.
 
-All is computed in f64 and stored as F32; losses stand as f64 numbers in the JSON metadata key "cases", an object with
+Metadata "cases": JSON object with
     "trajectories": [{"name", "request", "start", "history", "lr", "totals" [steps+1], "pairs", "final_image" (key),
                       "f32_noise": {"totals", "relative_l2"}}]
         a request of objective.safetensors, followed from a picture of that file, without clamping. "torch_*" step with
@@ -15,22 +16,20 @@ All is computed in f64 and stored as F32; losses stand as f64 numbers in the JSO
         the first bicubic, the second bilinear and cut off at 0.
 """
 
-import argparse
 import json
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, safe_open
 
-import make_goldens as base
+from goldens import GOLDEN, as_f32, normal, output_path, save_cases
+from make_objective_goldens import losses_of, targets_of
 
 STEPS = 10
-GOLDEN = Path(__file__).resolve().parent.parent / "tests/golden"
 
 
 def total(request, targets, weights, x):
-    losses, smoothness = base.losses_of(request, targets, weights, x)
+    losses, smoothness = losses_of(request, targets, weights, x)
     return sum(losses) + smoothness
 
 
@@ -97,7 +96,7 @@ def trajectories(weights, objective, described, tensors):
         def run(dtype):
             cast = lambda values: {key: value.to(dtype) for key, value in values.items()}
             images, network = cast({key: objective[key] for key in described["images"]}), cast(weights)
-            targets = base.targets_of(request, images, network)
+            targets = targets_of(request, images, network)
             return steps(lambda x: total(request, targets, network, x), images["start_calm"], history, lr)
 
         totals, final, pairs = run(torch.float64)
@@ -122,9 +121,9 @@ def moments(tensors):
         ((97, 61), (137, 86)), ((2, 3), (29, 37)),
     ]:
         name = f"{h}x{w}_to_{to_h}x{to_w}"
-        first = base.normal(f"moments/{name}/first", 3, h, w, scale=0.01)
-        second = base.normal(f"moments/{name}/second", 3, h, w, scale=0.01).square()
-        second = base.as_f32(second.numpy())
+        first = normal(f"moments/{name}/first", 3, h, w, scale=0.01)
+        second = normal(f"moments/{name}/second", 3, h, w, scale=0.01).square()
+        second = as_f32(second.numpy())
         second[:, ::2, ::3] = 0.0
         resize = lambda x, mode: F.interpolate(x[None], size=(to_h, to_w), mode=mode, align_corners=False)[0]
         case = {"name": name, "size": [to_h, to_w]}
@@ -139,18 +138,14 @@ def moments(tensors):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, default=GOLDEN)
-    out = parser.parse_args().out
+    out = output_path(__doc__)
     weights = {key: value.double() for key, value in load_file(GOLDEN / "tiny_vgg.safetensors").items()}
     objective = {key: value.double() for key, value in load_file(GOLDEN / "objective.safetensors").items()}
     with safe_open(GOLDEN / "objective.safetensors", "pt") as file:
         described = json.loads(file.metadata()["cases"])
     tensors = {}
     cases = {"trajectories": trajectories(weights, objective, described, tensors), "moments": moments(tensors)}
-    base.save(out / "optimizers.safetensors", tensors, {
-        "format": "pt", "generator": "tools/make_optimizer_goldens.py", "torch": torch.__version__.split("+")[0],
-        "cases": json.dumps(cases, separators=(",", ":"))})
+    save_cases(out / "optimizers.safetensors", tensors, cases)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 """Writes tests/golden/statistics.safetensors: the loss of each statistic of docs/statistics.md and its gradient with
 respect to the feature map, from a restatement in PyTorch.
 
-How to run it: as tools/make_goldens.py, whose helpers it uses (inputs are exact in f32, everything is computed in f64).
+How to run it, and conventions: see tools/goldens.py.
 
 Metadata "cases": JSON list of
     {"name", "statistic", "activation": key, "targets": [{"key", "weight"}], "loss", "gradient": key}
@@ -13,14 +13,10 @@ Wasserstein-2 is differentiated by autograd through the twelve steps of the squa
 number computed, also where the iteration has not converged ("deficient": fewer pixels than channels).
 """
 
-import argparse
-import json
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 
-from make_goldens import as_f32, normal, rng, save
+from goldens import GOLDEN, as_f32, normal, output_path, rng, save_cases
 
 
 def flat(f):
@@ -166,10 +162,7 @@ def features(name, channels, height, width):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    golden = Path(__file__).resolve().parent.parent / "tests/golden/statistics.safetensors"
-    parser.add_argument("--out", type=Path, default=golden)
-    out = parser.parse_args().out
+    out = output_path(__doc__, GOLDEN / "statistics.safetensors")
     tensors, cases = {}, []
 
     def case(name, statistic, x, compute, targets=(), **extra):
@@ -212,9 +205,7 @@ def main():
         p[2], p[count - 1] = 0.75, 0.25
         case(f"classes/{count}/named", "classes", z, lambda z, p=p: classes.distance(classes.summary(z), (p,)),
              [(1.0, p)], distribution=True)
-    metadata = {"format": "pt", "generator": "tools/make_statistic_goldens.py",
-                "torch": torch.__version__.split("+")[0], "cases": json.dumps(cases, separators=(",", ":"))}
-    save(out, tensors, metadata)
+    save_cases(out, tensors, cases)
     print(f"{len(cases)} cases")
 
 
