@@ -8,18 +8,16 @@
 //! of them than a tile.
 
 use super::build::Build;
-use super::in_flight::IN_FLIGHT;
 use super::layer_statistic::{Captured, TargetPlace};
 use super::network_graph::{self, View};
 use super::planes::HalfMap;
 use super::statistic::Statistic;
+use super::tile_graph::{self, Kind, LayerSums, Subject, Sum, TileGradients, place_of};
 use super::tile_layout::{Span, Trunk, spans};
-use super::tile_passes::{BACKWARD, FORWARD, GRADIENT, Inputs, TARGETS, Tile, TilePasses, TileProgram};
-use crate::error::{Error, Result};
-use crate::graph::{
-    Engine, Goals, Graph, Memory, MemoryUse, Node, Program, Readback, Seeds, TensorId, When, Workspace,
-};
-use crate::ops::{Accumulate, Crop, LinearCombination, Shape};
+use super::tile_passes::{Inputs, Tile, TilePasses, TileProgram};
+use crate::error::Result;
+use crate::graph::{Graph, MemoryUse, Node, TensorId, Workspace};
+use crate::ops::Shape;
 use crate::vgg::{LayerKind, Network};
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -36,51 +34,6 @@ pub(super) struct Assembly {
     /// The part of all operations on these maps that the trunk has, from 0 to 1.
     trunk_share: f64,
     of_layers: Vec<LayerSums>,
-}
-
-/// What is added up of one layer, or of the picture itself.
-#[derive(Debug)]
-struct LayerSums {
-    layer: Option<usize>,
-    kind: Kind,
-    sums: Vec<Sum>,
-}
-
-#[derive(Debug)]
-enum Kind {
-    /// The moments of a statistic.
-    Moments(Arc<dyn Statistic>),
-    /// Its distance from a target.
-    Distance(Arc<dyn Statistic>, Captured),
-    /// The map itself.
-    Map,
-    /// The map, read and kept as a target in the host's memory.
-    Target(Arc<Mutex<HalfMap>>),
-}
-
-/// A tensor that tiles are added up in.
-#[derive(Debug, Clone)]
-pub(super) struct Sum {
-    /// It in the graph that reads it.
-    pub tensor: TensorId,
-    pub memory: Memory,
-    pub shape: Shape,
-}
-
-/// What tiles are computed of.
-#[derive(Clone, Copy)]
-pub(super) struct Subject<'a> {
-    pub engine: &'a Arc<Engine>,
-    pub network: &'a Network,
-    pub view: View,
-}
-
-/// Where a backward pass begins and ends.
-pub(super) struct TileGradients {
-    /// The gradients by the sums, in the order of [`Assembly::sums`].
-    pub sums: Vec<Memory>,
-    /// True to compute activations again in the backward pass where that saves memory.
-    pub recompute: bool,
 }
 
 /// The part of a graph's operations on maps that its first nodes have, from 0 to 1.
@@ -215,7 +168,8 @@ impl Assembly {
     pub fn target(&mut self, layer: Option<usize>, label: &str) -> Result<Captured> {
         let shape = self.shape(layer);
         let map = Arc::new(Mutex::new(HalfMap::zeros(label, shape)?));
-        self.of_layers.push(LayerSums { layer, kind: Kind::Target(map.clone()), sums: Vec::new() });
+        let kind = Kind::Target(map.clone());
+        self.of_layers.push(LayerSums { layer, map: shape, kind, sums: Vec::new() });
         Ok(Captured { shape, place: TargetPlace::Host(map) })
     }
 
@@ -233,7 +187,8 @@ impl Assembly {
             sums.push(Sum { tensor, memory, shape: *shape });
         }
         let tensors = sums.iter().map(|sum| sum.tensor).collect();
-        self.of_layers.push(LayerSums { layer, kind, sums });
+        let map = self.shape(layer);
+        self.of_layers.push(LayerSums { layer, map, kind, sums });
         Ok(tensors)
     }
 
@@ -244,12 +199,6 @@ impl Assembly {
             // Only layers that `new` was given are asked for.
             Some(layer) => self.shapes.get(&layer).copied().unwrap_or(Shape::map(1, 1, 1)),
         }
-    }
-
-    /// Pools up to a layer.
-    fn pools(&self, network: &Network, layer: Option<usize>) -> usize {
-        let until = layer.map_or(&[][..], |layer| &network.layers[..=layer]).iter();
-        until.filter(|layer| matches!(layer.kind, LayerKind::Pool { .. })).count()
     }
 
     /// All sums.
@@ -283,7 +232,9 @@ impl Assembly {
         sizes.sort_unstable_by_key(|[height, width, own @ ..]| Reverse((height * width, *own)));
         sizes.dedup();
         let mut workspace = Workspace::default();
-        let program = |size: &[usize; 4]| self.program(subject, gradients, &inputs, *size, &mut workspace);
+        let program = |size: &[usize; 4]| {
+            tile_graph::program(&self.of_layers, subject, gradients, &inputs, *size, &mut workspace)
+        };
         let programs = sizes.iter().map(program).collect::<Result<Vec<TileProgram>>>()?;
         let mut tiles = Vec::new();
         for pair in pairs() {
@@ -326,7 +277,7 @@ impl Assembly {
         for of_layer in &self.of_layers {
             if let Kind::Distance(_, Captured { shape, place: TargetPlace::Host(map) }) = &of_layer.kind {
                 let whole = shape.expect_map("a target")?;
-                let pools = self.pools(subject.network, of_layer.layer);
+                let pools = of_layer.pools(subject.network);
                 let part = Shape::map(whole.channels, most(2) >> pools, most(3) >> pools);
                 targets.push((map.clone(), engine.tensor("target of a tile", part)?));
             }
@@ -346,7 +297,7 @@ impl Assembly {
             places.extend([row.own_at(pools).start, column.own_at(pools).start]);
         }
         let own = |of_layer: &LayerSums| {
-            let pools = self.pools(network, of_layer.layer);
+            let pools = of_layer.pools(network);
             [row.own_at(pools), column.own_at(pools)]
         };
         let of = |wanted: fn(&Kind) -> bool| {
@@ -362,122 +313,4 @@ impl Assembly {
             captured: of(|kind| matches!(kind, Kind::Target(_))),
         }
     }
-
-    /// The program of all tiles with these sizes: rows and columns, then of those its own.
-    fn program(
-        &self,
-        subject: Subject<'_>,
-        gradients: Option<&TileGradients>,
-        inputs: &Inputs,
-        [height, width, own_height, own_width]: [usize; 4],
-        workspace: &mut Workspace,
-    ) -> Result<TileProgram> {
-        let mut build = Build::new(subject.engine);
-        let tile = build.alias("tile", &inputs.tile, Shape::map(3, height, width));
-        let places = build.alias("places", &inputs.places.0, inputs.places.1);
-        let layers: Vec<usize> = self.of_layers.iter().filter_map(|of_layer| of_layer.layer).collect();
-        let activations =
-            network_graph::forward(&mut build.graph, subject.network, tile, &layers, subject.view)?;
-        let mut own_maps: HashMap<Option<usize>, TensorId> = HashMap::new();
-        let (mut added, mut seeds, mut captured) = (Vec::new(), Vec::new(), Vec::new());
-        let mut of_sums = gradients.iter().flat_map(|gradients| &gradients.sums);
-        let mut target_tiles = inputs.targets.iter();
-        for of_layer in &self.of_layers {
-            let name = of_layer.layer.map_or("picture", |layer| subject.network.layers[layer].name.as_str());
-            let pools = self.pools(subject.network, of_layer.layer);
-            let size = [own_height >> pools, own_width >> pools];
-            let own = match own_maps.get(&of_layer.layer) {
-                Some(own) => *own,
-                None => {
-                    let map = of_layer.layer.map_or(tile, |layer| activations[&layer]);
-                    let crop = Crop { size, at: place_of(pools, 0) };
-                    build.graph.apply(crop, &[map, places], format!("{name} of its own"))?
-                }
-            };
-            own_maps.insert(of_layer.layer, own);
-            let layout = self.shape(of_layer.layer).expect_map("a layer in tiles")?;
-            let share = (size[0] * size[1]) as f32 / layout.pixels() as f32;
-            let at = place_of(pools, 1);
-            let values = match &of_layer.kind {
-                Kind::Moments(statistic) => statistic.moments(&mut build.graph, own, name)?,
-                Kind::Distance(statistic, target) => {
-                    let label = format!("target {name}");
-                    let target = match &target.place {
-                        TargetPlace::Device(memory) => {
-                            let all = build.alias("target", memory, target.shape);
-                            build.graph.apply(Crop { size, at }, &[all, places], label)?
-                        }
-                        TargetPlace::Host(_) => {
-                            let (_, memory) = target_tiles.next().ok_or_else(|| no_memory(&label))?;
-                            build.alias(&label, memory, Shape::map(layout.channels, size[0], size[1]))
-                        }
-                    };
-                    vec![statistic.distance(&mut build.graph, &[own], &[target], name)?]
-                }
-                Kind::Map => vec![own],
-                Kind::Target(_) => {
-                    captured.push((format!("target {name}"), own));
-                    Vec::new()
-                }
-            };
-            for (value, sum) in values.into_iter().zip(&of_layer.sums) {
-                let all = build.alias(name, &sum.memory, sum.shape);
-                let gradient = of_sums.next().map(|memory| build.alias("gradient", memory, sum.shape));
-                let label = format!("{name} added");
-                added.push(match of_layer.kind {
-                    Kind::Map => {
-                        let put = Accumulate { factor: 1.0, at: Some(at), replace: true };
-                        build.graph.apply(put, &[all, value, places], label)?
-                    }
-                    _ => {
-                        let add = Accumulate { factor: share, at: None, replace: false };
-                        build.graph.apply(add, &[all, value], label)?
-                    }
-                });
-                let Some(gradient) = gradient else { continue };
-                let label = format!("gradient of {name}");
-                let seed = match of_layer.kind {
-                    Kind::Map => build.graph.apply(Crop { size, at }, &[gradient, places], label)?,
-                    _ => build.graph.apply(LinearCombination::scale(share), &[gradient], label)?,
-                };
-                seeds.push((value, seed));
-            }
-        }
-        added.extend(captured.iter().map(|(_, own)| *own));
-        let mut goals = Goals::default().section(FORWARD, added);
-        let readback = |name: &str, tensors, when| Readback {
-            name: name.to_owned(),
-            tensors,
-            when,
-            in_flight: IN_FLIGHT,
-        };
-        let captures = !captured.is_empty();
-        if captures {
-            goals = goals.readback(readback(TARGETS, captured, When::After));
-        }
-        let mut has_gradient = false;
-        if let Some(gradients) = gradients {
-            let sums: [(&str, &Seeds); 1] = [("", &seeds)];
-            let mut found = build.differentiate(&sums, &[tile], gradients.recompute)?;
-            if let Some(gradient) = found.pop().and_then(|mut by| by.pop()).flatten() {
-                has_gradient = true;
-                goals = goals.section(BACKWARD, [gradient]);
-                let read = vec![(GRADIENT.to_owned(), gradient)];
-                goals = goals.readback(readback(GRADIENT, read, When::AfterOnce));
-            }
-        }
-        build.fuse(&goals);
-        let program = Program::prepare_in(subject.engine, &build.graph, &build.bound, &goals, workspace)?;
-        Ok(TileProgram { program, captures, has_gradient })
-    }
-}
-
-fn no_memory(label: &str) -> Error {
-    Error::gpu(label, "there is no memory for a tile's part of it")
-}
-
-/// Index of a place behind so many pools: of a tile's own part in its map (0), or in the whole map (1). Before them lies
-/// that of the tile in the picture.
-fn place_of(pools: usize, which: usize) -> usize {
-    2 + 4 * pools + 2 * which
 }

@@ -1,11 +1,11 @@
 //! Targets: the statistics of a picture, captured once.
 
-use super::assembly::Subject;
 use super::build::Build;
 use super::layer_statistic::{Captured, LayerStatistic, TargetPlace};
 use super::network_graph::{self, View};
 use super::planes::Pixels;
 use super::sources::Sources;
+use super::tile_graph::Subject;
 use super::tile_passes::TilePasses;
 use crate::error::Result;
 use crate::graph::{Bindings, Engine, Goals, Graph, Program, Submission, TensorId};

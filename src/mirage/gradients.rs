@@ -1,11 +1,11 @@
 //! How the gradients of an objective are computed: in one pass of the whole picture, or in passes over its tiles.
 
-use super::assembly::TileGradients;
 use super::build::{Build, GradientsBy, GroupSum};
 use super::loss::Group;
 use super::request::Request;
 use super::sections::{GRADIENT, GROUPS};
 use super::sources::Sources;
+use super::tile_graph::TileGradients;
 use crate::error::Result;
 use crate::graph::{Memory, TensorId};
 use crate::ops::{Reduce, ReduceKind};

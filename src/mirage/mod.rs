@@ -45,6 +45,7 @@ pub mod statistic;
 mod step;
 mod step_watch;
 mod targets;
+mod tile_graph;
 mod tile_layout;
 mod tile_passes;
 mod tiled_objective;

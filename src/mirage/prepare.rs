@@ -1,7 +1,6 @@
 //! From the graph of losses and gradients to an objective that can run: with the step in the same program, or with the
 //! picture in tiles.
 
-use super::assembly::{Subject, TileGradients};
 use super::bands::{Bands, NeighborLoss};
 use super::build::{Build, NamedMemory};
 use super::request::Request;
@@ -10,6 +9,7 @@ use super::sources::Sources;
 use super::step::{StatePart, StateTensors, shown};
 use super::step_watch::StepWatch;
 use super::targets::Targets;
+use super::tile_graph::{Subject, TileGradients};
 use super::tiled_objective::{StepKind, TiledGroup, TiledObjective};
 use crate::error::{Error, Result};
 use crate::graph::{Engine, Goals, Memory, Program, Readback, TensorId, When};

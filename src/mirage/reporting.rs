@@ -6,7 +6,7 @@ use super::kept_picture::KeptPicture;
 use super::loss::Shares;
 use super::objective::{Numbers, named};
 use super::readout::class_distance;
-use super::run_loop::{Ending, RunLoop, SubmittedIteration};
+use super::run_loop::{Due, Ending, RunLoop, SubmittedIteration};
 use super::sections::{GRADIENT, HEALTH, PICTURE, REPORT, STATE};
 use super::session::{Session, weighted};
 use super::setback::{Fault, MOST_SETBACKS, Setback};
@@ -81,32 +81,16 @@ impl Session {
             return self.go_back(iteration, fault, run);
         }
         let picture = self.objective()?.snapshot(picture);
-        if let Some(picture) = &picture {
-            let spoilt = picture.spoilt();
-            if spoilt > 0 {
-                let fault = Fault::NonFinite { tensor: PICTURE.to_owned(), count: spoilt as u64 };
-                return self.go_back(iteration, fault, run);
-            }
-            if let Some(total) = total
-                && self.best.as_ref().is_none_or(|(_, least, _)| total <= *least)
-            {
-                self.best = Some((iteration, total, picture.clone()));
-            }
-            self.last_good = Some((iteration, picture.clone()));
+        if let Some(picture) = &picture
+            && let Some(fault) = self.remember(iteration, total, picture)
+        {
+            return self.go_back(iteration, fault, run);
         }
         let seconds = self.seconds();
         let readout = numbers.as_ref().map(|numbers| self.readout(numbers)).transpose()?.unwrap_or_default();
         let mut settled = false;
         if let Some(kept) = picture {
-            if due.snapshot || due.picture {
-                let picture = kept.picture();
-                if due.snapshot {
-                    run.emit(Event::Snapshot { iteration, picture: &picture, seconds, readout: &readout })?;
-                }
-                if due.picture {
-                    run.emit(Event::Picture { iteration, picture: &picture, last: due.last })?;
-                }
-            }
+            show(iteration, &kept, &due, seconds, &readout, run)?;
             settled = due.look && self.measure_change(iteration, &kept);
         }
         if let Some(values) = state {
@@ -144,6 +128,21 @@ impl Session {
             run.ending = run.ending.or(Some(Ending::Settled));
         }
         Ok(())
+    }
+
+    /// Keeps a good picture to go back to, and the best by its loss. What is wrong with a picture that is not kept.
+    fn remember(&mut self, iteration: u32, total: Option<f64>, picture: &KeptPicture) -> Option<Fault> {
+        let spoilt = picture.spoilt();
+        if spoilt > 0 {
+            return Some(Fault::NonFinite { tensor: PICTURE.to_owned(), count: spoilt as u64 });
+        }
+        if let Some(total) = total
+            && self.best.as_ref().is_none_or(|(_, least, _)| total <= *least)
+        {
+            self.best = Some((iteration, total, picture.clone()));
+        }
+        self.last_good = Some((iteration, picture.clone()));
+        None
     }
 
     /// What is wrong with the loss after an iteration, if anything is.
@@ -242,4 +241,26 @@ impl Session {
             last_look: self.last_look.clone().filter(|_| self.request.stop_when_change_below > 0.0),
         })
     }
+}
+
+/// Gives the picture after an iteration to the observers that it is due for.
+fn show(
+    iteration: u32,
+    kept: &KeptPicture,
+    due: &Due,
+    seconds: f64,
+    readout: &Readout,
+    run: &mut RunLoop<'_>,
+) -> Result<()> {
+    if !due.snapshot && !due.picture {
+        return Ok(());
+    }
+    let picture = kept.picture();
+    if due.snapshot {
+        run.emit(Event::Snapshot { iteration, picture: &picture, seconds, readout })?;
+    }
+    if due.picture {
+        run.emit(Event::Picture { iteration, picture: &picture, last: due.last })?;
+    }
+    Ok(())
 }

@@ -3,7 +3,6 @@
 
 mod state;
 
-use super::assembly::Subject;
 use super::bands::NeighborLoss;
 use super::build::Build;
 use super::gradients::{GradientGoals, Reach, norm_name};
@@ -18,6 +17,7 @@ use super::setback::Fault;
 use super::sources::Sources;
 use super::step::{CONTROL, STATE_PICTURE, StatePart};
 use super::targets::{Cache, classes, targets};
+use super::tile_graph::Subject;
 use super::tiled_objective::TiledGroup;
 use super::weighting::Weights;
 use crate::error::{Error, Result};
