@@ -126,7 +126,7 @@ fn gray_with_and_without_alpha() {
     assert_eq!(notes(&decoded), "grayscale expanded; 16 bit; alpha composited on white");
     for format in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::Tiff, ImageFormat::Bmp] {
         let decoded = read_bytes(&encoded(&photo(20, 10).to_luma8().into(), format)).unwrap();
-        // `image` writes three channels to a BMP.
+        // `image` writes gray to a BMP as a palette, and reads any palette of one as RGB.
         let expected = if format == ImageFormat::Bmp { "" } else { "grayscale expanded" };
         assert_eq!(notes(&decoded), expected, "{format:?}");
         assert!(decoded.picture.rgb.chunks_exact(3).all(|p| p[0] == p[1] && p[1] == p[2]));
