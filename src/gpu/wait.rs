@@ -192,13 +192,23 @@ mod tests {
 
     #[test]
     fn drive_is_given_no_more_than_what_is_left() {
-        let limit = Duration::from_millis(40);
-        let mut slices = Vec::new();
-        let drive = |slice: Duration| {
-            slices.push(slice);
-            sleep(slice.min(Duration::from_millis(10)))
+        let slices = |limit| {
+            let mut slices = Vec::new();
+            // Ended by an error, so that a slow machine is given as many slices as a fast one.
+            let drive = |slice: Duration| {
+                slices.push(slice);
+                if slices.len() == 3 {
+                    return Err(Error::DeviceLost("gone".to_owned()));
+                }
+                sleep(Duration::from_millis(1))
+            };
+            let error = block_on("never", Answer::<()>::pending(), drive, limit).unwrap_err();
+            assert!(matches!(error, Error::DeviceLost(_)), "{error}");
+            slices
         };
-        block_on("never", Answer::<()>::pending(), drive, limit).unwrap_err();
-        assert!(slices.len() >= 2 && slices.windows(2).all(|pair| pair[1] < pair[0]), "{slices:?}");
+        let limit = SLICE - Duration::from_millis(1);
+        let short = slices(limit);
+        assert!(short[0] <= limit && short.windows(2).all(|pair| pair[1] < pair[0]), "{short:?}");
+        assert_eq!(slices(LIMIT), [SLICE; 3]);
     }
 }

@@ -12,11 +12,15 @@ pub mod variants;
 
 use neural_mirage::gpu::{AdapterChoice, Context, DeviceOptions, Family, Matrices, Precision, Profile};
 use neural_mirage::graph::Engine;
-use neural_mirage::ops::{CaseInput, Filter, Shape};
+use neural_mirage::image_io::Picture;
+use neural_mirage::ops::{CaseInput, Entry, Filter, REGISTRY, Shape};
 #[allow(unused_imports, reason = "each test binary uses a part of these helpers")]
 pub use neural_mirage::workbench::{distance, inputs, widen};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 /// The device with this kernel family that the tests of a binary share, because each pipeline is then compiled once. A
@@ -54,6 +58,25 @@ pub fn cpu(options: DeviceOptions) -> Arc<Engine> {
 /// The device of [`engine`] and the CPU device, for what holds on both.
 pub fn both() -> [Arc<Engine>; 2] {
     [engine(Family::Auto), cpu(DeviceOptions::default())]
+}
+
+/// The ops whose names contain the variable `KERNEL`; all of them where it is not set.
+pub fn chosen_ops() -> Vec<&'static Entry> {
+    let filter = std::env::var("KERNEL").unwrap_or_default();
+    let chosen: Vec<_> = REGISTRY.iter().filter(|entry| entry.name.contains(&filter)).collect();
+    assert!(!chosen.is_empty(), "no op has {filter} in its name");
+    chosen
+}
+
+/// Notes what a test leaves out because this machine lacks something. `tools/test` lists it at its end, since the output
+/// of tests that pass is not shown.
+pub fn not_run(what: &str) {
+    println!("NOT run: {what}");
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("not-run");
+    // Where nothing can be written there, as in the systems of tools/test_drivers, the output has to do.
+    if let Ok(mut file) = File::options().create(true).append(true).open(path) {
+        let _ = file.write_all(format!("{what}\n").as_bytes());
+    }
 }
 
 /// A convolution's filter with random weights, He-scaled; the same for the same sizes.
@@ -123,6 +146,11 @@ pub fn relative_l2(actual: &[f32], expected: &[f64]) -> f64 {
     let difference = norm(&mut actual.iter().zip(expected).map(|(a, e)| f64::from(*a) - e));
     let result = difference / norm(&mut expected.iter().copied()).max(1e-30);
     if result.is_finite() { result } else { f64::INFINITY }
+}
+
+/// A picture's values as planes, as the goldens have them.
+pub fn planar(picture: &Picture) -> Vec<f32> {
+    (0..3).flat_map(|channel| picture.rgb.iter().skip(channel).step_by(3).copied()).collect()
 }
 
 /// Random values of one kind.

@@ -2,6 +2,8 @@
 //! and memory. It runs on stable Rust with the other tests; README.md says how to fuzz for longer.
 #![cfg(feature = "cli")]
 
+#[path = "../common/crc.rs"]
+mod crc;
 mod largest;
 mod memory;
 mod mutations;

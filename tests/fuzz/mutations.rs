@@ -1,5 +1,6 @@
 //! Files with a few changes each, the same at every run.
 
+use crate::crc::crc;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
@@ -115,15 +116,4 @@ pub fn mend_png(bytes: &mut [u8]) {
         bytes[end..end + 4].copy_from_slice(&sum.to_be_bytes());
         at = end + 4;
     }
-}
-
-fn crc(bytes: &[u8]) -> u32 {
-    let mut crc = !0u32;
-    for byte in bytes {
-        crc ^= u32::from(*byte);
-        for _ in 0..8 {
-            crc = if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
-        }
-    }
-    !crc
 }

@@ -58,6 +58,15 @@ fn tolerance(statistic: &dyn Statistic, shape: Shape) -> f64 {
     }
 }
 
+/// Relative distance of gradients; 0 where both are exactly zero, and infinite where only the expected one is.
+fn distance(actual: &[f32], expected: &[f64]) -> f64 {
+    if expected.iter().any(|value| *value != 0.0) {
+        return relative_l2(actual, expected);
+    }
+    let zero = actual.len() == expected.len() && actual.iter().all(|value| *value == 0.0);
+    if zero { 0.0 } else { f64::INFINITY }
+}
+
 /// Checks a statistic on one shape, in f64 and on the device.
 fn check(statistic: &dyn Statistic, shape: Shape, seed: u64) {
     let what = format!("{} on {shape}", statistic.key());
@@ -90,8 +99,8 @@ fn check(statistic: &dyn Statistic, shape: Shape, seed: u64) {
         let size = loss.abs().max(widen(&x).iter().map(|x| x * x).sum::<f64>() / x.len() as f64 * 1e-2);
         let off = (f64::from(device_loss) - loss).abs() / size;
         assert!(off <= tolerance, "{what}, {family:?}: loss {device_loss} for {loss}");
-        let off = relative_l2(&device_gradient, &gradient);
-        assert!(off <= tolerance || norm(&gradient) == 0.0, "{what}, {family:?}: gradient off by {off:.1e}");
+        let off = distance(&device_gradient, &gradient);
+        assert!(off <= tolerance, "{what}, {family:?}: gradient off by {off:.1e}");
         println!("{what}, {family:?}: loss {loss:.4e}, gradient off by {off:.1e}");
     }
 }
@@ -181,6 +190,11 @@ fn every_statistic_takes_part_in_a_run() {
     }
 }
 
+/// What the references may differ from PyTorch by, relative. Constants such as 1/C are f32 in both; summaries of targets come
+/// in f32 here, and in f64 there. That is 6e-8 of each, and more of a gradient that is a small difference of large terms
+/// (measured: up to 8.7e-7, of `gram/one/1`).
+const REFERENCES: f64 = 1e-5;
+
 #[test]
 fn losses_and_gradients_match_pytorch() {
     let _turn = turn();
@@ -214,24 +228,18 @@ fn losses_and_gradients_match_pytorch() {
         let loss = case["loss"].as_f64().expect("a number");
         let gradient = widen(&golden.tensor(text(&case["gradient"])).1);
         let (own_loss, own_gradient) = built.reference(&widen(&x), &[]);
-        // Constants such as 1/C are f32 in both; summaries of targets come in f32 here, and in f64 there.
-        let close = (own_loss - loss).abs() <= 1e-5 * loss.abs().max(1e-3);
+        let close = (own_loss - loss).abs() <= REFERENCES * loss.abs().max(1e-3);
         assert!(close, "{name}: the references give {own_loss}, PyTorch {loss}");
         let narrow: Vec<f32> = own_gradient.iter().map(|value| *value as f32).collect();
-        let zero = gradient.iter().all(|value| *value == 0.0);
-        let off = relative_l2(&narrow, &gradient);
-        assert!(
-            off <= 1e-3 || (zero && narrow == vec![0.0; narrow.len()]),
-            "{name}: gradient off by {off:.1e}"
-        );
+        let off = distance(&narrow, &gradient);
+        assert!(off <= REFERENCES, "{name}: the references' gradient is off by {off:.1e}");
 
         let (device_loss, device_gradient) = built.device(&engine, &x, &[]);
-        let allowed = tolerance(statistic.as_ref(), shape(&sizes)).max(1e-3);
+        let allowed = tolerance(statistic.as_ref(), shape(&sizes)) + REFERENCES;
         let off = (f64::from(device_loss) - loss).abs() / loss.abs().max(1e-2);
         assert!(off <= allowed, "{name}: loss {device_loss}, PyTorch {loss}");
-        let off = relative_l2(&device_gradient, &gradient);
-        let close = off <= allowed || (zero && device_gradient == vec![0.0; device_gradient.len()]);
-        assert!(close, "{name}: the device's gradient is off by {off:.1e}");
+        let off = distance(&device_gradient, &gradient);
+        assert!(off <= allowed, "{name}: the device's gradient is off by {off:.1e}");
         tested.insert(text(&case["statistic"]).to_owned());
     }
     let names: std::collections::BTreeSet<String> =

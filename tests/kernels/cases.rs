@@ -3,13 +3,13 @@
 //!
 //! `KERNEL=conv cargo test --test kernels cases::` tests the ops whose names contain `conv`.
 
-use crate::common::{assert_close, cpu, engine, engine_with, filter, inputs, turn, widen};
+use crate::common::{assert_close, chosen_ops, cpu, engine, engine_with, filter, inputs, turn, widen};
 use neural_mirage::Error;
 use neural_mirage::gpu::{DeviceOptions, Family, PipelineCache, PipelineKey};
 use neural_mirage::graph::{Engine, PrepareOptions, SingleOp, SingleRun, candidates};
 use neural_mirage::ops::{
     Add, Case, CaseInput, Conv, ConvBackward, GramBackward, Kernel, MeanSquaredError, MseBackward, Op,
-    Operand, Padding, Pool, PoolBackward, PoolKind, REGISTRY, Relu, ReluBackward, RootTrace, Shape, Then,
+    Operand, Padding, Pool, PoolBackward, PoolKind, Relu, ReluBackward, RootTrace, Shape, Then,
 };
 use neural_mirage::shader::Shader;
 use neural_mirage::workbench::reference;
@@ -35,9 +35,8 @@ impl Prepared {
 /// the test that comes first.
 fn cases() -> impl Iterator<Item = &'static Prepared> {
     static CASES: LazyLock<Vec<(Case, u64, OnceLock<Prepared>)>> = LazyLock::new(|| {
-        let filter = std::env::var("KERNEL").unwrap_or_default();
-        let chosen = REGISTRY.iter().filter(|entry| entry.name.contains(&filter));
-        let cases = chosen.flat_map(|entry| (entry.cases)().into_iter().zip(1..));
+        let chosen = chosen_ops();
+        let cases = chosen.iter().flat_map(|entry| (entry.cases)().into_iter().zip(1..));
         cases.map(|(case, seed)| (case, seed, OnceLock::new())).collect()
     });
     CASES.iter().map(|(case, seed, prepared)| prepared.get_or_init(|| Prepared::new(case.clone(), *seed)))
@@ -195,11 +194,23 @@ fn every_kernel_runs_on_a_minimal_device() {
 #[test]
 fn no_kernel_is_wrong_where_few_workgroups_fit_side_by_side() {
     let _turn = turn();
-    let mut ran = Ran::new();
+    let (mut seen, mut ran) = (BTreeSet::new(), Ran::new());
     for family in [Family::Texture, Family::Buffer] {
         let options = DeviceOptions { family, ..Default::default() };
         let engine = engine_with(&options, |profile| profile.max_groups = 16);
-        cases().for_each(|case| drop(check(&engine, case, true, &mut ran)));
+        cases().for_each(|case| seen.extend(check(&engine, case, true, &mut ran)));
+    }
+    println!("{} kernels: {seen:?}", seen.len());
+    // All could refuse. Each op has a case that is small enough for its naive kernel, and convolutions have some that are
+    // small enough for others.
+    let expected = |op| match op {
+        "conv" | "conv_backward" => vec!["buffer_winograd2", "buffer", "naive"],
+        _ => vec!["naive"],
+    };
+    for op in chosen_ops().into_iter().map(|entry| entry.name) {
+        for variant in expected(op) {
+            assert!(seen.contains(&(op, variant)), "{op} did not run as {variant}");
+        }
     }
 }
 

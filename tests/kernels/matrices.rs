@@ -1,7 +1,7 @@
 //! Kernels on cooperative matrices: where they are offered, and what they compute on a device that has such, as Mesa 26.1's
-//! software driver does (tools/test_drivers). On another the tests of results have nothing to run, and say so.
+//! software driver does (tools/test_drivers). On another the tests of results have nothing to run, and note that.
 
-use crate::common::{assert_close, engine_with, filter, inputs, turn, widen};
+use crate::common::{assert_close, engine_with, filter, inputs, not_run, turn, widen};
 use neural_mirage::gpu::{DeviceOptions, Family, Matrices, Precision, Profile};
 use neural_mirage::graph::{Engine, SingleOp, candidates};
 use neural_mirage::ops::{
@@ -86,11 +86,12 @@ fn engine() -> Option<Arc<Engine>> {
     let precision = Precision::Half;
     let engine =
         engine_with(&DeviceOptions { precision, family: Family::Buffer, ..Default::default() }, |_| {});
-    let matrices = engine.profile().matrices;
-    let found =
-        matrices.map_or("no cooperative matrices: nothing was run".to_owned(), |found| format!("{found:?}"));
-    println!("{}: {found}", engine.describe());
-    matrices.map(|_| engine)
+    let Some(matrices) = engine.profile().matrices else {
+        not_run(&format!("kernels on cooperative matrices: {} has none", engine.describe()));
+        return None;
+    };
+    println!("{}: {matrices:?}", engine.describe());
+    Some(engine)
 }
 
 /// All cases of the registry; `check` fails on a kernel that is wrong, or leaves something in the padding.

@@ -24,11 +24,15 @@ const LOSSES: f64 = 2e-5;
 /// Gradients react to single ReLU and pooling decisions; per-conv noise of 1e-6 moves them by up to 4e-5.
 const GRADIENT: f64 = 2e-4;
 
+/// Checks the requests of these names, or all if none is given.
 fn check_requests(engine: &Arc<Engine>, names: &[&str]) {
     println!("{}", engine.describe());
     let golden = Golden::open("objective.safetensors");
     let network = network();
-    for described in golden.cases["requests"].as_array().expect("a list") {
+    let requests = golden.cases["requests"].as_array().expect("a list");
+    assert!(requests.len() >= 9);
+    let mut checked = 0;
+    for described in requests {
         let name = text(&described["name"]);
         if !names.is_empty() && !names.contains(&name) {
             continue;
@@ -55,7 +59,10 @@ fn check_requests(engine: &Arc<Engine>, names: &[&str]) {
         let error = relative_l2(&gradient, &expected);
         println!("{name}: gradient {error:.2e}");
         assert!(error <= GRADIENT, "{name}: gradient off by {error:.3e} (relative L2)");
+        checked += 1;
     }
+    let wanted = if names.is_empty() { requests.len() } else { names.len() };
+    assert_eq!(checked, wanted, "the goldens lack some of {names:?}");
 }
 
 #[test]

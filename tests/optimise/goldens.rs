@@ -2,7 +2,7 @@
 
 use crate::common::golden::{Golden, shape, text};
 use crate::common::objective::{iterate, network, request_of_trajectory};
-use crate::common::{assert_close, both, engine, relative_l2, turn, widen};
+use crate::common::{assert_close, both, engine, planar, relative_l2, turn, widen};
 use neural_mirage::gpu::Family;
 use neural_mirage::graph::Engine;
 use neural_mirage::mirage::optimizer::{Lbfgs, LineSearch};
@@ -59,10 +59,7 @@ fn ten_steps_of_lbfgs_match_pytorch_and_neural_style() {
             assert!(error <= tolerance, "{name} step {step}: {actual} against {expected}");
         }
         let expected = widen(&goldens.tensor(text(&trajectory["final_image"])).1);
-        let rgb = &result.picture.rgb;
-        let planes: Vec<f32> =
-            (0..3).flat_map(|channel| rgb.iter().skip(channel).step_by(3).copied()).collect();
-        let error = relative_l2(&planes, &expected);
+        let error = relative_l2(&planar(&result.picture), &expected);
         println!("{name}: final picture off by {error:.1e}");
         assert!(error <= PICTURE, "{name}: final picture off by {error:.1e}");
     }

@@ -4,7 +4,7 @@ use crate::common::golden::{Golden, text};
 use crate::common::objective::{
     iterate, network, picture, request_of_trajectory, use_style_statistic, weigh,
 };
-use crate::common::{both, cpu, engine, engine_with, relative_l2, turn, widen};
+use crate::common::{both, cpu, engine, engine_with, planar, relative_l2, turn, widen};
 use neural_mirage::gpu::{DeviceOptions, Family};
 use neural_mirage::graph::Engine;
 use neural_mirage::image_io::Picture;
@@ -19,10 +19,6 @@ const PICTURE: f64 = 5e-4;
 const TOTALS: f64 = 1e-4;
 /// The acceptance limit on single pixels, in units of [0, 1].
 const PIXEL: f64 = 1e-3;
-
-fn planar(picture: &Picture) -> Vec<f32> {
-    (0..3).flat_map(|channel| picture.rgb.iter().skip(channel).step_by(3).copied()).collect()
-}
 
 fn run(
     engine: &Arc<Engine>,

@@ -1,6 +1,8 @@
 //! Pictures in files: read, refused, written, on sheets, in films.
 
 mod alpha;
+#[path = "../common/crc.rs"]
+mod crc;
 #[cfg(feature = "film")]
 mod film;
 #[cfg(feature = "film")]

@@ -1,5 +1,6 @@
 //! What the tests of pictures in files share.
 
+use crate::crc::crc;
 use image::{DynamicImage, ImageFormat};
 use neural_mirage::Error;
 use neural_mirage::image_io::{Decoded, read};
@@ -85,15 +86,9 @@ pub fn jpeg_with_exif(image: &DynamicImage, exif: &[u8]) -> Vec<u8> {
 
 /// A PNG with one more chunk after its header.
 pub fn png_with_chunk(png: &[u8], kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
-    let mut crc = !0u32;
-    for byte in kind.iter().chain(data) {
-        crc ^= u32::from(*byte);
-        for _ in 0..8 {
-            crc = if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
-        }
-    }
     let length = (data.len() as u32).to_be_bytes();
-    [&png[..33], &length, kind, data, &(!crc).to_be_bytes(), &png[33..]].concat()
+    let chunk = [kind, data].concat();
+    [&png[..33], &length, &chunk, &crc(&chunk).to_be_bytes(), &png[33..]].concat()
 }
 
 pub fn fixture(name: &str) -> PathBuf {

@@ -1,7 +1,7 @@
 //! The memory plan. Whatever the graph, tensors alive at the same time keep to themselves; sharing
 //! changes no bit of a result; limits give typed errors before anything is allocated.
 
-use crate::common::{assert_close, cpu, draw, engine, engine_with, filter, turn, widen};
+use crate::common::{assert_close, cpu, draw, engine, engine_with, filter, not_run, turn, widen};
 use neural_mirage::gpu::{DeviceOptions, Family, Profile};
 use neural_mirage::graph::{
     Bindings, Engine, Goals, Graph, Place, Plan, PrepareOptions, Program, TensorId, gradient,
@@ -305,6 +305,7 @@ fn windows_change_no_bit() {
         let engine = engine_with(&options, |profile| profile.max_binding = largest - 1);
         if engine.profile().lanes.is_none() {
             // Only a device with one subgroup size runs the texture family at all.
+            not_run(&format!("windows of maps in textures: {} has no one subgroup size", engine.describe()));
             return;
         }
         let (windows, _) = run(&engine, side, PrepareOptions::default()).unwrap();
@@ -460,6 +461,7 @@ fn two_operands_of_one_dispatch_are_staged_in_any_order() {
     let engine = engine(Family::Texture);
     if engine.profile().lanes.is_none() {
         // Only a device with one subgroup size runs the texture family at all.
+        not_run(&format!("operands staged in textures: {} has no one subgroup size", engine.describe()));
         return;
     }
     // More texels than a row of a linear texture holds, so that the small texture is too small for them.

@@ -102,14 +102,15 @@ fn submissions_are_split_by_the_time_that_they_take() {
         |engine: &Arc<Engine>| session(&(engine.clone(), network.clone(), request.clone()), request.clone());
     let times = prepared(&engine(None)).time_iterations(4).unwrap();
     let least = times.iter().copied().fold(f64::INFINITY, f64::min);
-    let slow = engine(Some(Duration::from_secs_f64(least / 8.0)));
+    let slow = engine(Some(Duration::from_secs_f64(least / 32.0)));
     let mut session = prepared(&slow);
     session.time_iterations(2).unwrap();
     let count = || (submissions(&slow), slow.gpu().unwrap().waits());
     let before = count();
     session.time_iterations(1).unwrap();
     let after = count();
-    // Eight by the times on an idle machine; a busy one may be slower, never twice as fast as the least time.
+    // 32 by the times on an idle machine. These may be eight times less than `least`, if other tests kept the device busy
+    // when that was measured.
     assert!(after.0 - before.0 >= 4, "{} submissions", after.0 - before.0);
     assert_eq!(after.1 - before.1, 1, "only the last submission is waited for");
 }

@@ -1,5 +1,6 @@
 //! Disks without room, and folders that are gone: what becomes of what can't be written.
 
+use crate::common::not_run;
 use crate::interrupt::{code, signal, wait_until_it_paints};
 use crate::support::{Place, pixels};
 use crate::writing::{refuses, says};
@@ -154,7 +155,7 @@ fn snapshots_that_cannot_be_saved_do_not_end_a_run() {
     resume.assert().success();
 }
 
-/// A small disk, if this user may make one.
+/// A small disk, if this user may make one; else that is noted.
 struct Disk(PathBuf);
 
 impl Disk {
@@ -168,7 +169,7 @@ impl Disk {
         if mount.is_ok_and(|output| output.status.success()) {
             return Some(Self(path));
         }
-        eprintln!("SKIPPED: this user can't mount a small disk");
+        not_run("what needs a small disk: this user can't mount one");
         None
     }
 }

@@ -18,6 +18,42 @@ fn refused(path: &Path) -> String {
     error.to_string()
 }
 
+/// Weights are read when they are needed, so another program may have changed the file since it was opened.
+#[test]
+fn a_file_that_is_shortened_after_it_was_opened_gives_an_error() {
+    let net = Net::small();
+    for mut file in [net.torchvision(), net.caffe(), net.keras("*/kernel", "*/bias")] {
+        for half in [false, true] {
+            if half {
+                file.convert("F16", |_| true);
+            }
+            let folder = tempfile::tempdir().unwrap();
+            let path = file.write(folder.path());
+            let shorten = |length: usize| {
+                std::fs::File::options().write(true).open(&path).unwrap().set_len(length as u64).unwrap();
+            };
+            let network = Network::open(&path, None).unwrap();
+            let unreadable = |error: Error| {
+                assert!(matches!(&error, Error::File { path: named, .. } if *named == path), "{error:?}");
+                assert_says(&error.to_string(), &["can't be read", "no other program changes the file"]);
+            };
+            network.check_finite().unwrap();
+            shorten(file.bytes().len() - 1);
+            unreadable(network.check_finite().unwrap_err());
+            let header = u64::from_le_bytes(file.bytes()[..8].try_into().unwrap()) as usize;
+            shorten(8 + header);
+            for conv in network.convs() {
+                unreadable(conv.filter().unwrap_err());
+                unreadable(conv.bias().unwrap_err());
+            }
+            for linear in network.linears() {
+                unreadable(linear.matrix().unwrap_err());
+                unreadable(linear.bias().unwrap_err());
+            }
+        }
+    }
+}
+
 fn refused_bytes(bytes: &[u8]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("net.safetensors");

@@ -14,7 +14,7 @@ use crate::common::synthetic::{FileBuilder, Net, Numbers};
 
 fn open(file: &FileBuilder) -> Network {
     let folder = tempfile::tempdir().unwrap();
-    // The memory map stays valid after the folder is removed.
+    // The file stays open, and readable after the folder is removed.
     Network::open(&file.write(folder.path()), None).unwrap()
 }
 
