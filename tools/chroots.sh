@@ -21,7 +21,8 @@ remove_chroots() {
 # Unmounts whatever is mounted below $work, the latest first.
 leave_chroots() {
   awk -v below="$work/" 'index($2, below) == 1 { print $2 }' /proc/mounts | tac |
-    while read -r mounted; do umount "$mounted" || true; done
+    # The system writes a space as \040.
+    while read -r mounted; do umount "$(printf %b "$mounted")" || true; done
 }
 
 # A fresh copy of this suite's system, in $root.

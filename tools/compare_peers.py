@@ -158,10 +158,13 @@ def python():
     if named:
         return named
     venv = ROOT / "tools" / ".venv-peers"
-    if not (venv / "bin" / "python").exists():
+    interpreter = str(venv / "bin" / "python")
+    if not venv.exists():
         subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-        subprocess.run([venv / "bin" / "pip", "install", "--quiet", "torch", "numpy", "safetensors"], check=True)
-    return str(venv / "bin" / "python")
+    if subprocess.run([interpreter, "-c", "import torch, numpy, safetensors"], stderr=subprocess.DEVNULL).returncode:
+        packages = ["torch", "numpy", "safetensors"]
+        subprocess.run([interpreter, "-m", "pip", "install", "--quiet", *packages], check=True)
+    return interpreter
 
 
 def bench_binary(name="iteration"):
@@ -265,6 +268,8 @@ def sweep_pixels(path, ours, interpreter, vgg19):
             found = run(command)
             seconds = found.get("min", found.get("least_seconds"))
             row = {"name": name, "side": side, "min": seconds, "peak_mib": found["peak_mib"]}
+            if "device_mib" in found:
+                row["device_mib"] = found["device_mib"]
             last[name] = row
             rows.append(row)
             print(f"{name:8} {side:5} px {row['min']:9.4f} s {row['min'] / pixels * 1e6:7.2f} us/px {row['peak_mib']:6} MiB", flush=True)

@@ -55,7 +55,7 @@ def read_torch(path):
         raise Unusable(f"{path}: holds a {type(state).__name__}, not a state dict. Save model.state_dict()")
     tensors = {}
     for name, value in state.items():
-        if isinstance(value, torch.Tensor) and value.is_floating_point():
+        if isinstance(name, str) and isinstance(value, torch.Tensor) and value.is_floating_point():
             name = name.removeprefix("module.")
             # A state dict of vgg.features alone has bare positions.
             name = "features." + name if re.match(r"\d+\.", name) else name
@@ -166,7 +166,7 @@ def read_blob(data):
     count = 1
     for dim in shape:
         count *= dim
-    if count != values.size:
+    if count != values.size or max(shape, default=0) > values.size:
         raise Unusable(f"a blob of shape {shape} holds {values.size} numbers")
     return values.reshape(shape)
 
@@ -196,7 +196,9 @@ def read_caffe(path):
         if len(blobs) != 2:
             raise Unusable(f"{path}: layer {name} has {len(blobs)} blobs; weights and biases were expected")
         weight, bias = (read_blob(blob) for blob in blobs)
-        if types[layer_type] == "InnerProduct" or weight.shape[:2] == (1, 1):
+        if types[layer_type] == "InnerProduct":
+            if weight.ndim < 2 or any(side != 1 for side in weight.shape[:-2]):
+                raise Unusable(f"{path}: layer {name} has weights of shape {list(weight.shape)}, which is no matrix")
             weight = weight.reshape(weight.shape[-2:])  # the old format writes [1, 1, out, in]
         tensors[f"{name}.weight"], tensors[f"{name}.bias"] = weight, bias.reshape(-1)
     return tensors, "caffe"

@@ -49,7 +49,8 @@ def draw_pixels(rows):
         right.loglog(pixels, [row["peak_mib"] for row in own], **look)
     ours = [row for row in rows if row["name"] == "ours"]
     plan = {"color": COLOURS["ours"], "linestyle": ":", "label": "ours, on the device"}
-    right.loglog([row["side"] ** 2 for row in ours], [row["device_mib"] for row in ours], **plan)
+    planned = [row for row in ours if "device_mib" in row]
+    right.loglog([row["side"] ** 2 for row in planned], [row["device_mib"] for row in planned], **plan)
     middle = next(row for row in ours if row["side"] == 256)
     ends = [64**2, 2048**2]
     line = [middle["min"] * pixels / 256**2 for pixels in ends]

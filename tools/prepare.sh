@@ -9,11 +9,17 @@ fail() {
   exit 2
 }
 
-# The program as `cargo build --release` leaves it.
-release() {
-  program=${CARGO_TARGET_DIR:-target}/release/mirage
+# The program as `cargo build` leaves it; $1: debug or release.
+built() {
+  program=${CARGO_TARGET_DIR:-target}/$1/mirage
   [ -f "$program" ] || program=$program.exe
   printf '%s' "$program"
+}
+
+# SHA-256 of the network that comes with the program.
+shipped_sha256() {
+  grep -E '^[0-9a-f]{64} [ *]vgg16-narrow\.safetensors$' weights/SHA256SUMS | cut -d ' ' -f 1 | grep . ||
+    fail "weights/SHA256SUMS does not name the network, or has other line ends than it should."
 }
 
 as_root() {
@@ -86,7 +92,11 @@ need_rust() {
   want=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
   [ "$(printf '%s\n' "$want" "$have" | sort -V | head -n 1)" = "$want" ] ||
     fail "Rust $have is too old: $want or newer is needed. Run 'rustup update', then start again."
-  command -v cc >/dev/null 2>&1 || install_packages gcc libc6-dev
+  case $(rustc -vV) in
+    # Its linker is Visual Studio's, which Rust finds by itself.
+    *-msvc*) ;;
+    *) command -v cc >/dev/null 2>&1 || install_packages gcc libc6-dev ;;
+  esac
 }
 
 # Mesa's Wayland part complains on machines without a session.

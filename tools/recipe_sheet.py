@@ -49,7 +49,7 @@ def seconds_of(program, picture):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("program", type=Path)
+    parser.add_argument("program", type=lambda name: Path(name).resolve())
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--photos", type=Path, nargs="+", default=PHOTOS)
     parser.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES))

@@ -164,7 +164,7 @@ def after(curve, seconds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("program", type=Path)
+    parser.add_argument("program", type=lambda name: Path(name).resolve())
     parser.add_argument("photos", type=Path, nargs="*", default=PHOTOS)
     parser.add_argument("--size", type=int, default=384)
     parser.add_argument("--runs", nargs="+", choices=["pytorch", *RUNS], default=["pytorch", *RUNS])

@@ -30,7 +30,7 @@ pub(super) struct ManArgs {
 
 /// Prints the completions of all commands that --help lists.
 pub(super) fn completions(args: &CompletionsArgs, program: Command) -> Result<()> {
-    let (mut program, mut text) = (visible(program), Vec::new());
+    let (mut program, mut text) = (visible(&program), Vec::new());
     let name = program.get_name().to_owned();
     clap_complete::generate(args.shell, &mut program, name, &mut text);
     streams::print(String::from_utf8_lossy(&text).trim_end())
@@ -47,19 +47,40 @@ pub(super) fn manual(args: &ManArgs, program: Command) -> Result<()> {
     let mut pages = Vec::new();
     for entry in std::fs::read_dir(made.path()).map_err(Error::io(made.path(), "reading"))? {
         let page = entry.map_err(Error::io(made.path(), "reading"))?.path();
-        let bytes = std::fs::read(&page).map_err(Error::io(&page, "reading"))?;
-        pages.push((folder.join(page.file_name().unwrap_or_default()), bytes));
+        let text = std::fs::read_to_string(&page).map_err(Error::io(&page, "reading"))?;
+        pages.push((folder.join(page.file_name().unwrap_or_default()), unfilled(&text)));
     }
     pages.iter().try_for_each(|(page, _)| check_whole(page, args.overwrite))?;
-    pages.iter().try_for_each(|(page, bytes)| write_whole(page, bytes, "writing the manual", args.overwrite))
+    let write = |(page, text): &(PathBuf, String)| {
+        write_whole(page, text.as_bytes(), "writing the manual", args.overwrite)
+    };
+    pages.iter().try_for_each(write)
 }
 
-/// The program without its hidden commands.
-fn visible(program: Command) -> Command {
-    let commands: Vec<Command> = program.get_subcommands().filter(|c| !c.is_hide_set()).cloned().collect();
-    let mut shown = Command::new(program.get_name().to_owned()).version(env!("CARGO_PKG_VERSION"));
-    for argument in program.get_arguments() {
-        shown = shown.arg(argument.clone());
+/// A page whose indented lines, the examples, are shown line by line. They would be run together otherwise.
+fn unfilled(page: &str) -> String {
+    let (mut text, mut is_indented) = (String::new(), false);
+    for line in page.lines() {
+        let indented = line.starts_with("  ");
+        if indented != is_indented {
+            text.push_str(if indented { ".nf\n" } else { ".fi\n" });
+        }
+        text.push_str(line);
+        text.push('\n');
+        is_indented = indented;
     }
-    shown.subcommands(commands)
+    text + if is_indented { ".fi\n" } else { "" }
+}
+
+/// A command without its hidden commands and options.
+fn visible(command: &Command) -> Command {
+    let commands = command.get_subcommands().filter(|command| !command.is_hide_set()).map(visible);
+    let mut shown = Command::new(command.get_name().to_owned()).subcommands(commands);
+    if let Some(version) = command.get_version() {
+        shown = shown.version(version.to_owned());
+    }
+    if let Some(about) = command.get_about() {
+        shown = shown.about(about.clone());
+    }
+    shown.args(command.get_arguments().filter(|argument| !argument.is_hide_set()))
 }

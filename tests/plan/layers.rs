@@ -293,3 +293,26 @@ fn circles_are_found() {
     let back = ("m::b", "use super::f::g::X;");
     assert!(check(&[root, ("m::a", ""), deep, ("m::f::g", "use super::super::b::Two;"), back]));
 }
+
+/// A newcomer finds each file in a table of docs/architecture.md, and what a table names is there.
+#[test]
+fn the_tables_of_the_architecture_name_each_file() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let document = std::fs::read_to_string(root.join("docs/architecture.md")).unwrap();
+    for folder in ["cli", "mirage"] {
+        let head = format!("| files of `{folder}` | what they do |");
+        let (_, table) = document.split_once(&head).expect(folder);
+        let rows = table.trim_start().lines().skip(1).take_while(|line| line.starts_with('|'));
+        let named: BTreeSet<&str> = rows
+            .flat_map(|row| {
+                row.split('|').nth(1).into_iter().flat_map(|names| names.split('`').skip(1).step_by(2))
+            })
+            .collect();
+        let entries = std::fs::read_dir(root.join("src").join(folder)).unwrap();
+        let files: BTreeSet<String> = entries
+            .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+            .filter(|name| name != "mod")
+            .collect();
+        assert_eq!(named, files.iter().map(String::as_str).collect(), "{folder}");
+    }
+}

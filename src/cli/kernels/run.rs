@@ -28,6 +28,7 @@ Examples:
 
 Variables of the entry point get inputs and outputs in the order of @group and @binding, or by name. Outputs start as \
 NaN words, followed by a guard zone; unwritten elements and writes beyond the end are reported.
+
 Exit codes: 0 for success, 1 if an expectation is not met or the guard zone was written, 2 for bad input.";
 
 /// Options of `mirage kernels run`.
