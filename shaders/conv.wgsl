@@ -98,7 +98,7 @@ fn forward(
         }
     }
     if (RELU == 1u) {
-        sum = max(sum, vec4<f32>(0.0));
+        sum = select(sum, vec4<f32>(0.0), sum < vec4<f32>(0.0)); // keeps NaN
     }
     output[i] = sum;
 }

@@ -163,7 +163,7 @@ fn forward(
                     sums[(q * 4u + 2u) * PIXELS + p],
                     sums[(q * 4u + 3u) * PIXELS + p]);
                 if (RELU == 1u) {
-                    sum = max(sum, vec4<f32>(0.0));
+                    sum = select(sum, vec4<f32>(0.0), sum < vec4<f32>(0.0)); // keeps NaN
                 }
                 output[quad * plane + n] = select(vec4<f32>(0.0), sum, inside);
             }

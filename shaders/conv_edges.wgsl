@@ -94,7 +94,8 @@ fn forward(
     for (var p = 0u; p < PIXELS; p++) {
         if (first + p < count) {
             let n = texel(quad, u32(places[p].x), u32(places[p].y));
-            output[n] = select(sums[p], max(sums[p], vec4<f32>(0.0)), RELU == 1u);
+            let negative = sums[p] < vec4<f32>(0.0); // false for NaN, which is kept
+            output[n] = select(sums[p], vec4<f32>(0.0), negative & vec4<bool>(RELU == 1u));
         }
     }
 }

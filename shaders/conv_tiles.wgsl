@@ -103,7 +103,8 @@ fn forward(
                     sums[(q * 4u + 1u) * VECTORS + v],
                     sums[(q * 4u + 2u) * VECTORS + v],
                     sums[(q * 4u + 3u) * VECTORS + v]);
-                sum = select(sum, max(sum, vec4<f32>(0.0)), params.relu == 1u);
+                let negative = sum < vec4<f32>(0.0); // false for NaN, which is kept
+                sum = select(sum, vec4<f32>(0.0), negative & vec4<bool>(params.relu == 1u));
                 output[quad * plane + n] = select(vec4<f32>(0.0), sum, inside);
             }
         }

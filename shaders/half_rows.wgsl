@@ -60,7 +60,7 @@ fn unpack(
         let at = (quad / ROW_QUADS * params.rows + n) * ROW_QUADS + quad % ROW_QUADS;
         value = sums[at] * scales[1] + bias[quad];
         if (RELU == 1u) {
-            value = max(value, vec4<f32>(0.0));
+            value = select(value, vec4<f32>(0.0), value < vec4<f32>(0.0)); // keeps NaN
         }
     }
     output[i] = value;

@@ -99,7 +99,7 @@ fn forward(
         let quad = (params.first + first) / 4u;
         var y = partial[local * GROUP] + bias[quad];
         if (RELU == 1u) {
-            y = max(y, vec4<f32>(0.0));
+            y = select(y, vec4<f32>(0.0), y < vec4<f32>(0.0)); // keeps NaN
         }
         // Only the matrix's last chunk ends within a quad; what follows there is padding.
         let rows = vec4<u32>(first) + vec4<u32>(0u, 1u, 2u, 3u);
@@ -204,7 +204,7 @@ fn naive_forward(
         }
     }
     if (RELU == 1u) {
-        sum = max(sum, vec4<f32>(0.0));
+        sum = select(sum, vec4<f32>(0.0), sum < vec4<f32>(0.0)); // keeps NaN
     }
     // What follows the last row is padding: its bias is zero, and nothing was added.
     output[(params.first + row) / 4u] = sum;

@@ -55,7 +55,7 @@ fn forward(
             let quad = (params.first + first) / 4u;
             var y = bias[quad] + vec4<f32>(sums[q * 4u], sums[q * 4u + 1u], sums[q * 4u + 2u], sums[q * 4u + 3u]);
             if (RELU == 1u) {
-                y = max(y, vec4<f32>(0.0));
+                y = select(y, vec4<f32>(0.0), y < vec4<f32>(0.0)); // keeps NaN
             }
             // Only the matrix's last chunk ends within a quad; what follows there is padding.
             let rows = vec4<u32>(first) + vec4<u32>(0u, 1u, 2u, 3u);

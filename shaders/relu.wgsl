@@ -1,4 +1,4 @@
-// Rectifier, elementwise over all stored values (padding stays zero: max(0, 0) = 0).
+// Rectifier, elementwise over all stored values, padding too. NaN stays NaN, so that a run notices it.
 
 struct Params {
     count: u32, // vec4 values
@@ -21,7 +21,8 @@ fn forward(
 ) {
     let i = index(group, groups, local);
     if (i < params.count) {
-        output[i] = max(input[i], vec4<f32>(0.0));
+        let x = input[i];
+        output[i] = select(x, vec4<f32>(0.0), x < vec4<f32>(0.0));
     }
 }
 

@@ -154,7 +154,8 @@ fn transform(
             let n = first + down * pitch + across;
             if (row + down < params.height && column + across < params.width) {
                 var value = line[c] + bias[params.first_quad + quad];
-                value = select(value, max(value, vec4<f32>(0.0)), params.relu == 1u);
+                let negative = value < vec4<f32>(0.0); // false for NaN, which is kept
+                value = select(value, vec4<f32>(0.0), negative & vec4<bool>(params.relu == 1u));
                 if (ADD == 1u) {
                     value += output[n];
                 }
@@ -166,6 +167,11 @@ fn transform(
             }
         }
     }
+}
+
+// NaN stays NaN.
+fn rectified(value: vec4<f32>) -> vec4<f32> {
+    return select(value, vec4<f32>(0.0), value < vec4<f32>(0.0));
 }
 
 // Four bits a channel, of which the one of the window's first maximum in row-major order is set; none if the
@@ -203,8 +209,7 @@ fn transform_pooled(
     let column = at % params.tiles_across * HALF;
     let first = (quad * (height + 1u) + row + 1u) * pitch + column + 1u;
     let offset = bias[params.first_quad + quad];
-    let zero = vec4<f32>(0.0);
-    var found = zero;
+    var found = vec4<f32>(0.0);
     // unroll
     for (var r = 0u; r < HALF; r++) {
         let upper = output_line(row_of_tile(2u * r));
@@ -213,10 +218,10 @@ fn transform_pooled(
         for (var c = 0u; c < HALF; c++) {
             // An odd last row or column is in no window.
             if (row + r < height && column + c < width) {
-                let v0 = max(upper[2u * c] + offset, zero);
-                let v1 = max(upper[2u * c + 1u] + offset, zero);
-                let v2 = max(lower[2u * c] + offset, zero);
-                let v3 = max(lower[2u * c + 1u] + offset, zero);
+                let v0 = rectified(upper[2u * c] + offset);
+                let v1 = rectified(upper[2u * c + 1u] + offset);
+                let v2 = rectified(lower[2u * c] + offset);
+                let v3 = rectified(lower[2u * c + 1u] + offset);
                 output[first + r * pitch + c] = max(max(v0, v1), max(v2, v3));
                 found[r * 2u + c] = pool_index(v0, v1, v2, v3);
             }

@@ -11,7 +11,9 @@ use super::options::PrepareOptions;
 use super::plan::{MemoryUse, Plan};
 use crate::error::{Error, Result};
 use crate::gpu::Profile;
-use crate::ops::{Constant, Dispatch, Initializer, Kernel, NativeKernel, Operand, Shape, Storage, TexelCopy};
+use crate::ops::{
+    Constant, Dispatch, Initializer, Kernel, NativeKernel, Operand, Shape, Storage, TexelCopy, scratch_of,
+};
 use crate::shader::{ResourceKind, Shader};
 use std::collections::HashMap;
 
@@ -241,8 +243,8 @@ impl Lowering<'_> {
         let constants: HashMap<&str, u64> =
             constants.map(|constant| (constant.key.as_str(), constant.bytes)).collect();
         self.memory.constants += constants.values().sum::<u64>();
-        let most = |of: fn(&NativeKernel) -> u64| self.functions.iter().map(of).max().unwrap_or(0);
-        self.memory.scratch = most(|function| function.scratch) + most(|function| function.temporary);
+        let temporary = self.functions.iter().map(|function| function.temporary).max().unwrap_or(0);
+        self.memory.scratch = scratch_of(&self.functions) + temporary;
         Ok(Lowered {
             buffers: self.buffers,
             textures: self.textures,

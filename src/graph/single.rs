@@ -27,12 +27,37 @@ pub struct SingleOp {
 pub struct SingleRun {
     /// The output in logical order; for ops that change inputs in place, those inputs one after another.
     pub values: Vec<f32>,
-    /// The output as stored, padding included.
-    pub stored: Vec<f32>,
-    /// The same of the saved output, of ops that have one: in logical order, and as stored.
-    pub saved: Option<[Vec<f32>; 2]>,
-    /// True if nothing was written behind the output.
+    /// The same of the saved output, of ops that have one.
+    pub saved: Option<Vec<f32>>,
+    /// True if all padding of what the kernel writes is zero.
+    pub padding_is_zero: bool,
+    /// True if nothing was written behind what the kernel writes.
     pub guard_intact: bool,
+    /// True if the output was written, of ops whose values are their changed inputs.
+    pub is_written: bool,
+}
+
+impl SingleRun {
+    /// What is wrong besides the values, if anything is.
+    pub fn fault(&self) -> Option<&'static str> {
+        if !self.guard_intact {
+            Some("writes behind its output")
+        } else if !self.is_written {
+            Some("does not write its output")
+        } else if !self.padding_is_zero {
+            Some("leaves something else than zero in the padding of what it writes")
+        } else {
+            None
+        }
+    }
+}
+
+/// A tensor that a kernel has written.
+struct Written {
+    /// In logical order.
+    values: Vec<f32>,
+    padding_is_zero: bool,
+    guard_intact: bool,
 }
 
 impl SingleOp {
@@ -75,13 +100,20 @@ impl SingleOp {
         Ok(self.run_on(variant, &self.upload(inputs)?)?.0)
     }
 
-    /// These inputs (logical order) on the device, for several kernels to run on.
+    /// These inputs (logical order) on the device, for several kernels to run on. A guard zone of NaN follows those that
+    /// the op changes.
     ///
     /// # Errors
     /// As [`Engine::tensor_with`].
     pub fn upload(&self, inputs: &[Vec<f32>]) -> Result<Vec<Memory>> {
         let upload = |(index, values): (usize, &Vec<f32>)| {
-            self.engine.tensor_with(&format!("input {index}"), self.signature.inputs[index], values)
+            let (label, shape) = (format!("input {index}"), self.signature.inputs[index]);
+            if !self.op.mutates().contains(&index) {
+                return self.engine.tensor_with(&label, shape, values);
+            }
+            let mut stored = shape.pack(values);
+            stored.resize(shape.stored() + GUARD, f32::NAN);
+            self.engine.stored(&label, &stored)
         };
         inputs.iter().enumerate().map(upload).collect()
     }
@@ -97,22 +129,22 @@ impl SingleOp {
         let saved_buffer = saved.map(|shape| self.poisoned("saved", shape)).transpose()?;
         let program = self.bind(variant, inputs, buffer.clone(), saved_buffer.clone())?;
         program.submit(&[Goals::ALL], &[], self.op.name())?.wait()?;
-        let (all, mut guard) = self.read(&buffer, self.signature.output)?;
-        let mut read_saved = None;
-        if let (Some(shape), Some(buffer)) = (saved, saved_buffer) {
-            let (all, more) = self.read(&buffer, shape)?;
-            guard.extend(more);
-            read_saved = Some([shape.unpack(&all), all]);
-        }
-        let mut values = self.signature.output.unpack(&all);
-        if !self.op.mutates().is_empty() {
-            values.clear();
-            for input in self.op.mutates() {
-                values.extend(self.engine.read(&inputs[*input], self.signature.inputs[*input], "mutated")?);
-            }
-        }
-        let guard_intact = guard.iter().all(|value| value.is_nan());
-        Ok((SingleRun { values, stored: all, saved: read_saved, guard_intact }, program))
+        let output = self.read(&buffer, self.signature.output)?;
+        let saved = saved.zip(saved_buffer).map(|(shape, buffer)| self.read(&buffer, shape)).transpose()?;
+        let changed = self.op.mutates().iter();
+        let changed: Vec<Written> = changed
+            .map(|input| self.read(&inputs[*input], self.signature.inputs[*input]))
+            .collect::<Result<_>>()?;
+        let all = || [&output].into_iter().chain(&saved).chain(&changed);
+        let padding_is_zero = all().all(|written| written.padding_is_zero);
+        let guard_intact = all().all(|written| written.guard_intact);
+        let is_written = changed.is_empty() || output.values.iter().all(|value| value.is_finite());
+        let values = match changed.is_empty() {
+            true => output.values,
+            false => changed.into_iter().flat_map(|written| written.values).collect(),
+        };
+        let saved = saved.map(|written| written.values);
+        Ok((SingleRun { values, saved, padding_is_zero, guard_intact, is_written }, program))
     }
 
     /// Memory for a tensor and its guard zone, full of NaN.
@@ -120,12 +152,18 @@ impl SingleOp {
         self.engine.stored(label, &vec![f32::NAN; shape.stored() + GUARD])
     }
 
-    /// A tensor as stored, and its guard zone.
-    fn read(&self, memory: &Memory, shape: Shape) -> Result<(Vec<f32>, Vec<f32>)> {
+    fn read(&self, memory: &Memory, shape: Shape) -> Result<Written> {
         let stored = shape.stored();
         let mut all = self.engine.read_stored(memory, stored + GUARD, "output")?;
         let guard = all.split_off(stored);
-        Ok((all, guard))
+        let values = shape.unpack(&all);
+        let mut padding = all;
+        shape.positions().for_each(|position| padding[position] = 0.0);
+        Ok(Written {
+            values,
+            padding_is_zero: padding.iter().all(|value| *value == 0.0),
+            guard_intact: guard.iter().all(|value| value.is_nan()),
+        })
     }
 
     /// Prepares the `variant`-th kernel for timing, on inputs that stay as they are.

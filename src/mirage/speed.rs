@@ -50,6 +50,8 @@ impl Speed {
             size = scale.size;
             timed.push((scale.pixels, least));
         }
+        // Those that only small sizes read.
+        engine.forget_unused_constants();
         let (per_pixel, per_iteration) = through(timed[0], timed[1]);
         Ok(Self { size, per_pixel, per_iteration, preparing })
     }

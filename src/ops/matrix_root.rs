@@ -151,6 +151,11 @@ struct Iterated {
 }
 
 impl Iterated {
+    /// Floats that [`Self::new`] takes of the heap for a matrix of this shape.
+    fn floats(shape: Shape, residue: bool) -> usize {
+        shape.stored() * if residue { 10 } else { 8 }
+    }
+
     fn new(a: &[f32], side: usize, residue: bool) -> Self {
         let matrix = || vec![0.0; a.len()];
         // All matrices are polynomials of A: symmetric, and they commute.
@@ -264,7 +269,8 @@ impl Op for MatrixRoot {
             } else {
                 call.output.fill(0.0);
             }
-        }))
+        })
+        .temporary(Iterated::floats(signature.output, false)))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
@@ -334,7 +340,8 @@ impl Op for RootTrace {
             let residue = total(&x, &p) as f32;
             let scale = (0.5 / size.sqrt()) as f32;
             elementwise(call.saved, [&x, &z, &p], |[x, z, p]| (z + p - residue * x) * scale);
-        }))
+        })
+        .temporary(Iterated::floats(signature.inputs[0], true)))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {

@@ -38,13 +38,13 @@ mod total_variation;
 mod watch;
 mod weighted_sum;
 
-pub(crate) use self::core::release_scratch;
 pub use self::core::{
     Adjoint, AdjointOperand, Case, CaseInput, Constant, ConstantPart, Dispatch, Initializer, Kernel, Loader,
     MapLayout, NativeCall, NativeConstant, NativeKernel, NativeValues, Op, Operand, Shape, Signature,
     Storage, TEXTURE_WIDTH, TexelCopy, Value,
 };
-use self::core::{finish, lanes, native, product, shape, sum, vectors, window};
+use self::core::{finish, half_precision, lanes, native, product, shape, sum, vectors, window};
+pub(crate) use self::core::{release_scratch, scratch_of};
 pub use accumulate::Accumulate;
 pub use adam::Adam;
 pub use adaptive_pool::{AdaptivePool, AdaptivePoolBackward};

@@ -1,4 +1,4 @@
-//! Rectifier: `y = max(x, 0)`, elementwise on any shape.
+//! Rectifier: `y = max(x, 0)`, elementwise on any shape. NaN stays NaN.
 
 use super::lanes::elementwise;
 use super::window;
@@ -30,7 +30,7 @@ impl Op for Relu {
     }
 
     fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
-        Ok(NativeKernel::new(|call| elementwise(call.output, [call.inputs[0]], |[x]| x.max(0.0))))
+        Ok(NativeKernel::new(|call| elementwise(call.output, [call.inputs[0]], |[x]| rectified(x))))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
@@ -51,6 +51,12 @@ impl ReluBackward {
             .bind("output", output);
         window::elementwise(&dispatch, &["input", "upstream", "output"], shape.stored() / 4, device)
     }
+}
+
+/// `max(x, 0)` on the CPU, also as a step of other kernels. NaN stays NaN, so that a run notices it.
+#[inline(always)]
+pub(super) fn rectified(x: f32) -> f32 {
+    if x < 0.0 { 0.0 } else { x }
 }
 
 /// The mask on the CPU, also as a step of other kernels: dx from y and dy, all as stored.

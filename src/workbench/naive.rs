@@ -26,13 +26,13 @@ pub fn fault(outcome: &SingleRun, naive: &SingleRun, half: bool) -> Option<Strin
         });
         return Some(format!("differs from the naive kernel by {:.1e}{worst}", difference.largest));
     }
-    if !outcome.guard_intact {
-        return Some("writes behind its output".to_owned());
+    if let Some(fault) = outcome.fault() {
+        return Some(fault.to_owned());
     }
     let same = match (&outcome.saved, &naive.saved) {
         (None, None) => true,
         // Decisions, or numbers.
-        (Some([one, _]), Some([other, _])) => {
+        (Some(one), Some(other)) => {
             same_decisions(one, other, ties) || Difference::of_two(one, other).within(tolerance)
         }
         _ => false,
@@ -51,8 +51,8 @@ mod tests {
     use super::*;
 
     fn outcome(values: &[f32], saved: Option<&[f32]>) -> SingleRun {
-        let saved = saved.map(|saved| [saved.to_vec(), saved.to_vec()]);
-        SingleRun { values: values.to_vec(), stored: values.to_vec(), saved, guard_intact: true }
+        let (values, saved) = (values.to_vec(), saved.map(<[f32]>::to_vec));
+        SingleRun { values, saved, padding_is_zero: true, guard_intact: true, is_written: true }
     }
 
     fn differs(actual: &[f32], expected: &[f32]) -> bool {

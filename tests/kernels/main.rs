@@ -8,6 +8,7 @@ mod half_weights;
 mod linear_chunks;
 mod lost;
 mod matrices;
+mod not_a_number;
 mod quirks;
 mod references;
 mod tuning;

@@ -1,8 +1,9 @@
 //! Weights of a convolution, and how kernels get them.
 
+use crate::error::Result;
 use crate::gpu::Profile;
+use crate::ops::half_precision::to_half;
 use crate::ops::{Constant, Initializer, Loader, Operand, Storage};
-use half::f16;
 use std::sync::Arc;
 
 /// Weights of a convolution; read from their file when a kernel needs them, not before.
@@ -60,13 +61,15 @@ impl Packing {
         texels as u64 * if self == Self::Half { 8 } else { 16 }
     }
 
-    /// The bytes of packed values.
-    pub fn pack(self, values: &[f32]) -> Vec<u8> {
-        if self == Self::Half {
-            let values: Vec<f16> = values.iter().map(|value| f16::from_f32(*value)).collect();
-            return bytemuck::cast_slice(&values).to_vec();
-        }
-        bytemuck::cast_slice(values).to_vec()
+    /// The bytes of packed values; `of` is the id of the filter.
+    ///
+    /// # Errors
+    /// As [`to_half`].
+    pub fn pack(self, of: &str, values: &[f32]) -> Result<Vec<u8>> {
+        Ok(match self {
+            Self::Half => bytemuck::cast_slice(&to_half(of, values)?).to_vec(),
+            Self::Buffer | Self::Texture => bytemuck::cast_slice(values).to_vec(),
+        })
     }
 }
 
@@ -117,7 +120,7 @@ impl Filter {
             bytes: packing.bytes(texels),
             initializer: Initializer::host(move || {
                 let weights = (filter.weights)()?;
-                Ok(packing.pack(&filter.pack(&weights, block, adjoint)))
+                packing.pack(&filter.id, &filter.pack(&weights, block, adjoint))
             }),
         })
     }

@@ -84,7 +84,7 @@ impl Direct {
                     false => (o * filter.in_channels + i) * taps + tap,
                 };
                 let of_tap = |tap| columns(side, [outs, ins], |o, i| weights[at(tap, o, i)]);
-                Ok(Packing::Half.pack(&(0..taps).flat_map(of_tap).collect::<Vec<_>>()))
+                Packing::Half.pack(&filter.id, &(0..taps).flat_map(of_tap).collect::<Vec<_>>())
             }),
         }
     }

@@ -4,6 +4,7 @@
 mod call;
 mod case;
 pub(in crate::ops) mod finish;
+pub(in crate::ops) mod half_precision;
 pub(in crate::ops) mod lanes;
 pub(in crate::ops) mod native;
 mod op;
@@ -15,8 +16,8 @@ pub(in crate::ops) mod vectors;
 pub(in crate::ops) mod window;
 
 pub use case::Case;
-pub(crate) use native::release_scratch;
 pub use native::{NativeCall, NativeConstant, NativeKernel, NativeValues};
+pub(crate) use native::{release_scratch, scratch_of};
 pub use op::{
     Adjoint, AdjointOperand, Constant, ConstantPart, Dispatch, Initializer, Kernel, Loader, Op, Operand,
     Signature, Storage, TexelCopy, Value,

@@ -3,6 +3,7 @@
 use super::shape::MapLayout;
 use crate::error::Result;
 use rayon::prelude::*;
+use std::cmp::Reverse;
 use std::fmt::{Debug, Formatter};
 use std::ops::{Deref, DerefMut, Range};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,9 +17,9 @@ pub(in crate::ops) const PART: usize = 16 * 1024;
 pub struct NativeKernel {
     /// Weights and other data that never change, made once.
     pub constants: Vec<NativeConstant>,
-    /// Bytes of scratch memory that it takes while it runs, besides less than a megabyte for each thread. They are kept
-    /// for the next function.
-    pub scratch: u64,
+    /// Pieces of scratch memory that it takes while it runs, in bytes, besides less than a megabyte for each thread. They
+    /// are kept for the next function.
+    pub scratch: Vec<u64>,
     /// Bytes that it takes of the heap while it runs.
     pub temporary: u64,
     /// The function. It writes the whole output, padding included, and may use the threads of the rayon pool that it
@@ -29,12 +30,12 @@ pub struct NativeKernel {
 impl NativeKernel {
     /// A kernel without constants.
     pub fn new(run: impl Fn(NativeCall<'_>) + Send + Sync + 'static) -> Self {
-        Self { constants: Vec::new(), scratch: 0, temporary: 0, run: Arc::new(run) }
+        Self { constants: Vec::new(), scratch: Vec::new(), temporary: 0, run: Arc::new(run) }
     }
 
-    /// The same, taking this many floats of scratch memory.
+    /// The same with one more piece of scratch memory, of this many floats.
     pub fn scratch(mut self, floats: usize) -> Self {
-        self.scratch = floats as u64 * 4;
+        self.scratch.push(floats as u64 * 4);
         self
     }
 
@@ -49,6 +50,19 @@ impl NativeKernel {
         self.constants.push(constant);
         self
     }
+}
+
+/// Bytes of scratch memory that functions take which run one after another. A piece that one leaves serves the next if it is
+/// large enough, so there are as many as one function takes at once, the largest as large as the largest of any.
+pub(crate) fn scratch_of(functions: &[NativeKernel]) -> u64 {
+    let mut most: Vec<u64> = Vec::new();
+    for function in functions {
+        let mut pieces = function.scratch.clone();
+        pieces.sort_unstable_by_key(|bytes| Reverse(*bytes));
+        most.resize(most.len().max(pieces.len()), 0);
+        most.iter_mut().zip(pieces).for_each(|(most, bytes)| *most = bytes.max(*most));
+    }
+    most.iter().sum()
 }
 
 impl Debug for NativeKernel {

@@ -23,6 +23,8 @@ pub enum CaseInput {
     Scaled(f32),
     /// Normal, but about one value in five is NaN, infinite or minus infinite.
     NonFinite,
+    /// A matrix each of whose rows is a tensor of this shape as stored, normal but for its padding.
+    Stored(Shape),
     /// A symmetric square matrix with eigenvalues of 0.5 to about 4.5, as a covariance.
     Covariance,
 }
@@ -33,9 +35,17 @@ impl CaseInput {
         if self == Self::Covariance {
             return covariance(shape, random);
         }
+        if let (Self::Stored(inner), Shape::Matrix { rows, columns }) = (self, shape) {
+            let mut row = || {
+                let mut stored = inner.pack(&Self::Normal.draw(inner, random));
+                stored.resize(columns, 0.0);
+                stored
+            };
+            return (0..rows).flat_map(|_| row()).collect();
+        }
         (0..shape.elements())
             .map(|index| match self {
-                Self::Normal | Self::Covariance => StandardNormal.sample(random),
+                Self::Normal | Self::Covariance | Self::Stored(_) => StandardNormal.sample(random),
                 Self::Rectified => {
                     let value: f32 = StandardNormal.sample(random);
                     value.max(0.0)

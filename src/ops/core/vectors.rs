@@ -59,6 +59,16 @@ pub(in crate::ops) fn add_scaled(sums: &mut [f32], vectors: [&[f32]; 4], factors
     }
 }
 
+/// Floats that [`sum_of_rows`] takes of the heap.
+pub(in crate::ops) fn heap_of_sum(count: usize, length: usize) -> usize {
+    count.div_ceil(rows_of_block(count)) * length
+}
+
+/// Rows that are summed one after another.
+fn rows_of_block(count: usize) -> usize {
+    count.div_ceil(BLOCKS).next_multiple_of(BLOCK_ROWS)
+}
+
 /// The sum over the rows `0..count` of vectors as long as `sum`. `add` adds those of some rows to its second argument;
 /// blocks of rows are summed side by side, and then in order. The blocks follow from `count` alone.
 pub(in crate::ops) fn sum_of_rows(
@@ -66,7 +76,7 @@ pub(in crate::ops) fn sum_of_rows(
     sum: &mut [f32],
     add: impl Fn(Range<usize>, &mut [f32]) + Sync,
 ) {
-    let block = count.div_ceil(BLOCKS).next_multiple_of(BLOCK_ROWS);
+    let block = rows_of_block(count);
     let blocks = (0..count.div_ceil(block)).into_par_iter();
     let partial = |index: usize| {
         let mut partial = vec![0.0; sum.len()];

@@ -199,8 +199,8 @@ pub(in crate::ops) fn cases() -> Vec<Case> {
                     (shape, AT_BOUNDS),
                     (shape, CaseInput::Normal),
                     (shape, CaseInput::Normal),
-                    (ring.shape(), CaseInput::Normal),
-                    (ring.shape(), CaseInput::Normal),
+                    (ring.shape(), CaseInput::Stored(ring.picture)),
+                    (ring.shape(), CaseInput::Stored(ring.picture)),
                     (ring.scalars(), scalars),
                     (Shape::Vector(1), CaseInput::Normal),
                 ];

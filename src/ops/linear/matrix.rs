@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::gpu::Profile;
+use crate::ops::half_precision::to_half;
 use crate::ops::shape::mismatch;
 use crate::ops::{Constant, Initializer, Loader, Operand, Storage};
 use half::f16;
@@ -90,9 +91,7 @@ impl Matrix {
     /// Some rows, in the precision in which they are stored.
     pub(super) fn load(&self, rows: Range<usize>) -> Result<MatrixValues> {
         let values = match ((self.values)(rows.clone())?, self.half) {
-            (MatrixValues::F32(values), true) => {
-                MatrixValues::F16(values.iter().map(|value| f16::from_f32(*value).to_bits()).collect())
-            }
+            (MatrixValues::F32(values), true) => MatrixValues::F16(to_half(&format!("{self:?}"), &values)?),
             (MatrixValues::F16(values), false) => {
                 MatrixValues::F32(values.iter().map(|bits| f16::from_bits(*bits).to_f32()).collect())
             }

@@ -2,8 +2,9 @@
 //! backward.
 
 use super::matrix::{Matrix, MatrixValues};
+use crate::ops::relu::rectified;
 use crate::ops::shape::mismatch;
-use crate::ops::vectors::{add_scaled, dot, sum_of_rows};
+use crate::ops::vectors::{add_scaled, dot, heap_of_sum, sum_of_rows};
 use crate::ops::{NativeConstant, NativeKernel, NativeValues};
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use rayon::prelude::*;
@@ -71,7 +72,7 @@ impl Matrix {
                     } else {
                         0.0
                     };
-                    *y = if relu { sum.max(0.0) } else { sum };
+                    *y = if relu { rectified(sum) } else { sum };
                 }
             });
         });
@@ -97,7 +98,7 @@ impl Matrix {
                 }
             });
         });
-        kernel.constant(self.native_constant())
+        kernel.constant(self.native_constant()).temporary(heap_of_sum(rows, columns))
     }
 }
 

@@ -1,11 +1,13 @@
 //! What is done to the values of a convolution, or of its adjoint, where they are written.
 
+use crate::ops::relu::rectified;
+
 /// The last steps, in this order.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Finish<'a> {
     /// Added: a value per channel, padded to whole blocks.
     pub bias: Option<&'a [f32]>,
-    /// Rectify. NaN stays NaN, so that a run notices it.
+    /// Rectify.
     pub relu: bool,
     /// Add what the output holds.
     pub add: bool,
@@ -30,7 +32,7 @@ impl Finish<'_> {
         }
         if self.relu {
             for value in values.as_flattened_mut() {
-                *value = if *value < 0.0 { 0.0 } else { *value };
+                *value = rectified(*value);
             }
         }
         if self.add {

@@ -80,7 +80,7 @@ pub(super) fn forward(conv: &Conv, input: MapLayout, output: MapLayout, device: 
     // The map with its edges repeated, and the one that is pooled.
     let repeated = if repeats { edges::padded(input).texels() * 4 } else { 0 };
     let whole = if conv.pool { output.texels() * 4 } else { 0 };
-    let scratch = method.scratch() + whole;
+    let transformed = method.scratch();
     let conv = conv.clone();
     let bias = weights::bias(&conv.filter);
     let run = move |call: NativeCall<'_>| {
@@ -102,7 +102,8 @@ pub(super) fn forward(conv: &Conv, input: MapLayout, output: MapLayout, device: 
             compute(result);
         }
     };
-    NativeKernel::new(run).scratch(scratch).temporary(repeated).constant(weights).constant(bias)
+    let kernel = NativeKernel::new(run).scratch(transformed).scratch(whole).temporary(repeated);
+    kernel.constant(weights).constant(bias)
 }
 
 /// The adjoint: from the gradient of `output` (before a pool) to that of `input`, and the steps in `then`.
@@ -126,7 +127,7 @@ pub(super) fn backward(
     let masks = conv.relu && !matches!(method, Method::Winograd(_));
     let of_output = |needed: bool| if needed { output.texels() * 4 } else { 0 };
     let whole = if folds { edges::padded(input).texels() * 4 } else { 0 };
-    let scratch = method.scratch() + of_output(conv.pool) + whole;
+    let (transformed, routed) = (method.scratch(), of_output(conv.pool));
     let masked = of_output(masks && !conv.pool);
     let conv = conv.clone();
     let run = move |call: NativeCall<'_>| {
@@ -163,5 +164,6 @@ pub(super) fn backward(
             compute(&finish, result);
         }
     };
-    NativeKernel::new(run).scratch(scratch).temporary(masked).constant(weights)
+    let kernel = NativeKernel::new(run).scratch(transformed).scratch(routed).scratch(whole);
+    kernel.temporary(masked).constant(weights)
 }

@@ -159,13 +159,13 @@ impl Op for WinogradWeights {
 /// The filter's transformed weights: made on the device in f32, on the host in f16.
 pub(super) fn weights(tile: WinogradTile, filter: &Arc<Filter>, packing: Packing) -> Operand {
     let op = WinogradWeights { tile, out_channels: filter.out_channels, in_channels: filter.in_channels };
-    let values = filter.weights.clone();
+    let (id, values) = (filter.id.clone(), filter.weights.clone());
     Operand::Constant(Constant {
         key: format!("{} Winograd {}{}", filter.id, tile.side(), packing.key()),
         storage: packing.storage(),
         bytes: packing.bytes(op.texels()),
         initializer: match packing {
-            Packing::Half => Initializer::host(move || Ok(packing.pack(&op.rounded(&values()?)))),
+            Packing::Half => Initializer::host(move || packing.pack(&id, &op.rounded(&values()?))),
             _ => Initializer::Device { parts: op.parts(), values },
         },
     })
@@ -179,13 +179,13 @@ pub(super) fn row_bytes(tile: WinogradTile, filter: &Filter) -> u64 {
 /// The filter's transformed weights in f16 for cooperative matrices of this side: for each position columns of them.
 pub(super) fn column_weights(tile: WinogradTile, filter: &Arc<Filter>, side: usize) -> Operand {
     let op = WinogradWeights { tile, out_channels: filter.out_channels, in_channels: filter.in_channels };
-    let values = filter.weights.clone();
+    let (id, values) = (filter.id.clone(), filter.weights.clone());
     Operand::Constant(Constant {
         key: format!("{} Winograd {} matrices of {side} in f16", filter.id, tile.side()),
         storage: Storage::Buffer,
         bytes: row_bytes(tile, filter),
         initializer: Initializer::host(move || {
-            Ok(Packing::Half.pack(&op.columns(&op.rounded(&values()?), side)))
+            Packing::Half.pack(&id, &op.columns(&op.rounded(&values()?), side))
         }),
     })
 }
