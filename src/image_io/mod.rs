@@ -81,6 +81,20 @@ impl Picture {
         }
         Ok(())
     }
+
+    /// The same, and whether all values are finite. `what` it is stands in the message.
+    pub(crate) fn check_values(&self, what: &str) -> Result<()> {
+        self.check()?;
+        match self.rgb.iter().position(|value| !value.is_finite()) {
+            None => Ok(()),
+            Some(first) => {
+                let (row, column) = (first / 3 / self.width, first / 3 % self.width);
+                Err(Error::usage(format!(
+                    "{what} has a value that is not finite, in row {row}, column {column}"
+                )))
+            }
+        }
+    }
 }
 
 /// How opaque the pixels of a picture are.

@@ -55,6 +55,8 @@ impl Controls {
 
     /// Changes the shares of the groups that are named: the gradients are measured and the weights set before the next
     /// iteration. A group that the objective lacks stays out; see [`Request::adjustable`](super::Request::adjustable).
+    /// The run goes on as before if a group is unknown or steers nothing, if a share is negative or not finite, or if all are
+    /// zero.
     pub fn set_shares(&self, shares: Shares) {
         self.command(|pending| pending.shares = Some(shares));
     }

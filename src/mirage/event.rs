@@ -60,7 +60,7 @@ pub enum Event<'a> {
         picture: &'a Picture,
         /// Seconds from the start of the first iteration, without pauses, until it was read back.
         seconds: f64,
-        /// What the network sees in it.
+        /// What the network sees; see [`Report::readout`].
         readout: &'a Readout,
     },
     /// A picture to look at, where the schedule asks for one.
@@ -159,7 +159,8 @@ pub struct Report {
     /// stopped run, and, of a picture in tiles, in all but the first and those just after the weights were
     /// measured.
     pub gradient_shares: Vec<(String, f32)>,
-    /// What the network sees in the picture.
+    /// What the network sees in the picture of this iteration, whose losses these are. The picture that is shown and saved
+    /// may be another: the average of the last ones, or with a line search the accepted one.
     pub readout: Readout,
     /// Mean absolute change of a colour value in an iteration, where black to white is 1: of the last ten
     /// iterations that began at a multiple of ten. None before.

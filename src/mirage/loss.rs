@@ -145,7 +145,19 @@ pub fn check_groups(groups: &[Group]) -> Result<()> {
             check_target(name, &loss.target)?;
         }
     }
-    Ok(())
+    let shares = groups.iter().filter_map(|group| match group.strength {
+        Strength::Share(share) => Some(share),
+        Strength::Weight(_) => None,
+    });
+    check_sum("all shares", &shares.collect::<Vec<f32>>())
+}
+
+/// Numbers that are divided by their sum.
+fn check_sum(what: &str, numbers: &[f32]) -> Result<()> {
+    if numbers.iter().sum::<f32>().is_finite() {
+        return Ok(());
+    }
+    Err(Error::usage(format!("{what}: the sum is too large for a number; only their proportions count")))
 }
 
 fn check_target(group: &str, target: &Target) -> Result<()> {
@@ -159,7 +171,8 @@ fn check_target(group: &str, target: &Target) -> Result<()> {
     for weight in &weights {
         not_negative(&format!("a {what} of {group}"), *weight)?;
     }
-    if weights.iter().sum::<f32>() > 0.0 {
+    check_sum(&format!("each {what} of {group}"), &weights)?;
+    if weights.iter().any(|weight| *weight > 0.0) {
         return Ok(());
     }
     Err(Error::usage(format!("every {what} of {group} is zero: give at least one of them a number above 0")))
@@ -267,6 +280,20 @@ impl fmt::Display for Shares {
 mod tests {
     use super::*;
     use crate::mirage::statistic::Feature;
+
+    #[test]
+    fn numbers_whose_sum_overflows_are_refused() {
+        let share = |share| group("style", Strength::Share(share));
+        let other = Group { name: "abstract".into(), ..share(3e38) };
+        assert!(check_groups(&[share(3e38)]).is_ok());
+        assert!(check_groups(&[share(3e38), other]).is_err());
+        let image = Picture { width: 1, height: 1, rgb: vec![0.0; 3] };
+        let blend = |weight: f32| {
+            check_target("style", &Target::Images([(image.clone(), weight), (image.clone(), 3e38)].into()))
+        };
+        assert!(blend(1.0).is_ok() && blend(3e38).is_err() && blend(0.0).is_ok());
+        assert!(check_target("style", &Target::Classes(vec![(1, 0.0)])).is_err());
+    }
 
     fn group(name: &str, strength: Strength) -> Group {
         let loss = Loss {

@@ -144,7 +144,7 @@ pub(super) fn forward_from(
 /// The filter of a convolution whose input is to be multiplied by `gain`.
 fn filter(network: &Network, name: &str, conv: &vgg::Conv, gain: f32) -> Filter {
     let (weights, bias) = (conv.clone(), conv.clone());
-    let id = format!("{} {name}", network.path.display());
+    let id = format!("{name} of {}", network.identity());
     Filter {
         id: if gain == 1.0 { id } else { format!("{id} times {gain}") },
         out_channels: conv.out_channels,
@@ -162,7 +162,7 @@ fn filter(network: &Network, name: &str, conv: &vgg::Conv, gain: f32) -> Filter 
 fn matrix(network: &Network, name: &str, linear: &vgg::Linear) -> Matrix {
     let (weights, bias) = (linear.clone(), linear.clone());
     Matrix {
-        id: format!("{} {name}", network.path.display()),
+        id: format!("{name} of {}", network.identity()),
         rows: linear.out_features,
         columns: linear.in_features,
         half: linear.weight.dtype() == DType::F16,

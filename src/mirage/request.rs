@@ -215,11 +215,16 @@ impl Request {
         self.scales.plan(self.size(), shortest)
     }
 
-    /// Checks all numbers, before any work.
+    /// Checks all numbers and pictures, before any work.
     ///
     /// # Errors
-    /// [`Error::Usage`] naming the option and what it may be.
+    /// [`Error::Usage`] naming the option and what it may be, or the picture.
     pub fn check(&self) -> Result<()> {
+        self.photo.check_values("the photo")?;
+        self.images().try_for_each(|image| image.check_values("an image"))?;
+        if let Init::Picture(picture) = &self.init {
+            picture.check_values("the picture to start from")?;
+        }
         loss::check_groups(&self.groups)?;
         not_negative("--stop-when-change-below", self.stop_when_change_below)?;
         if !(0.0..=HIGHEST_DECAY).contains(&self.average_decay) {
@@ -314,6 +319,24 @@ impl Request {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pictures_are_checked() {
+        let good = Picture { width: 2, height: 1, rgb: vec![0.5; 6] };
+        let request = Request::new(good.clone());
+        assert!(request.check().is_ok());
+        let short = Picture { rgb: vec![0.5; 5], ..good.clone() };
+        let not_a_number = Picture { rgb: vec![0.5, 0.5, 0.5, 0.5, f32::NAN, 0.5], ..good };
+        for bad in [short, not_a_number] {
+            assert!(Request::new(bad.clone()).check().is_err());
+            assert!(
+                Request { init: Init::Picture(Arc::new(bad.clone())), ..request.clone() }.check().is_err()
+            );
+            let mut groups = request.groups.clone();
+            groups[0].losses[0].target = Target::Images([(bad, 1.0)].into());
+            assert!(Request { groups, ..request.clone() }.check().is_err());
+        }
+    }
 
     #[test]
     fn pictures_that_are_due_are_found_without_counting() {

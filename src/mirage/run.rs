@@ -3,9 +3,9 @@
 use super::controls::PendingCommands;
 use super::event::{Event, Observer};
 use super::grain;
-use super::loss::Shares;
+use super::loss::{Group, Shares, check_groups};
 use super::next_scale::CarriedState;
-use super::objective::Objective;
+use super::objective::{Objective, is_measured};
 use super::request::Init;
 use super::run_loop::{Due, Ending, RunLoop, SubmittedIteration};
 use super::sections::{GRADIENT, GROUPS, HEALTH, LOSSES, PICTURE, REPORT, SNAPSHOT, STATE, STEP, SUM};
@@ -175,6 +175,9 @@ impl Session {
                 self.last_look = state.last_look;
             }
         }
+        if anew {
+            self.objective()?.return_to_shown()?;
+        }
         self.objective()?.set_weights(&self.weights, anew)?;
         self.trend = LossTrend::new(iteration, grace);
         self.clock = Some(Instant::now());
@@ -243,11 +246,15 @@ impl Session {
         Ok(snapshot)
     }
 
-    /// Takes over new shares: they are measured before the next step.
+    /// Takes over new shares: they are measured before the next step. Those that make no sense change nothing.
     fn apply_shares(&mut self, pending: &PendingCommands) -> Result<()> {
         let Some(shares) = &pending.shares else { return Ok(()) };
         let mut groups = self.request.groups.clone();
-        shares.apply(&mut groups)?;
+        let named = |group: &&Group| shares.get(&group.name).is_some();
+        let are_measured = groups.iter().filter(named).all(is_measured);
+        if !are_measured || shares.apply(&mut groups).and_then(|()| check_groups(&groups)).is_err() {
+            return Ok(());
+        }
         self.request.groups = groups;
         let request = self.request.clone();
         self.objective_mut()?.take_settings(&request);

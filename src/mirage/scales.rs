@@ -95,6 +95,10 @@ impl Scales {
             scales.push(Scale::new(size, first, end));
             first = end;
         }
+        // The run would end with a smaller picture.
+        if scales.last().is_some_and(|last| last.first == last.end && last.end > 0) {
+            return Err(Error::usage("--iterations: the last scale has none"));
+        }
         Ok(scales)
     }
 }
@@ -161,7 +165,8 @@ mod tests {
         for bad in [
             Scales { count: ScaleCount::Exactly(0), ..good.clone() },
             Scales { count: ScaleCount::Exactly(99), ..good.clone() },
-            Scales { count: ScaleCount::Exactly(2), iterations: vec![u32::MAX, 1], ..good },
+            Scales { count: ScaleCount::Exactly(2), iterations: vec![u32::MAX, 1], ..good.clone() },
+            Scales { count: ScaleCount::Exactly(3), iterations: vec![5, 1, 0], ..good },
         ] {
             assert!(bad.plan([64, 64], 1).is_err(), "{bad:?}");
         }

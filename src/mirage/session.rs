@@ -165,8 +165,10 @@ impl Session {
         let begin = Begun::now(&self.engine);
         check_request(&self.network, &request)?;
         let scales = request.plan(&self.network)?;
-        if self.request.shares_objective(&request) && self.scale == 0 {
-            self.objective_mut()?.take_settings(&request);
+        let kept =
+            self.objective.as_mut().filter(|_| self.scale == 0 && self.request.shares_objective(&request));
+        if let Some(objective) = kept {
+            objective.take_settings(&request);
         } else {
             let size = scales[0].size;
             // The old objective's memory is freed before that of the new one is allocated.

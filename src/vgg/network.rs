@@ -185,6 +185,11 @@ impl Network {
         })
     }
 
+    /// Names the file's content: another text for another file, and for one that was replaced.
+    pub(crate) fn identity(&self) -> String {
+        self.file.identity()
+    }
+
     /// SHA-256 of the whole file, 64 hexadecimal digits. The first call reads all of it.
     ///
     /// # Errors

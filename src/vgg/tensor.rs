@@ -10,6 +10,7 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use half::{bf16, f16};
 use safetensors::Dtype;
@@ -86,6 +87,7 @@ struct OpenedFile {
     path: PathBuf,
     content: Content,
     length: usize,
+    modified: Option<SystemTime>,
 }
 
 /// Where a file's bytes are.
@@ -310,7 +312,13 @@ impl WeightFile {
         }
         let file = File::open(path).map_err(unreadable)?;
         let length = usize::try_from(kind.len()).unwrap_or(usize::MAX);
-        Self::new(OpenedFile { path: path.to_owned(), content: Content::Disk(Mutex::new(file)), length })
+        let modified = kind.modified().ok();
+        Self::new(OpenedFile {
+            path: path.to_owned(),
+            content: Content::Disk(Mutex::new(file)),
+            length,
+            modified,
+        })
     }
 
     /// Reads the header of a file whose bytes are part of the program. Errors name it `name`.
@@ -318,7 +326,8 @@ impl WeightFile {
     /// # Errors
     /// [`Error::File`] if the bytes aren't a complete safetensors file.
     pub fn of_bytes(name: &str, bytes: &'static [u8]) -> Result<Self> {
-        Self::new(OpenedFile { path: name.into(), content: Content::Memory(bytes), length: bytes.len() })
+        let content = Content::Memory(bytes);
+        Self::new(OpenedFile { path: name.into(), content, length: bytes.len(), modified: None })
     }
 
     fn new(file: OpenedFile) -> Result<Self> {
@@ -341,6 +350,13 @@ impl WeightFile {
         }
         let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
         Ok(Self { file, tensors, metadata })
+    }
+
+    /// Path, length and time of the last change: another text for another file, and for one that was replaced.
+    pub fn identity(&self) -> String {
+        let since = self.file.modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        let nanoseconds = since.unwrap_or_default().as_nanos();
+        format!("{:?} ({} bytes, {nanoseconds})", self.file.path, self.file.length)
     }
 
     /// The path as given to [`WeightFile::open`], or the name given to [`WeightFile::of_bytes`].

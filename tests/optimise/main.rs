@@ -13,3 +13,4 @@ mod steering;
 mod stepper;
 mod torch;
 mod trajectory;
+mod weights;

@@ -294,6 +294,24 @@ fn shares_follow_while_the_run_goes_on() {
     }
 }
 
+/// A mistake in another thread is no reason to end the run.
+#[test]
+fn senseless_shares_change_nothing() {
+    let _turn = turn();
+    let setting = setting();
+    let whole = run(&mut session(&setting, setting.2.clone()), &mut |_: Event<'_>| GO_ON);
+    for (name, share) in
+        [("spatial", -1.0), ("style", f32::NAN), ("abstract", f32::INFINITY), ("stile", 1.0), (SMOOTH, 30.0)]
+    {
+        let mut steered = session(&setting, setting.2.clone());
+        let controls = Controls::new();
+        steered.set_controls(&controls);
+        controls.set_shares(Shares(vec![(name.to_owned(), share)]));
+        let outcome = run(&mut steered, &mut |_: Event<'_>| GO_ON);
+        assert!(outcome.picture == whole.picture, "{name}={share}");
+    }
+}
+
 /// Shares that come together with the command to stop: the weights are measured once the run goes on.
 #[test]
 fn shares_changed_at_the_end_hold_when_the_run_is_resumed() {

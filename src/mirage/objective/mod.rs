@@ -272,13 +272,22 @@ impl Objective {
     /// # Errors
     /// If the device fails.
     pub fn measure(&self) -> Result<Numbers> {
-        let picture = self.state.iter().find(|part| part.name == STATE_PICTURE);
-        if let (Some(picture), Some(shown)) = (picture, self.state.iter().find(|part| self.is_shown(part))) {
-            self.write(picture, self.read(shown)?)?;
-        }
+        self.return_to_shown()?;
         match self.submit(&[LOSSES, GROUPS], &[REPORT])?.take(REPORT) {
             Some(report) => Ok(self.numbers(report.finish()?)),
             None => Ok(Numbers::default()),
+        }
+    }
+
+    /// Makes the picture the one that is shown, where the optimiser may be trying another.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn return_to_shown(&self) -> Result<()> {
+        let picture = self.state.iter().find(|part| part.name == STATE_PICTURE);
+        match (picture, self.state.iter().find(|part| self.is_shown(part))) {
+            (Some(picture), Some(shown)) => self.write(picture, self.read(shown)?),
+            _ => Ok(()),
         }
     }
 

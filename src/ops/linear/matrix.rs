@@ -91,7 +91,7 @@ impl Matrix {
     /// Some rows, in the precision in which they are stored.
     pub(super) fn load(&self, rows: Range<usize>) -> Result<MatrixValues> {
         let values = match ((self.values)(rows.clone())?, self.half) {
-            (MatrixValues::F32(values), true) => MatrixValues::F16(to_half(&format!("{self:?}"), &values)?),
+            (MatrixValues::F32(values), true) => MatrixValues::F16(to_half(&self.id, &values)?),
             (MatrixValues::F16(values), false) => {
                 MatrixValues::F32(values.iter().map(|bits| f16::from_bits(*bits).to_f32()).collect())
             }
