@@ -21,8 +21,8 @@ pub(super) fn probabilities(network: &Network) -> Option<LayerStatistic> {
 /// The probability of each of the network's classes, for a picture.
 ///
 /// # Errors
-/// [`Error::Usage`] if the network has no fully connected layers or the picture is too small; else if the
-/// device fails.
+/// [`Error::Usage`] if the network has no fully connected layers or the picture is too small; [`Error::File`] if the
+/// probabilities are not finite; else if the device fails.
 pub fn classify(
     engine: &Arc<Engine>,
     network: &Network,
@@ -38,7 +38,15 @@ pub fn classify(
     let view = View { pooling, border: Padding::Zeros };
     let (found, _) = capture(engine, network, (view, None), picture, &[statistic], Stage::Target)?;
     let parts = read(engine, &found.concat(), "class probabilities")?;
-    Ok(parts.into_iter().flat_map(|(_, values)| values).collect())
+    let values: Vec<f32> = parts.into_iter().flat_map(|(_, values)| values).collect();
+    if values.iter().all(|value| value.is_finite()) {
+        return Ok(values);
+    }
+    Err(Error::file(
+        &network.path,
+        "the network's activations overflow: it gives no class probabilities",
+        "Its weights are too large; use another copy of the weights",
+    ))
 }
 
 /// How far two pictures are apart in what the network sees: half the sum of absolute differences of their class

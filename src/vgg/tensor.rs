@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use half::{bf16, f16};
 use safetensors::Dtype;
@@ -352,11 +353,11 @@ impl WeightFile {
         Ok(Self { file, tensors, metadata })
     }
 
-    /// Path, length and time of the last change: another text for another file, and for one that was replaced.
+    /// The path, and a hash of length and time of the last change: another text for a file that was replaced.
     pub fn identity(&self) -> String {
-        let since = self.file.modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        let nanoseconds = since.unwrap_or_default().as_nanos();
-        format!("{:?} ({} bytes, {nanoseconds})", self.file.path, self.file.length)
+        let mut hash = DefaultHasher::new();
+        (self.file.length, self.file.modified).hash(&mut hash);
+        format!("{:?} (version {:08x})", self.file.path, hash.finish() as u32)
     }
 
     /// The path as given to [`WeightFile::open`], or the name given to [`WeightFile::of_bytes`].

@@ -4,6 +4,7 @@ mod agreement;
 mod balance;
 #[path = "../common/mod.rs"]
 mod common;
+mod files;
 mod goldens;
 mod large;
 mod recompute;
