@@ -42,6 +42,8 @@ impl Speed {
         let mut preparing: f64 = 0.0;
         for (side, count) in sides.into_iter().zip(TIMED) {
             let mut session = Session::new(engine, network, at_side(request, side))?;
+            // Weights that only a smaller size reads.
+            engine.forget_unused_constants();
             // The first one packs the weights, which the run finds packed, too.
             preparing = preparing.max(session.started.prepared_in);
             let times = session.time_iterations(WARM + count)?;
@@ -50,8 +52,6 @@ impl Speed {
             size = scale.size;
             timed.push((scale.pixels, least));
         }
-        // Those that only small sizes read.
-        engine.forget_unused_constants();
         let (per_pixel, per_iteration) = through(timed[0], timed[1]);
         Ok(Self { size, per_pixel, per_iteration, preparing })
     }
