@@ -261,7 +261,7 @@ pub(super) struct WatchingArgs {
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
     pub film: Option<PathBuf>,
-    /// Save a checkpoint for `mirage resume` beside the picture every N iterations; 0: only after Ctrl-C
+    /// Save a checkpoint for `mirage resume` beside the picture every N iterations; 0: only when the run is stopped
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub checkpoint_every: u32,
     /// When the graphics device is lost or hangs, open it again and go on from the last checkpoint, up to N times; a
@@ -269,11 +269,11 @@ pub(super) struct WatchingArgs {
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Device")]
     #[serde(skip)]
     pub retry: u32,
-    /// Watch and control the run in a browser, at this port of this machine [default: off; 7816 without a number]
+    /// Watch and control the run in a browser, on this port [default: off; 7816 without a number]
     #[arg(long, value_name = "PORT", num_args = 0..=1, default_missing_value = "7816", require_equals = false)]
     #[serde(skip)]
     pub web: Option<u16>,
-    /// Address to listen on; others than 127.0.0.1, such as 0.0.0.0, let other machines see the page
+    /// Address to listen on; any other than 127.0.0.1, such as 0.0.0.0, lets other machines open the page
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", requires = "web")]
     #[serde(skip)]
     pub web_host: std::net::IpAddr,

@@ -109,12 +109,25 @@ pub(super) struct Reservation {
 /// The files of all locks of this process, for an end that drops nothing.
 static TAKEN: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// Removes the files of this process's locks, which hold until it ends. A signal may come while one is being taken: what
-/// is in use then is left behind, and locks nothing.
-pub(super) fn remove_locks() {
+/// New files that are removed at such an end if they are empty.
+static NEW: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Removes the files of this process's locks, which hold until it ends, and new files that are empty. A signal may come
+/// while a lock is being taken: what is in use then is left behind, and locks nothing.
+pub(super) fn remove_leftovers() {
     if let Ok(taken) = TAKEN.try_lock() {
         taken.iter().for_each(|path| drop(std::fs::remove_file(path)));
     }
+    if let Ok(new) = NEW.try_lock() {
+        let is_empty =
+            |path: &&PathBuf| path.symlink_metadata().is_ok_and(|found| found.is_file() && found.len() == 0);
+        new.iter().filter(is_empty).for_each(|path| drop(std::fs::remove_file(path)));
+    }
+}
+
+/// Has a signal that ends the program at once remove this new file, if nothing was written by then.
+pub(super) fn remove_if_empty(path: &Path) {
+    NEW.lock().unwrap_or_else(PoisonError::into_inner).push(path.to_owned());
 }
 
 impl Reservation {

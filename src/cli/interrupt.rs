@@ -1,7 +1,7 @@
 //! Ctrl-C: once to stop with the picture saved, twice to quit at once. SIGTERM and SIGHUP stop too, however often they
 //! come. Signals that were ignored when the program started (by `nohup`, or in the background of a script) stay ignored.
 
-use super::disk::remove_locks;
+use super::disk::remove_leftovers;
 use crate::mirage::Controls;
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -154,19 +154,19 @@ fn watch(handle: impl Fn(Signal) + Send + 'static) -> Result<(), ctrlc::Error> {
     ctrlc::set_handler(move || handle(Signal::CtrlC))
 }
 
-/// Ends the process without running exit handlers: a graphics driver's may wait for its threads. Only the lock files
-/// are removed before.
+/// Ends the process without running exit handlers: a graphics driver's may wait for its threads. Only lock files
+/// and an empty log are removed before.
 #[cfg(unix)]
 #[allow(unsafe_code, reason = "std has no exit without handlers")]
 pub(super) fn quit(code: u8) -> ! {
-    remove_locks();
+    remove_leftovers();
     // SAFETY: _exit takes any status, touches no memory of this process and doesn't return.
     unsafe { libc::_exit(i32::from(code)) }
 }
 
 #[cfg(not(unix))]
 pub(super) fn quit(code: u8) -> ! {
-    remove_locks();
+    remove_leftovers();
     std::process::exit(i32::from(code))
 }
 

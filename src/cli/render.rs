@@ -138,6 +138,10 @@ impl RenderRun {
         if let Some(page) = &page {
             // Without it the page can't be found, so even a quiet run prints it.
             let line = format!("Live page: {}", page.url());
+            let line = match watching.web_host.is_unspecified() {
+                true => line + "\nOn another device, replace its address by the IP address of this machine.",
+                false => line,
+            };
             if watching.quiet { streams::eprint(&line) } else { terminal.lines.print(&line) }
         }
         let overwrite = args.files.overwrite;
@@ -299,7 +303,11 @@ impl RenderRun {
             let (engine, notes) = device.open()?;
             for note in notes.into_iter().chain(preprocessing::doubt(&engine, network)?) {
                 terminal.note(&note);
-                self.status.borrow_mut().notes.push(note);
+                let notes = &mut self.status.borrow_mut().notes;
+                // Each time that the device is opened again.
+                if !notes.contains(&note) {
+                    notes.push(note);
+                }
             }
             if states {
                 let mut forecast = Forecast::new(&engine, &self.checked, self.memory)?;

@@ -13,14 +13,16 @@ const TICK: Duration = Duration::from_millis(120);
 #[derive(Debug)]
 pub(super) struct Terminal {
     quiet: bool,
-    /// Only on a terminal, and if not quiet.
+    /// Only on a terminal that can show one, and if not quiet.
     bar: Option<ProgressBar>,
 }
 
 impl Terminal {
     /// With `quiet` nothing is printed.
     pub(super) fn new(quiet: bool) -> Self {
-        Self { quiet, bar: (!quiet && std::io::stderr().is_terminal()).then(ProgressBar::new_spinner) }
+        let bar = (!quiet && std::io::stderr().is_terminal()).then(ProgressBar::new_spinner);
+        // On a terminal without control sequences (TERM=dumb) the bar is hidden, and would hide all lines too.
+        Self { quiet, bar: bar.filter(|bar| !bar.is_hidden()) }
     }
 
     /// True if there is a progress bar.

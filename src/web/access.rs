@@ -63,7 +63,7 @@ impl Access {
         let host = single(headers, &HOST)?.ok_or("The request has no Host.")?;
         if !self.is_here(host) {
             return Err(format!(
-                "This server has no name {host:?}. Use its address, as the program printed it."
+                "This server has no name {host:?}. Use this machine's IP address instead of the name."
             ));
         }
         match single(headers, &ORIGIN)? {

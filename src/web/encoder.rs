@@ -148,7 +148,8 @@ impl Encoder {
 
     /// A viewer connected.
     pub fn wake(&self) {
-        self.changed.notify_all();
+        // With the lock held: the thread may be about to wait.
+        self.change(|_| {});
     }
 
     /// True if a picture given now would be the next to be encoded.

@@ -196,6 +196,8 @@ pub(super) fn header(kind: Kind, iteration: u32, id: u32) -> [u8; HEADER] {
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase", deny_unknown_fields)]
 pub(super) enum Request {
+    /// A heartbeat, so that a viewer to which much is sent over a slow connection counts as present.
+    Alive,
     /// The first message: with the token, this viewer may control the run.
     Hello {
         token: String,
@@ -224,7 +226,7 @@ impl Request {
     /// A sentence that says why it is refused.
     pub fn command(self, adjustable: &[String]) -> Result<Option<Command>, String> {
         Ok(Some(match self {
-            Self::Hello { .. } => return Ok(None),
+            Self::Hello { .. } | Self::Alive => return Ok(None),
             Self::Pause => Command::Pause,
             Self::Resume => Command::Resume,
             Self::Save => Command::Save,

@@ -122,9 +122,13 @@ async fn receive(mut receiver: SplitStream<WebSocket>, shared: &Shared, answer: 
 /// Handles one text; the answer, if it has one.
 fn handle(text: &str, shared: &Shared, may_control: &mut bool) -> Result<Option<Item>, String> {
     let request = Request::parse(text)?;
-    if let Request::Hello { token } = &request {
-        *may_control = shared.access.is_token(token);
-        return Ok(Some(Item::Access { control: *may_control }));
+    match &request {
+        Request::Hello { token } => {
+            *may_control = shared.access.is_token(token);
+            return Ok(Some(Item::Access { control: *may_control }));
+        }
+        Request::Alive => return Ok(None),
+        _ => {}
     }
     if !*may_control {
         return Err(

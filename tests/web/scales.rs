@@ -124,7 +124,7 @@ fn there_is_a_slider_for_each_adjustable_group() {
     page.report(&numbers);
     browser.wait_until("document.querySelectorAll('#sliders input:enabled').length === 9", LIMIT);
     browser.wait_until("document.querySelectorAll('#share-curve .line').length === 9", LIMIT);
-    assert!(browser.text("#shares-state").contains("given weights"));
+    assert!(browser.text("#shares-state").contains("fixed weights"));
     assert_eq!(browser.text("[id='measured-curve']"), "60 %");
     assert_eq!(browser.text("[id='requested-curve']"), "–");
     assert_eq!(browser.value("document.querySelectorAll('#sliders b b, #loss-legend b b').length"), 0);

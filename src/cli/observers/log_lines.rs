@@ -1,6 +1,6 @@
 //! Where the lines of a log go.
 
-use crate::cli::disk::is_at;
+use crate::cli::disk::{is_at, remove_if_empty};
 use crate::cli::escape::shown;
 use crate::cli::rescue::rescue;
 use crate::cli::streams;
@@ -40,6 +40,9 @@ impl LogLines {
         options.read(true).write(true);
         let options = if overwrite { options.create(true).truncate(true) } else { options.create_new(true) };
         let file = options.open(path).map_err(Error::io(path, "creating the log"))?;
+        if !overwrite {
+            remove_if_empty(path);
+        }
         Ok(Self::File(path.to_owned(), file, 0))
     }
 

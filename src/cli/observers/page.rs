@@ -10,6 +10,7 @@ use crate::image_io::Picture;
 use crate::mirage::preset::{ABSTRACT, SMOOTH, SPATIAL, STYLE};
 use crate::mirage::{self, Controls, Event, Observer, Readout, Started, Weights, effective_shares};
 use crate::web::{Command, Group, GroupReport, LivePage, Options, Scale, Start};
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 
@@ -25,6 +26,8 @@ pub(in crate::cli) struct Page {
     paused: bool,
     /// Troubles that were shown.
     troubles_seen: usize,
+    /// Notes that were shown: a run whose device is opened again starts with the same.
+    notes_seen: HashSet<String>,
 }
 
 impl Page {
@@ -55,6 +58,7 @@ impl Page {
             title,
             paused: false,
             troubles_seen: 0,
+            notes_seen: HashSet::new(),
         })
     }
 
@@ -64,11 +68,19 @@ impl Page {
     }
 
     /// The run is over.
-    pub(in crate::cli) fn end(self, ending: &str, output: &str) {
+    pub(in crate::cli) fn end(mut self, ending: &str, output: &str) {
+        self.troubles();
         self.page.end(ending, output);
     }
 
-    fn started(&self, started: &Started) {
+    /// Shows what went wrong since the last time.
+    fn troubles(&mut self) {
+        for trouble in self.status.borrow().new_troubles(&mut self.troubles_seen) {
+            self.page.note(&trouble);
+        }
+    }
+
+    fn started(&mut self, started: &Started) {
         let CheckedRun { request, names, .. } = &*self.checked;
         self.page.begin(&Start {
             title: &self.title,
@@ -78,8 +90,11 @@ impl Page {
             groups: &groups(&started.groups),
             photo_classes: &named(&started.photo_classes, names),
         });
+        self.paused = false;
         for note in self.status.borrow().notes.iter().chain(&started.notes) {
-            self.page.note(note);
+            if self.notes_seen.insert(note.clone()) {
+                self.page.note(note);
+            }
         }
     }
 
@@ -99,8 +114,7 @@ impl Page {
             class_distance: report.readout.distance,
             change: report.change,
         });
-        let status = self.status.borrow();
-        for warning in status.warnings.iter().chain(&status.new_troubles(&mut self.troubles_seen)) {
+        for warning in &self.status.borrow().warnings {
             self.page.note(warning);
         }
     }
@@ -121,6 +135,7 @@ impl Page {
 
 impl Observer for Page {
     fn observe(&mut self, event: Event<'_>) -> Result<ControlFlow<()>> {
+        self.troubles();
         match event {
             Event::Started(started) => self.started(started),
             Event::Scale(started) => self.page.scale(started.index),

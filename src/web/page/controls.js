@@ -80,7 +80,8 @@ export class Controls {
     this.#control = control;
     this.#connected = true;
     byId("access").hidden = control;
-    if (this.#state === "waiting") this.#set("waiting");
+    // Instead of "No connection".
+    if (this.#state !== "ended") this.#set(this.#state);
     this.#enable();
   }
 

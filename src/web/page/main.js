@@ -9,6 +9,8 @@ import { announce, byId, size } from "/ui.js";
 const RETRIES = [1, 2, 4, 8, 15, 30];
 /** A server that sends nothing for this long (ms) is gone: it sends a heartbeat every 10 s. */
 const SILENCE = 25000;
+/** The server hears from the page this often, in ms: it drops a viewer that is silent. */
+const HEARTBEAT = 10000;
 /** Length of a picture's header. */
 const HEADER = 12;
 /** Notes that stay on the page. */
@@ -96,6 +98,8 @@ setInterval(() => {
     lost();
   }
 }, 2000);
+
+setInterval(() => send({ type: "alive" }), HEARTBEAT);
 
 /** Handles a text. */
 function receive(message) {

@@ -17,18 +17,21 @@ export class Shares {
   /** The others' values when a slider was grabbed: their proportion stays. */
   #grip = null;
   #enabled = false;
-  /** False while the run has given weights and no viewer has requested shares. */
+  /** False while the run uses fixed weights and no viewer has requested shares. */
   #stated = false;
   #measured = new Map();
   #touched = 0;
   #sentAt = 0;
   #timer = 0;
+  /** Takes over what came while a slider was in use. */
+  #later = 0;
 
   constructor(send) {
     this.#send = send;
   }
 
   begin({ groups }) {
+    clearTimeout(this.#later);
     const adjustable = groups.filter((group) => group.adjustable);
     const names = adjustable.map((group) => group.name);
     // Kept where nothing changes, so that a new connection takes no slider out of a hand.
@@ -51,7 +54,7 @@ export class Shares {
         ? "The shares of this run can’t be changed."
         : this.#stated
           ? "Changes take effect within an iteration or two."
-          : "This run has given weights; moving a slider replaces them by shares.",
+          : "This run uses fixed weights. Moving a slider switches it to shares.",
     );
     this.enable(this.#enabled);
     this.#draw();
@@ -75,7 +78,7 @@ export class Shares {
   requested(shares) {
     this.#stated = true;
     this.#say("Requested, not in effect yet.", "requested");
-    if (this.#handsOff()) this.#take(new Map(shares));
+    if (this.#follows(() => this.requested(shares))) this.#take(new Map(shares));
     this.#draw();
   }
 
@@ -83,11 +86,19 @@ export class Shares {
     if (shares.length === 0) return;
     this.#stated = true;
     const current = new Map(shares);
-    if (this.#handsOff()) this.#take(current);
+    if (this.#follows(() => this.inEffect({ iteration, shares }))) this.#take(current);
     const percents = wholePercents(this.#names.map((name) => current.get(name) ?? 0));
     const same = this.#names.every((name, at) => Math.abs(this.#values.get(name) * 100 - percents[at]) < 1.01);
     if (same) this.#say(iteration > 0 ? `In effect since iteration ${iteration}.` : "In effect from the start.", "in-effect");
     this.#draw();
+  }
+
+  /** True if the sliders may follow the run now; else `again` is called once they may. Only the latest counts. */
+  #follows(again) {
+    clearTimeout(this.#later);
+    if (this.#handsOff()) return true;
+    this.#later = setTimeout(again, this.#touched + HANDS_OFF + 1 - Date.now());
+    return false;
   }
 
   #handsOff() {

@@ -29,7 +29,16 @@ export class Stage {
       this.#choose(at < snapshots.length ? snapshots[at].id : null);
     });
     for (const mode of ["now", "compare"]) byId(`mode-${mode}`).addEventListener("change", () => this.#layOut());
-    byId("wipe").addEventListener("input", () => this.#wipe());
+    const wipe = byId("wipe");
+    wipe.addEventListener("input", () => this.#wipe());
+    // WebKit on iOS lets a finger drag the thumb only, which is as thin as the edge.
+    wipe.addEventListener("pointerdown", (event) => {
+      wipe.setPointerCapture(event.pointerId);
+      this.#wipeTo(event);
+    });
+    wipe.addEventListener("pointermove", (event) => {
+      if (wipe.hasPointerCapture(event.pointerId)) this.#wipeTo(event);
+    });
     new ResizeObserver(() => this.#scroll()).observe(byId("strip"));
     this.#wipe();
     this.#update();
@@ -190,6 +199,12 @@ export class Stage {
     byId("frame").classList.toggle("compare", compare);
     byId("wipe").hidden = !compare;
     byId("photo").hidden = !compare;
+  }
+
+  #wipeTo({ clientX }) {
+    const { left, width } = byId("frame").getBoundingClientRect();
+    byId("wipe").value = (100 * (clientX - left)) / width;
+    this.#wipe();
   }
 
   #wipe() {
