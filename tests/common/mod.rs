@@ -5,6 +5,7 @@
 pub mod chromium;
 pub mod golden;
 pub mod objective;
+pub mod process;
 pub mod runs;
 pub mod statistics;
 pub mod synthetic;

@@ -1,10 +1,12 @@
 //! Disks without room, and folders that are gone: what becomes of what can't be written.
 
 use crate::common::not_run;
-use crate::interrupt::{code, signal, wait_until_it_paints};
+use crate::common::process::{code, wait_for};
+use crate::interrupt::{signal, wait_until_it_paints};
 use crate::support::{Place, pixels};
-use crate::writing::{refuses, says};
+use crate::writing::refuses;
 use predicates::prelude::*;
+use predicates::str::contains as says;
 use std::io::Read as _;
 use std::path::PathBuf;
 
@@ -117,12 +119,10 @@ fn snapshots_that_cannot_be_saved_do_not_end_a_run() {
     wait_until_it_paints(&place);
     std::fs::rename(place.path("gone"), place.path("elsewhere")).unwrap();
     // Until a checkpoint is rescued: the snapshot before it could not be saved either.
-    let begun = std::time::Instant::now();
-    while std::fs::read_dir(place.path("tmp")).unwrap().count() == 0 {
+    wait_for("nothing is rescued", || {
         assert!(child.try_wait().unwrap().is_none(), "the run ended");
-        assert!(begun.elapsed().as_secs() < 60);
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+        std::fs::read_dir(place.path("tmp")).unwrap().count() > 0
+    });
     signal(&child, "-INT");
     // The picture is not where it should be.
     assert_eq!(code(&mut child), Some(1));

@@ -5,8 +5,17 @@ use neural_mirage::vgg::locate::{DEFAULT_NETWORK_SHA256, NARROW};
 use predicates::prelude::*;
 
 /// The commands that `mirage --help` lists, but for `help`.
-const COMMANDS: [&str; 10] =
-    ["render", "classify", "devices", "kernels", "plan", "resume", "show", "sweep", "tune", "weights"];
+fn commands(place: &Place) -> Vec<String> {
+    let help = printed(place, &["--help"]);
+    let (_, list) = help.split_once("\nCommands:\n").unwrap();
+    let (list, _) = list.split_once("\n\n").unwrap();
+    // A description may go on in further lines, which are indented more.
+    let names = list.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    let names: Vec<String> =
+        names.filter(|name| !name.is_empty() && *name != "help").map(str::to_owned).collect();
+    assert!(names.len() > 10 && names.contains(&"render".to_owned()), "{names:?}");
+    names
+}
 
 fn printed(place: &Place, words: &[&str]) -> String {
     let output = place.deviceless().args(words).output().unwrap();
@@ -17,11 +26,10 @@ fn printed(place: &Place, words: &[&str]) -> String {
 #[test]
 fn completions_know_every_command_and_option() {
     let place = Place::new();
-    let help = printed(&place, &["--help"]);
+    let commands = commands(&place);
     for shell in ["bash", "zsh", "fish", "powershell"] {
         let text = printed(&place, &["completions", shell]);
-        for command in COMMANDS {
-            assert!(help.contains(&format!("\n  {command} ")), "{command}");
+        for command in &commands {
             assert!(text.contains(command), "{shell}: {command}");
         }
         assert!(text.contains("style-statistic") && text.contains("shader-dir"), "{shell}");
@@ -66,7 +74,7 @@ fn the_manual_has_a_page_for_each_command() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     pages.sort();
-    for command in COMMANDS {
+    for command in commands(&place) {
         assert!(pages.contains(&format!("mirage-{command}.1")), "{command}: {pages:?}");
     }
     assert!(pages.contains(&"mirage.1".to_owned()) && !pages.iter().any(|page| page.contains("completions")));
@@ -99,6 +107,58 @@ fn the_default_network_needs_no_download() {
         .assert()
         .code(2)
         .stderr(predicate::str::contains("./narrow: "));
+}
+
+/// A server of one file and of its record, as the hub has them; it ends with the test process.
+#[cfg(target_os = "linux")]
+fn hub(file: Vec<u8>) -> String {
+    use sha2::{Digest as _, Sha256};
+    use std::io::{BufRead as _, BufReader, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let hash: String = Sha256::digest(&file).iter().map(|byte| format!("{byte:02x}")).collect();
+    let record =
+        format!("version https://git-lfs.github.com/spec/v1\noid sha256:{hash}\nsize {}\n", file.len());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let lines = BufReader::new(&stream).lines().map_while(Result::ok);
+            let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+            let body = if head[0].contains("/raw/main/") { record.as_bytes() } else { &file };
+            let answer =
+                format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            stream.write_all(&[answer.as_bytes(), body].concat()).unwrap();
+        }
+    });
+    base
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_network_that_was_fetched_is_found_by_its_name() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    let network = crate::support::network(&[8, 7, 9]).bytes();
+    let base = hub(network.clone());
+    let mirage = |words: &[&str]| {
+        let mut command = place.deviceless();
+        command.env("XDG_DATA_HOME", place.path("data")).env("MIRAGE_FETCH_BASE", &base).args(words);
+        command.assert()
+    };
+    mirage(&["classify", "photo.png", "--weights", "vgg19"])
+        .code(2)
+        .stderr(predicate::str::contains("mirage weights --fetch vgg19"));
+    mirage(&["weights", "--fetch", "vgg19"]).success();
+    let fetched = place.path("data/neural-mirage");
+    let files: Vec<Vec<u8>> = std::fs::read_dir(fetched)
+        .unwrap()
+        .map(|entry| std::fs::read(entry.unwrap().path()).unwrap())
+        .collect();
+    assert!(files.contains(&network));
+    let photo = photo.to_str().unwrap();
+    let words = ["-o", "out.png", "--weights", "vgg19", "--size", "48", "--iterations", "1", "--quiet"];
+    mirage(&[&["render", photo][..], &words].concat()).success();
+    assert!(place.path("out.png").exists());
 }
 
 /// A program that holds its network runs by itself: here the copied file, in an empty folder and with no home.

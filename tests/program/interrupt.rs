@@ -1,7 +1,8 @@
 //! Signals, real ones, and readers that go away.
 
+use crate::common::process::{Running, code, wait_for};
 use crate::support::{Place, pixels};
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -15,44 +16,24 @@ pub fn endless(place: &Place) -> assert_cmd::Command {
 }
 
 /// Starts a run without end and waits until it paints.
-fn start(place: &Place) -> Child {
+pub fn start(place: &Place) -> Running {
     let child = place.spawn(&endless(place));
     wait_until_it_paints(place);
     child
 }
 
 pub fn wait_until_it_paints(place: &Place) {
-    let begun = Instant::now();
     let log = place.path("run.jsonl");
-    while !std::fs::read_to_string(&log).is_ok_and(|text| text.contains("\"event\":\"iteration\"")) {
-        assert!(begun.elapsed() < Duration::from_secs(120), "the run doesn't begin");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_for("the run doesn't begin", || {
+        std::fs::read_to_string(&log).is_ok_and(|text| text.contains("\"event\":\"iteration\""))
+    });
 }
 
 /// Sends a signal, such as `-INT`, by the shell's own `kill`: small systems have no program of that name.
 pub fn signal(child: &Child, name: &str) {
-    assert!(try_signal(child, name));
-}
-
-/// The same; false if the process has ended.
-fn try_signal(child: &Child, name: &str) -> bool {
     let id = child.id().to_string();
     let kill = ["-c", "kill \"$0\" \"$1\"", name, &id];
-    Command::new("sh").args(kill).stderr(Stdio::null()).status().unwrap().success()
-}
-
-/// The exit code, if the program ends soon.
-pub fn code(child: &mut Child) -> Option<i32> {
-    let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(60) {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status.code();
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    child.kill().unwrap();
-    panic!("the program doesn't stop");
+    assert!(Command::new("sh").args(kill).status().unwrap().success(), "the process has ended");
 }
 
 /// The run was stopped with its picture saved, and says so in its log.
@@ -79,16 +60,28 @@ fn ctrl_c_finishes_saves_and_exits_130() {
 #[test]
 fn a_second_ctrl_c_quits_at_once() {
     let place = Place::new();
-    let mut child = start(&place);
+    let photo = place.photo("photo.png", 64, 48);
+    let pipe = place.path("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let words = ["--log", "pipe", "--print-every", "1", "--quiet"];
+    let mut child = place.spawn(place.render_for(&photo, "10000000").args(words));
+    let mut log = BufReader::with_capacity(16, std::fs::File::open(&pipe).unwrap());
+    let mut line = String::new();
+    log.read_line(&mut line).unwrap();
+    assert!(line.contains("\"event\":\"start\""), "{line}");
+    // The log is read no further, and another writer fills the pipe: the run waits for room and can't end by itself.
+    let mut other = std::fs::File::options().write(true).open(&pipe).unwrap();
+    // It fails once the reader is gone.
+    let filling = std::thread::spawn(move || other.write_all(&[0; 4 << 20]));
+    std::thread::sleep(Duration::from_millis(500));
     signal(&child, "-INT");
-    // Within a tenth of a second it would count as the same.
-    std::thread::sleep(Duration::from_millis(150));
-    let _ = try_signal(&child, "-INT");
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(child.try_wait().unwrap().is_none(), "the first one quits");
+    signal(&child, "-INT");
     assert_eq!(code(&mut child), Some(130));
-    // Whole or not there at all, whichever of the two was faster.
-    if place.path("out.png").exists() {
-        image::open(place.path("out.png")).unwrap();
-    }
+    assert!(!place.path("out.png").exists());
+    drop(log);
+    assert!(filling.join().unwrap().is_err());
 }
 
 /// A terminal that is closed sends SIGHUP, and so does its shell; systems that shut down send SIGTERM too; `timeout` signals

@@ -1,5 +1,6 @@
 //! `mirage kernels` and `--shader-dir`: the workbench on this device, and ten broken kernels that it must see.
 
+use crate::common::process::wait_for;
 use crate::support::{Place, pixels};
 use predicates::prelude::*;
 use predicates::str::contains;
@@ -309,7 +310,7 @@ fn a_saved_shader_is_tested_at_once_and_a_bad_one_keeps_the_last() {
         });
     }
     let mut all = Vec::new();
-    let mut wait_for = |text: &str| {
+    let mut wait_for_line = |text: &str| {
         let end = Instant::now() + Duration::from_secs(60);
         while let Ok(line) = lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
             all.push(line.clone());
@@ -319,18 +320,16 @@ fn a_saved_shader_is_tested_at_once_and_a_bad_one_keeps_the_last() {
         }
         panic!("`{text}` never came: {all:#?}");
     };
-    wait_for("1 kernels at 1 shapes: 0 failed");
-    wait_for("Waiting for a shader");
+    wait_for_line("1 kernels at 1 shapes: 0 failed");
+    wait_for_line("Waiting for a shader");
     std::fs::write(&file, good.replace("a[i] + b[i]", "a[i] - b[i]")).unwrap();
-    wait_for("FAILED add/naive");
-    wait_for("Waiting for a shader");
+    wait_for_line("FAILED add/naive");
+    wait_for_line("Waiting for a shader");
     std::fs::write(&file, good.replace("a[i] + b[i]", "a[i] + b[j]")).unwrap();
-    wait_for("no definition in scope for identifier: `j`");
-    wait_for("The last valid version stays in use");
+    wait_for_line("no definition in scope for identifier: `j`");
+    wait_for_line("The last valid version stays in use");
     std::fs::write(&file, &good).unwrap();
-    wait_for("1 kernels at 1 shapes: 0 failed");
-    child.kill().unwrap();
-    child.wait().unwrap();
+    wait_for_line("1 kernels at 1 shapes: 0 failed");
 }
 
 #[test]
@@ -407,27 +406,39 @@ fn files_of_a_watch_keep_the_kernels_that_did_not_change() {
         all.sort();
         Some(all)
     };
-    let mut wait_for = |passes: bool| {
+    let junit = || std::fs::read_to_string(place.path("out.xml")).unwrap_or_default();
+    let mut wait_until = |passes: bool| {
         let expected = [("multiply".to_owned(), passes), ("multiply_add".to_owned(), true)];
-        let begun = Instant::now();
-        while verdicts().is_none_or(|found| found != expected) {
-            assert!(begun.elapsed().as_secs() < 60, "{:?}", verdicts());
+        let failures = format!("failures=\"{}\"", u32::from(!passes));
+        // The second file is written after the first.
+        wait_for("no such verdicts", || {
             assert!(child.try_wait().unwrap().is_none(), "the watch has ended");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+            verdicts().is_some_and(|found| found == expected) && junit().contains(&failures)
+        });
     };
-    wait_for(true);
-    // The second file is written after the first.
-    std::thread::sleep(Duration::from_secs(1));
+    wait_until(true);
     std::fs::write(&shader, wrong).unwrap();
-    wait_for(false);
-    std::thread::sleep(Duration::from_secs(1));
+    wait_until(false);
     std::fs::write(&shader, good).unwrap();
-    wait_for(true);
-    std::thread::sleep(Duration::from_secs(1));
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let junit = std::fs::read_to_string(place.path("out.xml")).unwrap();
+    wait_until(true);
+    let junit = junit();
     assert_eq!(junit.matches("<testcase ").count(), 2, "{junit}");
     assert!(junit.contains("failures=\"0\""), "{junit}");
+}
+
+#[test]
+fn a_bench_that_is_killed_leaves_what_it_has_measured() {
+    let place = Place::new();
+    let words =
+        ["kernels", "bench", "--adapter", "cpu", "--network", "vgg16", "--size", "64", "--rounds", "2"];
+    let mut command = place.mirage();
+    let mut child = place.spawn(command.args(words).args(["--json", "figures.json"]));
+    let rows = || {
+        let figures: Value = serde_json::from_slice(&std::fs::read(place.path("figures.json")).ok()?).ok()?;
+        Some(figures["rows"].as_array()?.len())
+    };
+    wait_for("no row comes", || rows().is_some_and(|rows| rows > 0));
+    assert!(child.try_wait().unwrap().is_none(), "the bench has ended");
+    drop(child);
+    assert!(rows().is_some_and(|rows| rows > 0));
 }

@@ -88,3 +88,19 @@ fn a_device_that_is_lost_for_good_leaves_what_was_painted() {
     render(&place, "whole.png", &["--quiet"]).assert().success();
     assert!(pixels(&place.path("out.png")) == pixels(&place.path("whole.png")));
 }
+
+/// A run whose iterations take longer than the limit: each waits for less than it submits, so the device counts as hung.
+#[test]
+fn a_device_that_hangs_in_a_run_is_opened_again() {
+    let place = Place::with_adapter();
+    place.photo("photo.png", 1200, 900);
+    let mut command = place.mirage();
+    command.args(["render", "photo.png", "-o", "out.png", "--size", "1200", "--scales", "1", "--weights"]);
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/weights/vgg16-narrow.safetensors"));
+    command.args(["--adapter", "0", "--patience", "1", "--retry", "1", "--no-tuning-cache"]);
+    let output = command.timeout(Duration::from_secs(120)).output().unwrap();
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{printed}");
+    assert_eq!(printed.matches("gave no answer within 1 s").count(), 2, "{printed}");
+    assert_eq!(printed.matches("Opening it again (1 of 1)").count(), 1, "{printed}");
+}

@@ -1,5 +1,7 @@
 //! Memory known beforehand: `mirage plan`, `--memory`, `--size auto`, and whether a run takes what was stated.
 
+#[cfg(target_os = "linux")]
+use crate::common::process::memory;
 use crate::support::Place;
 use serde_json::Value;
 use std::path::PathBuf;
@@ -38,7 +40,17 @@ fn a_plan_states_memory_by_scale_and_class_and_the_time() {
     let found = plan(&place, &options);
     assert_eq!((found["width"].as_u64(), found["height"].as_u64()), (Some(96), Some(64)));
     assert_eq!(found["iterations"], 7);
-    assert_eq!(found["scales"].as_array().unwrap().len(), 2);
+    let scales = found["scales"].as_array().unwrap();
+    assert_eq!(scales.len(), 2);
+    for scale in scales {
+        let mut keys: Vec<&String> = scale.as_object().unwrap().keys().collect();
+        keys.sort();
+        assert_eq!(keys, ["computed_pixels", "height", "iterations", "preparing_pixels", "width"]);
+        // In pieces, the pixels that overlap count each time.
+        let pixels = scale["width"].as_u64().unwrap() * scale["height"].as_u64().unwrap();
+        assert!(scale["computed_pixels"].as_u64().unwrap() >= pixels, "{scale}");
+        assert!(scale["preparing_pixels"].as_u64().unwrap() > 0, "{scale}");
+    }
     assert!(
         found["seconds"].as_f64().unwrap() > 0.0 && found["fits"] == true && found["shared_memory"] == true
     );
@@ -151,14 +163,10 @@ fn films_pages_and_sweeps_count() {
 #[cfg(target_os = "linux")]
 fn resident(command: &assert_cmd::Command, place: &Place) -> u64 {
     let mut child = place.spawn(command);
-    let status = format!("/proc/{}/status", child.id());
     let mut largest = 0;
     // What it says fits into the pipes.
     let ended = loop {
-        let text = std::fs::read_to_string(&status).unwrap_or_default();
-        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-        largest = largest.max(kib.unwrap_or(0) << 10);
+        largest = largest.max(memory(child.id(), "VmHWM").unwrap_or(0));
         if let Some(ended) = child.try_wait().unwrap() {
             break ended;
         }

@@ -1,11 +1,12 @@
 //! Paths that are no text: a record leads back to the same bytes.
 
-use crate::interrupt::{code, signal};
-use crate::support::{Place, pixels};
+use crate::common::process::code;
+use crate::interrupt::signal;
+use crate::support::{Place, log, pixels};
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Names with bytes that are no UTF-8, with control characters, and with what escapes are made of.
 const NAMES: [&[u8]; 4] = [b"ph\xffoto", b"\xc3\x28 a\nb", b"bytes:%41", b"\x1b[31mred\xe2\x80"];
@@ -24,11 +25,6 @@ fn photo(place: &Place, stem: &[u8]) -> PathBuf {
     let path = plain.with_file_name(with(stem, ".png"));
     std::fs::rename(plain, &path).unwrap();
     path
-}
-
-fn events(path: &Path) -> Vec<serde_json::Value> {
-    let log = std::fs::read_to_string(path).unwrap();
-    log.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
 }
 
 fn names(place: &Place) -> Vec<OsString> {
@@ -68,7 +64,7 @@ fn a_run_goes_on_from_its_checkpoint_and_its_record_whatever_its_files_are_calle
         for name in [&output, &checkpoint, &with(stem, "-out-0002.png")] {
             assert!(names(&place).contains(name), "{name:?}: {:?}", names(&place));
         }
-        let log = events(&place.path("").join(with(stem, ".jsonl")));
+        let log = log(&place.path("").join(with(stem, ".jsonl")));
         let path = |event: &str, name: &str| {
             let line = log.iter().find(|line| line["event"] == event).unwrap();
             line[name].as_str().unwrap().to_owned()
@@ -203,7 +199,7 @@ fn plain_paths_are_recorded_as_they_are() {
         .args(["--checkpoint-every", "1", "--quiet", "--log", "run.jsonl"])
         .assert()
         .success();
-    assert_eq!(events(&place.path("run.jsonl"))[0]["options"]["photo"], photo.to_str().unwrap());
+    assert_eq!(log(&place.path("run.jsonl"))[0]["options"]["photo"], photo.to_str().unwrap());
     let mut checkpoint =
         neural_mirage::mirage::Checkpoint::load(&place.path("out-checkpoint.safetensors")).unwrap();
     let text = checkpoint.texts["options"].replace(photo.to_str().unwrap(), "C:\\\\Users\\\\me\\\\Föto.png");

@@ -1,20 +1,10 @@
 //! Runs that succeed, or fail with something to show for it.
 
-use crate::support::{Place, jpeg, network, scene};
+use crate::support::{Place, events, jpeg, log, network, scene};
 use image::{DynamicImage, GenericImageView as _};
 use neural_mirage::image_io;
 use serde_json::Value;
 use std::path::Path;
-
-fn log(path: &Path) -> Vec<Value> {
-    let text = std::fs::read_to_string(path).unwrap();
-    assert!(text.ends_with('\n'));
-    text.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
-}
-
-fn events<'a>(log: &'a [Value], name: &str) -> Vec<&'a Value> {
-    log.iter().filter(|line| line["event"] == name).collect()
-}
 
 #[test]
 fn a_run_leaves_picture_snapshots_and_a_log_of_the_stated_form() {

@@ -1,5 +1,6 @@
 //! `mirage report`: the files, a part that fails, a report that is interrupted.
 
+use crate::common::process::{code, wait_for};
 use crate::interrupt::signal;
 use crate::support::Place;
 use predicates::prelude::*;
@@ -189,32 +190,20 @@ fn an_interrupted_report_keeps_what_it_has() {
     let mut command = place.mirage();
     command.args(words);
     let mut child = place.spawn(&command);
-    let begun = std::time::Instant::now();
     let has_begun = |path: &Path| {
         std::fs::read_to_string(path).is_ok_and(|text| {
             let report: Value = serde_json::from_str(&text).unwrap();
             report["iterations"][1]["status"] == "done"
         })
     };
-    while !has_begun(&place.path("report/report.json")) {
-        assert!(begun.elapsed().as_secs() < 120, "the report does not begin");
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    wait_for("the report does not begin", || has_begun(&place.path("report/report.json")));
     assert_eq!(read(&place)["state"], "running");
     assert!(page(&place).contains("not complete yet"));
     // The record is saved just before the process of the next part starts, which runs for minutes.
     std::thread::sleep(std::time::Duration::from_secs(2));
     signal(&child, "-INT");
     // The process of the part has five seconds to end by itself.
-    let begun = std::time::Instant::now();
-    let code = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status.code();
-        }
-        assert!(begun.elapsed().as_secs() < 60, "the report does not stop");
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    };
-    assert_eq!(code, Some(130));
+    assert_eq!(code(&mut child), Some(130));
     let report = read(&place);
     assert_eq!(report["state"], "interrupted");
     assert_eq!(report["device"]["status"], "done");

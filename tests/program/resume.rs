@@ -1,10 +1,11 @@
 //! Checkpoints and `mirage resume`, with real signals, and a process that is killed.
 
-use crate::interrupt::signal;
-use crate::support::{Place, pixels};
+use crate::common::process::{code, wait_for};
+use crate::interrupt::{signal, start};
+use crate::support::{Place, log, pixels, scene};
 use predicates::prelude::*;
 use rand::{RngExt as _, SeedableRng as _};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The words of a run of the small network.
 fn render(place: &Place, output: &str, iterations: &str, more: &[&str]) -> assert_cmd::Command {
@@ -74,9 +75,12 @@ fn another_balance_branches_off_into_a_picture_of_its_own() {
 #[test]
 fn options_that_are_given_now_count() {
     let place = Place::new();
-    for name in ["photo.png", "one.png", "other.png"] {
+    for name in ["photo.png", "one.png"] {
         place.photo(name, 64, 48);
     }
+    let mut other = scene(64, 48);
+    image::imageops::invert(&mut other);
+    other.save(place.path("other.png")).unwrap();
     let styles = ["--style-image", "one.png", "other.png", "--scales", "1"];
     let words = [&styles[..], &["--checkpoint-every", "8"]].concat();
     render(&place, "out.png", "8", &words).assert().success();
@@ -96,6 +100,7 @@ fn options_that_are_given_now_count() {
         branches.push(pixels(&place.path(output)));
     }
     assert!(branches[1] != branches[0], "--tv-weight counts");
+    assert!(branches[2] != branches[0], "--style-blend counts");
     assert!(branches[3] == branches[0], "the live page changes nothing");
     resume("out-checkpoint.safetensors", "init.png", &["--init", "gray"])
         .code(2)
@@ -187,37 +192,14 @@ fn what_has_changed_meanwhile_is_refused() {
     }
 }
 
-/// Starts a run without end.
-#[cfg(unix)]
-fn endless(place: &Place, more: &[&str]) -> std::process::Child {
-    let command = render(place, "out.png", "10000000", more);
-    place.spawn(&command)
-}
-
-#[cfg(unix)]
-fn wait_for(what: &str, holds: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < Duration::from_secs(120), "{what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
 #[cfg(unix)]
 #[test]
 fn ctrl_c_leaves_a_checkpoint_that_goes_on() {
     let place = Place::new();
-    place.photo("photo.png", 64, 48);
-    let mut child = endless(&place, &["--log", "run.jsonl"]);
-    wait_for("the run doesn't begin", || {
-        std::fs::read_to_string(place.path("run.jsonl"))
-            .is_ok_and(|log| log.contains("\"event\":\"iteration\""))
-    });
+    let mut child = start(&place);
     signal(&child, "-INT");
-    assert_eq!(child.wait().unwrap().code(), Some(130));
-    let log = std::fs::read_to_string(place.path("run.jsonl")).unwrap();
-    let end: serde_json::Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
-    let done = end["iterations"].as_u64().unwrap();
+    assert_eq!(code(&mut child), Some(130));
+    let done = log(&place.path("run.jsonl")).last().unwrap()["iterations"].as_u64().unwrap();
     let more = (done + 3).to_string();
     let mut resume = place.mirage();
     resume.args(["resume", "out-checkpoint.safetensors", "--quiet", "--iterations", &more]);
@@ -249,7 +231,7 @@ fn nothing_is_torn_by_a_kill_at_any_moment() {
     ];
     let (mut pictures, mut checkpoints) = (0, 0);
     for round in 0..12 {
-        let mut child = endless(&place, &words);
+        let mut child = place.spawn(&render(&place, "out.png", "10000000", &words));
         wait_for("no checkpoint comes", || place.path("out-checkpoint.safetensors").exists());
         // Saving takes most of the time of this small run, so most kills hit a file being written.
         std::thread::sleep(Duration::from_micros(random.random_range(0..150_000)));
@@ -283,4 +265,28 @@ fn nothing_is_torn_by_a_kill_at_any_moment() {
         }
     }
     assert!(pictures >= 12 && checkpoints == 12, "{pictures} pictures, {checkpoints} checkpoints");
+}
+
+/// The graphics device keeps weights of 16 bits; the checkpoint knows.
+#[test]
+fn a_run_with_half_weights_goes_on_with_the_same_bits() {
+    let place = Place::with_adapter();
+    place.photo("photo.png", 64, 48);
+    let paint = |output: &str, iterations: &str, more: &[&str]| {
+        // The weights of its convolutions are no numbers of 16 bits.
+        let words = ["--adapter", "0", "--kernels", "buffer", "--no-tuning-cache"];
+        render(&place, output, iterations, &[&words[..], more].concat()).assert().success();
+        pixels(&place.path(output))
+    };
+    let half = ["--precision", "half-weights", "--checkpoint-every", "5"];
+    let whole = paint("whole.png", "9", &half);
+    assert!(paint("single.png", "9", &[]) != whole, "--precision counts");
+    paint("part.png", "5", &half);
+    let mut resume = place.mirage();
+    resume.args(["resume", "part-checkpoint.safetensors", "--iterations", "9", "--adapter", "0", "--quiet"]);
+    resume.args(["--kernels", "buffer", "--no-tuning-cache"]).assert().success();
+    assert!(pixels(&place.path("part.png")) == whole);
+    let shown = place.mirage().args(["show", "part.png", "--json"]).output().unwrap().stdout;
+    let shown: serde_json::Value = serde_json::from_slice(&shown).unwrap();
+    assert_eq!(shown["options"]["precision"], "half-weights");
 }

@@ -1,16 +1,10 @@
 //! A network of few channels in a long run: no driver may grow with each iteration.
 
+use crate::common::process::memory;
 use crate::common::synthetic::Net;
 use crate::support::Place;
 use std::path::Path;
 use std::time::{Duration, Instant};
-
-/// Resident memory of a process in MiB.
-fn resident(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
-}
 
 fn wait_for_report(log: &Path, iteration: u32) {
     let begun = Instant::now();
@@ -41,14 +35,13 @@ fn eight_channels_take_no_more_memory_with_each_iteration() {
         "out.png",
         "--quiet",
     ]);
-    let mut child = place.spawn(command.args(["--print-every", "100", "--log", "run.jsonl"]));
+    let child = place.spawn(command.args(["--print-every", "100", "--log", "run.jsonl"]));
     let log = place.path("run.jsonl");
     wait_for_report(&log, 100);
-    let before = resident(child.id());
+    let resident = || memory(child.id(), "VmRSS").unwrap() >> 20;
+    let before = resident();
     wait_for_report(&log, 400);
-    let grown = resident(child.id()).saturating_sub(before);
-    child.kill().unwrap();
-    child.wait().unwrap();
+    let grown = resident().saturating_sub(before);
     // 210 MiB with the fault; what allocators keep is a few.
     assert!(grown < 40, "{grown} MiB in 300 iterations");
 }

@@ -1,11 +1,13 @@
 //! A folder of its own for each test, with small pictures and a small network in it.
 
+use crate::common::process::Running;
 use crate::common::synthetic::{FileBuilder, Net};
 use assert_cmd::Command;
 use image::{ImageFormat, RgbImage};
+use serde_json::Value;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 
 /// A new empty folder; gone with the test.
 pub struct Place(tempfile::TempDir);
@@ -85,7 +87,7 @@ impl Place {
     }
 
     /// Starts a command with all its output in pipes.
-    pub fn spawn(&self, command: &Command) -> Child {
+    pub fn spawn(&self, command: &Command) -> Running {
         let mut child = std::process::Command::new(command.get_program());
         child.args(command.get_args()).current_dir(self.0.path());
         for (key, value) in command.get_envs() {
@@ -94,7 +96,8 @@ impl Place {
                 None => child.env_remove(key),
             };
         }
-        child.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        child.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Running::new(child.spawn().unwrap())
     }
 
     pub fn file(&self, name: &str, content: &[u8]) -> PathBuf {
@@ -158,6 +161,18 @@ pub fn jpeg(width: u32, height: u32) -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
     scene(width, height).write_to(&mut bytes, ImageFormat::Jpeg).unwrap();
     bytes.into_inner()
+}
+
+/// The lines of a log.
+pub fn log(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap();
+    assert!(text.ends_with('\n'), "{text}");
+    text.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
+}
+
+/// The lines of an event.
+pub fn events<'a>(log: &'a [Value], name: &str) -> Vec<&'a Value> {
+    log.iter().filter(|line| line["event"] == name).collect()
 }
 
 /// The pixels of a picture, without its record.

@@ -1,6 +1,7 @@
 //! `mirage sweep`: sheets, their cells, and what goes on from them.
 
-use crate::interrupt::{code, signal, wait_until_it_paints};
+use crate::common::process::{code, wait_for};
+use crate::interrupt::{signal, wait_until_it_paints};
 use crate::support::{Place, pixels};
 use image::GenericImageView as _;
 use predicates::prelude::*;
@@ -26,16 +27,12 @@ fn a_sweep_and_a_run_notice_each_other() {
     let photo = place.photo("photo.png", 48, 32);
     let words = ["--vary", "seed=1,2", "--iterations", "10000000"];
     let mut first = place.spawn(&sweep(&place, &words));
-    let begun = std::time::Instant::now();
     let locks = || {
         let entries = std::fs::read_dir(place.path("my sweep")).into_iter().flatten().flatten();
         entries.filter(|entry| entry.file_name().to_string_lossy().ends_with(".lock")).count()
     };
     // The page, the sheet, two cells, two checkpoints.
-    while locks() < 6 {
-        assert!(begun.elapsed().as_secs() < 60);
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    wait_for("not all is locked", || locks() >= 6);
     let refused = |mut second: assert_cmd::Command, words: &[&str]| {
         second.args(words).assert().code(2).stderr(predicate::str::contains("another run"));
     };
@@ -185,19 +182,14 @@ fn what_can_not_be_varied_is_refused_before_any_work() {
 #[cfg(unix)]
 #[test]
 fn an_interrupted_sweep_goes_on_where_it_was() {
-    use std::time::{Duration, Instant};
     let place = Place::new();
     place.photo("photo.png", 96, 64);
     let words = ["--vary", "seed=1,2,3", "--columns", "iterations=15,120", "--quiet"];
-    let child = place.spawn(&sweep(&place, &words));
-    let begun = Instant::now();
+    let mut child = place.spawn(&sweep(&place, &words));
     // The second run has passed its first column.
-    while !place.path("my sweep/r2c1.png").exists() {
-        assert!(begun.elapsed() < Duration::from_secs(120), "the sweep doesn't come far");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_for("the sweep doesn't come far", || place.path("my sweep/r2c1.png").exists());
     signal(&child, "-INT");
-    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130));
+    assert_eq!(code(&mut child), Some(130));
     assert!(!place.path("my sweep/r3c1.png").exists() && place.path("my sweep/sheet.png").exists());
     let first = place.path("my sweep/r1c2.png");
     let before = first.metadata().unwrap().modified().unwrap();

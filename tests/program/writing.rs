@@ -1,15 +1,13 @@
 //! What is written, and where: nothing is lost.
 
-use crate::interrupt::{code, endless, signal, wait_until_it_paints};
+use crate::common::process::{code, wait_for};
+use crate::interrupt::{endless, signal, wait_until_it_paints};
 use crate::support::Place;
 use assert_cmd::Command;
 use predicates::prelude::*;
+use predicates::str::contains as says;
 use std::os::unix::fs::{FileTypeExt as _, symlink};
 use std::path::Path;
-
-pub fn says(text: &str) -> impl Predicate<str> + use<> {
-    predicate::str::contains(text.to_owned())
-}
 
 fn fifo(path: &Path) {
     assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
@@ -307,13 +305,9 @@ fn two_runs_with_one_output_notice_each_other() {
     place.render_for(&photo, "2").assert().code(2).stderr(says("exists").and(says("--overwrite")));
     // A run that is killed locks nothing.
     let mut killed = place.spawn(&place.render_to(&photo, "killed.png", "10000000"));
-    let begun = std::time::Instant::now();
     let locked =
         || place.entries().iter().any(|name| name.starts_with(".mirage-") && name.ends_with(".lock"));
-    while !locked() {
-        assert!(begun.elapsed().as_secs() < 60);
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    wait_for("the run locks nothing", locked);
     killed.kill().unwrap();
     killed.wait().unwrap();
     place.render_to(&photo, "killed.png", "2").args(["--quiet"]).assert().success();

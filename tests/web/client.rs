@@ -3,7 +3,7 @@
 use neural_mirage::image_io::Picture;
 use neural_mirage::web::{Command, Group, GroupReport, LivePage, Options, Report, Scale, Start};
 use serde_json::{Value, json};
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -78,9 +78,17 @@ pub fn raw(host: &str, text: &str) -> String {
     // The server may close before all is sent.
     let _ = stream.write_all(text.as_bytes());
     let mut answer = Vec::new();
-    // A reset instead of an orderly end is an end too.
-    let _ = stream.read_to_end(&mut answer);
+    if let Err(error) = stream.read_to_end(&mut answer) {
+        assert_is_end(&error);
+    }
     String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Fails for a connection that is still open: a reset instead of an orderly end is an end too, a time-out is none.
+#[track_caller]
+fn assert_is_end(error: &std::io::Error) {
+    let is_open = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+    assert!(!is_open, "the server does not close the connection: {error}");
 }
 
 pub fn get(host: &str, path: &str, headers: &str) -> String {
@@ -124,6 +132,23 @@ impl Viewer {
                 let value: Value = serde_json::from_str(&text).unwrap();
                 if value["type"] == kind {
                     return value;
+                }
+            }
+        }
+    }
+
+    /// Reads until the server ends the connection, and returns what came before.
+    #[track_caller]
+    pub fn rest(&mut self) -> Vec<Message> {
+        let mut messages = Vec::new();
+        loop {
+            match self.0.read() {
+                Ok(message) => messages.push(message),
+                Err(error) => {
+                    if let tungstenite::Error::Io(error) = &error {
+                        assert_is_end(error);
+                    }
+                    return messages;
                 }
             }
         }

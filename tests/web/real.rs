@@ -1,25 +1,19 @@
 //! The page in Chromium before a real run: the program, its default network and a photograph.
 
 use super::browser::Browser;
+use super::common::process::{Running, code};
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Child, ChildStderr, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{ChildStderr, Command, Stdio};
+use std::time::Duration;
 
 /// A software device shared with other tests takes a second for an iteration.
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// A run, killed when dropped.
 struct Program {
-    child: Child,
+    child: Running,
     stderr: BufReader<ChildStderr>,
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
 }
 
 impl Program {
@@ -34,7 +28,7 @@ impl Program {
         command.args(["--scales", "2", "--iterations", "6,100000"]);
         command.args(["--print-every", "4", "--save-at", "2,5,8", "--no-tuning-cache"]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        let mut child = Running::new(command.spawn().unwrap());
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let mut run = Self { child, stderr };
         let line = run.line("Live page: ");
@@ -52,17 +46,6 @@ impl Program {
             }
             all += &line;
         }
-    }
-
-    fn code(&mut self) -> Option<i32> {
-        let begun = Instant::now();
-        while begun.elapsed() < LIMIT {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code();
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        panic!("the program is still running");
     }
 }
 
@@ -125,7 +108,7 @@ fn a_real_run_is_shown_and_controlled() {
     browser.click("#stop");
     browser.click("#stop");
     browser.wait_until("!ending.hidden && ending.textContent.includes('out.png')", LIMIT);
-    assert_eq!(run.code(), Some(0));
+    assert_eq!(code(&mut run.child), Some(0));
     assert_eq!(image::image_dimensions(folder.path().join("out.png")).unwrap(), (160, 107));
     image::open(folder.path().join("out.png")).unwrap();
     assert!(folder.path().join("out-checkpoint.safetensors").exists());

@@ -1,6 +1,7 @@
 //! What goes over the wire, seen by a plain client.
 
 use super::client::{LIMIT, Viewer, address, begin, get, open, raw, report, status};
+use super::common::process::memory;
 use super::stand_in::photo;
 use neural_mirage::image_io::Picture;
 use neural_mirage::web::{Command, LivePage, Options};
@@ -162,7 +163,7 @@ fn malformed_messages_are_refused_and_end_only_their_connection() {
         // It may be ended already.
         let _ = viewer.0.send(Message::text("{"));
     }
-    while viewer.0.read().is_ok() {}
+    viewer.rest();
 
     let deep = "[".repeat(4000);
     let huge = "x".repeat(1 << 20);
@@ -174,7 +175,7 @@ fn malformed_messages_are_refused_and_end_only_their_connection() {
         if answered {
             viewer.text("refused");
         } else {
-            while viewer.0.read().is_ok() {}
+            viewer.rest();
         }
     }
     // Not HTTP, a head without an end, a head beyond all bounds.
@@ -334,6 +335,7 @@ fn a_viewer_that_never_reads_delays_no_one() {
     let _stalled: Vec<Viewer> = (0..3).map(|_| Viewer::open(&host, "")).collect();
     let mut good = Viewer::open(&host, "");
     good.text("access");
+    let resident = || memory(std::process::id(), "VmRSS");
     let before = resident();
     let mut slowest = Duration::ZERO;
     for iteration in 1..=PICTURES {
@@ -371,19 +373,9 @@ fn a_viewer_that_only_watches_stays_and_a_stalled_one_is_dropped() {
     }
     page.note("still here");
     assert_eq!(reader.join().unwrap()["text"], "still here");
-    let mut received = 0;
-    while let Ok(message) = stalled.0.read() {
-        assert!(!message.to_string().contains("still here"));
-        received += 1;
-    }
-    assert!(received > 100, "{received}");
-}
-
-/// Resident memory of this process in bytes, on Linux.
-fn resident() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib << 10)
+    let received = stalled.rest();
+    assert!(received.len() > 100, "{}", received.len());
+    assert!(!received.iter().any(|message| message.to_string().contains("still here")));
 }
 
 #[test]
@@ -414,6 +406,30 @@ fn pictures_are_wanted_only_while_there_are_viewers() {
     page.picture(3, &Picture { width: 5, height: 5, rgb: vec![0.0; 7] });
     let mut viewer = Viewer::open(&host, "");
     assert!(viewer.text("note")["text"].as_str().unwrap().contains("can't be shown"));
+}
+
+/// One too many is refused, until another has left.
+#[test]
+fn thirty_two_viewers_can_watch() {
+    let (page, _commands) = open();
+    let (host, _) = address(&page);
+    begin(&page, &photo(32, 20));
+    let origin = format!("http://{host}");
+    let connect = || Viewer::connect(&host, Some(&origin), &host);
+    let mut viewers: Vec<Viewer> = (0..32).map(|_| connect().unwrap()).collect();
+    assert_eq!(status(connect()), 503);
+    viewers.iter_mut().for_each(|viewer| drop(viewer.text("start")));
+    drop(viewers.pop());
+    // The server has to notice.
+    let start = Instant::now();
+    let found = loop {
+        let found = status(connect());
+        if found != 503 || start.elapsed() > LIMIT {
+            break found;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    assert_eq!(found, 101);
 }
 
 #[test]

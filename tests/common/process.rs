@@ -1,0 +1,66 @@
+//! Programs that a test starts.
+
+use std::ops::{Deref, DerefMut};
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+/// Against a hung state, not a measure of speed: a software device shared with other tests is slow.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// A process that is killed when dropped, so that a test that fails leaves nothing running.
+pub struct Running(Child);
+
+impl Running {
+    pub fn new(child: Child) -> Self {
+        Self(child)
+    }
+}
+
+impl Deref for Running {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl DerefMut for Running {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// Waits until something holds.
+#[track_caller]
+pub fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < LIMIT, "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The exit code of a program that ends soon; none if a signal ended it.
+#[track_caller]
+pub fn code(child: &mut Child) -> Option<i32> {
+    let mut ended = None;
+    wait_for("the program doesn't stop", || {
+        ended = child.try_wait().unwrap();
+        ended.is_some()
+    });
+    ended.and_then(|status| status.code())
+}
+
+/// A process's memory in bytes, on Linux: `VmRSS` is what is resident, `VmHWM` the most that was.
+pub fn memory(process: u32, what: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let value = status.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':'))?;
+    value.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
+}
