@@ -37,6 +37,7 @@ fn completions_know_every_command_and_option() {
             !text.contains("manual pages") && !text.contains("completions of a shell"),
             "{shell}: hidden"
         );
+        assert!(!text.contains("lose-device-after") && !text.contains("--process"), "{shell}: hidden");
     }
     place.deviceless().args(["completions", "ksh"]).assert().code(2).stderr(predicate::str::contains("bash"));
 }
@@ -77,6 +78,8 @@ fn the_manual_has_a_page_for_each_command() {
     for command in commands(&place) {
         assert!(pages.contains(&format!("mirage-{command}.1")), "{command}: {pages:?}");
     }
+    let page = std::fs::read_to_string(place.path("a/new folder/mirage-kernels-run.1")).unwrap();
+    assert!(page.contains("\nExamples:\n.nf\n  mirage kernels run"), "examples are run together");
     assert!(pages.contains(&"mirage.1".to_owned()) && !pages.iter().any(|page| page.contains("completions")));
     let page = std::fs::read_to_string(place.path("a/new folder/mirage-render.1")).unwrap();
     assert!(page.starts_with(".ie") && page.contains(".TH mirage-render 1"), "{page}");
