@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::escape::shown;
 use crate::room::room;
 use std::fs::File;
-use std::io::{self, ErrorKind, Read as _, Write};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
@@ -52,25 +52,14 @@ pub(crate) fn read_up_to(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 /// # Errors
 /// [`Error::File`] if the file may not be replaced or no file can be made there, [`Error::Io`] if the system refuses.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8], action: &'static str, replace: bool) -> Result<()> {
-    write_pieces(path, action, replace, |file| file.write_all(bytes))
-}
-
-/// [`write_whole`] of what `write` writes piece by piece.
-///
-/// # Errors
-/// The same.
-pub(crate) fn write_pieces(
-    path: &Path,
-    action: &'static str,
-    replace: bool,
-    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-) -> Result<()> {
     if is_stream(path) {
-        return open_stream(path).and_then(|mut stream| write(&mut stream)).map_err(Error::io(path, action));
+        return open_stream(path)
+            .and_then(|mut stream| stream.write_all(bytes))
+            .map_err(Error::io(path, action));
     }
     let target = check_place(path, replace)?;
     let mut file = temporary(path, &target)?;
-    write(&mut file).map_err(Error::io(path, action))?;
+    file.write_all(bytes).map_err(Error::io(path, action))?;
     complete(path, file, &target, replace)
 }
 

@@ -60,7 +60,8 @@ pub(super) fn save(
     texts.insert(NETWORK.to_owned(), metadata.network_sha256.clone());
     texts.insert(ADAPTER.to_owned(), metadata.device.clone());
     texts.insert(RUN.to_owned(), metadata.run.clone());
-    Checkpoint::write(state, texts, path, replaces)
+    let checkpoint = Checkpoint { state: state.clone(), texts };
+    if replaces { checkpoint.save(path) } else { checkpoint.save_new(path) }
 }
 
 /// A checkpoint that was read.

@@ -145,11 +145,6 @@ impl Values {
         Some(self.values.remove(position).1)
     }
 
-    /// All values in the declared order, moved out.
-    pub fn into_named(self) -> Vec<(String, Vec<f32>)> {
-        self.values
-    }
-
     /// All values in the declared order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[f32])> {
         self.values.iter().map(|(name, values)| (name.as_str(), values.as_slice()))

@@ -17,13 +17,13 @@ use super::loss::Shares;
 use super::state::State;
 use super::weighting::{GroupWeight, Weights};
 use crate::error::{Error, Result};
-use crate::files::{LONGEST_HEADER, open_ordinary, read_up_to, write_pieces};
+use crate::files::{LONGEST_HEADER, open_ordinary, read_up_to, write_whole};
 use crate::hex::hex;
-use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
-use std::io::{self, Read as _};
+use std::io::Read as _;
 use std::path::Path;
 
 /// What the text `format` of a checkpoint says.
@@ -34,8 +34,6 @@ const REMEDY: &str = "Give a file that `mirage render` saved after Ctrl-C or wit
 const HASH_KEY: &str = "\"state:sha256\":\"";
 /// What stands in the hash's place while it is computed.
 const NO_HASH: [u8; 64] = [b'0'; 64];
-/// Numbers that are written at a time.
-const PIECE: usize = 1 << 16;
 /// What the names of the state's tensors begin with.
 const TENSOR: &str = "tensor:";
 
@@ -55,7 +53,7 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Io`] if the system refuses, [`Error::File`] if no file can be made there.
     pub fn save(&self, path: &Path) -> Result<()> {
-        Self::write(&self.state, self.texts.clone(), path, true)
+        self.write(path, true)
     }
 
     /// [`Checkpoint::save`] where no file is.
@@ -63,48 +61,59 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::save`]; [`Error::File`] if the file exists.
     pub fn save_new(&self, path: &Path) -> Result<()> {
-        Self::write(&self.state, self.texts.clone(), path, false)
+        self.write(path, false)
     }
 
-    /// Writes the file of a state and of such texts, without a copy of the state; `replace`s one that exists.
-    ///
-    /// # Errors
-    /// As [`Checkpoint::save_new`].
-    pub fn write(state: &State, texts: HashMap<String, String>, path: &Path, replace: bool) -> Result<()> {
+    fn write(&self, path: &Path, replace: bool) -> Result<()> {
+        let state = &self.state;
+        let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+        let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = state
+            .tensors
+            .iter()
+            .map(|(name, values)| (format!("{TENSOR}{name}"), vec![values.len()], bytes(values)))
+            .collect();
         let row = |weight: &GroupWeight| {
             [weight.weight, weight.norm.unwrap_or(f32::NAN), weight.reference.unwrap_or(f32::NAN)]
         };
         let weights: Vec<f32> = state.weights.0.iter().flat_map(row).collect();
+        tensors.push(("weights".to_owned(), vec![state.weights.0.len(), 3], bytes(&weights)));
         let shares: Vec<f32> = state.shares.0.iter().map(|(_, share)| *share).collect();
-        let of_state = state.tensors.iter();
-        let mut tensors: Vec<(String, Vec<usize>, &[f32])> = of_state
-            .map(|(name, values)| (format!("{TENSOR}{name}"), vec![values.len()], values.as_slice()))
-            .collect();
-        tensors.push(("weights".to_owned(), vec![state.weights.0.len(), 3], &weights));
-        tensors.push(("shares".to_owned(), vec![shares.len()], &shares));
+        tensors.push(("shares".to_owned(), vec![shares.len()], bytes(&shares)));
         if let Some((_, look)) = &state.last_look {
-            tensors.push(("last_look".to_owned(), vec![look.len()], look));
+            tensors.push(("last_look".to_owned(), vec![look.len()], bytes(look)));
         }
+        let [height, width] = state.size;
+        let names = |names: Vec<&str>| names.join(",");
+        let mut texts = self.texts.clone();
+        let own = [
+            ("format", FORMAT.to_owned()),
+            ("state:iteration", state.iteration.to_string()),
+            ("state:seconds", state.seconds.to_string()),
+            ("state:scale", state.scale.to_string()),
+            ("state:size", format!("{height}x{width}")),
+            ("state:groups", names(state.weights.0.iter().map(|weight| weight.group.as_str()).collect())),
+            ("state:shares", names(state.shares.0.iter().map(|(name, _)| name.as_str()).collect())),
+            ("state:weights_measured", state.weights_measured.to_string()),
+            ("state:shares_changed", state.shares_changed.to_string()),
+            ("state:halvings", state.halvings.to_string()),
+            ("state:last_look", state.last_look.as_ref().map_or(String::new(), |(at, _)| at.to_string())),
+            ("state:sha256", String::from_utf8_lossy(&NO_HASH).into_owned()),
+        ];
+        texts.extend(own.map(|(key, value)| (key.to_owned(), value)));
 
         let refused =
             |message: String| Error::io(path, "writing the checkpoint")(std::io::Error::other(message));
-        let mut header =
-            header(&tensors, texts_of(state, texts)).map_err(|error| refused(error.to_string()))?;
-        let at = hash_at(&header).ok_or_else(|| refused("a text imitates the checksum".to_owned()))?;
-        let mut hash = Sha256::new();
-        hash.update(&header);
-        for (_, _, values) in &tensors {
-            in_pieces(values, |bytes| {
-                hash.update(bytes);
-                Ok(())
-            })
+        let views = tensors
+            .iter()
+            .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
+            .collect::<Result<Vec<_>, SafeTensorError>>()
             .map_err(|error| refused(error.to_string()))?;
-        }
-        header[at..at + NO_HASH.len()].copy_from_slice(hex(&hash.finalize()).as_bytes());
-        write_pieces(path, "writing the checkpoint", replace, |file| {
-            file.write_all(&header)?;
-            tensors.iter().try_for_each(|(_, _, values)| in_pieces(values, |bytes| file.write_all(bytes)))
-        })
+        let mut file =
+            safetensors::serialize(views, Some(texts)).map_err(|error| refused(error.to_string()))?;
+        let at = hash_at(&file).ok_or_else(|| refused("a text imitates the checksum".to_owned()))?;
+        let hash = hex(&Sha256::digest(&file));
+        file[at..at + NO_HASH.len()].copy_from_slice(hash.as_bytes());
+        write_whole(path, &file, "writing the checkpoint", replace)
     }
 
     /// Reads a file.
@@ -132,57 +141,6 @@ impl Checkpoint {
         state.check(state.size).map_err(|error| damaged(path, &error.to_string()))?;
         Ok(Self { state, texts })
     }
-}
-
-/// The texts, with those that the file has for itself.
-fn texts_of(state: &State, mut texts: HashMap<String, String>) -> HashMap<String, String> {
-    let [height, width] = state.size;
-    let names = |names: Vec<&str>| names.join(",");
-    let own = [
-        ("format", FORMAT.to_owned()),
-        ("state:iteration", state.iteration.to_string()),
-        ("state:seconds", state.seconds.to_string()),
-        ("state:scale", state.scale.to_string()),
-        ("state:size", format!("{height}x{width}")),
-        ("state:groups", names(state.weights.0.iter().map(|weight| weight.group.as_str()).collect())),
-        ("state:shares", names(state.shares.0.iter().map(|(name, _)| name.as_str()).collect())),
-        ("state:weights_measured", state.weights_measured.to_string()),
-        ("state:shares_changed", state.shares_changed.to_string()),
-        ("state:halvings", state.halvings.to_string()),
-        ("state:last_look", state.last_look.as_ref().map_or(String::new(), |(at, _)| at.to_string())),
-        ("state:sha256", String::from_utf8_lossy(&NO_HASH).into_owned()),
-    ];
-    texts.extend(own.map(|(key, value)| (key.to_owned(), value)));
-    texts
-}
-
-/// What stands in the file before the numbers of these tensors: the length of the description, and the description.
-fn header(
-    tensors: &[(String, Vec<usize>, &[f32])],
-    texts: HashMap<String, String>,
-) -> Result<Vec<u8>, SafeTensorError> {
-    let mut end = 0;
-    let described = tensors.iter().map(|(name, shape, values)| {
-        let data_offsets = (end, end + values.len() * 4);
-        end = data_offsets.1;
-        (name.clone(), TensorInfo { dtype: Dtype::F32, shape: shape.clone(), data_offsets })
-    });
-    let metadata = Metadata::new(Some(texts), described.collect())?;
-    let mut json = serde_json::to_vec(&metadata)?;
-    // The numbers begin at a multiple of their size.
-    json.resize(json.len().next_multiple_of(8), b' ');
-    Ok([(json.len() as u64).to_le_bytes().as_slice(), &json].concat())
-}
-
-/// Hands the bytes of numbers to `take`, a small piece at a time.
-fn in_pieces(values: &[f32], mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
-    let mut bytes = Vec::new();
-    for values in values.chunks(PIECE) {
-        bytes.clear();
-        bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
-        take(&bytes)?;
-    }
-    Ok(())
 }
 
 fn wrong(path: &Path, problem: String) -> Error {
@@ -312,7 +270,6 @@ fn hash_at(file: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use safetensors::tensor::TensorView;
 
     fn checkpoint() -> Checkpoint {
         let values =

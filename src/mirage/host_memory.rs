@@ -119,17 +119,10 @@ impl Host<'_> {
 
     /// Bytes of a state that is read back for a checkpoint, as the device stores what it has of it.
     fn state_bytes(&self) -> u64 {
-        if !self.saves_states() {
+        if self.request.schedule.state_every == 0 {
             return 0;
         }
         self.parts(true).iter().flatten().map(Shape::bytes).sum()
-    }
-
-    /// True if checkpoints may be saved while the run holds all its memory. In tiles the state is so large that what a
-    /// stopped run saves is left out: see docs/memory.md.
-    fn saves_states(&self) -> bool {
-        let Schedule { state_every, state_when_stopped, .. } = self.request.schedule;
-        state_every > 0 || (state_when_stopped && !self.is_tiled())
     }
 
     /// True if the picture is computed in tiles.
@@ -184,8 +177,12 @@ impl Host<'_> {
     /// While a report's picture is read back. The CPU device hands over the memory that it was copied to, which counts as
     /// the device's; so there it is only the second and the third that take more.
     pub fn iterations(&self) -> MemoryClasses {
-        // As the device stores it, and as it is written.
-        let checkpoint = if self.saves_states() { self.state_bytes() + self.state_values() } else { 0 };
+        let checkpoint = if self.request.schedule.state_every > 0 {
+            // As read, by name, and as the file's bytes.
+            self.state_bytes() + 2 * self.state_values()
+        } else {
+            0
+        };
         let reads = match self.native && !self.is_tiled() {
             true => self.reads() - 1,
             false => self.reads(),

@@ -4,7 +4,7 @@
 use super::event::{Event, Readout, Report};
 use super::kept_picture::KeptPicture;
 use super::loss::Shares;
-use super::objective::Numbers;
+use super::objective::{Numbers, named};
 use super::readout::class_distance;
 use super::run_loop::{Due, Ending, RunLoop, SubmittedIteration};
 use super::sections::{GRADIENT, HEALTH, PICTURE, REPORT, STATE};
@@ -94,7 +94,7 @@ impl Session {
             settled = due.look && self.measure_change(iteration, &kept);
         }
         if let Some(values) = state {
-            let state = self.state(iteration, seconds, &weights, due.weights_measured, values)?;
+            let state = self.state(iteration, seconds, &weights, due.weights_measured, &values)?;
             // A state that can't be resumed would only replace a good checkpoint.
             if state.check(self.scales[self.scale].size).is_ok() {
                 run.emit(Event::State(&state))?;
@@ -223,9 +223,9 @@ impl Session {
         seconds: f64,
         weights: &Weights,
         weights_measured: bool,
-        values: Values,
+        values: &Values,
     ) -> Result<State> {
-        let mut tensors = values.into_named();
+        let mut tensors = named(values);
         tensors.sort_by(|(one, _), (other, _)| one.cmp(other));
         Ok(State {
             iteration,
