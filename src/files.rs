@@ -52,14 +52,25 @@ pub(crate) fn read_up_to(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 /// # Errors
 /// [`Error::File`] if the file may not be replaced or no file can be made there, [`Error::Io`] if the system refuses.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8], action: &'static str, replace: bool) -> Result<()> {
+    write_whole_with(path, |file| file.write_all(bytes), action, replace)
+}
+
+/// [`write_whole`] of what `write` writes, so that it need not be in memory at once.
+///
+/// # Errors
+/// As [`write_whole`].
+pub(crate) fn write_whole_with(
+    path: &Path,
+    write: impl FnOnce(&mut File) -> io::Result<()>,
+    action: &'static str,
+    replace: bool,
+) -> Result<()> {
     if is_stream(path) {
-        return open_stream(path)
-            .and_then(|mut stream| stream.write_all(bytes))
-            .map_err(Error::io(path, action));
+        return open_stream(path).and_then(|mut stream| write(&mut stream)).map_err(Error::io(path, action));
     }
     let target = check_place(path, replace)?;
     let mut file = temporary(path, &target)?;
-    file.write_all(bytes).map_err(Error::io(path, action))?;
+    write(file.as_file_mut()).map_err(Error::io(path, action))?;
     complete(path, file, &target, replace)
 }
 

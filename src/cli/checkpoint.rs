@@ -60,8 +60,7 @@ pub(super) fn save(
     texts.insert(NETWORK.to_owned(), metadata.network_sha256.clone());
     texts.insert(ADAPTER.to_owned(), metadata.device.clone());
     texts.insert(RUN.to_owned(), metadata.run.clone());
-    let checkpoint = Checkpoint { state: state.clone(), texts };
-    if replaces { checkpoint.save(path) } else { checkpoint.save_new(path) }
+    Checkpoint::save_state(state, &texts, path, replaces)
 }
 
 /// A checkpoint that was read.

@@ -17,13 +17,15 @@ use super::loss::Shares;
 use super::state::State;
 use super::weighting::{GroupWeight, Weights};
 use crate::error::{Error, Result};
-use crate::files::{LONGEST_HEADER, open_ordinary, read_up_to, write_whole};
+use crate::files::{LONGEST_HEADER, open_ordinary, read_up_to, write_whole_with};
 use crate::hex::hex;
-use safetensors::tensor::TensorView;
+use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use sha2::{Digest as _, Sha256};
+use std::borrow::Cow;
 use std::collections::HashMap;
-use std::io::Read as _;
+use std::fs::File;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 
 /// What the text `format` of a checkpoint says.
@@ -36,6 +38,8 @@ const HASH_KEY: &str = "\"state:sha256\":\"";
 const NO_HASH: [u8; 64] = [b'0'; 64];
 /// What the names of the state's tensors begin with.
 const TENSOR: &str = "tensor:";
+/// Values that are hashed and written at once.
+const PIECE: usize = 1 << 16;
 
 /// A run between two iterations, as it is on disk.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,7 +57,7 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Io`] if the system refuses, [`Error::File`] if no file can be made there.
     pub fn save(&self, path: &Path) -> Result<()> {
-        self.write(path, true)
+        Self::save_state(&self.state, &self.texts, path, true)
     }
 
     /// [`Checkpoint::save`] where no file is.
@@ -61,59 +65,38 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::save`]; [`Error::File`] if the file exists.
     pub fn save_new(&self, path: &Path) -> Result<()> {
-        self.write(path, false)
+        Self::save_state(&self.state, &self.texts, path, false)
     }
 
-    fn write(&self, path: &Path, replace: bool) -> Result<()> {
-        let state = &self.state;
-        let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
-        let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = state
-            .tensors
-            .iter()
-            .map(|(name, values)| (format!("{TENSOR}{name}"), vec![values.len()], bytes(values)))
-            .collect();
-        let row = |weight: &GroupWeight| {
-            [weight.weight, weight.norm.unwrap_or(f32::NAN), weight.reference.unwrap_or(f32::NAN)]
-        };
-        let weights: Vec<f32> = state.weights.0.iter().flat_map(row).collect();
-        tensors.push(("weights".to_owned(), vec![state.weights.0.len(), 3], bytes(&weights)));
-        let shares: Vec<f32> = state.shares.0.iter().map(|(_, share)| *share).collect();
-        tensors.push(("shares".to_owned(), vec![shares.len()], bytes(&shares)));
-        if let Some((_, look)) = &state.last_look {
-            tensors.push(("last_look".to_owned(), vec![look.len()], bytes(look)));
-        }
-        let [height, width] = state.size;
-        let names = |names: Vec<&str>| names.join(",");
-        let mut texts = self.texts.clone();
-        let own = [
-            ("format", FORMAT.to_owned()),
-            ("state:iteration", state.iteration.to_string()),
-            ("state:seconds", state.seconds.to_string()),
-            ("state:scale", state.scale.to_string()),
-            ("state:size", format!("{height}x{width}")),
-            ("state:groups", names(state.weights.0.iter().map(|weight| weight.group.as_str()).collect())),
-            ("state:shares", names(state.shares.0.iter().map(|(name, _)| name.as_str()).collect())),
-            ("state:weights_measured", state.weights_measured.to_string()),
-            ("state:shares_changed", state.shares_changed.to_string()),
-            ("state:halvings", state.halvings.to_string()),
-            ("state:last_look", state.last_look.as_ref().map_or(String::new(), |(at, _)| at.to_string())),
-            ("state:sha256", String::from_utf8_lossy(&NO_HASH).into_owned()),
-        ];
-        texts.extend(own.map(|(key, value)| (key.to_owned(), value)));
-
+    /// [`Checkpoint::save`] of a state and texts that are only lent; an existing file is replaced only with `replace`. The
+    /// values are written from where they are, without a copy.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::save`]; [`Error::File`] if the file exists and may not be replaced.
+    pub fn save_state(
+        state: &State,
+        texts: &HashMap<String, String>,
+        path: &Path,
+        replace: bool,
+    ) -> Result<()> {
         let refused =
             |message: String| Error::io(path, "writing the checkpoint")(std::io::Error::other(message));
-        let views = tensors
-            .iter()
-            .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
-            .collect::<Result<Vec<_>, SafeTensorError>>()
-            .map_err(|error| refused(error.to_string()))?;
-        let mut file =
-            safetensors::serialize(views, Some(texts)).map_err(|error| refused(error.to_string()))?;
-        let at = hash_at(&file).ok_or_else(|| refused("a text imitates the checksum".to_owned()))?;
-        let hash = hex(&Sha256::digest(&file));
-        file[at..at + NO_HASH.len()].copy_from_slice(hash.as_bytes());
-        write_whole(path, &file, "writing the checkpoint", replace)
+        let tensors = tensors(state);
+        let mut header = header(&tensors, texts_of(state, texts)).map_err(refused)?;
+        let at = hash_at(&header).ok_or_else(|| refused("a text imitates the checksum".to_owned()))?;
+        let mut hash = Sha256::new();
+        hash.update(&header);
+        let pieces = || tensors.iter().flat_map(|tensor| tensor.values.chunks(PIECE));
+        let mut bytes = Vec::new();
+        for piece in pieces() {
+            hash.update(little_endian(piece, &mut bytes));
+        }
+        header[at..at + NO_HASH.len()].copy_from_slice(hex(&hash.finalize()).as_bytes());
+        let write = |file: &mut File| {
+            file.write_all(&header)?;
+            pieces().try_for_each(|piece| file.write_all(little_endian(piece, &mut bytes)))
+        };
+        write_whole_with(path, write, "writing the checkpoint", replace)
     }
 
     /// Reads a file.
@@ -141,6 +124,90 @@ impl Checkpoint {
         state.check(state.size).map_err(|error| damaged(path, &error.to_string()))?;
         Ok(Self { state, texts })
     }
+}
+
+/// A tensor of the file.
+struct FileTensor<'a> {
+    name: String,
+    shape: Vec<usize>,
+    values: Cow<'a, [f32]>,
+}
+
+/// The tensors of a state's file, in its order: by name, as safetensors writes them.
+fn tensors(state: &State) -> Vec<FileTensor<'_>> {
+    fn lent(name: String, values: &[f32]) -> FileTensor<'_> {
+        FileTensor { name, shape: vec![values.len()], values: Cow::Borrowed(values) }
+    }
+    let row = |weight: &GroupWeight| {
+        [weight.weight, weight.norm.unwrap_or(f32::NAN), weight.reference.unwrap_or(f32::NAN)]
+    };
+    let weights = FileTensor {
+        name: "weights".to_owned(),
+        shape: vec![state.weights.0.len(), 3],
+        values: state.weights.0.iter().flat_map(row).collect(),
+    };
+    let shares = FileTensor {
+        name: "shares".to_owned(),
+        shape: vec![state.shares.0.len()],
+        values: state.shares.0.iter().map(|(_, share)| *share).collect(),
+    };
+    let of_state = state.tensors.iter().map(|(name, values)| lent(format!("{TENSOR}{name}"), values));
+    let look = state.last_look.iter().map(|(_, look)| lent("last_look".to_owned(), look));
+    let mut tensors: Vec<_> = of_state.chain(look).chain([weights, shares]).collect();
+    tensors.sort_by(|one, other| one.name.cmp(&other.name));
+    tensors
+}
+
+/// The texts of a state's file: these, and the file's own, with zeros for the hash.
+fn texts_of(state: &State, texts: &HashMap<String, String>) -> HashMap<String, String> {
+    let [height, width] = state.size;
+    let names = |names: Vec<&str>| names.join(",");
+    let mut texts = texts.clone();
+    let own = [
+        ("format", FORMAT.to_owned()),
+        ("state:iteration", state.iteration.to_string()),
+        ("state:seconds", state.seconds.to_string()),
+        ("state:scale", state.scale.to_string()),
+        ("state:size", format!("{height}x{width}")),
+        ("state:groups", names(state.weights.0.iter().map(|weight| weight.group.as_str()).collect())),
+        ("state:shares", names(state.shares.0.iter().map(|(name, _)| name.as_str()).collect())),
+        ("state:weights_measured", state.weights_measured.to_string()),
+        ("state:shares_changed", state.shares_changed.to_string()),
+        ("state:halvings", state.halvings.to_string()),
+        ("state:last_look", state.last_look.as_ref().map_or(String::new(), |(at, _)| at.to_string())),
+        ("state:sha256", String::from_utf8_lossy(&NO_HASH).into_owned()),
+    ];
+    texts.extend(own.map(|(key, value)| (key.to_owned(), value)));
+    texts
+}
+
+/// All of a file before its values: the length of the header, and the header.
+fn header(
+    tensors: &[FileTensor<'_>],
+    texts: HashMap<String, String>,
+) -> std::result::Result<Vec<u8>, String> {
+    let mut end = 0;
+    let infos = tensors.iter().map(|tensor| {
+        let start = end;
+        end += size_of_val::<[f32]>(&tensor.values);
+        let shape = tensor.shape.clone();
+        (tensor.name.clone(), TensorInfo { dtype: Dtype::F32, shape, data_offsets: (start, end) })
+    });
+    let header = Metadata::new(Some(texts), infos.collect()).map_err(|error| error.to_string())?;
+    let mut text = serde_json::to_vec(&header).map_err(|error| error.to_string())?;
+    // As safetensors does, so that the values are aligned.
+    text.resize(text.len().next_multiple_of(8), b' ');
+    let length = text.len() as u64;
+    text.splice(0..0, length.to_le_bytes());
+    Ok(text)
+}
+
+/// The bytes of a few values as the file has them, in `bytes`.
+fn little_endian<'a>(values: &[f32], bytes: &'a mut Vec<u8>) -> &'a [u8] {
+    bytes.resize(size_of_val(values), 0);
+    let (places, _) = bytes.as_chunks_mut::<4>();
+    places.iter_mut().zip(values).for_each(|(place, value)| *place = value.to_le_bytes());
+    bytes
 }
 
 fn wrong(path: &Path, problem: String) -> Error {
@@ -270,6 +337,7 @@ fn hash_at(file: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use safetensors::tensor::TensorView;
 
     fn checkpoint() -> Checkpoint {
         let values =
@@ -320,6 +388,23 @@ mod tests {
             checkpoint.save(&path).unwrap();
             assert_eq!(Checkpoint::load(&path).unwrap(), checkpoint);
         }
+    }
+
+    #[test]
+    fn a_state_of_several_pieces_is_the_file_that_safetensors_makes_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("long.safetensors");
+        let mut checkpoint = checkpoint();
+        let long = (0..2 * PIECE + 77).map(|at| at as f32 / 7.0).collect();
+        checkpoint.state.tensors.push(("z".to_owned(), long));
+        checkpoint.save(&path).unwrap();
+        assert_eq!(Checkpoint::load(&path).unwrap(), checkpoint);
+        let file = std::fs::read(&path).unwrap();
+        let (length, header) = SafeTensors::read_metadata(&file).unwrap();
+        let read = SafeTensors::deserialize(&file).unwrap();
+        let other = safetensors::serialize(read.tensors(), header.metadata().clone()).unwrap();
+        // The order of texts is open.
+        assert!(other.len() == file.len() && other[8 + length..] == file[8 + length..]);
     }
 
     #[test]

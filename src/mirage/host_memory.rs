@@ -117,12 +117,23 @@ impl Host<'_> {
         (photo.width * photo.height) as u64 * self.request.schedule.held_per_pixel
     }
 
-    /// Bytes of a state that is read back for a checkpoint, as the device stores what it has of it.
+    /// True if a state is saved while the run goes on, or where it stops.
+    fn saves_states(&self) -> [bool; 2] {
+        let schedule = &self.request.schedule;
+        [schedule.state_every > 0, schedule.state_when_stopped]
+    }
+
+    /// Bytes of a state on its way to a checkpoint, as the device stores what it has of it: all at once before a step, else
+    /// tensor by tensor. (The CPU device has the latter where they are.)
     fn state_bytes(&self) -> u64 {
-        if self.request.schedule.state_every == 0 {
-            return 0;
+        let parts = self.parts(true);
+        let bytes = parts.iter().flatten().map(Shape::bytes);
+        match self.saves_states() {
+            [true, _] if !self.is_tiled() => bytes.sum(),
+            [false, false] => 0,
+            _ if self.native => 0,
+            _ => bytes.max().unwrap_or(0),
         }
-        self.parts(true).iter().flatten().map(Shape::bytes).sum()
     }
 
     /// True if the picture is computed in tiles.
@@ -142,9 +153,19 @@ impl Host<'_> {
         }
     }
 
-    /// The same as checkpoints have it.
+    /// Bytes of the same as checkpoints have it. The file is written from there. Where the run stops, what the host has of
+    /// the state is not copied.
     fn state_values(&self) -> u64 {
-        self.state.iter().map(|part| floats(&part.shape)).sum()
+        let look = match self.request.stop_when_change_below > 0.0 {
+            true => self.looked_at(self.pixels()),
+            false => 0,
+        };
+        let values: u64 = match self.saves_states() {
+            [true, _] => self.state.iter().map(|part| floats(&part.shape)).sum(),
+            [false, true] => self.parts(true).iter().flatten().map(floats).sum(),
+            [false, false] => return 0,
+        };
+        values + look
     }
 
     /// Shapes of the picture, and of the rest of the state: those on the device, or those in the host's memory.
@@ -171,18 +192,18 @@ impl Host<'_> {
     fn kept(&self, pixels: u64) -> u64 {
         let compact = self.is_tiled() && self.request.optimizer.clamps();
         let pictures = if compact { RGB } else { 2 * RGB };
-        pictures * pixels + 4 * (LOOKED_AT as u64).min(3 * pixels)
+        pictures * pixels + self.looked_at(pixels)
+    }
+
+    /// Bytes of the values that the change is measured from.
+    fn looked_at(&self, pixels: u64) -> u64 {
+        4 * (LOOKED_AT as u64).min(3 * pixels)
     }
 
     /// While a report's picture is read back. The CPU device hands over the memory that it was copied to, which counts as
     /// the device's; so there it is only the second and the third that take more.
     pub fn iterations(&self) -> MemoryClasses {
-        let checkpoint = if self.request.schedule.state_every > 0 {
-            // As read, by name, and as the file's bytes.
-            self.state_bytes() + 2 * self.state_values()
-        } else {
-            0
-        };
+        let checkpoint = self.state_bytes() + self.state_values();
         let reads = match self.native && !self.is_tiled() {
             true => self.reads() - 1,
             false => self.reads(),

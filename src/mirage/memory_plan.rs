@@ -319,6 +319,8 @@ mod tests {
     fn a_large_picture_in_tiles_fits_a_small_device_and_a_small_machine() {
         let mut large = request(4096, 4096, 1);
         large.tiling = Tiling::Side(128);
+        // As of any run of the program.
+        large.schedule.state_when_stopped = true;
         // Whatever is looked at and saved.
         let mut observed = large.clone();
         (observed.schedule.state_every, observed.schedule.picture_every) = (5, 1);
@@ -362,9 +364,23 @@ mod tests {
         let pictures = |plan: &MemoryPlan| plan.peak().classes().pictures;
         assert_eq!(staging(&plan(&cpu, &filmed)) - staging(&plain), 2 * 96 * 96 * RGB);
         assert_eq!(pictures(&plan(&cpu, &filmed)) - pictures(&plain), 7 * 96 * 96);
+        // Picture, two moments and the average, besides counters; four floats a pixel as the device has them, three in the
+        // file. Where the run stops they are read one by one.
         let mut saved = adam;
+        saved.schedule.state_when_stopped = true;
+        let more = |request: &Request| staging(&plan(&cpu, request)) - staging(&plain);
+        let stopped = more(&saved);
+        assert!((4 * 96 * 96 * RGB..4 * 96 * 96 * RGB + 64).contains(&stopped), "{stopped}");
         saved.schedule.state_every = 5;
-        assert!(staging(&plan(&cpu, &saved)) > staging(&plain));
+        assert!(more(&saved) >= stopped + 4 * 96 * 96 * 16, "{}", more(&saved));
+        // In tiles the host has them: they are lent where the run stops, and copied before.
+        saved.tiling = Tiling::Side(48);
+        let every = plan(&cpu, &saved).needed();
+        saved.schedule.state_every = 0;
+        let stopped = plan(&cpu, &saved).needed();
+        saved.schedule.state_when_stopped = false;
+        assert_eq!(stopped, plan(&cpu, &saved).needed());
+        assert!(every >= stopped + 4 * 96 * 96 * RGB, "{every} {stopped}");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use super::event::{Event, Readout, Report};
 use super::kept_picture::KeptPicture;
 use super::loss::Shares;
-use super::objective::{Numbers, named};
+use super::objective::Numbers;
 use super::readout::class_distance;
 use super::run_loop::{Due, Ending, RunLoop, SubmittedIteration};
 use super::sections::{GRADIENT, HEALTH, PICTURE, REPORT, STATE};
@@ -13,7 +13,7 @@ use super::setback::{Fault, MOST_SETBACKS, Setback};
 use super::state::State;
 use super::weighting::Weights;
 use crate::error::{Error, Result};
-use crate::graph::{Pending, Values};
+use crate::graph::Pending;
 use crate::vgg::labels::top_k;
 
 /// The change of a picture is measured from this many values at most: more would make the mean no better.
@@ -93,8 +93,13 @@ impl Session {
             show(iteration, &kept, &due, seconds, &readout, run)?;
             settled = due.look && self.measure_change(iteration, &kept);
         }
-        if let Some(values) = state {
-            let state = self.state(iteration, seconds, &weights, due.weights_measured, &values)?;
+        let tensors = match state {
+            Some(values) => Some(values.into_iter().collect()),
+            None if due.takes_state() => Some(self.objective()?.take_state()?),
+            None => None,
+        };
+        if let Some(tensors) = tensors {
+            let state = self.state(iteration, seconds, &weights, due.weights_measured, tensors)?;
             // A state that can't be resumed would only replace a good checkpoint.
             if state.check(self.scales[self.scale].size).is_ok() {
                 run.emit(Event::State(&state))?;
@@ -223,9 +228,8 @@ impl Session {
         seconds: f64,
         weights: &Weights,
         weights_measured: bool,
-        values: &Values,
+        mut tensors: Vec<(String, Vec<f32>)>,
     ) -> Result<State> {
-        let mut tensors = named(values);
         tensors.sort_by(|(one, _), (other, _)| one.cmp(other));
         Ok(State {
             iteration,
@@ -238,7 +242,7 @@ impl Session {
             weights_measured,
             shares_changed: self.measure,
             halvings: self.halvings,
-            last_look: self.last_look.clone().filter(|_| self.request.stop_when_change_below > 0.0),
+            last_look: self.last_look.as_ref().filter(|_| self.request.stop_when_change_below > 0.0).cloned(),
         })
     }
 }

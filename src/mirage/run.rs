@@ -366,7 +366,7 @@ impl Session {
         read(numbers, REPORT);
         read(snapshot, PICTURE);
         read(snapshot, HEALTH);
-        read(due.state, STATE);
+        read(due.state && !due.takes_state(), STATE);
         if due.step {
             objective.set_control(iteration - self.scales[self.scale].first, self.halvings)?;
         }

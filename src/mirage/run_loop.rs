@@ -58,6 +58,12 @@ impl Due {
         self.report || self.snapshot || self.state || self.keep
     }
 
+    /// True if the state is read once all else is done, because no step follows: tensor by tensor, and what is in the
+    /// host's memory is moved out. So it takes less memory than a read-back.
+    pub fn takes_state(&self) -> bool {
+        self.state && self.last
+    }
+
     /// True if the picture is read.
     pub fn pixels(&self) -> bool {
         self.numbers() || self.picture || self.look

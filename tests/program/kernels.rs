@@ -25,8 +25,8 @@ const BROKEN: &[Broken] = &[
     Broken {
         fault: "wrong index",
         shader: "relu",
-        from: "max(input[i], vec4<f32>(0.0))",
-        to: "max(input[i ^ 1u], vec4<f32>(0.0))",
+        from: "let x = input[i];",
+        to: "let x = input[i ^ 1u];",
         kernel: "relu/naive",
     },
     Broken {
@@ -74,10 +74,10 @@ const BROKEN: &[Broken] = &[
     Broken {
         fault: "NaN on zero",
         shader: "relu",
-        from: "output[i] = max(input[i], vec4<f32>(0.0))",
+        from: "output[i] = select(x, vec4<f32>(0.0), x < vec4<f32>(0.0))",
         // By its bits: compilers may leave out a division by what is multiplied again.
-        to: "output[i] = select(max(input[i], vec4<f32>(0.0)), bitcast<vec4<f32>>(vec4<u32>(0x7fc00000u | min(i, 1u))), \
-             input[i] == vec4<f32>(0.0))",
+        to: "output[i] = select(max(x, vec4<f32>(0.0)), bitcast<vec4<f32>>(vec4<u32>(0x7fc00000u | min(i, 1u))), \
+             x == vec4<f32>(0.0))",
         kernel: "relu/naive",
     },
     Broken {

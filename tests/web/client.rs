@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tungstenite::client::IntoClientRequest as _;
 use tungstenite::{Message, WebSocket};
 
@@ -140,8 +140,10 @@ impl Viewer {
     /// Reads until the server ends the connection, and returns what came before.
     #[track_caller]
     pub fn rest(&mut self) -> Vec<Message> {
-        let mut messages = Vec::new();
+        let (mut messages, begun) = (Vec::new(), Instant::now());
         loop {
+            // Heartbeats come as long as the connection is open.
+            assert!(begun.elapsed() < 6 * LIMIT, "the server does not close the connection");
             match self.0.read() {
                 Ok(message) => messages.push(message),
                 Err(error) => {

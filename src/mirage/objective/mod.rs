@@ -421,11 +421,6 @@ fn tiled_groups(
     }
 }
 
-/// Values of a read-back with their names.
-pub(super) fn named(values: &Values) -> Vec<(String, Vec<f32>)> {
-    values.iter().map(|(name, values)| (name.to_owned(), values.to_vec())).collect()
-}
-
 /// True for a group whose gradient is measured by itself: one with a share, and one that steers the picture, since
 /// reports have its share.
 pub(super) fn is_measured(group: &Group) -> bool {

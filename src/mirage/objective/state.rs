@@ -102,6 +102,14 @@ impl Objective {
         }
     }
 
+    /// All tensors of the state with their names, each as [`Objective::take`] has it.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn take_state(&self) -> Result<Vec<(String, Vec<f32>)>> {
+        self.state.iter().map(|part| Ok((part.name.clone(), self.take(part)?))).collect()
+    }
+
     /// Bytes of the gradient in the host's memory.
     pub fn gradient_bytes(&self) -> u64 {
         match &self.place {
