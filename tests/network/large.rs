@@ -74,24 +74,32 @@ fn a_picture_of_4096_pixels_is_painted_on_a_device_of_one_gibibyte() {
     compare(&found, &expected, WINOGRAD_GRADIENT, "4096 pixels");
 }
 
-/// The same with the default network and objective.
-#[test]
-#[ignore = "takes an hour on a software driver"]
-fn the_default_network_paints_4096_pixels_on_a_device_of_one_gibibyte() {
+/// The default network and objective.
+fn default_request() -> (Arc<Network>, Request) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let network = Arc::new(Network::open(&root.join("weights/vgg16-narrow.safetensors"), None).unwrap());
-    let small = small_device();
     let photo = image_io::read(&root.join("docs/photos/astronaut.png")).unwrap().picture;
     let mut request = Request::new(image_io::resize(&photo, SIDE, SIDE).unwrap());
-    let painted = Request {
-        tiling: Tiling::Side(TILE),
-        scales: Scales { count: ScaleCount::Exactly(3), iterations: vec![1], ..request.scales.clone() },
-        ..request.clone()
-    };
-    paint(&small, &network, painted, "large-default.png");
-    request.scales = Scales::single(1);
+    // Measuring the weights would take as long as some iterations.
     weigh(&mut request, |name| if name == "spatial" { 0.3 } else { 1.0 });
+    request.scales = Scales::single(1);
+    (network, request)
+}
+
+#[test]
+#[ignore = "takes hours on a software driver"]
+fn the_default_network_paints_4096_pixels_on_a_device_of_one_gibibyte() {
+    let (network, request) = default_request();
+    let scales = Scales { count: ScaleCount::Exactly(2), iterations: vec![1], ..request.scales.clone() };
+    let painted = Request { tiling: Tiling::Side(TILE), scales, ..request };
+    paint(&small_device(), &network, painted, "large-default.png");
+}
+
+#[test]
+#[ignore = "takes hours on a software driver"]
+fn the_gradient_of_4096_pixels_is_the_same_on_a_device_of_one_gibibyte() {
+    let (network, request) = default_request();
     let expected = evaluate(&cpu(DeviceOptions::default()), &network, &request, Some(448));
-    let found = evaluate(&small, &network, &request, Some(TILE));
+    let found = evaluate(&small_device(), &network, &request, Some(TILE));
     compare(&found, &expected, WINOGRAD_GRADIENT, "4096 pixels");
 }
