@@ -6,6 +6,7 @@ use crate::files::{check_name, check_place, is_stream, parent, temporary};
 use crate::hex::hex;
 use sha2::{Digest as _, Sha256};
 use std::fs::{File, TryLockError};
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -118,16 +119,22 @@ pub(super) fn remove_leftovers() {
     if let Ok(taken) = TAKEN.try_lock() {
         taken.iter().for_each(|path| drop(std::fs::remove_file(path)));
     }
-    if let Ok(new) = NEW.try_lock() {
-        let is_empty =
-            |path: &&PathBuf| path.symlink_metadata().is_ok_and(|found| found.is_file() && found.len() == 0);
-        new.iter().filter(is_empty).for_each(|path| drop(std::fs::remove_file(path)));
-    }
+    // Held until the process ends: no other is created then.
+    let new = ManuallyDrop::new(NEW.lock().unwrap_or_else(PoisonError::into_inner));
+    let is_empty =
+        |path: &&PathBuf| path.symlink_metadata().is_ok_and(|found| found.is_file() && found.len() == 0);
+    new.iter().filter(is_empty).for_each(|path| drop(std::fs::remove_file(path)));
 }
 
-/// Has a signal that ends the program at once remove this new file, if nothing was written by then.
-pub(super) fn remove_if_empty(path: &Path) {
-    NEW.lock().unwrap_or_else(PoisonError::into_inner).push(path.to_owned());
+/// Creates a file. A signal that ends the program at once removes it, if nothing was written by then.
+///
+/// # Errors
+/// If the system refuses, or something is there already.
+pub(super) fn create(path: &Path) -> std::io::Result<File> {
+    let mut new = NEW.lock().unwrap_or_else(PoisonError::into_inner);
+    let file = File::options().read(true).write(true).create_new(true).open(path)?;
+    new.push(path.to_owned());
+    Ok(file)
 }
 
 impl Reservation {

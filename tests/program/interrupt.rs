@@ -144,8 +144,10 @@ fn a_signal_while_the_run_prepares_leaves_nothing() {
         signal(&child, name);
         assert_eq!(code(&mut child), Some(130));
         assert_eq!(locks(), 0, "{:?}", place.entries());
-        // An empty one would be in the way of the same command.
-        assert!(!place.path("l.jsonl").exists());
+        // An empty log would be in the way of the same command. On a slow machine the run may have begun.
+        let log = place.path("l.jsonl");
+        assert!(std::fs::metadata(&log).map_or(true, |found| found.len() > 0), "an empty log is left");
+        let _ = std::fs::remove_file(log);
         let _ = std::fs::remove_file(place.path("f.gif"));
     }
 }

@@ -1,6 +1,6 @@
 //! Where the lines of a log go.
 
-use crate::cli::disk::{is_at, remove_if_empty};
+use crate::cli::disk::{create, is_at};
 use crate::cli::escape::shown;
 use crate::cli::rescue::rescue;
 use crate::cli::streams;
@@ -37,12 +37,11 @@ impl LogLines {
             let file = options.write(true).open(path).map_err(Error::io(path, "opening the log"))?;
             return Ok(Self::Stream(path.to_owned(), file));
         }
-        options.read(true).write(true);
-        let options = if overwrite { options.create(true).truncate(true) } else { options.create_new(true) };
-        let file = options.open(path).map_err(Error::io(path, "creating the log"))?;
-        if !overwrite {
-            remove_if_empty(path);
-        }
+        let file = match overwrite {
+            true => options.read(true).write(true).create(true).truncate(true).open(path),
+            false => create(path),
+        };
+        let file = file.map_err(Error::io(path, "creating the log"))?;
         Ok(Self::File(path.to_owned(), file, 0))
     }
 
