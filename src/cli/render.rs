@@ -137,11 +137,10 @@ impl RenderRun {
             .transpose()?;
         if let Some(page) = &page {
             // Without it the page can't be found, so even a quiet run prints it.
-            let line = format!("Live page: {}", page.url());
-            let line = match watching.web_host.is_unspecified() {
-                true => line + "\nOn another device, replace its address by the IP address of this machine.",
-                false => line,
-            };
+            let mut line = format!("Live page: {}", page.url());
+            if watching.web_host.is_unspecified() {
+                line += "\nOn another device, replace its address by the IP address of this machine.";
+            }
             if watching.quiet { streams::eprint(&line) } else { terminal.lines.print(&line) }
         }
         let overwrite = args.files.overwrite;

@@ -163,8 +163,7 @@ pub fn write(path: &Path, picture: &Picture, options: &WriteOptions) -> Result<(
 
 /// Refuses values that no file can hold.
 pub(super) fn check_finite(path: &Path, picture: &Picture) -> Result<()> {
-    let Some(at) = picture.rgb.iter().position(|v| !v.is_finite()) else { return Ok(()) };
-    let (x, y) = (at / 3 % picture.width, at / 3 / picture.width);
+    let Some((x, y)) = picture.first_not_finite() else { return Ok(()) };
     let count = picture.rgb.iter().filter(|v| !v.is_finite()).count();
     let reason = format!("the picture holds {count} values that are NaN or infinite, the first at {x},{y}");
     Err(Error::io(path, "writing")(IoError::new(ErrorKind::InvalidData, reason)))

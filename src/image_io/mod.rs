@@ -85,15 +85,14 @@ impl Picture {
     /// The same, and whether all values are finite. `what` it is stands in the message.
     pub(crate) fn check_values(&self, what: &str) -> Result<()> {
         self.check()?;
-        match self.rgb.iter().position(|value| !value.is_finite()) {
-            None => Ok(()),
-            Some(first) => {
-                let (row, column) = (first / 3 / self.width, first / 3 % self.width);
-                Err(Error::usage(format!(
-                    "{what} has a value that is not finite, in row {row}, column {column}"
-                )))
-            }
-        }
+        let Some((column, row)) = self.first_not_finite() else { return Ok(()) };
+        Err(Error::usage(format!("{what} has a value that is not finite, in row {row}, column {column}")))
+    }
+
+    /// Column and row of the first pixel with a value that is NaN or infinite.
+    fn first_not_finite(&self) -> Option<(usize, usize)> {
+        let at = self.rgb.iter().position(|value| !value.is_finite())?;
+        Some((at / 3 % self.width, at / 3 / self.width))
     }
 }
 

@@ -60,14 +60,6 @@ impl Checkpoint {
         Self::save_state(&self.state, &self.texts, path, true)
     }
 
-    /// [`Checkpoint::save`] where no file is.
-    ///
-    /// # Errors
-    /// As [`Checkpoint::save`]; [`Error::File`] if the file exists.
-    pub fn save_new(&self, path: &Path) -> Result<()> {
-        Self::save_state(&self.state, &self.texts, path, false)
-    }
-
     /// [`Checkpoint::save`] of a state and texts that are only lent; an existing file is replaced only with `replace`. The
     /// values are written from where they are, without a copy.
     ///
