@@ -57,6 +57,11 @@ fn column_window(x: u32) -> vec2<u32> {
     return span(x, params.out_width, params.in_width);
 }
 
+// The larger of two values of each channel; NaN if either is, which max() may drop.
+fn larger(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
+    return select(select(a + b, a, a >= b), b, b >= a);
+}
+
 @compute @workgroup_size(64)
 fn max_forward(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -78,7 +83,7 @@ fn max_forward(
     var best = input[texel(at.quad, rows.x, columns.x, params.in_height, params.in_width)];
     for (var y = rows.x; y < rows.y; y++) {
         for (var x = columns.x; x < columns.y; x++) {
-            best = max(best, input[texel(at.quad, y, x, params.in_height, params.in_width)]);
+            best = larger(best, input[texel(at.quad, y, x, params.in_height, params.in_width)]);
         }
     }
     output[i] = best;

@@ -30,8 +30,10 @@ fn forward(
     if (i * 4u >= params.length) {
         return;
     }
-    let variance = max(square[i] - mean[i] * mean[i], vec4<f32>(params.smallest));
-    output[i] = select(vec4<f32>(0.0), sqrt(variance), inside(i));
+    let variance = square[i] - mean[i] * mean[i];
+    let least = vec4<f32>(params.smallest);
+    let bounded = select(variance, least, variance < least); // unlike max() it keeps NaN
+    output[i] = select(vec4<f32>(0.0), sqrt(bounded), inside(i));
 }
 
 @compute @workgroup_size(64)

@@ -94,6 +94,11 @@ fn columns_with(x: u32) -> vec2<u32> {
     return windows_with(x, params.stride_x, params.kernel_width, params.pad_x, params.out_width);
 }
 
+// The larger of two values of each channel; NaN if either is, which max() may drop.
+fn larger(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
+    return select(select(a + b, a, a >= b), b, b >= a);
+}
+
 @compute @workgroup_size(64)
 fn max_forward(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -115,7 +120,7 @@ fn max_forward(
     var best = input[texel(at.quad, rows.start, columns.start, params.in_height, params.in_width)];
     for (var y = rows.start; y < rows.end; y++) {
         for (var x = columns.start; x < columns.end; x++) {
-            best = max(best, input[texel(at.quad, y, x, params.in_height, params.in_width)]);
+            best = larger(best, input[texel(at.quad, y, x, params.in_height, params.in_width)]);
         }
     }
     output[i] = best;
@@ -249,7 +254,7 @@ fn halve_max_forward(
     if (at.inside) {
         let n = texel(at.quad, 2u * at.y, 2u * at.x, params.in_height, params.in_width);
         let below = n + params.in_width + 1u;
-        best = max(max(input[n], input[n + 1u]), max(input[below], input[below + 1u]));
+        best = larger(larger(input[n], input[n + 1u]), larger(input[below], input[below + 1u]));
     }
     output[i] = best;
 }

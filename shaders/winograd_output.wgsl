@@ -174,6 +174,11 @@ fn rectified(value: vec4<f32>) -> vec4<f32> {
     return select(value, vec4<f32>(0.0), value < vec4<f32>(0.0));
 }
 
+// The larger of two values of each channel; NaN if either is, which max() may drop.
+fn larger(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
+    return select(select(a + b, a, a >= b), b, b >= a);
+}
+
 // Four bits a channel, of which the one of the window's first maximum in row-major order is set; none if the
 // maximum is not positive. As a whole number, which f32 holds exactly.
 fn pool_index(v0: vec4<f32>, v1: vec4<f32>, v2: vec4<f32>, v3: vec4<f32>) -> f32 {
@@ -222,7 +227,7 @@ fn transform_pooled(
                 let v1 = rectified(upper[2u * c + 1u] + offset);
                 let v2 = rectified(lower[2u * c] + offset);
                 let v3 = rectified(lower[2u * c + 1u] + offset);
-                output[first + r * pitch + c] = max(max(v0, v1), max(v2, v3));
+                output[first + r * pitch + c] = larger(larger(v0, v1), larger(v2, v3));
                 found[r * 2u + c] = pool_index(v0, v1, v2, v3);
             }
         }

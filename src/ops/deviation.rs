@@ -62,7 +62,9 @@ impl Op for Deviation {
         let length = signature.output.expect_vector("deviation")?;
         Ok(NativeKernel::new(move |call| {
             elementwise(call.output, [call.inputs[0], call.inputs[1]], |[square, mean]| {
-                (square - mean * mean).max(SMALLEST).sqrt()
+                let variance = square - mean * mean;
+                // Unlike `max` it keeps NaN.
+                if variance < SMALLEST { SMALLEST.sqrt() } else { variance.sqrt() }
             });
             call.output[length..].fill(0.0);
         }))
@@ -70,7 +72,9 @@ impl Op for Deviation {
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
         let pairs = inputs[0].iter().zip(inputs[1]);
-        pairs.map(|(square, mean)| (square - mean * mean).max(f64::from(SMALLEST)).sqrt()).collect()
+        let least = f64::from(SMALLEST);
+        let bounded = |variance: f64| if variance < least { least } else { variance };
+        pairs.map(|(square, mean)| bounded(square - mean * mean).sqrt()).collect()
     }
 
     fn adjoint(&self, input: usize, _shapes: &[Shape]) -> Option<Adjoint> {

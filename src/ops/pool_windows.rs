@@ -103,8 +103,9 @@ fn each_window(input: MapLayout, axes: &[Vec<Window>; 2]) -> impl Iterator<Item 
     })
 }
 
+/// The first maximum, or the last NaN.
 fn first_maximum(x: &[f64], pixels: &[usize]) -> usize {
-    pixels.iter().fold(pixels[0], |best, p| if x[*p] > x[best] { *p } else { best })
+    pixels.iter().fold(pixels[0], |best, p| if x[*p] > x[best] || x[*p].is_nan() { *p } else { best })
 }
 
 /// Shape of the x that `forward` maps to the shape of `upstream`, for adjoints that know x's size; `name` is
@@ -119,9 +120,9 @@ pub(super) fn shape_before(name: &str, forward: &dyn Op, size: [usize; 2], upstr
     Ok(input)
 }
 
-/// The larger of two values, the first if they are equal or one is NaN.
+/// The larger of two values, the first if they are equal; NaN if either is, so that a run notices it.
 pub(super) fn larger(best: f32, value: f32) -> f32 {
-    if value > best { value } else { best }
+    if value > best || value.is_nan() { value } else { best }
 }
 
 /// Texels of some columns of a row of texels.

@@ -34,7 +34,7 @@ impl Op for Relu {
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
-        inputs[0].iter().map(|x| x.max(0.0)).collect()
+        inputs[0].iter().copied().map(rectified).collect()
     }
 
     fn adjoint(&self, _input: usize, _shapes: &[Shape]) -> Option<Adjoint> {
@@ -53,10 +53,10 @@ impl ReluBackward {
     }
 }
 
-/// `max(x, 0)` on the CPU, also as a step of other kernels. NaN stays NaN, so that a run notices it.
+/// `max(x, 0)` on the CPU, also as a step of other kernels, and in f64. NaN stays NaN, so that a run notices it.
 #[inline(always)]
-pub(super) fn rectified(x: f32) -> f32 {
-    if x < 0.0 { 0.0 } else { x }
+pub(super) fn rectified<T: PartialOrd + Default>(x: T) -> T {
+    if x < T::default() { T::default() } else { x }
 }
 
 /// The mask on the CPU, also as a step of other kernels: dx from y and dy, all as stored.

@@ -11,6 +11,7 @@ use super::tiles::{self, Tiles};
 use super::winograd::{self, Winograd};
 use crate::error::Result;
 use crate::gpu::Profile;
+use crate::ops::relu::rectified;
 use crate::ops::{Adjoint, AdjointOperand, Kernel, NativeKernel, Op, Operand, Shape, Signature};
 
 impl Op for Conv {
@@ -124,7 +125,7 @@ impl Op for Conv {
             pairs.iter().for_each(|(to, from)| y[*to] += x[*from] * weight);
         });
         if self.relu {
-            y.iter_mut().for_each(|value| *value = value.max(0.0));
+            y.iter_mut().for_each(|value| *value = rectified(*value));
         }
         if self.pool {
             PoolIndices::of(self.map(input).expect("a valid size")).reference_pooled(&y)

@@ -108,7 +108,9 @@ impl PoolIndices {
     pub fn reference_pooled(self, values: &[f64]) -> Vec<f64> {
         let mut largest = vec![0.0; self.map.channels * self.pooled().pixels()];
         self.for_each_window(values, |at, _, _, window| {
-            largest[at] = window.into_iter().fold(f64::NEG_INFINITY, f64::max);
+            // Unlike `max` it keeps NaN.
+            let larger = |best: f64, value: f64| if value > best || value.is_nan() { value } else { best };
+            largest[at] = window.into_iter().fold(f64::NEG_INFINITY, larger);
         });
         largest
     }

@@ -7,6 +7,7 @@ use super::matrix::{LARGEST_CHUNK, Matrix, ROWS};
 use super::tiles;
 use crate::error::Result;
 use crate::gpu::{Family, Profile};
+use crate::ops::relu::rectified;
 use crate::ops::shape::mismatch;
 use crate::ops::{
     Adjoint, AdjointOperand, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature,
@@ -133,7 +134,7 @@ impl Op for Linear {
         let weights = self.matrix.wide();
         let row = |(row, bias): (&[f64], &f32)| {
             let y: f64 = f64::from(*bias) + row.iter().zip(inputs[0]).map(|(w, x)| w * x).sum::<f64>();
-            if self.relu { y.max(0.0) } else { y }
+            if self.relu { rectified(y) } else { y }
         };
         weights.chunks_exact(self.matrix.columns).zip(&bias).map(row).collect()
     }

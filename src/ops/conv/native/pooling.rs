@@ -55,11 +55,11 @@ fn pool_row([above, below]: [&[f32]; 2], line: usize, pooled: &mut [f32], indice
     }
 }
 
-/// Where the value is larger it becomes the best, and `bit` its index.
+/// Where the value is larger, or NaN, it becomes the best, and `bit` its index.
 #[inline(always)]
 fn take_larger(best: &mut [f32; 4], bits: &mut [u32; 4], value: &[f32], bit: u32) {
     for lane in 0..4 {
-        let mask = mask(value[lane] > best[lane]);
+        let mask = mask((value[lane] > best[lane]) | value[lane].is_nan());
         best[lane] = f32::from_bits(value[lane].to_bits() & mask | best[lane].to_bits() & !mask);
         bits[lane] = bit & mask | bits[lane] & !mask;
     }
