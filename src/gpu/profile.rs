@@ -84,7 +84,7 @@ pub struct Profile {
     pub precision: Precision,
     /// Cooperative matrices of f16 that are added up in f32, where the device has them and the precision allows it.
     pub matrices: Option<Matrices>,
-    /// Kernel family asked for; [`Family::Auto`] resolves by `software`.
+    /// Kernel family asked for; [`Profile::prefers`] resolves [`Family::Auto`].
     pub family: Family,
     /// True if the device runs on the CPU.
     pub software: bool,
@@ -172,18 +172,30 @@ impl Profile {
         self.precision != Precision::Single
     }
 
-    /// True if kernels of this family should be preferred.
+    /// True if kernels of this family should be preferred. Those of the texture family need to know the subgroup size.
     pub fn prefers(&self, family: Family) -> bool {
-        match self.family {
-            Family::Auto => family == if self.software { Family::Texture } else { Family::Buffer },
-            chosen => chosen == family,
-        }
+        let automatic = if self.software && self.lanes.is_some() { Family::Texture } else { Family::Buffer };
+        family == if self.family == Family::Auto { automatic } else { self.family }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_software_driver_prefers_textures_only_with_subgroups() {
+        let preferred = |profile: &Profile| {
+            [Family::Texture, Family::Buffer, Family::Naive].map(|family| profile.prefers(family))
+        };
+        let gpu = Profile { lanes: Some(32), ..Profile::minimal() };
+        let software = Profile { software: true, ..gpu.clone() };
+        let bare = Profile { software: true, ..Profile::minimal() };
+        assert_eq!(preferred(&gpu), [false, true, false]);
+        assert_eq!(preferred(&software), [true, false, false]);
+        assert_eq!(preferred(&bare), [false, true, false]);
+        assert_eq!(preferred(&Profile { family: Family::Naive, ..software }), [false, false, true]);
+    }
     use wgpu::CooperativeScalarType::{F16, F32, I32};
 
     fn property(
