@@ -9,6 +9,7 @@
 //! and [`fetch`] (downloading the published full-size networks).
 
 #[cfg(feature = "fetch")]
+mod builder;
 pub mod fetch;
 pub mod labels;
 mod layer;
