@@ -70,19 +70,18 @@ impl FromArgMatches for ResumeArgs {
 /// Continues the run, and returns the exit code.
 pub(super) fn run(args: &ResumeArgs) -> Result<u8> {
     let saved = SavedCheckpoint::load(&args.file)?;
-    let (render, earlier) = continued(args, &saved)?;
+    let (render, earlier) = continued(args, saved)?;
     render::continue_from(&render, earlier)
 }
 
 /// The options of the continued run, and what it takes from the run so far.
-fn continued(args: &ResumeArgs, saved: &SavedCheckpoint) -> Result<(RenderArgs, EarlierRun)> {
+fn continued(args: &ResumeArgs, saved: SavedCheckpoint) -> Result<(RenderArgs, EarlierRun)> {
     let given = &args.given;
     if is_given(given, "init") {
         return Err(Error::usage(
             "--init is for a new run, and this one goes on from its checkpoint: leave it out, or start anew with `mirage render`",
         ));
     }
-    let mut state = saved.state.clone();
     let accept::Accepted { mut options, mut notes } =
         accept::accept(&args.file, RecordKind::Checkpoint, &saved.options, given)?;
     if !is_given(given, "photo") {
@@ -104,6 +103,8 @@ fn continued(args: &ResumeArgs, saved: &SavedCheckpoint) -> Result<(RenderArgs, 
         given.iter().any(|(name, _)| options::row(name).is_some_and(|row| row.change == change))
     };
     let branches = changes(Change::Branches) || changes(Change::BranchesAnew);
+    balance(given, &mut options, &saved.state);
+    let mut state = saved.state;
     if changes(Change::BranchesAnew) {
         state.weights = Weights::default();
     }
@@ -111,8 +112,7 @@ fn continued(args: &ResumeArgs, saved: &SavedCheckpoint) -> Result<(RenderArgs, 
         // The step that the run had come to was a part of another one.
         state.halvings = 0;
     }
-    balance(given, &mut options, &saved.state);
-    let resumed = ResumedRun::new(saved.run.clone(), &args.file);
+    let resumed = ResumedRun::new(saved.run, &args.file);
     let resumed = (!branches && !is_given(given, "output")).then_some(resumed);
     let mut options = option_words::merged(option_words::recorded(&options), given);
     if !is_given(given, "output") {
@@ -134,11 +134,11 @@ fn continued(args: &ResumeArgs, saved: &SavedCheckpoint) -> Result<(RenderArgs, 
         word.push(output);
         options.push(("output".to_owned(), vec![word]));
     }
-    let network = (!is_given(given, "weights")).then(|| saved.network.clone());
+    let network = (!is_given(given, "weights")).then_some(saved.network);
     let mut earlier = EarlierRun {
         notes,
         network,
-        device: saved.adapter.clone(),
+        device: saved.adapter,
         file: Some(args.file.clone()),
         resumed,
         state: Some(state),

@@ -17,10 +17,11 @@ use super::loss::Shares;
 use super::state::State;
 use super::weighting::{GroupWeight, Weights};
 use crate::error::{Error, Result};
-use crate::files::{LONGEST_HEADER, open_ordinary, read_up_to, write_whole_with};
+use crate::files::{LONGEST_HEADER, open_ordinary, write_whole_with};
 use crate::hex::hex;
+use crate::room::room;
+use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
-use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use sha2::{Digest as _, Sha256};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -36,9 +37,11 @@ const REMEDY: &str = "Give a file that `mirage render` saved after Ctrl-C or wit
 const HASH_KEY: &str = "\"state:sha256\":\"";
 /// What stands in the hash's place while it is computed.
 const NO_HASH: [u8; 64] = [b'0'; 64];
+/// Bytes of the header's length at a file's beginning.
+const LENGTH: usize = 8;
 /// What the names of the state's tensors begin with.
 const TENSOR: &str = "tensor:";
-/// Values that are hashed and written at once.
+/// Values that are hashed and written, or read, at once.
 const PIECE: usize = 1 << 16;
 
 /// A run between two iterations, as it is on disk.
@@ -96,8 +99,9 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::File`] if it can't be read, is not a checkpoint, or is damaged.
     pub fn load(path: &Path) -> Result<Self> {
-        let bytes = read(path)?;
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| not_tensors(path, &error))?;
+        let mut file = Opened::new(path)?;
+        let header: Metadata =
+            serde_json::from_slice(&file.header[LENGTH..]).map_err(|error| not_tensors(path, &error))?;
         let mut texts = header.metadata().clone().unwrap_or_default();
         match texts.remove("format") {
             Some(format) if format == FORMAT => {}
@@ -110,9 +114,7 @@ impl Checkpoint {
             }
             _ => return Err(wrong(path, "it is not a checkpoint".to_owned())),
         }
-        let bytes = unchanged(path, bytes)?;
-        let tensors = SafeTensors::deserialize(&bytes).map_err(|error| not_tensors(path, &error))?;
-        let state = state(path, &tensors, &mut texts)?;
+        let state = state(path, file.tensors(&header)?, &mut texts)?;
         state.check(state.size).map_err(|error| damaged(path, &error.to_string()))?;
         Ok(Self { state, texts })
     }
@@ -210,40 +212,88 @@ fn damaged(path: &Path, what: &str) -> Error {
     wrong(path, format!("the checkpoint is damaged: {what}"))
 }
 
-fn not_tensors(path: &Path, error: &SafeTensorError) -> Error {
+fn unreadable(path: &Path, error: &std::io::Error) -> Error {
+    wrong(path, format!("it can't be read: {error}"))
+}
+
+fn not_tensors(path: &Path, error: &serde_json::Error) -> Error {
     wrong(path, format!("it is not a checkpoint, or damaged ({error})"))
 }
 
-/// The bytes of a file that begins as a checkpoint does.
-fn read(path: &Path) -> Result<Vec<u8>> {
-    let unreadable = |error: std::io::Error| wrong(path, format!("it can't be read: {error}"));
-    let (mut file, length) = open_ordinary(path).map_err(unreadable)?;
-    // Before the rest is read, which may be large.
-    let mut start = [0; 8];
-    file.read_exact(&mut start)
-        .map_err(|_| wrong(path, "it is not a checkpoint: it is too short".to_owned()))?;
-    let header = u64::from_le_bytes(start);
-    if header > LONGEST_HEADER || header > length {
-        return Err(wrong(
-            path,
-            format!("it is not a checkpoint, or damaged: it claims a header of {header} bytes"),
-        ));
+/// A file whose header is read, and its values not yet.
+struct Opened<'a> {
+    path: &'a Path,
+    file: File,
+    /// Bytes of the whole file.
+    length: u64,
+    /// All before the values: the length of the header, and the header.
+    header: Vec<u8>,
+}
+
+impl<'a> Opened<'a> {
+    fn new(path: &'a Path) -> Result<Self> {
+        let (mut file, length) = open_ordinary(path).map_err(|error| unreadable(path, &error))?;
+        let mut header = vec![0; LENGTH];
+        file.read_exact(&mut header)
+            .map_err(|_| wrong(path, "it is not a checkpoint: it is too short".to_owned()))?;
+        let stated = header.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        if stated > LONGEST_HEADER || stated > length.saturating_sub(LENGTH as u64) {
+            return Err(wrong(
+                path,
+                format!("it is not a checkpoint, or damaged: it claims a header of {stated} bytes"),
+            ));
+        }
+        header.resize(LENGTH + stated as usize, 0);
+        file.read_exact(&mut header[LENGTH..]).map_err(|error| unreadable(path, &error))?;
+        Ok(Self { path, file, length, header })
     }
-    read_up_to(path, length).map_err(unreadable)
+
+    /// All tensors, in the file's order, if they and the header are what was written. They are hashed as they are read,
+    /// so that the file is never in memory besides them.
+    fn tensors(&mut self, header: &Metadata) -> Result<Vec<(String, Vec<f32>)>> {
+        let changed = || damaged(self.path, "its content is not what was written");
+        let at = hash_at(&self.header).ok_or_else(changed)?;
+        let place = self.header[at..].first_chunk_mut().ok_or_else(changed)?;
+        let written: [u8; 64] = std::mem::replace(place, NO_HASH);
+        if (self.header.len() as u64).checked_add(header.data_len() as u64) != Some(self.length) {
+            return Err(damaged(self.path, &format!("its tensors don't end with its {} bytes", self.length)));
+        }
+        let mut hash = Sha256::new();
+        hash.update(&self.header);
+        let mut tensors = Vec::new();
+        for name in header.offset_keys() {
+            let Some(info) = header.info(&name).filter(|info| info.dtype == Dtype::F32) else {
+                return Err(damaged(self.path, &format!("`{name}` is not F32")));
+            };
+            let count = (info.data_offsets.1 - info.data_offsets.0) / size_of::<f32>();
+            let values = read_values(&mut self.file, count, &mut hash)
+                .map_err(|error| unreadable(self.path, &error))?;
+            tensors.push((name, values));
+        }
+        if hex(&hash.finalize()).as_bytes() == written { Ok(tensors) } else { Err(changed()) }
+    }
 }
 
-/// The bytes, if they are those that were written, with zeros in the hash's place.
-fn unchanged(path: &Path, mut bytes: Vec<u8>) -> Result<Vec<u8>> {
-    let changed = || damaged(path, "its content is not what was written");
-    let at = hash_at(&bytes).ok_or_else(changed)?;
-    let written: [u8; 64] =
-        bytes.get(at..).and_then(|rest| rest.first_chunk()).copied().ok_or_else(changed)?;
-    bytes[at..at + NO_HASH.len()].copy_from_slice(&NO_HASH);
-    if hex(&Sha256::digest(&bytes)).as_bytes() == written { Ok(bytes) } else { Err(changed()) }
+/// The next values of a file, which are hashed too.
+fn read_values(file: &mut File, count: usize, hash: &mut Sha256) -> std::io::Result<Vec<f32>> {
+    let mut values = room(count).map_err(std::io::Error::other)?;
+    let mut bytes = Vec::new();
+    while values.len() < count {
+        bytes.resize((count - values.len()).min(PIECE) * size_of::<f32>(), 0);
+        file.read_exact(&mut bytes)?;
+        hash.update(&bytes);
+        let (numbers, _) = bytes.as_chunks::<4>();
+        values.extend(numbers.iter().map(|value| f32::from_le_bytes(*value)));
+    }
+    Ok(values)
 }
 
-/// The state in a file. Its own texts are taken out of `texts`.
-fn state(path: &Path, tensors: &SafeTensors<'_>, texts: &mut HashMap<String, String>) -> Result<State> {
+/// The state of a file's tensors. Its own texts are taken out of `texts`.
+fn state(
+    path: &Path,
+    tensors: Vec<(String, Vec<f32>)>,
+    texts: &mut HashMap<String, String>,
+) -> Result<State> {
     let damaged = |what: &str| damaged(path, what);
     let mut text = |name: &str| {
         texts.remove(&format!("state:{name}")).ok_or_else(|| damaged(&format!("{name} is missing")))
@@ -251,15 +301,10 @@ fn state(path: &Path, tensors: &SafeTensors<'_>, texts: &mut HashMap<String, Str
     text("sha256")?;
     let mut named = HashMap::new();
     let mut of_state = Vec::new();
-    for (name, view) in tensors.iter() {
-        if view.dtype() != Dtype::F32 {
-            return Err(damaged(&format!("`{name}` is not F32")));
-        }
-        let (values, _) = view.data().as_chunks::<4>();
-        let values: Vec<f32> = values.iter().map(|value| f32::from_le_bytes(*value)).collect();
+    for (name, values) in tensors {
         match name.strip_prefix(TENSOR) {
             Some(name) => of_state.push((name.to_owned(), values)),
-            None => drop(named.insert(name.to_owned(), values)),
+            None => drop(named.insert(name, values)),
         }
     }
     // safetensors orders tensors by size and name, and a state is the same whatever their order.
@@ -315,7 +360,7 @@ fn weights(groups: Vec<String>, numbers: &[f32]) -> Option<Weights> {
     Some(Weights(groups.into_iter().zip(rows).map(weight).collect()))
 }
 
-/// Where the hash stands in a file: in its header, just once.
+/// Where the hash stands in a file, or in its header alone: just once.
 fn hash_at(file: &[u8]) -> Option<usize> {
     let header = usize::try_from(u64::from_le_bytes(*file.first_chunk()?)).ok()?;
     let header = file.get(8..8_usize.checked_add(header)?)?;
@@ -329,6 +374,7 @@ fn hash_at(file: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use safetensors::SafeTensors;
     use safetensors::tensor::TensorView;
 
     fn checkpoint() -> Checkpoint {
