@@ -18,12 +18,14 @@ use std::time::Instant;
 const SIDE: usize = 4096;
 const GIB: u64 = 1 << 30;
 /// The side of the default network's tiles: the largest that take less than that.
-const TILE: u32 = 480;
+const TILE: u32 = 288;
 
-/// A device that binds 128 MiB at once, half of a tensor of such a picture.
-fn small_device() -> Arc<Engine> {
-    engine_with(&DeviceOptions { minimal: true, ..Default::default() }, |profile| {
-        assert!(profile.max_binding <= 128 << 20 && profile.max_buffer <= 256 << 20, "{profile:?}");
+/// A device that binds 128 MiB at once, half of a tensor of such a picture. With `minimal` the driver refuses more, and
+/// there are no subgroups, which the fastest kernels of a software driver need.
+fn small_device(minimal: bool) -> Arc<Engine> {
+    engine_with(&DeviceOptions { minimal, ..Default::default() }, |profile| {
+        profile.max_binding = profile.max_binding.min(128 << 20);
+        profile.max_buffer = profile.max_buffer.min(256 << 20);
     })
 }
 
@@ -59,7 +61,7 @@ fn paint(engine: &Arc<Engine>, network: &Arc<Network>, request: Request, name: &
 #[test]
 #[ignore = "takes 20 minutes on a software driver"]
 fn a_picture_of_4096_pixels_is_painted_on_a_device_of_one_gibibyte() {
-    let small = small_device();
+    let small = small_device(true);
     let mut request = request(picture(SIDE, SIDE, 17), "mean-covariance");
     let painted = Request {
         tiling: Tiling::Side(512),
@@ -87,19 +89,19 @@ fn default_request() -> (Arc<Network>, Request) {
 }
 
 #[test]
-#[ignore = "takes hours on a software driver"]
+#[ignore = "takes half an hour on a software driver"]
 fn the_default_network_paints_4096_pixels_on_a_device_of_one_gibibyte() {
     let (network, request) = default_request();
     let scales = Scales { count: ScaleCount::Exactly(2), iterations: vec![1], ..request.scales.clone() };
     let painted = Request { tiling: Tiling::Side(TILE), scales, ..request };
-    paint(&small_device(), &network, painted, "large-default.png");
+    paint(&small_device(false), &network, painted, "large-default.png");
 }
 
 #[test]
-#[ignore = "takes hours on a software driver"]
+#[ignore = "takes half an hour on a software driver"]
 fn the_gradient_of_4096_pixels_is_the_same_on_a_device_of_one_gibibyte() {
     let (network, request) = default_request();
     let expected = evaluate(&cpu(DeviceOptions::default()), &network, &request, Some(448));
-    let found = evaluate(&small_device(), &network, &request, Some(TILE));
+    let found = evaluate(&small_device(false), &network, &request, Some(TILE));
     compare(&found, &expected, WINOGRAD_GRADIENT, "4096 pixels");
 }
