@@ -57,7 +57,7 @@ fn column_window(x: u32) -> vec2<u32> {
     return span(x, params.out_width, params.in_width);
 }
 
-// The larger of two values of each channel; NaN if either is, which max() may drop.
+// The larger of two values of each channel; NaN if either is NaN, which the built-in max() may drop.
 fn larger(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
     return select(select(a + b, a, a >= b), b, b >= a);
 }

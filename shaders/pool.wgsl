@@ -94,7 +94,7 @@ fn columns_with(x: u32) -> vec2<u32> {
     return windows_with(x, params.stride_x, params.kernel_width, params.pad_x, params.out_width);
 }
 
-// The larger of two values of each channel; NaN if either is, which max() may drop.
+// The larger of two values of each channel; NaN if either is NaN, which the built-in max() may drop.
 fn larger(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
     return select(select(a + b, a, a >= b), b, b >= a);
 }

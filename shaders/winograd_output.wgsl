@@ -174,7 +174,7 @@ fn rectified(value: vec4<f32>) -> vec4<f32> {
     return select(value, vec4<f32>(0.0), value < vec4<f32>(0.0));
 }
 
-// The larger of two values of each channel; NaN if either is, which max() may drop.
+// The larger of two values of each channel; NaN if either is NaN, which the built-in max() may drop.
 fn larger(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
     return select(select(a + b, a, a >= b), b, b >= a);
 }

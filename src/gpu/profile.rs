@@ -10,9 +10,9 @@ pub enum Family {
     /// Chosen per adapter.
     #[default]
     Auto,
-    /// Register blocks fed from storage textures and subgroup shuffles: software and some mobile drivers.
+    /// Register blocks fed from storage textures and subgroup shuffles: software drivers with one known subgroup size.
     Texture,
-    /// Blocks in shared memory, fed from storage buffers: discrete and integrated GPUs.
+    /// Blocks in shared memory, fed from storage buffers: GPUs, and other software drivers.
     Buffer,
     /// The reference kernels.
     Naive,
@@ -172,7 +172,8 @@ impl Profile {
         self.precision != Precision::Single
     }
 
-    /// True if kernels of this family should be preferred. Those of the texture family need to know the subgroup size.
+    /// True if kernels of this family should be preferred. Those of the texture family need one known subgroup
+    /// size.
     pub fn prefers(&self, family: Family) -> bool {
         let automatic = if self.software && self.lanes.is_some() { Family::Texture } else { Family::Buffer };
         family == if self.family == Family::Auto { automatic } else { self.family }
@@ -182,6 +183,7 @@ impl Profile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use wgpu::CooperativeScalarType::{F16, F32, I32};
 
     #[test]
     fn a_software_driver_prefers_textures_only_with_subgroups() {
@@ -196,7 +198,6 @@ mod tests {
         assert_eq!(preferred(&bare), [false, true, false]);
         assert_eq!(preferred(&Profile { family: Family::Naive, ..software }), [false, false, true]);
     }
-    use wgpu::CooperativeScalarType::{F16, F32, I32};
 
     fn property(
         [m_size, n_size, k_size]: [u32; 3],

@@ -21,6 +21,7 @@ pub struct Engine {
     device: Device,
     /// Why this device was taken, if the user should know.
     note: Option<String>,
+    has_idle_driver: bool,
     choices: OnceLock<Choices>,
     outdated: AtomicUsize,
 }
@@ -53,7 +54,8 @@ impl Engine {
                 Hardware::Missing { software } => {
                     let device = Device::native(options)?;
                     let note = without_gpu(&device.describe(), software.as_deref(), &hidden_gpus());
-                    Ok(Self::on(device, Some(note)))
+                    let has_idle_driver = software.is_some();
+                    Ok(Arc::new(Self { has_idle_driver, ..Self::with(device, Some(note)) }))
                 }
             },
             (choice, _) => {
@@ -85,7 +87,12 @@ impl Engine {
     }
 
     fn on(device: Device, note: Option<String>) -> Arc<Self> {
-        Arc::new(Self { device, note, choices: OnceLock::new(), outdated: AtomicUsize::new(0) })
+        Arc::new(Self::with(device, note))
+    }
+
+    fn with(device: Device, note: Option<String>) -> Self {
+        let (choices, outdated) = (OnceLock::new(), AtomicUsize::new(0));
+        Self { device, note, has_idle_driver: false, choices, outdated }
     }
 
     /// An engine that stands in for this one: it has the same choices of kernels, allocates and computes nothing, and
@@ -131,6 +138,11 @@ impl Engine {
     /// A sentence on why this device was taken, if the user should know.
     pub fn note(&self) -> Option<&str> {
         self.note.as_deref()
+    }
+
+    /// True if a software driver was loaded in search of a GPU, before the CPU was taken.
+    pub fn has_idle_driver(&self) -> bool {
+        self.has_idle_driver
     }
 
     /// The graphics device, for what only such a device can do; `None` on the CPU.

@@ -99,7 +99,7 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::File`] if it can't be read, is not a checkpoint, or is damaged.
     pub fn load(path: &Path) -> Result<Self> {
-        let mut file = Opened::new(path)?;
+        let file = Opened::new(path)?;
         let header: Metadata =
             serde_json::from_slice(&file.header[LENGTH..]).map_err(|error| not_tensors(path, &error))?;
         let mut texts = header.metadata().clone().unwrap_or_default();
@@ -114,7 +114,7 @@ impl Checkpoint {
             }
             _ => return Err(wrong(path, "it is not a checkpoint".to_owned())),
         }
-        let state = state(path, file.tensors(&header)?, &mut texts)?;
+        let state = state(path, file.read_tensors(&header)?, &mut texts)?;
         state.check(state.size).map_err(|error| damaged(path, &error.to_string()))?;
         Ok(Self { state, texts })
     }
@@ -250,7 +250,7 @@ impl<'a> Opened<'a> {
 
     /// All tensors, in the file's order, if they and the header are what was written. They are hashed as they are read,
     /// so that the file is never in memory besides them.
-    fn tensors(&mut self, header: &Metadata) -> Result<Vec<(String, Vec<f32>)>> {
+    fn read_tensors(mut self, header: &Metadata) -> Result<Vec<(String, Vec<f32>)>> {
         let changed = || damaged(self.path, "its content is not what was written");
         let at = hash_at(&self.header).ok_or_else(changed)?;
         let place = self.header[at..].first_chunk_mut().ok_or_else(changed)?;
@@ -360,7 +360,7 @@ fn weights(groups: Vec<String>, numbers: &[f32]) -> Option<Weights> {
     Some(Weights(groups.into_iter().zip(rows).map(weight).collect()))
 }
 
-/// Where the hash stands in a file, or in its header alone: just once.
+/// Where the hash begins in a file, or in its length and header alone; `None` unless its key is there exactly once.
 fn hash_at(file: &[u8]) -> Option<usize> {
     let header = usize::try_from(u64::from_le_bytes(*file.first_chunk()?)).ok()?;
     let header = file.get(8..8_usize.checked_add(header)?)?;

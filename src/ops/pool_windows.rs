@@ -103,7 +103,8 @@ fn each_window(input: MapLayout, axes: &[Vec<Window>; 2]) -> impl Iterator<Item 
     })
 }
 
-/// The first maximum, or the last NaN.
+/// The first maximum. Beside NaN it is the last NaN, which the forward pass keeps; references of adjoints are not meant for
+/// NaN.
 fn first_maximum(x: &[f64], pixels: &[usize]) -> usize {
     pixels.iter().fold(pixels[0], |best, p| if x[*p] > x[best] || x[*p].is_nan() { *p } else { best })
 }

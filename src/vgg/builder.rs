@@ -19,7 +19,7 @@ const POOL: usize = 2;
 /// The metadata key of a batch norm's epsilon.
 const EPSILON_KEY: &str = "batch_norm_eps";
 
-/// Turns sorted keys into layers.
+/// Builds layers from the names of tensors, as [`super::layout::sort`] has grouped them.
 pub(super) struct Builder<'a> {
     file: &'a WeightFile,
     layout: KeyLayout,
@@ -28,7 +28,7 @@ pub(super) struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     /// # Errors
-    /// [`Error::File`] if the metadata state something else than a number.
+    /// [`Error::File`] if the metadata state no such number.
     pub fn new(file: &'a WeightFile, layout: KeyLayout) -> Result<Self> {
         Ok(Self { file, layout, epsilon: epsilon(file, layout)? })
     }

@@ -20,8 +20,8 @@ const GIB: u64 = 1 << 30;
 /// The side of the default network's tiles: the largest that take less than that.
 const TILE: u32 = 288;
 
-/// A device that binds 128 MiB at once, half of a tensor of such a picture. With `minimal` the driver refuses more, and
-/// there are no subgroups, which the fastest kernels of a software driver need.
+/// A device that binds 128 MiB at once, half of a tensor of such a picture. With `minimal` the driver enforces that and has
+/// no subgroups; without it only the choice of kernels keeps to it, and those of the texture family are among them.
 fn small_device(minimal: bool) -> Arc<Engine> {
     engine_with(&DeviceOptions { minimal, ..Default::default() }, |profile| {
         profile.max_binding = profile.max_binding.min(128 << 20);
@@ -89,7 +89,7 @@ fn default_request() -> (Arc<Network>, Request) {
 }
 
 #[test]
-#[ignore = "takes half an hour on a software driver"]
+#[ignore = "takes half an hour or more on a software driver"]
 fn the_default_network_paints_4096_pixels_on_a_device_of_one_gibibyte() {
     let (network, request) = default_request();
     let scales = Scales { count: ScaleCount::Exactly(2), iterations: vec![1], ..request.scales.clone() };
@@ -98,7 +98,7 @@ fn the_default_network_paints_4096_pixels_on_a_device_of_one_gibibyte() {
 }
 
 #[test]
-#[ignore = "takes half an hour on a software driver"]
+#[ignore = "takes half an hour or more on a software driver"]
 fn the_gradient_of_4096_pixels_is_the_same_on_a_device_of_one_gibibyte() {
     let (network, request) = default_request();
     let expected = evaluate(&cpu(DeviceOptions::default()), &network, &request, Some(448));

@@ -55,7 +55,8 @@ impl Tuning {
     /// three times as long as four. A GPU needs larger groups, and backward more invocations than there
     /// are words in a row.
     fn choose(device: &Profile) -> Self {
-        if device.prefers(Family::Texture) {
+        // The buffer family, where it is asked for, is that of a GPU.
+        if device.prefers(Family::Texture) || (device.software && device.family == Family::Auto) {
             let lanes = device.lanes.filter(|lanes| lanes.is_power_of_two()).unwrap_or(8);
             Self { group: lanes.clamp(4, 64) as usize, slices: 1, columns: 4 }
         } else {
