@@ -8,8 +8,8 @@
 //! Beside it: [`labels`] (class names and top-k), [`locate`] (which file to use when none is named)
 //! and [`fetch`] (downloading the published full-size networks).
 
-#[cfg(feature = "fetch")]
 mod builder;
+#[cfg(feature = "fetch")]
 pub mod fetch;
 pub mod labels;
 mod layer;
