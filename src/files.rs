@@ -34,15 +34,14 @@ pub(crate) const LONGEST_HEADER: u64 = 1 << 21;
 /// As [`open_ordinary`]; [`ErrorKind::FileTooLarge`] if it has more than `most` bytes, of which none is read.
 pub(crate) fn read_up_to(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let (file, length) = open_ordinary(path)?;
-    let too_large = || io::Error::new(ErrorKind::FileTooLarge, format!("it has more than {most} bytes"));
     if length > most {
-        return Err(too_large());
+        return Err(io::Error::new(ErrorKind::FileTooLarge, format!("it has more than {most} bytes")));
     }
     let mut bytes =
         room(length as usize).map_err(|problem| io::Error::new(ErrorKind::OutOfMemory, problem))?;
-    // It may have grown since, and files of /proc state no length.
-    file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > most { Err(too_large()) } else { Ok(bytes) }
+    // What the file stated, and no more: it may grow, and files of /proc, which state no length, may have no end.
+    file.take(length).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Writes a file under a temporary name beside its place, then renames it: a reader sees the old file or the new one,
@@ -272,6 +271,13 @@ pub(crate) fn read_text(path: &Path, most: u64) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Reading it would take gigabytes.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn of_a_file_of_the_kernel_nothing_is_read() {
+        assert!(read_up_to(Path::new("/proc/self/pagemap"), 1 << 31).unwrap().is_empty());
+    }
 
     #[test]
     fn a_file_is_replaced_whole_and_nothing_else_is_left() {

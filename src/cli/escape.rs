@@ -22,6 +22,14 @@ pub(super) fn escaped(text: &str) -> Cow<'_, str> {
     escape(text, |c| is_control(c) && c != '\n' && c != '\t')
 }
 
+/// The text, or its beginning if it has more than `most` characters.
+pub(super) fn cut(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}… ({} characters)", &text[..end], text.chars().count()),
+    }
+}
+
 /// A path or word as a shell takes it.
 pub(super) fn quoted(path: impl AsRef<Path>) -> String {
     let path = path.as_ref();

@@ -54,11 +54,14 @@ use crate::error::Result;
 use crate::gpu;
 use crate::shader::Folder;
 use clap::{CommandFactory as _, Parser, Subcommand};
-use escape::{has_control, one_line};
+use escape::{cut, has_control, one_line};
 pub use out_of_memory::Allocator;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+
+/// Characters of an error's message that are printed at most; it may repeat what a file says.
+const LONGEST_MESSAGE: usize = 16 << 10;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -138,7 +141,8 @@ pub fn main() -> ExitCode {
         Err(error) if streams::is_closed(&error) && cli.command.only_prints() => 0,
         Err(error) => {
             // No line of a message, which may repeat words from outside, looks like another message.
-            streams::eprint(&format!("mirage: {error}").replace('\n', "\n  "));
+            let message = format!("mirage: {error}").replace('\n', "\n  ");
+            streams::eprint(&cut(&message, LONGEST_MESSAGE));
             error.exit_code()
         }
     };

@@ -69,11 +69,14 @@ pub(super) enum Form {
     FileOr(&'static [&'static str]),
 }
 
-/// Longest text that a record may state for an option, in bytes.
-const LONGEST: usize = 4096;
+/// Longest text that a record may state for an option, in bytes: a path of 4096 bytes that are all escaped.
+const LONGEST: usize = 3 * 4096;
 
 /// Most values that a record may state for an option.
 const MOST: usize = 10_000;
+
+/// Most files that a record may state for an option. Each is read and takes a picture's memory, however often it is named.
+const MOST_FILES: usize = 64;
 
 /// One option.
 #[derive(Debug, Clone, Copy)]
@@ -288,12 +291,12 @@ pub(super) fn names(holds: impl Fn(&Row) -> bool) -> impl Iterator<Item = &'stat
 }
 
 impl Form {
-    /// Why a value of a record does not have this form, if so; `null` says that the option doesn't apply.
+    /// Why a record can't have this value for an option of this form, if so; `null` says that the option doesn't apply.
     pub(super) fn problem(self, value: &Value) -> Option<String> {
+        if let Some(problem) = self.too_long(value) {
+            return Some(problem);
+        }
         let text = |value: &Value| match value {
-            Value::String(text) if text.len() > LONGEST => {
-                Some(format!("it is {} bytes long; at most {LONGEST} are allowed", text.len()))
-            }
             Value::String(text) if super::escape::has_control(text) => {
                 Some("it has control characters".to_owned())
             }
@@ -302,9 +305,6 @@ impl Form {
         };
         match (self, value) {
             (_, Value::Null) => None,
-            (_, Value::Array(all)) if all.len() > MOST => {
-                Some(format!("it has {} values; at most {MOST} are allowed", all.len()))
-            }
             (Number, Value::Number(_)) | (Switch, Value::Bool(_)) => None,
             (Number, _) => Some("it is not a number".to_owned()),
             (Switch, _) => Some("it is neither true nor false".to_owned()),
@@ -313,6 +313,23 @@ impl Form {
             (Files, Value::Array(all)) => all.iter().find_map(text),
             (Files, _) => Some("it is not a list of files".to_owned()),
             (Text | File | FileOr(_), value) => text(value),
+        }
+    }
+
+    /// Why a value is too long for a record, if so.
+    pub(super) fn too_long(self, value: &Value) -> Option<String> {
+        match (self, value) {
+            (Files, Value::Array(all)) if all.len() > MOST_FILES => {
+                Some(format!("it has {} files; at most {MOST_FILES} are allowed", all.len()))
+            }
+            (_, Value::Array(all)) if all.len() > MOST => {
+                Some(format!("it has {} values; at most {MOST} are allowed", all.len()))
+            }
+            (_, Value::Array(all)) => all.iter().find_map(|value| self.too_long(value)),
+            (_, Value::String(text)) if text.len() > LONGEST => {
+                Some(format!("it is {} bytes long; at most {LONGEST} are allowed", text.len()))
+            }
+            _ => None,
         }
     }
 

@@ -21,7 +21,7 @@ impl RecordedOptions {
     /// From the arguments, with the values of those that depend on the network or on each other.
     ///
     /// # Errors
-    /// [`Error::Usage`] if an argument can't be recorded, which does not happen.
+    /// [`Error::Usage`] if a value is so long that no record may state it: the run couldn't be resumed.
     pub(super) fn new(
         args: &RenderArgs,
         request: &Request,
@@ -58,6 +58,12 @@ impl RecordedOptions {
         })?;
         let mut options = json_of(args)?;
         options.extend(resolved);
+        for (name, value) in &options {
+            let form = options::row(name).and_then(options::Row::form);
+            if let Some(problem) = form.and_then(|form| form.too_long(value)) {
+                return Err(Error::usage(format!("--{}: {problem}", name.replace('_', "-"))));
+            }
+        }
         Ok(Self(options))
     }
 

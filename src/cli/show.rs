@@ -9,7 +9,7 @@ use super::table::{Align, Table};
 use crate::error::{Error, Result};
 use clap::Args;
 use serde_json::{Map, Value};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// Options of `mirage show`.
@@ -190,15 +190,18 @@ fn plain(value: &Value) -> String {
 }
 
 /// The rows in which two tables differ, in the order of the first.
-fn both(one: &[(String, String)], other: &[(String, String)]) -> Vec<(String, String)> {
-    let find = |rows: &[(String, String)], name: &str| {
-        rows.iter().find(|(found, _)| found == name).map_or("-".to_owned(), |(_, text)| text.clone())
+fn both<'a>(one: &'a [(String, String)], other: &'a [(String, String)]) -> Vec<(String, String)> {
+    // Of two rows of one name the first counts.
+    let by_name = |rows: &'a [(String, String)]| -> HashMap<&'a str, &'a str> {
+        rows.iter().rev().map(|(name, text)| (name.as_str(), text.as_str())).collect()
     };
+    let (ones, others) = (by_name(one), by_name(other));
     let mut seen = HashSet::new();
     let names = one.iter().chain(other).map(|(name, _)| name).filter(|name| seen.insert(*name));
     names
         .filter_map(|name| {
-            let (left, right) = (find(one, name), find(other, name));
+            let find = |rows: &HashMap<&str, &'a str>| rows.get(name.as_str()).copied().unwrap_or("-");
+            let (left, right) = (find(&ones), find(&others));
             (left != right).then(|| (name.clone(), format!("{left}  |  {right}")))
         })
         .collect()

@@ -39,6 +39,8 @@ const HASH_KEY: &str = "\"state:sha256\":\"";
 const NO_HASH: [u8; 64] = [b'0'; 64];
 /// Bytes of the header's length at a file's beginning.
 const LENGTH: usize = 8;
+/// Pictures that a state has at most: the longest history of L-BFGS has 256, twice the rows of [`Ring`](crate::ops::Ring).
+const MOST_PICTURES: usize = 300;
 /// What the names of the state's tensors begin with.
 const TENSOR: &str = "tensor:";
 /// Values that are hashed and written, or read, at once.
@@ -114,7 +116,9 @@ impl Checkpoint {
             }
             _ => return Err(wrong(path, "it is not a checkpoint".to_owned())),
         }
-        let state = state(path, file.read_tensors(&header)?, &mut texts)?;
+        let size = size(&texts).ok_or_else(|| damaged(path, "size"))?;
+        check_lengths(&header, size).map_err(|problem| damaged(path, &problem))?;
+        let state = state(path, file.read_tensors(&header)?, size, &mut texts)?;
         state.check(state.size).map_err(|error| damaged(path, &error.to_string()))?;
         Ok(Self { state, texts })
     }
@@ -288,10 +292,34 @@ fn read_values(file: &mut File, count: usize, hash: &mut Sha256) -> std::io::Res
     Ok(values)
 }
 
+/// The size of the picture that the texts state.
+fn size(texts: &HashMap<String, String>) -> Option<[usize; 2]> {
+    let (height, width) = texts.get("state:size")?.split_once('x')?;
+    Some([height.parse().ok()?, width.parse().ok()?])
+}
+
+/// Refuses tensors that are not as long as those of a picture of this size, before they are read: a file may state any
+/// length, and lie about its own.
+fn check_lengths(header: &Metadata, [height, width]: [usize; 2]) -> std::result::Result<(), String> {
+    let bytes = |values: usize| values.saturating_mul(size_of::<f32>());
+    let picture = header.info("tensor:picture").map(|info| info.data_offsets.1 - info.data_offsets.0);
+    if picture != Some(bytes(height.saturating_mul(width).saturating_mul(3))) {
+        return Err(format!("its picture is not one of {width}x{height} pixels"));
+    }
+    // As the device stores it, with a border.
+    let stored = height.saturating_add(2).saturating_mul(width.saturating_add(2)).saturating_mul(4);
+    let most = bytes(stored.saturating_add(64)).saturating_mul(MOST_PICTURES).saturating_add(1 << 20);
+    if header.data_len() > most {
+        return Err(format!("it has {} bytes of values for {width}x{height} pixels", header.data_len()));
+    }
+    Ok(())
+}
+
 /// The state of a file's tensors. Its own texts are taken out of `texts`.
 fn state(
     path: &Path,
     tensors: Vec<(String, Vec<f32>)>,
+    size: [usize; 2],
     texts: &mut HashMap<String, String>,
 ) -> Result<State> {
     let damaged = |what: &str| damaged(path, what);
@@ -325,14 +353,12 @@ fn state(
         Err(_) => None,
         Ok(values) => Some((look_at.parse().map_err(|_| damaged("last_look"))?, values)),
     };
-    let size = text("size")?;
-    let size =
-        size.split_once('x').and_then(|(height, width)| Some([height.parse().ok()?, width.parse().ok()?]));
+    text("size")?;
     Ok(State {
         iteration: text("iteration")?.parse().map_err(|_| damaged("iteration"))?,
         seconds: text("seconds")?.parse().map_err(|_| damaged("seconds"))?,
         scale: text("scale")?.parse().map_err(|_| damaged("scale"))?,
-        size: size.ok_or_else(|| damaged("size"))?,
+        size,
         tensors: of_state,
         shares: Shares(names.into_iter().zip(shares).collect()),
         weights,
@@ -467,6 +493,57 @@ mod tests {
         }
         std::fs::write(&path, [whole.as_slice(), &[0]].concat()).unwrap();
         assert!(Checkpoint::load(&path).is_err());
+    }
+
+    /// A header that is right in itself, before values that would take long to read, and memory.
+    #[test]
+    fn tensors_that_are_no_pictures_are_refused_unread() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.safetensors");
+        let spoiled = |name: &str, length: usize| {
+            let Checkpoint { state, texts } = checkpoint();
+            let mut tensors = tensors(&state);
+            let length = length * size_of::<f32>();
+            let at = tensors.iter().position(|tensor| tensor.name == name);
+            let mut long = at.map_or_else(
+                || FileTensor { name: name.to_owned(), shape: Vec::new(), values: Cow::Borrowed(&[]) },
+                |at| tensors.remove(at),
+            );
+            long.shape = vec![length / size_of::<f32>()];
+            let before = tensors.iter().map(|tensor| size_of_val::<[f32]>(&tensor.values)).sum::<usize>();
+            let of_tensor = |tensor: &FileTensor<'_>, start: usize, length: usize| {
+                let shape = tensor.shape.clone();
+                (
+                    tensor.name.clone(),
+                    TensorInfo { dtype: Dtype::F32, shape, data_offsets: (start, start + length) },
+                )
+            };
+            let mut start = 0;
+            let mut infos: Vec<_> = tensors
+                .iter()
+                .map(|tensor| {
+                    let length = size_of_val::<[f32]>(&tensor.values);
+                    start += length;
+                    of_tensor(tensor, start - length, length)
+                })
+                .collect();
+            infos.push(of_tensor(&long, before, length));
+            let header = Metadata::new(Some(texts_of(&state, &texts)), infos).unwrap();
+            let text = serde_json::to_vec(&header).unwrap();
+            let bytes = [&(text.len() as u64).to_le_bytes(), text.as_slice()].concat();
+            std::fs::write(&path, &bytes).unwrap();
+            // The rest is a hole.
+            let file = File::options().write(true).open(&path).unwrap();
+            file.set_len((bytes.len() + before + length) as u64).unwrap();
+            let begun = std::time::Instant::now();
+            let message = Checkpoint::load(&path).unwrap_err().to_string();
+            assert!(begun.elapsed().as_secs() < 2, "{name}: {:?}", begun.elapsed());
+            message
+        };
+        let message = spoiled("tensor:z", 1 << 30);
+        assert!(message.contains("values for 7x5 pixels"), "{message}");
+        let message = spoiled("tensor:picture", 1 << 30);
+        assert!(message.contains("not one of 7x5 pixels"), "{message}");
     }
 
     #[test]

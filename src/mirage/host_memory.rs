@@ -129,11 +129,18 @@ impl Host<'_> {
         let parts = self.parts(true);
         let bytes = parts.iter().flatten().map(Shape::bytes);
         match self.saves_states() {
-            [true, _] if !self.is_tiled() => bytes.sum(),
+            [true, _] if !self.is_tiled() => bytes.sum::<u64>() * self.states_on_their_way(),
             [false, false] => 0,
             _ if self.native => 0,
             _ => bytes.max().unwrap_or(0),
         }
+    }
+
+    /// States that are copied before the first of them is written, because iterations are submitted ahead.
+    fn states_on_their_way(&self) -> u64 {
+        let every = u64::from(self.request.schedule.state_every.max(1));
+        let saved_until_then = u64::from(self.scale.end) / every;
+        (AHEAD as u64 + 1).div_ceil(every).min(saved_until_then).max(1)
     }
 
     /// True if the picture is computed in tiles.

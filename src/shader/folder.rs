@@ -66,8 +66,16 @@ impl Folder {
     /// As [`Folder::open`] for the folder as a whole; what is wrong with a single text is part of the answer.
     pub fn reload(&mut self) -> Result<Vec<Reloaded>> {
         let mut files = Vec::new();
-        for entry in std::fs::read_dir(&self.path).map_err(Error::io(&self.path, "reading"))? {
-            let path = entry.map_err(Error::io(&self.path, "reading"))?.path();
+        let unreadable = |path: &Path, error: &std::io::Error| {
+            let problem = format!("can't be read: {error}");
+            Error::file(
+                path,
+                problem,
+                "Give a folder of WGSL files, as `mirage kernels show --files` writes it",
+            )
+        };
+        for entry in std::fs::read_dir(&self.path).map_err(|error| unreadable(&self.path, &error))? {
+            let path = entry.map_err(|error| unreadable(&self.path, &error))?.path();
             if path.extension().is_some_and(|ending| ending == "wgsl") {
                 files.push(path);
             }
@@ -88,7 +96,7 @@ impl Folder {
                 Ok(text) => text,
                 // An editor may replace a file by removing and writing it.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(Error::io(&path, "reading")(error)),
+                Err(error) => return Err(unreadable(&path, &error)),
             };
             if self.seen.get(shader) == Some(&text) {
                 continue;

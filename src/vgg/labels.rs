@@ -10,6 +10,8 @@ const IMAGENET: &str = include_str!("../../weights/imagenet-labels.txt");
 
 /// The largest file of names, in bytes. Each empty line takes 24 times its size.
 const MAX_FILE: u64 = 1 << 22;
+/// Longest name, in bytes.
+const LONGEST: usize = 1000;
 
 /// Names of a network's classes, by output index.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +37,10 @@ impl Labels {
         let labels = Self::of(text.strip_prefix('\u{feff}').unwrap_or(text));
         if labels.is_empty() {
             return Err(Error::file(path, "the file holds no labels", remedy));
+        }
+        if let Some(line) = labels.0.iter().position(|label| label.len() > LONGEST) {
+            let problem = format!("line {} is longer than {LONGEST} bytes", line + 1);
+            return Err(Error::file(path, problem, remedy));
         }
         Ok(labels)
     }

@@ -322,6 +322,54 @@ fn a_file_of_the_kernel_is_not_read_to_its_end_for_a_record() {
     }
 }
 
+/// Each would take a picture's memory before the run's could be looked at.
+#[test]
+fn many_files_in_a_record_are_not_read() {
+    let place = finished();
+    let edit =
+        |options: &mut Record| drop(options.insert("style_image".to_owned(), json!(vec!["out.png"; 65])));
+    forge_picture(&place, "evil.png", edit);
+    promote(&place, "evil.png", &["-o", "more.png"]).code(2).stderr(says("65 files; at most 64"));
+}
+
+/// What no record may state is refused when a run begins, not when it is to go on.
+#[test]
+fn a_run_that_could_not_be_resumed_does_not_start() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    let many = (1_000_000..1_010_001).map(|at: u32| at.to_string()).collect::<Vec<_>>().join(",");
+    let mut command = place.deviceless_render(&photo);
+    command.args(["--save-at", &many]).assert().code(2).stderr(says("--save-at: it has 10001 values"));
+    assert!(!place.path("out.png").exists());
+    std::fs::write(place.path("labels.txt"), format!("a\n{}\n", "x".repeat(1 << 20))).unwrap();
+    let mut command = place.deviceless_render(&photo);
+    command
+        .args(["--labels", "labels.txt"])
+        .assert()
+        .code(2)
+        .stderr(says("line 2 is longer than 1000 bytes"));
+}
+
+/// Long names and values, and many of them: nothing is padded to the longest, and two records are compared in one pass.
+#[test]
+fn a_record_of_any_length_is_shown_in_little_memory_and_time() {
+    let place = finished();
+    let many = |seed: &'static str| {
+        move |options: &mut Record| {
+            options.insert("x".repeat(70_000), json!("y".repeat(70_000)));
+            options.extend((0..20_000).map(|at| (format!("o{at}"), json!(seed))));
+        }
+    };
+    forge_picture(&place, "one.png", many("1"));
+    forge_picture(&place, "other.png", many("2"));
+    for words in [&["one.png"][..], &["one.png", "other.png"]] {
+        let mut command = place.in_shell("ulimit -v 1000000", place.mirage().arg("show").args(words));
+        let shown = command.timeout(std::time::Duration::from_secs(20)).assert().success();
+        let output = &shown.get_output().stdout;
+        assert!(output.len() < 5 << 20, "{} bytes for {words:?}", output.len());
+    }
+}
+
 #[test]
 fn text_of_a_record_reaches_the_terminal_escaped() {
     let place = finished();

@@ -274,7 +274,9 @@ fn bad_folders_of_shaders_are_refused() {
         command.args(["kernels", "list", "add", "--shader-dir", folder]);
         command
     };
-    with("none").assert().code(1).stderr(contains("none"));
+    with("none").assert().code(2).stderr(contains("none"));
+    std::fs::write(place.path("a file"), "").unwrap();
+    with("a file").assert().code(2).stderr(contains("a file").and(contains("can't be read")));
     std::fs::create_dir(place.path("empty")).unwrap();
     with("empty").assert().code(2).stderr(contains("no .wgsl file"));
     std::fs::create_dir(place.path("strange")).unwrap();

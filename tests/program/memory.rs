@@ -259,9 +259,11 @@ fn a_run_takes_what_was_stated() {
 fn a_run_that_saves_a_large_state_takes_what_was_stated() {
     let lbfgs = |iterations| ["--optimizer", "lbfgs", "--history", "100", "--iterations", iterations];
     let saved = [&lbfgs("3")[..], &["--checkpoint-every", "2"]].concat();
+    let each = [&lbfgs("5")[..], &["--checkpoint-every", "1"]].concat();
     let (endless, further) = (lbfgs("1000000"), lbfgs("4"));
     for (options, measured) in [
         (&saved[..], Measured::Whole),
+        (&each[..], Measured::Whole),
         (&endless[..], Measured::Interrupted),
         (&further[..], Measured::Resumed),
     ] {

@@ -222,7 +222,7 @@ impl Array {
         let base = LENGTH_BYTES as u64 + header;
         let expected = count(&info.shape).and_then(|count| count.checked_mul(element.size()));
         let size = to.checked_sub(from).filter(|size| Some(*size) == expected);
-        let size = size.filter(|size| base + from as u64 + *size as u64 <= length);
+        let size = size.filter(|_| base.checked_add(to as u64).is_some_and(|end| end <= length));
         let Some(size) = size else {
             return Err(broken(format!("its tensor `{name}` is shorter than its shape says")));
         };
@@ -486,5 +486,26 @@ mod tests {
             std::fs::write(&path, &bytes[..cut]).unwrap();
             assert_eq!(Array::read_tensor(&path, "b").unwrap_err().exit_code(), 2, "{cut}");
         }
+    }
+
+    /// Eight tensors of nearly 2^61 bytes, and one behind them whose place in the file would be beyond 64 bits.
+    #[test]
+    fn a_tensor_beyond_the_file_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("w.safetensors");
+        let huge = (1_u64 << 61) - 4;
+        let mut tensors: Vec<String> = (0..8)
+            .map(|at| {
+                let offsets = [at * huge, (at + 1) * huge];
+                format!(r#""h{at}":{{"dtype":"U8","shape":[{huge}],"data_offsets":{offsets:?}}}"#)
+            })
+            .collect();
+        let offsets = [8 * huge, 8 * huge + 16];
+        tensors.push(format!(r#""t":{{"dtype":"U32","shape":[4],"data_offsets":{offsets:?}}}"#));
+        let text = format!("{{{}}}", tensors.join(","));
+        let bytes = [&(text.len() as u64).to_le_bytes(), text.as_bytes(), &[0; 64]].concat();
+        std::fs::write(&path, bytes).unwrap();
+        let error = Array::read_tensor(&path, "t").unwrap_err();
+        assert!(error.to_string().contains("shorter") && error.exit_code() == 2, "{error}");
     }
 }
