@@ -237,9 +237,13 @@ struct Opened<'a> {
 impl<'a> Opened<'a> {
     fn new(path: &'a Path) -> Result<Self> {
         let (mut file, length) = open_ordinary(path).map_err(|error| unreadable(path, &error))?;
+        let too_short = || wrong(path, "it is not a checkpoint: it is too short".to_owned());
+        // Of a file of /proc, which states no length, nothing is read: it may have no end, and some wait for ever.
+        if length < LENGTH as u64 {
+            return Err(too_short());
+        }
         let mut header = vec![0; LENGTH];
-        file.read_exact(&mut header)
-            .map_err(|_| wrong(path, "it is not a checkpoint: it is too short".to_owned()))?;
+        file.read_exact(&mut header).map_err(|_| too_short())?;
         let stated = header.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         if stated > LONGEST_HEADER || stated > length.saturating_sub(LENGTH as u64) {
             return Err(wrong(

@@ -320,6 +320,23 @@ fn a_file_of_the_kernel_is_not_read_to_its_end_for_a_record() {
         command.args(["resume", "evil-checkpoint.safetensors"]).timeout(std::time::Duration::from_secs(20));
         command.assert().code(2).stderr(says(words).and(says(file)));
     }
+    // Wherever it is named: of one it would read gigabytes, and for the other wait for ever.
+    std::fs::write(place.path("add.wgsl"), "@compute @workgroup_size(1) fn main() {}\n").unwrap();
+    for file in [file, "/proc/kmsg"] {
+        for words in [
+            &["show", file][..],
+            &["classify", file],
+            &["plan", file],
+            &["resume", file],
+            &["render", "photo.png", "--labels", file],
+            &["kernels", "run", file, "--workgroups", "1"],
+            &["kernels", "run", "add.wgsl", "--workgroups", "1", "--input", &format!("{file}:a")],
+        ] {
+            let mut command = place.in_shell("ulimit -v 2000000", place.deviceless().args(words));
+            let ended = command.timeout(std::time::Duration::from_secs(20)).assert();
+            assert!(ended.get_output().status.code().is_some_and(|code| code != 0), "{words:?}");
+        }
+    }
 }
 
 /// Each would take a picture's memory before the run's could be looked at.
