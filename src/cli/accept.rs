@@ -230,7 +230,7 @@ mod tests {
             (json!("a\u{1b}[31m"), "control"),
             (json!("a\nb"), "control"),
             (json!("a\u{202e}b"), "control"),
-            (json!("x".repeat(3 * 4096 + 1)), "long"),
+            (json!("x".repeat((16 << 10) + 1)), "long"),
             (json!(vec![1; 10_001]), "many"),
             (json!(vec!["a"; 10_001]), "many"),
         ];

@@ -69,8 +69,8 @@ pub(super) enum Form {
     FileOr(&'static [&'static str]),
 }
 
-/// Longest text that a record may state for an option, in bytes: a path of 4096 bytes that are all escaped.
-const LONGEST: usize = 3 * 4096;
+/// Longest text that a record may state for an option, in bytes: more than a path of 4096 that are all escaped.
+const LONGEST: usize = 16 << 10;
 
 /// Most values that a record may state for an option.
 const MOST: usize = 10_000;

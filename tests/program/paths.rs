@@ -210,3 +210,19 @@ fn plain_paths_are_recorded_as_they_are() {
     let said = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
     assert!(said.contains("C:\\Users\\me\\Föto.png") && said.contains("--photo"), "{said}");
 }
+
+/// In a record each of its bytes takes three.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_long_path_that_is_no_text_leads_back() {
+    let place = Place::new();
+    let mut folder = place.path("");
+    (0..7).for_each(|_| folder.push(os(&[0xff; 250])));
+    std::fs::create_dir_all(&folder).unwrap();
+    let photo = folder.join("photo.png");
+    std::fs::rename(place.photo("photo.png", 64, 48), &photo).unwrap();
+    let words = ["--iterations", "3", "--checkpoint-every", "2", "--quiet"];
+    place.deviceless_render(&photo).args(words).assert().success();
+    let words = ["resume", "out-checkpoint.safetensors", "--iterations", "4", "--quiet"];
+    place.deviceless().args(words).assert().success();
+}
