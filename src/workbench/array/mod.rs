@@ -298,10 +298,11 @@ fn check_npy_header(head: &[u8]) -> Result<(), &'static str> {
 
 /// Opens a plain file and returns its length. An empty one is refused: files of /proc state no length, and may have no end.
 fn open(path: &Path) -> Result<(File, u64)> {
-    let refused = |problem: String| Error::file(path, problem, "Check the name and the file's permissions");
     match open_ordinary(path) {
-        Ok((_, 0)) => Err(refused("is empty".to_owned())),
-        opened => opened.map_err(|error| refused(format!("can't be read: {error}"))),
+        Ok((_, 0)) => Err(Error::file(path, "is empty", "Write it again, with numpy.save for instance")),
+        opened => opened.map_err(|error| {
+            Error::file(path, format!("can't be read: {error}"), "Check the name and the file's permissions")
+        }),
     }
 }
 
