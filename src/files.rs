@@ -24,6 +24,9 @@ pub(crate) fn open_ordinary(path: &Path) -> io::Result<(File, u64)> {
     Ok((File::open(path)?, found.len()))
 }
 
+/// Bytes of a safetensors file before its header, which state the header's length.
+pub(crate) const LENGTH_BYTES: usize = 8;
+
 /// The longest header of a safetensors file that is read, in bytes. Those of networks and checkpoints have some kilobytes;
 /// parsed it takes up to a hundred times the memory.
 pub(crate) const LONGEST_HEADER: u64 = 1 << 21;

@@ -17,7 +17,7 @@ use super::loss::Shares;
 use super::state::State;
 use super::weighting::{GroupWeight, Weights};
 use crate::error::{Error, Result};
-use crate::files::{LONGEST_HEADER, open_ordinary, write_whole_with};
+use crate::files::{LENGTH_BYTES, LONGEST_HEADER, open_ordinary, write_whole_with};
 use crate::hex::hex;
 use crate::room::room;
 use safetensors::Dtype;
@@ -37,8 +37,6 @@ const REMEDY: &str = "Give a file that `mirage render` saved after Ctrl-C or wit
 const HASH_KEY: &str = "\"state:sha256\":\"";
 /// What stands in the hash's place while it is computed.
 const NO_HASH: [u8; 64] = [b'0'; 64];
-/// Bytes of the header's length at a file's beginning.
-const LENGTH: usize = 8;
 /// Pictures that a state has at most: the longest history of L-BFGS has 256, twice the rows of [`Ring`](crate::ops::Ring).
 const MOST_PICTURES: usize = 300;
 /// What the names of the state's tensors begin with.
@@ -102,8 +100,8 @@ impl Checkpoint {
     /// [`Error::File`] if it can't be read, is not a checkpoint, or is damaged.
     pub fn load(path: &Path) -> Result<Self> {
         let file = Opened::new(path)?;
-        let header: Metadata =
-            serde_json::from_slice(&file.header[LENGTH..]).map_err(|error| not_tensors(path, &error))?;
+        let header: Metadata = serde_json::from_slice(&file.header[LENGTH_BYTES..])
+            .map_err(|error| not_tensors(path, &error))?;
         let mut texts = header.metadata().clone().unwrap_or_default();
         match texts.remove("format") {
             Some(format) if format == FORMAT => {}
@@ -116,7 +114,7 @@ impl Checkpoint {
             }
             _ => return Err(wrong(path, "it is not a checkpoint".to_owned())),
         }
-        let size = size(&texts).ok_or_else(|| damaged(path, "size"))?;
+        let size = size(&mut texts).ok_or_else(|| damaged(path, "size"))?;
         check_lengths(&header, size).map_err(|problem| damaged(path, &problem))?;
         let state = state(path, file.read_tensors(&header)?, size, &mut texts)?;
         state.check(state.size).map_err(|error| damaged(path, &error.to_string()))?;
@@ -239,20 +237,20 @@ impl<'a> Opened<'a> {
         let (mut file, length) = open_ordinary(path).map_err(|error| unreadable(path, &error))?;
         let too_short = || wrong(path, "it is not a checkpoint: it is too short".to_owned());
         // Of a file of /proc, which states no length, nothing is read: it may have no end, and some wait for ever.
-        if length < LENGTH as u64 {
+        if length < LENGTH_BYTES as u64 {
             return Err(too_short());
         }
-        let mut header = vec![0; LENGTH];
+        let mut header = vec![0; LENGTH_BYTES];
         file.read_exact(&mut header).map_err(|_| too_short())?;
         let stated = header.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-        if stated > LONGEST_HEADER || stated > length.saturating_sub(LENGTH as u64) {
+        if stated > LONGEST_HEADER || stated > length.saturating_sub(LENGTH_BYTES as u64) {
             return Err(wrong(
                 path,
                 format!("it is not a checkpoint, or damaged: it claims a header of {stated} bytes"),
             ));
         }
-        header.resize(LENGTH + stated as usize, 0);
-        file.read_exact(&mut header[LENGTH..]).map_err(|error| unreadable(path, &error))?;
+        header.resize(LENGTH_BYTES + stated as usize, 0);
+        file.read_exact(&mut header[LENGTH_BYTES..]).map_err(|error| unreadable(path, &error))?;
         Ok(Self { path, file, length, header })
     }
 
@@ -296,9 +294,10 @@ fn read_values(file: &mut File, count: usize, hash: &mut Sha256) -> std::io::Res
     Ok(values)
 }
 
-/// The size of the picture that the texts state.
-fn size(texts: &HashMap<String, String>) -> Option<[usize; 2]> {
-    let (height, width) = texts.get("state:size")?.split_once('x')?;
+/// The size of the picture, which is taken out of the texts.
+fn size(texts: &mut HashMap<String, String>) -> Option<[usize; 2]> {
+    let text = texts.remove("state:size")?;
+    let (height, width) = text.split_once('x')?;
     Some([height.parse().ok()?, width.parse().ok()?])
 }
 
@@ -306,7 +305,8 @@ fn size(texts: &HashMap<String, String>) -> Option<[usize; 2]> {
 /// length, and lie about its own.
 fn check_lengths(header: &Metadata, [height, width]: [usize; 2]) -> std::result::Result<(), String> {
     let bytes = |values: usize| values.saturating_mul(size_of::<f32>());
-    let picture = header.info("tensor:picture").map(|info| info.data_offsets.1 - info.data_offsets.0);
+    let picture =
+        header.info(&format!("{TENSOR}picture")).map(|info| info.data_offsets.1 - info.data_offsets.0);
     if picture != Some(bytes(height.saturating_mul(width).saturating_mul(3))) {
         return Err(format!("its picture is not one of {width}x{height} pixels"));
     }
@@ -357,7 +357,6 @@ fn state(
         Err(_) => None,
         Ok(values) => Some((look_at.parse().map_err(|_| damaged("last_look"))?, values)),
     };
-    text("size")?;
     Ok(State {
         iteration: text("iteration")?.parse().map_err(|_| damaged("iteration"))?,
         seconds: text("seconds")?.parse().map_err(|_| damaged("seconds"))?,
@@ -393,12 +392,12 @@ fn weights(groups: Vec<String>, numbers: &[f32]) -> Option<Weights> {
 /// Where the hash begins in a file, or in its length and header alone; `None` unless its key is there exactly once.
 fn hash_at(file: &[u8]) -> Option<usize> {
     let header = usize::try_from(u64::from_le_bytes(*file.first_chunk()?)).ok()?;
-    let header = file.get(8..8_usize.checked_add(header)?)?;
+    let header = file.get(LENGTH_BYTES..LENGTH_BYTES.checked_add(header)?)?;
     let mut found =
         header.windows(HASH_KEY.len()).enumerate().filter(|(_, text)| *text == HASH_KEY.as_bytes());
     let (at, _) = found.next()?;
-    let start = 8 + at + HASH_KEY.len();
-    (found.next().is_none() && start + NO_HASH.len() <= 8 + header.len()).then_some(start)
+    let start = LENGTH_BYTES + at + HASH_KEY.len();
+    (found.next().is_none() && start + NO_HASH.len() <= LENGTH_BYTES + header.len()).then_some(start)
 }
 
 #[cfg(test)]
@@ -504,49 +503,30 @@ mod tests {
     fn tensors_that_are_no_pictures_are_refused_unread() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run.safetensors");
-        let spoiled = |name: &str, length: usize| {
+        let refusal = |tensors: &[(&str, usize)]| {
+            let mut end = 0;
+            let infos = tensors.iter().map(|(name, count)| {
+                let start = end;
+                end += count * size_of::<f32>();
+                let info = TensorInfo { dtype: Dtype::F32, shape: vec![*count], data_offsets: (start, end) };
+                ((*name).to_owned(), info)
+            });
             let Checkpoint { state, texts } = checkpoint();
-            let mut tensors = tensors(&state);
-            let length = length * size_of::<f32>();
-            let at = tensors.iter().position(|tensor| tensor.name == name);
-            let mut long = at.map_or_else(
-                || FileTensor { name: name.to_owned(), shape: Vec::new(), values: Cow::Borrowed(&[]) },
-                |at| tensors.remove(at),
-            );
-            long.shape = vec![length / size_of::<f32>()];
-            let before = tensors.iter().map(|tensor| size_of_val::<[f32]>(&tensor.values)).sum::<usize>();
-            let of_tensor = |tensor: &FileTensor<'_>, start: usize, length: usize| {
-                let shape = tensor.shape.clone();
-                (
-                    tensor.name.clone(),
-                    TensorInfo { dtype: Dtype::F32, shape, data_offsets: (start, start + length) },
-                )
-            };
-            let mut start = 0;
-            let mut infos: Vec<_> = tensors
-                .iter()
-                .map(|tensor| {
-                    let length = size_of_val::<[f32]>(&tensor.values);
-                    start += length;
-                    of_tensor(tensor, start - length, length)
-                })
-                .collect();
-            infos.push(of_tensor(&long, before, length));
-            let header = Metadata::new(Some(texts_of(&state, &texts)), infos).unwrap();
+            let header = Metadata::new(Some(texts_of(&state, &texts)), infos.collect()).unwrap();
             let text = serde_json::to_vec(&header).unwrap();
             let bytes = [&(text.len() as u64).to_le_bytes(), text.as_slice()].concat();
             std::fs::write(&path, &bytes).unwrap();
             // The rest is a hole.
             let file = File::options().write(true).open(&path).unwrap();
-            file.set_len((bytes.len() + before + length) as u64).unwrap();
+            file.set_len((bytes.len() + end) as u64).unwrap();
             let begun = std::time::Instant::now();
             let message = Checkpoint::load(&path).unwrap_err().to_string();
-            assert!(begun.elapsed().as_secs() < 2, "{name}: {:?}", begun.elapsed());
+            assert!(begun.elapsed().as_secs() < 2, "{tensors:?}: {:?}", begun.elapsed());
             message
         };
-        let message = spoiled("tensor:z", 1 << 30);
+        let message = refusal(&[("tensor:picture", 3 * 5 * 7), ("tensor:z", 1 << 30)]);
         assert!(message.contains("values for 7x5 pixels"), "{message}");
-        let message = spoiled("tensor:picture", 1 << 30);
+        let message = refusal(&[("tensor:picture", 1 << 30)]);
         assert!(message.contains("not one of 7x5 pixels"), "{message}");
     }
 

@@ -17,7 +17,7 @@ use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
-use crate::files::LONGEST_HEADER;
+use crate::files::{LENGTH_BYTES, LONGEST_HEADER};
 use crate::{Error, Result};
 
 /// Said wherever a weights file is beyond repair.
@@ -25,8 +25,6 @@ pub(super) const FETCH_AGAIN: &str = "Copy or download the file again";
 /// Said wherever a file may be fine for another program but not for this one.
 pub(super) const CONVERT: &str = "Give a safetensors file of a VGG network; tools/convert_weights.py makes one from .pth, .h5 and .caffemodel files";
 
-/// Length of the number that opens a safetensors file, in bytes.
-const LENGTH_BYTES: usize = 8;
 /// The largest file that is read, in bytes: the full VGG-19 has 575 MB.
 const LARGEST_FILE: u64 = 1 << 32;
 /// The file is read in pieces of this size, a multiple of every number's.

@@ -5,7 +5,7 @@ mod element;
 pub use element::Element;
 
 use crate::error::{Error, Result};
-use crate::files::{LONGEST_HEADER, open_ordinary};
+use crate::files::{LENGTH_BYTES, LONGEST_HEADER, open_ordinary};
 use crate::room::zeros;
 use crate::workbench::Difference;
 use npyz::{DType, Endianness, NpyFile, Order, WriteOptions, WriterBuilder as _};
@@ -14,8 +14,6 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
-/// Length of the number that opens a safetensors file, in bytes.
-const LENGTH_BYTES: usize = 8;
 /// The header of a .npy file is not longer than this; NumPy itself reads 10,000 bytes.
 const LONGEST_NPY_HEADER: usize = 1 << 14;
 /// Brackets within brackets of such a header: records in records in records. npyz takes four times as long for each
