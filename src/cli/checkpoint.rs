@@ -6,7 +6,7 @@ use super::options;
 use super::recorded_options::RecordedOptions;
 use crate::error::{Error, Result};
 use crate::hex::hex;
-use crate::mirage::{Checkpoint, State};
+use crate::mirage::{Checkpoint, CheckpointFile, State};
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
@@ -63,11 +63,11 @@ pub(super) fn save(
     Checkpoint::save_state(state, &texts, path, replaces)
 }
 
-/// A checkpoint that was read.
+/// A checkpoint that was checked, and whose texts were read.
 #[derive(Debug)]
 pub(super) struct SavedCheckpoint {
     path: PathBuf,
-    pub state: State,
+    pub file: CheckpointFile,
     /// Options of the run as the file states them. They can be anyone's: see [`accept`](super::accept).
     pub options: Map<String, Value>,
     /// SHA-256 of the network's file.
@@ -81,14 +81,14 @@ pub(super) struct SavedCheckpoint {
 }
 
 impl SavedCheckpoint {
-    /// Reads a checkpoint.
+    /// Opens a checkpoint.
     ///
     /// # Errors
     /// [`Error::File`] if it can't be read, is none, or is damaged.
-    pub(super) fn load(path: &Path) -> Result<Self> {
-        let Checkpoint { state, mut texts } = Checkpoint::load(path)?;
-        let mut text = |name: &str| texts.remove(name).unwrap_or_default();
-        let mut object = |name: &str| {
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let file = CheckpointFile::open(path)?;
+        let text = |name: &str| file.texts().get(name).cloned().unwrap_or_default();
+        let object = |name: &str| {
             serde_json::from_str(&text(name)).map_err(|error| {
                 let problem = format!("the checkpoint is damaged: {name}: {error}");
                 Error::file(path, problem, "Start the run anew with `mirage render`")
@@ -96,7 +96,7 @@ impl SavedCheckpoint {
         };
         let (options, inputs) = (object(OPTIONS)?, object(INPUTS)?);
         let (network, adapter, run) = (text(NETWORK), text(ADAPTER), text(RUN));
-        Ok(Self { path: path.to_owned(), state, options, inputs, network, adapter, run })
+        Ok(Self { path: path.to_owned(), file, options, inputs, network, adapter, run })
     }
 
     /// Checks that the files that the record names hold what they held before, and that a photo in another place is the

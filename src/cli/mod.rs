@@ -13,6 +13,7 @@ mod default_layers;
 mod device_args;
 mod devices;
 mod disk;
+mod earlier_run;
 mod escape;
 mod files;
 mod fitting;

@@ -27,7 +27,7 @@ pub fn read_picture(path: &Path) -> Result<[String; 2]> {
 /// # Errors
 /// As [`read_picture`].
 pub fn read_checkpoint(path: &Path) -> Result<()> {
-    take(path, RecordKind::Checkpoint, &SavedCheckpoint::load(path)?.options)
+    take(path, RecordKind::Checkpoint, &SavedCheckpoint::open(path)?.options)
 }
 
 fn take(path: &Path, kind: RecordKind, options: &Map<String, Value>) -> Result<()> {

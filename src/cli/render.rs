@@ -3,6 +3,7 @@
 use super::args::RenderArgs;
 use super::checked_run::{self, CheckedRun};
 use super::device_args::DeviceArgs;
+use super::earlier_run::{EarlierRun, EarlierState};
 use super::escape::{path_text, quoted, shown};
 use super::files::Unsaved;
 use super::fitting;
@@ -22,30 +23,13 @@ use crate::gpu::Trace;
 use crate::graph::Engine;
 use crate::image_io::Picture;
 use crate::mirage::{
-    Checkpoint, Controls, Ending, GRADIENT_LIMIT, LOSS_LIMIT, Observer, RunResult, Session, Shares, State,
+    CheckpointFile, Controls, Ending, GRADIENT_LIMIT, LOSS_LIMIT, Observer, RunResult, Session, Shares,
 };
 use crate::workbench::{Verified, verify};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
-
-/// What a run takes from an earlier one.
-#[derive(Debug, Default)]
-pub(super) struct EarlierRun {
-    /// Notes for the user on the record.
-    pub notes: Vec<String>,
-    /// SHA-256 of the network, if it must be the same.
-    pub network: Option<String>,
-    /// The device of the run so far.
-    pub device: String,
-    /// The file that it was read from.
-    pub file: Option<PathBuf>,
-    /// The run, if it is resumed: it keeps its identifier and may replace its own files.
-    pub resumed: Option<ResumedRun>,
-    /// The state to start from.
-    pub state: Option<State>,
-}
 
 /// Paints, and returns the exit code.
 pub(super) fn run(args: &RenderArgs) -> Result<u8> {
@@ -58,7 +42,7 @@ pub(super) fn continue_from(args: &RenderArgs, earlier: EarlierRun) -> Result<u8
     let (args, tiles) = fitting::fitted(args)?;
     let args = &*args;
     notes.extend(tiles);
-    let first = state.as_ref().map_or(0, |state| state.iteration);
+    let first = state.as_ref().map_or(0, |state| state.file.iteration());
     let mut run = RenderRun::new(args, notes, resumed, (file.as_slice(), first))?;
     if let Some(before) = network
         && before != run.checked.network.sha256()?
@@ -175,10 +159,10 @@ impl RenderRun {
         })
     }
 
-    fn paint(mut self, args: &RenderArgs, state: Option<State>) -> Result<u8> {
+    fn paint(mut self, args: &RenderArgs, start: Option<EarlierState>) -> Result<u8> {
         self.terminal.lines.spin("Preparing the device and the network");
         let mut tracing = None;
-        let done = self.paint_traced(&args.device, state, &mut tracing);
+        let done = self.paint_traced(&args.device, start, &mut tracing);
         // What is on a lost device does not come back, and one that hangs would be waited for once more.
         let lost = matches!(&done, Err(error) if error.is_of_lost_device());
         if let (Some(path), Some((engine, trace)), false) = (&self.trace, tracing, lost) {
@@ -207,11 +191,10 @@ impl RenderRun {
     fn paint_traced(
         &mut self,
         device: &DeviceArgs,
-        state: Option<State>,
+        mut start: Option<EarlierState>,
         tracing: &mut Option<(Arc<Engine>, Arc<Trace>)>,
     ) -> Result<u8> {
-        let mut start = if self.retry > 0 { state.clone() } else { None };
-        let mut attempt = self.attempt(device, state, tracing);
+        let mut attempt = self.attempt(device, start.as_ref(), tracing);
         for retry in 1..=self.retry {
             let Err(error) = &attempt else { break };
             if !error.is_of_lost_device() || self.interrupt.requested() {
@@ -222,11 +205,11 @@ impl RenderRun {
             // For the log and the page, which start anew.
             self.status.borrow_mut().notes.push(note);
             if let Some(checkpoint) = self.checkpoints.saved() {
-                let state = Checkpoint::load(checkpoint)?.state;
-                self.shares = Some(state.shares.clone());
-                start = Some(state);
+                let file = CheckpointFile::open(checkpoint)?;
+                self.shares = Some(file.shares().clone());
+                start = Some(EarlierState::of(file));
             }
-            attempt = self.attempt(device, start.clone(), tracing);
+            attempt = self.attempt(device, start.as_ref(), tracing);
         }
         if attempt.is_err() {
             self.finish_rescue();
@@ -238,12 +221,13 @@ impl RenderRun {
     fn attempt(
         &mut self,
         device: &DeviceArgs,
-        state: Option<State>,
+        start: Option<&EarlierState>,
         tracing: &mut Option<(Arc<Engine>, Arc<Trace>)>,
     ) -> Result<u8> {
-        let done = state.as_ref().map_or(0, |state| state.iteration);
+        let done = start.map_or(0, |start| start.file.iteration());
         let mut session = self.prepare(device, done, tracing)?;
-        if let Some(state) = state {
+        if let Some(start) = start {
+            let state = start.read()?;
             self.status.borrow_mut().metadata.set_weights(&state.weights);
             self.terminal.lines.print(&format!("Resuming after iteration {}", state.iteration));
             session.resume(state)?;

@@ -3,16 +3,17 @@
 use super::accept::{self, RecordKind};
 use super::args::RenderArgs;
 use super::checkpoint::SavedCheckpoint;
+use super::earlier_run::{EarlierRun, EarlierState};
 use super::escape::{path_of_text, shown};
 use super::files;
 use super::option_words::{self, OptionWords, is_given};
 use super::options::{self, Change};
-use super::render::{self, EarlierRun};
+use super::render;
 use super::resumed_run::ResumedRun;
 use crate::error::{Error, Result};
 use crate::image_io;
 use crate::mirage::optimizer::{self, Optimizer, Settings};
-use crate::mirage::{Shares, State, Weights};
+use crate::mirage::{CheckpointFile, Shares};
 use crate::ops::Shape;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
 use serde_json::{Map, Value};
@@ -69,7 +70,7 @@ impl FromArgMatches for ResumeArgs {
 
 /// Continues the run, and returns the exit code.
 pub(super) fn run(args: &ResumeArgs) -> Result<u8> {
-    let saved = SavedCheckpoint::load(&args.file)?;
+    let saved = SavedCheckpoint::open(&args.file)?;
     let (render, earlier) = continued(args, saved)?;
     render::continue_from(&render, earlier)
 }
@@ -103,15 +104,7 @@ fn continued(args: &ResumeArgs, saved: SavedCheckpoint) -> Result<(RenderArgs, E
         given.iter().any(|(name, _)| options::row(name).is_some_and(|row| row.change == change))
     };
     let branches = changes(Change::Branches) || changes(Change::BranchesAnew);
-    balance(given, &mut options, &saved.state);
-    let mut state = saved.state;
-    if changes(Change::BranchesAnew) {
-        state.weights = Weights::default();
-    }
-    if is_given(given, "learning_rate") {
-        // The step that the run had come to was a part of another one.
-        state.halvings = 0;
-    }
+    balance(given, &mut options, &saved.file);
     let resumed = ResumedRun::new(saved.run, &args.file);
     let resumed = (!branches && !is_given(given, "output")).then_some(resumed);
     let mut options = option_words::merged(option_words::recorded(&options), given);
@@ -135,7 +128,15 @@ fn continued(args: &ResumeArgs, saved: SavedCheckpoint) -> Result<(RenderArgs, E
         options.push(("output".to_owned(), vec![word]));
     }
     let network = (!is_given(given, "weights")).then_some(saved.network);
-    let mut earlier = EarlierRun {
+    let render = option_words::parse(&options)?;
+    let state = EarlierState {
+        replaced: replaced_optimizer(&saved.options, &render),
+        has_other_weights: changes(Change::BranchesAnew),
+        // The step that the run had come to was a part of another one.
+        has_other_steps: is_given(given, "learning_rate"),
+        file: saved.file,
+    };
+    let earlier = EarlierRun {
         notes,
         network,
         device: saved.adapter,
@@ -143,11 +144,7 @@ fn continued(args: &ResumeArgs, saved: SavedCheckpoint) -> Result<(RenderArgs, E
         resumed,
         state: Some(state),
     };
-    let args = option_words::parse(&options)?;
-    if let (Some(state), Some(before)) = (&mut earlier.state, replaced_optimizer(&saved.options, &args)) {
-        state.forget_optimizer(&*before);
-    }
-    Ok((args, earlier))
+    Ok((render, earlier))
 }
 
 /// The optimiser of the run so far, if another one goes on, or one that keeps other tensors.
@@ -203,10 +200,10 @@ fn is_same_place(one: &Path, other: &Path) -> bool {
 
 /// Sets the balance to the one at the end of the run, which the live page may have changed. Where raw weights are given
 /// now, the others are those in force.
-fn balance(given: &[OptionWords], options: &mut Map<String, Value>, state: &State) {
+fn balance(given: &[OptionWords], options: &mut Map<String, Value>, file: &CheckpointFile) {
     let raw = || options::names(|row| row.raw_weight);
     if raw().any(|name| is_given(given, name)) {
-        for weight in &state.weights.0 {
+        for weight in &file.weights().0 {
             let name = format!("{}_weight", weight.group);
             if raw().any(|raw| raw == name) {
                 // As text, which keeps every bit of an f32.
@@ -214,13 +211,13 @@ fn balance(given: &[OptionWords], options: &mut Map<String, Value>, state: &Stat
             }
         }
         options.remove("balance");
-    } else if !state.shares.0.is_empty() {
+    } else if !file.shares().0.is_empty() {
         // Groups that take no part are not in the state, and keep the shares that they were given.
         let given: Option<Shares> =
             options.get("balance").and_then(Value::as_str).and_then(|text| text.parse().ok());
-        let mut shares = state.shares.clone();
+        let mut shares = file.shares().clone();
         shares.0.extend(
-            given.unwrap_or_default().0.into_iter().filter(|(name, _)| state.shares.get(name).is_none()),
+            given.unwrap_or_default().0.into_iter().filter(|(name, _)| file.shares().get(name).is_none()),
         );
         options.insert("balance".to_owned(), Value::String(shares.to_string()));
         for name in raw() {

@@ -53,7 +53,7 @@ mod weighting;
 
 pub use agreement::{Agreement, GRADIENT_LIMIT, LOSS_LIMIT};
 pub use benchmark::{Benchmark, IterationTimes, forward_seconds};
-pub use checkpoint::Checkpoint;
+pub use checkpoint::{Checkpoint, CheckpointFile};
 pub use controls::Controls;
 pub use event::{Event, Observer, Readout, Report, ScaleStarted, Started, TermLoss};
 pub use layer_times::{LayerTime, PartTime};

@@ -70,6 +70,24 @@ impl State {
         self.tensors.retain(|(name, _)| !name.starts_with(&prefix));
     }
 
+    /// True for a tensor of this optimiser that [`State::forget_optimizer`] drops unseen.
+    pub(super) fn is_forgotten(tensor: &str, optimizer: &dyn Optimizer) -> bool {
+        let kept = tensor.strip_prefix(optimizer.name()).and_then(|rest| rest.strip_prefix(':'));
+        kept.is_some_and(|name| optimizer.shown() != Some(name))
+    }
+
+    /// Checks that the run's time is possible.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if it is not.
+    pub(super) fn check_time(&self) -> Result<()> {
+        // A file may state anything.
+        if (0.0..=MOST_SECONDS).contains(&self.seconds) {
+            return Ok(());
+        }
+        Err(Error::usage(format!("the state's time can't be {} seconds", self.seconds)))
+    }
+
     /// Checks that the state is one of a run at this size.
     ///
     /// # Errors
@@ -81,10 +99,7 @@ impl State {
                 "the run was at {width}x{height} pixels and can't go on at {new_width}x{new_height}: keep --size and --scales, or start anew with --init and its picture"
             )));
         }
-        // A file may state anything.
-        if !(0.0..=MOST_SECONDS).contains(&self.seconds) {
-            return Err(Error::usage(format!("the state's time can't be {} seconds", self.seconds)));
-        }
+        self.check_time()?;
         let values = size[0].saturating_mul(size[1]).saturating_mul(3);
         let picture = self.tensor("picture").map_or(0, <[f32]>::len);
         if picture != values {

@@ -14,12 +14,13 @@ pub(super) use args::SweepArgs;
 
 use super::accept::{self, RecordKind};
 use super::checked_run;
+use super::earlier_run::EarlierRun;
 use super::escape::shown;
 use super::interrupt::Interrupt;
 use super::metadata::PictureMetadata;
 use super::option_words::{self, OptionWords, is_given};
 use super::options::{self, Row, Sweeping};
-use super::render::{self, EarlierRun};
+use super::render;
 use crate::error::{Error, Result};
 use crate::mirage::{ScaleCount, Shares, Tiling};
 use axes::{Axis, Table};

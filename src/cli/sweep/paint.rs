@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::files::make_folder;
 use crate::graph::Engine;
 use crate::image_io::{self, Picture};
-use crate::mirage::{Controls, Ending, Readout, Session, State, effective_shares};
+use crate::mirage::{CheckpointFile, Controls, Ending, Readout, Session, effective_shares};
 use crate::vgg::{Network, locate};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -221,7 +221,7 @@ impl Sweep {
         for (run, (_, checked)) in self.checked_runs.iter().enumerate() {
             let path = self.checkpoint(run);
             let Ok(found) = path.symlink_metadata() else { continue };
-            let is_own = || found.is_file() && saved_state(&path, &checked.options).is_some();
+            let is_own = || found.is_file() && own_checkpoint(&path, &checked.options).is_some();
             if !self.overwrite && !is_own() {
                 return Err(not_of_this_sweep(&path));
             }
@@ -330,13 +330,13 @@ impl Sweep {
         // One that is there was found to be this sweep's, or may be replaced.
         let inputs = checked_run::inputs(args);
         let mut checkpoints = Checkpoints::new(checkpoint.clone(), true, checked, &inputs, &status)?;
-        if let Some(state) = saved_state(&checkpoint, &checked.options)
-            && state.iteration <= checked.iterations
+        if let Some(file) = own_checkpoint(&checkpoint, &checked.options)
+            && file.iteration() <= checked.iterations
             && cells.iter().all(|cell| {
-                cell.iterations >= state.iteration || painted[cell.row * columns + cell.column].is_some()
+                cell.iterations >= file.iteration() || painted[cell.row * columns + cell.column].is_some()
             })
         {
-            match session.resume(state) {
+            match session.resume(file.read(None)?) {
                 // With other iterations it was at another scale: the run starts anew.
                 Err(Error::Usage(_)) => {}
                 done => done?,
@@ -421,11 +421,11 @@ fn check_memory(engine: &Engine, args: &RenderArgs, checked: &CheckedRun) -> Res
     Forecast::new(engine, checked, limit)?.check(engine, checked, false)
 }
 
-/// The state of an interrupted run, if it had these options. It may have more iterations now.
-fn saved_state(path: &Path, options: &RecordedOptions) -> Option<State> {
-    let saved = path.exists().then(|| SavedCheckpoint::load(path).ok()).flatten()?;
+/// The checkpoint of an interrupted run, if it had these options. It may have more iterations now.
+fn own_checkpoint(path: &Path, options: &RecordedOptions) -> Option<CheckpointFile> {
+    let saved = path.exists().then(|| SavedCheckpoint::open(path).ok()).flatten()?;
     let options = options.absolute().ok()?;
-    difference(&saved.options, &options, false).is_none().then_some(saved.state)
+    difference(&saved.options, &options, false).is_none().then_some(saved.file)
 }
 
 /// The first option in which two records differ, of those that the picture depends on, the iterations only if they are

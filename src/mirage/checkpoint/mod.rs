@@ -1,0 +1,99 @@
+//! Checkpoints: a run's [`State`] in one safetensors file, with texts that identify the run.
+//!
+//! | tensor | shape | holds |
+//! | --- | --- | --- |
+//! | `tensor:NAME` | length | each tensor of [`State::tensors`] |
+//! | `weights` | groups, 3 | weight, gradient norm and reference of each of `state:groups`; NaN where there is none |
+//! | `shares` | shares | the share of each of `state:shares` |
+//! | `last_look` | length | the picture that the change is measured from, if it may end the run |
+//!
+//! Counters and names are texts (`state:...`). All values are little-endian f32, so a checkpoint can be used on another
+//! machine.
+//!
+//! `state:sha256` is the SHA-256 of the whole file, computed with 64 zeros in its own place, so a single flipped bit
+//! anywhere is detected.
+
+mod read;
+#[cfg(test)]
+mod tests;
+mod write;
+
+pub use read::CheckpointFile;
+
+use super::state::State;
+use crate::error::Result;
+use crate::files::LENGTH_BYTES;
+use std::collections::HashMap;
+use std::path::Path;
+
+/// What the text `format` of a checkpoint says.
+const FORMAT: &str = "neural-mirage checkpoint 3";
+/// What stands before the hash in the file.
+const HASH_KEY: &str = "\"state:sha256\":\"";
+/// What stands in the hash's place while it is computed.
+const NO_HASH: [u8; 64] = [b'0'; 64];
+/// What the names of the state's tensors begin with.
+const TENSOR: &str = "tensor:";
+/// The picture that the change is measured from.
+const LAST_LOOK: &str = "last_look";
+/// Three numbers for each group.
+const WEIGHTS: &str = "weights";
+/// A number for each group that has a share.
+const SHARES: &str = "shares";
+/// Values that are hashed and written, or read, at once.
+const PIECE: usize = 1 << 16;
+
+/// A run between two iterations, as it is on disk.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checkpoint {
+    /// All numbers.
+    pub state: State,
+    /// Texts that the program keeps with it, such as the run's options. Keys that begin with `state:` and `format`
+    /// are the file's own.
+    pub texts: HashMap<String, String>,
+}
+
+impl Checkpoint {
+    /// Writes the file, whole or not at all; replaces one that exists.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) if the system refuses, [`Error::File`](crate::Error::File) if no file can be made
+    /// there.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        Self::save_state(&self.state, &self.texts, path, true)
+    }
+
+    /// [`Checkpoint::save`] of a state and texts that are only lent; an existing file is replaced only with `replace`. The
+    /// values are written from where they are, without a copy.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::save`]; [`Error::File`](crate::Error::File) if the file exists and may not be replaced.
+    pub fn save_state(
+        state: &State,
+        texts: &HashMap<String, String>,
+        path: &Path,
+        replace: bool,
+    ) -> Result<()> {
+        write::save(state, texts, path, replace)
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// As [`CheckpointFile::open`].
+    pub fn load(path: &Path) -> Result<Self> {
+        let file = CheckpointFile::open(path)?;
+        Ok(Self { state: file.read(None)?, texts: file.texts })
+    }
+}
+
+/// Where the hash begins in a file, or in its length and header alone; `None` unless its key is there exactly once.
+fn hash_at(file: &[u8]) -> Option<usize> {
+    let header = usize::try_from(u64::from_le_bytes(*file.first_chunk()?)).ok()?;
+    let header = file.get(LENGTH_BYTES..LENGTH_BYTES.checked_add(header)?)?;
+    let mut found =
+        header.windows(HASH_KEY.len()).enumerate().filter(|(_, text)| *text == HASH_KEY.as_bytes());
+    let (at, _) = found.next()?;
+    let start = LENGTH_BYTES + at + HASH_KEY.len();
+    (found.next().is_none() && start + NO_HASH.len() <= LENGTH_BYTES + header.len()).then_some(start)
+}

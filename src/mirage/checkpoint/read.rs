@@ -1,0 +1,311 @@
+//! Reads a checkpoint: first everything is checked, then those tensors are read that the run goes on from.
+
+use super::{FORMAT, LAST_LOOK, NO_HASH, PIECE, SHARES, TENSOR, WEIGHTS, hash_at};
+use crate::error::{Error, Result};
+use crate::files::{LENGTH_BYTES, LONGEST_HEADER, open_ordinary};
+use crate::hex::hex;
+use crate::mirage::loss::Shares;
+use crate::mirage::optimizer::Optimizer;
+use crate::mirage::state::State;
+use crate::mirage::weighting::{GroupWeight, Weights};
+use crate::room::room;
+use safetensors::Dtype;
+use safetensors::tensor::Metadata;
+use sha2::{Digest as _, Sha256};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+/// What to do about a file that is not a checkpoint.
+const REMEDY: &str = "Give a file that `mirage render` saved after Ctrl-C or with --checkpoint-every";
+/// Pictures that a state has at most: the longest history of L-BFGS has 256, twice the rows of [`Ring`](crate::ops::Ring).
+const MOST_PICTURES: usize = 300;
+
+/// A checkpoint that was checked, and whose large tensors are still on disk.
+#[derive(Debug)]
+pub struct CheckpointFile {
+    path: PathBuf,
+    /// Texts that the program keeps with the state, such as the run's options.
+    pub(super) texts: HashMap<String, String>,
+    /// The state without its tensors and without the last look.
+    state: State,
+    /// The iteration of the last look, if there is one.
+    looked_at: Option<u32>,
+    /// The SHA-256 that the file states, and has.
+    hash: [u8; 64],
+}
+
+impl CheckpointFile {
+    /// Reads the file once, a piece at a time, and checks it. It takes no more memory than the file's header.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it can't be read, is not a checkpoint, or is damaged.
+    pub fn open(path: &Path) -> Result<Self> {
+        let damaged = |what: &str| damaged(path, what);
+        let file = Opened::new(path)?;
+        let mut texts = file.tensors.metadata().clone().unwrap_or_default();
+        match texts.remove("format") {
+            Some(format) if format == FORMAT => {}
+            Some(format) if format.starts_with("neural-mirage checkpoint") => {
+                return Err(Error::file(
+                    path,
+                    format!("its format is `{format}`, and this program knows `{FORMAT}`"),
+                    "Use the version of mirage that wrote it",
+                ));
+            }
+            _ => return Err(wrong(path, "it is not a checkpoint".to_owned())),
+        }
+        let mut text = |name: &str| {
+            texts.remove(&format!("state:{name}")).ok_or_else(|| damaged(&format!("{name} is missing")))
+        };
+        let size = size(&text("size")?).ok_or_else(|| damaged("size"))?;
+        let (shares, groups) = (list(&text("shares")?), list(&text("groups")?));
+        let look = text("last_look")?;
+        let state = State {
+            iteration: text("iteration")?.parse().map_err(|_| damaged("iteration"))?,
+            seconds: text("seconds")?.parse().map_err(|_| damaged("seconds"))?,
+            scale: text("scale")?.parse().map_err(|_| damaged("scale"))?,
+            size,
+            tensors: Vec::new(),
+            shares: Shares::default(),
+            weights: Weights::default(),
+            weights_measured: text("weights_measured")? == "true",
+            // The first files of this version don't state these.
+            shares_changed: text("shares_changed").is_ok_and(|text| text == "true"),
+            halvings: text("halvings").map_or(Ok(0), |text| text.parse()).map_err(|_| damaged("halvings"))?,
+            last_look: None,
+        };
+        state.check_time().map_err(|error| damaged(&error.to_string()))?;
+        let looked_at = match file.tensors.info(LAST_LOOK) {
+            Some(_) => Some(look.parse().map_err(|_| damaged("last_look"))?),
+            None => None,
+        };
+        check_lengths(&file.tensors, size).map_err(|problem| damaged(&problem))?;
+        let small = [(SHARES, shares.len()), (WEIGHTS, 3 * groups.len())];
+        for (name, count) in small {
+            let info = file.tensors.info(name).ok_or_else(|| damaged(&format!("`{name}` is missing")))?;
+            if info.data_offsets.1 - info.data_offsets.0 != count * size_of::<f32>() {
+                return Err(damaged(&format!("`{name}` has not one row for each name")));
+            }
+        }
+        text("sha256")?;
+        let Content { hash, mut tensors } =
+            file.read(|name| small.iter().any(|(small, _)| *small == name))?;
+        let mut values = |name: &str| tensors.remove(name).unwrap_or_default();
+        let shares = Shares(shares.into_iter().zip(values(SHARES)).collect());
+        let weights = weights(groups, &values(WEIGHTS));
+        let state = State { shares, weights, ..state };
+        Ok(Self { path: path.to_owned(), texts, state, looked_at, hash })
+    }
+
+    /// Texts that the program keeps with the state, such as the run's options.
+    pub fn texts(&self) -> &HashMap<String, String> {
+        &self.texts
+    }
+
+    /// Iterations of the whole run that are done.
+    pub fn iteration(&self) -> u32 {
+        self.state.iteration
+    }
+
+    /// The requested shares of the groups in the objective; empty if all weights were given.
+    pub fn shares(&self) -> &Shares {
+        &self.state.shares
+    }
+
+    /// The weights in force.
+    pub fn weights(&self) -> &Weights {
+        &self.state.weights
+    }
+
+    /// The state. With `replaced`, the optimiser so far, which another one takes over from, it is without what that one
+    /// keeps ([`State::forget_optimizer`]); these tensors take no memory.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the file can't be read any more, or is not the one that was opened.
+    pub fn read(&self, replaced: Option<&dyn Optimizer>) -> Result<State> {
+        let is_needed = |name: &str| match name.strip_prefix(TENSOR) {
+            Some(name) => replaced.is_none_or(|optimizer| !State::is_forgotten(name, optimizer)),
+            None => name == LAST_LOOK,
+        };
+        let Content { hash, mut tensors } = Opened::new(&self.path)?.read(is_needed)?;
+        if hash != self.hash {
+            return Err(Error::file(
+                &self.path,
+                "this checkpoint was replaced while the run was being prepared",
+                "Start anew",
+            ));
+        }
+        let mut state = self.state.clone();
+        state.last_look = self.looked_at.zip(tensors.remove(LAST_LOOK));
+        let name = |name: String| name.strip_prefix(TENSOR).unwrap_or(&name).to_owned();
+        state.tensors = tensors.into_iter().map(|(tensor, values)| (name(tensor), values)).collect();
+        // safetensors orders tensors by size and name, and a state is the same whatever their order.
+        state.tensors.sort_by(|(one, _), (other, _)| one.cmp(other));
+        if let Some(replaced) = replaced {
+            state.forget_optimizer(replaced);
+        }
+        Ok(state)
+    }
+}
+
+fn wrong(path: &Path, problem: String) -> Error {
+    Error::file(path, problem, REMEDY)
+}
+
+fn damaged(path: &Path, what: &str) -> Error {
+    wrong(path, format!("the checkpoint is damaged: {what}"))
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Error {
+    wrong(path, format!("it can't be read: {error}"))
+}
+
+/// A file whose header was read, and its values not yet.
+struct Opened<'a> {
+    path: &'a Path,
+    file: File,
+    /// Bytes of the whole file.
+    length: u64,
+    /// All before the values: the length of the header, and the header.
+    header: Vec<u8>,
+    /// What the header says.
+    tensors: Metadata,
+}
+
+/// What was read of a file that is what was written.
+struct Content {
+    hash: [u8; 64],
+    tensors: HashMap<String, Vec<f32>>,
+}
+
+impl<'a> Opened<'a> {
+    fn new(path: &'a Path) -> Result<Self> {
+        let (mut file, length) = open_ordinary(path).map_err(|error| unreadable(path, &error))?;
+        let too_short = || wrong(path, "it is not a checkpoint: it is too short".to_owned());
+        // Of a file of /proc, which states no length, nothing is read: it may have no end, and some wait for ever.
+        if length < LENGTH_BYTES as u64 {
+            return Err(too_short());
+        }
+        let mut header = vec![0; LENGTH_BYTES];
+        file.read_exact(&mut header).map_err(|_| too_short())?;
+        let stated = header.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        if stated > LONGEST_HEADER || stated > length.saturating_sub(LENGTH_BYTES as u64) {
+            return Err(wrong(
+                path,
+                format!("it is not a checkpoint, or damaged: it claims a header of {stated} bytes"),
+            ));
+        }
+        header.resize(LENGTH_BYTES + stated as usize, 0);
+        file.read_exact(&mut header[LENGTH_BYTES..]).map_err(|error| unreadable(path, &error))?;
+        let tensors = serde_json::from_slice(&header[LENGTH_BYTES..])
+            .map_err(|error| wrong(path, format!("it is not a checkpoint, or damaged ({error})")))?;
+        Ok(Self { path, file, length, header, tensors })
+    }
+
+    /// Reads all values, hashes and checks them, and keeps the tensors that are needed.
+    fn read(mut self, is_needed: impl Fn(&str) -> bool) -> Result<Content> {
+        let changed = || damaged(self.path, "its content is not what was written");
+        let at = hash_at(&self.header).ok_or_else(changed)?;
+        let place = self.header[at..].first_chunk_mut().ok_or_else(changed)?;
+        let written: [u8; 64] = std::mem::replace(place, NO_HASH);
+        if (self.header.len() as u64).checked_add(self.tensors.data_len() as u64) != Some(self.length) {
+            return Err(damaged(self.path, &format!("its tensors don't end with its {} bytes", self.length)));
+        }
+        let mut hash = Sha256::new();
+        hash.update(&self.header);
+        let mut tensors = HashMap::new();
+        let mut infinite = None;
+        for name in self.tensors.offset_keys() {
+            let Some(info) = self.tensors.info(&name).filter(|info| info.dtype == Dtype::F32) else {
+                return Err(damaged(self.path, &format!("`{name}` is not F32")));
+            };
+            let count = (info.data_offsets.1 - info.data_offsets.0) / size_of::<f32>();
+            let is_kept = is_needed(&name);
+            let mut values = room(if is_kept { count } else { 0 })
+                .map_err(|problem| unreadable(self.path, &std::io::Error::other(problem)))?;
+            let is_finite = read_values(&mut self.file, count, &mut hash, is_kept.then_some(&mut values))
+                .map_err(|error| unreadable(self.path, &error))?;
+            // A weight that was not measured is NaN.
+            if !is_finite && name != WEIGHTS {
+                infinite.get_or_insert(name.clone());
+            }
+            if is_kept {
+                tensors.insert(name, values);
+            }
+        }
+        if hex(&hash.finalize()).as_bytes() != written {
+            return Err(changed());
+        }
+        match infinite {
+            Some(name) => Err(damaged(self.path, &format!("`{name}` holds NaN or infinite values"))),
+            None => Ok(Content { hash: written, tensors }),
+        }
+    }
+}
+
+/// Reads the next values of a file, which are hashed too, and kept in `values` if that is given. True if all are finite.
+fn read_values(
+    file: &mut File,
+    count: usize,
+    hash: &mut Sha256,
+    mut values: Option<&mut Vec<f32>>,
+) -> std::io::Result<bool> {
+    let mut bytes = Vec::new();
+    let (mut rest, mut is_finite) = (count, true);
+    while rest > 0 {
+        bytes.resize(rest.min(PIECE) * size_of::<f32>(), 0);
+        rest -= rest.min(PIECE);
+        file.read_exact(&mut bytes)?;
+        hash.update(&bytes);
+        let (numbers, _) = bytes.as_chunks::<4>();
+        let numbers = numbers.iter().map(|value| f32::from_le_bytes(*value));
+        is_finite &= numbers.clone().all(f32::is_finite);
+        if let Some(values) = &mut values {
+            values.extend(numbers);
+        }
+    }
+    Ok(is_finite)
+}
+
+/// Height and width.
+fn size(text: &str) -> Option<[usize; 2]> {
+    let (height, width) = text.split_once('x')?;
+    Some([height.parse().ok()?, width.parse().ok()?])
+}
+
+fn list(names: &str) -> Vec<String> {
+    names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
+/// Refuses tensors that are not as long as those of a picture of this size, before they are read: a file may state any
+/// length, and lie about its own.
+fn check_lengths(header: &Metadata, [height, width]: [usize; 2]) -> std::result::Result<(), String> {
+    let bytes = |values: usize| values.saturating_mul(size_of::<f32>());
+    let picture =
+        header.info(&format!("{TENSOR}picture")).map(|info| info.data_offsets.1 - info.data_offsets.0);
+    if picture != Some(bytes(height.saturating_mul(width).saturating_mul(3))) {
+        return Err(format!("its picture is not one of {width}x{height} pixels"));
+    }
+    // As the device stores it, with a border.
+    let stored = height.saturating_add(2).saturating_mul(width.saturating_add(2)).saturating_mul(4);
+    let most = bytes(stored.saturating_add(64)).saturating_mul(MOST_PICTURES).saturating_add(1 << 20);
+    if header.data_len() > most {
+        return Err(format!("it has {} bytes of values for {width}x{height} pixels", header.data_len()));
+    }
+    Ok(())
+}
+
+/// The weights of these groups, from three numbers each.
+fn weights(groups: Vec<String>, numbers: &[f32]) -> Weights {
+    let known = |value: f32| Some(value).filter(|value| !value.is_nan());
+    let weight = |(group, [weight, norm, reference]): (String, &[f32; 3])| GroupWeight {
+        group,
+        weight: *weight,
+        norm: known(*norm),
+        reference: known(*reference),
+    };
+    let (rows, _) = numbers.as_chunks::<3>();
+    Weights(groups.into_iter().zip(rows).map(weight).collect())
+}

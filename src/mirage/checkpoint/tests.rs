@@ -1,0 +1,217 @@
+//! What a checkpoint keeps, and what of a damaged or forged one is refused.
+
+use super::write::texts_of;
+use super::*;
+use crate::mirage::loss::Shares;
+use crate::mirage::weighting::{GroupWeight, Weights};
+use safetensors::tensor::{Metadata, TensorInfo, TensorView};
+use safetensors::{Dtype, SafeTensors};
+use std::fs::File;
+
+fn checkpoint() -> Checkpoint {
+    let values = |start: f32| (0..3 * 5 * 7).map(|at| (start + at as f32).sin() / 3.0).collect::<Vec<f32>>();
+    let weight = |group: &str, weight, norm, reference| GroupWeight {
+        group: group.to_owned(),
+        weight,
+        norm,
+        reference,
+    };
+    let state = State {
+        iteration: 37,
+        seconds: 12.345_678_9,
+        scale: 2,
+        size: [5, 7],
+        tensors: vec![
+            ("adam:counters".to_owned(), vec![37.0, 0.979, 0.036_4, 0.0]),
+            ("adam:first_moment".to_owned(), values(2.0)),
+            ("adam:second_moment".to_owned(), values(3.0)),
+            ("average".to_owned(), values(5.0)),
+            ("picture".to_owned(), values(1.0)),
+        ],
+        shares: Shares(vec![("spatial".to_owned(), 20.1), ("a b".to_owned(), 1e-9)]),
+        weights: Weights(vec![
+            weight("spatial", 0.1, Some(0.3), Some(0.2)),
+            weight("smooth", f32::MIN_POSITIVE, None, None),
+        ]),
+        weights_measured: true,
+        shares_changed: true,
+        halvings: 2,
+        last_look: Some((30, values(4.0))),
+    };
+    let texts = [("options".to_owned(), "{\"photo\":\"my photo ü.png\"}".to_owned())].into();
+    Checkpoint { state, texts }
+}
+
+#[test]
+fn every_bit_comes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a run.safetensors");
+    let full = checkpoint();
+    let mut bare = checkpoint();
+    bare.state.shares = Shares::default();
+    bare.state.weights = Weights::default();
+    bare.state.last_look = None;
+    bare.state.shares_changed = false;
+    for checkpoint in [full, bare] {
+        checkpoint.save(&path).unwrap();
+        assert_eq!(Checkpoint::load(&path).unwrap(), checkpoint);
+    }
+}
+
+#[test]
+fn a_state_of_several_pieces_is_the_file_that_safetensors_makes_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("long.safetensors");
+    let mut checkpoint = checkpoint();
+    let long = (0..2 * PIECE + 77).map(|at| at as f32 / 7.0).collect();
+    checkpoint.state.tensors.push(("z".to_owned(), long));
+    checkpoint.save(&path).unwrap();
+    assert_eq!(Checkpoint::load(&path).unwrap(), checkpoint);
+    let file = std::fs::read(&path).unwrap();
+    let (length, header) = SafeTensors::read_metadata(&file).unwrap();
+    let read = SafeTensors::deserialize(&file).unwrap();
+    let other = safetensors::serialize(read.tensors(), header.metadata().clone()).unwrap();
+    // The order of texts is open.
+    assert!(other.len() == file.len() && other[8 + length..] == file[8 + length..]);
+}
+
+#[test]
+fn any_flipped_bit_and_any_lost_byte_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.safetensors");
+    checkpoint().save(&path).unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    for length in [0, 7, 8, 100, whole.len() / 2, whole.len() - 1] {
+        std::fs::write(&path, &whole[..length]).unwrap();
+        assert_eq!(Checkpoint::load(&path).unwrap_err().exit_code(), 2, "{length} bytes");
+    }
+    let header = 8 + u64::from_le_bytes(*whole.first_chunk().unwrap()) as usize;
+    // Every byte of the header, a sample of the numbers.
+    for at in (0..header).chain((header..whole.len()).step_by(41)) {
+        for bit in [0x01, 0x10, 0x80] {
+            let mut flipped = whole.clone();
+            flipped[at] ^= bit;
+            std::fs::write(&path, &flipped).unwrap();
+            assert_eq!(Checkpoint::load(&path).unwrap_err().exit_code(), 2, "byte {at}, bit {bit}");
+        }
+    }
+    std::fs::write(&path, [whole.as_slice(), &[0]].concat()).unwrap();
+    assert!(Checkpoint::load(&path).is_err());
+}
+
+/// A header that is right in itself, before values that would take long to read, and memory.
+#[test]
+fn tensors_that_are_no_pictures_are_refused_unread() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.safetensors");
+    let refusal = |tensors: &[(&str, usize)]| {
+        let mut end = 0;
+        let infos = tensors.iter().map(|(name, count)| {
+            let start = end;
+            end += count * size_of::<f32>();
+            let info = TensorInfo { dtype: Dtype::F32, shape: vec![*count], data_offsets: (start, end) };
+            ((*name).to_owned(), info)
+        });
+        let Checkpoint { state, texts } = checkpoint();
+        let header = Metadata::new(Some(texts_of(&state, &texts)), infos.collect()).unwrap();
+        let text = serde_json::to_vec(&header).unwrap();
+        let bytes = [&(text.len() as u64).to_le_bytes(), text.as_slice()].concat();
+        std::fs::write(&path, &bytes).unwrap();
+        // The rest is a hole.
+        let file = File::options().write(true).open(&path).unwrap();
+        file.set_len((bytes.len() + end) as u64).unwrap();
+        let begun = std::time::Instant::now();
+        let message = Checkpoint::load(&path).unwrap_err().to_string();
+        assert!(begun.elapsed().as_secs() < 2, "{tensors:?}: {:?}", begun.elapsed());
+        message
+    };
+    let message = refusal(&[("tensor:picture", 3 * 5 * 7), ("tensor:z", 1 << 30)]);
+    assert!(message.contains("values for 7x5 pixels"), "{message}");
+    let message = refusal(&[("tensor:picture", 1 << 30)]);
+    assert!(message.contains("not one of 7x5 pixels"), "{message}");
+}
+
+#[test]
+fn a_text_that_looks_like_the_checksum_is_harmless() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.safetensors");
+    let mut checkpoint = checkpoint();
+    checkpoint.texts.insert("options".to_owned(), format!("{HASH_KEY}{}\"", "1".repeat(64)));
+    checkpoint.save(&path).unwrap();
+    assert_eq!(Checkpoint::load(&path).unwrap(), checkpoint);
+}
+
+#[test]
+fn other_files_are_recognised() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("other.safetensors");
+    let bytes = [0_u8; 8];
+    let view = TensorView::new(Dtype::F32, vec![2], &bytes).unwrap();
+    for (metadata, words) in [
+        (None, "not a checkpoint"),
+        (Some([("format".to_owned(), "pt".to_owned())].into()), "not a checkpoint"),
+        (Some([("format".to_owned(), "neural-mirage checkpoint 2".to_owned())].into()), "version"),
+        (Some([("format".to_owned(), FORMAT.to_owned())].into()), "damaged"),
+    ] {
+        std::fs::write(&path, safetensors::serialize([("a", view.clone())], metadata).unwrap()).unwrap();
+        let message = Checkpoint::load(&path).unwrap_err().to_string();
+        assert!(message.contains(words), "{message}");
+    }
+}
+
+#[test]
+fn another_optimiser_gets_only_the_picture_it_begins_with() {
+    use crate::mirage::optimizer::{Adam, Lbfgs, LineSearch, Optimizer};
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.safetensors");
+    let mut full = checkpoint();
+    let picture = full.state.tensor("picture").unwrap().to_vec();
+    let accepted: Vec<f32> = picture.iter().map(|value| value / 2.0).collect();
+    full.state.tensors.push(("lbfgs:accepted".to_owned(), accepted.clone()));
+    full.state.tensors.push(("lbfgs:steps".to_owned(), vec![0.25; 80]));
+    full.save(&path).unwrap();
+    let file = CheckpointFile::open(&path).unwrap();
+    let lbfgs = |line_search| Lbfgs { line_search, ..Lbfgs::default() };
+    let rows: [(&dyn Optimizer, &[f32], &str); 3] = [
+        (&Adam::default(), &picture, "adam:"),
+        (&lbfgs(LineSearch::None), &picture, "lbfgs:"),
+        (&lbfgs(LineSearch::Backtracking), &accepted, "lbfgs:"),
+    ];
+    for (replaced, expected, prefix) in rows {
+        let state = file.read(Some(replaced)).unwrap();
+        assert_eq!(state.tensor("picture").unwrap(), expected);
+        let names = |state: &State| state.tensors.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        let mut kept = names(&full.state);
+        kept.retain(|name| !name.starts_with(prefix));
+        kept.sort();
+        assert_eq!(names(&state), kept);
+    }
+}
+
+#[test]
+fn values_that_are_not_finite_and_a_file_that_was_replaced_are_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.safetensors");
+    let good = checkpoint();
+    good.save(&path).unwrap();
+    let file = CheckpointFile::open(&path).unwrap();
+    for (value, at) in [(f32::NAN, 0), (f32::INFINITY, 104)] {
+        for name in ["picture", "adam:second_moment", "last look"] {
+            let mut bad = good.clone();
+            let tensors = bad.state.tensors.iter_mut().map(|(name, values)| (name.as_str(), values));
+            let look = bad.state.last_look.iter_mut().map(|(_, look)| ("last look", look));
+            let (_, values) = tensors.chain(look).find(|(other, _)| *other == name).unwrap();
+            values[at] = value;
+            bad.save(&path).unwrap();
+            let message = CheckpointFile::open(&path).unwrap_err().to_string();
+            assert!(message.contains("holds NaN or infinite"), "{name}: {message}");
+        }
+    }
+    let mut other = good.clone();
+    other.state.iteration += 1;
+    other.save(&path).unwrap();
+    let message = file.read(None).unwrap_err().to_string();
+    assert!(message.contains("was replaced"), "{message}");
+    good.save(&path).unwrap();
+    assert_eq!(file.read(None).unwrap(), good.state);
+}

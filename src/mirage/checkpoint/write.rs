@@ -1,0 +1,121 @@
+//! Writes a checkpoint.
+
+use super::{FORMAT, LAST_LOOK, NO_HASH, PIECE, SHARES, TENSOR, WEIGHTS, hash_at};
+use crate::error::{Error, Result};
+use crate::files::write_whole_with;
+use crate::hex::hex;
+use crate::mirage::state::State;
+use crate::mirage::weighting::GroupWeight;
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
+use sha2::{Digest as _, Sha256};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
+
+/// Writes the file, whole or not at all.
+pub(super) fn save(state: &State, texts: &HashMap<String, String>, path: &Path, replace: bool) -> Result<()> {
+    let refused = |message: String| Error::io(path, "writing the checkpoint")(std::io::Error::other(message));
+    let tensors = tensors(state);
+    let mut header = header(&tensors, texts_of(state, texts)).map_err(refused)?;
+    let at = hash_at(&header).ok_or_else(|| refused("a text imitates the checksum".to_owned()))?;
+    let mut hash = Sha256::new();
+    hash.update(&header);
+    let pieces = || tensors.iter().flat_map(|tensor| tensor.values.chunks(PIECE));
+    let mut bytes = Vec::new();
+    for piece in pieces() {
+        hash.update(little_endian(piece, &mut bytes));
+    }
+    header[at..at + NO_HASH.len()].copy_from_slice(hex(&hash.finalize()).as_bytes());
+    let write = |file: &mut File| {
+        file.write_all(&header)?;
+        pieces().try_for_each(|piece| file.write_all(little_endian(piece, &mut bytes)))
+    };
+    write_whole_with(path, write, "writing the checkpoint", replace)
+}
+
+/// A tensor of the file.
+struct FileTensor<'a> {
+    name: String,
+    shape: Vec<usize>,
+    values: Cow<'a, [f32]>,
+}
+
+/// The tensors of a state's file, in its order: by name, as safetensors writes them.
+fn tensors(state: &State) -> Vec<FileTensor<'_>> {
+    fn lent(name: String, values: &[f32]) -> FileTensor<'_> {
+        FileTensor { name, shape: vec![values.len()], values: Cow::Borrowed(values) }
+    }
+    let row = |weight: &GroupWeight| {
+        [weight.weight, weight.norm.unwrap_or(f32::NAN), weight.reference.unwrap_or(f32::NAN)]
+    };
+    let weights = FileTensor {
+        name: WEIGHTS.to_owned(),
+        shape: vec![state.weights.0.len(), 3],
+        values: state.weights.0.iter().flat_map(row).collect(),
+    };
+    let shares = FileTensor {
+        name: SHARES.to_owned(),
+        shape: vec![state.shares.0.len()],
+        values: state.shares.0.iter().map(|(_, share)| *share).collect(),
+    };
+    let of_state = state.tensors.iter().map(|(name, values)| lent(format!("{TENSOR}{name}"), values));
+    let look = state.last_look.iter().map(|(_, look)| lent(LAST_LOOK.to_owned(), look));
+    let mut tensors: Vec<_> = of_state.chain(look).chain([weights, shares]).collect();
+    tensors.sort_by(|one, other| one.name.cmp(&other.name));
+    tensors
+}
+
+/// The texts of a state's file: these, and the file's own, with zeros for the hash.
+pub(super) fn texts_of(state: &State, texts: &HashMap<String, String>) -> HashMap<String, String> {
+    let [height, width] = state.size;
+    let names = |names: Vec<&str>| names.join(",");
+    let mut texts = texts.clone();
+    let own = [
+        ("format", FORMAT.to_owned()),
+        ("state:iteration", state.iteration.to_string()),
+        ("state:seconds", state.seconds.to_string()),
+        ("state:scale", state.scale.to_string()),
+        ("state:size", format!("{height}x{width}")),
+        ("state:groups", names(state.weights.0.iter().map(|weight| weight.group.as_str()).collect())),
+        ("state:shares", names(state.shares.0.iter().map(|(name, _)| name.as_str()).collect())),
+        ("state:weights_measured", state.weights_measured.to_string()),
+        ("state:shares_changed", state.shares_changed.to_string()),
+        ("state:halvings", state.halvings.to_string()),
+        ("state:last_look", state.last_look.as_ref().map_or(String::new(), |(at, _)| at.to_string())),
+        ("state:sha256", String::from_utf8_lossy(&NO_HASH).into_owned()),
+    ];
+    texts.extend(own.map(|(key, value)| (key.to_owned(), value)));
+    texts
+}
+
+/// All of a file before its values: the length of the header, and the header.
+fn header(
+    tensors: &[FileTensor<'_>],
+    texts: HashMap<String, String>,
+) -> std::result::Result<Vec<u8>, String> {
+    let mut end = 0;
+    let infos = tensors.iter().map(|tensor| {
+        let start = end;
+        end += size_of_val::<[f32]>(&tensor.values);
+        let shape = tensor.shape.clone();
+        (tensor.name.clone(), TensorInfo { dtype: Dtype::F32, shape, data_offsets: (start, end) })
+    });
+    let header = Metadata::new(Some(texts), infos.collect()).map_err(|error| error.to_string())?;
+    let mut text = serde_json::to_vec(&header).map_err(|error| error.to_string())?;
+    // As safetensors does, so that the values are aligned.
+    text.resize(text.len().next_multiple_of(8), b' ');
+    let length = text.len() as u64;
+    text.splice(0..0, length.to_le_bytes());
+    Ok(text)
+}
+
+/// The bytes of a few values as the file has them, in `bytes`.
+fn little_endian<'a>(values: &[f32], bytes: &'a mut Vec<u8>) -> &'a [u8] {
+    bytes.resize(size_of_val(values), 0);
+    let (places, _) = bytes.as_chunks_mut::<4>();
+    places.iter_mut().zip(values).for_each(|(place, value)| *place = value.to_le_bytes());
+    bytes
+}
