@@ -49,6 +49,11 @@ impl Submission {
         self.fence.as_ref().map_or(Ok(()), |(device, fence)| device.context.wait(fence, &self.label))
     }
 
+    /// True if nothing has to be waited for, as always on the CPU device.
+    pub fn is_done(&self) -> bool {
+        self.fence.is_none()
+    }
+
     /// The read-back of this name; `None` if it was not asked for, or already taken.
     pub fn take(&mut self, name: &str) -> Option<Pending> {
         let position = self.pending.iter().position(|(other, _)| other == name)?;

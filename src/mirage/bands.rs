@@ -2,7 +2,7 @@
 //! neighbouring pixels. A band has whole rows of the picture.
 
 use super::build::{Build, NamedMemory};
-use super::in_flight::{IN_FLIGHT, in_order};
+use super::in_flight::{IN_FLIGHT, InTransit, in_order};
 use super::planes::Planes;
 use super::request::Request;
 use super::sections::{GRADIENT, STEP};
@@ -66,6 +66,7 @@ pub(super) struct Bands {
     of_neighbors: Vec<NeighborLoss>,
     /// The gradients of these losses, by the rows of the band with those around it.
     gradients: HashMap<usize, Program>,
+    in_transit: InTransit,
 }
 
 impl Bands {
@@ -107,6 +108,7 @@ impl Bands {
             kept: NamedMemory::default(),
             of_neighbors,
             gradients: HashMap::new(),
+            in_transit: InTransit::default(),
         };
         let whole = StateTensors::list(request, Shape::map(3, height, width));
         for height in lengths(bands(&(0..height), made.rows_of_steps).map(|band| band.len())) {
@@ -117,7 +119,10 @@ impl Bands {
             let gradient = made.kept.tensor(&mut build, GRADIENT_OF_BAND, shape)?;
             let loss = loss.map(|memory| build.alias("objective", memory, Shape::Vector(1)));
             let step = state.step(&mut build, &mut made.kept, request, (gradient, loss))?;
-            let carried = state.named().filter(|(name, _)| all || name == STATE_PICTURE).collect();
+            let carried: Vec<_> = state.named().filter(|(name, _)| all || name == STATE_PICTURE).collect();
+            let read_shapes: Vec<_> = carried.iter().map(|(_, tensor)| build.graph.shape(*tensor)).collect();
+            let written = [&read_shapes[..], &[shape]].concat();
+            made.in_transit = made.in_transit.max(InTransit::of(engine, &written, &read_shapes));
             let goals = Goals::default().section(STEP, step.goals).readback(read(carried));
             made.steps.insert(height, prepare(engine, build, &goals)?);
             made.watch = Some(step.watch);
@@ -151,6 +156,8 @@ impl Bands {
             gradients.push((index.to_string(), gradient));
         }
         let tensors: Vec<_> = gradients.iter().map(|(_, tensor)| *tensor).collect();
+        let read_shapes = build.graph.shapes(&tensors);
+        self.in_transit = self.in_transit.max(InTransit::of(&self.engine, &[shape], &read_shapes));
         let goals = Goals::default().section(GRADIENT, tensors).readback(read(gradients));
         prepare(&self.engine, build, &goals)
     }
@@ -274,6 +281,11 @@ impl Bands {
     /// What steps note, and in how many runs each of them is made.
     pub fn watch(&self) -> Option<(&StepWatch, u32)> {
         self.watch.as_ref().map(|watch| (watch, self.size[0].div_ceil(self.rows_of_steps) as u32))
+    }
+
+    /// Bytes of a band on its way.
+    pub fn in_transit(&self) -> InTransit {
+        self.in_transit
     }
 
     /// Device memory in use.

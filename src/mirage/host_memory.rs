@@ -1,5 +1,6 @@
 //! What the host holds of a run besides its programs.
 
+use super::in_flight::InTransit;
 use super::memory_classes::MemoryClasses;
 use super::prepare::AHEAD;
 use super::reporting::LOOKED_AT;
@@ -35,6 +36,8 @@ pub(super) struct Host<'a> {
     pub state: Vec<StatePart>,
     /// Bytes of the gradient in the host's memory.
     pub gradient: u64,
+    /// Parts on their way to the device and back.
+    pub in_transit: InTransit,
     /// Bytes of the targets in the host's memory.
     pub targets: u64,
 }
@@ -63,7 +66,7 @@ impl Host<'_> {
             optimizer,
             targets,
             pictures,
-            staging: live.staging + read,
+            staging: live.staging + read + self.in_transit.device,
             program: 0,
         }
     }
@@ -217,7 +220,8 @@ impl Host<'_> {
         };
         let own = MemoryClasses {
             pictures: self.given() + self.kept(self.pixels()) + self.held(),
-            staging: reads * self.pixels() * RGB + checkpoint,
+            // A report follows the parts of its iteration.
+            staging: (reads * self.pixels() * RGB).max(self.in_transit.host) + checkpoint,
             ..MemoryClasses::default()
         };
         let iterations = own + self.painted();

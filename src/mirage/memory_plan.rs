@@ -2,6 +2,7 @@
 //! what it takes on the device follows from the code that prepares it. What the host holds besides is added up here.
 
 use super::host_memory::Host;
+use super::in_flight::InTransit;
 use super::loss::Target;
 use super::memory_classes::MemoryClasses;
 use super::request::{Init, Request};
@@ -147,6 +148,7 @@ impl MemoryPlan {
             pixels_before: None,
             state: Vec::new(),
             gradient: 0,
+            in_transit: InTransit::default(),
             targets: 0,
         };
         let idle = if engine.has_idle_driver() { IDLE_DRIVER } else { 0 };
@@ -187,6 +189,7 @@ impl MemoryPlan {
             host.scale = *scale;
             host.state = objective.state.clone();
             host.gradient = objective.gradient_bytes();
+            host.in_transit = objective.in_transit();
             if !profile.native && profile.software {
                 base.program = PROGRAM + DRIVER + PIPELINE * pipelines as u64;
             }

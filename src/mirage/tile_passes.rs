@@ -1,6 +1,6 @@
 //! Both passes over the tiles of a picture that is in the host's memory.
 
-use super::in_flight::in_order;
+use super::in_flight::{InTransit, in_order};
 use super::planes::{HalfMap, Pixels, Planes};
 use crate::error::Result;
 use crate::graph::{Engine, Memory, MemoryUse, Pending, Program, Submission};
@@ -97,6 +97,22 @@ impl TilePasses {
             }
             Ok(())
         })
+    }
+
+    /// Bytes of a tile on its way, besides targets that are captured.
+    pub fn in_transit(&self) -> InTransit {
+        let of_tile = |tile: &Tile| {
+            let map = |channels: usize, [rows, columns]: &[Range<usize>; 2]| {
+                Shape::map(channels, rows.len(), columns.len())
+            };
+            let pixels = map(3, &tile.all);
+            let targets = self.inputs.targets.iter().zip(&tile.targets).map(|((target, _), part)| {
+                map(target.lock().unwrap_or_else(PoisonError::into_inner).channels(), part)
+            });
+            let written: Vec<_> = targets.chain([pixels]).collect();
+            InTransit::of(&self.engine, &written, &[pixels])
+        };
+        self.tiles.iter().map(of_tile).fold(InTransit::default(), InTransit::max)
     }
 
     /// Rows of tiles.

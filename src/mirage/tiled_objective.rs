@@ -3,6 +3,7 @@
 
 use super::bands::{Bands, HostState, HostTensor};
 use super::gradients::norm_name;
+use super::in_flight::InTransit;
 use super::kept_picture::KeptPicture;
 use super::planes::{Pixels, Planes};
 use super::sections::{GRADIENT, GROUPS, HEALTH, LOSSES, REPORT, SNAPSHOT, STATE, STEP};
@@ -307,6 +308,11 @@ impl TiledObjective {
     /// Bytes of the gradient in the host's memory.
     pub fn gradient_bytes(&self) -> u64 {
         (3 * self.window_rows() * self.size[1]) as u64 * 4
+    }
+
+    /// Bytes of tiles and bands on their way.
+    pub fn in_transit(&self) -> InTransit {
+        self.tiles.in_transit().max(self.bands.in_transit())
     }
 
     /// Makes a step along the gradient of the present picture.

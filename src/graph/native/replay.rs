@@ -168,9 +168,9 @@ impl Replay {
     }
 
     fn read(&self, index: usize) -> Vec<f32> {
-        let ranges = self.reads.get(index).into_iter().flatten();
-        let mut values = Vec::new();
-        ranges.for_each(|at| values.extend_from_slice(&at.buffer.read()[at.range.clone()]));
+        let ranges = self.reads.get(index).map_or(&[][..], Vec::as_slice);
+        let mut values = Vec::with_capacity(ranges.iter().map(|at| at.range.len()).sum());
+        ranges.iter().for_each(|at| values.extend_from_slice(&at.buffer.read()[at.range.clone()]));
         values
     }
 

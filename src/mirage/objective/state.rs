@@ -2,6 +2,7 @@
 
 use super::super::build::NamedMemory;
 use super::super::capture::planar;
+use super::super::in_flight::InTransit;
 use super::super::prepare::Place;
 use super::super::step::{STATE_AVERAGE, STATE_PICTURE, StatePart, shown};
 use super::super::step_watch;
@@ -115,6 +116,14 @@ impl Objective {
         match &self.place {
             Place::Device { .. } => 0,
             Place::Host(tiled) => tiled.gradient_bytes(),
+        }
+    }
+
+    /// Bytes of parts on their way to the device and back.
+    pub fn in_transit(&self) -> InTransit {
+        match &self.place {
+            Place::Device { .. } => InTransit::default(),
+            Place::Host(tiled) => tiled.in_transit(),
         }
     }
 
