@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 /// The acceptance limit of gradients, relative L2. Sums over tiles add roundings of 6e-8 to what are means of thousands of
 /// values.
-const GRADIENT: f64 = 1e-5;
+pub(super) const GRADIENT: f64 = 1e-5;
 /// With Winograd's method a pixel's rounding depends on where its 4x4 tile begins, and ReLU and pooling decisions within
 /// rounding of a tie fall either way, as between two devices; see `goldens`.
 pub(super) const WINOGRAD_GRADIENT: f64 = 2e-4;

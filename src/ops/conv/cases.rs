@@ -68,6 +68,8 @@ fn samples() -> Vec<(Conv, Shape)> {
         same(264, 260, true, 9, 7),   // weights beyond a core's cache
         same(180, 177, true, 25, 21), // and too many tiles for the adjoint to take them as they lie
         same(70, 66, false, 6, 231),  // rows of more tiles than a task takes at once
+        same(20, 904, true, 61, 49),  // on the CPU device more transformed tiles than are kept at once
+        same(904, 20, false, 79, 83), // the same of the adjoint
         replicate(same(64, 3, true, 23, 19)),
         replicate(same(6, 3, true, 5, 7)),
         replicate(same(6, 5, false, 1, 1)),
