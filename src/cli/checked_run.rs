@@ -103,6 +103,7 @@ impl CheckedRun {
         mirage::check_request(&network, &request)?;
         let scales = request.plan(&network)?;
         let last = scales.last().map_or(0, |scale| scale.end);
+        mirage::check_done(written.map_or(0, |(_, first)| first), last)?;
         request.schedule = schedule(&args.watching, last);
         let late: Vec<String> =
             request.schedule.snapshot_at.iter().filter(|at| **at > last).map(u32::to_string).collect();

@@ -1,9 +1,9 @@
-//! What a run takes from an earlier one.
+//! What a resumed run, or one that goes on from a cell of a sweep, takes from the run before.
 
 use super::resumed_run::ResumedRun;
 use crate::error::Result;
 use crate::mirage::optimizer::Optimizer;
-use crate::mirage::{CheckpointFile, State, Weights};
+use crate::mirage::{CheckpointFile, Request, State, Weights};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -29,10 +29,10 @@ pub(super) struct EarlierRun {
 #[derive(Debug)]
 pub(super) struct EarlierState {
     pub file: CheckpointFile,
-    /// True if its weights are measured anew.
-    pub has_other_weights: bool,
-    /// True if the first steps are as long as the learning rate says, although the run so far halved them.
-    pub has_other_steps: bool,
+    /// True if the weights are measured anew.
+    pub measures_weights_anew: bool,
+    /// True if the halvings of the step are forgotten, because --learning-rate is given.
+    pub forgets_halvings: bool,
     /// The optimiser so far, if another one goes on.
     pub replaced: Option<Arc<dyn Optimizer>>,
 }
@@ -40,19 +40,19 @@ pub(super) struct EarlierState {
 impl EarlierState {
     /// The state of a file as it is.
     pub(super) fn of(file: CheckpointFile) -> Self {
-        Self { file, has_other_weights: false, has_other_steps: false, replaced: None }
+        Self { file, measures_weights_anew: false, forgets_halvings: false, replaced: None }
     }
 
-    /// Reads the state.
+    /// Reads the state for a run of this request.
     ///
     /// # Errors
     /// As [`CheckpointFile::read`].
-    pub(super) fn read(&self) -> Result<State> {
-        let mut state = self.file.read(self.replaced.as_deref())?;
-        if self.has_other_weights {
+    pub(super) fn read(&self, request: &Request) -> Result<State> {
+        let mut state = self.file.read(request, self.replaced.as_deref())?;
+        if self.measures_weights_anew {
             state.weights = Weights::default();
         }
-        if self.has_other_steps {
+        if self.forgets_halvings {
             state.halvings = 0;
         }
         Ok(state)

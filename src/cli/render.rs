@@ -205,7 +205,13 @@ impl RenderRun {
             // For the log and the page, which start anew.
             self.status.borrow_mut().notes.push(note);
             if let Some(checkpoint) = self.checkpoints.saved() {
-                let file = CheckpointFile::open(checkpoint)?;
+                let file = match CheckpointFile::open(checkpoint) {
+                    Ok(file) => file,
+                    Err(error) => {
+                        self.terminal.lines.warn(&error.to_string());
+                        break;
+                    }
+                };
                 self.shares = Some(file.shares().clone());
                 start = Some(EarlierState::of(file));
             }
@@ -227,7 +233,7 @@ impl RenderRun {
         let done = start.map_or(0, |start| start.file.iteration());
         let mut session = self.prepare(device, done, tracing)?;
         if let Some(start) = start {
-            let state = start.read()?;
+            let state = start.read(&self.checked.request)?;
             self.status.borrow_mut().metadata.set_weights(&state.weights);
             self.terminal.lines.print(&format!("Resuming after iteration {}", state.iteration));
             session.resume(state)?;

@@ -131,9 +131,9 @@ fn continued(args: &ResumeArgs, saved: SavedCheckpoint) -> Result<(RenderArgs, E
     let render = option_words::parse(&options)?;
     let state = EarlierState {
         replaced: replaced_optimizer(&saved.options, &render),
-        has_other_weights: changes(Change::BranchesAnew),
+        measures_weights_anew: changes(Change::BranchesAnew),
         // The step that the run had come to was a part of another one.
-        has_other_steps: is_given(given, "learning_rate"),
+        forgets_halvings: is_given(given, "learning_rate"),
         file: saved.file,
     };
     let earlier = EarlierRun {

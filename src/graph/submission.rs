@@ -49,8 +49,8 @@ impl Submission {
         self.fence.as_ref().map_or(Ok(()), |(device, fence)| device.context.wait(fence, &self.label))
     }
 
-    /// True if nothing has to be waited for, as always on the CPU device.
-    pub fn is_done(&self) -> bool {
+    /// True for work that was done when it had been submitted, as always on the CPU device; never on a graphics device.
+    pub fn was_done_at_once(&self) -> bool {
         self.fence.is_none()
     }
 

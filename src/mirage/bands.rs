@@ -19,7 +19,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// Pixels of a band, about.
-const PIXELS: usize = 1 << 18;
+const PIXELS: usize = 1 << 16;
 /// Read-back of what a step changed, or of the gradients of losses.
 const BAND: &str = "band";
 /// Name of the memory of a band's gradient.
@@ -122,7 +122,8 @@ impl Bands {
             let carried: Vec<_> = state.named().filter(|(name, _)| all || name == STATE_PICTURE).collect();
             let read_shapes: Vec<_> = carried.iter().map(|(_, tensor)| build.graph.shape(*tensor)).collect();
             let written = [&read_shapes[..], &[shape]].concat();
-            made.in_transit = made.in_transit.max(InTransit::of(engine, &written, &read_shapes));
+            let parts = size[0].div_ceil(made.rows_of_steps);
+            made.in_transit = made.in_transit.and(InTransit::of(engine, parts, &written, &read_shapes));
             let goals = Goals::default().section(STEP, step.goals).readback(read(carried));
             made.steps.insert(height, prepare(engine, build, &goals)?);
             made.watch = Some(step.watch);
@@ -157,7 +158,8 @@ impl Bands {
         }
         let tensors: Vec<_> = gradients.iter().map(|(_, tensor)| *tensor).collect();
         let read_shapes = build.graph.shapes(&tensors);
-        self.in_transit = self.in_transit.max(InTransit::of(&self.engine, &[shape], &read_shapes));
+        let parts = self.size[0].div_ceil(self.rows);
+        self.in_transit = self.in_transit.and(InTransit::of(&self.engine, parts, &[shape], &read_shapes));
         let goals = Goals::default().section(GRADIENT, tensors).readback(read(gradients));
         prepare(&self.engine, build, &goals)
     }
@@ -283,7 +285,7 @@ impl Bands {
         self.watch.as_ref().map(|watch| (watch, self.size[0].div_ceil(self.rows_of_steps) as u32))
     }
 
-    /// Bytes of a band on its way.
+    /// What the bands take on their way.
     pub fn in_transit(&self) -> InTransit {
         self.in_transit
     }

@@ -36,7 +36,7 @@ pub(super) struct Host<'a> {
     pub state: Vec<StatePart>,
     /// Bytes of the gradient in the host's memory.
     pub gradient: u64,
-    /// Parts on their way to the device and back.
+    /// What tiles and bands take on their way to the device and back.
     pub in_transit: InTransit,
     /// Bytes of the targets in the host's memory.
     pub targets: u64,
@@ -66,7 +66,7 @@ impl Host<'_> {
             optimizer,
             targets,
             pictures,
-            staging: live.staging + read + self.in_transit.device,
+            staging: live.staging + read + self.in_transit.device(),
             program: 0,
         }
     }
@@ -220,7 +220,7 @@ impl Host<'_> {
         };
         let own = MemoryClasses {
             pictures: self.given() + self.kept(self.pixels()) + self.held(),
-            // A report follows the parts of its iteration.
+            // A report's picture is made after the last part, so they are never there together.
             staging: (reads * self.pixels() * RGB).max(self.in_transit.host) + checkpoint,
             ..MemoryClasses::default()
         };

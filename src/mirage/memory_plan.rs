@@ -248,7 +248,9 @@ mod tests {
     use crate::gpu::Profile;
     use crate::image_io::Picture;
     use crate::mirage::host_memory::RGB;
+    use crate::mirage::optimizer::{Adam, Lbfgs, Optimizer};
     use crate::mirage::{Scales, Tiling};
+    use crate::ops::Shape;
     use crate::vgg::locate;
 
     fn network() -> Arc<Network> {
@@ -337,6 +339,25 @@ mod tests {
         }
         let machine = plan(&Profile::native(), &large).needed();
         assert!(machine <= 2 << 30, "{} MiB", machine >> 20);
+    }
+
+    #[test]
+    fn in_tiles_a_band_on_its_way_counts() {
+        let staging = |optimizer: Arc<dyn Optimizer>, profile: &Profile| {
+            let request = Request { tiling: Tiling::Side(64), optimizer, ..request(640, 512, 1) };
+            let plan = plan(profile, &request);
+            let found = plan.phases.iter().find(|phase| phase.phase == Phase::Iterations).unwrap();
+            (found.device.staging, found.host.staging)
+        };
+        // Of 512 rows the first band has 102. The picture, the average and two moments, as stored and unpacked.
+        let (stored, values) = (Shape::map(3, 102, 640).bytes(), 102 * 640 * RGB);
+        let vectors = 1 << 10;
+        let (device, host) = staging(Arc::new(Adam::default()), &Profile::native());
+        assert_eq!(device, 0);
+        assert!((0..vectors).contains(&(host - 4 * (stored + values))), "{host}");
+        // L-BFGS has one band, of which only the picture is read.
+        let (_, host) = staging(Arc::new(Lbfgs::default()), &Profile::native());
+        assert_eq!(host, Shape::map(3, 512, 640).bytes() + 512 * 640 * RGB);
     }
 
     #[test]

@@ -76,6 +76,11 @@ impl Planes {
         part
     }
 
+    /// The values of these rows, in order.
+    pub fn of_rows(&self, rows: &Range<usize>) -> impl Iterator<Item = f32> + '_ {
+        self.rows(rows, &self.columns()).flat_map(|range| &self.values[range]).copied()
+    }
+
     /// Calls `change` with each row of a part, and its values.
     fn each_row(
         &mut self,

@@ -10,7 +10,7 @@ use super::request::{Init, Request, Tiling};
 use super::scales::Scale;
 use super::sections::{GRADIENT, STEP};
 use super::setback::LossTrend;
-use super::state::State;
+use super::state::{State, check_done};
 use super::statistic::Domain;
 use super::targets::{Cache, image_at};
 use super::weighting::Weights;
@@ -190,12 +190,7 @@ impl Session {
     /// can't be prepared.
     pub fn resume(&mut self, state: State) -> Result<()> {
         let end = self.iterations();
-        if state.iteration > end {
-            return Err(Error::usage(format!(
-                "the run has {} iterations already, of {end} now: give a larger number with --iterations",
-                state.iteration
-            )));
-        }
+        check_done(state.iteration, end)?;
         let scale = self.scales.get(state.scale).copied();
         let scale = scale.filter(|scale| (scale.first..=scale.end).contains(&state.iteration));
         let Some(scale) = scale else {

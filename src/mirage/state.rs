@@ -40,6 +40,20 @@ pub struct State {
     pub last_look: Option<(u32, Vec<f32>)>,
 }
 
+/// Checks that a run of which so much is done may go on to the iteration `end`.
+///
+/// # Errors
+/// [`Error::Usage`] if it is beyond that.
+pub fn check_done(done: u32, end: u32) -> Result<()> {
+    if done <= end {
+        return Ok(());
+    }
+    let message = format!(
+        "the run has {done} iterations already, of {end} now: give a larger number with --iterations"
+    );
+    Err(Error::usage(message))
+}
+
 impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { iteration, scale, size, weights, .. } = self;
@@ -59,21 +73,15 @@ impl State {
     /// Drops what this optimiser keeps, which another one can't use. The picture becomes the one that its steps have led
     /// to; it may be one that was tried and not accepted.
     pub fn forget_optimizer(&mut self, optimizer: &dyn Optimizer) {
-        let prefix = format!("{}:", optimizer.name());
         let find = |tensors: &[(String, Vec<f32>)], wanted: &str| {
             tensors.iter().position(|(name, _)| name == wanted)
         };
-        let accepted = optimizer.shown().and_then(|name| find(&self.tensors, &format!("{prefix}{name}")));
+        let accepted = optimizer.shown().and_then(|name| find(&self.tensors, &optimizer.tensor(name)));
         if let (Some(accepted), Some(picture)) = (accepted, find(&self.tensors, STATE_PICTURE)) {
             self.tensors[picture].1 = std::mem::take(&mut self.tensors[accepted].1);
         }
+        let prefix = optimizer.tensor("");
         self.tensors.retain(|(name, _)| !name.starts_with(&prefix));
-    }
-
-    /// True for a tensor of this optimiser that [`State::forget_optimizer`] drops unseen.
-    pub(super) fn is_forgotten(tensor: &str, optimizer: &dyn Optimizer) -> bool {
-        let kept = tensor.strip_prefix(optimizer.name()).and_then(|rest| rest.strip_prefix(':'));
-        kept.is_some_and(|name| optimizer.shown() != Some(name))
     }
 
     /// Checks that the run's time is possible.

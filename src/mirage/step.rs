@@ -66,7 +66,7 @@ impl StateTensors {
         let optimizer = &request.optimizer;
         let mut list = vec![(STATE_PICTURE.to_owned(), shape, None)];
         for tensor in optimizer.state(shape) {
-            list.push((format!("{}:{}", optimizer.name(), tensor.name), tensor.shape, Some(tensor)));
+            list.push((optimizer.tensor(tensor.name), tensor.shape, Some(tensor)));
         }
         if request.average_decay > 0.0 {
             list.push((STATE_AVERAGE.to_owned(), shape, None));

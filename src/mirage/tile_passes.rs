@@ -99,20 +99,25 @@ impl TilePasses {
         })
     }
 
-    /// Bytes of a tile on its way, besides targets that are captured.
+    /// What the tiles take on their way. Of targets that are captured nothing counts: weights take more of the staging
+    /// memory while those are.
     pub fn in_transit(&self) -> InTransit {
-        let of_tile = |tile: &Tile| {
-            let map = |channels: usize, [rows, columns]: &[Range<usize>; 2]| {
-                Shape::map(channels, rows.len(), columns.len())
-            };
-            let pixels = map(3, &tile.all);
-            let targets = self.inputs.targets.iter().zip(&tile.targets).map(|((target, _), part)| {
-                map(target.lock().unwrap_or_else(PoisonError::into_inner).channels(), part)
-            });
-            let written: Vec<_> = targets.chain([pixels]).collect();
-            InTransit::of(&self.engine, &written, &[pixels])
+        let map = |channels: usize, [rows, columns]: &[Range<usize>; 2]| {
+            Shape::map(channels, rows.len(), columns.len())
         };
-        self.tiles.iter().map(of_tile).fold(InTransit::default(), InTransit::max)
+        let of_program = |index: usize| {
+            let tiles = || self.tiles.iter().filter(|tile| tile.program == index);
+            let of_tile = |tile: &Tile| {
+                let pixels = map(3, &tile.all);
+                let targets = self.inputs.targets.iter().zip(&tile.targets).map(|((target, _), part)| {
+                    map(target.lock().unwrap_or_else(PoisonError::into_inner).channels(), part)
+                });
+                let written: Vec<_> = targets.chain([pixels]).collect();
+                InTransit::of(&self.engine, tiles().count(), &written, &[pixels])
+            };
+            tiles().map(of_tile).max_by_key(|tile| tile.host).unwrap_or_default()
+        };
+        (0..self.programs.len()).map(of_program).fold(InTransit::default(), InTransit::and)
     }
 
     /// Rows of tiles.

@@ -192,8 +192,7 @@ impl TiledObjective {
             for TiledGroup { name, section, of_neighbors } in &self.groups {
                 let mut norm = 0.0;
                 self.backward(program, section, of_neighbors, |_, rows, gradient| {
-                    let values = gradient.part(rows, &gradient.columns());
-                    norm += values.iter().map(|value| f64::from(value.abs())).sum::<f64>();
+                    norm += gradient.of_rows(rows).map(|value| f64::from(value.abs())).sum::<f64>();
                     Ok(())
                 })?;
                 norms.push((norm_name(name), vec![norm as f32]));
@@ -310,9 +309,9 @@ impl TiledObjective {
         (3 * self.window_rows() * self.size[1]) as u64 * 4
     }
 
-    /// Bytes of tiles and bands on their way.
+    /// What tiles and bands take on their way.
     pub fn in_transit(&self) -> InTransit {
-        self.tiles.in_transit().max(self.bands.in_transit())
+        self.tiles.in_transit().and(self.bands.in_transit())
     }
 
     /// Makes a step along the gradient of the present picture.
@@ -320,8 +319,7 @@ impl TiledObjective {
         let (mut vectors, mut bad) = (Vec::new(), 0);
         self.put_together.set(false);
         self.backward(program, GRADIENT, &self.weights.borrow(), |held, rows, gradient| {
-            let values = gradient.part(rows, &gradient.columns());
-            bad += values.iter().filter(|value| !value.is_finite()).count() as u64;
+            bad += gradient.of_rows(rows).filter(|value| !value.is_finite()).count() as u64;
             vectors = self.bands.step(held, rows, gradient)?;
             Ok(())
         })?;

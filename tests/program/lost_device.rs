@@ -89,6 +89,27 @@ fn a_device_that_is_lost_for_good_leaves_what_was_painted() {
     assert!(pixels(&place.path("out.png")) == pixels(&place.path("whole.png")));
 }
 
+/// Before a resumed run has saved a checkpoint of its own, each attempt starts from the one that it was resumed from.
+#[test]
+fn a_resumed_run_starts_again_from_its_checkpoint() {
+    let place = Place::new();
+    place.photo("photo.png", 48, 32);
+    render(&place, "out.png", &["--quiet", "--checkpoint-every", "200"]).assert().success();
+    let checkpoint = place.path("out-checkpoint.safetensors");
+    let saved = std::fs::read(&checkpoint).unwrap();
+    for words in [&[][..], &["--optimizer", "lbfgs", "--history", "4"]] {
+        std::fs::write(&checkpoint, &saved).unwrap();
+        let mut resume = place.mirage();
+        resume.args(["resume", "out-checkpoint.safetensors", "--adapter", "0", "--iterations", "1000"]);
+        resume.args(["--checkpoint-every", "1000", "--retry", "2", "--lose-device-after", "200"]).args(words);
+        let output = resume.output().unwrap();
+        let printed = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{printed}");
+        assert_eq!(printed.matches("Resuming after iteration 200").count(), 3, "{printed}");
+        assert!(printed.contains("is saved as"), "{printed}");
+    }
+}
+
 /// A run whose iterations take longer than the limit: each waits for less than it submits, so the device counts as hung.
 #[test]
 fn a_device_that_hangs_in_a_run_is_opened_again() {

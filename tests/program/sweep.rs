@@ -196,6 +196,14 @@ fn an_interrupted_sweep_goes_on_where_it_was() {
     let interrupted = place.path("my sweep/run-2-checkpoint.safetensors");
     assert!(interrupted.exists() || place.path("my sweep/r2c2.png").exists());
 
+    if interrupted.exists() {
+        // Its state is of the photo as it was.
+        let photo = std::fs::read(place.path("photo.png")).unwrap();
+        place.photo("photo.png", 95, 64);
+        let refused = sweep(&place, &words).assert().code(2);
+        refused.stderr(predicate::str::contains("not of this sweep"));
+        std::fs::write(place.path("photo.png"), photo).unwrap();
+    }
     sweep(&place, &words).assert().success();
     assert!(!interrupted.exists());
     assert_eq!(

@@ -4,6 +4,7 @@ use super::axes::{Cell, SweepRun, Table};
 use super::cells::CellWriter;
 use super::progress::SweepProgress;
 use super::sheet::{ContactSheet, PaintedCell};
+use crate::cli::accept::{self, RecordKind};
 use crate::cli::args::RenderArgs;
 use crate::cli::checked_run::{self, CheckedRun};
 use crate::cli::checkpoint::SavedCheckpoint;
@@ -17,7 +18,6 @@ use crate::cli::observers::{Checkpoints, MetadataRecorder, Observers, RunStatus,
 use crate::cli::option_words::{self, OptionWords};
 use crate::cli::options::{self, Effect, Row};
 use crate::cli::preprocessing;
-use crate::cli::recorded_options::RecordedOptions;
 use crate::error::{Error, Result};
 use crate::files::make_folder;
 use crate::graph::Engine;
@@ -221,7 +221,7 @@ impl Sweep {
         for (run, (_, checked)) in self.checked_runs.iter().enumerate() {
             let path = self.checkpoint(run);
             let Ok(found) = path.symlink_metadata() else { continue };
-            let is_own = || found.is_file() && own_checkpoint(&path, &checked.options).is_some();
+            let is_own = || found.is_file() && own_checkpoint(&path, checked).is_some();
             if !self.overwrite && !is_own() {
                 return Err(not_of_this_sweep(&path));
             }
@@ -330,15 +330,15 @@ impl Sweep {
         // One that is there was found to be this sweep's, or may be replaced.
         let inputs = checked_run::inputs(args);
         let mut checkpoints = Checkpoints::new(checkpoint.clone(), true, checked, &inputs, &status)?;
-        if let Some(file) = own_checkpoint(&checkpoint, &checked.options)
+        if let Some(file) = own_checkpoint(&checkpoint, checked)
             && file.iteration() <= checked.iterations
             && cells.iter().all(|cell| {
                 cell.iterations >= file.iteration() || painted[cell.row * columns + cell.column].is_some()
             })
         {
-            match session.resume(file.read(None)?) {
-                // With other iterations it was at another scale: the run starts anew.
-                Err(Error::Usage(_)) => {}
+            match file.read(&checked.request, None).and_then(|state| session.resume(state)) {
+                // It was changed meanwhile; or with other iterations it was at another scale. The run starts anew.
+                Err(Error::File { .. } | Error::Usage(_)) => {}
                 done => done?,
             }
         }
@@ -421,11 +421,16 @@ fn check_memory(engine: &Engine, args: &RenderArgs, checked: &CheckedRun) -> Res
     Forecast::new(engine, checked, limit)?.check(engine, checked, false)
 }
 
-/// The checkpoint of an interrupted run, if it had these options. It may have more iterations now.
-fn own_checkpoint(path: &Path, options: &RecordedOptions) -> Option<CheckpointFile> {
+/// The checkpoint of an interrupted run, if it had these options and read files with this content. It may have more
+/// iterations now.
+fn own_checkpoint(path: &Path, checked: &CheckedRun) -> Option<CheckpointFile> {
     let saved = path.exists().then(|| SavedCheckpoint::open(path).ok()).flatten()?;
-    let options = options.absolute().ok()?;
-    difference(&saved.options, &options, false).is_none().then_some(saved.file)
+    let options = checked.options.absolute().ok()?;
+    let accepted = accept::accept(path, RecordKind::Checkpoint, &saved.options, &[]).ok()?;
+    let is_same = difference(&saved.options, &options, false).is_none()
+        && saved.network == checked.network.sha256().ok()?
+        && saved.check_inputs(&accepted.options, None).is_ok();
+    is_same.then_some(saved.file)
 }
 
 /// The first option in which two records differ, of those that the picture depends on, the iterations only if they are

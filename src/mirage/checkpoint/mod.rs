@@ -82,8 +82,8 @@ impl Checkpoint {
     /// # Errors
     /// As [`CheckpointFile::open`].
     pub fn load(path: &Path) -> Result<Self> {
-        let file = CheckpointFile::open(path)?;
-        Ok(Self { state: file.read(None)?, texts: file.texts })
+        let (file, tensors) = CheckpointFile::open_with(path, |_| true)?;
+        Ok(Self { state: file.state_of(tensors), texts: file.texts })
     }
 }
 

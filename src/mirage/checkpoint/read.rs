@@ -6,34 +6,39 @@ use crate::files::{LENGTH_BYTES, LONGEST_HEADER, open_ordinary};
 use crate::hex::hex;
 use crate::mirage::loss::Shares;
 use crate::mirage::optimizer::Optimizer;
+use crate::mirage::reporting::LOOKED_AT;
+use crate::mirage::request::Request;
 use crate::mirage::state::State;
+use crate::mirage::step::StateTensors;
 use crate::mirage::weighting::{GroupWeight, Weights};
+use crate::ops::Shape;
 use crate::room::room;
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 /// What to do about a file that is not a checkpoint.
 const REMEDY: &str = "Give a file that `mirage render` saved after Ctrl-C or with --checkpoint-every";
+/// Groups that a run has at most. Some work takes the square of their number.
+const MOST_GROUPS: usize = 1000;
 /// Pictures that a state has at most: the longest history of L-BFGS has 256, twice the rows of [`Ring`](crate::ops::Ring).
 const MOST_PICTURES: usize = 300;
 
-/// A checkpoint that was checked, and whose large tensors are still on disk.
+/// A checkpoint that was checked, and whose large tensors are still on disk. The file stays open: a run that replaces it by
+/// its next checkpoint doesn't change what is read.
 #[derive(Debug)]
 pub struct CheckpointFile {
-    path: PathBuf,
+    file: Opened,
     /// Texts that the program keeps with the state, such as the run's options.
     pub(super) texts: HashMap<String, String>,
     /// The state without its tensors and without the last look.
     state: State,
     /// The iteration of the last look, if there is one.
     looked_at: Option<u32>,
-    /// The SHA-256 that the file states, and has.
-    hash: [u8; 64],
 }
 
 impl CheckpointFile {
@@ -42,6 +47,11 @@ impl CheckpointFile {
     /// # Errors
     /// [`Error::File`] if it can't be read, is not a checkpoint, or is damaged.
     pub fn open(path: &Path) -> Result<Self> {
+        Ok(Self::open_with(path, |_| false)?.0)
+    }
+
+    /// Opens the file, and keeps the tensors that are needed.
+    pub(super) fn open_with(path: &Path, is_needed: impl Fn(&str) -> bool) -> Result<(Self, Tensors)> {
         let damaged = |what: &str| damaged(path, what);
         let file = Opened::new(path)?;
         let mut texts = file.tensors.metadata().clone().unwrap_or_default();
@@ -61,6 +71,9 @@ impl CheckpointFile {
         };
         let size = size(&text("size")?).ok_or_else(|| damaged("size"))?;
         let (shares, groups) = (list(&text("shares")?), list(&text("groups")?));
+        if shares.len().max(groups.len()) > MOST_GROUPS {
+            return Err(damaged(&format!("it names more than {MOST_GROUPS} groups")));
+        }
         let look = text("last_look")?;
         let state = State {
             iteration: text("iteration")?.parse().map_err(|_| damaged("iteration"))?,
@@ -84,19 +97,19 @@ impl CheckpointFile {
         check_lengths(&file.tensors, size).map_err(|problem| damaged(&problem))?;
         let small = [(SHARES, shares.len()), (WEIGHTS, 3 * groups.len())];
         for (name, count) in small {
-            let info = file.tensors.info(name).ok_or_else(|| damaged(&format!("`{name}` is missing")))?;
-            if info.data_offsets.1 - info.data_offsets.0 != count * size_of::<f32>() {
+            let found = file.count(name).ok_or_else(|| damaged(&format!("`{name}` is missing")))?;
+            if found != count {
                 return Err(damaged(&format!("`{name}` has not one row for each name")));
             }
         }
         text("sha256")?;
-        let Content { hash, mut tensors } =
-            file.read(|name| small.iter().any(|(small, _)| *small == name))?;
+        let is_small = |name: &str| small.iter().any(|(small, _)| *small == name);
+        let mut tensors = file.read(|name| is_small(name) || is_needed(name))?;
         let mut values = |name: &str| tensors.remove(name).unwrap_or_default();
         let shares = Shares(shares.into_iter().zip(values(SHARES)).collect());
-        let weights = weights(groups, &values(WEIGHTS));
+        let weights = weights(groups, &values(WEIGHTS)).ok_or_else(|| damaged("weights"))?;
         let state = State { shares, weights, ..state };
-        Ok(Self { path: path.to_owned(), texts, state, looked_at, hash })
+        Ok((Self { file, texts, state, looked_at }, tensors))
     }
 
     /// Texts that the program keeps with the state, such as the run's options.
@@ -119,34 +132,47 @@ impl CheckpointFile {
         &self.state.weights
     }
 
-    /// The state. With `replaced`, the optimiser so far, which another one takes over from, it is without what that one
-    /// keeps ([`State::forget_optimizer`]); these tensors take no memory.
+    /// The state that a run of this request goes on from, read from the file. With `replaced`, another optimiser of the run so
+    /// far, what the optimisers keep is left out ([`State::forget_optimizer`]). Tensors that are left out, and such as the
+    /// run doesn't have, are never held in memory.
     ///
     /// # Errors
-    /// [`Error::File`] if the file can't be read any more, or is not the one that was opened.
-    pub fn read(&self, replaced: Option<&dyn Optimizer>) -> Result<State> {
+    /// [`Error::File`] if a tensor has another length than that of such a run, or if the file was changed since it was opened.
+    pub fn read(&self, request: &Request, replaced: Option<&dyn Optimizer>) -> Result<State> {
+        let [height, width] = self.state.size;
+        let picture = Shape::map(3, height, width);
+        let kept = StateTensors::list(request, picture).into_iter();
+        let kept = kept.filter(|(_, _, optimizer)| optimizer.is_none() || replaced.is_none());
+        let mut lengths: HashMap<_, _> = kept.map(|(name, shape, _)| (name, shape.elements())).collect();
+        let shown = replaced.and_then(|before| Some(before.tensor(before.shown()?)));
+        lengths.extend(shown.map(|name| (name, picture.elements())));
+        for (name, length) in &lengths {
+            let found = self.file.count(&format!("{TENSOR}{name}"));
+            if let Some(found) = found.filter(|found| found != length) {
+                let problem = format!("its {name} has {found} values instead of {length}");
+                return Err(damaged(&self.file.path, &problem));
+            }
+        }
         let is_needed = |name: &str| match name.strip_prefix(TENSOR) {
-            Some(name) => replaced.is_none_or(|optimizer| !State::is_forgotten(name, optimizer)),
+            Some(name) => lengths.contains_key(name),
             None => name == LAST_LOOK,
         };
-        let Content { hash, mut tensors } = Opened::new(&self.path)?.read(is_needed)?;
-        if hash != self.hash {
-            return Err(Error::file(
-                &self.path,
-                "this checkpoint was replaced while the run was being prepared",
-                "Start anew",
-            ));
+        let mut state = self.state_of(self.file.read(is_needed)?);
+        if let Some(replaced) = replaced {
+            state.forget_optimizer(replaced);
         }
+        Ok(state)
+    }
+
+    /// The state with these tensors.
+    pub(super) fn state_of(&self, mut tensors: Tensors) -> State {
         let mut state = self.state.clone();
         state.last_look = self.looked_at.zip(tensors.remove(LAST_LOOK));
         let name = |name: String| name.strip_prefix(TENSOR).unwrap_or(&name).to_owned();
         state.tensors = tensors.into_iter().map(|(tensor, values)| (name(tensor), values)).collect();
         // safetensors orders tensors by size and name, and a state is the same whatever their order.
         state.tensors.sort_by(|(one, _), (other, _)| one.cmp(other));
-        if let Some(replaced) = replaced {
-            state.forget_optimizer(replaced);
-        }
-        Ok(state)
+        state
     }
 }
 
@@ -162,9 +188,10 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Error {
     wrong(path, format!("it can't be read: {error}"))
 }
 
-/// A file whose header was read, and its values not yet.
-struct Opened<'a> {
-    path: &'a Path,
+/// A file whose header was read.
+#[derive(Debug)]
+struct Opened {
+    path: PathBuf,
     file: File,
     /// Bytes of the whole file.
     length: u64,
@@ -174,14 +201,11 @@ struct Opened<'a> {
     tensors: Metadata,
 }
 
-/// What was read of a file that is what was written.
-struct Content {
-    hash: [u8; 64],
-    tensors: HashMap<String, Vec<f32>>,
-}
+/// Tensors by name.
+pub(super) type Tensors = HashMap<String, Vec<f32>>;
 
-impl<'a> Opened<'a> {
-    fn new(path: &'a Path) -> Result<Self> {
+impl Opened {
+    fn new(path: &Path) -> Result<Self> {
         let (mut file, length) = open_ordinary(path).map_err(|error| unreadable(path, &error))?;
         let too_short = || wrong(path, "it is not a checkpoint: it is too short".to_owned());
         // Of a file of /proc, which states no length, nothing is read: it may have no end, and some wait for ever.
@@ -201,35 +225,46 @@ impl<'a> Opened<'a> {
         file.read_exact(&mut header[LENGTH_BYTES..]).map_err(|error| unreadable(path, &error))?;
         let tensors = serde_json::from_slice(&header[LENGTH_BYTES..])
             .map_err(|error| wrong(path, format!("it is not a checkpoint, or damaged ({error})")))?;
-        Ok(Self { path, file, length, header, tensors })
+        Ok(Self { path: path.to_owned(), file, length, header, tensors })
+    }
+
+    /// Values of a tensor, if there is one of this name.
+    fn count(&self, name: &str) -> Option<usize> {
+        let (start, end) = self.tensors.info(name)?.data_offsets;
+        Some((end - start) / size_of::<f32>())
     }
 
     /// Reads all values, hashes and checks them, and keeps the tensors that are needed.
-    fn read(mut self, is_needed: impl Fn(&str) -> bool) -> Result<Content> {
-        let changed = || damaged(self.path, "its content is not what was written");
-        let at = hash_at(&self.header).ok_or_else(changed)?;
-        let place = self.header[at..].first_chunk_mut().ok_or_else(changed)?;
+    fn read(&self, is_needed: impl Fn(&str) -> bool) -> Result<Tensors> {
+        let path = &self.path;
+        let changed = || damaged(path, "its content is not what was written");
+        let mut header = self.header.clone();
+        let at = hash_at(&header).ok_or_else(changed)?;
+        let place = header[at..].first_chunk_mut().ok_or_else(changed)?;
         let written: [u8; 64] = std::mem::replace(place, NO_HASH);
-        if (self.header.len() as u64).checked_add(self.tensors.data_len() as u64) != Some(self.length) {
-            return Err(damaged(self.path, &format!("its tensors don't end with its {} bytes", self.length)));
+        if (header.len() as u64).checked_add(self.tensors.data_len() as u64) != Some(self.length) {
+            return Err(damaged(path, &format!("its tensors don't end with its {} bytes", self.length)));
         }
         let mut hash = Sha256::new();
-        hash.update(&self.header);
-        let mut tensors = HashMap::new();
-        let mut infinite = None;
+        hash.update(&header);
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(header.len() as u64)).map_err(|error| unreadable(path, &error))?;
+        let mut tensors = Tensors::new();
+        let mut not_finite = None;
         for name in self.tensors.offset_keys() {
-            let Some(info) = self.tensors.info(&name).filter(|info| info.dtype == Dtype::F32) else {
-                return Err(damaged(self.path, &format!("`{name}` is not F32")));
-            };
-            let count = (info.data_offsets.1 - info.data_offsets.0) / size_of::<f32>();
+            if self.tensors.info(&name).is_none_or(|info| info.dtype != Dtype::F32) {
+                return Err(damaged(path, &format!("`{name}` is not F32")));
+            }
+            let count = self.count(&name).unwrap_or(0);
             let is_kept = is_needed(&name);
-            let mut values = room(if is_kept { count } else { 0 })
-                .map_err(|problem| unreadable(self.path, &std::io::Error::other(problem)))?;
-            let is_finite = read_values(&mut self.file, count, &mut hash, is_kept.then_some(&mut values))
-                .map_err(|error| unreadable(self.path, &error))?;
+            let mut values = room(if is_kept { count } else { 0 }).map_err(|problem| {
+                Error::io(path, "reading the checkpoint")(std::io::Error::other(problem))
+            })?;
+            let is_finite = read_values(file, count, &mut hash, is_kept.then_some(&mut values))
+                .map_err(|error| unreadable(path, &error))?;
             // A weight that was not measured is NaN.
             if !is_finite && name != WEIGHTS {
-                infinite.get_or_insert(name.clone());
+                not_finite.get_or_insert(name.clone());
             }
             if is_kept {
                 tensors.insert(name, values);
@@ -238,16 +273,17 @@ impl<'a> Opened<'a> {
         if hex(&hash.finalize()).as_bytes() != written {
             return Err(changed());
         }
-        match infinite {
-            Some(name) => Err(damaged(self.path, &format!("`{name}` holds NaN or infinite values"))),
-            None => Ok(Content { hash: written, tensors }),
+        if let Some(name) = not_finite {
+            let name = name.strip_prefix(TENSOR).unwrap_or(&name);
+            return Err(damaged(path, &format!("its {name} holds NaN or infinite values")));
         }
+        Ok(tensors)
     }
 }
 
 /// Reads the next values of a file, which are hashed too, and kept in `values` if that is given. True if all are finite.
 fn read_values(
-    file: &mut File,
+    mut file: &File,
     count: usize,
     hash: &mut Sha256,
     mut values: Option<&mut Vec<f32>>,
@@ -283,6 +319,10 @@ fn list(names: &str) -> Vec<String> {
 /// length, and lie about its own.
 fn check_lengths(header: &Metadata, [height, width]: [usize; 2]) -> std::result::Result<(), String> {
     let bytes = |values: usize| values.saturating_mul(size_of::<f32>());
+    let look = header.info(LAST_LOOK).map_or(0, |info| info.data_offsets.1 - info.data_offsets.0);
+    if look > bytes(LOOKED_AT) {
+        return Err(format!("its last look has {look} bytes of values"));
+    }
     let picture =
         header.info(&format!("{TENSOR}picture")).map(|info| info.data_offsets.1 - info.data_offsets.0);
     if picture != Some(bytes(height.saturating_mul(width).saturating_mul(3))) {
@@ -297,8 +337,8 @@ fn check_lengths(header: &Metadata, [height, width]: [usize; 2]) -> std::result:
     Ok(())
 }
 
-/// The weights of these groups, from three numbers each.
-fn weights(groups: Vec<String>, numbers: &[f32]) -> Weights {
+/// The weights of these groups, from three numbers each; `None` if a number can't be one.
+fn weights(groups: Vec<String>, numbers: &[f32]) -> Option<Weights> {
     let known = |value: f32| Some(value).filter(|value| !value.is_nan());
     let weight = |(group, [weight, norm, reference]): (String, &[f32; 3])| GroupWeight {
         group,
@@ -307,5 +347,10 @@ fn weights(groups: Vec<String>, numbers: &[f32]) -> Weights {
         reference: known(*reference),
     };
     let (rows, _) = numbers.as_chunks::<3>();
-    Weights(groups.into_iter().zip(rows).map(weight).collect())
+    let is_possible = |value: f32| value >= 0.0 && value.is_finite();
+    // What was not measured is NaN.
+    let is_right = |[weight, rest @ ..]: &[f32; 3]| {
+        is_possible(*weight) && rest.iter().all(|value| value.is_nan() || is_possible(*value))
+    };
+    rows.iter().all(is_right).then(|| Weights(groups.into_iter().zip(rows).map(weight).collect()))
 }

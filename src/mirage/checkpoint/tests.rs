@@ -2,7 +2,11 @@
 
 use super::write::texts_of;
 use super::*;
+use crate::image_io::Picture;
 use crate::mirage::loss::Shares;
+use crate::mirage::optimizer::{Adam, Lbfgs, LineSearch, Optimizer};
+use crate::mirage::request::Request;
+use crate::mirage::step::STATE_AVERAGE_COUNTERS;
 use crate::mirage::weighting::{GroupWeight, Weights};
 use safetensors::tensor::{Metadata, TensorInfo, TensorView};
 use safetensors::{Dtype, SafeTensors};
@@ -26,6 +30,7 @@ fn checkpoint() -> Checkpoint {
             ("adam:first_moment".to_owned(), values(2.0)),
             ("adam:second_moment".to_owned(), values(3.0)),
             ("average".to_owned(), values(5.0)),
+            (STATE_AVERAGE_COUNTERS.to_owned(), vec![37.0, 0.5, 0.0, 0.0]),
             ("picture".to_owned(), values(1.0)),
         ],
         shares: Shares(vec![("spatial".to_owned(), 20.1), ("a b".to_owned(), 1e-9)]),
@@ -40,6 +45,11 @@ fn checkpoint() -> Checkpoint {
     };
     let texts = [("options".to_owned(), "{\"photo\":\"my photo ü.png\"}".to_owned())].into();
     Checkpoint { state, texts }
+}
+
+/// One whose runs have such states.
+fn request() -> Request {
+    Request::new(Picture { width: 7, height: 5, rgb: vec![0.5; 3 * 5 * 7] })
 }
 
 #[test]
@@ -161,7 +171,6 @@ fn other_files_are_recognised() {
 
 #[test]
 fn another_optimiser_gets_only_the_picture_it_begins_with() {
-    use crate::mirage::optimizer::{Adam, Lbfgs, LineSearch, Optimizer};
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run.safetensors");
     let mut full = checkpoint();
@@ -172,24 +181,55 @@ fn another_optimiser_gets_only_the_picture_it_begins_with() {
     full.save(&path).unwrap();
     let file = CheckpointFile::open(&path).unwrap();
     let lbfgs = |line_search| Lbfgs { line_search, ..Lbfgs::default() };
-    let rows: [(&dyn Optimizer, &[f32], &str); 3] = [
-        (&Adam::default(), &picture, "adam:"),
-        (&lbfgs(LineSearch::None), &picture, "lbfgs:"),
-        (&lbfgs(LineSearch::Backtracking), &accepted, "lbfgs:"),
+    let rows: [(&dyn Optimizer, &[f32]); 3] = [
+        (&Adam::default(), &picture),
+        (&lbfgs(LineSearch::None), &picture),
+        (&lbfgs(LineSearch::Backtracking), &accepted),
     ];
-    for (replaced, expected, prefix) in rows {
-        let state = file.read(Some(replaced)).unwrap();
+    for (replaced, expected) in rows {
+        let state = file.read(&request(), Some(replaced)).unwrap();
         assert_eq!(state.tensor("picture").unwrap(), expected);
-        let names = |state: &State| state.tensors.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
-        let mut kept = names(&full.state);
-        kept.retain(|name| !name.starts_with(prefix));
-        kept.sort();
-        assert_eq!(names(&state), kept);
+        let names: Vec<&str> = state.tensors.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["average", STATE_AVERAGE_COUNTERS, "picture"], "{replaced:?}");
+    }
+    // Nor does the same one get what it doesn't keep.
+    assert_eq!(file.read(&request(), None).unwrap(), checkpoint().state);
+}
+
+/// Of another length, or a number that none can be.
+#[test]
+fn what_no_run_has_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.safetensors");
+    let refusal = |change: fn(&mut State)| {
+        let mut changed = checkpoint();
+        change(&mut changed.state);
+        changed.save(&path).unwrap();
+        let read = CheckpointFile::open(&path).and_then(|file| file.read(&request(), None));
+        let error = read.unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        error.to_string()
+    };
+    for (change, words) in [
+        (
+            (|state| state.tensors[1].1.truncate(104)) as fn(&mut State),
+            "adam:first_moment has 104 values instead of 105",
+        ),
+        (|state| state.tensors[3].1.push(0.0), "average has 106 values instead of 105"),
+        (|state| state.weights.0[0].weight = f32::NAN, "weights"),
+        (|state| state.weights.0[0].weight = -1.0, "weights"),
+        (|state| state.weights.0[1].norm = Some(f32::INFINITY), "weights"),
+        (|state| state.weights.0[1].reference = Some(-1.0), "weights"),
+        (|state| state.last_look = Some((3, vec![0.5; (3 << 20) + 1])), "last look"),
+        (|state| state.shares.0 = (0..1001).map(|index| (index.to_string(), 1.0)).collect(), "1000 groups"),
+    ] {
+        let message = refusal(change);
+        assert!(message.contains(words), "{message}");
     }
 }
 
 #[test]
-fn values_that_are_not_finite_and_a_file_that_was_replaced_are_noticed() {
+fn values_that_are_not_finite_and_a_file_that_is_written_over_are_noticed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run.safetensors");
     let good = checkpoint();
@@ -207,11 +247,14 @@ fn values_that_are_not_finite_and_a_file_that_was_replaced_are_noticed() {
             assert!(message.contains("holds NaN or infinite"), "{name}: {message}");
         }
     }
-    let mut other = good.clone();
-    other.state.iteration += 1;
-    other.save(&path).unwrap();
-    let message = file.read(None).unwrap_err().to_string();
-    assert!(message.contains("was replaced"), "{message}");
+    // A newer checkpoint takes the name, and this one is still read; a file that is written over is noticed.
+    let read = |file: &CheckpointFile| file.read(&request(), None);
+    assert_eq!(read(&file).unwrap(), good.state);
+    let mut content = std::fs::read(&path).unwrap();
+    *content.last_mut().unwrap() ^= 1;
     good.save(&path).unwrap();
-    assert_eq!(file.read(None).unwrap(), good.state);
+    let file = CheckpointFile::open(&path).unwrap();
+    std::fs::write(&path, content).unwrap();
+    let message = read(&file).unwrap_err().to_string();
+    assert!(message.contains("not what was written"), "{message}");
 }

@@ -119,7 +119,7 @@ impl Objective {
         }
     }
 
-    /// Bytes of parts on their way to the device and back.
+    /// What tiles and bands take on their way to the device and back.
     pub fn in_transit(&self) -> InTransit {
         match &self.place {
             Place::Device { .. } => InTransit::default(),

@@ -61,6 +61,11 @@ pub trait Optimizer: Debug + Send + Sync {
     /// Its name, as options and records have it.
     fn name(&self) -> &'static str;
 
+    /// The name in a run's state of a tensor that it keeps.
+    fn tensor(&self, name: &str) -> String {
+        format!("{}:{name}", self.name())
+    }
+
     /// Its name with all parameters that a prepared step depends on, which [`Optimizer::control`] does not give.
     fn key(&self) -> String;
 
