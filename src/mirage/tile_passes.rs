@@ -99,8 +99,7 @@ impl TilePasses {
         })
     }
 
-    /// What the tiles take on their way. Of targets that are captured nothing counts: weights take more of the staging
-    /// memory while those are.
+    /// What the tiles take on their way. The read-back of targets, which is done before the first iteration, does not count.
     pub fn in_transit(&self) -> InTransit {
         let map = |channels: usize, [rows, columns]: &[Range<usize>; 2]| {
             Shape::map(channels, rows.len(), columns.len())

@@ -132,9 +132,9 @@ impl CheckpointFile {
         &self.state.weights
     }
 
-    /// The state that a run of this request goes on from, read from the file. With `replaced`, another optimiser of the run so
-    /// far, what the optimisers keep is left out ([`State::forget_optimizer`]). Tensors that are left out, and such as the
-    /// run doesn't have, are never held in memory.
+    /// The state that a run of this request goes on from, read from the file. With `replaced`, the optimiser that the run used
+    /// so far, the new one starts without a history ([`State::forget_optimizer`]). Tensors that the run doesn't need are
+    /// never held in memory.
     ///
     /// # Errors
     /// [`Error::File`] if a tensor has another length than that of such a run, or if the file was changed since it was opened.
@@ -164,12 +164,12 @@ impl CheckpointFile {
         Ok(state)
     }
 
-    /// The state with these tensors.
+    /// The state with those of these tensors that belong to one.
     pub(super) fn state_of(&self, mut tensors: Tensors) -> State {
         let mut state = self.state.clone();
         state.last_look = self.looked_at.zip(tensors.remove(LAST_LOOK));
-        let name = |name: String| name.strip_prefix(TENSOR).unwrap_or(&name).to_owned();
-        state.tensors = tensors.into_iter().map(|(tensor, values)| (name(tensor), values)).collect();
+        let of_state = |(name, values): (String, _)| Some((name.strip_prefix(TENSOR)?.to_owned(), values));
+        state.tensors = tensors.into_iter().filter_map(of_state).collect();
         // safetensors orders tensors by size and name, and a state is the same whatever their order.
         state.tensors.sort_by(|(one, _), (other, _)| one.cmp(other));
         state
