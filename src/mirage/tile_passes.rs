@@ -106,13 +106,14 @@ impl TilePasses {
         };
         let of_program = |index: usize| {
             let tiles = || self.tiles.iter().filter(|tile| tile.program == index);
+            let parts = tiles().count();
             let of_tile = |tile: &Tile| {
                 let pixels = map(3, &tile.all);
                 let targets = self.inputs.targets.iter().zip(&tile.targets).map(|((target, _), part)| {
                     map(target.lock().unwrap_or_else(PoisonError::into_inner).channels(), part)
                 });
                 let written: Vec<_> = targets.chain([pixels]).collect();
-                InTransit::of(&self.engine, tiles().count(), &written, &[pixels])
+                InTransit::of(&self.engine, parts, &written, &[pixels])
             };
             tiles().map(of_tile).max_by_key(|tile| tile.host).unwrap_or_default()
         };

@@ -94,7 +94,7 @@ impl CheckpointFile {
             Some(_) => Some(look.parse().map_err(|_| damaged("last_look"))?),
             None => None,
         };
-        check_lengths(&file.tensors, size).map_err(|problem| damaged(&problem))?;
+        file.check_lengths(size).map_err(|problem| damaged(&problem))?;
         let small = [(SHARES, shares.len()), (WEIGHTS, 3 * groups.len())];
         for (name, count) in small {
             let found = file.count(name).ok_or_else(|| damaged(&format!("`{name}` is missing")))?;
@@ -234,6 +234,27 @@ impl Opened {
         Some((end - start) / size_of::<f32>())
     }
 
+    /// Refuses tensors that are not as long as those of a picture of this size, before they are read: a file may state any
+    /// length, and lie about its own.
+    fn check_lengths(&self, [height, width]: [usize; 2]) -> std::result::Result<(), String> {
+        if let Some(look) = self.count(LAST_LOOK).filter(|count| *count > LOOKED_AT) {
+            return Err(format!("its last look has {look} values"));
+        }
+        let picture = height.saturating_mul(width).saturating_mul(3);
+        if self.count(&format!("{TENSOR}picture")) != Some(picture) {
+            return Err(format!("its picture is not one of {width}x{height} pixels"));
+        }
+        // As the device stores it, with a border.
+        let stored = height.saturating_add(2).saturating_mul(width.saturating_add(2)).saturating_mul(4);
+        let bytes = stored.saturating_add(64).saturating_mul(size_of::<f32>());
+        let most = bytes.saturating_mul(MOST_PICTURES).saturating_add(1 << 20);
+        let found = self.tensors.data_len();
+        if found > most {
+            return Err(format!("it has {found} bytes of values for {width}x{height} pixels"));
+        }
+        Ok(())
+    }
+
     /// Reads all values, hashes and checks them, and keeps the tensors that are needed.
     fn read(&self, is_needed: impl Fn(&str) -> bool) -> Result<Tensors> {
         let path = &self.path;
@@ -313,28 +334,6 @@ fn size(text: &str) -> Option<[usize; 2]> {
 
 fn list(names: &str) -> Vec<String> {
     names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
-}
-
-/// Refuses tensors that are not as long as those of a picture of this size, before they are read: a file may state any
-/// length, and lie about its own.
-fn check_lengths(header: &Metadata, [height, width]: [usize; 2]) -> std::result::Result<(), String> {
-    let bytes = |values: usize| values.saturating_mul(size_of::<f32>());
-    let look = header.info(LAST_LOOK).map_or(0, |info| info.data_offsets.1 - info.data_offsets.0);
-    if look > bytes(LOOKED_AT) {
-        return Err(format!("its last look has {look} bytes of values"));
-    }
-    let picture =
-        header.info(&format!("{TENSOR}picture")).map(|info| info.data_offsets.1 - info.data_offsets.0);
-    if picture != Some(bytes(height.saturating_mul(width).saturating_mul(3))) {
-        return Err(format!("its picture is not one of {width}x{height} pixels"));
-    }
-    // As the device stores it, with a border.
-    let stored = height.saturating_add(2).saturating_mul(width.saturating_add(2)).saturating_mul(4);
-    let most = bytes(stored.saturating_add(64)).saturating_mul(MOST_PICTURES).saturating_add(1 << 20);
-    if header.data_len() > most {
-        return Err(format!("it has {} bytes of values for {width}x{height} pixels", header.data_len()));
-    }
-    Ok(())
 }
 
 /// The weights of these groups, from three numbers each; `None` if a number can't be one.
