@@ -1,7 +1,7 @@
 //! Checkpoints: the state of a run with its options, and the hashes of the files that it reads.
 
 use super::escape::{one_line, path_of_text, path_text};
-use super::metadata::{RunMetadata, VERSION};
+use super::metadata::{NETWORK, RunMetadata, VERSION};
 use super::options;
 use super::recorded_options::RecordedOptions;
 use crate::error::{Error, Result};
@@ -16,7 +16,6 @@ use std::path::{Path, PathBuf};
 
 const OPTIONS: &str = "options";
 const INPUTS: &str = "inputs";
-const NETWORK: &str = "network-sha256";
 const ADAPTER: &str = "adapter";
 const RUN: &str = "run";
 
@@ -137,6 +136,18 @@ impl SavedCheckpoint {
             _ => Ok(()),
         }
     }
+}
+
+/// SHA-256 of the SHA-256 of each file, one after the other.
+///
+/// # Errors
+/// [`Error::File`] naming the file that can't be read.
+pub(super) fn hash_of_all(files: &[PathBuf]) -> Result<String> {
+    let mut all = Sha256::new();
+    for file in files {
+        all.update(hash(file)?);
+    }
+    Ok(hex(&all.finalize()))
 }
 
 /// SHA-256 of an ordinary file.

@@ -30,6 +30,18 @@ pub(super) fn cut(text: &str, most: usize) -> String {
     }
 }
 
+/// The text, or its beginning and its end, where a message says what to do, if it has more than `most` characters.
+pub(super) fn shortened(text: &str, most: usize) -> Cow<'_, str> {
+    let count = text.chars().count();
+    if count <= most {
+        return text.into();
+    }
+    let last = most / 4;
+    let beginning: String = text.chars().take(most - last).collect();
+    let end: String = text.chars().skip(count - last).collect();
+    format!("{beginning}… ({} characters left out) …{end}", count - most).into()
+}
+
 /// A path or word as a shell takes it.
 pub(super) fn quoted(path: impl AsRef<Path>) -> String {
     let path = path.as_ref();
@@ -126,6 +138,14 @@ mod tests {
     fn no_control_character_reaches_a_terminal() {
         assert_eq!(escaped("a\u{1b}[31mb\r\n\tc"), "a\\u001b[31mb\\u000d\n\tc");
         assert!(matches!(escaped("plain ü 漢 \\ text"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn a_long_message_keeps_its_beginning_and_its_end() {
+        assert!(matches!(shortened("äöü", 3), Cow::Borrowed("äöü")));
+        let text = "photo.png: ".to_owned() + &"ä".repeat(100) + ". Restore it";
+        let short = shortened(&text, 48);
+        assert_eq!(short, format!("photo.png: {}… (75 characters left out) …. Restore it", "ä".repeat(25)));
     }
 
     #[test]

@@ -14,6 +14,10 @@ use std::path::Path;
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The longest text of a record that is read, in bytes; mirage writes some thousand.
 const LONGEST: usize = 1 << 20;
+/// The text with the SHA-256 of the network's file.
+pub(super) const NETWORK: &str = "network-sha256";
+/// The text with [`RunMetadata::inputs_sha256`].
+pub(super) const INPUTS: &str = "inputs-sha256";
 /// What the keys in a picture begin with.
 const PREFIX: &str = "neural-mirage:";
 
@@ -26,6 +30,8 @@ pub(super) struct RunMetadata {
     pub device: String,
     /// SHA-256 of the network's file.
     pub network_sha256: String,
+    /// SHA-256 of what the other files that the run reads hold, in a sweep: it goes on only with the same content.
+    pub inputs_sha256: Option<String>,
     /// Seconds of the run so far.
     pub seconds: f64,
     /// The last report, as JSON.
@@ -44,6 +50,7 @@ impl RunMetadata {
             run: run.unwrap_or_else(|| hex(&rand::random::<[u8; 16]>())),
             device: String::new(),
             network_sha256: String::new(),
+            inputs_sha256: None,
             seconds: 0.0,
             losses: None,
             classes: None,
@@ -90,11 +97,16 @@ impl RunMetadata {
             ("iterations", iterations.to_string()),
             ("seconds", format!("{:.3}", self.seconds)),
             ("adapter", self.device.clone()),
-            ("network-sha256", self.network_sha256.clone()),
+            (NETWORK, self.network_sha256.clone()),
             ("version", VERSION.to_owned()),
             ("run", self.run.clone()),
         ];
-        let known = [("losses", &self.losses), ("classes", &self.classes), ("weights", &self.weights)];
+        let known = [
+            (INPUTS, &self.inputs_sha256),
+            ("losses", &self.losses),
+            ("classes", &self.classes),
+            ("weights", &self.weights),
+        ];
         texts.extend(known.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))));
         let named = texts.into_iter().map(|(key, value)| (format!("{PREFIX}{key}"), value));
         [("Software".to_owned(), format!("neural-mirage {VERSION}"))].into_iter().chain(named).collect()

@@ -55,7 +55,7 @@ use crate::error::Result;
 use crate::gpu;
 use crate::shader::Folder;
 use clap::{CommandFactory as _, Parser, Subcommand};
-use escape::{cut, has_control, one_line};
+use escape::{has_control, one_line, shortened};
 pub use out_of_memory::Allocator;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -143,7 +143,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // No line of a message, which may repeat words from outside, looks like another message.
             let message = format!("mirage: {error}").replace('\n', "\n  ");
-            streams::eprint(&cut(&message, LONGEST_MESSAGE));
+            streams::eprint(&shortened(&message, LONGEST_MESSAGE));
             error.exit_code()
         }
     };

@@ -42,8 +42,7 @@ pub(super) fn continue_from(args: &RenderArgs, earlier: EarlierRun) -> Result<u8
     let (args, tiles) = fitting::fitted(args)?;
     let args = &*args;
     notes.extend(tiles);
-    let first = state.as_ref().map_or(0, |state| state.file.iteration());
-    let mut run = RenderRun::new(args, notes, resumed, (file.as_slice(), first))?;
+    let mut run = RenderRun::new(args, notes, resumed, file.as_slice(), state.as_ref())?;
     if let Some(before) = network
         && before != run.checked.network.sha256()?
     {
@@ -97,12 +96,17 @@ impl RenderRun {
         args: &RenderArgs,
         notes: Vec<String>,
         resumed: Option<ResumedRun>,
-        (read, first): (&[PathBuf], u32),
+        read: &[PathBuf],
+        start: Option<&EarlierState>,
     ) -> Result<Self> {
         let begun = Instant::now();
         let interrupt = Interrupt::install();
         let metadata = RunMetadata::new(resumed.as_ref().map(|run| run.id.clone()));
+        let first = start.map_or(0, |start| start.file.iteration());
         let checked = Rc::new(CheckedRun::new(args, resumed, read, first)?);
+        if let Some(start) = start {
+            start.file.check_scales(&checked.scales)?;
+        }
         let status = RunStatus::new(metadata, [notes, checked.notes.clone()].concat());
         let watching = &args.watching;
         let terminal = RunTerminal::new(watching, &checked, &status, begun);

@@ -2,7 +2,7 @@
 
 use super::escape::{path_text, quoted, shown};
 use super::format::{duration, named_percent, number, percent};
-use super::metadata::PictureMetadata;
+use super::metadata::{self, PictureMetadata};
 use super::options;
 use super::streams;
 use super::table::{Align, Table};
@@ -92,7 +92,7 @@ impl History {
         let mut rows = vec![
             ("program".to_owned(), format!("neural-mirage {}", fact("version"))),
             ("adapter".to_owned(), fact("adapter")),
-            ("network SHA-256".to_owned(), fact("network-sha256")),
+            ("network SHA-256".to_owned(), fact(metadata::NETWORK)),
             ("iterations".to_owned(), fact("iterations")),
             ("duration".to_owned(), seconds.map_or("unknown".to_owned(), duration)),
         ];

@@ -10,7 +10,7 @@ use super::request::{Init, Request, Tiling};
 use super::scales::Scale;
 use super::sections::{GRADIENT, STEP};
 use super::setback::LossTrend;
-use super::state::{State, check_done};
+use super::state::{MOST_SECONDS, State, check_done};
 use super::statistic::Domain;
 use super::targets::{Cache, image_at};
 use super::weighting::Weights;
@@ -191,15 +191,7 @@ impl Session {
     pub fn resume(&mut self, state: State) -> Result<()> {
         let end = self.iterations();
         check_done(state.iteration, end)?;
-        let scale = self.scales.get(state.scale).copied();
-        let scale = scale.filter(|scale| (scale.first..=scale.end).contains(&state.iteration));
-        let Some(scale) = scale else {
-            return Err(Error::usage(format!(
-                "after {} iterations the run was at another scale than it would be now: keep --scales, --min-size and the --iterations of the scales that are done",
-                state.iteration
-            )));
-        };
-        state.check(scale.size)?;
+        state.check(state.scale_of(&self.scales)?.size)?;
         self.enter(state.scale)?;
         self.resumed = Some(state);
         Ok(())
@@ -237,7 +229,9 @@ impl Session {
 
     /// Seconds of the run so far, without pauses.
     pub(super) fn seconds(&self) -> f64 {
-        self.earlier + self.clock.map_or(0.0, |clock| clock.elapsed().as_secs_f64())
+        let seconds = self.earlier + self.clock.map_or(0.0, |clock| clock.elapsed().as_secs_f64());
+        // Those before come from a file, which may state as many as a state has at most.
+        seconds.min(MOST_SECONDS)
     }
 
     /// Sets the controls whose commands the run applies.

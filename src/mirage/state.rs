@@ -2,13 +2,14 @@
 
 use super::loss::Shares;
 use super::optimizer::Optimizer;
+use super::scales::Scale;
 use super::step::STATE_PICTURE;
 use super::weighting::Weights;
 use crate::error::{Error, Result};
 use std::fmt;
 
 /// More than any run takes: thirty thousand years. Beyond it times can't be printed.
-const MOST_SECONDS: f64 = 1e12;
+pub(super) const MOST_SECONDS: f64 = 1e12;
 
 /// State after some iterations. A [`Session`](super::Session) of the same request, network and adapter goes on from
 /// it with the same bits as if it had never been interrupted.
@@ -96,17 +97,39 @@ impl State {
         Err(Error::usage(format!("the state's time can't be {} seconds", self.seconds)))
     }
 
+    /// The scale, among those of a run, that the run goes on at.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the run was at another scale or size after its iterations.
+    pub(super) fn scale_of(&self, scales: &[Scale]) -> Result<Scale> {
+        let scale = scales.get(self.scale).copied();
+        let scale = scale.filter(|scale| (scale.first..=scale.end).contains(&self.iteration));
+        let scale = scale.ok_or_else(|| {
+            Error::usage(format!(
+                "after {} iterations the run was at another scale than it would be now: keep --scales, --min-size and the --iterations of the scales that are done",
+                self.iteration
+            ))
+        })?;
+        self.check_size(scale.size)?;
+        Ok(scale)
+    }
+
+    fn check_size(&self, size: [usize; 2]) -> Result<()> {
+        if self.size == size {
+            return Ok(());
+        }
+        let [[height, width], [new_height, new_width]] = [self.size, size];
+        Err(Error::usage(format!(
+            "the run was at {width}x{height} pixels and can't go on at {new_width}x{new_height}: keep --size and --scales, or start anew with --init and its picture"
+        )))
+    }
+
     /// Checks that the state is one of a run at this size.
     ///
     /// # Errors
     /// [`Error::Usage`] if sizes don't match, or a value isn't finite or possible.
     pub(super) fn check(&self, size: [usize; 2]) -> Result<()> {
-        if self.size != size {
-            let [[height, width], [new_height, new_width]] = [self.size, size];
-            return Err(Error::usage(format!(
-                "the run was at {width}x{height} pixels and can't go on at {new_width}x{new_height}: keep --size and --scales, or start anew with --init and its picture"
-            )));
-        }
+        self.check_size(size)?;
         self.check_time()?;
         let values = size[0].saturating_mul(size[1]).saturating_mul(3);
         let picture = self.tensor("picture").map_or(0, <[f32]>::len);

@@ -2,6 +2,7 @@
 
 use crate::support::{Place, pixels};
 use predicates::prelude::*;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Far more work than any device does within the limit, in workgroups that each end.
@@ -87,6 +88,36 @@ fn a_device_that_is_lost_for_good_leaves_what_was_painted() {
     resume.args(["resume", "out-checkpoint.safetensors", "--adapter", "0", "--quiet"]).assert().success();
     render(&place, "whole.png", &["--quiet"]).assert().success();
     assert!(pixels(&place.path("out.png")) == pixels(&place.path("whole.png")));
+}
+
+/// Picture and film are saved where the checkpoint to go on from is gone.
+#[test]
+fn a_checkpoint_that_is_gone_at_a_retry_leaves_picture_and_film() {
+    let place = Place::new();
+    place.photo("photo.png", 48, 32);
+    let words =
+        ["--retry", "2", "--lose-device-after", "200", "--checkpoint-every", "30", "--film", "film.gif"];
+    let mut run = render(&place, "out.png", &words);
+    let checkpoint = place.path("out-checkpoint.safetensors");
+    let is_done = AtomicBool::new(false);
+    let output = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Whenever one was saved, it is taken away.
+            while !is_done.load(Ordering::Relaxed) {
+                let _ = std::fs::remove_file(&checkpoint);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let output = run.output();
+        is_done.store(true, Ordering::Relaxed);
+        output.unwrap()
+    });
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{printed}");
+    assert_eq!(printed.matches("Opening it again").count(), 1, "{printed}");
+    assert!(printed.contains("is saved as out.png"), "{printed}");
+    image::open(place.path("out.png")).unwrap();
+    image::open(place.path("film.gif")).unwrap();
 }
 
 /// Before a resumed run has saved a checkpoint of its own, each attempt starts from the one that it was resumed from.

@@ -3,6 +3,7 @@
 use crate::common::process::{code, wait_for};
 use crate::interrupt::{signal, start};
 use crate::support::{Place, log, pixels, scene};
+use neural_mirage::mirage::{Checkpoint, State};
 use predicates::prelude::*;
 use rand::{RngExt as _, SeedableRng as _};
 use std::time::Duration;
@@ -37,6 +38,49 @@ fn a_run_that_goes_on_ends_with_the_same_bits() {
     let mut less = place.mirage();
     less.args(["resume", "my part-checkpoint.safetensors", "--iterations", "5"]);
     less.assert().code(2).stderr(predicate::str::contains("--iterations"));
+}
+
+/// What is wrong with the state is said before anything is written; a time that is possible does no harm.
+#[test]
+fn a_state_of_another_scale_leaves_no_file() {
+    let place = Place::new();
+    place.photo("photo.png", 64, 48);
+    let words = ["--checkpoint-every", "2", "--scales", "1"];
+    render(&place, "out.png", "2", &words).assert().success();
+    let file = place.path("out-checkpoint.safetensors");
+    let saved = Checkpoint::load(&file).unwrap();
+    let pixels = |count: usize| vec![0.25; 3 * count];
+    let forge = |change: &dyn Fn(&mut State)| {
+        let mut checkpoint = saved.clone();
+        change(&mut checkpoint.state);
+        checkpoint.save(&file).unwrap();
+    };
+    let resume = |more: &[&str]| {
+        let mut command = place.mirage();
+        command.args([
+            "resume",
+            "out-checkpoint.safetensors",
+            "--quiet",
+            "--iterations",
+            "3",
+            "--log",
+            "run.jsonl",
+        ]);
+        command.args(more);
+        command.assert()
+    };
+    forge(&|state| state.scale = 1);
+    resume(&[]).code(2).stderr(predicate::str::contains("at another scale"));
+    forge(&|state| {
+        state.size = [2, 8];
+        state.tensors.iter_mut().for_each(|(_, values)| *values = pixels(16));
+    });
+    resume(&[]).code(2).stderr(predicate::str::contains("at 8x2 pixels and can't go on at 48x36"));
+    assert!(!place.path("run.jsonl").exists());
+    // The longest time there is, to which the run adds its own.
+    forge(&|state| state.seconds = 1e12);
+    resume(&["--checkpoint-every", "3"]).success();
+    assert_eq!(Checkpoint::load(&file).unwrap().state.iteration, 3);
 }
 
 #[test]

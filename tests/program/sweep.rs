@@ -196,14 +196,25 @@ fn an_interrupted_sweep_goes_on_where_it_was() {
     let interrupted = place.path("my sweep/run-2-checkpoint.safetensors");
     assert!(interrupted.exists() || place.path("my sweep/r2c2.png").exists());
 
+    // What is painted is of the photo and the network as they were, and so is the state.
+    let mut same = sweep(&place, &words);
+    let [photo, network] =
+        ["photo.png", "net.safetensors"].map(|file| std::fs::read(place.path(file)).unwrap());
+    std::fs::write(place.path("net.safetensors"), [&network[..network.len() - 1], &[7]].concat()).unwrap();
+    same.assert().code(2).stderr(predicate::str::contains("another sweep (its network has changed)"));
+    std::fs::write(place.path("net.safetensors"), network).unwrap();
+    place.photo("photo.png", 95, 64);
+    same.assert().code(2).stderr(predicate::str::contains("another sweep (its photo"));
     if interrupted.exists() {
-        // Its state is of the photo as it was.
-        let photo = std::fs::read(place.path("photo.png")).unwrap();
-        place.photo("photo.png", 95, 64);
-        let refused = sweep(&place, &words).assert().code(2);
-        refused.stderr(predicate::str::contains("not of this sweep"));
-        std::fs::write(place.path("photo.png"), photo).unwrap();
+        let (folder, aside) = (place.path("my sweep"), place.path("aside"));
+        std::fs::rename(&folder, &aside).unwrap();
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::copy(aside.join(interrupted.file_name().unwrap()), &interrupted).unwrap();
+        same.assert().code(2).stderr(predicate::str::contains("not of this sweep"));
+        std::fs::remove_dir_all(&folder).unwrap();
+        std::fs::rename(&aside, &folder).unwrap();
     }
+    std::fs::write(place.path("photo.png"), photo).unwrap();
     sweep(&place, &words).assert().success();
     assert!(!interrupted.exists());
     assert_eq!(

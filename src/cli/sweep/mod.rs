@@ -17,7 +17,7 @@ use super::checked_run;
 use super::earlier_run::EarlierRun;
 use super::escape::shown;
 use super::interrupt::Interrupt;
-use super::metadata::PictureMetadata;
+use super::metadata::{self, PictureMetadata};
 use super::option_words::{self, OptionWords, is_given};
 use super::options::{self, Row, Sweeping};
 use super::render;
@@ -160,7 +160,7 @@ fn continue_cell(cell: &Path, given: &[OptionWords]) -> Result<u8> {
     if !is_given(given, "output") {
         options.push(("output".to_owned(), vec![output(cell)]));
     }
-    let network = metadata.text("network-sha256").filter(|_| !is_given(given, "weights")).map(str::to_owned);
+    let network = metadata.text(metadata::NETWORK).filter(|_| !is_given(given, "weights")).map(str::to_owned);
     let file = Some(cell.to_owned());
     let earlier = EarlierRun { notes: accepted.notes, network, file, ..EarlierRun::default() };
     render::continue_from(&option_words::parse(&options)?, earlier)

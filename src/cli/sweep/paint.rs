@@ -7,13 +7,13 @@ use super::sheet::{ContactSheet, PaintedCell};
 use crate::cli::accept::{self, RecordKind};
 use crate::cli::args::RenderArgs;
 use crate::cli::checked_run::{self, CheckedRun};
-use crate::cli::checkpoint::SavedCheckpoint;
+use crate::cli::checkpoint::{SavedCheckpoint, hash_of_all};
 use crate::cli::disk::{Reservation, check_whole};
 use crate::cli::escape::{one_line, shown};
 use crate::cli::forecast::Forecast;
 use crate::cli::format::duration;
 use crate::cli::interrupt::{INTERRUPTED, Interrupt};
-use crate::cli::metadata::{PictureMetadata, RunMetadata};
+use crate::cli::metadata::{self, PictureMetadata, RunMetadata};
 use crate::cli::observers::{Checkpoints, MetadataRecorder, Observers, RunStatus, ShareWarnings};
 use crate::cli::option_words::{self, OptionWords};
 use crate::cli::options::{self, Effect, Row};
@@ -41,7 +41,7 @@ const MOST_RESERVATIONS: usize = 500;
 pub(super) struct Sweep {
     table: Table,
     contact: ContactSheet,
-    checked_runs: Vec<(RenderArgs, Rc<CheckedRun>)>,
+    planned: Vec<PlannedRun>,
     /// Cells of row after row.
     painted: Vec<Option<PaintedCell>>,
     interrupt: Interrupt,
@@ -53,6 +53,16 @@ pub(super) struct Sweep {
     reservations: Vec<Reservation>,
 }
 
+/// A run of a sweep, which is checked.
+struct PlannedRun {
+    args: RenderArgs,
+    checked: Rc<CheckedRun>,
+    /// SHA-256 of the network.
+    network: String,
+    /// SHA-256 of what all other files that the run reads hold.
+    inputs: String,
+}
+
 /// A device with a session, for runs of the same network on the same device.
 struct Prepared {
     /// What the device was opened for.
@@ -61,6 +71,19 @@ struct Prepared {
     /// The plan of the run that the session is prepared for.
     checked: Rc<CheckedRun>,
     session: Session,
+}
+
+impl PlannedRun {
+    /// What the run of a cell read that is not what this one reads. The names of the files are options.
+    fn changed(&self, cell: &PictureMetadata) -> Option<&'static str> {
+        if cell.text(metadata::NETWORK) != Some(&self.network) {
+            Some("its network has changed")
+        } else if cell.text(metadata::INPUTS) != Some(&self.inputs) {
+            Some("its photo, or another picture, has changed")
+        } else {
+            None
+        }
+    }
 }
 
 impl Sweep {
@@ -78,7 +101,7 @@ impl Sweep {
         interrupt: Interrupt,
     ) -> Result<Self> {
         let mut networks: Vec<(PathBuf, String, Arc<Network>)> = Vec::new();
-        let mut checked_runs = Vec::new();
+        let mut planned: Vec<PlannedRun> = Vec::new();
         let mut table = table;
         let held_per_pixel = CELL * (table.rows.len() * table.columns.len()) as u64;
         for (run, options) in table.runs.iter_mut().zip(options) {
@@ -104,22 +127,27 @@ impl Sweep {
             schedule.report_every = 0;
             schedule.held_per_pixel = held_per_pixel;
             schedule.snapshot_at = run.cells.iter().rev().skip(1).map(|cell| cell.iterations).collect();
-            checked_runs.push((args, Rc::new(checked)));
+            let files = checked_run::inputs(&args);
+            // Runs of a sweep read the same files, as a rule.
+            let same = planned.last().filter(|run| checked_run::inputs(&run.args) == files);
+            let inputs = same.map_or_else(|| hash_of_all(&files), |run| Ok(run.inputs.clone()))?;
+            let network = checked.network.sha256()?;
+            planned.push(PlannedRun { args, checked: Rc::new(checked), network, inputs });
         }
-        let shares = checked_runs.iter().map(|(_, checked)| {
-            let groups = checked.request.present();
+        let shares = planned.iter().map(|run| {
+            let groups = run.checked.request.present();
             let shares = effective_shares(&groups).into_iter();
             shares.map(|(name, share)| (name.to_owned(), share)).collect()
         });
         table.set_labels(&shares.collect::<Vec<_>>());
-        let about = checked_runs.first().map(|(_, checked)| {
+        let about = planned.first().map(|PlannedRun { checked, .. }| {
             let photo = &checked.request.photo;
             let network = shown(checked.network.path.file_stem().unwrap_or_default());
             format!("{network}, {}x{} pixels, seed {}", photo.width, photo.height, checked.request.seed)
         });
         let contact = ContactSheet { folder, title, about: about.unwrap_or_default() };
-        if let Some((_, checked)) = checked_runs.first() {
-            let [height, width] = checked.request.size();
+        if let Some(run) = planned.first() {
+            let [height, width] = run.checked.request.size();
             contact.check(&table, (width, height))?;
         }
         make_folder(&contact.folder)?;
@@ -128,7 +156,7 @@ impl Sweep {
             progress: SweepProgress::new(base.watching.quiet),
             contact,
             table,
-            checked_runs,
+            planned,
             interrupt,
             controls: Controls::new(),
             prepared: None,
@@ -161,38 +189,35 @@ impl Sweep {
 
     /// Reads the cells that an earlier start has painted.
     fn find_painted(&mut self) -> Result<()> {
-        for (run, (_, checked)) in self.table.runs.iter().zip(&self.checked_runs) {
+        for (run, planned) in self.table.runs.iter().zip(&self.planned) {
+            let checked = &planned.checked;
             for cell in &run.cells {
                 let path = self.contact.cell(cell);
                 if self.overwrite || path.symlink_metadata().is_err() {
                     continue;
                 }
                 let options = checked.options.of_cell(&path, cell.stops_before(checked.iterations));
-                let found = PictureMetadata::read(&path)?;
-                match found.map(|found| (difference(&found.options, options.map(), true), found.classes)) {
-                    Some((None, classes)) => {
-                        let picture = image_io::read(&path)?.picture;
-                        let index = cell.row * self.table.columns.len() + cell.column;
-                        self.painted[index] = Some(painted(picture, &classes));
-                    }
-                    Some((Some(name), _)) => {
-                        return Err(Error::file(
-                            &path,
-                            format!(
-                                "this is a cell of another sweep ({} differs)",
-                                one_line(&name.replace('_', "-"))
-                            ),
-                            "Choose another folder with -o, or allow replacing its cells with --overwrite",
-                        ));
-                    }
-                    None => {
-                        return Err(Error::file(
-                            &path,
-                            "this picture is not a cell of a sweep",
-                            "Choose another folder with -o, or allow replacing it with --overwrite",
-                        ));
-                    }
+                let Some(found) = PictureMetadata::read(&path)? else {
+                    return Err(Error::file(
+                        &path,
+                        "this picture is not a cell of a sweep",
+                        "Choose another folder with -o, or allow replacing it with --overwrite",
+                    ));
+                };
+                let other = match difference(&found.options, options.map(), true) {
+                    Some(name) => Some(format!("{} differs", one_line(&name.replace('_', "-")))),
+                    None => planned.changed(&found).map(str::to_owned),
+                };
+                if let Some(what) = other {
+                    return Err(Error::file(
+                        &path,
+                        format!("this is a cell of another sweep ({what})"),
+                        "Choose another folder with -o, or allow replacing its cells with --overwrite",
+                    ));
                 }
+                let picture = image_io::read(&path)?.picture;
+                let index = cell.row * self.table.columns.len() + cell.column;
+                self.painted[index] = Some(painted(picture, &found.classes));
             }
         }
         Ok(())
@@ -205,8 +230,8 @@ impl Sweep {
         let mut written: Vec<PathBuf> = cells.map(|cell| self.contact.cell(cell)).collect();
         written.extend([self.contact.picture(), self.contact.page()]);
         written.extend(runs.map(|(run, _)| self.checkpoint(run)));
-        for (_, checked) in &self.checked_runs {
-            written.iter().try_for_each(|path| checked.files.check_not_read(path, "-o"))?;
+        for run in &self.planned {
+            written.iter().try_for_each(|path| run.checked.files.check_not_read(path, "-o"))?;
         }
         Ok(())
     }
@@ -218,10 +243,10 @@ impl Sweep {
 
     /// Checks that the checkpoints replace no other file, and no link to one.
     fn check_checkpoints(&self) -> Result<()> {
-        for (run, (_, checked)) in self.checked_runs.iter().enumerate() {
+        for (run, planned) in self.planned.iter().enumerate() {
             let path = self.checkpoint(run);
             let Ok(found) = path.symlink_metadata() else { continue };
-            let is_own = || found.is_file() && own_checkpoint(&path, checked).is_some();
+            let is_own = || found.is_file() && own_checkpoint(&path, planned).is_some();
             if !self.overwrite && !is_own() {
                 return Err(not_of_this_sweep(&path));
             }
@@ -253,7 +278,7 @@ impl Sweep {
             })
             .collect();
         let count = self.table.runs.len();
-        let work = missing.iter().map(|run| self.checked_runs[*run].1.work()).sum();
+        let work = missing.iter().map(|run| self.planned[*run].checked.work()).sum();
         self.progress.start(count, work);
         if missing.len() < count {
             self.progress
@@ -309,28 +334,30 @@ impl Sweep {
     }
 
     fn write_sheet(&self) -> Result<()> {
-        let Some((_, checked)) = self.checked_runs.first() else { return Ok(()) };
-        self.contact.write(&self.table, &self.painted, &checked.names)
+        let Some(first) = self.planned.first() else { return Ok(()) };
+        self.contact.write(&self.table, &self.painted, &first.checked.names)
     }
 
     /// Paints one run.
     fn paint(&mut self, run: usize) -> Result<Ending> {
         let checkpoint = self.checkpoint(run);
         let overwrite = self.overwrite;
-        let Self { table, contact, checked_runs, painted, controls, progress, prepared, .. } = self;
+        let Self { table, contact, planned, painted, controls, progress, prepared, .. } = self;
         let cells = &table.runs[run].cells;
         let columns = table.columns.len();
-        let (args, checked) = &checked_runs[run];
+        let planned = &planned[run];
+        let PlannedRun { args, checked, .. } = planned;
         let session = prepare(prepared, args, checked, progress)?;
         session.set_controls(controls);
 
         let mut metadata = RunMetadata::new(None);
-        metadata.network_sha256 = checked.network.sha256()?;
+        metadata.network_sha256.clone_from(&planned.network);
+        metadata.inputs_sha256 = Some(planned.inputs.clone());
         let status = RunStatus::new(metadata, Vec::new());
         // One that is there was found to be this sweep's, or may be replaced.
         let inputs = checked_run::inputs(args);
         let mut checkpoints = Checkpoints::new(checkpoint.clone(), true, checked, &inputs, &status)?;
-        if let Some(file) = own_checkpoint(&checkpoint, checked)
+        if let Some(file) = own_checkpoint(&checkpoint, planned)
             && file.iteration() <= checked.iterations
             && cells.iter().all(|cell| {
                 cell.iterations >= file.iteration() || painted[cell.row * columns + cell.column].is_some()
@@ -423,12 +450,12 @@ fn check_memory(engine: &Engine, args: &RenderArgs, checked: &CheckedRun) -> Res
 
 /// The checkpoint of an interrupted run, if it had these options and read files with this content. It may have more
 /// iterations now.
-fn own_checkpoint(path: &Path, checked: &CheckedRun) -> Option<CheckpointFile> {
+fn own_checkpoint(path: &Path, run: &PlannedRun) -> Option<CheckpointFile> {
     let saved = path.exists().then(|| SavedCheckpoint::open(path).ok()).flatten()?;
-    let options = checked.options.absolute().ok()?;
+    let options = run.checked.options.absolute().ok()?;
     let accepted = accept::accept(path, RecordKind::Checkpoint, &saved.options, &[]).ok()?;
     let is_same = difference(&saved.options, &options, false).is_none()
-        && saved.network == checked.network.sha256().ok()?
+        && saved.network == run.network
         && saved.check_inputs(&accepted.options, None).is_ok();
     is_same.then_some(saved.file)
 }

@@ -8,6 +8,7 @@ use crate::mirage::loss::Shares;
 use crate::mirage::optimizer::Optimizer;
 use crate::mirage::reporting::LOOKED_AT;
 use crate::mirage::request::Request;
+use crate::mirage::scales::Scale;
 use crate::mirage::state::State;
 use crate::mirage::step::StateTensors;
 use crate::mirage::weighting::{GroupWeight, Weights};
@@ -130,6 +131,14 @@ impl CheckpointFile {
     /// The weights in force.
     pub fn weights(&self) -> &Weights {
         &self.state.weights
+    }
+
+    /// Checks that a run of these scales can go on from the state, before a device is opened for it.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the state is of another scale or size.
+    pub fn check_scales(&self, scales: &[Scale]) -> Result<()> {
+        self.state.scale_of(scales).map(drop)
     }
 
     /// The state that a run of this request goes on from, read from the file. With `replaced`, the optimiser that the run used
