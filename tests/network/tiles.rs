@@ -152,15 +152,26 @@ pub(super) fn with_gram_matrices(mut request: Request) -> Request {
     request
 }
 
-/// In tiles of 112 the first layers are in tiles, in tiles of 16 all convolutions.
+/// A tile and its halo are 224 pixels wide for all layers of such a network, so only in wider pictures does a tile not see
+/// all of it. In tiles of 8 all layers are in tiles, in those of 100 the first ones.
+#[test]
+fn tiles_that_see_a_part_of_the_picture_give_its_gradient() {
+    let engine = cpu(DeviceOptions { exact: true, ..Default::default() });
+    for (width, height) in [(391, 43), (37, 391)] {
+        let request = request(picture(width, height, 17), "mean-covariance");
+        check(&engine, &request, &[8, 100], GRADIENT, &format!("{width}x{height}"));
+    }
+}
+
+/// In tiles of 64 the first layers are in tiles, in tiles of 16 all convolutions.
 #[test]
 fn tiles_give_the_gradient_of_the_default_network() {
     let _turn = turn();
-    let (network, request) = default_request([224, 48]);
-    let request = with_gram_matrices(request);
     let engine = cpu(DeviceOptions { exact: true, ..Default::default() });
-    let expected = evaluate(&engine, &network, &request, None);
-    for tile in [112, 16] {
+    for (size, tile) in [([149, 41], 64), ([97, 41], 16)] {
+        let (network, request) = default_request(size);
+        let request = with_gram_matrices(request);
+        let expected = evaluate(&engine, &network, &request, None);
         let found = evaluate(&engine, &network, &request, Some(tile));
         compare(&found, &expected, GRADIENT, &format!("tiles of {tile}"));
     }
