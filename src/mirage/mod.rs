@@ -70,5 +70,5 @@ pub use scales::{Scale, ScaleCount, Scales, scale_at, work};
 pub use session::{Session, check_request};
 pub use setback::{Fault, MOST_SETBACKS, Setback};
 pub use speed::Speed;
-pub use state::{State, check_done};
+pub use state::{EarlierScale, State, check_done};
 pub use weighting::{GROWTH, GroupWeight, Weights};

@@ -10,7 +10,7 @@ use super::run_loop::{Due, Ending, RunLoop, SubmittedIteration};
 use super::sections::{GRADIENT, HEALTH, PICTURE, REPORT, STATE};
 use super::session::{Session, weighted};
 use super::setback::{Fault, MOST_SETBACKS, Setback};
-use super::state::State;
+use super::state::{EarlierScale, State};
 use super::weighting::Weights;
 use crate::error::{Error, Result};
 use crate::graph::Pending;
@@ -236,6 +236,7 @@ impl Session {
             seconds,
             scale: self.scale,
             size: self.scales[self.scale].size,
+            earlier_scales: Some(EarlierScale::list(&self.scales[..self.scale])),
             tensors,
             shares: Shares::of(&self.objective()?.groups),
             weights: weights.clone(),

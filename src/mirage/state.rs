@@ -11,6 +11,22 @@ use std::fmt;
 /// More than any run takes: thirty thousand years. Beyond it times can't be printed.
 pub(super) const MOST_SECONDS: f64 = 1e12;
 
+/// A scale that a run is done with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EarlierScale {
+    /// Height and width of the picture.
+    pub size: [usize; 2],
+    /// The iterations of the whole run that were done with it.
+    pub end: u32,
+}
+
+impl EarlierScale {
+    /// Those of these scales.
+    pub(super) fn list(scales: &[Scale]) -> Vec<Self> {
+        scales.iter().map(|scale| Self { size: scale.size, end: scale.end }).collect()
+    }
+}
+
 /// State after some iterations. A [`Session`](super::Session) of the same request, network and adapter goes on from
 /// it with the same bits as if it had never been interrupted.
 #[derive(Clone, PartialEq)]
@@ -23,6 +39,8 @@ pub struct State {
     pub scale: usize,
     /// Height and width of the picture.
     pub size: [usize; 2],
+    /// The scales before it, which made its start picture; `None` in checkpoints that don't state them.
+    pub earlier_scales: Option<Vec<EarlierScale>>,
     /// Name and values of each tensor in logical order (channel, row, column): the picture, not clamped where the run
     /// does not clamp; the average if there is one; what the optimiser keeps, named `optimiser:tensor`.
     pub tensors: Vec<(String, Vec<f32>)>,
@@ -100,16 +118,23 @@ impl State {
     /// The scale, among those of a run, that the run goes on at.
     ///
     /// # Errors
-    /// [`Error::Usage`] if the run was at another scale or size after its iterations.
+    /// [`Error::Usage`] if the run was at another scale or size after its iterations, or came there through others.
     pub(super) fn scale_of(&self, scales: &[Scale]) -> Result<Scale> {
+        const REMEDY: &str = "keep --scales, --min-size and the --iterations of the scales that are done";
         let scale = scales.get(self.scale).copied();
         let scale = scale.filter(|scale| (scale.first..=scale.end).contains(&self.iteration));
         let scale = scale.ok_or_else(|| {
             Error::usage(format!(
-                "after {} iterations the run was at another scale than it would be now: keep --scales, --min-size and the --iterations of the scales that are done",
+                "after {} iterations the run was at another scale than it would be now: {REMEDY}",
                 self.iteration
             ))
         })?;
+        if let Some(earlier) = &self.earlier_scales
+            && *earlier != EarlierScale::list(&scales[..self.scale])
+        {
+            let message = "the scales that the run is done with were not those that it would have now";
+            return Err(Error::usage(format!("{message}: {REMEDY}")));
+        }
         self.check_size(scale.size)?;
         Ok(scale)
     }

@@ -83,6 +83,25 @@ fn a_state_of_another_scale_leaves_no_file() {
     assert_eq!(Checkpoint::load(&file).unwrap().state.iteration, 3);
 }
 
+/// A picture of a larger scale began as one of the scales before, whatever their iterations are now.
+#[test]
+fn the_scales_that_are_done_stay_as_they_were() {
+    let place = Place::new();
+    place.photo("photo.png", 96, 72);
+    let words = ["--size", "80", "--scales", "2", "--checkpoint-every", "5"];
+    let mut run = place.mirage();
+    run.args(["render", "photo.png", "-o", "out.png", "--quiet", "--iterations", "4,2", "--weights"]);
+    run.arg(place.network()).args(words).assert().success();
+    let resume = |words: &[&str]| {
+        let mut command = place.mirage();
+        command.args(["resume", "out-checkpoint.safetensors", "--quiet"]).args(words);
+        command.assert()
+    };
+    let refused = resume(&["--iterations", "3,9"]).code(2);
+    refused.stderr(predicate::str::contains("the scales that the run is done with"));
+    resume(&["--iterations", "4,9"]).success();
+}
+
 #[test]
 fn another_balance_branches_off_into_a_picture_of_its_own() {
     let place = Place::new();

@@ -9,7 +9,7 @@ use crate::mirage::optimizer::Optimizer;
 use crate::mirage::reporting::LOOKED_AT;
 use crate::mirage::request::Request;
 use crate::mirage::scales::Scale;
-use crate::mirage::state::State;
+use crate::mirage::state::{EarlierScale, State};
 use crate::mirage::step::StateTensors;
 use crate::mirage::weighting::{GroupWeight, Weights};
 use crate::ops::Shape;
@@ -76,11 +76,17 @@ impl CheckpointFile {
             return Err(damaged(&format!("it names more than {MOST_GROUPS} groups")));
         }
         let look = text("last_look")?;
+        // Files of earlier versions don't state them.
+        let earlier_scales = match text("earlier_scales") {
+            Ok(scales) => Some(earlier_scales(&scales).ok_or_else(|| damaged("earlier_scales"))?),
+            Err(_) => None,
+        };
         let state = State {
             iteration: text("iteration")?.parse().map_err(|_| damaged("iteration"))?,
             seconds: text("seconds")?.parse().map_err(|_| damaged("seconds"))?,
             scale: text("scale")?.parse().map_err(|_| damaged("scale"))?,
             size,
+            earlier_scales,
             tensors: Vec::new(),
             shares: Shares::default(),
             weights: Weights::default(),
@@ -339,6 +345,15 @@ fn read_values(
 fn size(text: &str) -> Option<[usize; 2]> {
     let (height, width) = text.split_once('x')?;
     Some([height.parse().ok()?, width.parse().ok()?])
+}
+
+/// Size and last iteration of each, as `HEIGHTxWIDTH:END`.
+fn earlier_scales(text: &str) -> Option<Vec<EarlierScale>> {
+    let scale = |text: &str| {
+        let (pixels, end) = text.split_once(':')?;
+        Some(EarlierScale { size: size(pixels)?, end: end.parse().ok()? })
+    };
+    text.split(',').filter(|text| !text.is_empty()).map(scale).collect()
 }
 
 fn list(names: &str) -> Vec<String> {

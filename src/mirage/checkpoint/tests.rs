@@ -6,6 +6,7 @@ use crate::image_io::Picture;
 use crate::mirage::loss::Shares;
 use crate::mirage::optimizer::{Adam, Lbfgs, LineSearch, Optimizer};
 use crate::mirage::request::Request;
+use crate::mirage::state::EarlierScale;
 use crate::mirage::step::STATE_AVERAGE_COUNTERS;
 use crate::mirage::weighting::{GroupWeight, Weights};
 use safetensors::tensor::{Metadata, TensorInfo, TensorView};
@@ -25,6 +26,10 @@ fn checkpoint() -> Checkpoint {
         seconds: 12.345_678_9,
         scale: 2,
         size: [5, 7],
+        earlier_scales: Some(vec![
+            EarlierScale { size: [2, 3], end: 11 },
+            EarlierScale { size: [4, 5], end: 20 },
+        ]),
         tensors: vec![
             ("adam:counters".to_owned(), vec![37.0, 0.979, 0.036_4, 0.0]),
             ("adam:first_moment".to_owned(), values(2.0)),
@@ -61,6 +66,7 @@ fn every_bit_comes_back() {
     bare.state.shares = Shares::default();
     bare.state.weights = Weights::default();
     bare.state.last_look = None;
+    bare.state.earlier_scales = None;
     bare.state.shares_changed = false;
     for checkpoint in [full, bare] {
         checkpoint.save(&path).unwrap();

@@ -4,7 +4,7 @@ use super::{FORMAT, LAST_LOOK, NO_HASH, PIECE, SHARES, TENSOR, WEIGHTS, hash_at}
 use crate::error::{Error, Result};
 use crate::files::write_whole_with;
 use crate::hex::hex;
-use crate::mirage::state::State;
+use crate::mirage::state::{EarlierScale, State};
 use crate::mirage::weighting::GroupWeight;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -73,6 +73,11 @@ pub(super) fn texts_of(state: &State, texts: &HashMap<String, String>) -> HashMa
     let [height, width] = state.size;
     let names = |names: Vec<&str>| names.join(",");
     let mut texts = texts.clone();
+    let scales = state.earlier_scales.as_ref().map(|scales| {
+        let text =
+            |EarlierScale { size: [height, width], end }: &EarlierScale| format!("{height}x{width}:{end}");
+        ("state:earlier_scales".to_owned(), scales.iter().map(text).collect::<Vec<_>>().join(","))
+    });
     let own = [
         ("format", FORMAT.to_owned()),
         ("state:iteration", state.iteration.to_string()),
@@ -87,7 +92,7 @@ pub(super) fn texts_of(state: &State, texts: &HashMap<String, String>) -> HashMa
         ("state:last_look", state.last_look.as_ref().map_or(String::new(), |(at, _)| at.to_string())),
         ("state:sha256", String::from_utf8_lossy(&NO_HASH).into_owned()),
     ];
-    texts.extend(own.map(|(key, value)| (key.to_owned(), value)));
+    texts.extend(own.map(|(key, value)| (key.to_owned(), value)).into_iter().chain(scales));
     texts
 }
 
