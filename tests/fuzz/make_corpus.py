@@ -128,6 +128,7 @@ def runs(program):
 
     forged("sets-where-to-write.safetensors", options(log="/tmp/x", overwrite=True, adapter="$(touch x)"))
     forged("size-overflows.safetensors", lambda m: m.update({"state:size": f"{1 << 63}x{1 << 63}"}))
+    forged("earlier-scales.safetensors", lambda m: m.update({"state:earlier_scales": "5x4:1,10x8:2"}))
     forged("no-groups.safetensors", lambda m: m.update({"state:groups": ""}))
     forged("nested-options.safetensors", lambda m: m.update(options="[" * 2000))
     forged("no-tensors.safetensors", lambda m: None, data=b"")
