@@ -6,6 +6,7 @@ use super::default_layers;
 use super::disk::Reservation;
 use super::escape::{one_line, shown};
 use super::files::{Files, Loaded, load, load_start, reading};
+use super::inputs::{self, Inputs, Unread};
 use super::places;
 use super::recorded_options::RecordedOptions;
 use super::resumed_run::ResumedRun;
@@ -35,6 +36,8 @@ pub(super) struct CheckedRun {
     pub names: ClassNames,
     pub files: Files,
     pub options: RecordedOptions,
+    /// What was read.
+    pub inputs: Inputs,
     /// Notes for the user.
     pub notes: Vec<String>,
     /// Width and height in the photo's file.
@@ -73,6 +76,7 @@ impl CheckedRun {
         open: impl FnOnce() -> Result<(Arc<Network>, bool)>,
     ) -> Result<Self> {
         let (mut request, mut preset) = request(args)?;
+        let unread = Unread::of(args);
         let mut notes = Vec::new();
         let Pictures { alpha, photo_stored, reading } =
             pictures(args, &mut request, &mut preset, &mut notes)?;
@@ -117,6 +121,7 @@ impl CheckedRun {
             network.check_finite()?;
         }
 
+        let inputs = unread.read()?;
         let options = RecordedOptions::new(args, &request, &preset, &network, &files.output)?;
         Ok(Self {
             request,
@@ -126,6 +131,7 @@ impl CheckedRun {
             names,
             files,
             options,
+            inputs,
             notes,
             photo_stored,
             reading,
@@ -246,7 +252,7 @@ fn preset(args: &RenderArgs, blank: &Picture) -> Result<Preset> {
 }
 
 /// The images that each factor takes instead of the photo.
-fn images_of(args: &RenderArgs) -> [(&'static str, &[PathBuf]); 3] {
+pub(super) fn images_of(args: &RenderArgs) -> [(&'static str, &[PathBuf]); 3] {
     let FactorArgs { spatial_image, abstract_image, style_image, .. } = &args.factors;
     [(preset::SPATIAL, spatial_image), (preset::ABSTRACT, abstract_image), (preset::STYLE, style_image)]
 }
@@ -307,20 +313,9 @@ fn pictures(
     Ok(Pictures { alpha, photo_stored, reading: most })
 }
 
-/// The files that a run reads, without the network.
-pub(super) fn inputs(args: &RenderArgs) -> Vec<PathBuf> {
-    let mut inputs = vec![args.photo.clone()];
-    inputs.extend(images_of(args).into_iter().flat_map(|(_, images)| images.iter().cloned()));
-    if let StartPicture::File(path) = &args.optimisation.init {
-        inputs.push(path.clone());
-    }
-    inputs.extend(args.network.labels.clone());
-    inputs
-}
-
 /// All files that a run reads: those of its options, the network, and the measurements of kernels.
 fn all_read(args: &RenderArgs, more: &[PathBuf]) -> Vec<PathBuf> {
-    let mut read = inputs(args);
+    let mut read = inputs::files(args);
     read.extend(more.iter().cloned());
     // What is wrong with the network is said when it is opened.
     if let Ok(Location::File(path)) = locate::find_weights(args.network.weights.as_deref()) {

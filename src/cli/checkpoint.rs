@@ -1,17 +1,14 @@
 //! Checkpoints: the state of a run with its options, and the hashes of the files that it reads.
 
-use super::escape::{one_line, path_of_text, path_text};
+use super::escape::{one_line, path_of_text};
+use super::inputs::{Inputs, hash};
 use super::metadata::{NETWORK, RunMetadata, VERSION};
 use super::options;
 use super::recorded_options::RecordedOptions;
 use crate::error::{Error, Result};
-use crate::hex::hex;
 use crate::mirage::{Checkpoint, CheckpointFile, State};
 use serde_json::{Map, Value};
-use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
 const OPTIONS: &str = "options";
@@ -24,19 +21,14 @@ const RUN: &str = "run";
 pub(super) struct RunTexts(HashMap<String, String>);
 
 impl RunTexts {
-    /// Of a run with these options, which reads `inputs`.
+    /// Of a run with these options, which has read `inputs`.
     ///
     /// # Errors
-    /// If an input can't be read any more.
-    pub(super) fn new(options: &RecordedOptions, inputs: &[PathBuf]) -> Result<Self> {
-        let mut hashes = Map::new();
-        for input in inputs {
-            let whole = std::path::absolute(input).map_err(Error::io(input, "finding the file"))?;
-            hashes.insert(path_text(&whole), Value::String(hash(input)?));
-        }
+    /// [`Error::Io`] if the current folder is gone.
+    pub(super) fn new(options: &RecordedOptions, inputs: &Inputs) -> Result<Self> {
         let texts = [
             (OPTIONS, Value::Object(options.absolute()?).to_string()),
-            (INPUTS, Value::Object(hashes).to_string()),
+            (INPUTS, Value::Object(inputs.by_path()?).to_string()),
             ("version", VERSION.to_owned()),
         ];
         Ok(Self(texts.map(|(key, text)| (key.to_owned(), text)).into()))
@@ -135,40 +127,5 @@ impl SavedCheckpoint {
             )),
             _ => Ok(()),
         }
-    }
-}
-
-/// SHA-256 of the SHA-256 of each file, one after the other.
-///
-/// # Errors
-/// [`Error::File`] naming the file that can't be read.
-pub(super) fn hash_of_all(files: &[PathBuf]) -> Result<String> {
-    let mut all = Sha256::new();
-    for file in files {
-        all.update(hash(file)?);
-    }
-    Ok(hex(&all.finalize()))
-}
-
-/// SHA-256 of an ordinary file.
-fn hash(path: &Path) -> Result<String> {
-    let unusable = |problem: String| Error::file(path, problem, "Restore it, or give it on the command line");
-    let unreadable = |error: std::io::Error| unusable(format!("it can't be read ({error})"));
-    let found = path.metadata().map_err(unreadable)?;
-    if !found.is_file() {
-        return Err(unusable("it is not an ordinary file".to_owned()));
-    }
-    // No more than the stated length: some files of /proc have hundreds of gigabytes, and state none.
-    let file = File::open(path).map_err(unreadable)?.take(found.len());
-    let mut file = BufReader::with_capacity(1 << 16, file);
-    let mut hash = Sha256::new();
-    loop {
-        let part = file.fill_buf().map_err(unreadable)?;
-        if part.is_empty() {
-            return Ok(hex(&hash.finalize()));
-        }
-        hash.update(part);
-        let read = part.len();
-        file.consume(read);
     }
 }

@@ -1,7 +1,8 @@
 //! What a resumed run, or one that goes on from a cell of a sweep, takes from the run before.
 
+use super::checked_run::CheckedRun;
 use super::resumed_run::ResumedRun;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::mirage::optimizer::Optimizer;
 use crate::mirage::{CheckpointFile, Request, State, Weights};
 use std::path::PathBuf;
@@ -14,6 +15,8 @@ pub(super) struct EarlierRun {
     pub notes: Vec<String>,
     /// SHA-256 of the network, if it must be the same.
     pub network: Option<String>,
+    /// SHA-256 of all other files that the run read, if they must be the same ([`Inputs::sha256`](super::inputs::Inputs)).
+    pub inputs: Option<String>,
     /// The device of the run so far.
     pub device: String,
     /// The file that it was read from.
@@ -22,6 +25,39 @@ pub(super) struct EarlierRun {
     pub resumed: Option<ResumedRun>,
     /// The state to start from.
     pub state: Option<EarlierState>,
+}
+
+impl EarlierRun {
+    /// Iterations that are done.
+    pub(super) fn iteration(&self) -> u32 {
+        self.state.as_ref().map_or(0, |state| state.file.iteration())
+    }
+
+    /// Checks that this run reads what the earlier one read, and can go on from its state.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming what has changed, [`Error::Usage`] if its scales have.
+    pub(super) fn check(&self, checked: &CheckedRun) -> Result<()> {
+        if let Some(before) = &self.network
+            && *before != checked.network.sha256()?
+        {
+            return Err(Error::file(
+                &checked.network.path,
+                "this is not the network that the run was made with",
+                "Restore that network, or choose another with --weights",
+            ));
+        }
+        if let (Some(before), Some(file)) = (&self.inputs, &self.file)
+            && *before != checked.inputs.sha256()
+        {
+            return Err(Error::file(
+                file,
+                "its photo, or another file that it was painted from, holds something else now",
+                "Restore that file, or start a new run with `mirage render`",
+            ));
+        }
+        self.state.as_ref().map_or(Ok(()), |state| state.file.check_scales(&checked.scales))
+    }
 }
 
 /// The state that a run starts from. It stays on disk until the device is ready for it, and is read again if the device

@@ -20,6 +20,7 @@ mod fitting;
 mod forecast;
 mod format;
 mod free_memory;
+mod inputs;
 mod install;
 mod interrupt;
 mod kernels;

@@ -1,7 +1,7 @@
 //! `mirage render`: sets a run up, runs it with its observers, and saves the picture.
 
 use super::args::RenderArgs;
-use super::checked_run::{self, CheckedRun};
+use super::checked_run::CheckedRun;
 use super::device_args::DeviceArgs;
 use super::earlier_run::{EarlierRun, EarlierState};
 use super::escape::{path_text, quoted, shown};
@@ -16,7 +16,6 @@ use super::observers::{
     SharedStatus, Snapshots,
 };
 use super::preprocessing;
-use super::resumed_run::ResumedRun;
 use super::streams;
 use crate::error::{Error, Result};
 use crate::gpu::Trace;
@@ -37,23 +36,11 @@ pub(super) fn run(args: &RenderArgs) -> Result<u8> {
 }
 
 /// Paints with what is taken from an earlier run, and returns the exit code.
-pub(super) fn continue_from(args: &RenderArgs, earlier: EarlierRun) -> Result<u8> {
-    let EarlierRun { mut notes, network, device, file, resumed, state } = earlier;
+pub(super) fn continue_from(args: &RenderArgs, mut earlier: EarlierRun) -> Result<u8> {
     let (args, tiles) = fitting::fitted(args)?;
     let args = &*args;
-    notes.extend(tiles);
-    let mut run = RenderRun::new(args, notes, resumed, file.as_slice(), state.as_ref())?;
-    if let Some(before) = network
-        && before != run.checked.network.sha256()?
-    {
-        return Err(Error::file(
-            &run.checked.network.path,
-            "this is not the network that the run was made with",
-            "Restore that network, or choose another with --weights",
-        ));
-    }
-    run.terminal.earlier_device = device;
-    run.paint(args, state)
+    earlier.notes.extend(tiles);
+    RenderRun::new(args, &mut earlier)?.paint(args, earlier.state)
 }
 
 /// A run and its observers.
@@ -92,31 +79,26 @@ struct RenderRun {
 }
 
 impl RenderRun {
-    fn new(
-        args: &RenderArgs,
-        notes: Vec<String>,
-        resumed: Option<ResumedRun>,
-        read: &[PathBuf],
-        start: Option<&EarlierState>,
-    ) -> Result<Self> {
+    /// A run that goes on from what is taken from an earlier one, whose state stays there.
+    fn new(args: &RenderArgs, earlier: &mut EarlierRun) -> Result<Self> {
         let begun = Instant::now();
         let interrupt = Interrupt::install();
+        let resumed = earlier.resumed.take();
         let metadata = RunMetadata::new(resumed.as_ref().map(|run| run.id.clone()));
-        let first = start.map_or(0, |start| start.file.iteration());
-        let checked = Rc::new(CheckedRun::new(args, resumed, read, first)?);
-        if let Some(start) = start {
-            start.file.check_scales(&checked.scales)?;
-        }
-        let status = RunStatus::new(metadata, [notes, checked.notes.clone()].concat());
+        let checked = CheckedRun::new(args, resumed, earlier.file.as_slice(), earlier.iteration())?;
+        earlier.check(&checked)?;
+        let checked = Rc::new(checked);
+        let notes = [std::mem::take(&mut earlier.notes), checked.notes.clone()].concat();
+        let status = RunStatus::new(metadata, notes);
         let watching = &args.watching;
-        let terminal = RunTerminal::new(watching, &checked, &status, begun);
+        let mut terminal = RunTerminal::new(watching, &checked, &status, begun);
+        terminal.earlier_device = std::mem::take(&mut earlier.device);
         for note in &status.borrow().notes {
             terminal.lines.note(note);
         }
         let checkpoint = checked.files.checkpoint();
         let replaces = checked.files.replaces(&checkpoint);
-        let inputs = checked_run::inputs(args);
-        let checkpoints = Checkpoints::new(checkpoint, replaces, &checked, &inputs, &status)?;
+        let checkpoints = Checkpoints::new(checkpoint, replaces, &checked, &status)?;
         let controls = Controls::new();
         let title = path_text(Path::new(args.photo.file_name().unwrap_or_default()));
         let page = watching

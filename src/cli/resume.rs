@@ -137,6 +137,8 @@ fn continued(args: &ResumeArgs, saved: SavedCheckpoint) -> Result<(RenderArgs, E
         file: saved.file,
     };
     let earlier = EarlierRun {
+        // Each file was compared by itself.
+        inputs: None,
         notes,
         network,
         device: saved.adapter,

@@ -125,9 +125,34 @@ fn a_cell_becomes_a_picture_of_full_size() {
         let printed = options(&place, output);
         assert_eq!((&printed["seed"], &printed["iterations"]), (&seed.into(), &serde_json::json!([3])));
     }
+    // Of another photo it would be another picture.
+    place.photo("photo.png", 95, 64);
+    let mut promote = place.mirage();
+    promote.args(["sweep", "--continue", "my sweep/r1c1.png", "--overwrite", "--log", "other.jsonl"]);
+    promote.assert().code(2).stderr(predicate::str::contains("holds something else now"));
+    assert!(!place.path("other.jsonl").exists());
     let assert = place.mirage().args(["sweep", "--continue", "my sweep/sheet.html#r7c7"]).assert();
     assert.code(2).stderr(predicate::str::contains("not a cell"));
     place.mirage().args(["sweep", "--continue", "photo.png"]).assert().code(2);
+}
+
+/// All runs are of the photo as it was read at first, and so are their checkpoints.
+#[test]
+fn a_photo_that_is_gone_meanwhile_is_not_needed() {
+    let place = Place::new();
+    place.photo("photo.png", 96, 64);
+    let words = ["--vary", "seed=1,2", "--columns", "iterations=2,100", "--quiet"];
+    let mut child = place.spawn(&sweep(&place, &words));
+    wait_for("the sweep doesn't begin", || place.path("my sweep/r1c1.png").exists());
+    let photo = std::fs::read(place.path("photo.png")).unwrap();
+    std::fs::remove_file(place.path("photo.png")).unwrap();
+    wait_for("the second run doesn't begin", || place.path("my sweep/r2c1.png").exists());
+    signal(&child, "-INT");
+    assert_eq!(code(&mut child), Some(130));
+    std::fs::write(place.path("photo.png"), photo).unwrap();
+    let again = sweep(&place, &words).output().unwrap();
+    assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
+    assert!(place.path("my sweep/r2c2.png").exists());
 }
 
 #[test]

@@ -25,18 +25,17 @@ pub(in crate::cli) struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// For a run that reads `inputs`. A file that has the name already is replaced only with `replaces`.
+    /// For a run. A file that has the name already is replaced only with `replaces`.
     ///
     /// # Errors
-    /// If an input can't be read any more.
+    /// As [`RunTexts::new`].
     pub(in crate::cli) fn new(
         path: PathBuf,
         replaces: bool,
         checked: &CheckedRun,
-        inputs: &[PathBuf],
         status: &SharedStatus,
     ) -> Result<Self> {
-        let texts = RunTexts::new(&checked.options, inputs)?;
+        let texts = RunTexts::new(&checked.options, &checked.inputs)?;
         Ok(Self { path, texts, status: status.clone(), replaces, saved: None, failed: false })
     }
 

@@ -16,6 +16,7 @@ use super::accept::{self, RecordKind};
 use super::checked_run;
 use super::earlier_run::EarlierRun;
 use super::escape::shown;
+use super::inputs;
 use super::interrupt::Interrupt;
 use super::metadata::{self, PictureMetadata};
 use super::option_words::{self, OptionWords, is_given};
@@ -161,9 +162,13 @@ fn continue_cell(cell: &Path, given: &[OptionWords]) -> Result<u8> {
         options.push(("output".to_owned(), vec![output(cell)]));
     }
     let network = metadata.text(metadata::NETWORK).filter(|_| !is_given(given, "weights")).map(str::to_owned);
+    let args = option_words::parse(&options)?;
+    let recorded = option_words::parse(&option_words::recorded(&accepted.options))?;
+    let reads_the_same = inputs::files(&args) == inputs::files(&recorded);
+    let inputs = metadata.text(metadata::INPUTS).filter(|_| reads_the_same).map(str::to_owned);
     let file = Some(cell.to_owned());
-    let earlier = EarlierRun { notes: accepted.notes, network, file, ..EarlierRun::default() };
-    render::continue_from(&option_words::parse(&options)?, earlier)
+    let earlier = EarlierRun { notes: accepted.notes, network, inputs, file, ..EarlierRun::default() };
+    render::continue_from(&args, earlier)
 }
 
 /// The output of a promoted cell: `holiday-sweep-r2c3.png`, beside the sweep's folder.

@@ -6,8 +6,8 @@ use super::progress::SweepProgress;
 use super::sheet::{ContactSheet, PaintedCell};
 use crate::cli::accept::{self, RecordKind};
 use crate::cli::args::RenderArgs;
-use crate::cli::checked_run::{self, CheckedRun};
-use crate::cli::checkpoint::{SavedCheckpoint, hash_of_all};
+use crate::cli::checked_run::CheckedRun;
+use crate::cli::checkpoint::SavedCheckpoint;
 use crate::cli::disk::{Reservation, check_whole};
 use crate::cli::escape::{one_line, shown};
 use crate::cli::forecast::Forecast;
@@ -25,6 +25,7 @@ use crate::image_io::{self, Picture};
 use crate::mirage::{CheckpointFile, Controls, Ending, Readout, Session, effective_shares};
 use crate::vgg::{Network, locate};
 use serde_json::{Map, Value};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -101,7 +102,7 @@ impl Sweep {
         interrupt: Interrupt,
     ) -> Result<Self> {
         let mut networks: Vec<(PathBuf, String, Arc<Network>)> = Vec::new();
-        let mut planned: Vec<PlannedRun> = Vec::new();
+        let (mut planned, mut read) = (Vec::new(), HashMap::new());
         let mut table = table;
         let held_per_pixel = CELL * (table.rows.len() * table.columns.len()) as u64;
         for (run, options) in table.runs.iter_mut().zip(options) {
@@ -127,10 +128,8 @@ impl Sweep {
             schedule.report_every = 0;
             schedule.held_per_pixel = held_per_pixel;
             schedule.snapshot_at = run.cells.iter().rev().skip(1).map(|cell| cell.iterations).collect();
-            let files = checked_run::inputs(&args);
-            // Runs of a sweep read the same files, as a rule.
-            let same = planned.last().filter(|run| checked_run::inputs(&run.args) == files);
-            let inputs = same.map_or_else(|| hash_of_all(&files), |run| Ok(run.inputs.clone()))?;
+            checked.inputs.check_same(&mut read)?;
+            let inputs = checked.inputs.sha256();
             let network = checked.network.sha256()?;
             planned.push(PlannedRun { args, checked: Rc::new(checked), network, inputs });
         }
@@ -355,8 +354,7 @@ impl Sweep {
         metadata.inputs_sha256 = Some(planned.inputs.clone());
         let status = RunStatus::new(metadata, Vec::new());
         // One that is there was found to be this sweep's, or may be replaced.
-        let inputs = checked_run::inputs(args);
-        let mut checkpoints = Checkpoints::new(checkpoint.clone(), true, checked, &inputs, &status)?;
+        let mut checkpoints = Checkpoints::new(checkpoint.clone(), true, checked, &status)?;
         if let Some(file) = own_checkpoint(&checkpoint, planned)
             && file.iteration() <= checked.iterations
             && cells.iter().all(|cell| {

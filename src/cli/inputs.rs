@@ -1,0 +1,163 @@
+//! The files that a run reads, without the network, and what they held when it read them.
+
+use super::args::RenderArgs;
+use super::checked_run::images_of;
+use super::escape::path_text;
+use super::values::StartPicture;
+use crate::error::{Error, Result};
+use crate::hex::hex;
+use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// The files that a run reads.
+pub(super) fn files(args: &RenderArgs) -> Vec<PathBuf> {
+    let mut files = vec![args.photo.clone()];
+    files.extend(images_of(args).into_iter().flat_map(|(_, images)| images.iter().cloned()));
+    if let StartPicture::File(path) = &args.optimisation.init {
+        files.push(path.clone());
+    }
+    files.extend(args.network.labels.clone());
+    files
+}
+
+/// What tells that a file was written.
+type Stamp = (Option<SystemTime>, u64);
+
+/// Files that are about to be read.
+#[derive(Debug)]
+pub(super) struct Unread(Vec<(PathBuf, Option<Stamp>)>);
+
+impl Unread {
+    /// Those of a run.
+    pub(super) fn of(args: &RenderArgs) -> Self {
+        Self(files(args).into_iter().map(|path| (path.clone(), stamp(&path))).collect())
+    }
+
+    /// The files once they were read.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming one that was written meanwhile, or that can't be read any more.
+    pub(super) fn read(self) -> Result<Inputs> {
+        let read = |(path, before): (PathBuf, Option<Stamp>)| {
+            let sha256 = hash(&path)?;
+            if stamp(&path) != before {
+                return Err(changed(&path));
+            }
+            Ok((path, sha256))
+        };
+        Ok(Inputs(self.0.into_iter().map(read).collect::<Result<_>>()?))
+    }
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let found = path.metadata().ok()?;
+    Some((found.modified().ok(), found.len()))
+}
+
+fn changed(path: &Path) -> Error {
+    Error::file(path, "this file was changed while it was read", "Start again")
+}
+
+/// The files that a run has read, with the SHA-256 of each.
+#[derive(Debug)]
+pub(super) struct Inputs(Vec<(PathBuf, String)>);
+
+impl Inputs {
+    /// SHA-256 of those of all files, one after the other.
+    pub(super) fn sha256(&self) -> String {
+        let mut all = Sha256::new();
+        self.0.iter().for_each(|(_, sha256)| all.update(sha256));
+        hex(&all.finalize())
+    }
+
+    /// The SHA-256 of each file, by its absolute path.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the current folder is gone.
+    pub(super) fn by_path(&self) -> Result<Map<String, Value>> {
+        let entry = |(path, sha256): &(PathBuf, String)| {
+            let whole = std::path::absolute(path).map_err(Error::io(path, "finding the file"))?;
+            Ok((path_text(&whole), Value::String(sha256.clone())))
+        };
+        self.0.iter().map(entry).collect()
+    }
+
+    /// Checks that earlier runs found the same in these files, and adds them to what is known.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming one that was written meanwhile.
+    pub(super) fn check_same(&self, known: &mut HashMap<PathBuf, String>) -> Result<()> {
+        for (path, sha256) in &self.0 {
+            if known.entry(path.clone()).or_insert_with(|| sha256.clone()) != sha256 {
+                return Err(changed(path));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// SHA-256 of an ordinary file.
+///
+/// # Errors
+/// [`Error::File`] if it can't be read.
+pub(super) fn hash(path: &Path) -> Result<String> {
+    let unusable = |problem: String| Error::file(path, problem, "Restore it, or give it on the command line");
+    let unreadable = |error: std::io::Error| unusable(format!("it can't be read ({error})"));
+    let found = path.metadata().map_err(unreadable)?;
+    if !found.is_file() {
+        return Err(unusable("it is not an ordinary file".to_owned()));
+    }
+    // No more than the stated length: some files of /proc have hundreds of gigabytes, and state none.
+    let file = File::open(path).map_err(unreadable)?.take(found.len());
+    let mut file = BufReader::with_capacity(1 << 16, file);
+    let mut hash = Sha256::new();
+    loop {
+        let part = file.fill_buf().map_err(unreadable)?;
+        if part.is_empty() {
+            return Ok(hex(&hash.finalize()));
+        }
+        hash.update(part);
+        let read = part.len();
+        file.consume(read);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::option_words::parse;
+
+    #[test]
+    fn files_that_change_are_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let [photo, labels] = ["photo.png", "labels.txt"].map(|name| folder.path().join(name));
+        std::fs::write(&photo, "a photo").unwrap();
+        std::fs::write(&labels, "cat").unwrap();
+        let word = |name: &str, path: &Path| (name.to_owned(), vec![path.as_os_str().to_owned()]);
+        let labels_word = ("labels".to_owned(), vec!["--labels".into(), labels.as_os_str().to_owned()]);
+        let args = parse(&[word("photo", &photo), labels_word]).unwrap();
+        assert_eq!(files(&args), [photo.clone(), labels.clone()]);
+        let read = || Unread::of(&args).read();
+        let (first, again) = (read().unwrap(), read().unwrap());
+        assert_eq!(first.sha256(), again.sha256());
+        let mut known = HashMap::new();
+        first.check_same(&mut known).unwrap();
+        again.check_same(&mut known).unwrap();
+        assert_eq!(known.len(), 2);
+        // Between two runs, and while a run reads.
+        let unread = Unread::of(&args);
+        std::fs::write(&labels, "dog!").unwrap();
+        let error = unread.read().unwrap_err();
+        assert!(error.to_string().contains("labels.txt: this file was changed while it was read"), "{error}");
+        let other = read().unwrap();
+        assert_ne!(other.sha256(), first.sha256());
+        assert_eq!(other.check_same(&mut known).unwrap_err().exit_code(), 2);
+        std::fs::remove_file(&photo).unwrap();
+        assert!(read().is_err());
+    }
+}
