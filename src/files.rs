@@ -115,10 +115,12 @@ pub(crate) fn check_place(path: &Path, replace: bool) -> Result<PathBuf> {
     if replace { Ok(target) } else { Err(exists(path)) }
 }
 
-/// Refuses a path that ends as those of folders do: the system takes no file under it, once it is written.
+/// Refuses a path that ends as those of folders do, in `/`, `/.` or `/..`: the system takes no file under it, once it is
+/// written.
 pub(crate) fn check_is_no_folder(path: &Path) -> Result<()> {
-    let last = path.as_os_str().as_encoded_bytes().last();
-    if last.is_some_and(|last| std::path::is_separator(char::from(*last))) {
+    let text = path.as_os_str().as_encoded_bytes();
+    let last = text.rsplit(|byte| std::path::is_separator(char::from(*byte))).next().unwrap_or_default();
+    if !text.is_empty() && [&b""[..], b".", b".."].contains(&last) {
         return Err(Error::file(path, "it is the name of a folder", "Add a file name to the path"));
     }
     Ok(())
@@ -341,7 +343,7 @@ mod tests {
     #[test]
     fn a_name_that_ends_in_a_separator_is_no_files() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["new.json/", "new.json//"] {
+        for name in ["new.json/", "new.json//", "new.json/.", "new.json/..", "new.json//./"] {
             let path = folder.path().join(name);
             let error = write_whole(&path, b"", "writing", false).unwrap_err();
             assert!(error.to_string().contains("name of a folder") && error.exit_code() == 2, "{error}");

@@ -18,6 +18,7 @@ use crate::mirage::optimizer::{self, Settings};
 use crate::mirage::preset::{self, FACTORS, Preset};
 use crate::mirage::statistic;
 use crate::mirage::{self, Init, Request, Scale, Strength, Target, not_negative, work};
+use crate::shader;
 use crate::vgg::Network;
 use crate::vgg::locate::{self, Location};
 use std::borrow::Cow;
@@ -313,7 +314,7 @@ fn pictures(
     Ok(Pictures { alpha, photo_stored, reading: most })
 }
 
-/// All files that a run reads: those of its options, the network, and the measurements of kernels.
+/// All files that a run reads: those of its options, the network, the measurements of kernels, and shaders.
 fn all_read(args: &RenderArgs, more: &[PathBuf]) -> Vec<PathBuf> {
     let mut read = inputs::files(args);
     read.extend(more.iter().cloned());
@@ -322,5 +323,6 @@ fn all_read(args: &RenderArgs, more: &[PathBuf]) -> Vec<PathBuf> {
         read.push(path);
     }
     read.extend(args.device.tuning.path());
+    read.extend(shader::files());
     read
 }

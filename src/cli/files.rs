@@ -3,7 +3,7 @@
 use super::args::FileArgs;
 use super::disk::is_same;
 use super::escape::shown;
-use super::rescue::rescue;
+use super::rescue::{not_saved, rescue};
 use super::resumed_run::ResumedRun;
 use super::values::AlphaArg;
 use crate::error::{Error, Result};
@@ -201,7 +201,13 @@ impl Files {
             .filter(|iteration| is_due(*iteration))
             .collect();
         taken.sort_unstable();
-        taken.into_iter().try_for_each(|iteration| self.check_picture(&self.snapshot(iteration)))
+        taken.into_iter().try_for_each(|iteration| {
+            let path = self.snapshot(iteration);
+            if self.options.overwrite {
+                crate::files::check_place(&path, true)?;
+            }
+            self.check_picture(&path)
+        })
     }
 
     /// The iteration of whose snapshot this is the path, if there is one.
@@ -269,14 +275,7 @@ impl Files {
         let Err(error) = self.write(&self.output, picture, record.to_vec()) else { return Ok(()) };
         let options = WriteOptions { overwrite: false, metadata: record.to_vec(), ..self.options.clone() };
         let rescued = rescue(&self.output, |place| image_io::write(place, picture, &options));
-        let error = match &rescued {
-            None => error,
-            Some(place) => {
-                let reason = std::io::Error::other(format!("{error}; the picture is in {}", shown(place)));
-                Error::io(&self.output, "saving")(reason)
-            }
-        };
-        Err(Unsaved { error, rescued })
+        Err(Unsaved { error: not_saved(&self.output, &error, rescued.as_deref()), rescued })
     }
 }
 

@@ -59,6 +59,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use escape::{has_control, one_line, shortened};
 pub use out_of_memory::Allocator;
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -159,9 +160,14 @@ fn parse(words: Vec<OsString>) -> Result<Cli, ExitCode> {
     let code = |error: &clap::Error| ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
     Cli::try_parse_from(&words).map_err(|error| {
         if !words.iter().any(|word| has_control(&word.to_string_lossy())) {
-            // What is written to a closed stream is lost, and nothing is left to do.
-            let _ = error.print();
-            return code(&error);
+            return match error.print() {
+                // A help that can't be written is no success; nobody reads a closed pipe.
+                Err(problem) if !error.use_stderr() && problem.kind() != ErrorKind::BrokenPipe => {
+                    streams::eprint(&format!("mirage: writing to stdout failed: {problem}"));
+                    ExitCode::FAILURE
+                }
+                _ => code(&error),
+            };
         }
         // The message repeats words, which may be names of files: it is made again, of harmless ones.
         let words = words.iter().map(|word| one_line(&word.to_string_lossy()).into_owned());

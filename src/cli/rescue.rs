@@ -1,6 +1,7 @@
 //! Finished work that can't be written where it should be.
 
-use crate::error::Result;
+use super::escape::shown;
+use crate::error::{Error, Result};
 use crate::files::parent;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -23,10 +24,19 @@ pub(super) fn rescue(path: &Path, mut write: impl FnMut(&Path) -> Result<()>) ->
     })
 }
 
+/// The error for a picture that couldn't be written to its place: where it is instead, or that it is lost. What made the
+/// picture was right, so it is no error of usage.
+pub(super) fn not_saved(path: &Path, error: &Error, rescued: Option<&Path>) -> Error {
+    let outcome = match rescued {
+        Some(place) => format!("the picture is in {}", shown(place)),
+        None => "no other folder could be written either, and the picture is lost".to_owned(),
+    };
+    Error::io(path, "saving")(std::io::Error::other(format!("{error}; {outcome}")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Error;
 
     #[test]
     fn a_file_is_rescued_beside_its_place_or_in_the_temporary_folder_or_not_at_all() {
@@ -45,6 +55,12 @@ mod tests {
             }
         }
         assert!(rescue(&folder.path().join("out.png"), |_| Err(Error::usage("no"))).is_none());
+        // The work was done: whatever the reason is, it is no error of usage.
+        let reason = Error::file(folder.path(), "it can't be written", "Choose another");
+        for (rescued, outcome) in [(None, "is lost"), (Some(Path::new("x/out.png")), "is in x/out.png")] {
+            let error = not_saved(&folder.path().join("out.png"), &reason, rescued);
+            assert!(error.exit_code() == 1 && error.to_string().ends_with(outcome), "{error}");
+        }
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left");
     }
 }

@@ -110,7 +110,7 @@ impl Folder {
                 ))
             });
             if outcome.is_ok() {
-                replace(shader, text);
+                replace(shader, text, &path);
                 variant::forget(shader);
             }
             changed.push(Reloaded { shader, outcome });

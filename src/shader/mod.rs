@@ -24,6 +24,6 @@ pub use folder::{Folder, Reloaded};
 pub use reflect::{
     Extensions, Interface, Member, Resource, ResourceKind, ScalarKind, needs_matrices, needs_subgroups,
 };
-pub use source::{SOURCES, generation, source};
+pub use source::{SOURCES, files, generation, source};
 pub use unroll::unroll;
 pub use variant::{Shader, set_const};

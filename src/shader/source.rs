@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, PoisonError, RwLock};
 
 macro_rules! sources {
@@ -80,7 +81,7 @@ sources![
 /// [`Error::Gpu`] if there is no file of that name, which is a fault of the caller.
 pub fn source(name: &str) -> Result<Cow<'static, str>> {
     let replaced = REPLACED.read().unwrap_or_else(PoisonError::into_inner);
-    if let Some(text) = replaced.texts.get(name) {
+    if let Some((text, _)) = replaced.texts.get(name) {
         return Ok(Cow::Owned(text.clone()));
     }
     SOURCES
@@ -90,21 +91,27 @@ pub fn source(name: &str) -> Result<Cow<'static, str>> {
         .ok_or_else(|| Error::gpu(format!("shader {name}"), "no such file under shaders/"))
 }
 
-/// Texts that replace embedded ones.
+/// Texts that replace embedded ones, and the files that they are from.
 #[derive(Default)]
 struct Replaced {
-    texts: HashMap<&'static str, String>,
+    texts: HashMap<&'static str, (String, PathBuf)>,
     generation: u64,
 }
 
 /// Of the whole process, as the embedded files are: a shader that is worked on is used everywhere.
 static REPLACED: LazyLock<RwLock<Replaced>> = LazyLock::new(RwLock::default);
 
-/// Puts a text in the place of an embedded one; what was made from that is forgotten by the caller.
-pub(super) fn replace(name: &'static str, text: String) {
+/// Puts a file's text in the place of an embedded one; what was made from that is forgotten by the caller.
+pub(super) fn replace(name: &'static str, text: String, file: &Path) {
     let mut replaced = REPLACED.write().unwrap_or_else(PoisonError::into_inner);
-    replaced.texts.insert(name, text);
+    replaced.texts.insert(name, (text, file.to_owned()));
     replaced.generation += 1;
+}
+
+/// The files whose texts replace embedded ones.
+pub fn files() -> Vec<PathBuf> {
+    let replaced = REPLACED.read().unwrap_or_else(PoisonError::into_inner);
+    replaced.texts.values().map(|(_, file)| file.clone()).collect()
 }
 
 /// How many times a text was replaced so far: what was derived from texts is stale once this has changed.

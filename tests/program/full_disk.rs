@@ -223,3 +223,17 @@ fn a_disk_too_small_for_an_extra_is_noted_before_the_run() {
     ]);
     refuses(&place, &mut large, &["disk/b.png", "room for"]);
 }
+
+/// Help that can't be written is no success.
+#[cfg(target_os = "linux")]
+#[test]
+fn help_on_a_full_disk_is_a_failure() {
+    let place = Place::new();
+    for word in ["--help", "--version"] {
+        let mut command = std::process::Command::new(place.mirage().get_program());
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = command.arg(word).stdout(full).stderr(std::process::Stdio::piped()).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("writing to stdout failed"), "{word}");
+    }
+}

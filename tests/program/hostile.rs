@@ -469,4 +469,36 @@ fn a_sweep_replaces_no_file_that_is_not_its_own() {
         }
     }
     assert_eq!(std::fs::read(place.path("victim")).unwrap(), b"precious");
+    // Nor beside cells of its own.
+    sweep("folder").success();
+    for name in ["sheet.png", "sheet.html"] {
+        let path = place.path(&format!("folder/{name}"));
+        let own = std::fs::read(&path).unwrap();
+        std::fs::copy(&photo, &path).unwrap();
+        sweep("folder").code(2).stderr(says(name).and(says("--overwrite")));
+        std::fs::write(&path, own).unwrap();
+    }
+    sweep("folder").success();
+}
+
+/// What can't be written is found before anything is painted, also where everything may be replaced.
+#[test]
+fn what_is_in_the_way_of_a_sweep_is_said_before_it_begins() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    for name in ["r1c2.png", "run-1-checkpoint.safetensors", "run-2-checkpoint.safetensors", "sheet.html"] {
+        std::fs::create_dir_all(place.path("folder").join(name)).unwrap();
+        let mut command = place.deviceless();
+        command.arg("sweep").arg(&photo).arg("--weights").arg(place.network()).args(["--vary", "seed=1,2"]);
+        command.args(["--columns", "iterations=1,2", "--size", "48", "-o", "folder", "--overwrite"]);
+        command.assert().code(2).stderr(says(name).and(says("it is a folder")));
+        assert_eq!(std::fs::read_dir(place.path("folder")).unwrap().count(), 1, "{name}");
+        std::fs::remove_dir_all(place.path("folder")).unwrap();
+    }
+    // So it is with a snapshot.
+    std::fs::create_dir(place.path("out-0002.png")).unwrap();
+    let mut command = place.deviceless();
+    command.arg("render").arg(&photo).arg("--weights").arg(place.network());
+    command.args(["--size", "48", "--iterations", "3", "--save-at", "2", "-o", "out.png", "--overwrite"]);
+    command.assert().code(2).stderr(says("out-0002.png").and(says("it is a folder")));
 }

@@ -444,3 +444,22 @@ fn a_bench_that_is_killed_leaves_what_it_has_measured() {
     drop(child);
     assert!(rows().is_some_and(|rows| rows > 0));
 }
+
+/// A shader that the run uses is one of the files that it reads.
+#[test]
+fn no_shader_in_use_is_replaced() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 48, 32);
+    place.deviceless().args(["kernels", "show", "--files", "my shaders"]).assert().success();
+    let shader = place.path("my shaders/gram.wgsl");
+    let text = std::fs::read(&shader).unwrap();
+    let refused = |command: &mut assert_cmd::Command| {
+        command.args(["--overwrite", "--shader-dir", "my shaders"]);
+        command.assert().code(2).stderr(contains("gram.wgsl, which the run reads"));
+        assert!(std::fs::read(&shader).unwrap() == text);
+    };
+    for option in ["--log", "--trace"] {
+        refused(place.render_for(&photo, "1").args([option, "my shaders/gram.wgsl"]));
+    }
+    refused(place.mirage().args(["kernels", "bench", "gram", "--json", "my shaders/gram.wgsl"]));
+}

@@ -334,9 +334,15 @@ fn names_are_checked_before_the_run() {
         refuses(&place, &mut render("out.png", &words), &["name", "too long"]);
     }
     // Names of folders, which the system would refuse once the picture is painted.
-    for words in
-        [&["-o", "new.png/"][..], &["-o", "a.png", "--log", "l/"], &["-o", "a.png", "--film", "f.gif/"]]
-    {
+    for words in [
+        &["-o", "new.png/"][..],
+        &["-o", "new.png/."],
+        &["-o", "a.png", "--log", "l/"],
+        &["-o", "a.png", "--log", "l/."],
+        &["-o", "a.png", "--film", "f.gif/"],
+        &["-o", "a.png", "--film", "f.gif/.."],
+        &["-o", "a.png", "--trace", "t.json/."],
+    ] {
         let mut command = place.deviceless();
         command.arg("render").arg(&photo).args(["--weights", "none.safetensors"]).args(words);
         refuses(&place, &mut command, &["name of a folder"]);

@@ -17,9 +17,9 @@ use crate::files::is_stream;
 use crate::gpu::{AdapterChoice, Context, DeviceOptions};
 use crate::graph::Engine;
 use crate::ops::REGISTRY;
-use crate::shader::Folder;
+use crate::shader::{self, Folder};
 use clap::{Args, Subcommand};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Options of `mirage kernels`.
@@ -132,12 +132,15 @@ impl KernelDeviceArgs {
     }
 }
 
-/// Checks, before the work, that a command can write these files, and that they replace none that it reads.
+/// Checks, before the work, that a command can write these files, and that they replace none that it reads; shaders are
+/// read without being named.
 ///
 /// # Errors
 /// [`Error::File`] for the first that it can't.
 fn check_written(written: &[Option<&Path>], read: &[&Path], overwrite: bool) -> Result<()> {
     let written: Vec<&Path> = written.iter().copied().flatten().collect();
+    let shaders = shader::files();
+    let read: Vec<&Path> = read.iter().copied().chain(shaders.iter().map(PathBuf::as_path)).collect();
     for (index, path) in written.iter().enumerate() {
         if let Some(read) = read.iter().find(|read| is_same(read, path)) {
             let problem = format!("this would replace {}, which the run reads", shown(read));

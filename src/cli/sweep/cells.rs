@@ -3,10 +3,9 @@
 use super::axes::Cell;
 use super::sheet::{ContactSheet, PaintedCell};
 use crate::cli::checked_run::CheckedRun;
-use crate::cli::escape::shown;
 use crate::cli::observers::SharedStatus;
-use crate::cli::rescue::rescue;
-use crate::error::{Error, Result};
+use crate::cli::rescue::{not_saved, rescue};
+use crate::error::Result;
 use crate::image_io::{self, Picture, WriteOptions};
 use crate::mirage::{Event, Observer, Readout, RunResult};
 use std::ops::ControlFlow;
@@ -55,14 +54,8 @@ impl CellWriter<'_> {
         let options = WriteOptions { metadata, overwrite, alpha, ..WriteOptions::default() };
         if let Err(error) = image_io::write(&path, picture, &options) {
             let options = WriteOptions { overwrite: false, ..options };
-            return Err(match rescue(&path, |place| image_io::write(place, picture, &options)) {
-                None => error,
-                Some(place) => {
-                    let reason =
-                        std::io::Error::other(format!("{error}; the picture is in {}", shown(&place)));
-                    Error::io(&path, "saving")(reason)
-                }
-            });
+            let rescued = rescue(&path, |place| image_io::write(place, picture, &options));
+            return Err(not_saved(&path, &error, rescued.as_deref()));
         }
         let (classes, distance) = (readout.classes.clone(), readout.distance);
         *painted = Some(PaintedCell { picture: picture.clone(), classes, distance });

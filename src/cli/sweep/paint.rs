@@ -19,7 +19,7 @@ use crate::cli::option_words::{self, OptionWords};
 use crate::cli::options::{self, Effect, Row};
 use crate::cli::preprocessing;
 use crate::error::{Error, Result};
-use crate::files::make_folder;
+use crate::files::{check_place, make_folder};
 use crate::graph::Engine;
 use crate::image_io::{self, Picture};
 use crate::mirage::{CheckpointFile, Controls, Ending, Readout, Session, effective_shares};
@@ -163,7 +163,7 @@ impl Sweep {
             reservations: Vec::new(),
         };
         sweep.reserve()?;
-        sweep.check_not_read()?;
+        sweep.check_places()?;
         sweep.find_painted()?;
         sweep.check_sheet()?;
         sweep.check_checkpoints()?;
@@ -222,13 +222,15 @@ impl Sweep {
         Ok(())
     }
 
-    /// Checks that nothing is replaced that a run reads.
-    fn check_not_read(&self) -> Result<()> {
+    /// Checks that nothing is in the way, and that nothing is replaced that a run reads.
+    fn check_places(&self) -> Result<()> {
         let runs = self.table.runs.iter().enumerate();
         let cells = self.table.runs.iter().flat_map(|run| &run.cells);
         let mut written: Vec<PathBuf> = cells.map(|cell| self.contact.cell(cell)).collect();
         written.extend([self.contact.picture(), self.contact.page()]);
         written.extend(runs.map(|(run, _)| self.checkpoint(run)));
+        // Files that exist may be the sweep's own.
+        written.iter().try_for_each(|path| check_place(path, true).map(drop))?;
         for run in &self.planned {
             written.iter().try_for_each(|path| run.checked.files.check_not_read(path, "-o"))?;
         }
@@ -258,7 +260,7 @@ impl Sweep {
         let continues = self.painted.iter().any(Option::is_some);
         for path in [self.contact.picture(), self.contact.page()] {
             let Ok(found) = path.symlink_metadata() else { continue };
-            let is_own = continues && found.is_file();
+            let is_own = continues && found.is_file() && ContactSheet::is_of_a_sweep(&path);
             if !self.overwrite && !is_own {
                 return Err(not_of_this_sweep(&path));
             }

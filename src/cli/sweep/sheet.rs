@@ -7,8 +7,12 @@ use crate::cli::format::named_percent;
 use crate::error::Result;
 use crate::files::write_whole;
 use crate::image_io::{self, Picture, Sheet, WriteOptions};
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+/// What a sheet's picture is known by.
+const MARK: &str = "neural-mirage:sheet";
 /// The page's frame.
 const PAGE: &str = include_str!("page.html");
 /// The picture of all cells.
@@ -98,10 +102,24 @@ impl ContactSheet {
             });
         }
         let sheet = self.sheet(table, cells);
-        let options = WriteOptions { overwrite: true, ..WriteOptions::default() };
+        let metadata = vec![(MARK.to_owned(), self.title.clone())];
+        let options = WriteOptions { overwrite: true, metadata, ..WriteOptions::default() };
         image_io::write(&self.picture(), &sheet.compose()?, &options)?;
         let page = self.html(table, painted, names, (width, height));
         write_whole(&self.page(), page.as_bytes(), "writing the contact sheet", true)
+    }
+
+    /// True if a picture or a page is the sheet of a sweep.
+    pub(super) fn is_of_a_sweep(path: &Path) -> bool {
+        if path.extension().is_some_and(|ending| ending == "png") {
+            let metadata = image_io::read_metadata(path).unwrap_or_default();
+            return metadata.iter().any(|(key, _)| key == MARK);
+        }
+        let beginning = PAGE.split("{title}").next().unwrap_or_default().as_bytes();
+        let mut found = Vec::new();
+        let read =
+            File::open(path).and_then(|file| file.take(beginning.len() as u64).read_to_end(&mut found));
+        read.is_ok() && found == beginning
     }
 
     fn html(
