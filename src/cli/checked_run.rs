@@ -37,7 +37,7 @@ pub(super) struct CheckedRun {
     pub names: ClassNames,
     pub files: Files,
     pub options: RecordedOptions,
-    /// What was read.
+    /// The files that were read, with their hashes.
     pub inputs: Inputs,
     /// Notes for the user.
     pub notes: Vec<String>,

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 const OPTIONS: &str = "options";
 const INPUTS: &str = "inputs";
+/// What to do about a file that can't be read.
+const RESTORE: &str = "Restore it, or give it on the command line";
 const ADAPTER: &str = "adapter";
 const RUN: &str = "run";
 
@@ -90,6 +92,11 @@ impl SavedCheckpoint {
         Ok(Self { path: path.to_owned(), file, options, inputs, network, adapter, run })
     }
 
+    /// True if the run read the same files, and the same in them.
+    pub(super) fn has_inputs(&self, inputs: &Inputs) -> Result<bool> {
+        Ok(self.inputs == inputs.by_path()?)
+    }
+
     /// Checks that the files that the record names hold what they held before, and that a photo in another place is the
     /// same one. So a forged record makes the program read only files whose content its author knew already.
     ///
@@ -109,7 +116,7 @@ impl SavedCheckpoint {
             for file in form.map(|form| form.files(value)).unwrap_or_default() {
                 let path = path_of_text(file);
                 let before = stated(file)?;
-                if hash(&path)? != before {
+                if hash(&path, RESTORE)? != before {
                     return Err(Error::file(
                         &path,
                         "this file has changed since the run was interrupted",
@@ -120,7 +127,7 @@ impl SavedCheckpoint {
         }
         let before = self.options.get("photo").and_then(Value::as_str).unwrap_or_default();
         match photo {
-            Some(photo) if stated(before)? != hash(photo)? => Err(Error::file(
+            Some(photo) if stated(before)? != hash(photo, RESTORE)? => Err(Error::file(
                 photo,
                 "this is not the photo that the run was made with",
                 "Give that photo, or start a new run with this one and --init with the last picture",

@@ -15,8 +15,9 @@ pub(super) struct EarlierRun {
     pub notes: Vec<String>,
     /// SHA-256 of the network, if it must be the same.
     pub network: Option<String>,
-    /// SHA-256 of all other files that the run read, if they must be the same ([`Inputs::sha256`](super::inputs::Inputs)).
-    pub inputs: Option<String>,
+    /// SHA-256 of the first pictures that the run read, if they must be the same
+    /// ([`Inputs::of_pictures`](super::inputs::Inputs::of_pictures)).
+    pub pictures: Option<String>,
     /// The device of the run so far.
     pub device: String,
     /// The file that it was read from.
@@ -47,13 +48,13 @@ impl EarlierRun {
                 "Restore that network, or choose another with --weights",
             ));
         }
-        if let (Some(before), Some(file)) = (&self.inputs, &self.file)
-            && *before != checked.inputs.sha256()
+        if let (Some(before), Some(file)) = (&self.pictures, &self.file)
+            && !checked.inputs.of_pictures().starts_with(before)
         {
             return Err(Error::file(
                 file,
-                "its photo, or another file that it was painted from, holds something else now",
-                "Restore that file, or start a new run with `mirage render`",
+                "its photo, or another picture that it was painted from, has changed",
+                "Restore that picture, or start a new run with `mirage render`",
             ));
         }
         self.state.as_ref().map_or(Ok(()), |state| state.file.check_scales(&checked.scales))

@@ -7,7 +7,7 @@ use super::rescue::{not_saved, rescue};
 use super::resumed_run::ResumedRun;
 use super::values::AlphaArg;
 use crate::error::{Error, Result};
-use crate::files::{check_is_no_folder, check_name, parent};
+use crate::files::{self, check_is_no_folder, check_name, parent};
 use crate::image_io::{self, Alpha, Decoded, Picture, ReadOptions, WriteOptions};
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -203,10 +203,8 @@ impl Files {
         taken.sort_unstable();
         taken.into_iter().try_for_each(|iteration| {
             let path = self.snapshot(iteration);
-            if self.options.overwrite {
-                crate::files::check_place(&path, true)?;
-            }
-            self.check_picture(&path)
+            self.check_picture(&path)?;
+            files::check_place(&path, true).map(drop)
         })
     }
 

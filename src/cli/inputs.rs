@@ -14,28 +14,38 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// The files that a run reads.
-pub(super) fn files(args: &RenderArgs) -> Vec<PathBuf> {
-    let mut files = vec![args.photo.clone()];
-    files.extend(images_of(args).into_iter().flat_map(|(_, images)| images.iter().cloned()));
+/// The pictures that a run reads, the photo first.
+pub(super) fn pictures(args: &RenderArgs) -> Vec<PathBuf> {
+    let mut pictures = vec![args.photo.clone()];
+    pictures.extend(images_of(args).into_iter().flat_map(|(_, images)| images.iter().cloned()));
     if let StartPicture::File(path) = &args.optimisation.init {
-        files.push(path.clone());
+        pictures.push(path.clone());
     }
+    pictures
+}
+
+/// The files that a run reads: the pictures, then the names of the classes.
+pub(super) fn files(args: &RenderArgs) -> Vec<PathBuf> {
+    let mut files = pictures(args);
     files.extend(args.network.labels.clone());
     files
 }
 
-/// What tells that a file was written.
+/// Shows whether a file was written to.
 type Stamp = (Option<SystemTime>, u64);
 
 /// Files that are about to be read.
 #[derive(Debug)]
-pub(super) struct Unread(Vec<(PathBuf, Option<Stamp>)>);
+pub(super) struct Unread {
+    files: Vec<(PathBuf, Option<Stamp>)>,
+    pictures: usize,
+}
 
 impl Unread {
     /// Those of a run.
     pub(super) fn of(args: &RenderArgs) -> Self {
-        Self(files(args).into_iter().map(|path| (path.clone(), stamp(&path))).collect())
+        let files = files(args).into_iter().map(|path| (path.clone(), stamp(&path))).collect();
+        Self { files, pictures: pictures(args).len() }
     }
 
     /// The files once they were read.
@@ -44,13 +54,16 @@ impl Unread {
     /// [`Error::File`] naming one that was written meanwhile, or that can't be read any more.
     pub(super) fn read(self) -> Result<Inputs> {
         let read = |(path, before): (PathBuf, Option<Stamp>)| {
-            let sha256 = hash(&path)?;
+            let sha256 = hash(&path, "Start again, or choose another file")?;
             if stamp(&path) != before {
                 return Err(changed(&path));
             }
             Ok((path, sha256))
         };
-        Ok(Inputs(self.0.into_iter().map(read).collect::<Result<_>>()?))
+        Ok(Inputs {
+            files: self.files.into_iter().map(read).collect::<Result<_>>()?,
+            pictures: self.pictures,
+        })
     }
 }
 
@@ -65,14 +78,17 @@ fn changed(path: &Path) -> Error {
 
 /// The files that a run has read, with the SHA-256 of each.
 #[derive(Debug)]
-pub(super) struct Inputs(Vec<(PathBuf, String)>);
+pub(super) struct Inputs {
+    files: Vec<(PathBuf, String)>,
+    /// How many of them, at the beginning, are pictures.
+    pictures: usize,
+}
 
 impl Inputs {
-    /// SHA-256 of those of all files, one after the other.
-    pub(super) fn sha256(&self) -> String {
-        let mut all = Sha256::new();
-        self.0.iter().for_each(|(_, sha256)| all.update(sha256));
-        hex(&all.finalize())
+    /// The SHA-256 of each of the [`pictures`], which decide what is painted, with commas between them.
+    pub(super) fn of_pictures(&self) -> String {
+        let pictures = self.files.iter().take(self.pictures);
+        pictures.map(|(_, sha256)| sha256.as_str()).collect::<Vec<_>>().join(",")
     }
 
     /// The SHA-256 of each file, by its absolute path.
@@ -84,7 +100,7 @@ impl Inputs {
             let whole = std::path::absolute(path).map_err(Error::io(path, "finding the file"))?;
             Ok((path_text(&whole), Value::String(sha256.clone())))
         };
-        self.0.iter().map(entry).collect()
+        self.files.iter().map(entry).collect()
     }
 
     /// Checks that earlier runs found the same in these files, and adds them to what is known.
@@ -92,7 +108,7 @@ impl Inputs {
     /// # Errors
     /// [`Error::File`] naming one that was written meanwhile.
     pub(super) fn check_same(&self, known: &mut HashMap<PathBuf, String>) -> Result<()> {
-        for (path, sha256) in &self.0 {
+        for (path, sha256) in &self.files {
             if known.entry(path.clone()).or_insert_with(|| sha256.clone()) != sha256 {
                 return Err(changed(path));
             }
@@ -104,9 +120,9 @@ impl Inputs {
 /// SHA-256 of an ordinary file.
 ///
 /// # Errors
-/// [`Error::File`] if it can't be read.
-pub(super) fn hash(path: &Path) -> Result<String> {
-    let unusable = |problem: String| Error::file(path, problem, "Restore it, or give it on the command line");
+/// [`Error::File`] with this remedy if it can't be read.
+pub(super) fn hash(path: &Path, remedy: &str) -> Result<String> {
+    let unusable = |problem: String| Error::file(path, problem, remedy);
     let unreadable = |error: std::io::Error| unusable(format!("it can't be read ({error})"));
     let found = path.metadata().map_err(unreadable)?;
     if !found.is_file() {
@@ -144,7 +160,7 @@ mod tests {
         assert_eq!(files(&args), [photo.clone(), labels.clone()]);
         let read = || Unread::of(&args).read();
         let (first, again) = (read().unwrap(), read().unwrap());
-        assert_eq!(first.sha256(), again.sha256());
+        assert_eq!(first.of_pictures(), again.of_pictures());
         let mut known = HashMap::new();
         first.check_same(&mut known).unwrap();
         again.check_same(&mut known).unwrap();
@@ -155,7 +171,9 @@ mod tests {
         let error = unread.read().unwrap_err();
         assert!(error.to_string().contains("labels.txt: this file was changed while it was read"), "{error}");
         let other = read().unwrap();
-        assert_ne!(other.sha256(), first.sha256());
+        // Names of classes don't change a picture.
+        assert_eq!(other.of_pictures(), first.of_pictures());
+        assert_ne!(other.by_path().unwrap(), first.by_path().unwrap());
         assert_eq!(other.check_same(&mut known).unwrap_err().exit_code(), 2);
         std::fs::remove_file(&photo).unwrap();
         assert!(read().is_err());

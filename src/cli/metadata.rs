@@ -16,8 +16,8 @@ pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 const LONGEST: usize = 1 << 20;
 /// The text with the SHA-256 of the network's file.
 pub(super) const NETWORK: &str = "network-sha256";
-/// The text with [`RunMetadata::inputs_sha256`].
-pub(super) const INPUTS: &str = "inputs-sha256";
+/// The text with [`RunMetadata::pictures_sha256`].
+pub(super) const PICTURES: &str = "pictures-sha256";
 /// What the keys in a picture begin with.
 const PREFIX: &str = "neural-mirage:";
 
@@ -30,8 +30,8 @@ pub(super) struct RunMetadata {
     pub device: String,
     /// SHA-256 of the network's file.
     pub network_sha256: String,
-    /// SHA-256 of what the other files that the run reads hold, in a sweep: it goes on only with the same content.
-    pub inputs_sha256: Option<String>,
+    /// SHA-256 of each picture that the run reads, in a sweep: it goes on only with the same content.
+    pub pictures_sha256: Option<String>,
     /// Seconds of the run so far.
     pub seconds: f64,
     /// The last report, as JSON.
@@ -50,7 +50,7 @@ impl RunMetadata {
             run: run.unwrap_or_else(|| hex(&rand::random::<[u8; 16]>())),
             device: String::new(),
             network_sha256: String::new(),
-            inputs_sha256: None,
+            pictures_sha256: None,
             seconds: 0.0,
             losses: None,
             classes: None,
@@ -102,7 +102,7 @@ impl RunMetadata {
             ("run", self.run.clone()),
         ];
         let known = [
-            (INPUTS, &self.inputs_sha256),
+            (PICTURES, &self.pictures_sha256),
             ("losses", &self.losses),
             ("classes", &self.classes),
             ("weights", &self.weights),

@@ -24,12 +24,12 @@ pub(super) fn rescue(path: &Path, mut write: impl FnMut(&Path) -> Result<()>) ->
     })
 }
 
-/// The error for a picture that couldn't be written to its place: where it is instead, or that it is lost. What made the
-/// picture was right, so it is no error of usage.
+/// The error for a picture that couldn't be written to its place: where it is instead, or that it is nowhere. The request was
+/// fine and the work was done, so this is not a usage error.
 pub(super) fn not_saved(path: &Path, error: &Error, rescued: Option<&Path>) -> Error {
     let outcome = match rescued {
         Some(place) => format!("the picture is in {}", shown(place)),
-        None => "no other folder could be written either, and the picture is lost".to_owned(),
+        None => "no other folder could be written either, so the picture is not saved".to_owned(),
     };
     Error::io(path, "saving")(std::io::Error::other(format!("{error}; {outcome}")))
 }
@@ -55,9 +55,10 @@ mod tests {
             }
         }
         assert!(rescue(&folder.path().join("out.png"), |_| Err(Error::usage("no"))).is_none());
-        // The work was done: whatever the reason is, it is no error of usage.
+        // The work was done: whatever the reason is, this is not a usage error.
         let reason = Error::file(folder.path(), "it can't be written", "Choose another");
-        for (rescued, outcome) in [(None, "is lost"), (Some(Path::new("x/out.png")), "is in x/out.png")] {
+        for (rescued, outcome) in [(None, "is not saved"), (Some(Path::new("x/out.png")), "is in x/out.png")]
+        {
             let error = not_saved(&folder.path().join("out.png"), &reason, rescued);
             assert!(error.exit_code() == 1 && error.to_string().ends_with(outcome), "{error}");
         }

@@ -138,7 +138,7 @@ fn continued(args: &ResumeArgs, saved: SavedCheckpoint) -> Result<(RenderArgs, E
     };
     let earlier = EarlierRun {
         // Each file was compared by itself.
-        inputs: None,
+        pictures: None,
         notes,
         network,
         device: saved.adapter,

@@ -230,7 +230,7 @@ impl Session {
     /// Seconds of the run so far, without pauses.
     pub(super) fn seconds(&self) -> f64 {
         let seconds = self.earlier + self.clock.map_or(0.0, |clock| clock.elapsed().as_secs_f64());
-        // Those before come from a file, which may state as many as a state has at most.
+        // The earlier seconds come from a checkpoint, which may already state the maximum.
         seconds.min(MOST_SECONDS)
     }
 

@@ -129,13 +129,13 @@ impl State {
                 self.iteration
             ))
         })?;
+        self.check_size(scale.size)?;
         if let Some(earlier) = &self.earlier_scales
             && *earlier != EarlierScale::list(&scales[..self.scale])
         {
             let message = "the scales that the run is done with were not those that it would have now";
             return Err(Error::usage(format!("{message}: {REMEDY}")));
         }
-        self.check_size(scale.size)?;
         Ok(scale)
     }
 

@@ -499,6 +499,7 @@ fn what_is_in_the_way_of_a_sweep_is_said_before_it_begins() {
     std::fs::create_dir(place.path("out-0002.png")).unwrap();
     let mut command = place.deviceless();
     command.arg("render").arg(&photo).arg("--weights").arg(place.network());
-    command.args(["--size", "48", "--iterations", "3", "--save-at", "2", "-o", "out.png", "--overwrite"]);
+    command.args(["--size", "48", "--iterations", "3", "--save-at", "2", "-o", "out.png"]);
     command.assert().code(2).stderr(says("out-0002.png").and(says("it is a folder")));
+    command.arg("--overwrite").assert().code(2).stderr(says("it is a folder"));
 }

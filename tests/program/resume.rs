@@ -99,6 +99,7 @@ fn the_scales_that_are_done_stay_as_they_were() {
     };
     let refused = resume(&["--iterations", "3,9"]).code(2);
     refused.stderr(predicate::str::contains("the scales that the run is done with"));
+    resume(&["--size", "72"]).code(2).stderr(predicate::str::contains("keep --size"));
     resume(&["--iterations", "4,9"]).success();
 }
 

@@ -100,6 +100,21 @@ fn a_sheet_has_the_pictures_that_single_runs_paint() {
     sweep(&place, &longer).assert().code(2).stderr(predicate::str::contains("iterations differs"));
 }
 
+/// Names of classes are no part of a picture, and a sweep's are not taken for that of a cell.
+#[test]
+fn a_cell_of_a_sweep_with_names_of_classes_becomes_a_picture() {
+    let place = Place::new();
+    place.photo("photo.png", 96, 64);
+    place.file("names.txt", "a\nb\nc\nd\ne\nf\ng\nh\ni\n".as_bytes());
+    let words = ["--vary", "seed=1,2", "--iterations", "2", "--quiet", "--labels", "names.txt"];
+    sweep(&place, &words).assert().success();
+    for more in [&[][..], &["--labels", "names.txt", "--overwrite"]] {
+        let mut promote = place.mirage();
+        promote.args(["sweep", "--continue", "my sweep/r1c1.png", "--size", "48", "--quiet"]).args(more);
+        promote.assert().success();
+    }
+}
+
 #[test]
 fn a_cell_becomes_a_picture_of_full_size() {
     let place = Place::new();
@@ -125,12 +140,15 @@ fn a_cell_becomes_a_picture_of_full_size() {
         let printed = options(&place, output);
         assert_eq!((&printed["seed"], &printed["iterations"]), (&seed.into(), &serde_json::json!([3])));
     }
-    // Of another photo it would be another picture.
+    // Of another photo it would be another picture, whatever else is given.
+    place.photo("style.png", 40, 30);
     place.photo("photo.png", 95, 64);
-    let mut promote = place.mirage();
-    promote.args(["sweep", "--continue", "my sweep/r1c1.png", "--overwrite", "--log", "other.jsonl"]);
-    promote.assert().code(2).stderr(predicate::str::contains("holds something else now"));
-    assert!(!place.path("other.jsonl").exists());
+    for more in [&[][..], &["--style-image", "style.png"]] {
+        let mut promote = place.mirage();
+        promote.args(["sweep", "--continue", "my sweep/r1c1.png", "--overwrite", "--log", "other.jsonl"]);
+        promote.args(more).assert().code(2).stderr(predicate::str::contains("another picture that it was"));
+        assert!(!place.path("other.jsonl").exists());
+    }
     let assert = place.mirage().args(["sweep", "--continue", "my sweep/sheet.html#r7c7"]).assert();
     assert.code(2).stderr(predicate::str::contains("not a cell"));
     place.mirage().args(["sweep", "--continue", "photo.png"]).assert().code(2);
@@ -141,7 +159,7 @@ fn a_cell_becomes_a_picture_of_full_size() {
 fn a_photo_that_is_gone_meanwhile_is_not_needed() {
     let place = Place::new();
     place.photo("photo.png", 96, 64);
-    let words = ["--vary", "seed=1,2", "--columns", "iterations=2,100", "--quiet"];
+    let words = ["--vary", "seed=1,2,3", "--columns", "iterations=2,120", "--quiet"];
     let mut child = place.spawn(&sweep(&place, &words));
     wait_for("the sweep doesn't begin", || place.path("my sweep/r1c1.png").exists());
     let photo = std::fs::read(place.path("photo.png")).unwrap();
@@ -152,7 +170,7 @@ fn a_photo_that_is_gone_meanwhile_is_not_needed() {
     std::fs::write(place.path("photo.png"), photo).unwrap();
     let again = sweep(&place, &words).output().unwrap();
     assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
-    assert!(place.path("my sweep/r2c2.png").exists());
+    assert!(place.path("my sweep/r3c2.png").exists());
 }
 
 #[test]

@@ -164,10 +164,14 @@ fn continue_cell(cell: &Path, given: &[OptionWords]) -> Result<u8> {
     let network = metadata.text(metadata::NETWORK).filter(|_| !is_given(given, "weights")).map(str::to_owned);
     let args = option_words::parse(&options)?;
     let recorded = option_words::parse(&option_words::recorded(&accepted.options))?;
-    let reads_the_same = inputs::files(&args) == inputs::files(&recorded);
-    let inputs = metadata.text(metadata::INPUTS).filter(|_| reads_the_same).map(str::to_owned);
+    let reads_the_same = inputs::pictures(&args) == inputs::pictures(&recorded);
+    // With other pictures than the cell's, the photo is still that of the cell.
+    let same = |pictures: &str| {
+        if reads_the_same { pictures.to_owned() } else { pictures.split(',').take(1).collect() }
+    };
+    let pictures = metadata.text(metadata::PICTURES).map(same);
     let file = Some(cell.to_owned());
-    let earlier = EarlierRun { notes: accepted.notes, network, inputs, file, ..EarlierRun::default() };
+    let earlier = EarlierRun { notes: accepted.notes, network, pictures, file, ..EarlierRun::default() };
     render::continue_from(&args, earlier)
 }
 

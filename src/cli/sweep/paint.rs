@@ -4,7 +4,6 @@ use super::axes::{Cell, SweepRun, Table};
 use super::cells::CellWriter;
 use super::progress::SweepProgress;
 use super::sheet::{ContactSheet, PaintedCell};
-use crate::cli::accept::{self, RecordKind};
 use crate::cli::args::RenderArgs;
 use crate::cli::checked_run::CheckedRun;
 use crate::cli::checkpoint::SavedCheckpoint;
@@ -60,8 +59,8 @@ struct PlannedRun {
     checked: Rc<CheckedRun>,
     /// SHA-256 of the network.
     network: String,
-    /// SHA-256 of what all other files that the run reads hold.
-    inputs: String,
+    /// SHA-256 of each picture that the run reads.
+    pictures: String,
 }
 
 /// A device with a session, for runs of the same network on the same device.
@@ -78,11 +77,14 @@ impl PlannedRun {
     /// What the run of a cell read that is not what this one reads. The names of the files are options.
     fn changed(&self, cell: &PictureMetadata) -> Option<&'static str> {
         if cell.text(metadata::NETWORK) != Some(&self.network) {
-            Some("its network has changed")
-        } else if cell.text(metadata::INPUTS) != Some(&self.inputs) {
-            Some("its photo, or another picture, has changed")
-        } else {
-            None
+            return Some("its network has changed");
+        }
+        match cell.text(metadata::PICTURES) {
+            None => Some("it doesn't state what its photo held"),
+            Some(pictures) if *pictures != self.pictures => {
+                Some("its photo, or another picture, has changed")
+            }
+            Some(_) => None,
         }
     }
 }
@@ -128,10 +130,10 @@ impl Sweep {
             schedule.report_every = 0;
             schedule.held_per_pixel = held_per_pixel;
             schedule.snapshot_at = run.cells.iter().rev().skip(1).map(|cell| cell.iterations).collect();
-            checked.inputs.check_same(&mut read)?;
-            let inputs = checked.inputs.sha256();
+            checked.inputs.check_same(&mut read).map_err(|error| in_run(run, error))?;
+            let pictures = checked.inputs.of_pictures();
             let network = checked.network.sha256()?;
-            planned.push(PlannedRun { args, checked: Rc::new(checked), network, inputs });
+            planned.push(PlannedRun { args, checked: Rc::new(checked), network, pictures });
         }
         let shares = planned.iter().map(|run| {
             let groups = run.checked.request.present();
@@ -353,7 +355,7 @@ impl Sweep {
 
         let mut metadata = RunMetadata::new(None);
         metadata.network_sha256.clone_from(&planned.network);
-        metadata.inputs_sha256 = Some(planned.inputs.clone());
+        metadata.pictures_sha256 = Some(planned.pictures.clone());
         let status = RunStatus::new(metadata, Vec::new());
         // One that is there was found to be this sweep's, or may be replaced.
         let mut checkpoints = Checkpoints::new(checkpoint.clone(), true, checked, &status)?;
@@ -453,10 +455,9 @@ fn check_memory(engine: &Engine, args: &RenderArgs, checked: &CheckedRun) -> Res
 fn own_checkpoint(path: &Path, run: &PlannedRun) -> Option<CheckpointFile> {
     let saved = path.exists().then(|| SavedCheckpoint::open(path).ok()).flatten()?;
     let options = run.checked.options.absolute().ok()?;
-    let accepted = accept::accept(path, RecordKind::Checkpoint, &saved.options, &[]).ok()?;
     let is_same = difference(&saved.options, &options, false).is_none()
         && saved.network == run.network
-        && saved.check_inputs(&accepted.options, None).is_ok();
+        && saved.has_inputs(&run.checked.inputs).ok()?;
     is_same.then_some(saved.file)
 }
 
