@@ -96,13 +96,13 @@ fn a_checkpoint_that_is_gone_at_a_retry_leaves_picture_and_film() {
     let place = Place::new();
     place.photo("photo.png", 48, 32);
     let words =
-        ["--retry", "2", "--lose-device-after", "200", "--checkpoint-every", "30", "--film", "film.gif"];
+        ["--retry", "2", "--lose-device-after", "200", "--checkpoint-every", "100", "--film", "film.gif"];
     let mut run = render(&place, "out.png", &words);
     let checkpoint = place.path("out-checkpoint.safetensors");
     let is_done = AtomicBool::new(false);
     let output = std::thread::scope(|scope| {
         scope.spawn(|| {
-            // Whenever one was saved, it is taken away.
+            // The one after iteration 100 is taken away; the device is lost some 60 iterations later.
             while !is_done.load(Ordering::Relaxed) {
                 let _ = std::fs::remove_file(&checkpoint);
                 std::thread::sleep(Duration::from_millis(1));
