@@ -100,6 +100,24 @@ fn a_sheet_has_the_pictures_that_single_runs_paint() {
     sweep(&place, &longer).assert().code(2).stderr(predicate::str::contains("iterations differs"));
 }
 
+/// Cells are known by what their files hold, not by what these are called.
+#[test]
+fn a_sweep_goes_on_with_its_files_under_other_names() {
+    let place = Place::new();
+    place.photo("photo.png", 96, 64);
+    place.photo("style.png", 40, 30);
+    let words = ["--vary", "seed=1,2", "--iterations", "2", "--style-image", "style.png"];
+    sweep(&place, &words).assert().success();
+    let again = |photo: &str, style: &str| {
+        let mut command = place.mirage();
+        command.args(["sweep", photo, "--weights", "net.safetensors", "--size", "48", "-o", "my sweep"]);
+        command.args(&words[..5]).arg(style).assert()
+    };
+    std::fs::copy(place.path("photo.png"), place.path("copy.png")).unwrap();
+    again("copy.png", "./style.png").success().stderr(predicate::str::contains("2 of 2 runs are painted"));
+    again("copy.png", "photo.png").code(2).stderr(predicate::str::contains("another picture, has changed"));
+}
+
 /// Names of classes are no part of a picture, and a sweep's are not taken for that of a cell.
 #[test]
 fn a_cell_of_a_sweep_with_names_of_classes_becomes_a_picture() {

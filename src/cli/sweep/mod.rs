@@ -6,6 +6,7 @@
 mod args;
 mod axes;
 mod cells;
+mod earlier_start;
 mod paint;
 mod progress;
 mod sheet;

@@ -2,28 +2,25 @@
 
 use super::axes::{Cell, SweepRun, Table};
 use super::cells::CellWriter;
+use super::earlier_start::{PlannedRun, own_checkpoint};
 use super::progress::SweepProgress;
 use super::sheet::{ContactSheet, PaintedCell};
 use crate::cli::args::RenderArgs;
 use crate::cli::checked_run::CheckedRun;
-use crate::cli::checkpoint::SavedCheckpoint;
 use crate::cli::disk::{Reservation, check_whole};
-use crate::cli::escape::{one_line, shown};
+use crate::cli::escape::shown;
 use crate::cli::forecast::Forecast;
 use crate::cli::format::duration;
 use crate::cli::interrupt::{INTERRUPTED, Interrupt};
-use crate::cli::metadata::{self, PictureMetadata, RunMetadata};
+use crate::cli::metadata::RunMetadata;
 use crate::cli::observers::{Checkpoints, MetadataRecorder, Observers, RunStatus, ShareWarnings};
 use crate::cli::option_words::{self, OptionWords};
-use crate::cli::options::{self, Effect, Row};
 use crate::cli::preprocessing;
 use crate::error::{Error, Result};
 use crate::files::{check_place, make_folder};
 use crate::graph::Engine;
-use crate::image_io::{self, Picture};
-use crate::mirage::{CheckpointFile, Controls, Ending, Readout, Session, effective_shares};
+use crate::mirage::{Controls, Ending, Readout, Session, effective_shares};
 use crate::vgg::{Network, locate};
-use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -53,16 +50,6 @@ pub(super) struct Sweep {
     reservations: Vec<Reservation>,
 }
 
-/// A run of a sweep, which is checked.
-struct PlannedRun {
-    args: RenderArgs,
-    checked: Rc<CheckedRun>,
-    /// SHA-256 of the network.
-    network: String,
-    /// SHA-256 of each picture that the run reads.
-    pictures: String,
-}
-
 /// A device with a session, for runs of the same network on the same device.
 struct Prepared {
     /// What the device was opened for.
@@ -71,22 +58,6 @@ struct Prepared {
     /// The plan of the run that the session is prepared for.
     checked: Rc<CheckedRun>,
     session: Session,
-}
-
-impl PlannedRun {
-    /// What the run of a cell read that is not what this one reads. The names of the files are options.
-    fn changed(&self, cell: &PictureMetadata) -> Option<&'static str> {
-        if cell.text(metadata::NETWORK) != Some(&self.network) {
-            return Some("its network has changed");
-        }
-        match cell.text(metadata::PICTURES) {
-            None => Some("it doesn't state what its photo held"),
-            Some(pictures) if *pictures != self.pictures => {
-                Some("its photo, or another picture, has changed")
-            }
-            Some(_) => None,
-        }
-    }
 }
 
 impl Sweep {
@@ -191,34 +162,14 @@ impl Sweep {
     /// Reads the cells that an earlier start has painted.
     fn find_painted(&mut self) -> Result<()> {
         for (run, planned) in self.table.runs.iter().zip(&self.planned) {
-            let checked = &planned.checked;
             for cell in &run.cells {
                 let path = self.contact.cell(cell);
                 if self.overwrite || path.symlink_metadata().is_err() {
                     continue;
                 }
-                let options = checked.options.of_cell(&path, cell.stops_before(checked.iterations));
-                let Some(found) = PictureMetadata::read(&path)? else {
-                    return Err(Error::file(
-                        &path,
-                        "this picture is not a cell of a sweep",
-                        "Choose another folder with -o, or allow replacing it with --overwrite",
-                    ));
-                };
-                let other = match difference(&found.options, options.map(), true) {
-                    Some(name) => Some(format!("{} differs", one_line(&name.replace('_', "-")))),
-                    None => planned.changed(&found).map(str::to_owned),
-                };
-                if let Some(what) = other {
-                    return Err(Error::file(
-                        &path,
-                        format!("this is a cell of another sweep ({what})"),
-                        "Choose another folder with -o, or allow replacing its cells with --overwrite",
-                    ));
-                }
-                let picture = image_io::read(&path)?.picture;
+                let found = planned.painted(cell, &path)?;
                 let index = cell.row * self.table.columns.len() + cell.column;
-                self.painted[index] = Some(painted(picture, &found.classes));
+                self.painted[index] = Some(found);
             }
         }
         Ok(())
@@ -448,38 +399,6 @@ fn prepare<'a>(
 fn check_memory(engine: &Engine, args: &RenderArgs, checked: &CheckedRun) -> Result<()> {
     let limit = args.files.memory.map(|memory| memory.0);
     Forecast::new(engine, checked, limit)?.check(engine, checked, false)
-}
-
-/// The checkpoint of an interrupted run, if it had these options and read files with this content. It may have more
-/// iterations now.
-fn own_checkpoint(path: &Path, run: &PlannedRun) -> Option<CheckpointFile> {
-    let saved = path.exists().then(|| SavedCheckpoint::open(path).ok()).flatten()?;
-    let options = run.checked.options.absolute().ok()?;
-    let is_same = difference(&saved.options, &options, false).is_none()
-        && saved.network == run.network
-        && saved.has_inputs(&run.checked.inputs).ok()?;
-    is_same.then_some(saved.file)
-}
-
-/// The first option in which two records differ, of those that the picture depends on, the iterations only if they are
-/// to be the same.
-fn difference(one: &Map<String, Value>, other: &Map<String, Value>, iterations: bool) -> Option<String> {
-    let names = one.keys().chain(other.keys().filter(|name| !one.contains_key(*name)));
-    let counts_for = |row: &Row| matches!(row.effect, Effect::Picture | Effect::Device);
-    let counts = |name: &&String| {
-        (iterations || name.as_str() != "iterations") && options::row(name).is_none_or(counts_for)
-    };
-    names.filter(counts).find(|name| one.get(*name) != other.get(*name)).cloned()
-}
-
-fn painted(picture: Picture, seen: &Map<String, Value>) -> PaintedCell {
-    let class = |class: &Value| {
-        let index = usize::try_from(class.get("index")?.as_u64()?).ok()?;
-        Some((index, class.get("probability")?.as_f64()? as f32))
-    };
-    let classes = seen.get("classes").and_then(Value::as_array).into_iter().flatten();
-    let distance = seen.get("distance").and_then(Value::as_f64).map(|distance| distance as f32);
-    PaintedCell { picture, classes: classes.filter_map(class).collect(), distance }
 }
 
 /// An error with the label of its run.
