@@ -1,12 +1,12 @@
 //! Arguments become a run that can start: all checks that need no device, the cheap ones first.
 
-use super::args::{FactorArgs, RenderArgs};
+use super::args::RenderArgs;
 use super::class_names::ClassNames;
 use super::default_layers;
 use super::disk::Reservation;
 use super::escape::{one_line, shown};
 use super::files::{Files, Loaded, load, load_start, reading};
-use super::inputs::{self, Inputs, Unread};
+use super::inputs::{self, Inputs, Unread, images_of};
 use super::places;
 use super::recorded_options::RecordedOptions;
 use super::resumed_run::ResumedRun;
@@ -250,12 +250,6 @@ fn preset(args: &RenderArgs, blank: &Picture) -> Result<Preset> {
         factor.target = Target::Images(images.collect());
     }
     Ok(preset)
-}
-
-/// The images that each factor takes instead of the photo.
-pub(super) fn images_of(args: &RenderArgs) -> [(&'static str, &[PathBuf]); 3] {
-    let FactorArgs { spatial_image, abstract_image, style_image, .. } = &args.factors;
-    [(preset::SPATIAL, spatial_image), (preset::ABSTRACT, abstract_image), (preset::STYLE, style_image)]
 }
 
 /// What is known of pictures once they are read.

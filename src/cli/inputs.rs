@@ -1,11 +1,11 @@
 //! The files that a run reads, without the network, and what they held when it read them.
 
-use super::args::RenderArgs;
-use super::checked_run::images_of;
+use super::args::{FactorArgs, RenderArgs};
 use super::escape::path_text;
 use super::values::StartPicture;
 use crate::error::{Error, Result};
 use crate::hex::hex;
+use crate::mirage::preset;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
@@ -13,6 +13,12 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+
+/// The images that each factor takes instead of the photo.
+pub(super) fn images_of(args: &RenderArgs) -> [(&'static str, &[PathBuf]); 3] {
+    let FactorArgs { spatial_image, abstract_image, style_image, .. } = &args.factors;
+    [(preset::SPATIAL, spatial_image), (preset::ABSTRACT, abstract_image), (preset::STYLE, style_image)]
+}
 
 /// The pictures that a run reads, the photo first.
 pub(super) fn pictures(args: &RenderArgs) -> Vec<PathBuf> {
