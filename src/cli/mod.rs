@@ -161,7 +161,7 @@ fn parse(words: Vec<OsString>) -> Result<Cli, ExitCode> {
     Cli::try_parse_from(&words).map_err(|error| {
         if !words.iter().any(|word| has_control(&word.to_string_lossy())) {
             return match error.print() {
-                // A help that can't be written is no success; nobody reads a closed pipe.
+                // Help that can't be written is a failure, unless its reader has closed the pipe.
                 Err(problem) if !error.use_stderr() && problem.kind() != ErrorKind::BrokenPipe => {
                     streams::eprint(&format!("mirage: writing to stdout failed: {problem}"));
                     ExitCode::FAILURE

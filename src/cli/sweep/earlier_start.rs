@@ -21,8 +21,6 @@ pub(super) struct PlannedRun {
     pub checked: Rc<CheckedRun>,
     /// SHA-256 of the network.
     pub network: String,
-    /// SHA-256 of each picture that the run reads.
-    pub pictures: String,
 }
 
 impl PlannedRun {
@@ -61,7 +59,7 @@ impl PlannedRun {
         }
         match cell.text(metadata::PICTURES) {
             None => Some("it doesn't state what its photo held"),
-            Some(pictures) if *pictures != self.pictures => {
+            Some(pictures) if *pictures != self.checked.inputs.of_pictures() => {
                 Some("its photo, or another picture, has changed")
             }
             Some(_) => None,

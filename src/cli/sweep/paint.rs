@@ -102,9 +102,8 @@ impl Sweep {
             schedule.held_per_pixel = held_per_pixel;
             schedule.snapshot_at = run.cells.iter().rev().skip(1).map(|cell| cell.iterations).collect();
             checked.inputs.check_same(&mut read).map_err(|error| in_run(run, error))?;
-            let pictures = checked.inputs.of_pictures();
             let network = checked.network.sha256()?;
-            planned.push(PlannedRun { args, checked: Rc::new(checked), network, pictures });
+            planned.push(PlannedRun { args, checked: Rc::new(checked), network });
         }
         let shares = planned.iter().map(|run| {
             let groups = run.checked.request.present();
@@ -306,7 +305,7 @@ impl Sweep {
 
         let mut metadata = RunMetadata::new(None);
         metadata.network_sha256.clone_from(&planned.network);
-        metadata.pictures_sha256 = Some(planned.pictures.clone());
+        metadata.pictures_sha256 = Some(checked.inputs.of_pictures());
         let status = RunStatus::new(metadata, Vec::new());
         // One that is there was found to be this sweep's, or may be replaced.
         let mut checkpoints = Checkpoints::new(checkpoint.clone(), true, checked, &status)?;
