@@ -3,12 +3,12 @@
 use super::args::RenderArgs;
 use super::class_names::ClassNames;
 use super::default_layers;
-use super::disk::Reservation;
-use super::escape::{one_line, shown};
-use super::files::{Files, Loaded, load, load_start, reading};
-use super::inputs::{self, Inputs, Unread, images_of};
-use super::places;
-use super::recorded_options::RecordedOptions;
+use super::files::disk::Reservation;
+use super::files::inputs::{self, Inputs, Unread, images_of};
+use super::files::output_checks;
+use super::files::run_files::{Files, Loaded, load, load_start, reading};
+use super::output::escape::{one_line, shown};
+use super::record::resolved_options::RecordedOptions;
 use super::resumed_run::ResumedRun;
 use super::schedule::schedule;
 use super::values::{AlphaArg, StartPicture};
@@ -88,7 +88,7 @@ impl CheckedRun {
         let mut reservations = Vec::new();
         if let Some((_, first)) = written {
             let schedule = schedule(&args.watching, most);
-            let places = places::check(args, &request, &schedule, [first, most], &files)?;
+            let places = output_checks::check(args, &request, &schedule, [first, most], &files)?;
             notes.extend(places.notes);
             reservations = places.reservations;
         }

@@ -1,10 +1,10 @@
 //! Checkpoints: the state of a run with its options, and the hashes of the files that it reads.
 
-use super::escape::{one_line, path_of_text};
-use super::inputs::{Inputs, hash};
-use super::metadata::{NETWORK, RunMetadata, VERSION};
-use super::options;
-use super::recorded_options::RecordedOptions;
+use super::files::inputs::{Inputs, hash};
+use super::output::escape::{one_line, path_of_text};
+use super::record::metadata::{NETWORK, RunMetadata, VERSION};
+use super::record::options;
+use super::record::resolved_options::RecordedOptions;
 use crate::error::{Error, Result};
 use crate::mirage::{Checkpoint, CheckpointFile, State};
 use serde_json::{Map, Value};
@@ -61,7 +61,7 @@ pub(super) fn save(
 pub(super) struct SavedCheckpoint {
     path: PathBuf,
     pub file: CheckpointFile,
-    /// Options of the run as the file states them. They can be anyone's: see [`accept`](super::accept).
+    /// Options of the run as the file states them. They can be anyone's: see [`accept`](super::record::trusted).
     pub options: Map<String, Value>,
     /// SHA-256 of the network's file.
     pub network: String,

@@ -1,7 +1,7 @@
 //! Names of a network's classes.
 
-use super::format::named_percent;
-use crate::cli::escape::shown;
+use super::output::escape::shown;
+use super::output::format::named_percent;
 use crate::error::{Error, Result};
 use crate::mirage::Readout;
 use crate::vgg::Network;

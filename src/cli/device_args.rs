@@ -1,7 +1,7 @@
 //! The options that choose a device and say how it computes.
 
+use super::output::escape::shown;
 use super::values::{self, Kernels, Precision, TileArg};
-use crate::cli::escape::shown;
 use crate::error::Result;
 use crate::gpu::{AdapterChoice, DeviceOptions, Family};
 use crate::graph::Engine;

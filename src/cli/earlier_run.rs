@@ -16,7 +16,7 @@ pub(super) struct EarlierRun {
     /// SHA-256 of the network, if it must be the same.
     pub network: Option<String>,
     /// SHA-256 of the first pictures that the run read, if they must be the same
-    /// ([`Inputs::of_pictures`](super::inputs::Inputs::of_pictures)).
+    /// ([`Inputs::of_pictures`](super::files::inputs::Inputs::of_pictures)).
     pub pictures: Option<String>,
     /// The device of the run so far.
     pub device: String,

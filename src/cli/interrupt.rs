@@ -1,7 +1,7 @@
 //! Ctrl-C: once to stop with the picture saved, twice to quit at once. SIGTERM and SIGHUP stop too, however often they
 //! come. Signals that were ignored when the program started (by `nohup`, or in the background of a script) stay ignored.
 
-use super::disk::remove_leftovers;
+use super::files::disk::remove_leftovers;
 use crate::mirage::Controls;
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};

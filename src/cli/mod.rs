@@ -3,61 +3,34 @@
 //! Exit codes: 0 for success, 1 for a failure while working, 2 for a problem of the request or its files that the user
 //! can fix, 130 after Ctrl-C.
 
-mod accept;
 mod args;
 mod checked_run;
 mod checkpoint;
 mod class_names;
-mod classify;
+mod commands;
 mod default_layers;
 mod device_args;
-mod devices;
-mod disk;
 mod earlier_run;
-mod escape;
+mod estimate;
 mod files;
-mod fitting;
-mod forecast;
-mod format;
-mod free_memory;
-mod inputs;
-mod install;
 mod interrupt;
-mod kernels;
-mod largest_size;
-mod metadata;
 mod observers;
-mod option_words;
-mod options;
 mod out_of_memory;
-mod pace;
-mod places;
-mod plan;
+mod output;
 mod preprocessing;
-mod recorded_options;
+mod record;
 #[doc(hidden)]
 pub mod records;
-mod render;
-mod report;
-mod rescue;
-mod resume;
 mod resumed_run;
 mod schedule;
-mod show;
-mod streams;
-mod sweep;
-mod table;
-mod terminal;
-mod tune;
 mod values;
-mod weights;
 
 use crate::error::Result;
 use crate::gpu;
 use crate::shader::Folder;
 use clap::{CommandFactory as _, Parser, Subcommand};
-use escape::{has_control, one_line, shortened};
 pub use out_of_memory::Allocator;
+use output::escape::{has_control, one_line, shortened};
 use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::path::PathBuf;
@@ -98,34 +71,34 @@ enum Command {
     ///
     /// The network looks at them as it was trained: with max pooling (or --pooling) and zero padding. The classes in the
     /// reports of a run come from its own forward pass, with its --pooling and --border, so they differ a little.
-    Classify(classify::ClassifyArgs),
+    Classify(commands::classify::ClassifyArgs),
     /// List the devices that can be used
     Devices,
     /// Test, time, print and try out compute kernels on this device
-    Kernels(kernels::KernelsArgs),
+    Kernels(commands::kernels::KernelsArgs),
     /// Print how much memory and time a picture takes, without painting it
     ///
     /// Memory is worked out scale by scale, from the same plan that the run itself would follow. Time is estimated from a
     /// few iterations at two small sizes on this device.
-    Plan(Box<plan::PlanArgs>),
+    Plan(Box<commands::plan::PlanArgs>),
     /// Test and time this device, and write a report
-    Report(report::ReportArgs),
+    Report(commands::report::ReportArgs),
     /// Resume a run from its checkpoint, with the same options or others
-    Resume(resume::ResumeArgs),
+    Resume(commands::resume::ResumeArgs),
     /// Print how a picture was made, or how the runs of two pictures differ
-    Show(show::ShowArgs),
+    Show(commands::show::ShowArgs),
     /// Paint a contact sheet: the photo with several values of one or two options, side by side
-    Sweep(sweep::SweepArgs),
+    Sweep(commands::sweep::SweepArgs),
     /// Measure which kernels are the fastest on this device, for all later runs
-    Tune(tune::TuneArgs),
+    Tune(commands::tune::TuneArgs),
     /// Describe a weights file, or download a full-size network
-    Weights(weights::WeightsArgs),
+    Weights(commands::weights::WeightsArgs),
     /// Print the completions of a shell
     #[command(hide = true)]
-    Completions(install::CompletionsArgs),
+    Completions(commands::install::CompletionsArgs),
     /// Write the manual pages
     #[command(hide = true)]
-    Man(install::ManArgs),
+    Man(commands::install::ManArgs),
 }
 
 /// Runs the program on the process's arguments.
@@ -141,11 +114,11 @@ pub fn main() -> ExitCode {
     let code = match run(&cli) {
         Ok(code) => code,
         // The reader has seen enough, as in `mirage devices | head -1`.
-        Err(error) if streams::is_closed(&error) && cli.command.only_prints() => 0,
+        Err(error) if output::streams::is_closed(&error) && cli.command.only_prints() => 0,
         Err(error) => {
             // No line of a message, which may repeat words from outside, looks like another message.
             let message = format!("mirage: {error}").replace('\n', "\n  ");
-            streams::eprint(&shortened(&message, LONGEST_MESSAGE));
+            output::streams::eprint(&shortened(&message, LONGEST_MESSAGE));
             error.exit_code()
         }
     };
@@ -163,7 +136,7 @@ fn parse(words: Vec<OsString>) -> Result<Cli, ExitCode> {
             return match error.print() {
                 // Help that can't be written is a failure, unless its reader has closed the pipe.
                 Err(problem) if !error.use_stderr() && problem.kind() != ErrorKind::BrokenPipe => {
-                    streams::eprint(&format!("mirage: writing to stdout failed: {problem}"));
+                    output::streams::eprint(&format!("mirage: writing to stdout failed: {problem}"));
                     ExitCode::FAILURE
                 }
                 _ => code(&error),
@@ -172,7 +145,7 @@ fn parse(words: Vec<OsString>) -> Result<Cli, ExitCode> {
         // The message repeats words, which may be names of files: it is made again, of harmless ones.
         let words = words.iter().map(|word| one_line(&word.to_string_lossy()).into_owned());
         let said = Cli::try_parse_from(words).err();
-        streams::eprint(said.as_ref().unwrap_or(&error).to_string().trim_end());
+        output::streams::eprint(said.as_ref().unwrap_or(&error).to_string().trim_end());
         code(&error)
     })
 }
@@ -197,19 +170,19 @@ impl Command {
 fn run(cli: &Cli) -> Result<u8> {
     let folder = cli.shader_dir.as_deref().map(Folder::open).transpose()?;
     match &cli.command {
-        Command::Render(args) => render::run(args),
-        Command::Classify(args) => classify::run(args).map(|()| 0),
-        Command::Devices => devices::run().map(|()| 0),
-        Command::Kernels(args) => kernels::run(args, folder),
-        Command::Plan(args) => plan::run(args).map(|()| 0),
-        Command::Report(args) => report::run(args, cli.shader_dir.as_deref()),
-        Command::Resume(args) => resume::run(args),
-        Command::Show(args) => show::run(args).map(|()| 0),
-        Command::Sweep(args) => sweep::run(args),
-        Command::Tune(args) => tune::run(args).map(|()| 0),
-        Command::Weights(args) => weights::run(args).map(|()| 0),
-        Command::Completions(args) => install::completions(args, Cli::command()).map(|()| 0),
-        Command::Man(args) => install::manual(args, Cli::command()).map(|()| 0),
+        Command::Render(args) => commands::render::run(args),
+        Command::Classify(args) => commands::classify::run(args).map(|()| 0),
+        Command::Devices => commands::devices::run().map(|()| 0),
+        Command::Kernels(args) => commands::kernels::run(args, folder),
+        Command::Plan(args) => commands::plan::run(args).map(|()| 0),
+        Command::Report(args) => commands::report::run(args, cli.shader_dir.as_deref()),
+        Command::Resume(args) => commands::resume::run(args),
+        Command::Show(args) => commands::show::run(args).map(|()| 0),
+        Command::Sweep(args) => commands::sweep::run(args),
+        Command::Tune(args) => commands::tune::run(args).map(|()| 0),
+        Command::Weights(args) => commands::weights::run(args).map(|()| 0),
+        Command::Completions(args) => commands::install::completions(args, Cli::command()).map(|()| 0),
+        Command::Man(args) => commands::install::manual(args, Cli::command()).map(|()| 0),
     }
 }
 

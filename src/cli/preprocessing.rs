@@ -3,8 +3,8 @@
 //! A converted Caffe network under torchvision's names is read with torchvision's preprocessing, by custom, and then
 //! recognises hardly anything: the layers see colours in the wrong order at a fiftieth of their range.
 
-use super::escape::shown;
-use super::format::percent;
+use super::output::escape::shown;
+use super::output::format::percent;
 use crate::error::Result;
 use crate::graph::Engine;
 use crate::image_io::{self, ReadOptions};

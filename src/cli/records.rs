@@ -1,10 +1,11 @@
 //! Records of pictures and checkpoints, read as `mirage show`, `mirage sweep --continue` and `mirage resume` read them
 //! before they open any other file. For tests of what a stranger's file can do.
 
-use super::accept::{self, RecordKind};
 use super::checkpoint::SavedCheckpoint;
-use super::metadata::PictureMetadata;
-use super::{option_words, show};
+use super::commands::show;
+use super::record::metadata::PictureMetadata;
+use super::record::option_words;
+use super::record::trusted::{self, RecordKind};
 use crate::error::Result;
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -31,6 +32,6 @@ pub fn read_checkpoint(path: &Path) -> Result<()> {
 }
 
 fn take(path: &Path, kind: RecordKind, options: &Map<String, Value>) -> Result<()> {
-    let accepted = accept::accept(path, kind, options, &[])?;
+    let accepted = trusted::accept(path, kind, options, &[])?;
     option_words::parse(&option_words::recorded(&accepted.options)).map(drop)
 }

@@ -1,6 +1,6 @@
 //! A resumed run may replace the files that it wrote itself, and no others.
 
-use super::metadata::PictureMetadata;
+use super::record::metadata::PictureMetadata;
 use std::path::{Path, PathBuf};
 
 /// A run that continues from a checkpoint.

@@ -1,6 +1,6 @@
 //! Values of options: on the command line, in the library, and in a record.
 
-use super::escape::path_text;
+use super::output::escape::path_text;
 use crate::error::Error;
 use crate::gpu::{self, Family};
 use crate::image_io::{BitDepth, MAX_SIDE};
@@ -430,7 +430,7 @@ impl Paths for Vec<PathBuf> {
     }
 }
 
-/// A file, as a record states it; [`path_of_text`](super::escape::path_of_text) leads back.
+/// A file, as a record states it; [`path_of_text`](super::output::escape::path_of_text) leads back.
 pub(super) fn path(path: &Path) -> Value {
     path_text(path).into()
 }

@@ -1,9 +1,9 @@
 //! One iteration on two devices: whether a device computes what the CPU device computes.
 
 use super::objective::Objective;
-use super::session::Session;
-use super::start;
-use super::targets::Cache;
+use super::objective::targets::Cache;
+use super::run::session::Session;
+use super::run::start;
 use super::weighting::Weights;
 use crate::error::{Error, Result};
 

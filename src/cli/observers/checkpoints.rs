@@ -3,8 +3,8 @@
 use super::status::SharedStatus;
 use crate::cli::checked_run::CheckedRun;
 use crate::cli::checkpoint::{self, RunTexts};
-use crate::cli::escape::shown;
-use crate::cli::rescue::rescue;
+use crate::cli::files::rescue::rescue;
+use crate::cli::output::escape::shown;
 use crate::error::Result;
 use crate::mirage::{Event, Observer, State};
 use std::ops::ControlFlow;

@@ -2,8 +2,8 @@
 
 use super::status::SharedStatus;
 use crate::cli::checked_run::CheckedRun;
-use crate::cli::escape::shown;
-use crate::cli::rescue::rescue;
+use crate::cli::files::rescue::rescue;
+use crate::cli::output::escape::shown;
 use crate::error::{Error, Result};
 use crate::image_io::{Film, FilmOptions};
 use crate::mirage::{Event, Observer};

@@ -4,9 +4,9 @@ use super::log_lines::LogLines;
 use super::status::SharedStatus;
 use crate::cli::checked_run::CheckedRun;
 use crate::cli::class_names::{Class, ClassNames};
-use crate::cli::escape::path_text;
-use crate::cli::metadata::VERSION;
-use crate::cli::recorded_options::RecordedOptions;
+use crate::cli::output::escape::path_text;
+use crate::cli::record::metadata::VERSION;
+use crate::cli::record::resolved_options::RecordedOptions;
 use crate::error::{Error, Result};
 use crate::mirage::{
     Event, Observer, Readout, Report, RunResult, ScaleStarted, Setback, Shares, Started, Weights,

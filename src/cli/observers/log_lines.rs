@@ -1,9 +1,9 @@
 //! Where the lines of a log go.
 
-use crate::cli::disk::{create, is_at};
-use crate::cli::escape::shown;
-use crate::cli::rescue::rescue;
-use crate::cli::streams;
+use crate::cli::files::disk::{create, is_at};
+use crate::cli::files::rescue::rescue;
+use crate::cli::output::escape::shown;
+use crate::cli::output::streams;
 use crate::error::{Error, Result};
 use crate::files::is_stream;
 use std::fs::File;

@@ -4,7 +4,7 @@ use super::status::SharedStatus;
 use crate::cli::args::WatchingArgs;
 use crate::cli::checked_run::CheckedRun;
 use crate::cli::class_names::ClassNames;
-use crate::cli::escape::{path_text, shown};
+use crate::cli::output::escape::{path_text, shown};
 use crate::error::Result;
 use crate::image_io::Picture;
 use crate::mirage::preset::{ABSTRACT, SMOOTH, SPATIAL, STYLE};

@@ -1,7 +1,7 @@
 //! Warnings about the balance: a group with next to none or next to all of the gradient.
 
 use super::status::SharedStatus;
-use crate::cli::format::percent;
+use crate::cli::output::format::percent;
 use crate::error::Result;
 use crate::mirage::{Event, Group, Observer, Report, Shares, Strength};
 use std::collections::HashSet;
@@ -92,8 +92,8 @@ impl Observer for ShareWarnings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::metadata::RunMetadata;
     use crate::cli::observers::status::RunStatus;
+    use crate::cli::record::metadata::RunMetadata;
     use crate::mirage::Readout;
 
     fn report(shares: &[(&str, f32)]) -> Report {

@@ -1,6 +1,6 @@
 //! What the observers of a run share.
 
-use crate::cli::metadata::RunMetadata;
+use crate::cli::record::metadata::RunMetadata;
 use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;

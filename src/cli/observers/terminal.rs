@@ -3,13 +3,13 @@
 use super::status::SharedStatus;
 use crate::cli::args::WatchingArgs;
 use crate::cli::checked_run::CheckedRun;
-use crate::cli::escape::{one_line, shown};
-use crate::cli::format::{bytes, named_percent, number, percent};
-use crate::cli::metadata::weight_options;
-use crate::cli::pace::Pace;
-use crate::cli::table::Align::{Left, Right};
-use crate::cli::table::Table;
-use crate::cli::terminal::Terminal;
+use crate::cli::output::escape::{one_line, shown};
+use crate::cli::output::format::{bytes, named_percent, number, percent};
+use crate::cli::output::table::Align::{Left, Right};
+use crate::cli::output::table::Table;
+use crate::cli::output::terminal::Terminal;
+use crate::cli::output::time_left::Pace;
+use crate::cli::record::metadata::weight_options;
 use crate::error::Result;
 use crate::mirage::{
     Event, LayerTime, Observer, PartTime, Readout, Report, ScaleStarted, Started, effective_shares, work,

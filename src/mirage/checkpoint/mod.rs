@@ -20,7 +20,7 @@ mod write;
 
 pub use read::CheckpointFile;
 
-use super::state::State;
+use super::run::state::State;
 use crate::error::Result;
 use crate::files::LENGTH_BYTES;
 use std::collections::HashMap;

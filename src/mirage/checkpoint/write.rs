@@ -4,7 +4,7 @@ use super::{FORMAT, LAST_LOOK, NO_HASH, PIECE, SHARES, TENSOR, WEIGHTS, hash_at}
 use crate::error::{Error, Result};
 use crate::files::write_whole_with;
 use crate::hex::hex;
-use crate::mirage::state::{EarlierScale, State};
+use crate::mirage::run::state::{EarlierScale, State};
 use crate::mirage::weighting::GroupWeight;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};

@@ -1,32 +1,45 @@
 //! The objective at one size: losses, their gradient with respect to the picture, the optimiser's step and the average
 //! of the pictures, prepared as one program, or in tiles as several.
 
+pub(in crate::mirage) mod build;
+pub(in crate::mirage) mod capture;
+pub(in crate::mirage) mod gradients;
+pub(in crate::mirage) mod kept_picture;
+pub(in crate::mirage) mod layer_statistic;
+pub(in crate::mirage) mod non_finite;
+pub(in crate::mirage) mod prepare;
+pub(in crate::mirage) mod readout;
+pub(in crate::mirage) mod sections;
+pub(in crate::mirage) mod sources;
 mod state;
+pub(in crate::mirage) mod step;
+pub(in crate::mirage) mod targets;
+pub(in crate::mirage) mod tiling;
 
-use super::bands::NeighborLoss;
-use super::build::Build;
-use super::gradients::{GradientGoals, Reach, norm_name};
-use super::kept_picture::KeptPicture;
-use super::layer_statistic::LayerStatistic;
 use super::loss::{Group, Loss, Strength};
 use super::optimizer::Optimizer;
-use super::prepare::{AHEAD, Place, Prepared, Unfinished, readback};
 use super::request::Request;
-use super::sections::{GRADIENT, GROUPS, HEALTH, LOSSES, PICTURE, REPORT};
 use super::setback::Fault;
-use super::sources::Sources;
-use super::step::{CONTROL, STATE_PICTURE, StatePart};
-use super::targets::{Cache, classes, targets};
-use super::tile_graph::Subject;
-use super::tiled_objective::TiledGroup;
 use super::weighting::Weights;
 use crate::error::{Error, Result};
 use crate::graph::{Engine, Goals, Memory, MemoryUse, Program, Submission, TensorId, Values, When};
 use crate::image_io::Picture;
 use crate::ops::Shape;
 use crate::vgg::Network;
+use build::Build;
+use gradients::{GradientGoals, Reach, norm_name};
+use kept_picture::KeptPicture;
+use layer_statistic::LayerStatistic;
+use prepare::{AHEAD, Place, Prepared, Unfinished, readback};
+use sections::{GRADIENT, GROUPS, HEALTH, LOSSES, PICTURE, REPORT};
+use sources::Sources;
 use std::cell::Cell;
 use std::sync::Arc;
+use step::{CONTROL, STATE_PICTURE, StatePart};
+use targets::{Cache, classes, targets};
+use tiling::bands::NeighborLoss;
+use tiling::graph::Subject;
+use tiling::tiled_objective::TiledGroup;
 
 /// One loss.
 #[derive(Debug, Clone)]

@@ -1,12 +1,12 @@
 //! The tensors that a run carries from one iteration to the next, wherever they are.
 
-use super::super::build::NamedMemory;
-use super::super::capture::planar;
-use super::super::in_flight::InTransit;
-use super::super::prepare::Place;
-use super::super::step::{STATE_AVERAGE, STATE_PICTURE, StatePart, shown};
-use super::super::step_watch;
 use super::Objective;
+use super::build::NamedMemory;
+use super::capture::planar;
+use super::non_finite;
+use super::prepare::Place;
+use super::step::{STATE_AVERAGE, STATE_PICTURE, StatePart, shown};
+use super::tiling::in_transit::InTransit;
 use crate::error::{Error, Result};
 use crate::graph::Memory;
 use crate::image_io::Picture;
@@ -70,7 +70,7 @@ impl Objective {
         if let Place::Host(tiled) = &self.place {
             tiled.forget_faults();
         }
-        step_watch::reset(&self.engine, self.kept())
+        non_finite::reset(&self.engine, self.kept())
     }
 
     /// Memory on the device of what steps read and note.

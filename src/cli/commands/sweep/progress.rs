@@ -1,0 +1,91 @@
+//! What the user sees of all runs of a sweep together.
+
+use crate::cli::observers::SharedStatus;
+use crate::cli::output::terminal::Terminal;
+use crate::error::Result;
+use crate::mirage::Event;
+use crate::mirage::Observer;
+use crate::mirage::Scale;
+use crate::mirage::work;
+use std::ops::ControlFlow;
+
+/// The bar of a sweep. Its length is the work of all runs, see [`work`].
+#[derive(Debug)]
+pub(super) struct SweepProgress {
+    pub lines: Terminal,
+    runs: usize,
+    /// Work of the runs that are done.
+    done: u64,
+}
+
+impl SweepProgress {
+    pub(super) fn new(quiet: bool) -> Self {
+        Self { lines: Terminal::new(quiet), runs: 0, done: 0 }
+    }
+
+    /// The sweep starts, with this many runs and this much work.
+    pub(super) fn start(&mut self, runs: usize, work: u64) {
+        self.runs = runs;
+        self.lines.start_bar("{bar:24} {msg}, {eta} left", work);
+    }
+
+    /// A run is done, with this much work.
+    pub(super) fn finish_run(&mut self, work: u64) {
+        self.done += work;
+    }
+
+    /// Follows one run.
+    pub(super) fn follow<'a>(&'a self, run: usize, label: &'a str, status: &SharedStatus) -> RunProgress<'a> {
+        RunProgress {
+            progress: self,
+            run,
+            label,
+            scales: Vec::new(),
+            status: status.clone(),
+            troubles_seen: 0,
+        }
+    }
+}
+
+/// Moves the bar by the iterations of one run, and prints its warnings with its label.
+#[derive(Debug)]
+pub(super) struct RunProgress<'a> {
+    progress: &'a SweepProgress,
+    /// Number of the run, counted from 0.
+    run: usize,
+    label: &'a str,
+    scales: Vec<Scale>,
+    status: SharedStatus,
+    /// Troubles that were printed.
+    troubles_seen: usize,
+}
+
+impl RunProgress<'_> {
+    fn warn(&self, warning: &str) {
+        // A sweep over iterations only has one run, without a label.
+        let label = if self.label.is_empty() { String::new() } else { format!("{}: ", self.label) };
+        self.progress.lines.warn(&format!("{label}{warning}"));
+    }
+}
+
+impl Observer for RunProgress<'_> {
+    fn observe(&mut self, event: Event<'_>) -> Result<ControlFlow<()>> {
+        for trouble in self.status.borrow().new_troubles(&mut self.troubles_seen) {
+            self.progress.lines.trouble(&trouble);
+        }
+        match event {
+            Event::Started(started) => self.scales.clone_from(&started.scales),
+            Event::Progress { iteration, .. } => {
+                let SweepProgress { lines, runs, done } = self.progress;
+                lines.advance(done + work(&self.scales, iteration), || {
+                    let last = self.scales.last().map_or(0, |scale| scale.end);
+                    format!("run {} of {runs}, iteration {iteration} of {last}", self.run + 1)
+                });
+            }
+            Event::Report(_) => self.status.borrow().warnings.iter().for_each(|warning| self.warn(warning)),
+            Event::Setback(setback) => self.warn(&setback.to_string()),
+            _ => {}
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+}

@@ -1,0 +1,215 @@
+//! The contact sheet of a sweep: one picture, and a page with the full cells.
+
+use super::axes::{Cell, Table};
+use crate::cli::class_names::ClassNames;
+use crate::cli::output::escape::quoted;
+use crate::cli::output::format::named_percent;
+use crate::error::Result;
+use crate::files::write_whole;
+use crate::image_io::{self, Picture, Sheet, WriteOptions};
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+/// What a sheet's picture is known by.
+const MARK: &str = "neural-mirage:sheet";
+/// The page's frame.
+const PAGE: &str = include_str!("page.html");
+/// The picture of all cells.
+const PICTURE: &str = "sheet.png";
+/// The page.
+const HTML: &str = "sheet.html";
+
+/// A cell that is painted.
+#[derive(Debug, Clone)]
+pub(super) struct PaintedCell {
+    pub picture: Picture,
+    /// What the network sees in it: class index and probability.
+    pub classes: Vec<(usize, f32)>,
+    pub distance: Option<f32>,
+}
+
+/// Writes and rewrites both files.
+#[derive(Debug)]
+pub(super) struct ContactSheet {
+    /// The folder that they are in, with the cells.
+    pub folder: PathBuf,
+    /// Heading of the sheet: the photo and what is varied.
+    pub title: String,
+    /// Network, size, seed.
+    pub about: String,
+}
+
+impl ContactSheet {
+    pub(super) fn picture(&self) -> PathBuf {
+        self.folder.join(PICTURE)
+    }
+
+    pub(super) fn page(&self) -> PathBuf {
+        self.folder.join(HTML)
+    }
+
+    /// Path of a cell's picture.
+    pub(super) fn cell(&self, cell: &Cell) -> PathBuf {
+        self.folder.join(format!("{}.png", cell.name()))
+    }
+
+    /// Finds out before the runs whether their pictures, of this size, make a sheet.
+    ///
+    /// # Errors
+    /// If the sheet would be too large.
+    pub(super) fn check(&self, table: &Table, (width, height): (usize, usize)) -> Result<()> {
+        let picture = Picture { width, height, rgb: vec![0.0; width * height * 3] };
+        // As long as captions get at most.
+        let cell = image_io::Cell { picture, caption: "caption ".repeat(40) };
+        let mut cells = vec![None; table.rows.len() * table.columns.len()];
+        if let Some(first) = cells.first_mut() {
+            *first = Some(cell);
+        }
+        self.sheet(table, cells).check()
+    }
+
+    fn sheet(&self, table: &Table, cells: Vec<Option<image_io::Cell>>) -> Sheet {
+        Sheet {
+            title: self.title.clone(),
+            footer: self.about.clone(),
+            columns: table.columns.clone(),
+            rows: table.rows.clone(),
+            cells,
+        }
+    }
+
+    /// Writes the sheet with the cells that are painted; `painted` holds those of row after row.
+    ///
+    /// # Errors
+    /// If the sheet would be too large, or the system refuses.
+    pub(super) fn write(
+        &self,
+        table: &Table,
+        painted: &[Option<PaintedCell>],
+        names: &ClassNames,
+    ) -> Result<()> {
+        let size = painted.iter().flatten().next().map(|cell| (cell.picture.width, cell.picture.height));
+        let Some((width, height)) = size else { return Ok(()) };
+        let mut cells = Vec::new();
+        for cell in painted {
+            cells.push(match cell {
+                None => None,
+                Some(cell) => {
+                    let picture = image_io::resize(&cell.picture, width, height)?;
+                    Some(image_io::Cell { picture, caption: caption(cell, names, 1) })
+                }
+            });
+        }
+        let sheet = self.sheet(table, cells);
+        let metadata = vec![(MARK.to_owned(), self.title.clone())];
+        let options = WriteOptions { overwrite: true, metadata, ..WriteOptions::default() };
+        image_io::write(&self.picture(), &sheet.compose()?, &options)?;
+        let page = self.html(table, painted, names, (width, height));
+        write_whole(&self.page(), page.as_bytes(), "writing the contact sheet", true)
+    }
+
+    /// True if a picture or a page is the sheet of a sweep.
+    pub(super) fn is_of_a_sweep(path: &Path) -> bool {
+        if path.extension().is_some_and(|ending| ending == "png") {
+            let metadata = image_io::read_metadata(path).unwrap_or_default();
+            return metadata.iter().any(|(key, _)| key == MARK);
+        }
+        let beginning = PAGE.split("{title}").next().unwrap_or_default().as_bytes();
+        let mut found = Vec::new();
+        let read =
+            File::open(path).and_then(|file| file.take(beginning.len() as u64).read_to_end(&mut found));
+        read.is_ok() && found == beginning
+    }
+
+    fn html(
+        &self,
+        table: &Table,
+        painted: &[Option<PaintedCell>],
+        names: &ClassNames,
+        (width, height): (usize, usize),
+    ) -> String {
+        let mut rows = String::from("<tr><td class=\"corner\"></td>");
+        for heading in &table.columns {
+            rows += &format!("<th scope=\"col\">{}</th>", html_escaped(heading));
+        }
+        rows += "</tr>\n";
+        for (row, heading) in table.rows.iter().enumerate() {
+            rows += &format!("<tr><th scope=\"row\">{}</th>", html_escaped(heading));
+            for (column, title) in table.columns.iter().enumerate() {
+                let name = Cell { row, column, iterations: 0 }.name();
+                let values = [heading.as_str(), title.as_str()];
+                let values: Vec<&str> = values.into_iter().filter(|text| !text.is_empty()).collect();
+                let values = html_escaped(&values.join(", "));
+                rows += &match painted.get(row * table.columns.len() + column) {
+                    Some(Some(cell)) => format!(
+                        "<td id=\"{name}\"><figure><a href=\"{name}.png\"><img src=\"{name}.png\" alt=\"{values}\"></a>\
+                         <figcaption><b>{values}</b><br>{}<code>{}</code></figcaption></figure></td>\n",
+                        html_escaped(&caption(cell, names, 3)),
+                        html_escaped(&self.command(&name))
+                    ),
+                    _ => format!("<td id=\"{name}\"><div class=\"empty\">not yet</div></td>\n"),
+                };
+            }
+            rows += "</tr>\n";
+        }
+        // The braces of the style sheet stay as they are: only these names are filled in.
+        PAGE.replace("{title}", &html_escaped(&self.title))
+            .replace("{about}", &html_escaped(&self.about))
+            .replace("{width}", &width.to_string())
+            .replace("{height}", &height.to_string())
+            .replace("{table}", &rows)
+    }
+
+    /// What paints a cell at full size.
+    fn command(&self, cell: &str) -> String {
+        let page = self.page();
+        let page = std::path::absolute(&page).unwrap_or(page);
+        let mut place = page.into_os_string();
+        place.push(format!("#{cell}"));
+        format!("mirage sweep --continue {}", quoted(&place))
+    }
+}
+
+/// What the network sees in a cell.
+fn caption(cell: &PaintedCell, names: &ClassNames, most: usize) -> String {
+    let class = |&(index, probability): &(usize, f32)| named_percent(&names.name(index), probability);
+    let mut parts: Vec<String> = cell.classes.iter().take(most).map(class).collect();
+    if most > 1 {
+        parts.extend(cell.distance.map(|distance| format!("{distance:.2} from the photo")));
+    }
+    parts.join(", ")
+}
+
+fn html_escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// The picture of a cell that is named by its file, or by the page with the cell after `#`.
+pub(super) fn cell_file(text: &Path) -> PathBuf {
+    // The page's name and the cell's are plain, whatever the folder's is.
+    let name = text.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let Some((_, cell)) = name.rsplit_once('#').filter(|_| !text.exists()) else { return text.to_owned() };
+    let path = text.with_file_name(format!("{cell}.png"));
+    match path.to_str().and_then(|path| path.strip_prefix("file://")) {
+        Some(path) => path.into(),
+        None => path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_are_found_by_file_or_by_page() {
+        assert_eq!(cell_file(Path::new("a b/sheet.html#r2c3")), Path::new("a b/r2c3.png"));
+        assert_eq!(cell_file(Path::new("file:///x/sheet.html#r1c1")), Path::new("/x/r1c1.png"));
+        assert_eq!(cell_file(Path::new("a/r1c1.png")), Path::new("a/r1c1.png"));
+    }
+
+    #[test]
+    fn texts_can_not_break_the_page() {
+        assert_eq!(html_escaped("<a href=\"x\">&"), "&lt;a href=&quot;x&quot;&gt;&amp;");
+    }
+}

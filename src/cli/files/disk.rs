@@ -1,0 +1,269 @@
+//! What is asked of the disk before a run: whether two names are of one file, whether another run writes there, how much
+//! room there is.
+
+use crate::error::{Error, Result};
+use crate::files::{check_name, check_place, is_stream, parent, temporary};
+use crate::hex::hex;
+use sha2::{Digest as _, Sha256};
+use std::fs::{File, TryLockError};
+use std::mem::ManuallyDrop;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// Finds out, before the work for it is done, whether [`write_whole`](crate::files::write_whole) can write here; leaves
+/// nothing behind.
+///
+/// # Errors
+/// [`Error::File`] for what is in the way.
+pub(in crate::cli) fn check_whole(path: &Path, replace: bool) -> Result<()> {
+    if is_stream(path) {
+        return Ok(());
+    }
+    let target = check_place(path, replace)?;
+    check_name(path)?;
+    temporary(path, &target).map(drop)
+}
+
+/// True if both paths lead to one file, however they do: through links, by another name of the file, in another case
+/// where that makes no difference. Files that don't exist yet are the same if they will be.
+pub(in crate::cli) fn is_same(one: &Path, other: &Path) -> bool {
+    match (identity(one), identity(other)) {
+        (Some(one), Some(other)) => one == other,
+        (None, None) => {
+            one == other || matches!((place(one), place(other)), (Some(one), Some(other)) if one == other)
+        }
+        _ => false,
+    }
+}
+
+/// What a file is known by, whatever its name.
+#[cfg(unix)]
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    path.metadata().ok().map(|found| number(&found))
+}
+
+/// Disk and number of a file.
+#[cfg(unix)]
+fn number(found: &std::fs::Metadata) -> (u64, u64) {
+    use std::os::unix::fs::MetadataExt as _;
+    (found.dev(), found.ino())
+}
+
+#[cfg(not(unix))]
+fn identity(path: &Path) -> Option<PathBuf> {
+    path.canonicalize().ok()
+}
+
+/// Where a file that doesn't exist will be: its folder without links, and its name in lower case, as some disks take
+/// all cases for the same.
+fn place(path: &Path) -> Option<(PathBuf, String)> {
+    let mut path = path.to_owned();
+    // Links to what doesn't exist; as many as systems follow.
+    for _ in 0..40 {
+        let Ok(target) = path.read_link() else { break };
+        path = parent(&path).join(target);
+    }
+    Some((parent(&path).canonicalize().ok()?, path.file_name()?.to_string_lossy().to_lowercase()))
+}
+
+/// The bytes that a new file in this folder may have, if that is known: what is left on the disk, or less where the
+/// process has a limit of its own.
+#[cfg(unix)]
+#[allow(unsafe_code, reason = "std has no call for the free space of a disk")]
+pub(in crate::cli) fn room(folder: &Path) -> Option<u64> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let path = std::ffi::CString::new(folder.as_os_str().as_bytes()).ok()?;
+    // SAFETY: all zeros are valid values of both structs; the pointers are to them and to a text that ends in zero.
+    let (disk, limit) = unsafe {
+        let mut disk: libc::statvfs = std::mem::zeroed();
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        let found = libc::statvfs(path.as_ptr(), &raw mut disk) == 0;
+        let limited = libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) == 0;
+        (found.then_some(disk), limited.then_some(limit))
+    };
+    // Some network disks state no size.
+    let disk = disk.filter(|disk| disk.f_blocks > 0);
+    #[allow(clippy::unnecessary_cast, reason = "the types differ from system to system")]
+    let left = disk.map(|disk| (disk.f_bavail as u64).saturating_mul(disk.f_frsize as u64));
+    #[allow(clippy::unnecessary_cast, reason = "the types differ from system to system")]
+    let most = limit.filter(|limit| limit.rlim_cur != libc::RLIM_INFINITY).map(|limit| limit.rlim_cur as u64);
+    left.into_iter().chain(most).min()
+}
+
+/// The bytes that a new file in this folder may have, if that is known.
+#[cfg(not(unix))]
+pub(in crate::cli) fn room(_: &Path) -> Option<u64> {
+    None
+}
+
+/// A name that this run writes to, and no other run meanwhile.
+///
+/// It is a lock on a hidden file beside the name, which the system releases however the process ends. The file is
+/// removed in the end; one that is left, by a process that was killed, locks nothing.
+#[derive(Debug)]
+pub(in crate::cli) struct Reservation {
+    path: PathBuf,
+    /// Holds the lock.
+    _file: File,
+}
+
+/// The files of all locks of this process, for an end that drops nothing.
+static TAKEN: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// New files that are removed at such an end if they are empty.
+static NEW: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Removes the files of this process's locks, which hold until it ends, and new files that are empty. A signal may come
+/// while a lock is being taken: what is in use then is left behind, and locks nothing.
+pub(in crate::cli) fn remove_leftovers() {
+    if let Ok(taken) = TAKEN.try_lock() {
+        taken.iter().for_each(|path| drop(std::fs::remove_file(path)));
+    }
+    // Held until the process ends: no other is created then.
+    let new = ManuallyDrop::new(NEW.lock().unwrap_or_else(PoisonError::into_inner));
+    let is_empty =
+        |path: &&PathBuf| path.symlink_metadata().is_ok_and(|found| found.is_file() && found.len() == 0);
+    new.iter().filter(is_empty).for_each(|path| drop(std::fs::remove_file(path)));
+}
+
+/// Creates a file. A signal that ends the program at once removes it, if nothing was written by then.
+///
+/// # Errors
+/// If the system refuses, or something is there already.
+pub(in crate::cli) fn create(path: &Path) -> std::io::Result<File> {
+    let mut new = NEW.lock().unwrap_or_else(PoisonError::into_inner);
+    let file = File::options().read(true).write(true).create_new(true).open(path)?;
+    new.push(path.to_owned());
+    Ok(file)
+}
+
+impl Reservation {
+    /// Takes a name, for the file `written`, which `option` names; `None` where no lock can be had, as on some network
+    /// disks.
+    ///
+    /// # Errors
+    /// [`Error::File`] if another run has it.
+    pub(in crate::cli) fn take(name: &Path, written: &Path, option: &str) -> Result<Option<Self>> {
+        let Some((folder, file_name)) = place(name) else { return Ok(None) };
+        let hash = hex(&Sha256::digest(file_name.as_bytes()));
+        let path = folder.join(format!(".mirage-{}.lock", &hash[..16]));
+        // The file may be removed by its owner between opening and locking.
+        for _ in 0..100 {
+            let Some(file) = open_lock(&path) else { return Ok(None) };
+            match file.try_lock() {
+                Ok(()) if is_at(&file, &path) => {
+                    TAKEN.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
+                    return Ok(Some(Self { path, _file: file }));
+                }
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    let problem = "another run of this program is writing it";
+                    let remedy = format!("Wait for that run or end it, or choose another name with {option}");
+                    return Err(Error::file(written, problem, remedy));
+                }
+                Err(TryLockError::Error(_)) => {
+                    let _ = std::fs::remove_file(&path);
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        // While it is locked: a process that has just opened it then sees that it is gone. One that stays is harmless.
+        let _ = std::fs::remove_file(&self.path);
+        TAKEN.lock().unwrap_or_else(PoisonError::into_inner).retain(|path| *path != self.path);
+    }
+}
+
+/// Opens the file of a lock, or makes it; `None` if that can't be, or it is something else than a file.
+fn open_lock(path: &Path) -> Option<File> {
+    let mut options = File::options();
+    options.read(true).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = options.clone().create_new(true).open(path).or_else(|_| options.open(path)).ok()?;
+    file.metadata().is_ok_and(|found| found.is_file()).then_some(file)
+}
+
+/// True if the file still has this name.
+#[cfg(unix)]
+pub(in crate::cli) fn is_at(file: &File, path: &Path) -> bool {
+    matches!((file.metadata(), path.metadata()), (Ok(file), Ok(named)) if number(&file) == number(&named))
+}
+
+/// Where open files can't lose their names, it has.
+#[cfg(not(unix))]
+pub(in crate::cli) fn is_at(_: &File, _: &Path) -> bool {
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn one_file_is_known_by_all_its_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::create_dir(path("inner")).unwrap();
+        for name in ["a", "b"] {
+            std::fs::write(path(name), "").unwrap();
+        }
+        std::fs::hard_link(path("a"), path("hard")).unwrap();
+        std::os::unix::fs::symlink("a", path("soft")).unwrap();
+        std::os::unix::fs::symlink("soft", path("softer")).unwrap();
+        std::os::unix::fs::symlink("inner/new", path("dangling")).unwrap();
+        for other in ["a", "hard", "soft", "softer", "inner/../a"] {
+            assert!(is_same(&path("a"), &path(other)), "{other}");
+        }
+        assert!(!is_same(&path("a"), &path("b")) && !is_same(&path("a"), &path("new")));
+        for other in ["dangling", "inner/../inner/NEW", "inner/new"] {
+            assert!(is_same(&path("inner/new"), &path(other)), "{other}");
+        }
+        assert!(!is_same(&path("inner/new"), &path("new")));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_room_on_a_disk_is_known() {
+        assert!(room(Path::new(".")).is_some_and(|room| room > 0));
+        assert!(room(Path::new("/nonexistent/folder")).is_none_or(|room| room > 0));
+    }
+
+    #[test]
+    fn a_name_is_taken_once_and_nothing_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = folder.path().join("out");
+        let first = Reservation::take(&name, &name, "-o").unwrap();
+        assert!(first.is_some());
+        for other in ["out", "OUT", "./out"] {
+            let other = folder.path().join(other);
+            let error = Reservation::take(&other, &other, "-o").unwrap_err();
+            assert!(error.to_string().contains("another run") && error.exit_code() == 2, "{error}");
+        }
+        let other = Reservation::take(&folder.path().join("other"), &name, "-o").unwrap();
+        assert!(other.is_some());
+        drop((first, other));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert!(Reservation::take(&name, &name, "-o").unwrap().is_some());
+        assert!(Reservation::take(&folder.path().join("none/out"), &name, "-o").unwrap().is_none());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_lock_that_was_left_and_one_that_leads_elsewhere_take_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = folder.path().join("out");
+        let lock = Reservation::take(&name, &name, "-o").unwrap().unwrap().path.clone();
+        std::fs::write(&lock, "").unwrap();
+        assert!(Reservation::take(&name, &name, "-o").unwrap().is_some());
+        std::os::unix::fs::symlink("victim", &lock).unwrap();
+        assert!(Reservation::take(&name, &name, "-o").unwrap().is_none());
+        assert!(!folder.path().join("victim").exists());
+    }
+}

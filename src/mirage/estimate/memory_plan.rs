@@ -1,0 +1,423 @@
+//! The memory that a run takes, known before it. The run is prepared scale by scale on an engine that only counts, so
+//! what it takes on the device follows from the code that prepares it. What the host holds besides is added up here.
+
+use super::memory_classes::MemoryClasses;
+use crate::error::Result;
+use crate::graph::{Counted, Engine};
+use crate::image_io::{Picture, fit};
+use crate::mirage::estimate::host_memory::Host;
+use crate::mirage::loss::Target;
+use crate::mirage::objective::tiling::in_transit::InTransit;
+use crate::mirage::request::{Init, Request};
+use crate::mirage::run::session::Session;
+use crate::mirage::scales::Scale;
+use crate::vgg::Network;
+use serde::Serialize;
+use std::fmt;
+use std::sync::Arc;
+
+/// Resident memory of the program itself: code, libraries and small allocations. Measured with the release build on
+/// x86-64 Linux (docs/memory.md).
+const PROGRAM: u64 = 20 << 20;
+/// The same of each thread of the CPU device: its part of the kernels' scratch memory, and what the allocator keeps for it
+/// (4.7 to 5.4 MiB at 64 to 512 px with 1 to 8 threads).
+const THREAD: u64 = 5 << 20;
+/// What a graphics driver takes besides: the loader, the driver's libraries and its compiler.
+const DRIVER: u64 = 100 << 20;
+/// What stays of a software driver that is not used: its libraries. That of LLVM is never unloaded (47 to 50 MiB with Mesa
+/// 22.3.6 and LLVM 15).
+const IDLE_DRIVER: u64 = 48 << 20;
+/// What a software driver takes for each compute pipeline.
+const PIPELINE: u64 = 1 << 20;
+
+/// Images of a target, with their weights.
+type Images = Arc<[(Picture, f32)]>;
+
+impl Request {
+    /// The same with pictures of one colour instead of the photo and all other images, each scaled to this longest side: to
+    /// plan the memory of another size with. A start picture smaller than the photo stays as it is.
+    pub fn at_size(&self, longest: usize) -> Self {
+        let mut images = 0_u8;
+        // Each of another colour: equal images would share their targets.
+        let mut plain = |picture: &Picture, longest| {
+            let (width, height) = fit(picture.width, picture.height, longest);
+            images = images.wrapping_add(1);
+            Picture { width, height, rgb: vec![f32::from(images) / 256.0; width * height * 3] }
+        };
+        let mut request = self.clone();
+        request.photo = Arc::new(plain(&self.photo, longest));
+        if let Init::Picture(picture) = &self.init {
+            let own = picture.width.max(picture.height);
+            let kept = own < self.photo.width.max(self.photo.height);
+            let longest = if kept { own.min(longest) } else { longest };
+            request.init = Init::Picture(Arc::new(plain(picture, longest)));
+        }
+        // Losses with the same images share them.
+        let mut known: Vec<[Images; 2]> = Vec::new();
+        for loss in request.groups.iter_mut().flat_map(|group| &mut group.losses) {
+            let Target::Images(images) = &loss.target else { continue };
+            let same = known.iter().find(|[old, _]| Arc::ptr_eq(old, images)).map(|[_, new]| new.clone());
+            let new = same.unwrap_or_else(|| {
+                let new: Images =
+                    images.iter().map(|(image, weight)| (plain(image, longest), *weight)).collect();
+                known.push([images.clone(), new.clone()]);
+                new
+            });
+            loss.target = Target::Images(new);
+        }
+        request
+    }
+}
+
+/// A part of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Phase {
+    /// A scale's targets are captured, and its objective is prepared.
+    Preparing,
+    /// Iterations and their reports.
+    Iterations,
+    /// The state is taken to the next scale.
+    Transition,
+    /// The finished picture is saved.
+    Saving,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Preparing => "preparing",
+            Self::Iterations => "iterations",
+            Self::Transition => "change of scale",
+            Self::Saving => "saving",
+        })
+    }
+}
+
+/// What a part of a run takes at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemoryPhase {
+    /// Which part.
+    pub phase: Phase,
+    /// At which scale, counted from 0.
+    pub scale: usize,
+    /// On the device.
+    pub device: MemoryClasses,
+    /// In the host's memory besides.
+    pub host: MemoryClasses,
+}
+
+impl MemoryPhase {
+    /// Both together.
+    pub fn classes(&self) -> MemoryClasses {
+        self.device + self.host
+    }
+}
+
+/// The memory of a run.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct MemoryPlan {
+    /// All parts of the run, in order.
+    pub phases: Vec<MemoryPhase>,
+    /// The sizes that it goes through.
+    pub scales: Vec<Scale>,
+    /// True if the device's memory is the host's: the CPU device, and software drivers.
+    pub is_shared: bool,
+}
+
+impl MemoryPlan {
+    /// Plans a run on this engine's device, of which nothing is used but its properties. The caller is taken to keep the
+    /// request, as the program does.
+    ///
+    /// # Errors
+    /// As [`Session::new`].
+    pub fn new(engine: &Engine, network: &Arc<Network>, request: &Request) -> Result<Self> {
+        let counting = engine.counting();
+        let counted = || counting.counted().unwrap_or_default();
+        let profile = engine.profile();
+        let threads = engine.threads().unwrap_or(0) as u64;
+        let mut session = Session::new(&counting, network, request.clone())?;
+        let scales = session.scales.clone();
+        let mut host = Host {
+            request,
+            native: profile.native,
+            scale: scales[0],
+            pixels_before: None,
+            state: Vec::new(),
+            gradient: 0,
+            in_transit: InTransit::default(),
+            targets: 0,
+        };
+        let idle = if engine.has_idle_driver() { IDLE_DRIVER } else { 0 };
+        let driver = if profile.native { THREAD * threads + idle } else { DRIVER };
+        let mut base = MemoryClasses {
+            weights: network.resident_bytes() as u64,
+            program: PROGRAM + driver,
+            ..MemoryClasses::default()
+        };
+        let mut phases: Vec<MemoryPhase> = Vec::new();
+        // What the host holds while a scale is prepared, but for pictures that come with the request.
+        let mut waiting = MemoryClasses::default();
+        for (index, scale) in scales.iter().enumerate() {
+            if let Some(MemoryPhase { device, .. }) = phases.last().copied() {
+                // The state is read; then, without the objective, grain is drawn.
+                session.leave();
+                let [targets, _] = session.target_bytes();
+                let left = host.device_before(counted().live, targets);
+                let way = host.to_next_scale(scale.size);
+                let (reading, drawing) = (device + way.reading, left + way.drawing);
+                let (device, host) = if reading.total() > drawing.total() {
+                    (device, way.reading)
+                } else {
+                    (left, way.drawing)
+                };
+                phases.push(MemoryPhase {
+                    phase: Phase::Transition,
+                    scale: index - 1,
+                    device,
+                    host: base + host,
+                });
+                waiting = way.waiting;
+            }
+            session.enter(index)?;
+            let Counted { live, peak, pipelines } = counted();
+            let objective = session.objective()?;
+            host.pixels_before = (index > 0).then(|| host.pixels());
+            host.scale = *scale;
+            host.state = objective.state.clone();
+            host.gradient = objective.gradient_bytes();
+            host.in_transit = objective.in_transit();
+            if !profile.native && profile.software {
+                base.program = PROGRAM + DRIVER + PIPELINE * pipelines as u64;
+            }
+            let targets;
+            [targets, host.targets] = session.target_bytes();
+            let device = host.device(live, targets);
+            let mut push = |phase, device, host: MemoryClasses| {
+                phases.push(MemoryPhase { phase, scale: index, device, host: base + host });
+            };
+            // Where the host's memory is the device's, pages of the objective are taken by its first iteration, so what is
+            // there before counts without them.
+            let capturing = objective.capturing.filter(|_| profile.software);
+            let peak = capturing.unwrap_or(peak);
+            if capturing.is_some() || peak.total() > live.total() {
+                push(Phase::Preparing, host.device_before(peak, targets), host.preparing() + waiting);
+            }
+            push(Phase::Iterations, device, host.iterations());
+            if index + 1 == scales.len() {
+                push(Phase::Saving, device, host.saving());
+            }
+        }
+        Ok(Self { phases, scales, is_shared: profile.software })
+    }
+
+    /// The part that takes most: of the host's memory and the device's together where they are the same, else of the
+    /// device's.
+    pub fn peak(&self) -> MemoryPhase {
+        self.most(|phase| if self.is_shared { phase.classes().total() } else { phase.device.total() })
+    }
+
+    /// The part that takes most of the host's memory.
+    pub fn host_peak(&self) -> MemoryPhase {
+        self.most(|phase| if self.is_shared { phase.classes().total() } else { phase.host.total() })
+    }
+
+    fn most(&self, bytes: impl Fn(&MemoryPhase) -> u64) -> MemoryPhase {
+        let none = MemoryPhase {
+            phase: Phase::Preparing,
+            scale: 0,
+            device: MemoryClasses::default(),
+            host: MemoryClasses::default(),
+        };
+        self.phases.iter().copied().max_by_key(bytes).unwrap_or(none)
+    }
+
+    /// What must fit into the device's memory: the peak, of both where they are the same.
+    pub fn needed(&self) -> u64 {
+        let peak = self.peak();
+        if self.is_shared { peak.classes().total() } else { peak.device.total() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::Profile;
+    use crate::image_io::Picture;
+    use crate::mirage::estimate::host_memory::RGB;
+    use crate::mirage::optimizer::{Adam, Lbfgs, Optimizer};
+    use crate::mirage::{Scales, Tiling};
+    use crate::ops::Shape;
+    use crate::vgg::locate;
+
+    fn network() -> Arc<Network> {
+        let path = std::path::Path::new("weights/vgg16-narrow.safetensors");
+        let location = locate::Location::File(path.to_owned());
+        Arc::new(Network::open_at(&location, None).unwrap())
+    }
+
+    fn request(width: usize, height: usize, scales: u32) -> Request {
+        let photo = Picture { width, height, rgb: vec![0.5; width * height * 3] };
+        let mut request = Request::new(photo);
+        request.scales = Scales { count: crate::mirage::ScaleCount::Exactly(scales), ..request.scales };
+        request
+    }
+
+    fn plan(profile: &Profile, request: &Request) -> MemoryPlan {
+        let engine = Engine::counting_for(profile.clone(), "invented");
+        MemoryPlan::new(&engine, &network(), request).unwrap()
+    }
+
+    /// An invented device of each kind.
+    fn profiles() -> [Profile; 3] {
+        let software =
+            Profile { software: true, max_binding: 1 << 30, max_buffer: 1 << 31, ..Profile::minimal() };
+        [Profile::native(), software, Profile::minimal()]
+    }
+
+    #[test]
+    fn memory_grows_with_the_pixels() {
+        for profile in profiles() {
+            let [small, large] = [96, 192].map(|side| plan(&profile, &request(side, side, 1)));
+            let iterations = |plan: &MemoryPlan| {
+                *plan.phases.iter().find(|phase| phase.phase == Phase::Iterations).unwrap()
+            };
+            let of_pixels = |plan: &MemoryPlan| {
+                let classes = iterations(plan).classes();
+                classes.activations + classes.optimizer + classes.pictures
+            };
+            // Four times the pixels; borders and chunks of fixed size make it a little less.
+            let factor = of_pixels(&large) as f64 / of_pixels(&small) as f64;
+            assert!((1.5..=4.2).contains(&factor), "{factor} on {profile:?}");
+            // Kernels of graphics devices are chosen by the number of Winograd tiles, too.
+            if profile.native {
+                assert_eq!(iterations(&small).device.weights, iterations(&large).device.weights);
+            }
+        }
+    }
+
+    #[test]
+    fn each_scale_has_its_phases_and_keeps_the_targets_of_those_before() {
+        for profile in profiles() {
+            let plan = plan(&profile, &request(160, 120, 3));
+            use Phase::{Iterations, Preparing, Saving, Transition};
+            let phases: Vec<&MemoryPhase> =
+                plan.phases.iter().filter(|phase| phase.phase != Preparing).collect();
+            assert_eq!(
+                phases.iter().map(|phase| (phase.phase, phase.scale)).collect::<Vec<_>>(),
+                [
+                    (Iterations, 0),
+                    (Transition, 0),
+                    (Iterations, 1),
+                    (Transition, 1),
+                    (Iterations, 2),
+                    (Saving, 2)
+                ]
+            );
+            let targets = |index: usize| phases[index].device.targets;
+            assert!(targets(0) > 0 && targets(2) > targets(0) && targets(4) > targets(2));
+            assert_eq!(plan.peak().scale, 2);
+        }
+    }
+
+    /// Its tensors are larger than a minimal device binds, and together larger than its memory.
+    #[test]
+    fn a_large_picture_in_tiles_fits_a_small_device_and_a_small_machine() {
+        let mut large = request(4096, 4096, 1);
+        large.tiling = Tiling::Side(128);
+        // As of any run of the program.
+        large.schedule.state_when_stopped = true;
+        // Whatever is looked at and saved.
+        let mut observed = large.clone();
+        (observed.schedule.state_every, observed.schedule.picture_every) = (5, 1);
+        for large in [&large, &observed] {
+            let device = plan(&Profile::minimal(), large).peak().device.total();
+            assert!(device <= 1 << 30, "{} MiB", device >> 20);
+        }
+        let machine = plan(&Profile::native(), &large).needed();
+        assert!(machine <= 2 << 30, "{} MiB", machine >> 20);
+    }
+
+    #[test]
+    fn in_tiles_a_band_on_its_way_counts() {
+        let staging = |optimizer: Arc<dyn Optimizer>, profile: &Profile| {
+            let request = Request { tiling: Tiling::Side(64), optimizer, ..request(640, 512, 1) };
+            let plan = plan(profile, &request);
+            let found = plan.phases.iter().find(|phase| phase.phase == Phase::Iterations).unwrap();
+            (found.device.staging, found.host.staging)
+        };
+        // Of 512 rows the first band has 102. The picture, the average and two moments, as stored and unpacked.
+        let (stored, values) = (Shape::map(3, 102, 640).bytes(), 102 * 640 * RGB);
+        let vectors = 1 << 10;
+        let (device, host) = staging(Arc::new(Adam::default()), &Profile::native());
+        assert_eq!(device, 0);
+        assert!((0..vectors).contains(&(host - 4 * (stored + values))), "{host}");
+        // L-BFGS has one band, of which only the picture is read.
+        let (_, host) = staging(Arc::new(Lbfgs::default()), &Profile::native());
+        assert_eq!(host, Shape::map(3, 512, 640).bytes() + 512 * 640 * RGB);
+    }
+
+    #[test]
+    fn in_tiles_the_change_to_the_last_scale_takes_no_more_than_its_iterations() {
+        let [one, two] = [1, 2].map(|scales| {
+            let mut request = request(1024, 1024, scales);
+            request.tiling = Tiling::Side(128);
+            plan(&Profile::native(), &request)
+        });
+        let targets = |plan: &MemoryPlan| plan.peak().classes().targets;
+        let earlier = targets(&two) - targets(&one);
+        assert!(two.needed() <= one.needed() + earlier, "{} and {}", two.needed(), one.needed());
+    }
+
+    #[test]
+    fn what_a_request_asks_for_counts() {
+        let cpu = Profile::native();
+        let plain = plan(&cpu, &request(96, 96, 1));
+        let optimizer = |request: &Request| plan(&cpu, request).peak().device.optimizer;
+        let adam = request(96, 96, 1);
+        let mut lbfgs = adam.clone();
+        lbfgs.optimizer = Arc::new(crate::mirage::optimizer::Lbfgs::default());
+        // Two moments and the average, against a history of 20 pairs.
+        assert!(optimizer(&lbfgs) > 10 * optimizer(&adam), "{}", optimizer(&lbfgs));
+        let mut reported = adam.clone();
+        reported.schedule.report_every = 1;
+        let staging = |plan: &MemoryPlan| plan.peak().classes().staging;
+        assert_eq!(staging(&plan(&cpu, &reported)) - staging(&plain), 2 * 96 * 96 * RGB);
+        let mut filmed = adam.clone();
+        filmed.schedule.picture_at = vec![0, 1, 2, 4];
+        filmed.schedule.held_per_pixel = 7;
+        let pictures = |plan: &MemoryPlan| plan.peak().classes().pictures;
+        assert_eq!(staging(&plan(&cpu, &filmed)) - staging(&plain), 2 * 96 * 96 * RGB);
+        assert_eq!(pictures(&plan(&cpu, &filmed)) - pictures(&plain), 7 * 96 * 96);
+        // Picture, two moments and the average, besides counters; four floats a pixel as the device has them, three in the
+        // file. Where the run stops they are read one by one.
+        let mut saved = adam;
+        saved.schedule.state_when_stopped = true;
+        let more = |request: &Request| staging(&plan(&cpu, request)) - staging(&plain);
+        let stopped = more(&saved);
+        assert!((4 * 96 * 96 * RGB..4 * 96 * 96 * RGB + 64).contains(&stopped), "{stopped}");
+        saved.schedule.state_every = 5;
+        assert!(more(&saved) >= stopped + 4 * 96 * 96 * 16, "{}", more(&saved));
+        // In tiles the host has them: they are lent where the run stops, and copied before.
+        saved.tiling = Tiling::Side(48);
+        let every = plan(&cpu, &saved).needed();
+        saved.schedule.state_every = 0;
+        let stopped = plan(&cpu, &saved).needed();
+        saved.schedule.state_when_stopped = false;
+        assert_eq!(stopped, plan(&cpu, &saved).needed());
+        assert!(every >= stopped + 4 * 96 * 96 * RGB, "{every} {stopped}");
+    }
+
+    #[test]
+    fn the_sum_is_that_of_the_classes() {
+        let plan = plan(&Profile::minimal(), &request(64, 48, 1));
+        let peak = plan.peak();
+        let listed: u64 = peak.classes().list().iter().map(|(_, bytes)| bytes).sum();
+        assert_eq!(listed, peak.device.total() + peak.host.total());
+        assert_eq!(plan.needed(), peak.device.total(), "a GPU has memory of its own");
+        assert!(!plan.is_shared && plan.host_peak().host.program >= PROGRAM);
+    }
+}

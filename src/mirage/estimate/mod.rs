@@ -1,0 +1,7 @@
+//! Estimates before a run: its memory, class by class, and its time.
+
+pub(in crate::mirage) mod host_memory;
+pub(in crate::mirage) mod memory_classes;
+pub(in crate::mirage) mod memory_plan;
+pub(in crate::mirage) mod scale_work;
+pub(in crate::mirage) mod speed;

@@ -1,0 +1,349 @@
+//! The graph of an objective while it is built: tensors with memory of their own, losses with their weights, and the
+//! gradients.
+
+use super::layer_statistic::Captured;
+use crate::error::{Error, Result};
+use crate::graph::{
+    Bindings, Engine, Goals, Graph, Memory, Seeds, TensorId, gradients, gradients_recomputing,
+};
+use crate::mirage::loss::Group;
+use crate::ops::{Add, Dot, LinearCombination, Shape, WeightedSum};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// The graph under construction, with the memory of the tensors that come from outside.
+pub(in crate::mirage) struct Build<'a> {
+    engine: &'a Arc<Engine>,
+    pub graph: Graph,
+    pub bound: Bindings,
+    losses: Vec<WeightedLoss>,
+}
+
+/// A loss and its weight, which is data on the device.
+struct WeightedLoss {
+    loss: TensorId,
+    /// Its weight in the objective.
+    weight: TensorId,
+    memory: Memory,
+    /// Its weight within its group.
+    own: f32,
+}
+
+/// Gradients with respect to the picture.
+pub(in crate::mirage) struct Gradients {
+    /// Of the whole objective.
+    pub all: TensorId,
+    /// Of each measured group, at weight 1, with the group's name.
+    pub groups: Vec<(String, TensorId)>,
+    /// Of all other groups together, weighted.
+    rest: Option<TensorId>,
+}
+
+/// The weighted sum of the groups' gradients.
+pub(in crate::mirage) struct GroupSum {
+    pub tensor: TensorId,
+    /// Memory of its weights.
+    pub weights: Memory,
+    /// The group of each; `None` for the gradient of all other losses, which is weighted already.
+    pub groups: Vec<Option<String>>,
+}
+
+/// Gradients with respect to several tensors, in their order.
+pub(in crate::mirage) struct GradientsBy {
+    /// Of the whole objective.
+    pub all: Vec<TensorId>,
+    /// Of each measured group, at weight 1, with the group's name.
+    pub groups: Vec<(String, Vec<TensorId>)>,
+}
+
+/// Gradients of each sum of losses with respect to some tensors, `None` where it does not depend on one.
+struct BySum {
+    all: Vec<Option<TensorId>>,
+    groups: Vec<(String, Vec<Option<TensorId>>)>,
+    rest: Vec<Option<TensorId>>,
+}
+
+/// Memory of tensors by name. Graphs that share it have the largest shapes in the first one.
+#[derive(Debug, Default)]
+pub(in crate::mirage) struct NamedMemory(HashMap<String, Memory>);
+
+impl NamedMemory {
+    /// A tensor from outside in the memory of this name.
+    ///
+    /// # Errors
+    /// If the device fails or has too little memory.
+    pub fn tensor(&mut self, build: &mut Build<'_>, name: &str, shape: Shape) -> Result<TensorId> {
+        if let Some(memory) = self.0.get(name) {
+            return Ok(build.alias(name, memory, shape));
+        }
+        let (tensor, memory) = build.external(name, shape)?;
+        self.0.insert(name.to_owned(), memory);
+        Ok(tensor)
+    }
+
+    /// The memory of this name, if a graph has it.
+    pub fn get(&self, name: &str) -> Option<&Memory> {
+        self.0.get(name)
+    }
+
+    /// Bytes on the device.
+    pub fn bytes(&self) -> u64 {
+        self.0.values().map(Memory::bytes).sum()
+    }
+}
+
+impl<'a> Build<'a> {
+    /// An empty graph.
+    pub fn new(engine: &'a Arc<Engine>) -> Self {
+        Self { engine, graph: Graph::new(), bound: Bindings::new(), losses: Vec::new() }
+    }
+
+    /// A tensor from outside, with its memory.
+    ///
+    /// # Errors
+    /// If the device fails or has too little memory.
+    pub fn external(&mut self, label: &str, shape: Shape) -> Result<(TensorId, Memory)> {
+        let tensor = self.graph.external(label, shape);
+        Ok((tensor, self.keep(tensor)?))
+    }
+
+    /// Memory for a tensor.
+    ///
+    /// # Errors
+    /// If the device fails or has too little memory.
+    pub fn memory(&self, label: &str, shape: Shape) -> Result<Memory> {
+        self.engine.tensor(label, shape)
+    }
+
+    /// Rewrites the graph to fewer nodes; what comes from outside and what these goals read stay as they are.
+    pub fn fuse(&mut self, goals: &Goals) {
+        self.graph.fuse(&self.bound.keys().copied().chain(goals.read()).collect());
+    }
+
+    /// Gives a tensor memory of its own.
+    ///
+    /// # Errors
+    /// If the device fails or has too little memory.
+    pub fn keep(&mut self, tensor: TensorId) -> Result<Memory> {
+        if let Some(memory) = self.bound.get(&tensor) {
+            return Ok(memory.clone());
+        }
+        let described = self.graph.tensor(tensor);
+        let memory = self.engine.tensor(&described.label, described.shape)?;
+        self.bound.insert(tensor, memory.clone());
+        Ok(memory)
+    }
+
+    /// Puts a tensor in this memory.
+    pub fn bind(&mut self, tensor: TensorId, memory: &Memory) {
+        self.bound.insert(tensor, memory.clone());
+    }
+
+    /// A tensor from outside on this memory: to read it does not make the graph compute what the memory holds.
+    pub fn alias(&mut self, label: &str, memory: &Memory, shape: Shape) -> TensorId {
+        let tensor = self.graph.external(label, shape);
+        self.bind(tensor, memory);
+        tensor
+    }
+
+    /// Captured targets as tensors.
+    ///
+    /// # Errors
+    /// If one is not on the device.
+    pub fn targets(&mut self, label: &str, captured: &[Captured]) -> Result<Vec<TensorId>> {
+        captured.iter().map(|part| Ok(self.alias(label, part.memory(label)?, part.shape))).collect()
+    }
+
+    /// Registers a loss, with a weight that is data on the device.
+    ///
+    /// # Errors
+    /// If the device fails or has too little memory.
+    pub fn term(&mut self, label: &str, loss: TensorId, own: f32) -> Result<()> {
+        let (weight, memory) = self.external(&format!("weight {label}"), Shape::Vector(1))?;
+        self.losses.push(WeightedLoss { loss, weight, memory, own });
+        Ok(())
+    }
+
+    /// The losses in the order in which they were registered.
+    pub fn losses(&self) -> impl Iterator<Item = TensorId> {
+        self.losses.iter().map(|term| term.loss)
+    }
+
+    /// Memory of the weight of each loss.
+    pub fn loss_weights(&self) -> Vec<Memory> {
+        self.losses.iter().map(|term| term.memory.clone()).collect()
+    }
+
+    /// Appends the sum of all weighted losses.
+    ///
+    /// # Errors
+    /// If there is no loss.
+    pub fn total(&mut self) -> Result<TensorId> {
+        let mut total = None;
+        for term in &self.losses {
+            let weighted = self.graph.apply(Dot, &[term.loss, term.weight], "weighted loss")?;
+            total = Some(match total {
+                None => weighted,
+                Some(sum) => self.graph.apply(Add, &[sum, weighted], "objective")?,
+            });
+        }
+        total.ok_or_else(no_gradient)
+    }
+
+    /// Appends the gradients of the registered losses with respect to the picture. `group_of` gives the measured group of
+    /// each, if it has one. With `recompute`, activations are computed again in the backward pass where that saves
+    /// memory.
+    ///
+    /// # Errors
+    /// If the device fails or has too little memory, or no loss depends on the picture.
+    pub fn gradients(
+        &mut self,
+        groups: &[Group],
+        group_of: &[Option<usize>],
+        picture: TensorId,
+        recompute: bool,
+    ) -> Result<Gradients> {
+        let BySum { all, groups, rest } = self.by_sum(groups, group_of, &[picture], recompute)?;
+        let one = |found: Vec<Option<TensorId>>| found.into_iter().next().flatten();
+        let groups = groups
+            .into_iter()
+            .map(|(name, gradient)| Ok((name, one(gradient).ok_or_else(no_gradient)?)))
+            .collect::<Result<_>>()?;
+        Ok(Gradients { all: one(all).ok_or_else(no_gradient)?, groups, rest: one(rest) })
+    }
+
+    /// Appends the gradients of the whole objective, and of each measured group at weight 1, with respect to tensors from
+    /// outside. Each has a memory that all of these gradients share: it holds the one that was computed last. What a loss
+    /// does not depend on gets a gradient of zeros.
+    ///
+    /// # Errors
+    /// As [`Build::gradients`].
+    pub fn gradients_by(
+        &mut self,
+        groups: &[Group],
+        group_of: &[Option<usize>],
+        by: &[(TensorId, Memory)],
+    ) -> Result<GradientsBy> {
+        let tensors: Vec<TensorId> = by.iter().map(|(tensor, _)| *tensor).collect();
+        let BySum { all, groups, .. } = self.by_sum(groups, group_of, &tensors, false)?;
+        if all.iter().all(Option::is_none) {
+            return Err(no_gradient());
+        }
+        let mut stored = |found: Vec<Option<TensorId>>| -> Result<Vec<TensorId>> {
+            let mut kept = Vec::new();
+            for ((tensor, memory), gradient) in by.iter().zip(found) {
+                if let Some(gradient) = gradient.filter(|gradient| self.may_lie_in(*gradient, memory)) {
+                    self.bind(gradient, memory);
+                    kept.push(gradient);
+                    continue;
+                }
+                // The gradient may be a tensor from outside: the weight of a loss.
+                let factor = if gradient.is_some() { 1.0 } else { 0.0 };
+                let label = format!("gradient by {}", self.graph.tensor(*tensor).label);
+                let copy = LinearCombination::scale(factor);
+                let gradient = self.graph.apply(copy, &[gradient.unwrap_or(*tensor)], label)?;
+                self.bind(gradient, memory);
+                kept.push(gradient);
+            }
+            Ok(kept)
+        };
+        let all = stored(all)?;
+        let groups =
+            groups.into_iter().map(|(name, found)| Ok((name, stored(found)?))).collect::<Result<_>>()?;
+        Ok(GradientsBy { all, groups })
+    }
+
+    /// True for a tensor that a node makes and no other node reads, if it has no other memory yet.
+    fn may_lie_in(&self, tensor: TensorId, memory: &Memory) -> bool {
+        let made = self.graph.tensor(tensor).producer.is_some();
+        let read = self.graph.nodes().iter().any(|node| node.inputs.contains(&tensor));
+        made && !read && self.bound.get(&tensor).is_none_or(|other| other == memory)
+    }
+
+    fn by_sum(
+        &mut self,
+        groups: &[Group],
+        group_of: &[Option<usize>],
+        by: &[TensorId],
+        recompute: bool,
+    ) -> Result<BySum> {
+        let mut sums: Vec<(String, Vec<(TensorId, TensorId)>)> = Vec::new();
+        let mut measured = Vec::new();
+        for (at, group) in groups.iter().enumerate() {
+            let mut seeds = Vec::new();
+            for index in (0..self.losses.len()).filter(|index| group_of[*index] == Some(at)) {
+                let WeightedLoss { loss, own, .. } = self.losses[index];
+                seeds.push((loss, self.constant(own)?));
+            }
+            if !seeds.is_empty() {
+                measured.push(group.name.clone());
+                sums.push((format!("{} ", group.name), seeds));
+            }
+        }
+        let weighted = |term: &WeightedLoss| (term.loss, term.weight);
+        let others = self.losses.iter().zip(group_of).filter(|(_, group)| group.is_none());
+        sums.push(("rest ".to_owned(), others.map(|(term, _)| weighted(term)).collect()));
+        sums.push((String::new(), self.losses.iter().map(weighted).collect()));
+        let sums: Vec<_> = sums.iter().map(|(word, seeds)| (word.as_str(), seeds.as_slice())).collect();
+        let mut found = self.differentiate(&sums, by, recompute)?;
+        let all = found.pop().unwrap_or_default();
+        let rest = found.pop().unwrap_or_default();
+        Ok(BySum { all, groups: measured.into_iter().zip(found).collect(), rest })
+    }
+
+    /// Appends the gradients of each of these sums with respect to each of `by`. With `recompute`, activations are computed
+    /// again in the backward pass where that saves memory.
+    ///
+    /// # Errors
+    /// As [`gradients`].
+    pub fn differentiate(
+        &mut self,
+        sums: &[(&str, &Seeds)],
+        by: &[TensorId],
+        recompute: bool,
+    ) -> Result<Vec<Vec<Option<TensorId>>>> {
+        if recompute {
+            let kept = self.bound.keys().copied().collect();
+            gradients_recomputing(&mut self.graph, sums, by, &kept)
+        } else {
+            gradients(&mut self.graph, sums, by)
+        }
+    }
+
+    /// A tensor that holds one number, which never changes.
+    ///
+    /// # Errors
+    /// If the device fails or has too little memory.
+    pub fn constant(&mut self, value: f32) -> Result<TensorId> {
+        let tensor = self.graph.external(format!("{value}"), Shape::Vector(1));
+        let memory = self.engine.tensor_with("weight of a loss in its group", Shape::Vector(1), &[value])?;
+        self.bind(tensor, &memory);
+        Ok(tensor)
+    }
+
+    /// The weighted sum of the groups' gradients as they are in memory, without computing them again.
+    ///
+    /// # Errors
+    /// If the device fails or has too little memory.
+    pub fn sum_of_groups(&mut self, gradients: &Gradients) -> Result<GroupSum> {
+        let mut groups = Vec::new();
+        let mut inputs = Vec::new();
+        for (group, gradient) in &gradients.groups {
+            let memory = self.keep(*gradient)?;
+            inputs.push(self.alias(&format!("{group} gradient"), &memory, self.graph.shape(*gradient)));
+            groups.push(Some(group.clone()));
+        }
+        if let Some(rest) = gradients.rest {
+            inputs.push(rest);
+            groups.push(None);
+        }
+        let (given, weights) = self.external("weights of the sum", Shape::Vector(inputs.len()))?;
+        inputs.insert(0, given);
+        let tensor = self.graph.apply(WeightedSum, &inputs, "sum of the groups' gradients")?;
+        Ok(GroupSum { tensor, weights, groups })
+    }
+}
+
+fn no_gradient() -> Error {
+    Error::gpu("building the gradient", "no loss depends on the picture")
+}

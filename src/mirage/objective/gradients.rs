@@ -1,0 +1,92 @@
+//! How the gradients of an objective are computed: in one pass of the whole picture, or in passes over its tiles.
+
+use super::build::{Build, GradientsBy, GroupSum};
+use super::sections::{GRADIENT, GROUPS};
+use super::sources::Sources;
+use super::tiling::graph::TileGradients;
+use crate::error::Result;
+use crate::graph::{Memory, TensorId};
+use crate::mirage::loss::Group;
+use crate::mirage::request::Request;
+use crate::ops::{Reduce, ReduceKind};
+
+/// The gradients in the graph of an objective.
+pub(in crate::mirage) struct GradientGoals {
+    /// Sections that compute gradients and norms.
+    pub sections: Vec<(String, Vec<TensorId>)>,
+    /// The norm of each measured group's gradient, with its name.
+    pub norms: Vec<(String, TensorId)>,
+    /// How they reach the picture.
+    pub reach: Reach,
+}
+
+/// How gradients reach the picture.
+pub(in crate::mirage) enum Reach {
+    /// In the graph.
+    Whole {
+        /// Memory of the gradient of the whole objective.
+        gradient: Memory,
+        /// The sum of the groups' gradients, if there is one.
+        sum: Option<GroupSum>,
+    },
+    /// Through the tiles.
+    Tiles {
+        /// Where the backward pass over the tiles begins.
+        gradients: TileGradients,
+        /// The section of each measured group's gradient as far as there, with the group's name.
+        groups: Vec<[String; 2]>,
+    },
+}
+
+impl GradientGoals {
+    /// Appends the gradients of the losses that `build` has. `group_of` gives the measured group of each, if it has one.
+    ///
+    /// # Errors
+    /// If the device fails or has too little memory, or no loss depends on the picture.
+    pub fn append(
+        build: &mut Build<'_>,
+        sources: &Sources<'_>,
+        (groups, group_of): (&[Group], &[Option<usize>]),
+        picture: TensorId,
+        request: &Request,
+    ) -> Result<Self> {
+        let Some(assembly) = &sources.assembly else {
+            let gradients = build.gradients(groups, group_of, picture, request.recompute)?;
+            let gradient = build.keep(gradients.all)?;
+            let mut norms = Vec::new();
+            for (group, gradient) in &gradients.groups {
+                let label = norm_name(group);
+                let norm = build.graph.apply(Reduce { kind: ReduceKind::L1 }, &[*gradient], label.clone())?;
+                norms.push((label, norm));
+            }
+            let of_groups: Vec<TensorId> = norms.iter().map(|(_, norm)| *norm).collect();
+            // Only runs with shares measure the groups just before a step.
+            let sum = if request.has_shares() || request.adjustable {
+                let sum = build.sum_of_groups(&gradients)?;
+                build.bind(sum.tensor, &gradient);
+                Some(sum)
+            } else {
+                None
+            };
+            let sections = vec![(GRADIENT.to_owned(), vec![gradients.all]), (GROUPS.to_owned(), of_groups)];
+            return Ok(Self { sections, norms, reach: Reach::Whole { gradient, sum } });
+        };
+        let gradients = assembly.gradients(build, request.recompute)?;
+        let by: Vec<(TensorId, Memory)> =
+            assembly.sums().map(|sum| sum.tensor).zip(gradients.sums.iter().cloned()).collect();
+        let GradientsBy { all, groups: of_groups } = build.gradients_by(groups, group_of, &by)?;
+        let mut sections = vec![(GRADIENT.to_owned(), all)];
+        let mut names = Vec::new();
+        for (group, by_sums) in of_groups {
+            let section = format!("{GROUPS} {group}");
+            sections.push((section.clone(), by_sums));
+            names.push([section, group]);
+        }
+        Ok(Self { sections, norms: Vec::new(), reach: Reach::Tiles { gradients, groups: names } })
+    }
+}
+
+/// Name of a group's norm.
+pub(in crate::mirage) fn norm_name(group: &str) -> String {
+    format!("{group} gradient norm")
+}

@@ -1,0 +1,130 @@
+//! Pictures that a run keeps to show them, or to go back to them.
+
+use super::tiling::planes::Planes;
+use crate::image_io::Picture;
+use std::sync::Arc;
+
+/// Levels of a value that is kept in 16 bits, from black to white.
+const LEVELS: f32 = 65_535.0;
+
+/// A picture that is kept. Clones share it.
+#[derive(Debug, Clone)]
+pub(in crate::mirage) enum KeptPicture {
+    /// As it was read from the device.
+    Whole(Arc<Picture>),
+    /// Limited to 0..1 and in 16 bits a value, where it is computed in tiles and memory counts.
+    Compact(Arc<Compact>),
+}
+
+/// A picture in 16 bits a value: red, green and blue of each pixel.
+#[derive(Debug)]
+pub(in crate::mirage) struct Compact {
+    size: [usize; 2],
+    values: Vec<u16>,
+    /// Values that were not finite, which are kept as black.
+    spoilt: usize,
+}
+
+impl Compact {
+    /// Of values channel after channel.
+    fn of(planes: &Planes) -> Self {
+        let mut spoilt = 0;
+        let round = |value: f32| {
+            spoilt += usize::from(!value.is_finite());
+            (value.clamp(0.0, 1.0) * LEVELS).round() as u16
+        };
+        let values = planes.interleaved().map(round).collect();
+        Self { size: planes.size(), values, spoilt }
+    }
+}
+
+impl KeptPicture {
+    /// Of values channel after channel: compact, if they are limited to 0..1 anyway.
+    pub fn of(planes: &Planes, clamps: bool) -> Self {
+        if clamps {
+            return Self::Compact(Arc::new(Compact::of(planes)));
+        }
+        let [height, width] = planes.size();
+        Self::Whole(Arc::new(Picture { width, height, rgb: planes.interleaved().collect() }))
+    }
+
+    /// Height and width.
+    pub fn size(&self) -> [usize; 2] {
+        match self {
+            Self::Whole(picture) => [picture.height, picture.width],
+            Self::Compact(compact) => compact.size,
+        }
+    }
+
+    /// Values that are not finite.
+    pub fn spoilt(&self) -> usize {
+        match self {
+            Self::Whole(picture) => picture.rgb.iter().filter(|value| !value.is_finite()).count(),
+            Self::Compact(compact) => compact.spoilt,
+        }
+    }
+
+    /// The picture.
+    pub fn picture(&self) -> Arc<Picture> {
+        match self {
+            Self::Whole(picture) => picture.clone(),
+            Self::Compact(compact) => {
+                let [height, width] = compact.size;
+                let rgb = compact.values.iter().map(|value| f32::from(*value) / LEVELS).collect();
+                Arc::new(Picture { width, height, rgb })
+            }
+        }
+    }
+
+    /// At most so many of its values, evenly spread over pixels and channels: all, if there are no more.
+    pub fn some_values(&self, most: usize) -> Vec<f32> {
+        let [height, width] = self.size();
+        let step = (3 * height * width).div_ceil(most).max(1);
+        let step = if step.is_multiple_of(3) { step + 1 } else { step };
+        match self {
+            Self::Whole(picture) => picture.rgb.iter().step_by(step).copied().collect(),
+            Self::Compact(compact) => {
+                compact.values.iter().step_by(step).map(|value| f32::from(*value) / LEVELS).collect()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_compact_picture_is_the_picture_to_16_bits() {
+        let values = vec![0.0, 0.25, 1.5, 1.0, f32::NAN, 0.7, 0.1, -1.0, 0.123_456, 0.5, f32::INFINITY, 0.9];
+        let planes = Planes::of([2, 2], values);
+        let compact = KeptPicture::of(&planes, true);
+        assert_eq!((compact.size(), compact.spoilt()), ([2, 2], 2));
+        let picture = compact.picture();
+        let expected = [0.0, 0.0, 0.123_456, 0.25, 0.7, 0.5, 1.0, 0.1, 1.0, 1.0, 0.0, 0.9];
+        for (found, expected) in picture.rgb.iter().zip(expected) {
+            assert!((found - expected).abs() <= 0.5 / LEVELS + 1e-7, "{found} {expected}");
+        }
+        // What was read from a file of 8 or 16 bits comes back as it was.
+        for level in [0_u16, 1, 257, 30_000, 65_534, 65_535] {
+            let value = f32::from(level) / LEVELS;
+            let kept = KeptPicture::of(&Planes::of([1, 1], vec![value; 3]), true);
+            assert_eq!(kept.picture().rgb, [value; 3]);
+        }
+    }
+
+    #[test]
+    fn some_values_are_spread_over_all() {
+        let planes = Planes::of([10, 10], (0..300).map(|index| index as f32 / 300.0).collect());
+        let rgb: Vec<f32> = planes.interleaved().collect();
+        let [whole, compact] = [false, true].map(|clamps| KeptPicture::of(&planes, clamps));
+        assert_eq!(whole.some_values(300), rgb);
+        for most in [299, 100, 7] {
+            let some = whole.some_values(most);
+            assert!(some.len() <= most && some.len() > most / 3, "{most}: {}", some.len());
+            for (one, other) in some.iter().zip(compact.some_values(most)) {
+                assert!((one - other).abs() <= 1e-5);
+            }
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! What each step notes on the device about values that are not finite.
+
+use super::build::{Build, NamedMemory};
+use super::sections::HEALTH;
+use crate::error::Result;
+use crate::graph::{Engine, TensorId, Values};
+use crate::mirage::setback::Fault;
+use crate::ops::Watch;
+
+/// Name of the memory of the record.
+pub(in crate::mirage) const RECORD: &str = "watch";
+
+/// The record of the steps of an objective.
+#[derive(Debug)]
+pub(in crate::mirage) struct StepWatch {
+    /// The record in the graph.
+    pub record: TensorId,
+    /// Names of the tensors that are watched.
+    names: Vec<String>,
+}
+
+impl StepWatch {
+    /// Has steps watch these tensors of one shape, each with its name, once they have changed all of them. Returns the
+    /// node's output too.
+    ///
+    /// # Errors
+    /// If the device fails or has too little memory, or there are too many tensors.
+    pub fn new(
+        build: &mut Build<'_>,
+        kept: &mut NamedMemory,
+        watched: Vec<(String, TensorId)>,
+    ) -> Result<(Self, TensorId)> {
+        let record = kept.tensor(build, RECORD, Watch::RECORD)?;
+        let (names, tensors): (Vec<String>, Vec<TensorId>) = watched.into_iter().unzip();
+        let inputs = [&[record], tensors.as_slice()].concat();
+        let done = build.graph.apply(Watch, &inputs, "watch")?;
+        Ok((Self { record, names }, done))
+    }
+
+    /// What went wrong first, and how many steps before the last one, if each step is made in so many runs of the node.
+    pub fn fault(&self, values: &Values, runs: u32) -> Option<(u32, Fault)> {
+        let record = values.get(HEALTH)?;
+        let ([steps, bad], counts) = (record.first_chunk()?, record.get(4..)?);
+        let found = self.names.iter().zip(counts).find(|(_, count)| **count > 0.0);
+        let (name, count) = found.filter(|_| *bad > 0.0)?;
+        // As a message has it.
+        let fault = Fault::NonFinite { tensor: name.replace('_', " "), count: *count as u64 };
+        let step = |run: f32| (run as u32).div_ceil(runs.max(1));
+        Some((step(*steps).saturating_sub(step(*bad)), fault))
+    }
+}
+
+/// Forgets the steps so far.
+///
+/// # Errors
+/// If the device fails.
+pub(in crate::mirage) fn reset(engine: &Engine, kept: &NamedMemory) -> Result<()> {
+    kept.get(RECORD).map_or(Ok(()), |memory| engine.write(memory, Watch::RECORD, &[0.0; 8]))
+}

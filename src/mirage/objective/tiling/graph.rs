@@ -1,0 +1,284 @@
+//! The program of tiles of one size: the network's first layers, what they add to the sums over all tiles, and the backward
+//! pass from the gradients by these sums.
+
+use super::in_transit::IN_FLIGHT;
+use super::passes::{BACKWARD, FORWARD, GRADIENT, Inputs, TARGETS, TileProgram};
+use super::planes::HalfMap;
+use crate::error::{Error, Result};
+use crate::graph::{Engine, Goals, Memory, Program, Readback, Seeds, TensorId, When, Workspace};
+use crate::mirage::network_graph::{self, View};
+use crate::mirage::objective::build::Build;
+use crate::mirage::objective::layer_statistic::{Captured, TargetPlace};
+use crate::mirage::statistic::Statistic;
+use crate::ops::{Accumulate, Crop, LinearCombination, Shape};
+use crate::vgg::{LayerKind, Network};
+use std::collections::HashMap;
+use std::slice;
+use std::sync::{Arc, Mutex};
+
+/// What is added up of one layer, or of the picture itself.
+#[derive(Debug)]
+pub(in crate::mirage) struct LayerSums {
+    pub layer: Option<usize>,
+    /// The whole map.
+    pub map: Shape,
+    pub kind: Kind,
+    pub sums: Vec<Sum>,
+}
+
+#[derive(Debug)]
+pub(in crate::mirage) enum Kind {
+    /// The moments of a statistic.
+    Moments(Arc<dyn Statistic>),
+    /// Its distance from a target.
+    Distance(Arc<dyn Statistic>, Captured),
+    /// The map itself.
+    Map,
+    /// The map, read and kept as a target in the host's memory.
+    Target(Arc<Mutex<HalfMap>>),
+}
+
+/// A tensor that tiles are added up in.
+#[derive(Debug, Clone)]
+pub(in crate::mirage) struct Sum {
+    /// It in the graph that reads it.
+    pub tensor: TensorId,
+    pub memory: Memory,
+    pub shape: Shape,
+}
+
+/// What tiles are computed of.
+#[derive(Clone, Copy)]
+pub(in crate::mirage) struct Subject<'a> {
+    pub engine: &'a Arc<Engine>,
+    pub network: &'a Network,
+    pub view: View,
+}
+
+/// Where a backward pass begins and ends.
+pub(in crate::mirage) struct TileGradients {
+    /// The gradients by the sums, in their order.
+    pub sums: Vec<Memory>,
+    /// True to compute activations again in the backward pass where that saves memory.
+    pub recompute: bool,
+}
+
+impl LayerSums {
+    /// Pools up to the layer.
+    pub fn pools(&self, network: &Network) -> usize {
+        let until = self.layer.map_or(&[][..], |layer| &network.layers[..=layer]).iter();
+        until.filter(|layer| matches!(layer.kind, LayerKind::Pool { .. })).count()
+    }
+}
+
+/// The program of all tiles with these sizes: rows and columns, then of those its own.
+///
+/// # Errors
+/// If the device fails or has too little memory.
+pub(in crate::mirage) fn program(
+    of_layers: &[LayerSums],
+    subject: Subject<'_>,
+    gradients: Option<&TileGradients>,
+    inputs: &Inputs,
+    [height, width, own_height, own_width]: [usize; 4],
+    workspace: &mut Workspace,
+) -> Result<TileProgram> {
+    let mut build = Build::new(subject.engine);
+    let tile = build.alias("tile", &inputs.tile, Shape::map(3, height, width));
+    let places = build.alias("places", &inputs.places.0, inputs.places.1);
+    let layers: Vec<usize> = of_layers.iter().filter_map(|of_layer| of_layer.layer).collect();
+    let mut maps: HashMap<Option<usize>, TensorId> =
+        network_graph::forward(&mut build.graph, subject.network, tile, &layers, subject.view)?
+            .into_iter()
+            .map(|(layer, map)| (Some(layer), map))
+            .collect();
+    maps.insert(None, tile);
+    let mut graph = TileGraph {
+        build,
+        places,
+        target_tiles: inputs.targets.iter(),
+        added: Vec::new(),
+        captured: Vec::new(),
+        seeds: Vec::new(),
+    };
+    let mut own_maps: HashMap<Option<usize>, TensorId> = HashMap::new();
+    let mut of_sums = gradients.iter().flat_map(|gradients| &gradients.sums);
+    for of_layer in of_layers {
+        let name = of_layer.layer.map_or("picture", |layer| subject.network.layers[layer].name.as_str());
+        let pools = of_layer.pools(subject.network);
+        let part = Part { name, whole: of_layer.map, pools, size: [own_height >> pools, own_width >> pools] };
+        let own = match own_maps.get(&of_layer.layer) {
+            Some(own) => *own,
+            None => graph.own(&part, maps[&of_layer.layer])?,
+        };
+        own_maps.insert(of_layer.layer, own);
+        let values = graph.values(of_layer, &part, own)?;
+        for (value, sum) in values.into_iter().zip(&of_layer.sums) {
+            graph.add(of_layer, &part, value, sum, of_sums.next())?;
+        }
+    }
+    graph.prepare(subject, gradients, tile, workspace)
+}
+
+/// A tile's own part of a layer's map.
+struct Part<'a> {
+    /// Name of the layer.
+    name: &'a str,
+    /// The whole map.
+    whole: Shape,
+    /// Pools up to the layer.
+    pools: usize,
+    /// Rows and columns.
+    size: [usize; 2],
+}
+
+impl Part<'_> {
+    /// Where it lies in the whole map: index among the tile's places.
+    fn place(&self) -> usize {
+        place_of(self.pools, 1)
+    }
+
+    /// It as a part of all the map's pixels, from 0 to 1.
+    fn share(&self) -> Result<f32> {
+        let pixels = self.whole.expect_map("a layer in tiles")?.pixels();
+        Ok((self.size[0] * self.size[1]) as f32 / pixels as f32)
+    }
+}
+
+/// A tile's graph while it is being built.
+struct TileGraph<'a> {
+    build: Build<'a>,
+    places: TensorId,
+    /// The targets in the host's memory that no layer has taken yet.
+    target_tiles: slice::Iter<'a, (Arc<Mutex<HalfMap>>, Memory)>,
+    /// What the forward pass adds to the sums.
+    added: Vec<TensorId>,
+    /// Maps that become targets in the host's memory.
+    captured: Vec<(String, TensorId)>,
+    /// What is added, and the gradients by it.
+    seeds: Vec<(TensorId, TensorId)>,
+}
+
+impl TileGraph<'_> {
+    /// The tile's own part of its map.
+    fn own(&mut self, part: &Part<'_>, map: TensorId) -> Result<TensorId> {
+        let crop = Crop { size: part.size, at: place_of(part.pools, 0) };
+        self.build.graph.apply(crop, &[map, self.places], format!("{} of its own", part.name))
+    }
+
+    /// What is added to the sums of a layer.
+    fn values(&mut self, of_layer: &LayerSums, part: &Part<'_>, own: TensorId) -> Result<Vec<TensorId>> {
+        match &of_layer.kind {
+            Kind::Moments(statistic) => statistic.moments(&mut self.build.graph, own, part.name),
+            Kind::Distance(statistic, target) => {
+                Ok(vec![self.distance(statistic.as_ref(), target, part, own)?])
+            }
+            Kind::Map => Ok(vec![own]),
+            Kind::Target(_) => {
+                self.captured.push((format!("target {}", part.name), own));
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    /// The distance from the same part of a target.
+    fn distance(
+        &mut self,
+        statistic: &dyn Statistic,
+        target: &Captured,
+        part: &Part<'_>,
+        own: TensorId,
+    ) -> Result<TensorId> {
+        let label = format!("target {}", part.name);
+        let target = match &target.place {
+            TargetPlace::Device(memory) => {
+                let all = self.build.alias("target", memory, target.shape);
+                let crop = Crop { size: part.size, at: part.place() };
+                self.build.graph.apply(crop, &[all, self.places], label)?
+            }
+            TargetPlace::Host(_) => {
+                let no_memory = || Error::gpu(&label, "there is no memory for a tile's part of it");
+                let (_, memory) = self.target_tiles.next().ok_or_else(no_memory)?;
+                let channels = part.whole.expect_map("a target")?.channels;
+                self.build.alias(&label, memory, Shape::map(channels, part.size[0], part.size[1]))
+            }
+        };
+        statistic.distance(&mut self.build.graph, &[own], &[target], part.name)
+    }
+
+    /// Adds a value to its sum, and takes the gradient by the sum back to the value.
+    fn add(
+        &mut self,
+        of_layer: &LayerSums,
+        part: &Part<'_>,
+        value: TensorId,
+        sum: &Sum,
+        gradient: Option<&Memory>,
+    ) -> Result<()> {
+        let all = self.build.alias(part.name, &sum.memory, sum.shape);
+        let gradient = gradient.map(|memory| self.build.alias("gradient", memory, sum.shape));
+        let (graph, at) = (&mut self.build.graph, part.place());
+        let label = format!("{} added", part.name);
+        let is_map = matches!(of_layer.kind, Kind::Map);
+        self.added.push(if is_map {
+            let put = Accumulate { factor: 1.0, at: Some(at), replace: true };
+            graph.apply(put, &[all, value, self.places], label)?
+        } else {
+            let add = Accumulate { factor: part.share()?, at: None, replace: false };
+            graph.apply(add, &[all, value], label)?
+        });
+        if let Some(gradient) = gradient {
+            let label = format!("gradient of {}", part.name);
+            let seed = if is_map {
+                graph.apply(Crop { size: part.size, at }, &[gradient, self.places], label)?
+            } else {
+                graph.apply(LinearCombination::scale(part.share()?), &[gradient], label)?
+            };
+            self.seeds.push((value, seed));
+        }
+        Ok(())
+    }
+
+    /// Adds the backward pass to `tile`, where there is one, and prepares the program.
+    fn prepare(
+        self,
+        subject: Subject<'_>,
+        gradients: Option<&TileGradients>,
+        tile: TensorId,
+        workspace: &mut Workspace,
+    ) -> Result<TileProgram> {
+        let Self { mut build, mut added, captured, seeds, .. } = self;
+        added.extend(captured.iter().map(|(_, own)| *own));
+        let mut goals = Goals::default().section(FORWARD, added);
+        let readback = |name: &str, tensors, when| Readback {
+            name: name.to_owned(),
+            tensors,
+            when,
+            in_flight: IN_FLIGHT,
+        };
+        let captures = !captured.is_empty();
+        if captures {
+            goals = goals.readback(readback(TARGETS, captured, When::After));
+        }
+        let mut has_gradient = false;
+        if let Some(gradients) = gradients {
+            let sums: [(&str, &Seeds); 1] = [("", &seeds)];
+            let mut found = build.differentiate(&sums, &[tile], gradients.recompute)?;
+            if let Some(gradient) = found.pop().and_then(|mut by| by.pop()).flatten() {
+                has_gradient = true;
+                goals = goals.section(BACKWARD, [gradient]);
+                let read = vec![(GRADIENT.to_owned(), gradient)];
+                goals = goals.readback(readback(GRADIENT, read, When::AfterOnce));
+            }
+        }
+        build.fuse(&goals);
+        let program = Program::prepare_in(subject.engine, &build.graph, &build.bound, &goals, workspace)?;
+        Ok(TileProgram { program, captures, has_gradient })
+    }
+}
+
+/// Index of a place behind so many pools: of a tile's own part in its map (0), or in the whole map (1). Before them lies
+/// that of the tile in the picture.
+pub(in crate::mirage) fn place_of(pools: usize, which: usize) -> usize {
+    2 + 4 * pools + 2 * which
+}

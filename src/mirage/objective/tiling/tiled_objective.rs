@@ -1,0 +1,392 @@
+//! Iterations of a picture that is computed in tiles. Picture, gradient and the state of the optimiser are in the host's
+//! memory, and go to the device part by part, so its memory and what it binds at once do not limit the picture's size.
+
+use super::bands::{Bands, HostState, HostTensor};
+use super::in_transit::InTransit;
+use super::passes::TilePasses;
+use super::planes::{Pixels, Planes};
+use crate::error::{Error, Result};
+use crate::graph::{Engine, MemoryUse, Pending, Program, Submission, Values};
+use crate::mirage::objective::gradients::norm_name;
+use crate::mirage::objective::kept_picture::KeptPicture;
+use crate::mirage::objective::non_finite::RECORD;
+use crate::mirage::objective::sections::{GRADIENT, GROUPS, HEALTH, LOSSES, REPORT, SNAPSHOT, STATE, STEP};
+use crate::mirage::objective::step::{STATE_PICTURE, StatePart};
+use crate::mirage::setback::Fault;
+use crate::ops::{Shape, Watch};
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A group whose gradient is measured by itself.
+#[derive(Debug)]
+pub(in crate::mirage) struct TiledGroup {
+    pub name: String,
+    /// The section that computes its gradient as far as the tiles.
+    pub section: String,
+    /// For each loss that compares neighbours its weight in this group; 0 for those of others.
+    pub of_neighbors: Vec<f32>,
+}
+
+/// What the passes have to know of the optimiser.
+#[derive(Debug)]
+pub(in crate::mirage) struct StepKind {
+    /// Name of the tensor that is shown.
+    pub shown: String,
+    /// True if the picture is cut off to [0, 1].
+    pub clamps: bool,
+    /// True if a step reads the loss.
+    pub needs_loss: bool,
+    /// True if a gradient that is not finite is a fault.
+    pub watches_gradient: bool,
+}
+
+/// A picture in tiles.
+#[derive(Debug)]
+pub(in crate::mirage) struct TiledObjective {
+    engine: Arc<Engine>,
+    size: [usize; 2],
+    tiles: TilePasses,
+    bands: Bands,
+    groups: Vec<TiledGroup>,
+    kind: StepKind,
+    /// What [`SNAPSHOT`] copied.
+    snapshot: RefCell<Option<KeptPicture>>,
+    held: RefCell<HostState>,
+    /// Rows of the gradient that is being computed.
+    window: RefCell<Option<Planes>>,
+    /// A gradient that was kept.
+    gradient: RefCell<Option<Planes>>,
+    /// The weights of the losses that compare neighbours.
+    weights: RefCell<Vec<f32>>,
+    /// True if all that a forward pass gives is there for the present picture.
+    put_together: Cell<bool>,
+    /// The norm of each group's gradient, as it was measured last.
+    norms: RefCell<Vec<(String, Vec<f32>)>>,
+    /// Steps since the state was set.
+    steps: Cell<u32>,
+    /// The first of them whose gradient was not finite, and in how many values.
+    bad_gradient: Cell<Option<(u32, u64)>>,
+}
+
+impl TiledObjective {
+    /// Of a picture of this size.
+    pub fn new(
+        engine: &Arc<Engine>,
+        size: [usize; 2],
+        (tiles, bands): (TilePasses, Bands),
+        groups: Vec<TiledGroup>,
+        kind: StepKind,
+    ) -> Self {
+        let weights = RefCell::new(vec![0.0; bands.of_neighbors().len()]);
+        Self {
+            engine: engine.clone(),
+            size,
+            tiles,
+            bands,
+            groups,
+            kind,
+            snapshot: RefCell::default(),
+            held: RefCell::default(),
+            window: RefCell::default(),
+            gradient: RefCell::default(),
+            weights,
+            put_together: Cell::default(),
+            norms: RefCell::default(),
+            steps: Cell::default(),
+            bad_gradient: Cell::default(),
+        }
+    }
+
+    /// The values of a tensor of the state, wherever it is, waited for.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn read(&self, part: &StatePart) -> Result<Vec<f32>> {
+        if let Some(memory) = &part.memory {
+            return self.engine.read(memory, part.shape, &part.name);
+        }
+        match self.held.borrow().get(&part.name) {
+            Some(HostTensor::Map(planes)) => Ok(planes.values().to_vec()),
+            Some(HostTensor::Vector(values)) => Ok(values.clone()),
+            None => Err(not_set(&part.name)),
+        }
+    }
+
+    /// The same, moved out of the host's memory: the state is not used any more.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn take(&self, part: &StatePart) -> Result<Vec<f32>> {
+        self.put_together.set(false);
+        match self.held.borrow_mut().remove(&part.name) {
+            Some(HostTensor::Map(planes)) => Ok(planes.into_values()),
+            Some(HostTensor::Vector(values)) => Ok(values),
+            None => self.read(part),
+        }
+    }
+
+    /// Frees what is in the host's memory of the state, and the gradient.
+    pub fn release(&self) {
+        self.put_together.set(false);
+        self.held.borrow_mut().clear();
+        *self.window.borrow_mut() = None;
+        *self.gradient.borrow_mut() = None;
+        *self.snapshot.borrow_mut() = None;
+    }
+
+    /// Replaces the values of a tensor of the state; there must be as many as it has.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn write(&self, part: &StatePart, values: Vec<f32>) -> Result<()> {
+        if part.name == STATE_PICTURE {
+            self.put_together.set(false);
+        }
+        if let Some(memory) = &part.memory {
+            return self.engine.write(memory, part.shape, &values);
+        }
+        let held = match part.shape {
+            Shape::Map { height, width, .. } => HostTensor::Map(Planes::of([height, width], values)),
+            _ => HostTensor::Vector(values),
+        };
+        self.held.borrow_mut().insert(part.name.clone(), held);
+        Ok(())
+    }
+
+    /// Sets the weights of the losses, given in the order of all losses.
+    pub fn set_weights(&self, weights: &[f32]) {
+        let of = |term: usize| weights.get(term).copied().unwrap_or(0.0);
+        *self.weights.borrow_mut() = self.bands.of_neighbors().iter().map(|loss| of(loss.term)).collect();
+    }
+
+    /// The gradient of a submission without a step, channel after channel; it is not kept any longer.
+    pub fn take_gradient(&self) -> Vec<f32> {
+        self.gradient.take().map_or_else(Vec::new, Planes::into_values)
+    }
+
+    /// Forgets what went wrong in earlier steps.
+    pub fn forget_faults(&self) {
+        self.steps.set(0);
+        self.bad_gradient.set(None);
+    }
+
+    /// Runs these sections of the objective, by `program` where it has them and by tiles elsewhere, and reads back. All work
+    /// that needs the picture is done when this returns.
+    ///
+    /// # Errors
+    /// If the device fails, or the host has too little memory.
+    pub fn submit(
+        &self,
+        program: &Program,
+        parts: &[StatePart],
+        sections: &[&str],
+        readbacks: &[&str],
+    ) -> Result<Submission> {
+        let wanted = |section| sections.contains(&section);
+        if wanted(LOSSES) || wanted(GRADIENT) || wanted(GROUPS) {
+            self.forward(wanted(LOSSES) || self.kind.needs_loss)?;
+        }
+        if wanted(GROUPS) {
+            let mut norms = Vec::new();
+            for TiledGroup { name, section, of_neighbors } in &self.groups {
+                let mut norm = 0.0;
+                self.backward(program, section, of_neighbors, |_, rows, gradient| {
+                    norm += gradient.of_rows(rows).map(|value| f64::from(value.abs())).sum::<f64>();
+                    Ok(())
+                })?;
+                norms.push((norm_name(name), vec![norm as f32]));
+            }
+            *self.norms.borrow_mut() = norms;
+        }
+        let mut values: Vec<(String, Values)> = Vec::new();
+        let mut add = |name: &str, found: Values| values.push((name.to_owned(), found));
+        let of_program: &[&str] = if wanted(LOSSES) { &[LOSSES] } else { &[] };
+        if readbacks.contains(&REPORT) {
+            let report = program.submit(of_program, &[REPORT], "losses")?.take(REPORT);
+            let report = report.map(Pending::finish).transpose()?.unwrap_or_default();
+            add(REPORT, report.into_iter().chain(self.norms.borrow().clone()).collect());
+        } else if wanted(LOSSES) {
+            program.submit(of_program, &[], "losses")?;
+        }
+        if wanted(SNAPSHOT) {
+            *self.snapshot.borrow_mut() = Some(self.show(parts)?);
+        }
+        if readbacks.contains(&STATE) {
+            let part = |part: &StatePart| Ok((part.name.clone(), self.read(part)?));
+            add(STATE, parts.iter().map(part).collect::<Result<_>>()?);
+        }
+        match (wanted(GRADIENT), wanted(STEP)) {
+            (true, true) => self.step(program)?,
+            (true, false) => self.keep_gradient(program)?,
+            (false, true) => return Err(not_set(GRADIENT)),
+            (false, false) => {}
+        }
+        if readbacks.contains(&HEALTH)
+            && let Some(record) = self.bands.kept().get(RECORD)
+        {
+            let record = self.engine.read(record, Watch::RECORD, "what steps noted")?;
+            add(HEALTH, [(HEALTH.to_owned(), record)].into_iter().collect());
+        }
+        Ok(Submission::with_values("iteration", values))
+    }
+
+    /// Puts together what comes from tiles, and with `losses` those that compare neighbours.
+    fn forward(&self, losses: bool) -> Result<()> {
+        if self.put_together.get() {
+            return Ok(());
+        }
+        let held = self.held.borrow();
+        let picture = picture(&held)?;
+        self.tiles.forward(Pixels::Planes(picture))?;
+        if !losses {
+            return Ok(());
+        }
+        let losses = self.bands.losses((picture, &(0..self.size[0])), None, None)?;
+        for (loss, value) in self.bands.of_neighbors().iter().zip(losses) {
+            self.engine.write(&loss.memory, Shape::Vector(1), &[value as f32])?;
+        }
+        self.put_together.set(true);
+        Ok(())
+    }
+
+    /// Computes a gradient of the present picture, from the section that computes it as far as the tiles. `weights` are
+    /// those of the losses that compare neighbours. Calls `done` with rows in order, each once their gradient is there and
+    /// nothing else is computed of them; they begin and end where a step may.
+    fn backward(
+        &self,
+        program: &Program,
+        section: &str,
+        weights: &[f32],
+        mut done: impl FnMut(&mut HostState, &Range<usize>, &Planes) -> Result<()>,
+    ) -> Result<()> {
+        program.submit(&[section], &[], "a gradient as far as the tiles")?;
+        let mut held = self.held.borrow_mut();
+        let mut window = self.window.borrow_mut();
+        if window.is_none() {
+            *window = Some(Planes::zeros("gradient", [self.window_rows(), self.size[1]])?);
+        }
+        let Some(gradient) = window.as_mut() else { return Ok(()) };
+        gradient.clear();
+        let (mut first, mut above) = (0, None);
+        for row in 0..self.tiles.rows() {
+            self.tiles.backward(row, Pixels::Planes(picture(&held)?), gradient)?;
+            let rows = first..self.complete_after(row);
+            if rows.is_empty() {
+                continue;
+            }
+            if weights.iter().any(|weight| *weight != 0.0) {
+                let given = Some((&mut *gradient, weights));
+                self.bands.losses((picture(&held)?, &rows), above.as_deref(), given)?;
+            }
+            let columns = 0..self.size[1];
+            above = Some(picture(&held)?.part(&(rows.end - 1..rows.end), &columns));
+            done(&mut held, &rows, gradient)?;
+            gradient.advance(rows.end);
+            first = rows.end;
+        }
+        Ok(())
+    }
+
+    /// The rows of the picture, from the first, that are not needed any more once this row of tiles is done.
+    fn complete_after(&self, row: usize) -> usize {
+        if row + 1 == self.tiles.rows() {
+            return self.size[0];
+        }
+        let unit = self.bands.rows_of_steps();
+        self.tiles.rows_of(row + 1).start / unit * unit
+    }
+
+    /// The most rows of the gradient that are there at once.
+    fn window_rows(&self) -> usize {
+        let rows = 0..self.tiles.rows();
+        let first = |row: usize| row.checked_sub(1).map_or(0, |before| self.complete_after(before));
+        rows.map(|row| self.tiles.rows_of(row).end - first(row)).max().unwrap_or(1)
+    }
+
+    /// Bytes of the gradient in the host's memory.
+    pub fn gradient_bytes(&self) -> u64 {
+        (3 * self.window_rows() * self.size[1]) as u64 * 4
+    }
+
+    /// What tiles and bands take on their way.
+    pub fn in_transit(&self) -> InTransit {
+        self.tiles.in_transit().and(self.bands.in_transit())
+    }
+
+    /// Makes a step along the gradient of the present picture.
+    fn step(&self, program: &Program) -> Result<()> {
+        let (mut vectors, mut bad) = (Vec::new(), 0);
+        self.put_together.set(false);
+        self.backward(program, GRADIENT, &self.weights.borrow(), |held, rows, gradient| {
+            bad += gradient.of_rows(rows).filter(|value| !value.is_finite()).count() as u64;
+            vectors = self.bands.step(held, rows, gradient)?;
+            Ok(())
+        })?;
+        self.steps.set(self.steps.get() + 1);
+        if bad > 0 && self.kind.watches_gradient && self.bad_gradient.get().is_none() {
+            self.bad_gradient.set(Some((self.steps.get(), bad)));
+        }
+        let vectors = vectors.into_iter().map(|(name, values)| (name, HostTensor::Vector(values)));
+        self.held.borrow_mut().extend(vectors);
+        Ok(())
+    }
+
+    /// Keeps the gradient of the present picture, for [`Self::take_gradient`].
+    fn keep_gradient(&self, program: &Program) -> Result<()> {
+        let mut whole = Planes::zeros("gradient", self.size)?;
+        self.backward(program, GRADIENT, &self.weights.borrow(), |_, rows, gradient| {
+            whole.set_rows(rows, &gradient.part(rows, &gradient.columns()));
+            Ok(())
+        })?;
+        *self.gradient.borrow_mut() = Some(whole);
+        Ok(())
+    }
+
+    /// What is shown.
+    fn show(&self, parts: &[StatePart]) -> Result<KeptPicture> {
+        let StepKind { shown, clamps, .. } = &self.kind;
+        if let Some(HostTensor::Map(planes)) = self.held.borrow().get(shown) {
+            return Ok(KeptPicture::of(planes, *clamps));
+        }
+        let part = parts.iter().find(|part| part.name == *shown).ok_or_else(|| not_set(shown))?;
+        Ok(KeptPicture::of(&Planes::of(self.size, self.read(part)?), *clamps))
+    }
+
+    /// What [`SNAPSHOT`] copied last, moved out.
+    pub fn take_snapshot(&self) -> Option<KeptPicture> {
+        self.snapshot.take()
+    }
+
+    /// What went wrong in the steps so far, and how many steps before the last one.
+    pub fn fault(&self, values: &Values) -> Option<(u32, Fault)> {
+        let gradient = self.bad_gradient.get().map(|(step, count)| {
+            (self.steps.get() - step, Fault::NonFinite { tensor: GRADIENT.to_owned(), count })
+        });
+        let noted = self.bands.watch().and_then(|(watch, runs)| watch.fault(values, runs));
+        // The gradient first: what a step makes of it follows.
+        [gradient, noted].into_iter().flatten().reduce(|one, other| if other.0 > one.0 { other } else { one })
+    }
+
+    /// What steps read and note besides the state.
+    pub fn bands(&self) -> &Bands {
+        &self.bands
+    }
+
+    /// Device memory in use besides the objective's program.
+    pub fn memory(&self) -> MemoryUse {
+        self.tiles.memory.with(self.bands.memory())
+    }
+}
+
+/// The picture of a state.
+fn picture(held: &HostState) -> Result<&Planes> {
+    match held.get(STATE_PICTURE) {
+        Some(HostTensor::Map(planes)) => Ok(planes),
+        _ => Err(not_set(STATE_PICTURE)),
+    }
+}
+
+fn not_set(name: &str) -> Error {
+    Error::gpu(name, "it was not computed yet")
+}

@@ -1,0 +1,275 @@
+//! What came of an iteration: whether it went well, what observers are informed of, and how the run goes back where
+//! something has gone wrong.
+
+use super::event::{Event, Readout, Report};
+use super::loop_state::{Due, Ending, RunLoop, SubmittedIteration};
+use super::session::{Session, weighted};
+use super::state::{EarlierScale, State};
+use crate::error::{Error, Result};
+use crate::graph::Pending;
+use crate::mirage::loss::Shares;
+use crate::mirage::objective::Numbers;
+use crate::mirage::objective::kept_picture::KeptPicture;
+use crate::mirage::objective::readout::class_distance;
+use crate::mirage::objective::sections::{GRADIENT, HEALTH, PICTURE, REPORT, STATE};
+use crate::mirage::setback::{Fault, MOST_SETBACKS, Setback};
+use crate::mirage::weighting::Weights;
+use crate::vgg::labels::top_k;
+
+/// The change of a picture is measured from this many values at most: more would make the mean no better.
+pub(in crate::mirage) const LOOKED_AT: usize = 3 << 20;
+
+impl Session {
+    /// Waits for the oldest iterations until no more than `left` are in flight, and reports them in order, up to one that
+    /// went wrong: [`RunLoop::back`] then says where the run goes on.
+    pub(in crate::mirage) fn report_down_to(&mut self, run: &mut RunLoop<'_>, left: usize) -> Result<()> {
+        while run.in_flight.len() > left
+            && let Some(oldest) = run.in_flight.pop_front()
+        {
+            self.report(oldest, run)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for all iterations before this one, reports them, and makes sure that they went well. False if the run goes
+    /// back.
+    pub(in crate::mirage) fn settle(&mut self, iteration: u32, run: &mut RunLoop<'_>) -> Result<bool> {
+        self.report_down_to(run, 0)?;
+        if run.back.is_none()
+            && let Some((before, fault)) = self.objective()?.read_health()?
+        {
+            self.go_back(iteration.saturating_sub(1 + before), fault, run)?;
+        }
+        Ok(run.back.is_none())
+    }
+
+    /// Waits for one iteration and reports it, unless it went wrong.
+    pub(in crate::mirage) fn report(
+        &mut self,
+        done: SubmittedIteration,
+        run: &mut RunLoop<'_>,
+    ) -> Result<()> {
+        let SubmittedIteration { iteration, mut submission, weights, due } = done;
+        let engine = self.engine.clone();
+        let trace = engine.trace();
+        let _span = trace.map(|trace| trace.host("host", format!("reporting iteration {iteration}")));
+        let [numbers, picture, state, health] =
+            [REPORT, PICTURE, STATE, HEALTH].map(|name| submission.take(name));
+        let Some(health) = health else {
+            submission.wait()?;
+            let seconds = self.seconds();
+            return match due.step {
+                true => run.emit(Event::Progress { iteration: iteration + 1, seconds }),
+                false => Ok(()),
+            };
+        };
+        let finish = |pending: Option<Pending>| pending.map(Pending::finish).transpose();
+        let (numbers, picture, state) = (finish(numbers)?, finish(picture)?, finish(state)?);
+        let objective = self.objective()?;
+        let numbers = numbers.map(|values| objective.numbers(values));
+        let terms = numbers.as_ref().map(|numbers| weighted(&objective.terms, &numbers.losses, &weights));
+        let total = terms.as_ref().map(|terms| terms.iter().map(|term| term.loss).sum::<f64>());
+        // A picture is good if the gradient at it is, too; then only the step from it went wrong.
+        let mut bad_step = None;
+        if let Some((before, fault)) = objective.health(&health.finish()?) {
+            let of_gradient = matches!(&fault, Fault::NonFinite { tensor, .. } if tensor == GRADIENT);
+            if before > 0 || !due.step || of_gradient {
+                let step = if due.step { iteration } else { iteration.saturating_sub(1) };
+                return self.go_back(step.saturating_sub(before), fault, run);
+            }
+            bad_step = Some(fault);
+        }
+        if let Some(total) = total
+            && let Some(fault) = self.loss_fault(iteration, total, run)?
+        {
+            return self.go_back(iteration, fault, run);
+        }
+        let picture = self.objective()?.snapshot(picture);
+        if let Some(picture) = &picture
+            && let Some(fault) = self.remember(iteration, total, picture)
+        {
+            return self.go_back(iteration, fault, run);
+        }
+        let seconds = self.seconds();
+        let readout = numbers.as_ref().map(|numbers| self.readout(numbers)).transpose()?.unwrap_or_default();
+        let mut settled = false;
+        if let Some(kept) = picture {
+            show(iteration, &kept, &due, seconds, &readout, run)?;
+            settled = due.look && self.measure_change(iteration, &kept);
+        }
+        let tensors = match state {
+            Some(values) => Some(values.into_iter().collect()),
+            None if due.takes_state() => Some(self.objective()?.take_state()?),
+            None => None,
+        };
+        if let Some(tensors) = tensors {
+            let state = self.state(iteration, seconds, &weights, due.weights_measured, tensors)?;
+            // A state that can't be resumed would only replace a good checkpoint.
+            if state.check(self.scales[self.scale].size).is_ok() {
+                run.emit(Event::State(&state))?;
+            }
+        }
+        if let (Some(numbers), Some(terms), Some(total), true) = (numbers, terms, total, due.report) {
+            let objective = self.objective()?;
+            let measures = |group: &str| objective.measures(group);
+            let report = Report {
+                iteration,
+                seconds,
+                total,
+                terms,
+                gradient_shares: if due.shares {
+                    weights.shares(&numbers.norms, measures)
+                } else {
+                    Vec::new()
+                },
+                readout,
+                change: self.change,
+            };
+            run.emit(Event::Report(&report))?;
+        }
+        if let Some(fault) = bad_step {
+            return self.go_back(iteration, fault, run);
+        }
+        if due.step {
+            run.emit(Event::Progress { iteration: iteration + 1, seconds })?;
+        }
+        if settled {
+            run.ending = run.ending.or(Some(Ending::Settled));
+        }
+        Ok(())
+    }
+
+    /// Keeps a good picture to go back to, and the best by its loss. What is wrong with a picture that is not kept.
+    fn remember(&mut self, iteration: u32, total: Option<f64>, picture: &KeptPicture) -> Option<Fault> {
+        let spoilt = picture.spoilt();
+        if spoilt > 0 {
+            return Some(Fault::NonFinite { tensor: PICTURE.to_owned(), count: spoilt as u64 });
+        }
+        if let Some(total) = total
+            && self.best.as_ref().is_none_or(|(_, least, _)| total <= *least)
+        {
+            self.best = Some((iteration, total, picture.clone()));
+        }
+        self.last_good = Some((iteration, picture.clone()));
+        None
+    }
+
+    /// What is wrong with the loss after an iteration, if anything is.
+    fn loss_fault(&mut self, iteration: u32, total: f64, run: &RunLoop<'_>) -> Result<Option<Fault>> {
+        // An optimiser that rejects pictures may just be trying a bad one. But it has to begin with a good one.
+        let rejects = self.objective()?.rejects();
+        if !total.is_finite() {
+            return Ok((!rejects || iteration == run.first).then_some(Fault::NonFiniteLoss));
+        }
+        Ok(if rejects { None } else { self.trend.follow(iteration, total) })
+    }
+
+    /// Has the run go on from the last good picture with half the step; after a divergence, from the one with the least
+    /// loss. What was submitted later is dropped. A run that is about to end ends with that picture.
+    ///
+    /// # Errors
+    /// [`Error::Unstable`] if there is no good picture at this scale, or the run has gone back too often.
+    fn go_back(&mut self, iteration: u32, fault: Fault, run: &mut RunLoop<'_>) -> Result<()> {
+        for later in run.in_flight.drain(..) {
+            later.submission.wait()?;
+        }
+        let best = self.best.clone().filter(|_| fault.is_divergence());
+        if let Some((to, _, picture)) = best {
+            self.last_good = Some((to, picture));
+        }
+        let good = self.last_good.clone();
+        if let (Some((to, _)), Some(Ending::Settled | Ending::Stopped | Ending::Commanded)) =
+            (&good, run.ending)
+        {
+            run.back = Some(*to);
+            return Ok(());
+        }
+        let scale = self.scales[self.scale];
+        let good = good.filter(|(to, picture)| *to >= scale.first && picture.size() == scale.size);
+        let Some((to, picture)) = good.filter(|_| self.halvings < MOST_SETBACKS) else {
+            let (cause, setbacks) = (fault.to_string(), self.halvings);
+            return Err(Error::Unstable { cause, iteration, setbacks });
+        };
+        self.halvings += 1;
+        // All of it is set anew.
+        self.objective()?.release();
+        self.objective()?.set_picture(&picture.picture())?;
+        self.trend = self.trend.gone_back();
+        (self.last_look, self.change) = (None, None);
+        (run.back, run.reported) = (Some(to), Some(to));
+        let setback = Setback { fault, iteration, to, halvings: self.halvings };
+        run.emit(Event::Setback(&setback))
+    }
+
+    /// Measures how much the picture has changed since it was last compared. True if that is so little that the run
+    /// should end.
+    fn measure_change(&mut self, iteration: u32, picture: &KeptPicture) -> bool {
+        let looked_at = picture.some_values(LOOKED_AT);
+        if let Some((before, old)) = &self.last_look
+            && iteration > *before
+            && old.len() == looked_at.len()
+        {
+            let sum: f64 = old.iter().zip(&looked_at).map(|(old, new)| f64::from((new - old).abs())).sum();
+            self.change = Some((sum / old.len() as f64 / f64::from(iteration - before)) as f32);
+        }
+        self.last_look = Some((iteration, looked_at));
+        let last_scale = self.scale + 1 == self.scales.len();
+        last_scale && self.change.is_some_and(|change| change < self.request.stop_when_change_below)
+    }
+
+    fn readout(&self, numbers: &Numbers) -> Result<Readout> {
+        let photo = &self.objective()?.photo_probabilities;
+        let known = !photo.is_empty() && numbers.probabilities.len() == photo.len();
+        Ok(Readout {
+            classes: top_k(&numbers.probabilities, self.request.top_classes),
+            distance: known.then(|| class_distance(photo, &numbers.probabilities)),
+        })
+    }
+
+    fn state(
+        &self,
+        iteration: u32,
+        seconds: f64,
+        weights: &Weights,
+        weights_measured: bool,
+        mut tensors: Vec<(String, Vec<f32>)>,
+    ) -> Result<State> {
+        tensors.sort_by(|(one, _), (other, _)| one.cmp(other));
+        Ok(State {
+            iteration,
+            seconds,
+            scale: self.scale,
+            size: self.scales[self.scale].size,
+            earlier_scales: Some(EarlierScale::list(&self.scales[..self.scale])),
+            tensors,
+            shares: Shares::of(&self.objective()?.groups),
+            weights: weights.clone(),
+            weights_measured,
+            shares_changed: self.measure,
+            halvings: self.halvings,
+            last_look: self.last_look.as_ref().filter(|_| self.request.stop_when_change_below > 0.0).cloned(),
+        })
+    }
+}
+
+/// Gives the picture after an iteration to the observers that it is due for.
+fn show(
+    iteration: u32,
+    kept: &KeptPicture,
+    due: &Due,
+    seconds: f64,
+    readout: &Readout,
+    run: &mut RunLoop<'_>,
+) -> Result<()> {
+    if !due.snapshot && !due.picture {
+        return Ok(());
+    }
+    let picture = kept.picture();
+    if due.snapshot {
+        run.emit(Event::Snapshot { iteration, picture: &picture, seconds, readout })?;
+    }
+    if due.picture {
+        run.emit(Event::Picture { iteration, picture: &picture, last: due.last })?;
+    }
+    Ok(())
+}
