@@ -1,5 +1,5 @@
 // Mean and standard deviation of each channel of a map, and their gradients. Maps are bordered quads (see
-// src/ops/shape.rs): borders are zero, which a sum does not mind but a deviation does.
+// src/ops/core/shape.rs): borders are zero, which a sum does not mind but a deviation does.
 
 const GROUP: u32 = 64u;      // invocations per workgroup, a power of 2
 const TERMS: u32 = 16u;      // texels that an invocation of `partial` adds up

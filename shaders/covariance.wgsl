@@ -1,5 +1,5 @@
 // Covariance matrix from a second-moment matrix and the means, C = scale * M - mu mu^T + ridge * I, its adjoint with
-// respect to the means, and traces. Matrix rows are padded to whole quads (see src/ops/shape.rs).
+// respect to the means, and traces. Matrix rows are padded to whole quads (see src/ops/core/shape.rs).
 
 const GROUP: u32 = 64u; // invocations per workgroup, a power of 2
 

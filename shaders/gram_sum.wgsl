@@ -1,4 +1,4 @@
-// Adds up the partial Gram matrices that gram_tiles.wgsl, gram_blocks.wgsl and matrix_gram.wgsl leave, in a fixed order.
+// Adds up the partial Gram matrices that gram_tiles.wgsl, gram_blocks.wgsl and coop_gram.wgsl leave, in a fixed order.
 //
 // A partial matrix has `count` vec4 values: for each pair of channel blocks in the upper triangle, row
 // after row, a block of QUADS * 4 rows of QUADS quads.

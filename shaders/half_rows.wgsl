@@ -1,4 +1,4 @@
-// A map as columns of matrices in f16 for cooperative matrices (matrix_products.wgsl, matrix_gram.wgsl), and columns of sums
+// A map as columns of matrices in f16 for cooperative matrices (coop_products.wgsl, coop_gram.wgsl), and columns of sums
 // as a map again. A column has the channels of one matrix, ROW_QUADS quads a row, one row a texel. The values are multiplied
 // by `scales[0]` (see half_scale.wgsl), the sums by `scales[1]`. Maps are bordered quads (see src/ops/core/shape.rs).
 

@@ -62,7 +62,7 @@ fn move_along(
     }
     if (LAST_WINDOW == 1u) {
         if (CLAMP == 1u) {
-            // Where the gradient leads out of [0, 1] nothing moves, as in `free_gradient.wgsl`.
+            // Where the gradient leads out of [0, 1] nothing moves, as in `projected_gradient.wgsl`.
             let low = (start <= vec4<f32>(0.0)) & (g > vec4<f32>(0.0));
             let high = (start >= vec4<f32>(1.0)) & (g < vec4<f32>(0.0));
             d = select(d, vec4<f32>(0.0), low | high);

@@ -1,5 +1,5 @@
 // Product of two matrices, D = A B, each of which may come transposed, in its plainest form. Rows are padded with zeros
-// to whole quads (see src/ops/shape.rs).
+// to whole quads (see src/ops/core/shape.rs).
 //
 // Everything is done in blocks of 4 x 4. A block in a mat4x4 has the matrix's rows for its columns, so a product of
 // blocks is written the other way round.

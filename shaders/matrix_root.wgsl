@@ -1,5 +1,5 @@
 // What surrounds the matrix products in the Newton-Schulz iteration for a square root (src/ops/matrix_root.rs). All
-// matrices are square, their rows padded with zeros to whole quads (see src/ops/shape.rs).
+// matrices are square, their rows padded with zeros to whole quads (see src/ops/core/shape.rs).
 
 const GROUP: u32 = 256u; // invocations of the workgroup that sums, a power of 2
 

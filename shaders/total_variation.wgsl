@@ -1,5 +1,5 @@
 // Total variation of a map by one of three definitions, and its gradient. Maps are bordered quads (see
-// src/ops/shape.rs); their zero borders are no pixels and take no part.
+// src/ops/core/shape.rs); their zero borders are no pixels and take no part.
 //
 // 0 squared:  half the squared differences to the right and below, at all pixels but those of the last row and column.
 // 1 absolute: the absolute differences to the right and below.

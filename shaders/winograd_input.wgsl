@@ -10,7 +10,7 @@
 //
 // Maps are bordered quads (see src/ops/core/shape.rs). Work goes in chunks of `chunk` tiles. Transformed: texel
 // position * stride + (tile / run * in_quads + in_quad) * run + tile % run, where a run is as many tiles as an
-// invocation of winograd_tiles.wgsl takes, or for winograd_blocks.wgsl all of the chunk. For matrix_products.wgsl they are
+// invocation of winograd_tiles.wgsl takes, or for winograd_blocks.wgsl all of the chunk. For coop_products.wgsl they are
 // columns of matrices in f16, multiplied by `scales[0]` (see half_scale.wgsl): quad
 // position * stride + (in_quad / ROW_QUADS * chunk + tile) * ROW_QUADS + in_quad % ROW_QUADS; all quads are bound at once
 // then.

@@ -6,7 +6,7 @@
 // src/ops/conv/pool_indices.rs). What lies around the pixels is written by border.wgsl.
 //
 // Maps are bordered quads (see src/ops/core/shape.rs). Products: texel position * stride + out_quad * chunk + tile; those of
-// matrix_products.wgsl are columns of matrices, to be multiplied by `scales[1]` (see half_scale.wgsl): texel
+// coop_products.wgsl are columns of matrices, to be multiplied by `scales[1]` (see half_scale.wgsl): texel
 // position * stride + (out_quad / ROW_QUADS * chunk + tile) * ROW_QUADS + out_quad % ROW_QUADS.
 // Whether the result is rectified is a parameter, as is whether tiles are turned: a variant of its own would be one more
 // long compilation.

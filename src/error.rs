@@ -72,7 +72,7 @@ pub enum Error {
 
     /// A function of the CPU device, or its call, is at fault: this program's.
     #[error("the CPU device failed at {what}: {message}")]
-    Native {
+    Cpu {
         /// The labelled object or step.
         what: String,
         /// What went wrong.
@@ -144,9 +144,9 @@ impl Error {
         Self::Gpu { what: what.into(), message: message.into() }
     }
 
-    /// A [`Error::Native`].
-    pub fn native(what: impl Into<String>, message: impl Into<String>) -> Self {
-        Self::Native { what: what.into(), message: message.into() }
+    /// A [`Error::Cpu`].
+    pub fn cpu(what: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Cpu { what: what.into(), message: message.into() }
     }
 
     /// A [`Error::Usage`].

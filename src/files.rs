@@ -1,9 +1,9 @@
 //! Files that are read as far as they may be, and files that are written whole or not at all, and never in the place of
 //! what has to stay.
 
+use crate::allocation::with_capacity;
 use crate::error::{Error, Result};
 use crate::escape::shown;
-use crate::room::room;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -41,7 +41,7 @@ pub(crate) fn read_up_to(path: &Path, most: u64) -> io::Result<Vec<u8>> {
         return Err(io::Error::new(ErrorKind::FileTooLarge, format!("it has more than {most} bytes")));
     }
     let mut bytes =
-        room(length as usize).map_err(|problem| io::Error::new(ErrorKind::OutOfMemory, problem))?;
+        with_capacity(length as usize).map_err(|problem| io::Error::new(ErrorKind::OutOfMemory, problem))?;
     // What the file stated, and no more: it may grow, and files of /proc, which state no length, may have no end.
     file.take(length).read_to_end(&mut bytes)?;
     Ok(bytes)

@@ -41,6 +41,7 @@
 #![warn(missing_docs)]
 #![deny(unsafe_code)]
 
+mod allocation;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod error;
@@ -52,7 +53,6 @@ mod hex;
 pub mod image_io;
 pub mod mirage;
 pub mod ops;
-mod room;
 pub mod shader;
 pub mod tune;
 pub mod vgg;

@@ -269,7 +269,7 @@ pub(super) struct WatchingArgs {
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Device")]
     #[serde(skip)]
     pub retry: u32,
-    /// Watch and control the run in a browser, on this port [default: off; 7816 without a number]
+    /// CountNonFinite and control the run in a browser, on this port [default: off; 7816 without a number]
     #[arg(long, value_name = "PORT", num_args = 0..=1, default_missing_value = "7816", require_equals = false)]
     #[serde(skip)]
     pub web: Option<u16>,

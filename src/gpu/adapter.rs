@@ -1,6 +1,6 @@
 //! Finding the adapters of this machine and picking one of them.
 
-use super::profile::Matrices;
+use super::profile::CoopMatrix;
 use super::wait;
 use crate::error::{Error, Result};
 use crate::escape::one_line;
@@ -82,7 +82,7 @@ pub struct AdapterSummary {
     /// True if the device can measure times.
     pub timestamps: bool,
     /// Cooperative matrices that kernels can use.
-    pub matrices: Option<Matrices>,
+    pub coop_matrix: Option<CoopMatrix>,
 }
 
 /// One line that names an adapter with its backend and driver.
@@ -139,7 +139,7 @@ pub fn adapters() -> Result<Vec<AdapterSummary>> {
                 f16: features.contains(wgpu::Features::SHADER_F16),
                 subgroups: features.contains(wgpu::Features::SUBGROUP),
                 timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
-                matrices: Matrices::of(&adapter),
+                coop_matrix: CoopMatrix::of(&adapter),
             }
         })
         .collect())

@@ -2,7 +2,7 @@
 //! wait has a timeout, every object has a label.
 
 use super::adapter::{self, AdapterChoice};
-use super::profile::{Family, Matrices, Precision, Profile};
+use super::profile::{CoopMatrix, Family, Precision, Profile};
 use super::wait::{self, Fence};
 use super::{Trace, quirks};
 use crate::error::{Error, Result};
@@ -156,16 +156,16 @@ impl Context {
         let mut limits = limits(&adapter.limits(), options.minimal);
         limits.max_storage_buffer_binding_size = limits.max_storage_buffer_binding_size.min(LARGEST_BINDING);
         let wanted = options.precision == Precision::Half && !options.minimal;
-        let matrices = if wanted { Matrices::of(&adapter) } else { None };
-        if matrices.is_some() {
-            features |= Matrices::FEATURES;
+        let coop_matrix = if wanted { CoopMatrix::of(&adapter) } else { None };
+        if coop_matrix.is_some() {
+            features |= CoopMatrix::FEATURES;
         }
         let fixed = info.subgroup_min_size == info.subgroup_max_size;
         let profile = Profile {
-            native: false,
+            cpu: false,
             exact: options.exact,
             precision: options.precision,
-            matrices,
+            coop_matrix,
             family: options.family,
             software: info.device_type == wgpu::DeviceType::Cpu,
             lanes: (features.contains(wgpu::Features::SUBGROUP) && fixed).then_some(info.subgroup_min_size),

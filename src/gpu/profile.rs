@@ -36,14 +36,14 @@ pub enum Precision {
 
 /// Cooperative matrices of a device: the invocations of a subgroup hold them and multiply them together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Matrices {
+pub struct CoopMatrix {
     /// Rows and columns of both factors and of the sum: 8 or 16.
     pub side: u32,
     /// Invocations of a workgroup that holds all of a subgroup: the largest size of one.
     pub lanes: u32,
 }
 
-impl Matrices {
+impl CoopMatrix {
     /// What kernels on them need of a device.
     pub const FEATURES: wgpu::Features =
         wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16);
@@ -76,14 +76,14 @@ impl Matrices {
 /// What kernels may choose by. Nothing else about the device reaches them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Profile {
-    /// True for the CPU device: ops run as native functions ([`crate::ops::Op::native`]) and no limit below applies.
-    pub native: bool,
+    /// True for the CPU device: ops run as CPU functions ([`crate::ops::Op::cpu`]) and no limit below applies.
+    pub cpu: bool,
     /// True to use no kernel that trades accuracy for speed (Winograd convolution).
     pub exact: bool,
     /// What may be kept and multiplied in f16.
     pub precision: Precision,
     /// Cooperative matrices of f16 that are added up in f32, where the device has them and the precision allows it.
-    pub matrices: Option<Matrices>,
+    pub coop_matrix: Option<CoopMatrix>,
     /// Kernel family asked for; [`Profile::prefers`] resolves [`Family::Auto`].
     pub family: Family,
     /// True if the device runs on the CPU.
@@ -115,7 +115,7 @@ impl Profile {
     /// # Errors
     /// [`Error::OutOfMemory`].
     pub fn check_buffer(&self, label: &str, bytes: u64) -> Result<()> {
-        if self.native || bytes <= self.max_buffer {
+        if self.cpu || bytes <= self.max_buffer {
             return Ok(());
         }
         Err(Error::OutOfMemory {
@@ -128,10 +128,10 @@ impl Profile {
     /// A hardware device with no more than WebGPU's default limits, which every device has, and without subgroups.
     pub fn minimal() -> Self {
         Self {
-            native: false,
+            cpu: false,
             exact: false,
             precision: Precision::Single,
-            matrices: None,
+            coop_matrix: None,
             family: Family::Auto,
             software: false,
             lanes: None,
@@ -147,12 +147,12 @@ impl Profile {
     }
 
     /// The CPU device, which has no limits.
-    pub fn native() -> Self {
+    pub fn cpu() -> Self {
         Self {
-            native: true,
+            cpu: true,
             exact: false,
             precision: Precision::Single,
-            matrices: None,
+            coop_matrix: None,
             family: Family::Auto,
             software: true,
             lanes: None,
@@ -223,12 +223,12 @@ mod tests {
             property([16; 3], F32, F32),
             property([8; 3], I32, I32),
         ];
-        assert_eq!(Matrices::choose(&wrong, 32), None);
-        assert_eq!(Matrices::choose(&[], 32), None);
+        assert_eq!(CoopMatrix::choose(&wrong, 32), None);
+        assert_eq!(CoopMatrix::choose(&[], 32), None);
         let small = [&wrong[..], &[property([8; 3], F16, F32)]].concat();
-        assert_eq!(Matrices::choose(&small, 8), Some(Matrices { side: 8, lanes: 8 }));
+        assert_eq!(CoopMatrix::choose(&small, 8), Some(CoopMatrix { side: 8, lanes: 8 }));
         let both = [&small[..], &[property([16; 3], F16, F32)]].concat();
-        assert_eq!(Matrices::choose(&both, 32), Some(Matrices { side: 16, lanes: 32 }));
-        assert_eq!(Matrices::choose(&both, 0), None);
+        assert_eq!(CoopMatrix::choose(&both, 32), Some(CoopMatrix { side: 16, lanes: 32 }));
+        assert_eq!(CoopMatrix::choose(&both, 0), None);
     }
 }

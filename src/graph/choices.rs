@@ -13,7 +13,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 /// What a choice is made for: an op with the steps that are fused into it (rectify, mask, add), its exact channels,
 /// and its approximate size.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Use {
+pub struct KernelUse {
     /// Name of the op.
     pub op: String,
     /// Its fused steps: entry points and constants of its naive kernel. The other kernels of the op differ with these
@@ -25,7 +25,7 @@ pub struct Use {
     pub sizes: Vec<u32>,
 }
 
-impl Use {
+impl KernelUse {
     /// The use of an op on these shapes.
     ///
     /// # Errors
@@ -68,7 +68,7 @@ pub struct Choice {
 }
 
 /// All choices for one device.
-pub type Choices = HashMap<Use, Choice>;
+pub type Choices = HashMap<KernelUse, Choice>;
 
 /// All kernels that can do this on a device, of every family if the device's own is not forced: the
 /// preferred first, the naive one last, each variant once.
@@ -76,8 +76,8 @@ pub type Choices = HashMap<Use, Choice>;
 /// # Errors
 /// As [`Op::kernels`].
 pub fn candidates(op: &dyn Op, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
-    if device.native {
-        return Ok(native());
+    if device.cpu {
+        return Ok(cpu());
     }
     let mut all = op.kernels(signature, device)?;
     if device.family == Family::Auto {
@@ -99,8 +99,8 @@ pub fn candidates(op: &dyn Op, signature: &Signature, device: &Profile) -> Resul
 }
 
 /// The only kernel of any op on the CPU device: its function.
-pub(super) fn native() -> Vec<Kernel> {
-    vec![Kernel::of("native", Vec::new())]
+pub(super) fn cpu() -> Vec<Kernel> {
+    vec![Kernel::of("cpu", Vec::new())]
 }
 
 /// Hash of what the candidates are: their shaders' text, constants, packed weights' sizes. A choice holds as
@@ -161,10 +161,12 @@ pub(super) fn look_up(
     signature: &Signature,
     device: &Profile,
 ) -> Result<Verdict> {
-    if device.family != Family::Auto || device.native {
+    if device.family != Family::Auto || device.cpu {
         return Ok(Verdict::Unknown);
     }
-    let Some(choice) = choices.get(&Use::of(op, signature, device)?) else { return Ok(Verdict::Unknown) };
+    let Some(choice) = choices.get(&KernelUse::of(op, signature, device)?) else {
+        return Ok(Verdict::Unknown);
+    };
     let kernels = candidates(op, signature, device)?;
     if content(&kernels)? != choice.content {
         return Ok(Verdict::Outdated);
@@ -193,7 +195,7 @@ mod tests {
     fn a_use_has_exact_channels_and_a_size_bucket() {
         let of = |channels, height, width| {
             let (pool, signature) = pool(channels, height, width);
-            Use::of(&pool, &signature, &device()).unwrap()
+            KernelUse::of(&pool, &signature, &device()).unwrap()
         };
         assert_eq!(of(8, 20, 30).channels, [[8, 0], [8, 0]]);
         // 600 pixels, and 150 after the pool.
@@ -217,7 +219,7 @@ mod tests {
             };
             let conv = Conv::same(std::sync::Arc::new(filter), relu);
             let signature = Signature::of(&conv, &[Shape::map(64, 20, 30)]).unwrap();
-            Use::of(&conv, &signature, &device()).unwrap()
+            KernelUse::of(&conv, &signature, &device()).unwrap()
         };
         assert_ne!(of(true), of(false));
         assert_eq!(of(true), of(true));
@@ -269,7 +271,8 @@ mod tests {
         assert_eq!(kernels.len(), 2);
         let right = Choice { variant: "naive".into(), content: content(&kernels).unwrap() };
         let with = |choice: &Choice, device: &Profile| {
-            let choices = Choices::from([(Use::of(&pool, &signature, device).unwrap(), choice.clone())]);
+            let choices =
+                Choices::from([(KernelUse::of(&pool, &signature, device).unwrap(), choice.clone())]);
             look_up(&choices, &pool, &signature, device).unwrap()
         };
         assert!(matches!(with(&right, &device()), Verdict::Chosen(kernel) if kernel.variant == "naive"));

@@ -7,7 +7,7 @@ use super::memory::{Bindings, Memory, Workspace};
 use super::plan::MemoryUse;
 use crate::error::Result;
 use crate::gpu::{Profile, UPLOAD_CHUNK};
-use crate::ops::{Initializer, NativeConstant, Storage, TEXTURE_WIDTH};
+use crate::ops::{CpuConstant, Initializer, Storage, TEXTURE_WIDTH};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -54,11 +54,10 @@ impl CountingDevice {
         entered(&self.ledger).compile(entries);
         let of_functions = program.functions.iter().flat_map(|function| &function.constants);
         let constants = program.constants.iter().map(|constant| self.constant(constant));
-        let constants =
-            constants.chain(of_functions.map(|constant| self.native_constant(constant))).collect();
+        let constants = constants.chain(of_functions.map(|constant| self.cpu_constant(constant))).collect();
         let own = program.textures.iter().filter(|texture| texture.origin == Origin::Own);
         let textures: u64 = own.map(|texture| texture_bytes(texture.texels)).sum();
-        let params = if self.profile.native { 0 } else { program.params.len() as u64 };
+        let params = if self.profile.cpu { 0 } else { program.params.len() as u64 };
         let own = self.claim(MemoryUse {
             staging: textures + params,
             scratch: program.memory.scratch,
@@ -122,7 +121,7 @@ impl CountingDevice {
         claim
     }
 
-    fn native_constant(&self, constant: &NativeConstant) -> Arc<Claim> {
+    fn cpu_constant(&self, constant: &CpuConstant) -> Arc<Claim> {
         let (claim, is_new) = self.keep((constant.key.clone(), Storage::Buffer), constant.bytes);
         if is_new {
             let staging = constant.bytes.min(READ_AT_ONCE);
@@ -149,7 +148,7 @@ impl CountingDevice {
     /// Releases the constants that the device that is stood in for would: see
     /// [`Engine::forget_unused_constants`](super::Engine::forget_unused_constants).
     pub fn forget_unused_constants(&self) {
-        if self.profile.native {
+        if self.profile.cpu {
             let mut constants = self.constants.lock().unwrap_or_else(PoisonError::into_inner);
             constants.retain(|_, claim| Arc::strong_count(claim) > 1);
         }
@@ -173,7 +172,7 @@ mod tests {
 
     #[test]
     fn what_is_dropped_is_not_taken_any_more() {
-        let device = CountingDevice::new(Profile::native(), String::new());
+        let device = CountingDevice::new(Profile::cpu(), String::new());
         let one = device.tensor("one", 100).unwrap();
         let other = device.tensor("other", 1).unwrap();
         assert_eq!((one.bytes(), other.bytes()), (112, 16));
@@ -188,7 +187,7 @@ mod tests {
 
     #[test]
     fn the_peak_is_the_largest_sum_and_not_a_sum_of_largest_parts() {
-        let device = CountingDevice::new(Profile::native(), String::new());
+        let device = CountingDevice::new(Profile::cpu(), String::new());
         drop(device.claim(MemoryUse { planned: 500, ..MemoryUse::default() }));
         let kept = device.claim(MemoryUse { constants: 300, ..MemoryUse::default() });
         drop(device.claim(MemoryUse { staging: 150, ..MemoryUse::default() }));
@@ -199,14 +198,14 @@ mod tests {
 
     #[test]
     fn a_constant_counts_once() {
-        let device = CountingDevice::new(Profile::native(), String::new());
-        let constant = |key: &str| NativeConstant {
+        let device = CountingDevice::new(Profile::cpu(), String::new());
+        let constant = |key: &str| CpuConstant {
             key: key.to_owned(),
             bytes: 1000,
             make: Arc::new(|| panic!("a constant is not made")),
         };
         for key in ["a", "b", "a"] {
-            device.native_constant(&constant(key));
+            device.cpu_constant(&constant(key));
         }
         let seen = device.look();
         assert_eq!((seen.live.constants, seen.peak.total()), (2000, 3000));

@@ -2,11 +2,11 @@
 
 use super::choices::Choices;
 use super::counting::CountingDevice;
+use super::cpu::{CpuDevice, HostBuffer};
 use super::gpu::GpuDevice;
 use super::kernels::Selection;
 use super::ledger::Counted;
 use super::memory::Memory;
-use super::native::{HostBuffer, NativeDevice};
 use super::options::PrepareOptions;
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, Context, DeviceOptions, Family, Hardware, Profile, Trace, hidden_gpus};
@@ -30,7 +30,7 @@ pub struct Engine {
 #[derive(Debug)]
 pub(super) enum Device {
     Gpu(Arc<GpuDevice>),
-    Native(Arc<NativeDevice>),
+    Cpu(Arc<CpuDevice>),
     /// One that stands in for another, to learn how much memory a run takes.
     Counting(Arc<CountingDevice>),
 }
@@ -45,14 +45,14 @@ impl Engine {
     pub fn open(options: &DeviceOptions) -> Result<Arc<Self>> {
         let only_shaders = only_shaders(options);
         match (&options.adapter, only_shaders) {
-            (AdapterChoice::Cpu, None) => Ok(Self::on(Device::native(options)?, None)),
+            (AdapterChoice::Cpu, None) => Ok(Self::on(Device::cpu(options)?, None)),
             (AdapterChoice::Cpu, Some(what)) => Err(Error::usage(format!(
                 "{what} is for shaders, and --adapter cpu has none: leave it out, or choose a graphics device"
             ))),
             (AdapterChoice::Best, None) => match Context::open_hardware(options)? {
                 Hardware::Opened(context) => Ok(Self::new(*context)),
                 Hardware::Missing { software } => {
-                    let device = Device::native(options)?;
+                    let device = Device::cpu(options)?;
                     let note = without_gpu(&device.describe(), software.as_deref(), &hidden_gpus());
                     let has_idle_driver = software.is_some();
                     Ok(Arc::new(Self { has_idle_driver, ..Self::with(device, Some(note)) }))
@@ -79,11 +79,11 @@ impl Engine {
     /// The CPU device, to compare this one with: with the same method of convolution and precision of weights.
     ///
     /// # Errors
-    /// [`Error::Native`] if the system refuses a thread.
+    /// [`Error::Cpu`] if the system refuses a thread.
     pub fn cpu_beside(&self) -> Result<Arc<Self>> {
         let Profile { exact, precision, .. } = *self.profile();
         let options = DeviceOptions { exact, precision, ..DeviceOptions::default() };
-        Ok(Self::on(Device::native(&options)?, None))
+        Ok(Self::on(Device::cpu(&options)?, None))
     }
 
     fn on(device: Device, note: Option<String>) -> Arc<Self> {
@@ -114,7 +114,7 @@ impl Engine {
     pub fn counted(&self) -> Option<Counted> {
         match &self.device {
             Device::Counting(device) => Some(device.look()),
-            Device::Gpu(_) | Device::Native(_) => None,
+            Device::Gpu(_) | Device::Cpu(_) => None,
         }
     }
 
@@ -122,10 +122,10 @@ impl Engine {
     /// programs of this engine are of no use there.
     ///
     /// # Errors
-    /// As [`Context::reopen`]; [`Error::Native`] on the CPU, which is never lost.
+    /// As [`Context::reopen`]; [`Error::Cpu`] on the CPU, which is never lost.
     pub fn reopen(&self) -> Result<Arc<Self>> {
         let Some(context) = self.gpu() else {
-            return Err(Error::native("opening the device again", "the CPU is never lost"));
+            return Err(Error::cpu("opening the device again", "the CPU is never lost"));
         };
         let device = Device::Gpu(Arc::new(GpuDevice::new(context.reopen()?)));
         let engine = Self::on(device, self.note.clone());
@@ -149,7 +149,7 @@ impl Engine {
     pub fn gpu(&self) -> Option<&Context> {
         match &self.device {
             Device::Gpu(device) => Some(&device.context),
-            Device::Native(_) | Device::Counting(_) => None,
+            Device::Cpu(_) | Device::Counting(_) => None,
         }
     }
 
@@ -161,7 +161,7 @@ impl Engine {
     pub fn profile(&self) -> &Profile {
         match &self.device {
             Device::Gpu(device) => device.context.profile(),
-            Device::Native(device) => device.profile(),
+            Device::Cpu(device) => device.profile(),
             Device::Counting(device) => &device.profile,
         }
     }
@@ -170,7 +170,7 @@ impl Engine {
     pub fn threads(&self) -> Option<usize> {
         match &self.device {
             Device::Gpu(_) | Device::Counting(_) => None,
-            Device::Native(device) => Some(device.threads()),
+            Device::Cpu(device) => Some(device.threads()),
         }
     }
 
@@ -183,7 +183,7 @@ impl Engine {
     pub fn start_trace(&self) -> Arc<Trace> {
         match &self.device {
             Device::Gpu(device) => device.context.start_trace(),
-            Device::Native(device) => device.start_trace(),
+            Device::Cpu(device) => device.start_trace(),
             // It does nothing that could be traced.
             Device::Counting(_) => Arc::default(),
         }
@@ -193,7 +193,7 @@ impl Engine {
     pub fn trace(&self) -> Option<&Trace> {
         match &self.device {
             Device::Gpu(device) => device.context.trace(),
-            Device::Native(device) => device.trace(),
+            Device::Cpu(device) => device.trace(),
             Device::Counting(_) => None,
         }
     }
@@ -237,7 +237,7 @@ impl Engine {
     pub fn forget_unused_constants(&self) {
         match &self.device {
             Device::Gpu(_) => {}
-            Device::Native(device) => device.forget_unused_constants(),
+            Device::Cpu(device) => device.forget_unused_constants(),
             Device::Counting(device) => device.forget_unused_constants(),
         }
     }
@@ -246,7 +246,7 @@ impl Engine {
     pub fn forget_constants(&self) {
         match &self.device {
             Device::Gpu(device) => device.forget_constants(),
-            Device::Native(device) => device.forget_constants(),
+            Device::Cpu(device) => device.forget_constants(),
             Device::Counting(device) => device.forget_constants(),
         }
     }
@@ -282,7 +282,7 @@ impl Engine {
     fn memory(&self, label: &str, bytes: u64) -> Result<Memory> {
         Ok(match &self.device {
             Device::Gpu(device) => Memory::on_gpu(device.context.storage_buffer(label, bytes)?),
-            Device::Native(_) => Memory::on_cpu(HostBuffer::zeros(label, bytes)?),
+            Device::Cpu(_) => Memory::on_cpu(HostBuffer::zeros(label, bytes)?),
             Device::Counting(device) => Memory::counted(device.tensor(label, bytes)?),
         })
     }
@@ -295,7 +295,7 @@ impl Engine {
         let label = "a copy";
         match &self.device {
             Device::Gpu(device) => device.time_copies(from.gpu(label)?, to.gpu(label)?, runs),
-            Device::Native(device) => Ok(device.time_copies(from.host(label)?, to.host(label)?, runs)),
+            Device::Cpu(device) => Ok(device.time_copies(from.host(label)?, to.host(label)?, runs)),
             Device::Counting(_) => Ok(0.0),
         }
     }
@@ -305,7 +305,7 @@ impl Engine {
     /// # Errors
     /// As [`Context::upload`].
     pub fn write(&self, memory: &Memory, shape: Shape, values: &[f32]) -> Result<()> {
-        if let Device::Native(_) = &self.device {
+        if let Device::Cpu(_) = &self.device {
             let label = "a tensor to be written";
             let mut stored = memory.host(label)?.write();
             let stored = stored.get_mut(..shape.stored()).ok_or_else(|| too_small(label))?;
@@ -319,7 +319,7 @@ impl Engine {
         let label = "a tensor to be written";
         match &self.device {
             Device::Gpu(device) => device.context.upload(memory.gpu(label)?, 0, bytemuck::cast_slice(values)),
-            Device::Native(_) => {
+            Device::Cpu(_) => {
                 let mut stored = memory.host(label)?.write();
                 let start = stored.get_mut(..values.len()).ok_or_else(|| too_small(label))?;
                 start.copy_from_slice(values);
@@ -334,7 +334,7 @@ impl Engine {
     /// # Errors
     /// As [`crate::gpu::PendingRead::finish`].
     pub fn read(&self, memory: &Memory, shape: Shape, label: &str) -> Result<Vec<f32>> {
-        if let Device::Native(_) = &self.device {
+        if let Device::Cpu(_) = &self.device {
             let stored = memory.host(label)?.read();
             return Ok(shape.unpack(stored.get(..shape.stored()).ok_or_else(|| too_small(label))?));
         }
@@ -348,7 +348,7 @@ impl Engine {
     pub fn read_stored(&self, memory: &Memory, count: usize, label: &str) -> Result<Vec<f32>> {
         match &self.device {
             Device::Gpu(device) => device.context.read_f32(memory.gpu(label)?, count, label),
-            Device::Native(_) => {
+            Device::Cpu(_) => {
                 let stored = memory.host(label)?.read();
                 stored.get(..count).map(<[f32]>::to_vec).ok_or_else(|| too_small(label))
             }
@@ -358,14 +358,14 @@ impl Engine {
 }
 
 impl Device {
-    fn native(options: &DeviceOptions) -> Result<Self> {
-        Ok(Self::Native(Arc::new(NativeDevice::new(options)?)))
+    fn cpu(options: &DeviceOptions) -> Result<Self> {
+        Ok(Self::Cpu(Arc::new(CpuDevice::new(options)?)))
     }
 
     fn describe(&self) -> String {
         match self {
             Self::Gpu(device) => device.context.describe(),
-            Self::Native(device) => device.describe(),
+            Self::Cpu(device) => device.describe(),
             Self::Counting(device) => device.description.clone(),
         }
     }
@@ -395,7 +395,7 @@ fn without_gpu(device: &str, software: Option<&str>, hidden: &[String]) -> Strin
 }
 
 fn too_small(label: &str) -> Error {
-    Error::Native { what: label.to_owned(), message: "it has more values than its memory".to_owned() }
+    Error::Cpu { what: label.to_owned(), message: "it has more values than its memory".to_owned() }
 }
 
 #[cfg(test)]

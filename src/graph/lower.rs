@@ -12,7 +12,7 @@ use super::plan::{MemoryUse, Plan};
 use crate::error::{Error, Result};
 use crate::gpu::Profile;
 use crate::ops::{
-    Constant, Dispatch, Initializer, Kernel, NativeKernel, Operand, Shape, Storage, TexelCopy, scratch_of,
+    Constant, CpuKernel, Dispatch, Initializer, Kernel, Operand, Shape, Storage, TexelCopy, scratch_of,
 };
 use crate::shader::{ResourceKind, Shader};
 use std::collections::HashMap;
@@ -134,7 +134,7 @@ struct Lowering<'a> {
     constants: Vec<LoweredConstant>,
     params: Vec<u8>,
     entries: Entries,
-    functions: Vec<NativeKernel>,
+    functions: Vec<CpuKernel>,
     /// Buffers of tensors that are not planned.
     outside: HashMap<TensorId, usize>,
     /// Buffer or texture of each constant.
@@ -213,8 +213,8 @@ impl Lowering<'_> {
                 push(format!("{label} (copy)"), Action::Copy { from, to: placed.output, bytes });
             }
             let prepared = self.node(node, kernel);
-            if self.selection.profile.native {
-                self.functions.push(node.op.native(&prepared.signature, self.selection.profile)?);
+            if self.selection.profile.cpu {
+                self.functions.push(node.op.cpu(&prepared.signature, self.selection.profile)?);
                 push(format!("{label}: {}", node.op.name()), Action::Call { function: index });
             }
             nodes.push(prepared);

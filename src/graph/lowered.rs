@@ -4,7 +4,7 @@
 use super::goals::When;
 use super::ir::TensorId;
 use super::plan::MemoryUse;
-use crate::ops::{Constant, NativeKernel, Op, Shape, Signature, TexelCopy};
+use crate::ops::{Constant, CpuKernel, Op, Shape, Signature, TexelCopy};
 use crate::shader::Shader;
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub struct Lowered {
     /// What is compiled.
     pub entries: Vec<Entry>,
     /// What is called, on the CPU device; there are then no textures, constants, parameters and entries.
-    pub functions: Vec<NativeKernel>,
+    pub functions: Vec<CpuKernel>,
     /// What is done, in order.
     pub steps: Vec<Step>,
     /// Names of the sections.

@@ -1,8 +1,8 @@
 //! Device memory as the layers above hold it.
 
+use super::cpu::HostBuffer;
 use super::ir::TensorId;
 use super::ledger::Claim;
-use super::native::HostBuffer;
 use crate::error::{Error, Result};
 use crate::gpu::Buffer;
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ pub struct Memory {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Place {
     Gpu(Buffer),
-    Native(HostBuffer),
+    Cpu(HostBuffer),
     Counted(Counted),
 }
 
@@ -42,7 +42,7 @@ impl Memory {
     }
 
     pub(super) fn on_cpu(buffer: HostBuffer) -> Self {
-        Self { place: Place::Native(buffer) }
+        Self { place: Place::Cpu(buffer) }
     }
 
     pub(super) fn counted(claim: Claim) -> Self {
@@ -56,7 +56,7 @@ impl Memory {
     pub(super) fn gpu(&self, label: &str) -> Result<&Buffer> {
         match &self.place {
             Place::Gpu(buffer) => Ok(buffer),
-            Place::Native(_) | Place::Counted(_) => Err(elsewhere(label)),
+            Place::Cpu(_) | Place::Counted(_) => Err(elsewhere(label)),
         }
     }
 
@@ -66,7 +66,7 @@ impl Memory {
     /// [`Error::Gpu`] if it is memory of another device.
     pub(super) fn host(&self, label: &str) -> Result<&HostBuffer> {
         match &self.place {
-            Place::Native(buffer) => Ok(buffer),
+            Place::Cpu(buffer) => Ok(buffer),
             Place::Gpu(_) | Place::Counted(_) => Err(elsewhere(label)),
         }
     }
@@ -75,7 +75,7 @@ impl Memory {
     pub fn bytes(&self) -> u64 {
         match &self.place {
             Place::Gpu(buffer) => buffer.size(),
-            Place::Native(buffer) => buffer.bytes(),
+            Place::Cpu(buffer) => buffer.bytes(),
             Place::Counted(counted) => counted.0.bytes(),
         }
     }

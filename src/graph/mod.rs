@@ -1,9 +1,10 @@
 //! Graphs of ops: description ([`Graph`]), gradients, memory plan ([`Plan`]) and prepared replay
-//! ([`Program`]). A graph is lowered to a program as plain data, which one of two executors runs: `gpu` or `native`.
+//! ([`Program`]). A graph is lowered to a program as plain data, which one of two executors runs: `gpu` or `cpu`.
 
 mod backward;
 mod choices;
 mod counting;
+mod cpu;
 mod engine;
 mod fuse;
 mod goals;
@@ -14,7 +15,6 @@ mod ledger;
 mod lower;
 pub mod lowered;
 mod memory;
-mod native;
 mod options;
 mod peaks;
 mod plan;
@@ -25,7 +25,8 @@ mod submission;
 mod warm_up;
 
 pub use backward::{Seeds, gradient, gradients};
-pub use choices::{Choice, Choices, Use, candidates, content};
+pub use choices::{Choice, Choices, KernelUse, candidates, content};
+pub use cpu::{Processor, return_freed_memory};
 pub use engine::Engine;
 pub use goals::{Goals, Readback, When};
 pub use ir::{Graph, Node, Tensor, TensorId};
@@ -34,7 +35,6 @@ pub use ledger::Counted;
 pub use lower::lower;
 pub use lowered::{Lowered, PreparedNode};
 pub use memory::{Bindings, Memory, Workspace};
-pub use native::{Processor, return_freed_memory};
 pub use options::PrepareOptions;
 pub use peaks::Peaks;
 pub use plan::{MemoryUse, Place, Plan, Slot};

@@ -1,6 +1,6 @@
 //! How a graph is prepared.
 
-use super::choices::{candidates, native};
+use super::choices::{candidates, cpu};
 use crate::error::Result;
 use crate::gpu::Profile;
 use crate::ops::{Kernel, Op, Signature};
@@ -28,8 +28,8 @@ impl PrepareOptions {
     ) -> Result<Vec<Kernel>> {
         if self.all_families {
             candidates(op, signature, device)
-        } else if device.native {
-            Ok(native())
+        } else if device.cpu {
+            Ok(cpu())
         } else {
             op.kernels(signature, device)
         }

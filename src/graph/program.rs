@@ -1,5 +1,6 @@
 //! A graph, prepared on a device: run by sections, read by name, timed.
 
+use super::cpu;
 use super::engine::{Device, Engine};
 use super::goals::Goals;
 use super::gpu;
@@ -8,7 +9,6 @@ use super::ledger::Claim;
 use super::lower::{entries, lower};
 use super::lowered::{Lowered, LoweredReadback, PreparedNode, Sections, Step};
 use super::memory::{Bindings, Memory, Workspace};
-use super::native;
 use super::options::PrepareOptions;
 use super::plan::MemoryUse;
 use super::submission::{Layout, Pending, Submission};
@@ -31,7 +31,7 @@ pub struct Program {
 #[derive(Debug)]
 enum Replay {
     Gpu(gpu::Replay),
-    Native(native::Replay),
+    Cpu(cpu::Replay),
     /// Its memory and its constants, which are only counted.
     Counting {
         _claim: (Claim, Vec<Arc<Claim>>),
@@ -98,9 +98,7 @@ impl Program {
             let lowered = lower(graph, |tensor: TensorId| bound.contains_key(&tensor), goals, &selection)?;
             let replay = match engine.device() {
                 Device::Gpu(device) => Replay::Gpu(gpu::prepare(device, &lowered, bound, workspace)?),
-                Device::Native(device) => {
-                    Replay::Native(native::Replay::new(device, &lowered, bound, workspace)?)
-                }
+                Device::Cpu(device) => Replay::Cpu(cpu::Replay::new(device, &lowered, bound, workspace)?),
                 Device::Counting(device) => Replay::Counting {
                     _claim: device.program(&lowered),
                     _buffers: device.buffers(&lowered, bound, workspace)?,
@@ -145,7 +143,7 @@ impl Program {
     ///
     /// # Errors
     /// As [`crate::gpu::Context::submit`]; [`Error::Gpu`] if there is no section or read-back of a name, or too many
-    /// reads of one name are in flight on a graphics device; [`Error::Native`] if a function of the CPU device panics.
+    /// reads of one name are in flight on a graphics device; [`Error::Cpu`] if a function of the CPU device panics.
     pub fn submit(&self, sections: &[&str], readbacks: &[&str], label: &str) -> Result<Submission> {
         let sections = self.bits(sections)?;
         let index = |name: &&str| {
@@ -173,7 +171,7 @@ impl Program {
                     submission.with(name(read), pending)
                 }))
             }
-            Replay::Native(replay) => {
+            Replay::Cpu(replay) => {
                 let values = replay.submit(&self.lowered, wanted, reads, label)?;
                 Ok(values.into_iter().fold(Submission::done(label), |submission, (read, values)| {
                     submission.with(name(read), Pending::here(&self.layouts[read], values))
@@ -191,7 +189,7 @@ impl Program {
     pub fn staging_buffers(&self) -> usize {
         match &self.replay {
             Replay::Gpu(replay) => replay.staging_buffers(),
-            Replay::Native(_) | Replay::Counting { .. } => 0,
+            Replay::Cpu(_) | Replay::Counting { .. } => 0,
         }
     }
 
@@ -243,7 +241,7 @@ impl Program {
     pub fn time_runs(&self, runs: usize, watch: Option<&Stopwatch>) -> Result<(f64, Option<f64>)> {
         match &self.replay {
             Replay::Gpu(replay) => replay.time(&self.lowered, runs, watch),
-            Replay::Native(replay) => Ok((replay.time(&self.lowered, runs)?, None)),
+            Replay::Cpu(replay) => Ok((replay.time(&self.lowered, runs)?, None)),
             Replay::Counting { .. } => Ok((0.0, None)),
         }
     }

@@ -22,7 +22,7 @@ const MOST_EXTRA: f64 = 1.0;
 /// # Errors
 /// Those of `run`.
 pub fn warm_up(device: &Profile, seconds: f64, mut run: impl FnMut() -> Result<()>) -> Result<()> {
-    if device.native || device.software {
+    if device.cpu || device.software {
         return Ok(());
     }
     let begin = Instant::now();
@@ -54,7 +54,7 @@ mod tests {
             runs += 1;
             Ok(())
         };
-        warm_up(&Profile::native(), WARM_UP_IDLE, &mut count).unwrap();
+        warm_up(&Profile::cpu(), WARM_UP_IDLE, &mut count).unwrap();
         warm_up(&Profile { software: true, ..Profile::minimal() }, WARM_UP_IDLE, &mut count).unwrap();
         assert_eq!(runs, 0);
     }

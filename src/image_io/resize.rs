@@ -4,7 +4,7 @@ use fast_image_resize as fir;
 use fir::images::{Image, ImageRef};
 
 use super::{Alpha, Picture, check_size};
-use crate::room::zeros;
+use crate::allocation::zeros;
 use crate::{Error, Result};
 
 /// The picture at another size: Lanczos3 along a side that shrinks, Catmull-Rom along one that

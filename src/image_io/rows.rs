@@ -4,7 +4,7 @@
 use super::color::ToSrgb;
 use super::resize::fit;
 use super::{Alpha, Picture};
-use crate::room::room;
+use crate::allocation::with_capacity;
 
 /// The largest float that is taken as a colour, of which 1 is white: brighter ones are measurements of some other kind.
 const BRIGHTEST: f32 = 1000.0;
@@ -286,8 +286,8 @@ impl Canvas {
             step,
             to,
             rows: 0,
-            rgb: room(pixels * 3)?,
-            alpha: if has_alpha { Some(room(pixels)?) } else { None },
+            rgb: with_capacity(pixels * 3)?,
+            alpha: if has_alpha { Some(with_capacity(pixels)?) } else { None },
             columns: (0..if averages { from.0.div_ceil(step) } else { 0 })
                 .map(|x| part(x, step, from.0, to.0))
                 .map(|(column, shares, _)| (column, shares))

@@ -3,8 +3,8 @@
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorId};
 use crate::ops::{
-    AdaptivePool, Affine, Conv, Filter, Flatten, Linear, LinearCombination, Matrix, MatrixValues, Padding,
-    Pool, PoolKind, Relu, Softmax,
+    AdaptivePool, Conv, Filter, Flatten, Linear, LinearCombination, Matrix, MatrixValues, Padding, Pool,
+    PoolKind, Preprocess, Relu, Softmax,
 };
 use crate::vgg::{self, DType, LayerKind, Network};
 use std::collections::HashMap;
@@ -55,7 +55,7 @@ pub(super) fn forward(
         return Ok(HashMap::new());
     }
     let affine = network.preprocessing.affine();
-    let preprocess = Affine { order: affine.order, scale: affine.scale, bias: affine.bias };
+    let preprocess = Preprocess { order: affine.order, scale: affine.scale, bias: affine.bias };
     let preprocessed = graph.apply(preprocess, &[picture], "preprocessed")?;
     forward_from(graph, network, (0, preprocessed), wanted, view)
 }

@@ -6,15 +6,15 @@ use std::fmt;
 pub const MOST_SETBACKS: u32 = 5;
 
 /// A loss that is this many times the first one has diverged.
-const EXPLODED: f64 = 1000.0;
+const DIVERGED_FACTOR: f64 = 1000.0;
 /// A loss that has risen this often in a row and over this many iterations, to more than this many times the first one,
 /// diverges. Below that, a run that is resumed where nothing changes any more would go back for noise.
-const RISES: u32 = 4;
-const RISING: u32 = 20;
-const RISEN: f64 = 1.01;
+const RISES_IN_A_ROW: u32 = 4;
+const RISE_ITERATIONS: u32 = 20;
+const RISE_FACTOR: f64 = 1.01;
 /// A run that starts from a picture may have next to no loss at first. There the largest loss of this many iterations
 /// counts as the first one.
-const GRACE: u32 = 20;
+const GRACE_ITERATIONS: u32 = 20;
 
 /// What has gone wrong in a run.
 #[derive(Debug, Clone, PartialEq)]
@@ -113,7 +113,10 @@ pub(super) struct LossTrend {
 impl LossTrend {
     /// The trend from an iteration on. With `grace` the first losses may be next to nothing.
     pub fn new(iteration: u32, grace: bool) -> Self {
-        Self { settled: if grace { iteration.saturating_add(GRACE) } else { iteration }, ..Self::default() }
+        Self {
+            settled: if grace { iteration.saturating_add(GRACE_ITERATIONS) } else { iteration },
+            ..Self::default()
+        }
     }
 
     /// True as long as the first losses may be next to nothing.
@@ -142,11 +145,12 @@ impl LossTrend {
             self.rises += 1;
         }
         self.last = Some(loss);
-        if first > 0.0 && loss > EXPLODED * first {
+        if first > 0.0 && loss > DIVERGED_FACTOR * first {
             return Some(Fault::Exploded { loss, first });
         }
-        let long = self.rises >= RISES && iteration.saturating_sub(self.rising_since) >= RISING;
-        (long && loss > RISEN * first).then_some(Fault::Rising { loss, first, times: self.rises })
+        let long =
+            self.rises >= RISES_IN_A_ROW && iteration.saturating_sub(self.rising_since) >= RISE_ITERATIONS;
+        (long && loss > RISE_FACTOR * first).then_some(Fault::Rising { loss, first, times: self.rises })
     }
 }
 

@@ -1,11 +1,11 @@
 //! Adding to a tensor in place: sums over the tiles of a picture, and maps that are put together from theirs.
 
+use super::cpu::{for_each_part, row, write_number};
 use super::crop::{check, for_each_row_of_part, place};
 use super::lanes::update;
-use super::native::{for_each_part, row, write_number};
 use super::shape::{MapLayout, mismatch};
 use super::window;
-use super::{Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
+use super::{Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
 use std::ops::Range;
@@ -91,10 +91,10 @@ impl Op for Accumulate {
         )])
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let Self { factor, replace, .. } = *self;
         let Some((whole, part, at)) = self.placed(&signature.inputs)? else {
-            return Ok(NativeKernel::new(move |mut call| {
+            return Ok(CpuKernel::new(move |mut call| {
                 let x = call.inputs[1];
                 let [sum] = &mut call.mutated[..] else { return };
                 for_each_part(sum, |range, sum| {
@@ -105,7 +105,7 @@ impl Op for Accumulate {
                 write_number(call.output, 0.0);
             }));
         };
-        Ok(NativeKernel::new(move |mut call| {
+        Ok(CpuKernel::new(move |mut call| {
             let start = place(call.inputs[2], at, whole, part);
             let x = call.inputs[1];
             let [sum] = &mut call.mutated[..] else { return };

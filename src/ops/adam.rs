@@ -1,8 +1,8 @@
 //! The Adam optimiser as an op: one step, in place.
 
-use super::native::{for_each_part_of, write_number};
+use super::cpu::{for_each_part_of, write_number};
 use super::shape::{mismatch, takes};
-use super::{Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
+use super::{Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -32,7 +32,7 @@ pub struct Adam {
 }
 
 /// The numbers of one step on the CPU.
-struct NativeStep {
+struct CpuStep {
     beta2: f32,
     /// `1 - beta`, each rounded once.
     rates: [f32; 2],
@@ -44,7 +44,7 @@ struct NativeStep {
     clamp: bool,
 }
 
-impl NativeStep {
+impl CpuStep {
     fn new(adam: &Adam, rate: f32, corrections: [f32; 2]) -> Self {
         Self {
             beta2: adam.beta2 as f32,
@@ -119,9 +119,9 @@ impl Op for Adam {
         Ok(vec![Kernel::of("naive", vec![advance, step])])
     }
 
-    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, _signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let adam = *self;
-        Ok(NativeKernel::new(move |mut call| {
+        Ok(CpuKernel::new(move |mut call| {
             let (gradient, rate) = (call.inputs[1], call.inputs[5][0]);
             let [x, m, v, state] = &mut call.mutated[..] else { return };
             let t = state[0] + 1.0;
@@ -129,7 +129,7 @@ impl Op for Adam {
             let corrections = [advance(state[1], adam.beta1), advance(state[2], adam.beta2)];
             state.iter_mut().zip([t, corrections[0], corrections[1], 0.0]).for_each(|(to, from)| *to = from);
             write_number(call.output, t);
-            let step = NativeStep::new(&adam, rate, corrections);
+            let step = CpuStep::new(&adam, rate, corrections);
             for_each_part_of([x, m, v], |range, [x, m, v]| step.apply(x, &gradient[range], m, v));
         }))
     }
@@ -218,11 +218,11 @@ mod tests {
     fn a_gradient_that_is_not_finite_spoils_its_value_alone_clamped_or_not() {
         for clamp in [false, true] {
             let adam = Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, clamp };
-            let step = NativeStep::new(&adam, 0.25, [0.1, 0.001]);
+            let step = CpuStep::new(&adam, 0.25, [0.1, 0.001]);
             let (mut x, mut m, mut v) = ([0.5; 5], [0.0; 5], [0.0; 5]);
             step.apply(&mut x, &[f32::NAN, 2.0, f32::INFINITY, -2.0, f32::NEG_INFINITY], &mut m, &mut v);
-            let spoilt = x.map(f32::is_nan);
-            assert_eq!(spoilt, [true, false, true, false, true], "{x:?}");
+            let non_finite = x.map(f32::is_nan);
+            assert_eq!(non_finite, [true, false, true, false, true], "{x:?}");
             assert!((x[1] - 0.25).abs() <= 1e-6 && (x[3] - 0.75).abs() <= 1e-6, "{x:?}");
         }
     }

@@ -6,9 +6,7 @@
 
 use super::pool_windows::{Window, bind_backward, nested, shape_before};
 use super::shape::{MapLayout, mismatch};
-use super::{
-    Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, PoolKind, Shape, Signature,
-};
+use super::{Adjoint, Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, PoolKind, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -112,10 +110,10 @@ impl Op for AdaptivePool {
         Ok(vec![Kernel::single("naive", dispatch)])
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let input = signature.inputs[0].expect_map("adaptive_pool")?;
         let output = signature.output.expect_map("adaptive_pool")?;
-        Ok(self.kind.native(input, output, self.axes(input)))
+        Ok(self.kind.cpu(input, output, self.axes(input)))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
@@ -161,10 +159,10 @@ impl Op for AdaptivePoolBackward {
         Ok(vec![Kernel::single("naive", dispatch.linear(input.texels(), GROUP, device))])
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let input = signature.output.expect_map("adaptive_pool_backward")?;
         let output = MapLayout { height: self.pool.size[0], width: self.pool.size[1], ..input };
-        Ok(self.pool.kind.native_backward(input, output, self.pool.axes(input), false))
+        Ok(self.pool.kind.cpu_backward(input, output, self.pool.axes(input), false))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {

@@ -3,7 +3,7 @@
 use super::lanes::elementwise;
 use super::shape::expect_same;
 use super::window;
-use super::{Case, Kernel, NativeKernel, Op, Shape, Signature};
+use super::{Case, CpuKernel, Kernel, Op, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -26,10 +26,8 @@ impl Op for Add {
         Ok(vec![window::elementwise_kernel("add", &["a", "b"], signature, device)])
     }
 
-    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
-        Ok(NativeKernel::new(|call| {
-            elementwise(call.output, [call.inputs[0], call.inputs[1]], |[a, b]| a + b)
-        }))
+    fn cpu(&self, _signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
+        Ok(CpuKernel::new(|call| elementwise(call.output, [call.inputs[0], call.inputs[1]], |[a, b]| a + b)))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {

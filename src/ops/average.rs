@@ -1,9 +1,9 @@
 //! Running mean of a tensor, in place: the average of an optimiser's iterates.
 
+use super::cpu::{for_each_part, write_number};
 use super::lanes::update;
-use super::native::{for_each_part, write_number};
 use super::shape::{mismatch, takes};
-use super::{Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
+use super::{Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -60,9 +60,9 @@ impl Op for Average {
         Ok(vec![Kernel::of("naive", vec![advance, step])])
     }
 
-    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, _signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let rate = (1.0 - self.decay) as f32;
-        Ok(NativeKernel::new(move |mut call| {
+        Ok(CpuKernel::new(move |mut call| {
             let x = call.inputs[0];
             let [average, state] = &mut call.mutated[..] else { return };
             let (t, s) = (state[0] + 1.0, state[1] + rate * (1.0 - state[1]));

@@ -1,10 +1,10 @@
 //! Mean and standard deviation of each channel of a map, and their gradients.
 
-use super::native::{PART, fill_map, row};
+use super::cpu::{PART, fill_map, row};
 use super::shape::{MapLayout, mismatch};
 use super::window;
 use super::{
-    Adjoint, AdjointOperand, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature,
+    Adjoint, AdjointOperand, Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature,
 };
 use crate::error::Result;
 use crate::gpu::Profile;
@@ -174,9 +174,9 @@ impl Op for ChannelMean {
         Ok(vec![sums(signature.inputs[0].expect_map("channel_mean")?, false, device)])
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let map = signature.inputs[0].expect_map("channel_mean")?;
-        Ok(NativeKernel::new(move |call| {
+        Ok(CpuKernel::new(move |call| {
             let means = means(map, call.inputs[0], |_, row| row_sums(row, |value, _| value));
             // Channels that only fill up the last quad are zero, and so is their mean.
             let output = call.output.as_chunks_mut::<4>().0;
@@ -228,11 +228,11 @@ impl Op for ChannelMeanBackward {
         self.add.then_some(1)
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let map = signature.output.expect_map("channel_mean_backward")?;
         let scale = (1.0 / map.pixels() as f64) as f32;
         let add = self.add;
-        Ok(NativeKernel::new(move |call| {
+        Ok(CpuKernel::new(move |call| {
             let upstream = call.inputs[0];
             fill_map(map, call.output, |quad, _, texels| {
                 let share = quad_of(upstream, quad).map(|value| value * scale);
@@ -273,9 +273,9 @@ impl Op for ChannelDeviation {
         Ok(vec![sums(signature.inputs[0].expect_map("channel_deviation")?, true, device)])
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let map = signature.inputs[0].expect_map("channel_deviation")?;
-        Ok(NativeKernel::new(move |call| {
+        Ok(CpuKernel::new(move |call| {
             let variances = means(map, call.inputs[0], |quad, row| {
                 let mean = quad_of(call.inputs[1], quad);
                 row_sums(row, |value, channel| (value - mean[channel]) * (value - mean[channel]))
@@ -343,10 +343,10 @@ impl Op for ChannelDeviationBackward {
         Ok(vec![Kernel::of("naive", dispatches)])
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let map = signature.output.expect_map("channel_deviation_backward")?;
         let scale = (1.0 / map.pixels() as f64) as f32;
-        Ok(NativeKernel::new(move |call| {
+        Ok(CpuKernel::new(move |call| {
             let [values, means, deviations, upstream] = [0, 1, 2, 3].map(|input: usize| call.inputs[input]);
             fill_map(map, call.output, |quad, y, texels| {
                 let mean = quad_of(means, quad);

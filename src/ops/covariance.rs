@@ -1,10 +1,10 @@
 //! Covariance matrix from a second-moment matrix and the means; traces.
 
+use super::cpu::{for_each_row, write_number};
 use super::linear_combination::LinearCombination;
-use super::native::{for_each_row, write_number};
 use super::shape::{mismatch, takes};
 use super::vectors::{add_scaled, dot, sum_of_rows};
-use super::{Adjoint, AdjointOperand, Case, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
+use super::{Adjoint, AdjointOperand, Case, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -87,11 +87,11 @@ impl Op for Covariance {
         Ok(vec![Kernel::single("naive", dispatch)])
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let side = expect_square("covariance", signature.output)?;
         let stride = side.next_multiple_of(4);
         let Self { scale, ridge } = *self;
-        Ok(NativeKernel::new(move |call| {
+        Ok(CpuKernel::new(move |call| {
             let (moments, mean) = (call.inputs[0], &call.inputs[1][..side]);
             for_each_row(call.output, stride, |index, row| {
                 let moments = &moments[index * stride..];
@@ -149,10 +149,10 @@ impl Op for CovarianceMeanBackward {
         Ok(vec![Kernel::single("naive", dispatch)])
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let side = expect_square("covariance_mean_backward", signature.inputs[1])?;
         let stride = side.next_multiple_of(4);
-        Ok(NativeKernel::new(move |call| {
+        Ok(CpuKernel::new(move |call| {
             let (mean, upstream) = (&call.inputs[0][..side], call.inputs[1]);
             let row = |index: usize| &upstream[index * stride..index * stride + side];
             let (gradient, padding) = call.output.split_at_mut(side);
@@ -202,9 +202,9 @@ impl Op for Trace {
         Ok(vec![Kernel::single("naive", dispatch)])
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let side = expect_square("trace", signature.inputs[0])?;
-        Ok(NativeKernel::new(move |call| {
+        Ok(CpuKernel::new(move |call| {
             write_number(call.output, trace(call.inputs[0], side) as f32);
         }))
     }
@@ -237,9 +237,9 @@ impl Op for TraceBackward {
         Ok(vec![Kernel::single("naive", dispatch)])
     }
 
-    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, _signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let stride = self.side.next_multiple_of(4);
-        Ok(NativeKernel::new(move |call| {
+        Ok(CpuKernel::new(move |call| {
             let upstream = call.inputs[0][0];
             for_each_row(call.output, stride, |index, row| {
                 row.fill(0.0);

@@ -1,10 +1,10 @@
 //! A part of a map, and its adjoint. Where the part lies is data, so that one program serves many places.
 
-use super::native::{fill_map, row};
+use super::cpu::{fill_map, row};
 use super::shape::{MapLayout, mismatch};
 use super::window;
 use super::{
-    Adjoint, AdjointOperand, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature,
+    Adjoint, AdjointOperand, Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature,
 };
 use crate::error::Result;
 use crate::gpu::Profile;
@@ -128,11 +128,11 @@ impl Op for Crop {
         Ok(vec![dispatches("forward", "input", [whole, part, part], self.at, device)])
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let whole = signature.inputs[0].expect_map("crop")?;
         let part = signature.output.expect_map("crop")?;
         let at = self.at;
-        Ok(NativeKernel::new(move |call| {
+        Ok(CpuKernel::new(move |call| {
             let [top, left] = place(call.inputs[1], at, whole, part);
             fill_map(part, call.output, |quad, y, texels| {
                 let line = row(call.inputs[0], whole, quad, top + y);
@@ -183,11 +183,11 @@ impl Op for CropBackward {
         Ok(vec![dispatches("backward", "upstream", [whole, part, whole], self.at, device)])
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let part = signature.inputs[0].expect_map("crop_backward")?;
         let whole = signature.output.expect_map("crop_backward")?;
         let at = self.at;
-        Ok(NativeKernel::new(move |call| {
+        Ok(CpuKernel::new(move |call| {
             let [top, left] = place(call.inputs[1], at, whole, part);
             fill_map(whole, call.output, |quad, y, texels| {
                 texels.fill(0.0);

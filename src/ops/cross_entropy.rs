@@ -1,11 +1,11 @@
 //! How far the softmax of a vector of logits is from a distribution, and its gradient.
 
+use super::cpu::write_number;
 use super::lanes::{elementwise, sums};
-use super::native::write_number;
 use super::shape::mismatch;
 use super::softmax::largest_and_powers;
 use super::{
-    Adjoint, AdjointOperand, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature,
+    Adjoint, AdjointOperand, Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature,
 };
 use crate::error::Result;
 use crate::gpu::Profile;
@@ -58,9 +58,9 @@ impl Op for CrossEntropy {
         Ok(vec![Kernel::single("naive", kernel("forward", signature.inputs[0]))])
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let length = signature.inputs[0].elements();
-        Ok(NativeKernel::new(move |call| {
+        Ok(CpuKernel::new(move |call| {
             let [z, p] = [call.inputs[0], call.inputs[1]].map(|input| &input[..length]);
             let (high, sum) = largest_and_powers(z);
             let normaliser = sum.ln();
@@ -111,9 +111,9 @@ impl Op for CrossEntropyBackward {
         Ok(vec![Kernel::single("naive", dispatch)])
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let length = signature.output.elements();
-        Ok(NativeKernel::new(move |call| {
+        Ok(CpuKernel::new(move |call| {
             let [z, p] = [call.inputs[0], call.inputs[1]].map(|input| &input[..length]);
             let upstream = call.inputs[2][0];
             let (high, powers) = largest_and_powers(z);

@@ -3,7 +3,7 @@
 use super::lanes::elementwise;
 use super::shape::mismatch;
 use super::{
-    Adjoint, AdjointOperand, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature,
+    Adjoint, AdjointOperand, Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature,
 };
 use crate::error::Result;
 use crate::gpu::Profile;
@@ -58,9 +58,9 @@ impl Op for Deviation {
         Ok(vec![Kernel::single("naive", dispatch)])
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let length = signature.output.expect_vector("deviation")?;
-        Ok(NativeKernel::new(move |call| {
+        Ok(CpuKernel::new(move |call| {
             elementwise(call.output, [call.inputs[0], call.inputs[1]], |[square, mean]| {
                 let variance = square - mean * mean;
                 // Unlike `max` it keeps NaN.
@@ -102,10 +102,10 @@ impl Op for DeviationBackward {
         Ok(vec![Kernel::single("naive", dispatch)])
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let length = signature.output.expect_vector("deviation_backward")?;
         let by_mean = self.by_mean;
-        Ok(NativeKernel::new(move |call| {
+        Ok(CpuKernel::new(move |call| {
             let inputs = [call.inputs[0], call.inputs[1], call.inputs[2]];
             elementwise(call.output, inputs, |[mean, deviation, upstream]| {
                 let factor = if by_mean { -mean } else { 0.5 };

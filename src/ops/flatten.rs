@@ -1,8 +1,8 @@
 //! Between the convolutions and the fully connected layers: a map as a vector, and back.
 
-use super::native::{fill_map, for_each_row, row};
+use super::cpu::{fill_map, for_each_row, row};
 use super::shape::{MapLayout, mismatch};
-use super::{Adjoint, AdjointOperand, Case, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
+use super::{Adjoint, AdjointOperand, Case, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -49,9 +49,9 @@ impl Op for Flatten {
         Ok(vec![kernel("flatten", map, signature.output, device)])
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let map = signature.inputs[0].expect_map("flatten")?;
-        Ok(NativeKernel::new(move |call| {
+        Ok(CpuKernel::new(move |call| {
             let (values, padding) = call.output.split_at_mut(map.channels * map.pixels());
             padding.fill(0.0);
             for_each_row(values, map.width, |index, values| {
@@ -97,9 +97,9 @@ impl Op for Unflatten {
         Ok(vec![kernel("unflatten", map, signature.output, device)])
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let map = signature.output.expect_map("unflatten")?;
-        Ok(NativeKernel::new(move |call| {
+        Ok(CpuKernel::new(move |call| {
             fill_map(map, call.output, |quad, y, row| {
                 row.fill(0.0);
                 for (lane, channel) in (quad * 4..map.channels).take(4).enumerate() {

@@ -3,7 +3,7 @@
 use super::lanes::elementwise;
 use super::shape::mismatch;
 use super::window;
-use super::{Adjoint, AdjointOperand, Case, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
+use super::{Adjoint, AdjointOperand, Case, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -57,9 +57,9 @@ impl Op for LinearCombination {
         Ok(vec![Kernel::of("naive", window::elementwise(&dispatch, &names, quads, device))])
     }
 
-    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, _signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let factors = self.factors.clone();
-        Ok(NativeKernel::new(move |call| match (&factors[..], &call.inputs[..]) {
+        Ok(CpuKernel::new(move |call| match (&factors[..], &call.inputs[..]) {
             (&[of_a], &[a]) => elementwise(call.output, [a], |[a]| of_a * a),
             (&[of_a, of_b], &[a, b]) => elementwise(call.output, [a, b], |[a, b]| of_a * a + of_b * b),
             (&[of_a, of_b, of_c], &[a, b, c]) => {

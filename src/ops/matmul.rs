@@ -3,8 +3,7 @@
 use super::product::{MatrixRef, product_of_rows};
 use super::shape::{mismatch, takes};
 use super::{
-    Adjoint, AdjointOperand, Case, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature,
-    TEXTURE_WIDTH,
+    Adjoint, AdjointOperand, Case, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature, TEXTURE_WIDTH,
 };
 use crate::error::Result;
 use crate::gpu::{Family, Profile};
@@ -206,10 +205,10 @@ impl Op for MatMul {
             .collect())
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let shapes = [sizes(signature.inputs[0])?, sizes(signature.inputs[1])?];
         let transposed = self.transposed;
-        Ok(NativeKernel::new(move |call| {
+        Ok(CpuKernel::new(move |call| {
             let [a, b] = [0, 1].map(|index: usize| {
                 let [rows, columns] = shapes[index];
                 let matrix = MatrixRef::stored(call.inputs[index], rows, columns);

@@ -23,13 +23,13 @@
 //! As `||Y||^2 = trace X <= sqrt(side)` for a positive matrix, a larger Y shows that the matrix is not positive.
 
 use super::covariance::{expect_square, trace};
+use super::cpu::write_number;
 use super::lanes::{elementwise, sums};
 use super::matmul::{Finish, Form, MatMul, multiply};
-use super::native::write_number;
 use super::product::symmetric_product;
 use super::scale_by::ScaleBy;
 use super::{
-    Adjoint, AdjointOperand, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature,
+    Adjoint, AdjointOperand, Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature,
 };
 use crate::error::Result;
 use crate::gpu::Profile;
@@ -260,9 +260,9 @@ impl Op for MatrixRoot {
         Ok(Form::choices(&[signature.output], [side; 2], device).into_iter().map(kernel).collect())
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let side = expect_square("matrix_root", signature.output)?;
-        Ok(NativeKernel::new(move |call| {
+        Ok(CpuKernel::new(move |call| {
             let Iterated { size, y, is_positive, .. } = Iterated::new(call.inputs[0], side, false);
             if is_positive {
                 combine([&y, &y], [size.sqrt() as f32, 0.0, 0.0], side, call.output);
@@ -327,9 +327,9 @@ impl Op for RootTrace {
         Ok(Form::choices(&[signature.inputs[0]], [side; 2], device).into_iter().map(kernel).collect())
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let side = expect_square("root_trace", signature.inputs[0])?;
-        Ok(NativeKernel::new(move |call| {
+        Ok(CpuKernel::new(move |call| {
             let Iterated { size, x, y, z, p, is_positive } = Iterated::new(call.inputs[0], side, true);
             if !is_positive {
                 write_number(call.output, 0.0);

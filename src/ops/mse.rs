@@ -1,11 +1,11 @@
 //! Mean squared error against a target: `mean((F - T)^2)` over all elements, neural-style's loss for
 //! content (F a map) and style (F a Gram matrix).
 
+use super::cpu::write_number;
 use super::lanes::{elementwise, sums};
-use super::native::write_number;
 use super::shape::mismatch;
 use super::{
-    Adjoint, AdjointOperand, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature,
+    Adjoint, AdjointOperand, Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature,
 };
 use super::{sum, window};
 use crate::error::Result;
@@ -74,9 +74,9 @@ impl Op for MeanSquaredError {
         Ok(vec![sum::total(first, all, 1.0 / shape.elements() as f64, device)])
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let elements = signature.inputs[0].elements() as f64;
-        Ok(NativeKernel::new(move |call| {
+        Ok(CpuKernel::new(move |call| {
             let [sum] = sums([call.inputs[0], call.inputs[1]], |[f, t]| [(f - t) * (f - t)]);
             write_number(call.output, (sum / elements) as f32);
         }))
@@ -124,9 +124,9 @@ impl Op for MseBackward {
         Ok(vec![Kernel::of("naive", dispatches)])
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let scale = 2.0 / signature.output.elements() as f32;
-        Ok(NativeKernel::new(move |call| {
+        Ok(CpuKernel::new(move |call| {
             let factor = scale * call.inputs[2][0];
             elementwise(call.output, [call.inputs[0], call.inputs[1]], |[f, t]| (f - t) * factor);
         }))

@@ -3,7 +3,7 @@
 use super::lanes::elementwise;
 use super::shape::expect_same;
 use super::window;
-use super::{Adjoint, AdjointOperand, Case, Kernel, NativeKernel, Op, Shape, Signature};
+use super::{Adjoint, AdjointOperand, Case, CpuKernel, Kernel, Op, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -25,10 +25,8 @@ impl Op for Multiply {
         Ok(vec![window::elementwise_kernel("multiply", &["a", "b"], signature, device)])
     }
 
-    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
-        Ok(NativeKernel::new(|call| {
-            elementwise(call.output, [call.inputs[0], call.inputs[1]], |[a, b]| a * b)
-        }))
+    fn cpu(&self, _signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
+        Ok(CpuKernel::new(|call| elementwise(call.output, [call.inputs[0], call.inputs[1]], |[a, b]| a * b)))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {

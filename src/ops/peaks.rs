@@ -1,10 +1,10 @@
 //! Yardsticks: an op that does nothing but multiply-adds, and one that does nothing but move memory. What the
 //! device reaches in them is what kernels are measured against (`graph/peaks.rs`).
 
+use super::cpu::for_each_part;
 use super::lanes::elementwise;
-use super::native::for_each_part;
 use super::shape::expect_same;
-use super::{Case, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature, window};
+use super::{Case, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature, window};
 use crate::error::Result;
 use crate::gpu::{Family, Profile};
 use multiversion::multiversion;
@@ -80,9 +80,9 @@ impl Op for MultiplyAdd {
         Ok(all[first..].iter().copied().map(kernel).collect())
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let (length, steps) = (signature.output.elements(), self.steps);
-        Ok(NativeKernel::new(move |call| {
+        Ok(CpuKernel::new(move |call| {
             let input = call.inputs[0];
             for_each_part(call.output, |range, output| {
                 let values = input[range.clone()].chunks(CHAIN_LANES).zip(output.chunks_mut(CHAIN_LANES));
@@ -134,8 +134,8 @@ impl Op for Triad {
         Ok(vec![Kernel::of("naive", dispatches)])
     }
 
-    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
-        Ok(NativeKernel::new(|call| {
+    fn cpu(&self, _signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
+        Ok(CpuKernel::new(|call| {
             elementwise(call.output, [call.inputs[0], call.inputs[1]], |[a, b]| a + FACTOR as f32 * b);
         }))
     }

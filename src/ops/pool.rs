@@ -6,12 +6,12 @@
 //! window that would start behind the input and its left padding. Padding is minus infinity for max and
 //! zero for average; an average divides by the window's length within the padded input.
 
-use super::finish;
-use super::native::{fill_map, row};
+use super::cpu::{fill_map, row};
+use super::epilogue;
 use super::pool_windows::{PoolKind, Window, bind_backward, larger, nested, shape_before};
 use super::shape::{MapLayout, mismatch};
 use super::window;
-use super::{Adjoint, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
+use super::{Adjoint, Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::{Family, Profile};
 use std::ops::Range;
@@ -137,7 +137,7 @@ impl Pool {
 }
 
 /// Windows of 2x2 side by side on the CPU, also as a step of other kernels: of a map as stored into the halved one.
-pub(super) fn native_halve(kind: PoolKind, map: &[f32], layout: MapLayout, output: &mut [f32]) {
+pub(super) fn cpu_halve(kind: PoolKind, map: &[f32], layout: MapLayout, output: &mut [f32]) {
     fill_map(halved(layout), output, |quad, y, texels| {
         let [upper, lower] = [0, 1].map(|line| row(map, layout, quad, 2 * y + line).as_chunks::<8>().0);
         for ((texel, a), b) in texels.as_chunks_mut::<4>().0.iter_mut().zip(upper).zip(lower) {
@@ -220,14 +220,14 @@ impl Op for Pool {
         Ok(kernels)
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let input = signature.inputs[0].expect_map("pool")?;
         let output = signature.output.expect_map("pool")?;
         if !self.is_halving(input, output) {
-            return Ok(self.kind.native(input, output, self.axes(input)?));
+            return Ok(self.kind.cpu(input, output, self.axes(input)?));
         }
         let kind = self.kind;
-        Ok(NativeKernel::new(move |call| native_halve(kind, call.inputs[0], input, call.output)))
+        Ok(CpuKernel::new(move |call| cpu_halve(kind, call.inputs[0], input, call.output)))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
@@ -301,14 +301,14 @@ impl Op for PoolBackward {
         Ok(kernels)
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let input = signature.output.expect_map("pool_backward")?;
         let output = self.pool.output(&[signature.output])?.expect_map("pool_backward")?;
         let (kind, rectified) = (self.pool.kind, self.rectified);
         if !self.pool.is_halving(input, output) {
-            return Ok(kind.native_backward(input, output, self.pool.axes(input)?, rectified));
+            return Ok(kind.cpu_backward(input, output, self.pool.axes(input)?, rectified));
         }
-        Ok(NativeKernel::new(move |call| {
+        Ok(CpuKernel::new(move |call| {
             let (x, dy) = (call.inputs[0], call.inputs[call.inputs.len() - 1]);
             fill_map(input, call.output, |quad, y, texels| {
                 if y / 2 == output.height {
@@ -351,7 +351,7 @@ impl Op for PoolBackward {
         let axes = self.pool.axes(input).expect("a valid size");
         let mut dx = self.pool.kind.reference_backward(inputs, input, &axes);
         if self.rectified {
-            finish::mask(&mut dx, inputs[0]);
+            epilogue::mask(&mut dx, inputs[0]);
         }
         dx
     }

@@ -2,10 +2,10 @@
 //!
 //! The order of summation is fixed, so a result repeats bit for bit on the same device.
 
+use super::cpu::write_number;
 use super::lanes::sums;
-use super::native::write_number;
 use super::shape::expect_same;
-use super::{Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
+use super::{Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -75,9 +75,9 @@ impl Op for Reduce {
         Ok(vec![kernel(first, signature.inputs[0], device)])
     }
 
-    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, _signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let kind = self.kind;
-        Ok(NativeKernel::new(move |call| {
+        Ok(CpuKernel::new(move |call| {
             let inputs = [call.inputs[0]];
             let [sum] = match kind {
                 ReduceKind::Sum => sums(inputs, |[x]| [x]),
@@ -119,8 +119,8 @@ impl Op for Dot {
         Ok(vec![kernel(first, signature.inputs[0], device)])
     }
 
-    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
-        Ok(NativeKernel::new(|call| {
+    fn cpu(&self, _signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
+        Ok(CpuKernel::new(|call| {
             let [sum] = sums([call.inputs[0], call.inputs[1]], |[a, b]| [a * b]);
             write_number(call.output, sum as f32);
         }))

@@ -3,7 +3,7 @@
 use super::lanes::elementwise;
 use super::window;
 use super::{
-    Adjoint, AdjointOperand, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature,
+    Adjoint, AdjointOperand, Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature,
 };
 use crate::error::Result;
 use crate::gpu::Profile;
@@ -29,8 +29,8 @@ impl Op for Relu {
         Ok(vec![window::elementwise_kernel("relu", &["input"], signature, device)])
     }
 
-    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
-        Ok(NativeKernel::new(|call| elementwise(call.output, [call.inputs[0]], |[x]| rectified(x))))
+    fn cpu(&self, _signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
+        Ok(CpuKernel::new(|call| elementwise(call.output, [call.inputs[0]], |[x]| rectified(x))))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
@@ -78,8 +78,8 @@ impl Op for ReluBackward {
         Ok(vec![Kernel::of("naive", dispatches)])
     }
 
-    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
-        Ok(NativeKernel::new(|call| mask_gradient(call.output, call.inputs[0], call.inputs[1])))
+    fn cpu(&self, _signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
+        Ok(CpuKernel::new(|call| mask_gradient(call.output, call.inputs[0], call.inputs[1])))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {

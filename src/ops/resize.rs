@@ -6,13 +6,13 @@
 //! pixels beyond the edge repeat it. Area is the mean over the pixels that [`AdaptivePool`] takes.
 
 use super::adaptive_pool::{AdaptivePool, resized};
+use super::cpu::{fill_map, row};
 use super::lanes::update;
-use super::native::{fill_map, row};
 use super::shape::MapLayout;
-use super::{Case, Dispatch, Kernel, NativeKernel, Op, Operand, PoolKind, Shape, Signature};
+use super::{Case, CpuKernel, Dispatch, Kernel, Op, Operand, PoolKind, Shape, Signature};
+use crate::allocation::zeros;
 use crate::error::{Error, Result};
 use crate::gpu::Profile;
-use crate::room::zeros;
 
 /// Invocations per workgroup; matches the shader.
 const GROUP: usize = 64;
@@ -210,15 +210,15 @@ impl Op for Resize {
         Ok(vec![Kernel::single("naive", dispatch)])
     }
 
-    fn native(&self, signature: &Signature, device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, device: &Profile) -> Result<CpuKernel> {
         if let Some(pool) = self.as_pool() {
-            return pool.native(signature, device);
+            return pool.cpu(signature, device);
         }
         let input = signature.inputs[0].expect_map("resize")?;
         let output = signature.output.expect_map("resize")?;
         let shares = [(output.height, input.height), (output.width, input.width)]
             .map(|(out, before)| self.mode.shares(out, before));
-        Ok(NativeKernel::new(move |call| weigh(call.inputs[0], input, &shares, call.output, output)))
+        Ok(CpuKernel::new(move |call| weigh(call.inputs[0], input, &shares, call.output, output)))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {

@@ -1,10 +1,10 @@
 //! A tensor times a number that lies on the device: how losses are taken relative to the size of their target.
 
+use super::cpu::write_number;
 use super::lanes::elementwise;
-use super::native::write_number;
 use super::window;
 use super::{
-    Adjoint, AdjointOperand, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature,
+    Adjoint, AdjointOperand, Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature,
 };
 use crate::error::Result;
 use crate::gpu::Profile;
@@ -43,8 +43,8 @@ impl Op for ScaleBy {
         Ok(vec![Kernel::of("naive", window::elementwise(&dispatch, &["input", "output"], quads, device))])
     }
 
-    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
-        Ok(NativeKernel::new(|call| {
+    fn cpu(&self, _signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
+        Ok(CpuKernel::new(|call| {
             let factor = call.inputs[1][0];
             elementwise(call.output, [call.inputs[0]], |[x]| x * factor);
         }))
@@ -82,9 +82,9 @@ impl Op for Reciprocal {
         Ok(vec![Kernel::single("naive", dispatch)])
     }
 
-    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, _signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let Self { scale, smallest } = *self;
-        Ok(NativeKernel::new(move |call| {
+        Ok(CpuKernel::new(move |call| {
             write_number(call.output, 1.0 / (scale * call.inputs[0][0] + smallest));
         }))
     }

@@ -3,7 +3,7 @@
 use super::lanes::{elementwise, sums};
 use super::shape::expect_same;
 use super::{
-    Adjoint, AdjointOperand, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature,
+    Adjoint, AdjointOperand, Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature,
 };
 use crate::error::Result;
 use crate::gpu::Profile;
@@ -48,9 +48,9 @@ impl Op for Softmax {
         Ok(vec![kernel(Dispatch::new("softmax", "forward"), signature.output)])
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let length = signature.output.elements();
-        Ok(NativeKernel::new(move |call| {
+        Ok(CpuKernel::new(move |call| {
             let x = &call.inputs[0][..length];
             let (high, powers) = largest_and_powers(x);
             let (output, padding) = call.output.split_at_mut(length);
@@ -92,9 +92,9 @@ impl Op for SoftmaxBackward {
         Ok(vec![kernel(dispatch, signature.output)])
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let length = signature.output.elements();
-        Ok(NativeKernel::new(move |call| {
+        Ok(CpuKernel::new(move |call| {
             let inputs = [call.inputs[0], call.inputs[1]].map(|input| &input[..length]);
             let [sum] = sums(inputs, |[y, dy]| [y * dy]);
             let sum = sum as f32;

@@ -1,11 +1,11 @@
 //! Total variation of a map in the three definitions of the peers, with their factors left to the loss weight.
 
+use super::cpu::{fill_map, row, sums_in_order, write_number};
 use super::lanes::{part_sums, update};
-use super::native::{fill_map, row, sums_in_order, write_number};
 use super::shape::MapLayout;
 use super::sum;
 use super::{
-    Adjoint, AdjointOperand, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature,
+    Adjoint, AdjointOperand, Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature,
 };
 use crate::error::Result;
 use crate::gpu::Profile;
@@ -241,10 +241,10 @@ impl Op for TotalVariation {
         Ok(vec![sum::total(vec![first], partials, scale, device)])
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let map = signature.inputs[0].expect_map("total_variation")?;
         let kind = self.kind;
-        Ok(NativeKernel::new(move |call| {
+        Ok(CpuKernel::new(move |call| {
             let row_sum = |index| [kind.row_sum(call.inputs[0], map, index / map.height, index % map.height)];
             let [sum] = sums_in_order(map.quads() * map.height, row_sum);
             write_number(call.output, sum as f32);
@@ -304,10 +304,10 @@ impl Op for TotalVariationBackward {
         Ok(vec![Kernel::single("naive", kernel)])
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let map = signature.output.expect_map("total_variation_backward")?;
         let (kind, whole) = (self.kind, self.whole(map));
-        Ok(NativeKernel::new(move |call| {
+        Ok(CpuKernel::new(move |call| {
             let upstream = call.inputs[1][0];
             fill_map(map, call.output, |quad, y, gradient| {
                 kind.row_gradient((call.inputs[0], map, whole), (quad, y), gradient);

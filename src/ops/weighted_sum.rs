@@ -1,10 +1,10 @@
 //! Weighted sum of tensors of one shape: gradients that were computed apart from each other, put together.
 
+use super::cpu::for_each_part;
 use super::lanes::update;
-use super::native::for_each_part;
 use super::shape::mismatch;
 use super::window;
-use super::{Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
+use super::{Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -46,8 +46,8 @@ impl Op for WeightedSum {
         Ok(vec![Kernel::of("naive", dispatches)])
     }
 
-    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
-        Ok(NativeKernel::new(|call| {
+    fn cpu(&self, _signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
+        Ok(CpuKernel::new(|call| {
             let [weights, summands @ ..] = &call.inputs[..] else { return };
             for_each_part(call.output, |range, sum| {
                 for (index, (summand, weight)) in summands.iter().zip(*weights).enumerate() {

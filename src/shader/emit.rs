@@ -2,7 +2,7 @@
 //! hands them to Vulkan, DirectX 12 and Metal, with its numbering of bindings and with all of its checks
 //! (indices, divisions, endless loops).
 
-use super::reflect::{Extensions, Interface, Resource, ResourceKind, needs_matrices, needs_subgroups};
+use super::reflect::{Extensions, Interface, Resource, ResourceKind, needs_coop_matrix, needs_subgroups};
 use super::variant::Shader;
 use crate::error::{Error, Result};
 use naga::back::{hlsl, msl, spv};
@@ -30,7 +30,7 @@ impl Target {
     pub const ALL: [Self; 5] = [Self::Wgpu, Self::Web, Self::Spirv, Self::Hlsl, Self::Msl];
 
     /// True if shaders with cooperative matrices can be emitted for it.
-    pub fn has_matrices(self) -> bool {
+    pub fn has_coop_matrix(self) -> bool {
         !matches!(self, Self::Web | Self::Hlsl)
     }
 
@@ -113,7 +113,7 @@ impl Emitter {
         let refuse = |message: String| {
             Error::gpu(format!("shader {}/{entry} as {}", self.name, target.name()), message)
         };
-        if needs_matrices(&self.source) && !target.has_matrices() {
+        if needs_coop_matrix(&self.source) && !target.has_coop_matrix() {
             return Err(refuse("it has no cooperative matrices".to_owned()));
         }
         match target {
@@ -340,7 +340,7 @@ mod tests {
             let emitter = Emitter::new("t", &shader).unwrap();
             for target in Target::ALL {
                 let code = emitter.emit("main", target);
-                assert_eq!(code.is_ok(), target.has_matrices(), "{code:?}");
+                assert_eq!(code.is_ok(), target.has_coop_matrix(), "{code:?}");
             }
         }
         let without = Shader::build("t", &source.replace("enable f16;", ""), &[], true);

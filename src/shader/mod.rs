@@ -22,7 +22,7 @@ use branch::keep_branches;
 pub use emit::{Code, Emitter, Target};
 pub use folder::{Folder, Reloaded};
 pub use reflect::{
-    Extensions, Interface, Member, Resource, ResourceKind, ScalarKind, needs_matrices, needs_subgroups,
+    Extensions, Interface, Member, Resource, ResourceKind, ScalarKind, needs_coop_matrix, needs_subgroups,
 };
 pub use source::{SOURCES, files, generation, source};
 pub use unroll::unroll;

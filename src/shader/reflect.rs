@@ -77,7 +77,7 @@ pub fn needs_subgroups(text: &str) -> bool {
 }
 
 /// True if WGSL text uses cooperative matrices, and numbers in f16 with them.
-pub fn needs_matrices(text: &str) -> bool {
+pub fn needs_coop_matrix(text: &str) -> bool {
     text.lines().any(|line| line.trim() == "enable wgpu_cooperative_matrix;")
 }
 
@@ -87,13 +87,13 @@ pub struct Extensions {
     /// Subgroup operations.
     pub subgroups: bool,
     /// Cooperative matrices and f16.
-    pub matrices: bool,
+    pub coop_matrix: bool,
 }
 
 impl Extensions {
     /// Those that this text uses.
     pub fn of(text: &str) -> Self {
-        Self { subgroups: needs_subgroups(text), matrices: needs_matrices(text) }
+        Self { subgroups: needs_subgroups(text), coop_matrix: needs_coop_matrix(text) }
     }
 
     /// A validator that knows what shaders here may use, and the only one who knows.
@@ -102,7 +102,7 @@ impl Extensions {
         // `unpack2x16float` (f16 storage, f32 arithmetic) is core WGSL; only old OpenGL lacks it.
         let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
         capabilities.set(Capabilities::SUBGROUP, self.subgroups);
-        capabilities.set(Capabilities::COOPERATIVE_MATRIX | Capabilities::SHADER_FLOAT16, self.matrices);
+        capabilities.set(Capabilities::COOPERATIVE_MATRIX | Capabilities::SHADER_FLOAT16, self.coop_matrix);
         let mut validator = Validator::new(ValidationFlags::all(), capabilities);
         if self.subgroups {
             validator.subgroup_stages(ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());

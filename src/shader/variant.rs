@@ -1,6 +1,6 @@
 //! From a file and its constants to the final source.
 
-use super::reflect::{Interface, needs_matrices};
+use super::reflect::{Interface, needs_coop_matrix};
 use super::{keep_branches, source, unroll};
 use crate::error::{Error, Result};
 use std::borrow::Cow;
@@ -62,7 +62,7 @@ impl Shader {
             text = set_const(name, &text, constant, *value)?;
         }
         // A constant can't choose a type.
-        if needs_matrices(&text) && consts.contains(&("SIDE", 8)) {
+        if needs_coop_matrix(&text) && consts.contains(&("SIDE", 8)) {
             text = text.replace("coop_mat16x16", "coop_mat8x8");
         }
         let refuse = |what: &str, message: String| Error::gpu(format!("{what} of shader {name}"), message);

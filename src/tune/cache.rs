@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::escape::shown;
 use crate::files::read_text;
 use crate::gpu::{Context, Precision};
-use crate::graph::{Choice, Choices, Use};
+use crate::graph::{Choice, Choices, KernelUse};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -62,7 +62,7 @@ pub struct Entry {
     pub precision: Precision,
     /// For what.
     #[serde(flatten)]
-    pub of: Use,
+    pub of: KernelUse,
     /// Hash of the candidates, see [`crate::graph::content`].
     pub content: String,
     /// The variant to take.
@@ -195,7 +195,7 @@ mod tests {
             adapter: adapter(),
             exact: false,
             precision: Precision::Single,
-            of: Use {
+            of: KernelUse {
                 op: "conv".into(),
                 form: vec!["conv/forward RELU=1".into()],
                 channels: vec![[3, 0], [64, 0]],

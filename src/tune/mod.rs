@@ -12,7 +12,7 @@ pub use select::{Contest, Selection};
 
 use crate::error::{Error, Result};
 use crate::graph::{
-    Engine, Memory, PrepareOptions, PreparedNode, Program, SingleOp, SingleRun, Use, WARM_UP_PAUSED,
+    Engine, KernelUse, Memory, PrepareOptions, PreparedNode, Program, SingleOp, SingleRun, WARM_UP_PAUSED,
     candidates, content, warm_up,
 };
 use crate::ops::{Kernel, Op, Signature};
@@ -26,9 +26,9 @@ const MOST_RUNS: usize = 32;
 
 /// What was found for one use.
 #[derive(Debug, Clone)]
-pub struct Found {
+pub struct Tuned {
     /// The use.
-    pub of: Use,
+    pub of: KernelUse,
     /// Names of the candidates, the default first.
     pub variants: Vec<&'static str>,
     /// Candidates that did not take part, and why.
@@ -42,7 +42,7 @@ pub struct Found {
 /// # Errors
 /// As [`candidates`].
 pub fn uses(engine: &Engine, nodes: &[PreparedNode]) -> Result<Vec<(Arc<dyn Op>, Signature)>> {
-    let mut found: Vec<(Use, Arc<dyn Op>, Signature)> = Vec::new();
+    let mut found: Vec<(KernelUse, Arc<dyn Op>, Signature)> = Vec::new();
     for node in nodes {
         // Ops that change their inputs can't be run again and again on them.
         if !node.op.mutates().is_empty() {
@@ -51,7 +51,7 @@ pub fn uses(engine: &Engine, nodes: &[PreparedNode]) -> Result<Vec<(Arc<dyn Op>,
         if candidates(node.op.as_ref(), &node.signature, engine.profile())?.len() < 2 {
             continue;
         }
-        let of = Use::of(node.op.as_ref(), &node.signature, engine.profile())?;
+        let of = KernelUse::of(node.op.as_ref(), &node.signature, engine.profile())?;
         if !found.iter().any(|(earlier, ..)| *earlier == of) {
             found.push((of, node.op.clone(), node.signature.clone()));
         }
@@ -67,7 +67,7 @@ pub fn tune_all(
     engine: &mut Arc<Engine>,
     uses: &[(Arc<dyn Op>, Signature)],
     cache: &mut Cache,
-    mut after: impl FnMut(&dyn Op, &Signature, &Found, &Cache) -> Result<()>,
+    mut after: impl FnMut(&dyn Op, &Signature, &Tuned, &Cache) -> Result<()>,
 ) -> Result<()> {
     for (op, signature) in uses {
         // Those of the use before; all together might not fit.
@@ -90,7 +90,7 @@ pub fn tune(
     signature: &Signature,
     contest: &Contest,
     cache: &mut Cache,
-) -> Result<Found> {
+) -> Result<Tuned> {
     let kernels = candidates(op.as_ref(), signature, engine.profile())?;
     let variants: Vec<&'static str> = kernels.iter().map(|kernel| kernel.variant).collect();
     let mut refused = Vec::new();
@@ -108,7 +108,7 @@ pub fn tune(
             Err(failed) => return Err(failed.error),
         }
     };
-    let of = Use::of(op.as_ref(), signature, engine.profile())?;
+    let of = KernelUse::of(op.as_ref(), signature, engine.profile())?;
     if let (Some(selection), Some(context)) = (&selection, engine.gpu()) {
         let measured = variants.iter().zip(&selection.seconds);
         cache.insert(Entry {
@@ -123,7 +123,7 @@ pub fn tune(
                 .collect(),
         });
     }
-    Ok(Found { of, variants, refused, selection })
+    Ok(Tuned { of, variants, refused, selection })
 }
 
 /// An error, and the candidate that ran.

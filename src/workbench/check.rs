@@ -68,7 +68,7 @@ pub fn check(
                 };
                 (Some(difference), fault)
             }
-            Err(error @ (Error::Gpu { .. } | Error::Native { .. } | Error::OutOfMemory { .. })) => {
+            Err(error @ (Error::Gpu { .. } | Error::Cpu { .. } | Error::OutOfMemory { .. })) => {
                 (None, Some(error.to_string()))
             }
             Err(Error::DeviceLost(message)) => {

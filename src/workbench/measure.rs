@@ -167,7 +167,7 @@ pub fn bytes(engine: &Engine, op: &dyn Op, single: &SingleOp) -> Result<u64> {
     let signature = single.signature();
     // The CPU device has no naive kernels; how large tensors and weights are is the same everywhere.
     let any = Profile { family: Family::Naive, ..Profile::minimal() };
-    let profile = if engine.profile().native { &any } else { engine.profile() };
+    let profile = if engine.profile().cpu { &any } else { engine.profile() };
     let kernels = op.kernels(signature, profile)?;
     Ok(kernels.last().map_or(0, |naive| catalogue::bytes(signature, naive)))
 }

@@ -1,9 +1,9 @@
 //! The ops of a VGG network as cases: what kernels are timed at.
 
 use crate::ops::{
-    AdaptivePool, Add, Affine, AffineBackward, Case, Conv, ConvBackward, Filter, Gram, GramBackward, Linear,
-    LinearBackward, Matrix, MatrixValues, MeanSquaredError, MseBackward, Op, Pool, PoolBackward, PoolKind,
-    Relu, ReluBackward, Shape, TotalVariation, TotalVariationBackward, VariationKind,
+    AdaptivePool, Add, Case, Conv, ConvBackward, Filter, Gram, GramBackward, Linear, LinearBackward, Matrix,
+    MatrixValues, MeanSquaredError, MseBackward, Op, Pool, PoolBackward, PoolKind, Preprocess,
+    PreprocessBackward, Relu, ReluBackward, Shape, TotalVariation, TotalVariationBackward, VariationKind,
 };
 use crate::vgg::{LayerKind, Network, Preprocessing};
 use std::sync::Arc;
@@ -65,9 +65,9 @@ pub fn network_cases(layers: &[LayerShape], side: usize) -> Vec<(String, Case)> 
     let mut cases = Cases::default();
     let picture = Shape::map(3, side, side);
     let affine = Preprocessing::Torchvision.affine();
-    let affine = Affine { order: affine.order, scale: affine.scale, bias: affine.bias };
-    cases.add(format!("preprocess @{side}"), affine, &[picture], 1e-5);
-    cases.add(format!("preprocess_backward @{side}"), AffineBackward { affine }, &[picture], 1e-5);
+    let forward = Preprocess { order: affine.order, scale: affine.scale, bias: affine.bias };
+    cases.add(format!("preprocess @{side}"), forward, &[picture], 1e-5);
+    cases.add(format!("preprocess_backward @{side}"), PreprocessBackward { forward }, &[picture], 1e-5);
     let kind = VariationKind::Squared;
     cases.add(format!("total_variation @{side}"), TotalVariation { kind }, &[picture], 1e-5);
     let one = Shape::Vector(1);
@@ -119,7 +119,7 @@ impl Cases {
     fn conv(&mut self, ins: usize, outs: usize, side: usize) {
         let conv = Conv::same(filter(outs, ins), true);
         let (input, output) = (Shape::map(ins, side, side), Shape::map(outs, side, side));
-        let backward = ConvBackward { conv: conv.clone(), size: [side, side], then: Default::default() };
+        let backward = ConvBackward { conv: conv.clone(), size: [side, side], epilogue: Default::default() };
         self.add(format!("conv {ins}->{outs}@{side}"), conv, &[input], 1e-5);
         self.add(format!("conv_backward {ins}->{outs}@{side}"), backward, &[output, output], 1e-5);
     }

@@ -4,7 +4,7 @@ use super::case::samples;
 use super::check::check;
 use super::naive::fault;
 use crate::error::{Error, Result};
-use crate::graph::{Engine, PrepareOptions, PreparedNode, SingleOp, Use, candidates};
+use crate::graph::{Engine, KernelUse, PrepareOptions, PreparedNode, SingleOp, candidates};
 use crate::ops::REGISTRY;
 use std::sync::Arc;
 
@@ -56,11 +56,11 @@ pub fn verify(engine: &Arc<Engine>, nodes: &[PreparedNode]) -> Result<Verified> 
         }
         verified.kernels += seen.len();
     }
-    let mut tested: Vec<(Use, &'static str)> = Vec::new();
+    let mut tested: Vec<(KernelUse, &'static str)> = Vec::new();
     // The CPU device has one kernel for each op, and so nothing to compare it with at these shapes.
     let compared = |node: &&PreparedNode| node.variant != "naive" && node.op.mutates().is_empty();
-    for node in nodes.iter().filter(compared).filter(|_| !engine.profile().native) {
-        let of = Use::of(node.op.as_ref(), &node.signature, engine.profile())?;
+    for node in nodes.iter().filter(compared).filter(|_| !engine.profile().cpu) {
+        let of = KernelUse::of(node.op.as_ref(), &node.signature, engine.profile())?;
         if tested.contains(&(of.clone(), node.variant)) {
             continue;
         }

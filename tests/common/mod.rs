@@ -11,7 +11,7 @@ pub mod statistics;
 pub mod synthetic;
 pub mod variants;
 
-use neural_mirage::gpu::{AdapterChoice, Context, DeviceOptions, Family, Matrices, Precision, Profile};
+use neural_mirage::gpu::{AdapterChoice, Context, CoopMatrix, DeviceOptions, Family, Precision, Profile};
 use neural_mirage::graph::Engine;
 use neural_mirage::image_io::Picture;
 use neural_mirage::ops::{CaseInput, Entry, Filter, REGISTRY, Shape};
@@ -185,9 +185,9 @@ pub fn profiles() -> Vec<(String, Profile)> {
     let half = Profile { family: Family::Buffer, precision: Precision::HalfWeights, ..minimal.clone() };
     profiles.push(("buffer with weights in f16".to_owned(), half));
     for side in [8, 16] {
-        let matrices = Some(Matrices { side, lanes: 32 });
+        let coop_matrix = Some(CoopMatrix { side, lanes: 32 });
         let precision = Precision::Half;
-        let profile = Profile { family: Family::Buffer, precision, matrices, ..large.clone() };
+        let profile = Profile { family: Family::Buffer, precision, coop_matrix, ..large.clone() };
         profiles.push((format!("buffer with matrices of {side}"), profile));
     }
     profiles.push(("naive".to_owned(), Profile { family: Family::Naive, ..large }));

@@ -8,8 +8,8 @@ use neural_mirage::Error;
 use neural_mirage::gpu::{DeviceOptions, Family, PipelineCache, PipelineKey};
 use neural_mirage::graph::{Engine, PrepareOptions, SingleOp, SingleRun, candidates};
 use neural_mirage::ops::{
-    Add, Case, CaseInput, Conv, ConvBackward, GramBackward, Kernel, MeanSquaredError, MseBackward, Op,
-    Operand, Padding, Pool, PoolBackward, PoolKind, Relu, ReluBackward, RootTrace, Shape, Then,
+    Add, Case, CaseInput, Conv, ConvBackward, GradientEpilogue, GramBackward, Kernel, MeanSquaredError,
+    MseBackward, Op, Operand, Padding, Pool, PoolBackward, PoolKind, Relu, ReluBackward, RootTrace, Shape,
 };
 use neural_mirage::shader::Shader;
 use neural_mirage::workbench::reference;
@@ -49,7 +49,7 @@ fn single(engine: &Arc<Engine>, case: &Case) -> SingleOp {
 
 /// The kernels that the engine chooses among.
 fn kernels(engine: &Engine, op: &dyn Op, single: &SingleOp) -> Vec<Kernel> {
-    if engine.profile().native {
+    if engine.profile().cpu {
         return candidates(op, single.signature(), engine.profile()).unwrap();
     }
     op.kernels(single.signature(), engine.profile()).unwrap()
@@ -153,7 +153,7 @@ fn every_op_runs_on_the_cpu_device() {
         // Only convolutions have an exact form.
         for case in cases().filter(|case| !exact || case.case.op.name().starts_with("conv")) {
             let seen = check(&engine, case, false, &mut Ran::new());
-            assert_eq!(seen.into_iter().collect::<Vec<_>>(), [(case.case.op.name(), "native")]);
+            assert_eq!(seen.into_iter().collect::<Vec<_>>(), [(case.case.op.name(), "cpu")]);
         }
     }
 }
@@ -214,7 +214,7 @@ fn dispatches_wider_than_the_device_wrap() {
     let _turn = turn();
     let conv = Conv::same(filter(5, 4, [3, 3]), true);
     let single_tap = Conv { padding: [0, 0], ..Conv::same(filter(6, 3, [1, 1]), false) };
-    let backward = ConvBackward { conv: conv.clone(), size: [61, 83], then: Then::default() };
+    let backward = ConvBackward { conv: conv.clone(), size: [61, 83], epilogue: GradientEpilogue::default() };
     let (input, output) = (Shape::map(4, 61, 83), Shape::map(5, 61, 83));
     let cases = [
         Case::normal(Add, &[Shape::Vector(6001); 2], 1e-7),
@@ -249,7 +249,7 @@ const INDICES: CaseInput =
 fn maps_larger_than_a_binding_run_in_windows() {
     let _turn = turn();
     let conv = Conv::same(filter(70, 36, [3, 3]), true);
-    let backward = ConvBackward { conv: conv.clone(), size: [21, 33], then: Then::default() };
+    let backward = ConvBackward { conv: conv.clone(), size: [21, 33], epilogue: GradientEpilogue::default() };
     let (input, output) = (Shape::map(36, 21, 33), Shape::map(70, 21, 33));
     let halve = Pool::halve(PoolKind::Max);
     let pool_backward = PoolBackward { pool: halve, size: [21, 33], rectified: false };
@@ -267,7 +267,7 @@ fn maps_larger_than_a_binding_run_in_windows() {
     let (few, many) = (Shape::map(20, 21, 33), output);
     let edges_backward = |outs, ins| {
         let conv = Conv { relu: ins > outs, ..replicate(outs, ins) };
-        ConvBackward { conv, size: [21, 33], then: Then { add: true, mask: true } }
+        ConvBackward { conv, size: [21, 33], epilogue: GradientEpilogue { add: true, mask: true } }
     };
     let cases = [
         Case::normal(replicate(70, 20), &[few], 1e-5),
@@ -300,14 +300,15 @@ fn maps_larger_than_a_binding_run_in_windows() {
 fn winograd_in_buffers_runs_in_windows() {
     let _turn = turn();
     let conv = Conv::same(filter(40, 36, [3, 3]), true);
-    let then = Then { add: true, mask: true };
-    let backward = ConvBackward { conv: Conv { relu: false, ..conv.clone() }, size: [61, 83], then };
+    let epilogue = GradientEpilogue { add: true, mask: true };
+    let backward = ConvBackward { conv: Conv { relu: false, ..conv.clone() }, size: [61, 83], epilogue };
     let (input, output) = (Shape::map(36, 61, 83), Shape::map(40, 61, 83));
     let pooled = Conv { pool: true, ..conv.clone() };
     // Larger, so that the pooled map comes in windows too.
     let large = Shape::map(36, 101, 103);
     let (halved, indices) = (pooled.output(&[large]).unwrap(), pooled.saved(&[large]).unwrap());
-    let pooled_backward = ConvBackward { conv: pooled.clone(), size: [101, 103], then: Then::default() };
+    let pooled_backward =
+        ConvBackward { conv: pooled.clone(), size: [101, 103], epilogue: GradientEpilogue::default() };
     let cases = [
         Case::normal(conv, &[input], 1e-5),
         // As the registry's tolerance for convolutions.

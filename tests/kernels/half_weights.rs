@@ -5,8 +5,8 @@ use half::f16;
 use neural_mirage::gpu::{DeviceOptions, Family, Precision};
 use neural_mirage::graph::SingleOp;
 use neural_mirage::ops::{
-    Case, CaseInput, Conv, ConvBackward, Filter, Linear, LinearBackward, Matrix, MatrixValues, Op, Shape,
-    Then,
+    Case, CaseInput, Conv, ConvBackward, Filter, GradientEpilogue, Linear, LinearBackward, Matrix,
+    MatrixValues, Op, Shape,
 };
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -67,7 +67,8 @@ fn convolutions_round_their_weights_and_nothing_else() {
             _ => DIRECT,
         };
         seen.extend(check(Arc::new(conv.clone()), &direct, &[(input, CaseInput::Normal)], tolerance));
-        let backward = |conv| ConvBackward { conv, size: [height, width], then: Then::default() };
+        let backward =
+            |conv| ConvBackward { conv, size: [height, width], epilogue: GradientEpilogue::default() };
         let drawn = [(output, CaseInput::Rectified), (output, CaseInput::Normal)];
         seen.extend(check(Arc::new(backward(conv)), &backward(direct), &drawn, tolerance));
     }

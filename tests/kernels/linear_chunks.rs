@@ -5,7 +5,7 @@ use crate::common::{assert_close, engine, turn, widen};
 use neural_mirage::gpu::{Context, DeviceOptions, Family, Profile};
 use neural_mirage::graph::{Engine, SingleOp};
 use neural_mirage::ops::{
-    Adjoint, Kernel, Linear, LinearBackward, Matrix, NativeKernel, Op, Operand, Shape, Signature,
+    Adjoint, CpuKernel, Kernel, Linear, LinearBackward, Matrix, Op, Operand, Shape, Signature,
 };
 use neural_mirage::{Error, Result};
 use rand::SeedableRng;
@@ -33,8 +33,8 @@ impl Op for Limited {
         self.op.kernels(signature, &Profile { max_binding: self.max_binding, ..device.clone() })
     }
 
-    fn native(&self, signature: &Signature, device: &Profile) -> Result<NativeKernel> {
-        self.op.native(signature, device)
+    fn cpu(&self, signature: &Signature, device: &Profile) -> Result<CpuKernel> {
+        self.op.cpu(signature, device)
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {

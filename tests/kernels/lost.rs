@@ -5,7 +5,7 @@ use neural_mirage::Result;
 use neural_mirage::gpu::{DeviceOptions, Profile};
 use neural_mirage::graph::Engine;
 use neural_mirage::ops::{
-    Case, CaseInput, Constant, Dispatch, Initializer, Kernel, NativeKernel, Op, Operand, Shape, Signature,
+    Case, CaseInput, Constant, CpuKernel, Dispatch, Initializer, Kernel, Op, Operand, Shape, Signature,
     Storage,
 };
 use neural_mirage::tune::{Cache, Contest, tune};
@@ -53,8 +53,8 @@ impl Op for Losing {
         Ok(["first", "second", "naive"].map(kernel).into())
     }
 
-    fn native(&self, _: &Signature, _: &Profile) -> Result<NativeKernel> {
-        Ok(NativeKernel::new(|call| call.output.copy_from_slice(call.inputs[0])))
+    fn cpu(&self, _: &Signature, _: &Profile) -> Result<CpuKernel> {
+        Ok(CpuKernel::new(|call| call.output.copy_from_slice(call.inputs[0])))
     }
 
     fn reference(&self, inputs: &[&[f64]], _: &[Shape]) -> Vec<f64> {

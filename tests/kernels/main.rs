@@ -4,10 +4,10 @@ mod cases;
 #[path = "../common/mod.rs"]
 mod common;
 mod comparator;
+mod coop_matrix;
 mod half_weights;
 mod linear_chunks;
 mod lost;
-mod matrices;
 mod not_a_number;
 mod quirks;
 mod references;

@@ -3,9 +3,9 @@
 use crate::common::golden::{Golden, pair, shape, text};
 use crate::common::{assert_close, widen};
 use neural_mirage::ops::{
-    Adam, AdaptivePool, AdjointOperand, Affine, Conv, Dot, Filter, Gram, Linear, Matrix, MatrixValues,
-    MeanSquaredError, Op, Padding, Pool, PoolKind, Reduce, ReduceKind, Relu, Resize, ResizeMode, Shape,
-    Softmax, TotalVariation, VariationKind,
+    Adam, AdaptivePool, AdjointOperand, Conv, Dot, Filter, Gram, Linear, Matrix, MatrixValues,
+    MeanSquaredError, Op, Padding, Pool, PoolKind, Preprocess, Reduce, ReduceKind, Relu, Resize, ResizeMode,
+    Shape, Softmax, TotalVariation, VariationKind,
 };
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -83,7 +83,7 @@ fn build(case: &Value, inputs: &[(Vec<usize>, Vec<f32>)]) -> (Arc<dyn Op>, usize
         "total_variation" => (Arc::new(TotalVariation { kind: variation(attrs) }), 1),
         "preprocess" => {
             let order = [0, 1, 2].map(|index| attrs["order"][index].as_u64().expect("an index") as usize);
-            (Arc::new(Affine { order, scale: triple(&attrs["scale"]), bias: triple(&attrs["bias"]) }), 1)
+            (Arc::new(Preprocess { order, scale: triple(&attrs["scale"]), bias: triple(&attrs["bias"]) }), 1)
         }
         "resize" => {
             let mode = match text(&attrs["mode"]) {

@@ -5,7 +5,7 @@ use crate::common::{engine_with, turn};
 use neural_mirage::Result;
 use neural_mirage::gpu::{DeviceOptions, Precision, Profile};
 use neural_mirage::graph::{Bindings, Goals, Graph, Program};
-use neural_mirage::ops::{Conv, Filter, Kernel, NativeKernel, Op, Relu, Shape, Signature};
+use neural_mirage::ops::{Conv, CpuKernel, Filter, Kernel, Op, Relu, Shape, Signature};
 use neural_mirage::tune::{Adapter, Cache, Contest, tune};
 use std::sync::Arc;
 
@@ -33,8 +33,8 @@ impl Op for Faulty {
         Ok(vec![with("refused", [u32::MAX, 1, 1]), with("wrong", [1, 1, 1]), naive])
     }
 
-    fn native(&self, signature: &Signature, device: &Profile) -> Result<NativeKernel> {
-        Relu.native(signature, device)
+    fn cpu(&self, signature: &Signature, device: &Profile) -> Result<CpuKernel> {
+        Relu.cpu(signature, device)
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
@@ -117,8 +117,8 @@ impl Op for Swapped {
         Ok(kernels)
     }
 
-    fn native(&self, signature: &Signature, device: &Profile) -> Result<NativeKernel> {
-        Relu.native(signature, device)
+    fn cpu(&self, signature: &Signature, device: &Profile) -> Result<CpuKernel> {
+        Relu.cpu(signature, device)
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {

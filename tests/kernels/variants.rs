@@ -5,7 +5,7 @@
 use crate::common::variants::{for_each_dispatch, variants};
 use neural_mirage::ops::REGISTRY;
 use neural_mirage::shader::{
-    Code, Emitter, Interface, SOURCES, Shader, Target, needs_matrices, needs_subgroups,
+    Code, Emitter, Interface, SOURCES, Shader, Target, needs_coop_matrix, needs_subgroups,
 };
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ fn emit(what: &str, shader: &Shader, entries: &[&str]) {
     let emitter = Emitter::new(what, shader).unwrap_or_else(|error| panic!("{error}"));
     for entry in entries {
         for target in Target::ALL {
-            if needs_matrices(&shader.source) && !target.has_matrices() {
+            if needs_coop_matrix(&shader.source) && !target.has_coop_matrix() {
                 assert!(emitter.emit(entry, target).is_err(), "{what} as {}", target.name());
                 continue;
             }
@@ -73,8 +73,8 @@ fn every_call_fits_its_entry_point_and_its_device() {
         if profile.lanes.is_none() {
             assert!(!needs_subgroups(&shader.source), "{what}: needs subgroups, the device has none");
         }
-        if profile.matrices.is_none() {
-            assert!(!needs_matrices(&shader.source), "{what}: needs matrices, the device has none");
+        if profile.coop_matrix.is_none() {
+            assert!(!needs_coop_matrix(&shader.source), "{what}: needs matrices, the device has none");
         }
     });
 }

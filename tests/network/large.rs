@@ -92,8 +92,8 @@ fn the_default_network_paints_4096_pixels_on_a_device_of_one_gibibyte() {
 fn the_gradient_of_4096_pixels_does_not_depend_on_the_tiles() {
     let (network, request) = default_request([SIDE, SIDE]);
     let request = with_gram_matrices(request);
-    let native = cpu(DeviceOptions { exact: true, ..DeviceOptions::default() });
-    let [expected, found] = [448, TILE].map(|tile| evaluate(&native, &network, &request, Some(tile)));
+    let cpu = cpu(DeviceOptions { exact: true, ..DeviceOptions::default() });
+    let [expected, found] = [448, TILE].map(|tile| evaluate(&cpu, &network, &request, Some(tile)));
     compare(&found, &expected, GRADIENT, "4096 pixels, other tiles");
 }
 

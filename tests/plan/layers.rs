@@ -10,7 +10,7 @@ const FOLDERS: &[&str] =
 const LAYERS: &[&str] =
     &["cli", "web", "mirage", "tune", "workbench", "graph", "ops", "shader", "gpu", "vgg", "image_io"];
 /// What any module imports.
-const FOR_ALL: &[&str] = &["error", "escape", "files", "hex", "room"];
+const FOR_ALL: &[&str] = &["allocation", "error", "escape", "files", "hex"];
 
 /// A module by its path, from the folder on: `["graph", "fuse", "mask"]`.
 type Module = Vec<String>;

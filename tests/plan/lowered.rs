@@ -240,8 +240,8 @@ fn faults(program: &Lowered, profile: &Profile) -> Vec<String> {
 #[test]
 fn a_network_lowers_without_a_device_to_a_sound_program() {
     let net = Net::new();
-    let native = ("native".to_owned(), Profile::native());
-    for (name, profile) in profiles().into_iter().chain([native]) {
+    let cpu = ("cpu".to_owned(), Profile::cpu());
+    for (name, profile) in profiles().into_iter().chain([cpu]) {
         for share in [true, false] {
             let program = net.lower(&profile, share);
             let found = faults(&program, &profile);
@@ -278,15 +278,15 @@ fn a_spoilt_program_is_found() {
     assert!(spoilt(|program| program.buffers[0].bytes /= 2), "a slot is too small");
     assert!(spoilt(|program| drop(program.params.drain(..512))), "parameters are gone");
     assert!(spoilt(|program| program.readbacks[1].values[0].2.offset += 1 << 20));
-    let native = |spoil: fn(&mut Lowered)| {
-        let mut program = net.lower(&Profile::native(), true);
+    let cpu = |spoil: fn(&mut Lowered)| {
+        let mut program = net.lower(&Profile::cpu(), true);
         spoil(&mut program);
-        !faults(&program, &Profile::native()).is_empty()
+        !faults(&program, &Profile::cpu()).is_empty()
     };
-    assert!(!native(|_| {}));
-    assert!(native(|program| drop(program.steps.remove(0))), "the first step is gone");
-    assert!(native(|program| drop(program.functions.pop())), "a function is gone");
-    assert!(native(|program| program.operands[1].output = program.operands[1].inputs[0]), "in place");
+    assert!(!cpu(|_| {}));
+    assert!(cpu(|program| drop(program.steps.remove(0))), "the first step is gone");
+    assert!(cpu(|program| drop(program.functions.pop())), "a function is gone");
+    assert!(cpu(|program| program.operands[1].output = program.operands[1].inputs[0]), "in place");
 }
 
 /// Runs the nodes of a program on the host, by their f64 references, on memory as the program lays it out.

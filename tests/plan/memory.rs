@@ -7,7 +7,7 @@ use neural_mirage::graph::{
     Bindings, Engine, Goals, Graph, Place, Plan, PrepareOptions, Program, TensorId, gradient,
 };
 use neural_mirage::ops::{
-    Add, CaseInput, Conv, Dispatch, Kernel, NativeKernel, Op, Operand, Relu, Shape, Signature,
+    Add, CaseInput, Conv, CpuKernel, Dispatch, Kernel, Op, Operand, Relu, Shape, Signature,
 };
 use neural_mirage::{Error, Result};
 use proptest::prelude::*;
@@ -40,9 +40,9 @@ impl Op for AddOver {
             .linear(count, 64, device);
         Ok(vec![Kernel::single("naive", dispatch)])
     }
-    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, _signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let add = |(sum, a): (&mut f32, &f32)| *sum += a;
-        Ok(NativeKernel::new(move |call| call.output.iter_mut().zip(call.inputs[0]).for_each(add)))
+        Ok(CpuKernel::new(move |call| call.output.iter_mut().zip(call.inputs[0]).for_each(add)))
     }
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
         Add.reference(inputs, shapes)
@@ -382,8 +382,8 @@ fn a_scratch_buffer_beyond_the_limit_is_refused() {
             ];
             Ok(vec![Kernel { variant: "naive", dispatches, scratch: vec![1 << 16] }])
         }
-        fn native(&self, signature: &Signature, device: &Profile) -> Result<NativeKernel> {
-            Relu.native(signature, device)
+        fn cpu(&self, signature: &Signature, device: &Profile) -> Result<CpuKernel> {
+            Relu.cpu(signature, device)
         }
         fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
             inputs[0].iter().map(|value| value.max(0.0)).collect()
@@ -432,9 +432,9 @@ impl Op for TwoStaged {
         Ok(vec![Kernel::single("texture", dispatch)])
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let Signature { inputs: shapes, output } = signature.clone();
-        Ok(NativeKernel::new(move |call| {
+        Ok(CpuKernel::new(move |call| {
             let stored = call.inputs.iter().zip(&shapes);
             let wide: Vec<Vec<f64>> = stored.map(|(stored, shape)| widen(&shape.unpack(stored))).collect();
             let wide: Vec<&[f64]> = wide.iter().map(Vec::as_slice).collect();

@@ -1,7 +1,7 @@
 //! Every variant through the compilers and validators of other people.
 
 use crate::common::variants::{Variant, variants};
-use neural_mirage::shader::{Emitter, Shader, Target, needs_matrices};
+use neural_mirage::shader::{Emitter, Shader, Target, needs_coop_matrix};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
@@ -17,8 +17,9 @@ fn check_all(
 ) {
     let folder = tempfile::tempdir().unwrap();
     let mut variants: Vec<Variant> = variants().into_keys().collect();
-    variants
-        .retain(|(name, consts, _)| needs_matrices(&Shader::load(name, consts).unwrap().source) == matrices);
+    variants.retain(|(name, consts, _)| {
+        needs_coop_matrix(&Shader::load(name, consts).unwrap().source) == matrices
+    });
     let (next, failures) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
@@ -82,7 +83,7 @@ fn spirv_is_valid_for_vulkan() {
 /// Only with a spirv-val that knows them, as those that `tools/test_drivers` runs do.
 #[test]
 #[ignore = "needs the package spirv-tools: see docs/portability.md"]
-fn spirv_on_matrices_is_valid_for_vulkan() {
+fn spirv_with_coop_matrix_is_valid_for_vulkan() {
     let version = spirv_val();
     if version < [2023, 4] {
         return println!("spirv-val {version:?} does not know cooperative matrices: nothing was checked");

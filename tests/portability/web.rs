@@ -7,7 +7,7 @@ use crate::common::{distance, inputs, profiles, widen};
 use neural_mirage::gpu::Profile;
 use neural_mirage::graph::candidates;
 use neural_mirage::ops::{Case, Kernel, REGISTRY, Shape, Signature, TEXTURE_WIDTH};
-use neural_mirage::shader::{Code, Emitter, SOURCES, Shader, Target, needs_matrices, needs_subgroups};
+use neural_mirage::shader::{Code, Emitter, SOURCES, Shader, Target, needs_coop_matrix, needs_subgroups};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
@@ -116,7 +116,7 @@ fn sample(lanes: Option<u32>) -> Vec<(Case, Signature, Kernel, u64)> {
     // Without subgroups no kernel uses the files that need them; browsers have no cooperative matrices, and what prepares
     // for them is compiled only.
     let excused = |name: &str, text: &str| {
-        (lanes.is_none() && needs_subgroups(text)) || needs_matrices(text) || name.starts_with("half_")
+        (lanes.is_none() && needs_subgroups(text)) || needs_coop_matrix(text) || name.starts_with("half_")
     };
     for (name, text) in SOURCES {
         let runs = entries.iter().any(|(shader, _)| shader == name);
@@ -148,7 +148,7 @@ impl Plan {
         let dispatched: BTreeSet<_> =
             run.iter().map(|(shader, consts, _)| (*shader, consts.clone())).collect();
         let on_matrices =
-            |(name, consts, _): &Variant| needs_matrices(&Shader::load(name, consts).unwrap().source);
+            |(name, consts, _): &Variant| needs_coop_matrix(&Shader::load(name, consts).unwrap().source);
         let compiled = variants().into_keys().filter(|variant| !on_matrices(variant));
         for (shader, consts, entry) in compiled.chain(run) {
             wanted.entry((shader, consts)).or_default().insert(entry);

@@ -162,10 +162,10 @@ fn the_functions_of_the_cpu_are_tested_and_listed_too() {
         command.assert()
     };
     let tested = on_cpu(&["test", "gram", "--shapes", "quick"]).success();
-    tested.stdout(contains("native").and(contains(" 0 failed")));
+    tested.stdout(contains("cpu").and(contains(" 0 failed")));
     // There is nothing of the CPU's to be shown, and a shader of one's own needs a graphics device.
     on_cpu(&["show", "gram/naive"]).code(2).stderr(contains("--adapter cpu has none"));
-    on_cpu(&["list", "gram"]).success().stdout(contains("native"));
+    on_cpu(&["list", "gram"]).success().stdout(contains("cpu"));
     place.file("own.wgsl", b"@compute @workgroup_size(1) fn main() {}");
     on_cpu(&["run", "own.wgsl"]).code(2).stderr(contains("--adapter cpu has none"));
 }

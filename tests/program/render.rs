@@ -21,7 +21,7 @@ fn a_run_leaves_picture_snapshots_and_a_log_of_the_stated_form() {
     assert!(output.stdout.is_empty());
     assert!(printed.contains("time to first iteration") && printed.contains("kernels: "), "{printed}");
     let layer = printed.lines().find(|line| line.starts_with("  relu4_2 "));
-    let families = ["native", "texture", "buffer"];
+    let families = ["cpu", "texture", "buffer"];
     let known = |line: &str| line.ends_with('%') && families.iter().any(|family| line.contains(family));
     assert!(layer.is_some_and(known), "{printed}");
     assert!(printed.contains("no snapshot after iteration 99"), "{printed}");

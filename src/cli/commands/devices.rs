@@ -4,7 +4,7 @@ use crate::cli::output::escape::one_line;
 use crate::cli::output::format::bytes;
 use crate::cli::output::streams;
 use crate::error::Result;
-use crate::gpu::{AdapterKind, AdapterSummary, Matrices, adapters, hidden_gpus, quirks};
+use crate::gpu::{AdapterKind, AdapterSummary, CoopMatrix, adapters, hidden_gpus, quirks};
 use crate::graph::Processor;
 use std::fmt::Write as _;
 
@@ -75,7 +75,7 @@ fn describe(adapter: &AdapterSummary, default: &str) -> String {
             yes_no(adapter.f16),
             yes_no(adapter.subgroups),
             yes_no(adapter.timestamps),
-            adapter.matrices.map_or("no".to_owned(), |Matrices { side, .. }| format!("{side}x{side}"))
+            adapter.coop_matrix.map_or("no".to_owned(), |CoopMatrix { side, .. }| format!("{side}x{side}"))
         ),
     );
     for quirk in quirks(info) {

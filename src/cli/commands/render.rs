@@ -161,7 +161,7 @@ impl RenderRun {
             // The trace of a failed run is saved too.
             match engine.save_trace(&trace, path, self.overwrite) {
                 Ok(()) => self.terminal.lines.print(&format!("Trace: {}", shown(path))),
-                Err(error) => self.terminal.lines.trouble(&format!("no trace: {error}")),
+                Err(error) => self.terminal.lines.problem(&format!("no trace: {error}")),
             }
         }
         self.terminal.lines.close();
@@ -174,7 +174,7 @@ impl RenderRun {
                 log.error(error, self.rescued);
             }
         }
-        self.terminal.print_troubles();
+        self.terminal.print_problems();
         done
     }
 
@@ -333,7 +333,7 @@ impl RenderRun {
         let picture = checked.at_full_size(&outcome.picture)?;
         let saved = checked.files.write_output(&picture, &self.texts(outcome.iterations));
         self.finish_film(outcome.iterations);
-        self.terminal.print_troubles();
+        self.terminal.print_problems();
         if let Err(Unsaved { error, rescued }) = saved {
             self.rescued = rescued.map(|place| (outcome.iterations, place));
             self.note_checkpoint();
@@ -369,7 +369,7 @@ impl RenderRun {
         let Some(film) = self.film.take() else { return };
         match film.finish(&texts) {
             Ok(text) => self.terminal.lines.print(&text),
-            Err(error) => self.status.borrow_mut().troubles.push(error.to_string()),
+            Err(error) => self.status.borrow_mut().problems.push(error.to_string()),
         }
     }
 
@@ -388,7 +388,7 @@ impl RenderRun {
                 self.rescued = Some((iteration, output.clone()));
             }
             Err(Unsaved { error, rescued }) => {
-                self.terminal.lines.trouble(&error.to_string());
+                self.terminal.lines.problem(&error.to_string());
                 self.rescued = rescued.map(|place| (iteration, place));
             }
         }

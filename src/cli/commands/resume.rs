@@ -104,7 +104,7 @@ fn continued(args: &ResumeArgs, saved: SavedCheckpoint) -> Result<(RenderArgs, E
     let changes = |change: Change| {
         given.iter().any(|(name, _)| options::row(name).is_some_and(|row| row.change == change))
     };
-    let branches = changes(Change::Branches) || changes(Change::BranchesAnew);
+    let branches = changes(Change::Branches) || changes(Change::BranchesAndRemeasures);
     balance(given, &mut options, &saved.file);
     let resumed = ResumedRun::new(saved.run, &args.file);
     let resumed = (!branches && !is_given(given, "output")).then_some(resumed);
@@ -132,7 +132,7 @@ fn continued(args: &ResumeArgs, saved: SavedCheckpoint) -> Result<(RenderArgs, E
     let render = option_words::parse(&options)?;
     let state = EarlierState {
         replaced: replaced_optimizer(&saved.options, &render),
-        measures_weights_anew: changes(Change::BranchesAnew),
+        measures_weights_anew: changes(Change::BranchesAndRemeasures),
         // The step that the run had come to was a part of another one.
         forgets_halvings: is_given(given, "learning_rate"),
         file: saved.file,

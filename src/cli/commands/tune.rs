@@ -12,7 +12,7 @@ use crate::mirage::Request;
 use crate::mirage::Scales;
 use crate::mirage::Session;
 use crate::mirage::preset::Preset;
-use crate::tune::{Cache, Found, tune_all, uses};
+use crate::tune::{Cache, Tuned, tune_all, uses};
 use clap::Args;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -118,7 +118,7 @@ pub(in crate::cli) fn run(args: &TuneArgs) -> Result<()> {
 }
 
 /// `texture 1.25 ms, winograd 0.90 ms: winograd`, with those that were refused.
-fn line(found: &Found) -> String {
+fn line(found: &Tuned) -> String {
     let Some(selection) = &found.selection else {
         return format!("nothing to choose from ({})", refusals(found));
     };
@@ -129,7 +129,7 @@ fn line(found: &Found) -> String {
     format!("{}: {}{refused}", times.join(", "), found.variants[selection.winner])
 }
 
-fn refusals(found: &Found) -> String {
+fn refusals(found: &Tuned) -> String {
     let reasons: Vec<String> =
         found.refused.iter().map(|(variant, reason)| format!("{variant} left out: {reason}")).collect();
     reasons.join("; ")

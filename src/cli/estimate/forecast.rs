@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn the_line_states_all_classes_and_the_time() {
-        let mut cpu = forecast(Profile::native(), None, None);
+        let mut cpu = forecast(Profile::cpu(), None, None);
         let line = cpu.line();
         for words in ["weights", "activations and gradients", "optimiser", "targets", "pictures", "program"] {
             assert!(line.contains(words), "{words}: {line}");
@@ -254,9 +254,9 @@ mod tests {
 
     #[test]
     fn what_exceeds_a_budget_is_found() {
-        let needed = forecast(Profile::native(), None, None).memory.needed();
+        let needed = forecast(Profile::cpu(), None, None).memory.needed();
         for (bytes, fits) in [(needed, true), (needed - 1, false)] {
-            let cpu = forecast(Profile::native(), Some(bytes), Some(1));
+            let cpu = forecast(Profile::cpu(), Some(bytes), Some(1));
             assert_eq!(cpu.budgets.exceeded(&cpu.memory).is_none(), fits, "its memory is one");
         }
         let gpu = forecast(Profile::minimal(), Some(u64::MAX), Some(1));

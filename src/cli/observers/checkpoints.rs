@@ -10,7 +10,7 @@ use crate::mirage::{Event, Observer, State};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-/// Saves each state in one file: the newest replaces the one before. A state that can't be saved is a trouble of the run,
+/// Saves each state in one file: the newest replaces the one before. A state that can't be saved is a problem of the run,
 /// not its end; it is rescued to another place.
 #[derive(Debug)]
 pub(in crate::cli) struct Checkpoints {
@@ -63,18 +63,18 @@ impl Checkpoints {
         let place = rescued.as_ref().map(|place| format!("; it is in {}", shown(place)));
         // One from before is still there.
         self.saved = rescued.clone().or(before);
-        let trouble = is_new.then(|| format!("no checkpoint: {error}{}", place.unwrap_or_default()));
-        (rescued, trouble)
+        let problem = is_new.then(|| format!("no checkpoint: {error}{}", place.unwrap_or_default()));
+        (rescued, problem)
     }
 }
 
 impl Observer for Checkpoints {
     fn observe(&mut self, event: Event<'_>) -> Result<ControlFlow<()>> {
         if let Event::State(state) = event {
-            let (place, trouble) = self.save(state);
+            let (place, problem) = self.save(state);
             let mut status = self.status.borrow_mut();
             status.checkpoint = place;
-            status.troubles.extend(trouble);
+            status.problems.extend(problem);
         }
         Ok(ControlFlow::Continue(()))
     }

@@ -14,7 +14,7 @@ use std::rc::Rc;
 /// How long a frame is shown, in milliseconds: 150 iterations make 72 frames, 6 seconds.
 const FRAME: u32 = 80;
 
-/// Records the frames of a film. A frame that can't be recorded is a trouble of the run, not its end.
+/// Records the frames of a film. A frame that can't be recorded is a problem of the run, not its end.
 #[derive(Debug)]
 pub(in crate::cli) struct FilmRecorder {
     path: PathBuf,
@@ -79,8 +79,8 @@ impl Observer for FilmRecorder {
             if let Err(error) = recorded
                 && !self.failed
             {
-                let trouble = format!("the film lacks frames from iteration {iteration} on: {error}");
-                self.status.borrow_mut().troubles.push(trouble);
+                let problem = format!("the film lacks frames from iteration {iteration} on: {error}");
+                self.status.borrow_mut().problems.push(problem);
             }
             self.failed = failed;
         }

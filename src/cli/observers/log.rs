@@ -153,14 +153,14 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Writes the log. One that can't be written is a trouble of the run, not its end.
+/// Writes the log. One that can't be written is a problem of the run, not its end.
 #[derive(Debug)]
 pub(in crate::cli) struct Log {
     lines: LogLines,
     checked: Rc<CheckedRun>,
     status: SharedStatus,
-    /// Troubles that were written.
-    troubles_seen: usize,
+    /// Problems that were written.
+    problems_seen: usize,
 }
 
 impl Log {
@@ -175,12 +175,12 @@ impl Log {
         status: &SharedStatus,
     ) -> Result<Self> {
         let lines = LogLines::open(path, overwrite)?;
-        Ok(Self { lines, checked: checked.clone(), status: status.clone(), troubles_seen: 0 })
+        Ok(Self { lines, checked: checked.clone(), status: status.clone(), problems_seen: 0 })
     }
 
     /// The run ended with its picture saved.
     pub(in crate::cli) fn end(&mut self, ending: &str, outcome: &RunResult) {
-        self.troubles(outcome.iterations);
+        self.problems(outcome.iterations);
         self.write(&Line::End {
             ending,
             iterations: outcome.iterations,
@@ -194,26 +194,26 @@ impl Log {
     pub(in crate::cli) fn error(&mut self, error: &Error, rescued: Option<(u32, PathBuf)>) {
         let (iteration, output) = rescued.unzip();
         let (message, exit_code) = (error.to_string(), error.exit_code());
-        self.troubles(iteration.unwrap_or_default());
+        self.problems(iteration.unwrap_or_default());
         self.write(&Line::Error { message, exit_code, iteration, output: output.as_deref().map(path_text) });
         self.finish();
     }
 
     fn finish(&mut self) {
-        let trouble = self.lines.finish();
-        self.status.borrow_mut().troubles.extend(trouble);
+        let problem = self.lines.finish();
+        self.status.borrow_mut().problems.extend(problem);
     }
 
     fn write(&mut self, line: &Line<'_>) {
         // Maps with keys that are texts, and no values that JSON lacks: this can't fail.
         let Ok(text) = serde_json::to_string(line) else { return };
-        if let Some(trouble) = self.lines.write(&text) {
-            self.status.borrow_mut().troubles.push(trouble);
+        if let Some(problem) = self.lines.write(&text) {
+            self.status.borrow_mut().problems.push(problem);
         }
     }
 
-    fn troubles(&mut self, iteration: u32) {
-        let new = self.status.borrow().new_troubles(&mut self.troubles_seen);
+    fn problems(&mut self, iteration: u32) {
+        let new = self.status.borrow().new_problems(&mut self.problems_seen);
         new.iter().for_each(|message| self.write(&Line::Warning { iteration, message }));
     }
 
@@ -247,7 +247,7 @@ impl Log {
         let iteration = report.iteration;
         let warnings = self.status.borrow().warnings.clone();
         warnings.iter().for_each(|message| self.write(&Line::Warning { iteration, message }));
-        self.troubles(iteration);
+        self.problems(iteration);
     }
 
     fn snapshot(&mut self, iteration: u32, readout: &Readout) {

@@ -147,7 +147,7 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "another").unwrap();
         assert_eq!(log.write("2"), None);
-        assert!(log.finish().is_some_and(|trouble| trouble.contains("the log was removed; it is in ")));
+        assert!(log.finish().is_some_and(|problem| problem.contains("the log was removed; it is in ")));
         let LogLines::File(place, ..) = log else { panic!() };
         assert_eq!(std::fs::read(place).unwrap(), b"1\n2\n");
         assert_eq!(std::fs::read(path).unwrap(), b"another");
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn a_device_that_takes_nothing_ends_the_log_with_a_word() {
         let mut log = LogLines::open(Path::new("/dev/full"), false).unwrap();
-        assert!(log.write("1").is_some_and(|trouble| trouble.contains("the log ends here: /dev/full")));
+        assert!(log.write("1").is_some_and(|problem| problem.contains("the log ends here: /dev/full")));
         assert_eq!(log.write("2"), None);
     }
 }

@@ -24,8 +24,8 @@ pub(in crate::cli) struct Page {
     title: String,
     /// True while the run is paused.
     paused: bool,
-    /// Troubles that were shown.
-    troubles_seen: usize,
+    /// Problems that were shown.
+    problems_seen: usize,
     /// Notes that were shown: a run whose device is opened again starts with the same.
     notes_seen: HashSet<String>,
 }
@@ -57,7 +57,7 @@ impl Page {
             status: status.clone(),
             title,
             paused: false,
-            troubles_seen: 0,
+            problems_seen: 0,
             notes_seen: HashSet::new(),
         })
     }
@@ -69,14 +69,14 @@ impl Page {
 
     /// The run is over.
     pub(in crate::cli) fn end(mut self, ending: &str, output: &str) {
-        self.troubles();
+        self.problems();
         self.page.end(ending, output);
     }
 
     /// Shows what went wrong since the last time.
-    fn troubles(&mut self) {
-        for trouble in self.status.borrow().new_troubles(&mut self.troubles_seen) {
-            self.page.note(&trouble);
+    fn problems(&mut self) {
+        for problem in self.status.borrow().new_problems(&mut self.problems_seen) {
+            self.page.note(&problem);
         }
     }
 
@@ -135,7 +135,7 @@ impl Page {
 
 impl Observer for Page {
     fn observe(&mut self, event: Event<'_>) -> Result<ControlFlow<()>> {
-        self.troubles();
+        self.problems();
         match event {
             Event::Started(started) => self.started(started),
             Event::Scale(started) => self.page.scale(started.index),

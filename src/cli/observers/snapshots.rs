@@ -7,7 +7,7 @@ use crate::mirage::{Event, Observer};
 use std::ops::ControlFlow;
 use std::rc::Rc;
 
-/// Saves each snapshot beside the finished picture, with the run's metadata. One that can't be saved is a trouble of the
+/// Saves each snapshot beside the finished picture, with the run's metadata. One that can't be saved is a problem of the
 /// run, not its end.
 #[derive(Debug)]
 pub(in crate::cli) struct Snapshots {
@@ -40,7 +40,7 @@ impl Observer for Snapshots {
                     status.snapshot = None;
                     // A full disk fails all that follow: once is enough.
                     if !std::mem::replace(&mut self.failed, true) {
-                        status.troubles.push(format!("no snapshot: {error}"));
+                        status.problems.push(format!("no snapshot: {error}"));
                     }
                 }
             }

@@ -19,7 +19,7 @@ pub(in crate::cli) struct RunStatus {
     /// Where the newest checkpoint was saved, if it could be.
     pub checkpoint: Option<PathBuf>,
     /// What went wrong beside the picture, in the order in which it did. A run goes on without what it can do without.
-    pub troubles: Vec<String>,
+    pub problems: Vec<String>,
 }
 
 /// The status of one run, shared by all its observers.
@@ -28,14 +28,14 @@ pub(in crate::cli) type SharedStatus = Rc<RefCell<RunStatus>>;
 impl RunStatus {
     /// The status of a run that is about to start.
     pub(in crate::cli) fn new(metadata: RunMetadata, notes: Vec<String>) -> SharedStatus {
-        let (warnings, troubles) = (Vec::new(), Vec::new());
-        Rc::new(RefCell::new(Self { metadata, notes, warnings, snapshot: None, checkpoint: None, troubles }))
+        let (warnings, problems) = (Vec::new(), Vec::new());
+        Rc::new(RefCell::new(Self { metadata, notes, warnings, snapshot: None, checkpoint: None, problems }))
     }
 
-    /// The troubles that are new to an observer that has seen the first `seen` of them.
-    pub(in crate::cli) fn new_troubles(&self, seen: &mut usize) -> Vec<String> {
-        let new = self.troubles[*seen..].to_vec();
-        *seen = self.troubles.len();
+    /// The problems that are new to an observer that has seen the first `seen` of them.
+    pub(in crate::cli) fn new_problems(&self, seen: &mut usize) -> Vec<String> {
+        let new = self.problems[*seen..].to_vec();
+        *seen = self.problems.len();
         new
     }
 }

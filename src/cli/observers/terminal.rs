@@ -35,8 +35,8 @@ pub(in crate::cli) struct RunTerminal {
     pace: Pace,
     /// The groups' losses in the last report, for the bar.
     losses: String,
-    /// Troubles that were printed.
-    troubles_seen: usize,
+    /// Problems that were printed.
+    problems_seen: usize,
 }
 
 impl RunTerminal {
@@ -57,14 +57,14 @@ impl RunTerminal {
             awaits_report: args.verbose,
             pace: Pace::default(),
             losses: String::new(),
-            troubles_seen: 0,
+            problems_seen: 0,
         }
     }
 
-    /// Prints the troubles that are new.
-    pub(in crate::cli) fn print_troubles(&mut self) {
-        for trouble in self.status.borrow().new_troubles(&mut self.troubles_seen) {
-            self.lines.trouble(&trouble);
+    /// Prints the problems that are new.
+    pub(in crate::cli) fn print_problems(&mut self) {
+        for problem in self.status.borrow().new_problems(&mut self.problems_seen) {
+            self.lines.problem(&problem);
         }
     }
 
@@ -183,7 +183,7 @@ impl RunTerminal {
 
 impl Observer for RunTerminal {
     fn observe(&mut self, event: Event<'_>) -> Result<ControlFlow<()>> {
-        self.print_troubles();
+        self.print_problems();
         match event {
             Event::Started(started) => self.started(started),
             Event::Scale(started) => self.scale(started),

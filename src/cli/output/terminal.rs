@@ -52,7 +52,7 @@ impl Terminal {
     }
 
     /// Prints, quiet or not, what went wrong beside the picture.
-    pub(in crate::cli) fn trouble(&self, text: &str) {
+    pub(in crate::cli) fn problem(&self, text: &str) {
         let text = format!("warning: {}", one_line(text));
         if self.quiet { streams::eprint(&text) } else { self.print(&text) }
     }

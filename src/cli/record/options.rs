@@ -27,7 +27,7 @@ pub(in crate::cli) enum Change {
     /// The run branches off into a new picture.
     Branches,
     /// It branches off, and its weights are measured again.
-    BranchesAnew,
+    BranchesAndRemeasures,
 }
 
 /// How a sweep takes an option.
@@ -145,7 +145,7 @@ impl Row {
 
     /// A change alters the gradients.
     const fn changes_gradients(mut self) -> Self {
-        self.change = Change::BranchesAnew;
+        self.change = Change::BranchesAndRemeasures;
         self
     }
 

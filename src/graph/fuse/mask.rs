@@ -3,7 +3,7 @@
 
 use super::pattern::{op, sole_producer};
 use crate::graph::ir::{Graph, Node, TensorId};
-use crate::ops::{Conv, ConvBackward, PoolBackward, PoolKind, Then};
+use crate::ops::{Conv, ConvBackward, GradientEpilogue, PoolBackward, PoolKind};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -31,8 +31,11 @@ pub(super) fn apply(graph: &mut Graph, at: usize, kept: &HashSet<TensorId>) -> b
 
 /// The node with the mask where it writes its result, if it can.
 fn masked(node: &Node, activation: TensorId) -> Option<Node> {
-    if let Some(backward) = op::<ConvBackward>(node).filter(|op| !op.then.mask) {
-        let fused = ConvBackward { then: Then { mask: true, ..backward.then }, ..backward.clone() };
+    if let Some(backward) = op::<ConvBackward>(node).filter(|op| !op.epilogue.mask) {
+        let fused = ConvBackward {
+            epilogue: GradientEpilogue { mask: true, ..backward.epilogue },
+            ..backward.clone()
+        };
         let inputs = [&node.inputs[..], &[activation]].concat();
         return Some(Node { op: Arc::new(fused), inputs, ..node.clone() });
     }

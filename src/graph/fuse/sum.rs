@@ -2,7 +2,7 @@
 
 use super::pattern::{op, sole_producer};
 use crate::graph::ir::{Graph, Node, TensorId};
-use crate::ops::{Add, ChannelMeanBackward, ConvBackward, Op, Then};
+use crate::ops::{Add, ChannelMeanBackward, ConvBackward, GradientEpilogue, Op};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -31,9 +31,9 @@ pub(super) fn apply(graph: &mut Graph, at: usize, kept: &HashSet<TensorId>) -> b
 
 /// The node's op with the sum where it writes its result, if it can do that.
 fn adding(node: &Node) -> Option<Arc<dyn Op>> {
-    if let Some(backward) = op::<ConvBackward>(node).filter(|op| op.then == Then::default()) {
-        let then = Then { add: true, mask: false };
-        return Some(Arc::new(ConvBackward { then, ..backward.clone() }));
+    if let Some(backward) = op::<ConvBackward>(node).filter(|op| op.epilogue == GradientEpilogue::default()) {
+        let epilogue = GradientEpilogue { add: true, mask: false };
+        return Some(Arc::new(ConvBackward { epilogue, ..backward.clone() }));
     }
     let backward = op::<ChannelMeanBackward>(node).filter(|op| !op.add)?;
     Some(Arc::new(ChannelMeanBackward { add: true, ..*backward }))

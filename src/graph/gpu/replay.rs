@@ -190,7 +190,7 @@ impl Replay {
                     Work::Copy { from, to, bytes: *bytes }
                 }
                 Action::Call { .. } => {
-                    return Err(Error::gpu(&step.label, "is a native function: no shader"));
+                    return Err(Error::gpu(&step.label, "is a CPU function: no shader"));
                 }
             }))
         };

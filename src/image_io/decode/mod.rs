@@ -16,7 +16,7 @@ use image::ImageFormat;
 use image::metadata::Orientation;
 
 use super::{Alpha, Decoded, Picture, metadata, structure};
-use crate::room::zeros;
+use crate::allocation::zeros;
 use crate::{Error, Result, files};
 use failure::{Failure, REPLACE};
 pub use reading::ReadOptions;

@@ -8,7 +8,7 @@ use super::super::color::{self, Profile};
 use super::super::rows::{Colors, Keep, Layout, Rows, Sample};
 use super::super::{MAX_PIXELS, check_size};
 use super::failure::Failure;
-use crate::room::zeros;
+use crate::allocation::zeros;
 
 /// Pixels that a byte of a file may stand for where the whole picture is decoded at once: more than any photo has, and
 /// more than JPEG can hold.

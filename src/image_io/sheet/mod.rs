@@ -5,7 +5,7 @@ mod text;
 use noto_sans_mono_bitmap::RasterHeight;
 
 use super::{MAX_PIXELS, MAX_SIDE, Picture, check_size};
-use crate::room::zeros;
+use crate::allocation::zeros;
 use crate::{Error, Result};
 use text::Font;
 

@@ -1,6 +1,7 @@
 //! Reads a checkpoint: first everything is checked, then those tensors are read that the run goes on from.
 
 use super::{FORMAT, LAST_LOOK, NO_HASH, PIECE, SHARES, TENSOR, WEIGHTS, hash_at};
+use crate::allocation::with_capacity;
 use crate::error::{Error, Result};
 use crate::files::{LENGTH_BYTES, LONGEST_HEADER, open_ordinary};
 use crate::hex::hex;
@@ -8,12 +9,11 @@ use crate::mirage::loss::Shares;
 use crate::mirage::objective::step::StateTensors;
 use crate::mirage::optimizer::Optimizer;
 use crate::mirage::request::Request;
-use crate::mirage::run::reporting::LOOKED_AT;
+use crate::mirage::run::reporting::CHANGE_SAMPLES;
 use crate::mirage::run::state::{EarlierScale, State};
 use crate::mirage::scales::Scale;
 use crate::mirage::weighting::{GroupWeight, Weights};
 use crate::ops::Shape;
-use crate::room::room;
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 use sha2::{Digest as _, Sha256};
@@ -252,8 +252,8 @@ impl Opened {
     /// Refuses tensors that are not as long as those of a picture of this size, before they are read: a file may state any
     /// length, and lie about its own.
     fn check_lengths(&self, [height, width]: [usize; 2]) -> std::result::Result<(), String> {
-        if let Some(look) = self.count(LAST_LOOK).filter(|count| *count > LOOKED_AT) {
-            return Err(format!("its last look has {look} values"));
+        if let Some(look) = self.count(LAST_LOOK).filter(|count| *count > CHANGE_SAMPLES) {
+            return Err(format!("the picture that the change is measured from has {look} values"));
         }
         let picture = height.saturating_mul(width).saturating_mul(3);
         if self.count(&format!("{TENSOR}picture")) != Some(picture) {
@@ -293,7 +293,7 @@ impl Opened {
             }
             let count = self.count(&name).unwrap_or(0);
             let is_kept = is_needed(&name);
-            let mut values = room(if is_kept { count } else { 0 }).map_err(|problem| {
+            let mut values = with_capacity(if is_kept { count } else { 0 }).map_err(|problem| {
                 Error::io(path, "reading the checkpoint")(std::io::Error::other(problem))
             })?;
             let is_finite = read_values(file, count, &mut hash, is_kept.then_some(&mut values))

@@ -6,7 +6,7 @@ use crate::mirage::objective::prepare::AHEAD;
 use crate::mirage::objective::step::{STATE_PICTURE, StatePart};
 use crate::mirage::objective::tiling::in_transit::InTransit;
 use crate::mirage::request::{Init, Request, Schedule};
-use crate::mirage::run::reporting::LOOKED_AT;
+use crate::mirage::run::reporting::CHANGE_SAMPLES;
 use crate::mirage::scales::Scale;
 use crate::ops::Shape;
 
@@ -29,7 +29,7 @@ pub(in crate::mirage) struct ToNextScale {
 pub(in crate::mirage) struct Host<'a> {
     pub request: &'a Request,
     /// True on the CPU device.
-    pub native: bool,
+    pub cpu: bool,
     pub scale: Scale,
     /// Pixels of the scale before, if there is one.
     pub pixels_before: Option<u64>,
@@ -57,9 +57,8 @@ impl Host<'_> {
         let [pictures, optimizer] = self.parts(true).map(|shapes| shapes.iter().map(Shape::bytes).sum());
         // Gradients that are kept are bound, too.
         let others = live.bound.saturating_sub(pictures + optimizer + targets);
-        let pictures_read =
-            if self.native || self.is_tiled() { 0 } else { self.reads() * self.pixels() * RGB };
-        let read = pictures_read + if self.native { 0 } else { self.state_bytes() };
+        let pictures_read = if self.cpu || self.is_tiled() { 0 } else { self.reads() * self.pixels() * RGB };
+        let read = pictures_read + if self.cpu { 0 } else { self.state_bytes() };
         MemoryClasses {
             weights: live.constants,
             activations: live.planned + live.scratch + others,
@@ -134,7 +133,7 @@ impl Host<'_> {
         match self.saves_states() {
             [true, _] if !self.is_tiled() => bytes.sum::<u64>() * self.states_on_their_way(),
             [false, false] => 0,
-            _ if self.native => 0,
+            _ if self.cpu => 0,
             _ => bytes.max().unwrap_or(0),
         }
     }
@@ -191,7 +190,7 @@ impl Host<'_> {
         let photo = if self.scale.size == self.request.size() { 0 } else { pixels * RGB };
         MemoryClasses {
             pictures: self.given() + photo,
-            staging: if self.native || self.is_tiled() { 0 } else { pixels * (RGB + 16) },
+            staging: if self.cpu || self.is_tiled() { 0 } else { pixels * (RGB + 16) },
             targets: self.targets,
             ..MemoryClasses::default()
         }
@@ -207,14 +206,14 @@ impl Host<'_> {
 
     /// Bytes of the values that the change is measured from.
     fn looked_at(&self, pixels: u64) -> u64 {
-        4 * (LOOKED_AT as u64).min(3 * pixels)
+        4 * (CHANGE_SAMPLES as u64).min(3 * pixels)
     }
 
     /// While a report's picture is read back. The CPU device hands over the memory that it was copied to, which counts as
     /// the device's; so there it is only the second and the third that take more.
     pub fn iterations(&self) -> MemoryClasses {
         let checkpoint = self.state_bytes() + self.state_values();
-        let reads = match self.native && !self.is_tiled() {
+        let reads = match self.cpu && !self.is_tiled() {
             true => self.reads() - 1,
             false => self.reads(),
         };
@@ -252,7 +251,7 @@ impl Host<'_> {
         let grain = |values: u64| if has_grain { values * 4 * larger } else { 0 };
         let kept = self.kept(self.pixels()) + self.held();
         let holding = |pictures, staging| MemoryClasses { pictures, staging, ..MemoryClasses::default() };
-        let of_reading = if self.native || self.is_tiled() { 0 } else { self.pixels() * 16 };
+        let of_reading = if self.cpu || self.is_tiled() { 0 } else { self.pixels() * 16 };
         ToNextScale {
             reading: holding(self.given() + kept, carried + of_reading),
             drawing: holding(self.given() + kept, carried + grain(GRAIN_VALUES)),

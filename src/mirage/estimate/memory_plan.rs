@@ -143,7 +143,7 @@ impl MemoryPlan {
         let scales = session.scales.clone();
         let mut host = Host {
             request,
-            native: profile.native,
+            cpu: profile.cpu,
             scale: scales[0],
             pixels_before: None,
             state: Vec::new(),
@@ -152,7 +152,7 @@ impl MemoryPlan {
             targets: 0,
         };
         let idle = if engine.has_idle_driver() { IDLE_DRIVER } else { 0 };
-        let driver = if profile.native { THREAD * threads + idle } else { DRIVER };
+        let driver = if profile.cpu { THREAD * threads + idle } else { DRIVER };
         let mut base = MemoryClasses {
             weights: network.resident_bytes() as u64,
             program: PROGRAM + driver,
@@ -190,7 +190,7 @@ impl MemoryPlan {
             host.state = objective.state.clone();
             host.gradient = objective.gradient_bytes();
             host.in_transit = objective.in_transit();
-            if !profile.native && profile.software {
+            if !profile.cpu && profile.software {
                 base.program = PROGRAM + DRIVER + PIPELINE * pipelines as u64;
             }
             let targets;
@@ -275,7 +275,7 @@ mod tests {
     fn profiles() -> [Profile; 3] {
         let software =
             Profile { software: true, max_binding: 1 << 30, max_buffer: 1 << 31, ..Profile::minimal() };
-        [Profile::native(), software, Profile::minimal()]
+        [Profile::cpu(), software, Profile::minimal()]
     }
 
     #[test]
@@ -293,7 +293,7 @@ mod tests {
             let factor = of_pixels(&large) as f64 / of_pixels(&small) as f64;
             assert!((1.5..=4.2).contains(&factor), "{factor} on {profile:?}");
             // Kernels of graphics devices are chosen by the number of Winograd tiles, too.
-            if profile.native {
+            if profile.cpu {
                 assert_eq!(iterations(&small).device.weights, iterations(&large).device.weights);
             }
         }
@@ -337,7 +337,7 @@ mod tests {
             let device = plan(&Profile::minimal(), large).peak().device.total();
             assert!(device <= 1 << 30, "{} MiB", device >> 20);
         }
-        let machine = plan(&Profile::native(), &large).needed();
+        let machine = plan(&Profile::cpu(), &large).needed();
         assert!(machine <= 2 << 30, "{} MiB", machine >> 20);
     }
 
@@ -352,11 +352,11 @@ mod tests {
         // Of 512 rows the first band has 102. The picture, the average and two moments, as stored and unpacked.
         let (stored, values) = (Shape::map(3, 102, 640).bytes(), 102 * 640 * RGB);
         let vectors = 1 << 10;
-        let (device, host) = staging(Arc::new(Adam::default()), &Profile::native());
+        let (device, host) = staging(Arc::new(Adam::default()), &Profile::cpu());
         assert_eq!(device, 0);
         assert!((0..vectors).contains(&(host - 4 * (stored + values))), "{host}");
         // L-BFGS has one band, of which only the picture is read.
-        let (_, host) = staging(Arc::new(Lbfgs::default()), &Profile::native());
+        let (_, host) = staging(Arc::new(Lbfgs::default()), &Profile::cpu());
         assert_eq!(host, Shape::map(3, 512, 640).bytes() + 512 * 640 * RGB);
     }
 
@@ -365,7 +365,7 @@ mod tests {
         let [one, two] = [1, 2].map(|scales| {
             let mut request = request(1024, 1024, scales);
             request.tiling = Tiling::Side(128);
-            plan(&Profile::native(), &request)
+            plan(&Profile::cpu(), &request)
         });
         let targets = |plan: &MemoryPlan| plan.peak().classes().targets;
         let earlier = targets(&two) - targets(&one);
@@ -374,7 +374,7 @@ mod tests {
 
     #[test]
     fn what_a_request_asks_for_counts() {
-        let cpu = Profile::native();
+        let cpu = Profile::cpu();
         let plain = plan(&cpu, &request(96, 96, 1));
         let optimizer = |request: &Request| plan(&cpu, request).peak().device.optimizer;
         let adam = request(96, 96, 1);

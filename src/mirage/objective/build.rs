@@ -29,8 +29,8 @@ struct WeightedLoss {
     own: f32,
 }
 
-/// Gradients with respect to the picture.
-pub(in crate::mirage) struct Gradients {
+/// PictureGradients with respect to the picture.
+pub(in crate::mirage) struct PictureGradients {
     /// Of the whole objective.
     pub all: TensorId,
     /// Of each measured group, at weight 1, with the group's name.
@@ -48,16 +48,16 @@ pub(in crate::mirage) struct GroupSum {
     pub groups: Vec<Option<String>>,
 }
 
-/// Gradients with respect to several tensors, in their order.
-pub(in crate::mirage) struct GradientsBy {
+/// PictureGradients with respect to several tensors, in their order.
+pub(in crate::mirage) struct TensorGradients {
     /// Of the whole objective.
     pub all: Vec<TensorId>,
     /// Of each measured group, at weight 1, with the group's name.
     pub groups: Vec<(String, Vec<TensorId>)>,
 }
 
-/// Gradients of each sum of losses with respect to some tensors, `None` where it does not depend on one.
-struct BySum {
+/// PictureGradients of each sum of losses with respect to some tensors, `None` where it does not depend on one.
+struct RawGradients {
     all: Vec<Option<TensorId>>,
     groups: Vec<(String, Vec<Option<TensorId>>)>,
     rest: Vec<Option<TensorId>>,
@@ -202,14 +202,15 @@ impl<'a> Build<'a> {
         group_of: &[Option<usize>],
         picture: TensorId,
         recompute: bool,
-    ) -> Result<Gradients> {
-        let BySum { all, groups, rest } = self.by_sum(groups, group_of, &[picture], recompute)?;
+    ) -> Result<PictureGradients> {
+        let RawGradients { all, groups, rest } =
+            self.raw_gradients(groups, group_of, &[picture], recompute)?;
         let one = |found: Vec<Option<TensorId>>| found.into_iter().next().flatten();
         let groups = groups
             .into_iter()
             .map(|(name, gradient)| Ok((name, one(gradient).ok_or_else(no_gradient)?)))
             .collect::<Result<_>>()?;
-        Ok(Gradients { all: one(all).ok_or_else(no_gradient)?, groups, rest: one(rest) })
+        Ok(PictureGradients { all: one(all).ok_or_else(no_gradient)?, groups, rest: one(rest) })
     }
 
     /// Appends the gradients of the whole objective, and of each measured group at weight 1, with respect to tensors from
@@ -218,14 +219,14 @@ impl<'a> Build<'a> {
     ///
     /// # Errors
     /// As [`Build::gradients`].
-    pub fn gradients_by(
+    pub fn gradients_wrt(
         &mut self,
         groups: &[Group],
         group_of: &[Option<usize>],
         by: &[(TensorId, Memory)],
-    ) -> Result<GradientsBy> {
+    ) -> Result<TensorGradients> {
         let tensors: Vec<TensorId> = by.iter().map(|(tensor, _)| *tensor).collect();
-        let BySum { all, groups, .. } = self.by_sum(groups, group_of, &tensors, false)?;
+        let RawGradients { all, groups, .. } = self.raw_gradients(groups, group_of, &tensors, false)?;
         if all.iter().all(Option::is_none) {
             return Err(no_gradient());
         }
@@ -250,7 +251,7 @@ impl<'a> Build<'a> {
         let all = stored(all)?;
         let groups =
             groups.into_iter().map(|(name, found)| Ok((name, stored(found)?))).collect::<Result<_>>()?;
-        Ok(GradientsBy { all, groups })
+        Ok(TensorGradients { all, groups })
     }
 
     /// True for a tensor that a node makes and no other node reads, if it has no other memory yet.
@@ -260,13 +261,13 @@ impl<'a> Build<'a> {
         made && !read && self.bound.get(&tensor).is_none_or(|other| other == memory)
     }
 
-    fn by_sum(
+    fn raw_gradients(
         &mut self,
         groups: &[Group],
         group_of: &[Option<usize>],
         by: &[TensorId],
         recompute: bool,
-    ) -> Result<BySum> {
+    ) -> Result<RawGradients> {
         let mut sums: Vec<(String, Vec<(TensorId, TensorId)>)> = Vec::new();
         let mut measured = Vec::new();
         for (at, group) in groups.iter().enumerate() {
@@ -288,7 +289,7 @@ impl<'a> Build<'a> {
         let mut found = self.differentiate(&sums, by, recompute)?;
         let all = found.pop().unwrap_or_default();
         let rest = found.pop().unwrap_or_default();
-        Ok(BySum { all, groups: measured.into_iter().zip(found).collect(), rest })
+        Ok(RawGradients { all, groups: measured.into_iter().zip(found).collect(), rest })
     }
 
     /// Appends the gradients of each of these sums with respect to each of `by`. With `recompute`, activations are computed
@@ -325,7 +326,7 @@ impl<'a> Build<'a> {
     ///
     /// # Errors
     /// If the device fails or has too little memory.
-    pub fn sum_of_groups(&mut self, gradients: &Gradients) -> Result<GroupSum> {
+    pub fn sum_of_groups(&mut self, gradients: &PictureGradients) -> Result<GroupSum> {
         let mut groups = Vec::new();
         let mut inputs = Vec::new();
         for (group, gradient) in &gradients.groups {

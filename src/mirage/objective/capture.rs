@@ -3,7 +3,7 @@
 use super::build::Build;
 use super::layer_statistic::{Captured, LayerStatistic, TargetPlace};
 use super::sources::Sources;
-use super::tiling::graph::Subject;
+use super::tiling::graph::TileContext;
 use super::tiling::passes::TilePasses;
 use super::tiling::planes::Pixels;
 use crate::error::Result;
@@ -74,8 +74,8 @@ pub(in crate::mirage) fn capture(
         }
         found.push((label, tensors));
     }
-    let subject = Subject { engine, network, view };
-    let tiles = sources.assembly.map(|assembly| assembly.prepare(subject, None)).transpose()?;
+    let context = TileContext { engine, network, view };
+    let tiles = sources.assembly.map(|assembly| assembly.prepare(context, None)).transpose()?;
     let tiles = tiles.as_ref().map(|tiles| (tiles, Pixels::Picture(picture)));
     let (mut captured, submission) = run(engine, build.graph, build.bound, &found, tiles)?;
     of_tiles.into_iter().for_each(|(index, target)| captured.insert(index, vec![target]));

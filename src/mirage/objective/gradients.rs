@@ -1,6 +1,6 @@
 //! How the gradients of an objective are computed: in one pass of the whole picture, or in passes over its tiles.
 
-use super::build::{Build, GradientsBy, GroupSum};
+use super::build::{Build, GroupSum, TensorGradients};
 use super::sections::{GRADIENT, GROUPS};
 use super::sources::Sources;
 use super::tiling::graph::TileGradients;
@@ -17,11 +17,11 @@ pub(in crate::mirage) struct GradientGoals {
     /// The norm of each measured group's gradient, with its name.
     pub norms: Vec<(String, TensorId)>,
     /// How they reach the picture.
-    pub reach: Reach,
+    pub path: GradientPath,
 }
 
 /// How gradients reach the picture.
-pub(in crate::mirage) enum Reach {
+pub(in crate::mirage) enum GradientPath {
     /// In the graph.
     Whole {
         /// Memory of the gradient of the whole objective.
@@ -69,12 +69,12 @@ impl GradientGoals {
                 None
             };
             let sections = vec![(GRADIENT.to_owned(), vec![gradients.all]), (GROUPS.to_owned(), of_groups)];
-            return Ok(Self { sections, norms, reach: Reach::Whole { gradient, sum } });
+            return Ok(Self { sections, norms, path: GradientPath::Whole { gradient, sum } });
         };
         let gradients = assembly.gradients(build, request.recompute)?;
         let by: Vec<(TensorId, Memory)> =
             assembly.sums().map(|sum| sum.tensor).zip(gradients.sums.iter().cloned()).collect();
-        let GradientsBy { all, groups: of_groups } = build.gradients_by(groups, group_of, &by)?;
+        let TensorGradients { all, groups: of_groups } = build.gradients_wrt(groups, group_of, &by)?;
         let mut sections = vec![(GRADIENT.to_owned(), all)];
         let mut names = Vec::new();
         for (group, by_sums) in of_groups {
@@ -82,7 +82,7 @@ impl GradientGoals {
             sections.push((section.clone(), by_sums));
             names.push([section, group]);
         }
-        Ok(Self { sections, norms: Vec::new(), reach: Reach::Tiles { gradients, groups: names } })
+        Ok(Self { sections, norms: Vec::new(), path: GradientPath::Tiles { gradients, groups: names } })
     }
 }
 

@@ -22,19 +22,19 @@ pub(in crate::mirage) struct Compact {
     size: [usize; 2],
     values: Vec<u16>,
     /// Values that were not finite, which are kept as black.
-    spoilt: usize,
+    non_finite: usize,
 }
 
 impl Compact {
     /// Of values channel after channel.
     fn of(planes: &Planes) -> Self {
-        let mut spoilt = 0;
+        let mut non_finite = 0;
         let round = |value: f32| {
-            spoilt += usize::from(!value.is_finite());
+            non_finite += usize::from(!value.is_finite());
             (value.clamp(0.0, 1.0) * LEVELS).round() as u16
         };
         let values = planes.interleaved().map(round).collect();
-        Self { size: planes.size(), values, spoilt }
+        Self { size: planes.size(), values, non_finite }
     }
 }
 
@@ -57,10 +57,10 @@ impl KeptPicture {
     }
 
     /// Values that are not finite.
-    pub fn spoilt(&self) -> usize {
+    pub fn non_finite(&self) -> usize {
         match self {
             Self::Whole(picture) => picture.rgb.iter().filter(|value| !value.is_finite()).count(),
-            Self::Compact(compact) => compact.spoilt,
+            Self::Compact(compact) => compact.non_finite,
         }
     }
 
@@ -99,7 +99,7 @@ mod tests {
         let values = vec![0.0, 0.25, 1.5, 1.0, f32::NAN, 0.7, 0.1, -1.0, 0.123_456, 0.5, f32::INFINITY, 0.9];
         let planes = Planes::of([2, 2], values);
         let compact = KeptPicture::of(&planes, true);
-        assert_eq!((compact.size(), compact.spoilt()), ([2, 2], 2));
+        assert_eq!((compact.size(), compact.non_finite()), ([2, 2], 2));
         let picture = compact.picture();
         let expected = [0.0, 0.0, 0.123_456, 0.25, 0.7, 0.5, 1.0, 0.1, 1.0, 1.0, 0.0, 0.9];
         for (found, expected) in picture.rgb.iter().zip(expected) {

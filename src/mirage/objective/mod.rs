@@ -27,18 +27,18 @@ use crate::image_io::Picture;
 use crate::ops::Shape;
 use crate::vgg::Network;
 use build::Build;
-use gradients::{GradientGoals, Reach, norm_name};
+use gradients::{GradientGoals, GradientPath, norm_name};
 use kept_picture::KeptPicture;
 use layer_statistic::LayerStatistic;
-use prepare::{AHEAD, Place, Prepared, Unfinished, readback};
-use sections::{GRADIENT, GROUPS, HEALTH, LOSSES, PICTURE, REPORT};
+use prepare::{AHEAD, Location, ObjectiveBuilder, Prepared, readback};
+use sections::{GRADIENT, GROUPS, LOSSES, NON_FINITE, PICTURE, REPORT};
 use sources::Sources;
 use std::cell::Cell;
 use std::sync::Arc;
 use step::{CONTROL, STATE_PICTURE, StatePart};
 use targets::{Cache, classes, targets};
 use tiling::bands::NeighborLoss;
-use tiling::graph::Subject;
+use tiling::graph::TileContext;
 use tiling::tiled_objective::TiledGroup;
 
 /// One loss.
@@ -58,7 +58,7 @@ pub(super) struct Objective {
     engine: Arc<Engine>,
     /// Losses, gradient and step; of a picture in tiles losses and gradient as far as the tiles.
     pub program: Program,
-    place: Place,
+    location: Location,
     /// Side of the tiles.
     pub tile: Option<usize>,
     /// The groups in it.
@@ -193,25 +193,25 @@ impl Objective {
             goals = goals.section(name, tensors);
         }
         goals = goals.readback(readback(REPORT, parts, When::After));
-        let unfinished = Unfinished { engine, build, goals, targets, request, size };
+        let builder = ObjectiveBuilder { engine, build, goals, targets, request, size };
         let mut summands = None;
-        let Prepared { program, place, state, build, photo_probabilities } = match gradients.reach {
-            Reach::Tiles { gradients, groups } => {
-                let subject = Subject { engine, network, view };
-                unfinished.in_tiles(sources, subject, gradients, tiled_groups(groups, &terms))?
+        let Prepared { program, location, state, build, photo_probabilities } = match gradients.path {
+            GradientPath::Tiles { gradients, groups } => {
+                let context = TileContext { engine, network, view };
+                builder.in_tiles(sources, context, gradients, tiled_groups(groups, &terms))?
             }
-            Reach::Whole { gradient, sum } => {
+            GradientPath::Whole { gradient, sum } => {
                 let tensor = sum.as_ref().map(|sum| sum.tensor);
                 summands = sum.map(|sum| (sum.weights, sum.groups));
-                unfinished.whole(picture, gradient, tensor)?
+                builder.whole(picture, gradient, tensor)?
             }
         };
-        let is_tiled = matches!(place, Place::Host(_));
+        let is_tiled = matches!(location, Location::Host(_));
         let loss_weights = build.loss_weights();
         Ok(Self {
             engine: engine.clone(),
             program,
-            place,
+            location,
             tile: tile.filter(|_| is_tiled),
             groups,
             measured,
@@ -258,17 +258,17 @@ impl Objective {
     ///
     /// # Errors
     /// If the device fails.
-    pub fn set_weights(&self, weights: &Weights, anew: bool) -> Result<()> {
+    pub fn set_weights(&self, weights: &Weights, reset_optimizer: bool) -> Result<()> {
         let of_term = |term: &Term| weights.of(&term.group) * term.weight;
         let of_terms: Vec<f32> = self.terms.iter().map(of_term).collect();
         for (weight, memory) in of_terms.iter().zip(&self.loss_weights) {
             self.engine.write(memory, Shape::Vector(1), &[*weight])?;
         }
-        if let Place::Host(tiled) = &self.place {
+        if let Location::Host(tiled) = &self.location {
             tiled.set_weights(&of_terms);
         }
         let depends = |part: &&StatePart| part.optimizer.is_some_and(|tensor| tensor.depends_on_weights);
-        for part in self.state.iter().filter(depends).filter(|_| anew) {
+        for part in self.state.iter().filter(depends).filter(|_| reset_optimizer) {
             self.write(part, vec![0.0; part.shape.elements()])?;
         }
         let Some((memory, groups)) = &self.summands else { return Ok(()) };
@@ -316,9 +316,9 @@ impl Objective {
             Some(report) => self.numbers(report.finish()?),
             None => Numbers::default(),
         };
-        let gradient = match &self.place {
-            Place::Device { gradient, .. } => self.engine.read(gradient, self.shape, "gradient")?,
-            Place::Host(tiled) => tiled.take_gradient(),
+        let gradient = match &self.location {
+            Location::Device { gradient, .. } => self.engine.read(gradient, self.shape, "gradient")?,
+            Location::Host(tiled) => tiled.take_gradient(),
         };
         Ok((numbers, gradient))
     }
@@ -328,15 +328,15 @@ impl Objective {
     /// # Errors
     /// If the device fails.
     pub fn submit(&self, sections: &[&str], readbacks: &[&str]) -> Result<Submission> {
-        match &self.place {
-            Place::Device { .. } => self.program.submit(sections, readbacks, "iteration"),
-            Place::Host(tiled) => tiled.submit(&self.program, &self.state, sections, readbacks),
+        match &self.location {
+            Location::Device { .. } => self.program.submit(sections, readbacks, "iteration"),
+            Location::Host(tiled) => tiled.submit(&self.program, &self.state, sections, readbacks),
         }
     }
 
     /// The picture that `SNAPSHOT` copied, from the read-back [`PICTURE`] of its submission if there is one.
     pub fn snapshot(&self, values: Option<Values>) -> Option<KeptPicture> {
-        if let Place::Host(tiled) = &self.place {
+        if let Location::Host(tiled) = &self.location {
             return tiled.take_snapshot();
         }
         let [height, width] = self.shape.layout().map(|map| [map.height, map.width])?;
@@ -346,24 +346,24 @@ impl Objective {
 
     /// True if the picture is computed in tiles.
     pub fn is_tiled(&self) -> bool {
-        matches!(self.place, Place::Host(_))
+        matches!(self.location, Location::Host(_))
     }
 
     /// Iterations that may be submitted before the oldest is reported.
     pub fn ahead(&self) -> usize {
-        match &self.place {
-            Place::Device { .. } => AHEAD,
+        match &self.location {
+            Location::Device { .. } => AHEAD,
             // Each is done when it is submitted.
-            Place::Host(_) => 0,
+            Location::Host(_) => 0,
         }
     }
 
     /// Device memory in use.
     pub fn memory(&self) -> MemoryUse {
         let program = self.program.memory();
-        match &self.place {
-            Place::Device { .. } => program,
-            Place::Host(tiled) => program.with(tiled.memory()),
+        match &self.location {
+            Location::Device { .. } => program,
+            Location::Host(tiled) => program.with(tiled.memory()),
         }
     }
 
@@ -372,17 +372,17 @@ impl Objective {
     /// # Errors
     /// If the device fails.
     pub fn read_health(&self) -> Result<Option<(u32, Fault)>> {
-        match self.submit(&[], &[HEALTH])?.take(HEALTH) {
+        match self.submit(&[], &[NON_FINITE])?.take(NON_FINITE) {
             Some(health) => Ok(self.health(&health.finish()?)),
             None => Ok(None),
         }
     }
 
-    /// What [`HEALTH`] says went wrong, and how many steps before the last one.
+    /// What [`NON_FINITE`] says went wrong, and how many steps before the last one.
     pub fn health(&self, values: &Values) -> Option<(u32, Fault)> {
-        match &self.place {
-            Place::Device { watch, .. } => watch.fault(values, 1),
-            Place::Host(tiled) => tiled.fault(values),
+        match &self.location {
+            Location::Device { watch, .. } => watch.fault(values, 1),
+            Location::Host(tiled) => tiled.fault(values),
         }
     }
 

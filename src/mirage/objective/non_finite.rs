@@ -1,25 +1,25 @@
 //! What each step notes on the device about values that are not finite.
 
 use super::build::{Build, NamedMemory};
-use super::sections::HEALTH;
+use super::sections::NON_FINITE;
 use crate::error::Result;
 use crate::graph::{Engine, TensorId, Values};
 use crate::mirage::setback::Fault;
-use crate::ops::Watch;
+use crate::ops::CountNonFinite;
 
 /// Name of the memory of the record.
-pub(in crate::mirage) const RECORD: &str = "watch";
+pub(in crate::mirage) const RECORD: &str = "non-finite counts";
 
 /// The record of the steps of an objective.
 #[derive(Debug)]
-pub(in crate::mirage) struct StepWatch {
+pub(in crate::mirage) struct NonFiniteCounters {
     /// The record in the graph.
     pub record: TensorId,
     /// Names of the tensors that are watched.
     names: Vec<String>,
 }
 
-impl StepWatch {
+impl NonFiniteCounters {
     /// Has steps watch these tensors of one shape, each with its name, once they have changed all of them. Returns the
     /// node's output too.
     ///
@@ -30,16 +30,16 @@ impl StepWatch {
         kept: &mut NamedMemory,
         watched: Vec<(String, TensorId)>,
     ) -> Result<(Self, TensorId)> {
-        let record = kept.tensor(build, RECORD, Watch::RECORD)?;
+        let record = kept.tensor(build, RECORD, CountNonFinite::RECORD)?;
         let (names, tensors): (Vec<String>, Vec<TensorId>) = watched.into_iter().unzip();
         let inputs = [&[record], tensors.as_slice()].concat();
-        let done = build.graph.apply(Watch, &inputs, "watch")?;
+        let done = build.graph.apply(CountNonFinite, &inputs, "non-finite counts")?;
         Ok((Self { record, names }, done))
     }
 
     /// What went wrong first, and how many steps before the last one, if each step is made in so many runs of the node.
     pub fn fault(&self, values: &Values, runs: u32) -> Option<(u32, Fault)> {
-        let record = values.get(HEALTH)?;
+        let record = values.get(NON_FINITE)?;
         let ([steps, bad], counts) = (record.first_chunk()?, record.get(4..)?);
         let found = self.names.iter().zip(counts).find(|(_, count)| **count > 0.0);
         let (name, count) = found.filter(|_| *bad > 0.0)?;
@@ -55,5 +55,5 @@ impl StepWatch {
 /// # Errors
 /// If the device fails.
 pub(in crate::mirage) fn reset(engine: &Engine, kept: &NamedMemory) -> Result<()> {
-    kept.get(RECORD).map_or(Ok(()), |memory| engine.write(memory, Watch::RECORD, &[0.0; 8]))
+    kept.get(RECORD).map_or(Ok(()), |memory| engine.write(memory, CountNonFinite::RECORD, &[0.0; 8]))
 }

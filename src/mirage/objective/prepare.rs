@@ -2,13 +2,13 @@
 //! picture in tiles.
 
 use super::build::{Build, NamedMemory};
-use super::non_finite::StepWatch;
-use super::sections::{GRADIENT, HEALTH, PICTURE, SNAPSHOT, STATE, STEP, SUM};
+use super::non_finite::NonFiniteCounters;
+use super::sections::{GRADIENT, NON_FINITE, PICTURE, SNAPSHOT, STATE, STEP, SUM};
 use super::sources::Sources;
 use super::step::{StatePart, StateTensors, shown};
 use super::targets::Targets;
 use super::tiling::bands::{Bands, NeighborLoss};
-use super::tiling::graph::{Subject, TileGradients};
+use super::tiling::graph::{TileContext, TileGradients};
 use super::tiling::tiled_objective::{StepKind, TiledGroup, TiledObjective};
 use crate::error::{Error, Result};
 use crate::graph::{Engine, Goals, Memory, Program, Readback, TensorId, When};
@@ -23,11 +23,11 @@ const READ_BACKS: usize = AHEAD + 1;
 
 /// Where picture, gradient and state are.
 #[derive(Debug)]
-pub(in crate::mirage) enum Place {
+pub(in crate::mirage) enum Location {
     /// On the device, with all feature maps.
     Device {
         gradient: Memory,
-        watch: StepWatch,
+        watch: NonFiniteCounters,
         /// Memory of what steps read and change.
         kept: NamedMemory,
     },
@@ -36,7 +36,7 @@ pub(in crate::mirage) enum Place {
 }
 
 /// An objective whose losses and gradients are in a graph.
-pub(in crate::mirage) struct Unfinished<'a> {
+pub(in crate::mirage) struct ObjectiveBuilder<'a> {
     pub engine: &'a Arc<Engine>,
     pub build: Build<'a>,
     pub goals: Goals,
@@ -48,7 +48,7 @@ pub(in crate::mirage) struct Unfinished<'a> {
 /// An objective that can be run.
 pub(in crate::mirage) struct Prepared<'a> {
     pub program: Program,
-    pub place: Place,
+    pub location: Location,
     pub state: Vec<StatePart>,
     /// What the program was built of.
     pub build: Build<'a>,
@@ -56,7 +56,7 @@ pub(in crate::mirage) struct Prepared<'a> {
     pub photo_probabilities: Vec<f32>,
 }
 
-impl<'a> Unfinished<'a> {
+impl<'a> ObjectiveBuilder<'a> {
     /// With the step in the same program.
     ///
     /// # Errors
@@ -82,11 +82,11 @@ impl<'a> Unfinished<'a> {
             .section(SNAPSHOT, [snapshot])
             .section(STEP, step.goals)
             .readback(readback(PICTURE, vec![(PICTURE.to_owned(), snapshot)], When::AfterOnce))
-            .readback(readback(HEALTH, vec![(HEALTH.to_owned(), step.watch.record)], When::After))
+            .readback(readback(NON_FINITE, vec![(NON_FINITE.to_owned(), step.watch.record)], When::After))
             .readback(readback(STATE, state.named().collect(), When::Before));
         let (program, build, photo_probabilities) = self.program()?;
-        let place = Place::Device { gradient, watch: step.watch, kept };
-        Ok(Prepared { program, place, state: state.parts, build, photo_probabilities })
+        let location = Location::Device { gradient, watch: step.watch, kept };
+        Ok(Prepared { program, location, state: state.parts, build, photo_probabilities })
     }
 
     /// With picture and state in the host's memory.
@@ -96,7 +96,7 @@ impl<'a> Unfinished<'a> {
     pub fn in_tiles(
         mut self,
         sources: Sources<'_>,
-        subject: Subject<'_>,
+        context: TileContext<'_>,
         gradients: TileGradients,
         groups: impl FnOnce(&[NeighborLoss]) -> Vec<TiledGroup>,
     ) -> Result<Prepared<'a>> {
@@ -110,7 +110,7 @@ impl<'a> Unfinished<'a> {
         }
         let (program, build, photo_probabilities) = self.program()?;
         let assembly = sources.assembly.ok_or_else(|| Error::gpu("the objective", "it has no tiles"))?;
-        let tiles = assembly.prepare(subject, Some(&gradients))?;
+        let tiles = assembly.prepare(context, Some(&gradients))?;
         let groups = groups(&sources.of_neighbors);
         let (bands, state) = Bands::new(engine, request, size, loss.as_ref(), sources.of_neighbors)?;
         let optimizer = &request.optimizer;
@@ -121,7 +121,7 @@ impl<'a> Unfinished<'a> {
             watches_gradient: optimizer.shown().is_none(),
         };
         let tiled = TiledObjective::new(engine, size, (tiles, bands), groups, kind);
-        Ok(Prepared { program, place: Place::Host(Box::new(tiled)), state, build, photo_probabilities })
+        Ok(Prepared { program, location: Location::Host(Box::new(tiled)), state, build, photo_probabilities })
     }
 
     /// Prepares the program, once the targets are captured; with class probabilities of the photo.

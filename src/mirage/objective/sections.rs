@@ -22,4 +22,4 @@ pub(in crate::mirage) const PICTURE: &str = "picture";
 /// Read-back of picture, average and optimiser before the step.
 pub(in crate::mirage) const STATE: &str = "state";
 /// Read-back of what steps noted about values that are not finite, that of the step in the same submission included.
-pub(in crate::mirage) const HEALTH: &str = "health";
+pub(in crate::mirage) const NON_FINITE: &str = "non_finite";

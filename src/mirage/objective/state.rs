@@ -4,7 +4,7 @@ use super::Objective;
 use super::build::NamedMemory;
 use super::capture::planar;
 use super::non_finite;
-use super::prepare::Place;
+use super::prepare::Location;
 use super::step::{STATE_AVERAGE, STATE_PICTURE, StatePart, shown};
 use super::tiling::in_transit::InTransit;
 use crate::error::{Error, Result};
@@ -67,7 +67,7 @@ impl Objective {
             };
             self.write(part, values)?;
         }
-        if let Place::Host(tiled) = &self.place {
+        if let Location::Host(tiled) = &self.location {
             tiled.forget_faults();
         }
         non_finite::reset(&self.engine, self.kept())
@@ -75,9 +75,9 @@ impl Objective {
 
     /// Memory on the device of what steps read and note.
     pub(super) fn kept(&self) -> &NamedMemory {
-        match &self.place {
-            Place::Device { kept, .. } => kept,
-            Place::Host(tiled) => tiled.bands().kept(),
+        match &self.location {
+            Location::Device { kept, .. } => kept,
+            Location::Host(tiled) => tiled.bands().kept(),
         }
     }
 
@@ -86,9 +86,9 @@ impl Objective {
     /// # Errors
     /// If the device fails.
     pub fn read(&self, part: &StatePart) -> Result<Vec<f32>> {
-        match &self.place {
-            Place::Host(tiled) => tiled.read(part),
-            Place::Device { .. } => self.engine.read(memory(part)?, part.shape, &part.name),
+        match &self.location {
+            Location::Host(tiled) => tiled.read(part),
+            Location::Device { .. } => self.engine.read(memory(part)?, part.shape, &part.name),
         }
     }
 
@@ -97,9 +97,9 @@ impl Objective {
     /// # Errors
     /// If the device fails.
     pub fn take(&self, part: &StatePart) -> Result<Vec<f32>> {
-        match &self.place {
-            Place::Host(tiled) => tiled.take(part),
-            Place::Device { .. } => self.read(part),
+        match &self.location {
+            Location::Host(tiled) => tiled.take(part),
+            Location::Device { .. } => self.read(part),
         }
     }
 
@@ -113,23 +113,23 @@ impl Objective {
 
     /// Bytes of the gradient in the host's memory.
     pub fn gradient_bytes(&self) -> u64 {
-        match &self.place {
-            Place::Device { .. } => 0,
-            Place::Host(tiled) => tiled.gradient_bytes(),
+        match &self.location {
+            Location::Device { .. } => 0,
+            Location::Host(tiled) => tiled.gradient_bytes(),
         }
     }
 
     /// What tiles and bands take on their way to the device and back.
     pub fn in_transit(&self) -> InTransit {
-        match &self.place {
-            Place::Device { .. } => InTransit::default(),
-            Place::Host(tiled) => tiled.in_transit(),
+        match &self.location {
+            Location::Device { .. } => InTransit::default(),
+            Location::Host(tiled) => tiled.in_transit(),
         }
     }
 
     /// Frees what is in the host's memory of the state and the gradient, until the state is set again.
     pub fn release(&self) {
-        if let Place::Host(tiled) = &self.place {
+        if let Location::Host(tiled) = &self.location {
             tiled.release();
         }
     }
@@ -139,9 +139,9 @@ impl Objective {
     /// # Errors
     /// If the device fails.
     pub fn write(&self, part: &StatePart, values: Vec<f32>) -> Result<()> {
-        match &self.place {
-            Place::Host(tiled) => tiled.write(part, values),
-            Place::Device { .. } => self.engine.write(memory(part)?, part.shape, &values),
+        match &self.location {
+            Location::Host(tiled) => tiled.write(part, values),
+            Location::Device { .. } => self.engine.write(memory(part)?, part.shape, &values),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The state of a run between two steps, and a step of the optimiser, as parts of a graph.
 
 use super::build::{Build, NamedMemory};
-use super::non_finite::StepWatch;
+use super::non_finite::NonFiniteCounters;
 use super::sections::GRADIENT;
 use crate::error::Result;
 use crate::graph::{Memory, TensorId};
@@ -57,7 +57,7 @@ pub(in crate::mirage) struct StateTensors {
 pub(in crate::mirage) struct Step {
     /// What its section computes.
     pub goals: Vec<TensorId>,
-    pub watch: StepWatch,
+    pub watch: NonFiniteCounters,
 }
 
 impl StateTensors {
@@ -144,7 +144,7 @@ impl StateTensors {
             optimizer.watched().contains(&name).then(|| (name.to_owned(), *tensor))
         });
         let watched = of_gradient.into_iter().chain(of_state).chain([(STATE_PICTURE.to_owned(), picture)]);
-        let (watch, watches) = StepWatch::new(build, kept, watched.collect())?;
+        let (watch, watches) = NonFiniteCounters::new(build, kept, watched.collect())?;
         goals.push(watches);
         Ok(Step { goals, watch })
     }

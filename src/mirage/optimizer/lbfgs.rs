@@ -4,8 +4,8 @@ use super::{NextScale, Optimizer, Settings, StateTensor, StepInputs};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorId};
 use crate::ops::{
-    FreeGradient, LbfgsJudge, LbfgsMove, LbfgsProducts, LbfgsRecursion, LbfgsStore, LinearCombination, Ring,
-    Shape,
+    LbfgsJudge, LbfgsMove, LbfgsProducts, LbfgsRecursion, LbfgsStore, LinearCombination, ProjectedGradient,
+    Ring, Shape,
 };
 
 /// How long a step along a direction is.
@@ -135,7 +135,7 @@ impl Optimizer for Lbfgs {
         let StepInputs { picture, gradient, loss, control } = *inputs;
         let line_search = self.searches();
         let free = match self.clamp {
-            true => graph.apply(FreeGradient, &[picture, gradient], "free gradient")?,
+            true => graph.apply(ProjectedGradient, &[picture, gradient], "free gradient")?,
             false => gradient,
         };
         let mut judged = vec![picture, gradient, free, accepted, accepted_gradient, scalars];

@@ -41,7 +41,7 @@ pub(in crate::mirage) struct Due {
     pub picture: bool,
     pub state: bool,
     /// The picture is compared with the last one, to measure its change.
-    pub look: bool,
+    pub change: bool,
     /// Picture and losses are read, so that the run can go back to it.
     pub keep: bool,
     /// It makes a step.
@@ -66,7 +66,7 @@ impl Due {
 
     /// True if the picture is read.
     pub fn pixels(&self) -> bool {
-        self.numbers() || self.picture || self.look
+        self.numbers() || self.picture || self.change
     }
 }
 

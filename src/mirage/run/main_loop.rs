@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::image_io::Picture;
 use crate::mirage::loss::{Group, Shares, check_groups};
 use crate::mirage::objective::sections::{
-    GRADIENT, GROUPS, HEALTH, LOSSES, PICTURE, REPORT, SNAPSHOT, STATE, STEP, SUM,
+    GRADIENT, GROUPS, LOSSES, NON_FINITE, PICTURE, REPORT, SNAPSHOT, STATE, STEP, SUM,
 };
 use crate::mirage::objective::{Objective, is_measured};
 use crate::mirage::request::Init;
@@ -25,7 +25,7 @@ use std::time::Instant;
 /// and the grain of the start, in which the network sees nothing, no longer decides the weights.
 const REBALANCE_AT: u32 = 10;
 /// The change of the picture is measured over this many iterations.
-const LOOK_EVERY: u32 = 10;
+const CHANGE_INTERVAL: u32 = 10;
 
 /// The result of a run.
 #[derive(Debug, Clone)]
@@ -329,7 +329,7 @@ impl Session {
             state: schedule.states(iteration)
                 || (ends && schedule.state_every > 0)
                 || (prompt && schedule.state_when_stopped),
-            look: iteration.is_multiple_of(LOOK_EVERY) && !prompt,
+            change: iteration.is_multiple_of(CHANGE_INTERVAL) && !prompt,
             keep: iteration == run.first || weights_measured,
             step: !ends,
             last: ends,
@@ -367,7 +367,7 @@ impl Session {
         let mut read = |wanted: bool, name: &'static str| readbacks.extend(wanted.then_some(name));
         read(numbers, REPORT);
         read(snapshot, PICTURE);
-        read(snapshot, HEALTH);
+        read(snapshot, NON_FINITE);
         read(due.state && !due.takes_state(), STATE);
         if due.step {
             objective.set_control(iteration - self.scales[self.scale].first, self.halvings)?;

@@ -11,13 +11,13 @@ use crate::mirage::loss::Shares;
 use crate::mirage::objective::Numbers;
 use crate::mirage::objective::kept_picture::KeptPicture;
 use crate::mirage::objective::readout::class_distance;
-use crate::mirage::objective::sections::{GRADIENT, HEALTH, PICTURE, REPORT, STATE};
+use crate::mirage::objective::sections::{GRADIENT, NON_FINITE, PICTURE, REPORT, STATE};
 use crate::mirage::setback::{Fault, MOST_SETBACKS, Setback};
 use crate::mirage::weighting::Weights;
 use crate::vgg::labels::top_k;
 
 /// The change of a picture is measured from this many values at most: more would make the mean no better.
-pub(in crate::mirage) const LOOKED_AT: usize = 3 << 20;
+pub(in crate::mirage) const CHANGE_SAMPLES: usize = 3 << 20;
 
 impl Session {
     /// Waits for the oldest iterations until no more than `left` are in flight, and reports them in order, up to one that
@@ -54,7 +54,7 @@ impl Session {
         let trace = engine.trace();
         let _span = trace.map(|trace| trace.host("host", format!("reporting iteration {iteration}")));
         let [numbers, picture, state, health] =
-            [REPORT, PICTURE, STATE, HEALTH].map(|name| submission.take(name));
+            [REPORT, PICTURE, STATE, NON_FINITE].map(|name| submission.take(name));
         let Some(health) = health else {
             submission.wait()?;
             let seconds = self.seconds();
@@ -95,7 +95,7 @@ impl Session {
         let mut settled = false;
         if let Some(kept) = picture {
             show(iteration, &kept, &due, seconds, &readout, run)?;
-            settled = due.look && self.measure_change(iteration, &kept);
+            settled = due.change && self.measure_change(iteration, &kept);
         }
         let tensors = match state {
             Some(values) => Some(values.into_iter().collect()),
@@ -141,9 +141,9 @@ impl Session {
 
     /// Keeps a good picture to go back to, and the best by its loss. What is wrong with a picture that is not kept.
     fn remember(&mut self, iteration: u32, total: Option<f64>, picture: &KeptPicture) -> Option<Fault> {
-        let spoilt = picture.spoilt();
-        if spoilt > 0 {
-            return Some(Fault::NonFinite { tensor: PICTURE.to_owned(), count: spoilt as u64 });
+        let non_finite = picture.non_finite();
+        if non_finite > 0 {
+            return Some(Fault::NonFinite { tensor: PICTURE.to_owned(), count: non_finite as u64 });
         }
         if let Some(total) = total
             && self.best.as_ref().is_none_or(|(_, least, _)| total <= *least)
@@ -204,7 +204,7 @@ impl Session {
     /// Measures how much the picture has changed since it was last compared. True if that is so little that the run
     /// should end.
     fn measure_change(&mut self, iteration: u32, picture: &KeptPicture) -> bool {
-        let looked_at = picture.some_values(LOOKED_AT);
+        let looked_at = picture.some_values(CHANGE_SAMPLES);
         if let Some((before, old)) = &self.last_look
             && iteration > *before
             && old.len() == looked_at.len()

@@ -1,17 +1,17 @@
 //! The adjoint of a convolution with respect to its input.
 
-use super::convolution::{Conv, Padding, Then, tuned_blocks};
+use super::convolution::{Conv, GradientEpilogue, Padding, tuned_blocks};
+use super::coop_matrix::{self, Direct};
+use super::cpu;
 use super::edges;
 use super::filter::Packing;
-use super::matrices::{self, Direct};
-use super::native;
 use super::pool_indices::{self, PoolIndices};
 use super::tiles::{self, Tiles};
 use super::winograd::{self, Winograd};
 use crate::error::Result;
 use crate::gpu::Profile;
 use crate::ops::shape::{MapLayout, mismatch};
-use crate::ops::{CaseInput, Kernel, NativeKernel, Op, Operand, ReluBackward, Shape, Signature, finish};
+use crate::ops::{CaseInput, CpuKernel, Kernel, Op, Operand, ReluBackward, Shape, Signature, epilogue};
 
 /// Adjoint of [`Conv`] with respect to x. Inputs: y (used only with ReLU), dy; where y is pooled its pool indices, dy. The
 /// input's size is an attribute, since several sizes can give the same output.
@@ -22,7 +22,7 @@ pub struct ConvBackward {
     /// Height and width of x.
     pub size: [usize; 2],
     /// Last steps, done where dx is written.
-    pub then: Then,
+    pub epilogue: GradientEpilogue,
 }
 
 impl ConvBackward {
@@ -77,7 +77,7 @@ impl Op for ConvBackward {
             return Err(mismatch("conv_backward", &message));
         }
         let more = &inputs[2..];
-        let wanted = usize::from(self.then.add) + usize::from(self.then.mask);
+        let wanted = usize::from(self.epilogue.add) + usize::from(self.epilogue.mask);
         if more.len() != wanted || more.iter().any(|shape| *shape != self.input()) {
             let message = format!("the last steps take {wanted} maps of {}, not {more:?}", self.input());
             return Err(mismatch("conv_backward", &message));
@@ -104,10 +104,10 @@ impl Op for ConvBackward {
             .loops(self.conv.loops(beyond, output.quads()))
             .linear(input.texels(), 64, device);
         let (mut kernels, mut direct, mut after) = (Vec::new(), Vec::new(), Vec::new());
-        let add = self.then.add;
-        let mask = self.then.mask.then_some(Operand::Input(2 + usize::from(add)));
+        let add = self.epilogue.add;
+        let mask = self.epilogue.mask.then_some(Operand::Input(2 + usize::from(add)));
         // Winograd's last pass does the last steps itself, after others comes one more.
-        let finished = |kernel: Kernel| finish::after(kernel, signature.output, add, mask.as_ref(), device);
+        let finished = |kernel: Kernel| epilogue::after(kernel, signature.output, add, mask.as_ref(), device);
         let edges = edges::are_corrected(&self.conv);
         // Before the last steps, so that fusing these changes no bit. Where y was pooled, its gradient is in this
         // scratch buffer.
@@ -176,7 +176,7 @@ impl Op for ConvBackward {
         // Not the first: it is for measurement to choose.
         if let Some(taps) = taps.filter(|_| !kernels.is_empty()) {
             let direct = Direct {
-                input: (self.upstream(matrices::SCRATCH), output),
+                input: (self.upstream(coop_matrix::SCRATCH), output),
                 output: input,
                 bias: tiles::no_bias(input.quads()),
                 relu: false,
@@ -185,20 +185,20 @@ impl Op for ConvBackward {
             };
             kernels.extend(direct.kernel(&self.conv.filter, device).map(|kernel| {
                 let kernel = self.masked(kernel, output, signature, device);
-                finished(corrected(kernel, matrices::SCRATCH))
+                finished(corrected(kernel, coop_matrix::SCRATCH))
             }));
         }
         kernels.push(finished(naive));
         Ok(kernels)
     }
 
-    fn native(&self, signature: &Signature, device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, device: &Profile) -> Result<CpuKernel> {
         let input = signature.output.expect_map("conv_backward")?;
-        Ok(native::backward(&self.conv, self.then, [input, self.conv.map(input)?], device))
+        Ok(cpu::backward(&self.conv, self.epilogue, [input, self.conv.map(input)?], device))
     }
 
     fn overwrites(&self) -> Option<usize> {
-        self.then.add.then_some(2)
+        self.epilogue.add.then_some(2)
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
@@ -211,22 +211,22 @@ impl Op for ConvBackward {
             let map = self.conv.map(input).expect("a valid size");
             upstream = PoolIndices::of(map).reference_route(inputs[0], &upstream);
         } else if self.conv.relu {
-            finish::mask(&mut upstream, inputs[0]);
+            epilogue::mask(&mut upstream, inputs[0]);
         }
         self.conv.for_each_row(input, size, |to, from, weight, pairs| {
             let (dy, dx, weight) = (&upstream[to], &mut dx[from], f64::from(weights[weight]));
             pairs.iter().for_each(|(to, from)| dx[*from] += dy[*to] * weight);
         });
         let mut more = inputs[2..].iter();
-        if self.then.add
+        if self.epilogue.add
             && let Some(addend) = more.next()
         {
             dx.iter_mut().zip(*addend).for_each(|(value, add)| *value += add);
         }
-        if self.then.mask
+        if self.epilogue.mask
             && let Some(mask) = more.next()
         {
-            finish::mask(&mut dx, mask);
+            epilogue::mask(&mut dx, mask);
         }
         dx
     }

@@ -1,7 +1,7 @@
 //! The convolutions on which kernels are tested.
 
 use super::backward::ConvBackward;
-use super::convolution::{Conv, Padding, Then};
+use super::convolution::{Conv, GradientEpilogue, Padding};
 use super::filter::Filter;
 use super::pool_indices;
 use crate::ops::{Case, CaseInput, Op as _, Shape};
@@ -106,25 +106,29 @@ pub(in crate::ops) fn backward_cases() -> Vec<Case> {
             Some(indices) => (indices, CaseInput::Values(&pool_indices::SAMPLE)),
             None => (output, CaseInput::Rectified),
         };
-        let op = ConvBackward { conv, size: [layout.height, layout.width], then: Then::default() };
+        let op =
+            ConvBackward { conv, size: [layout.height, layout.width], epilogue: GradientEpilogue::default() };
         let inputs = vec![first, (output, CaseInput::Normal)];
         Some((op, inputs, shape))
     };
     let plain: Vec<_> = samples().into_iter().filter_map(case).collect();
-    let last_steps =
-        [Then { add: true, mask: false }, Then { add: false, mask: true }, Then { add: true, mask: true }];
-    // Every third with each of the last steps.
-    let with_last = plain.iter().enumerate().map(|(index, (op, inputs, shape))| {
-        let then = last_steps[index % 3];
+    let epilogues = [
+        GradientEpilogue { add: true, mask: false },
+        GradientEpilogue { add: false, mask: true },
+        GradientEpilogue { add: true, mask: true },
+    ];
+    // Every third with each of the epilogues.
+    let with_epilogue = plain.iter().enumerate().map(|(index, (op, inputs, shape))| {
+        let epilogue = epilogues[index % 3];
         let mut inputs = inputs.clone();
-        if then.add {
+        if epilogue.add {
             inputs.push((*shape, CaseInput::Normal));
         }
-        if then.mask {
+        if epilogue.mask {
             inputs.push((*shape, CaseInput::Rectified));
         }
-        (ConvBackward { then, ..op.clone() }, inputs, *shape)
+        (ConvBackward { epilogue, ..op.clone() }, inputs, *shape)
     });
-    let all: Vec<_> = plain.iter().cloned().chain(with_last).collect();
+    let all: Vec<_> = plain.iter().cloned().chain(with_epilogue).collect();
     all.into_iter().map(|(op, inputs, _)| Case::drawn(op, &inputs, TOLERANCE)).collect()
 }

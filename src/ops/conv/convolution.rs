@@ -43,7 +43,7 @@ pub struct Conv {
 
 /// Last steps of [`super::ConvBackward`]: each takes one more input like dx, in this order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Then {
+pub struct GradientEpilogue {
     /// Add another gradient, over which dx is written.
     pub add: bool,
     /// Zero where the input is not positive: the adjoint of the ReLU before x.

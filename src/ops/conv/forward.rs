@@ -1,18 +1,18 @@
 //! The convolution as an op: its kernels in all families.
 
 use super::backward::ConvBackward;
-use super::convolution::{Conv, Then, tuned_blocks};
+use super::convolution::{Conv, GradientEpilogue, tuned_blocks};
+use super::coop_matrix::Direct;
+use super::cpu;
 use super::edges;
 use super::filter::Packing;
-use super::matrices::Direct;
-use super::native;
 use super::pool_indices::PoolIndices;
 use super::tiles::{self, Tiles};
 use super::winograd::{self, Winograd};
 use crate::error::Result;
 use crate::gpu::Profile;
 use crate::ops::relu::rectified;
-use crate::ops::{Adjoint, AdjointOperand, Kernel, NativeKernel, Op, Operand, Shape, Signature};
+use crate::ops::{Adjoint, AdjointOperand, CpuKernel, Kernel, Op, Operand, Shape, Signature};
 
 impl Op for Conv {
     fn name(&self) -> &'static str {
@@ -108,9 +108,9 @@ impl Op for Conv {
         Ok(kernels)
     }
 
-    fn native(&self, signature: &Signature, device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, device: &Profile) -> Result<CpuKernel> {
         let input = signature.inputs[0].expect_map("conv")?;
-        Ok(native::forward(self, input, self.map(input)?, device))
+        Ok(cpu::forward(self, input, self.map(input)?, device))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
@@ -155,7 +155,7 @@ impl Op for Conv {
     fn adjoint(&self, _input: usize, shapes: &[Shape]) -> Option<Adjoint> {
         let input = shapes[0].layout()?;
         let size = [input.height, input.width];
-        let op = ConvBackward { conv: self.clone(), size, then: Then::default() };
+        let op = ConvBackward { conv: self.clone(), size, epilogue: GradientEpilogue::default() };
         Adjoint::new(
             op,
             &[

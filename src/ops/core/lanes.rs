@@ -1,7 +1,7 @@
 //! Loops of kernels for the CPU that take all stored values alike: elementwise functions and sums. They work on a fixed
 //! number of lanes at a time, which compilers turn into vector instructions.
 
-use super::native::{PART, for_each_part, sums_in_order};
+use super::cpu::{PART, for_each_part, sums_in_order};
 use std::array::from_fn;
 
 /// Values that loops take side by side.

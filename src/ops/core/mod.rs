@@ -3,11 +3,13 @@
 
 mod call;
 mod case;
-pub(in crate::ops) mod finish;
+pub(in crate::ops) mod coop_matrix;
+pub(in crate::ops) mod cpu;
+pub(in crate::ops) mod epilogue;
 pub(in crate::ops) mod half_precision;
 pub(in crate::ops) mod lanes;
-pub(in crate::ops) mod native;
 mod op;
+pub(in crate::ops) mod pool_windows;
 pub(in crate::ops) mod product;
 mod sample;
 pub(in crate::ops) mod shape;
@@ -16,8 +18,8 @@ pub(in crate::ops) mod vectors;
 pub(in crate::ops) mod window;
 
 pub use case::Case;
-pub use native::{NativeCall, NativeConstant, NativeKernel, NativeValues};
-pub(crate) use native::{release_scratch, scratch_of};
+pub use cpu::{CpuCall, CpuConstant, CpuKernel, CpuValues};
+pub(crate) use cpu::{release_scratch, scratch_of};
 pub use op::{
     Adjoint, AdjointOperand, Constant, ConstantPart, Dispatch, Initializer, Kernel, Loader, Op, Operand,
     Signature, Storage, TexelCopy, Value,

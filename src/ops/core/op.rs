@@ -1,6 +1,6 @@
 //! What an op is: shape rule, kernels, adjoint, and an f64 reference, all in one place.
 
-use super::native::NativeKernel;
+use super::cpu::CpuKernel;
 use super::sample::CaseInput;
 use super::shape::Shape;
 use crate::error::Result;
@@ -35,7 +35,7 @@ pub trait Op: Any + Debug + Send + Sync {
     ///
     /// # Errors
     /// As [`Op::output`].
-    fn native(&self, signature: &Signature, device: &Profile) -> Result<NativeKernel>;
+    fn cpu(&self, signature: &Signature, device: &Profile) -> Result<CpuKernel>;
 
     /// The same in f64 on the CPU, on values in logical order. Written for clarity: it is what kernels
     /// are tested against. For ops that change inputs in place (see [`Op::mutates`]) this returns the new

@@ -1,4 +1,4 @@
-//! Matrix products in f32, by the crate `gemm`. The one file of the native kernels with `unsafe`: the crate takes
+//! Matrix products in f32, by the crate `gemm`. The one file of the CPU kernels with `unsafe`: the crate takes
 //! pointers and strides, and here is where they are checked.
 
 use super::shape::Shape;

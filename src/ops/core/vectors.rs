@@ -1,7 +1,7 @@
 //! Dot products and weighted sums of vectors, compiled for several instruction sets and chosen at run time.
 
+use super::cpu::for_each_part;
 use super::lanes::update;
-use super::native::for_each_part;
 use multiversion::multiversion;
 use multiversion::target::target_cfg_f;
 use rayon::prelude::*;

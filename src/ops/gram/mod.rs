@@ -1,6 +1,6 @@
 //! Gram matrix of a feature map, and its adjoint.
 
-mod matrices;
+mod coop_matrix;
 mod op;
 mod panel;
 mod work;

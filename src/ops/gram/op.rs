@@ -2,18 +2,18 @@
 //!
 //! With F the map as a matrix of C channels by N pixels: `G = F F^T / (C * N)`, neural-style's definition.
 
-use super::matrices;
+use super::coop_matrix;
 use super::panel::{FEW_PARTS, FEWEST_CHANNELS, PARTIAL_COUNT, PARTIALS, Panel, partial_gram};
 use super::work::{BLOCK_DEPTH, BLOCK_SIDE, Work, scale};
 use crate::error::Result;
 use crate::gpu::{Family, Profile};
 use crate::ops::conv::tiles::{self, Tiles};
+use crate::ops::cpu::{Scratch, fill_blocks, for_each_part};
 use crate::ops::lanes::update;
-use crate::ops::native::{Scratch, fill_blocks, for_each_part};
 use crate::ops::product::{MatrixRef, product};
 use crate::ops::shape::{MapLayout, mismatch};
 use crate::ops::{
-    Adjoint, AdjointOperand, Case, CaseInput, Dispatch, Kernel, NativeCall, NativeKernel, Op, Operand, Shape,
+    Adjoint, AdjointOperand, Case, CaseInput, CpuCall, CpuKernel, Dispatch, Kernel, Op, Operand, Shape,
     Signature,
 };
 use rayon::prelude::*;
@@ -95,7 +95,7 @@ impl Op for Gram {
             kernels.push(work.finish("buffer", dispatch, map, BLOCK_SIDE, device));
         }
         if !kernels.is_empty() {
-            kernels.extend(matrices::kernel(map, device));
+            kernels.extend(coop_matrix::kernel(map, device));
         }
         let work = Work::split(map, 4, 1, [256, 2048], 1024);
         let naive = plain("forward", map, &work, 1)
@@ -106,7 +106,7 @@ impl Op for Gram {
         Ok(kernels)
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let map = signature.inputs[0].expect_map("gram")?;
         let channels = map.channels;
         // As many partial matrices as the map has panels, within limits.
@@ -115,7 +115,7 @@ impl Op for Gram {
         let chunk = map.plane().div_ceil(map.plane().div_ceil(Panel::texels(map)).min(limit));
         let chunks = map.plane().div_ceil(chunk);
         let scale = scale(map) as f32;
-        let run = move |call: NativeCall<'_>| {
+        let run = move |call: CpuCall<'_>| {
             let partial = |index: usize| {
                 let texels = index * chunk..((index + 1) * chunk).min(map.plane());
                 partial_gram(map, call.inputs[0], texels, chunks < FEW_PARTS)
@@ -146,7 +146,7 @@ impl Op for Gram {
                 rows.iter_mut().for_each(|value| *value *= scale);
             });
         };
-        Ok(NativeKernel::new(run).temporary(chunks * channels * channels))
+        Ok(CpuKernel::new(run).temporary(chunks * channels * channels))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
@@ -257,14 +257,14 @@ impl Op for GramBackward {
         Ok(kernels)
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let map = signature.inputs[0].expect_map("gram_backward")?;
         let width = map.quads() * 4;
         // Parts of one size but for the last, and parts of their channels where there are few.
         let parts = map.plane().div_ceil(Panel::texels(map));
         let texels = map.plane().div_ceil(parts);
         let columns = width.div_ceil(FEW_PARTS.div_ceil(parts)).next_multiple_of(4).max(FEWEST_CHANNELS);
-        let run = move |call: NativeCall<'_>| {
+        let run = move |call: CpuCall<'_>| {
             let weights = symmetrised(map, call.inputs[1]);
             let weights = MatrixRef::new(&weights, width, width, width);
             fill_blocks(map, texels, call.output, |first, mut quads| {
@@ -289,7 +289,7 @@ impl Op for GramBackward {
                 });
             });
         };
-        Ok(NativeKernel::new(run).scratch(width * width))
+        Ok(CpuKernel::new(run).scratch(width * width))
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {

@@ -1,7 +1,7 @@
 //! Texels of a map as rows, for the products of the CPU device.
 
 use crate::ops::MapLayout;
-use crate::ops::native::Scratch;
+use crate::ops::cpu::Scratch;
 use crate::ops::product::{MatrixRef, product};
 use rayon::prelude::*;
 use std::ops::Range;

@@ -3,14 +3,14 @@
 use super::{BACK, FIRST, PAIR, RESTART, Ring, SHORTER, dot, expect};
 use crate::error::Result;
 use crate::gpu::Profile;
+use crate::ops::cpu::write_number;
 use crate::ops::lanes::sums;
-use crate::ops::native::write_number;
 use crate::ops::shape::mismatch;
-use crate::ops::{Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
+use crate::ops::{Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature};
 
 /// Decides what a step of L-BFGS does, and writes it to the scalars (see the module).
 ///
-/// Inputs: x (the picture that was tried), its gradient, its free gradient (see [`crate::ops::FreeGradient`]; or the
+/// Inputs: x (the picture that was tried), its gradient, its free gradient (see [`crate::ops::ProjectedGradient`]; or the
 /// gradient again), the accepted picture and its gradient, the scalars, and with a line search the loss at x.
 /// Changes the scalars. Output: the phase, as a vector of length 1.
 ///
@@ -117,9 +117,9 @@ impl Op for LbfgsJudge {
         Ok(vec![Kernel { variant: "naive", dispatches: vec![partial, finish], scratch }])
     }
 
-    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, _signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let line_search = self.line_search;
-        Ok(NativeKernel::new(move |mut call| {
+        Ok(CpuKernel::new(move |mut call| {
             let &[x, gradient, free, accepted, accepted_gradient, ..] = &call.inputs[..] else { return };
             let [scalars] = &mut call.mutated[..] else { return };
             let inputs = [x, gradient, free, accepted, accepted_gradient];

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::gpu::Profile;
 use crate::ops::lanes::sums;
 use crate::ops::shape::mismatch;
-use crate::ops::{Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
+use crate::ops::{Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature};
 use rayon::prelude::*;
 
 /// For each row r of the rings of steps s and changes y: `[s_r . p, s_r . n, y_r . p, y_r . n]`, where p is the free
@@ -71,9 +71,9 @@ impl Op for LbfgsProducts {
         Ok(vec![Kernel { variant: "naive", dispatches, scratch }])
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let ring = Ring::of(self.name(), signature.inputs[2], signature.inputs[0])?;
-        Ok(NativeKernel::new(move |call| {
+        Ok(CpuKernel::new(move |call| {
             let &[steps, changes, free, change, scalars, ..] = &call.inputs[..] else { return };
             let (head, pairs) = (scalars[4] as usize, scalars[5] as usize);
             call.output.par_chunks_exact_mut(4).enumerate().for_each(|(row, output)| {

@@ -3,9 +3,9 @@
 use super::{FIRST, LARGEST, PAIR, RESTART, Ring, expect};
 use crate::error::Result;
 use crate::gpu::Profile;
-use crate::ops::native::write_number;
+use crate::ops::cpu::write_number;
 use crate::ops::shape::mismatch;
-use crate::ops::{Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
+use crate::ops::{Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature};
 
 /// Takes the new pair up, if there is one with `s.y > 1e-10`, and computes the direction `-H p` as factors of the
 /// gradient and of the rings' rows, where the first guess of H is `s.y / y.y` of the newest pair.
@@ -130,10 +130,10 @@ impl Op for LbfgsRecursion {
         Ok(vec![Kernel::single("naive", dispatch)])
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let ring = self.ring(&signature.inputs)?;
         let line_search = self.line_search;
-        Ok(NativeKernel::new(move |mut call| {
+        Ok(CpuKernel::new(move |mut call| {
             let (products, control) = (call.inputs[0].as_chunks::<4>().0, call.inputs[1]);
             let [inner, scalars] = &mut call.mutated[..] else { return };
             let phase = scalars[0];

@@ -3,11 +3,11 @@
 use super::{BACK, Ring, SHORTER, expect};
 use crate::error::Result;
 use crate::gpu::Profile;
-use crate::ops::free_gradient::{AT_BOUNDS, held};
+use crate::ops::cpu::{for_each_part_of, write_number};
 use crate::ops::lanes::update;
-use crate::ops::native::{for_each_part_of, write_number};
+use crate::ops::projected_gradient::{AT_BOUNDS, held};
 use crate::ops::shape::mismatch;
-use crate::ops::{Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
+use crate::ops::{Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature};
 
 /// Computes the direction as the scalars' factors give it, unless the one before is followed once more, and moves x
 /// from the accepted picture along it by the step length; or puts the accepted picture back.
@@ -81,10 +81,10 @@ impl Op for LbfgsMove {
         Ok(vec![Kernel::of("naive", windows.iter().enumerate().map(dispatch).collect())])
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let ring = Ring::of(self.name(), signature.inputs[0], signature.inputs[4])?;
         let op = *self;
-        Ok(NativeKernel::new(move |mut call| {
+        Ok(CpuKernel::new(move |mut call| {
             let &[_, accepted, gradient, _, steps, changes, scalars, ..] = &call.inputs[..] else { return };
             let [x, direction] = &mut call.mutated[..] else { return };
             let phase = scalars[0];

@@ -3,11 +3,11 @@
 use super::{FIRST, PAIR, Ring, expect};
 use crate::error::Result;
 use crate::gpu::Profile;
-use crate::ops::free_gradient::AT_BOUNDS;
+use crate::ops::cpu::{for_each_part_of, write_number};
 use crate::ops::lanes::update;
-use crate::ops::native::{for_each_part_of, write_number};
+use crate::ops::projected_gradient::AT_BOUNDS;
 use crate::ops::shape::mismatch;
-use crate::ops::{Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
+use crate::ops::{Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature};
 
 /// Where the scalars say that the picture is accepted: writes its distance from the picture accepted before, and the
 /// change of the gradient, to the vacant row of the rings, and makes it and its gradient the accepted ones.
@@ -60,9 +60,9 @@ impl Op for LbfgsStore {
         Ok(vec![Kernel::of("naive", windows.iter().enumerate().map(dispatch).collect())])
     }
 
-    fn native(&self, signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let ring = Ring::of(self.name(), signature.inputs[0], signature.inputs[4])?;
-        Ok(NativeKernel::new(move |mut call| {
+        Ok(CpuKernel::new(move |mut call| {
             let (x, gradient, scalars) = (call.inputs[0], call.inputs[1], call.inputs[6]);
             let [accepted, accepted_gradient, steps, changes] = &mut call.mutated[..] else { return };
             let phase = scalars[0];

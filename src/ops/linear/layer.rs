@@ -10,7 +10,7 @@ use crate::gpu::{Family, Profile};
 use crate::ops::relu::rectified;
 use crate::ops::shape::mismatch;
 use crate::ops::{
-    Adjoint, AdjointOperand, Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature,
+    Adjoint, AdjointOperand, Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature,
     Storage,
 };
 use std::ops::Range;
@@ -126,8 +126,8 @@ impl Op for Linear {
         Ok(Self::choices(device, tiles::kernel(&self.matrix, self.relu, false, device)?, tuned, naive))
     }
 
-    fn native(&self, _signature: &Signature, device: &Profile) -> Result<NativeKernel> {
-        Ok(self.matrix.on(device).native_forward(self.relu))
+    fn cpu(&self, _signature: &Signature, device: &Profile) -> Result<CpuKernel> {
+        Ok(self.matrix.on(device).cpu_forward(self.relu))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
@@ -189,8 +189,8 @@ impl Op for LinearBackward {
         ))
     }
 
-    fn native(&self, _signature: &Signature, device: &Profile) -> Result<NativeKernel> {
-        Ok(self.linear.matrix.on(device).native_backward(self.linear.relu))
+    fn cpu(&self, _signature: &Signature, device: &Profile) -> Result<CpuKernel> {
+        Ok(self.linear.matrix.on(device).cpu_backward(self.linear.relu))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {

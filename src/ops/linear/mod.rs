@@ -1,8 +1,8 @@
 //! Fully connected layers.
 
+mod cpu;
 mod layer;
 mod matrix;
-mod native;
 mod tiles;
 
 pub use layer::{Linear, LinearBackward};

@@ -4,9 +4,9 @@ mod element;
 
 pub use element::Element;
 
+use crate::allocation::zeros;
 use crate::error::{Error, Result};
 use crate::files::{LENGTH_BYTES, LONGEST_HEADER, open_ordinary};
-use crate::room::zeros;
 use crate::workbench::Difference;
 use npyz::{DType, Endianness, NpyFile, Order, WriteOptions, WriterBuilder as _};
 use safetensors::tensor::Metadata;

@@ -2,8 +2,8 @@
 
 use super::shader::{Bound, Variable};
 use super::spec::ArraySource;
+use crate::allocation::zeros;
 use crate::error::{Error, Result};
-use crate::room::zeros;
 use crate::workbench::array::{count, dimensions};
 use crate::workbench::{Array, Element};
 use rand::{RngExt, SeedableRng};

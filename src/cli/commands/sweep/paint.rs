@@ -250,7 +250,7 @@ impl Sweep {
             match self.write_sheet() {
                 Err(error) if run + 1 < count => {
                     if !std::mem::replace(&mut lacks_sheet, true) {
-                        self.progress.lines.trouble(&format!("no contact sheet yet: {error}"));
+                        self.progress.lines.problem(&format!("no contact sheet yet: {error}"));
                     }
                 }
                 written => {

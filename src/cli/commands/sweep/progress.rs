@@ -42,7 +42,7 @@ impl SweepProgress {
             label,
             scales: Vec::new(),
             status: status.clone(),
-            troubles_seen: 0,
+            problems_seen: 0,
         }
     }
 }
@@ -56,8 +56,8 @@ pub(super) struct RunProgress<'a> {
     label: &'a str,
     scales: Vec<Scale>,
     status: SharedStatus,
-    /// Troubles that were printed.
-    troubles_seen: usize,
+    /// Problems that were printed.
+    problems_seen: usize,
 }
 
 impl RunProgress<'_> {
@@ -70,8 +70,8 @@ impl RunProgress<'_> {
 
 impl Observer for RunProgress<'_> {
     fn observe(&mut self, event: Event<'_>) -> Result<ControlFlow<()>> {
-        for trouble in self.status.borrow().new_troubles(&mut self.troubles_seen) {
-            self.progress.lines.trouble(&trouble);
+        for problem in self.status.borrow().new_problems(&mut self.problems_seen) {
+            self.progress.lines.problem(&problem);
         }
         match event {
             Event::Started(started) => self.scales.clone_from(&started.scales),

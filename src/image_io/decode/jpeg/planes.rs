@@ -2,7 +2,7 @@
 //! those the means of areas.
 
 use super::super::failure::Failure;
-use crate::room::zeros;
+use crate::allocation::zeros;
 
 /// Pixels a side of a block, and its frequencies in each direction.
 pub(super) const SIDE: usize = 8;

@@ -7,7 +7,7 @@
 //! picture to rounding, wherever tiles begin. The picture and its gradient are in the host's memory: a device holds no more
 //! of them than a tile.
 
-use super::graph::{self, Kind, LayerSums, Subject, Sum, TileGradients, place_of};
+use super::graph::{self, Accumulator, LayerSums, TileContext, TileGradients, TileOutput, place_of};
 use super::layout::{Span, Trunk, spans};
 use super::passes::{Inputs, Tile, TilePasses, TileProgram};
 use super::planes::HalfMap;
@@ -135,7 +135,7 @@ impl Assembly {
         let mut graph = Graph::new();
         let map = graph.external("map", self.shape(layer));
         let moments = statistic.moments(&mut graph, map, label)?;
-        self.add(build, layer, Kind::Moments(statistic.clone()), &graph.shapes(&moments), label)
+        self.add(build, layer, TileOutput::Moments(statistic.clone()), &graph.shapes(&moments), label)
     }
 
     /// The distance of a layer's map from a target of the same shape.
@@ -149,7 +149,7 @@ impl Assembly {
         (statistic, target): (&Arc<dyn Statistic>, &Captured),
         label: &str,
     ) -> Result<TensorId> {
-        let kind = Kind::Distance(statistic.clone(), target.clone());
+        let kind = TileOutput::Distance(statistic.clone(), target.clone());
         Ok(self.add(build, layer, kind, &[Shape::Vector(1)], label)?[0])
     }
 
@@ -158,7 +158,7 @@ impl Assembly {
     /// # Errors
     /// If the device fails or has too little memory.
     pub fn map(&mut self, build: &mut Build<'_>, layer: Option<usize>, label: &str) -> Result<TensorId> {
-        Ok(self.add(build, layer, Kind::Map, &[self.shape(layer)], label)?[0])
+        Ok(self.add(build, layer, TileOutput::Map, &[self.shape(layer)], label)?[0])
     }
 
     /// A layer's map in the host's memory, to be a target of tiles.
@@ -168,7 +168,7 @@ impl Assembly {
     pub fn target(&mut self, layer: Option<usize>, label: &str) -> Result<Captured> {
         let shape = self.shape(layer);
         let map = Arc::new(Mutex::new(HalfMap::zeros(label, shape)?));
-        let kind = Kind::Target(map.clone());
+        let kind = TileOutput::Target(map.clone());
         self.of_layers.push(LayerSums { layer, map: shape, kind, sums: Vec::new() });
         Ok(Captured { shape, place: TargetPlace::Host(map) })
     }
@@ -177,14 +177,14 @@ impl Assembly {
         &mut self,
         build: &mut Build<'_>,
         layer: Option<usize>,
-        kind: Kind,
+        kind: TileOutput,
         shapes: &[Shape],
         label: &str,
     ) -> Result<Vec<TensorId>> {
         let mut sums = Vec::new();
         for shape in shapes {
             let (tensor, memory) = build.external(&format!("{label} of all tiles"), *shape)?;
-            sums.push(Sum { tensor, memory, shape: *shape });
+            sums.push(Accumulator { tensor, memory, shape: *shape });
         }
         let tensors = sums.iter().map(|sum| sum.tensor).collect();
         let map = self.shape(layer);
@@ -202,7 +202,7 @@ impl Assembly {
     }
 
     /// All sums.
-    pub fn sums(&self) -> impl Iterator<Item = &Sum> {
+    pub fn sums(&self) -> impl Iterator<Item = &Accumulator> {
         self.of_layers.iter().flat_map(|of_layer| &of_layer.sums)
     }
 
@@ -220,44 +220,48 @@ impl Assembly {
     ///
     /// # Errors
     /// If the device fails or has too little memory.
-    pub fn prepare(&self, subject: Subject<'_>, gradients: Option<&TileGradients>) -> Result<TilePasses> {
+    pub fn prepare(&self, context: TileContext<'_>, gradients: Option<&TileGradients>) -> Result<TilePasses> {
         let [rows, columns] = self.spans();
         let pairs = || rows.iter().flat_map(|row| columns.iter().map(move |column| (row, column)));
         let lengths = |(row, column): (&Span, &Span)| {
             [row.all.len(), column.all.len(), row.own.len(), column.own.len()]
         };
         let mut sizes: Vec<[usize; 4]> = pairs().map(lengths).collect();
-        let inputs = self.inputs(subject, &sizes)?;
+        let inputs = self.inputs(context, &sizes)?;
         // The largest first, for the workspace.
         sizes.sort_unstable_by_key(|[height, width, own @ ..]| Reverse((height * width, *own)));
         sizes.dedup();
         let mut workspace = Workspace::default();
         let program = |size: &[usize; 4]| {
-            graph::program(&self.of_layers, subject, gradients, &inputs, *size, &mut workspace)
+            graph::program(&self.of_layers, context, gradients, &inputs, *size, &mut workspace)
         };
         let programs = sizes.iter().map(program).collect::<Result<Vec<TileProgram>>>()?;
         let mut tiles = Vec::new();
         for pair in pairs() {
             let program = sizes.iter().position(|size| *size == lengths(pair));
-            tiles.extend(program.map(|program| self.tile(subject.network, program, pair)));
+            tiles.extend(program.map(|program| self.tile(context.network, program, pair)));
         }
         let targets = self.of_layers.iter().filter_map(|of_layer| match &of_layer.kind {
-            Kind::Distance(_, Captured { place: TargetPlace::Device(memory), .. }) => Some(memory.bytes()),
+            TileOutput::Distance(_, Captured { place: TargetPlace::Device(memory), .. }) => {
+                Some(memory.bytes())
+            }
             _ => None,
         });
         // The programs share their memory; what is bound to them counts elsewhere, but for targets and inputs.
         let programs_use = programs.iter().map(|program| program.program.memory());
         let most = programs_use.fold(MemoryUse::default(), |most, program| most.combined(program, u64::max));
         let memory_use = MemoryUse { bound: targets.sum::<u64>() + inputs.bytes(), ..most };
-        let is_added = |of_layer: &&LayerSums| matches!(of_layer.kind, Kind::Moments(_) | Kind::Distance(..));
+        let is_added = |of_layer: &&LayerSums| {
+            matches!(of_layer.kind, TileOutput::Moments(_) | TileOutput::Distance(..))
+        };
         let added = self.of_layers.iter().filter(is_added).flat_map(|of_layer| &of_layer.sums);
         let zeroed = added.map(|sum| (sum.memory.clone(), sum.shape)).collect();
         let captured = self.of_layers.iter().filter_map(|of_layer| match &of_layer.kind {
-            Kind::Target(map) => Some(map.clone()),
+            TileOutput::Target(map) => Some(map.clone()),
             _ => None,
         });
         Ok(TilePasses {
-            engine: subject.engine.clone(),
+            engine: context.engine.clone(),
             programs,
             across: columns.len(),
             memory: memory_use,
@@ -269,15 +273,16 @@ impl Assembly {
     }
 
     /// Memory for what a tile reads, if tiles have these sizes: rows and columns, then of those its own.
-    fn inputs(&self, subject: Subject<'_>, sizes: &[[usize; 4]]) -> Result<Inputs> {
-        let engine = subject.engine;
+    fn inputs(&self, context: TileContext<'_>, sizes: &[[usize; 4]]) -> Result<Inputs> {
+        let engine = context.engine;
         let most = |index: usize| sizes.iter().map(|size| size[index]).max().unwrap_or(1);
         let places = Shape::Vector(place_of(self.trunk.pools + 1, 0));
         let mut targets = Vec::new();
         for of_layer in &self.of_layers {
-            if let Kind::Distance(_, Captured { shape, place: TargetPlace::Host(map) }) = &of_layer.kind {
+            if let TileOutput::Distance(_, Captured { shape, place: TargetPlace::Host(map) }) = &of_layer.kind
+            {
                 let whole = shape.expect_map("a target")?;
-                let pools = of_layer.pools(subject.network);
+                let pools = of_layer.pools(context.network);
                 let part = Shape::map(whole.channels, most(2) >> pools, most(3) >> pools);
                 targets.push((map.clone(), engine.tensor("target of a tile", part)?));
             }
@@ -300,7 +305,7 @@ impl Assembly {
             let pools = of_layer.pools(network);
             [row.own_at(pools), column.own_at(pools)]
         };
-        let of = |wanted: fn(&Kind) -> bool| {
+        let of = |wanted: fn(&TileOutput) -> bool| {
             self.of_layers.iter().filter(|of_layer| wanted(&of_layer.kind)).map(own).collect()
         };
         Tile {
@@ -308,9 +313,9 @@ impl Assembly {
             all: [row.all.clone(), column.all.clone()],
             places: places.into_iter().map(|place| place as f32).collect(),
             targets: of(|kind| {
-                matches!(kind, Kind::Distance(_, Captured { place: TargetPlace::Host(_), .. }))
+                matches!(kind, TileOutput::Distance(_, Captured { place: TargetPlace::Host(_), .. }))
             }),
-            captured: of(|kind| matches!(kind, Kind::Target(_))),
+            captured: of(|kind| matches!(kind, TileOutput::Target(_))),
         }
     }
 }

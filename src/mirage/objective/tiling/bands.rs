@@ -8,7 +8,7 @@ use crate::graph::{
     Engine, Goals, Memory, MemoryUse, Pending, Program, Readback, Submission, TensorId, When,
 };
 use crate::mirage::objective::build::{Build, NamedMemory};
-use crate::mirage::objective::non_finite::StepWatch;
+use crate::mirage::objective::non_finite::NonFiniteCounters;
 use crate::mirage::objective::sections::{GRADIENT, STEP};
 use crate::mirage::objective::step::{STATE_PICTURE, StatePart, StateTensors};
 use crate::mirage::request::Request;
@@ -60,7 +60,7 @@ pub(in crate::mirage) struct Bands {
     rows_of_steps: usize,
     /// The step, by the rows of the band.
     steps: HashMap<usize, Program>,
-    watch: Option<StepWatch>,
+    watch: Option<NonFiniteCounters>,
     /// Memory of what the programs read and change.
     kept: NamedMemory,
     of_neighbors: Vec<NeighborLoss>,
@@ -281,7 +281,7 @@ impl Bands {
     }
 
     /// What steps note, and in how many runs each of them is made.
-    pub fn watch(&self) -> Option<(&StepWatch, u32)> {
+    pub fn watch(&self) -> Option<(&NonFiniteCounters, u32)> {
         self.watch.as_ref().map(|watch| (watch, self.size[0].div_ceil(self.rows_of_steps) as u32))
     }
 

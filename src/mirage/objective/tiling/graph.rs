@@ -22,12 +22,12 @@ pub(in crate::mirage) struct LayerSums {
     pub layer: Option<usize>,
     /// The whole map.
     pub map: Shape,
-    pub kind: Kind,
-    pub sums: Vec<Sum>,
+    pub kind: TileOutput,
+    pub sums: Vec<Accumulator>,
 }
 
 #[derive(Debug)]
-pub(in crate::mirage) enum Kind {
+pub(in crate::mirage) enum TileOutput {
     /// The moments of a statistic.
     Moments(Arc<dyn Statistic>),
     /// Its distance from a target.
@@ -40,7 +40,7 @@ pub(in crate::mirage) enum Kind {
 
 /// A tensor that tiles are added up in.
 #[derive(Debug, Clone)]
-pub(in crate::mirage) struct Sum {
+pub(in crate::mirage) struct Accumulator {
     /// It in the graph that reads it.
     pub tensor: TensorId,
     pub memory: Memory,
@@ -49,7 +49,7 @@ pub(in crate::mirage) struct Sum {
 
 /// What tiles are computed of.
 #[derive(Clone, Copy)]
-pub(in crate::mirage) struct Subject<'a> {
+pub(in crate::mirage) struct TileContext<'a> {
     pub engine: &'a Arc<Engine>,
     pub network: &'a Network,
     pub view: View,
@@ -77,18 +77,18 @@ impl LayerSums {
 /// If the device fails or has too little memory.
 pub(in crate::mirage) fn program(
     of_layers: &[LayerSums],
-    subject: Subject<'_>,
+    context: TileContext<'_>,
     gradients: Option<&TileGradients>,
     inputs: &Inputs,
     [height, width, own_height, own_width]: [usize; 4],
     workspace: &mut Workspace,
 ) -> Result<TileProgram> {
-    let mut build = Build::new(subject.engine);
+    let mut build = Build::new(context.engine);
     let tile = build.alias("tile", &inputs.tile, Shape::map(3, height, width));
     let places = build.alias("places", &inputs.places.0, inputs.places.1);
     let layers: Vec<usize> = of_layers.iter().filter_map(|of_layer| of_layer.layer).collect();
     let mut maps: HashMap<Option<usize>, TensorId> =
-        network_graph::forward(&mut build.graph, subject.network, tile, &layers, subject.view)?
+        network_graph::forward(&mut build.graph, context.network, tile, &layers, context.view)?
             .into_iter()
             .map(|(layer, map)| (Some(layer), map))
             .collect();
@@ -104,8 +104,8 @@ pub(in crate::mirage) fn program(
     let mut own_maps: HashMap<Option<usize>, TensorId> = HashMap::new();
     let mut of_sums = gradients.iter().flat_map(|gradients| &gradients.sums);
     for of_layer in of_layers {
-        let name = of_layer.layer.map_or("picture", |layer| subject.network.layers[layer].name.as_str());
-        let pools = of_layer.pools(subject.network);
+        let name = of_layer.layer.map_or("picture", |layer| context.network.layers[layer].name.as_str());
+        let pools = of_layer.pools(context.network);
         let part = Part { name, whole: of_layer.map, pools, size: [own_height >> pools, own_width >> pools] };
         let own = match own_maps.get(&of_layer.layer) {
             Some(own) => *own,
@@ -117,7 +117,7 @@ pub(in crate::mirage) fn program(
             graph.add(of_layer, &part, value, sum, of_sums.next())?;
         }
     }
-    graph.prepare(subject, gradients, tile, workspace)
+    graph.prepare(context, gradients, tile, workspace)
 }
 
 /// A tile's own part of a layer's map.
@@ -169,12 +169,12 @@ impl TileGraph<'_> {
     /// What is added to the sums of a layer.
     fn values(&mut self, of_layer: &LayerSums, part: &Part<'_>, own: TensorId) -> Result<Vec<TensorId>> {
         match &of_layer.kind {
-            Kind::Moments(statistic) => statistic.moments(&mut self.build.graph, own, part.name),
-            Kind::Distance(statistic, target) => {
+            TileOutput::Moments(statistic) => statistic.moments(&mut self.build.graph, own, part.name),
+            TileOutput::Distance(statistic, target) => {
                 Ok(vec![self.distance(statistic.as_ref(), target, part, own)?])
             }
-            Kind::Map => Ok(vec![own]),
-            Kind::Target(_) => {
+            TileOutput::Map => Ok(vec![own]),
+            TileOutput::Target(_) => {
                 self.captured.push((format!("target {}", part.name), own));
                 Ok(Vec::new())
             }
@@ -212,14 +212,14 @@ impl TileGraph<'_> {
         of_layer: &LayerSums,
         part: &Part<'_>,
         value: TensorId,
-        sum: &Sum,
+        sum: &Accumulator,
         gradient: Option<&Memory>,
     ) -> Result<()> {
         let all = self.build.alias(part.name, &sum.memory, sum.shape);
         let gradient = gradient.map(|memory| self.build.alias("gradient", memory, sum.shape));
         let (graph, at) = (&mut self.build.graph, part.place());
         let label = format!("{} added", part.name);
-        let is_map = matches!(of_layer.kind, Kind::Map);
+        let is_map = matches!(of_layer.kind, TileOutput::Map);
         self.added.push(if is_map {
             let put = Accumulate { factor: 1.0, at: Some(at), replace: true };
             graph.apply(put, &[all, value, self.places], label)?
@@ -242,7 +242,7 @@ impl TileGraph<'_> {
     /// Adds the backward pass to `tile`, where there is one, and prepares the program.
     fn prepare(
         self,
-        subject: Subject<'_>,
+        context: TileContext<'_>,
         gradients: Option<&TileGradients>,
         tile: TensorId,
         workspace: &mut Workspace,
@@ -272,7 +272,7 @@ impl TileGraph<'_> {
             }
         }
         build.fuse(&goals);
-        let program = Program::prepare_in(subject.engine, &build.graph, &build.bound, &goals, workspace)?;
+        let program = Program::prepare_in(context.engine, &build.graph, &build.bound, &goals, workspace)?;
         Ok(TileProgram { program, captures, has_gradient })
     }
 }

@@ -27,7 +27,7 @@ impl InTransit {
         let values = |shape: &Shape| shape.elements() as u64 * 4;
         let unpacking = stored(read) + read.iter().map(values).sum::<u64>();
         let largest = |bytes: &dyn Fn(&Shape) -> u64| written.iter().map(bytes).max().unwrap_or(0);
-        if engine.profile().native {
+        if engine.profile().cpu {
             // It packs into the tensor's own memory.
             return Self { host: largest(&values).max(unpacking), ..Self::default() };
         }
@@ -112,7 +112,7 @@ mod tests {
     fn staging_counts_parts_in_flight_and_the_read_backs_of_all_programs() {
         let (written, read) = (Shape::map(8, 10, 20), Shape::map(3, 10, 20));
         let values = |shape: Shape| shape.elements() as u64 * 4;
-        let cpu = Engine::counting_for(Profile::native(), "invented");
+        let cpu = Engine::counting_for(Profile::cpu(), "invented");
         let of = |engine: &Engine, parts| InTransit::of(engine, parts, &[read, written], &[read, read]);
         let found = of(&cpu, 7);
         assert_eq!((found.device(), found.host), (0, 2 * (read.bytes() + values(read))));

@@ -1,10 +1,10 @@
 //! Pictures in the host's memory, where they are computed in tiles, and tensors of their shape: channel after channel, as
 //! checkpoints have them.
 
+use crate::allocation::zeros;
 use crate::error::{Error, Result};
 use crate::image_io::Picture;
 use crate::ops::Shape;
-use crate::room::zeros;
 use std::ops::Range;
 
 /// Three channels of so many rows and columns.

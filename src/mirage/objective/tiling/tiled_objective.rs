@@ -10,10 +10,12 @@ use crate::graph::{Engine, MemoryUse, Pending, Program, Submission, Values};
 use crate::mirage::objective::gradients::norm_name;
 use crate::mirage::objective::kept_picture::KeptPicture;
 use crate::mirage::objective::non_finite::RECORD;
-use crate::mirage::objective::sections::{GRADIENT, GROUPS, HEALTH, LOSSES, REPORT, SNAPSHOT, STATE, STEP};
+use crate::mirage::objective::sections::{
+    GRADIENT, GROUPS, LOSSES, NON_FINITE, REPORT, SNAPSHOT, STATE, STEP,
+};
 use crate::mirage::objective::step::{STATE_PICTURE, StatePart};
 use crate::mirage::setback::Fault;
-use crate::ops::{Shape, Watch};
+use crate::ops::{CountNonFinite, Shape};
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::sync::Arc;
@@ -222,11 +224,11 @@ impl TiledObjective {
             (false, true) => return Err(not_set(GRADIENT)),
             (false, false) => {}
         }
-        if readbacks.contains(&HEALTH)
+        if readbacks.contains(&NON_FINITE)
             && let Some(record) = self.bands.kept().get(RECORD)
         {
-            let record = self.engine.read(record, Watch::RECORD, "what steps noted")?;
-            add(HEALTH, [(HEALTH.to_owned(), record)].into_iter().collect());
+            let record = self.engine.read(record, CountNonFinite::RECORD, "what steps noted")?;
+            add(NON_FINITE, [(NON_FINITE.to_owned(), record)].into_iter().collect());
         }
         Ok(Submission::with_values("iteration", values))
     }

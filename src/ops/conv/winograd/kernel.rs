@@ -2,7 +2,7 @@
 
 use super::blocks::Blocks;
 use super::chunks::TileChunks;
-use super::matrices;
+use super::coop_matrix;
 use super::memory::Memory;
 use super::tile::{TEXEL, WinogradTile};
 use super::tiles::Tiles;
@@ -10,7 +10,7 @@ use super::transforms::{Finish, Transforms};
 use super::weights::WinogradWeights;
 use crate::gpu::Profile;
 use crate::ops::conv::filter::Filter;
-use crate::ops::matrices::Block;
+use crate::ops::coop_matrix::Block;
 use crate::ops::{Kernel, MapLayout, Operand};
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub(in crate::ops::conv) struct Winograd {
 enum Products {
     Tiles(Tiles),
     Blocks(Blocks),
-    Matrices(Block),
+    CoopMatrix(Block),
 }
 
 impl Winograd {
@@ -52,8 +52,8 @@ impl Winograd {
         // None of these is the first: they are for measurement to choose.
         if !choices.is_empty() {
             choices.extend(tiles.into_iter().filter_map(|tile| {
-                let (block, chunks) = matrices::choose(tile, filter, input, output, device)?;
-                Some(Self { chunks, products: Products::Matrices(block) })
+                let (block, chunks) = coop_matrix::choose(tile, filter, input, output, device)?;
+                Some(Self { chunks, products: Products::CoopMatrix(block) })
             }));
         }
         choices
@@ -64,7 +64,7 @@ impl Winograd {
         match self.products {
             Products::Tiles(_) => Tiles::after_direct(input),
             Products::Blocks(_) => Blocks::after_direct(&self.chunks, input, output),
-            Products::Matrices(_) => true,
+            Products::CoopMatrix(_) => true,
         }
     }
 
@@ -83,7 +83,7 @@ impl Winograd {
         match self.products {
             Products::Tiles(_) => Memory::Textures,
             Products::Blocks(_) => Memory::Buffers,
-            Products::Matrices(block) => Memory::Rows { side: block.side() },
+            Products::CoopMatrix(block) => Memory::Rows { side: block.side() },
         }
     }
 
@@ -105,13 +105,13 @@ impl Winograd {
             (Products::Tiles(_), WinogradTile::Two) => "texture_winograd2",
             (Products::Blocks(_), WinogradTile::Four) => "buffer_winograd4",
             (Products::Blocks(_), WinogradTile::Two) => "buffer_winograd2",
-            (Products::Matrices(_), WinogradTile::Four) => "buffer_winograd4_matrices",
-            (Products::Matrices(_), WinogradTile::Two) => "buffer_winograd2_matrices",
+            (Products::CoopMatrix(_), WinogradTile::Four) => "buffer_winograd4_coop",
+            (Products::CoopMatrix(_), WinogradTile::Two) => "buffer_winograd2_coop",
         };
         let products = match products {
             Products::Tiles(tiles) => tiles.products(&chunks, filter, maps, adjoint),
             Products::Blocks(blocks) => blocks.products(&chunks, filter, maps, adjoint, device),
-            Products::Matrices(block) => matrices::products(block, &chunks, filter, maps, adjoint),
+            Products::CoopMatrix(block) => coop_matrix::products(block, &chunks, filter, maps, adjoint),
         };
         let scratch = self.memory().scratch(maps.map(|map| chunks.bytes(map)));
         let transforms = Transforms { chunks, memory: self.memory(), input, output, turned: adjoint, finish };

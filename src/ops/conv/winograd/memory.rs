@@ -1,7 +1,7 @@
 //! Where the maps and the transformed values lie, which is what the families differ in around the products.
 
 use super::tile::TEXEL;
-use crate::ops::matrices::SCALE_BYTES;
+use crate::ops::coop_matrix::SCALE_BYTES;
 use crate::ops::{MapLayout, Operand};
 
 /// Where the transformed values lie between the chunks.

@@ -6,7 +6,7 @@ use super::tile::GROUP;
 use crate::gpu::Profile;
 use crate::ops::conv::pool_indices::PoolIndices;
 use crate::ops::conv::{border, tiles};
-use crate::ops::{Dispatch, MapLayout, Operand, matrices, window};
+use crate::ops::{Dispatch, MapLayout, Operand, coop_matrix, window};
 use std::ops::Range;
 
 /// What is done to each value before it is stored, or as it is loaded.
@@ -46,7 +46,7 @@ impl Transforms<'_> {
     pub fn around(&self, products: &Dispatch, device: &Profile) -> Vec<Dispatch> {
         let mut dispatches = Vec::new();
         if matches!(self.memory, Memory::Rows { .. }) {
-            dispatches.extend(matrices::scale(self.read(), &self.input.0, Memory::SCALE, device));
+            dispatches.extend(coop_matrix::scale(self.read(), &self.input.0, Memory::SCALE, device));
         }
         for first in self.chunks.chunks() {
             dispatches.extend(self.load(first, device));

@@ -6,8 +6,8 @@ use crate::gpu::Profile;
 use crate::ops::conv::filter::{Filter, Packing};
 use crate::ops::shape::takes;
 use crate::ops::{
-    Case, Constant, ConstantPart, Dispatch, Initializer, Kernel, NativeKernel, Op, Operand, Shape, Signature,
-    Storage, TexelCopy, matrices,
+    Case, Constant, ConstantPart, CpuKernel, Dispatch, Initializer, Kernel, Op, Operand, Shape, Signature,
+    Storage, TexelCopy, coop_matrix,
 };
 use std::sync::Arc;
 
@@ -88,7 +88,7 @@ impl WinogradWeights {
     fn columns(&self, packed: &[f32], side: usize) -> Vec<f32> {
         let (blocks, quads) = (self.padded() / BLOCK, self.in_channels.div_ceil(4));
         let of_position = |position| {
-            matrices::columns(side, [self.out_channels, self.in_channels], |o, i| {
+            coop_matrix::columns(side, [self.out_channels, self.in_channels], |o, i| {
                 let block = position * blocks + o / BLOCK;
                 packed[((block * quads + i / 4) * BLOCK + o % BLOCK) * 4 + i % 4]
             })
@@ -146,9 +146,9 @@ impl Op for WinogradWeights {
         Ok(vec![Kernel::single("naive", dispatch)])
     }
 
-    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
+    fn cpu(&self, _signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let op = *self;
-        Ok(NativeKernel::new(move |call| call.output.copy_from_slice(&op.rounded(call.inputs[0]))))
+        Ok(CpuKernel::new(move |call| call.output.copy_from_slice(&op.rounded(call.inputs[0]))))
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
@@ -173,7 +173,7 @@ pub(super) fn weights(tile: WinogradTile, filter: &Arc<Filter>, packing: Packing
 
 /// Bytes of [`column_weights`].
 pub(super) fn row_bytes(tile: WinogradTile, filter: &Filter) -> u64 {
-    matrices::row_bytes(tile.positions() * filter.out_channels, filter.in_channels)
+    coop_matrix::row_bytes(tile.positions() * filter.out_channels, filter.in_channels)
 }
 
 /// The filter's transformed weights in f16 for cooperative matrices of this side: for each position columns of them.

@@ -1,6 +1,6 @@
 //! Any convolution, and its adjoint, as a plain sum: for steps, kernels and paddings that the other methods don't take.
 
-use super::finish::Finish;
+use super::epilogue::Epilogue;
 use super::layout::bands;
 use crate::ops::MapLayout;
 use crate::ops::conv::convolution::Conv;
@@ -12,7 +12,7 @@ pub(super) fn forward(
     maps: [MapLayout; 2],
     x: &[f32],
     weights: &[f32],
-    finish: &Finish<'_>,
+    epilogue: &Epilogue<'_>,
     y: &mut [f32],
 ) {
     let [input, output] = maps;
@@ -37,7 +37,7 @@ pub(super) fn forward(
                         }
                     }
                 }
-                finish.write(quad, output.texel(quad, row, column), [sum], std::array::from_mut(to));
+                epilogue.write(quad, output.texel(quad, row, column), [sum], std::array::from_mut(to));
             }
         }
     });
@@ -49,7 +49,7 @@ pub(super) fn backward(
     maps: [MapLayout; 2],
     dy: &[f32],
     weights: &[f32],
-    finish: &Finish<'_>,
+    epilogue: &Epilogue<'_>,
     dx: &mut [f32],
 ) {
     let [input, output] = maps;
@@ -83,7 +83,7 @@ pub(super) fn backward(
                         }
                     }
                 }
-                finish.write(quad, input.texel(quad, row, column), [sum], std::array::from_mut(to));
+                epilogue.write(quad, input.texel(quad, row, column), [sum], std::array::from_mut(to));
             }
         }
     });

@@ -14,9 +14,9 @@ pub(in crate::ops) const PART: usize = 16 * 1024;
 
 /// An op's function for the CPU, and what it needs besides its operands.
 #[derive(Clone)]
-pub struct NativeKernel {
+pub struct CpuKernel {
     /// Weights and other data that never change, made once.
-    pub constants: Vec<NativeConstant>,
+    pub constants: Vec<CpuConstant>,
     /// Pieces of scratch memory that it takes while it runs, in bytes, besides less than a megabyte for each thread. They
     /// are kept for the next function.
     pub scratch: Vec<u64>,
@@ -24,12 +24,12 @@ pub struct NativeKernel {
     pub temporary: u64,
     /// The function. It writes the whole output, padding included, and may use the threads of the rayon pool that it
     /// runs in; the result must not depend on how many there are.
-    pub run: Arc<dyn Fn(NativeCall<'_>) + Send + Sync>,
+    pub run: Arc<dyn Fn(CpuCall<'_>) + Send + Sync>,
 }
 
-impl NativeKernel {
+impl CpuKernel {
     /// A kernel without constants.
-    pub fn new(run: impl Fn(NativeCall<'_>) + Send + Sync + 'static) -> Self {
+    pub fn new(run: impl Fn(CpuCall<'_>) + Send + Sync + 'static) -> Self {
         Self { constants: Vec::new(), scratch: Vec::new(), temporary: 0, run: Arc::new(run) }
     }
 
@@ -46,7 +46,7 @@ impl NativeKernel {
     }
 
     /// The same with one more constant.
-    pub fn constant(mut self, constant: NativeConstant) -> Self {
+    pub fn constant(mut self, constant: CpuConstant) -> Self {
         self.constants.push(constant);
         self
     }
@@ -54,7 +54,7 @@ impl NativeKernel {
 
 /// Bytes of scratch memory that functions take which run one after another. A piece that one leaves serves the next if it is
 /// large enough, so there are as many as one function takes at once, the largest as large as the largest of any.
-pub(crate) fn scratch_of(functions: &[NativeKernel]) -> u64 {
+pub(crate) fn scratch_of(functions: &[CpuKernel]) -> u64 {
     let mut most: Vec<u64> = Vec::new();
     for function in functions {
         let mut pieces = function.scratch.clone();
@@ -65,9 +65,9 @@ pub(crate) fn scratch_of(functions: &[NativeKernel]) -> u64 {
     most.iter().sum()
 }
 
-impl Debug for NativeKernel {
+impl Debug for CpuKernel {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NativeKernel")
+        f.debug_struct("CpuKernel")
             .field("constants", &self.constants)
             .field("scratch", &self.scratch)
             .field("temporary", &self.temporary)
@@ -75,8 +75,8 @@ impl Debug for NativeKernel {
     }
 }
 
-/// What a native kernel works on. Tensors are as stored (see `shape.rs`), without anything behind them.
-pub struct NativeCall<'a> {
+/// What a CPU kernel works on. Tensors are as stored (see `shape.rs`), without anything behind them.
+pub struct CpuCall<'a> {
     /// The inputs. Those that the op mutates or overwrites are empty here.
     pub inputs: Vec<&'a [f32]>,
     /// The inputs that the op changes in place, in the order of [`super::Op::mutates`].
@@ -86,36 +86,36 @@ pub struct NativeCall<'a> {
     /// The saved output; empty for ops without one.
     pub saved: &'a mut [f32],
     /// The constants in the kernel's order.
-    pub constants: Vec<&'a NativeValues>,
+    pub constants: Vec<&'a CpuValues>,
 }
 
 /// Data that never changes, made once per key and device.
 #[derive(Clone)]
-pub struct NativeConstant {
+pub struct CpuConstant {
     /// Identity: the same key means the same values.
     pub key: String,
     /// Its size in bytes, known before it is made.
     pub bytes: u64,
     /// Makes the values.
-    pub make: Arc<dyn Fn() -> Result<NativeValues> + Send + Sync>,
+    pub make: Arc<dyn Fn() -> Result<CpuValues> + Send + Sync>,
 }
 
-impl Debug for NativeConstant {
+impl Debug for CpuConstant {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        write!(f, "NativeConstant({}, {} bytes)", self.key, self.bytes)
+        write!(f, "CpuConstant({}, {} bytes)", self.key, self.bytes)
     }
 }
 
 /// Values of a constant.
 #[derive(Debug, Clone, PartialEq)]
-pub enum NativeValues {
+pub enum CpuValues {
     /// Single precision.
     F32(Vec<f32>),
     /// Half precision, as bits.
     F16(Vec<u16>),
 }
 
-impl NativeValues {
+impl CpuValues {
     /// The values in single precision; empty if they are stored in half precision.
     pub fn f32(&self) -> &[f32] {
         match self {

@@ -8,7 +8,7 @@ pub(crate) fn zeros<T: bytemuck::Zeroable>(count: usize) -> Result<Vec<T>, Strin
 
 /// An empty vector with room for `count` values, or why there is none: the process isn't taken down by a file or a
 /// picture too many.
-pub(crate) fn room<T>(count: usize) -> Result<Vec<T>, String> {
+pub(crate) fn with_capacity<T>(count: usize) -> Result<Vec<T>, String> {
     let mut values = Vec::new();
     values.try_reserve_exact(count).map_err(|_| refusal::<T>(count))?;
     Ok(values)

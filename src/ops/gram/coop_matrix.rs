@@ -1,8 +1,8 @@
-//! The Gram matrix on cooperative matrices (`matrix_gram.wgsl`), from the map as columns of matrices in f16.
+//! The Gram matrix on cooperative matrices (`coop_gram.wgsl`), from the map as columns of matrices in f16.
 
 use super::work::{BLOCK_DEPTH, Work};
 use crate::gpu::Profile;
-use crate::ops::matrices::{Block, SCALE_BYTES, is_whole, pack, row_bytes, scale};
+use crate::ops::coop_matrix::{Block, SCALE_BYTES, is_whole, pack, row_bytes, scale};
 use crate::ops::{Dispatch, Kernel, MapLayout, Operand};
 
 /// The kernel on cooperative matrices, where a device has such that fit the channels. Comes after others: it is for
@@ -13,7 +13,7 @@ pub(super) fn kernel(map: MapLayout, device: &Profile) -> Option<Kernel> {
     let side = block.width();
     let work = Work::split(map, side, BLOCK_DEPTH, [16, 128], 512);
     let rows = work.splits * work.chunk;
-    let partials = Dispatch::new("matrix_gram", "forward")
+    let partials = Dispatch::new("coop_gram", "forward")
         .consts(&block.consts())
         .bind("partials", Operand::Scratch(0))
         .size("rows", rows)
@@ -22,7 +22,7 @@ pub(super) fn kernel(map: MapLayout, device: &Profile) -> Option<Kernel> {
         .size("splits", work.splits)
         .size("chunk", work.chunk)
         .linear(work.pairs * work.splits, 1, device);
-    let mut kernel = work.finish("buffer_matrices", partials, map, side, device);
+    let mut kernel = work.finish("buffer_coop", partials, map, side, device);
     let [largest, scales, at] = [0, 1, 2].map(|index| kernel.scratch.len() + index);
     kernel.scratch.extend(SCALE_BYTES.into_iter().chain([row_bytes(rows, map.channels)]));
     kernel.dispatches[0].bindings.push(("rows", Operand::Scratch(at)));

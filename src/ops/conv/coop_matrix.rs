@@ -1,9 +1,11 @@
 //! The direct convolution on cooperative matrices: the map as columns of matrices in f16 (`half_rows.wgsl`), a product
-//! over channels and taps (`matrix_products.wgsl`), and its columns as a map again.
+//! over channels and taps (`coop_products.wgsl`), and its columns as a map again.
 
 use super::filter::{Filter, Packing};
 use crate::gpu::Profile;
-use crate::ops::matrices::{Block, Product, SCALE_BYTES, columns, is_whole, pack, row_bytes, scale, unpack};
+use crate::ops::coop_matrix::{
+    Block, Product, SCALE_BYTES, columns, is_whole, pack, row_bytes, scale, unpack,
+};
 use crate::ops::{Constant, Initializer, Kernel, MapLayout, Operand, Storage};
 use std::sync::Arc;
 
@@ -62,7 +64,7 @@ impl Direct {
         dispatches.push(pack(*input, operand.clone(), [front, all], block, [0, 3], device));
         dispatches.push(block.products(&product, operands));
         dispatches.push(unpack(output, (rows, block), [1, 3], self.bias.clone(), self.relu, device));
-        Some(Kernel { variant: "buffer_matrices", dispatches, scratch })
+        Some(Kernel { variant: "buffer_coop", dispatches, scratch })
     }
 
     /// The weights in f16: for each tap the columns of matrices of this side.

@@ -6,7 +6,7 @@
     reason = "iterators are not always inlined, and then compiled without the processor's vectors"
 )]
 
-use super::finish::Finish;
+use super::epilogue::Epilogue;
 use super::layout::{BLOCK, Placement, QUADS};
 use crate::ops::MapLayout;
 use multiversion::multiversion;
@@ -359,7 +359,7 @@ pub(super) struct Target<'a, 'b> {
     pub rows: &'a mut [&'b mut [f32]],
     /// Rows of a quad.
     pub per_quad: usize,
-    pub finish: &'a Finish<'a>,
+    pub epilogue: &'a Epilogue<'a>,
     pub turned: bool,
 }
 
@@ -419,10 +419,10 @@ impl Target<'_, '_> {
             let quad = self.block * QUADS + quad;
             let texel = self.layout.texel(quad, y, left);
             if let Some(to) = to.first_chunk_mut::<TILE>() {
-                self.finish.write(quad, texel, values, to);
+                self.epilogue.write(quad, texel, values, to);
             } else {
                 for (x, (to, value)) in to.iter_mut().zip(values).enumerate() {
-                    self.finish.write(quad, texel + x, [value], std::array::from_mut(to));
+                    self.epilogue.write(quad, texel + x, [value], std::array::from_mut(to));
                 }
             }
         }

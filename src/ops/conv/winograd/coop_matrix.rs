@@ -1,4 +1,4 @@
-//! The products on cooperative matrices (`matrix_products.wgsl`), for GPUs that have them. Between the transforms tiles are
+//! The products on cooperative matrices (`coop_products.wgsl`), for GPUs that have them. Between the transforms tiles are
 //! columns of matrices: the transformed ones in f16, the products in f32.
 
 use super::blocks::chunk_bytes;
@@ -8,7 +8,7 @@ use super::tile::WinogradTile;
 use super::weights::{column_weights, row_bytes};
 use crate::gpu::Profile;
 use crate::ops::conv::filter::Filter;
-use crate::ops::matrices::{Block, Product, is_whole};
+use crate::ops::coop_matrix::{Block, Product, is_whole};
 use crate::ops::{Dispatch, MapLayout};
 use std::sync::Arc;
 

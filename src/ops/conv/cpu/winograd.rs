@@ -6,7 +6,7 @@
 //! a task computes some blocks of channels for many tiles, so that it reads their weights once. Neither how the work is
 //! cut nor the number of threads changes how a value is summed up.
 
-use super::finish::Finish;
+use super::epilogue::Epilogue;
 use super::lanes::{self, Packed, products_by_lanes};
 use super::layout::{BLOCK, Placement, QUADS, bands, blocks};
 use super::panels::transpose_panel;
@@ -15,7 +15,7 @@ use super::transforms::{
     PACK, PACKED, POSITION, POSITIONS, TILE, Target, Tiles, WinogradInput, transform_input, transform_output,
 };
 use super::weights::Packing;
-use crate::ops::native::Scratch;
+use crate::ops::cpu::Scratch;
 use rayon::prelude::*;
 
 /// Transformed weights up to this size are kept for both directions, and bands are computed side by side.
@@ -83,14 +83,14 @@ impl Winograd {
         input: &[f32],
         activation: Option<&[f32]>,
         weights: &[f32],
-        finish: &Finish<'_>,
+        epilogue: &Epilogue<'_>,
         output: &mut [f32],
     ) {
         let source = WinogradInput { map: input, activation, place: self.place, turned: self.turned };
         if self.large() {
-            self.by_blocks(source, weights, finish, output);
+            self.by_blocks(source, weights, epilogue, output);
         } else {
-            self.by_bands(source, weights, finish, output);
+            self.by_bands(source, weights, epilogue, output);
         }
     }
 
@@ -107,7 +107,13 @@ impl Winograd {
     }
 
     /// Each task computes all channels of a band of rows.
-    fn by_bands(&self, source: WinogradInput<'_>, weights: &[f32], finish: &Finish<'_>, output: &mut [f32]) {
+    fn by_bands(
+        &self,
+        source: WinogradInput<'_>,
+        weights: &[f32],
+        epilogue: &Epilogue<'_>,
+        output: &mut [f32],
+    ) {
         let across = self.across();
         // The tiles of all input channels, and the products of a block.
         let pack = (self.blocks()[0] + 1) * PACK;
@@ -125,7 +131,7 @@ impl Winograd {
                 let numbers = start..(start + count).min(tiles.numbers.end);
                 let tiles = Tiles { numbers, across };
                 let rows = (first_row, rows_of_band.as_mut_slice());
-                self.part(source, &tiles, weights, finish, rows, &mut scratch);
+                self.part(source, &tiles, weights, epilogue, rows, &mut scratch);
             }
         });
     }
@@ -136,7 +142,7 @@ impl Winograd {
         source: WinogradInput<'_>,
         tiles: &Tiles,
         weights: &[f32],
-        finish: &Finish<'_>,
+        epilogue: &Epilogue<'_>,
         (first_row, rows): (usize, &mut [&mut [f32]]),
         scratch: &mut [f32],
     ) {
@@ -155,7 +161,8 @@ impl Winograd {
                 let panel = &weights[block * panel..][..panel];
                 products(&transformed[start..], stride, panel, &mut results[start..], tiles.numbers.len());
             }
-            let mut target = Target { layout, block, first_row, rows, per_quad, finish, turned: self.turned };
+            let mut target =
+                Target { layout, block, first_row, rows, per_quad, epilogue, turned: self.turned };
             transform_output(results, tiles, &mut target);
         }
     }
@@ -176,7 +183,13 @@ impl Winograd {
     }
 
     /// Each task computes some blocks of channels of a group of tiles.
-    fn by_blocks(&self, source: WinogradInput<'_>, weights: &[f32], finish: &Finish<'_>, output: &mut [f32]) {
+    fn by_blocks(
+        &self,
+        source: WinogradInput<'_>,
+        weights: &[f32],
+        epilogue: &Epilogue<'_>,
+        output: &mut [f32],
+    ) {
         let [from, to] = self.blocks();
         let (rows, mut blocks) = self.group();
         let full = self.tiles(0, rows).packed();
@@ -208,7 +221,7 @@ impl Winograd {
             tasks.into_par_iter().for_each(|(block, (transformed, tiles), per_quad, rows)| {
                 let first_row = tiles.numbers.start / tiles.across * TILE;
                 let mut target =
-                    Target { layout, block, first_row, rows, per_quad, finish, turned: self.turned };
+                    Target { layout, block, first_row, rows, per_quad, epilogue, turned: self.turned };
                 self.blocks_of_group(transformed, tiles, weights, &mut target);
             });
         }

@@ -6,9 +6,9 @@ use super::super::lowered::{
 };
 use super::super::memory::{Bindings, Memory, Workspace};
 use super::buffer::HostBuffer;
-use super::device::{NativeDevice, caught};
+use super::device::{CpuDevice, caught};
 use crate::error::{Error, Result};
-use crate::ops::{NativeCall, NativeKernel, NativeValues, Shape};
+use crate::ops::{CpuCall, CpuKernel, CpuValues, Shape};
 use std::ops::Range;
 use std::sync::{Arc, RwLockReadGuard};
 use std::time::Instant;
@@ -16,7 +16,7 @@ use std::time::Instant;
 /// A program ready to run.
 #[derive(Debug)]
 pub struct Replay {
-    device: Arc<NativeDevice>,
+    device: Arc<CpuDevice>,
     /// The work of each step; none for a copy of memory to itself.
     work: Vec<Option<Work>>,
     /// What each read-back copies.
@@ -39,8 +39,8 @@ struct BufferRange {
 /// A function with what it works on.
 #[derive(Debug)]
 struct Call {
-    kernel: NativeKernel,
-    constants: Vec<Arc<NativeValues>>,
+    kernel: CpuKernel,
+    constants: Vec<Arc<CpuValues>>,
     /// Buffers that are read, each once.
     read: Vec<HostBuffer>,
     /// Of each input: which of those, and what part of it; none for an input that is changed or written over.
@@ -56,10 +56,10 @@ impl Replay {
     /// of it.
     ///
     /// # Errors
-    /// [`crate::Error::OutOfMemory`]; [`crate::Error::Native`] if something is bound to too little memory, or a node
+    /// [`crate::Error::OutOfMemory`]; [`crate::Error::Cpu`] if something is bound to too little memory, or a node
     /// would read memory that it writes.
     pub fn new(
-        device: &Arc<NativeDevice>,
+        device: &Arc<CpuDevice>,
         program: &Lowered,
         bound: &Bindings,
         workspace: &mut Workspace,
@@ -76,18 +76,18 @@ impl Replay {
                 Some(memory) => {
                     let message =
                         format!("it is bound to {} bytes and takes {}", memory.bytes(), buffer.bytes);
-                    Err(Error::native(&buffer.label, message))
+                    Err(Error::cpu(&buffer.label, message))
                 }
-                None => Err(Error::native(&buffer.label, "it is not bound")),
+                None => Err(Error::cpu(&buffer.label, "it is not bound")),
             },
-            Origin::Constant(_) => Err(Error::native(&buffer.label, "functions have constants of their own")),
+            Origin::Constant(_) => Err(Error::cpu(&buffer.label, "functions have constants of their own")),
         };
         let buffers = program.buffers.iter().map(&mut buffer).collect::<Result<Vec<HostBuffer>>>()?;
         let range_at = |at: Location, bytes: u64| {
             let (start, count) = (at.offset as usize / 4, bytes as usize / 4);
             let buffer = buffers.get(at.buffer).filter(|buffer| start + count <= buffer.len());
             let buffer =
-                buffer.ok_or_else(|| Error::native("a tensor", "it lies outside the program's memory"))?;
+                buffer.ok_or_else(|| Error::cpu("a tensor", "it lies outside the program's memory"))?;
             Ok(BufferRange { buffer: buffer.clone(), range: start..start + count })
         };
         let work = |step: &Step| {
@@ -106,12 +106,12 @@ impl Replay {
                         if from.range == to.range {
                             return Ok(None);
                         }
-                        return Err(Error::native(&step.label, "it copies within one buffer"));
+                        return Err(Error::cpu(&step.label, "it copies within one buffer"));
                     }
                     Work::Copy { from, to }
                 }
                 Action::Dispatch { .. } | Action::Stage { .. } => {
-                    return Err(Error::native(&step.label, "it is a shader and no function"));
+                    return Err(Error::cpu(&step.label, "it is a shader and no function"));
                 }
             }))
         };
@@ -127,7 +127,7 @@ impl Replay {
     /// The values of each are as stored, one after another.
     ///
     /// # Errors
-    /// [`crate::Error::Native`] if a function panics.
+    /// [`crate::Error::Cpu`] if a function panics.
     pub fn submit(
         &self,
         program: &Lowered,
@@ -188,8 +188,8 @@ impl Replay {
 
 impl Call {
     fn new(
-        kernel: NativeKernel,
-        constants: Vec<Arc<NativeValues>>,
+        kernel: CpuKernel,
+        constants: Vec<Arc<CpuValues>>,
         node: &PreparedNode,
         operands: &Operands,
         range_at: impl Fn(Location, u64) -> Result<BufferRange>,
@@ -224,7 +224,7 @@ impl Call {
             written[..index].contains(buffer) || read.contains(buffer)
         };
         if written.iter().enumerate().any(twice) {
-            return Err(Error::native(&node.label, "it would write memory that it uses for something else"));
+            return Err(Error::cpu(&node.label, "it would write memory that it uses for something else"));
         }
         Ok(Self { kernel, constants, read, inputs: places, mutated, output, saved })
     }
@@ -238,7 +238,7 @@ impl Call {
             Some((index, range)) => &read[*index][range.clone()],
             None => &[],
         };
-        (self.kernel.run)(NativeCall {
+        (self.kernel.run)(CpuCall {
             inputs: self.inputs.iter().map(input).collect(),
             mutated: mutated
                 .iter_mut()

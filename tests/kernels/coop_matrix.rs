@@ -2,21 +2,21 @@
 //! software driver does (tools/test_drivers). On another the tests of results have nothing to run, and note that.
 
 use crate::common::{assert_close, engine_with, filter, inputs, not_run, turn, widen};
-use neural_mirage::gpu::{DeviceOptions, Family, Matrices, Precision, Profile};
+use neural_mirage::gpu::{CoopMatrix, DeviceOptions, Family, Precision, Profile};
 use neural_mirage::graph::{Engine, SingleOp, candidates};
 use neural_mirage::ops::{
-    Case, CaseInput, Conv, ConvBackward, Filter, Gram, Op, REGISTRY, Shape, Signature, Then,
+    Case, CaseInput, Conv, ConvBackward, Filter, GradientEpilogue, Gram, Op, REGISTRY, Shape, Signature,
 };
 use neural_mirage::tune::{Cache, Contest, tune};
 use neural_mirage::workbench::{HALF_TOLERANCE, check, reference};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-const VARIANTS: [&str; 3] = ["buffer_winograd4_matrices", "buffer_winograd2_matrices", "buffer_matrices"];
+const VARIANTS: [&str; 3] = ["buffer_winograd4_coop", "buffer_winograd2_coop", "buffer_coop"];
 
 fn with_matrices(side: u32) -> Profile {
-    let matrices = Some(Matrices { side, lanes: 32 });
-    Profile { precision: Precision::Half, matrices, ..Profile::minimal() }
+    let coop_matrix = Some(CoopMatrix { side, lanes: 32 });
+    Profile { precision: Precision::Half, coop_matrix, ..Profile::minimal() }
 }
 
 /// The kernels of an op in the buffer family.
@@ -48,7 +48,7 @@ fn they_are_offered_where_the_channels_fit_and_never_first() {
             assert_eq!(found.last(), Some(&"naive"));
         }
         let gram = |channels| variants(&Gram, &[Shape::map(channels, 19, 31)], &device);
-        assert_eq!(gram(3 * size), ["buffer", "buffer_matrices", "naive"]);
+        assert_eq!(gram(3 * size), ["buffer", "buffer_coop", "naive"]);
         assert_eq!(gram(size + 4), ["buffer", "naive"]);
     }
 }
@@ -59,7 +59,7 @@ fn no_other_device_gets_them() {
     let good = with_matrices(16);
     assert_eq!(on_matrices(&variants(&conv, &[shape], &good)), VARIANTS);
     let changes: [fn(&mut Profile); 5] = [
-        |device| device.matrices = None,
+        |device| device.coop_matrix = None,
         |device| device.exact = true,
         |device| device.family = Family::Texture,
         |device| device.family = Family::Naive,
@@ -78,7 +78,7 @@ fn no_other_device_gets_them() {
     assert!(all.iter().any(|kernel| kernel.variant == VARIANTS[0] && kernel.is_half()));
     // What does not ask for half precision gets no device that has them.
     let engine = engine_with(&DeviceOptions::default(), |_| {});
-    assert_eq!(engine.profile().matrices, None);
+    assert_eq!(engine.profile().coop_matrix, None);
 }
 
 /// A device with matrices, if this machine has one.
@@ -86,7 +86,7 @@ fn engine() -> Option<Arc<Engine>> {
     let precision = Precision::Half;
     let engine =
         engine_with(&DeviceOptions { precision, family: Family::Buffer, ..Default::default() }, |_| {});
-    let Some(matrices) = engine.profile().matrices else {
+    let Some(matrices) = engine.profile().coop_matrix else {
         not_run(&format!("kernels on cooperative matrices: {} has none", engine.describe()));
         return None;
     };
@@ -119,7 +119,7 @@ fn every_kernel_is_right_in_half_precision() {
             "{variant}: {seen:?}"
         );
     }
-    assert!(seen.contains(&("gram", "buffer_matrices")), "{seen:?}");
+    assert!(seen.contains(&("gram", "buffer_coop")), "{seen:?}");
 }
 
 /// Gradients are tiny and activations large: the scale keeps f16 from dropping the ones and overflowing on the others.
@@ -130,7 +130,7 @@ fn the_scale_of_a_map_makes_no_difference() {
     let weights = filter(32, 48, [3, 3]);
     let without_bias = Filter { bias: Arc::new(|| Ok(vec![0.0; 32])), ..Filter::clone(&weights) };
     let conv = Conv::same(Arc::new(without_bias), false);
-    let backward = ConvBackward { conv: conv.clone(), size: [17, 37], then: Then::default() };
+    let backward = ConvBackward { conv: conv.clone(), size: [17, 37], epilogue: GradientEpilogue::default() };
     let (input, output) = (Shape::map(48, 17, 37), Shape::map(32, 17, 37));
     for deviation in [1e-9, 1.0, 1e6] {
         let scaled = CaseInput::Scaled(deviation);

@@ -7,7 +7,7 @@
 
 use crate::ops::MapLayout;
 use crate::ops::conv::pool_indices::PoolIndices;
-use crate::ops::native::{fill_map, row};
+use crate::ops::cpu::{fill_map, row};
 use multiversion::multiversion;
 use rayon::prelude::*;
 

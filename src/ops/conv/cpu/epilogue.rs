@@ -4,7 +4,7 @@ use crate::ops::relu::rectified;
 
 /// The last steps, in this order.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Finish<'a> {
+pub(super) struct Epilogue<'a> {
     /// Added: a value per channel, padded to whole blocks.
     pub bias: Option<&'a [f32]>,
     /// Rectify.
@@ -15,7 +15,7 @@ pub(super) struct Finish<'a> {
     pub mask: Option<&'a [f32]>,
 }
 
-impl Finish<'_> {
+impl Epilogue<'_> {
     /// Finishes a quad's channels at consecutive texels of the output, of which the first is `texel` (counted from the
     /// map's start), and writes them.
     #[inline(always)]

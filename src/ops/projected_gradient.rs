@@ -3,14 +3,14 @@
 use super::lanes::elementwise;
 use super::shape::expect_same;
 use super::window;
-use super::{Case, CaseInput, Kernel, NativeKernel, Op, Shape, Signature};
+use super::{Case, CaseInput, CpuKernel, Kernel, Op, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
 
 /// `p = g`, but 0 where x is at 0 or below and g positive, or x at 1 or above and g negative: there a step along
 /// `-g` leads out of [0, 1]. Inputs: x, g of one shape. For optimisers, so without an adjoint.
 #[derive(Debug, Clone, Copy)]
-pub struct FreeGradient;
+pub struct ProjectedGradient;
 
 /// True if x can't follow `-g` without leaving [0, 1].
 pub(super) fn held<Real: PartialOrd + From<u8>>(x: Real, g: Real) -> bool {
@@ -19,22 +19,22 @@ pub(super) fn held<Real: PartialOrd + From<u8>>(x: Real, g: Real) -> bool {
     ((x <= zero) & (g > zero)) | ((x >= one) & (g < zero))
 }
 
-impl Op for FreeGradient {
+impl Op for ProjectedGradient {
     fn name(&self) -> &'static str {
-        "free_gradient"
+        "projected_gradient"
     }
 
     fn output(&self, inputs: &[Shape]) -> Result<Shape> {
-        expect_same("free_gradient", inputs)?;
+        expect_same("projected_gradient", inputs)?;
         Ok(inputs[0])
     }
 
     fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
-        Ok(vec![window::elementwise_kernel("free_gradient", &["x", "gradient"], signature, device)])
+        Ok(vec![window::elementwise_kernel("projected_gradient", &["x", "gradient"], signature, device)])
     }
 
-    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
-        Ok(NativeKernel::new(|call| {
+    fn cpu(&self, _signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
+        Ok(CpuKernel::new(|call| {
             let free = |[x, g]: [f32; 2]| if held(x, g) { 0.0 } else { g };
             elementwise(call.output, [call.inputs[0], call.inputs[1]], free);
         }))
@@ -52,7 +52,8 @@ pub(super) const AT_BOUNDS: CaseInput =
 
 pub(super) fn cases() -> Vec<Case> {
     let shapes = [Shape::map(3, 1, 1), Shape::map(5, 7, 3), Shape::map(3, 37, 29), Shape::Vector(29)];
-    let case = |(shape, gradient)| Case::drawn(FreeGradient, &[(shape, AT_BOUNDS), (shape, gradient)], 0.0);
+    let case =
+        |(shape, gradient)| Case::drawn(ProjectedGradient, &[(shape, AT_BOUNDS), (shape, gradient)], 0.0);
     let drawn =
         shapes.into_iter().flat_map(|shape| [(shape, CaseInput::Normal), (shape, CaseInput::Rectified)]);
     drawn.map(case).collect()

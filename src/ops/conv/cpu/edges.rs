@@ -1,9 +1,9 @@
 //! Replicate padding: the map with its edge pixels repeated once on each side, and the adjoint of that.
 
-use super::finish::Finish;
+use super::epilogue::Epilogue;
 use super::layout::bands;
 use crate::ops::MapLayout;
-use crate::ops::native::fill_map;
+use crate::ops::cpu::fill_map;
 use rayon::prelude::*;
 
 /// The map with one more pixel on each side.
@@ -28,7 +28,7 @@ pub(super) fn repeat(map: &[f32], layout: MapLayout) -> Vec<f32> {
 }
 
 /// The gradient of a map from that of its [`repeat`]ed form: each edge pixel gets what its copies get.
-pub(super) fn fold(gradient: &[f32], layout: MapLayout, finish: &Finish<'_>, output: &mut [f32]) {
+pub(super) fn fold(gradient: &[f32], layout: MapLayout, epilogue: &Epilogue<'_>, output: &mut [f32]) {
     let from = padded(layout);
     // Rows (or columns) of the padded map that come from this one, as a range that holds its own.
     let copies = |at: usize, size: usize| {
@@ -48,7 +48,7 @@ pub(super) fn fold(gradient: &[f32], layout: MapLayout, finish: &Finish<'_>, out
                             .for_each(|(sum, value)| *sum += value);
                     }
                 }
-                finish.write(quad, layout.texel(quad, y, x), [sum], std::array::from_mut(to));
+                epilogue.write(quad, layout.texel(quad, y, x), [sum], std::array::from_mut(to));
             }
         }
     });

@@ -4,7 +4,7 @@
 
 use super::shape::MapLayout;
 use super::{Dispatch, Operand};
-use crate::gpu::{Family, Matrices, Profile};
+use crate::gpu::{CoopMatrix, Family, Profile};
 
 /// Invocations per workgroup of the other shaders; as there.
 const GROUP: usize = 64;
@@ -13,9 +13,9 @@ const SEARCHERS: usize = 256;
 
 /// A block of matrices, which one workgroup computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Block {
-    matrices: Matrices,
-    /// Matrices along the rows of the product, and along its columns.
+pub(in crate::ops) struct Block {
+    matrix: CoopMatrix,
+    /// CoopMatrix along the rows of the product, and along its columns.
     across: [usize; 2],
 }
 
@@ -23,22 +23,22 @@ impl Block {
     /// For a product of `rows` or more rows and just so many `columns`, of sums over `inner`. `None` where the device has no
     /// such matrices, accuracy matters more, or `inner` or `columns` is no multiple of a matrix's side.
     pub fn choose(device: &Profile, rows: usize, inner: usize, columns: usize) -> Option<Self> {
-        let matrices = device.matrices?;
-        let side = matrices.side as usize;
+        let matrix = device.coop_matrix?;
+        let side = matrix.side as usize;
         let whole = |size: usize| size > 0 && size.is_multiple_of(side);
         let fits = !device.exact
             && device.prefers(Family::Buffer)
-            && matrices.lanes <= device.max_invocations
+            && matrix.lanes <= device.max_invocations
             && whole(inner)
             && whole(columns);
         let high = [1, 2].into_iter().find(|count| rows <= count * side).unwrap_or(4);
         let wide = [4, 2].into_iter().find(|count| columns.is_multiple_of(count * side)).unwrap_or(1);
-        fits.then_some(Self { matrices, across: [high, wide] })
+        fits.then_some(Self { matrix, across: [high, wide] })
     }
 
     /// Rows and columns of a matrix.
     pub fn side(self) -> usize {
-        self.matrices.side as usize
+        self.matrix.side as usize
     }
 
     /// The same with as many matrices along the rows as along the columns.
@@ -58,15 +58,15 @@ impl Block {
 
     /// The constants of both shaders that say so.
     pub fn consts(self) -> [(&'static str, u32); 4] {
-        let Matrices { side, lanes } = self.matrices;
+        let CoopMatrix { side, lanes } = self.matrix;
         [("SIDE", side), ("ROWS", self.across[0] as u32), ("LANES", lanes), ("HALF", 1)]
     }
 
-    /// A dispatch of `matrix_products.wgsl` for a product of `rows` rows, whole blocks.
+    /// A dispatch of `coop_products.wgsl` for a product of `rows` rows, whole blocks.
     pub fn products(self, product: &Product, operands: [Operand; 3]) -> Dispatch {
         let [input, weights, output] = operands;
         let [inner, columns] = product.channels;
-        Dispatch::new("matrix_products", "multiply")
+        Dispatch::new("coop_products", "multiply")
             .consts(&self.consts())
             .consts(&[
                 ("COLUMNS", self.across[1] as u32),
@@ -97,9 +97,9 @@ impl Block {
     }
 }
 
-/// Sizes of a product of `matrix_products.wgsl`.
+/// Sizes of a product of `coop_products.wgsl`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Product {
+pub(in crate::ops) struct Product {
     /// Rows of the output, a multiple of the block's.
     pub rows: usize,
     /// Rows of the input.
@@ -119,11 +119,11 @@ pub(super) struct Product {
 }
 
 /// Bytes of the two scratch buffers of [`scale`].
-pub(super) const SCALE_BYTES: [u64; 2] = [SEARCHERS as u64 * 4, 16];
+pub(in crate::ops) const SCALE_BYTES: [u64; 2] = [SEARCHERS as u64 * 4, 16];
 
 /// The dispatches that find the factor by which `map`, as a whole in one binding, is multiplied before it becomes f16.
 /// `scratch` are the buffers of [`SCALE_BYTES`], of which the second then holds the factor and its inverse.
-pub(super) fn scale(
+pub(in crate::ops) fn scale(
     map: MapLayout,
     operand: &Operand,
     scratch: [usize; 2],
@@ -146,7 +146,7 @@ pub(super) fn scale(
 
 /// The dispatch that writes a map as columns of matrices into a scratch buffer: `front` rows of zeros, one for each texel of
 /// the plane, and zeros up to `rows` in all.
-pub(super) fn pack(
+pub(in crate::ops) fn pack(
     map: MapLayout,
     operand: Operand,
     [front, rows]: [usize; 2],
@@ -163,7 +163,7 @@ pub(super) fn pack(
 }
 
 /// The dispatch that makes a map of columns of so many sums, with a bias for each quad.
-pub(super) fn unpack(
+pub(in crate::ops) fn unpack(
     map: MapLayout,
     (rows, block): (usize, Block),
     [from, scales]: [usize; 2],
@@ -192,7 +192,7 @@ fn rows_of(entry: &'static str, map: MapLayout, rows: usize, block: Block) -> Di
 
 /// Weights by inputs of a filter and its outputs, as columns of matrices of this side: for each of so many inputs in a
 /// column, all outputs, each with its `side` weights.
-pub(super) fn columns(
+pub(in crate::ops) fn columns(
     side: usize,
     [outs, ins]: [usize; 2],
     weight: impl Fn(usize, usize) -> f32,
@@ -203,11 +203,11 @@ pub(super) fn columns(
 }
 
 /// Bytes of so many rows of all channels in f16.
-pub(super) fn row_bytes(rows: usize, channels: usize) -> u64 {
+pub(in crate::ops) fn row_bytes(rows: usize, channels: usize) -> u64 {
     (rows * channels) as u64 * 2
 }
 
 /// True if this map is bound as a whole.
-pub(super) fn is_whole(map: MapLayout, device: &Profile) -> bool {
+pub(in crate::ops) fn is_whole(map: MapLayout, device: &Profile) -> bool {
     map.texels() as u64 * 16 <= device.max_binding
 }

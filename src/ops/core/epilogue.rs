@@ -24,7 +24,7 @@ pub(in crate::ops) fn after(
     if result.is_none() && mask.is_none() {
         return kernel;
     }
-    let mut dispatch = Dispatch::new("finish", "finish")
+    let mut dispatch = Dispatch::new("epilogue", "epilogue")
         .consts(&[("ADD", u32::from(add)), ("MASK", u32::from(mask.is_some()))])
         .bind("output", Operand::Output);
     if let Some(result) = result {

@@ -5,7 +5,7 @@ use super::matrix::{Matrix, MatrixValues};
 use crate::ops::relu::rectified;
 use crate::ops::shape::mismatch;
 use crate::ops::vectors::{add_scaled, dot, heap_of_sum, sum_of_rows};
-use crate::ops::{NativeConstant, NativeKernel, NativeValues};
+use crate::ops::{CpuConstant, CpuKernel, CpuValues};
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -19,10 +19,10 @@ const READ: usize = 16 << 20;
 
 impl Matrix {
     /// All weights, row by row without padding.
-    fn native_constant(self: &Arc<Self>) -> NativeConstant {
+    fn cpu_constant(self: &Arc<Self>) -> CpuConstant {
         let matrix = self.clone();
         let (precision, size) = if self.half { ("f16", 2) } else { ("f32", 4) };
-        NativeConstant {
+        CpuConstant {
             key: format!("{} in {precision}", self.id),
             bytes: (self.rows * self.columns * size) as u64,
             make: Arc::new(move || {
@@ -36,15 +36,15 @@ impl Matrix {
                         MatrixValues::F16(values) => half.extend_from_slice(&values),
                     }
                 }
-                Ok(if matrix.half { NativeValues::F16(half) } else { NativeValues::F32(single) })
+                Ok(if matrix.half { CpuValues::F16(half) } else { CpuValues::F32(single) })
             }),
         }
     }
 
     /// The biases, one per row.
-    fn native_bias(&self) -> NativeConstant {
+    fn cpu_bias(&self) -> CpuConstant {
         let (load, rows) = (self.bias.clone(), self.rows);
-        NativeConstant {
+        CpuConstant {
             key: format!("{} bias", self.id),
             bytes: rows as u64 * 4,
             make: Arc::new(move || {
@@ -53,15 +53,15 @@ impl Matrix {
                     let message = format!("{rows} rows came with {} biases", bias.len());
                     return Err(mismatch("linear", &message));
                 }
-                Ok(NativeValues::F32(bias))
+                Ok(CpuValues::F32(bias))
             }),
         }
     }
 
     /// `y = W x + b`, rectified if `relu`.
-    pub(super) fn native_forward(self: &Arc<Self>, relu: bool) -> NativeKernel {
+    pub(super) fn cpu_forward(self: &Arc<Self>, relu: bool) -> CpuKernel {
         let (rows, columns) = (self.rows, self.columns);
-        let kernel = NativeKernel::new(move |call| {
+        let kernel = CpuKernel::new(move |call| {
             let x = &call.inputs[0][..columns];
             let [weights, bias] = [0, 1].map(|index: usize| call.constants[index]);
             call.output.par_chunks_mut(ROWS).enumerate().for_each(|(block, part)| {
@@ -76,13 +76,13 @@ impl Matrix {
                 }
             });
         });
-        kernel.constant(self.native_constant()).constant(self.native_bias())
+        kernel.constant(self.cpu_constant()).constant(self.cpu_bias())
     }
 
     /// `dx = W^T dy`, with dy masked where a rectified y is 0.
-    pub(super) fn native_backward(self: &Arc<Self>, relu: bool) -> NativeKernel {
+    pub(super) fn cpu_backward(self: &Arc<Self>, relu: bool) -> CpuKernel {
         let (rows, columns) = (self.rows, self.columns);
-        let kernel = NativeKernel::new(move |call| {
+        let kernel = CpuKernel::new(move |call| {
             let (y, dy, weights) = (call.inputs[0], call.inputs[1], call.constants[0]);
             let (dx, padding) = call.output.split_at_mut(columns);
             padding.fill(0.0);
@@ -98,15 +98,15 @@ impl Matrix {
                 }
             });
         });
-        kernel.constant(self.native_constant()).temporary(heap_of_sum(rows, columns))
+        kernel.constant(self.cpu_constant()).temporary(heap_of_sum(rows, columns))
     }
 }
 
 /// The product of the weights from `start` on with x.
-fn row_product(weights: &NativeValues, start: usize, x: &[f32]) -> f32 {
+fn row_product(weights: &CpuValues, start: usize, x: &[f32]) -> f32 {
     match weights {
-        NativeValues::F32(values) => dot(&values[start..start + x.len()], x),
-        NativeValues::F16(bits) => {
+        CpuValues::F32(values) => dot(&values[start..start + x.len()], x),
+        CpuValues::F16(bits) => {
             let mut wide = [0.0; WIDENED];
             let blocks = bits[start..start + x.len()].chunks(WIDENED).zip(x.chunks(WIDENED));
             blocks.map(|(bits, x)| dot(widen(bits, &mut wide), x)).sum()
@@ -115,13 +115,13 @@ fn row_product(weights: &NativeValues, start: usize, x: &[f32]) -> f32 {
 }
 
 /// Adds to dx the weights from each of `starts` on, times a factor each.
-fn add_rows(weights: &NativeValues, starts: [usize; 4], factors: [f32; 4], dx: &mut [f32]) {
+fn add_rows(weights: &CpuValues, starts: [usize; 4], factors: [f32; 4], dx: &mut [f32]) {
     match weights {
-        NativeValues::F32(values) => {
+        CpuValues::F32(values) => {
             let rows = starts.map(|start| &values[start..start + dx.len()]);
             add_scaled(dx, rows, factors);
         }
-        NativeValues::F16(bits) => {
+        CpuValues::F16(bits) => {
             let mut wide = [[0.0; WIDENED]; 4];
             for (dx, first) in dx.chunks_mut(WIDENED).zip((0..).step_by(WIDENED)) {
                 for (wide, start) in wide.iter_mut().zip(starts) {

@@ -3,7 +3,7 @@
 
 mod direct;
 mod edges;
-mod finish;
+mod epilogue;
 mod lanes;
 mod layout;
 mod naive;
@@ -14,14 +14,14 @@ mod transforms;
 mod weights;
 mod winograd;
 
-use super::convolution::{Conv, Padding, Then};
+use super::convolution::{Conv, GradientEpilogue, Padding};
 use super::filter::Filter;
 use super::pool_indices::PoolIndices;
 use crate::gpu::Profile;
-use crate::ops::native::Scratch;
+use crate::ops::cpu::Scratch;
 use crate::ops::relu::mask_gradient;
-use crate::ops::{MapLayout, NativeCall, NativeConstant, NativeKernel};
-use finish::Finish;
+use crate::ops::{CpuCall, CpuConstant, CpuKernel, MapLayout};
+use epilogue::Epilogue;
 use layout::Placement;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ enum Method {
 
 impl Method {
     /// The weights as this method reads them.
-    fn weights(&self, filter: &Arc<Filter>, adjoint: bool) -> NativeConstant {
+    fn weights(&self, filter: &Arc<Filter>, adjoint: bool) -> CpuConstant {
         match self {
             Self::Winograd(winograd) => weights::winograd(filter, winograd.packing()),
             Self::Direct(_) => weights::direct(filter, adjoint),
@@ -67,7 +67,7 @@ fn choose(conv: &Conv, place: Placement, adjoint: bool, device: &Profile) -> Met
 }
 
 /// The convolution from `input` to `output` (before a pool).
-pub(super) fn forward(conv: &Conv, input: MapLayout, output: MapLayout, device: &Profile) -> NativeKernel {
+pub(super) fn forward(conv: &Conv, input: MapLayout, output: MapLayout, device: &Profile) -> CpuKernel {
     let repeats = conv.mode == Padding::Replicate && conv.tuned_taps() == Some(9);
     let placement = match (conv.tuned_taps(), repeats) {
         (Some(9), false) => Placement { input, output, origin: -1 },
@@ -83,16 +83,16 @@ pub(super) fn forward(conv: &Conv, input: MapLayout, output: MapLayout, device: 
     let transformed = method.scratch();
     let conv = conv.clone();
     let bias = weights::bias(&conv.filter);
-    let run = move |call: NativeCall<'_>| {
-        let NativeCall { inputs, output: result, saved, constants, .. } = call;
+    let run = move |call: CpuCall<'_>| {
+        let CpuCall { inputs, output: result, saved, constants, .. } = call;
         let (weights, bias) = (constants[0].f32(), constants[1].f32());
-        let finish = Finish { bias: Some(bias), relu: conv.relu, add: false, mask: None };
+        let epilogue = Epilogue { bias: Some(bias), relu: conv.relu, add: false, mask: None };
         let from: Cow<'_, [f32]> =
             if repeats { edges::repeat(inputs[0], input).into() } else { inputs[0].into() };
         let compute = |result: &mut [f32]| match &method {
-            Method::Winograd(winograd) => winograd.run(&from, None, weights, &finish, result),
-            Method::Direct(direct) => direct.run(&from, weights, &finish, result),
-            Method::Naive => naive::forward(&conv, [input, output], &from, weights, &finish, result),
+            Method::Winograd(winograd) => winograd.run(&from, None, weights, &epilogue, result),
+            Method::Direct(direct) => direct.run(&from, weights, &epilogue, result),
+            Method::Naive => naive::forward(&conv, [input, output], &from, weights, &epilogue, result),
         };
         if conv.pool {
             let mut whole = Scratch::new(output.texels() * 4);
@@ -102,17 +102,17 @@ pub(super) fn forward(conv: &Conv, input: MapLayout, output: MapLayout, device: 
             compute(result);
         }
     };
-    let kernel = NativeKernel::new(run).scratch(transformed).scratch(whole).temporary(repeated);
+    let kernel = CpuKernel::new(run).scratch(transformed).scratch(whole).temporary(repeated);
     kernel.constant(weights).constant(bias)
 }
 
-/// The adjoint: from the gradient of `output` (before a pool) to that of `input`, and the steps in `then`.
+/// The adjoint: from the gradient of `output` (before a pool) to that of `input`, followed by the fused epilogue.
 pub(super) fn backward(
     conv: &Conv,
-    then: Then,
+    fused: GradientEpilogue,
     [input, output]: [MapLayout; 2],
     device: &Profile,
-) -> NativeKernel {
+) -> CpuKernel {
     let repeats = conv.mode == Padding::Replicate && conv.tuned_taps() == Some(9);
     let placement = match (conv.tuned_taps(), repeats) {
         (Some(9), false) => Placement { input: output, output: input, origin: -1 },
@@ -130,11 +130,11 @@ pub(super) fn backward(
     let (transformed, routed) = (method.scratch(), of_output(conv.pool));
     let masked = of_output(masks && !conv.pool);
     let conv = conv.clone();
-    let run = move |call: NativeCall<'_>| {
-        let NativeCall { inputs, output: result, constants, .. } = call;
+    let run = move |call: CpuCall<'_>| {
+        let CpuCall { inputs, output: result, constants, .. } = call;
         let weights = constants[0].f32();
-        let mask = then.mask.then(|| inputs[2 + usize::from(then.add)]);
-        let finish = Finish { bias: None, relu: false, add: then.add, mask };
+        let mask = fused.mask.then(|| inputs[2 + usize::from(fused.add)]);
+        let epilogue = Epilogue { bias: None, relu: false, add: fused.add, mask };
         let activation = (conv.relu && !conv.pool).then_some(inputs[0]);
         let routed = conv.pool.then(|| {
             let mut routed = Scratch::new(output.texels() * 4);
@@ -151,19 +151,19 @@ pub(super) fn backward(
             }
             None => Cow::Borrowed(upstream),
         };
-        let compute = |finish: &Finish<'_>, result: &mut [f32]| match &method {
-            Method::Winograd(winograd) => winograd.run(upstream, activation, weights, finish, result),
-            Method::Direct(direct) => direct.run(&masked(), weights, finish, result),
-            Method::Naive => naive::backward(&conv, [input, output], &masked(), weights, finish, result),
+        let compute = |epilogue: &Epilogue<'_>, result: &mut [f32]| match &method {
+            Method::Winograd(winograd) => winograd.run(upstream, activation, weights, epilogue, result),
+            Method::Direct(direct) => direct.run(&masked(), weights, epilogue, result),
+            Method::Naive => naive::backward(&conv, [input, output], &masked(), weights, epilogue, result),
         };
         if folds {
             let mut whole = Scratch::new(edges::padded(input).texels() * 4);
-            compute(&Finish::default(), &mut whole);
-            edges::fold(&whole, input, &finish, result);
+            compute(&Epilogue::default(), &mut whole);
+            edges::fold(&whole, input, &epilogue, result);
         } else {
-            compute(&finish, result);
+            compute(&epilogue, result);
         }
     };
-    let kernel = NativeKernel::new(run).scratch(transformed).scratch(routed).scratch(whole);
+    let kernel = CpuKernel::new(run).scratch(transformed).scratch(routed).scratch(whole);
     kernel.temporary(masked).constant(weights)
 }

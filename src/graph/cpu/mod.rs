@@ -7,7 +7,7 @@ mod processor;
 mod replay;
 
 pub(super) use buffer::HostBuffer;
-pub(super) use device::NativeDevice;
+pub(super) use device::CpuDevice;
 pub use heap::return_freed_memory;
 pub use processor::Processor;
 pub(super) use replay::Replay;

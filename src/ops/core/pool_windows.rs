@@ -1,8 +1,8 @@
 //! What poolings have in common: windows along each axis, and how their pixels become one value or share a gradient.
 
-use super::native::{fill_map, row};
+use super::cpu::{fill_map, row};
 use super::shape::{MapLayout, mismatch};
-use super::{AdjointOperand, Dispatch, NativeKernel, Op, Operand, Shape};
+use super::{AdjointOperand, CpuKernel, Dispatch, Op, Operand, Shape};
 use crate::error::Result;
 use std::ops::Range;
 
@@ -17,26 +17,26 @@ pub enum PoolKind {
 
 /// One axis of a window: its pixels `start..end`, and by how many positions an average divides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Window {
+pub(in crate::ops) struct Window {
     pub start: usize,
     pub end: usize,
     pub count: usize,
 }
 
 /// Iterations of a loop over rows and one over columns inside it.
-pub(super) fn nested([rows, columns]: [usize; 2]) -> usize {
+pub(in crate::ops) fn nested([rows, columns]: [usize; 2]) -> usize {
     rows * (1 + columns)
 }
 
 impl PoolKind {
     /// Loop iterations of one invocation of the adjoint, at most, where so many windows share a pixel.
-    pub(super) fn backward_loops(self, window: [usize; 2], sharing: [usize; 2]) -> usize {
+    pub(in crate::ops) fn backward_loops(self, window: [usize; 2], sharing: [usize; 2]) -> usize {
         let search = if self == Self::Max { nested(window) } else { 0 };
         nested(sharing) + sharing[0] * sharing[1] * search
     }
 
     /// What the adjoint reads: max searches x again for its maxima.
-    pub(super) fn operands(self) -> &'static [AdjointOperand] {
+    pub(in crate::ops) fn operands(self) -> &'static [AdjointOperand] {
         match self {
             Self::Max => &[AdjointOperand::Input(0), AdjointOperand::Upstream],
             Self::Average => &[AdjointOperand::Upstream],
@@ -44,7 +44,7 @@ impl PoolKind {
     }
 
     /// Pools in f64 over the windows along each axis.
-    pub(super) fn reference(self, x: &[f64], input: MapLayout, axes: &[Vec<Window>; 2]) -> Vec<f64> {
+    pub(in crate::ops) fn reference(self, x: &[f64], input: MapLayout, axes: &[Vec<Window>; 2]) -> Vec<f64> {
         each_window(input, axes)
             .map(|(pixels, divisor)| match self {
                 Self::Max => x[first_maximum(x, &pixels)],
@@ -54,7 +54,7 @@ impl PoolKind {
     }
 
     /// The adjoint in f64, on the adjoint's inputs: every window hands its gradient down to its pixels.
-    pub(super) fn reference_backward(
+    pub(in crate::ops) fn reference_backward(
         self,
         inputs: &[&[f64]],
         input: MapLayout,
@@ -79,7 +79,7 @@ impl PoolKind {
 }
 
 /// Binds an adjoint's inputs: dy, and before it x if the adjoint reads it.
-pub(super) fn bind_backward(dispatch: Dispatch, reads_x: bool) -> Dispatch {
+pub(in crate::ops) fn bind_backward(dispatch: Dispatch, reads_x: bool) -> Dispatch {
     let dispatch = if reads_x {
         dispatch.bind("input", Operand::Input(0)).bind("upstream", Operand::Input(1))
     } else {
@@ -111,7 +111,12 @@ fn first_maximum(x: &[f64], pixels: &[usize]) -> usize {
 
 /// Shape of the x that `forward` maps to the shape of `upstream`, for adjoints that know x's size; `name` is
 /// the adjoint's.
-pub(super) fn shape_before(name: &str, forward: &dyn Op, size: [usize; 2], upstream: Shape) -> Result<Shape> {
+pub(in crate::ops) fn shape_before(
+    name: &str,
+    forward: &dyn Op,
+    size: [usize; 2],
+    upstream: Shape,
+) -> Result<Shape> {
     let input = Shape::map(upstream.expect_map(name)?.channels, size[0], size[1]);
     let expected = forward.output(&[input])?;
     if upstream != expected {
@@ -122,7 +127,7 @@ pub(super) fn shape_before(name: &str, forward: &dyn Op, size: [usize; 2], upstr
 }
 
 /// The larger of two values, the first if they are equal; NaN if either is, so that a run notices it.
-pub(super) fn larger(best: f32, value: f32) -> f32 {
+pub(in crate::ops) fn larger(best: f32, value: f32) -> f32 {
     if value > best || value.is_nan() { value } else { best }
 }
 
@@ -139,10 +144,15 @@ fn holding(windows: &[Window], position: usize) -> Range<usize> {
 }
 
 impl PoolKind {
-    /// The native kernel over the windows along each axis.
-    pub(super) fn native(self, input: MapLayout, output: MapLayout, axes: [Vec<Window>; 2]) -> NativeKernel {
+    /// The CPU kernel over the windows along each axis.
+    pub(in crate::ops) fn cpu(
+        self,
+        input: MapLayout,
+        output: MapLayout,
+        axes: [Vec<Window>; 2],
+    ) -> CpuKernel {
         let [rows, across] = axes;
-        NativeKernel::new(move |call| {
+        CpuKernel::new(move |call| {
             let x = call.inputs[0];
             fill_map(output, call.output, |quad, y, texels| {
                 let down = rows[y];
@@ -161,16 +171,16 @@ impl PoolKind {
         })
     }
 
-    /// The native kernel of the adjoint, on its inputs; `rectified` as in [`super::PoolBackward`].
-    pub(super) fn native_backward(
+    /// The CPU kernel of the adjoint, on its inputs; `rectified` as in [`super::PoolBackward`].
+    pub(in crate::ops) fn cpu_backward(
         self,
         input: MapLayout,
         output: MapLayout,
         axes: [Vec<Window>; 2],
         rectified: bool,
-    ) -> NativeKernel {
+    ) -> CpuKernel {
         let [rows, across] = axes;
-        NativeKernel::new(move |call| {
+        CpuKernel::new(move |call| {
             let (x, dy) = (call.inputs[0], call.inputs[call.inputs.len() - 1]);
             // Every row of dx takes what is its own from the windows that hold it.
             fill_map(input, call.output, |quad, y, texels| {

@@ -4,7 +4,7 @@ use super::buffer::HostBuffer;
 use super::processor::Processor;
 use crate::error::{Error, Result};
 use crate::gpu::{DeviceOptions, Profile, Trace};
-use crate::ops::{NativeConstant, NativeValues, release_scratch};
+use crate::ops::{CpuConstant, CpuValues, release_scratch};
 use std::any::Any;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,29 +13,28 @@ use std::time::Instant;
 
 /// The CPU as a device.
 #[derive(Debug)]
-pub struct NativeDevice {
+pub struct CpuDevice {
     profile: Profile,
     processor: Processor,
     threads: rayon::ThreadPool,
     /// Held by the submission that runs: one after another, as in a queue.
     queue: Mutex<()>,
-    constants: Mutex<HashMap<String, Arc<NativeValues>>>,
+    constants: Mutex<HashMap<String, Arc<CpuValues>>>,
     trace: OnceLock<Arc<Trace>>,
 }
 
-impl NativeDevice {
+impl CpuDevice {
     /// The CPU, with threads of its own.
     ///
     /// # Errors
-    /// [`Error::Native`] if the system refuses a thread.
+    /// [`Error::Cpu`] if the system refuses a thread.
     pub fn new(options: &DeviceOptions) -> Result<Self> {
         let processor = Processor::detect();
         let builder = rayon::ThreadPoolBuilder::new()
             .num_threads(options.threads.unwrap_or(processor.threads).max(1))
             .thread_name(|index| format!("mirage-cpu-{index}"));
-        let threads =
-            builder.build().map_err(|error| Error::native("starting threads", error.to_string()))?;
-        let profile = Profile { exact: options.exact, precision: options.precision, ..Profile::native() };
+        let threads = builder.build().map_err(|error| Error::cpu("starting threads", error.to_string()))?;
+        let profile = Profile { exact: options.exact, precision: options.precision, ..Profile::cpu() };
         Ok(Self {
             profile,
             processor,
@@ -92,20 +91,20 @@ impl NativeDevice {
     /// The values of a constant, made on first use.
     ///
     /// # Errors
-    /// As its maker, and [`Error::Native`] if it panics or makes another size than it states.
-    pub fn constant(&self, constant: &NativeConstant) -> Result<Arc<NativeValues>> {
+    /// As its maker, and [`Error::Cpu`] if it panics or makes another size than it states.
+    pub fn constant(&self, constant: &CpuConstant) -> Result<Arc<CpuValues>> {
         let kept = || self.constants.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(values) = kept().get(&constant.key) {
             return Ok(values.clone());
         }
         let values = self.run(|| caught(&constant.key, || (constant.make)()))??;
         let bytes = match &values {
-            NativeValues::F32(values) => size_of_val(values.as_slice()),
-            NativeValues::F16(values) => size_of_val(values.as_slice()),
+            CpuValues::F32(values) => size_of_val(values.as_slice()),
+            CpuValues::F16(values) => size_of_val(values.as_slice()),
         };
         if bytes as u64 != constant.bytes {
             let message = format!("it has {bytes} bytes and not {}", constant.bytes);
-            return Err(Error::native(&constant.key, message));
+            return Err(Error::cpu(&constant.key, message));
         }
         Ok(kept().entry(constant.key.clone()).or_insert_with(|| Arc::new(values)).clone())
     }
@@ -123,7 +122,7 @@ impl NativeDevice {
     }
 }
 
-impl Drop for NativeDevice {
+impl Drop for CpuDevice {
     fn drop(&mut self) {
         release_scratch();
     }
@@ -132,10 +131,10 @@ impl Drop for NativeDevice {
 /// What `work` returns, or an error if it panics: a fault in one kernel should not take the program with it.
 ///
 /// # Errors
-/// [`Error::Native`] with the panic's words.
+/// [`Error::Cpu`] with the panic's words.
 pub(super) fn caught<T>(what: &str, work: impl FnOnce() -> T) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work))
-        .map_err(|panic| Error::native(what, format!("it panicked: {}", words(&*panic))))
+        .map_err(|panic| Error::cpu(what, format!("it panicked: {}", words(&*panic))))
 }
 
 fn words(panic: &(dyn Any + Send)) -> &str {

@@ -1,9 +1,9 @@
 //! Watches tensors for values that are not finite, without a read-back: what is found stays in a record on the device.
 
+use super::cpu::write_number;
 use super::lanes::sums;
-use super::native::write_number;
 use super::shape::{mismatch, takes};
-use super::{Case, CaseInput, Dispatch, Kernel, NativeKernel, Op, Operand, Shape, Signature};
+use super::{Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature};
 use crate::error::Result;
 use crate::gpu::Profile;
 
@@ -14,9 +14,9 @@ use crate::gpu::Profile;
 /// step]` of length 8, all zeros before the first step; then the tensors. Changes the record; once there is a bad step,
 /// only the number of steps. Output: the number of the first bad step, 0 if there is none, as a vector of length 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Watch;
+pub struct CountNonFinite;
 
-impl Watch {
+impl CountNonFinite {
     /// Shape of the record.
     pub const RECORD: Shape = Shape::Vector(8);
     /// Tensors that can be watched at once.
@@ -29,23 +29,30 @@ const GROUP: usize = 64;
 const MOST_GROUPS: usize = 512;
 const LEAST_QUADS: usize = 16;
 
-impl Op for Watch {
+impl Op for CountNonFinite {
     fn name(&self) -> &'static str {
-        "watch"
+        "count_non_finite"
     }
 
     fn output(&self, inputs: &[Shape]) -> Result<Shape> {
         let [record, first, rest @ ..] = inputs else {
-            return Err(mismatch("watch", "it takes a record and at least one tensor"));
+            return Err(mismatch("count_non_finite", "it takes a record and at least one tensor"));
         };
         if *record != Self::RECORD {
-            return Err(mismatch("watch", &format!("the record {record} must be {}", Self::RECORD)));
+            return Err(mismatch(
+                "count_non_finite",
+                &format!("the record {record} must be {}", Self::RECORD),
+            ));
         }
         if rest.len() >= Self::MOST {
-            return Err(takes("watch", &format!("at most {} tensors", Self::MOST), rest.len() + 1));
+            return Err(takes(
+                "count_non_finite",
+                &format!("at most {} tensors", Self::MOST),
+                rest.len() + 1,
+            ));
         }
         if let Some(other) = rest.iter().find(|other| *other != first) {
-            return Err(mismatch("watch", &format!("{first} and {other} differ")));
+            return Err(mismatch("count_non_finite", &format!("{first} and {other} differ")));
         }
         Ok(Shape::Vector(1))
     }
@@ -56,7 +63,7 @@ impl Op for Watch {
         let groups =
             quads.div_ceil(GROUP * LEAST_QUADS).clamp(1, MOST_GROUPS.min(device.max_groups as usize));
         let dispatch = |entry, first: usize| {
-            Dispatch::new("watch", entry)
+            Dispatch::new("count_non_finite", entry)
                 .consts(&[("TENSORS", tensors as u32)])
                 .size("stride", groups * GROUP)
                 .size("first", first)
@@ -78,8 +85,8 @@ impl Op for Watch {
         Ok(vec![Kernel { variant: "naive", dispatches, scratch: vec![(tensors * groups * 16) as u64] }])
     }
 
-    fn native(&self, _signature: &Signature, _device: &Profile) -> Result<NativeKernel> {
-        Ok(NativeKernel::new(|mut call| {
+    fn cpu(&self, _signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
+        Ok(CpuKernel::new(|mut call| {
             let [record] = &mut call.mutated[..] else { return };
             let count =
                 |tensor: &&[f32]| sums([*tensor], |[x]| [if x.is_finite() { 0.0 } else { 1.0 }])[0] as f32;
@@ -141,8 +148,8 @@ pub(super) fn cases() -> Vec<Case> {
         for record in [FIRST, GOOD, BAD] {
             for tensors in tensors {
                 let tensors = tensors.iter().map(|kind| (shape, *kind));
-                let inputs: Vec<_> = [(Watch::RECORD, record)].into_iter().chain(tensors).collect();
-                cases.push(Case::drawn(Watch, &inputs, 0.0));
+                let inputs: Vec<_> = [(CountNonFinite::RECORD, record)].into_iter().chain(tensors).collect();
+                cases.push(Case::drawn(CountNonFinite, &inputs, 0.0));
             }
         }
     }
@@ -155,28 +162,28 @@ mod tests {
 
     #[test]
     fn the_first_bad_step_stays_noted() {
-        let shapes = [Watch::RECORD, Shape::Vector(2), Shape::Vector(2)];
+        let shapes = [CountNonFinite::RECORD, Shape::Vector(2), Shape::Vector(2)];
         let mut record = vec![0.0; 8];
         let good = [1.0, -2.0];
         for (one, other) in
             [(good, good), (good, [f64::NAN, f64::INFINITY]), ([f64::NAN, 0.0], good), (good, good)]
         {
-            record = Watch.reference(&[&record, &one, &other], &shapes);
+            record = CountNonFinite.reference(&[&record, &one, &other], &shapes);
         }
         assert_eq!(record, [4.0, 2.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0]);
     }
 
     #[test]
     fn only_a_record_and_up_to_four_tensors_of_one_shape_are_taken() {
-        let (record, map) = (Watch::RECORD, Shape::map(3, 2, 2));
-        assert!(Watch.output(&[record, map, map, map, map]).is_ok());
+        let (record, map) = (CountNonFinite::RECORD, Shape::map(3, 2, 2));
+        assert!(CountNonFinite.output(&[record, map, map, map, map]).is_ok());
         for inputs in [
             vec![record],
             vec![Shape::Vector(4), map],
             vec![record, map, map, map, map, map],
             vec![record, map, Shape::map(3, 2, 3)],
         ] {
-            assert!(Watch.output(&inputs).is_err(), "{inputs:?}");
+            assert!(CountNonFinite.output(&inputs).is_err(), "{inputs:?}");
         }
     }
 }

@@ -117,7 +117,7 @@ impl NullaryFnOnce for Wide<'_> {
                 _ => self.add::<1>(output),
             };
         }
-        self.finish();
+        self.epilogue();
     }
 }
 
@@ -170,7 +170,7 @@ impl Wide<'_> {
 
     /// Adds the lanes up.
     #[inline(always)]
-    fn finish(self) {
+    fn epilogue(self) {
         let sums = self.sums.as_chunks::<WIDE>().0;
         for tile in 0..self.job.from.tiles {
             let sums = &sums[tile / WIDE * self.job.channels..][..self.job.channels];

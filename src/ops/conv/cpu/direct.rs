@@ -1,6 +1,6 @@
 //! The direct sum over taps and channels, for few input channels and where Winograd's rounding is not wanted.
 
-use super::finish::Finish;
+use super::epilogue::Epilogue;
 use super::layout::{BLOCK, Placement, QUADS, bands};
 use super::products::multiply_add;
 use multiversion::multiversion;
@@ -31,7 +31,7 @@ impl Direct {
     }
 
     /// From `input` to `output`, with the weights of [`super::weights::direct`].
-    pub fn run(&self, input: &[f32], weights: &[f32], finish: &Finish<'_>, output: &mut [f32]) {
+    pub fn run(&self, input: &[f32], weights: &[f32], epilogue: &Epilogue<'_>, output: &mut [f32]) {
         let to = self.place.output;
         let panel = self.taps * self.place.input.quads() * 4 * BLOCK;
         bands(to, output, 1).into_par_iter().enumerate().for_each(|(y, mut rows)| {
@@ -51,11 +51,11 @@ impl Direct {
                         let quad = block * QUADS + quad;
                         let texel = to.texel(quad, y, first);
                         match pixels[start..].first_chunk_mut::<PIXELS>() {
-                            Some(to) => finish.write(quad, texel, values, to),
+                            Some(to) => epilogue.write(quad, texel, values, to),
                             None => {
                                 for x in start..to.width {
                                     let target = std::array::from_mut(&mut pixels[x]);
-                                    finish.write(quad, texel + x - first, [values[x - first]], target);
+                                    epilogue.write(quad, texel + x - first, [values[x - first]], target);
                                 }
                             }
                         }

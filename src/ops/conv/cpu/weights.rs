@@ -1,9 +1,9 @@
-//! A filter's weights as the native kernels read them.
+//! A filter's weights as the CPU kernels read them.
 
 use super::layout::{BLOCK, blocks};
 use super::transforms::{POSITIONS, transform_filters};
 use crate::ops::conv::filter::Filter;
-use crate::ops::{NativeConstant, NativeValues};
+use crate::ops::{CpuConstant, CpuValues};
 use std::sync::Arc;
 
 /// Which channels a panel of 16 outputs of the products is over.
@@ -27,7 +27,7 @@ impl Packing {
 }
 
 /// Rows of a panel are `[f32; 16]`; all paddings are zero.
-pub(super) fn winograd(filter: &Arc<Filter>, packing: Packing) -> NativeConstant {
+pub(super) fn winograd(filter: &Arc<Filter>, packing: Packing) -> CpuConstant {
     let filter = filter.clone();
     let [panels, sums] = packing.blocks(&filter);
     let [results, summed] = match packing {
@@ -36,8 +36,8 @@ pub(super) fn winograd(filter: &Arc<Filter>, packing: Packing) -> NativeConstant
     };
     let panel = sums * BLOCK * BLOCK;
     let length = POSITIONS * panels * panel;
-    NativeConstant {
-        key: format!("{} native Winograd {packing:?}", filter.id),
+    CpuConstant {
+        key: format!("{} cpu Winograd {packing:?}", filter.id),
         bytes: length as u64 * 4,
         make: Arc::new(move || {
             let weights = (filter.weights)()?;
@@ -63,14 +63,14 @@ pub(super) fn winograd(filter: &Arc<Filter>, packing: Packing) -> NativeConstant
                     packed[at..at + BLOCK].copy_from_slice(row);
                 }
             }
-            Ok(NativeValues::F32(packed))
+            Ok(CpuValues::F32(packed))
         }),
     }
 }
 
 /// `[result / 16][tap][sum][result % 16]`, sums padded to whole quads. For the adjoint, results are the inputs and the
 /// taps are turned by 180 degrees.
-pub(super) fn direct(filter: &Arc<Filter>, adjoint: bool) -> NativeConstant {
+pub(super) fn direct(filter: &Arc<Filter>, adjoint: bool) -> CpuConstant {
     let filter = filter.clone();
     let taps = filter.kernel[0] * filter.kernel[1];
     let [results, sums] = if adjoint {
@@ -80,8 +80,8 @@ pub(super) fn direct(filter: &Arc<Filter>, adjoint: bool) -> NativeConstant {
     };
     let padded = sums.next_multiple_of(4);
     let length = blocks(results) * taps * padded * BLOCK;
-    NativeConstant {
-        key: format!("{} native direct{}", filter.id, if adjoint { " adjoint" } else { "" }),
+    CpuConstant {
+        key: format!("{} cpu direct{}", filter.id, if adjoint { " adjoint" } else { "" }),
         bytes: length as u64 * 4,
         make: Arc::new(move || {
             let weights = (filter.weights)()?;
@@ -93,33 +93,33 @@ pub(super) fn direct(filter: &Arc<Filter>, adjoint: bool) -> NativeConstant {
                 let row = (result / BLOCK * taps + tap) * padded + sum;
                 packed[row * BLOCK + result % BLOCK] = *value;
             }
-            Ok(NativeValues::F32(packed))
+            Ok(CpuValues::F32(packed))
         }),
     }
 }
 
 /// As in the file: `[out, in, height, width]`.
-pub(super) fn plain(filter: &Arc<Filter>) -> NativeConstant {
+pub(super) fn plain(filter: &Arc<Filter>) -> CpuConstant {
     let filter = filter.clone();
     let [height, width] = filter.kernel;
-    NativeConstant {
-        key: format!("{} native", filter.id),
+    CpuConstant {
+        key: format!("{} cpu", filter.id),
         bytes: (filter.out_channels * filter.in_channels * height * width * 4) as u64,
-        make: Arc::new(move || Ok(NativeValues::F32((filter.weights)()?))),
+        make: Arc::new(move || Ok(CpuValues::F32((filter.weights)()?))),
     }
 }
 
 /// The biases, padded to whole blocks.
-pub(super) fn bias(filter: &Arc<Filter>) -> NativeConstant {
+pub(super) fn bias(filter: &Arc<Filter>) -> CpuConstant {
     let filter = filter.clone();
     let length = blocks(filter.out_channels) * BLOCK;
-    NativeConstant {
-        key: format!("{} native bias", filter.id),
+    CpuConstant {
+        key: format!("{} cpu bias", filter.id),
         bytes: length as u64 * 4,
         make: Arc::new(move || {
             let mut bias = (filter.bias)()?;
             bias.resize(length, 0.0);
-            Ok(NativeValues::F32(bias))
+            Ok(CpuValues::F32(bias))
         }),
     }
 }
