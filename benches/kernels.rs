@@ -3,7 +3,7 @@
 //!
 //! What `mirage kernels bench` measures on one device, as lines for scripts (`tools/compare_peers.py`,
 //! `tools/plot_performance.py`), and with `--steps` what each dispatch takes. The device's peaks are measured first.
-//! Then each op with the preferred kernel of each family, with `--all` with every kernel that the device can run, the
+//! GradientEpilogue each op with the preferred kernel of each family, with `--all` with every kernel that the device can run, the
 //! naive one included (minutes on a CPU). Wall clock of a submission and the wait for it, staging included.
 //!
 //! GFLOP/s count a multiply-add as two and are those of the minimum. For Winograd's kernels they are those of

@@ -226,7 +226,7 @@ fn what_no_run_has_is_refused() {
         (|state| state.weights.0[0].weight = -1.0, "weights"),
         (|state| state.weights.0[1].norm = Some(f32::INFINITY), "weights"),
         (|state| state.weights.0[1].reference = Some(-1.0), "weights"),
-        (|state| state.last_look = Some((3, vec![0.5; (3 << 20) + 1])), "last look"),
+        (|state| state.last_look = Some((3, vec![0.5; (3 << 20) + 1])), "the change is measured from"),
         (|state| state.shares.0 = (0..1001).map(|index| (index.to_string(), 1.0)).collect(), "1000 groups"),
     ] {
         let message = refusal(change);
