@@ -70,6 +70,24 @@ pub enum Error {
         message: String,
     },
 
+    /// A shader is invalid, doesn't fit its dispatch, or needs what the device or the target language lacks.
+    #[error("shader {name}: {message}")]
+    Shader {
+        /// File, and entry point where one is meant.
+        name: String,
+        /// What is wrong, in naga's words where it finds it.
+        message: String,
+    },
+
+    /// A graph, or what was prepared from it, is inconsistent: a bug in the code that built it.
+    #[error("internal error: {what}: {message}. Please report it")]
+    Internal {
+        /// The label of the node, tensor or step.
+        what: String,
+        /// What does not fit.
+        message: String,
+    },
+
     /// A function of the CPU device, or its call, is at fault: this program's.
     #[error("the CPU device failed at {what}: {message}")]
     Cpu {
@@ -144,6 +162,16 @@ impl Error {
         Self::Gpu { what: what.into(), message: message.into() }
     }
 
+    /// A [`Error::Shader`].
+    pub fn shader(name: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Shader { name: name.into(), message: message.into() }
+    }
+
+    /// A [`Error::Internal`].
+    pub fn internal(what: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Internal { what: what.into(), message: message.into() }
+    }
+
     /// A [`Error::Cpu`].
     pub fn cpu(what: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Cpu { what: what.into(), message: message.into() }
@@ -157,6 +185,19 @@ impl Error {
     /// True if the device was lost or hangs, so that it may help to open it again.
     pub fn is_of_lost_device(&self) -> bool {
         matches!(self, Self::DeviceLost(_) | Self::Timeout { .. })
+    }
+
+    /// True if a kernel can't run as it is, so that another one may: the API or the device refuses it, its shader or
+    /// dispatch is invalid, or there is too little memory.
+    pub fn is_of_kernel(&self) -> bool {
+        matches!(
+            self,
+            Self::Gpu { .. }
+                | Self::Shader { .. }
+                | Self::Internal { .. }
+                | Self::Cpu { .. }
+                | Self::OutOfMemory { .. }
+        )
     }
 
     /// The program's exit code: 2 for a problem that the user can fix in the request or its files, 1 for a

@@ -60,7 +60,7 @@ impl StagingPool {
     ) -> Result<RecordedCopy> {
         let lengths = parts.iter().map(|(_, _, bytes)| *bytes);
         if lengths.clone().sum::<u64>() > self.bytes {
-            return Err(Error::gpu(self.label.clone(), "more is to be read than there is room for"));
+            return Err(Error::internal(self.label.clone(), "more is to be read than there is room for"));
         }
         let lease = Lease { staging: self.free_or_new(context)?, home: self.home.clone() };
         for Piece { source, start, staging, offset, bytes } in pieces(lengths, self.sizes[0]) {
@@ -79,7 +79,10 @@ impl StagingPool {
             }
             if home.made == self.most {
                 let all = self.most * self.sizes.len();
-                return Err(Error::gpu(self.label.clone(), format!("all {all} staging buffers are in use")));
+                return Err(Error::internal(
+                    self.label.clone(),
+                    format!("all {all} staging buffers are in use"),
+                ));
             }
             home.made += 1;
         }

@@ -195,7 +195,7 @@ impl Upstream<'_> {
             };
             let operands: Option<Vec<TensorId>> = adjoint.operands.iter().map(operand).collect();
             let operands = operands.ok_or_else(|| {
-                Error::gpu(
+                Error::internal(
                     format!("the adjoint of {}", node.op.name()),
                     "it reads a saved output, and there is none",
                 )

@@ -107,7 +107,7 @@ pub(super) fn cpu() -> Vec<Kernel> {
 /// long as this stays the same.
 ///
 /// # Errors
-/// [`crate::Error::Gpu`] if a kernel names a shader that is not there.
+/// [`crate::Error::Shader`] if a kernel names a shader that is not there.
 pub fn content(kernels: &[Kernel]) -> Result<String> {
     let mut hash = Sha256::new();
     // Which of them is preferred depends on the size too.

@@ -84,7 +84,7 @@ impl Entries {
     /// The index of a dispatch's entry point, which is checked against the call.
     ///
     /// # Errors
-    /// [`crate::Error::Gpu`] if the two do not fit together.
+    /// [`crate::Error::Shader`] if the two do not fit together.
     pub fn of(&mut self, dispatch: &Dispatch, unroll: bool) -> Result<usize> {
         let key = (dispatch.shader, dispatch.entry, dispatch.consts.clone());
         let index = match self.index.get(&key) {

@@ -24,7 +24,7 @@ const PARAMS_ALIGNMENT: usize = 256;
 /// are left out.
 ///
 /// # Errors
-/// [`Error::OutOfMemory`] if a tensor exceeds what the device binds at once; [`Error::Gpu`] if a kernel and its call
+/// [`Error::OutOfMemory`] if a tensor exceeds what the device binds at once; [`Error::Shader`] if a kernel and its call
 /// do not fit together, or the goals contradict themselves or the graph.
 pub fn lower(
     graph: &Graph,
@@ -46,7 +46,7 @@ pub fn lower(
     let kept: Vec<TensorId> = goals.read().filter(|tensor| !bound(*tensor)).collect();
     if let Some(tensor) = kept.iter().find(|tensor| pruned.tensor(**tensor).producer.is_none()) {
         let message = "it is to be read back, and is neither bound nor computed";
-        return Err(Error::gpu(&pruned.tensor(*tensor).label, message));
+        return Err(Error::internal(&pruned.tensor(*tensor).label, message));
     }
     let plan = Plan::new(
         &pruned,
@@ -92,10 +92,10 @@ pub(super) fn entries(graph: &Graph, goals: &Goals, selection: &Selection<'_>) -
 fn check_names(goals: &Goals) -> Result<()> {
     let check = |names: &[&String]| {
         let twice = names.iter().enumerate().find(|(index, name)| names[..*index].contains(name));
-        twice.map_or(Ok(()), |(_, name)| Err(Error::gpu(*name, "the name is used twice")))
+        twice.map_or(Ok(()), |(_, name)| Err(Error::internal(*name, "the name is used twice")))
     };
     if goals.sections.len() > Sections::BITS as usize {
-        return Err(Error::gpu("a program", format!("has at most {} sections", Sections::BITS)));
+        return Err(Error::internal("a program", format!("has at most {} sections", Sections::BITS)));
     }
     check(&goals.sections.iter().map(|(name, _)| name).collect::<Vec<_>>())?;
     check(&goals.readbacks.iter().map(|read| &read.name).collect::<Vec<_>>())?;
@@ -342,7 +342,8 @@ impl Lowering<'_> {
             Operand::Input(input) => self.tensor(node.inputs[*input]),
             Operand::Output => self.tensor(node.output),
             Operand::Saved => {
-                let saved = node.saved.ok_or_else(|| Error::gpu(node.op.name(), "it has no second output"));
+                let saved =
+                    node.saved.ok_or_else(|| Error::internal(node.op.name(), "it has no second output"));
                 self.tensor(saved?)
             }
             Operand::Scratch(scratch) => {
@@ -357,7 +358,7 @@ impl Lowering<'_> {
                 Ok(Location { buffer, offset: start + offset })
             }
             Operand::Constant(_) | Operand::Staged { .. } | Operand::Texture { .. } => {
-                Err(Error::gpu("a texture", "can't be bound as a buffer or staged"))
+                Err(Error::internal("a texture", "can't be bound as a buffer or staged"))
             }
         }
     }
@@ -369,7 +370,7 @@ impl Lowering<'_> {
         let described = self.graph.tensor(tensor);
         let bound = (self.bound)(tensor);
         if !bound && described.producer.is_none() {
-            return Err(Error::gpu(&described.label, "the tensor is neither made by a node nor bound"));
+            return Err(Error::internal(&described.label, "the tensor is neither made by a node nor bound"));
         }
         let buffers = &mut self.buffers;
         let buffer = *self.outside.entry(tensor).or_insert_with(|| {
@@ -431,7 +432,7 @@ fn check_groups(dispatch: &Dispatch, shader: &Shader, profile: &Profile) -> Resu
             "up to {} iterations of its loops, of which this driver silently drops all beyond {limit}",
             dispatch.loops
         );
-        return Err(Error::gpu(name, message));
+        return Err(Error::shader(name, message));
     }
     let (_, size) = shader.interface.entry(dispatch.entry)?;
     let shared = shader.interface.workgroup_bytes(dispatch.entry)?;
@@ -443,5 +444,8 @@ fn check_groups(dispatch: &Dispatch, shader: &Shader, profile: &Profile) -> Resu
         return Ok(());
     }
     let groups = dispatch.groups;
-    Err(Error::gpu(name, format!("{groups:?} groups of {size:?} with {shared} B exceed the device's limits")))
+    Err(Error::shader(
+        name,
+        format!("{groups:?} groups of {size:?} with {shared} B exceed the device's limits"),
+    ))
 }

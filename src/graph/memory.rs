@@ -52,7 +52,7 @@ impl Memory {
     /// The buffer of a graphics device; `label` names the tensor.
     ///
     /// # Errors
-    /// [`Error::Gpu`] if it is memory of another device.
+    /// [`Error::Internal`] if it is memory of another device.
     pub(super) fn gpu(&self, label: &str) -> Result<&Buffer> {
         match &self.place {
             Place::Gpu(buffer) => Ok(buffer),
@@ -63,7 +63,7 @@ impl Memory {
     /// The buffer of the CPU device; `label` names the tensor.
     ///
     /// # Errors
-    /// [`Error::Gpu`] if it is memory of another device.
+    /// [`Error::Internal`] if it is memory of another device.
     pub(super) fn host(&self, label: &str) -> Result<&HostBuffer> {
         match &self.place {
             Place::Cpu(buffer) => Ok(buffer),
@@ -107,5 +107,5 @@ impl Workspace {
 }
 
 fn elsewhere(label: &str) -> Error {
-    Error::gpu(label, "its memory is on another device")
+    Error::internal(label, "its memory is on another device")
 }

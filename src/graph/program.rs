@@ -46,7 +46,7 @@ impl Program {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] if the plan exceeds a limit of the device or the device's memory,
-    /// [`Error::Gpu`] if a kernel and its call do not fit together, or the goals contradict themselves or the graph.
+    /// [`Error::Shader`] if a kernel and its call do not fit together, or the goals contradict themselves or the graph.
     pub fn prepare(
         engine: &Arc<Engine>,
         graph: &Graph,
@@ -93,7 +93,7 @@ impl Program {
         options: PrepareOptions,
         workspace: &mut Workspace,
     ) -> Result<Self> {
-        let mut attempt = |options| {
+        let mut attempt = |options| -> Result<Self> {
             let selection = engine.selection(&pick, options);
             let lowered = lower(graph, |tensor: TensorId| bound.contains_key(&tensor), goals, &selection)?;
             let replay = match engine.device() {
@@ -112,7 +112,7 @@ impl Program {
         };
         match attempt(options) {
             // What was measured at one size may not fit at another one in the same bucket.
-            Err(Error::Gpu { .. } | Error::OutOfMemory { .. }) if options.tuned && engine.has_choices() => {
+            Err(error) if error.is_of_kernel() && options.tuned && engine.has_choices() => {
                 attempt(PrepareOptions { tuned: false, ..options })
             }
             done => done,
@@ -142,7 +142,7 @@ impl Program {
     /// all of it meanwhile.
     ///
     /// # Errors
-    /// As [`crate::gpu::Context::submit`]; [`Error::Gpu`] if there is no section or read-back of a name, or too many
+    /// As [`crate::gpu::Context::submit`]; [`Error::Internal`] if there is no section or read-back of a name, or too many
     /// reads of one name are in flight on a graphics device; [`Error::Cpu`] if a function of the CPU device panics.
     pub fn submit(&self, sections: &[&str], readbacks: &[&str], label: &str) -> Result<Submission> {
         let sections = self.bits(sections)?;
@@ -255,5 +255,5 @@ impl Program {
 }
 
 fn unknown(kind: &str, name: &str) -> Error {
-    Error::gpu(name, format!("the program has no {kind} of this name"))
+    Error::internal(name, format!("the program has no {kind} of this name"))
 }

@@ -128,7 +128,7 @@ fn weigh(input: &[f32], from: MapLayout, [down, across]: &[Shares; 2], output: &
 /// device can't hold: this takes next to no memory besides the result. Not for [`ResizeMode::Area`].
 ///
 /// # Errors
-/// [`Error::OutOfMemory`]; [`Error::Gpu`](crate::Error::Gpu) if it is not a map.
+/// [`Error::OutOfMemory`]; [`Error::Internal`](crate::Error::Internal) if it is not a map.
 pub fn resize_in_host_memory(
     mode: ResizeMode,
     values: &[f32],

@@ -91,10 +91,10 @@ impl Emitter {
     /// where its text uses them. `name` is for messages.
     ///
     /// # Errors
-    /// [`Error::Gpu`] with naga's message if the text is not valid.
+    /// [`Error::Shader`] with naga's message if the text is not valid.
     pub fn new(name: &str, shader: &Shader) -> Result<Self> {
         let source = shader.source.clone();
-        let refuse = |message: String| Error::gpu(format!("shader {name}"), message);
+        let refuse = |message: String| Error::shader(name, message);
         let module =
             naga::front::wgsl::parse_str(&source).map_err(|error| refuse(error.emit_to_string(&source)))?;
         let info = Extensions::of(&source)
@@ -107,12 +107,11 @@ impl Emitter {
     /// The code for a target. WGSL holds all entry points of the file, the other languages only `entry`.
     ///
     /// # Errors
-    /// [`Error::Gpu`] if there is no such entry point, or the target can't express the shader.
+    /// [`Error::Shader`] if there is no such entry point, or the target can't express the shader.
     pub fn emit(&self, entry: &str, target: Target) -> Result<Code> {
         let (resources, _) = self.interface.entry(entry)?;
-        let refuse = |message: String| {
-            Error::gpu(format!("shader {}/{entry} as {}", self.name, target.name()), message)
-        };
+        let refuse =
+            |message: String| Error::shader(format!("{}/{entry} as {}", self.name, target.name()), message);
         if needs_coop_matrix(&self.source) && !target.has_coop_matrix() {
             return Err(refuse("it has no cooperative matrices".to_owned()));
         }

@@ -132,7 +132,7 @@ fn read(path: &Path) -> std::io::Result<String> {
 fn check(shader: &str, text: &str) -> Result<(), String> {
     let reflect = |text: &str| match Interface::reflect(shader, text) {
         Ok(interface) => Ok(interface),
-        Err(Error::Gpu { message, .. }) => Err(message),
+        Err(Error::Shader { message, .. }) => Err(message),
         Err(other) => Err(other.to_string()),
     };
     check_bounds(text)?;

@@ -115,9 +115,9 @@ impl Interface {
     /// Reads the interface of a WGSL text.
     ///
     /// # Errors
-    /// [`Error::Gpu`] with naga's message if the text is not valid, or binds what kernels here don't use.
+    /// [`Error::Shader`] with naga's message if the text is not valid, or binds what kernels here don't use.
     pub fn reflect(name: &str, text: &str) -> Result<Self> {
-        let refuse = |message: String| Error::gpu(format!("shader {name}"), message);
+        let refuse = |message: String| Error::shader(name, message);
         let module =
             naga::front::wgsl::parse_str(text).map_err(|error| refuse(error.emit_to_string(text)))?;
         let mut validator = Extensions { subgroups: true, ..Extensions::of(text) }.validator();
@@ -173,13 +173,13 @@ impl Interface {
         self.entries
             .iter()
             .position(|(name, _)| name == entry)
-            .ok_or_else(|| Error::gpu(format!("entry point {entry}"), "the shader has no such entry point"))
+            .ok_or_else(|| Error::shader(entry, "there is no such entry point"))
     }
 
     /// The resources that one entry point uses, and its workgroup size.
     ///
     /// # Errors
-    /// [`Error::Gpu`] if there is no such entry point.
+    /// [`Error::Shader`] if there is no such entry point.
     pub fn entry(&self, entry: &str) -> Result<(Vec<&Resource>, [u32; 3])> {
         let index = self.index(entry)?;
         let used = &self.uses[index];

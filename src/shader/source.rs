@@ -79,7 +79,7 @@ sources![
 /// The text of one shader file: the embedded one, or what a [`super::Folder`] put in its place.
 ///
 /// # Errors
-/// [`Error::Gpu`] if there is no file of that name, which is a fault of the caller.
+/// [`Error::Shader`] if there is no file of that name, which is a fault of the caller.
 pub fn source(name: &str) -> Result<Cow<'static, str>> {
     let replaced = REPLACED.read().unwrap_or_else(PoisonError::into_inner);
     if let Some((text, _)) = replaced.texts.get(name) {
@@ -89,7 +89,7 @@ pub fn source(name: &str) -> Result<Cow<'static, str>> {
         .iter()
         .find(|(candidate, _)| *candidate == name)
         .map(|(_, text)| Cow::Borrowed(*text))
-        .ok_or_else(|| Error::gpu(format!("shader {name}"), "no such file under shaders/"))
+        .ok_or_else(|| Error::shader(name, "no such file under shaders/"))
 }
 
 /// Texts that replace embedded ones, and the files that they are from.

@@ -26,7 +26,7 @@ impl Shader {
     /// The shader `name` with these constants and only the branches that they take, reflected and unrolled. Each is made once a process.
     ///
     /// # Errors
-    /// [`Error::Gpu`] if the file, a constant, or the resulting text is not valid.
+    /// [`Error::Shader`] if the file, a constant, or the resulting text is not valid.
     pub fn load(name: &'static str, consts: &[(&'static str, u32)]) -> Result<Arc<Self>> {
         Self::load_form(name, consts, true)
     }
@@ -65,7 +65,7 @@ impl Shader {
         if needs_coop_matrix(&text) && consts.contains(&("SIDE", 8)) {
             text = text.replace("coop_mat16x16", "coop_mat8x8");
         }
-        let refuse = |what: &str, message: String| Error::gpu(format!("{what} of shader {name}"), message);
+        let refuse = |what: &str, message: String| Error::shader(name, format!("{what}: {message}"));
         text = keep_branches(&text).map_err(|message| refuse("conditions", message))?;
         // The marked loops bind nothing of their own (tests/kernels/variants.rs compares), and written out the text takes a tenth
         // of a second to parse.
@@ -85,7 +85,7 @@ pub(super) fn forget(name: &str) {
 /// Rewrites the one line `const NAME: u32 = value;`.
 ///
 /// # Errors
-/// [`Error::Gpu`] unless there is exactly one such line.
+/// [`Error::Shader`] unless there is exactly one such line.
 pub fn set_const(shader: &str, text: &str, name: &str, value: u32) -> Result<String> {
     let start = format!("const {name}: u32 = ");
     let mut hits = 0;
@@ -102,10 +102,7 @@ pub fn set_const(shader: &str, text: &str, name: &str, value: u32) -> Result<Str
     if hits == 1 {
         return Ok(lines.join("\n") + "\n");
     }
-    Err(Error::gpu(
-        format!("shader {shader}"),
-        format!("{hits} lines `{start}...;` found, exactly one was expected"),
-    ))
+    Err(Error::shader(shader, format!("{hits} lines `{start}...;` found, exactly one was expected")))
 }
 
 #[cfg(test)]

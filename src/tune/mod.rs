@@ -102,7 +102,10 @@ pub fn tune(
                 *engine = engine.reopen()?;
             }
             // Without the naive kernel, by which the others are judged, there is no contest.
-            Err(Failed { candidate, error: error @ Error::Gpu { .. } }) if candidate == kernels.len() - 1 => {
+            Err(Failed { candidate, error })
+                if candidate == kernels.len() - 1
+                    && matches!(error, Error::Gpu { .. } | Error::Shader { .. }) =>
+            {
                 refused.push((variants[candidate], error.to_string()));
             }
             Err(failed) => return Err(failed.error),
@@ -169,7 +172,7 @@ fn compete(
                 entered.push(index);
             }
             Ok(Err(reason)) => refused.push((kernel.variant, reason)),
-            Err(error @ (Error::Gpu { .. } | Error::OutOfMemory { .. })) => {
+            Err(error) if error.is_of_kernel() => {
                 refused.push((kernel.variant, error.to_string()));
             }
             Err(error) => return Err(Failed { candidate: index, error }),

@@ -68,9 +68,7 @@ pub fn check(
                 };
                 (Some(difference), fault)
             }
-            Err(error @ (Error::Gpu { .. } | Error::Cpu { .. } | Error::OutOfMemory { .. })) => {
-                (None, Some(error.to_string()))
-            }
+            Err(error) if error.is_of_kernel() => (None, Some(error.to_string())),
             Err(Error::DeviceLost(message)) => {
                 lost_device = true;
                 *engine = engine.reopen()?;

@@ -77,7 +77,7 @@ fn check(
         let what = format!("{:?}/{name} on {:?}", case.op, case.inputs);
         let outcome = match single.run(variant, values) {
             Ok(outcome) => outcome,
-            Err(Error::Gpu { message, .. }) if refusals && message.contains("exceed") => continue,
+            Err(Error::Shader { message, .. }) if refusals && message.contains("exceed") => continue,
             Err(error) => panic!("{what}: {error}"),
         };
         assert_close(&what, &outcome.values, expected, case.tolerance);

@@ -351,7 +351,7 @@ fn limits_give_typed_errors() {
         }
     }
     let error = refused(|profile| profile.max_groups = 1, Family::Naive);
-    assert!(matches!(&error, Error::Gpu { message, .. } if message.contains("exceed")), "{error}");
+    assert!(matches!(&error, Error::Shader { message, .. } if message.contains("exceed")), "{error}");
     let fits = |profile: &mut Profile| profile.max_workgroup_storage = 64;
     let engine = engine_with(&DeviceOptions { family: Family::Buffer, ..Default::default() }, fits);
     run(&engine, 5, PrepareOptions::default()).expect("the naive kernels need no workgroup memory");

@@ -64,7 +64,7 @@ fn run(device: &Arc<GpuDevice>, label: &str, part: &PartProgram, values: &[f32])
     let signature = part.program.nodes.first().map(|node| &node.signature);
     let shape = signature
         .map(|signature| signature.output)
-        .ok_or_else(|| Error::gpu(label, "the program of a constant's part is empty"))?;
+        .ok_or_else(|| Error::internal(label, "the program of a constant's part is empty"))?;
     // As a vector is stored: nothing but zeros behind its values.
     let input = device.context.storage_buffer(label, values.len() as u64 * 4)?;
     device.context.upload(&input, 0, bytemuck::cast_slice(values))?;

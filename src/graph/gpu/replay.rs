@@ -93,19 +93,19 @@ impl Resources {
                 Some(memory) if memory.bytes() >= buffer.bytes => memory.gpu(&buffer.label).cloned(),
                 Some(memory) => {
                     let message = format!("is bound to {} bytes and takes {}", memory.bytes(), buffer.bytes);
-                    Err(Error::gpu(&buffer.label, message))
+                    Err(Error::internal(&buffer.label, message))
                 }
-                None => Err(Error::gpu(&buffer.label, "is not bound")),
+                None => Err(Error::internal(&buffer.label, "is not bound")),
             },
             Origin::Constant(index) => match constants.get(index) {
                 Some(Packed::Buffer(buffer)) => Ok(buffer.clone()),
-                _ => Err(Error::gpu(&buffer.label, "the constant is not in a buffer")),
+                _ => Err(Error::internal(&buffer.label, "the constant is not in a buffer")),
             },
         };
         let texture = |texture: &lowered::Texture| match texture.origin {
             Origin::Constant(index) => match constants.get(index) {
                 Some(Packed::Texture(texture)) => Ok(texture.clone()),
-                _ => Err(Error::gpu(&texture.label, "the constant is not in a texture")),
+                _ => Err(Error::internal(&texture.label, "the constant is not in a texture")),
             },
             Origin::Own | Origin::Bound(_) => device.staging_texture(&texture.label, texture.texels),
         };
@@ -160,7 +160,7 @@ impl Replay {
     /// Allocates a program's memory, but for what is bound, the constants, and what the workspace has, and binds all of it.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`], and [`Error::Gpu`] if something is bound to too little memory.
+    /// [`Error::OutOfMemory`], and [`Error::Internal`] if something is bound to too little memory.
     pub(super) fn new(
         device: &Arc<GpuDevice>,
         program: &Lowered,
@@ -190,7 +190,7 @@ impl Replay {
                     Work::Copy { from, to, bytes: *bytes }
                 }
                 Action::Call { .. } => {
-                    return Err(Error::gpu(&step.label, "is a CPU function: no shader"));
+                    return Err(Error::internal(&step.label, "is a CPU function: no shader"));
                 }
             }))
         };
@@ -205,7 +205,7 @@ impl Replay {
     /// device that allows no long submissions these are several, one after the other.
     ///
     /// # Errors
-    /// As [`crate::gpu::Context::submit`]; [`Error::Gpu`] if too many reads of one name are in flight.
+    /// As [`crate::gpu::Context::submit`]; [`Error::Internal`] if too many reads of one name are in flight.
     pub fn submit(
         &self,
         program: &Lowered,
@@ -247,7 +247,7 @@ impl Replay {
             }
             last = Some(fence);
         }
-        let fence = last.ok_or_else(|| Error::gpu(label, "is submitted in no part"))?;
+        let fence = last.ok_or_else(|| Error::internal(label, "is submitted in no part"))?;
         let values = copies.into_iter().map(|(read, copy)| (read, copy.read(&fence))).collect();
         Ok((fence, values))
     }

@@ -346,5 +346,5 @@ impl<'a> Build<'a> {
 }
 
 fn no_gradient() -> Error {
-    Error::gpu("building the gradient", "no loss depends on the picture")
+    Error::internal("building the gradient", "no loss depends on the picture")
 }

@@ -60,9 +60,10 @@ impl Captured {
     pub fn memory(&self, label: &str) -> Result<&Memory> {
         match &self.place {
             TargetPlace::Device(memory) => Ok(memory),
-            TargetPlace::Host(_) => {
-                Err(Error::gpu(label, "its target was captured in tiles, and it is not computed in tiles"))
-            }
+            TargetPlace::Host(_) => Err(Error::internal(
+                label,
+                "its target was captured in tiles, and it is not computed in tiles",
+            )),
         }
     }
 }

@@ -109,7 +109,7 @@ impl<'a> ObjectiveBuilder<'a> {
             of_gradient.for_each(|(_, goals)| goals.push(total));
         }
         let (program, build, photo_probabilities) = self.program()?;
-        let assembly = sources.assembly.ok_or_else(|| Error::gpu("the objective", "it has no tiles"))?;
+        let assembly = sources.assembly.ok_or_else(|| Error::internal("the objective", "it has no tiles"))?;
         let tiles = assembly.prepare(context, Some(&gradients))?;
         let groups = groups(&sources.of_neighbors);
         let (bands, state) = Bands::new(engine, request, size, loss.as_ref(), sources.of_neighbors)?;

@@ -162,5 +162,5 @@ impl Objective {
 }
 
 fn memory(part: &StatePart) -> Result<&Memory> {
-    part.memory.as_ref().ok_or_else(|| Error::gpu(&part.name, "it has no memory"))
+    part.memory.as_ref().ok_or_else(|| Error::internal(&part.name, "it has no memory"))
 }

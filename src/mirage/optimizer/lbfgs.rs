@@ -130,7 +130,7 @@ impl Optimizer for Lbfgs {
     fn step(&self, graph: &mut Graph, inputs: &StepInputs, state: &[TensorId]) -> Result<Vec<TensorId>> {
         let &[accepted, accepted_gradient, direction, steps, changes, products, scalars] = state else {
             let message = format!("7 state tensors are wanted, not {}", state.len());
-            return Err(Error::gpu("a step of L-BFGS", message));
+            return Err(Error::internal("a step of L-BFGS", message));
         };
         let StepInputs { picture, gradient, loss, control } = *inputs;
         let line_search = self.searches();

@@ -415,5 +415,5 @@ fn started(
 }
 
 fn unprepared() -> Error {
-    Error::gpu("the session", "its objective could not be prepared, so it can't run")
+    Error::internal("the session", "its objective could not be prepared, so it can't run")
 }

@@ -126,7 +126,7 @@ pub trait Statistic: Debug + Send + Sync {
         label: &str,
     ) -> Result<TensorId> {
         let _ = (graph, part, upstream, whole);
-        Err(Error::gpu(label, format!("the statistic {} has no gradient of parts", self.name())))
+        Err(Error::internal(label, format!("the statistic {} has no gradient of parts", self.name())))
     }
 
     /// Blends the summaries of several images; the weights sum to 1. Values are in logical order.

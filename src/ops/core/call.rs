@@ -11,7 +11,7 @@ impl Dispatch {
     /// each parameter once, with its type; nothing else.
     ///
     /// # Errors
-    /// [`Error::Gpu`] naming what does not fit, which is a fault of the op.
+    /// [`Error::Shader`] naming what does not fit, which is a fault of the op.
     pub fn check(&self, interface: &Interface) -> Result<()> {
         let (resources, _) = interface.entry(self.entry)?;
         for (index, (name, _)) in self.bindings.iter().enumerate() {
@@ -58,7 +58,7 @@ impl Dispatch {
     /// What is bound to a variable.
     ///
     /// # Errors
-    /// [`Error::Gpu`] if nothing is.
+    /// [`Error::Shader`] if nothing is.
     pub fn operand(&self, name: &str) -> Result<&Operand> {
         let found = self.bindings.iter().find(|(candidate, _)| *candidate == name);
         found.map(|(_, operand)| operand).ok_or_else(|| self.fault(format!("nothing is bound to `{name}`")))
@@ -67,7 +67,7 @@ impl Dispatch {
     /// The uniform struct's bytes; every member must be given once, with its type, and nothing else.
     ///
     /// # Errors
-    /// [`Error::Gpu`] naming the parameter.
+    /// [`Error::Shader`] naming the parameter.
     pub fn uniform(&self, interface: &Interface) -> Result<Vec<u8>> {
         let size = interface.resources.iter().find_map(|resource| match resource.kind {
             ResourceKind::Uniform { size } => Some(size as usize),
@@ -99,7 +99,7 @@ impl Dispatch {
     }
 
     fn fault(&self, message: String) -> Error {
-        Error::gpu(format!("{}/{}", self.shader, self.entry), message)
+        Error::shader(format!("{}/{}", self.shader, self.entry), message)
     }
 }
 

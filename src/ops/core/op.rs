@@ -22,7 +22,7 @@ pub trait Op: Any + Debug + Send + Sync {
     /// Shape of the output.
     ///
     /// # Errors
-    /// [`crate::Error::Gpu`] if the inputs have shapes that the op does not take.
+    /// [`crate::Error::Internal`] if the inputs have shapes that the op does not take.
     fn output(&self, inputs: &[Shape]) -> Result<Shape>;
 
     /// The kernels that can do this on such a device, the preferred first and the naive one always last.

@@ -81,7 +81,7 @@ impl Shape {
     /// Memory layout of a map.
     ///
     /// # Errors
-    /// [`Error::Gpu`] if this is not a map, which is a fault of the caller; `op` names it.
+    /// [`Error::Internal`] if this is not a map, which is a fault of the caller; `op` names it.
     pub fn expect_map(&self, op: &str) -> Result<MapLayout> {
         self.layout().ok_or_else(|| takes(op, "a feature map", self))
     }
@@ -184,12 +184,12 @@ impl std::fmt::Display for Shape {
     }
 }
 
-/// An [`Error::Gpu`] that says that an op was given the wrong shapes.
+/// An [`Error::Internal`] that says that an op was given the wrong shapes.
 pub(crate) fn mismatch(op: &str, message: &str) -> Error {
-    Error::gpu(format!("building the graph: {op}"), message)
+    Error::internal(op, message)
 }
 
-/// An [`Error::Gpu`] that says what an op takes, and what it was given instead.
+/// An [`Error::Internal`] that says what an op takes, and what it was given instead.
 pub(crate) fn takes(op: &str, expected: &str, found: impl std::fmt::Display) -> Error {
     mismatch(op, &format!("takes {expected}, not {found}"))
 }
@@ -197,7 +197,7 @@ pub(crate) fn takes(op: &str, expected: &str, found: impl std::fmt::Display) -> 
 /// Checks that the first two inputs of an op are of one shape.
 ///
 /// # Errors
-/// [`Error::Gpu`] if they are not.
+/// [`Error::Internal`] if they are not.
 pub(crate) fn expect_same(op: &str, inputs: &[Shape]) -> Result<()> {
     if inputs[0] == inputs[1] {
         return Ok(());

@@ -51,7 +51,7 @@ pub(super) fn constant_line(
         Error::usage(format!("--const {name}={value}: `const {name}: u32` takes a whole number from 0 on"))
     })?;
     set_const(&shown(&path), text, name, number).map_err(|error| match error {
-        Error::Gpu { message, .. } => {
+        Error::Shader { message, .. } => {
             Error::usage(format!("--const {name}: {message}; the line has to begin without a space"))
         }
         error => error,

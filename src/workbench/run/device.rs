@@ -67,7 +67,7 @@ impl RunPlan {
     /// that is both input and output, and atomics, are filled again before each timed run.
     ///
     /// # Errors
-    /// [`Error::Usage`] if the device can't do what the shader or its call asks for; [`Error::Gpu`] if it is lost
+    /// [`Error::Usage`] if the device can't do what the shader or its call asks for; [`Error::Shader`] if it is lost
     /// or gives no answer.
     pub fn run(&self, context: &Context, repeat: Option<usize>) -> Result<ShaderRun> {
         self.shader.check_features(context.device().features(), &context.describe())?;
@@ -83,14 +83,14 @@ impl RunPlan {
                 needed,
                 remedy: "Use smaller inputs and outputs, or another --adapter".to_owned(),
             },
-            Error::DeviceLost(message) => Error::Gpu {
-                what: format!("to go on with `{}`", self.shader.entry),
+            Error::DeviceLost(message) => Error::Shader {
+                name: self.shader.entry.clone(),
                 message: format!(
                     "the device was lost: {message}. A loop that does not end, or takes longer than the driver allows, is the usual cause"
                 ),
             },
-            Error::Timeout { seconds, .. } => Error::gpu(
-                format!("to go on with `{}`", self.shader.entry),
+            Error::Timeout { seconds, .. } => Error::shader(
+                &self.shader.entry,
                 format!("no answer within {seconds} s. Is there a loop that does not end?"),
             ),
             error => error,

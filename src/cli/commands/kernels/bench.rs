@@ -8,7 +8,7 @@ use crate::cli::output::escape::one_line;
 use crate::cli::output::format::metric;
 use crate::cli::output::streams;
 use crate::cli::output::table::Table;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graph::{Engine, Peaks, PrepareOptions, Program, SingleOp, candidates};
 use crate::ops::{Case, Shape};
 use crate::shader::Folder;
@@ -94,9 +94,7 @@ pub(super) fn run(args: &BenchArgs, folder: Option<Folder>) -> Result<u8> {
         let before = all.clone();
         match bench.round(&cases, Some(&before), Some(changed), &mut all) {
             Ok(()) => Ok(()),
-            Err(error @ (Error::Gpu { .. } | Error::OutOfMemory { .. })) => {
-                streams::print(&error.to_string())
-            }
+            Err(error) if error.is_of_kernel() => streams::print(&error.to_string()),
             Err(error) => Err(error),
         }
     })?;

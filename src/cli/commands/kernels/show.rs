@@ -85,7 +85,7 @@ fn text(pass: &Pass, target: Target) -> Result<String> {
         Code::Text(text) => Ok(text),
         Code::Words(words) => {
             let module = rspirv::dr::load_words(words)
-                .map_err(|error| Error::gpu(format!("disassembling {}", pass.name()), error.to_string()))?;
+                .map_err(|error| Error::shader(pass.name(), format!("it can't be disassembled: {error}")))?;
             Ok(module.disassemble())
         }
     }

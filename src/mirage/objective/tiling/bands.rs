@@ -325,7 +325,7 @@ fn finished(mut submission: Submission) -> Result<Vec<(String, Vec<f32>)>> {
 }
 
 fn missing(name: &str) -> Error {
-    Error::gpu(name, "a band was not prepared for it")
+    Error::internal(name, "a band was not prepared for it")
 }
 
 #[cfg(test)]

@@ -197,7 +197,7 @@ impl TileGraph<'_> {
                 self.build.graph.apply(crop, &[all, self.places], label)?
             }
             TargetPlace::Host(_) => {
-                let no_memory = || Error::gpu(&label, "there is no memory for a tile's part of it");
+                let no_memory = || Error::internal(&label, "there is no memory for a tile's part of it");
                 let (_, memory) = self.target_tiles.next().ok_or_else(no_memory)?;
                 let channels = part.whole.expect_map("a target")?.channels;
                 self.build.alias(&label, memory, Shape::map(channels, part.size[0], part.size[1]))

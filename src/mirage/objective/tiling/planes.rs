@@ -163,7 +163,7 @@ impl HalfMap {
     /// Zeros, for a map of this shape.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`]; [`Error::Gpu`] if it is not a map.
+    /// [`Error::OutOfMemory`]; [`Error::Internal`] if it is not a map.
     pub fn zeros(label: &str, shape: Shape) -> Result<Self> {
         let map = shape.expect_map(label)?;
         let values = zeroed(label, shape.elements())?;

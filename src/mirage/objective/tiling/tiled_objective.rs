@@ -390,5 +390,5 @@ fn picture(held: &HostState) -> Result<&Planes> {
 }
 
 fn not_set(name: &str) -> Error {
-    Error::gpu(name, "it was not computed yet")
+    Error::internal(name, "it was not computed yet")
 }
