@@ -38,6 +38,9 @@ pub(super) struct RenderArgs {
     pub network: NetworkArgs,
     #[command(flatten)]
     #[serde(flatten)]
+    pub class_names: LabelArgs,
+    #[command(flatten)]
+    #[serde(flatten)]
     pub optimisation: OptimisationArgs,
     #[command(flatten)]
     #[serde(flatten)]
@@ -164,6 +167,11 @@ pub(super) struct NetworkArgs {
     #[arg(long, value_name = "NAME")]
     #[serde(serialize_with = "values::text")]
     pub preprocessing: Option<Preprocessing>,
+}
+
+#[derive(Debug, Clone, Args, Serialize)]
+#[command(next_help_heading = "Network")]
+pub(super) struct LabelArgs {
     /// File with the names of the network's classes, one per line [default: ImageNet's, where they fit]
     #[arg(long, value_name = "FILE")]
     #[serde(serialize_with = "values::paths")]

@@ -93,7 +93,7 @@ impl CheckedRun {
             reservations = places.reservations;
         }
         let (network, fresh) = open()?;
-        let names = ClassNames::of(&network, args.network.labels.as_deref())?;
+        let names = ClassNames::of(&network, args.class_names.labels.as_deref())?;
         if let Some(list) = &args.factors.classes {
             preset.show_classes(&network, names.parse_classes(list)?)?;
         }

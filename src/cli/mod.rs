@@ -25,7 +25,7 @@ mod resumed_run;
 mod schedule;
 mod values;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu;
 use crate::shader::Folder;
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -165,9 +165,20 @@ impl Command {
             Self::Render(_) | Self::Report(_) | Self::Resume(_) | Self::Sweep(_) | Self::Tune(_) => false,
         }
     }
+
+    /// True if the command runs or prints shaders.
+    fn has_shaders(&self) -> bool {
+        !matches!(
+            self,
+            Self::Devices | Self::Show(_) | Self::Weights(_) | Self::Completions(_) | Self::Man(_)
+        )
+    }
 }
 
 fn run(cli: &Cli) -> Result<u8> {
+    if cli.shader_dir.is_some() && !cli.command.has_shaders() {
+        return Err(Error::usage("this command uses no shaders: leave out --shader-dir"));
+    }
     let folder = cli.shader_dir.as_deref().map(Folder::open).transpose()?;
     match &cli.command {
         Command::Render(args) => commands::render::run(args),

@@ -8,4 +8,5 @@ mod layers;
 mod lowered;
 mod memory;
 mod readbacks;
+mod shaders;
 mod submissions;

@@ -292,6 +292,20 @@ fn bad_folders_of_shaders_are_refused() {
 }
 
 #[test]
+fn options_that_a_command_does_not_use_are_refused() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("mine")).unwrap();
+    for command in
+        [&["devices"][..], &["show", "photo.png"], &["weights"], &["completions", "bash"], &["man", "folder"]]
+    {
+        let refused = place.deviceless().args(command).args(["--shader-dir", "mine"]).assert().code(2);
+        refused.stderr(contains("uses no shaders").and(contains("--shader-dir")));
+    }
+    let labels = place.deviceless().args(["tune", "--labels", "names.txt"]).assert().code(2);
+    labels.stderr(contains("--labels"));
+}
+
+#[test]
 fn a_saved_shader_is_tested_at_once_and_a_bad_one_keeps_the_last() {
     let place = Place::new();
     place.deviceless().args(["kernels", "show", "add", "--files", "mine"]).assert().success();

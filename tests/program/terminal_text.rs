@@ -101,7 +101,7 @@ fn names_of_files() {
         &["kernels", "run", &name(".wgsl")],
         &["kernels", "test", POISON, "--adapter", "cpu"],
         &["tune", "--tuning-cache", &name(".json"), "--weights", "net.safetensors"],
-        &["devices", "--shader-dir", &name("none")],
+        &["kernels", "list", "--shader-dir", &name("none")],
         // clap's own messages.
         &["render", "photo.png", &name(".png")],
         &[POISON],

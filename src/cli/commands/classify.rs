@@ -1,6 +1,6 @@
 //! `mirage classify`: what the network sees.
 
-use crate::cli::args::{NetworkArgs, SIDES};
+use crate::cli::args::{LabelArgs, NetworkArgs, SIDES};
 use crate::cli::class_names::ClassNames;
 use crate::cli::device_args::DeviceArgs;
 use crate::cli::files::run_files::load;
@@ -32,6 +32,8 @@ pub(in crate::cli) struct ClassifyArgs {
     size: u32,
     #[command(flatten)]
     network: NetworkArgs,
+    #[command(flatten)]
+    class_names: LabelArgs,
     /// Pooling of the network: max, with which it was trained, avg or avg2
     #[arg(long, value_name = "KIND", default_value = "max", help_heading = "Network")]
     pooling: Pooling,
@@ -54,7 +56,7 @@ pub(in crate::cli) fn run(args: &ClassifyArgs) -> Result<()> {
     if !network.has_head() {
         return Err(no_classes(&network));
     }
-    let names = ClassNames::of(&network, args.network.labels.as_deref())?;
+    let names = ClassNames::of(&network, args.class_names.labels.as_deref())?;
     network.check_finite()?;
 
     let (engine, notes) = args.device.open()?;

@@ -33,7 +33,7 @@ pub(in crate::cli) fn pictures(args: &RenderArgs) -> Vec<PathBuf> {
 /// The files that a run reads: the pictures, then the names of the classes.
 pub(in crate::cli) fn files(args: &RenderArgs) -> Vec<PathBuf> {
     let mut files = pictures(args);
-    files.extend(args.network.labels.clone());
+    files.extend(args.class_names.labels.clone());
     files
 }
 
